@@ -1,0 +1,1 @@
+"""Agents that fine-tune diffusion recommenders."""

@@ -1,0 +1,1 @@
+"""refit-env: reinforcement-learning environments on diffusion recommenders."""

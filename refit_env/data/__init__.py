@@ -1,0 +1,1 @@
+"""Data sets: readers of official formats, the canonical form, splits and the cache."""

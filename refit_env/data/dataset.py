@@ -1,0 +1,158 @@
+"""A data set in memory: ragged rows in each user's order of time, and their sparse matrices.
+
+Letters: U users, I items, N interactions of one split, B users in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+SPLITS = ("train", "valid", "test")
+"""Names of the values 0, 1, 2 of the canonical ``split`` column."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """The interactions of one split, user by user, oldest first where time is known.
+
+    Attributes:
+        indptr: (U + 1,) int64; user ``u`` owns ``items[indptr[u]:indptr[u + 1]]``.
+        items: (N,) int32 item ids, each at most once per user, except in sequential and POI
+            sets, where a repeat is an event of its own.
+        num_items: I.
+        timestamps: (N,) float64 seconds, or None where the source has none.
+        ratings: (N,) float32, or None where the source has none.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    num_items: int
+    timestamps: npt.NDArray[np.float64] | None = None
+    ratings: npt.NDArray[np.float32] | None = None
+
+    @classmethod
+    def from_pairs(
+        cls,
+        users: npt.ArrayLike,
+        items: npt.ArrayLike,
+        num_users: int,
+        num_items: int,
+        timestamps: npt.ArrayLike | None = None,
+        ratings: npt.ArrayLike | None = None,
+    ) -> Interactions:
+        """Group (user, item) rows by user, keeping the order of the rows within a user.
+
+        Args:
+            users: (N,) ids in 0..num_users - 1, in any order.
+            items: (N,) ids in 0..num_items - 1.
+            num_users: U.
+            num_items: I.
+            timestamps: (N,) seconds, optional.
+            ratings: (N,) optional.
+
+        Example:
+            >>> Interactions.from_pairs([1, 0, 1], [7, 3, 2], num_users=2, num_items=8).of(1)
+            array([7, 2], dtype=int32)
+        """
+        user_ids = np.asarray(users, dtype=np.int64)
+        order = np.argsort(user_ids, kind="stable")
+        indptr = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(user_ids, minlength=num_users), out=indptr[1:])
+        return cls(
+            indptr=indptr,
+            items=np.asarray(items, dtype=np.int32)[order],
+            num_items=num_items,
+            timestamps=None if timestamps is None else np.asarray(timestamps, np.float64)[order],
+            ratings=None if ratings is None else np.asarray(ratings, np.float32)[order],
+        )
+
+    def __len__(self) -> int:
+        """N, the number of interactions."""
+        return int(self.items.size)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return int(self.indptr.size - 1)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(U,) interactions of each user."""
+        return np.diff(self.indptr)
+
+    @property
+    def users(self) -> npt.NDArray[np.int64]:
+        """(N,) the user of each interaction."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int64), self.counts)
+
+    def of(self, user: int) -> npt.NDArray[np.int32]:
+        """(n_u,) the items of one user, oldest first where time is known."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
+        """Keep the interactions where ``keep`` (N,) is true; users and items keep their ids."""
+        return Interactions.from_pairs(
+            self.users[keep],
+            self.items[keep],
+            self.num_users,
+            self.num_items,
+            None if self.timestamps is None else self.timestamps[keep],
+            None if self.ratings is None else self.ratings[keep],
+        )
+
+    @cached_property
+    def csr(self) -> sp.csr_matrix:
+        """(U, I) float32 binary matrix with sorted indices; repeats count once."""
+        matrix = sp.csr_matrix(
+            (np.ones(len(self), np.float32), self.items.astype(np.int64), self.indptr),
+            shape=(self.num_users, self.num_items),
+        )
+        matrix.sum_duplicates()  # sorts the indices, too
+        matrix.data[:] = 1.0
+        return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One data set: three splits over the same users and items.
+
+    Attributes:
+        name: catalogue name, for example ``"ml-1m"``, or the folder's name.
+        task: ``"cf"``, ``"sequential"``, ``"social"`` or ``"poi"``.
+        train: what a model may learn from and what it sees of a user.
+        valid: what selection may look at.
+        test: what only the final evaluation may look at.
+        time_ordered: whether each user's rows stand in order of time (``"recent"`` needs it).
+        social: (S, 2) int32 directed user pairs, or None.
+        meta: the rest of ``dataset.json`` (source, licence, counts ...).
+    """
+
+    name: str
+    task: str
+    train: Interactions
+    valid: Interactions
+    test: Interactions
+    time_ordered: bool
+    social: npt.NDArray[np.int32] | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.train.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.train.num_items
+
+    def split(self, name: str) -> Interactions:
+        """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}[name]

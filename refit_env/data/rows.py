@@ -1,0 +1,66 @@
+"""Sparse rows on a device: the rows of some users as a dense batch, never the whole matrix.
+
+Letters: U users, I items, N stored values, B users in a batch.
+"""
+
+from __future__ import annotations
+
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+
+class SparseRows:
+    """A (U, I) CSR matrix on a device, read a batch of rows at a time.
+
+    Memory is linear in the stored values; a batch costs B * I values, as any full ranking does.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> rows = SparseRows(sp.csr_matrix([[0.0, 1.0], [1.0, 0.5]]))
+        >>> rows.dense(torch.tensor([1, 0]))
+        tensor([[1.0000, 0.5000],
+                [0.0000, 1.0000]])
+    """
+
+    def __init__(self, matrix: sp.csr_matrix, device: torch.device | str = "cpu") -> None:
+        """Copy ``matrix`` (U, I) to ``device``; values become float32."""
+        self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
+        self.indptr = torch.as_tensor(matrix.indptr, dtype=torch.int64, device=device)
+        self.indices = torch.as_tensor(matrix.indices, dtype=torch.int64, device=device)
+        self.values = torch.as_tensor(matrix.data, dtype=torch.float32, device=device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows live."""
+        return self.indptr.device
+
+    def counts(self, users: Tensor) -> Tensor:
+        """(B,) int64 stored values of each user in ``users`` (B,) int64."""
+        return self.indptr[users + 1] - self.indptr[users]
+
+    def dense(self, users: Tensor) -> Tensor:
+        """(B, I) float32, the rows of ``users`` (B,) int64."""
+        row, column, value = self._entries(users)
+        out = torch.zeros(users.numel(), self.shape[1], device=self.device)
+        out[row, column] = value
+        return out
+
+    def mask(self, users: Tensor) -> Tensor:
+        """(B, I) bool, true where the rows of ``users`` (B,) int64 store a value."""
+        row, column, _ = self._entries(users)
+        out = torch.zeros(users.numel(), self.shape[1], dtype=torch.bool, device=self.device)
+        out[row, column] = True
+        return out
+
+    def _entries(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Batch row, column and value of every stored value of ``users``."""
+        counts = self.counts(users)
+        total = int(counts.sum())
+        row = torch.repeat_interleave(
+            torch.arange(users.numel(), device=self.device), counts, output_size=total
+        )
+        first = torch.cumsum(counts, 0) - counts  # where each batch row begins in the output
+        offset = torch.arange(total, device=self.device) - first[row]
+        position = self.indptr[users][row] + offset
+        return row, self.indices[position], self.values[position]

@@ -1,0 +1,38 @@
+"""Errors that say what was wrong and what would be right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DataError(ValueError):
+    """A data file or folder breaks a rule; the message names file, row and rule."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read, or was made for another model, data set or version."""
+
+
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """Build the error for a name that is not in a registry.
+
+    Args:
+        kind: what the name names, for example ``"reward"``.
+        name: what was passed.
+        known: the names that would be right.
+
+    Returns:
+        A ``ValueError`` (to be raised by the caller) with a did-you-mean and the known names.
+
+    Example:
+        >>> print(unknown_name("reward", "rac", ["racs", "ndcg"]))
+        unknown reward 'rac'. Did you mean 'racs'? Known: ndcg, racs.
+    """
+    names = sorted(known)
+    close = get_close_matches(str(name), names, n=1)
+    if not close:  # the right letters in the wrong case are a near miss too
+        folded = {n.casefold(): n for n in names}
+        close = [folded[c] for c in get_close_matches(str(name).casefold(), list(folded), n=1)]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
