@@ -1,0 +1,1 @@
+"""The commands of ``refit``: one file each, one typed dataclass each, loaded when it is called."""

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents import cli
+
+
+def refit(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "agents.cli", *words], capture_output=True, text=True)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in cli.COMMANDS)
+    assert cli.main([]) == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("refit-env 0.")
+
+
+def test_a_wrong_command_gets_a_did_you_mean_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["finetun"]) == 2
+    err = capsys.readouterr().err
+    assert "Did you mean 'finetune'?" in err and "Traceback" not in err
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; from agents.cli import main; main(['--help']);"
+        "assert not {'torch', 'pandas', 'tyro', 'gymnasium'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong"), FileNotFoundError("gone"), PermissionError("not yours")]
+)
+def test_mistakes_are_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(name: str, words: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "run_command", fail)
+    monkeypatch.delenv("REFIT_DEBUG", raising=False)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == f"refit: error: {error}\n"
+    monkeypatch.setenv("REFIT_DEBUG", "1")
+    with pytest.raises(type(error)):
+        cli.main(["demo"])
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str, words: object) -> int:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(cli, "run_command", fail)
+    with pytest.raises(KeyError):
+        cli.main(["demo"])
+
+
+def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(name: str, words: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_command", stop)
+    assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == "refit: interrupted\n"
