@@ -97,7 +97,7 @@ def is_user_error(error: Exception) -> bool:
     """Whether the message of an error is meant for who typed the command.
 
     The library raises ``ValueError`` (``DataError``, ``CheckpointError`` and ``RunError`` are such) for
-    what a caller got wrong, Gymnasium its own ``Error``, the system ``OSError`` for files not there or not ours.
+    what a caller got wrong, Gymnasium its own ``Error``, the system ``OSError`` for files that cannot be had.
     """
     if isinstance(
         error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError

@@ -72,8 +72,8 @@ class Interval:
     """Values behind it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values; an infinite end is null."""
+        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def paired_bootstrap(

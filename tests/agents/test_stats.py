@@ -102,6 +102,7 @@ def test_mean_interval_over_seeds() -> None:
     bootstrap = mean_interval(values, method="bootstrap")
     assert low < bootstrap.low < bootstrap.mean < bootstrap.high < high
     assert mean_interval([0.3]).high == float("inf")
+    assert mean_interval([0.3]).to_json() == {"mean": 0.3, "low": None, "high": None, "count": 1}
 
 
 def test_interquartile_mean() -> None:
