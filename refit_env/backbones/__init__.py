@@ -1,1 +1,70 @@
-"""backbones."""
+"""The registry of backbones: diffusion recommenders, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from refit_env.backbones.base import Backbone
+from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
+from refit_env.backbones.diffrec import DiffRec
+from refit_env.errors import unknown_name
+
+__all__ = ["Backbone", "backbone_names", "make_backbone", "published_config"]
+
+_BACKBONES: dict[str, type[Backbone]] = {DiffRec.name: DiffRec}
+_PUBLISHED: dict[str, Mapping[str, Any]] = {DiffRec.name: DIFFREC_PUBLISHED}
+_LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
+"""Data sets without a published configuration of their own that take a related one's; others take ML-1M's."""
+
+
+def backbone_names() -> list[str]:
+    """The names for ``make_backbone``."""
+    return sorted(_BACKBONES)
+
+
+def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | None = None) -> Backbone:
+    """Build an untrained backbone.
+
+    Args:
+        name: one of ``backbone_names()``.
+        num_items: I.
+        config: its configuration, as its dataclass or as a mapping of the fields to change; None for defaults.
+
+    Raises:
+        ValueError: for an unknown name or field, with a did-you-mean.
+
+    Example:
+        >>> make_backbone("diffrec", 50, {"hidden": (8,), "num_steps": 5}).dim
+        50
+    """
+    if name not in _BACKBONES:
+        raise unknown_name("backbone", name, _BACKBONES)
+    cls = _BACKBONES[name]
+    if not is_dataclass(config):
+        config = _from_mapping(cls.config_class, config or {})
+    if not isinstance(config, cls.config_class):
+        raise ValueError(f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}")
+    return cls(num_items, config)  # type: ignore[call-arg]  # every backbone's constructor begins so
+
+
+def published_config(backbone: str, dataset: str) -> Any:
+    """The configuration that the backbone's authors published for a data set.
+
+    A data set that they did not treat takes that of the most similar one (``yelp`` for check-ins and
+    reviews with tens of thousands of items, ``ml-1m`` else).
+    """
+    if backbone not in _PUBLISHED:
+        raise unknown_name("backbone", backbone, _PUBLISHED)
+    table = _PUBLISHED[backbone]
+    return table.get(_LIKE.get(dataset, dataset), table["ml-1m"])
+
+
+def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:
+    """A configuration from JSON-plain values; lists become tuples."""
+    known = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"{cls.__name__} field", key, known)
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -1,1 +1,6 @@
-"""diffusion."""
+"""Gaussian diffusion: noise schedules, the forward process, the posterior, step respacing."""
+
+from refit_env.diffusion.process import Diffusion
+from refit_env.diffusion.schedule import SCHEDULES, betas
+
+__all__ = ["SCHEDULES", "Diffusion", "betas"]

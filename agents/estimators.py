@@ -1,0 +1,147 @@
+"""Estimators of the policy gradient of a chain's terminal reward, all of the same expectation.
+
+The policy is N(mu_t, std_t^2 I) and the transition is the action, so all that the gradient needs is the
+derivative of the expected reward in each mean. Each estimator returns that derivative (one tensor a
+step), and ``torch.autograd.backward(rollout.means, ...)`` carries it to the weights.
+
+- ``score``: REINFORCE. d/d mu_t = advantage * noise_t / std_t (ReFiT, arXiv 2511.06937; DDPO, 2305.13301).
+- ``rao_blackwell``: the last step's term is replaced by its conditional expectation given everything
+  but one coordinate. A list reward depends on item i's score only through the ranks that it crosses, so
+  that expectation is exact and cheap: sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) phi((s_{o_j} - mu_i) / std) / std,
+  with o_j the rank-j item of all others, g the gains, d the discounts. Earlier steps keep the score function.
+- ``pathwise``: the same last term, carried through the reparameterised chain to the earlier steps. The
+  transition is known and deterministic, so nothing is left to estimate but the noise average.
+
+Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996). On
+ML-1M one such episode a user is worth more than sixteen scored ones: see docs/results.md.
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector (= I items
+for the Rao-Blackwell estimators), K list length, T denoising steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from agents.rollout import Rollout
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import ListReward, Reward
+
+ESTIMATORS = ("score", "rao_blackwell", "pathwise")
+"""Names for ``ReinforceConfig.estimator``."""
+
+
+def score_function(rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]) -> dict[int, Tensor]:
+    """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
+
+    Args:
+        rollout: N finished episodes.
+        policy: gives the standard deviations.
+        advantage: (B, G).
+        steps: which steps to estimate.
+
+    Returns:
+        by step, a tensor shaped as ``rollout.means[t]``; the episodes that share a mean are summed.
+
+    Raises:
+        ValueError: if the policy is deterministic at one of the steps.
+    """
+    weight = advantage.reshape(-1, 1) / advantage.numel()  # (N, 1)
+    out = {}
+    for t in steps:
+        std = float(policy.std[t])
+        if std == 0.0:
+            raise ValueError(f"step {t} is deterministic: REINFORCE needs exploration_std > 0 there")
+        out[t] = _to_mean(rollout, t, weight / std * rollout.noise[t])
+    return out
+
+
+def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
+    """The derivative of the mean list reward in the last step's mean, each coordinate's own noise integrated out.
+
+    Args:
+        rollout: N finished episodes.
+        policy: gives the last step's standard deviation.
+        reward: a list reward, or a mix of which every part is one.
+
+    Returns:
+        a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
+
+    Raises:
+        TypeError: if the reward does not say what each list position is worth.
+    """
+    last = policy.num_steps - 1
+    std = float(policy.std[last])
+    group = rollout.samples_per_user
+    mean = rollout.means[last].detach()  # (N, D) or (B, D)
+    if mean.shape[0] != rollout.u0.shape[0]:
+        mean = mean.repeat_interleave(group, 0)
+    hidden = reward.hidden(rollout.users)  # (B, I) bool or None
+    hidden = None if hidden is None else hidden.repeat_interleave(group, 0)
+    scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
+    out = torch.zeros_like(mean)
+    for part, share in list_parts(reward):
+        gains = part.gains(rollout.users).repeat_interleave(group, 0)  # (N, I)
+        out.add_(expected_slope(scores, mean, gains, part.discount, std), alpha=share)
+    if hidden is not None:
+        out.masked_fill_(hidden, 0.0)  # an item that no list may hold is worth nothing
+    return _to_mean(rollout, last, out / rollout.reward.numel())
+
+
+def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
+    """The list rewards of a reward with their weights; TypeError if it has other parts."""
+    parts = reward.parts() if hasattr(reward, "parts") else [(reward, 1.0)]
+    for part, _ in parts:
+        if not isinstance(part, ListReward):
+            raise TypeError(
+                f"estimators 'rao_blackwell' and 'pathwise' need a list reward (one with gains and discount, "
+                f"as racs, r_ra or ndcg); {type(part).__name__} is none: use estimator 'score'"
+            )
+    return parts
+
+
+def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
+    """Derivative in each item's mean of the list reward's expectation over that item's own noise.
+
+    Args:
+        scores: (N, I) sampled scores; items that no list may hold are -inf.
+        mean: (N, I) means of the scores.
+        gains: (N, I) value of having an item in the list.
+        discount: (K,) weight of each rank, non-increasing.
+        std: the scores' standard deviation.
+
+    Returns:
+        (N, I) float32.
+
+    Example:
+        Two items, a list of one: item 1 is relevant and must rise above item 0.
+
+        >>> slope = expected_slope(torch.tensor([[0.5, 0.4]]), torch.tensor([[0.5, 0.4]]),
+        ...                        torch.tensor([[0.0, 1.0]]), torch.tensor([1.0]), std=0.1)
+        >>> [round(v, 2) for v in slope[0].tolist()]
+        [-2.42, 2.42]
+    """
+    depth = min(discount.numel() + 1, scores.shape[1])
+    value, item = scores.topk(depth, dim=1)  # (N, K + 1)
+    worth = gains.gather(1, item)  # (N, K + 1)
+    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) what a rank is worth over the next
+    out = torch.zeros_like(mean)
+    for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
+        # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
+        edge = value[:, j, None].expand_as(mean).scatter(1, item[:, : j + 1], value[:, j + 1, None].expand(-1, j + 1))
+        rival = worth[:, j, None].expand_as(mean).scatter(1, item[:, : j + 1], worth[:, j + 1, None].expand(-1, j + 1))
+        z = (edge - mean) / std  # (N, I)
+        density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
+        out += drop[j] * (gains - rival) * density
+    return out
+
+
+def _to_mean(rollout: Rollout, t: int, derivative: Tensor) -> Tensor:
+    """Sum (N, D) over the episodes that share a mean, if they do at step t."""
+    rows = rollout.means[t].shape[0]
+    if rows == derivative.shape[0]:
+        return derivative
+    return derivative.view(rows, -1, derivative.shape[1]).sum(1)

@@ -1,0 +1,267 @@
+"""ELBO training of a backbone, with early stopping on validation; also the controls that RL stands beside.
+
+Letters: B users in a batch, I items.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
+from refit_env.backbones import Backbone, make_backbone, published_config
+from refit_env.checkpoint import load_state, save_state
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
+from refit_env.errors import CheckpointError, unknown_name
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.relevance import make_relevance
+
+STATE_NAME = "pretrain"
+"""Stem of the resume state in a run folder."""
+
+TARGETS = ("train", "recent", "holdout")
+"""Names for ``PretrainConfig.target``."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """ELBO training. Defaults: DiffRec's for ML-1M, with validation often enough to catch its early best."""
+
+    learning_rate: float = 1e-3
+    """AdamW's step size, without weight decay."""
+    users_per_batch: int = 400
+    """Users in a batch."""
+    epochs: int = 200
+    """Passes over the users, at most."""
+    eval_every: int = 2
+    """Epochs between two looks at the validation set."""
+    patience: int = 20
+    """Epochs without a gain after which training stops; 0 never stops early."""
+    select_on: str = "recall@20"
+    """The validation metric that chooses the weights."""
+    target: str = "train"
+    """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the relevance
+    of that name leaves visible and predict the whole row, the same information that a reward of that relevance has."""
+    fraction: float = 0.2
+    """Share of the row that ``recent`` and ``holdout`` hide."""
+    eval_steps: int = 4
+    """Length of the respaced chain that validation runs (0: the whole chain)."""
+    max_seconds: float = 0.0
+    """Wall-clock limit of training, validation not counted; 0 is none."""
+
+
+@dataclass
+class PretrainResult:
+    """A trained backbone and how it came about."""
+
+    backbone: Backbone
+    """With the weights that validation chose, in evaluation mode."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Scalars of each epoch."""
+    best_epoch: int = 0
+    """Epoch of the chosen weights; 0 is the initial model."""
+    best_value: float = float("nan")
+    """The validation metric there."""
+    seconds: float = 0.0
+    """Wall-clock time of training, validation not counted."""
+
+
+class Pretrainer:
+    """Trains a backbone by its own loss. ``pretrain`` is the one-call form."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        config: PretrainConfig | None = None,
+        *,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Prepare.
+
+        Args:
+            dataset: its train split is learnt from, its valid split selects.
+            backbone: untrained, or trained already (more of the same, or another target).
+            config: settings.
+            seed: of the batches, the steps and the noise; dropout too.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+
+        Raises:
+            ValueError: for an unknown target, or a backbone of another catalogue.
+        """
+        self.config = config if config is not None else PretrainConfig()
+        if self.config.target not in TARGETS:
+            raise unknown_name("pretraining target", self.config.target, TARGETS)
+        if backbone.num_items != dataset.num_items:
+            raise ValueError(f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}")
+        self.dataset = dataset
+        self.device = resolve_device(device)
+        self.backbone = backbone.to(self.device)
+        self.seed = seed
+        self.input, self.target = self._rows()
+        self.users = torch.nonzero(self.input.counts(torch.arange(dataset.num_users, device=self.device))).flatten()
+        self.optimizer = torch.optim.AdamW(backbone.parameters(), self.config.learning_rate, weight_decay=0.0)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
+        self._judge = DiffusionPolicy(backbone, steps).to(self.device)
+        self.epoch = 0
+        self.seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self._best: tuple[float, int] = (float("-inf"), 0)
+        self._best_state = copy.deepcopy(backbone.state_dict())
+
+    def learn(
+        self,
+        run_dir: Path | str | None = None,
+        callback: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> PretrainResult:
+        """Train until validation stops rising, or epochs or seconds run out.
+
+        Args:
+            run_dir: where the resume state goes after each validation; None writes none.
+            callback: called after each epoch with its number and scalars.
+        """
+        if self.epoch == 0:
+            self._record(self._validate(), callback)
+        while not self._done():
+            self._record(self._step(), callback)
+            if run_dir is not None and self._validates_now():
+                self.save(run_dir)
+        self.backbone.load_state_dict(self._best_state)
+        self.backbone.eval()
+        return PretrainResult(self.backbone, self.history, self._best[1], self._best[0], self.seconds)
+
+    def _step(self) -> dict[str, float]:
+        """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
+        begin = time.perf_counter()
+        self.backbone.train()
+        losses = []
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.users.numel(), generator=self.generator, device=self.device)
+            for pick in order.split(self.config.users_per_batch):
+                losses.append(self._update(self.users[pick]))
+        self.epoch += 1
+        self.seconds += time.perf_counter() - begin
+        scalars = {"train/loss": sum(losses) / len(losses), "seconds/training": self.seconds}
+        return scalars | (self._validate() if self._validates_now() else {})
+
+    def _update(self, users: Tensor) -> float:
+        """One gradient step on ``users`` (B,)."""
+        rows = self.input.dense(users)  # (B, I)
+        target = rows if self.target is self.input else self.target.dense(users)  # (B, I)
+        loss = self.backbone.elbo_loss(rows, target, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _validate(self) -> dict[str, float]:
+        means = evaluate(self._judge.scorer(self.dataset), self.dataset, "valid", device=self.device).means()
+        value = means[self.config.select_on]
+        if value > self._best[0]:
+            self._best, self._best_state = (value, self.epoch), copy.deepcopy(self.backbone.state_dict())
+        return {f"valid/{name}": mean for name, mean in means.items()}
+
+    def _record(self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None) -> None:
+        self.history.append({"epoch": float(self.epoch)} | scalars)
+        if callback is not None:
+            callback(self.epoch, scalars)
+
+    def _validates_now(self) -> bool:
+        return self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs or self._out_of_time()
+
+    def _out_of_time(self) -> bool:
+        return 0 < self.config.max_seconds <= self.seconds
+
+    def _done(self) -> bool:
+        waited = self.epoch - self._best[1]
+        return self.epoch >= self.config.epochs or self._out_of_time() or 0 < self.config.patience <= waited
+
+    def _rows(self) -> tuple[SparseRows, SparseRows]:
+        """What is shown and what is to be predicted."""
+        whole = SparseRows(self.dataset.train.csr, self.device)
+        if self.config.target == "train":
+            return whole, whole
+        relevance = make_relevance(self.config.target, self.dataset, fraction=self.config.fraction)
+        return SparseRows(relevance.visible, self.device), whole
+
+    def save(self, folder: Path | str) -> None:
+        """Write everything that training needs to go on, atomically."""
+        tensors = {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
+        tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        tensors["generator"] = self.generator.get_state()
+        meta: dict[str, Any] = {"config": asdict(self.config), "seed": self.seed, "epoch": self.epoch}
+        meta |= {"seconds": self.seconds, "best": list(self._best), "history": self.history}
+        save_state(Path(folder) / STATE_NAME, tensors, meta)
+
+    def load(self, folder: Path | str) -> Pretrainer:
+        """Take up the state that ``save`` wrote.
+
+        Raises:
+            CheckpointError: if there is none, or it belongs to another model or configuration.
+        """
+        tensors, meta = load_state(Path(folder) / STATE_NAME)
+        if meta["config"] != asdict(self.config) or meta["seed"] != self.seed:
+            raise CheckpointError(f"{folder}: saved with another configuration or seed: {meta['config']}")
+        try:
+            self.backbone.load_state_dict(part(tensors, "backbone."))
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
+        self._best_state = part(tensors, "best.")
+        restore_optimizer(self.optimizer, part(tensors, "optimizer."))
+        self.generator.set_state(tensors["generator"])
+        self.epoch, self.seconds = int(meta["epoch"]), float(meta["seconds"])
+        self.history, self._best = list(meta["history"]), (float(meta["best"][0]), int(meta["best"][1]))
+        return self
+
+
+def pretrain(
+    dataset: Dataset,
+    backbone: str | Backbone = "diffrec",
+    config: PretrainConfig | None = None,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    run_dir: Path | str | None = None,
+    resume: bool = False,
+    callback: Callable[[int, dict[str, float]], None] | None = None,
+) -> PretrainResult:
+    """Train a backbone by its ELBO.
+
+    Args:
+        dataset: what to learn from.
+        backbone: a registry name (its published configuration is taken, the weights are drawn from
+            ``seed``), or a model to go on with; it is trained in place.
+        config: settings.
+        seed: of everything random.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+        run_dir: where the resume state goes.
+        resume: go on from the state in ``run_dir``.
+        callback: called after each epoch.
+
+    Example:
+        >>> from refit_env.data import load_dataset
+        >>> result = pretrain(load_dataset("synthetic"), config=PretrainConfig(epochs=1), device="cpu")
+        >>> result.history[-1]["epoch"]
+        1.0
+    """
+    if isinstance(backbone, str):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            backbone = make_backbone(backbone, dataset.num_items, published_config(backbone, dataset.name))
+    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)
+    if resume and run_dir is not None:
+        trainer.load(run_dir)
+    return trainer.learn(run_dir, callback)

@@ -1,0 +1,169 @@
+"""REINFORCE on the denoising chain: grad J = E[ sum_t grad log pi(a_t | s_t) * A ] (ReFiT, arXiv 2511.06937).
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from agents import advantages
+from agents.estimators import ESTIMATORS, rao_blackwell, score_function
+from agents.rollout import Rollout, roll_out
+from agents.trainer import FineTuner, TrainerConfig
+from refit_env.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class ReinforceConfig(TrainerConfig):
+    """REINFORCE fine-tuning. Defaults: measured best on validation, see docs/results.md."""
+
+    estimator: str = "pathwise"
+    """``score`` (REINFORCE proper), ``rao_blackwell`` or ``pathwise``: see ``agents.estimators``."""
+    baseline: str = "batch"
+    """What is taken off the reward: ``none``, ``batch``, ``leave_one_out`` or ``group``."""
+    logprob_reduction: str = "mean"
+    """``mean`` divides log-probabilities by D; ``sum`` is the density's."""
+    train_steps: str = "all"
+    """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
+    kl_weight: float = 0.0
+    """Weight of the closed-form KL to the pretrained policy at the visited states (DPOK, arXiv 2305.16381)."""
+    share_first_step: bool = True
+    """Compute the first mean once a user instead of once an episode."""
+
+
+PRESETS: dict[str, ReinforceConfig] = {
+    "default": ReinforceConfig(),
+    "score": ReinforceConfig(
+        estimator="score", baseline="leave_one_out", users_per_batch=64, samples_per_user=16, learning_rate=2e-5
+    ),
+    "paper": ReinforceConfig(
+        estimator="score",
+        baseline="none",
+        users_per_batch=64,
+        samples_per_user=1,
+        learning_rate=1e-3,
+        iterations=200,
+        exploration_std=0.0,
+        logprob_reduction="sum",
+        share_first_step=False,
+    ),
+}
+"""Named settings: ``default``; ``score``, REINFORCE with the leave-one-out baseline; ``paper``, its literal estimator."""
+
+
+def preset(name: str) -> ReinforceConfig:
+    """Return the settings called ``name``; a ValueError with a did-you-mean if there are none."""
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]
+
+
+class Reinforce(FineTuner):
+    """ReFiT's agent: whole chains are rolled out, the terminal reward weighs every step's log-probability.
+
+    Example:
+        >>> from agents.reinforce import Reinforce, ReinforceConfig
+        >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
+        >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
+        >>> Reinforce(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "reinforce"
+    config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
+    config: ReinforceConfig
+
+    def update(self, users: Tensor) -> dict[str, float]:
+        """Roll out, estimate the derivative of the mean reward in each step's mean, carry it to the weights."""
+        config = self.config
+        start = time.perf_counter()
+        rollout = roll_out(
+            self.policy,
+            self.env,
+            users,
+            generator=self.noise_generator,
+            steps=self._trained_steps(),
+            pathwise=config.estimator == "pathwise",
+            share_first=config.share_first_step,
+        )
+        rolled = time.perf_counter()
+        reward = rollout.reward.view(users.numel(), -1)  # (B, G)
+        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward))
+        self.optimizer.zero_grad(set_to_none=True)
+        chosen = sorted(gradients)
+        torch.autograd.backward([rollout.means[t] for t in chosen], [-gradients[t] for t in chosen])
+        norm = self._clip()
+        self.optimizer.step()
+        scalars = self._scalars(rollout, reward) | {"train/gradient_norm": norm}
+        return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
+
+    def _derivatives(self, rollout: Rollout, advantage: Tensor) -> dict[int, Tensor]:
+        """Derivative of the objective in each trained step's mean, by the configured estimator."""
+        config, last = self.config, self.policy.num_steps - 1
+        scale = 1.0 if config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
+        if config.estimator == "pathwise":
+            out = {last: rao_blackwell(rollout, self.policy, self.env.problem.reward_fn)}
+        elif config.estimator == "rao_blackwell":
+            out = score_function(rollout, self.policy, advantage, tuple(t for t in rollout.steps if t != last))
+            if last in rollout.steps:
+                out[last] = rao_blackwell(rollout, self.policy, self.env.problem.reward_fn)
+        else:
+            out = score_function(rollout, self.policy, advantage, rollout.steps)
+        weight = scale
+        if config.train_steps.startswith("random"):  # each step is drawn with probability n / T
+            weight *= self.policy.num_steps / len(rollout.steps)
+        out = {t: gradient * weight for t, gradient in out.items()}
+        if config.kl_weight:
+            for t, gradient in self._kl_derivatives(rollout, scale).items():
+                out[t] = out[t] - config.kl_weight * gradient if t in out else -config.kl_weight * gradient
+        return out
+
+    def _kl_derivatives(self, rollout: Rollout, scale: float) -> dict[int, Tensor]:
+        """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference mean) / std^2, batch mean."""
+        out = {}
+        for t in rollout.steps:
+            mean = rollout.means[t].detach()  # (N, D) or (B, D)
+            with torch.no_grad():
+                anchor = self.reference.mean(rollout.states[t], t, self._context(rollout, mean.shape[0]))
+            out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
+        return out
+
+    def _context(self, rollout: Rollout, rows: int) -> Tensor | None:
+        """What the network is conditioned on, repeated where the rows are episodes instead of users."""
+        return self.env.problem.context(rollout.users.repeat_interleave(rows // rollout.users.numel()))
+
+    def _trained_steps(self) -> tuple[int, ...]:
+        """The steps of this iteration, by ``train_steps``."""
+        total = self.policy.num_steps
+        if self._window == total:
+            return tuple(range(total))
+        if self.config.train_steps.startswith("last"):
+            return tuple(range(total - self._window, total))
+        drawn = torch.randperm(total, generator=self.user_generator)[: self._window]
+        return tuple(sorted(drawn.tolist()))
+
+    @property
+    def _window(self) -> int:
+        """How many steps an iteration trains."""
+        kind, _, count = self.config.train_steps.partition(":")
+        return self.policy.num_steps if kind == "all" else min(int(count), self.policy.num_steps)
+
+    def _clip(self) -> float:
+        """Cut the gradient to ``max_grad_norm``; returns its norm before."""
+        limit = self.config.max_grad_norm or float("inf")
+        return float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+
+    def _scalars(self, rollout: Rollout, reward: Tensor) -> dict[str, float]:
+        """What an iteration logs about its episodes; reward is (B, G)."""
+        out = {"reward/mean": float(reward.mean())}
+        out |= {f"reward/{name}": float(value.float().mean()) for name, value in rollout.terms.items()}
+        if reward.shape[1] > 1:
+            spread = reward.std(1)  # (B,)
+            out["reward/within_user_std"] = float(spread.mean())
+            out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
+        return out | list_scalars(rollout.top_k, self.env.problem.num_items)

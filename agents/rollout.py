@@ -1,0 +1,100 @@
+"""Roll whole chains out on the torch environment, the means' graphs kept for the policy gradient.
+
+Letters: B users in the batch, G episodes of each, N = B * G episodes, D size of the diffused vector,
+T denoising steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from refit_env.envs.vector import DenoisingVectorEnv
+    from refit_env.policy import DiffusionPolicy
+
+
+@dataclass
+class Rollout:
+    """N finished episodes.
+
+    Attributes:
+        users: (B,) int64; episode n belongs to ``users[n // G]``.
+        means: T means with their graphs, (N, D) each; the first is (B, D) where it is shared by a user's episodes.
+        noise: T standard-normal draws (N, D); the action at t is ``means[t] + std[t] * noise[t]``.
+        states: T vectors (N, D) that the actions were taken in, without graph; the first (B, D) where shared.
+        u0: (N, D) the last action, without graph.
+        reward: (N,) terminal rewards.
+        terms: the reward's terms by name, (N,) each.
+        steps: the steps whose gradient is wanted; the others' means carry no graph.
+    """
+
+    users: Tensor
+    means: list[Tensor] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    u0: Tensor = field(default_factory=lambda: torch.empty(0))
+    reward: Tensor = field(default_factory=lambda: torch.empty(0))
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    steps: tuple[int, ...] = ()
+
+    @property
+    def samples_per_user(self) -> int:
+        """G."""
+        return self.reward.numel() // self.users.numel()
+
+
+def roll_out(
+    policy: DiffusionPolicy,
+    env: DenoisingVectorEnv,
+    users: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    steps: tuple[int, ...] | None = None,
+    pathwise: bool = False,
+    share_first: bool = True,
+) -> Rollout:
+    """Run one episode in each sub-environment, G = num_envs / B of them for each user.
+
+    All episodes of a user start in the same u_T, so the first mean is computed once a user.
+
+    Args:
+        policy: acts; its network must be in evaluation mode (dropout off), or the log-probabilities
+            would belong to other networks than the samples.
+        env: a torch-backend vector environment of B * G sub-environments and the policy's T.
+        users: (B,) int64.
+        generator: source of the noise, on the policy's device.
+        steps: the steps t to keep a graph for; None keeps all.
+        pathwise: let the graph run on through the actions (reparameterised chain), so that a gradient
+            of the last mean reaches every step.
+        share_first: compute the first mean once a user; off only for measurement.
+
+    Returns:
+        The finished episodes.
+    """
+    total = policy.num_steps
+    wanted = tuple(range(total)) if steps is None else steps
+    group = env.num_envs // users.numel()
+    out = Rollout(users=users, steps=wanted)
+    observation, _ = env.reset(options={"user": users.repeat_interleave(group)})
+    u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
+    context = env.problem.context(users if share_first else users.repeat_interleave(group))
+    for t in range(total):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (pathwise or t in wanted)):
+            mean = policy.mean(u, t, context)  # (B, D) if t = 0 and shared, else (N, D)
+        out.states.append(u.detach())
+        out.means.append(mean)
+        if t == 0 and share_first:
+            mean = mean.repeat_interleave(group, 0)  # (N, D)
+            context = None if context is None else context.repeat_interleave(group, 0)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        action = torch.add(mean if pathwise else mean.detach(), noise * policy.step_std(t))  # (N, D)
+        out.noise.append(noise)
+        _, reward, _, _, info = env.step(action.detach())
+        u = action
+    out.u0, out.reward = u.detach(), reward
+    out.terms = {name: info["final_info"][name] for name in env.problem.term_names}
+    return out

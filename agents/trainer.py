@@ -1,0 +1,318 @@
+"""What every fine-tuning agent shares: users, validation, the best weights, logs, checkpoint and resume.
+
+An agent is a subclass with one method, ``update(users)``: one iteration of its equation.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, cast
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from agents.runlog import RunLog
+from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
+from refit_env.checkpoint import load_state, save_state
+from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import CheckpointError
+from refit_env.evaluation import Evaluation, evaluate
+from refit_env.policy import DiffusionPolicy
+
+STATE_NAME = "resume"
+"""Stem of the resume state's files in a run folder."""
+
+DIVERGENCE_USERS = 256
+"""Users over which the divergence from the pretrained policy is averaged."""
+
+Self = TypeVar("Self", bound="FineTuner")
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What all fine-tuning agents can be told."""
+
+    iterations: int = 400
+    """Updates of the weights."""
+    users_per_batch: int = 256
+    """Users in a batch."""
+    samples_per_user: int = 1
+    """Episodes of each user in a batch."""
+    learning_rate: float = 1e-4
+    """Adam's step size."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are cut to it; 0 leaves them."""
+    exploration_std: float = 0.05
+    """Floor of the policy's standard deviation, in units of the scores."""
+    eval_every: int = 25
+    """Iterations between two looks at the validation set; the best is kept."""
+    patience: int = 0
+    """Validations without a gain after which training stops; 0 never stops early."""
+    select_on: str = "ndcg@20"
+    """The validation metric that chooses the weights."""
+
+
+@dataclass
+class FineTuneResult:
+    """What fine-tuning gives back; the agent's policy already holds the best weights."""
+
+    policy: DiffusionPolicy
+    """The policy with the weights that validation chose."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Scalars of each iteration."""
+    best_iteration: int = 0
+    """Iteration of the chosen weights; 0 is the untouched pretrained model."""
+    best_value: float = float("nan")
+    """The validation metric there."""
+    seconds: float = 0.0
+    """Wall-clock time of training, validation included."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it; the state is saved and can be resumed."""
+
+
+class FineTuner(ABC):
+    """Fine-tunes a pretrained diffusion policy on an environment; subclasses say how.
+
+    Random numbers come from two generators of the agent's own (users, noise), so that neither the
+    caller's seeds nor a validation in between changes a run, and a resumed run repeats an unbroken one.
+    """
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        env: str | DenoisingVectorEnv,
+        config: TrainerConfig | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Prepare an agent.
+
+        Args:
+            policy: the pretrained policy; trained in place.
+            env: an environment id, or a torch-backend ``DenoisingVectorEnv`` with
+                ``users_per_batch * samples_per_user`` sub-environments and the policy's T.
+            config: settings; the class's defaults if None.
+            env_kwargs: for an id: what ``gym.make_vec`` is given (reward, relevance, data ...).
+            seed: of the users drawn and of the noise.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+
+        Raises:
+            ValueError: if the environment does not fit the policy or the configuration.
+        """
+        self.config = config if config is not None else self.config_class()
+        self.device = resolve_device(device)
+        self.seed = seed
+        self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
+        self.policy.set_exploration(self.config.exploration_std)
+        self.env = self._make_env(env, dict(env_kwargs or {})) if isinstance(env, str) else env
+        self._check_env()
+        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.policy.parameters(), self.config.learning_rate)
+        self.user_generator = torch.Generator().manual_seed(seed)
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
+        self.iteration = 0
+        self.history: list[dict[str, float]] = []
+        self._train_users, self._selection_users = self._split_users()
+        self._best_state = copy.deepcopy(self.policy.state_dict())
+        self._best: tuple[float, int] = (float("-inf"), 0)
+
+    @abstractmethod
+    def update(self, users: Tensor) -> dict[str, float]:
+        """One iteration on ``users`` (B,) int64; returns its scalars."""
+
+    # ------------------------------------------------------------------ the loop
+
+    def learn(
+        self,
+        run_dir: Path | str | None = None,
+        *,
+        callback: Callable[[FineTuner, dict[str, float]], None] | None = None,
+        progress: bool = False,
+    ) -> FineTuneResult:
+        """Train until the configured iterations are done; call again after a resume to go on.
+
+        Args:
+            run_dir: where ``log.csv``, ``tb/`` and the resume state go; None writes nothing.
+            callback: called after each iteration with the agent and its scalars.
+            progress: show a progress bar.
+
+        Returns:
+            The policy with the best validation weights, and the history. Ctrl-C ends the loop after
+            saving the state; the result then says ``interrupted``.
+        """
+        start = time.perf_counter()
+        folder = None if run_dir is None else Path(run_dir)
+        log = None if folder is None else RunLog(folder, resume_after=self.iteration or None)
+        bar = tqdm(total=self.config.iterations, initial=self.iteration, disable=not progress, desc=self.name)
+        interrupted = False
+        try:
+            if self.iteration == 0:
+                self._record(self._validate(), log)
+            while self.iteration < self.config.iterations and not self._out_of_patience():
+                self._record(self._step(), log)
+                if folder is not None and self._validates_now():
+                    self.save(folder)
+                if callback is not None:
+                    callback(self, self.history[-1])
+                bar.update()
+        except KeyboardInterrupt:
+            interrupted = True
+            if folder is not None:
+                self.save(folder)
+        finally:
+            bar.close()
+            if log is not None:
+                log.close()
+        self.policy.load_state_dict(self._best_state)
+        seconds = time.perf_counter() - start
+        return FineTuneResult(self.policy, self.history, self._best[1], self._best[0], seconds, interrupted)
+
+    def _step(self) -> dict[str, float]:
+        """One iteration with its bookkeeping."""
+        begin = time.perf_counter()
+        pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
+        users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
+        scalars = self.update(users)
+        self.iteration += 1
+        scalars["seconds/update"] = time.perf_counter() - begin
+        if self._validates_now():
+            scalars |= self._validate()
+        return scalars
+
+    def _record(self, scalars: dict[str, float], log: RunLog | None) -> None:
+        self.history.append({"iteration": float(self.iteration)} | scalars)
+        if log is not None:
+            log.write(self.iteration, scalars)
+
+    def _validates_now(self) -> bool:
+        return self.iteration % self.config.eval_every == 0 or self.iteration == self.config.iterations
+
+    def _out_of_patience(self) -> bool:
+        waited = (self.iteration - self._best[1]) // self.config.eval_every
+        return 0 < self.config.patience <= waited
+
+    def _validate(self) -> dict[str, float]:
+        """Look at the validation set and keep the weights if they are the best so far."""
+        begin = time.perf_counter()
+        means = self.evaluate("valid", users=self._selection_users).means()
+        if self.config.select_on not in means:
+            raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
+        if means[self.config.select_on] > self._best[0]:
+            self._best = (means[self.config.select_on], self.iteration)
+            self._best_state = copy.deepcopy(self.policy.state_dict())
+        out = {f"valid/{k}": v for k, v in means.items()} | {"policy/kl_to_pretrained": self._divergence()}
+        return out | {"seconds/validation": time.perf_counter() - begin}
+
+    @torch.no_grad()
+    def _divergence(self) -> float:
+        """Mean over some users of sum_t KL(pi || pretrained) / D along the policy's noise-free chain."""
+        users = self._train_users[:DIVERGENCE_USERS].to(self.device)
+        u, context = self.env.problem.initial_state(users), self.env.problem.context(users)
+        total = 0.0
+        for t in range(self.policy.num_steps):
+            mean = self.policy.mean(u, t, context)  # (B, D)
+            gap = (mean - self.reference.mean(u, t, context)) / self.policy.std[t].clamp(min=1e-12)
+            total += float(0.5 * gap.square().mean())
+            u = mean
+        return total
+
+    def evaluate(self, split: str = "test", users: Any = None) -> Evaluation:
+        """Full-ranking evaluation of the policy as it is now, by the noise-free chain."""
+        dataset = self.env.problem.dataset
+        return evaluate(self.policy.scorer(dataset), dataset, split, users=users, device=self.device)
+
+    # ------------------------------------------------------------------ checkpoint and resume
+
+    def save(self, folder: Path | str) -> None:
+        """Write everything that training needs to go on, atomically: a kill leaves the last whole state."""
+        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
+        tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
+        tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+        tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        tensors["generator.users"] = self.user_generator.get_state()
+        tensors["generator.noise"] = self.noise_generator.get_state()
+        meta = {
+            "agent": self.name,
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "iteration": self.iteration,
+            "best": list(self._best),
+            "history": self.history,
+        }
+        save_state(Path(folder) / STATE_NAME, tensors, meta)
+
+    def load(self: Self, folder: Path | str) -> Self:
+        """Take up the state that ``save`` wrote; the next ``learn`` goes on as if never stopped.
+
+        Raises:
+            CheckpointError: if there is no state, or it belongs to another agent, configuration or model.
+        """
+        tensors, meta = load_state(Path(folder) / STATE_NAME)
+        for key, mine in (("agent", self.name), ("seed", self.seed), ("config", asdict(self.config))):
+            if meta[key] != mine:
+                raise CheckpointError(f"{folder}: saved with {key}={meta[key]!r}, this agent has {mine!r}")
+        try:
+            self.policy.load_state_dict(part(tensors, "policy."))
+            self.reference.load_state_dict(part(tensors, "reference."))
+        except RuntimeError as error:
+            raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
+        self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
+        restore_optimizer(self.optimizer, part(tensors, "optimizer."))
+        self.user_generator.set_state(tensors["generator.users"].cpu())
+        self.noise_generator.set_state(tensors["generator.noise"].cpu())
+        self.iteration, self.history = int(meta["iteration"]), list(meta["history"])
+        self._best = (float(meta["best"][0]), int(meta["best"][1]))
+        return self
+
+    # ------------------------------------------------------------------ preparation
+
+    def _make_env(self, env_id: str, kwargs: dict[str, Any]) -> DenoisingVectorEnv:
+        """Make the torch-backend environment that fits the policy; fewer users than a batch shrink the batch."""
+        kwargs |= {"backend": "torch", "device": str(self.device), "num_steps": self.policy.num_steps}
+        kwargs |= {"vectorization_mode": "vector_entry_point"}
+        probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
+        batch = min(self.config.users_per_batch, len(probe.problem.users))
+        if probe.problem.relevance.mode == "validation":
+            batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
+        self.config = replace(self.config, users_per_batch=batch)
+        count = batch * self.config.samples_per_user
+        return cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=count, **kwargs))
+
+    def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
+        """Users that episodes are drawn from, and those that selection looks at (None: all).
+
+        A reward that sees validation items must not choose the weights on the same users.
+        """
+        users = torch.as_tensor(self.env.problem.users, dtype=torch.int64)
+        if self.env.problem.relevance.mode != "validation":
+            return users, None
+        order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(0))
+        half = users.numel() // 2
+        return users[order[:half]], users[order[half:]].sort().values.numpy()
+
+    def _check_env(self) -> None:
+        """Refuse an environment that does not fit, before any work is done."""
+        want = self.config.users_per_batch * self.config.samples_per_user
+        if self.env.num_envs != want:
+            raise ValueError(
+                f"the environment has {self.env.num_envs} sub-environments; users_per_batch * samples_per_user is {want}"
+            )
+        problem = self.env.problem
+        if problem.num_steps != self.policy.num_steps:
+            raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {self.policy.num_steps}")
+        if problem.dim != self.policy.backbone.dim:
+            raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {self.policy.backbone.dim}")

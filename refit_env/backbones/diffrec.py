@@ -1,0 +1,214 @@
+"""DiffRec (Wang et al., SIGIR 2023, arXiv 2304.04971): diffusion on a user's interaction row.
+
+Letters: B users in a batch, I items (= D), E size of the time embedding, T steps of training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refit_env.backbones.base import Backbone
+from refit_env.backbones.sampling import StepSampler
+from refit_env.diffusion import Diffusion, betas
+
+
+@dataclass(frozen=True)
+class DiffRecConfig:
+    """DiffRec's settings; the defaults are those published for ML-1M."""
+
+    hidden: tuple[int, ...] = (600, 200, 600)
+    """Widths of the hidden layers, input to output. (The reference code's ``[200, 600]`` means 600, 200, 600.)"""
+    num_steps: int = 40
+    """T of training."""
+    schedule: str = "linear-var"
+    """Noise schedule, see ``refit_env.diffusion.betas``."""
+    noise_scale: float = 0.005
+    """Multiplies both ends of the schedule."""
+    noise_min: float = 0.005
+    """Lower end."""
+    noise_max: float = 0.01
+    """Upper end."""
+    beta_fixed: bool = True
+    """Set beta_0 to 1e-5."""
+    mean_type: str = "x0"
+    """What the network predicts: ``x0`` or ``eps``."""
+    embedding: int = 10
+    """E, size of the time embedding."""
+    dropout: float = 0.5
+    """Share of the input set to 0 in training."""
+    normalize: bool = False
+    """Scale the input rows to length 1."""
+    reweight: bool = True
+    """Weigh each step's loss by the SNR that it has to win."""
+    importance_sampling: bool = True
+    """Draw steps by the size of their losses."""
+
+
+class DiffRec(Backbone):
+    """An MLP that predicts the clean interaction row from a noisy one and the step.
+
+    The network is ``[dropout(u) | Linear(sinusoid(k))] -> tanh layers -> I``. Weights start as
+    N(0, 2 / (fan_in + fan_out)), biases as N(0, 0.001^2).
+
+    Deviations from the reference code: ``reweight=False`` works (there it crashes), and the memory of
+    the importance sampler is part of the state dict.
+    """
+
+    name: ClassVar[str] = "diffrec"
+    config_class: ClassVar[type] = DiffRecConfig
+
+    def __init__(self, num_items: int, config: DiffRecConfig | None = None) -> None:
+        """Build an untrained network.
+
+        Args:
+            num_items: I.
+            config: settings; those of ML-1M if None.
+
+        Raises:
+            ValueError: for a wrong ``mean_type`` or schedule.
+        """
+        super().__init__()
+        self.config: DiffRecConfig = config if config is not None else DiffRecConfig()
+        if self.config.mean_type not in ("x0", "eps"):
+            raise ValueError(f"mean_type={self.config.mean_type!r} must be 'x0' or 'eps'")
+        self.num_items = self.dim = num_items
+        self.diffusion = Diffusion.from_betas(_betas(self.config))
+        self.sampler = StepSampler(self.config.num_steps)
+        size = self.config.embedding
+        self.time = nn.Linear(size, size)
+        widths = [num_items + size, *self.config.hidden, num_items]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        _initialise([self.time, *self.layers])
+
+    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """The network's raw output (B, I): x0 or eps, as ``mean_type`` says."""
+        x = functional.normalize(u) if self.config.normalize else u
+        if self.training:
+            x = functional.dropout(x, self.config.dropout)
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]  # ModuleList forgets the class
+        embedded = self.time(time_embedding(timestep, self.config.embedding, u))  # (B, E) or (1, E)
+        # [x | e] W = x W_x + e W_e: saves copying every row, and one product where all rows share the step.
+        hidden = functional.linear(x, first.weight[:, : self.num_items], first.bias)
+        hidden = hidden + functional.linear(embedded, first.weight[:, self.num_items :])
+        for layer in self.layers[1:]:
+            hidden = layer(torch.tanh(hidden))
+        return hidden
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """Predict the clean rows (B, I) from ``u`` (B, I) at a step of training's chain."""
+        out = self(u, timestep)
+        return out if self.config.mean_type == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
+
+    def elbo_loss(self, rows: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The reweighted ELBO of DiffRec, Eq. 9 and 10.
+
+        Args:
+            rows: (B, I) interactions that are noised and shown.
+            target: (B, I) what is to be predicted.
+            generator: source of the steps and of the noise.
+
+        Returns:
+            a scalar; of order 100, because of the SNR weights.
+        """
+        k, share = self._draw_steps(rows.shape[0], generator, rows.device)  # (B,), (B,)
+        noise = torch.randn(rows.shape, generator=generator, device=rows.device)
+        u = self.diffusion.q_sample(rows, k, noise)  # (B, I)
+        weighted = self.step_losses(u, k, target, noise)  # (B,)
+        if self.config.importance_sampling and self.training:
+            self.sampler.remember(k, weighted)
+        return (weighted / share).mean()
+
+    def step_losses(self, u: Tensor, k: Tensor, target: Tensor, noise: Tensor) -> Tensor:
+        """(B,) the weighted loss of each row at its step ``k`` (B,), before the importance correction."""
+        out = self(u, k)  # (B, I)
+        wanted = target if self.config.mean_type == "x0" else noise
+        loss = (wanted - out).square().mean(1)  # (B,)
+        if self.config.mean_type == "eps":
+            x0 = self.diffusion.x0_from_eps(u, out, k)
+            loss = torch.where(k == 0, (target - x0).square().mean(1) / 2, loss)
+        if not self.config.reweight:
+            return loss
+        return loss * torch.as_tensor(self.loss_weights(), device=u.device)[k].to(loss.dtype)
+
+    def loss_weights(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """(T,) weight of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
+        chain = self.diffusion
+        if self.config.mean_type == "eps":
+            weights = (1 - chain.abar) / ((1 - chain.abar_previous) ** 2 * (1 - chain.betas) + np.finfo(float).tiny)
+        else:
+            weights = np.append(1.0, chain.snr[:-1] - chain.snr[1:])
+        weights[0] = 1.0
+        return weights
+
+    def _draw_steps(
+        self, count: int, generator: torch.Generator | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Steps (B,) and what their losses are divided by (B,)."""
+        if self.config.importance_sampling:
+            return self.sampler.draw(count, generator)
+        k = torch.randint(self.config.num_steps, (count,), generator=generator, device=device)
+        return k, torch.ones(count, device=device)
+
+
+def time_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
+    """Sinusoidal embedding [cos | sin] with frequencies 10000^(-j / (size / 2)).
+
+    Args:
+        timestep: one step for all, or (B,) int64.
+        size: E.
+        like: gives dtype and device.
+
+    Returns:
+        (1, E) or (B, E); an odd size ends in a zero.
+    """
+    half = size // 2
+    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=like.device, dtype=like.dtype) / half)
+    angle = torch.as_tensor(timestep, device=like.device).reshape(-1, 1).to(like.dtype) * frequency  # (B, E / 2)
+    out = torch.cat([angle.cos(), angle.sin()], 1)
+    return functional.pad(out, (0, size % 2))
+
+
+def _betas(config: DiffRecConfig) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """The schedule of a configuration."""
+    return betas(
+        config.schedule,
+        config.num_steps,
+        noise_scale=config.noise_scale,
+        noise_min=config.noise_min,
+        noise_max=config.noise_max,
+        beta_fixed=config.beta_fixed,
+    )
+
+
+def _initialise(layers: Sequence[nn.Module]) -> None:
+    """DiffRec's initial weights."""
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            fan_out, fan_in = layer.weight.shape
+            nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (fan_in + fan_out)))
+            nn.init.normal_(layer.bias, 0.0, 0.001)
+
+
+def _published(
+    hidden: tuple[int, ...], num_steps: int, scale: float, low: float, high: float
+) -> DiffRecConfig:
+    return DiffRecConfig(hidden=hidden, num_steps=num_steps, noise_scale=scale, noise_min=low, noise_max=high)
+
+
+PUBLISHED: dict[str, DiffRecConfig] = {
+    "ml-1m": _published((600, 200, 600), 40, 0.005, 0.005, 0.01),
+    "ml-1m-noisy": _published((600, 200, 600), 5, 0.5, 0.001, 0.01),
+    "yelp": _published((1000,), 5, 0.01, 0.001, 0.01),
+    "yelp-noisy": _published((1000,), 5, 0.001, 0.0005, 0.01),
+    "amazon": _published((1000,), 5, 0.0001, 0.0005, 0.005),
+    "amazon-noisy": _published((1000,), 10, 0.005, 0.0001, 0.0005),
+}
+"""The configurations of DiffRec's own checkpoints, by data set."""

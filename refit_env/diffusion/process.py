@@ -1,0 +1,137 @@
+"""The forward process and its posterior, on float64 tables.
+
+Letters: B rows in a batch, D size of the diffused vector, T steps; k = 0 is the least noisy step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Diffusion:
+    """A Gaussian diffusion of T steps (Ho et al., 2020), possibly a respaced one.
+
+    Attributes:
+        betas: (T,) float64.
+        timesteps: (T,) int64, the step of the original chain that each step stands for: what the
+            network was trained to be told.
+    """
+
+    betas: FloatArray
+    timesteps: npt.NDArray[np.int64]
+
+    @classmethod
+    def from_betas(cls, betas: FloatArray) -> Diffusion:
+        """Make an original (not respaced) chain."""
+        return cls(np.asarray(betas, dtype=np.float64), np.arange(len(betas), dtype=np.int64))
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.betas)
+
+    @cached_property
+    def abar(self) -> FloatArray:
+        """(T,) cumulative product of 1 - beta: the share of the signal's variance that is left."""
+        return np.cumprod(1.0 - self.betas)
+
+    @cached_property
+    def abar_previous(self) -> FloatArray:
+        """(T,) abar one step earlier; 1 before the first."""
+        return np.append(1.0, self.abar[:-1])
+
+    @cached_property
+    def snr(self) -> FloatArray:
+        """(T,) signal-to-noise ratio abar / (1 - abar)."""
+        return self.abar / (1.0 - self.abar)
+
+    @cached_property
+    def mean_x0(self) -> FloatArray:
+        """(T,) c1_k, the weight of x0 in the posterior mean; 1 at k = 0."""
+        return self.betas * np.sqrt(self.abar_previous) / (1.0 - self.abar)
+
+    @cached_property
+    def mean_u(self) -> FloatArray:
+        """(T,) c2_k, the weight of the noisy vector in the posterior mean; 0 at k = 0."""
+        return (1.0 - self.abar_previous) * np.sqrt(1.0 - self.betas) / (1.0 - self.abar)
+
+    @cached_property
+    def posterior_std(self) -> FloatArray:
+        """(T,) standard deviation of the posterior; 0 at k = 0."""
+        return np.sqrt(self.betas * (1.0 - self.abar_previous) / (1.0 - self.abar))
+
+    def q_sample(self, x0: Tensor, k: int | Tensor, noise: Tensor) -> Tensor:
+        """Diffuse clean vectors to step k: sqrt(abar_k) x0 + sqrt(1 - abar_k) noise.
+
+        Args:
+            x0: (B, D).
+            k: one step for all, or (B,) int64.
+            noise: (B, D) standard normal.
+
+        Returns:
+            (B, D) in the dtype of ``x0``.
+        """
+        return _at(np.sqrt(self.abar), k, x0) * x0 + _at(np.sqrt(1.0 - self.abar), k, x0) * noise
+
+    def posterior_mean(self, x0: Tensor, u: Tensor, k: int | Tensor) -> Tensor:
+        """Mean of q(u_{k-1} | u_k, x0) = c1_k x0 + c2_k u (DDPM, Eq. 7); x0 itself at k = 0.
+
+        Args:
+            x0: (B, D) clean vectors, or the network's prediction of them.
+            u: (B, D) vectors at step k.
+            k: one step for all, or (B,) int64.
+        """
+        if isinstance(k, int) and k == 0:
+            return x0
+        return _at(self.mean_x0, k, u) * x0 + _at(self.mean_u, k, u) * u
+
+    def x0_from_eps(self, u: Tensor, eps: Tensor, k: int | Tensor) -> Tensor:
+        """The clean vectors (B, D) that noise ``eps`` (B, D) at step k would have made ``u`` of."""
+        root = np.sqrt(1.0 / self.abar)
+        return _at(root, k, u) * u - _at(np.sqrt(1.0 / self.abar - 1.0), k, u) * eps
+
+    def network_timestep(self, k: int | Tensor) -> int | Tensor:
+        """What the network is told at step k of this chain: the original chain's index."""
+        if isinstance(k, Tensor):
+            return torch.as_tensor(self.timesteps, device=k.device)[k]
+        return int(self.timesteps[k])
+
+    def respace(self, num_steps: int) -> Diffusion:
+        """Keep ``num_steps`` evenly strided steps, the first and the noisiest among them.
+
+        The kept steps keep their abar, so the network sees the noise levels that it knows; the betas
+        between them are recomputed (Nichol and Dhariwal, 2021, section 4).
+
+        Args:
+            num_steps: 1..T. One step keeps the least noisy one: u_0 is the network's x0 prediction of u_T.
+
+        Raises:
+            ValueError: if ``num_steps`` is outside 1..T.
+
+        Example:
+            >>> chain = Diffusion.from_betas(np.full(10, 0.01)).respace(4)
+            >>> chain.timesteps.tolist()
+            [0, 3, 6, 9]
+        """
+        if not 1 <= num_steps <= self.num_steps:
+            raise ValueError(f"num_steps={num_steps} must lie in 1..{self.num_steps}, the steps of the chain")
+        kept = np.round(np.linspace(0, self.num_steps - 1, num_steps)).astype(np.int64)
+        abar = self.abar[kept]
+        return Diffusion(1.0 - abar / np.append(1.0, abar[:-1]), self.timesteps[kept])
+
+
+def _at(table: FloatArray, k: int | Tensor, like: Tensor) -> Tensor | float:
+    """The table's value at k: a float, or (B, 1) in the dtype and on the device of ``like``."""
+    if isinstance(k, Tensor):
+        values = torch.as_tensor(table, device=like.device)[k].to(like.dtype)  # (B,)
+        return values.unsqueeze(-1)
+    return float(table[k])

@@ -1,0 +1,93 @@
+"""Noise schedules of the diffusion recommenders, as float64 tables of beta.
+
+Letters: T steps; index k = 0 is the least noisy step. abar_k = prod_{j <= k} (1 - beta_j).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from refit_env.errors import unknown_name
+
+FloatArray = npt.NDArray[np.float64]
+
+SCHEDULES = ("linear", "linear-var", "cosine", "binomial")
+"""Names for ``betas``."""
+
+FIRST_BETA = 1e-5
+"""What ``beta_fixed`` sets beta_0 to (DiffRec, arXiv 2304.04971, and its descendants)."""
+
+MAX_BETA = 0.999
+"""No step destroys more than this share of the variance."""
+
+
+def betas(
+    kind: str,
+    num_steps: int,
+    *,
+    noise_scale: float = 1.0,
+    noise_min: float = 1e-4,
+    noise_max: float = 0.02,
+    beta_fixed: bool = True,
+) -> FloatArray:
+    """Make a schedule.
+
+    Args:
+        kind: ``"linear"`` (beta rises linearly), ``"linear-var"`` (1 - abar rises linearly; DiffRec's),
+            ``"cosine"`` (Nichol and Dhariwal, 2021) or ``"binomial"`` (beta_k = 1 / (T - k + 1)).
+        num_steps: T.
+        noise_scale: multiplies both ends; linear and linear-var only.
+        noise_min: lower end before scaling.
+        noise_max: upper end before scaling.
+        beta_fixed: set beta_0 to 1e-5 after building, as DiffRec does; every later abar moves with it.
+
+    Returns:
+        (T,) float64 in (0, 1).
+
+    Raises:
+        ValueError: for an unknown kind, ``num_steps`` < 1, or ends that leave (0, 1).
+
+    Example:
+        >>> betas("linear-var", 3, noise_scale=0.01, noise_min=0.001, noise_max=0.01).round(7).tolist()
+        [1e-05, 4.5e-05, 4.5e-05]
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if kind == "linear":
+        out = np.linspace(noise_scale * noise_min, noise_scale * noise_max, num_steps, dtype=np.float64)
+    elif kind == "linear-var":
+        out = _from_abar(1.0 - np.linspace(noise_scale * noise_min, noise_scale * noise_max, num_steps))
+    elif kind == "cosine":
+        out = _cosine(num_steps)
+    elif kind == "binomial":
+        out = 1.0 / (num_steps - np.arange(num_steps, dtype=np.float64) + 1.0)
+    else:
+        raise unknown_name("noise schedule", kind, SCHEDULES)
+    if beta_fixed:
+        out[0] = FIRST_BETA
+    if not bool(np.all((out > 0) & (out < 1))):
+        raise ValueError(
+            f"schedule {kind!r} with noise_scale={noise_scale}, noise_min={noise_min}, noise_max={noise_max} "
+            f"has betas in [{out.min():.3g}, {out.max():.3g}]; they must lie strictly between 0 and 1"
+        )
+    return out
+
+
+def _from_abar(abar: FloatArray) -> FloatArray:
+    """Betas of a chain with the given abar; beta_0 = 1 - abar_0."""
+    previous = np.append(1.0, abar[:-1])
+    out = np.minimum(1.0 - abar / previous, MAX_BETA)
+    return np.asarray(out, dtype=np.float64)
+
+
+def _cosine(num_steps: int) -> FloatArray:
+    """Betas whose abar follows cos^2((s + 0.008) / 1.008 * pi / 2)."""
+
+    def abar(s: float) -> float:
+        return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    steps = [min(1.0 - abar((k + 1) / num_steps) / abar(k / num_steps), MAX_BETA) for k in range(num_steps)]
+    return np.asarray(steps, dtype=np.float64)

@@ -1,0 +1,217 @@
+"""A pretrained diffusion recommender seen as a policy: pi(a | s) = N(mean(u, t), std_t^2 I).
+
+Letters: B users in a batch, D size of the diffused vector, I items, T denoising steps,
+t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from refit_env.backbones import make_backbone
+from refit_env.backbones.base import Backbone
+from refit_env.checkpoint import load_checkpoint, save_checkpoint
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
+from refit_env.errors import CheckpointError
+
+Reduction = Literal["mean", "sum"]
+
+
+class DiffusionPolicy(nn.Module):
+    """The denoiser and its schedule as a Gaussian policy over the next vector of the chain.
+
+    The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7);
+    the standard deviation is ``max(posterior_std, exploration_std)``. The floor is what makes the
+    chain explorable: published recommenders have posterior deviations of 0.001 to 0.01 (and 0 at
+    k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a top-K list, while the score function grows as 1 / std.
+
+    Evaluation never samples: ``denoise`` is the noise-free chain.
+
+    Attributes:
+        backbone: the network that predicts x0; its parameters are what fine-tuning changes.
+        diffusion: the (possibly respaced) schedule of the chain.
+        exploration_std: floor of the standard deviation, in units of the scores.
+        std: (T,) float32, indexed by the episode's step t.
+    """
+
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, num_steps: int | None = None, exploration_std: float = 0.05) -> None:
+        """Wrap a backbone.
+
+        Args:
+            backbone: a (pretrained) denoiser with its schedule.
+            num_steps: T, length of the chain; fewer than the backbone's own steps respaces it. None keeps it.
+            exploration_std: floor of the policy's standard deviation; 0 keeps the posterior's own.
+
+        Raises:
+            ValueError: if ``num_steps`` is not in 1..backbone steps or ``exploration_std`` is negative or not finite.
+        """
+        super().__init__()
+        self.backbone = backbone
+        own = backbone.diffusion.num_steps
+        steps = own if num_steps is None else num_steps
+        if not 1 <= steps <= own:
+            raise ValueError(f"num_steps={steps} must lie in 1..{own}, the steps that the backbone was trained on")
+        self.diffusion = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
+        self.register_buffer("std", torch.zeros(steps), persistent=False)
+        self.set_exploration(exploration_std)
+
+    def set_exploration(self, exploration_std: float) -> None:
+        """Set the floor of the standard deviation (in units of the scores)."""
+        if not (math.isfinite(exploration_std) and exploration_std >= 0):
+            raise ValueError(f"exploration_std={exploration_std} must be a finite number >= 0")
+        self.exploration_std = float(exploration_std)
+        posterior = torch.as_tensor(self.diffusion.posterior_std.copy())  # (T,) by k
+        posterior[0] = posterior[min(1, self.num_steps - 1)]  # as the family's code clips its log-variance
+        self.std.copy_(posterior.flip(0).clamp(min=self.exploration_std))
+
+    @property
+    def num_steps(self) -> int:
+        """T, the length of an episode."""
+        return self.diffusion.num_steps
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.std.device
+
+    def timestep(self, t: int | Tensor) -> int | Tensor:
+        """k = T-1-t, the diffusion literature's index of the episode's step t."""
+        return self.num_steps - 1 - t
+
+    def mean(self, u: Tensor, t: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """Mean of the next vector.
+
+        Args:
+            u: (B, D) the current vectors.
+            t: the episode's step, one for all or (B,) int64.
+            context: (B, C) what the network is conditioned on, or None.
+
+        Returns:
+            (B, D); at t = T-1 it is the network's x0 prediction itself.
+        """
+        k = self.timestep(t)
+        x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), context)  # (B, D)
+        return self.diffusion.posterior_mean(x0, u, k)  # (B, D)
+
+    def step_std(self, t: int | Tensor) -> Tensor:
+        """Standard deviation at step t: a scalar tensor, or (B, 1) for t of shape (B,)."""
+        return self.std[t].unsqueeze(-1) if isinstance(t, Tensor) else self.std[t]
+
+    def sample(
+        self,
+        u: Tensor,
+        t: int | Tensor,
+        context: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw the next vector, (B, D)."""
+        mean = self.mean(u, t, context)  # (B, D)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        return mean + self.step_std(t) * noise
+
+    def log_prob(
+        self,
+        action: Tensor,
+        u: Tensor,
+        t: int | Tensor,
+        context: Tensor | None = None,
+        reduction: Reduction = "sum",
+    ) -> Tensor:
+        """Log-density of the action.
+
+        Args:
+            action: (B, D) the next vectors.
+            u: (B, D) the current vectors.
+            t: the episode's step, one for all or (B,) int64.
+            context: (B, C) or None.
+            reduction: ``"sum"`` is the density's logarithm; ``"mean"`` divides it by D, which keeps
+                learning rates and clip ranges comparable between catalogues (as DDPO's code does).
+
+        Returns:
+            (B,) float32.
+
+        Raises:
+            ValueError: if the standard deviation is 0 at a step (no density), or the reduction is unknown.
+        """
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
+        std = self.step_std(t)  # () or (B, 1)
+        if bool((std <= 0).any()):
+            raise ValueError("the policy is deterministic at this step (std 0): give it an exploration_std > 0")
+        z = (action - self.mean(u, t, context)) / std  # (B, D)
+        each = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)  # (B, D)
+        return each.sum(1) if reduction == "sum" else each.mean(1)
+
+    def denoise(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+        """Run the noise-free chain from u_T (B, D) to u_0 (B, D)."""
+        for t in range(self.num_steps):
+            u = self.mean(u, t, context)  # (B, D)
+        return u
+
+    @torch.no_grad()
+    def recommend_scores(self, users: Tensor, rows: Tensor) -> Tensor:
+        """(B, I) scores of ``users`` (B,) whose visible histories are ``rows`` (B, I); deterministic."""
+        was_training = self.training
+        self.eval()
+        start = self.backbone.initial_state(users, rows)  # (B, D)
+        scores = self.backbone.scores(self.denoise(start, self.backbone.context(users, rows)), users)
+        self.train(was_training)
+        return scores
+
+    def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:
+        """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.evaluate`` takes.
+
+        Histories are the train rows, as in the published protocol. For a data set of another catalogue
+        the function is refused here, before any work is done.
+
+        Raises:
+            ValueError: if the data set has another number of items than the policy.
+        """
+        if dataset.num_items != self.backbone.num_items:
+            raise ValueError(
+                f"the policy ranks {self.backbone.num_items} items, data set {dataset.name!r} has {dataset.num_items}"
+            )
+        rows = SparseRows(dataset.train.csr, self.device)
+        return lambda users: self.recommend_scores(users, rows.dense(users))
+
+    def save(self, folder: Path | str, dataset: str = "") -> None:
+        """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
+
+        Args:
+            folder: made if absent.
+            dataset: name of the data set that the weights were trained on.
+        """
+        meta: dict[str, Any] = {
+            "backbone": self.backbone.name,
+            "backbone_config": self.backbone.config_dict(),
+            "num_items": self.backbone.num_items,
+            "num_steps": self.num_steps,
+            "exploration_std": self.exploration_std,
+            "dataset": dataset,
+        }
+        save_checkpoint(Path(folder), self.backbone.state_dict(), meta)
+
+    @classmethod
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> DiffusionPolicy:
+        """Read what ``save`` wrote.
+
+        Raises:
+            CheckpointError: if files are missing, damaged, or do not fit each other.
+        """
+        state, meta = load_checkpoint(Path(folder))
+        try:
+            backbone = make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
+            backbone.load_state_dict(state)
+            policy = cls(backbone, meta["num_steps"], meta["exploration_std"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error
+        return policy.to(device)
