@@ -134,7 +134,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Delete the files of a run and nothing else; ``config.json`` last: a half-cleared run is still one."""
+        """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
         for name in (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
