@@ -93,14 +93,15 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> 
 
 def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
     """The list rewards of a reward with their weights; TypeError if it has other parts."""
-    parts = reward.parts() if hasattr(reward, "parts") else [(reward, 1.0)]
-    for part, _ in parts:
+    found = []
+    for part, weight in reward.parts():
         if not isinstance(part, ListReward):
             raise TypeError(
                 f"estimators 'rao_blackwell' and 'pathwise' need a list reward (one with gains and discount, "
                 f"as racs, r_ra or ndcg); {type(part).__name__} is none: use estimator 'score'"
             )
-    return parts
+        found.append((part, weight))
+    return found
 
 
 def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:

@@ -1,1 +1,17 @@
-"""rewards."""
+"""Terminal rewards r(u_0): RACS, accuracy, beyond accuracy, mixes and one's own functions."""
+
+from refit_env.rewards.base import ListReward, Reward, RewardContext
+from refit_env.rewards.registry import make_reward, register_reward, reward_names
+from refit_env.rewards.relevance import MODES, Relevance, make_relevance
+
+__all__ = [
+    "MODES",
+    "ListReward",
+    "Relevance",
+    "Reward",
+    "RewardContext",
+    "make_relevance",
+    "make_reward",
+    "register_reward",
+    "reward_names",
+]

@@ -1,0 +1,119 @@
+"""What a reward counts as relevant, what the model may see, and what no list may hold.
+
+======================  ===================  ==============================  =========================
+mode                    u_T shows            relevant                        kept out of the list
+======================  ===================  ==============================  =========================
+``train``               the train items      the train items                 nothing
+``holdout``             a random part        the rest of the train items     the part that is shown
+``recent``              the earlier part     the latest part                 the part that is shown
+``validation``          the train items      the validation items            the train items
+======================  ===================  ==============================  =========================
+
+Test items are in no cell of the table. After ``validation``, models must be selected on other users.
+
+Letters: U users, I items, n_u train items of a user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from refit_env.data.dataset import Dataset, Interactions
+from refit_env.errors import unknown_name
+
+MODES = ("holdout", "recent", "train", "validation")
+"""Names for ``make_relevance``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Relevance:
+    """One row of the table above, for one data set.
+
+    Attributes:
+        mode: its name.
+        visible: (U, I) what u_T shows.
+        relevant: (U, I) what counts as a hit.
+        hidden: (U, I) what no list may hold, or None.
+        users: (n,) int64, users with something visible and something relevant: those that episodes are about.
+    """
+
+    mode: str
+    visible: sp.csr_matrix
+    relevant: sp.csr_matrix
+    hidden: sp.csr_matrix | None
+    users: npt.NDArray[np.int64]
+
+
+def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> Relevance:
+    """Decide what is shown, what counts and what is kept out.
+
+    Args:
+        mode: ``"train"``, ``"holdout"``, ``"recent"`` or ``"validation"``.
+        dataset: its train and (for ``"validation"``) valid splits are used.
+        fraction: share of a user's train items that ``holdout`` and ``recent`` hide: round(fraction * n_u),
+            at least 1 and at most n_u - 1; users with a single item are left out.
+        seed: of the part that ``holdout`` hides.
+
+    Raises:
+        ValueError: for an unknown mode, a fraction outside (0, 1), ``recent`` on a data set without order
+            of time, or a split that leaves no user.
+    """
+    if mode not in MODES:
+        raise unknown_name("relevance", mode, MODES)
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share of the history")
+    train = dataset.train
+    if mode == "train":
+        visible, relevant, hidden = train.csr, train.csr, None
+    elif mode == "validation":
+        visible, relevant, hidden = train.csr, _without(dataset.valid.csr, train.csr), train.csr
+    else:
+        kept = _visible_part(mode, dataset, fraction, seed)
+        visible = train.select(kept).csr
+        relevant = _without(train.select(~kept).csr, visible)  # a repeated item that is shown can be in no list
+        hidden = visible
+    users = np.flatnonzero((np.diff(visible.indptr) > 0) & (np.diff(relevant.indptr) > 0)).astype(np.int64)
+    if not users.size:
+        raise ValueError(f"relevance {mode!r} leaves no user of {dataset.name!r} with something visible and relevant")
+    return Relevance(mode, visible, relevant, hidden, users)
+
+
+def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """(N,) whether each train interaction is shown."""
+    train = dataset.train
+    if mode == "recent" and not dataset.time_ordered:
+        raise ValueError(
+            f"relevance 'recent' needs rows in order of time, which {dataset.name!r} does not have; "
+            "use relevance='holdout', which hides a random part"
+        )
+    place = _place_in_row(train)  # (N,) 0 is the oldest
+    if mode == "holdout":
+        place = _shuffled(train, np.random.default_rng(seed))
+    counts = train.counts
+    hide = np.minimum(np.maximum(1, np.round(fraction * counts)), np.maximum(counts - 1, 0))  # (U,)
+    return np.asarray(place < (counts - hide)[train.users])
+
+
+def _place_in_row(rows: Interactions) -> npt.NDArray[np.int64]:
+    """(N,) each interaction's place in its user's row."""
+    return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
+
+
+def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """(N,) a random place in its user's row for each interaction, every permutation of a row alike."""
+    order = np.lexsort((rng.random(len(rows)), rows.users))
+    place = np.empty(len(rows), dtype=np.int64)
+    place[order] = _place_in_row(rows)
+    return place
+
+
+def _without(matrix: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
+    """The binary matrix less the entries that ``other`` stores."""
+    out = sp.csr_matrix(matrix - matrix.multiply(other))
+    out.eliminate_zeros()
+    out.sort_indices()
+    return out
