@@ -1,1 +1,17 @@
 """Data sets: readers of official formats, the canonical form, splits and the cache."""
+
+from refit_env.data.canonical import load_canonical, save_dataset
+from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.home import data_homes, list_datasets, load_dataset
+from refit_env.data.synthetic import synthesize
+
+__all__ = [
+    "Dataset",
+    "Interactions",
+    "data_homes",
+    "list_datasets",
+    "load_canonical",
+    "load_dataset",
+    "save_dataset",
+    "synthesize",
+]

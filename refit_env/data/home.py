@@ -1,0 +1,140 @@
+"""Where data sets are: the data homes, the cache, and ``load_dataset``."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+
+from refit_env.data.canonical import INFO, is_canonical, load_canonical
+from refit_env.data.catalog import CATALOG, Source, known_names, source
+from refit_env.data.dataset import Dataset
+from refit_env.data.synthetic import synthesize
+from refit_env.errors import DataError
+
+HOME_VARIABLE = "REFIT_DATA_HOME"
+
+
+def data_homes() -> list[Path]:
+    """Folders that are searched, in order: ``$REFIT_DATA_HOME`` if set, then the platform's cache folder."""
+    cache = Path(platformdirs.user_cache_dir("refit-env"))
+    chosen = os.environ.get(HOME_VARIABLE)
+    return [Path(chosen), cache] if chosen else [cache]
+
+
+def load_dataset(name_or_folder: str | Path) -> Dataset:
+    """Load a data set by catalogue name or from a canonical folder.
+
+    A name is sought as ``<home>/<name>`` in every data home. If it is not there but its official files
+    are (``<home>/raw/<name>/``), it is prepared from them into the first home that can be written; else,
+    where the official host offers a download, it is fetched. A data set is read once per process.
+
+    Args:
+        name_or_folder: a name of ``refit data list``, ``"synthetic"``, or a folder in canonical form.
+
+    Raises:
+        ValueError: for a name that is neither known nor a folder, with a did-you-mean.
+        DataError: if the files are not there (the message says which to get, from where, and where to put
+            them), or break a rule.
+
+    Example:
+        >>> load_dataset("synthetic").num_items
+        300
+    """
+    name = str(name_or_folder)
+    if name == "synthetic":
+        return _synthetic()
+    if name in CATALOG:
+        folder = _find(name)
+    elif isinstance(name_or_folder, Path) or os.sep in name or Path(name).is_dir():
+        folder = Path(name_or_folder)
+        if not is_canonical(folder):
+            raise DataError(f"{folder}: no canonical data set there ({INFO} and interactions.parquet); see 'refit data prepare'")
+    else:
+        source(name)  # raises, with a did-you-mean
+        raise AssertionError("unreachable")
+    stamp = (folder / INFO).stat().st_mtime_ns
+    return _load(str(folder.resolve()), stamp)
+
+
+def find_dataset(name: str) -> Path | None:
+    """The canonical folder of a known data set, or None if no home holds it."""
+    for home in data_homes():
+        if is_canonical(home / name):
+            return home / name
+    return None
+
+
+def list_datasets() -> dict[str, Path | None]:
+    """Every known name with its canonical folder, None where it is not here; ``synthetic`` needs none."""
+    return {name: None if name == "synthetic" else find_dataset(name) for name in known_names()}
+
+
+def find_raw(entry: Source) -> Path | None:
+    """The folder with a data set's official files, or None."""
+    for home in data_homes():
+        for folder in (home / "raw" / entry.name, home / "raw" / f"{entry.name}_clean"):
+            if entry.files and all((folder / file).is_file() for file in entry.files):
+                return folder
+    return None
+
+
+def writable_home() -> Path:
+    """The first data home that can be written to, made if need be.
+
+    Raises:
+        DataError: if none can.
+    """
+    for home in data_homes():
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(home, os.W_OK) and home.stat().st_mode & 0o200:  # root may write anywhere; respect the mode
+            return home
+    raise DataError(f"no data home can be written to: {', '.join(map(str, data_homes()))}; set {HOME_VARIABLE}")
+
+
+def _find(name: str) -> Path:
+    """The canonical folder of a known name, prepared or fetched if need be, by one process at a time."""
+    found = find_dataset(name)
+    if found is not None:
+        return found
+    entry = CATALOG[name]
+    raw = find_raw(entry)
+    if raw is None and entry.url is None:
+        raise DataError(_how_to_get(entry))
+    home = writable_home()
+    with FileLock(str(home / f".{name}.lock")):
+        if is_canonical(home / name):  # another process was faster
+            return home / name
+        from refit_env.data.prepare import fetch, prepare_known
+
+        return prepare_known(entry, raw if raw is not None else fetch(entry, home), home / name)
+
+
+def _how_to_get(entry: Source) -> str:
+    """Say what to fetch and where to put it."""
+    home = data_homes()[0]
+    if not entry.files:
+        return f"data set {entry.name!r} is not in {home / entry.name}; put its canonical folder there. Source: {entry.page}"
+    files = ", ".join(entry.files)
+    return (
+        f"data set {entry.name!r} is not here. Get {files} from {entry.page} ({entry.licence}), put it into "
+        f"{home / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
+        f"Data homes: {', '.join(map(str, data_homes()))} (set {HOME_VARIABLE} to change)."
+    )
+
+
+@lru_cache(maxsize=8)
+def _load(folder: str, stamp: int) -> Dataset:
+    """Read a folder; ``stamp`` is its age, so that a changed one is read again."""
+    return load_canonical(Path(folder))
+
+
+@lru_cache(maxsize=1)
+def _synthetic() -> Dataset:
+    return synthesize()

@@ -1,0 +1,110 @@
+"""The embedded data set: tastes in clusters that drift, Zipf popularity, log-normal activity.
+
+It is made from a seed by PCG64's uniform draws alone, in float64 with a fixed order of operations and
+integer thresholds, so that it is the same on every platform and needs no file and no network.
+
+Letters: U users, I items, C clusters, n_u events of a user.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.splits import by_time
+
+FloatArray = npt.NDArray[np.float64]
+
+DAY = 86_400.0
+EPOCH = 1_600_000_000.0
+"""Seconds of the first possible event (September 2020)."""
+
+
+def synthesize(
+    seed: int = 0,
+    num_users: int = 500,
+    num_items: int = 300,
+    num_clusters: int = 8,
+    mean_events: float = 45.0,
+    drift: float = 0.6,
+    popularity: float = 0.7,
+    focus: float = 0.85,
+) -> Dataset:
+    """Make a data set.
+
+    Every item belongs to a cluster and has a Zipf popularity within the catalogue. A user has a home
+    cluster and moves, over the user's own time, towards a second one; each event draws a cluster (the
+    mixture of the moment with probability ``focus``, any cluster else), then an unseen item of it by
+    popularity. Rows are split by time within each user, 7:1:2.
+
+    Args:
+        seed: of everything.
+        num_users: U.
+        num_items: I.
+        num_clusters: C.
+        mean_events: median of the log-normal activity; rows have 10 to I / 3 events.
+        drift: how much of the taste has moved to the second cluster at the end of the row, 0..1.
+        popularity: exponent of the Zipf law.
+        focus: share of events that follow the taste.
+
+    Returns:
+        A data set named ``"synthetic"`` with timestamps, in order of time.
+
+    Raises:
+        ValueError: if there are fewer than 3 items a cluster.
+
+    Example:
+        >>> data = synthesize(seed=0)
+        >>> data.num_users, data.num_items, data.time_ordered
+        (500, 300, True)
+    """
+    if num_items < 3 * num_clusters:
+        raise ValueError(f"num_items={num_items} must be at least 3 for each of the {num_clusters} clusters")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    cluster = (rng.random(num_items) * num_clusters).astype(np.int64)  # (I,)
+    rank = np.argsort(rng.random(num_items), kind="stable") + 1.0
+    appeal = rank**-popularity  # (I,)
+    users, items, times = [], [], []
+    for user in range(num_users):
+        chosen = _row(rng, cluster, appeal, num_clusters, mean_events, drift, focus)
+        start = EPOCH + np.floor(rng.random() * 300.0) * DAY
+        gaps = np.floor(1.0 + rng.random(chosen.size) * 3.0 * DAY)
+        users.append(np.full(chosen.size, user, dtype=np.int64))
+        items.append(chosen)
+        times.append(start + np.cumsum(gaps))
+    everything = Interactions.from_pairs(
+        np.concatenate(users), np.concatenate(items), num_users, num_items, np.concatenate(times)
+    )
+    train, valid, test = by_time(everything, valid_share=0.1, test_share=0.2)
+    meta = {"source": [f"refit_env.data.synthesize(seed={seed})"], "licence": "MIT", "split": "by time, 7:1:2 per user"}
+    return Dataset("synthetic", "cf", train, valid, test, time_ordered=True, meta=meta)
+
+
+def _row(
+    rng: np.random.Generator,
+    cluster: npt.NDArray[np.int64],
+    appeal: FloatArray,
+    num_clusters: int,
+    mean_events: float,
+    drift: float,
+    focus: float,
+) -> npt.NDArray[np.int64]:
+    """(n_u,) distinct items of one user, oldest first."""
+    home, goal = (rng.random(2) * num_clusters).astype(np.int64)
+    spread = rng.random(12).sum() - 6.0  # close to N(0, 1), by sums alone
+    count = int(np.clip(np.floor(mean_events * np.exp2(0.6 * spread)), 10, appeal.size // 3))
+    free = appeal.copy()  # (I,) 0 once taken
+    out = np.empty(count, dtype=np.int64)
+    for n in range(count):
+        moved = drift * (n / count)
+        wanted = int(rng.random() * num_clusters)
+        if rng.random() < focus:
+            wanted = int(goal if rng.random() < moved else home)
+        weight = np.where(cluster == wanted, free, 0.0)
+        if weight.sum() == 0.0:  # the cluster is used up
+            weight = free
+        heap = np.cumsum(weight)
+        out[n] = int(np.searchsorted(heap, rng.random() * heap[-1], side="right"))
+        free[out[n]] = 0.0
+    return out
