@@ -73,5 +73,6 @@ class Cosine(Reward):
         hidden = self.hidden(users)
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)
-        value = functional.cosine_similarity(scores, self.context.relevant.dense(users), dim=1)  # (B,)
+        relevant = self.context.relevant.dense(users).double()  # (B, I); float64: the same in every batch
+        value = functional.cosine_similarity(scores.double(), relevant, dim=1).float()  # (B,)
         return value, {"cosine": value}

@@ -173,7 +173,8 @@ class ListReward(Reward):
         """Look the lists up in the gains; episodes of one user that stand together share the look-up."""
         some, index = torch.unique_consecutive(users, return_inverse=True)
         terms = {
-            name: (gain[index[:, None], lists] * self.discount).sum(1)  # (B,)
+            # In float64, so that an episode's reward does not depend on the batch that it is summed in.
+            name: (gain[index[:, None], lists] * self.discount).double().sum(1).float()  # (B,)
             for name, gain in self.term_gains(some).items()
         }
         total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum(0)

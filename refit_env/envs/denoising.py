@@ -1,0 +1,251 @@
+"""One user's denoising chain as a Gymnasium environment.
+
+Letters: D size of the diffused vector, I items (= D for the CF backbones), K list length, T steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from refit_env.data.dataset import Dataset
+from refit_env.envs.problem import BOUND, ProblemConfig, make_problem
+from refit_env.envs.render import Renderer
+from refit_env.rewards.registry import RewardSpec
+
+FloatArray = npt.NDArray[np.float32]
+Observation = dict[str, FloatArray]
+
+RENDER_MODES = ["ansi", "rgb_array"]
+
+
+class DenoisingEnv(gym.Env[Observation, FloatArray]):
+    """The denoising chain of a diffusion recommender, one user an episode.
+
+    ## Description
+
+    A diffusion recommender turns a user's noisy interaction vector u_T into a clean one, u_0, in T small
+    Gaussian steps, and ranks items by u_0. Here each step is an action: the agent says what the next vector
+    is. The transition does nothing but take it (deterministic: u <- action, t <- t + 1), and the episode is
+    paid once, at its end, for the list that u_0 ranks first. It is the MDP of ReFiT (arXiv 2511.06937) and,
+    for images, of DDPO (arXiv 2305.13301). Any policy may act; ``refit_env.policy.DiffusionPolicy`` is a
+    pretrained recommender seen as one.
+
+    ## Action Space
+
+    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item. Actions are
+    never clipped here. The bound is wide (data lie in 0..1; five unit deviations on top) but finite, because
+    Stable-Baselines3 refuses infinite bounds. NaN, infinity or another shape raises ``ValueError``.
+
+    ## Observation Space
+
+    ``Dict``:
+
+    | key | space | meaning |
+    |---|---|---|
+    | ``t`` | ``Box(0, T, (1,), float32)`` | steps taken |
+    | ``u`` | ``Box(-6, 6, (D,), float32)`` | the vector u_{T-t} |
+
+    ``t`` is a Box, not Discrete, because Stable-Baselines3 would one-hot encode it.
+
+    ## Rewards
+
+    0.0 at every step but the last, where r(u_0) is paid: by default RACS, alpha * N_K + (1 - alpha) * N_sim-K, both
+    hits over K, in 0..1. ``refit_env.rewards.reward_names()`` lists the others. What counts as relevant is
+    ``relevance``; the test items are never visible to a reward.
+
+    ## Starting State
+
+    A user is drawn uniformly by the environment's own generator among those with something visible and
+    something relevant. ``start="history"`` (default): u_T is the user's visible history, 0 or 1, as DiffRec
+    starts. ``"diffused"``: that, noised by the last step of the backbone's schedule.
+
+    ## Episode End
+
+    After exactly T steps ``terminated`` is true; ``truncated`` never is. ``info`` holds ``user`` at reset, and
+    at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids, best first).
+
+    ## Arguments
+
+    | argument | default | meaning |
+    |---|---|---|
+    | ``data`` | the id's | catalogue name, canonical folder (``ReFiT-Custom-v0``), or a ``Dataset`` |
+    | ``num_steps`` | 4 | T |
+    | ``reward`` | ``"racs"`` | name, mix such as ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
+    | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` |
+    | ``k`` | 20 | list length K |
+    | ``start`` | ``"history"`` | or ``"diffused"`` |
+    | ``reward_kwargs`` | None | settings of the reward, ``{"alpha": 0.3}`` |
+    | ``relevance_kwargs`` | None | ``{"fraction": 0.2, "seed": 0}`` |
+    | ``backbone`` | ``"diffrec"`` | whose chain it is |
+    | ``bound`` | 6.0 | of the boxes |
+    | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
+
+    ``reset(options={"user": id})`` chooses the user. A function as reward cannot be written to JSON, so such
+    an environment's spec cannot be serialised.
+
+    >>> import gymnasium as gym
+    >>> import refit_env
+    >>> env = gym.make("ReFiT-Synthetic-v0", reward="ndcg")
+    >>> observation, info = env.reset(seed=0, options={"user": 3})
+    >>> for _ in range(4):
+    ...     observation, reward, terminated, truncated, info = env.step(observation["u"])
+    >>> terminated, truncated, info["user"], info["top_k"].shape
+    (True, False, 3, (20,))
+
+    ## Version History
+
+    * v0: initial version.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 2}  # type: ignore[misc]
+
+    def __init__(
+        self,
+        data: str | Path | Dataset | None = None,
+        *,
+        num_steps: int = 4,
+        reward: RewardSpec = "racs",
+        relevance: str | None = None,
+        k: int = 20,
+        start: str = "history",
+        reward_kwargs: Mapping[str, Any] | None = None,
+        relevance_kwargs: Mapping[str, Any] | None = None,
+        backbone: str = "diffrec",
+        bound: float = BOUND,
+        render_mode: str | None = None,
+    ) -> None:
+        """Make the environment; the class's docstring explains the arguments.
+
+        Raises:
+            ValueError: for a wrong name, user, T or setting, with what would be right.
+            DataError: if the data are not there or break a rule.
+        """
+        config = ProblemConfig(
+            data=data,
+            backbone=backbone,
+            num_steps=num_steps,
+            reward=reward,
+            relevance=relevance,
+            k=k,
+            start=start,
+            reward_kwargs=reward_kwargs,
+            relevance_kwargs=relevance_kwargs,
+        )
+        self.problem = make_problem(config)
+        self.observation_space, self.action_space = make_spaces(self.problem.dim, num_steps, bound)
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(f"render_mode={render_mode!r} must be one of {', '.join(RENDER_MODES)} or None")
+        self.render_mode = render_mode
+        self._renderer = Renderer(self.problem) if render_mode is not None else None
+        self._user, self._t = -1, num_steps
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin a chain.
+
+        Args:
+            seed: of the environment's generator.
+            options: ``{"user": id}`` chooses the user.
+
+        Returns:
+            The observation and ``{"user": id}``.
+
+        Raises:
+            ValueError: for a user that no episode can be about, or an unknown option.
+        """
+        super().reset(seed=seed)
+        self._user = choose_user(self.problem.users, self.np_random, options, self.problem.check_user)
+        noise = None
+        if self.problem.needs_noise:
+            noise = torch.from_numpy(self.np_random.standard_normal((1, self.problem.dim), dtype=np.float32))
+        u = self.problem.initial_state(torch.tensor([self._user]), noise)[0].numpy()
+        self._t = 0
+        if self._renderer is not None:
+            self._renderer.begin(self._user, u)
+        return self._observe(u), {"user": self._user}
+
+    def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take the next vector.
+
+        Args:
+            action: (D,) float32.
+
+        Returns:
+            Observation, reward (0.0 but at the end), terminated, truncated (never), info.
+
+        Raises:
+            ValueError: for NaN, infinity or a wrong shape, or after the episode's end.
+        """
+        if self._t >= self.problem.num_steps:
+            raise ValueError("the episode is over: call reset() before step()")
+        u = check_action(action, (self.problem.dim,))
+        self._t += 1
+        if self._renderer is not None:
+            self._renderer.add(u)
+        if self._t < self.problem.num_steps:
+            return self._observe(u), 0.0, False, False, {}
+        users = torch.tensor([self._user])
+        reward, terms, lists = self.problem.score(torch.from_numpy(u)[None], users)
+        info: dict[str, Any] = {name: float(value[0]) for name, value in terms.items()}
+        info |= {"user": self._user, "top_k": lists[0].numpy().copy()}
+        return self._observe(u), float(reward[0]), True, False, info
+
+    def render(self) -> Any:
+        """The chain so far: text (``ansi``) or a picture (``rgb_array``, uint8 H x W x 3)."""
+        if self._renderer is None:
+            gym.logger.warn("render() without render_mode: pass render_mode='ansi' or 'rgb_array' to gym.make")
+            return None
+        return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
+
+    def _observe(self, u: FloatArray) -> Observation:
+        """A fresh observation: nothing in it shares memory with an earlier one."""
+        return {"t": np.array([self._t], dtype=np.float32), "u": np.array(u, dtype=np.float32)}
+
+
+def make_spaces(dim: int, num_steps: int, bound: float) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
+    """Observation and action space.
+
+    Raises:
+        ValueError: if the bound is not a positive finite number.
+    """
+    if not (np.isfinite(bound) and bound > 0):
+        raise ValueError(f"bound={bound} must be positive and finite (Stable-Baselines3 refuses infinite boxes)")
+    vector = gym.spaces.Box(-bound, bound, (dim,), np.float32)
+    observation = gym.spaces.Dict({"t": gym.spaces.Box(0.0, float(num_steps), (1,), np.float32), "u": vector})
+    return observation, gym.spaces.Box(-bound, bound, (dim,), np.float32)
+
+
+def choose_user(
+    users: npt.NDArray[np.int64], rng: np.random.Generator, options: Mapping[str, Any] | None, check: Any
+) -> int:
+    """The user that the options name, else one drawn from ``users`` (n,)."""
+    unknown = set(options or {}) - {"user"}
+    if unknown:
+        raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; known: user")
+    if options and options.get("user") is not None:
+        return int(check(options["user"]))
+    return int(users[rng.integers(len(users))])
+
+
+def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
+    """The action as a float32 array of ``shape``, all numbers finite.
+
+    Raises:
+        ValueError: naming what was passed instead.
+    """
+    array = np.asarray(action, dtype=np.float32)
+    if array.shape != shape:
+        raise ValueError(f"action of shape {array.shape}, expected {shape}: the next vector u_(T-t-1)")
+    # One pass: NaN and infinity survive a sum. A sum may overflow by itself, hence the second look.
+    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
+        where = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise ValueError(f"action holds {array[tuple(where)]} at index {where}; every number must be finite")
+    return array

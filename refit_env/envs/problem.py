@@ -1,0 +1,225 @@
+"""The MDP without Gymnasium: who starts where, and what a denoised vector earns.
+
+Letters: B episodes, D size of the diffused vector, I items, K list length, T steps, U users.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from refit_env.backbones import backbone_names, published_config
+from refit_env.data import Dataset, load_dataset
+from refit_env.data.rows import SparseRows
+from refit_env.diffusion import Diffusion
+from refit_env.diffusion.schedule import betas
+from refit_env.errors import unknown_name
+from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
+from refit_env.rewards.registry import RewardSpec
+
+STARTS = ("history", "diffused", "noise")
+"""Names for ``start``."""
+
+BOUND = 6.0
+"""Box bound: data lie in 0..1, plus five deviations of the unit Gaussian that the longest chains start from."""
+
+
+@dataclass(frozen=True)
+class ProblemConfig:
+    """What an environment is told; the arguments of ``gym.make``."""
+
+    data: Any = None
+    """A catalogue name, a canonical folder, or a ``Dataset``."""
+    backbone: str = "diffrec"
+    """The diffusion recommender whose chain this is."""
+    num_steps: int = 4
+    """T."""
+    reward: RewardSpec = "racs"
+    """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
+    relevance: str | None = None
+    """``train``, ``holdout``, ``recent``, ``validation``; None: ``recent`` where rows are in order of time, else ``holdout``."""
+    k: int = 20
+    """K."""
+    start: str = "history"
+    """``history``: u_T is the visible history; ``diffused``: noised by the backbone's schedule; ``noise``: N(0, I)."""
+    reward_kwargs: Mapping[str, Any] | None = None
+    """Settings of the reward, for example ``{"alpha": 0.3}``."""
+    relevance_kwargs: Mapping[str, Any] | None = None
+    """Settings of the relevance: ``fraction``, ``seed``."""
+    device: str = "cpu"
+    """Where batches live."""
+
+
+SHARED = 8
+"""Problems that are kept for the next environment of the same arguments."""
+
+
+class DenoisingProblem:
+    """The pure core that the single and the vector environment share; it holds no episode.
+
+    Attributes:
+        config: the arguments.
+        dataset: the data.
+        relevance: what is shown, counted and kept out of lists.
+        reward_fn: the terminal reward.
+        users: (n,) int64, those that episodes are about.
+        num_steps: T.
+        num_items: I.
+        dim: D.
+        device: where batches live.
+    """
+
+    def __init__(self, config: ProblemConfig) -> None:
+        """Load the data and make the reward; use ``make_problem``, which shares them between environments."""
+        self.config = config
+        _check(config)
+        if config.data is None:
+            raise ValueError("which data? Pass data=FOLDER (canonical form, see 'refit data prepare') or a known name")
+        self.dataset: Dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
+        mode = config.relevance or ("recent" if self.dataset.time_ordered else "holdout")
+        self.relevance: Relevance = make_relevance(mode, self.dataset, **(config.relevance_kwargs or {}))
+        self.device = torch.device(config.device)
+        self.reward_fn: Reward = make_reward(
+            config.reward, self.dataset, self.relevance, k=config.k, device=self.device, **(config.reward_kwargs or {})
+        )
+        self.users: npt.NDArray[np.int64] = self.relevance.users
+        self.num_steps, self.num_items = config.num_steps, self.dataset.num_items
+        self.dim = self.num_items
+        self._visible = SparseRows(self.relevance.visible, self.device)
+        self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
+        self._may_start[self.users] = True
+        self._chain = _schedule(config.backbone, self.dataset.name)
+        if config.num_steps > self._chain.num_steps:
+            raise ValueError(
+                f"num_steps={config.num_steps}: {config.backbone} on {self.dataset.name!r} has {self._chain.num_steps} "
+                f"steps; T must lie in 1..{self._chain.num_steps}"
+            )
+
+    @property
+    def term_names(self) -> tuple[str, ...]:
+        """Names of the reward's terms."""
+        return self.reward_fn.term_names
+
+    @property
+    def needs_noise(self) -> bool:
+        """Whether starting states are drawn, so that ``initial_state`` wants noise."""
+        return self.config.start != "history"
+
+    def initial_state(self, users: Tensor, noise: Tensor | None = None) -> Tensor:
+        """u_T (B, D) float32 of ``users`` (B,) int64.
+
+        Args:
+            users: ids.
+            noise: (B, D) standard normal, for ``start="diffused"``.
+
+        Raises:
+            ValueError: if noise is needed and not given.
+        """
+        rows = self._visible.dense(users)  # (B, I)
+        if not self.needs_noise:
+            return rows
+        if noise is None:
+            raise ValueError(f"start={self.config.start!r} needs noise of shape {tuple(rows.shape)}")
+        return self._chain.q_sample(rows, self._chain.num_steps - 1, noise)
+
+    def context(self, users: Tensor) -> Tensor | None:
+        """What a policy is conditioned on besides u, (B, C); None for the CF backbones, whose u_T is the history."""
+        return None
+
+    def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Judge denoised vectors.
+
+        Args:
+            u0: (B, D).
+            users: (B,) int64.
+
+        Returns:
+            The reward (B,) float32, its terms by name (B,), and the top-K lists (B, K) int64.
+        """
+        lists = self.reward_fn.top_k(u0, users)  # (B, K); for the CF backbones u_0 are the scores
+        reward = self.reward_fn(u0, users, lists)
+        return reward, self.reward_fn.terms, lists
+
+    def check_user(self, user: int) -> int:
+        """Return the id if episodes may be about this user.
+
+        Raises:
+            ValueError: if it is out of range, or nothing of the user is visible or relevant.
+        """
+        count = self.dataset.num_users
+        if isinstance(user, bool) or not isinstance(user, int | np.integer) or not 0 <= user < count:
+            raise ValueError(f"user {user!r} must be a whole number in 0..{count - 1}, the users of {self.dataset.name!r}")
+        if not self._may_start[user]:
+            raise ValueError(
+                f"user {user} has nothing visible or nothing relevant under relevance {self.relevance.mode!r}; "
+                f"{len(self.users)} of {count} users have both (env.unwrapped.problem.users)"
+            )
+        return int(user)
+
+    def check_users(self, users: Tensor) -> None:
+        """``check_user`` for many at once (N,)."""
+        ids = users.cpu().numpy()
+        wrong = (ids < 0) | (ids >= self.dataset.num_users)
+        wrong[~wrong] = ~self._may_start[ids[~wrong]]
+        if wrong.any():
+            self.check_user(int(ids[np.flatnonzero(wrong)[0]]))
+
+
+_PROBLEMS: dict[str, DenoisingProblem] = {}
+
+
+def make_problem(config: ProblemConfig) -> DenoisingProblem:
+    """Make a problem; environments of one process with the same JSON-plain arguments share the newest few."""
+    try:
+        key = json.dumps(dict(vars(config)), sort_keys=True, default=_path_text)
+    except TypeError:  # a function as reward, a Dataset as data: such problems are not shared
+        return DenoisingProblem(config)
+    dataset = None if config.data is None else load_dataset(config.data)  # cached; another object if its folder changed
+    known = _PROBLEMS.pop(key, None)
+    if known is None or known.dataset is not dataset:
+        known = DenoisingProblem(config)
+    _PROBLEMS[key] = known  # the newest stand last
+    while len(_PROBLEMS) > SHARED:
+        _PROBLEMS.pop(next(iter(_PROBLEMS)))
+    return known
+
+
+def _path_text(value: object) -> str:
+    """Paths are JSON-plain enough; nothing else that JSON does not know is."""
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is not JSON-plain")
+
+
+def _check(config: ProblemConfig) -> None:
+    """Refuse wrong names and numbers before any file is read."""
+    if config.start not in STARTS:
+        raise unknown_name("start", config.start, STARTS)
+    if config.backbone not in backbone_names():
+        raise unknown_name("backbone", config.backbone, backbone_names())
+    if config.start == "noise":
+        raise ValueError(
+            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u alone, and pure "
+            "noise does not say whose chain it is. Use 'history' or 'diffused'."
+        )
+    steps = config.num_steps
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"num_steps={steps!r} must be a whole number of at least 1: T, the length of an episode")
+
+
+def _schedule(backbone: str, dataset: str) -> Diffusion:
+    """The chain that the backbone's authors published for the data."""
+    c = published_config(backbone, dataset)
+    table = betas(
+        c.schedule, c.num_steps, noise_scale=c.noise_scale, noise_min=c.noise_min, noise_max=c.noise_max, beta_fixed=c.beta_fixed
+    )
+    return Diffusion.from_betas(table)
+
