@@ -1,0 +1,239 @@
+"""What the commands share: which environment is meant, settings from the command line, reports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol, TypeVar
+
+import tyro
+from rich.table import Table
+
+from agents.resources import Usage
+from agents.runs import CONFIG, RunError, RunFolder
+from agents.stats import paired_bootstraps
+from refit_env.evaluation import Evaluation
+from refit_env.registration import EnvEntry, entry
+
+CUSTOM_ENV = "ReFiT-Custom-v0"
+REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+"""The metrics that ``metrics.json`` and the tables hold."""
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch without its ``--no-`` twin."""
+EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
+"""``--env``."""
+FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+"""A folder that may be left out."""
+NumberOption = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+"""A whole number that may be left out."""
+Command = TypeVar("Command", bound="Runnable")
+
+
+class Runnable(Protocol):
+    """A command: a dataclass of options with a ``run`` method."""
+
+    def run(self) -> int:
+        """Do it; returns the exit code."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The environment that a command works on."""
+
+    env_id: str
+    """A registered id."""
+    data: str | None
+    """Folder of one's own data set, or None for the id's own."""
+
+    @property
+    def spec(self) -> EnvEntry:
+        """The id's row in the registration table."""
+        return entry(self.env_id)
+
+    @property
+    def dataset(self) -> str:
+        """What ``load_dataset`` is given."""
+        name = self.data if self.data is not None else self.spec.dataset
+        if name is None:
+            raise ValueError(f"{self.env_id} needs a data set of yours: --data FOLDER")
+        return name
+
+    def env_kwargs(self) -> dict[str, Any]:
+        """What ``gym.make_vec`` needs to find the data."""
+        return {} if self.data is None else {"data": self.data}
+
+
+def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any] | None = None) -> Target:
+    """Decide which environment is meant.
+
+    Args:
+        env: what ``--env`` said.
+        data: what ``--data`` said: a folder, which then goes with ``ReFiT-Custom-v0``.
+        fallback: the ``config.json`` of an earlier run, which decides where neither is given.
+
+    Raises:
+        ValueError: if nothing decides, or the two contradict each other, or there is no such id or folder.
+    """
+    if data is not None:
+        if env not in (None, CUSTOM_ENV):
+            raise ValueError(
+                f"--data {data} goes with {CUSTOM_ENV}, not with --env {env}; leave one of them out"
+            )
+        if not data.is_dir():
+            raise ValueError(f"--data {data}: there is no such folder")
+        return Target(CUSTOM_ENV, str(data.resolve()))
+    if env is None and fallback is not None:
+        return Target(str(fallback["env"]), fallback.get("data"))
+    if env is None:
+        raise ValueError("say which environment: --env ID (for example ReFiT-Synthetic-v0) or --data FOLDER")
+    target = Target(entry(env).env_id, None)
+    _ = target.dataset  # refuses an id that needs --data before any work is done
+    return target
+
+
+def parse(command: type[Command], words: Sequence[str], default: Command | None = None) -> Command:
+    """Make a command from its words; tyro prints help and wrong options, and leaves by ``SystemExit``."""
+    name = command.__name__.lower()
+    if default is None:
+        return tyro.cli(command, prog=f"refit {name}", args=list(words))
+    return tyro.cli(command, prog=f"refit {name}", args=list(words), default=default)
+
+
+def plain(value: Any) -> Any:
+    """Turn settings into what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value`` words; values are JSON where they can be, else text.
+
+    Example:
+        >>> parse_options(["alpha=0.3", "variant=neighbor_lists"])
+        {'alpha': 0.3, 'variant': 'neighbor_lists'}
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def parse_reward(text: str) -> str | dict[str, float]:
+    """Read a reward: one name, or a weighted mix.
+
+    Example:
+        >>> parse_reward("racs"), parse_reward("racs=1,coverage=0.1")
+        ('racs', {'racs': 1, 'coverage': 0.1})
+    """
+    if "=" not in text:
+        return text
+    mix = parse_options([word.strip() for word in text.split(",")])
+    wrong = [
+        name
+        for name, weight in mix.items()
+        if isinstance(weight, bool) or not isinstance(weight, int | float)
+    ]
+    if wrong:
+        raise ValueError(f"--reward {text}: the weight of {', '.join(wrong)} is not a number")
+    return mix
+
+
+def reopen(path: Path, settings: Mapping[str, Any], state: str) -> RunFolder:
+    """Find the interrupted run to go on with.
+
+    Args:
+        path: its folder.
+        settings: of the command now; they must be those that the run was begun with.
+        state: stem of its resume state.
+
+    Raises:
+        RunError: if there is no such run, it is finished, it has other settings, or it saved no state yet.
+    """
+    folder = RunFolder.open(path, needs=(CONFIG,))
+    if folder.finished():
+        raise RunError(f"{path} is finished already; there is nothing to resume")
+    changed = [name for name, value in settings.items() if folder.config.get(name) != value]
+    if changed:
+        was = ", ".join(f"{name} was {folder.config.get(name)!r}" for name in changed)
+        raise RunError(f"{path} was begun with other settings ({was}); --resume needs the same ones")
+    if not (path / f"{state}.safetensors").exists():
+        raise RunError(f"{path} stopped before its first checkpoint; begin again with --overwrite")
+    return folder
+
+
+def reported(means: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are reported, in their order."""
+    return {name: float(means[name]) for name in REPORTED}
+
+
+def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
+    """Compare two models on the same users: the heart of ``metrics.json``.
+
+    Args:
+        before: of the pretrained model.
+        after: of the fine-tuned one.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the two were evaluated on different users.
+    """
+    if list(before.users) != list(after.users):
+        raise ValueError("before and after were evaluated on different users")
+    table = paired_bootstraps(
+        {name: before.per_user[name] for name in REPORTED},
+        {name: after.per_user[name] for name in REPORTED},
+        seed=seed,
+    )
+    return {
+        "users": len(before.users),
+        "before": reported(before.means()),
+        "after": reported(after.means()),
+        "relative_gain": {name: table[name].relative_gain for name in REPORTED},
+        "paired_bootstrap": {name: table[name].to_json() for name in REPORTED},
+    }
+
+
+def comparison_table(report: Mapping[str, Any], title: str) -> Table:
+    """The before/after table of one run, for the terminal."""
+    table = Table(title=f"{title} (test, {report['users']} users)")
+    for name in ("metric", "before", "after", "gain", "difference, 95 % interval over users"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name in REPORTED:
+        bootstrap = report["paired_bootstrap"][name]
+        table.add_row(
+            name,
+            f"{report['before'][name]:.4f}",
+            f"{report['after'][name]:.4f}",
+            percent(report["relative_gain"][name]),
+            f"{bootstrap['mean_difference']:+.4f} [{bootstrap['low']:+.4f}, {bootstrap['high']:+.4f}]",
+        )
+    return table
+
+
+def percent(gain: float) -> str:
+    """A relative gain for a table; a dash where there is none (nothing to divide by)."""
+    return f"{100 * gain:+.1f} %" if math.isfinite(gain) else "-"
+
+
+def cost(**parts: Usage | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Seconds and peak memory of each part that was measured."""
+    return {
+        name: part.to_json() if isinstance(part, Usage) else dict(part)
+        for name, part in parts.items()
+        if part is not None
+    }

@@ -1,0 +1,224 @@
+"""``refit finetune``: reinforcement learning on top of a pretrained run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from agents.commands.common import (
+    EnvOption,
+    Flag,
+    FolderOption,
+    NumberOption,
+    Target,
+    choose_target,
+    comparison,
+    comparison_table,
+    cost,
+    parse,
+    parse_options,
+    parse_reward,
+    plain,
+    reopen,
+)
+from agents.plots import column, plot_curves
+from agents.reinforce import Reinforce, ReinforceConfig, preset
+from agents.resources import measure
+from agents.runlog import read_log
+from agents.runs import CURVE, RunFolder
+from agents.trainer import STATE_NAME
+from refit_env.policy import DiffusionPolicy
+
+
+@dataclass(frozen=True)
+class RewardChoice:
+    """What is rewarded."""
+
+    reward: str = "racs"
+    """A name, or a weighted mix: ``racs=1,coverage=0.1``."""
+    relevance: str | None = None
+    """What counts as a hit: ``train``, ``holdout``, ``recent`` or ``validation``; else as the env has it."""
+    k: int = 20
+    """Length of the rewarded list."""
+    reward_options: tuple[str, ...] = ()
+    """Further settings of the reward, for example ``alpha=0.3 neighbors=20 variant=neighbor_lists``."""
+
+    def env_kwargs(self) -> dict[str, Any]:
+        """The environment's arguments."""
+        out: dict[str, Any] = {"reward": parse_reward(self.reward), "k": self.k}
+        if self.relevance is not None:
+            out["relevance"] = self.relevance
+        if self.reward_options:
+            out["reward_kwargs"] = parse_options(self.reward_options)
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """Fine-tune a pretrained recommender by reinforcement learning.
+
+    Leaves a run folder with the policy that validation chose, and in its ``metrics.json`` the test metrics
+    before and after with a paired bootstrap over users.
+    """
+
+    init: Path
+    """Run folder of the pretrained model."""
+    out: Path
+    """Run folder to make."""
+    env: EnvOption = None
+    """Environment id; that of ``--init`` unless told otherwise."""
+    data: FolderOption = None
+    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    seed: int = 0
+    """Of the users drawn and of the noise."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` ..."""
+    num_steps: NumberOption = None
+    """T, length of the chain; that of ``--init`` unless told otherwise (fewer steps respace it)."""
+    goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
+    """What is rewarded."""
+    preset: str = "default"
+    """Settings to start from: ``default``, ``score`` or ``paper``; the options below change single ones."""
+    agent: tyro.conf.OmitArgPrefixes[ReinforceConfig] = field(default_factory=ReinforceConfig)
+    """Settings of REINFORCE."""
+    resume: Flag = False
+    """Go on with the interrupted run in ``--out``, with the settings it was begun with."""
+    overwrite: Flag = False
+    """Replace the run in ``--out``."""
+    quiet: Flag = False
+    """No progress bar and no table."""
+
+    def run(self) -> int:
+        """Fine-tune, evaluate, and write the run folder."""
+        init = RunFolder.open(self.init)
+        target = choose_target(self.env, self.data, fallback=init.config)
+        settings = {
+            "env": target.env_id,
+            "data": target.data,
+            "seed": self.seed,
+            "init": str(self.init),
+            "env_kwargs": self.goal.env_kwargs(),
+            "num_steps": self.num_steps,
+            "preset": self.preset,
+            "agent": plain(self.agent),
+        }
+        if self.resume:
+            folder = reopen(self.out, settings, STATE_NAME)
+        else:
+            folder = RunFolder.create(self.out, "finetune", settings, overwrite=self.overwrite)
+        policy = DiffusionPolicy.load(init.path)
+        if self.num_steps is not None:
+            policy = DiffusionPolicy(policy.backbone, self.num_steps, policy.exploration_std)
+        report = finetune_run(
+            policy,
+            target,
+            folder,
+            self.agent,
+            env_kwargs=self.goal.env_kwargs(),
+            seed=self.seed,
+            device=self.device,
+            resume=self.resume,
+            progress=not self.quiet,
+            pretraining=_pretraining_cost(init),
+        )
+        if report is None:
+            Console(stderr=True).print(f"Interrupted and saved; go on with --resume --out {self.out}")
+            return 130
+        if not self.quiet:
+            Console().print(comparison_table(report, f"{target.env_id}, seed {self.seed}"))
+        return 0
+
+
+def finetune_run(
+    policy: DiffusionPolicy,
+    target: Target,
+    folder: RunFolder,
+    config: ReinforceConfig,
+    *,
+    env_kwargs: Mapping[str, Any],
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = False,
+    pretraining: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Fine-tune a policy in place and write its run folder.
+
+    Args:
+        policy: the pretrained policy; holds the chosen weights afterwards.
+        target: environment and data.
+        folder: a run folder that was begun.
+        config: settings of REINFORCE.
+        env_kwargs: reward, relevance and the like, for ``gym.make_vec``.
+        seed: of the users drawn and of the noise.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        resume: take up the state in the folder.
+        progress: show a progress bar.
+        pretraining: what pretraining cost, to be passed on into the report.
+
+    Returns:
+        What ``metrics.json`` holds, or None if Ctrl-C ended training (its state is saved).
+    """
+    agent = Reinforce(
+        policy,
+        target.env_id,
+        config,
+        env_kwargs=target.env_kwargs() | dict(env_kwargs),
+        seed=seed,
+        device=device,
+    )
+    with measure() as evaluation:
+        before = agent.evaluate("test")
+    if resume:
+        agent.load(folder.path)
+    with measure() as training:
+        result = agent.learn(folder.path, progress=progress)
+    draw_curve(folder, target.env_id)
+    if result.interrupted:
+        return None
+    after = agent.evaluate("test")
+    policy.save(folder.path, dataset=agent.env.problem.dataset.name)
+    report = comparison(before, after) | {
+        "training": {
+            "iterations": int(result.history[-1]["iteration"]),
+            "best_iteration": result.best_iteration,
+            "selected_on": f"valid {config.select_on}",
+            "best_value": result.best_value,
+        },
+        "cost": cost(pretraining=pretraining, finetuning=training, evaluation=evaluation),
+    }
+    folder.finish(report)
+    return report
+
+
+def draw_curve(folder: RunFolder, title: str) -> None:
+    """Draw ``curve.png`` from the log: the reward and the validation metrics."""
+    rows = read_log(folder.path)
+    panels = {
+        "reward (train)": {"mean": column(rows, "reward/mean")},
+        "validation": {name: column(rows, f"valid/{name}") for name in ("ndcg@20", "recall@20")},
+    }
+    plot_curves(panels, folder.path / CURVE, title=title)
+
+
+def _pretraining_cost(init: RunFolder) -> dict[str, Any] | None:
+    """What the pretrained model cost, where its run says so."""
+    if not init.finished():
+        return None
+    part: dict[str, Any] | None = init.metrics.get("cost", {}).get("pretraining")
+    return part
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command with the words that follow its name."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--preset", default="default")
+    name = chooser.parse_known_args(list(words))[0].preset
+    default = Finetune(init=tyro.MISSING, out=tyro.MISSING, preset=name, agent=preset(name))
+    return parse(Finetune, words, default).run()

@@ -1,0 +1,213 @@
+"""``refit pretrain``: ELBO training of a diffusion recommender."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from agents.commands.common import (
+    REPORTED,
+    EnvOption,
+    Flag,
+    FolderOption,
+    NumberOption,
+    Target,
+    choose_target,
+    cost,
+    parse,
+    parse_options,
+    plain,
+    reopen,
+    reported,
+)
+from agents.plots import column, plot_curves
+from agents.pretrain import STATE_NAME, PretrainConfig, Pretrainer
+from agents.resources import measure
+from agents.runlog import RunLog, read_log
+from agents.runs import CURVE, RunFolder
+from refit_env.backbones import Backbone, make_backbone, published_config
+from refit_env.data import Dataset, load_dataset
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """Train a diffusion recommender by its own loss (ELBO), with early stopping on validation.
+
+    Leaves a run folder that ``refit finetune --init`` starts from.
+    """
+
+    out: Path
+    """Run folder to make."""
+    env: EnvOption = None
+    """Environment id: it says which data set, backbone and chain length."""
+    data: FolderOption = None
+    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    seed: int = 0
+    """Of the initial weights, the batches and the noise."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda`` ..."""
+    init: FolderOption = None
+    """Run folder of a trained model to go on with, instead of new weights."""
+    num_steps: NumberOption = None
+    """T of the saved policy's chain; the environment's unless told otherwise."""
+    backbone_options: tuple[str, ...] = ()
+    """Changes to the backbone's published settings, for example ``dropout=0.1 hidden=[200]``."""
+    training: tyro.conf.OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
+    """Settings of training."""
+    resume: Flag = False
+    """Go on with the interrupted run in ``--out``, with the settings it was begun with."""
+    overwrite: Flag = False
+    """Replace the run in ``--out``."""
+    quiet: Flag = False
+    """No progress bar and no table."""
+
+    def run(self) -> int:
+        """Train, evaluate, and write the run folder."""
+        earlier = None if self.init is None else RunFolder.open(self.init)
+        target = choose_target(self.env, self.data, fallback=None if earlier is None else earlier.config)
+        options = parse_options(self.backbone_options)
+        settings = {
+            "env": target.env_id,
+            "data": target.data,
+            "seed": self.seed,
+            "init": None if self.init is None else str(self.init),
+            "num_steps": self.num_steps,
+            "backbone": options,
+            "pretrain": plain(self.training),
+        }
+        dataset = load_dataset(target.dataset)
+        if earlier is None:
+            backbone = new_backbone(target, dataset, options, self.seed)
+        elif options:
+            raise ValueError("--backbone-options cannot change the trained model of --init")
+        else:
+            backbone = DiffusionPolicy.load(earlier.path).backbone
+        if self.resume:
+            folder = reopen(self.out, settings, STATE_NAME)
+        else:
+            folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
+        report = pretrain_run(
+            target,
+            folder,
+            self.training,
+            dataset=dataset,
+            backbone=backbone,
+            num_steps=self.num_steps,
+            seed=self.seed,
+            device=self.device,
+            resume=self.resume,
+            progress=not self.quiet,
+        )
+        if not self.quiet:
+            Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
+        return 0
+
+
+def new_backbone(target: Target, dataset: Dataset, options: Mapping[str, Any], seed: int) -> Backbone:
+    """Make the environment's backbone: published settings but for ``options``, weights from ``seed``."""
+    name = target.spec.backbone
+    published = plain(published_config(name, dataset.name))
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return make_backbone(name, dataset.num_items, published | dict(options))
+
+
+def pretrain_run(
+    target: Target,
+    folder: RunFolder,
+    config: PretrainConfig,
+    *,
+    dataset: Dataset | None = None,
+    backbone: Backbone | None = None,
+    num_steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train a backbone and write its run folder.
+
+    Args:
+        target: environment and data.
+        folder: a run folder that was begun.
+        config: settings of training.
+        dataset: the target's data set, if it is loaded already.
+        backbone: a model to go on with; a new one if None.
+        num_steps: T of the saved policy; the environment's if None.
+        seed: of everything random.
+        device: ``auto``, ``cpu``, ``cuda`` ...
+        resume: take up the state in the folder.
+        progress: show a progress bar.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    data = load_dataset(target.dataset) if dataset is None else dataset
+    model = new_backbone(target, data, {}, seed) if backbone is None else backbone
+    trainer = Pretrainer(data, model, config, seed=seed, device=device)
+    if resume:
+        trainer.load(folder.path)
+    log = RunLog(folder.path, resume_after=trainer.epoch or None, step_name="epoch")
+    bar = tqdm(total=config.epochs, initial=trainer.epoch, desc="pretrain", disable=not progress)
+    with log, bar, measure() as training:
+
+        def note(epoch: int, scalars: dict[str, float]) -> None:
+            log.write(epoch, scalars)
+            bar.update(epoch - bar.n)
+
+        result = trainer.learn(folder.path, note)
+    steps = min(num_steps or target.spec.num_steps or model.diffusion.num_steps, model.diffusion.num_steps)
+    policy = DiffusionPolicy(result.backbone, steps).to(trainer.device)
+    policy.save(folder.path, dataset=data.name)
+    with measure() as evaluation:
+        means = {
+            split: reported(evaluate(policy.scorer(data), data, split, device=trainer.device).means())
+            for split in ("valid", "test")
+        }
+    _draw(folder, f"{target.env_id}: pretraining")
+    report = means | {
+        "training": {
+            "epochs": trainer.epoch,
+            "best_epoch": result.best_epoch,
+            "selected_on": f"valid {config.select_on}",
+            "best_value": result.best_value,
+        },
+        "cost": cost(pretraining=training, evaluation=evaluation),
+    }
+    folder.finish(report)
+    return report
+
+
+def _draw(folder: RunFolder, title: str) -> None:
+    """Draw ``curve.png`` from the log."""
+    rows = read_log(folder.path)
+    panels = {
+        "loss (train)": {"mean": column(rows, "train/loss", "epoch")},
+        "validation": {name: column(rows, f"valid/{name}", "epoch") for name in ("ndcg@20", "recall@20")},
+    }
+    plot_curves(panels, folder.path / CURVE, title=title, xlabel="epoch")
+
+
+def _table(report: Mapping[str, Any], title: str) -> Table:
+    """The metrics for the terminal."""
+    table = Table("metric", title=title, min_width=48)
+    for split in ("valid", "test"):
+        table.add_column(split, justify="right")
+    for name in REPORTED:
+        table.add_row(name, f"{report['valid'][name]:.4f}", f"{report['test'][name]:.4f}")
+    return table
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command with the words that follow its name."""
+    return parse(Pretrain, words).run()

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.cli import main
+from agents.runs import RunFolder
+
+
+def test_json_agrees_with_what_the_run_reported(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("valid", "test"):
+        words = [
+            "evaluate",
+            "--env",
+            "ReFiT-Synthetic-v0",
+            "--run",
+            str(pretrained),
+            "--split",
+            split,
+            "--json",
+        ]
+        assert main(words) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["split"] == split and report["env"] == "ReFiT-Synthetic-v0"
+        for name, value in RunFolder(pretrained).metrics[split].items():
+            assert report["metrics"][name] == pytest.approx(value)
+            assert report["metrics_over_all_users"][name] <= report["metrics"][name] + 1e-12
+
+
+def test_the_table_holds_the_metrics(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--run", str(pretrained)]) == 0
+    out = capsys.readouterr().out
+    assert f"{RunFolder(pretrained).metrics['test']['ndcg@20']:.4f}" in out and "recall@10" in out
+
+
+def test_mistakes(
+    pretrained: Path, own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--run", str(tmp_path / "gone")]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    assert main(["evaluate", "--run", str(pretrained), "--data", str(own_data)]) == 2
+    assert "the policy ranks" in capsys.readouterr().err  # another catalogue
+    (tmp_path / "config.json").write_text((pretrained / "config.json").read_text())
+    (tmp_path / "policy.safetensors").write_bytes((pretrained / "policy.safetensors").read_bytes()[:1000])
+    assert main(["evaluate", "--run", str(tmp_path)]) == 2
+    assert "policy.safetensors" in capsys.readouterr().err  # cut short

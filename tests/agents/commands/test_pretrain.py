@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.cli import main
+from agents.commands.pretrain import Pretrain
+from agents.pretrain import Pretrainer
+from agents.runlog import read_log
+from agents.runs import RunFolder
+from refit_env.checkpoint import load_checkpoint
+
+ENV = ["--env", "ReFiT-Synthetic-v0"]
+SMALL = ["--quiet", "--device", "cpu", "--backbone-options", "hidden=[32]", "num_steps=10"]
+
+
+def test_the_run_folder_is_complete(pretrained: Path) -> None:
+    run = RunFolder.open(pretrained)
+    names = {path.name for path in pretrained.iterdir()}
+    assert names == {
+        "config.json", "policy.safetensors", "policy.json", "metrics.json", "log.csv", "tb", "curve.png",
+    }  # fmt: skip
+    assert run.config["command"] == "pretrain" and run.config["pretrain"]["epochs"] == 4
+    assert set(run.metrics["test"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+    assert run.metrics["cost"]["pretraining"]["seconds"] > 0
+    assert run.metrics["cost"]["evaluation"]["peak_memory_mib"] > 50
+    assert run.metrics["training"]["epochs"] == 4
+    rows = read_log(pretrained)
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3, 4]
+    assert run.metrics["training"]["best_value"] == max(row.get("valid/recall@20", 0.0) for row in rows)
+    meta = json.loads((pretrained / "policy.json").read_text())
+    assert meta["backbone_config"]["hidden"] == [32] and meta["num_steps"] == 4
+
+
+def test_a_seed_gives_the_same_weights(pretrained: Path, tmp_path: Path) -> None:
+    words = ["pretrain", *ENV, *SMALL, "--epochs", "4", "--out"]
+    assert main([*words, str(tmp_path / "again")]) == 0
+    assert main([*words, str(tmp_path / "other"), "--seed", "1"]) == 0
+    first, _ = load_checkpoint(pretrained)
+    again, _ = load_checkpoint(tmp_path / "again")
+    other, _ = load_checkpoint(tmp_path / "other")
+    assert all(first[name].equal(again[name]) for name in first)
+    assert not all(first[name].equal(other[name]) for name in first)
+
+
+def test_resuming_gives_the_run_that_was_not_stopped(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", *ENV, *SMALL, "--epochs", "4", "--out", str(tmp_path / "run")]
+    step = Pretrainer._step
+
+    def stop_in_the_fourth(self: Pretrainer) -> dict[str, float]:
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretrainer, "_step", stop_in_the_fourth)
+        assert main(words) == 130
+    assert not RunFolder(tmp_path / "run").finished()
+    assert main([*words[:-1], str(tmp_path / "run"), "--resume", "--learning-rate", "0.5"]) == 2
+    assert "begun with other settings" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    whole, _ = load_checkpoint(pretrained)
+    parts, _ = load_checkpoint(tmp_path / "run")
+    assert all(whole[name].equal(parts[name]) for name in whole)
+    assert [row["epoch"] for row in read_log(tmp_path / "run")] == [0, 1, 2, 3, 4]
+    assert main([*words, "--resume"]) == 2
+    assert "finished already" in capsys.readouterr().err
+
+
+def test_going_on_from_a_trained_model(pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more"
+    words = ["pretrain", "--init", str(pretrained), "--target", "recent", "--epochs", "2", "--out", str(out)]
+    assert main([*words, "--quiet", "--device", "cpu"]) == 0
+    start = read_log(out)[0]
+    before = RunFolder(pretrained).metrics["valid"]
+    assert start["valid/recall@20"] == pytest.approx(before["recall@20"])  # epoch 0 is the given model
+    assert RunFolder(out).config["env"] == "ReFiT-Synthetic-v0"
+
+
+def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "mine"
+    assert main(["pretrain", "--data", str(own_data), "--epochs", "2", "--out", str(out), *SMALL]) == 0
+    config = RunFolder(out).config
+    assert config["env"] == "ReFiT-Custom-v0" and config["data"] == str(own_data)
+    assert main(["evaluate", "--run", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["dataset"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
+        ([], "say which environment"),
+        (["--env", "ReFiT-Custom-v0"], "needs a data set of yours: --data"),
+        (["--data", "no-such-folder"], "there is no such folder"),
+        (["--env", "ReFiT-ML1M-v0", "--data", "."], "goes with ReFiT-Custom-v0"),
+        ([*ENV, "--backbone-options", "hiden=[3]"], "Did you mean 'hidden'?"),
+        ([*ENV, "--backbone-options", "hidden"], "should read name=value"),
+        ([*ENV, "--target", "recant"], "Did you mean 'recent'?"),
+        ([*ENV, "--init", "no-such-run"], "no run folder"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", *words, "--out", str(tmp_path / "run"), "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_wrong_option_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--epochz", "3"]) == 2
+    assert main(["pretrain", "--help"]) == 0
+    assert "--epochs" in capsys.readouterr().out
+
+
+def test_the_command_has_an_option_for_each_setting() -> None:
+    assert Pretrain(out=Path("x"), env="ReFiT-Synthetic-v0").training.epochs > 0
