@@ -1,0 +1,161 @@
+"""What the benchmarks share: contestants timed in turns, one table on the terminal, one JSON file.
+
+Contestants take turns within each round, so that a machine that slows down slows all of them alike; the
+median over the rounds is the figure, the quartiles are its spread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from refit_env.files import write_json
+
+RESULTS = Path(__file__).resolve().parent / "results"
+"""Where result files go; ``docs/make_results.py`` reads them there."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one contestant over the rounds.
+
+    Attributes:
+        seconds: one number a round.
+    """
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle round."""
+        return float(np.median(self.seconds))
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third quartile."""
+        low, high = np.percentile(self.seconds, [25, 75])
+        return float(low), float(high)
+
+
+def in_turns(
+    contestants: Mapping[str, Callable[[], Any]], rounds: int = 9, min_seconds: float = 0.05
+) -> dict[str, Timing]:
+    """Time contestants in turns.
+
+    Each is called once unmeasured, then often enough in every round to last ``min_seconds``.
+
+    Args:
+        contestants: by name, what to time.
+        rounds: how often each has its turn.
+        min_seconds: length of a turn.
+
+    Returns:
+        Seconds of one call, by name.
+
+    Example:
+        >>> timings = in_turns({"nothing": lambda: None, "nap": lambda: time.sleep(0.002)}, rounds=3)
+        >>> timings["nothing"].median < timings["nap"].median
+        True
+    """
+    repeats = {}
+    for name, call in contestants.items():
+        call()
+        repeats[name] = max(1, round(min_seconds / max(_once(call), 1e-9)))
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, call in contestants.items():
+            begin = time.perf_counter()
+            for _ in range(repeats[name]):
+                call()
+            seconds[name].append((time.perf_counter() - begin) / repeats[name])
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
+
+
+def _once(call: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def report(
+    name: str,
+    *,
+    title: str,
+    command: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    note: str = "",
+    folder: Path = RESULTS,
+    **details: Any,
+) -> Path:
+    """Print the table and write the result file.
+
+    Args:
+        name: stem of the file.
+        title: heading of the table.
+        command: what made it.
+        columns: names of the columns; the first is text.
+        rows: cells as they shall be read.
+        note: what a reader must know.
+        folder: where the file goes.
+        **details: raw figures that go into the file beside the table.
+
+    Returns:
+        The file.
+    """
+    table = Table(title=title)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    if note:
+        console.print(note)
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"title": title, "command": command, "note": note, "machine": machine()}
+    write_json(path, content | {"table": {"columns": list(columns), "rows": [list(r) for r in rows]}} | details)
+    return path
+
+
+def thousands(rate: float) -> str:
+    """A rate for a table: 12.3 k, 1.06 M.
+
+    Example:
+        >>> thousands(12_345), thousands(1_061_000)
+        ('12.3 k', '1.06 M')
+    """
+    return f"{rate / 1e6:.2f} M" if rate >= 1e6 else f"{rate / 1e3:.1f} k"
