@@ -1,0 +1,123 @@
+"""Write docs/environments: one page per id, from the registration table, the catalogue and the docstrings.
+
+Run it with ``make docs``; ``--check`` changes nothing and fails where a page is out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from refit_env import EnvEntry, entry, env_ids
+from refit_env.data import load_dataset
+from refit_env.data.catalog import CATALOG
+from refit_env.envs.denoising import DenoisingEnv
+from refit_env.envs.vector import DenoisingVectorEnv
+
+FOLDER = Path(__file__).resolve().parent / "environments"
+NOTE = "<!-- Made by docs/make_env_pages.py from the docstrings; edit those. -->"
+
+
+def pages() -> dict[str, str]:
+    """Every page by file name."""
+    out = {f"{env_id}.md": env_page(entry(env_id)) for env_id in env_ids()}
+    return {"index.md": index_page()} | out
+
+
+def index_page() -> str:
+    """The table of ids."""
+    rows = [
+        f"| [{row.env_id}]({row.env_id}.md) | {row.dataset or 'yours'} | {row.task} | {row.backbone} "
+        f"| {row.num_steps} | {row.relevance or 'as the data allow'} |"
+        for row in map(entry, env_ids())
+    ]
+    head = ["| id | data set | task | backbone | T | relevance |", "| --- | --- | --- | --- | ---: | --- |"]
+    text = (
+        "Gymnasium >= 1.0 loads no plug-ins: `import refit_env` before `gym.make(id)`, or write\n"
+        '`gym.make("refit_env:ID")`. The ids share one class; they differ in their data and defaults.'
+    )
+    return "\n\n".join([NOTE, "# Environments", text, "\n".join(head + rows)]) + "\n"
+
+
+def env_page(row: EnvEntry) -> str:
+    """The page of one id: its facts, an example, the docstrings."""
+    parts = [
+        NOTE,
+        f"# {row.env_id}",
+        facts(row),
+        example(row),
+        markdown(inspect.getdoc(DenoisingEnv) or ""),
+        "## Batched",
+        markdown(inspect.getdoc(DenoisingVectorEnv) or "").replace("\n## ", "\n### "),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def facts(row: EnvEntry) -> str:
+    """What the id stands for, as a table."""
+    lines = [*origin(row), ("backbone", row.backbone), ("task", row.task), ("T", str(row.num_steps))]
+    lines.append(("reward", f"{row.reward}, list length K = {row.k}"))
+    lines.append(("relevance", row.relevance or "`recent` where rows stand in order of time, else `holdout`"))
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in lines)])
+
+
+def origin(row: EnvEntry) -> list[tuple[str, str]]:
+    """Where the data come from and how large they are."""
+    if row.dataset is None:
+        return [("data set", "yours: `data=FOLDER`, a folder in canonical form (`refit data prepare`)")]
+    if row.dataset not in CATALOG:
+        dataset = load_dataset(row.dataset)
+        made = f"{row.dataset}, made by `refit_env.data.synthesize`; no file needed"
+        return [("data set", made), ("users, items (D)", f"{dataset.num_users:,}, {dataset.num_items:,}")]
+    source = CATALOG[row.dataset]
+    counts = [] if source.counts is None else [("users, items (D)", "{:,}, {:,}".format(*source.counts))]
+    return [("data set", f"{row.dataset}, from {source.page}"), ("licence", source.licence), *counts]
+
+
+def example(row: EnvEntry) -> str:
+    """How to make the environment."""
+    data = ', data="my-data"' if row.dataset is None else ""
+    return f"""```python
+import gymnasium as gym
+import refit_env
+
+env = gym.make("{row.env_id}"{data})
+envs = gym.make_vec("{row.env_id}"{data}, num_envs=64)
+```"""
+
+
+def markdown(docstring: str) -> str:
+    """Docstring to Markdown: double backticks become single ones, doctests become code blocks."""
+    out: list[str] = []
+    inside = False
+    for line in docstring.splitlines():
+        doctest = line.lstrip().startswith((">>>", "...")) or (inside and bool(line.strip()))
+        if doctest != inside:
+            out.append("```python" if doctest else "```")
+            inside = doctest
+        out.append(line if doctest else line.replace("``", "`"))
+    return "\n".join([*out, "```"] if inside else out)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with ``--check`` compare them."""
+    FOLDER.mkdir(exist_ok=True)
+    wanted = pages()
+    there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    stale = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
+    for name in stale:
+        if "--check" in arguments:
+            print(f"out of date: docs/environments/{name} (run `make docs`)", file=sys.stderr)
+        elif name in wanted:
+            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
+            print(f"wrote docs/environments/{name}")
+        else:
+            (FOLDER / name).unlink()
+            print(f"deleted docs/environments/{name}: no such id")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
