@@ -6,17 +6,20 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from agents import advantages
-from agents.estimators import ESTIMATORS, rao_blackwell, score_function
+from agents.estimators import ESTIMATORS, list_parts, rao_blackwell, score_function
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner, TrainerConfig
+from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
+from refit_env.metrics import coverage_at_k, gini
+from refit_env.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,28 @@ class Reinforce(FineTuner):
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
     config: ReinforceConfig
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        env: str | DenoisingVectorEnv,
+        config: TrainerConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Prepare; arguments as in ``FineTuner``, checks of the settings that are REINFORCE's own.
+
+        Raises:
+            ValueError: for a wrong estimator, baseline, reduction or ``train_steps``, or a deterministic policy.
+            TypeError: if the estimator needs a list reward and the reward is none.
+        """
+        super().__init__(policy, env, config, **kwargs)
+        _check(self.config)
+        if self.config.estimator != "score":
+            list_parts(self.env.problem.reward_fn)
+            if self.policy.backbone.dim != self.env.problem.num_items:
+                raise ValueError(f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'")
+        if bool((self.policy.std <= 0).any()):
+            raise ValueError("the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std")
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the derivative of the mean reward in each step's mean, carry it to the weights."""
@@ -166,4 +191,20 @@ class Reinforce(FineTuner):
             spread = reward.std(1)  # (B,)
             out["reward/within_user_std"] = float(spread.mean())
             out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
-        return out | list_scalars(rollout.top_k, self.env.problem.num_items)
+        items = self.env.problem.num_items
+        return out | {"lists/coverage": coverage_at_k(rollout.lists, items), "lists/gini": gini(rollout.lists, items)}
+
+
+def _check(config: ReinforceConfig) -> None:
+    """Refuse settings that no estimator knows, before any work is done."""
+    if config.estimator not in ESTIMATORS:
+        raise unknown_name("estimator", config.estimator, ESTIMATORS)
+    if config.baseline not in advantages.BASELINES:
+        raise unknown_name("baseline", config.baseline, advantages.BASELINES)
+    if config.logprob_reduction not in ("mean", "sum"):
+        raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
+    kind, _, count = config.train_steps.partition(":")
+    if config.train_steps != "all" and not (kind in ("random", "last") and count.isdigit() and int(count) > 0):
+        raise ValueError(f"train_steps={config.train_steps!r} must be 'all', 'random:n' or 'last:n' with n >= 1")
+    if config.estimator == "pathwise" and config.train_steps != "all":
+        raise ValueError("estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'")

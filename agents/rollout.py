@@ -29,6 +29,7 @@ class Rollout:
         u0: (N, D) the last action, without graph.
         reward: (N,) terminal rewards.
         terms: the reward's terms by name, (N,) each.
+        lists: (N, K) int64 the rewarded lists.
         steps: the steps whose gradient is wanted; the others' means carry no graph.
     """
 
@@ -39,6 +40,7 @@ class Rollout:
     u0: Tensor = field(default_factory=lambda: torch.empty(0))
     reward: Tensor = field(default_factory=lambda: torch.empty(0))
     terms: dict[str, Tensor] = field(default_factory=dict)
+    lists: Tensor = field(default_factory=lambda: torch.empty(0))
     steps: tuple[int, ...] = ()
 
     @property
@@ -96,5 +98,6 @@ def roll_out(
         _, reward, _, _, info = env.step(action.detach())
         u = action
     out.u0, out.reward = u.detach(), reward
-    out.terms = {name: info["final_info"][name] for name in env.problem.term_names}
+    told = info.get("final_info", info)  # there if the environment resets itself
+    out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
     return out

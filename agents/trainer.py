@@ -283,7 +283,7 @@ class FineTuner(ABC):
     def _make_env(self, env_id: str, kwargs: dict[str, Any]) -> DenoisingVectorEnv:
         """Make the torch-backend environment that fits the policy; fewer users than a batch shrink the batch."""
         kwargs |= {"backend": "torch", "device": str(self.device), "num_steps": self.policy.num_steps}
-        kwargs |= {"vectorization_mode": "vector_entry_point"}
+        kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
         probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
         batch = min(self.config.users_per_batch, len(probe.problem.users))
         if probe.problem.relevance.mode == "validation":
