@@ -147,7 +147,9 @@ def report(
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"title": title, "command": command, "note": note, "machine": machine()}
-    write_json(path, content | {"table": {"columns": list(columns), "rows": [list(r) for r in rows]}} | details)
+    write_json(
+        path, content | {"table": {"columns": list(columns), "rows": [list(r) for r in rows]}} | details
+    )
     return path
 
 

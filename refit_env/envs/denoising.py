@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.problem import BOUND, ProblemConfig, make_problem
+from refit_env.envs.problem import BOUND, DenoisingProblem, ProblemConfig, make_problem
 from refit_env.envs.render import Renderer
+from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
 
 FloatArray = npt.NDArray[np.float32]
@@ -137,6 +138,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             start=start,
             reward_kwargs=reward_kwargs,
             relevance_kwargs=relevance_kwargs,
+            bound=bound,
         )
         self.problem = make_problem(config)
         self.observation_space, self.action_space = make_spaces(self.problem.dim, num_steps, bound)
@@ -162,7 +164,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             ValueError: for a user that no episode can be about, or an unknown option.
         """
         super().reset(seed=seed)
-        self._user = choose_user(self.problem.users, self.np_random, options, self.problem.check_user)
+        self._user = choose_user(self.problem, self.np_random, options)
         noise = None
         if self.problem.needs_noise:
             noise = torch.from_numpy(self.np_random.standard_normal((1, self.problem.dim), dtype=np.float32))
@@ -201,7 +203,9 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     def render(self) -> Any:
         """The chain so far: text (``ansi``) or a picture (``rgb_array``, uint8 H x W x 3)."""
         if self._renderer is None:
-            gym.logger.warn("render() without render_mode: pass render_mode='ansi' or 'rgb_array' to gym.make")
+            gym.logger.warn(
+                "render() without render_mode: pass render_mode='ansi' or 'rgb_array' to gym.make"
+            )
             return None
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
@@ -211,28 +215,22 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
 
 def make_spaces(dim: int, num_steps: int, bound: float) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
-    """Observation and action space.
-
-    Raises:
-        ValueError: if the bound is not a positive finite number.
-    """
-    if not (np.isfinite(bound) and bound > 0):
-        raise ValueError(f"bound={bound} must be positive and finite (Stable-Baselines3 refuses infinite boxes)")
+    """Observation and action space."""
     vector = gym.spaces.Box(-bound, bound, (dim,), np.float32)
     observation = gym.spaces.Dict({"t": gym.spaces.Box(0.0, float(num_steps), (1,), np.float32), "u": vector})
     return observation, gym.spaces.Box(-bound, bound, (dim,), np.float32)
 
 
 def choose_user(
-    users: npt.NDArray[np.int64], rng: np.random.Generator, options: Mapping[str, Any] | None, check: Any
+    problem: DenoisingProblem, rng: np.random.Generator, options: Mapping[str, Any] | None
 ) -> int:
-    """The user that the options name, else one drawn from ``users`` (n,)."""
-    unknown = set(options or {}) - {"user"}
-    if unknown:
-        raise ValueError(f"unknown reset option {sorted(unknown)[0]!r}; known: user")
+    """The user that the options name, else one drawn."""
+    for name in options or {}:
+        if name != "user":
+            raise unknown_name("reset option", name, ["user"])
     if options and options.get("user") is not None:
-        return int(check(options["user"]))
-    return int(users[rng.integers(len(users))])
+        return problem.check_user(options["user"])
+    return problem.draw_user(rng)
 
 
 def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
@@ -241,7 +239,10 @@ def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
     Raises:
         ValueError: naming what was passed instead.
     """
-    array = np.asarray(action, dtype=np.float32)
+    try:
+        array = np.asarray(action, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"action {_shortened(action)} is no array of {shape} numbers: {error}") from error
     if array.shape != shape:
         raise ValueError(f"action of shape {array.shape}, expected {shape}: the next vector u_(T-t-1)")
     # One pass: NaN and infinity survive a sum. A sum may overflow by itself, hence the second look.
@@ -249,3 +250,9 @@ def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
         where = np.argwhere(~np.isfinite(array))[0].tolist()
         raise ValueError(f"action holds {array[tuple(where)]} at index {where}; every number must be finite")
     return array
+
+
+def _shortened(value: Any) -> str:
+    """What was passed, for an error message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

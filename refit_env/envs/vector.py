@@ -118,6 +118,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             start=start,
             reward_kwargs=reward_kwargs,
             relevance_kwargs=relevance_kwargs,
+            bound=bound,
             device=device,
         )
         if backend not in BACKENDS:
@@ -173,8 +174,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     def _begin(self, where: Ints, users: Ints | None) -> None:
         """Put new chains at the places ``where``; users are drawn unless given."""
         if users is None:
-            draws = [self._rng(i).integers(len(self.problem.users)) for i in where]
-            users = self.problem.users[np.asarray(draws, dtype=np.int64)]
+            users = np.array([self.problem.draw_user(self._rng(i)) for i in where], dtype=np.int64)
         noise = None
         if self.problem.needs_noise:
             rows = [self._rng(i).standard_normal(self.problem.dim, dtype=np.float32) for i in where]

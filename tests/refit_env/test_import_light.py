@@ -11,7 +11,9 @@ HEAVY = ("torch", "pandas", "scipy", "pyarrow", "matplotlib", "stable_baselines3
 
 def modules_after(statement: str) -> set[str]:
     """Top-level modules that a fresh interpreter has loaded after ``statement``."""
-    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    code = (
+        f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
@@ -27,4 +29,4 @@ def test_the_ids_are_there_after_the_import_alone() -> None:
 
 
 def test_the_module_prefix_imports_the_package() -> None:
-    modules_after("import gymnasium; gymnasium.spec('refit_env:ReFiT-ML1M-v0')")
+    modules_after("import gymnasium; gymnasium.make('refit_env:ReFiT-Synthetic-v0')")
