@@ -13,11 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
-from refit_env.data.rows import SparseRows
+from refit_env.data.rows import SparseRows, without
 from refit_env.errors import unknown_name
 from refit_env.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
 
@@ -33,7 +34,7 @@ class Evaluation:
         users: (n,) int64, those with at least one relevant item, ascending.
         per_user: metric name (``"recall@20"``) -> (n,) float64.
         num_users: of the whole data set (``means_over_all`` divides by it).
-        lists: (n, K) int64 the longest lists, best item first.
+        lists: (n, K) int64 the longest lists, best item first; -1 where no unseen item is left.
         num_items: I.
     """
 
@@ -48,7 +49,9 @@ class Evaluation:
         lists = torch.from_numpy(self.lists)
         k = self.lists.shape[1]
         out = {name: float(values.mean()) for name, values in self.per_user.items()}
-        return out | {f"coverage@{k}": coverage_at_k(lists, self.num_items), f"gini@{k}": gini(lists, self.num_items)}
+        out[f"coverage@{k}"] = coverage_at_k(lists, self.num_items)
+        out[f"gini@{k}"] = gini(lists, self.num_items)
+        return out
 
     def means_over_all(self) -> dict[str, float]:
         """Sums divided by all users, those without relevant items counting 0, as DiffRec's code does."""
@@ -67,43 +70,59 @@ def evaluate(
 ) -> Evaluation:
     """Rank all items for every user with relevant items in the split.
 
+    An item of the split that the user has among the masked ones can be in no list, so it is not counted
+    as relevant (data sets of the CF task have none).
+
     Args:
         score: the model: users (B,) -> scores (B, I) on ``device``.
         dataset: gives the relevant items and what is masked.
-        split: ``"valid"`` or ``"test"``.
+        split: ``"valid"`` (train items masked) or ``"test"`` (train and validation items masked).
         ks: list lengths.
         users: evaluate only these (among those with relevant items); None takes all.
         batch: users scored at a time.
         device: where the metrics are computed.
 
     Raises:
-        ValueError: for an unknown split, no user with relevant items, or scores of another catalogue.
+        ValueError: for an unknown split, a list length outside 1..I, no user with relevant items, or scores
+            that are NaN or of another catalogue.
     """
     if split not in ("valid", "test"):
         raise unknown_name("evaluation split", split, ("valid", "test"))
-    truth = SparseRows(dataset.split(split).csr, device)
-    masks = [SparseRows(dataset.train.csr, device)]
-    if split == "test":
-        masks.append(SparseRows(dataset.valid.csr, device))
-    chosen = np.flatnonzero(dataset.split(split).counts)
+    _check_lengths(ks, dataset.num_items)
+    masked = dataset.train.csr if split == "valid" else sp.csr_matrix(dataset.train.csr + dataset.valid.csr)
+    truth = without(dataset.split(split).csr, masked)
+    chosen = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
     if users is not None:
         chosen = np.intersect1d(chosen, users)
     if not chosen.size:
-        raise ValueError(f"no user to evaluate: the {split} split of {dataset.name!r} is empty for the chosen users")
+        raise ValueError(f"no user to evaluate: none chosen has relevant items in {dataset.name!r}, {split}")
+    seen, relevant = SparseRows(masked, device), SparseRows(truth, device)
     lists, found = [], []
     for ids in torch.from_numpy(chosen).to(device).split(batch):
-        scores = score(ids)  # (B, I)
-        if scores.shape != (ids.numel(), dataset.num_items):
-            raise ValueError(f"the model gave scores of shape {tuple(scores.shape)}, expected {(ids.numel(), dataset.num_items)}")
-        seen = masks[0].mask(ids) if len(masks) == 1 else masks[0].mask(ids) | masks[1].mask(ids)  # (B, I)
-        ranked = top_k(scores, max(ks), seen)  # (B, K)
-        relevant = truth.mask(ids) & ~seen  # an item seen before can be in no list, so in no ideal list either
-        lists.append(ranked)
-        found.append({name: value for k in ks for name, value in _at(ranked[:, :k], relevant, k).items()})
+        ranked, values = _rank(score(ids), seen.mask(ids), relevant.mask(ids), ks)
+        lists.append(ranked.cpu())
+        found.append(values)
     per_user = {name: torch.cat([f[name] for f in found]).double().cpu().numpy() for name in found[0]}
-    return Evaluation(chosen, per_user, dataset.num_users, torch.cat(lists).cpu().numpy(), dataset.num_items)
+    return Evaluation(chosen, per_user, dataset.num_users, torch.cat(lists).numpy(), dataset.num_items)
 
 
-def _at(lists: Tensor, relevant: Tensor, k: int) -> dict[str, Tensor]:
-    """The metrics of lists (B, k), each (B,)."""
-    return {f"recall@{k}": recall_at_k(lists, relevant), f"ndcg@{k}": ndcg_at_k(lists, relevant)}
+def _rank(
+    scores: Tensor, seen: Tensor, relevant: Tensor, ks: Sequence[int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Lists (B, K) and their metrics (B,), from scores, seen and relevant items (B, I)."""
+    if scores.shape != seen.shape:
+        raise ValueError(
+            f"the model gave scores of shape {tuple(scores.shape)}, expected {tuple(seen.shape)}"
+        )
+    ranked = top_k(scores, max(ks), seen)  # (B, K)
+    values = {}
+    for k in ks:
+        values[f"recall@{k}"] = recall_at_k(ranked[:, :k], relevant)
+        values[f"ndcg@{k}"] = ndcg_at_k(ranked[:, :k], relevant)
+    return ranked.masked_fill(seen.gather(1, ranked), -1), values
+
+
+def _check_lengths(ks: Sequence[int], num_items: int) -> None:
+    """Refuse list lengths that the catalogue cannot fill."""
+    if not ks or min(ks) < 1 or max(ks) > num_items:
+        raise ValueError(f"ks={tuple(ks)} must be list lengths in 1..{num_items}, the number of items")

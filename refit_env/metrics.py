@@ -1,6 +1,6 @@
 """Full-ranking metrics on batches.
 
-Letters: B users in the batch, I items, K list length.
+Letters: B users in the batch, I items, K list length, n entries.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from torch import Tensor
 def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
     """The k best-scored items of each user, best first; ties go to the lower item id.
 
+    ``torch.topk`` alone promises no order among ties. Here only users with ties are looked at again, so
+    that scores without ties cost what ``torch.topk`` costs.
+
     Args:
         scores: (B, I) float, higher is better.
         k: list length, 1 <= k <= I.
-        hidden: (B, I) bool, items that no list may hold; if fewer than k others are left, hidden
-            items fill the end of the list (callers that count hits mask them again).
+        hidden: (B, I) bool, items that no list may hold; if fewer than k others are left, hidden items
+            fill the end of the list (callers give them no worth).
 
     Returns:
         (B, K) int64.
@@ -32,17 +35,49 @@ def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
     """
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k={k} must lie in 1..{scores.shape[1]}, the number of items")
+    check_no_nan(scores)
     if hidden is not None:
         scores = scores.masked_fill(hidden, -math.inf)
     depth = min(k + 1, scores.shape[1])
     value, item = scores.topk(depth, dim=1)  # (B, K + 1); the order of ties is torch's own
-    if bool(value.isnan().any()):  # topk ranks NaN first, so a look at the lists is enough
-        raise ValueError("scores hold NaN; every score must be a number")
-    tied = (value[:, 1:] == value[:, :-1]).any(1)  # (B,)
-    if bool(tied.any()):
-        again = torch.sort(scores[tied], dim=1, descending=True, stable=True).indices[:, :depth]
-        item[tied] = again
-    return item[:, :k]
+    tied = value[:, 1:] == value[:, :-1]  # (B, K)
+    value, item = value[:, :k], item[:, :k]
+    if not bool(tied.any()):
+        return item
+    if depth > k:
+        _settle_edge(scores, value, item, torch.nonzero(tied[:, k - 1]).flatten())
+    item, order = item.sort(dim=1)
+    order = value.gather(1, order).sort(dim=1, descending=True, stable=True).indices  # (B, K)
+    return item.gather(1, order)
+
+
+def _settle_edge(scores: Tensor, value: Tensor, item: Tensor, users: Tensor) -> None:
+    """Where the last place is tied with the first one outside, seat the lowest ids of that score.
+
+    Args:
+        scores: (B, I).
+        value: (B, K) the lists' scores, falling.
+        item: (B, K) the lists, changed in place.
+        users: (R,) rows of the batch to settle.
+    """
+    if not users.numel():
+        return
+    some = scores if users.numel() == scores.shape[0] else scores[users]  # (R, I)
+    last = value[users, -1:]  # (R, 1) the score at the edge
+    row, candidate = torch.nonzero(some == last, as_tuple=True)  # (n,), (n,), ids ascending in each row
+    count = torch.bincount(row, minlength=users.numel())  # (R,)
+    first = (count.cumsum(0) - count)[:, None]  # (R, 1) where each row's candidates begin
+    at_edge = value[users] == last  # (R, K)
+    nth = (at_edge.cumsum(1) - 1).clamp(min=0)  # (R, K)
+    item[users] = torch.where(at_edge, candidate[first + nth], item[users])
+
+
+def check_no_nan(scores: Tensor) -> None:
+    """Raise ``ValueError`` if a score is NaN, naming the first row and item."""
+    # NaN survives a sum, which is cheaper than a look at each number; inf - inf is NaN, too: look again.
+    if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
+        row, item = torch.nonzero(scores.isnan())[0].tolist()
+        raise ValueError(f"scores hold NaN (first at row {row}, item {item}); every score must be a number")
 
 
 def discounts(k: int, device: torch.device | str = "cpu") -> Tensor:
@@ -64,6 +99,10 @@ def recall_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
 
     Returns:
         (B,) float32 in 0..1.
+
+    Example:
+        >>> recall_at_k(torch.tensor([[2, 0]]), torch.tensor([[True, True, False, True]]))
+        tensor([0.3333])
     """
     return hits(lists, relevant).sum(1) / relevant.sum(1).clamp(min=1)
 
@@ -77,30 +116,38 @@ def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
 
     Returns:
         (B,) float32 in 0..1.
+
+    Example:
+        The second place is a hit, the first would have been possible: 1 / log2(3).
+
+        >>> ndcg_at_k(torch.tensor([[2, 0]]), torch.tensor([[True, False, False]]))
+        tensor([0.6309])
     """
     weight = discounts(lists.shape[1], lists.device)  # (K,)
     gained = (hits(lists, relevant) * weight).sum(1)  # (B,)
-    return gained / ideal_dcg(relevant.sum(1), lists.shape[1]).to(gained.device)
+    return gained / ideal_dcg(relevant.sum(1), lists.shape[1])
 
 
 def ideal_dcg(relevant: Tensor, k: int) -> Tensor:
-    """(B,) DCG of a perfect list of length k for users with ``relevant`` (B,) items; 1 where there are none."""
-    table = torch.cat([torch.ones(1), discounts(k).cumsum(0)]).to(relevant.device)  # (K + 1,)
-    return table[relevant.clamp(max=k)]
+    """(B,) DCG of a perfect list of k for users with ``relevant`` (B,) items; 1 where there are none."""
+    table = discounts(k, relevant.device).cumsum(0)  # (K,)
+    return torch.where(relevant > 0, table[(relevant - 1).clamp(min=0, max=k - 1)], 1.0)
 
 
 def coverage_at_k(lists: Tensor, num_items: int) -> float:
-    """Share of the catalogue that at least one list holds."""
-    return lists.unique().numel() / num_items
+    """Share of the catalogue that at least one list holds; -1 is an empty place."""
+    return lists[lists >= 0].unique().numel() / num_items
 
 
 def gini(lists: Tensor, num_items: int) -> float:
-    """Gini coefficient of how often each item is recommended: 0 is even, 1 is one item for all.
+    """Gini coefficient of how often each item is recommended: 0 is even, 1 - 1/I is one item for all.
 
     Example:
         >>> gini(torch.tensor([[0, 1], [2, 3]]), num_items=4)
         0.0
+        >>> gini(torch.tensor([[0], [0]]), num_items=4)
+        0.75
     """
-    counts = torch.bincount(lists.flatten(), minlength=num_items).double().sort().values  # (I,)
+    counts = torch.bincount(lists[lists >= 0], minlength=num_items).double().sort().values  # (I,)
     rank = torch.arange(1, num_items + 1, dtype=torch.float64, device=counts.device)
     return float((2 * rank - num_items - 1) @ counts / (num_items * counts.sum()).clamp(min=1e-12))

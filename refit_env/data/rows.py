@@ -5,6 +5,7 @@ Letters: U users, I items, N stored values, B users in a batch.
 
 from __future__ import annotations
 
+import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -24,11 +25,14 @@ class SparseRows:
     """
 
     def __init__(self, matrix: sp.csr_matrix, device: torch.device | str = "cpu") -> None:
-        """Copy ``matrix`` (U, I) to ``device``; values become float32."""
+        """Copy ``matrix`` (U, I) to ``device``; values become float32, each row's columns ascending."""
+        if not matrix.has_sorted_indices:
+            matrix = matrix.sorted_indices()
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.indptr = torch.as_tensor(matrix.indptr, dtype=torch.int64, device=device)
         self.indices = torch.as_tensor(matrix.indices, dtype=torch.int64, device=device)
         self.values = torch.as_tensor(matrix.data, dtype=torch.float32, device=device)
+        self._longest = int(np.diff(matrix.indptr).max(initial=0))
 
     @property
     def device(self) -> torch.device:
@@ -41,20 +45,50 @@ class SparseRows:
 
     def dense(self, users: Tensor) -> Tensor:
         """(B, I) float32, the rows of ``users`` (B,) int64."""
-        row, column, value = self._entries(users)
+        row, column, value = self.entries(users)
         out = torch.zeros(users.numel(), self.shape[1], device=self.device)
         out[row, column] = value
         return out
 
     def mask(self, users: Tensor) -> Tensor:
         """(B, I) bool, true where the rows of ``users`` (B,) int64 store a value."""
-        row, column, _ = self._entries(users)
+        row, column, _ = self.entries(users)
         out = torch.zeros(users.numel(), self.shape[1], dtype=torch.bool, device=self.device)
         out[row, column] = True
         return out
 
-    def _entries(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch row, column and value of every stored value of ``users``."""
+    def at(self, users: Tensor, columns: Tensor) -> Tensor:
+        """Values at some columns, without making the rows dense.
+
+        Args:
+            users: (B,) int64.
+            columns: (B, K) int64.
+
+        Returns:
+            (B, K) float32, 0 where nothing is stored.
+
+        Example:
+            >>> import scipy.sparse as sp
+            >>> rows = SparseRows(sp.csr_matrix([[0.0, 1.0], [1.0, 0.5]]))
+            >>> rows.at(torch.tensor([1, 0]), torch.tensor([[1], [0]]))
+            tensor([[0.5000],
+                    [0.0000]])
+        """
+        if not self.indices.numel():
+            return torch.zeros(columns.shape, device=self.device)
+        last = self.indices.numel() - 1
+        low = self.indptr[users, None].expand_as(columns)  # (B, K)
+        end = self.indptr[users + 1, None].expand_as(columns)  # (B, K)
+        high = end
+        for _ in range(self._longest.bit_length()):  # bisection, all places at once
+            middle = (low + high) // 2
+            below = (low < high) & (self.indices[middle.clamp(max=last)] < columns)
+            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
+        place = low.clamp(max=last)
+        return torch.where((low < end) & (self.indices[place] == columns), self.values[place], 0.0)
+
+    def entries(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Batch row, column and value (each (n,)) of every stored value of ``users`` (B,) int64."""
         counts = self.counts(users)
         total = int(counts.sum())
         row = torch.repeat_interleave(
@@ -64,3 +98,19 @@ class SparseRows:
         offset = torch.arange(total, device=self.device) - first[row]
         position = self.indptr[users][row] + offset
         return row, self.indices[position], self.values[position]
+
+
+def without(matrix: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
+    """The matrix less the entries where ``other`` (of the same shape) stores a value.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> without(sp.csr_matrix([[3.0, 1.0]]), sp.csr_matrix([[5.0, 0.0]])).toarray()
+        array([[0., 1.]])
+    """
+    pattern = other.copy()
+    pattern.data = np.ones_like(pattern.data)
+    out = sp.csr_matrix(matrix - matrix.multiply(pattern))  # x - x is 0 exactly
+    out.eliminate_zeros()
+    out.sort_indices()
+    return out
