@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.error import ResetNeeded
 
 from refit_env.data.dataset import Dataset
 from refit_env.envs.problem import BOUND, DenoisingProblem, ProblemConfig, make_problem
@@ -57,9 +58,14 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     ## Rewards
 
-    0.0 at every step but the last, where r(u_0) is paid: by default RACS, alpha * N_K + (1 - alpha) * N_sim-K, both
-    hits over K, in 0..1. ``refit_env.rewards.reward_names()`` lists the others. What counts as relevant is
-    ``relevance``; the test items are never visible to a reward.
+    0.0 at every step but the last, where r(u_0) is paid: by default RACS,
+
+        r = alpha * N_K + (1 - alpha) * N_sim-K    in 0..1,
+
+    the share of the K recommended items that are relevant to the user, and the like with the user's
+    nearest neighbours. ``refit_env.rewards.reward_names()`` lists the others. What counts as relevant
+    is ``relevance``; what the user was shown to like (u_T) can be in no list, except under ``"train"``;
+    test items are never visible to a reward.
 
     ## Starting State
 
@@ -69,8 +75,9 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     ## Episode End
 
-    After exactly T steps ``terminated`` is true; ``truncated`` never is. ``info`` holds ``user`` at reset, and
-    at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids, best first).
+    After exactly T steps ``terminated`` is true; ``truncated`` never is, since T is a real end. ``info``
+    holds ``user`` at reset, and at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids,
+    best first); between them it is empty.
 
     ## Arguments
 
@@ -78,7 +85,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     |---|---|---|
     | ``data`` | the id's | catalogue name, canonical folder (``ReFiT-Custom-v0``), or a ``Dataset`` |
     | ``num_steps`` | 4 | T |
-    | ``reward`` | ``"racs"`` | name, mix such as ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
+    | ``reward`` | ``"racs"`` | name, mix ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
     | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` |
     | ``k`` | 20 | list length K |
     | ``start`` | ``"history"`` | or ``"diffused"`` |
@@ -141,7 +148,9 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             bound=bound,
         )
         self.problem = make_problem(config)
-        self.observation_space, self.action_space = make_spaces(self.problem.dim, num_steps, bound)
+        observation_space, action_space = make_spaces(self.problem.dim, num_steps, bound)
+        self.observation_space = cast("gym.Space[Observation]", observation_space)
+        self.action_space = cast("gym.Space[FloatArray]", action_space)
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(f"render_mode={render_mode!r} must be one of {', '.join(RENDER_MODES)} or None")
         self.render_mode = render_mode
@@ -184,10 +193,11 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             Observation, reward (0.0 but at the end), terminated, truncated (never), info.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape, or after the episode's end.
+            ValueError: for NaN, infinity or a wrong shape; the episode stays as it was.
+            gymnasium.error.ResetNeeded: before the first reset and after the episode's end.
         """
         if self._t >= self.problem.num_steps:
-            raise ValueError("the episode is over: call reset() before step()")
+            raise ResetNeeded("no episode is running: call reset() before step()")
         u = check_action(action, (self.problem.dim,))
         self._t += 1
         if self._renderer is not None:

@@ -1,0 +1,52 @@
+"""Every registered id as a fixture, skipped with a reason where its data is absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from refit_env.data import load_dataset, save_dataset, synthesize
+from refit_env.errors import DataError
+from refit_env.registration import entry, env_ids
+
+
+@dataclass(frozen=True)
+class Case:
+    """An id with what it needs besides."""
+
+    env_id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        return gym.make(self.env_id, **(self.kwargs | kwargs))
+
+    def make_vec(self, num_envs: int, **kwargs: Any) -> gym.vector.VectorEnv[Any, Any, Any]:
+        return gym.make_vec(self.env_id, num_envs=num_envs, **(self.kwargs | kwargs))
+
+
+@pytest.fixture(scope="session")
+def custom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("custom") / "mine"
+    save_dataset(synthesize(seed=1, num_users=40, num_items=60), folder)
+    return folder
+
+
+@pytest.fixture(params=env_ids())
+def case(request: pytest.FixtureRequest) -> Case:
+    dataset = entry(request.param).dataset
+    if dataset is None:
+        return Case(request.param, {"data": str(request.getfixturevalue("custom_folder"))})
+    try:
+        load_dataset(dataset)
+    except DataError as error:
+        pytest.skip(f"no data for {request.param}: {error}")
+    return Case(request.param)
+
+
+@pytest.fixture
+def synthetic() -> Case:
+    return Case("ReFiT-Synthetic-v0")

@@ -1,0 +1,387 @@
+"""The single environment, over every id whose data is there."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import FlattenObservation, RecordVideo
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from refit_env.data import synthesize
+from refit_env.envs import DenoisingEnv
+
+ALLOWED_WARNINGS = (
+    # both checkers, of every Box that is not [-1, 1]: ours holds the vectors of the chain themselves
+    "we recommend using a symmetric and normalized space",
+    "We recommend you to use a symmetric and normalized Box action space",
+)
+"""What checkers may say. Anything else fails the test."""
+
+
+def check_strictly(check: Any, env: Any, **kwargs: Any) -> None:
+    """Run a checker; any warning that is not on the list is an error."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(env, **kwargs)
+    texts = [str(w.message) for w in caught]
+    unknown = [t for t in texts if not any(known in t for known in ALLOWED_WARNINGS)]
+    assert not unknown
+
+
+def finish(env: Any, action: Any = None) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """Play the same action to the end of the episode."""
+    action = env.action_space.sample() if action is None else action
+    while True:
+        out = env.step(action)
+        if out[2] or out[3]:
+            return out
+
+
+# ---------------------------------------------------------------------- the interface, every id
+
+
+def test_gymnasiums_checker_is_satisfied(case: Any) -> None:
+    check_strictly(check_env, case.make(disable_env_checker=True).unwrapped)
+
+
+def test_stable_baselines3s_checker_is_satisfied(case: Any) -> None:
+    check_strictly(sb3_check_env, case.make(disable_env_checker=True).unwrapped)
+
+
+def test_episode_is_t_steps_whose_states_are_the_actions(case: Any) -> None:
+    env = case.make()
+    total = env.unwrapped.problem.num_steps
+    env.action_space.seed(0)
+    observation, info = env.reset(seed=0)
+    assert observation in env.observation_space and info == {"user": info["user"]}
+    assert observation["t"].tolist() == [0.0]
+    for t in range(1, total + 1):
+        action = env.action_space.sample()
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert observation in env.observation_space
+        assert np.array_equal(observation["u"], action) and observation["t"].tolist() == [float(t)]
+        assert type(reward) is float and type(terminated) is bool and truncated is False
+        assert terminated == (t == total)
+        if t < total:
+            assert reward == 0.0 and info == {}
+    problem = env.unwrapped.problem
+    assert set(info) == {*problem.term_names, "user", "top_k"}
+    assert info["top_k"].shape == (20,) and info["top_k"].dtype == np.int64
+    assert all(type(info[name]) is float for name in problem.term_names)
+
+
+def test_chains_start_in_the_visible_history(case: Any) -> None:
+    env = case.make()
+    for seed in range(3):
+        observation, info = env.reset(seed=seed)
+        relevance = env.unwrapped.problem.relevance
+        assert np.array_equal(observation["u"], relevance.visible[info["user"]].toarray()[0])
+        assert info["user"] in relevance.users
+
+
+def test_same_seed_and_actions_give_the_same_episode(case: Any) -> None:
+    one, two = case.make(), case.make()
+    one.action_space.seed(3)
+    for seed in (5, None):  # the second episode goes on with the generator of the first
+        (a, info_a), (b, info_b) = one.reset(seed=seed), two.reset(seed=seed)
+        assert info_a == info_b and np.array_equal(a["u"], b["u"])
+        ended = False
+        while not ended:
+            action = one.action_space.sample()
+            (a, *rest_a, info_a), (b, *rest_b, info_b) = one.step(action), two.step(action)
+            assert rest_a == rest_b and all(np.array_equal(a[key], b[key]) for key in a)
+            assert info_a.keys() == info_b.keys() and all(
+                np.array_equal(info_a[k], info_b[k]) for k in info_a
+            )
+            ended = rest_a[1]
+
+
+def test_pickle_and_copy_keep_the_episode(case: Any) -> None:
+    env = case.make().unwrapped
+    env.reset(seed=1)
+    action = env.action_space.sample()
+    env.step(action)
+    twins = [pickle.loads(pickle.dumps(env)), copy.deepcopy(env)]
+    _, reward, _, _, info = finish(env, action)
+    following = env.reset()[1]
+    for twin in twins:
+        _, other, _, _, told = finish(twin, action)
+        assert other == reward and np.array_equal(told["top_k"], info["top_k"])
+        assert twin.reset()[1] == following  # the generator went along, too
+    assert len(pickle.dumps(env)) < 100_000 + 40 * env.problem.dim  # the configuration, not the data
+
+
+def test_a_made_environment_comes_back_from_its_spec(case: Any) -> None:
+    env = case.make(reward={"racs": 1.0, "ndcg": 0.5}, num_steps=3)
+    assert env.spec is not None
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.problem is env.unwrapped.problem
+    assert again.unwrapped.problem.num_steps == 3
+
+
+def test_flattened_observations_hold_the_step_and_the_vector(case: Any) -> None:
+    env = FlattenObservation(case.make())
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == (1 + env.unwrapped.problem.dim,) and observation in env.observation_space
+    action = env.action_space.sample()
+    observation = env.step(action)[0]
+    assert observation[0] == 1.0 and np.array_equal(observation[1:], action)
+
+
+def test_the_user_can_be_chosen(case: Any) -> None:
+    env = case.make()
+    for user in env.unwrapped.problem.users[[0, 7, -1]]:
+        _, info = env.reset(options={"user": int(user)})
+        assert info["user"] == user
+        assert finish(env)[4]["user"] == user
+
+
+def test_pictures_and_texts_of_every_id(case: Any) -> None:
+    for mode, kind in (("ansi", str), ("rgb_array", np.ndarray)):
+        env = case.make(render_mode=mode)
+        env.reset(seed=0)
+        frames = [env.render()]
+        for _ in range(env.unwrapped.problem.num_steps):
+            env.step(env.action_space.sample())
+            frames.append(env.render())
+        assert all(isinstance(frame, kind) for frame in frames)
+        if mode == "rgb_array":
+            assert {frame.shape for frame in frames} == {frames[0].shape} and frames[0].dtype == np.uint8
+            assert not np.array_equal(frames[0], frames[-1])
+
+
+# ---------------------------------------------------------------------- behaviour, the synthetic set
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_t_is_what_was_asked_for(synthetic: Any, num_steps: int) -> None:
+    env = synthetic.make(num_steps=num_steps)
+    for _ in range(2):
+        env.reset(seed=0)
+        ends = [env.step(env.action_space.sample())[2] for _ in range(num_steps)]
+        assert ends == [False] * (num_steps - 1) + [True]
+    assert env.observation_space["t"].high.tolist() == [float(num_steps)]
+
+
+def test_the_reward_is_that_of_the_last_vector(synthetic: Any) -> None:
+    env = synthetic.make(reward="ndcg")
+    _, info = env.reset(seed=0)
+    problem, user = env.unwrapped.problem, info["user"]
+    perfect = problem.relevance.relevant[user].toarray()[0].astype(np.float32)
+    _, reward, _, _, info = finish(env, perfect)
+    assert reward == pytest.approx(1.0)
+    env.reset(options={"user": user})
+    for _ in range(3):
+        env.step(perfect)
+    assert env.step(1.0 - perfect)[1] == 0.0  # what stood there before the last step earns nothing
+
+
+def test_the_list_leaves_out_what_was_shown(synthetic: Any) -> None:
+    env = synthetic.make()
+    observation, _ = env.reset(seed=0)
+    listed = finish(env, observation["u"])[4]["top_k"]
+    assert not observation["u"][listed].any()
+
+
+def test_drawn_users_are_spread_over_all_of_them(synthetic: Any) -> None:
+    env = synthetic.make().unwrapped
+    env.reset(seed=0)
+    drawn = np.array([env.reset()[1]["user"] for _ in range(5000)])
+    counts = np.bincount(drawn, minlength=len(env.problem.users))
+    assert (counts > 0).mean() > 0.99 and counts.max() < 40  # 10 are expected of each
+
+
+def test_no_returned_array_changes_or_shares_memory_later(synthetic: Any) -> None:
+    env = synthetic.make().unwrapped
+    seen: list[np.ndarray] = []
+    for _ in range(2):
+        seen += [value for value in env.reset(seed=0)[0].values()]
+        for _ in range(4):
+            action = env.action_space.sample()
+            observation, _, _, _, info = env.step(action)
+            seen += [action, *observation.values()]
+        seen.append(info["top_k"])
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(seen) for b in seen[:i])
+
+
+def test_an_action_changed_afterwards_changes_nothing(synthetic: Any) -> None:
+    env = synthetic.make(reward="ndcg").unwrapped
+    _, info = env.reset(seed=0)
+    good = env.problem.relevance.relevant[info["user"]].toarray()[0].astype(np.float32)
+    action = good.copy()
+    observation = env.step(action)[0]
+    action[:] = 0
+    assert np.array_equal(observation["u"], good)
+
+
+def test_steps_draw_nothing(synthetic: Any) -> None:
+    env = synthetic.make().unwrapped
+    env.reset(seed=0)
+    before = env.np_random.bit_generator.state
+    finish(env)
+    assert env.np_random.bit_generator.state == before
+
+
+def test_diffused_starts_are_the_history_noised_by_the_generator() -> None:
+    env = gym.make("ReFiT-Synthetic-v0", start="diffused").unwrapped
+    one, info = env.reset(seed=0)
+    again, _ = env.reset(seed=0)
+    other, _ = env.reset(options={"user": info["user"]})
+    problem = env.problem
+    history = problem.relevance.visible[info["user"]].toarray()[0]
+    assert np.array_equal(one["u"], again["u"]) and not np.array_equal(one["u"], other["u"])
+    noise = (one["u"] - other["u"]).std() / np.sqrt(2)
+    mean = problem.initial_state(torch.tensor([info["user"]]))[0].numpy()
+    assert noise == pytest.approx((one["u"] - mean).std(), rel=0.2)
+    assert np.corrcoef(mean, history)[0, 1] == pytest.approx(1.0)
+
+
+def test_a_data_set_in_memory_is_shared_by_environments() -> None:
+    data = synthesize(seed=5, num_users=30, num_items=60)
+    one, two = DenoisingEnv(data), DenoisingEnv(data)
+    assert one.problem is two.problem and one.problem.dataset is data
+    assert DenoisingEnv(data, reward="ndcg").problem is not one.problem
+
+
+def test_a_function_can_be_the_reward() -> None:
+    env = gym.make("ReFiT-Synthetic-v0", reward=lambda scores, users: scores[:, 0])
+    env.reset(seed=0)
+    assert finish(env, np.full(env.unwrapped.problem.dim, 0.25, np.float32))[1] == 0.25
+
+
+def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
+    env = synthetic.make(disable_env_checker=True).unwrapped
+    for action in (
+        [0.5] * env.problem.dim,
+        np.full(env.problem.dim, 0.5),
+        np.ones(env.problem.dim, np.int64),
+    ):
+        env.reset(seed=0)
+        observation = env.step(action)[0]
+        assert observation["u"].dtype == np.float32 and np.array_equal(observation["u"], np.asarray(action))
+
+
+# ---------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"reward": "rac"}, "unknown reward 'rac'. Did you mean 'racs'"),
+        ({"start": "histroy"}, "unknown start 'histroy'. Did you mean 'history'"),
+        ({"relevance": "recnt"}, "unknown relevance 'recnt'. Did you mean 'recent'"),
+        ({"data": "ml-1n"}, "Did you mean 'ml-1m'"),
+        ({"backbone": "difrec"}, "unknown backbone 'difrec'. Did you mean 'diffrec'"),
+        ({"start": "noise"}, "conditioned on the user"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 2.5}, "num_steps=2.5"),
+        ({"num_steps": True}, "num_steps=True"),
+        ({"num_steps": 10_000}, "num_steps=10000"),
+        ({"bound": float("inf")}, "bound=inf"),
+        ({"bound": 0.5}, "bound=0.5"),
+        ({"k": 0}, "k=0"),
+        ({"reward_kwargs": {"alfa": 0.3}}, "Did you mean 'alpha'"),
+        ({"relevance_kwargs": {"fracton": 0.3}}, "Did you mean 'fraction'"),
+        ({"relevance_kwargs": {"fraction": 1.5}}, "fraction=1.5"),
+        ({"render_mode": "human"}, "render_mode='human'"),
+    ],
+)
+def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+        DenoisingEnv(**({"data": "synthetic"} | kwargs))
+
+
+def test_the_custom_id_without_data_says_what_is_missing() -> None:
+    with pytest.raises(ValueError, match="data=FOLDER"):
+        gym.make("ReFiT-Custom-v0")
+
+
+@pytest.mark.parametrize("user", [-1, 500, 10**9, "3", 2.0, True, [1, 2]])
+def test_wrong_users_are_refused_by_name(synthetic: Any, user: Any) -> None:
+    env = synthetic.make()
+    with pytest.raises(ValueError, match="user"):
+        env.reset(options={"user": user})
+
+
+def test_users_without_anything_relevant_are_refused(tmp_path: Path) -> None:
+    data = synthesize(seed=5, num_users=30, num_items=60)
+    keep = np.ones(len(data.train), bool)
+    keep[data.train.indptr[4] + 1 : data.train.indptr[5]] = False  # one item is left: nothing can be hidden
+    poor = type(data)(data.name, data.task, data.train.select(keep), data.valid, data.test, data.time_ordered)
+    env = DenoisingEnv(poor)
+    assert 4 not in env.problem.users
+    with pytest.raises(ValueError, match="user 4 has nothing visible or nothing relevant"):
+        env.reset(options={"user": 4})
+
+
+def test_unknown_options_are_refused(synthetic: Any) -> None:
+    with pytest.raises(ValueError, match=r"unknown reset option 'users'\. Did you mean 'user'"):
+        synthetic.make().reset(options={"users": 3})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_actions_that_are_no_numbers_are_refused(synthetic: Any, bad: float) -> None:
+    env = synthetic.make(disable_env_checker=True).unwrapped
+    env.reset(seed=0)
+    action = np.zeros(env.problem.dim, np.float32)
+    action[17] = bad
+    with pytest.raises(ValueError, match=rf"{bad}.*17"):
+        env.step(action)
+
+
+def test_huge_but_finite_actions_are_taken(synthetic: Any) -> None:
+    env = synthetic.make(disable_env_checker=True).unwrapped
+    env.reset(seed=0)
+    env.step(np.full(env.problem.dim, 3e38, np.float32))
+
+
+@pytest.mark.parametrize("action", [np.zeros(3, np.float32), np.zeros((1, 300), np.float32), "go", None, 0.5])
+def test_actions_of_a_wrong_shape_are_refused(synthetic: Any, action: Any) -> None:
+    env = synthetic.make(disable_env_checker=True).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"expected \(300,\)|of \(300,\)"):
+        env.step(action)
+
+
+def test_a_refused_action_leaves_the_episode_as_it_was(synthetic: Any) -> None:
+    env = synthetic.make(disable_env_checker=True).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError):
+        env.step(np.full(300, np.nan, np.float32))
+    assert env.step(np.zeros(300, np.float32))[0]["t"].tolist() == [1.0]
+
+
+def test_steps_without_a_running_episode_are_refused(synthetic: Any) -> None:
+    env = synthetic.make().unwrapped
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(300, np.float32))
+    env.reset(seed=0)
+    finish(env)
+    with pytest.raises(gym.error.ResetNeeded):
+        env.step(np.zeros(300, np.float32))
+
+
+# ---------------------------------------------------------------------- videos
+
+
+def test_recorded_videos_can_be_played(synthetic: Any, tmp_path: Path) -> None:
+    moviepy = pytest.importorskip("moviepy", reason="RecordVideo needs the extra `video`")
+    env = RecordVideo(synthetic.make(render_mode="rgb_array"), str(tmp_path / "films"), name_prefix="chain")
+    env.reset(seed=0)
+    finish(env)
+    env.close()
+    (film,) = (tmp_path / "films").glob("chain*.mp4")
+    with moviepy.VideoFileClip(str(film)) as clip:
+        frames = list(clip.iter_frames())
+    assert len(frames) >= 5 and frames[0].std() > 1
+    assert not np.array_equal(frames[0], frames[-1])
