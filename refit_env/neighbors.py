@@ -1,38 +1,47 @@
-"""Exact nearest users by the cosine of their interaction rows, in memory linear in the users.
+"""Exact nearest users by the cosine of their interaction rows, in memory linear in the interactions.
 
-Letters: U users, I items, M neighbours.
+Letters: U users, I items, M neighbours, n candidate pairs.
 """
 
 from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
 
-CHUNK = 4096
-"""Users whose neighbours are sought at a time."""
+Ids = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
-TIE_MARGIN = 16
-"""Spare neighbours sought, so that ties at the edge can be settled by the lower id."""
+CHUNK = 512
+"""Users whose neighbours are sought at a time; bounds the memory where very many users tie."""
+
+SPARE = 16
+"""Candidates sought beyond M, so that most ties at the edge are settled without a second look."""
+
+SLACK = 1e-9
+"""Relative difference below which two similarities from floating-point sums may be the same."""
 
 
-def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[np.float32]]:
     """Find each user's most similar other users.
 
-    Similarity is the cosine of the rows (the ReFiT reward's, arXiv 2511.06937). Users without a common item are no
-    neighbours. Ties go to the lower user id; similarities that agree to six digits count as ties. Where more than
-    ``TIE_MARGIN`` users tie at the edge of the list, which of them are considered is the library's choice.
+    Similarity is the cosine of the rows (as in the ReFiT reward, arXiv 2511.06937). Users without a common
+    item are no neighbours. Ties go to the lower user id; for rows of whole numbers (sets, counts) they are
+    decided exactly, in other matrices similarities that agree to nine digits are ties.
 
     Args:
-        matrix: (U, I) sparse rows.
+        matrix: (U, I) sparse rows, not negative.
         k: M.
 
     Returns:
         (U, M) int64 user ids, best first, and (U, M) float32 similarities; -1 and 0 where a user has fewer.
 
     Raises:
-        ValueError: if k < 1.
+        ValueError: if k < 1 or a value is negative.
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1, 0], [1, 1, 1], [0, 0, 1]])
@@ -41,37 +50,100 @@ def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[npt.NDArray[np.in
     """
     if k < 1:
         raise ValueError(f"k={k} must be at least 1")
-    count = matrix.shape[0]
-    length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1)).ravel())
-    unit = sp.csr_matrix(sp.diags(1.0 / np.maximum(length, 1e-12)) @ matrix, dtype=np.float64)
-    across = sp.csr_matrix(unit.T)
+    rows = sp.csr_matrix(matrix, dtype=np.float64)
+    if rows.nnz and rows.data.min() < 0:
+        raise ValueError("nearest_users takes rows without negative values")
+    count = rows.shape[0]
+    square = np.asarray(rows.multiply(rows).sum(1)).ravel()  # (U,) squared lengths
+    length = np.sqrt(np.maximum(square, 1e-300))
+    across = sp.csr_matrix(sp.diags(1.0 / length) @ rows).T.tocsr()  # (I, U), unit columns
+    whole = bool((rows.data == np.round(rows.data)).all())
     users = np.full((count, k), -1, dtype=np.int64)
     similarity = np.zeros((count, k), dtype=np.float32)
+    depth = min(k + 1 + SPARE, count)
     for start in range(0, count, CHUNK):
-        rows = slice(start, min(start + CHUNK, count))
-        found = sp_matmul_topn(unit[rows], across, top_n=min(k + 1 + TIE_MARGIN, count), sort=True)
-        _settle(sp.csr_matrix(found), start, k, users[rows], similarity[rows])
+        part = slice(start, min(start + CHUNK, count))
+        # Rows are left at their own length, which does not change who is nearest.
+        found = sp.csr_matrix(sp_matmul_topn(rows[part], across, top_n=depth, sort=True))
+        found = _widen(found, rows[part], across, depth, k)
+        row, column, value = _others(found, start)
+        dot = value * length[column]  # (n,)
+        if whole:
+            dot = np.round(dot)
+        # Cosine squared, times the row's own square. A quotient of whole numbers is rounded correctly, so
+        # equal cosines have equal keys.
+        key = dot * dot / square[column]  # (n,)
+        place, order = _places(row, column, key if whole else _nine_digits(key), found.shape[0])
+        kept = place < k
+        row, column, place, dot = row[order][kept], column[order][kept], place[kept], dot[order][kept]
+        users[row + start, place] = column
+        similarity[row + start, place] = dot / (length[row + start] * length[column])
     return users, similarity
 
 
-def _settle(
-    found: sp.csr_matrix, start: int, k: int, users: npt.NDArray[np.int64], similarity: npt.NDArray[np.float32]
-) -> None:
-    """Drop each row's own user, order by similarity and then id, and keep k."""
-    row = np.repeat(np.arange(found.shape[0]), np.diff(found.indptr))
+def _widen(
+    found: sp.csr_matrix, rows: sp.csr_matrix, across: sp.csr_matrix, depth: int, k: int
+) -> sp.csr_matrix:
+    """Give rows all their candidates where more than ``SPARE`` tie at the edge of the list."""
+    counts = np.diff(found.indptr)
+    full = np.flatnonzero(counts == depth)  # only here may a candidate have been left out
+    edge = found.data[found.indptr[full] + min(k, depth - 1)]  # the list's last place, itself included
+    least = found.data[found.indptr[full] + depth - 1]
+    cut = full[(least >= edge * (1 - SLACK)) & (depth < across.shape[1])]
+    if not cut.size:
+        return found
+    keep = np.ones(found.shape[0])
+    keep[cut] = 0.0
+    again = sp.csr_matrix(sp.diags(1.0 - keep) @ rows) @ across
+    out = sp.csr_matrix(sp.diags(keep) @ found + again)
+    out.eliminate_zeros()
+    return out
+
+
+def _others(found: sp.csr_matrix, start: int) -> tuple[Ids, Ids, Floats]:
+    """Row, column and value (n,) of every candidate that is not the user itself."""
+    row = np.repeat(np.arange(found.shape[0], dtype=np.int64), np.diff(found.indptr))
     column, value = found.indices.astype(np.int64), np.asarray(found.data)
     other = (column != row + start) & (value > 0)
-    row, column, value = row[other], column[other], value[other]
-    order = np.lexsort((column, -np.round(value, 6), row))
-    row, column, value = row[order], column[order], value[order]
-    first = np.searchsorted(row, np.arange(found.shape[0]))
-    place = np.arange(row.size) - first[row]
-    kept = place < k
-    users[row[kept], place[kept]] = column[kept]
-    similarity[row[kept], place[kept]] = value[kept]
+    return row[other], column[other], value[other]
 
 
-def neighbor_average(neighbors: npt.NDArray[np.int64], matrix: sp.csr_matrix) -> sp.csr_matrix:
+def _places(row: Ids, column: Ids, key: Floats, count: int) -> tuple[Ids, Ids]:
+    """Each candidate's place in its row, in the order that sorts by row, falling key and id."""
+    order = np.lexsort((column, -key, row))
+    first = np.searchsorted(row[order], np.arange(count))
+    return np.arange(row.size) - first[row[order]], order
+
+
+def _nine_digits(value: Floats) -> Floats:
+    """Round to 30 bits, so that sums of other orders are equal."""
+    mantissa, exponent = np.frexp(value)
+    return np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30)
+
+
+_KNOWN: OrderedDict[tuple[str, int], Ids] = OrderedDict()
+
+
+def cached_neighbors(matrix: sp.csr_matrix, k: int) -> Ids:
+    """``nearest_users(matrix, k)[0]``, kept for the next who asks with the same rows (the last eight).
+
+    The key is the rows' content, so that environments, agents and evaluations of one process that build
+    the same rows independently share the search.
+    """
+    digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
+    for array in (matrix.indptr, matrix.indices, matrix.data):
+        digest.update(np.ascontiguousarray(array).data)
+    key = (digest.hexdigest(), k)
+    if key not in _KNOWN:
+        _KNOWN[key] = nearest_users(matrix, k)[0]
+        _KNOWN[key].setflags(write=False)
+    _KNOWN.move_to_end(key)
+    while len(_KNOWN) > 8:
+        _KNOWN.popitem(last=False)
+    return _KNOWN[key]
+
+
+def neighbor_average(neighbors: Ids, matrix: sp.csr_matrix) -> sp.csr_matrix:
     """The mean row of each user's neighbours, over M whether or not a user has so many.
 
     Args:
@@ -80,11 +152,17 @@ def neighbor_average(neighbors: npt.NDArray[np.int64], matrix: sp.csr_matrix) ->
 
     Returns:
         (U, I) sparse float32.
+
+    Example:
+        >>> rows = sp.csr_matrix([[1.0, 0], [1, 1], [0, 1]])
+        >>> neighbor_average(np.array([[1, 2], [0, -1], [1, -1]]), rows).toarray().tolist()
+        [[0.5, 1.0], [0.5, 0.0], [0.5, 0.5]]
     """
     count, size = neighbors.shape
     there = neighbors >= 0
     rows = np.repeat(np.arange(count), size).reshape(count, size)[there]
-    share = np.full(rows.size, 1.0 / size, dtype=np.float32)
-    out = sp.csr_matrix(sp.csr_matrix((share, (rows, neighbors[there])), shape=(count, count)) @ matrix)
-    out.sort_indices()
-    return out
+    ones = np.ones(rows.size, dtype=np.float32)
+    total = sp.csr_matrix(sp.csr_matrix((ones, (rows, neighbors[there])), shape=(count, count)) @ matrix)
+    total.data /= np.float32(size)  # divided after the sum: counts are exact, so equal shares are equal
+    total.sort_indices()
+    return total
