@@ -23,12 +23,12 @@ EPOCH = 1_600_000_000.0
 
 def synthesize(
     seed: int = 0,
-    num_users: int = 500,
-    num_items: int = 300,
+    num_users: int = 800,
+    num_items: int = 400,
     num_clusters: int = 8,
     mean_events: float = 45.0,
-    drift: float = 0.6,
-    popularity: float = 0.7,
+    drift: float = 1.0,
+    popularity: float = 0.9,
     focus: float = 0.85,
 ) -> Dataset:
     """Make a data set.
@@ -57,7 +57,7 @@ def synthesize(
     Example:
         >>> data = synthesize(seed=0)
         >>> data.num_users, data.num_items, data.time_ordered
-        (500, 300, True)
+        (800, 400, True)
     """
     if num_items < 3 * num_clusters:
         raise ValueError(f"num_items={num_items} must be at least 3 for each of the {num_clusters} clusters")

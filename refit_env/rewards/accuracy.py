@@ -9,46 +9,65 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from refit_env.metrics import discounts, hits, ideal_dcg
-from refit_env.rewards.base import ListReward, Reward, RewardContext, rank_discount
+from refit_env.metrics import check_no_nan, discounts, ideal_dcg
+from refit_env.rewards.base import ListReward, Reward, rank_discount
+from refit_env.rewards.context import RewardContext
 
 
-class TargetHits(ListReward):
-    """``r_ra``: hits of the list in the target's relevant items, over K (precision@K; the paper's ablation r_RA)."""
+class RelevantItems(ListReward):
+    """Base of list rewards that pay for the target's relevant items: user_scale[u] * item_weight[i] each.
+
+    Attributes:
+        item_weight: (I,) float32, or None for 1.
+    """
+
+    item_weight: Tensor | None = None
+
+    def user_scale(self, users: Tensor) -> Tensor:
+        """(B,) float32, what a relevant item is worth to each user; 1 unless a subclass says otherwise."""
+        return torch.ones(users.numel(), device=users.device)
+
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """The worth of each relevant item (B, I)."""
+        gain = self.context.relevant.dense(users) * self.user_scale(users)[:, None]
+        return {self.term_names[0]: gain if self.item_weight is None else gain * self.item_weight}
+
+    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """The same at the lists' items (B, K), without dense rows."""
+        worth = self.context.relevant.at(users, lists) * self.user_scale(users)[:, None]
+        return {self.term_names[0]: worth if self.item_weight is None else worth * self.item_weight[lists]}
+
+
+class TargetHits(RelevantItems):
+    """``r_ra`` (the paper's ablation r_RA) and ``precision``: hits of the list in the target's items over K."""
 
     def __init__(self, context: RewardContext, *, discount: str = "flat") -> None:
         """``discount``: ``"flat"`` counts hits, ``"log"`` weighs ranks as DCG does."""
         super().__init__(context, rank_discount(discount, context.k), {"n_k": 1.0})
 
-    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """1 for each relevant item."""
-        return {"n_k": self.context.relevant.dense(users)}
 
-
-class Ndcg(ListReward):
+class Ndcg(RelevantItems):
     """``ndcg``: NDCG@K with binary gains, the ideal list cut at min(K, relevant items)."""
 
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
         super().__init__(context, discounts(context.k), {"ndcg": 1.0})
 
-    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """1 / ideal DCG for each relevant item."""
-        ideal = ideal_dcg(self.context.relevant.counts(users), self.k)  # (B,)
-        return {"ndcg": self.context.relevant.dense(users) / ideal[:, None]}
+    def user_scale(self, users: Tensor) -> Tensor:
+        """(B,) 1 / ideal DCG."""
+        return 1.0 / ideal_dcg(self.context.relevant.counts(users), self.k)
 
 
-class Recall(ListReward):
+class Recall(RelevantItems):
     """``recall``: hits over the number of relevant items."""
 
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
         super().__init__(context, torch.ones(context.k), {"recall": 1.0})
 
-    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """1 / number of relevant items for each relevant item."""
-        count = self.context.relevant.counts(users).clamp(min=1)  # (B,)
-        return {"recall": self.context.relevant.dense(users) / count[:, None]}
+    def user_scale(self, users: Tensor) -> Tensor:
+        """(B,) 1 / number of relevant items."""
+        return 1.0 / self.context.relevant.counts(users).clamp(min=1)
 
 
 class ReciprocalRank(Reward):
@@ -59,17 +78,18 @@ class ReciprocalRank(Reward):
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Find each list's first hit."""
         rank = torch.arange(1, lists.shape[1] + 1, device=lists.device)
-        value = (hits(lists, self.context.relevant.mask(users)) / rank).amax(1)  # (B,)
+        value = (self.context.relevant.at(users, lists) / rank).amax(1)  # (B,)
         return value, {"reciprocal_rank": value}
 
 
 class Cosine(Reward):
-    """``r_cos``: cosine of u_0 and the relevant vector (the paper's ablation), hidden items left out of both."""
+    """``r_cos`` (the paper's ablation): cosine of u_0 and the relevant vector, hidden items left out."""
 
     term_names = ("cosine",)
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compare the scores with the relevant rows."""
+        """Compare the scores with the relevant rows; ValueError for NaN."""
+        check_no_nan(scores)
         hidden = self.hidden(users)
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)

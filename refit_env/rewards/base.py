@@ -7,87 +7,30 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.data.dataset import Dataset
-from refit_env.data.rows import SparseRows
 from refit_env.metrics import discounts, top_k
-from refit_env.neighbors import nearest_users, neighbor_average
-from refit_env.rewards.relevance import Relevance
-
-
-class RewardContext:
-    """What rewards are made from: the data, what counts as relevant, the list length, the device.
-
-    The rewards of a mix share one, so that sparse rows and neighbours are made once.
-
-    Attributes:
-        dataset: only its train split, and through ``relevance`` the valid one, may be looked at.
-        relevance: what is shown, counted and kept out of lists.
-        k: list length K.
-        device: where scores will come from.
-    """
-
-    def __init__(
-        self, dataset: Dataset, relevance: Relevance, k: int = 20, device: torch.device | str = "cpu"
-    ) -> None:
-        """Collect; ValueError if k is outside 1..I."""
-        if not 1 <= k <= dataset.num_items:
-            raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
-        self.dataset, self.relevance, self.k, self.device = dataset, relevance, k, torch.device(device)
-        self._neighbors: dict[int, npt.NDArray[np.int64]] = {}
-
-    @cached_property
-    def relevant(self) -> SparseRows:
-        """(U, I) what counts as a hit."""
-        return SparseRows(self.relevance.relevant, self.device)
-
-    @cached_property
-    def hidden(self) -> SparseRows | None:
-        """(U, I) what no list may hold, or None."""
-        return None if self.relevance.hidden is None else SparseRows(self.relevance.hidden, self.device)
-
-    @cached_property
-    def popularity(self) -> npt.NDArray[np.float64]:
-        """(I,) users who have each item among what is visible."""
-        return np.bincount(self.relevance.visible.indices, minlength=self.dataset.num_items).astype(np.float64)
-
-    def neighbors(self, count: int) -> npt.NDArray[np.int64]:
-        """(U, count) the most similar users by the cosine of the visible rows, -1 where there are fewer."""
-        if count not in self._neighbors:
-            self._neighbors[count] = nearest_users(self.relevance.visible, count)[0]
-        return self._neighbors[count]
-
-    def reference_lists(self, neighbors: int = 10) -> Tensor:
-        """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.
-
-        What rewards that look at other users' lists take before an agent gives them its own.
-        """
-        rows = SparseRows(neighbor_average(self.neighbors(neighbors), self.relevance.visible), self.device)
-        users = torch.arange(self.dataset.num_users, device=self.device)
-        parts = [top_k(rows.dense(u), self.k, self.hidden_mask(u)) for u in users.split(1024)]
-        return torch.cat(parts)
-
-    def hidden_mask(self, users: Tensor) -> Tensor | None:
-        """(B, I) bool, the items that no list of ``users`` may hold; None if every item may stand in one."""
-        return None if self.hidden is None else self.hidden.mask(users)
+from refit_env.rewards.context import RewardContext
 
 
 class Reward(ABC):
     """A terminal reward r(u_0): one number for each episode.
 
+    A call depends on nothing but its arguments and the settings (and, where ``uses_lists``, the table of
+    lists last given): a batch earns what its episodes earn one by one.
+
     Attributes:
         context: what it was made from.
         terms: the parts of the last call by name, (B,) float32 each, unweighted.
         term_names: their names, known before the first call.
+        uses_lists: whether it looks at all users' lists, so that an agent should ``refresh`` it.
     """
 
     term_names: tuple[str, ...] = ()
+    uses_lists: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
         """Keep the context; subclasses take their settings as further keyword arguments."""
@@ -105,7 +48,7 @@ class Reward(ABC):
         Args:
             scores: (B, I) float, as denoised; what no list may hold is masked here.
             users: (B,) int64.
-            lists: (B, K) their top-K lists if the caller has them already.
+            lists: (B, K) their top-K lists if the caller has them already (from ``top_k``).
 
         Returns:
             (B,) float32.
@@ -113,10 +56,9 @@ class Reward(ABC):
         Raises:
             ValueError: if scores hold NaN or have another shape than (B, I).
         """
-        if scores.shape != (users.numel(), self.context.dataset.num_items):
-            raise ValueError(
-                f"scores of shape {tuple(scores.shape)}, expected {(users.numel(), self.context.dataset.num_items)}"
-            )
+        expected = (users.numel(), self.context.num_items)
+        if tuple(scores.shape) != expected:
+            raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         if lists is None:
             lists = self.top_k(scores, users)
         total, self.terms = self.compute(scores, users, lists)
@@ -137,6 +79,19 @@ class Reward(ABC):
     def parts(self) -> list[tuple[Reward, float]]:
         """The rewards that this one is a weighted sum of: itself, unless it is a mix."""
         return [(self, 1.0)]
+
+    def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most rewards look at no other lists
+        """Tell the reward all users' lists (U, K) int64; a reward that looks at none ignores them."""
+
+    def refresh(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> None:
+        """Make all users' lists by a model, if the reward looks at them.
+
+        Args:
+            score: users (B,) -> scores (B, I), as ``DiffusionPolicy.scorer`` makes it.
+            batch: users scored at a time.
+        """
+        if self.uses_lists:
+            self.set_lists(self.context.lists_by(score, batch))
 
 
 class ListReward(Reward):
@@ -161,46 +116,35 @@ class ListReward(Reward):
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """By term, (B, I) float32: what having item i in the list of ``users`` (B,) is worth."""
 
+    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """By term, (B, K) float32: the gains at the lists' items; subclasses may know a shorter way."""
+        some, index = torch.unique_consecutive(users, return_inverse=True)  # a user's episodes stand together
+        return {name: gain[index[:, None], lists] for name, gain in self.term_gains(some).items()}
+
     def gains(self, users: Tensor) -> Tensor:
         """(B, I) float32: what an item is worth in the reward, all terms weighed."""
-        terms = self.term_gains(users)
-        out = torch.zeros(users.numel(), self.context.dataset.num_items, device=self.context.device)
-        for name, gain in terms.items():
+        out = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
+        for name, gain in self.term_gains(users).items():
             out.add_(gain, alpha=self.weights[name])
         return out
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Look the lists up in the gains; episodes of one user that stand together share the look-up."""
-        some, index = torch.unique_consecutive(users, return_inverse=True)
-        terms = {
-            # In float64, so that an episode's reward does not depend on the batch that it is summed in.
-            name: (gain[index[:, None], lists] * self.discount).double().sum(1).float()  # (B,)
-            for name, gain in self.term_gains(some).items()
-        }
-        total = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum(0)
-        return total, terms
+        """Look the lists up in the gains."""
+        worth = self.term_worth(users, lists)
+        if self.context.lists_may_fall_short and self.context.hidden is not None:
+            filler = self.context.hidden.at(users, lists) > 0  # (B, K)
+            worth = {name: value.masked_fill(filler, 0.0) for name, value in worth.items()}
+        # In float64, so that an episode's reward does not depend on the batch that it is summed in.
+        terms = {name: (value * self.discount).double().sum(1).float() for name, value in worth.items()}
+        return weighted_sum([(self.weights[name], value) for name, value in terms.items()]), terms
 
 
-class CallableReward(Reward):
-    """A user's own function of (scores (B, I), users (B,)), its output checked at every call."""
-
-    term_names = ("custom",)
-
-    def __init__(self, context: RewardContext, function: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Wrap ``function``."""
-        super().__init__(context)
-        self.function = function
-
-    def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Call the function; ValueError if it does not give (B,) finite numbers."""
-        value = torch.as_tensor(self.function(scores, users), device=scores.device)
-        name = getattr(self.function, "__name__", type(self.function).__name__)
-        if value.shape != users.shape:
-            raise ValueError(f"reward {name!r} gave shape {tuple(value.shape)}, expected {tuple(users.shape)}: one number each")
-        value = value.float()  # integer counts must not meet integer arithmetic later
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"reward {name!r} gave NaN or infinity")
-        return value, {"custom": value}
+def weighted_sum(parts: list[tuple[float, Tensor]]) -> Tensor:
+    """Sum of weight * value (B,), term by term, so that no episode's sum depends on the batch."""
+    total = torch.zeros_like(parts[0][1])
+    for weight, value in parts:
+        total = total + weight * value
+    return total
 
 
 def rank_discount(name: str, k: int) -> Tensor:
@@ -212,6 +156,10 @@ def rank_discount(name: str, k: int) -> Tensor:
 
     Raises:
         ValueError: for another name.
+
+    Example:
+        >>> rank_discount("log", 2)
+        tensor([0.6131, 0.3869])
     """
     if name == "flat":
         return torch.full((k,), 1.0 / k)

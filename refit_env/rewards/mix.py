@@ -1,33 +1,59 @@
 """Weighted sums of rewards.
 
-Letters: B users in the batch, I items, K list length.
+Letters: B users in the batch, I items, K list length, U users of the data set.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from refit_env.rewards.base import Reward, RewardContext
+from refit_env.rewards.base import Reward, weighted_sum
+from refit_env.rewards.context import RewardContext
 
 
 class Mix(Reward):
-    """A weighted sum of rewards, as in ``{"racs": 1.0, "coverage": 0.1}``; its terms are the parts' values."""
+    """A weighted sum of rewards, as in ``{"racs": 1.0, "coverage": 0.1}``.
+
+    Its terms are the parts' values by name, and, of a part with several terms, those as ``racs/n_k``.
+    """
 
     def __init__(self, context: RewardContext, rewards: Mapping[str, tuple[Reward, float]]) -> None:
-        """Keep the rewards and their weights by name."""
+        """Keep the rewards and their weights by name; ValueError if a weight is not finite."""
         super().__init__(context)
         self.rewards = dict(rewards)
-        self.term_names = tuple(rewards)
+        names = []
+        for name, (reward, weight) in self.rewards.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"weight {weight} of reward {name!r} must be a finite number")
+            names += [name, *_inner(name, reward)]
+        self.term_names = tuple(names)
+
+    @property
+    def uses_lists(self) -> bool:  # type: ignore[override]  # here it depends on the parts
+        """Whether a part looks at all users' lists."""
+        return any(reward.uses_lists for reward, _ in self.rewards.values())
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Each part on the same lists."""
-        terms = {name: reward(scores, users, lists) for name, (reward, _) in self.rewards.items()}
-        weighted = [weight * terms[name] for name, (_, weight) in self.rewards.items()]
-        return torch.stack(weighted).sum(0), terms
+        terms = {}
+        for name, (reward, _) in self.rewards.items():
+            terms[name] = reward(scores, users, lists)
+            terms |= {full: reward.terms[inner] for full, inner in _inner(name, reward).items()}
+        return weighted_sum([(weight, terms[name]) for name, (_, weight) in self.rewards.items()]), terms
 
     def parts(self) -> list[tuple[Reward, float]]:
         """The rewards with their weights."""
         return list(self.rewards.values())
+
+    def set_lists(self, lists: Tensor) -> None:
+        """Hand all users' lists (U, K) to every part."""
+        for reward, _ in self.rewards.values():
+            reward.set_lists(lists)
+
+
+def _inner(name: str, reward: Reward) -> dict[str, str]:
+    """Names in the mix of a part's own terms, if it has several."""
+    return {f"{name}/{inner}": inner for inner in reward.term_names} if len(reward.term_names) > 1 else {}

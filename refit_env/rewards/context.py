@@ -1,0 +1,129 @@
+"""What the rewards of one problem share: data, relevance, neighbours, everybody's lists.
+
+Letters: B users (episodes) in the batch, I items, K list length, M neighbours, U users of the data set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
+from refit_env.metrics import top_k
+from refit_env.neighbors import cached_neighbors, neighbor_average
+from refit_env.rewards.relevance import Relevance
+
+NEIGHBORS = 10
+"""M of the paper, and of the reference lists."""
+
+
+class RewardContext:
+    """What rewards are made from: the data, what counts as relevant, the list length, the device.
+
+    The rewards of a mix share one, so that sparse rows and neighbours are made once.
+
+    Attributes:
+        dataset: only its train split, and through ``relevance`` the valid one, may be looked at.
+        relevance: what is shown, counted and kept out of lists.
+        k: list length K.
+        device: where scores will come from.
+    """
+
+    def __init__(
+        self, dataset: Dataset, relevance: Relevance, k: int = 20, device: torch.device | str = "cpu"
+    ) -> None:
+        """Collect; ValueError if k is not a whole number in 1..I."""
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= dataset.num_items:
+            raise ValueError(f"k={k} must be a whole number in 1..{dataset.num_items}, the number of items")
+        self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return self.dataset.num_users
+
+    @property
+    def num_items(self) -> int:
+        """I."""
+        return self.dataset.num_items
+
+    @cached_property
+    def relevant(self) -> SparseRows:
+        """(U, I) what counts as a hit."""
+        return SparseRows(self.relevance.relevant, self.device)
+
+    @cached_property
+    def hidden(self) -> SparseRows | None:
+        """(U, I) what no list may hold, or None."""
+        return None if self.relevance.hidden is None else SparseRows(self.relevance.hidden, self.device)
+
+    @cached_property
+    def lists_may_fall_short(self) -> bool:
+        """Whether some user has fewer than K items that a list may hold, so that hidden ones fill its end."""
+        rows = self.relevance.hidden
+        return rows is not None and bool((self.num_items - np.diff(rows.indptr) < self.k).any())
+
+    @cached_property
+    def popularity(self) -> npt.NDArray[np.float64]:
+        """(I,) users who have each item among what is visible."""
+        counts = np.bincount(self.relevance.visible.indices, minlength=self.num_items)
+        return np.asarray(counts, dtype=np.float64)
+
+    def hidden_mask(self, users: Tensor) -> Tensor | None:
+        """(B, I) bool, the items that no list of ``users`` may hold; None if every item may stand in one."""
+        return None if self.hidden is None else self.hidden.mask(users)
+
+    def neighbors(self, count: int) -> npt.NDArray[np.int64]:
+        """(U, count) the most similar users by the cosine of the visible rows, -1 where there are fewer."""
+        return cached_neighbors(self.relevance.visible, count)
+
+    def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
+        """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""
+        everyone = torch.arange(self.num_users, device=self.device)
+        return torch.cat([top_k(score(u), self.k, self.hidden_mask(u)) for u in everyone.split(batch)])
+
+    def reference_lists(self, neighbors: int = NEIGHBORS) -> Tensor:
+        """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.
+
+        What rewards that look at other users' lists take before an agent gives them its own. Items that
+        as many neighbours have are ordered by popularity.
+        """
+        rows = SparseRows(neighbor_average(self.neighbors(neighbors), self.relevance.visible), self.device)
+        share = self.popularity / max(self.popularity.max(), 1.0) * 0.5 / neighbors  # less than one neighbour
+        tie_break = torch.as_tensor(share, dtype=torch.float32, device=self.device)  # (I,)
+        return self.lists_by(lambda users: rows.dense(users) + tie_break)
+
+
+class PeerLists:
+    """The lists that all users are shown, for rewards that compare a list with other users'.
+
+    They begin as the reference lists, and stay what they are until they are replaced: between two
+    replacements a reward depends on its own episode alone, so a batch equals its users one by one.
+    """
+
+    def __init__(self, context: RewardContext, neighbors: int = NEIGHBORS) -> None:
+        """``neighbors``: M of the reference lists."""
+        self._context, self._neighbors = context, neighbors
+        self._lists: Tensor | None = None
+
+    @property
+    def lists(self) -> Tensor:
+        """(U, K) int64."""
+        if self._lists is None:  # made when first needed: it costs seconds
+            self._lists = self._context.reference_lists(self._neighbors)
+        return self._lists
+
+    def replace(self, lists: Tensor) -> None:
+        """Take other lists (U, K) int64; ValueError for another shape or unknown items."""
+        expected = (self._context.num_users, self._context.k)
+        if tuple(lists.shape) != expected:
+            raise ValueError(f"lists of shape {tuple(lists.shape)}, expected {expected}: one for each user")
+        if bool((lists < 0).any()) or bool((lists >= self._context.num_items).any()):
+            raise ValueError(f"lists hold items outside 0..{self._context.num_items - 1}")
+        self._lists = lists.to(self._context.device, torch.int64)

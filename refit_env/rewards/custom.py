@@ -1,0 +1,58 @@
+"""One's own function as a reward.
+
+Letters: B users in the batch, I items, K list length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refit_env.rewards.base import Reward
+from refit_env.rewards.context import RewardContext
+
+
+class CallableReward(Reward):
+    """A user's own function of (scores (B, I), users (B,)), its output checked at every call."""
+
+    term_names = ("custom",)
+
+    def __init__(self, context: RewardContext, function: Callable[[Tensor, Tensor], Any]) -> None:
+        """Wrap ``function``."""
+        super().__init__(context)
+        self.function = function
+        self.name = str(getattr(function, "__name__", type(function).__name__))
+
+    def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Call the function.
+
+        Raises:
+            TypeError: if it gives no numbers, or complex ones.
+            ValueError: if it does not give (B,) of them, or one is NaN or infinite.
+        """
+        given = self.function(scores, users)
+        try:
+            value = torch.as_tensor(given, device=scores.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"reward {self.name!r} gave {type(given).__name__}, expected a tensor, array or list of numbers"
+            ) from error
+        if value.is_complex():
+            raise TypeError(f"reward {self.name!r} gave {value.dtype}, expected real numbers")
+        if value.shape != users.shape:
+            raise ValueError(
+                f"reward {self.name!r} gave shape {tuple(value.shape)}, expected {tuple(users.shape)}: "
+                "one number for each episode"
+            )
+        value = value.float()  # integer counts must not meet integer arithmetic later
+        wrong = ~torch.isfinite(value)
+        if bool(wrong.any()):
+            place = int(torch.nonzero(wrong)[0])
+            raise ValueError(
+                f"reward {self.name!r} gave {float(value[place])} for user {int(users[place])} (episode {place}); "
+                "every reward must be finite"
+            )
+        return value, {"custom": value}
