@@ -98,7 +98,7 @@ def evaluate(
         raise ValueError(f"no user to evaluate: none chosen has relevant items in {dataset.name!r}, {split}")
     seen, relevant = SparseRows(masked, device), SparseRows(truth, device)
     lists, found = [], []
-    for ids in torch.from_numpy(chosen).to(device).split(batch):
+    for ids in torch.split(torch.from_numpy(chosen).to(device), batch):
         ranked, values = _rank(score(ids), seen.mask(ids), relevant.mask(ids), ks)
         lists.append(ranked.cpu())
         found.append(values)

@@ -136,7 +136,7 @@ def ideal_dcg(relevant: Tensor, k: int) -> Tensor:
 
 def coverage_at_k(lists: Tensor, num_items: int) -> float:
     """Share of the catalogue that at least one list holds; -1 is an empty place."""
-    return lists[lists >= 0].unique().numel() / num_items
+    return int(torch.unique(lists[lists >= 0]).numel()) / num_items
 
 
 def gini(lists: Tensor, num_items: int) -> float:

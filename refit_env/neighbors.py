@@ -118,7 +118,7 @@ def _places(row: Ids, column: Ids, key: Floats, count: int) -> tuple[Ids, Ids]:
 def _nine_digits(value: Floats) -> Floats:
     """Round to 30 bits, so that sums of other orders are equal."""
     mantissa, exponent = np.frexp(value)
-    return np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30)
+    return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30))
 
 
 _KNOWN: OrderedDict[tuple[str, int], Ids] = OrderedDict()

@@ -1,6 +1,7 @@
 """Terminal rewards r(u_0): RACS, accuracy, beyond accuracy, mixes and one's own functions."""
 
-from refit_env.rewards.base import ListReward, Reward, RewardContext
+from refit_env.rewards.base import ListReward, Reward
+from refit_env.rewards.context import RewardContext
 from refit_env.rewards.registry import make_reward, register_reward, reward_names
 from refit_env.rewards.relevance import MODES, Relevance, make_relevance
 

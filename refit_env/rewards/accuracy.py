@@ -1,15 +1,14 @@
 """Rewards that look at the target's own relevant items alone.
 
-Letters: B users in the batch, I items, K list length.
+Letters: B users in the batch, I items, K list length, n relevant items of the batch.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from refit_env.metrics import check_no_nan, discounts, ideal_dcg
+from refit_env.metrics import discounts, ideal_dcg
 from refit_env.rewards.base import ListReward, Reward, rank_discount
 from refit_env.rewards.context import RewardContext
 
@@ -39,7 +38,7 @@ class RelevantItems(ListReward):
 
 
 class TargetHits(RelevantItems):
-    """``r_ra`` (the paper's ablation r_RA) and ``precision``: hits of the list in the target's items over K."""
+    """``r_ra`` (the paper's ablation r_RA), alias ``precision``: hits in the target's items over K."""
 
     def __init__(self, context: RewardContext, *, discount: str = "flat") -> None:
         """``discount``: ``"flat"`` counts hits, ``"log"`` weighs ranks as DCG does."""
@@ -88,11 +87,15 @@ class Cosine(Reward):
     term_names = ("cosine",)
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compare the scores with the relevant rows; ValueError for NaN."""
-        check_no_nan(scores)
+        """Dot product over lengths; 0 where a vector has none."""
         hidden = self.hidden(users)
         if hidden is not None:
             scores = scores.masked_fill(hidden, 0.0)
-        relevant = self.context.relevant.dense(users).double()  # (B, I); float64: the same in every batch
-        value = functional.cosine_similarity(scores.double(), relevant, dim=1).float()  # (B,)
+        row, item, _ = self.context.relevant.entries(users)  # (n,) each
+        # In float64, so that an episode's reward does not depend on the batch that it is summed in.
+        dot = torch.zeros(users.numel(), dtype=torch.float64, device=scores.device)
+        dot.index_add_(0, row, scores[row, item].double())  # (B,)
+        length = torch.linalg.vector_norm(scores, dim=1, dtype=torch.float64)  # (B,)
+        length = length * self.context.relevant.counts(users).double().sqrt()
+        value = (dot / length.clamp(min=1e-12)).float()  # (B,)
         return value, {"cosine": value}

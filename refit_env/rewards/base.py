@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from refit_env.metrics import discounts, top_k
+from refit_env.metrics import check_no_nan, discounts, top_k
 from refit_env.rewards.context import RewardContext
 
 
@@ -61,6 +61,8 @@ class Reward(ABC):
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         if lists is None:
             lists = self.top_k(scores, users)
+        else:
+            check_no_nan(scores)
         total, self.terms = self.compute(scores, users, lists)
         return total.float()
 

@@ -1,92 +1,117 @@
-"""Rewards beyond accuracy: novelty, the long tail, coverage of the catalogue, popularity-corrected hits.
+"""Rewards beyond accuracy: novelty, long tail, diversity, coverage, popularity-corrected hits.
 
-Letters: B users in the batch, I items, K list length, U users of the data set.
+Alone they pay for lists that nobody wants; they are meant for mixes, ``{"racs": 1.0, "diversity": 0.1}``.
+
+Letters: B users in the batch, I items, K list length, U users of the data set, n interactions.
 """
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from refit_env.rewards.base import ListReward, RewardContext, rank_discount
+from refit_env.data.rows import SparseRows
+from refit_env.rewards.accuracy import RelevantItems
+from refit_env.rewards.base import ListReward, Reward, rank_discount
+from refit_env.rewards.context import PeerLists, RewardContext
 
 
-class _ItemReward(ListReward):
-    """A list reward whose gains are the same for every user: one number for each item."""
+class ItemReward(ListReward):
+    """Base of list rewards whose gains are the same for every user: the list's mean of a number per item."""
 
-    def __init__(self, context: RewardContext, name: str, gain: Tensor | None = None) -> None:
+    def __init__(self, context: RewardContext, name: str, gain: Tensor) -> None:
+        """``gain``: (I,) what each item is worth."""
         super().__init__(context, rank_discount("flat", context.k), {name: 1.0})
-        self._gain = gain
-
-    @property
-    def item_gain(self) -> Tensor:
-        """(I,) what each item is worth."""
-        assert self._gain is not None
-        return self._gain
+        self.item_gain = gain.float().to(context.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """The same row for each user."""
         return {self.term_names[0]: self.item_gain.expand(users.numel(), -1)}
 
+    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """The lists' items' numbers (B, K)."""
+        return {self.term_names[0]: self.item_gain[lists]}
 
-class Novelty(_ItemReward):
-    """``novelty``: mean self-information of the list's items, -log2(p_i) / log2(U) (Vargas and Castells, 2011).
 
-    p_i is the share of users who have the item among what is visible; an item that nobody has counts as
-    one user's, so gains lie in 0..1.
+class Novelty(ItemReward):
+    """``novelty``: mean self-information of the list's items, -log2(p_i) / log2(U).
+
+    p_i is the share of users who have the item among what is visible (Vargas and Castells, RecSys 2011);
+    an item that nobody has counts as one user's, so gains lie in 0..1.
     """
 
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
-        users = max(context.dataset.num_users, 2)
+        users = max(context.num_users, 2)
         gain = -np.log2(np.maximum(context.popularity, 1.0) / users) / np.log2(users)
-        super().__init__(context, "novelty", torch.as_tensor(gain, dtype=torch.float32, device=context.device))
+        super().__init__(context, "novelty", torch.as_tensor(gain))
 
 
-class LongTail(_ItemReward):
-    """``long_tail``: share of the list outside the head, the most popular items that make up ``head`` of all interactions."""
+class LongTail(ItemReward):
+    """``long_tail``: share of the list outside the head, the most popular items of the catalogue.
+
+    The head is the fewest items that make up the share ``head`` of all visible interactions (Abdollahpouri,
+    Burke and Mobasher, 2019: the head takes 80 %).
+    """
 
     def __init__(self, context: RewardContext, *, head: float = 0.8) -> None:
-        """``head`` in 0..1: 0.8 is the usual Pareto cut (Abdollahpouri et al., 2019)."""
+        """``head`` in 0..1; among equally popular items the lower ids come first."""
         if not 0.0 <= head <= 1.0:
             raise ValueError(f"head={head} must lie in 0..1")
         order = np.argsort(-context.popularity, kind="stable")
-        before = np.cumsum(context.popularity[order]) - context.popularity[order]  # interactions of more popular items
-        gain = np.zeros(context.dataset.num_items, dtype=np.float32)
+        before = np.cumsum(context.popularity[order]) - context.popularity[order]  # of more popular items
+        gain = np.zeros(context.num_items, dtype=np.float32)
         gain[order] = before >= head * context.popularity.sum()
-        super().__init__(context, "long_tail", torch.as_tensor(gain, device=context.device))
+        super().__init__(context, "long_tail", torch.as_tensor(gain))
 
 
-class Coverage(_ItemReward):
-    """``coverage``: mean over the list of 1 / (1 + users in whose reference list the item stands).
+class Coverage(ListReward):
+    """``coverage``: mean over the list of 1 / (1 + other users in whose list the item stands).
 
-    Summed over all users, sum_i 1 / count_i over the lists' items is the number of distinct items shown:
-    an item's worth is its share of the catalogue's coverage. The reference lists are a user-based
-    nearest-neighbour recommender's until ``set_lists`` gives others.
+    Summed over all users and places, 1 / (users who are shown the item) is the number of distinct items
+    shown, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the user's share in it.
+    The others' lists are a user-based nearest-neighbour recommender's until ``refresh`` makes them by a
+    model.
     """
+
+    uses_lists: ClassVar[bool] = True
 
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
-        super().__init__(context, "coverage")
-        self._lists: Tensor | None = None
+        super().__init__(context, rank_discount("flat", context.k), {"coverage": 1.0})
+        self._peers = PeerLists(context)
+        self._shown: Tensor | None = None
 
     def set_lists(self, lists: Tensor) -> None:
-        """Replace the reference lists (U, K)."""
-        self._lists = lists
-        self.__dict__.pop("item_gain", None)
+        """Replace all users' lists (U, K)."""
+        self._peers.replace(lists)
+        self._shown = None
 
-    @cached_property
-    def item_gain(self) -> Tensor:  # type: ignore[override]  # made when first needed: the lists cost seconds
-        """(I,) 1 / (1 + reference lists that hold the item)."""
-        lists = self._lists if self._lists is not None else self.context.reference_lists()
-        count = torch.bincount(lists.flatten(), minlength=self.context.dataset.num_items)
-        return 1.0 / (1.0 + count.float().to(self.context.device))
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """The user's own list does not count against its items."""
+        own = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
+        own.scatter_(1, self._peers.lists[users], 1.0)  # (B, I)
+        return {"coverage": 1.0 / (1.0 + self.shown() - own)}
+
+    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """The same at the lists' items (B, K)."""
+        own = (lists[:, :, None] == self._peers.lists[users][:, None, :]).any(2)  # (B, K)
+        return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
+
+    def shown(self) -> Tensor:
+        """(I,) users in whose list each item stands."""
+        if self._shown is None:
+            self._shown = torch.bincount(
+                self._peers.lists.flatten(), minlength=self.context.num_items
+            ).float()
+        return self._shown
 
 
-class UnbiasedHits(ListReward):
+class UnbiasedHits(RelevantItems):
     """``unbiased_hits``: hits weighed by (popularity / highest popularity)^-power, over K.
 
     An inverse-propensity correction with propensity proportional to popularity^power (Yang et al., RecSys
@@ -94,14 +119,49 @@ class UnbiasedHits(ListReward):
     """
 
     def __init__(self, context: RewardContext, *, power: float = 0.5, cap: float = 10.0) -> None:
-        """``power`` 0 is plain hits; ``cap`` >= 1 limits the weight of rare items."""
-        if cap < 1.0:
-            raise ValueError(f"cap={cap} must be at least 1")
+        """``power`` 0 is plain hits over ``cap``; ``cap`` >= 1 limits the weight of rare items."""
+        if not (np.isfinite(power) and power >= 0):
+            raise ValueError(f"power={power} must be a finite number of at least 0")
+        if not (np.isfinite(cap) and cap >= 1):
+            raise ValueError(f"cap={cap} must be a finite number of at least 1")
         super().__init__(context, rank_discount("flat", context.k), {"unbiased_hits": 1.0})
         share = np.maximum(context.popularity, 1.0) / max(context.popularity.max(), 1.0)
         weight = np.minimum(share**-power, cap) / cap
-        self.weight = torch.as_tensor(weight, dtype=torch.float32, device=context.device)  # (I,)
+        self.item_weight = torch.as_tensor(weight, dtype=torch.float32, device=context.device)  # (I,)
 
-    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The weight of each relevant item."""
-        return {"unbiased_hits": self.context.relevant.dense(users) * self.weight}
+
+class Diversity(Reward):
+    """``diversity``: intra-list distance, 1 - mean cosine of the visible columns of two items of the list.
+
+    The mean is over all pairs (Ziegler et al., WWW 2005). It needs no item-item matrix: with unit columns
+    c_i, the sum over pairs is (|sum_i c_i|^2 - sum_i |c_i|^2) / 2. An item that nobody has is as far from
+    any other as can be. Not additive over the list, so no list reward. A list of one has diversity 0.
+    """
+
+    term_names = ("diversity",)
+
+    def __init__(self, context: RewardContext) -> None:
+        """No settings but the context's."""
+        super().__init__(context)
+        columns = sp.csr_matrix(context.relevance.visible.T)  # (I, U)
+        unit = sp.diags(1.0 / np.sqrt(np.maximum(context.popularity, 1.0))) @ columns
+        self._columns = SparseRows(sp.csr_matrix(unit), context.device)
+        self._there = torch.as_tensor(context.popularity > 0, device=context.device)  # (I,)
+
+    def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """A few episodes at a time: sums of columns are dense."""
+        size = max(1, 2**22 // self.context.num_users)
+        value = torch.cat([self._distance(some) for some in torch.split(lists, size)]).float()  # (B,)
+        return value, {"diversity": value}
+
+    def _distance(self, lists: Tensor) -> Tensor:
+        """(B,) float64 from lists (B, K)."""
+        batch, k = lists.shape
+        if k == 1:
+            return torch.zeros(batch, dtype=torch.float64, device=lists.device)
+        place, user, value = self._columns.entries(lists.flatten())  # (n,) each
+        total = torch.zeros(batch * self.context.num_users, dtype=torch.float64, device=lists.device)
+        total.index_add_(0, place // k * self.context.num_users + user, value.double())
+        squares = self._there[lists].double().sum(1)  # (B,) sum of |c_i|^2
+        pairs = total.view(batch, -1).square().sum(1) - squares  # (B,) twice the sum over pairs
+        return 1.0 - pairs / (k * (k - 1))

@@ -38,9 +38,10 @@ class RewardContext:
     def __init__(
         self, dataset: Dataset, relevance: Relevance, k: int = 20, device: torch.device | str = "cpu"
     ) -> None:
-        """Collect; ValueError if k is not a whole number in 1..I."""
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= dataset.num_items:
-            raise ValueError(f"k={k} must be a whole number in 1..{dataset.num_items}, the number of items")
+        """Collect; ``ValueError`` if k is not a whole number in 1..I."""
+        check_whole("k", k)
+        if k > dataset.num_items:
+            raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
 
     @property
@@ -86,7 +87,7 @@ class RewardContext:
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
         """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""
         everyone = torch.arange(self.num_users, device=self.device)
-        return torch.cat([top_k(score(u), self.k, self.hidden_mask(u)) for u in everyone.split(batch)])
+        return torch.cat([top_k(score(u), self.k, self.hidden_mask(u)) for u in torch.split(everyone, batch)])
 
     def reference_lists(self, neighbors: int = NEIGHBORS) -> Tensor:
         """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.
@@ -98,6 +99,12 @@ class RewardContext:
         share = self.popularity / max(self.popularity.max(), 1.0) * 0.5 / neighbors  # less than one neighbour
         tie_break = torch.as_tensor(share, dtype=torch.float32, device=self.device)  # (I,)
         return self.lists_by(lambda users: rows.dense(users) + tie_break)
+
+
+def check_whole(name: str, value: object) -> None:
+    """Raise ``ValueError`` unless the setting is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 class PeerLists:

@@ -38,7 +38,7 @@ class CallableReward(Reward):
             value = torch.as_tensor(given, device=scores.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"reward {self.name!r} gave {type(given).__name__}, expected a tensor, array or list of numbers"
+                f"reward {self.name!r} gave {type(given).__name__}, expected a tensor or array of numbers"
             ) from error
         if value.is_complex():
             raise TypeError(f"reward {self.name!r} gave {value.dtype}, expected real numbers")
@@ -52,7 +52,7 @@ class CallableReward(Reward):
         if bool(wrong.any()):
             place = int(torch.nonzero(wrong)[0])
             raise ValueError(
-                f"reward {self.name!r} gave {float(value[place])} for user {int(users[place])} (episode {place}); "
-                "every reward must be finite"
+                f"reward {self.name!r} gave {float(value[place])} for user {int(users[place])} "
+                f"(episode {place} of the batch); every reward must be finite"
             )
         return value, {"custom": value}

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 from functools import cached_property
 
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from refit_env.data.rows import SparseRows
+from refit_env.data.rows import SparseRows, without
 from refit_env.errors import unknown_name
-from refit_env.metrics import hits
 from refit_env.neighbors import neighbor_average
-from refit_env.rewards.base import ListReward, RewardContext, rank_discount
+from refit_env.rewards.base import ListReward, rank_discount
+from refit_env.rewards.context import NEIGHBORS, PeerLists, RewardContext, check_whole
 from refit_env.rewards.relevance import make_relevance
 
 VARIANTS = ("target_list", "neighbor_lists")
@@ -35,8 +34,10 @@ class Racs(ListReward):
     - ``variant="neighbor_lists"`` (the literal wording): the mean over the neighbours of the hits of
       *their own* lists in their own relevant items. Given the policy, those lists are independent of the
       target's noise; with the target's log-probabilities alone the expected gradient of this term is zero.
-      The lists come from a table that ``set_lists`` replaces; it begins as a user-based
-      nearest-neighbour recommender's.
+      The lists come from a table that ``refresh`` makes by a model and ``set_lists`` replaces; it begins
+      as a user-based nearest-neighbour recommender's.
+
+    A user with fewer than M neighbours (others with a common item) counts the missing ones as without hits.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Racs(ListReward):
         context: RewardContext,
         *,
         alpha: float = 0.5,
-        neighbors: int = 10,
+        neighbors: int = NEIGHBORS,
         variant: str = "target_list",
         neighbor_relevance: str | None = None,
         discount: str = "flat",
@@ -64,37 +65,55 @@ class Racs(ListReward):
         """
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"alpha={alpha} must lie in 0..1")
-        if neighbors < 1:
-            raise ValueError(f"neighbors={neighbors} must be at least 1")
+        check_whole("neighbors", neighbors)
         if variant not in VARIANTS:
             raise unknown_name("RACS variant", variant, VARIANTS)
         weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
         super().__init__(context, rank_discount(discount, context.k), weights)
         self.variant, self.num_neighbors = variant, neighbors
-        relevant = context.relevance.relevant
-        if neighbor_relevance is not None and neighbor_relevance != context.relevance.mode:
-            relevant = make_relevance(neighbor_relevance, context.dataset).relevant
-        self._neighbor_relevant: sp.csr_matrix = relevant
-        self._lists: Tensor | None = None
+        own = context.relevance
+        if neighbor_relevance in (None, own.mode):
+            self._neighbor_relevant = own.relevant
+        else:
+            self._neighbor_relevant = make_relevance(
+                str(neighbor_relevance), context.dataset, own.fraction, own.seed
+            ).relevant
+        self._peers = PeerLists(context, neighbors)
+        self._neighbor_hits: Tensor | None = None
+
+    @property
+    def uses_lists(self) -> bool:  # type: ignore[override]  # here it depends on the variant
+        """Whether all users' own lists matter."""
+        return self.variant == "neighbor_lists"
 
     @cached_property
     def similar(self) -> SparseRows:
-        """(U, I) share of each user's neighbours to whom an item is relevant."""
-        users = self.context.neighbors(self.num_neighbors)
-        return SparseRows(neighbor_average(users, self._neighbor_relevant), self.context.device)
+        """(U, I) share of each user's neighbours to whom an item is relevant, where a list may hold it."""
+        share = neighbor_average(self.context.neighbors(self.num_neighbors), self._neighbor_relevant)
+        hidden = self.context.relevance.hidden
+        return SparseRows(share if hidden is None else without(share, hidden), self.context.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """The target's relevant items, and the neighbours' mean row (nothing in ``neighbor_lists``)."""
         own = self.context.relevant.dense(users)  # (B, I)
-        if self.variant == "target_list":
-            return {"n_k": own, "n_sim_k": self.similar.dense(users)}
-        return {"n_k": own, "n_sim_k": torch.zeros_like(own)}
+        return {
+            "n_k": own,
+            "n_sim_k": torch.zeros_like(own) if self.uses_lists else self.similar.dense(users),
+        }
+
+    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """The same at the lists' items (B, K), without dense rows."""
+        own = self.context.relevant.at(users, lists)  # (B, K)
+        return {
+            "n_k": own,
+            "n_sim_k": torch.zeros_like(own) if self.uses_lists else self.similar.at(users, lists),
+        }
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The two counts; in ``neighbor_lists`` the second does not look at ``lists``."""
         total, terms = super().compute(scores, users, lists)
-        if self.variant == "neighbor_lists":
-            terms["n_sim_k"] = self.neighbor_hits[users]  # (B,)
+        if self.uses_lists:
+            terms["n_sim_k"] = self.neighbor_hits()[users]  # (B,)
             total = total + self.weights["n_sim_k"] * terms["n_sim_k"]
         return total, terms
 
@@ -102,20 +121,19 @@ class Racs(ListReward):
         """Replace the table of all users' own lists (U, K) that ``neighbor_lists`` scores.
 
         Raises:
-            ValueError: if its shape is not (U, K).
+            ValueError: if its shape is not (U, K), or it holds unknown items.
         """
-        expected = (self.context.dataset.num_users, self.k)
-        if tuple(lists.shape) != expected:
-            raise ValueError(f"lists of shape {tuple(lists.shape)}, expected {expected}: one list for each user")
-        self._lists = lists.to(self.context.device)
-        self.__dict__.pop("neighbor_hits", None)
+        self._peers.replace(lists)
+        self._neighbor_hits = None
 
-    @cached_property
     def neighbor_hits(self) -> Tensor:
-        """(U,) mean over a user's neighbours of their own lists' discounted hits in their own relevant items."""
-        lists = self._lists if self._lists is not None else self.context.reference_lists(self.num_neighbors)
-        relevant = SparseRows(self._neighbor_relevant, self.context.device)
-        everyone = torch.arange(self.context.dataset.num_users, device=self.context.device)
-        own = torch.cat([(hits(lists[u], relevant.mask(u)) * self.discount).sum(1) for u in everyone.split(1024)])
-        neighbors = torch.as_tensor(self.context.neighbors(self.num_neighbors), device=self.context.device)  # (U, M)
-        return torch.where(neighbors >= 0, own[neighbors.clamp(min=0)], 0.0).mean(1)
+        """(U,) mean over a user's neighbours of their own lists' discounted hits in their own items."""
+        if self._neighbor_hits is None:
+            lists = self._peers.lists  # (U, K)
+            everyone = torch.arange(self.context.num_users, device=self.context.device)
+            relevant = SparseRows(self._neighbor_relevant, self.context.device)
+            hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
+            neighbors = self.context.neighbors(self.num_neighbors).copy()  # the shared one is read-only
+            index = torch.as_tensor(neighbors, device=self.context.device)  # (U, M)
+            self._neighbor_hits = torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
+        return self._neighbor_hits

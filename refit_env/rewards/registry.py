@@ -11,8 +11,10 @@ import torch
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 from refit_env.rewards.accuracy import Cosine, Ndcg, Recall, ReciprocalRank, TargetHits
-from refit_env.rewards.base import CallableReward, Reward, RewardContext
-from refit_env.rewards.beyond import Coverage, LongTail, Novelty, UnbiasedHits
+from refit_env.rewards.base import Reward
+from refit_env.rewards.beyond import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
+from refit_env.rewards.context import RewardContext
+from refit_env.rewards.custom import CallableReward
 from refit_env.rewards.mix import Mix
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.relevance import Relevance
@@ -27,11 +29,13 @@ _REWARDS: dict[str, type[Reward]] = {
     "r_ra": TargetHits,
     "r_cos": Cosine,
     "ndcg": Ndcg,
+    "precision": TargetHits,
     "recall": Recall,
     "reciprocal_rank": ReciprocalRank,
     "novelty": Novelty,
     "long_tail": LongTail,
     "coverage": Coverage,
+    "diversity": Diversity,
     "unbiased_hits": UnbiasedHits,
 }
 
@@ -39,17 +43,30 @@ _REWARDS: dict[str, type[Reward]] = {
 def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
     """Register a ``Reward`` subclass under a name, as a class decorator.
 
+    Its constructor takes the context and, after a ``*``, its settings::
+
+        @register_reward("first_hit")
+        class FirstHit(Reward): ...
+
     Raises:
         ValueError: if the name is taken.
+        TypeError: if the class is no ``Reward``.
     """
 
     def add(cls: RewardClass) -> RewardClass:
+        _check_class(name, cls)
         if name in _REWARDS:
             raise ValueError(f"reward {name!r} is registered already ({_REWARDS[name].__name__})")
         _REWARDS[name] = cls
         return cls
 
     return add
+
+
+def _check_class(name: str, cls: object) -> None:
+    """Refuse what is no reward class."""
+    if not (inspect.isclass(cls) and issubclass(cls, Reward)):
+        raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
 
 def reward_names() -> list[str]:
@@ -69,15 +86,32 @@ def make_reward(
     """Make a reward.
 
     Args:
-        spec: a name; a mix ``{"racs": 1.0, "coverage": 0.1}``; or a function (scores (B, I), users (B,)) -> (B,).
+        spec: a name; a mix ``{"racs": 1.0, "coverage": 0.1}``; or a function
+            (scores (B, I), users (B,)) -> (B,).
         dataset: the data.
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
         device: where scores will come from.
         **kwargs: settings of the reward; in a mix, each goes to every part that knows it.
 
+    Returns:
+        The reward; call it with scores and users.
+
     Raises:
         ValueError: for an unknown name (with a did-you-mean), or settings that no part knows.
+
+    Example:
+        >>> from refit_env.data import load_dataset
+        >>> from refit_env.rewards import make_relevance
+        >>> data = load_dataset("synthetic")
+        >>> reward = make_reward("racs", data, make_relevance("train", data), k=5, alpha=1.0)
+        >>> users = torch.tensor([0, 1])
+        >>> reward(torch.from_numpy(data.train.csr[:2].toarray()), users)  # ranks what they have first
+        tensor([1., 1.])
+        >>> make_reward("rac", data, make_relevance("train", data))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown reward 'rac'. Did you mean 'racs'? Known: ...
     """
     context = RewardContext(dataset, relevance, k, device)
     if isinstance(spec, str):
@@ -88,7 +122,9 @@ def make_reward(
         if kwargs:
             raise ValueError(f"a function as reward takes no settings, got {', '.join(sorted(kwargs))}")
         return CallableReward(context, spec)
-    raise ValueError(f"reward {spec!r} must be a name, a mapping of names to weights, or a function (scores, users)")
+    raise TypeError(
+        f"reward {spec!r} must be a name, a mapping of names to weights, or a function (scores, users)"
+    )
 
 
 def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Reward:
@@ -96,7 +132,7 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
     allowed = _settings(name)
     for key in kwargs:
         if key not in allowed:
-            raise unknown_name(f"setting of reward {name!r}", key, allowed or ["(none)"])
+            raise _unknown_setting(f"reward {name!r}", key, allowed)
     return _REWARDS[name](context, **kwargs)
 
 
@@ -107,7 +143,7 @@ def _make_mix(spec: Mapping[str, float], context: RewardContext, kwargs: Mapping
     known = {key for name in spec for key in _settings(name)}
     for key in kwargs:
         if key not in known:
-            raise unknown_name("setting of the mixed rewards", key, known or ["(none)"])
+            raise _unknown_setting("the mixed rewards", key, sorted(known))
     parts = {}
     for name, weight in spec.items():
         own = {key: value for key, value in kwargs.items() if key in _settings(name)}
@@ -119,5 +155,13 @@ def _settings(name: str) -> list[str]:
     """The keyword arguments that a reward takes; the did-you-mean error for an unknown name."""
     if name not in _REWARDS:
         raise unknown_name("reward", name, _REWARDS)
-    parameters = inspect.signature(_REWARDS[name].__init__).parameters.values()
-    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    parameters = list(inspect.signature(_REWARDS[name].__init__).parameters.values())[2:]  # self, context
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in named]
+
+
+def _unknown_setting(of: str, key: str, allowed: list[str]) -> ValueError:
+    """The error for a keyword that a reward does not take."""
+    if allowed:
+        return unknown_name(f"setting of {of}", key, allowed)
+    return ValueError(f"unknown setting of {of} {key!r}: it takes none")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.rows import without
 from refit_env.errors import unknown_name
 
 MODES = ("holdout", "recent", "train", "validation")
@@ -38,7 +39,10 @@ class Relevance:
         visible: (U, I) what u_T shows.
         relevant: (U, I) what counts as a hit.
         hidden: (U, I) what no list may hold, or None.
-        users: (n,) int64, users with something visible and something relevant: those that episodes are about.
+        users: (n,) int64, users with something visible and something relevant: those that episodes are
+            about.
+        fraction: the hidden share it was made with.
+        seed: the seed it was made with.
     """
 
     mode: str
@@ -46,6 +50,8 @@ class Relevance:
     relevant: sp.csr_matrix
     hidden: sp.csr_matrix | None
     users: npt.NDArray[np.int64]
+    fraction: float = 0.2
+    seed: int = 0
 
 
 def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> Relevance:
@@ -65,21 +71,26 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share of the history")
+        raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share")
     train = dataset.train
     if mode == "train":
         visible, relevant, hidden = train.csr, train.csr, None
     elif mode == "validation":
-        visible, relevant, hidden = train.csr, _without(dataset.valid.csr, train.csr), train.csr
+        visible, relevant, hidden = train.csr, without(dataset.valid.csr, train.csr), train.csr
     else:
         kept = _visible_part(mode, dataset, fraction, seed)
         visible = train.select(kept).csr
-        relevant = _without(train.select(~kept).csr, visible)  # a repeated item that is shown can be in no list
+        relevant = without(
+            train.select(~kept).csr, visible
+        )  # a shown item that is repeated can be in no list
         hidden = visible
-    users = np.flatnonzero((np.diff(visible.indptr) > 0) & (np.diff(relevant.indptr) > 0)).astype(np.int64)
+    both = (np.diff(visible.indptr) > 0) & (np.diff(relevant.indptr) > 0)  # (U,)
+    users = np.flatnonzero(both).astype(np.int64)
     if not users.size:
-        raise ValueError(f"relevance {mode!r} leaves no user of {dataset.name!r} with something visible and relevant")
-    return Relevance(mode, visible, relevant, hidden, users)
+        raise ValueError(
+            f"relevance {mode!r} leaves no user of {dataset.name!r} with both visible and relevant items"
+        )
+    return Relevance(mode, visible, relevant, hidden, users, fraction, seed)
 
 
 def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -109,11 +120,3 @@ def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.in
     place = np.empty(len(rows), dtype=np.int64)
     place[order] = _place_in_row(rows)
     return place
-
-
-def _without(matrix: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
-    """The binary matrix less the entries that ``other`` stores."""
-    out = sp.csr_matrix(matrix - matrix.multiply(other))
-    out.eliminate_zeros()
-    out.sort_indices()
-    return out
