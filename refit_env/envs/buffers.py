@@ -1,62 +1,67 @@
-"""Output arrays that are used again only when nobody else holds them.
+"""Arrays that are used again once nobody holds them.
 
-A vector environment returns megabytes at every step. Fresh memory costs a page fault every 4 KiB;
-handing the same array out twice would change what the caller still holds. So: a pool that looks at
-the reference counts.
-
-Letters: N sub-environments, D size of the diffused vector.
+A vector environment gives one large array away at every step. Made afresh, each of its pages costs a fault
+at the first write, which takes longer than the copy itself; written in place, it would change in the
+caller's hands. So: a pool that looks at the reference counts.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-CHUNK_BYTES = 1 << 18
-"""Bytes copied before they are checked: they are then still in the processor's cache."""
-
-MOST = 64
-"""Arrays that the pool remembers; more in use at once are made and forgotten."""
-
 
 class ArrayPool:
-    """Hands out float32 arrays of one shape, none of which the caller can still see otherwise.
+    """Gives float32 arrays of one shape; each is the caller's own until the caller lets go of it.
 
-    Views and ``torch.from_numpy`` tensors hold a reference to their array, so an array that any of them
-    is alive of is not handed out again.
+    Whoever holds an array, a view of it, or a tensor made from it holds a reference, so the reference
+    count tells whether an array is free. What the count of a free one is, is measured by the same lines
+    that ask later, because interpreters differ in the references that they count.
+
+    Example:
+        >>> pool = ArrayPool((2,))
+        >>> first = pool.take()
+        >>> view = first[:1]
+        >>> del first
+        >>> pool.take() is view.base  # the view still holds it
+        False
+        >>> address = view.base.ctypes.data
+        >>> del view
+        >>> pool.take().ctypes.data == address
+        True
     """
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        """Serve arrays of ``shape``."""
-        self.shape = shape
-        self._arrays: list[FloatArray] = []
+    def __init__(self, shape: tuple[int, ...], keep: int = 4) -> None:
+        """Make an empty pool.
+
+        Args:
+            shape: of the arrays.
+            keep: arrays that are remembered; a caller who holds more of them gets fresh ones.
+        """
+        self.shape, self.keep = shape, keep
+        self._arrays: list[FloatArray] = [np.empty(0, np.float32)]
+        self._free = self._references(0)
+        self._arrays.clear()
 
     def take(self) -> FloatArray:
-        """An array that nobody else holds; its content is arbitrary."""
-        for index in range(len(self._arrays)):
-            if sys.getrefcount(self._arrays[index]) == 2:  # the list's and the call's own
-                return self._arrays[index]
-        array = np.empty(self.shape, dtype=np.float32)
-        if len(self._arrays) < MOST:
+        """An array that nobody else holds; its content is undefined."""
+        for i in range(len(self._arrays)):
+            if self._references(i) == self._free:
+                return self._arrays[i]
+        array = np.empty(self.shape, np.float32)
+        if len(self._arrays) < self.keep:
             self._arrays.append(array)
         return array
 
+    def _references(self, i: int) -> int:
+        """How many references to array ``i`` there are, this pool's included."""
+        return sys.getrefcount(self._arrays[i])
 
-def copy_checked(source: FloatArray, target: FloatArray) -> bool:
-    """Copy rows (N, D) and say whether all numbers are finite, in one pass over memory.
-
-    NaN and infinity survive a sum of squares. A sum may also overflow by itself: then False is returned
-    for finite numbers, and the caller must look closer.
-    """
-    rows = max(1, CHUNK_BYTES // max(source[0].nbytes, 1)) if len(source) else 1
-    total = 0.0
-    for start in range(0, len(source), rows):
-        piece = target[start : start + rows]
-        piece[...] = source[start : start + rows]
-        flat = piece.reshape(-1)
-        total += float(np.dot(flat, flat))
-    return bool(np.isfinite(total))
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle and copy as an empty pool: memory is not state."""
+        return ArrayPool, (self.shape, self.keep)

@@ -151,8 +151,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         observation_space, action_space = make_spaces(self.problem.dim, num_steps, bound)
         self.observation_space = cast("gym.Space[Observation]", observation_space)
         self.action_space = cast("gym.Space[FloatArray]", action_space)
-        if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(f"render_mode={render_mode!r} must be one of {', '.join(RENDER_MODES)} or None")
+        check_render_mode(render_mode)
         self.render_mode = render_mode
         self._renderer = Renderer(self.problem) if render_mode is not None else None
         self._user, self._t = -1, num_steps
@@ -198,7 +197,11 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         """
         if self._t >= self.problem.num_steps:
             raise ResetNeeded("no episode is running: call reset() before step()")
-        u = check_action(action, (self.problem.dim,))
+        u = np.array(
+            as_numbers(action, (self.problem.dim,))
+        )  # a copy: the caller may change the action later
+        if not np.isfinite(u).all():
+            refuse_nonfinite(torch.from_numpy(u))
         self._t += 1
         if self._renderer is not None:
             self._renderer.add(u)
@@ -220,8 +223,8 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
     def _observe(self, u: FloatArray) -> Observation:
-        """A fresh observation: nothing in it shares memory with an earlier one."""
-        return {"t": np.array([self._t], dtype=np.float32), "u": np.array(u, dtype=np.float32)}
+        """The observation; ``u`` is given away."""
+        return {"t": np.array([self._t], dtype=np.float32), "u": u}
 
 
 def make_spaces(dim: int, num_steps: int, bound: float) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
@@ -243,8 +246,14 @@ def choose_user(
     return problem.draw_user(rng)
 
 
-def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
-    """The action as a float32 array of ``shape``, all numbers finite.
+def check_render_mode(mode: str | None) -> None:
+    """Refuse a render mode that there is not."""
+    if mode is not None and mode not in RENDER_MODES:
+        raise ValueError(f"render_mode={mode!r} must be one of {', '.join(RENDER_MODES)}, or None")
+
+
+def as_numbers(action: Any, shape: tuple[int, ...]) -> FloatArray:
+    """The action as a float32 array of ``shape``; not a copy where it is one already.
 
     Raises:
         ValueError: naming what was passed instead.
@@ -252,17 +261,18 @@ def check_action(action: Any, shape: tuple[int, ...]) -> FloatArray:
     try:
         array = np.asarray(action, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"action {_shortened(action)} is no array of {shape} numbers: {error}") from error
+        text = repr(action)
+        shown = text if len(text) <= 80 else f"{text[:77]}..."
+        raise ValueError(f"action {shown} is no array of shape {shape}: {error}") from error
     if array.shape != shape:
-        raise ValueError(f"action of shape {array.shape}, expected {shape}: the next vector u_(T-t-1)")
-    # One pass: NaN and infinity survive a sum. A sum may overflow by itself, hence the second look.
-    if not np.isfinite(array.sum(dtype=np.float64)) and not np.isfinite(array).all():
-        where = np.argwhere(~np.isfinite(array))[0].tolist()
-        raise ValueError(f"action holds {array[tuple(where)]} at index {where}; every number must be finite")
+        raise ValueError(f"action of shape {array.shape}, expected {shape}: the next vector")
     return array
 
 
-def _shortened(value: Any) -> str:
-    """What was passed, for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def refuse_nonfinite(action: torch.Tensor) -> None:
+    """Raise a ValueError that names the first entry that is NaN or infinite, if there is one."""
+    wrong = (~torch.isfinite(action)).nonzero()
+    if len(wrong):
+        where = tuple(wrong[0].tolist())
+        value, index = float(action[where]), ", ".join(map(str, where))
+        raise ValueError(f"action[{index}] is {value}; every number of an action must be finite")

@@ -29,7 +29,7 @@ STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 
 BOUND = 6.0
-"""Box bound: data lie in 0..1, plus five deviations of the unit Gaussian that the longest chains start from."""
+"""Box bound: data lie in 0..1; five deviations of the unit Gaussian that long chains start from, on top."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,12 @@ class ProblemConfig:
     reward: RewardSpec = "racs"
     """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
     relevance: str | None = None
-    """``train``, ``holdout``, ``recent``, ``validation``; None: ``recent`` where rows are in order of time, else ``holdout``."""
+    """``train``, ``holdout``, ``recent`` or ``validation``; None is ``recent`` where rows stand in order of
+    time, else ``holdout``."""
     k: int = 20
     """K."""
     start: str = "history"
-    """``history``: u_T is the visible history; ``diffused``: noised by the backbone's schedule; ``noise``: N(0, I)."""
+    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I)."""
     reward_kwargs: Mapping[str, Any] | None = None
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
@@ -104,10 +105,11 @@ class DenoisingProblem:
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
         self._chain = _schedule(config.backbone, self.dataset.name)
-        if config.num_steps > self._chain.num_steps:
+        longest = self._chain.num_steps
+        if config.num_steps > longest:
             raise ValueError(
-                f"num_steps={config.num_steps}: {config.backbone} on {self.dataset.name!r} has {self._chain.num_steps} "
-                f"steps; T must lie in 1..{self._chain.num_steps}"
+                f"num_steps={config.num_steps} must lie in 1..{longest}, "
+                f"the steps that {config.backbone!r} has on {self.dataset.name!r}"
             )
 
     @property
@@ -144,7 +146,7 @@ class DenoisingProblem:
         return out
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C); None for the CF backbones, whose u_T is the history."""
+        """What a policy is conditioned on besides u, (B, C); None for CF, whose u_T is the history."""
         return None
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -165,7 +167,7 @@ class DenoisingProblem:
         """One of ``users``, all alike, by one uniform number: five times faster than ``rng.integers``."""
         return int(self.users[int(rng.random() * len(self.users))])
 
-    def check_user(self, user: int) -> int:
+    def check_user(self, user: Any) -> int:
         """Return the id if episodes may be about this user.
 
         Raises:
@@ -178,8 +180,8 @@ class DenoisingProblem:
             )
         if not self._may_start[user]:
             raise ValueError(
-                f"user {user} has nothing visible or nothing relevant under relevance {self.relevance.mode!r}; "
-                f"{len(self.users)} of {count} users have both (env.unwrapped.problem.users)"
+                f"user {user} has nothing visible or nothing relevant under relevance "
+                f"{self.relevance.mode!r}; {len(self.users)} of {count} users have both (problem.users)"
             )
         return int(user)
 
@@ -210,8 +212,8 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
         >>> problem = make_problem(ProblemConfig("synthetic"))
         >>> problem is make_problem(ProblemConfig("synthetic"))
         True
-        >>> problem.initial_state(torch.tensor([0, 1])).shape
-        torch.Size([2, 300])
+        >>> problem.initial_state(torch.tensor([0, 1])).shape == (2, problem.dim)
+        True
     """
     _check(config)
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
@@ -268,7 +270,7 @@ def _check(config: ProblemConfig) -> None:
         )
     if not (math.isfinite(config.bound) and config.bound >= 1):
         raise ValueError(
-            f"bound={config.bound} must be finite (Stable-Baselines3 needs that) and >= 1, as histories hold ones"
+            f"bound={config.bound} must be finite (as Stable-Baselines3 needs) and >= 1 (histories hold ones)"
         )
     if config.start not in STARTS:
         raise unknown_name("start", config.start, STARTS)
@@ -276,10 +278,10 @@ def _check(config: ProblemConfig) -> None:
         raise unknown_name("backbone", config.backbone, backbone_names())
     if config.start == "noise":
         raise ValueError(
-            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u alone, and pure "
-            "noise does not say whose chain it is. Use 'history' or 'diffused'."
+            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u "
+            "alone, and pure noise does not say whose chain it is. Use 'history' or 'diffused'."
         )
-    steps = config.num_steps
+    steps: Any = config.num_steps
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(
             f"num_steps={steps!r} must be a whole number of at least 1: T, the length of an episode"

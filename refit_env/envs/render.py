@@ -25,7 +25,16 @@ SHOWN = 10
 
 # A dark-blue to yellow scale of even lightness steps (seven anchors, linear in between), so that it reads in grey, too.
 _SCALE = np.array(
-    [[12, 7, 60], [51, 16, 104], [105, 22, 118], [158, 47, 98], [206, 83, 62], [240, 142, 42], [246, 222, 105]], float
+    [
+        [12, 7, 60],
+        [51, 16, 104],
+        [105, 22, 118],
+        [158, 47, 98],
+        [206, 83, 62],
+        [240, 142, 42],
+        [246, 222, 105],
+    ],
+    float,
 )
 _BACKGROUND = np.array([24, 26, 32], np.uint8)
 _HIT = np.array([88, 200, 130], np.uint8)
@@ -55,11 +64,17 @@ class Renderer:
 
     def text(self) -> str:
         """One line a step: t, the spread of u, and the first items of its list, hits marked with ``*``."""
-        lines = [f"user {self.user}, T = {self.problem.num_steps}, top {SHOWN} of {self.problem.reward_fn.k} (* hit)"]
+        lines = [
+            f"user {self.user}, T = {self.problem.num_steps}, top {SHOWN} of {self.problem.reward_fn.k} (* hit)"
+        ]
         for t, u in enumerate(self.chain):
             items, hit = self._list(u)
-            marks = " ".join(f"{i}{'*' if h else ''}" for i, h in zip(items[:SHOWN], hit[:SHOWN], strict=True))
-            lines.append(f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  hits {int(hit.sum()):2d}  {marks}")
+            marks = " ".join(
+                f"{i}{'*' if h else ''}" for i, h in zip(items[:SHOWN], hit[:SHOWN], strict=True)
+            )
+            lines.append(
+                f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  hits {int(hit.sum()):2d}  {marks}"
+            )
         return "\n".join(lines)
 
     def picture(self) -> npt.NDArray[np.uint8]:

@@ -1,27 +1,39 @@
 """Many denoising chains at once: one batched state, no Python loop over environments.
 
-Letters: N sub-environments, D size of the diffused vector, K list length, T steps.
+Letters: N sub-environments, n of them that begin or end now, D size of the diffused vector, K list length,
+T steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
+from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.buffers import ArrayPool, copy_checked
-from refit_env.envs.denoising import RENDER_MODES, check_action, make_spaces
+from refit_env.envs.buffers import ArrayPool
+from refit_env.envs.denoising import (
+    RENDER_MODES,
+    as_numbers,
+    check_render_mode,
+    make_spaces,
+    refuse_nonfinite,
+)
 from refit_env.envs.problem import BOUND, ProblemConfig, make_problem
 from refit_env.envs.render import Renderer
+from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
 
 BACKENDS = ("numpy", "torch")
@@ -32,35 +44,56 @@ Ints = npt.NDArray[np.int64]
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
-    """``DenoisingEnv`` in a batch; what ``gym.make_vec`` makes.
+    """``DenoisingEnv`` in a batch: what ``gym.make_vec`` makes.
 
     ## Description
 
     N chains step at once. With the same seeds and actions it gives exactly what
     ``SyncVectorEnv([DenoisingEnv] * N, autoreset_mode=SAME_STEP)`` gives, bit for bit: sub-environment i is
-    seeded ``seed + i`` and draws from a generator of its own.
+    seeded ``seed + i`` and draws from a generator of its own. A step costs little more than the copy of
+    the actions that it must make; see ``benchmarks/env_throughput.py``.
 
-    ## Action Space and Observation Space
+    ## Action Space
 
-    Those of ``DenoisingEnv``, batched: actions (N, D); observations ``t`` (N, 1) and ``u`` (N, D), float32.
-    With ``backend="torch"`` actions, observations, rewards and infos are tensors on ``device``; nothing
-    passes through the host. Returned arrays never share memory with earlier ones that are still held.
+    ``Box(-6, 6, (N, D), float32)``: the next vectors. NaN, infinity or another shape raises ``ValueError``.
+    With ``backend="torch"`` a tensor; it is copied, without its graph.
+
+    ## Observation Space
+
+    ``Dict(t=Box(0, T, (N, 1)), u=Box(-6, 6, (N, D)))``, float32. With ``backend="torch"`` these are tensors
+    on ``device``, and so are rewards, flags and infos; no vector passes through the host. An array that
+    was returned is the caller's: it never changes later, and is used again only when nobody holds it.
 
     ## Rewards
 
-    Those of ``DenoisingEnv``: float64 (N,) with NumPy, float32 (N,) tensors with torch.
+    Those of ``DenoisingEnv``: (N,) float64 arrays, or float32 tensors.
+
+    ## Starting State
+
+    That of ``DenoisingEnv``. All chains have length T, so without partial resets they begin and end
+    together, and rewards and starts are computed in one batch.
 
     ## Episode End
 
-    ``autoreset_mode="SameStep"`` (default): at an end the returned observation is the next chain's first one;
-    ``info["final_obs"]`` (object array of dicts) and ``info["final_info"]`` hold the end's. With the torch backend
-    ``final_obs`` is one dict of tensors. ``"Disabled"``: the end's observation is returned, terms are in ``info``, and
-    ``reset(options={"reset_mask": bools})`` begins new chains where the mask says so.
+    ``autoreset_mode="SameStep"`` (default): at an end the returned observation is the first one of the next
+    chain; ``info["final_obs"]`` (an object array of dicts, one dict of tensors with the torch backend) and
+    ``info["final_info"]`` tell of the chain that ended, each value beside a mask ``_name`` of the
+    sub-environments that it is about. ``"Disabled"``: the last observation is returned and ``info`` holds
+    the terms; ``reset(options={"reset_mask": bools})`` then begins new chains where the mask is true.
+    ``"NextStep"``, Gymnasium's default elsewhere, is refused: it would add a bogus transition to each T.
 
     ## Arguments
 
-    Those of ``DenoisingEnv``, and ``num_envs``, ``backend``, ``device``, ``autoreset_mode``.
-    ``reset(options={"user": ids})`` takes one id for all, or N of them.
+    Those of ``DenoisingEnv``, and
+
+    | argument | default | meaning |
+    |---|---|---|
+    | ``num_envs`` | 1 | N |
+    | ``backend`` | ``"numpy"`` | or ``"torch"`` |
+    | ``device`` | ``"cpu"`` | of the tensors; others than the CPU need ``backend="torch"`` |
+    | ``autoreset_mode`` | ``"SameStep"`` | or ``"Disabled"`` |
+
+    ``reset(options={"user": ids})`` takes one id for all, or N of them (list, array or tensor).
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -108,42 +141,53 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: for a wrong name or setting, with what would be right.
             DataError: if the data are not there or break a rule.
         """
-        config = ProblemConfig(
-            data=data,
-            backbone=backbone,
-            num_steps=num_steps,
-            reward=reward,
-            relevance=relevance,
-            k=k,
-            start=start,
-            reward_kwargs=reward_kwargs,
-            relevance_kwargs=relevance_kwargs,
-            bound=bound,
-            device=device,
-        )
-        if backend not in BACKENDS:
-            raise ValueError(f"backend={backend!r} must be one of {', '.join(BACKENDS)}")
-        if backend == "numpy" and torch.device(device).type != "cpu":
-            raise ValueError(f"device={device!r} needs backend='torch'; NumPy arrays live on the CPU")
-        if num_envs < 1:
-            raise ValueError(f"num_envs={num_envs} must be at least 1")
-        if max_episode_steps is not None and max_episode_steps < num_steps:
-            raise ValueError(f"max_episode_steps={max_episode_steps}: a chain ends by itself after T={num_steps} steps")
-        self.problem = make_problem(config)
-        self.num_envs, self.backend, self.device = num_envs, backend, torch.device(device)
-        self.single_observation_space, self.single_action_space = make_spaces(self.problem.dim, num_steps, bound)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        _check(num_envs, backend, device)
+        check_render_mode(render_mode)
         self.autoreset_mode = _autoreset_mode(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
+        self.problem = make_problem(
+            ProblemConfig(
+                data=data,
+                backbone=backbone,
+                num_steps=num_steps,
+                reward=reward,
+                relevance=relevance,
+                k=k,
+                start=start,
+                reward_kwargs=reward_kwargs,
+                relevance_kwargs=relevance_kwargs,
+                bound=bound,
+                device=device,
+            )
+        )
+        if max_episode_steps is not None and max_episode_steps < num_steps:
+            raise ValueError(
+                f"max_episode_steps={max_episode_steps}: a chain ends by itself, after T={num_steps}"
+            )
+        self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
+        self.single_observation_space, self.single_action_space = make_spaces(
+            self.problem.dim, num_steps, bound
+        )
         self.render_mode = render_mode
         self._renderers = [Renderer(self.problem) for _ in range(num_envs)] if render_mode is not None else []
         self._pool = ArrayPool((num_envs, self.problem.dim))
-        self._generators: list[np.random.Generator] | None = None
-        self._seeds: tuple[int, ...] = (-1,) * num_envs
-        self._t = np.full(num_envs, num_steps, dtype=np.int64)
+        self._generators: list[np.random.Generator] = []
+        self._seeds: list[int] = []
+        self._t = np.full(num_envs, num_steps, dtype=np.int64)  # no chain is running
         self._users = np.full(num_envs, -1, dtype=np.int64)
-        self._u: Any = None  # what was returned last: where a masked reset leaves the others
+        self._u = torch.empty(0)  # (N, D) the vectors of the last observation
+
+    # Batched boxes hold several (N, D) arrays, which large catalogues would feel: made when asked for.
+
+    @cached_property
+    def observation_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """The batched observation space."""
+        return batch_space(self.single_observation_space, self.num_envs)
+
+    @cached_property
+    def action_space(self) -> gym.Space[Any]:  # type: ignore[override]
+        """The batched action space."""
+        return batch_space(self.single_action_space, self.num_envs)
 
     # ------------------------------------------------------------------ reset
 
@@ -154,105 +198,112 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
         Args:
             seed: an int (sub-environment i takes ``seed + i``), one for each, or None to go on drawing.
-            options: ``"user"``: an id for all, or N ids (list, array or tensor); ``"reset_mask"``: (N,) bool.
+            options: ``"user"``: an id for all, or N ids (list, array or tensor), of which a mask takes its
+                own; ``"reset_mask"``: (N,) bool.
+
+        Returns:
+            The observations, of chains that were not reset too, and ``{"user": (N,), "_user": mask}``.
 
         Raises:
             ValueError: for wrong users, options or lengths.
         """
-        options = dict(options or {})
-        mask = options.pop("reset_mask", None)
-        wanted = options.pop("user", None)
-        if options:
-            raise ValueError(f"unknown reset option {sorted(options)[0]!r}; known: reset_mask, user")
-        chosen = np.ones(self.num_envs, np.bool_) if mask is None else self._check_mask(mask)
+        for name in options or {}:
+            if name not in ("reset_mask", "user"):
+                raise unknown_name("reset option", name, ["reset_mask", "user"])
+        options = options or {}
+        chosen = self._reset_mask(options.get("reset_mask"))  # (N,)
+        where = np.flatnonzero(chosen)  # (n,)
+        users = self._wanted_users(options.get("user"), where)
         if seed is not None:
-            self._seed(seed, chosen)
-        where = np.flatnonzero(chosen)
-        self._begin(where, self._named_users(wanted, where))
-        return self._observe(self._u), self._info({"user": self._users}, chosen)
+            self._seed(seed, where)
+        self._begin(where, users)
+        return self._observation(), self._info({"user": np.where(chosen, self._users, 0)}, chosen)
 
     def _begin(self, where: Ints, users: Ints | None) -> None:
-        """Put new chains at the places ``where``; users are drawn unless given."""
-        if users is None:
-            users = np.array([self.problem.draw_user(self._rng(i)) for i in where], dtype=np.int64)
+        """Put new chains at the places ``where`` (n,); users are drawn unless given."""
         noise = None
-        if self.problem.needs_noise:
-            rows = [self._rng(i).standard_normal(self.problem.dim, dtype=np.float32) for i in where]
-            noise = torch.from_numpy(np.stack(rows)).to(self.device)
-        ids = torch.from_numpy(users).to(self.device)
-        start = self.problem.initial_state(ids, noise)  # (n, D)
+        if users is None or self.problem.needs_noise:
+            generators = self._generators_of(where)
+            if users is None:
+                users = np.array([self.problem.draw_user(g) for g in generators], dtype=np.int64)
+            if self.problem.needs_noise:
+                rows = [g.standard_normal(self.problem.dim, dtype=np.float32) for g in generators]
+                noise = torch.from_numpy(np.stack(rows)).to(self.device)  # (n, D)
         self._t[where], self._users[where] = 0, users
+        ids = self._to_device(users)  # (n,)
+        fresh = self._empty()  # (N, D)
         if where.size == self.num_envs:
-            self._u = start if self.backend == "torch" else start.numpy()
+            self._u = self.problem.initial_state(ids, noise, out=fresh)
         else:
-            whole = self._u.clone() if self.backend == "torch" else self._u.copy()
-            whole[torch.from_numpy(where) if self.backend == "torch" else where] = start if self.backend == "torch" else start.numpy()
-            self._u = whole
-        for i, row in zip(where, start if self._renderers else [], strict=False):
-            self._renderers[i].begin(int(self._users[i]), row.cpu().numpy())
+            self._u = fresh.copy_(self._u)
+            self._u[self._to_device(where)] = self.problem.initial_state(ids, noise)
+        if self._renderers:
+            for i in where:
+                self._renderers[i].begin(int(self._users[i]), self._u[i].cpu().numpy())
 
-    def _named_users(self, wanted: Any, where: Ints) -> Ints | None:
-        """The users that the options name for the places ``where``, checked; None if they name none."""
+    def _wanted_users(self, wanted: Any, where: Ints) -> Ints | None:
+        """The users that the options name for the places ``where`` (n,), checked; None if they name none."""
         if wanted is None:
             return None
-        if isinstance(wanted, int | np.integer):
-            return np.full(where.size, self.problem.check_user(int(wanted)), dtype=np.int64)
-        users = torch.as_tensor(wanted)
-        if users.shape != (self.num_envs,) or users.is_floating_point() or users.dtype == torch.bool:
+        if isinstance(wanted, bool | int | float | str | np.integer):
+            return np.full(where.size, self.problem.check_user(wanted), dtype=np.int64)
+        users = np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted)
+        if users.shape != (self.num_envs,) or users.dtype.kind not in "iu":
             raise ValueError(
-                f"options['user'] must be one whole number or {self.num_envs} of them, got shape {tuple(users.shape)} of {users.dtype}"
+                f"options['user'] must be one whole number or {self.num_envs} of them, "
+                f"got {users.dtype} of shape {users.shape}"
             )
-        ids = users.cpu().numpy().astype(np.int64)[where]
-        self.problem.check_users(torch.from_numpy(ids))
-        return cast("Ints", ids)
+        users = users[where].astype(np.int64)
+        self.problem.check_users(torch.from_numpy(users))
+        return users
 
-    def _check_mask(self, mask: Any) -> Bools:
-        """A reset mask as a NumPy array."""
+    def _reset_mask(self, mask: Any) -> Bools:
+        """The places to reset, (N,)."""
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
         array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
         if array.shape != (self.num_envs,) or array.dtype != np.bool_:
             raise ValueError(
-                f"options['reset_mask'] must be {self.num_envs} booleans, got shape {array.shape} of {array.dtype}"
+                f"options['reset_mask'] must be {self.num_envs} booleans, "
+                f"got {array.dtype} of shape {array.shape}"
             )
         if not array.any():
             raise ValueError("options['reset_mask'] must be true somewhere")
-        if self._u is None and not array.all():
+        if not self._u.numel() and not array.all():
             raise ValueError("the first reset() must begin every chain: leave out options['reset_mask']")
         return array
 
     # ------------------------------------------------------------------ randomness
 
-    def _rng(self, index: int) -> np.random.Generator:
-        """The generator of one sub-environment; randomly seeded if ``reset`` never was."""
-        if self._generators is None:
-            self._seed([None] * self.num_envs, np.ones(self.num_envs, np.bool_))
-        assert self._generators is not None
-        return self._generators[index]
+    def _generators_of(self, where: Ints) -> list[np.random.Generator]:
+        """The generators of the places ``where`` (n,), randomly seeded if ``reset`` was given no seed."""
+        if not self._generators:
+            self._seed([None] * self.num_envs, np.arange(self.num_envs))
+        return self._generators if where.size == self.num_envs else [self._generators[i] for i in where]
 
-    def _seed(self, seed: int | Sequence[int | None], chosen: Bools) -> None:
-        """Seed the chosen sub-environments, as SyncVectorEnv would."""
+    def _seed(self, seed: int | Sequence[int | None], where: Ints) -> None:
+        """Seed the generators of the places ``where`` (n,) as SyncVectorEnv would."""
         seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed: {len(seeds)} seeds for num_envs={self.num_envs}")
-        if self._generators is None:
-            made = [seeding.np_random(s) for s in seeds]
-            self._generators = [generator for generator, _ in made]
-            self._seeds = tuple(int(s) for _, s in made)
+        if not self._generators:  # the others' are random until they are seeded
+            made = [seeding.np_random(s if i in set(where) else None) for i, s in enumerate(seeds)]
+            self._generators, self._seeds = [g for g, _ in made], [int(s) for _, s in made]
             return
-        for i in np.flatnonzero(chosen):
+        for i in where:
             if seeds[i] is not None:
-                self._generators[i], number = seeding.np_random(seeds[i])
-                self._seeds = (*self._seeds[:i], int(number), *self._seeds[i + 1 :])
+                self._generators[i], self._seeds[i] = seeding.np_random(seeds[i])
 
-    @property
+    @property  # type: ignore[misc]  # like SyncVectorEnv's, it can be read only
     def np_random(self) -> Any:
         """The sub-environments' generators."""
-        return tuple(self._rng(i) for i in range(self.num_envs))
+        return tuple(self._generators_of(np.arange(self.num_envs)))
 
     @property
     def np_random_seed(self) -> Any:
         """The sub-environments' seeds."""
-        self._rng(0)
-        return self._seeds
+        self._generators_of(np.arange(self.num_envs))
+        return tuple(self._seeds)
 
     # ------------------------------------------------------------------ step
 
@@ -260,131 +311,149 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """Take the next vectors.
 
         Args:
-            actions: (N, D), an array or (torch backend) a tensor on the environment's device.
+            actions: (N, D), an array or (torch backend) a tensor.
 
         Returns:
-            Observations, rewards, terminated, truncated, infos; see the class's docstring.
+            Observations, rewards, terminated, truncated (never), infos; see the class's docstring.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape, or a chain that is over and was not reset.
+            ValueError: for NaN, infinity or a wrong shape; all chains stay as they were.
+            gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
         """
-        if self._u is None or (self._t >= self.problem.num_steps).any():
-            raise ValueError("a chain is over or was never begun: call reset() (with options['reset_mask']) before step()")
-        self._u = self._take(actions)
+        if self._t.max() >= self.problem.num_steps:
+            over = int(np.argmax(self._t))
+            raise ResetNeeded(f"sub-environment {over} has no running episode: reset it before step()")
+        self._u = self._taken(actions)
         self._t += 1
         for i, renderer in enumerate(self._renderers):
-            renderer.add(np.asarray(self._u[i]))
+            renderer.add(self._u[i].cpu().numpy())
         ended = self._t == self.problem.num_steps  # (N,)
-        if not ended.any():
-            return self._observe(self._u), self._zeros(), *self._flags(ended), {}
-        rewards, info = self._end(ended)
-        return self._observe(self._u), rewards, *self._flags(ended), info
+        rewards: Any = self._zeros()
+        info: dict[str, Any] = {}
+        if ended.any():
+            rewards, info = self._end(ended)
+        return self._observation(), rewards, self._mask(ended), self._mask(np.zeros_like(ended)), info
 
-    def _take(self, actions: Any) -> Any:
-        """A checked copy of the actions (N, D)."""
+    def _taken(self, actions: Any) -> Tensor:
+        """A checked copy of the actions, (N, D)."""
         shape = (self.num_envs, self.problem.dim)
-        if self.backend == "torch" and self.device.type != "cpu":
-            tensor = torch.as_tensor(actions, dtype=torch.float32, device=self.device)
-            if tuple(tensor.shape) != shape:
-                raise ValueError(f"actions of shape {tuple(tensor.shape)}, expected {shape}: the next vectors")
-            if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-                raise ValueError("actions hold NaN or infinity; every number must be finite")
-            return tensor.detach().clone()
-        source = actions.detach().numpy() if isinstance(actions, Tensor) else np.asarray(actions, dtype=np.float32)
-        if source.dtype != np.float32 or source.shape != shape:
-            source = check_action(source, shape)
-        out = self._pool.take()
-        if not copy_checked(source, out):
-            check_action(source, shape)  # says where, or finds that only the sum overflowed
-        return torch.from_numpy(out) if self.backend == "torch" else out
+        if not isinstance(actions, Tensor):
+            array = as_numbers(actions, shape)
+            actions = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+        elif tuple(actions.shape) != shape:
+            raise ValueError(f"actions of shape {tuple(actions.shape)}, expected {shape}: the next vectors")
+        u = self._empty().copy_(actions.detach())  # (N, D)
+        # NaN and infinity survive a sum, which reads what the copy left in the cache. It may overflow by
+        # itself, hence the second look.
+        if not math.isfinite(float(u.sum())):
+            refuse_nonfinite(u)
+        return u
 
     def _end(self, ended: Bools) -> tuple[Any, dict[str, Any]]:
         """Pay the chains that ended, tell how, and (SAME_STEP) begin new ones in their place."""
-        where = np.flatnonzero(ended)
-        last = self._u
-        u0 = torch.from_numpy(last) if self.backend == "numpy" else last
-        if where.size < self.num_envs:
-            u0 = u0[torch.from_numpy(where).to(self.device)]
-        paid, terms, lists = self.problem.score(u0, torch.from_numpy(self._users[where]).to(self.device))
-        rewards = self._scatter(paid, where)
-        told: dict[str, Any] = {name: self._scatter(value, where) for name, value in terms.items()}
-        told |= {"user": self._users.copy(), "top_k": self._scatter(lists, where)}
-        told["user"][~ended] = 0
+        where = np.flatnonzero(ended)  # (n,)
+        last, users = self._u, self._to_device(self._users[where])  # (N, D), (n,)
+        u0 = last if where.size == self.num_envs else last[self._to_device(where)]  # (n, D)
+        paid, terms, lists = self.problem.score(u0, users)
+        told: dict[str, Any] = {name: self._spread(value, where) for name, value in terms.items()}
+        told |= {"user": np.where(ended, self._users, 0), "top_k": self._spread(lists, where)}
+        rewards = self._spread(paid, where)
         if self.autoreset_mode == AutoresetMode.DISABLED:
             return rewards, self._info(told, ended)
-        info: dict[str, Any] = {"final_obs": self._final_observations(last, where)}
-        info["_final_obs"] = self._mask(ended)
-        info["final_info"], info["_final_info"] = self._info(told, ended), self._mask(ended)
+        final = {"final_obs": self._final_observation(last, where), "_final_obs": self._mask(ended)}
+        final |= {"final_info": self._info(told, ended), "_final_info": self._mask(ended)}
         self._begin(where, None)
-        return rewards, info | self._info({"user": np.where(ended, self._users, 0)}, ended)
-
-    def _final_observations(self, last: Any, where: Ints) -> Any:
-        """The ended chains' last observations: Gymnasium's array of dicts, or one dict of tensors."""
-        end = np.float32(self.problem.num_steps)
-        if self.backend == "torch":
-            t = torch.from_numpy(self._t.astype(np.float32)).to(self.device)[:, None]
-            return {"t": t, "u": last}
-        out = np.full(self.num_envs, None, dtype=object)
-        for i in where:
-            out[i] = {"t": np.array([end]), "u": last[i]}
-        return out
+        return rewards, final | self._info({"user": np.where(ended, self._users, 0)}, ended)
 
     # ------------------------------------------------------------------ what is returned
 
-    def _observe(self, u: Any) -> dict[str, Any]:
-        t = self._t.astype(np.float32)[:, None]  # (N, 1), fresh
-        return {"t": torch.from_numpy(t).to(self.device) if self.backend == "torch" else t, "u": u}
+    def _observation(self) -> dict[str, Any]:
+        """The observation (N, ...) as the backend's own."""
+        t = torch.from_numpy(self._t.astype(np.float32)[:, None])  # (N, 1)
+        u = self._u
+        if (
+            self.autoreset_mode == AutoresetMode.DISABLED
+        ):  # partial resets return ours again: keep it from changes
+            u = self._empty().copy_(u)
+        return (
+            {"t": t.to(self.device), "u": u} if self.backend == "torch" else {"t": t.numpy(), "u": u.numpy()}
+        )
 
-    def _flags(self, ended: Bools) -> tuple[Any, Any]:
-        return self._mask(ended), self._mask(np.zeros(self.num_envs, np.bool_))
+    def _final_observation(self, last: Tensor, where: Ints) -> Any:
+        """The ended chains' last observation: Gymnasium's array of dicts, or one dict of tensors."""
+        if self.backend == "torch":
+            return {"t": self._to_device(self._t.astype(np.float32)[:, None]), "u": last}
+        out = np.full(self.num_envs, None, dtype=object)
+        t = np.full((where.size, 1), self.problem.num_steps, dtype=np.float32)
+        rows = last.numpy()
+        out[where] = [{"t": step, "u": rows[i]} for step, i in zip(t, where, strict=True)]
+        return out
 
-    def _mask(self, values: Bools) -> Any:
-        return torch.from_numpy(values.copy()).to(self.device) if self.backend == "torch" else values.copy()
+    def _empty(self) -> Tensor:
+        """(N, D) float32 that nobody else holds; its content is undefined."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(self._pool.take())
+        return torch.empty(self._pool.shape, device=self.device)
 
     def _zeros(self) -> Any:
+        """(N,) rewards before the end."""
         if self.backend == "torch":
             return torch.zeros(self.num_envs, device=self.device)
         return np.zeros(self.num_envs, dtype=np.float64)
 
-    def _scatter(self, values: Tensor, where: Ints) -> Any:
+    def _spread(self, values: Tensor, where: Ints) -> Any:
         """Values (n, ...) of the places ``where`` as (N, ...), zeros elsewhere, in the backend's types."""
         if self.backend == "torch":
-            if where.size == self.num_envs:
-                return values
-            whole = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
-            whole[torch.from_numpy(where).to(self.device)] = values
-            return whole
+            out = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
+            out[self._to_device(where)] = values
+            return out
         dtype = np.float64 if values.is_floating_point() else np.int64
-        out = np.zeros((self.num_envs, *values.shape[1:]), dtype=dtype)
-        out[where] = values.numpy()
-        return out
+        array = np.zeros((self.num_envs, *values.shape[1:]), dtype=dtype)
+        array[where] = values.numpy()
+        return array
 
     def _info(self, values: Mapping[str, Any], mask: Bools) -> dict[str, Any]:
-        """Each value beside the mask of the sub-environments that it belongs to."""
+        """Each value (N, ...) beside the mask of the sub-environments that it is about."""
         out: dict[str, Any] = {}
         for name, value in values.items():
-            array = value.copy() if isinstance(value, np.ndarray) else value
-            if self.backend == "torch" and isinstance(array, np.ndarray):
-                array = torch.from_numpy(array).to(self.device)
-            out |= {name: array, f"_{name}": self._mask(mask)}
+            if self.backend == "torch" and isinstance(value, np.ndarray):
+                value = self._to_device(value)
+            out |= {name: value, f"_{name}": self._mask(mask)}
         return out
 
+    def _mask(self, values: Bools) -> Any:
+        """A fresh copy of (N,) flags."""
+        return self._to_device(values.copy()) if self.backend == "torch" else values.copy()
+
+    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
+        """The array as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device)
+
     def render(self) -> Any:
-        """A tuple with each sub-environment's text or picture."""
+        """A tuple with each sub-environment's text or picture; None without a render mode."""
         if not self._renderers:
             return None
         return tuple(r.text() if self.render_mode == "ansi" else r.picture() for r in self._renderers)
 
 
+def _check(num_envs: Any, backend: str, device: str) -> None:
+    """Refuse what the single environment does not know either way."""
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    if backend == "numpy" and torch.device(device).type != "cpu":
+        raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays live on the CPU")
+
+
 def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """SAME_STEP or DISABLED; NEXT_STEP would put a bogus transition after every T real ones."""
-    try:
-        found = AutoresetMode(mode)
-    except ValueError:
-        found = AutoresetMode.NEXT_STEP
-    if found == AutoresetMode.NEXT_STEP:
+    """SAME_STEP or DISABLED."""
+    allowed = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+    if mode == AutoresetMode.NEXT_STEP or mode == AutoresetMode.NEXT_STEP.value:
         raise ValueError(
-            f"autoreset_mode={mode!r} must be 'SameStep' or 'Disabled'; NextStep would add a bogus transition to "
-            "every chain of T steps"
+            "autoreset_mode 'NextStep' would add a bogus transition to every chain of T steps; "
+            "use 'SameStep' or 'Disabled'"
         )
-    return found
+    if mode not in (*allowed, *(m.value for m in allowed)):
+        raise unknown_name("autoreset_mode", mode, [m.value for m in allowed])
+    return AutoresetMode(mode)

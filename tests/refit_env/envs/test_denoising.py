@@ -306,9 +306,10 @@ def test_the_custom_id_without_data_says_what_is_missing() -> None:
         gym.make("ReFiT-Custom-v0")
 
 
-@pytest.mark.parametrize("user", [-1, 500, 10**9, "3", 2.0, True, [1, 2]])
+@pytest.mark.parametrize("user", [-1, "beyond", 10**9, "3", 2.0, True, [1, 2]])
 def test_wrong_users_are_refused_by_name(synthetic: Any, user: Any) -> None:
     env = synthetic.make()
+    user = env.unwrapped.problem.dataset.num_users if user == "beyond" else user
     with pytest.raises(ValueError, match="user"):
         env.reset(options={"user": user})
 
@@ -335,7 +336,7 @@ def test_actions_that_are_no_numbers_are_refused(synthetic: Any, bad: float) -> 
     env.reset(seed=0)
     action = np.zeros(env.problem.dim, np.float32)
     action[17] = bad
-    with pytest.raises(ValueError, match=rf"{bad}.*17"):
+    with pytest.raises(ValueError, match=rf"action\[17\] is {bad}"):
         env.step(action)
 
 
@@ -345,11 +346,11 @@ def test_huge_but_finite_actions_are_taken(synthetic: Any) -> None:
     env.step(np.full(env.problem.dim, 3e38, np.float32))
 
 
-@pytest.mark.parametrize("action", [np.zeros(3, np.float32), np.zeros((1, 300), np.float32), "go", None, 0.5])
+@pytest.mark.parametrize("action", [np.zeros(3, np.float32), np.zeros((1, 9), np.float32), "go", None, 0.5])
 def test_actions_of_a_wrong_shape_are_refused(synthetic: Any, action: Any) -> None:
     env = synthetic.make(disable_env_checker=True).unwrapped
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"expected \(300,\)|of \(300,\)"):
+    with pytest.raises(ValueError, match=rf"(expected|no array of shape) \({env.problem.dim},\)"):
         env.step(action)
 
 
@@ -357,18 +358,18 @@ def test_a_refused_action_leaves_the_episode_as_it_was(synthetic: Any) -> None:
     env = synthetic.make(disable_env_checker=True).unwrapped
     env.reset(seed=0)
     with pytest.raises(ValueError):
-        env.step(np.full(300, np.nan, np.float32))
-    assert env.step(np.zeros(300, np.float32))[0]["t"].tolist() == [1.0]
+        env.step(np.full(env.problem.dim, np.nan, np.float32))
+    assert env.step(np.zeros(env.problem.dim, np.float32))[0]["t"].tolist() == [1.0]
 
 
 def test_steps_without_a_running_episode_are_refused(synthetic: Any) -> None:
     env = synthetic.make().unwrapped
     with pytest.raises(gym.error.ResetNeeded):
-        env.step(np.zeros(300, np.float32))
+        env.step(np.zeros(env.problem.dim, np.float32))
     env.reset(seed=0)
     finish(env)
     with pytest.raises(gym.error.ResetNeeded):
-        env.step(np.zeros(300, np.float32))
+        env.step(np.zeros(env.problem.dim, np.float32))
 
 
 # ---------------------------------------------------------------------- videos
