@@ -34,9 +34,11 @@ def synthesize(
     """Make a data set.
 
     Every item belongs to a cluster and has a Zipf popularity within the catalogue. A user has a home
-    cluster and moves, over the user's own time, towards a second one; each event draws a cluster (the
+    cluster and moves, over the user's own time, towards the next one; each event draws a cluster (the
     mixture of the moment with probability ``focus``, any cluster else), then an unseen item of it by
-    popularity. Rows are split by time within each user, 7:1:2.
+    popularity. Rows are split by time within each user, 7:1:2. All who start in a cluster move to the
+    same one, so what came late in some histories tells what comes next in others; a model that learns to
+    reconstruct whole rows, without regard to time, does not see it.
 
     Args:
         seed: of everything.
@@ -44,7 +46,7 @@ def synthesize(
         num_items: I.
         num_clusters: C.
         mean_events: median of the log-normal activity; rows have 10 to I / 3 events.
-        drift: how much of the taste has moved to the second cluster at the end of the row, 0..1.
+        drift: how much of the taste has moved to the next cluster at the end of the row, 0..1.
         popularity: exponent of the Zipf law.
         focus: share of events that follow the taste.
 
@@ -91,7 +93,8 @@ def _row(
     focus: float,
 ) -> npt.NDArray[np.int64]:
     """(n_u,) distinct items of one user, oldest first."""
-    home, goal = (rng.random(2) * num_clusters).astype(np.int64)
+    home = int(rng.random() * num_clusters)
+    goal = (home + 1) % num_clusters
     spread = rng.random(12).sum() - 6.0  # close to N(0, 1), by sums alone
     count = int(np.clip(np.floor(mean_events * np.exp2(0.6 * spread)), 10, appeal.size // 3))
     free = appeal.copy()  # (I,) 0 once taken
