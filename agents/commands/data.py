@@ -1,0 +1,198 @@
+"""``refit data``: list, inspect, prepare and synthesize data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, save_dataset, synthesize
+from refit_env.data.catalog import CATALOG
+from refit_env.data.dataset import SPLITS
+from refit_env.data.home import find_raw, writable_home
+from refit_env.data.prepare import Recipe, prepare
+from refit_env.files import read_json
+
+
+@dataclass(frozen=True)
+class DataList:
+    """List the known data sets: which are here, how large they are, where to get the others."""
+
+    def run(self) -> int:
+        """Print the table; nothing but each set's ``dataset.json`` is read."""
+        table = Table(title="Data sets")
+        for name in ("name", "task", "users", "items", *SPLITS, "in time order", "here"):
+            table.add_column(name, justify="right" if name in ("users", "items", *SPLITS) else "left", no_wrap=name != "in time order")
+        found = list_datasets()
+        for name, folder in found.items():
+            table.add_row(*_row(name, folder))
+        console = Console()
+        console.print(table)
+        for name, folder in found.items():
+            if folder is None and name in CATALOG:
+                console.print(f"{name}: {CATALOG[name].page}", soft_wrap=True)
+        console.print(f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)", soft_wrap=True)
+        return 0
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Print what is known of one data set: counts, density, activity, popularity, source, licence."""
+
+    name: tyro.conf.Positional[str]
+    """A name of ``refit data list``, or a folder in canonical form."""
+
+    def run(self) -> int:
+        """Load the data set and print."""
+        dataset = load_dataset(self.name)
+        table = Table(title=dataset.name, show_header=False)
+        table.add_column(style="bold")
+        table.add_column()
+        for key, value in describe(dataset).items():
+            table.add_row(key, str(value))
+        Console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Turn official files into the canonical form.
+
+    A catalogue name brings its own recipe (the options below are then its, unless ``--format`` is given).
+    """
+
+    name: tyro.conf.Positional[str]
+    """Name of the data set."""
+    source: Path
+    """The official file, or the folder that holds the format's files."""
+    out: Path | None = None
+    """Canonical folder to write; ``<data home>/<name>`` if left out."""
+    format: str | None = None
+    """``u.data``, ``ratings.dat``, ``diffrec``, ``lightgcn``, ``inter`` or ``csv``; the catalogue's if left out."""
+    columns: tuple[str, ...] = ()
+    """For ``csv``: ``user=user_id item=movie rating=stars``."""
+    min_rating: float | None = None
+    """Keep interactions rated at least this."""
+    k_core: int = 0
+    """Drop users and items with fewer interactions, repeatedly."""
+    split: str = "random"
+    """``published``, ``random``, ``time`` or ``leave-one-out``."""
+    valid_share: float = 0.1
+    """Share of each row for validation."""
+    test_share: float = 0.2
+    """Share of each row for test."""
+    seed: int = 0
+    """Of random splits."""
+
+    def run(self) -> int:
+        """Prepare, write, and say what came out."""
+        folder = self.out if self.out is not None else writable_home() / self.name
+        dataset = prepare(self.name, self.source, self._recipe(), folder, meta=self._meta())
+        Console().print(f"{folder}: {_sizes(dataset)}; {dataset.meta['funnel']}")
+        return 0
+
+    def _recipe(self) -> Recipe:
+        known = CATALOG.get(self.name)
+        if self.format is None and known is not None and known.format:
+            return Recipe(**({"format": known.format, "task": known.task} | dict(known.recipe)))
+        pairs = (word.partition("=") for word in self.columns)
+        return Recipe(
+            format=self.format or "csv",
+            columns={ours: theirs for ours, _, theirs in pairs} or None,
+            min_rating=self.min_rating,
+            k_core=self.k_core,
+            split=self.split,
+            valid_share=self.valid_share,
+            test_share=self.test_share,
+            seed=self.seed,
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        known = CATALOG.get(self.name)
+        return {"source": [str(self.source.name)]} if known is None else {"source": [known.page], "licence": known.licence}
+
+
+@dataclass(frozen=True)
+class DataSynthesize:
+    """Write a data set of the generator behind ReFiT-Synthetic-v0, of any size."""
+
+    out: Path
+    """Canonical folder to write."""
+    seed: int = 0
+    """The same seed gives the same data on any platform."""
+    users: int = 800
+    """Number of users."""
+    items: int = 400
+    """Number of items."""
+    clusters: int = 8
+    """Number of taste clusters."""
+
+    def run(self) -> int:
+        """Generate and write."""
+        dataset = synthesize(self.seed, self.users, self.items, self.clusters)
+        save_dataset(dataset, self.out)
+        Console().print(f"{self.out}: {_sizes(dataset)}")
+        return 0
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The facts of ``refit data info``."""
+    counts = dataset.train.counts
+    popularity = np.sort(np.bincount(dataset.train.items, minlength=dataset.num_items))[::-1]
+    head = popularity[: max(1, popularity.size // 10)].sum() / popularity.sum()
+    total = sum(len(dataset.split(s)) for s in SPLITS)
+    facts: dict[str, Any] = {
+        "task": dataset.task,
+        "users x items": f"{dataset.num_users:,} x {dataset.num_items:,}",
+        "train / valid / test": " / ".join(f"{len(dataset.split(s)):,}" for s in SPLITS),
+        "density": f"{total / (dataset.num_users * dataset.num_items):.3%}",
+        "train items a user": f"median {np.median(counts):.0f}, least {counts.min()}, most {counts.max()}",
+        "most popular tenth of the items": f"{head:.0%} of the train interactions",
+        "rows in order of time": "yes" if dataset.time_ordered else "no",
+        "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
+    }
+    return facts | {key: dataset.meta[key] for key in ("split", "source", "licence", "note") if key in dataset.meta}
+
+
+def _row(name: str, folder: Path | None) -> list[str]:
+    """One line of ``refit data list``."""
+    known = CATALOG.get(name)
+    if known is None:
+        data = load_dataset(name)
+        sizes = [data.num_users, data.num_items, *(len(data.split(s)) for s in SPLITS)]
+        return [name, data.task, *(f"{n:,}" for n in sizes), "yes", "yes"]
+    order = "yes" if known.time_ordered else "no"
+    if folder is None:
+        return [name, known.task, *[""] * 5, order, "raw" if find_raw(known) is not None else "no"]
+    info = read_json(folder / "dataset.json")
+    sizes = [info["num_users"], info["num_items"], *(info[f"num_{s}"] for s in SPLITS)]
+    return [name, known.task, *(f"{n:,}" for n in sizes), order, "yes"]
+
+
+def _sizes(dataset: Dataset) -> str:
+    parts = " / ".join(f"{len(dataset.split(s)):,}" for s in SPLITS)
+    return f"{dataset.num_users:,} users, {dataset.num_items:,} items, {parts} train / valid / test"
+
+
+DataCommand = (
+    Annotated[DataList, tyro.conf.subcommand("list")]
+    | Annotated[DataInfo, tyro.conf.subcommand("info")]
+    | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
+    | Annotated[DataSynthesize, tyro.conf.subcommand("synthesize")]
+)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the command with the words that follow its name."""
+    command: DataList | DataInfo | DataPrepare | DataSynthesize = tyro.cli(
+        DataCommand,  # type: ignore[arg-type]  # tyro takes a union; its stubs say a class
+        prog="refit data",
+        args=list(words),
+    )
+    return command.run()
