@@ -112,7 +112,9 @@ def verify_checksums(folder: Path, info: dict[str, Any]) -> None:
             raise DataError(f"{path}: {INFO} lists this file, but it is not there")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != expected:
-            raise DataError(f"{path}: sha256 is {found[:12]}..., {INFO} says {expected[:12]}...; truncated or changed?")
+            raise DataError(
+                f"{path}: sha256 is {found[:12]}..., {INFO} says {expected[:12]}...; truncated or changed?"
+            )
 
 
 def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[str, Any]:
@@ -163,7 +165,9 @@ def _ids(
         wrong = (values < 0) | (values >= int(info[count]))
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
-            raise DataError(f"{path} row {row}: {name} {values[row]} is outside 0..{int(info[count]) - 1} ({count})")
+            raise DataError(
+                f"{path} row {row}: {name} {values[row]} is outside 0..{int(info[count]) - 1} ({count})"
+            )
         out.append(values.astype(np.int64))
     return out[0], out[1]
 
@@ -179,7 +183,9 @@ def _check_splits(path: Path, parts: list[Interactions], info: dict[str, Any]) -
     lost = (parts[0].counts == 0) & ((parts[1].counts > 0) | (parts[2].counts > 0))
     if lost.any() and info.get("task", "cf") == "cf":
         user = int(np.flatnonzero(lost)[0])
-        raise DataError(f"{path}: user {user} has no train items, so nothing can be predicted from ({int(lost.sum())} such)")
+        raise DataError(
+            f"{path}: user {user} has no train items, so nothing can be predicted from ({int(lost.sum())} such)"
+        )
 
 
 def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
@@ -189,7 +195,9 @@ def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
         return None
     edges = _read_parquet(path).to_numpy()
     if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
-        raise DataError(f"{path}: expected two columns of user ids, found shape {edges.shape} of {edges.dtype}")
+        raise DataError(
+            f"{path}: expected two columns of user ids, found shape {edges.shape} of {edges.dtype}"
+        )
     if edges.size and (edges.min() < 0 or edges.max() >= num_users):
         row = int(np.flatnonzero(((edges < 0) | (edges >= num_users)).any(1))[0])
         raise DataError(f"{path} row {row}: users {edges[row].tolist()} are outside 0..{num_users - 1}")

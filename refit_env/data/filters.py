@@ -1,76 +1,116 @@
-"""Filters on raw interactions: ratings, duplicates, k-core, and dense ids.
+"""Filters of raw rows before they are split: rating threshold, duplicates, k-core, dense ids.
 
-Letters: N interactions.
+Letters: N rows, M rows kept, U users, I items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
-from refit_env.errors import DataError
-
-
-@dataclass
-class Funnel:
-    """How many interactions each filter left, in order, for ``dataset.json``."""
-
-    steps: dict[str, int]
-
-    def note(self, step: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Write down the table's size after a step and pass it on.
-
-        Raises:
-            DataError: if nothing is left.
-        """
-        self.steps[step] = len(table)
-        if table.empty:
-            raise DataError(f"nothing is left after {step!r}; sizes so far: {self.steps}")
-        return table
+IntArray = npt.NDArray[np.int64]
 
 
-def at_least(table: pd.DataFrame, min_rating: float) -> pd.DataFrame:
-    """Keep rows rated ``min_rating`` or more.
+@dataclass(frozen=True, eq=False)
+class RawRows:
+    """Rows as a reader gives them, in the order of the file.
+
+    Attributes:
+        users: (N,) int64 ids >= 0, or objects where a format has tokens.
+        items: (N,) the same.
+        timestamps: (N,) float64 seconds, or None.
+        ratings: (N,) float64, or None.
+        split: (N,) int8 0 train, 1 valid, 2 test, or None where the files are not split.
+    """
+
+    users: npt.NDArray[Any]
+    items: npt.NDArray[Any]
+    timestamps: npt.NDArray[np.float64] | None = None
+    ratings: npt.NDArray[np.float64] | None = None
+    split: npt.NDArray[np.int8] | None = None
+
+    def __len__(self) -> int:
+        """N."""
+        return int(self.users.size)
+
+    def take(self, chosen: npt.NDArray[Any]) -> RawRows:
+        """The rows where ``chosen`` (N,) is true, or those with the positions in ``chosen`` (M,)."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return RawRows(**{name: None if v is None else v[chosen] for name, v in values.items()})
+
+
+def at_least(rows: RawRows, min_rating: float) -> RawRows:
+    """Keep the rows with ``rating >= min_rating``.
 
     Raises:
-        DataError: if the table has no ratings.
+        ValueError: if the rows have no ratings.
     """
-    if "rating" not in table:
-        raise DataError(f"min_rating={min_rating}: the source has no ratings")
-    return table[table["rating"] >= min_rating]
+    if rows.ratings is None:
+        raise ValueError(f"min_rating={min_rating} needs ratings, and these files have none")
+    return rows.take(rows.ratings >= min_rating)
 
 
-def merge_duplicates(table: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Keep each (user, item) once, at its earliest time (the first row where time is unknown), and count the rest."""
-    if "timestamp" in table:
-        table = table.sort_values("timestamp", kind="stable")
-    kept = table.drop_duplicates(["user", "item"], keep="first")
-    return kept, len(table) - len(kept)
+def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
+    """Keep one row of each (user, item) pair: the first split's, then the earliest, then the first.
 
-
-def k_core(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Drop users and items with fewer than ``k`` interactions, again and again, until none is left.
+    Returns:
+        The rows, in their order, and how many were dropped.
 
     Example:
-        >>> rows = pd.DataFrame({"user": [0, 0, 1, 1, 2], "item": [5, 6, 5, 6, 5]})
-        >>> k_core(rows, 2)["user"].tolist()
-        [0, 0, 1, 1]
+        >>> twice = RawRows(np.array([0, 0, 1]), np.array([5, 5, 5]), np.array([9.0, 3.0, 4.0]))
+        >>> rows, dropped = merge_duplicates(twice)
+        >>> rows.timestamps, dropped
+        (array([3., 4.]), 1)
     """
-    while True:
-        users = table.groupby("user")["item"].transform("size")
-        items = table.groupby("item")["user"].transform("size")
-        keep = (users >= k) & (items >= k)
-        if keep.all():
-            return table
-        table = table[keep]
+    users, items = compact(rows.users)[0], compact(rows.items)[0]
+    keys: list[npt.NDArray[Any]] = [np.arange(len(rows))]
+    keys += [k for k in (rows.timestamps, rows.split) if k is not None]
+    order = np.lexsort((*keys, items, users))  # the last key counts first
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (np.diff(users[order]) != 0) | (np.diff(items[order]) != 0)
+    keep = np.sort(order[first])
+    return (rows if keep.size == len(rows) else rows.take(keep)), len(rows) - int(keep.size)
 
 
-def dense_ids(table: pd.DataFrame) -> pd.DataFrame:
-    """Number users and items 0, 1, 2 ... in the order of their original ids."""
-    out = table.copy()
-    for name in ("user", "item"):
-        _, codes = np.unique(table[name].to_numpy(), return_inverse=True)
-        out[name] = codes.astype(np.int32)
-    return out
+def k_core(rows: RawRows, k: int) -> RawRows:
+    """The largest part in which every user and every item has at least ``k`` rows.
+
+    Example:
+        >>> rows = RawRows(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]))
+        >>> k_core(rows, 2).users
+        array([0, 0, 1, 1])
+    """
+    if k < 0:
+        raise ValueError(f"k_core={k} must be 0 (no filter) or more")
+    users, items = compact(rows.users)[0], compact(rows.items)[0]
+    keep = np.arange(len(rows))
+    while keep.size:
+        enough = (np.bincount(users[keep])[users[keep]] >= k) & (np.bincount(items[keep])[items[keep]] >= k)
+        if enough.all():
+            break
+        keep = keep[enough]
+    return rows if keep.size == len(rows) else rows.take(keep)
+
+
+def compact(ids: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[Any]]:
+    """Number the distinct ids from 0 in ascending order.
+
+    Returns:
+        (N,) int64 new ids, and the old id of each new one.
+
+    Example:
+        >>> compact(np.array([30, 10, 30]))
+        (array([1, 0, 1]), array([10, 30]))
+    """
+    known, new = np.unique(ids, return_inverse=True)
+    return new.astype(np.int64).reshape(-1), known
+
+
+def compact_rows(rows: RawRows) -> tuple[RawRows, npt.NDArray[Any], npt.NDArray[Any]]:
+    """Number users and items from 0; also returns the old id of each new user and of each new item."""
+    users, user_ids = compact(rows.users)
+    items, item_ids = compact(rows.items)
+    return replace(rows, users=users, items=items), user_ids, item_ids

@@ -52,7 +52,9 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     elif isinstance(name_or_folder, Path) or os.sep in name or Path(name).is_dir():
         folder = Path(name_or_folder)
         if not is_canonical(folder):
-            raise DataError(f"{folder}: no canonical data set there ({INFO} and interactions.parquet); see 'refit data prepare'")
+            raise DataError(
+                f"{folder}: no canonical data set there ({INFO} and interactions.parquet); see 'refit data prepare'"
+            )
     else:
         source(name)  # raises, with a did-you-mean
         raise AssertionError("unreachable")
@@ -93,9 +95,13 @@ def writable_home() -> Path:
             home.mkdir(parents=True, exist_ok=True)
         except OSError:
             continue
-        if os.access(home, os.W_OK) and home.stat().st_mode & 0o200:  # root may write anywhere; respect the mode
+        if (
+            os.access(home, os.W_OK) and home.stat().st_mode & 0o200
+        ):  # root may write anywhere; respect the mode
             return home
-    raise DataError(f"no data home can be written to: {', '.join(map(str, data_homes()))}; set {HOME_VARIABLE}")
+    raise DataError(
+        f"no data home can be written to: {', '.join(map(str, data_homes()))}; set {HOME_VARIABLE}"
+    )
 
 
 def _find(name: str) -> Path:
@@ -111,7 +117,8 @@ def _find(name: str) -> Path:
     with FileLock(str(home / f".{name}.lock")):
         if is_canonical(home / name):  # another process was faster
             return home / name
-        from refit_env.data.prepare import fetch, prepare_known
+        from refit_env.data.download import fetch
+        from refit_env.data.prepare import prepare_known
 
         return prepare_known(entry, raw if raw is not None else fetch(entry, home), home / name)
 

@@ -1,182 +1,209 @@
-"""From official files to the canonical form.
+"""From official files to a canonical folder: read, filter, number, split, check, save.
 
-Letters: N interactions.
+Letters: N rows, U users, I items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
+from filelock import FileLock
 
 from refit_env.data.canonical import save_dataset
-from refit_env.data.catalog import CATALOG, Source
-from refit_env.data.dataset import Dataset, Interactions
-from refit_env.data.filters import Funnel, at_least, dense_ids, k_core, merge_duplicates
-from refit_env.data.readers import read_raw
+from refit_env.data.catalog import Source
+from refit_env.data.dataset import SPLITS, Dataset, Interactions
+from refit_env.data.filters import RawRows, at_least, compact_rows, k_core, merge_duplicates
+from refit_env.data.readers import ReadOptions, guess_format, read_rows
 from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user
 from refit_env.errors import DataError, unknown_name
 
-SPLITTERS = ("published", "random", "time", "leave-one-out")
-"""Names for ``Recipe.split``."""
+SplitName = Literal["published", "random", "time", "leave-one-out"]
+SPLIT_NAMES: tuple[SplitName, ...] = ("published", "random", "time", "leave-one-out")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How raw interactions become a data set."""
+    """How raw rows become a data set. Filters come first, in the order of the fields, then the split."""
 
-    format: str = "csv"
-    """The reader, see ``refit_env.data.readers``."""
-    columns: dict[str, str] | None = None
-    """For ``csv``: our column names to the file's."""
     min_rating: float | None = None
-    """Keep interactions rated at least this."""
+    """Keep rows with at least this rating; None keeps all."""
     k_core: int = 0
-    """Drop users and items with fewer interactions, repeatedly; 0 keeps all."""
-    split: str = "random"
-    """``published``, ``random`` (per user), ``time`` (per user) or ``leave-one-out``."""
+    """Keep the largest part in which every user and item has this many rows; 0 keeps all."""
+    split: SplitName = "random"
+    """``published`` (as the files are split), ``random`` or ``time`` per user, ``leave-one-out``."""
     valid_share: float = 0.1
-    """Share of each row for validation (of the train rows, where a published split has none)."""
+    """Share of a user's rows; of the train rows where published files have no validation part."""
     test_share: float = 0.2
-    """Share of each row for test."""
+    """Share of a user's rows (``random`` and ``time``)."""
     seed: int = 0
-    """Of random splits."""
-    task: str = "cf"
-    """``cf``, ``sequential``, ``social`` or ``poi``."""
+    """Of a random split."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role -> column name, for CSV and RecBole files."""
+    separator: str = ","
+    """Between the fields of a CSV."""
+    token_ids: bool = False
+    """Whether ids may be any text."""
+    num_users: int | None = None
+    """U of published files, where ids must stay below it; None takes the largest id + 1."""
+    num_items: int | None = None
+    """I, likewise."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no data set could be made by."""
+        if self.split not in SPLIT_NAMES:
+            raise unknown_name("split", self.split, SPLIT_NAMES)
 
 
 def prepare(
-    name: str, source: Path | str, recipe: Recipe, out: Path | str | None = None, *, meta: dict[str, Any] | None = None
+    source: Path | str,
+    format: str | None = None,
+    recipe: Recipe | None = None,
+    name: str = "custom",
+    task: str = "cf",
+    time_ordered: bool = False,
+    meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Read, filter, split and (with ``out``) write a data set.
+    """Read official files and make a data set of them.
 
     Args:
+        source: the file, or the folder with the files.
+        format: a key of ``refit_env.data.readers.FORMATS``; None guesses from the names.
+        recipe: filters and split.
         name: of the data set.
-        source: official file, or the folder that holds the format's files.
-        recipe: what to do.
-        out: canonical folder to write; None only returns the data set.
-        meta: more for ``dataset.json``.
+        task: ``"cf"``, ``"social"``, ``"sequential"`` or ``"poi"``; the last two keep repeats, as events.
+        time_ordered: whether the rows of the files stand in order of time; rows with timestamps are sorted.
+        meta: goes to ``dataset.json``.
+
+    Returns:
+        The data set; ``meta["preparation"]`` counts what was read, merged and filtered.
 
     Raises:
-        DataError: if the files break a rule, or a user or split is left with nothing.
-        ValueError: for unknown names in the recipe.
+        DataError: if a file or what is left of it breaks a rule; the message names file, row and rule.
     """
-    if recipe.split not in SPLITTERS:
-        raise unknown_name("split", recipe.split, SPLITTERS)
-    funnel = Funnel({})
-    table = funnel.note("read", read_raw(source, recipe.format, recipe.columns))
+    source, recipe = Path(source), recipe or Recipe()
+    format = format or guess_format(source)
+    rows = read_rows(source, format, ReadOptions(recipe.columns, recipe.separator, recipe.token_ids))
+    counts = {"rows_read": len(rows)}
     if recipe.min_rating is not None:
-        table = funnel.note(f"rating >= {recipe.min_rating:g}", at_least(table, recipe.min_rating))
-    if recipe.task in ("cf", "social"):
-        table, merged = merge_duplicates(table)
-        funnel.note(f"{merged} duplicates merged", table)
+        rows = at_least(rows, recipe.min_rating)
+        counts["rows_below_min_rating"] = counts["rows_read"] - len(rows)
+    if task in ("cf", "social"):
+        rows, counts["duplicates_merged"] = merge_duplicates(rows)
     if recipe.k_core > 1:
-        table = funnel.note(f"{recipe.k_core}-core", k_core(table, recipe.k_core))
-    table = _ordered(table if recipe.split == "published" and recipe.k_core <= 1 and _is_dense(table) else dense_ids(table))
-    parts = _split(table, recipe)
-    ordered = "timestamp" in table or (name in CATALOG and CATALOG[name].time_ordered)
-    info = {"split": _describe(recipe), "funnel": funnel.steps, **(meta or {})}
-    dataset = Dataset(name, recipe.task, *parts, time_ordered=ordered, meta=info)
-    _check(dataset, source)
-    if out is not None:
-        save_dataset(dataset, out)
-    return dataset
+        before = len(rows)
+        rows = k_core(rows, recipe.k_core)
+        counts["rows_outside_k_core"] = before - len(rows)
+    if not len(rows):
+        raise DataError(f"{source}: no rows are left after the filters ({counts})")
+    rows, num_users, num_items = _number(source, rows, recipe)
+    if rows.timestamps is not None:
+        rows = rows.take(
+            np.lexsort((rows.timestamps, rows.users))
+        )  # stable: equal times keep the file's order
+    parts = _split(source, rows, recipe, num_users, num_items, time_ordered)
+    about = {"preparation": {"format": format, "recipe": asdict(recipe), **counts}}
+    ordered = time_ordered or rows.timestamps is not None
+    data = Dataset(name, task, *parts, ordered, meta={**(meta or {}), **about})
+    check_dataset(data, str(source))
+    return data
 
 
-def prepare_known(entry: Source, source: Path, out: Path) -> Path:
-    """Prepare a catalogue data set from its official files by its recipe; returns the folder."""
-    recipe = Recipe(**({"format": entry.format, "task": entry.task} | dict(entry.recipe)))
-    meta = {"source": [entry.page], "licence": entry.licence}
-    dataset = prepare(entry.name, source, recipe, meta=meta)
-    if entry.counts is not None and (dataset.num_users, dataset.num_items) != entry.counts:
-        raise DataError(
-            f"{source}: {dataset.num_users} users and {dataset.num_items} items, {entry.name!r} has "
-            f"{entry.counts[0]} and {entry.counts[1]}; another version of the data?"
-        )
-    return save_dataset(dataset, out)
-
-
-def fetch(entry: Source, home: Path) -> Path:
-    """Download a data set's official file; returns its folder under ``<home>/raw``.
+def check_dataset(data: Dataset, where: str) -> None:
+    """Refuse a data set that no model can be trained and tested on.
 
     Raises:
-        DataError: if the host does not answer or the file is not what its checksum says; the message says
-            how to get it by hand.
+        DataError: for an empty split, or for a user of a cf set with nothing to predict from.
     """
-    import pooch
-
-    folder = home / "raw" / entry.name
-    try:
-        pooch.retrieve(entry.url, known_hash=entry.sha256, path=folder, fname=entry.files[0], progressbar=False)
-    except Exception as error:  # pooch passes on whatever its transport raised
+    for split in SPLITS:
+        if not len(data.split(split)):
+            raise DataError(f"{where}: the {split} split is empty; every split needs rows")
+    lost = (data.train.counts == 0) & (data.valid.counts + data.test.counts > 0)  # (U,)
+    if data.task == "cf" and lost.any():
+        user = int(np.flatnonzero(lost)[0])
         raise DataError(
-            f"data set {entry.name!r}: {entry.url} could not be fetched ({type(error).__name__}: {error}). Get "
-            f"{', '.join(entry.files)} from {entry.page} ({entry.licence}) and put it into {folder}"
-        ) from error
-    return folder
+            f"{where}: user {user} has no train items, so nothing can be predicted from ({int(lost.sum())} such)"
+        )
 
 
-def _split(table: pd.DataFrame, recipe: Recipe) -> Parts:
-    """Cut the table into train, valid and test."""
-    rows = _interactions(table)
-    if recipe.split == "published":
-        return _published(table, recipe)
-    if recipe.split == "random":
-        return random_per_user(rows, recipe.valid_share, recipe.test_share, recipe.seed)
-    if "timestamp" not in table:
-        raise DataError(f"split {recipe.split!r} needs timestamps, which the source does not have; use split 'random'")
-    return by_time(rows, recipe.valid_share, recipe.test_share) if recipe.split == "time" else leave_one_out(rows)
+def prepare_known(entry: Source, source: Path, folder: Path) -> Path:
+    """Prepare a data set of the catalogue from its official files into ``folder``.
 
-
-def _published(table: pd.DataFrame, recipe: Recipe) -> Parts:
-    """The split of the source; a part of train becomes validation where the source has none."""
-    if "split" not in table:
-        raise DataError(f"split 'published': format {recipe.format!r} has none; use one of {', '.join(SPLITTERS[1:])}")
-    users, items = int(table["user"].max()) + 1, int(table["item"].max()) + 1
-    train, valid, test = (_interactions(table[table["split"] == s], users, items) for s in (0, 1, 2))
-    if not len(valid):
-        train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
-    return train, valid, test
-
-
-def _interactions(table: pd.DataFrame, num_users: int | None = None, num_items: int | None = None) -> Interactions:
-    """The table's rows by user."""
-    return Interactions.from_pairs(
-        table["user"].to_numpy(),
-        table["item"].to_numpy(),
-        int(table["user"].max()) + 1 if num_users is None else num_users,
-        int(table["item"].max()) + 1 if num_items is None else num_items,
-        table["timestamp"].to_numpy() if "timestamp" in table else None,
-        table["rating"].to_numpy() if "rating" in table else None,
+    Raises:
+        DataError: if a rule is broken or the counts are not those of the catalogue.
+    """
+    meta = {"source": [entry.page], "licence": entry.licence, "split": entry.recipe.get("split", "random")}
+    data = prepare(
+        source, entry.format, Recipe(**entry.recipe), entry.name, entry.task, entry.time_ordered, meta
     )
+    check_counts(entry, data, source)
+    return save_locked(data, folder)
 
 
-def _ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """By time where it is known; the order of the file else."""
-    return table.sort_values("timestamp", kind="stable") if "timestamp" in table else table
+def check_counts(entry: Source, data: Dataset, source: Path) -> None:
+    """Compare a prepared data set with what the catalogue says of it."""
+    found = (data.num_users, data.num_items, len(data.train), len(data.valid), len(data.test))
+    stated = entry.counts
+    if stated is not None and stated != found[: len(stated)]:
+        raise DataError(
+            f"{source}: {entry.name} should have {stated} (users, items, train, valid, test), found {found}; "
+            "is a file truncated or of another version?"
+        )
 
 
-def _is_dense(table: pd.DataFrame) -> bool:
-    """Whether every id from 0 on occurs: a published numbering is then kept."""
-    return all(int(table[name].max()) + 1 == table[name].nunique() for name in ("user", "item"))
+def save_locked(data: Dataset, folder: Path) -> Path:
+    """Save in canonical form, one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(folder.parent / f".{folder.name}.writing.lock")):
+        return save_dataset(data, folder)
 
 
-def _describe(recipe: Recipe) -> str:
-    """The split in words."""
-    if recipe.split in ("random", "time"):
-        train = 1 - recipe.valid_share - recipe.test_share
-        return f"{recipe.split} per user, {train:.2g}:{recipe.valid_share:.2g}:{recipe.test_share:.2g}"
-    return recipe.split
+def _number(source: Path, rows: RawRows, recipe: Recipe) -> tuple[RawRows, int, int]:
+    """Number users and items from 0, except in published files, whose numbers others use, too."""
+    published = recipe.split == "published" and recipe.min_rating is None and recipe.k_core < 2
+    if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
+        rows, user_ids, item_ids = compact_rows(rows)
+        return rows, user_ids.size, item_ids.size
+    sizes = []
+    for who, ids, stated in (("user", rows.users, recipe.num_users), ("item", rows.items, recipe.num_items)):
+        if stated is not None and int(ids.max()) >= stated:
+            row = int(np.flatnonzero(ids >= stated)[0])
+            raise DataError(f"{source} row {row}: {who} {ids[row]} is outside 0..{stated - 1} (num_{who}s)")
+        sizes.append(int(ids.max()) + 1 if stated is None else stated)
+    return rows, sizes[0], sizes[1]
 
 
-def _check(dataset: Dataset, source: Path | str) -> None:
-    """Something to learn from, to select on and to test on."""
-    for split in ("train", "valid", "test"):
-        if not len(dataset.split(split)):
-            raise DataError(f"{source}: the {split} split is empty; other shares, or fewer filters")
-    lost = np.flatnonzero((dataset.train.counts == 0) & (dataset.valid.counts + dataset.test.counts > 0))
-    if lost.size and dataset.task == "cf":
-        raise DataError(f"{source}: user {lost[0]} has no train items, so nothing can be predicted from ({lost.size} such)")
+def _split(
+    source: Path, rows: RawRows, recipe: Recipe, num_users: int, num_items: int, time_ordered: bool
+) -> Parts:
+    """Train, valid and test."""
+
+    def interactions(chosen: npt.NDArray[Any]) -> Interactions:
+        part = rows.take(chosen)
+        return Interactions.from_pairs(
+            part.users, part.items, num_users, num_items, part.timestamps, part.ratings
+        )
+
+    if recipe.split == "published":
+        if rows.split is None:
+            raise DataError(
+                f"{source}: split=published, but the files are not split; use random, time or leave-one-out"
+            )
+        train, valid, test = (interactions(rows.split == s) for s in range(len(SPLITS)))
+        if len(valid) == 0 and len(train):
+            train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
+        return train, valid, test
+    everything = interactions(np.arange(len(rows)))
+    if recipe.split == "random":
+        return random_per_user(everything, recipe.valid_share, recipe.test_share, recipe.seed)
+    if rows.timestamps is None and not time_ordered:
+        raise DataError(
+            f"{source}: split={recipe.split} needs timestamps, or rows that stand in order of time"
+        )
+    if recipe.split == "time":
+        return by_time(everything, recipe.valid_share, recipe.test_share)
+    return leave_one_out(everything)

@@ -1,240 +1,341 @@
-"""Readers of the official formats: each gives a table with columns user, item and, where there, more.
+"""Readers of the official formats: each gives the rows of a file or of a folder of split files.
 
-===============  ==================================================================================
-format           file
-===============  ==================================================================================
-``u.data``       GroupLens ML-100K: user, item, rating, unix seconds, tab-separated
-``ratings.dat``  GroupLens ML-1M: ``user::item::rating::timestamp``
-``diffrec``      DiffRec: ``{train,valid,test}_list.npy``, int (N, 2) of user and item
-``lightgcn``     LightGCN: ``train.txt`` and ``test.txt``, a line ``user item item ...`` each user
-``inter``        RecBole: tab-separated with a header such as ``user_id:token``
-``csv``          any CSV with named columns
-===============  ==================================================================================
+=========== ================================================ =========================================
+format      files                                            line
+=========== ================================================ =========================================
+u.data      one file (MovieLens 100K)                        user, item, rating, seconds, by tabs
+ratings.dat one file (MovieLens 1M, 10M)                     user::item::rating::seconds
+diffrec     train_list.npy, valid_list.npy, test_list.npy    (n, 2) whole numbers: user, item
+lightgcn    train.txt, test.txt, perhaps valid.txt           user item item item ...
+recbole     NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
+csv         one file with a header                           named columns
+=========== ================================================ =========================================
 
-A published split comes as a column ``split`` (0 train, 1 valid, 2 test). Nothing is ever unpickled.
+Letters: N rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 
+from refit_env.data.dataset import SPLITS
+from refit_env.data.delimited import Kind, Layout, parse_field, read_delimited, read_header, refuse_binary
+from refit_env.data.filters import RawRows
 from refit_env.errors import DataError, unknown_name
 
-RECBOLE = {"user_id": "user", "item_id": "item", "rating": "rating", "timestamp": "timestamp"}
-"""RecBole's field names and ours."""
 
-_PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader may be told beyond the place of the files; only ``csv`` and ``recbole`` use it."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
+    separator: str = ","
+    """Between the fields of a CSV."""
+    token_ids: bool = False
+    """Whether ids may be any text; they are numbered in ascending order."""
 
 
-def read_raw(path: Path | str, format: str, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+ROLES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "user_id", "userid", "uid", "user id", "session_id", "session"),
+    "item": ("item", "item_id", "itemid", "iid", "movieid", "movie_id", "anime_id", "book_id", "product_id"),
+    "rating": ("rating", "ratings", "score", "stars"),
+    "timestamp": ("timestamp", "time", "unixtime", "ts", "date", "datetime"),
+    "split": ("split",),
+}
+"""Role -> the column names that are taken for it where nothing is said, in lower case."""
+
+
+def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
     """Read official files.
 
     Args:
-        path: the file, or the folder that holds the format's files.
-        format: a name of the table above.
-        columns: for ``csv``: our names (user, item, rating, timestamp) to the file's.
-
-    Returns:
-        Columns user, item (int64) and, where the source has them, rating (float64), timestamp
-        (float64 seconds), split (int8).
+        source: the file, or the folder with it.
+        format: a key of ``FORMATS``.
+        options: names of columns and the like.
 
     Raises:
-        DataError: if a file is missing, truncated, of another format, or breaks a rule; the message names
-            file, line and rule.
-        ValueError: for an unknown format.
+        ValueError: for an unknown format, with a did-you-mean.
+        DataError: for a file that is missing or breaks a rule; the message names file, line and rule.
     """
-    path = Path(path)
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
-    if not path.exists():
-        raise DataError(f"{path}: there is no such file or folder")
-    if format == "csv":
-        return read_csv(_one(path, "*.csv"), columns)
-    return FORMATS[format](path)
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder")
+    return FORMATS[format](source, options or ReadOptions())
 
 
-def read_u_data(path: Path) -> pd.DataFrame:
-    """GroupLens ML-100K."""
-    return _separated(_one(path, "u.data"), "\t", "user<TAB>item<TAB>rating<TAB>timestamp")
+def guess_format(source: Path | str) -> str:
+    """The format that the names of the files suggest.
 
-
-def read_ratings_dat(path: Path) -> pd.DataFrame:
-    """GroupLens ML-1M and ML-10M."""
-    return _separated(_one(path, "ratings.dat"), "::", "user::item::rating::timestamp")
-
-
-def read_diffrec(path: Path) -> pd.DataFrame:
-    """DiffRec's three lists, in a folder; row order within a user is chronological."""
-    parts = []
-    for split, name in enumerate(("train", "valid", "test")):
-        file = path / f"{name}_list.npy"
-        if not file.is_file():
-            raise DataError(f"{file}: there is no such file; DiffRec's format is train_list.npy, valid_list.npy, test_list.npy")
-        _refuse_pickle(file)
-        try:
-            pairs = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(f"{file}: not a whole .npy file of numbers ({error})") from error
-        if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise DataError(f"{file}: shape {pairs.shape}, expected (N, 2): user and item")
-        if pairs.dtype.kind == "f" and not np.array_equal(pairs, np.round(pairs)):
-            raise DataError(f"{file}: ids must be whole numbers, found {pairs.dtype}")
-        if not len(pairs):
-            raise DataError(f"{file}: the {name} split is empty")
-        parts.append(pd.DataFrame({"user": pairs[:, 0], "item": pairs[:, 1], "split": np.int8(split)}))
-        _check_ids(file, parts[-1], first_line=0)
-    return _typed(pd.concat(parts, ignore_index=True))
-
-
-def read_lightgcn(path: Path) -> pd.DataFrame:
-    """LightGCN's ``train.txt`` and ``test.txt``; a ``valid.txt`` is read where there is one."""
-    parts = []
-    for split, name in ((0, "train.txt"), (1, "valid.txt"), (2, "test.txt")):
-        file = path / name
-        if not file.is_file() and split == 1:
-            continue
-        table = _ragged(file)
-        if table.empty:
-            raise DataError(f"{file}: the split is empty")
-        parts.append(table.assign(split=np.int8(split)))
-    return _typed(pd.concat(parts, ignore_index=True))
-
-
-def read_inter(path: Path) -> pd.DataFrame:
-    """RecBole's atomic ``.inter`` file; fields that we do not know are left out."""
-    file = _one(path, "*.inter")
-    header = _lines(file)[0].rstrip("\n").split("\t")
-    names = [field.split(":")[0] for field in header]
-    if "user_id" not in names or "item_id" not in names:
-        raise DataError(f"{file} line 1: expected fields user_id:token and item_id:token, found {header}")
-    return read_csv(file, {ours: header[names.index(theirs)] for theirs, ours in RECBOLE.items() if theirs in names}, "\t")
-
-
-def read_csv(file: Path, columns: Mapping[str, str] | None = None, separator: str = ",") -> pd.DataFrame:
-    """A table with a header.
-
-    Args:
-        file: the file.
-        columns: our names to the file's; equal names where None.
-        separator: between fields.
+    Raises:
+        DataError: if none does.
     """
-    _refuse_pickle(file)
-    wanted = dict(columns or {"user": "user", "item": "item"})
-    try:
-        table = pd.read_csv(file, sep=separator)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: not a table separated by {separator!r} ({error})") from error
-    if columns is None:
-        wanted |= {name: name for name in ("rating", "timestamp") if name in table}
-    for name in wanted.values():
-        if name not in table:
-            raise DataError(f"{file}: no column {name!r}; it has {', '.join(map(str, table.columns))}. Wrong separator?")
-    for name in ("user", "item"):
-        if name not in wanted:
-            raise DataError(f"{file}: say which column is the {name}: columns={{{name!r}: ...}}")
-    out = table[list(wanted.values())].set_axis(list(wanted), axis=1)
-    _check_ids(file, out, first_line=2)
-    return _typed(out)
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder")
+    names = [source.name] if source.is_file() else sorted(p.name for p in source.iterdir())
+    rules: tuple[tuple[str, Callable[[str], bool]], ...] = (
+        ("u.data", lambda name: name == "u.data"),
+        ("ratings.dat", lambda name: name.endswith(".dat")),
+        ("diffrec", lambda name: name.endswith("_list.npy")),
+        ("recbole", lambda name: name.endswith(".inter")),
+        ("lightgcn", lambda name: name in ("train.txt", "test.txt")),
+        ("csv", lambda name: name.endswith((".csv", ".tsv"))),
+    )
+    for format, fits in rules:
+        if any(fits(name) for name in names):
+            return format
+    raise DataError(f"{source}: cannot tell the format from the names; say which: {', '.join(FORMATS)}")
 
 
-FORMATS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    "u.data": read_u_data,
-    "ratings.dat": read_ratings_dat,
-    "diffrec": read_diffrec,
-    "lightgcn": read_lightgcn,
-    "inter": read_inter,
-    "csv": read_csv,
-}
-"""Readers by format."""
+def _u_data(source: Path, options: ReadOptions) -> RawRows:
+    names = ("user", "item", "rating", "timestamp")
+    layout = Layout(names, ("id", "id", "number", "time"), "\t")
+    return _rows(read_delimited(_one_file(source, ("u.data",), ".data"), layout))
 
 
-def _separated(file: Path, separator: str, rule: str) -> pd.DataFrame:
-    """Lines of user, item, rating and timestamp."""
-    rows = []
-    for number, line in enumerate(_lines(file), start=1):
-        fields = line.rstrip("\n").split(separator)
-        if len(fields) != 4:
-            hint = " Is this a CSV? Use format 'csv'." if line.count(",") >= 2 else ""
-            raise DataError(f"{file} line {number}: expected {rule!r}, found {line.rstrip()!r}.{hint}")
+def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
+    names = ("user", "item", "rating", "timestamp")
+    layout = Layout(names, ("id", "id", "number", "time"), "::", pattern="user::item::rating::timestamp")
+    return _rows(read_delimited(_one_file(source, ("ratings.dat",), ".dat"), layout))
+
+
+def _csv(source: Path, options: ReadOptions) -> RawRows:
+    path = _one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv")
+    header = read_header(path, options.separator)
+    kinds: dict[str, Kind] = {
+        "user": "token" if options.token_ids else "id",
+        "item": "token" if options.token_ids else "id",
+        "rating": "number",
+        "timestamp": "time",
+        "split": "token",
+    }
+    layout = _named(path, header, _roles(path, header, options.columns), kinds, options.separator)
+    return _rows(_with_splits(path, read_delimited(path, replace(layout, quoted=True))))
+
+
+def _recbole(source: Path, options: ReadOptions) -> RawRows:
+    """RecBole's atomic files; ids are of type ``token``, any text, read as numbers where all are."""
+    if source.is_file():
+        return _recbole_file(source, options)
+    parts = [sorted(source.glob(f"*.{split}.inter")) for split in SPLITS]
+    if parts[0] and parts[2]:
+        found = {
+            split: _only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
+        }
+        return _join({split: _recbole_file(path, options) for split, path in found.items()})
+    return _recbole_file(_only(source, sorted(source.glob("*.inter")), "*.inter"), options)
+
+
+def _recbole_file(path: Path, options: ReadOptions) -> RawRows:
+    header = read_header(path, "\t")
+    bare = [name.partition(":")[0] for name in header]
+    untyped = [name for name in header if ":" not in name]
+    if untyped:
+        raise DataError(
+            f"{path} line 1: {untyped[0]!r} has no type; RecBole's headers read 'user_id:token' and so on"
+        )
+    tokens: dict[str, Kind] = {
+        "user": "token",
+        "item": "token",
+        "rating": "number",
+        "timestamp": "number",
+        "split": "token",
+    }
+    columns = read_delimited(path, _named(path, bare, _roles(path, bare, options.columns), tokens, "\t"))
+    for role in ("user", "item"):
         try:
-            rows.append((int(fields[0]), int(fields[1]), float(fields[2]), float(fields[3])))
+            if not options.token_ids:
+                columns[role] = np.array([parse_field(text, "id") for text in columns[role]], dtype=np.int64)
         except ValueError:
-            raise DataError(f"{file} line {number}: expected whole ids and numbers, {rule!r}, found {line.rstrip()!r}") from None
-    table = pd.DataFrame(rows, columns=["user", "item", "rating", "timestamp"])
-    _check_ids(file, table, first_line=1)
-    return _typed(table)
+            columns[role] = columns[role].astype(str)
+    return _rows(_with_splits(path, columns))
 
 
-def _ragged(file: Path) -> pd.DataFrame:
-    """Lines of a user and the user's items."""
+def _diffrec(source: Path, options: ReadOptions) -> RawRows:
+    if source.is_file():
+        source = source.parent
+    return _join({split: _npy_pairs(source / f"{split}_list.npy") for split in SPLITS})
+
+
+def _npy_pairs(path: Path) -> RawRows:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file")
+    try:
+        pairs = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"{path}: not a whole NumPy array of numbers; pickles are never read ({error})"
+        ) from None
+    if not isinstance(pairs, np.ndarray) or pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise DataError(
+            f"{path}: expected an array of shape (n, 2), found {getattr(pairs, 'shape', 'an archive')}"
+        )
+    if pairs.dtype.kind not in "iuf":
+        raise DataError(f"{path}: expected whole numbers, found {pairs.dtype}")
+    wrong = ~((pairs >= 0) & (pairs < 2**62) & (pairs == np.floor(pairs)))  # NaN is wrong, too
+    if wrong.any():
+        row, column = (int(n) for n in np.argwhere(wrong)[0])
+        who = ("user", "item")[column]
+        raise DataError(f"{path} row {row}: {who} {pairs[row, column]} is no whole number >= 0")
+    return RawRows(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64))
+
+
+def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
+    folder = source.parent if source.is_file() else source
+    files = {split: folder / f"{split}.txt" for split in SPLITS}
+    return _join({s: _adjacency(p) for s, p in files.items() if s != "valid" or p.is_file()})
+
+
+def _adjacency(path: Path) -> RawRows:
+    """Lines of ``user item item ...``; a user without items is allowed, and has no row."""
+    refuse_binary(path)
     users: list[int] = []
-    items: list[int] = []
-    for number, line in enumerate(_lines(file), start=1):
+    items: list[list[int]] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            user, *row = (int(field) for field in line.split())
+            user, *row = map(int, line.split())
+            if user < 0 or (row and min(row) < 0):
+                raise ValueError
         except ValueError:
-            raise DataError(f"{file} line {number}: expected 'user item item ...', found {line.strip()[:60]!r}") from None
-        users += [user] * len(row)
-        items += row
-    table = pd.DataFrame({"user": users, "item": items})
-    _check_ids(file, table, first_line=None)
-    return table
-
-
-def _lines(file: Path) -> list[str]:
-    """The lines of a text file; the last one must be whole."""
-    if not file.is_file():
-        raise DataError(f"{file}: there is no such file")
-    _refuse_pickle(file)
+            raise DataError(f"{path} line {number}: {_wrong_word(line)}") from None
+        users.append(user)
+        items.append(row)
+    counts = [len(row) for row in items]
     try:
-        text = file.read_text(encoding="latin-1" if file.suffix == ".dat" else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not a text file ({error})") from error
-    if not text.strip():
-        raise DataError(f"{file}: the file is empty")
-    return text.splitlines(keepends=True)
+        flat = np.fromiter(chain.from_iterable(items), dtype=np.int64, count=sum(counts))
+        return RawRows(np.repeat(np.array(users, dtype=np.int64), counts), flat)
+    except OverflowError:
+        raise DataError(f"{path}: an id does not fit 64 bits") from None
 
 
-def _one(path: Path, pattern: str) -> Path:
-    """The file itself, or the one in the folder that matches."""
-    if path.is_file():
-        return path
-    found = sorted(path.glob(pattern))
-    if len(found) != 1:
-        raise DataError(f"{path}: expected one file {pattern!r}, found {len(found)}")
-    return found[0]
+def _wrong_word(line: bytes) -> str:
+    """What is wrong with a line of ids."""
+    for word in line.decode("utf-8", "replace").split():
+        try:
+            parse_field(word, "id")
+        except ValueError as error:
+            return f"id {error}; expected 'user item item ...', separated by spaces"
+    return f"expected 'user item item ...', found {line[:60]!r}"
 
 
-def _refuse_pickle(file: Path) -> None:
-    """Pickles can run code; they are recognised by their first bytes and never loaded."""
-    with file.open("rb") as handle:
-        if handle.read(2) in _PICKLE:
-            raise DataError(f"{file}: this is a Python pickle, which can run code when loaded; it is not read")
+def _one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
+    """The file itself, or the one in the folder that has a usual name or the ending."""
+    if source.is_file():
+        return source
+    for name in usual:
+        if (source / name).is_file():
+            return source / name
+    return _only(source, sorted(source.glob(f"*{ending}")), f"{usual[0]} (or one *{ending})")
 
 
-def _check_ids(file: Path, table: pd.DataFrame, first_line: int | None) -> None:
-    """Ids whole and not negative, ratings and times numbers; the error names the line."""
-    for name in table.columns.intersection(["user", "item", "rating", "timestamp"]):
-        values = pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64)
-        wrong = ~np.isfinite(values)
-        rule = "is not a number"
-        if name in ("user", "item"):
-            with np.errstate(invalid="ignore"):
-                wrong = wrong | (values < 0) | (values != np.round(values))
-            rule = "must be a whole number, 0 or more"
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            where = f"row {row}" if first_line is None else f"line {row + first_line}"
-            raise DataError(f"{file} {where}: {name} {table[name].iloc[row]!r} {rule}")
+def _only(folder: Path, found: Sequence[Path], what: str) -> Path:
+    if len(found) == 1:
+        return found[0]
+    here = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+    raise DataError(f"{folder}: {'more than one' if found else 'no'} {what}; the folder holds {here}")
 
 
-def _typed(table: pd.DataFrame) -> pd.DataFrame:
-    """Whole ids, float ratings and times."""
-    types = {"user": np.int64, "item": np.int64, "rating": np.float64, "timestamp": np.float64}
-    return table.astype({name: kind for name, kind in types.items() if name in table})
+def _roles(path: Path, header: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Column name -> role, as told or by the usual names."""
+    for role, name in chosen.items():
+        if role not in ROLES:
+            raise unknown_name("role of a column", role, ROLES)
+        if name not in header:
+            raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {', '.join(header)}")
+    out = {name: role for role, name in chosen.items()}
+    for role, usual in ROLES.items():
+        if role in chosen:
+            continue
+        fitting = [name for name in header if name.lower() in usual and name not in out]
+        if fitting:
+            out[min(fitting, key=lambda name: usual.index(name.lower()))] = role
+    for role in ("user", "item"):
+        if role not in out.values():
+            raise DataError(
+                f"{path} line 1: which column is the {role}? It has {', '.join(header)}; say {role}=NAME"
+            )
+    return out
+
+
+def _named(
+    path: Path, header: Sequence[str], roles: Mapping[str, str], kinds: Mapping[str, Kind], separator: str
+) -> Layout:
+    """The layout of a file with a header: roles where known, else fields that are not used."""
+    if len(set(header)) != len(header):
+        raise DataError(f"{path} line 1: a column name stands twice: {', '.join(header)}")
+    names = tuple(roles.get(name, f"column {name}") for name in header)
+    return Layout(
+        names,
+        tuple(kinds.get(name, "skip") for name in names),
+        separator,
+        header=1,
+        pattern=separator.join(header),
+    )
+
+
+def _with_splits(
+    path: Path, columns: dict[str, npt.NDArray[np.generic]]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Turn a column of split names or numbers into 0, 1, 2."""
+    if "split" not in columns:
+        return columns
+    known = (
+        {name: n for n, name in enumerate(SPLITS)}
+        | {str(n): n for n in range(3)}
+        | {"validation": 1, "val": 1}
+    )
+    words = [str(word).strip().lower() for word in columns["split"]]
+    wrong = next((n for n, word in enumerate(words) if word not in known), None)
+    if wrong is not None:
+        raise DataError(f"{path} row {wrong}: split is {words[wrong]!r}, expected train, valid or test")
+    return columns | {"split": np.array([known[word] for word in words], dtype=np.int8)}
+
+
+def _rows(columns: Mapping[str, npt.NDArray[np.generic]]) -> RawRows:
+    return RawRows(
+        columns["user"],
+        columns["item"],
+        None if "timestamp" not in columns else columns["timestamp"].astype(np.float64),
+        None if "rating" not in columns else columns["rating"].astype(np.float64),
+        None if "split" not in columns else columns["split"].astype(np.int8),
+    )
+
+
+def _join(parts: Mapping[str, RawRows]) -> RawRows:
+    """One table of split files; a column that a part lacks is dropped."""
+    tables = list(parts.values())
+
+    def together(name: str) -> npt.NDArray[np.float64] | None:
+        values = [getattr(table, name) for table in tables]
+        return None if any(v is None for v in values) else np.concatenate(values)
+
+    split = np.concatenate([np.full(len(t), SPLITS.index(s), np.int8) for s, t in parts.items()])
+    return RawRows(
+        np.concatenate([t.users for t in tables]),
+        np.concatenate([t.items for t in tables]),
+        together("timestamps"),
+        together("ratings"),
+        split,
+    )
+
+
+FORMATS: dict[str, Callable[[Path, ReadOptions], RawRows]] = {
+    "u.data": _u_data,
+    "ratings.dat": _ratings_dat,
+    "diffrec": _diffrec,
+    "lightgcn": _lightgcn,
+    "recbole": _recbole,
+    "csv": _csv,
+}
+"""Name of a format -> its reader."""

@@ -28,7 +28,9 @@ def by_time(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.
     return _by_place(rows, _place(rows), valid_share, test_share)
 
 
-def random_per_user(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2, seed: int = 0) -> Parts:
+def random_per_user(
+    rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2, seed: int = 0
+) -> Parts:
     """A random ``test_share`` of each user's row is test, another ``valid_share`` validation.
 
     Args:
@@ -55,7 +57,9 @@ def _place(rows: Interactions) -> npt.NDArray[np.int64]:
     return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
 
 
-def _by_place(rows: Interactions, place: npt.NDArray[np.int64], valid_share: float, test_share: float) -> Parts:
+def _by_place(
+    rows: Interactions, place: npt.NDArray[np.int64], valid_share: float, test_share: float
+) -> Parts:
     """Cut each row at its places: train first, then validation, then test."""
     if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
         raise ValueError(

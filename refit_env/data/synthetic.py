@@ -79,7 +79,11 @@ def synthesize(
         np.concatenate(users), np.concatenate(items), num_users, num_items, np.concatenate(times)
     )
     train, valid, test = by_time(everything, valid_share=0.1, test_share=0.2)
-    meta = {"source": [f"refit_env.data.synthesize(seed={seed})"], "licence": "MIT", "split": "by time, 7:1:2 per user"}
+    meta = {
+        "source": [f"refit_env.data.synthesize(seed={seed})"],
+        "licence": "MIT",
+        "split": "by time, 7:1:2 per user",
+    }
     return Dataset("synthetic", "cf", train, valid, test, time_ordered=True, meta=meta)
 
 

@@ -1,0 +1,46 @@
+"""Downloads from official hosts, checked by checksum."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from refit_env.data.catalog import Source
+from refit_env.errors import DataError
+
+
+def fetch(entry: Source, home: Path) -> Path:
+    """Download the official file of a data set into ``home/raw/<name>``.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: if the host does not answer or the file is not the known one; the message names the file,
+            the page where a person gets it, and the folder to put it in.
+    """
+    if entry.url is None or entry.sha256 is None:
+        raise DataError(how_to_get(entry, home))
+    import pooch  # slow to import, and seldom needed
+
+    folder = home / "raw" / entry.name
+    file = entry.url.rsplit("/", 1)[-1]
+    try:
+        pooch.retrieve(entry.url, f"sha256:{entry.sha256}", fname=file, path=folder)
+    except Exception as error:  # requests, urllib3, pooch and the system each have kinds of their own
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise DataError(f"{entry.url} could not be fetched ({reason}). {how_to_get(entry, home)}") from error
+    return folder
+
+
+def how_to_get(entry: Source, home: Path) -> str:
+    """Say what to fetch by hand, from where, and where to put it."""
+    if not entry.files:
+        return (
+            f"Data set {entry.name!r} is not here, and is not made from official files yet: put its canonical "
+            f"folder at {home / entry.name}. Source: {entry.page} ({entry.licence})."
+        )
+    return (
+        f"Data set {entry.name!r} is not here: get {', '.join(entry.files)} from {entry.page} ({entry.licence}) "
+        f"and put it into {home / 'raw' / entry.name}, or run "
+        f"'refit data prepare {entry.name} --source FOLDER'."
+    )
