@@ -1,0 +1,173 @@
+"""Every reward on five users, reckoned by hand.
+
+Lists of K = 2 from the scores below (train relevance: nothing is masked):
+
+user 0: 0 2    has 0 1      one hit, at rank 1
+user 1: 3 1    has 0 1 2    one hit, at rank 2
+user 2: 2 4    has 1 2      one hit, at rank 1 (items 2, 4 and 5 tie: the lower ids)
+user 3: 3 4    has 3 4      two hits
+user 4: 0 1    has 3        none (all scores tie)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import log2, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from refit_env.data.dataset import Dataset
+from refit_env.rewards import Reward, make_relevance, make_reward
+
+SCORES = torch.tensor(
+    [
+        [0.9, 0.1, 0.8, 0.0, 0.0, 0.0],
+        [0.0, 0.5, 0.0, 0.9, 0.0, 0.2],
+        [0.0, 0.0, 0.3, 0.0, 0.3, 0.3],
+        [0.1, 0.0, 0.0, 0.9, 0.8, 0.0],
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+)
+USERS = torch.arange(5)
+LISTS = [[0, 2], [3, 1], [2, 4], [3, 4], [0, 1]]
+OTHER_LISTS = torch.tensor([[0, 1], [0, 1], [0, 2], [3, 4], [3, 0]])
+
+N_K = [1 / 2, 1 / 2, 1 / 2, 1.0, 0.0]
+# The lists' hits in the neighbours' items, over two neighbours and K = 2:
+# 0: in 1's items 0 and 2, in 2's item 2: (2 + 1) / 2 / 2. 1: item 1 in 0's and in 2's. 2: item 2 in 1's.
+# 3: item 3 in 4's, and no second neighbour. 4: nothing in 3's.
+N_SIM_K = [3 / 4, 1 / 2, 1 / 4, 1 / 4, 0.0]
+SECOND = 1 / log2(3)  # DCG's weight of rank 2: .630930
+IDEAL = 1 + SECOND
+
+
+@pytest.fixture
+def make(five: Dataset) -> Callable[..., Reward]:
+    relevance = make_relevance("train", five)
+    return lambda spec, **kwargs: make_reward(spec, five, relevance, k=2, **kwargs)
+
+
+def check(reward: Reward, expected: list[float]) -> None:
+    assert reward(SCORES, USERS).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_lists(make: Callable[..., Reward]) -> None:
+    assert make("r_ra").top_k(SCORES, USERS).tolist() == LISTS
+
+
+def test_racs(make: Callable[..., Reward]) -> None:
+    reward = make("racs", neighbors=2)
+    check(reward, [0.5 * own + 0.5 * similar for own, similar in zip(N_K, N_SIM_K, strict=True)])
+    assert reward.terms["n_k"].tolist() == pytest.approx(N_K)
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+    assert reward.term_names == ("n_k", "n_sim_k")
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_alpha_weighs_the_terms_and_leaves_them(make: Callable[..., Reward], alpha: float) -> None:
+    reward = make("racs", neighbors=2, alpha=alpha)
+    check(reward, [alpha * own + (1 - alpha) * similar for own, similar in zip(N_K, N_SIM_K, strict=True)])
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+
+
+def test_one_neighbour(make: Callable[..., Reward]) -> None:
+    # User 1's nearest is 0, by a tie with 2. 0: 1 has items 0 2. 1: 0 has 1. 2: 1 has 2. 3: 4 has 3.
+    reward = make("racs", neighbors=1)
+    reward(SCORES, USERS)
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx([1.0, 0.5, 0.5, 0.5, 0.0])
+
+
+def test_racs_with_discounted_ranks(make: Callable[..., Reward]) -> None:
+    reward = make("racs", neighbors=2, discount="log")
+    reward(SCORES, USERS)
+    first, second = 1 / IDEAL, SECOND / IDEAL  # .613147, .386853
+    assert reward.terms["n_k"].tolist() == pytest.approx([first, second, first, 1.0, 0.0], abs=1e-6)
+    # Of two neighbours have: 0: item 0 one, item 2 both. 1: item 1 both. 2: item 2 one. 3: item 3 one.
+    expected = [first / 2 + second, second, first / 2, first / 2, 0.0]
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_neighbor_lists_look_at_the_others_lists(make: Callable[..., Reward]) -> None:
+    reward = make("racs", neighbors=2, variant="neighbor_lists")
+    reward.set_lists(torch.tensor(LISTS))
+    # Own hits over K are N_K; averaged over the neighbours 1 2; 0 2; 1 0; 4; 3:
+    similar = [0.5, 0.5, 0.5, 0.0, 0.5]
+    check(reward, [0.5 * own + 0.5 * other for own, other in zip(N_K, similar, strict=True)])
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx(similar)
+    # Another table: own hits over K 1, 1, 1/2, 1, 1/2. 0: (1 + 1/2) / 2; 1: the same; 2: 1; 3: 1/4; 4: 1/2.
+    reward.set_lists(OTHER_LISTS)
+    reward(SCORES, USERS)
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx([0.75, 0.75, 1.0, 0.25, 0.5])
+
+
+def test_neighbor_lists_begin_as_a_nearest_neighbour_recommender(make: Callable[..., Reward]) -> None:
+    reward = make("racs", neighbors=2, variant="neighbor_lists")
+    # Neighbours' items, by how many of the two have them, then by popularity (0: 2, 1: 3, 2: 2, 3: 2, 4: 1):
+    # 0: 1 and 2 both have 1 2; 1: 0 has 0 1, 2 has 1 2: 1 first, then 0 (as popular as 2);
+    # 2: both have 0 1: 1 first; 3: 3, then the most popular, 1; 4: 3 4.
+    assert reward.context.reference_lists(2).tolist() == [[1, 2], [1, 0], [1, 0], [3, 1], [3, 4]]
+    reward(SCORES, USERS)
+    # Own hits over K: 1/2, 1, 1/2, 1/2, 1/2. 0: (1 + 1/2) / 2; 1: (1/2 + 1/2) / 2; 2: as 0; 3 and 4: 1/4.
+    assert reward.terms["n_sim_k"].tolist() == pytest.approx([0.75, 0.5, 0.75, 0.25, 0.25])
+
+
+def cosine(user: int, dot: float, items: int) -> float:
+    """dot / (|scores| sqrt(items))."""
+    return dot / (float(np.linalg.norm(SCORES[user].numpy())) * sqrt(items))
+
+
+GOLDEN: dict[str, tuple[Mapping[str, Any], list[float]]] = {
+    "r_ra": ({}, N_K),
+    "precision": ({}, N_K),
+    "recall": ({}, [1 / 2, 1 / 3, 1 / 2, 1.0, 0.0]),
+    "reciprocal_rank": ({}, [1.0, 1 / 2, 1.0, 1.0, 0.0]),
+    # Every user but 4 has at least two items, so that a perfect list earns 1 + .630930.
+    "ndcg": ({}, [1 / IDEAL, SECOND / IDEAL, 1 / IDEAL, 1.0, 0.0]),
+    # Dot products with the items that they have: .9 + .1; .5; .3; .9 + .8; 0.
+    "r_cos": ({}, [cosine(0, 1.0, 2), cosine(1, 0.5, 3), cosine(2, 0.3, 2), cosine(3, 1.7, 2), 0.0]),
+    # Popularity 2 3 2 2 1 0 of 5 users; -log2(p) / log2(5) is .569323, .317394, .569323, .569323, 1, 1.
+    "novelty": ({}, [0.569323, 0.443358, 0.784662, 0.784662, 0.443358]),
+    # By popularity 1 0 2 3 4 5; before them 0 3 5 7 9 10 of 10 interactions: 4 and 5 lie beyond 80 %.
+    "long_tail": ({}, [0.0, 0.0, 1 / 2, 1 / 2, 0.0]),
+    # (3 / popularity)^(1/2), at most 2, over 2: item 0, 2, 3: .612372; item 1: .5; item 4: .866025.
+    "unbiased_hits": ({"cap": 2.0}, [0.306186, 0.25, 0.306186, 0.739199, 0.0]),
+    # Common users: items 0 and 2 share one of 2 and 2; 3 and 1, as 2 and 4, none; 3 and 4 one of 2 and 1;
+    # 0 and 1 two of 2 and 3.
+    "diversity": ({}, [1 / 2, 1.0, 1.0, 1 - 1 / sqrt(2), 1 - 2 / sqrt(6)]),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden(make: Callable[..., Reward], name: str) -> None:
+    kwargs, expected = GOLDEN[name]
+    check(make(name, **kwargs), expected)
+
+
+def test_coverage(make: Callable[..., Reward]) -> None:
+    reward = make("coverage")
+    reward.set_lists(OTHER_LISTS)
+    # Other users whose list holds the item: 0: item 0 three, item 2 one. 1: item 3 two, item 1 one.
+    # 2: item 2 none, item 4 one. 3: item 3 one, item 4 none. 4: item 0 three, item 1 two.
+    check(
+        reward,
+        [(1 / 4 + 1 / 2) / 2, (1 / 3 + 1 / 2) / 2, (1 + 1 / 2) / 2, (1 / 2 + 1) / 2, (1 / 4 + 1 / 3) / 2],
+    )
+
+
+def test_coverage_of_everybody_is_the_number_of_distinct_items(make: Callable[..., Reward]) -> None:
+    reward = make("coverage")
+    reward.set_lists(OTHER_LISTS)
+    scores = torch.zeros(5, 6).scatter(1, OTHER_LISTS, 1.0)
+    assert float(reward(scores, USERS).sum()) * 2 == pytest.approx(OTHER_LISTS.unique().numel())
+
+
+def test_mix(make: Callable[..., Reward]) -> None:
+    reward = make({"racs": 2.0, "novelty": -0.5}, neighbors=2)
+    racs = [0.5 * own + 0.5 * similar for own, similar in zip(N_K, N_SIM_K, strict=True)]
+    check(reward, [2 * r - 0.5 * n for r, n in zip(racs, GOLDEN["novelty"][1], strict=True)])
+    assert tuple(reward.terms) == reward.term_names == ("racs", "racs/n_k", "racs/n_sim_k", "novelty")
+    assert reward.terms["racs/n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+    assert [weight for _, weight in reward.parts()] == [2.0, -0.5]

@@ -1,0 +1,229 @@
+"""What holds for every reward: batch equals per user, torch equals NumPy, list rewards are additive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refit_env.data import load_dataset
+from refit_env.data.dataset import Dataset
+from refit_env.neighbors import nearest_users
+from refit_env.rewards import MODES, ListReward, Relevance, Reward, make_relevance, make_reward, reward_names
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+tables = hnp.arrays(
+    np.int8,
+    st.tuples(st.integers(2, 6), st.integers(4, 9)),
+    elements=st.sampled_from([-1, -1, 0, 0, 0, 1, 2]),
+)
+many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture(scope="module")
+def synthetic() -> Dataset:
+    return load_dataset("synthetic")
+
+
+def every_reward(dataset: Dataset, relevance: Relevance, **kwargs: object) -> dict[str, Reward]:
+    """All registered rewards and the variants of RACS."""
+    rewards = {name: make_reward(name, dataset, relevance, **kwargs) for name in reward_names()}  # type: ignore[arg-type]
+    for name, settings_ in {
+        "racs log": {"discount": "log"},
+        "racs neighbor_lists": {"variant": "neighbor_lists"},
+        "racs train": {"neighbor_relevance": "train"},
+    }.items():
+        rewards[name] = make_reward("racs", dataset, relevance, **kwargs, **settings_)  # type: ignore[arg-type]
+    rewards["mix"] = make_reward({"racs": 1.0, "ndcg": 0.3, "diversity": 0.1}, dataset, relevance, **kwargs)  # type: ignore[arg-type]
+    return rewards
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, mode: str) -> None:
+    relevance = make_relevance(mode, synthetic)
+    users = torch.from_numpy(relevance.users[:24]).repeat_interleave(2)  # two episodes of each
+    scores = torch.rand(48, synthetic.num_items, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    for name, reward in every_reward(synthetic, relevance).items():
+        whole = reward(scores, users)
+        terms = reward.terms
+        assert whole.dtype == torch.float32 and whole.shape == (48,), name
+        assert tuple(terms) == reward.term_names, name
+        assert all(term.dtype == torch.float32 and term.shape == (48,) for term in terms.values()), name
+        alone = torch.cat([reward(scores[n : n + 1], users[n : n + 1]) for n in range(48)])
+        assert torch.equal(whole, alone), name
+        assert torch.equal(whole[order], reward(scores[order], users[order])), name
+        assert torch.equal(whole, reward(scores, users, reward.top_k(scores, users))), name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_single_rewards_are_normalised(synthetic: Dataset, mode: str) -> None:
+    relevance = make_relevance(mode, synthetic)
+    users = torch.from_numpy(relevance.users[:64])
+    best = torch.from_numpy(relevance.relevant[relevance.users[:64]].toarray())
+    for scores in (best, -best, torch.rand(best.shape, generator=torch.Generator().manual_seed(0))):
+        for name, reward in every_reward(synthetic, relevance).items():
+            if name != "mix":
+                value, least = reward(scores, users), -1 - 1e-6 if name == "r_cos" else 0.0
+                assert bool((value >= least).all()) and bool((value <= 1 + 1e-6).all()), name
+    for name in ("ndcg", "r_cos", "reciprocal_rank"):
+        assert torch.allclose(make_reward(name, synthetic, relevance)(best, users), torch.ones(64)), name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_list_rewards_are_discount_times_gains(synthetic: Dataset, mode: str) -> None:
+    relevance = make_relevance(mode, synthetic)
+    users = torch.from_numpy(relevance.users[:32])
+    scores = torch.rand(32, synthetic.num_items, generator=torch.Generator().manual_seed(0))
+    for name, reward in every_reward(synthetic, relevance).items():
+        if not isinstance(reward, ListReward) or name == "racs neighbor_lists":
+            continue
+        lists = reward.top_k(scores, users)
+        assert reward.discount.shape == (20,) and bool((reward.discount.diff() <= 0).all())
+        by_gains = (reward.gains(users).gather(1, lists) * reward.discount).sum(1)
+        assert torch.allclose(by_gains, reward(scores, users), atol=1e-6), name
+        shorter = reward.term_worth(users, lists)
+        longer = ListReward.term_worth(reward, users, lists)
+        assert all(torch.equal(shorter[term], longer[term]) for term in shorter), name
+
+
+def test_neighbor_lists_are_worth_nothing_to_the_target(synthetic: Dataset) -> None:
+    relevance = make_relevance("holdout", synthetic)
+    users = torch.from_numpy(relevance.users[:8])
+    reward = make_reward("racs", synthetic, relevance, variant="neighbor_lists", alpha=0.4)
+    assert isinstance(reward, ListReward)
+    own = torch.from_numpy(relevance.relevant[relevance.users[:8]].toarray())
+    assert torch.allclose(reward.gains(users), 0.4 * own)
+
+
+def numpy_racs(relevance: Relevance, scores: np.ndarray, k: int, neighbors: int, alpha: float) -> np.ndarray:
+    """RACS by loops over users, lists and neighbours."""
+    relevant, found = relevance.relevant.toarray(), nearest_users(relevance.visible, neighbors)[0]
+    out = []
+    for user, row in zip(relevance.users, scores, strict=True):
+        row = row.copy()
+        allowed = np.ones(row.size, dtype=bool)
+        if relevance.hidden is not None:
+            allowed = relevance.hidden[user].toarray().ravel() == 0
+        items = [i for i in np.argsort(np.where(allowed, -row, np.inf), kind="stable")[:k] if allowed[i]]
+        own = sum(relevant[user, i] for i in items) / k
+        similar = sum(relevant[v, i] for v in found[user] if v >= 0 for i in items) / neighbors / k
+        out.append(alpha * own + (1 - alpha) * similar)
+    return np.array(out)
+
+
+def numpy_ndcg(relevance: Relevance, scores: np.ndarray, k: int) -> np.ndarray:
+    """NDCG by a loop."""
+    out = []
+    for user, row in zip(relevance.users, scores, strict=True):
+        truth = set(relevance.relevant[user].indices.tolist())
+        hidden = set() if relevance.hidden is None else set(relevance.hidden[user].indices.tolist())
+        items = [i for i in np.argsort(-row, kind="stable") if i not in hidden][:k]
+        gained = sum(1 / np.log2(rank + 2) for rank, i in enumerate(items) if i in truth)
+        out.append(gained / sum(1 / np.log2(rank + 2) for rank in range(min(k, len(truth)))))
+    return np.array(out)
+
+
+def numpy_diversity(relevance: Relevance, lists: np.ndarray) -> np.ndarray:
+    """1 - mean cosine over the pairs of each list."""
+    columns = relevance.visible.toarray().astype(float)
+    unit = columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-12)
+    cosine = unit.T @ unit
+    pairs = np.triu_indices(lists.shape[1], 1)
+    return np.array([1 - cosine[np.ix_(row, row)][pairs].mean() for row in lists])
+
+
+@given(table=tables, data=st.data(), k=st.integers(2, 4), neighbors=st.integers(1, 4))
+@pytest.mark.parametrize("mode", MODES)
+@many
+def test_numpy_oracles(
+    make_dataset: Callable[..., Dataset],
+    mode: str,
+    table: np.ndarray,
+    data: st.DataObject,
+    k: int,
+    neighbors: int,
+) -> None:
+    dataset = make_dataset(table)
+    try:
+        relevance = make_relevance(mode, dataset)
+    except ValueError:
+        assume(False)
+    shape = (len(relevance.users), table.shape[1])
+    scores = data.draw(hnp.arrays(np.float32, shape, elements=st.sampled_from([-1.0, 0.0, 0.5, 1.0])))
+    users = torch.from_numpy(relevance.users)
+    racs = make_reward("racs", dataset, relevance, k=k, neighbors=neighbors, alpha=0.3)
+    expected = numpy_racs(relevance, scores, k, neighbors, 0.3)
+    assert racs(torch.from_numpy(scores), users).numpy() == pytest.approx(expected, abs=1e-6)
+    ndcg = make_reward("ndcg", dataset, relevance, k=k)
+    assert ndcg(torch.from_numpy(scores), users).numpy() == pytest.approx(
+        numpy_ndcg(relevance, scores, k), abs=1e-6
+    )
+    diversity = make_reward("diversity", dataset, relevance, k=k)
+    lists = diversity.top_k(torch.from_numpy(scores), users)
+    found = diversity(torch.from_numpy(scores), users, lists).numpy()
+    assert found == pytest.approx(numpy_diversity(relevance, lists.numpy()), abs=1e-6)
+
+
+def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[..., Dataset]) -> None:
+    table = np.array(
+        [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], dtype=np.int8
+    )  # one item is left for a list of three
+    dataset = make_dataset(table)
+    relevance = make_relevance("validation", dataset)
+    scores, users = torch.zeros(2, 5), torch.arange(2)
+    for name, worth in {"r_ra": 1 / 3, "racs": 1 / 3, "novelty": 1 / 3, "ndcg": 1.0}.items():
+        kwargs = {"neighbors": 1} if name == "racs" else {}
+        reward = make_reward(name, dataset, relevance, k=3, **kwargs)
+        assert reward(scores, users).tolist() == pytest.approx([worth, worth]), name
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_device(synthetic: Dataset, device: str) -> None:
+    relevance = make_relevance("holdout", synthetic)
+    users = torch.from_numpy(relevance.users[:16])
+    scores = torch.rand(16, synthetic.num_items, generator=torch.Generator().manual_seed(0))
+    here = every_reward(synthetic, relevance)
+    there = every_reward(synthetic, relevance, device=device)
+    for name in here:
+        value = there[name](scores.to(device), users.to(device))
+        assert value.device.type == device
+        assert torch.allclose(value.cpu(), here[name](scores, users), atol=1e-6), name
+
+
+def test_refresh_makes_everybodys_lists_by_the_model(synthetic: Dataset) -> None:
+    relevance = make_relevance("holdout", synthetic)
+    table = torch.rand(synthetic.num_users, synthetic.num_items, generator=torch.Generator().manual_seed(0))
+    users = torch.from_numpy(relevance.users[:16])
+    mix = make_reward(
+        {"racs": 1.0, "coverage": 1.0, "ndcg": 1.0}, synthetic, relevance, variant="neighbor_lists", alpha=0.0
+    )
+    before = mix(table[users], users)
+    mix.refresh(lambda some: table[some], batch=100)
+    after = mix(table[users], users)
+    assert not torch.equal(before, after)
+    lists = mix.top_k(table, torch.arange(synthetic.num_users))
+    hits = np.array(
+        [np.isin(row, relevance.relevant[u].indices).mean() for u, row in enumerate(lists.numpy())]
+    )
+    neighbors = nearest_users(relevance.visible, 10)[0][relevance.users[:16]]
+    expected = np.where(neighbors >= 0, hits[neighbors.clip(0)], 0.0).mean(1)
+    assert mix.terms["racs"].numpy() == pytest.approx(expected, abs=1e-6)
+    assert mix.uses_lists and not make_reward("ndcg", synthetic, relevance).uses_lists
+
+
+def test_similar_rows_are_memory_linear(synthetic: Dataset) -> None:
+    reward = make_reward("racs", synthetic, make_relevance("train", synthetic))
+    stored = reward.similar.values.numel()  # type: ignore[attr-defined]
+    assert stored <= 10 * synthetic.train.csr.nnz
+    assert sp.issparse(reward.context.relevance.relevant)

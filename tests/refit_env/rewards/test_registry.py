@@ -1,0 +1,170 @@
+"""Names, settings, mixes and one's own functions, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from refit_env.data.dataset import Dataset
+from refit_env.rewards import (
+    Reward,
+    RewardContext,
+    make_relevance,
+    make_reward,
+    register_reward,
+    registry,
+    reward_names,
+)
+
+SCORES, USERS = torch.zeros(3, 6), torch.arange(3)
+
+
+@pytest.fixture
+def make(five: Dataset) -> Callable[..., Reward]:
+    relevance = make_relevance("train", five)
+    return lambda spec, **kwargs: make_reward(spec, five, relevance, **{"k": 2, **kwargs})
+
+
+@pytest.fixture
+def names() -> Iterator[None]:
+    """Names registered in a test are forgotten after it."""
+    before = dict(registry._REWARDS)
+    yield
+    registry._REWARDS.clear()
+    registry._REWARDS.update(before)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kwargs", "message"),
+    [
+        ("rac", {}, "unknown reward 'rac'. Did you mean 'racs'[?] Known: coverage, diversity"),
+        ({"racs": 1.0, "novlety": 1.0}, {}, "Did you mean 'novelty'"),
+        ({}, {}, "at least one name"),
+        ({"racs": math.nan}, {}, "weight nan of reward 'racs'"),
+        ("racs", {"alhpa": 0.3}, "unknown setting of reward 'racs' 'alhpa'. Did you mean 'alpha'"),
+        ("racs", {"power": 1}, "Known: alpha, discount, neighbor_relevance, neighbors, variant"),
+        ("ndcg", {"alpha": 0.3}, "unknown setting of reward 'ndcg' 'alpha': it takes none"),
+        ({"ndcg": 1, "racs": 1}, {"haed": 1}, "unknown setting of the mixed rewards"),
+        ("racs", {"alpha": 1.5}, r"alpha=1.5 must lie in 0\.\.1"),
+        ("racs", {"alpha": math.nan}, "alpha=nan"),
+        ("racs", {"neighbors": 0}, "neighbors=0 must be a whole number"),
+        ("racs", {"neighbors": 2.5}, "neighbors=2.5 must be a whole number"),
+        ("racs", {"variant": "target"}, "Did you mean 'target_list'"),
+        ("racs", {"neighbor_relevance": "trian"}, "Did you mean 'train'"),
+        ("racs", {"discount": "linear"}, "'flat' or 'log'"),
+        ("long_tail", {"head": 2.0}, "head=2.0"),
+        ("unbiased_hits", {"cap": 0.5}, "cap=0.5"),
+        ("unbiased_hits", {"power": -1.0}, "power=-1.0"),
+        ("r_ra", {"k": 0}, "k=0"),
+        ("r_ra", {"k": 7}, r"1\.\.6"),
+        ("r_ra", {"k": 2.0}, "k=2.0 must be a whole number"),
+        (lambda s, u: s.sum(1), {"alpha": 1}, "takes no settings, got alpha"),
+    ],
+)
+def test_mistakes_are_named(
+    make: Callable[..., Reward], spec: Any, kwargs: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(spec, **kwargs)
+
+
+def test_what_is_no_reward_is_refused(make: Callable[..., Reward]) -> None:
+    with pytest.raises(TypeError, match="must be a name, a mapping"):
+        make(3)
+
+
+@pytest.mark.parametrize("name", reward_names())
+def test_scores_that_do_not_fit_are_refused(make: Callable[..., Reward], name: str) -> None:
+    reward = make(name)
+    with pytest.raises(ValueError, match=r"shape \(3, 5\), expected \(3, 6\)"):
+        reward(torch.zeros(3, 5), USERS)
+    bad = SCORES.clone()
+    bad[1, 2] = math.nan
+    with pytest.raises(ValueError, match="row 1, item 2"):
+        reward(bad, USERS)
+    with pytest.raises(ValueError, match="row 1, item 2"):
+        reward(bad, USERS, torch.zeros(3, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("name", ["racs", "coverage"])
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [(torch.zeros(5, 3), "shape"), (torch.full((5, 2), 6), "outside"), (torch.full((5, 2), -1), "outside")],
+)
+def test_tables_of_lists_are_checked(
+    make: Callable[..., Reward], name: str, lists: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(name).set_lists(lists)
+
+
+@pytest.mark.usefixtures("names")
+def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Reward]) -> None:
+    @register_reward("mean_score")
+    class MeanScore(Reward):
+        term_names = ("mean",)
+
+        def __init__(self, context: RewardContext, *, scale: float = 1.0) -> None:
+            super().__init__(context)
+            self.scale = scale
+
+        def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            value = scores.mean(1) * self.scale
+            return value, {"mean": value}
+
+    assert "mean_score" in reward_names()
+    assert make("mean_score", scale=3.0)(SCORES + 1, USERS).tolist() == [3.0] * 3
+    assert make({"mean_score": 0.5, "ndcg": 0.0}, scale=2.0)(SCORES + 1, USERS).tolist() == [1.0] * 3
+    with pytest.raises(ValueError, match="Did you mean 'scale'"):
+        make("mean_score", scael=3.0)
+    with pytest.raises(ValueError, match="registered already"):
+        register_reward("mean_score")(MeanScore)
+    with pytest.raises(TypeError, match="subclass"):
+        register_reward("other")(dict)  # type: ignore[type-var]
+
+
+def own_reward(scores: Tensor, users: Tensor) -> Tensor:
+    return scores.sum(1) + users
+
+
+def test_ones_own_function(make: Callable[..., Reward]) -> None:
+    reward = make(own_reward)
+    assert reward(SCORES, USERS).tolist() == [0.0, 1.0, 2.0]
+    assert reward.terms["custom"].tolist() == [0.0, 1.0, 2.0] and reward.term_names == ("custom",)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[0, 1, 2], np.array([0.0, 1.0, 2.0]), torch.tensor([0, 1, 2]), torch.tensor([False, True, True]) * 1],
+)
+def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -> None:
+    value = make(lambda scores, users: given)(SCORES, USERS)
+    assert value.dtype == torch.float32 and value.shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (torch.zeros(3, 1), ValueError, r"gave shape \(3, 1\), expected \(3,\)"),
+        (torch.tensor(1.0), ValueError, r"gave shape \(\), expected \(3,\)"),
+        (torch.tensor([0.0, math.nan, 0.0]), ValueError, "nan for user 1"),
+        (torch.tensor([0.0, 0.0, math.inf]), ValueError, "inf for user 2"),
+        (torch.zeros(3, dtype=torch.complex64), TypeError, "complex64"),
+        ("three", TypeError, "gave str"),
+        (None, TypeError, "gave NoneType"),
+    ],
+)
+def test_what_a_function_gives_is_checked(
+    make: Callable[..., Reward], given: Any, error: type[Exception], message: str
+) -> None:
+    def mine(scores: Tensor, users: Tensor) -> Any:
+        return given
+
+    with pytest.raises(error, match=f"reward 'mine' .*{message}" if "gave" not in message else message):
+        make(mine)(SCORES, USERS)

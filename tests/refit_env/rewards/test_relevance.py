@@ -1,0 +1,169 @@
+"""What is shown, what counts and what is kept out, in each mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refit_env.data.dataset import Dataset, Interactions
+from refit_env.rewards import MODES, Relevance, make_relevance, make_reward, reward_names
+
+tables = hnp.arrays(
+    np.int8, st.tuples(st.integers(2, 6), st.integers(4, 9)), elements=st.sampled_from([-1, 0, 0, 0, 1, 2])
+)
+many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def relevance_or_skip(mode: str, dataset: Dataset, **kwargs: float) -> Relevance:
+    """The relevance, or the next example if it leaves no user."""
+    try:
+        return make_relevance(mode, dataset, **kwargs)  # type: ignore[arg-type]
+    except ValueError as error:
+        assume("leaves no user" not in str(error))
+        raise
+
+
+@given(table=tables, fraction=st.sampled_from([0.1, 0.2, 0.5, 0.9]), seed=st.integers(0, 3))
+@pytest.mark.parametrize("mode", MODES)
+@many
+def test_the_table_of_modes(
+    make_dataset: Callable[..., Dataset], mode: str, table: np.ndarray, fraction: float, seed: int
+) -> None:
+    relevance = relevance_or_skip(mode, make_dataset(table), fraction=fraction, seed=seed)
+    train, visible, relevant = table == 0, relevance.visible.toarray() > 0, relevance.relevant.toarray() > 0
+    users = [u for u in range(len(table)) if visible[u].any() and relevant[u].any()]
+    assert relevance.users.tolist() == users and relevance.users.dtype == np.int64
+    if mode == "train":
+        assert np.array_equal(visible, train) and np.array_equal(relevant, train)
+        assert relevance.hidden is None
+        return
+    assert np.array_equal(relevance.hidden.toarray() > 0, visible)
+    assert not (visible & relevant).any()
+    if mode == "validation":
+        assert np.array_equal(visible, train) and np.array_equal(relevant, table == 1)
+        return
+    assert np.array_equal(visible | relevant, train)
+    for u, count in enumerate(train.sum(1)):
+        assert relevant[u].sum() == (0 if count < 2 else min(count - 1, max(1, round(fraction * int(count)))))
+        if mode == "recent" and relevant[u].any():  # in these tables time runs with the ids
+            assert np.flatnonzero(visible[u]).max() < np.flatnonzero(relevant[u]).min()
+
+
+def test_recent_goes_by_the_order_of_the_rows() -> None:
+    train = Interactions.from_pairs([0] * 5, [4, 1, 3, 0, 2], num_users=1, num_items=5)
+    none = Interactions.from_pairs(np.empty(0, int), np.empty(0, int), num_users=1, num_items=5)
+    relevance = make_relevance("recent", Dataset("t", "cf", train, none, none, True), fraction=0.4)
+    assert relevance.relevant.indices.tolist() == [0, 2]
+    assert relevance.visible.indices.tolist() == [1, 3, 4]
+
+
+def test_a_repeated_item_that_is_shown_is_not_relevant() -> None:
+    train = Interactions.from_pairs([0] * 5, [1, 2, 3, 2, 4], num_users=1, num_items=5)
+    none = Interactions.from_pairs(np.empty(0, int), np.empty(0, int), num_users=1, num_items=5)
+    relevance = make_relevance("recent", Dataset("t", "poi", train, none, none, True), fraction=0.4)
+    assert relevance.relevant.indices.tolist() == [4]
+
+
+def test_holdout_is_a_function_of_its_seed(five: Dataset) -> None:
+    wide = Dataset(
+        "w", "cf", Interactions.from_pairs([0] * 50, range(50), 1, 50), five.valid, five.test, False
+    )
+    draws = {
+        seed: [make_relevance("holdout", wide, seed=seed).relevant.indices.tolist() for _ in range(2)]
+        for seed in (0, 1)
+    }
+    assert all(first == second for first, second in draws.values())
+    assert draws[0] != draws[1]
+    # Which ones: those with the largest draws of the seed's generator, on any platform.
+    largest = np.argsort(np.random.default_rng(0).random(50))[-10:]
+    assert draws[0][0] == sorted(largest.tolist())
+
+
+def test_holdout_hides_each_item_alike() -> None:
+    none = Interactions.from_pairs(np.empty(0, int), np.empty(0, int), 2000, 5)
+    train = Interactions.from_pairs(np.repeat(np.arange(2000), 5), np.tile(np.arange(5), 2000), 2000, 5)
+    hidden = make_relevance("holdout", Dataset("u", "cf", train, none, none, False)).relevant
+    counts = np.asarray(hidden.sum(0)).ravel()  # one of five for each of 2000 users: 400 expected, s.d. 18
+    assert np.abs(counts - 400).max() < 80
+
+
+@pytest.mark.parametrize(
+    ("mode", "kwargs", "message"),
+    [
+        ("recnt", {}, "Did you mean 'recent'"),
+        ("holdout", {"fraction": 0.0}, "between 0 and 1"),
+        ("holdout", {"fraction": 1.0}, "between 0 and 1"),
+        ("holdout", {"fraction": float("nan")}, "between 0 and 1"),
+        ("validation", {}, "leaves no user"),
+    ],
+)
+def test_mistakes_are_named(five: Dataset, mode: str, kwargs: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_relevance(mode, five, **kwargs)  # type: ignore[arg-type]
+
+
+def test_recent_without_time_suggests_holdout(make_dataset: Callable[..., Dataset]) -> None:
+    with pytest.raises(ValueError, match="relevance='holdout'"):
+        make_relevance("recent", make_dataset(np.zeros((2, 4), np.int8), time_ordered=False))
+
+
+@dataclass(frozen=True, eq=False)
+class Sealed(Dataset):
+    """A data set whose test items cannot be looked at."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "test":
+            raise AssertionError("a reward looked at the test items")
+        return super().__getattribute__(name)
+
+
+@given(table=tables, other=st.integers(0, 2**32 - 1))
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("neighbor_relevance", [None, *MODES])
+@settings(parent=many, max_examples=6)
+def test_test_items_are_never_visible_to_a_reward(
+    make_dataset: Callable[..., Dataset],
+    mode: str,
+    neighbor_relevance: str | None,
+    table: np.ndarray,
+    other: int,
+) -> None:
+    """Other test items give the same rewards, and test items that raise when touched are not touched."""
+    dataset = make_dataset(table)
+    relevance = relevance_or_skip(mode, dataset)
+    if neighbor_relevance is not None:
+        relevance_or_skip(neighbor_relevance, dataset)
+    rng = np.random.default_rng(other)
+    num_users, num_items = table.shape
+    pairs = rng.integers(0, [[num_users], [num_items]], (2, 5))
+    moved = Interactions.from_pairs(pairs[0], pairs[1], num_users, num_items)
+    parts = (dataset.name, dataset.task, dataset.train, dataset.valid)
+    twins = [dataset, Dataset(*parts, moved, True), Sealed(*parts, moved, True)]
+    scores = torch.from_numpy(rng.random((len(relevance.users), num_items)))
+    users = torch.from_numpy(relevance.users)
+    specs = [{name: 1.0 for name in reward_names()}]
+    for variant in ("target_list", "neighbor_lists"):
+        given_ = [
+            make_reward(
+                spec,
+                twin,
+                make_relevance(mode, twin),
+                k=2,
+                neighbors=2,
+                variant=variant,
+                neighbor_relevance=neighbor_relevance,
+            )
+            for twin in twins
+            for spec in specs
+        ]
+        values = [reward(scores, users) for reward in given_]
+        assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
+        for name in given_[0].terms:
+            assert all(torch.equal(given_[0].terms[name], reward.terms[name]) for reward in given_)

@@ -1,0 +1,105 @@
+"""Nearest users: exact, ties by id, with a dense oracle in whole-number arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refit_env import neighbors
+from refit_env.neighbors import cached_neighbors, nearest_users, neighbor_average
+
+tables = hnp.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.integers(0, 1))
+counts = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(0, 4))
+
+
+def oracle(rows: np.ndarray, k: int) -> np.ndarray:
+    """By exact fractions: cosine squared, zero products left out, ties by id."""
+    out = np.full((len(rows), k), -1)
+    for u, row in enumerate(rows):
+        found = []
+        for v, other in enumerate(rows):
+            dot = int(row @ other)
+            if v != u and dot > 0:
+                found.append((-Fraction(dot * dot, int(row @ row) * int(other @ other)), v))
+        best = [v for _, v in sorted(found)[:k]]
+        out[u, : len(best)] = best
+    return out
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 512])
+@given(rows=st.one_of(tables, counts), k=st.integers(1, 5))
+@settings(max_examples=100, deadline=None)
+def test_neighbours_equal_the_exact_oracle(chunk: int, rows: np.ndarray, k: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "CHUNK", chunk)
+        patch.setattr(neighbors, "SPARE", 0)  # so that ties straddle the candidates, too
+        users, similarity = nearest_users(sp.csr_matrix(rows), k)
+    assert np.array_equal(users, oracle(rows, k))
+    assert users.dtype == np.int64 and similarity.dtype == np.float32
+    unit = rows / np.maximum(np.sqrt((rows**2).sum(1, keepdims=True)), 1e-12)
+    expected = np.where(users >= 0, np.take_along_axis(unit @ unit.T, users.clip(0), 1), 0.0)
+    assert np.allclose(similarity, expected, atol=1e-6)
+
+
+def test_many_equal_users_are_told_apart_by_id() -> None:
+    users, similarity = nearest_users(sp.csr_matrix(np.ones((100, 3))), k=4)
+    assert users[0].tolist() == [1, 2, 3, 4]
+    assert users[99].tolist() == [0, 1, 2, 3]
+    assert users[2].tolist() == [0, 1, 3, 4]
+    assert np.allclose(similarity, 1.0)
+
+
+def test_cosines_that_are_equal_by_another_way_are_ties() -> None:
+    """1 / sqrt(2) = 3 / sqrt(18): floating-point sums differ in the last digit, the fractions do not."""
+    rows = np.zeros((3, 22), dtype=np.int64)
+    rows[0, :3] = 1
+    rows[1, [0, 1, 2, *range(4, 19)]] = 1  # 3 common items of 18
+    rows[2, [0, 3]] = 1  # 1 common item of 2
+    assert nearest_users(sp.csr_matrix(rows), k=2)[0][0].tolist() == [1, 2]
+    assert nearest_users(sp.csr_matrix(rows[[0, 2, 1]]), k=2)[0][0].tolist() == [1, 2]
+
+
+def test_weighted_rows_are_ranked_by_cosine() -> None:
+    rows = sp.csr_matrix(np.random.default_rng(0).random((40, 10)))
+    dense = rows.toarray() / np.linalg.norm(rows.toarray(), axis=1, keepdims=True)
+    product = dense @ dense.T
+    np.fill_diagonal(product, -1)
+    assert np.array_equal(nearest_users(rows, k=5)[0], np.argsort(-product, axis=1, kind="stable")[:, :5])
+
+
+def test_user_without_items_has_no_neighbours() -> None:
+    users, similarity = nearest_users(sp.csr_matrix(np.array([[1, 1], [0, 0], [1, 0]])), k=2)
+    assert users.tolist() == [[2, -1], [-1, -1], [0, -1]]
+    assert similarity[1].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("rows", "k", "message"), [([[1.0]], 0, "at least 1"), ([[-1.0]], 1, "negative")])
+def test_what_makes_no_sense_is_refused(rows: list[list[float]], k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        nearest_users(sp.csr_matrix(rows), k)
+
+
+def test_average_counts_missing_neighbours_as_empty() -> None:
+    rows = sp.csr_matrix(np.array([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]))
+    average = neighbor_average(np.array([[1, 2], [0, -1], [-1, -1]]), rows)
+    assert average.toarray().tolist() == [[0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(neighbors, "nearest_users", lambda m, k: calls.append(k) or nearest_users(m, k))
+    rows = np.random.default_rng(1).integers(0, 2, (30, 9)).astype(np.float32)
+    first = cached_neighbors(sp.csr_matrix(rows), 3)
+    assert cached_neighbors(sp.csr_matrix(rows.copy()), 3) is first
+    cached_neighbors(sp.csr_matrix(rows), 4)
+    rows[0, 0] = 1 - rows[0, 0]
+    cached_neighbors(sp.csr_matrix(rows), 3)
+    assert calls == [3, 4, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 7
