@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -16,8 +16,15 @@ from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, sav
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw, writable_home
-from refit_env.data.prepare import Recipe, prepare
+from refit_env.data.prepare import Recipe, prepare, prepare_known
 from refit_env.files import read_json
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch without its ``--no-`` twin. (The other commands' helpers would import torch.)"""
+FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+"""A folder that may be left out."""
+FormatOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+"""A format that may be left out."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,12 @@ class DataList:
     def run(self) -> int:
         """Print the table; nothing but each set's ``dataset.json`` is read."""
         table = Table(title="Data sets")
-        for name in ("name", "task", "users", "items", *SPLITS, "in time order", "here"):
-            table.add_column(name, justify="right" if name in ("users", "items", *SPLITS) else "left", no_wrap=name != "in time order")
+        for name in ("name", "task", "users", "items", *SPLITS, "timed", "here"):
+            table.add_column(
+                name,
+                justify="right" if name in ("users", "items", *SPLITS) else "left",
+                no_wrap=True,
+            )
         found = list_datasets()
         for name, folder in found.items():
             table.add_row(*_row(name, folder))
@@ -37,7 +48,10 @@ class DataList:
         for name, folder in found.items():
             if folder is None and name in CATALOG:
                 console.print(f"{name}: {CATALOG[name].page}", soft_wrap=True)
-        console.print(f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)", soft_wrap=True)
+        console.print(
+            f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)",
+            soft_wrap=True,
+        )
         return 0
 
 
@@ -62,27 +76,36 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class DataPrepare:
-    """Turn official files into the canonical form.
+    """Turn official files, or your own, into the canonical form.
 
-    A catalogue name brings its own recipe (the options below are then its, unless ``--format`` is given).
+    A catalogue name brings its own recipe, and the options from ``--columns`` on are then refused. With
+    ``--format`` they all apply, whatever the name.
     """
 
     name: tyro.conf.Positional[str]
     """Name of the data set."""
     source: Path
     """The official file, or the folder that holds the format's files."""
-    out: Path | None = None
+    out: FolderOption = None
     """Canonical folder to write; ``<data home>/<name>`` if left out."""
-    format: str | None = None
-    """``u.data``, ``ratings.dat``, ``diffrec``, ``lightgcn``, ``inter`` or ``csv``; the catalogue's if left out."""
-    columns: tuple[str, ...] = ()
-    """For ``csv``: ``user=user_id item=movie rating=stars``."""
-    min_rating: float | None = None
+    format: FormatOption = None
+    """``u.data``, ``ratings.dat``, ``diffrec``, ``lightgcn``, ``inter`` or ``csv``; the catalogue's, or what
+    the names of the files suggest, if left out."""
+    columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=NAME")] = ()
+    """For ``csv`` and ``inter``: ``user=visitor item=article rating=stars timestamp=when split=part``; the
+    usual names are found without."""
+    separator: str = ","
+    """For ``csv``: between the fields."""
+    token_ids: Flag = False
+    """Ids may be any text (they are numbered in ascending order)."""
+    time_ordered: Flag = False
+    """The rows of each user stand in order of time, although the file has no timestamps."""
+    min_rating: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Keep interactions rated at least this."""
     k_core: int = 0
     """Drop users and items with fewer interactions, repeatedly."""
-    split: str = "random"
-    """``published``, ``random``, ``time`` or ``leave-one-out``."""
+    split: Literal["published", "random", "time", "leave-one-out"] = "random"
+    """How each user's interactions become train, validation and test."""
     valid_share: float = 0.1
     """Share of each row for validation."""
     test_share: float = 0.2
@@ -92,19 +115,43 @@ class DataPrepare:
 
     def run(self) -> int:
         """Prepare, write, and say what came out."""
+        known = CATALOG.get(self.name)
         folder = self.out if self.out is not None else writable_home() / self.name
-        dataset = prepare(self.name, self.source, self._recipe(), folder, meta=self._meta())
-        Console().print(f"{folder}: {_sizes(dataset)}; {dataset.meta['funnel']}")
+        if self.format is None and known is not None and known.format:
+            self._refuse_options()
+            dataset = prepare_known(known, self.source, folder)
+        else:
+            meta = {"source": [self.source.name]}
+            dataset = prepare(self.name, self.source, self._recipe(), folder, meta=meta)
+        console = Console()
+        steps = Table("step", title=f"{self.name}: rows", min_width=32)
+        steps.add_column("left", justify="right")
+        for step, rows in dataset.meta["preparation"]["rows"].items():
+            steps.add_row(step, f"{rows:,}")
+        console.print(steps)
+        console.print(f"{folder}: {_sizes(dataset)}", soft_wrap=True)
         return 0
 
+    def _refuse_options(self) -> None:
+        """An option that would go unheard is a mistake."""
+        free = ("name", "source", "out", "format")
+        told = [f.name for f in fields(self) if f.name not in free and getattr(self, f.name) != f.default]
+        if told:
+            options = ", ".join("--" + name.replace("_", "-") for name in told)
+            raise ValueError(
+                f"{self.name} has its own recipe, which {options} would not change; say --format, too"
+            )
+
     def _recipe(self) -> Recipe:
-        known = CATALOG.get(self.name)
-        if self.format is None and known is not None and known.format:
-            return Recipe(**({"format": known.format, "task": known.task} | dict(known.recipe)))
-        pairs = (word.partition("=") for word in self.columns)
+        wrong = [word for word in self.columns if "=" not in word]
+        if wrong:
+            raise ValueError(f"--columns {wrong[0]!r} should read ROLE=NAME, for example user=user_id")
         return Recipe(
-            format=self.format or "csv",
-            columns={ours: theirs for ours, _, theirs in pairs} or None,
+            format=self.format,
+            columns=dict(word.split("=", 1) for word in self.columns),
+            separator=self.separator,
+            token_ids=self.token_ids,
+            time_ordered=self.time_ordered,
             min_rating=self.min_rating,
             k_core=self.k_core,
             split=self.split,
@@ -112,10 +159,6 @@ class DataPrepare:
             test_share=self.test_share,
             seed=self.seed,
         )
-
-    def _meta(self) -> dict[str, Any]:
-        known = CATALOG.get(self.name)
-        return {"source": [str(self.source.name)]} if known is None else {"source": [known.page], "licence": known.licence}
 
 
 @dataclass(frozen=True)
@@ -157,7 +200,9 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "rows in order of time": "yes" if dataset.time_ordered else "no",
         "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
     }
-    return facts | {key: dataset.meta[key] for key in ("split", "source", "licence", "note") if key in dataset.meta}
+    return facts | {
+        key: dataset.meta[key] for key in ("split", "source", "licence", "note") if key in dataset.meta
+    }
 
 
 def _row(name: str, folder: Path | None) -> list[str]:
@@ -191,7 +236,7 @@ DataCommand = (
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
     command: DataList | DataInfo | DataPrepare | DataSynthesize = tyro.cli(
-        DataCommand,  # type: ignore[arg-type]  # tyro takes a union; its stubs say a class
+        DataCommand,
         prog="refit data",
         args=list(words),
     )

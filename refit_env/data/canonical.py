@@ -19,6 +19,8 @@ import pandas as pd
 
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
+from refit_env.data.delimited import refuse_pickle
+from refit_env.data.filters import RawRows, merge_duplicates
 from refit_env.errors import DataError
 from refit_env.files import atomic_path, read_json, write_json
 
@@ -33,46 +35,59 @@ def is_canonical(folder: Path) -> bool:
 def load_canonical(folder: Path | str) -> Dataset:
     """Read a canonical folder and check it.
 
+    Repeated (user, item) rows of a cf or social set are merged (the first split's row, then the earliest,
+    is kept) and counted in ``meta["duplicates_merged"]``.
+
     Raises:
         DataError: if a file is missing, damaged, not what its checksum says, or breaks a rule; the message
             names file, row and rule.
     """
     folder = Path(folder)
-    info = read_json(folder / INFO)
     path = folder / INTERACTIONS
+    info = _read_info(folder)
     verify_checksums(folder, info)
-    table = _read_parquet(path)
-    users, items = _ids(path, table, info)
-    split = _column(path, table, "split").to_numpy()
-    if (wrong := ~np.isin(split, (0, 1, 2))).any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: split is {split[row]}, expected 0 (train), 1 (valid) or 2 (test)")
-    timestamps = table["timestamp"].to_numpy(np.float64) if "timestamp" in table else None
-    ratings = table["rating"].to_numpy(np.float32) if "rating" in table else None
-    if timestamps is not None:
-        if np.isnan(timestamps).any():
-            raise DataError(f"{path} row {int(np.flatnonzero(np.isnan(timestamps))[0])}: timestamp is NaN")
-        order = np.lexsort((timestamps, users))  # stable: equal times keep the order of the file
-        users, items, split = users[order], items[order], split[order]
-        timestamps = timestamps[order]
-        ratings = None if ratings is None else ratings[order]
+    rows = _read_rows(path, info)
+    _check_counts(path, rows, info)
+    name, task = str(info.get("name", folder.name)), str(info.get("task", "cf"))
+    if task in ("cf", "social"):
+        rows, merged = merge_duplicates(rows)
+        info = info | ({"duplicates_merged": merged} if merged else {})
+    if rows.timestamps is not None:
+        rows = rows.take(
+            np.lexsort((rows.timestamps, rows.users))
+        )  # stable: equal times keep the file's order
     num_users, num_items = int(info["num_users"]), int(info["num_items"])
-    parts = [
-        Interactions.from_pairs(
-            users[split == s],
-            items[split == s],
-            num_users,
-            num_items,
-            None if timestamps is None else timestamps[split == s],
-            None if ratings is None else ratings[split == s],
-        )
-        for s in range(len(SPLITS))
-    ]
-    _check_splits(path, parts, info)
-    name = str(info.get("name", folder.name))
+    train, valid, test = (
+        Interactions.from_pairs(p.users, p.items, num_users, num_items, p.timestamps, p.ratings)
+        for p in (rows.part(s) for s in range(len(SPLITS)))
+    )
     known = CATALOG.get(name)
-    ordered = bool(info.get("time_ordered", known.time_ordered if known else False)) or timestamps is not None
-    return Dataset(name, str(info.get("task", "cf")), *parts, ordered, _social(folder, num_users), info)
+    stated = bool(info.get("time_ordered", known.time_ordered if known else False))
+    ordered = stated or rows.timestamps is not None
+    data = Dataset(name, task, train, valid, test, ordered, _social(folder, num_users), info)
+    check_dataset(data, str(path))
+    return data
+
+
+def check_dataset(data: Dataset, where: str) -> None:
+    """Refuse a data set that no model can be trained and tested on.
+
+    Args:
+        data: the data set.
+        where: its file, for the message.
+
+    Raises:
+        DataError: for an empty split, or for a user of a cf or social set with nothing to predict from.
+    """
+    for split in SPLITS:
+        if not len(data.split(split)):
+            raise DataError(f"{where}: the {split} split is empty; every split needs rows")
+    lost = (data.train.counts == 0) & (data.valid.counts + data.test.counts > 0)  # (U,)
+    if data.task in ("cf", "social") and lost.any():
+        user, others = int(np.flatnonzero(lost)[0]), int(lost.sum()) - 1
+        raise DataError(
+            f"{where}: user {user} (and {others} others) has no train items, so nothing can be predicted from"
+        )
 
 
 def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
@@ -95,6 +110,8 @@ def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
     tables = {INTERACTIONS: pd.DataFrame(columns)}
     if dataset.social is not None:
         tables[SOCIAL] = pd.DataFrame(dataset.social, columns=["source", "target"])
+    if dataset.social is None:
+        (folder / SOCIAL).unlink(missing_ok=True)  # of what was saved here before
     sums = {}
     for file, table in tables.items():
         with atomic_path(folder / file) as temporary:
@@ -107,7 +124,7 @@ def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
 def verify_checksums(folder: Path, info: dict[str, Any]) -> None:
     """Compare the files with the checksums in ``dataset.json``; DataError names the file that differs."""
     for file, expected in info.get("sha256", {}).items():
-        path = folder / file
+        path = folder / Path(file).name  # no other folder's
         if not path.is_file():
             raise DataError(f"{path}: {INFO} lists this file, but it is not there")
         found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -136,56 +153,73 @@ def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[st
     }
 
 
+def _read_info(folder: Path) -> dict[str, Any]:
+    """``dataset.json``, with the counts that everything else is checked against."""
+    path = folder / INFO
+    info = read_json(path)
+    if not isinstance(info, dict):
+        raise DataError(f"{path}: expected a JSON object, found {type(info).__name__}")
+    for name in ("num_users", "num_items"):
+        value = info.get(name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise DataError(f"{path}: {name!r} must be a whole number >= 1, found {value!r}")
+    return info
+
+
 def _read_parquet(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+    refuse_pickle(path)
     try:
         return pd.read_parquet(path)
     except Exception as error:  # pyarrow raises many kinds; all mean the same to the reader
         raise DataError(f"{path}: not a whole parquet file ({error})") from error
 
 
-def _column(path: Path, table: pd.DataFrame, name: str) -> pd.Series[Any]:
-    if name not in table:
-        raise DataError(f"{path}: no column {name!r}; it has {', '.join(map(str, table.columns))}")
-    return table[name]
+def _read_rows(path: Path, info: dict[str, Any]) -> RawRows:
+    """The table's rows, every value checked."""
+    table = _read_parquet(path)
+    for name in ("user", "item", "split"):
+        if name not in table:
+            raise DataError(f"{path}: no column {name!r}; it has {', '.join(map(str, table.columns))}")
+    values = {name: table[name].to_numpy() for name in table.columns}
+    users = _ids(path, "user", values["user"], int(info["num_users"]))
+    items = _ids(path, "item", values["item"], int(info["num_items"]))
+    split = values["split"]
+    if (wrong := ~np.isin(split, (0, 1, 2))).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path} row {row}: split is {split[row]}, expected 0 (train), 1 (valid) or 2 (test)")
+    numbers = [_finite(path, n, values[n]) if n in values else None for n in ("timestamp", "rating")]
+    return RawRows(users, items, numbers[0], numbers[1], split.astype(np.int8))
 
 
-def _ids(
-    path: Path, table: pd.DataFrame, info: dict[str, Any]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The user and item columns, whole numbers within the stated counts."""
-    out = []
-    for name, count in (("user", "num_users"), ("item", "num_items")):
-        values = _column(path, table, name).to_numpy()
-        if not np.issubdtype(values.dtype, np.integer):
-            raise DataError(f"{path}: column {name!r} is {values.dtype}, expected whole numbers")
-        if count not in info:
-            raise DataError(f"{path.with_name(INFO)}: {count!r} is missing")
-        wrong = (values < 0) | (values >= int(info[count]))
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise DataError(
-                f"{path} row {row}: {name} {values[row]} is outside 0..{int(info[count]) - 1} ({count})"
-            )
-        out.append(values.astype(np.int64))
-    return out[0], out[1]
+def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
+    """Whole numbers in 0..count - 1."""
+    if values.dtype.kind not in "iu":
+        if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():
+            row = int(np.flatnonzero(~whole)[0])
+            raise DataError(f"{path} row {row}: {name} {values[row]} is no whole number")
+        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected whole numbers")
+    if (wrong := (values < 0) | (values >= count)).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path} row {row}: {name} {values[row]} is outside 0..{count - 1} (num_{name}s)")
+    return values.astype(np.int64)
 
 
-def _check_splits(path: Path, parts: list[Interactions], info: dict[str, Any]) -> None:
-    """Counts as stated, and something to learn from and to test on."""
-    for split, part in zip(SPLITS, parts, strict=True):
-        stated = info.get(f"num_{split}")
-        if stated is not None and int(stated) != len(part):
-            raise DataError(f"{path}: {len(part)} {split} rows, {INFO} says {stated}; truncated?")
-        if len(part) == 0:
-            raise DataError(f"{path}: the {split} split is empty")
-    lost = (parts[0].counts == 0) & ((parts[1].counts > 0) | (parts[2].counts > 0))
-    if lost.any() and info.get("task", "cf") == "cf":
-        user = int(np.flatnonzero(lost)[0])
-        raise DataError(
-            f"{path}: user {user} has no train items, so nothing can be predicted from ({int(lost.sum())} such)"
-        )
+def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Finite numbers."""
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected numbers")
+    if (wrong := ~np.isfinite(values)).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number")
+    return values.astype(np.float64)
+
+
+def _check_counts(path: Path, rows: RawRows, info: dict[str, Any]) -> None:
+    """As many rows as stated."""
+    for number, split in enumerate(SPLITS):
+        stated, found = info.get(f"num_{split}"), len(rows.part(number))
+        if stated is not None and stated != found:
+            raise DataError(f"{path}: {found} {split} rows, {INFO} says {stated}; truncated?")
 
 
 def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
@@ -193,12 +227,10 @@ def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
     path = folder / SOCIAL
     if not path.is_file():
         return None
-    edges = _read_parquet(path).to_numpy()
-    if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
+    table = _read_parquet(path)
+    if table.shape[1] != 2:
         raise DataError(
-            f"{path}: expected two columns of user ids, found shape {edges.shape} of {edges.dtype}"
+            f"{path}: expected two columns of user ids, found {', '.join(map(str, table.columns))}"
         )
-    if edges.size and (edges.min() < 0 or edges.max() >= num_users):
-        row = int(np.flatnonzero(((edges < 0) | (edges >= num_users)).any(1))[0])
-        raise DataError(f"{path} row {row}: users {edges[row].tolist()} are outside 0..{num_users - 1}")
-    return edges.astype(np.int32)
+    pairs = [_ids(path, "user", table[name].to_numpy(), num_users) for name in table.columns]
+    return np.stack(pairs, axis=1).astype(np.int32)

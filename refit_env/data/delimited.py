@@ -25,17 +25,13 @@ import pandas as pd
 from refit_env.errors import DataError
 
 Kind = Literal["id", "token", "number", "time", "skip"]
-"""What a field holds: a whole number >= 0, any text, a finite number, seconds or an ISO date, or nothing used."""
+"""A whole number >= 0, any text, a finite number, seconds or an ISO date, or what is not used."""
 
 Columns = dict[str, npt.NDArray[Any]]
 """Field name -> (N,) values: int64 ids, object tokens, float64 numbers and seconds."""
 
 _WHOLE = re.compile(r"\+?[0-9]+")
 _MAGIC = (
-    (b"\x80\x02", "a pickle"),
-    (b"\x80\x03", "a pickle"),
-    (b"\x80\x04", "a pickle"),
-    (b"\x80\x05", "a pickle"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"PAR1", "a parquet file"),
     (b"PK\x03\x04", "a zip archive; unpack it first"),
@@ -70,18 +66,27 @@ class Layout:
         return self.pattern or self.separator.join(self.names).replace("\t", "<tab>")
 
 
-def refuse_binary(path: Path) -> None:
-    """Raise a ``DataError`` for a file that is not there, is empty, or is no text; nothing is unpickled."""
+def refuse_pickle(path: Path) -> bytes:
+    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is never read."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(4096)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        raise DataError(
+            f"{path}: this is a pickle, which can run code when it is loaded; pickles are never read"
+        )
+    return head
+
+
+def refuse_binary(path: Path) -> None:
+    """Raise a ``DataError`` for a file that is not there, is empty, or is no text."""
+    head = refuse_pickle(path)
     if not head.strip():
         raise DataError(f"{path}: the file is empty")
     for magic, what in _MAGIC:
         if head.startswith(magic):
-            never = " (pickles are never read: they can run code)" if what == "a pickle" else ""
-            raise DataError(f"{path}: expected text, found {what}{never}")
+            raise DataError(f"{path}: expected text, found {what}")
     if b"\0" in head:
         raise DataError(f"{path}: expected text, found binary data")
 
@@ -114,7 +119,7 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
     names: list[str] = []
     for name in layout.names:
         names += [name, *(f"{name} gap {n}" for n in range(1, wide))]
-    names = names[: len(names) - (wide - 1)] + ["one field too many"]
+    names = [*names[: len(names) - (wide - 1)], "one field too many"]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -217,9 +222,10 @@ def parse_field(text: str, kind: Kind) -> Any:
     try:
         value = float(text)
     except ValueError:
-        value = _iso_seconds(text) if kind == "time" else None
-        if value is None:
+        seconds = _iso_seconds(text) if kind == "time" else None
+        if seconds is None:
             raise ValueError(f"{text[:40]!r} is no {'time' if kind == 'time' else 'number'}") from None
+        value = seconds
     if not np.isfinite(value):
         raise ValueError(f"{text[:40]!r} is not finite")
     return value
@@ -246,7 +252,7 @@ def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
                 numbered = (
                     (n, line.rstrip("\r\n").split(layout.separator)) for n, line in enumerate(file, start=1)
                 )
-            for number, fields in numbered:  # noqa: B007 (number is told in the errors below)
+            for number, fields in numbered:
                 if number > layout.header and fields and (len(fields) > 1 or fields[0].strip()):
                     yield number, fields
     except UnicodeDecodeError as error:

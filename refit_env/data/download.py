@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from refit_env.data.catalog import Source
@@ -19,7 +20,7 @@ def fetch(entry: Source, home: Path) -> Path:
             the page where a person gets it, and the folder to put it in.
     """
     if entry.url is None or entry.sha256 is None:
-        raise DataError(how_to_get(entry, home))
+        raise DataError(how_to_get(entry, [home]))
     import pooch  # slow to import, and seldom needed
 
     folder = home / "raw" / entry.name
@@ -28,19 +29,23 @@ def fetch(entry: Source, home: Path) -> Path:
         pooch.retrieve(entry.url, f"sha256:{entry.sha256}", fname=file, path=folder)
     except Exception as error:  # requests, urllib3, pooch and the system each have kinds of their own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise DataError(f"{entry.url} could not be fetched ({reason}). {how_to_get(entry, home)}") from error
+        raise DataError(
+            f"{entry.url} could not be fetched ({reason}); {how_to_get(entry, [home])}"
+        ) from error
     return folder
 
 
-def how_to_get(entry: Source, home: Path) -> str:
-    """Say what to fetch by hand, from where, and where to put it."""
+def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
+    """Say what to fetch by hand, from where, and where to put it: the first of the data homes."""
+    searched = f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
+    terms = f"{entry.page} ({entry.licence})"
     if not entry.files:
         return (
-            f"Data set {entry.name!r} is not here, and is not made from official files yet: put its canonical "
-            f"folder at {home / entry.name}. Source: {entry.page} ({entry.licence})."
+            f"data set {entry.name!r} is not here: put its canonical folder at {homes[0] / entry.name}. "
+            f"Source: {terms}. {searched}"
         )
     return (
-        f"Data set {entry.name!r} is not here: get {', '.join(entry.files)} from {entry.page} ({entry.licence}) "
-        f"and put it into {home / 'raw' / entry.name}, or run "
-        f"'refit data prepare {entry.name} --source FOLDER'."
+        f"data set {entry.name!r} is not here: get {', '.join(entry.files)} from {terms} and put it "
+        f"into {homes[0] / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
+        f"{searched}"
     )

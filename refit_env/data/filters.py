@@ -5,11 +5,12 @@ Letters: N rows, M rows kept, U users, I items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 IntArray = npt.NDArray[np.int64]
 
@@ -38,8 +39,19 @@ class RawRows:
 
     def take(self, chosen: npt.NDArray[Any]) -> RawRows:
         """The rows where ``chosen`` (N,) is true, or those with the positions in ``chosen`` (M,)."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return RawRows(**{name: None if v is None else v[chosen] for name, v in values.items()})
+        return RawRows(
+            self.users[chosen],
+            self.items[chosen],
+            None if self.timestamps is None else self.timestamps[chosen],
+            None if self.ratings is None else self.ratings[chosen],
+            None if self.split is None else self.split[chosen],
+        )
+
+    def part(self, split: int) -> RawRows:
+        """The rows of one split; none where the rows are not split."""
+        if self.split is None:
+            return self.take(np.zeros(len(self), dtype=bool))
+        return self.take(self.split == split)
 
 
 def at_least(rows: RawRows, min_rating: float) -> RawRows:
@@ -65,6 +77,10 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
         >>> rows.timestamps, dropped
         (array([3., 4.]), 1)
     """
+    if (
+        not pd.DataFrame({"user": rows.users, "item": rows.items}).duplicated().any()
+    ):  # quick, and the usual case
+        return rows, 0
     users, items = compact(rows.users)[0], compact(rows.items)[0]
     keys: list[npt.NDArray[Any]] = [np.arange(len(rows))]
     keys += [k for k in (rows.timestamps, rows.split) if k is not None]
@@ -72,7 +88,7 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (np.diff(users[order]) != 0) | (np.diff(items[order]) != 0)
     keep = np.sort(order[first])
-    return (rows if keep.size == len(rows) else rows.take(keep)), len(rows) - int(keep.size)
+    return rows.take(keep), len(rows) - int(keep.size)
 
 
 def k_core(rows: RawRows, k: int) -> RawRows:

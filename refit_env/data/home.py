@@ -12,6 +12,7 @@ from filelock import FileLock
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names, source
 from refit_env.data.dataset import Dataset
+from refit_env.data.download import fetch, how_to_get
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError
 
@@ -53,7 +54,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         folder = Path(name_or_folder)
         if not is_canonical(folder):
             raise DataError(
-                f"{folder}: no canonical data set there ({INFO} and interactions.parquet); see 'refit data prepare'"
+                f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
+                "'refit data prepare' makes one"
             )
     else:
         source(name)  # raises, with a did-you-mean
@@ -112,28 +114,15 @@ def _find(name: str) -> Path:
     entry = CATALOG[name]
     raw = find_raw(entry)
     if raw is None and entry.url is None:
-        raise DataError(_how_to_get(entry))
+        raise DataError(how_to_get(entry, data_homes()))
     home = writable_home()
     with FileLock(str(home / f".{name}.lock")):
         if is_canonical(home / name):  # another process was faster
             return home / name
-        from refit_env.data.download import fetch
         from refit_env.data.prepare import prepare_known
 
-        return prepare_known(entry, raw if raw is not None else fetch(entry, home), home / name)
-
-
-def _how_to_get(entry: Source) -> str:
-    """Say what to fetch and where to put it."""
-    home = data_homes()[0]
-    if not entry.files:
-        return f"data set {entry.name!r} is not in {home / entry.name}; put its canonical folder there. Source: {entry.page}"
-    files = ", ".join(entry.files)
-    return (
-        f"data set {entry.name!r} is not here. Get {files} from {entry.page} ({entry.licence}), put it into "
-        f"{home / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
-        f"Data homes: {', '.join(map(str, data_homes()))} (set {HOME_VARIABLE} to change)."
-    )
+        prepare_known(entry, raw if raw is not None else fetch(entry, home), home / name)
+    return home / name
 
 
 @lru_cache(maxsize=8)

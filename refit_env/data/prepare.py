@@ -6,15 +6,15 @@ Letters: N rows, U users, I items.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from refit_env.data.canonical import save_dataset
+from refit_env.data.canonical import check_dataset, save_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, at_least, compact_rows, k_core, merge_duplicates
@@ -22,19 +22,33 @@ from refit_env.data.readers import ReadOptions, guess_format, read_rows
 from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user
 from refit_env.errors import DataError, unknown_name
 
-SplitName = Literal["published", "random", "time", "leave-one-out"]
-SPLIT_NAMES: tuple[SplitName, ...] = ("published", "random", "time", "leave-one-out")
+SPLIT_NAMES = ("published", "random", "time", "leave-one-out")
+"""Values of ``Recipe.split``."""
+TASKS = ("cf", "sequential", "social", "poi")
+"""Values of ``Recipe.task``."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How raw rows become a data set. Filters come first, in the order of the fields, then the split."""
+    """How official files become a data set: read, filter in the order of the fields, then split."""
 
+    format: str | None = None
+    """A key of ``refit_env.data.readers.FORMATS``; None guesses from the names of the files."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role (user, item, rating, timestamp, split) -> column name, for CSV and RecBole files."""
+    separator: str = ","
+    """Between the fields of a CSV."""
+    token_ids: bool = False
+    """Whether ids may be any text."""
+    task: str = "cf"
+    """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as events of their own."""
+    time_ordered: bool = False
+    """Whether the rows of the files stand in order of time; rows with timestamps are sorted."""
     min_rating: float | None = None
     """Keep rows with at least this rating; None keeps all."""
     k_core: int = 0
     """Keep the largest part in which every user and item has this many rows; 0 keeps all."""
-    split: SplitName = "random"
+    split: str = "random"
     """``published`` (as the files are split), ``random`` or ``time`` per user, ``leave-one-out``."""
     valid_share: float = 0.1
     """Share of a user's rows; of the train rows where published files have no validation part."""
@@ -42,12 +56,6 @@ class Recipe:
     """Share of a user's rows (``random`` and ``time``)."""
     seed: int = 0
     """Of a random split."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Role -> column name, for CSV and RecBole files."""
-    separator: str = ","
-    """Between the fields of a CSV."""
-    token_ids: bool = False
-    """Whether ids may be any text."""
     num_users: int | None = None
     """U of published files, where ids must stay below it; None takes the largest id + 1."""
     num_items: int | None = None
@@ -55,93 +63,89 @@ class Recipe:
 
     def __post_init__(self) -> None:
         """Refuse what no data set could be made by."""
-        if self.split not in SPLIT_NAMES:
-            raise unknown_name("split", self.split, SPLIT_NAMES)
+        for kind, value, known in (("split", self.split, SPLIT_NAMES), ("task", self.task, TASKS)):
+            if value not in known:
+                raise unknown_name(kind, value, known)
 
 
 def prepare(
+    name: str,
     source: Path | str,
-    format: str | None = None,
     recipe: Recipe | None = None,
-    name: str = "custom",
-    task: str = "cf",
-    time_ordered: bool = False,
+    out: Path | str | None = None,
+    *,
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read official files and make a data set of them.
 
     Args:
-        source: the file, or the folder with the files.
-        format: a key of ``refit_env.data.readers.FORMATS``; None guesses from the names.
-        recipe: filters and split.
         name: of the data set.
-        task: ``"cf"``, ``"social"``, ``"sequential"`` or ``"poi"``; the last two keep repeats, as events.
-        time_ordered: whether the rows of the files stand in order of time; rows with timestamps are sorted.
-        meta: goes to ``dataset.json``.
+        source: the file, or the folder with the files.
+        recipe: how; the default guesses the format and splits at random.
+        out: canonical folder to write, by one process at a time; None only returns the data set.
+        meta: more for ``dataset.json``.
 
     Returns:
-        The data set; ``meta["preparation"]`` counts what was read, merged and filtered.
+        The data set; ``meta["preparation"]`` holds the recipe and counts the rows after every step.
 
     Raises:
         DataError: if a file or what is left of it breaks a rule; the message names file, row and rule.
     """
     source, recipe = Path(source), recipe or Recipe()
-    format = format or guess_format(source)
-    rows = read_rows(source, format, ReadOptions(recipe.columns, recipe.separator, recipe.token_ids))
-    counts = {"rows_read": len(rows)}
-    if recipe.min_rating is not None:
-        rows = at_least(rows, recipe.min_rating)
-        counts["rows_below_min_rating"] = counts["rows_read"] - len(rows)
-    if task in ("cf", "social"):
-        rows, counts["duplicates_merged"] = merge_duplicates(rows)
-    if recipe.k_core > 1:
-        before = len(rows)
-        rows = k_core(rows, recipe.k_core)
-        counts["rows_outside_k_core"] = before - len(rows)
-    if not len(rows):
-        raise DataError(f"{source}: no rows are left after the filters ({counts})")
+    recipe = replace(recipe, format=recipe.format or guess_format(source))
+    rows, steps = _filtered(source, recipe)
     rows, num_users, num_items = _number(source, rows, recipe)
     if rows.timestamps is not None:
         rows = rows.take(
             np.lexsort((rows.timestamps, rows.users))
         )  # stable: equal times keep the file's order
-    parts = _split(source, rows, recipe, num_users, num_items, time_ordered)
-    about = {"preparation": {"format": format, "recipe": asdict(recipe), **counts}}
-    ordered = time_ordered or rows.timestamps is not None
-    data = Dataset(name, task, *parts, ordered, meta={**(meta or {}), **about})
+    parts = _split(source, rows, recipe, num_users, num_items)
+    about = {"split": _in_words(recipe), "preparation": {"recipe": asdict(recipe), "rows": steps}}
+    ordered = recipe.time_ordered or rows.timestamps is not None
+    data = Dataset(name, recipe.task, *parts, ordered, meta={**about, **(meta or {})})
     check_dataset(data, str(source))
+    if out is not None:
+        save_locked(data, Path(out))
     return data
 
 
-def check_dataset(data: Dataset, where: str) -> None:
-    """Refuse a data set that no model can be trained and tested on.
+def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
+    """The rows to split, and how many were left after each step."""
+    options = ReadOptions(recipe.columns, recipe.separator, recipe.token_ids)
+    rows = read_rows(source, recipe.format or "", options)
+    steps = {"read": len(rows)}
+    if recipe.min_rating is not None:
+        rows = at_least(rows, recipe.min_rating)
+        steps[f"rating >= {recipe.min_rating:g}"] = len(rows)
+    if recipe.task in ("cf", "social"):
+        rows, merged = merge_duplicates(rows)
+        steps[f"{merged} duplicates merged"] = len(rows)
+    if recipe.k_core > 1:
+        rows = k_core(rows, recipe.k_core)
+        steps[f"{recipe.k_core}-core"] = len(rows)
+    if not len(rows):
+        raise DataError(f"{source}: no rows are left; rows after each step: {steps}")
+    return rows, steps
 
-    Raises:
-        DataError: for an empty split, or for a user of a cf set with nothing to predict from.
-    """
-    for split in SPLITS:
-        if not len(data.split(split)):
-            raise DataError(f"{where}: the {split} split is empty; every split needs rows")
-    lost = (data.train.counts == 0) & (data.valid.counts + data.test.counts > 0)  # (U,)
-    if data.task == "cf" and lost.any():
-        user = int(np.flatnonzero(lost)[0])
-        raise DataError(
-            f"{where}: user {user} has no train items, so nothing can be predicted from ({int(lost.sum())} such)"
-        )
+
+def known_recipe(entry: Source) -> Recipe:
+    """The recipe of a data set of the catalogue."""
+    base = {"format": entry.format or None, "task": entry.task, "time_ordered": entry.time_ordered}
+    return Recipe(**(base | dict(entry.recipe)))
 
 
-def prepare_known(entry: Source, source: Path, folder: Path) -> Path:
-    """Prepare a data set of the catalogue from its official files into ``folder``.
+def prepare_known(entry: Source, source: Path, out: Path) -> Dataset:
+    """Prepare a data set of the catalogue from its official files into ``out``.
 
     Raises:
         DataError: if a rule is broken or the counts are not those of the catalogue.
     """
-    meta = {"source": [entry.page], "licence": entry.licence, "split": entry.recipe.get("split", "random")}
     data = prepare(
-        source, entry.format, Recipe(**entry.recipe), entry.name, entry.task, entry.time_ordered, meta
+        entry.name, source, known_recipe(entry), meta={"source": [entry.page], "licence": entry.licence}
     )
     check_counts(entry, data, source)
-    return save_locked(data, folder)
+    save_locked(data, out)
+    return data
 
 
 def check_counts(entry: Source, data: Dataset, source: Path) -> None:
@@ -177,9 +181,7 @@ def _number(source: Path, rows: RawRows, recipe: Recipe) -> tuple[RawRows, int, 
     return rows, sizes[0], sizes[1]
 
 
-def _split(
-    source: Path, rows: RawRows, recipe: Recipe, num_users: int, num_items: int, time_ordered: bool
-) -> Parts:
+def _split(source: Path, rows: RawRows, recipe: Recipe, num_users: int, num_items: int) -> Parts:
     """Train, valid and test."""
 
     def interactions(chosen: npt.NDArray[Any]) -> Interactions:
@@ -200,10 +202,18 @@ def _split(
     everything = interactions(np.arange(len(rows)))
     if recipe.split == "random":
         return random_per_user(everything, recipe.valid_share, recipe.test_share, recipe.seed)
-    if rows.timestamps is None and not time_ordered:
+    if rows.timestamps is None and not recipe.time_ordered:
         raise DataError(
             f"{source}: split={recipe.split} needs timestamps, or rows that stand in order of time"
         )
     if recipe.split == "time":
         return by_time(everything, recipe.valid_share, recipe.test_share)
     return leave_one_out(everything)
+
+
+def _in_words(recipe: Recipe) -> str:
+    """The split, for ``dataset.json``."""
+    if recipe.split in ("random", "time"):
+        shares = (1 - recipe.valid_share - recipe.test_share, recipe.valid_share, recipe.test_share)
+        return f"{recipe.split} per user, {':'.join(f'{10 * share:.3g}' for share in shares)}"
+    return recipe.split

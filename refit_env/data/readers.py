@@ -7,7 +7,7 @@ u.data      one file (MovieLens 100K)                        user, item, rating,
 ratings.dat one file (MovieLens 1M, 10M)                     user::item::rating::seconds
 diffrec     train_list.npy, valid_list.npy, test_list.npy    (n, 2) whole numbers: user, item
 lightgcn    train.txt, test.txt, perhaps valid.txt           user item item item ...
-recbole     NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
+inter       NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
 csv         one file with a header                           named columns
 =========== ================================================ =========================================
 
@@ -25,14 +25,22 @@ import numpy as np
 import numpy.typing as npt
 
 from refit_env.data.dataset import SPLITS
-from refit_env.data.delimited import Kind, Layout, parse_field, read_delimited, read_header, refuse_binary
+from refit_env.data.delimited import (
+    Kind,
+    Layout,
+    parse_field,
+    read_delimited,
+    read_header,
+    refuse_binary,
+    refuse_pickle,
+)
 from refit_env.data.filters import RawRows
 from refit_env.errors import DataError, unknown_name
 
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told beyond the place of the files; only ``csv`` and ``recbole`` use it."""
+    """What a reader may be told beyond the place of the files; only ``csv`` and ``inter`` use it."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
@@ -86,7 +94,7 @@ def guess_format(source: Path | str) -> str:
         ("u.data", lambda name: name == "u.data"),
         ("ratings.dat", lambda name: name.endswith(".dat")),
         ("diffrec", lambda name: name.endswith("_list.npy")),
-        ("recbole", lambda name: name.endswith(".inter")),
+        ("inter", lambda name: name.endswith(".inter")),
         ("lightgcn", lambda name: name in ("train.txt", "test.txt")),
         ("csv", lambda name: name.endswith((".csv", ".tsv"))),
     )
@@ -167,14 +175,11 @@ def _diffrec(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _npy_pairs(path: Path) -> RawRows:
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file")
+    refuse_pickle(path)
     try:
         pairs = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(
-            f"{path}: not a whole NumPy array of numbers; pickles are never read ({error})"
-        ) from None
+        raise DataError(f"{path}: not a whole NumPy array of numbers ({error})") from None
     if not isinstance(pairs, np.ndarray) or pairs.ndim != 2 or pairs.shape[1] != 2:
         raise DataError(
             f"{path}: expected an array of shape (n, 2), found {getattr(pairs, 'shape', 'an archive')}"
@@ -335,7 +340,7 @@ FORMATS: dict[str, Callable[[Path, ReadOptions], RawRows]] = {
     "ratings.dat": _ratings_dat,
     "diffrec": _diffrec,
     "lightgcn": _lightgcn,
-    "recbole": _recbole,
+    "inter": _recbole,
     "csv": _csv,
 }
 """Name of a format -> its reader."""

@@ -46,7 +46,10 @@ def random_per_user(
 
 
 def leave_one_out(rows: Interactions) -> Parts:
-    """The last item of each user is test, the one before it validation; rows of one or two items train more."""
+    """The last item of each user is test, the one before it validation; the rest is train.
+
+    A row of two has no validation item, a row of one only train.
+    """
     left = rows.counts[rows.users] - _place(rows)  # (N,) 1 for the last of a row
     long = rows.counts[rows.users]
     return _parts(rows, np.where((left == 1) & (long >= 2), 2, np.where((left == 2) & (long >= 3), 1, 0)))
@@ -63,7 +66,7 @@ def _by_place(
     """Cut each row at its places: train first, then validation, then test."""
     if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
         raise ValueError(
-            f"valid_share={valid_share} and test_share={test_share} must lie in 0..1 and leave a part to train on"
+            f"valid_share={valid_share} and test_share={test_share} must be in 0..1 and leave train rows"
         )
     counts = rows.counts
     test = np.minimum(np.round(test_share * counts), np.maximum(counts - 1, 0)).astype(np.int64)  # (U,)
