@@ -1,7 +1,8 @@
 """The embedded data set: tastes in clusters that drift, Zipf popularity, log-normal activity.
 
-It is made from a seed by PCG64's uniform draws alone, in float64 with a fixed order of operations and
-integer thresholds, so that it is the same on every platform and needs no file and no network.
+It is made from a seed by PCG64's uniform draws alone. Powers, which libraries round differently, become whole
+numbers at once, and every sum and choice is of whole numbers; so a seed gives the same data on every platform,
+with no file and no network.
 
 Letters: U users, I items, C clusters, n_u events of a user.
 """
@@ -14,8 +15,10 @@ import numpy.typing as npt
 from refit_env.data.dataset import Dataset, Interactions
 from refit_env.data.splits import by_time
 
-FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
+FINE = 2.0**30
+"""Steps into which weights and draws are cut before they are added up."""
 DAY = 86_400.0
 EPOCH = 1_600_000_000.0
 """Seconds of the first possible event (September 2020)."""
@@ -65,11 +68,12 @@ def synthesize(
         raise ValueError(f"num_items={num_items} must be at least 3 for each of the {num_clusters} clusters")
     rng = np.random.Generator(np.random.PCG64(seed))
     cluster = (rng.random(num_items) * num_clusters).astype(np.int64)  # (I,)
+    members = [np.flatnonzero(cluster == c) for c in range(num_clusters)]
     rank = np.argsort(rng.random(num_items), kind="stable") + 1.0
-    appeal = rank**-popularity  # (I,)
+    appeal = np.round(FINE * rank**-popularity).astype(np.int64)  # (I,)
     users, items, times = [], [], []
     for user in range(num_users):
-        chosen = _row(rng, cluster, appeal, num_clusters, mean_events, drift, focus)
+        chosen = _row(rng, members, appeal, mean_events, drift, focus)
         start = EPOCH + np.floor(rng.random() * 300.0) * DAY
         gaps = np.floor(1.0 + rng.random(chosen.size) * 3.0 * DAY)
         users.append(np.full(chosen.size, user, dtype=np.int64))
@@ -89,17 +93,17 @@ def synthesize(
 
 def _row(
     rng: np.random.Generator,
-    cluster: npt.NDArray[np.int64],
-    appeal: FloatArray,
-    num_clusters: int,
+    members: list[IntArray],
+    appeal: IntArray,
     mean_events: float,
     drift: float,
     focus: float,
-) -> npt.NDArray[np.int64]:
+) -> IntArray:
     """(n_u,) distinct items of one user, oldest first."""
+    num_clusters = len(members)
     home = int(rng.random() * num_clusters)
     goal = (home + 1) % num_clusters
-    spread = rng.random(12).sum() - 6.0  # close to N(0, 1), by sums alone
+    spread = int((rng.random(12) * FINE).astype(np.int64).sum()) / FINE - 6.0  # close to N(0, 1)
     count = int(np.clip(np.floor(mean_events * np.exp2(0.6 * spread)), 10, appeal.size // 3))
     free = appeal.copy()  # (I,) 0 once taken
     out = np.empty(count, dtype=np.int64)
@@ -108,10 +112,10 @@ def _row(
         wanted = int(rng.random() * num_clusters)
         if rng.random() < focus:
             wanted = int(goal if rng.random() < moved else home)
-        weight = np.where(cluster == wanted, free, 0.0)
-        if weight.sum() == 0.0:  # the cluster is used up
-            weight = free
-        heap = np.cumsum(weight)
-        out[n] = int(np.searchsorted(heap, rng.random() * heap[-1], side="right"))
-        free[out[n]] = 0.0
+        choice = members[wanted]
+        if not free[choice].any():  # the cluster is used up
+            choice = np.flatnonzero(free)
+        heap = np.cumsum(free[choice])
+        out[n] = choice[np.searchsorted(heap, int(rng.random() * heap[-1]), side="right")]
+        free[out[n]] = 0
     return out
