@@ -41,13 +41,13 @@ Self = TypeVar("Self", bound="FineTuner")
 class TrainerConfig:
     """What all fine-tuning agents can be told."""
 
-    iterations: int = 400
+    iterations: int = 300
     """Updates of the weights."""
-    users_per_batch: int = 256
+    users_per_batch: int = 128
     """Users in a batch."""
     samples_per_user: int = 1
     """Episodes of each user in a batch."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 5e-5
     """Adam's step size."""
     max_grad_norm: float = 0.0
     """Gradients longer than this are cut to it; 0 leaves them."""

@@ -51,10 +51,14 @@ class Setting:
     reward: str = "ndcg"
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     same: PretrainConfig = field(
-        default_factory=lambda: PretrainConfig(learning_rate=1e-4, epochs=60, eval_every=3, patience=12, select_on="ndcg@20")
+        default_factory=lambda: PretrainConfig(
+            learning_rate=1e-4, epochs=30, eval_every=5, patience=15, select_on="ndcg@20"
+        )
     )
-    agent: ReinforceConfig = field(default_factory=lambda: ReinforceConfig(learning_rate=5e-5, iterations=400, patience=6))
-    score: ReinforceConfig = field(default_factory=lambda: replace(preset("score"), iterations=200))
+    agent: ReinforceConfig = field(default_factory=lambda: ReinforceConfig(eval_every=50))
+    score: ReinforceConfig = field(
+        default_factory=lambda: replace(preset("score"), iterations=100, samples_per_user=8, eval_every=50)
+    )
 
 
 SETTINGS: dict[str, Setting] = {
@@ -94,7 +98,9 @@ def run_cell(env_id: str, cell: Cell, seed: int) -> dict[str, Any]:
     out["test_over_all_users"] = test.means_over_all()
     out["valid"] = evaluate(policy.scorer(dataset), dataset, "valid").means()
     if cell.parent is not None:
-        before = evaluate(DiffusionPolicy.load(run_folder(env_id, cell.parent, seed)).scorer(dataset), dataset, "test")
+        before = evaluate(
+            DiffusionPolicy.load(run_folder(env_id, cell.parent, seed)).scorer(dataset), dataset, "test"
+        )
         out["over"] = cell.parent
         out["paired_bootstrap"] = {
             name: paired_bootstrap(before.per_user[name], test.per_user[name]).to_json() for name in METRICS
@@ -114,12 +120,20 @@ def run_folder(env_id: str, key: str, seed: int) -> Path:
 def published(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """ELBO training from scratch; the chain is then respaced to the environment's T."""
     row = entry(env_id)
-    result = pretrain(load_dataset(row.dataset or ""), row.backbone, setting.pretrain, seed=seed, device="cpu")
-    how = {"config": asdict(setting.pretrain), "backbone": result.backbone.config_dict(), "epoch": result.best_epoch}
+    result = pretrain(
+        load_dataset(row.dataset or ""), row.backbone, setting.pretrain, seed=seed, device="cpu"
+    )
+    how = {
+        "config": asdict(setting.pretrain),
+        "backbone": result.backbone.config_dict(),
+        "epoch": result.best_epoch,
+    }
     return DiffusionPolicy(result.backbone, row.num_steps), how | {"seconds": result.seconds}
 
 
-def reinforce(parent: str, which: str) -> Callable[[str, int, Setting], tuple[DiffusionPolicy, dict[str, Any]]]:
+def reinforce(
+    parent: str, which: str
+) -> Callable[[str, int, Setting], tuple[DiffusionPolicy, dict[str, Any]]]:
     """REINFORCE on the weights of another cell, with one of the setting's agents."""
 
     def make(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
@@ -128,9 +142,18 @@ def reinforce(parent: str, which: str) -> Callable[[str, int, Setting], tuple[Di
         goal = {"reward": setting.reward, "relevance": setting.relevance}
         agent = Reinforce(policy, env_id, config, env_kwargs=goal, seed=seed, device="cpu")
         result = agent.learn()
-        curve = [{k: h[k] for k in ("iteration", "valid/ndcg@20", "valid/recall@20")} for h in result.history if "valid/ndcg@20" in h]
+        curve = [
+            {k: h[k] for k in ("iteration", "valid/ndcg@20", "valid/recall@20")}
+            for h in result.history
+            if "valid/ndcg@20" in h
+        ]
         rewards = [h["reward/mean"] for h in result.history if "reward/mean" in h]
-        how = {"config": asdict(config), "env_kwargs": goal, "iteration": result.best_iteration, "seconds": result.seconds}
+        how = {
+            "config": asdict(config),
+            "env_kwargs": goal,
+            "iteration": result.best_iteration,
+            "seconds": result.seconds,
+        }
         return policy, how | {"curve": curve, "reward": [round(r, 5) for r in rewards]}
 
     return make
@@ -140,7 +163,13 @@ def more_elbo(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy
     """The published training, gone on with for as long as REINFORCE took, validations included in both."""
     told = read_json(RESULTS / "fine_tuning" / f"{env_id}_reinforce_seed{seed}.json")
     limit = float(told["how"]["seconds"])
-    config = replace(setting.pretrain, max_seconds=limit, epochs=10_000, patience=0, learning_rate=setting.same.learning_rate)
+    config = replace(
+        setting.pretrain,
+        max_seconds=limit,
+        epochs=10_000,
+        patience=0,
+        learning_rate=setting.same.learning_rate,
+    )
     return _further(env_id, seed, config)
 
 
@@ -191,7 +220,9 @@ def tabulate(env_id: str, seeds: Sequence[int], command: str) -> None:
         if cell.parent is not None:
             for m in METRICS:
                 base = [r["test"][m] for r in found[cell.parent]]
-                gain[m] = mean_interval([100 * (r["test"][m] / b - 1) for r, b in zip(runs, base, strict=True)])
+                gain[m] = mean_interval(
+                    [100 * (r["test"][m] / b - 1) for r, b in zip(runs, base, strict=True)]
+                )
             cells += [_percent(gain["ndcg@20"]), _percent(gain["recall@20"])]
         else:
             cells += ["", ""]
@@ -229,7 +260,9 @@ def _percent(interval: Any) -> str:
 
 def main() -> None:
     """Run what is missing, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--env", default="ReFiT-ML1M-v0")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -238,7 +271,9 @@ def main() -> None:
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
         for job in as_completed([pool.submit(run_seed, options.env, seed) for seed in seeds]):
             print(f"seed {job.result()} done", flush=True)
-    tabulate(options.env, seeds, f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}")
+    tabulate(
+        options.env, seeds, f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}"
+    )
 
 
 if __name__ == "__main__":

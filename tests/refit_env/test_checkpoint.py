@@ -1,0 +1,87 @@
+"""Checkpoints: one whole file or none, and nothing that could run code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from refit_env.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
+from refit_env.errors import CheckpointError
+
+WRITER = """
+import sys, torch
+from refit_env.checkpoint import save_state
+n = 0
+while True:
+    save_state(sys.argv[1], {"w": torch.full((400_000,), float(n))}, {"n": n})
+    n += 1
+"""
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=8), st.integers(0, 4), max_size=4))
+def test_what_is_saved_is_loaded(shapes: dict[str, int]) -> None:
+    import tempfile
+
+    tensors = {f"{i}.{name}": torch.randn(n, 2) for i, (name, n) in enumerate(shapes.items())}
+    tensors["steps"], tensors["bytes"] = torch.tensor(3, dtype=torch.int64), torch.arange(5, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder) / "state", tensors, {"best": [float("-inf"), 0], "names": list(shapes)})
+        again, meta = load_state(Path(folder) / "state")
+    assert again.keys() == tensors.keys() and all(torch.equal(again[k], tensors[k]) for k in tensors)
+    assert meta == {"best": [float("-inf"), 0], "names": list(shapes)}
+
+
+def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
+    w = torch.arange(4.0)
+    save_state(tmp_path / "s", {"a": w, "b": w, "row": w[1:3]}, {})
+    again, _ = load_state(tmp_path / "s")
+    assert torch.equal(again["a"], again["b"]) and again["row"].tolist() == [1.0, 2.0]
+
+
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    """kill -9 at any moment: what stands there is a state that was written to its end."""
+    for delay in (0.02, 0.11, 0.23):
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "state")])
+        path = tmp_path / "state.safetensors"
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        tensors, meta = load_state(tmp_path / "state")
+        assert torch.equal(tensors["w"], torch.full((400_000,), float(meta["n"])))
+        path.unlink()
+
+
+def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (os.mkdir, (str(tmp_path / "boom"),))
+
+    (tmp_path / "policy.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_checkpoint(tmp_path)
+    assert not (tmp_path / "boom").exists()
+
+
+def test_a_stranger_safetensors_file_is_told_apart(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, str(tmp_path / "policy.safetensors"))
+    with pytest.raises(CheckpointError, match="not made by this library"):
+        load_checkpoint(tmp_path)
+
+
+def test_the_readable_copy_says_the_same(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "deep" / "run", {"w": torch.ones(2)}, {"backbone": "diffrec", "num_items": 3})
+    assert load_checkpoint(tmp_path / "deep" / "run")[1] == {"backbone": "diffrec", "num_items": 3}
+    assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == ["policy.json", "policy.safetensors"]

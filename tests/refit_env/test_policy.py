@@ -1,0 +1,149 @@
+"""The policy: its Gaussian, its noise-free chain, and what it reads back from disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from refit_env.backbones import make_backbone
+from refit_env.checkpoint import save_state
+from refit_env.data import synthesize
+from refit_env.data.rows import SparseRows
+from refit_env.errors import CheckpointError
+from refit_env.policy import DiffusionPolicy
+
+CONFIG = {"hidden": (8,), "num_steps": 6, "noise_scale": 0.5, "noise_min": 0.01, "noise_max": 0.5}
+
+
+def policy(num_steps: int | None = 4, exploration_std: float = 0.05, items: int = 12) -> DiffusionPolicy:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return DiffusionPolicy(make_backbone("diffrec", items, CONFIG), num_steps, exploration_std).eval()
+
+
+def test_std_is_the_posteriors_with_a_floor() -> None:
+    chain = policy().diffusion
+    own = policy(exploration_std=0.0)
+    assert own.std.tolist() == pytest.approx([*chain.posterior_std[:0:-1].tolist(), chain.posterior_std[1]], rel=1e-5)
+    floored = policy(exploration_std=0.2)
+    assert floored.std.tolist() == pytest.approx(np.maximum(own.std.numpy(), 0.2).tolist())
+
+
+def test_mean_is_the_posterior_mean_of_the_prediction() -> None:
+    p = policy()
+    u = torch.rand(3, 12)
+    for t in range(4):
+        k = 3 - t
+        x0 = p.backbone.predict_x0(u, int(p.diffusion.timesteps[k]))
+        assert torch.allclose(p.mean(u, t), p.diffusion.posterior_mean(x0, u, k))
+    last = p.backbone.predict_x0(u, 0)
+    assert torch.equal(p.mean(u, 3), last)
+
+
+def test_a_step_for_each_row_equals_one_for_all() -> None:
+    p, u = policy(), torch.rand(4, 12)
+    t = torch.tensor([3, 0, 2, 2])
+    rows = torch.cat([p.mean(u[i : i + 1], int(t[i])) for i in range(4)])
+    assert torch.allclose(p.mean(u, t), rows, atol=1e-6)
+    assert p.step_std(t).shape == (4, 1)
+
+
+def test_log_prob_is_the_normals() -> None:
+    p, u = policy(), torch.rand(5, 12)
+    for t in (0, 3):
+        action = p.sample(u, t, generator=torch.Generator().manual_seed(1))
+        expected = torch.distributions.Normal(p.mean(u, t), p.std[t]).log_prob(action)
+        assert torch.allclose(p.log_prob(action, u, t), expected.sum(1), atol=1e-4)
+        assert torch.allclose(p.log_prob(action, u, t, reduction="mean"), expected.mean(1), atol=1e-5)
+    both = p.log_prob(action, u, torch.tensor([3, 3, 3, 3, 3]))
+    assert torch.allclose(both, p.log_prob(action, u, 3), atol=1e-4)
+
+
+def test_samples_have_the_mean_and_std_they_should() -> None:
+    p = policy(exploration_std=0.3)
+    u = torch.rand(1, 12).expand(20_000, -1)
+    draws = p.sample(u, 1, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(draws.mean(0), p.mean(u[:1], 1)[0], atol=0.02)
+    assert torch.allclose(draws.std(0), p.std[1].expand(12), atol=0.02)
+
+
+def test_denoise_is_the_chain_of_means_and_draws_nothing() -> None:
+    p, u = policy(), torch.rand(2, 12)
+    by_hand = u
+    for t in range(4):
+        by_hand = p.mean(by_hand, t)
+    state = torch.random.get_rng_state()
+    assert torch.equal(p.denoise(u), by_hand)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_deterministic_step_has_no_density() -> None:
+    p = policy(num_steps=1, exploration_std=0.0)
+    with pytest.raises(ValueError, match="exploration_std > 0"):
+        p.log_prob(torch.rand(1, 12), torch.rand(1, 12), 0)
+
+
+def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> None:
+    data = synthesize(num_users=20, num_items=24, num_clusters=4)
+    p = policy(items=24).train()
+    score = p.scorer(data)
+    users = torch.arange(20)
+    one_by_one = torch.cat([score(users[i : i + 1]) for i in range(20)])
+    assert torch.allclose(score(users), one_by_one, atol=1e-6)
+    assert p.training
+    rows = SparseRows(data.train.csr).dense(users)
+    assert torch.equal(score(users), p.eval().denoise(rows))
+    with pytest.raises(ValueError, match="ranks 12 items, data set 'synthetic' has 24"):
+        policy().scorer(data)
+
+
+def test_save_and_load_give_the_same_policy(tmp_path: Path) -> None:
+    p = policy(num_steps=3, exploration_std=0.07)
+    p.save(tmp_path, dataset="synthetic")
+    again = DiffusionPolicy.load(tmp_path)
+    u = torch.rand(2, 12)
+    assert torch.equal(p.denoise(u), again.eval().denoise(u))
+    assert again.num_steps == 3 and again.exploration_std == 0.07 and torch.equal(p.std, again.std)
+    assert json.loads((tmp_path / "policy.json").read_text())["dataset"] == "synthetic"
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        DiffusionPolicy.load(tmp_path)
+    policy().save(tmp_path)
+    whole = (tmp_path / "policy.safetensors").read_bytes()
+    (tmp_path / "policy.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        DiffusionPolicy.load(tmp_path)
+    state = {k: v for k, v in policy().backbone.state_dict().items() if k != "time.weight"}
+    meta = json.loads((tmp_path / "policy.json").read_text())
+    save_state(tmp_path / "policy", state, meta)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        DiffusionPolicy.load(tmp_path)
+    save_state(tmp_path / "policy", policy().backbone.state_dict(), meta | {"backbone": "diffrex"})
+    with pytest.raises(CheckpointError, match="Did you mean 'diffrec'"):
+        DiffusionPolicy.load(tmp_path)
+
+
+@pytest.mark.parametrize("steps", [0, 7])
+def test_impossible_chains_are_refused(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"num_steps={steps} must lie in 1..6"):
+        policy(steps)
+
+
+@pytest.mark.parametrize("std", [-0.1, math.nan, math.inf])
+def test_impossible_exploration_is_refused(std: float) -> None:
+    with pytest.raises(ValueError, match="exploration_std"):
+        policy(exploration_std=std)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_the_chain_is_the_same() -> None:
+    p, u = policy(), torch.rand(2, 12)
+    expected = p.denoise(u)
+    assert torch.allclose(p.cuda().denoise(u.cuda()).cpu(), expected, atol=1e-5)
