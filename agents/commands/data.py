@@ -33,13 +33,9 @@ class DataList:
 
     def run(self) -> int:
         """Print the table; nothing but each set's ``dataset.json`` is read."""
-        table = Table(title="Data sets")
+        table = Table(title="Data sets", box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for name in ("name", "task", "users", "items", *SPLITS, "timed", "here"):
-            table.add_column(
-                name,
-                justify="right" if name in ("users", "items", *SPLITS) else "left",
-                no_wrap=True,
-            )
+            table.add_column(name, justify="right" if name in ("users", "items", *SPLITS) else "left")
         found = list_datasets()
         for name, folder in found.items():
             table.add_row(*_row(name, folder))
@@ -117,7 +113,7 @@ class DataPrepare:
         """Prepare, write, and say what came out."""
         known = CATALOG.get(self.name)
         folder = self.out if self.out is not None else writable_home() / self.name
-        if self.format is None and known is not None and known.format:
+        if self.format is None and known is not None and known.can_prepare:
             self._refuse_options()
             dataset = prepare_known(known, self.source, folder)
         else:
@@ -200,8 +196,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "rows in order of time": "yes" if dataset.time_ordered else "no",
         "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
     }
+    known = ("split", "source", "licence", "note", "duplicates_merged")
+    told = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
     return facts | {
-        key: dataset.meta[key] for key in ("split", "source", "licence", "note") if key in dataset.meta
+        key: "\n".join(value) if isinstance(value, list) else value for key, value in told.items()
     }
 
 
@@ -214,7 +212,9 @@ def _row(name: str, folder: Path | None) -> list[str]:
         return [name, data.task, *(f"{n:,}" for n in sizes), "yes", "yes"]
     order = "yes" if known.time_ordered else "no"
     if folder is None:
-        return [name, known.task, *[""] * 5, order, "raw" if find_raw(known) is not None else "no"]
+        complete = ["", ""] if known.counts is None else [f"{n:,}" for n in known.counts[:2]]
+        here = "raw" if find_raw(known) is not None else "no"
+        return [name, known.task, *complete, "", "", "", order, here]
     info = read_json(folder / "dataset.json")
     sizes = [info["num_users"], info["num_items"], *(info[f"num_{s}"] for s in SPLITS)]
     return [name, known.task, *(f"{n:,}" for n in sizes), order, "yes"]

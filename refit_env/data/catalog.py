@@ -17,12 +17,13 @@ class Source:
         name: folder name under the data home.
         task: ``"cf"``, ``"sequential"``, ``"social"`` or ``"poi"``.
         page: where a person gets the official files.
-        files: the official files that ``refit data prepare`` reads, by their usual names.
-        format: the reader for them, see ``refit_env.data.readers.FORMATS``.
+        files: the official files, by their usual names.
         licence: terms, in short.
         time_ordered: whether each user's rows stand in order of time.
-        counts: (users, items) of the canonical form, or None where it depends on the preparation.
-        recipe: settings of ``refit_env.data.prepare`` for the official files.
+        format: the reader of the files (``refit_env.data.readers.FORMATS``); empty where the canonical
+            folder cannot be made from them here.
+        counts: (users, items, interactions) of the complete set, or None where it depends on the sample.
+        recipe: fields of ``refit_env.data.prepare.Recipe`` beyond format, task and order of time.
         url: direct download where the official host offers one, with ``sha256``.
         sha256: checksum of the download.
     """
@@ -31,16 +32,24 @@ class Source:
     task: str
     page: str
     files: tuple[str, ...]
-    format: str
     licence: str
     time_ordered: bool
-    counts: tuple[int, int] | None = None
+    format: str = ""
+    counts: tuple[int, int, int] | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     url: str | None = None
     sha256: str | None = None
 
+    @property
+    def can_prepare(self) -> bool:
+        """Whether ``refit data prepare NAME`` has a recipe for the official files."""
+        return bool(self.format)
+
 
 _MOVIELENS = "GroupLens: research use, no redistribution without permission"
+_TANG = "Tang et al.: research, citation asked"
+_TSMC = "Foursquare TSMC2014: research only, citation asked"
+_YELP = "Yelp Dataset terms: academic use, no redistribution"
 
 _SOURCES = (
     Source(
@@ -48,9 +57,10 @@ _SOURCES = (
         "cf",
         "https://grouplens.org/datasets/movielens/100k/",
         ("u.data",),
-        "u.data",
         _MOVIELENS,
-        True,
+        time_ordered=True,
+        format="u.data",
+        counts=(942, 1447, 55_375),
         recipe={"min_rating": 4.0, "split": "random", "seed": 0},
         url="https://files.grouplens.org/datasets/movielens/ml-100k/u.data",
         sha256="06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
@@ -58,12 +68,12 @@ _SOURCES = (
     Source(
         "ml-1m",
         "cf",
-        "https://github.com/YiyanXu/DiffRec (ml-1m_clean)",
+        "https://github.com/YiyanXu/DiffRec",
         ("train_list.npy", "valid_list.npy", "test_list.npy"),
-        "diffrec",
         _MOVIELENS,
-        True,
-        (5949, 2810),
+        time_ordered=True,
+        format="diffrec",
+        counts=(5949, 2810, 571_531),
         recipe={"split": "published"},
     ),
     Source(
@@ -71,9 +81,10 @@ _SOURCES = (
         "cf",
         "https://github.com/gusye1234/LightGCN-PyTorch",
         ("train.txt", "test.txt"),
-        "lightgcn",
-        "Yelp Dataset terms: academic use, no redistribution",
-        False,
+        _YELP,
+        time_ordered=False,
+        format="lightgcn",
+        counts=(31_668, 38_048, 1_561_406),
         recipe={"split": "published", "valid_share": 0.1},
     ),
     Source(
@@ -81,10 +92,10 @@ _SOURCES = (
         "cf",
         "https://github.com/gusye1234/LightGCN-PyTorch",
         ("train.txt", "test.txt"),
-        "lightgcn",
-        "SNAP Gowalla: research",
-        False,
-        (29858, 40981),
+        "SNAP Gowalla: no licence stated, research",
+        time_ordered=False,
+        format="lightgcn",
+        counts=(29_858, 40_981, 1_027_370),
         recipe={"split": "published", "valid_share": 0.1},
     ),
     Source(
@@ -92,9 +103,9 @@ _SOURCES = (
         "cf",
         "https://www.kaggle.com/datasets/CooperUnion/anime-recommendations-database",
         ("rating.csv",),
-        "csv",
         "Kaggle CooperUnion: CC0 as stated there",
-        False,
+        time_ordered=False,
+        format="csv",
         recipe={
             "columns": {"user": "user_id", "item": "anime_id", "rating": "rating"},
             "min_rating": 8.0,
@@ -105,60 +116,80 @@ _SOURCES = (
         "zhihu",
         "sequential",
         "https://github.com/YangZhengyi98/DreamRec",
-        (),
-        "",
+        ("train_data.df", "Val_data.df", "Test_data.df"),
         "no data licence stated",
-        True,
+        time_ordered=True,
+        counts=(11_714, 4838, 77_712),
     ),
     Source(
         "yoochoose",
         "sequential",
         "https://2015.recsyschallenge.com",
-        (),
-        "",
+        ("yoochoose-clicks.dat",),
         "RecSys Challenge 2015: CC BY-NC-ND 4.0",
-        True,
+        time_ordered=True,
     ),
-    Source("kuairec", "sequential", "https://kuairec.com", (), "", "CC BY-SA 4.0", True),
     Source(
-        "ciao", "social", "https://github.com/HKUDS/RecDiff", (), "", "Tang et al. (ASU): research", False
+        "kuairec",
+        "sequential",
+        "https://kuairec.com",
+        ("big_matrix.csv",),
+        "CC BY-SA 4.0",
+        time_ordered=True,
+    ),
+    Source(
+        "ciao",
+        "social",
+        "https://github.com/HKUDS/RecDiff",
+        ("dataset.pkl.zip",),
+        _TANG,
+        time_ordered=False,
+        counts=(1925, 15_053, 33_175),
     ),
     Source(
         "epinions",
         "social",
         "https://www.cse.msu.edu/~tangjili/trust.html",
-        (),
-        "",
-        "Tang et al.: research",
-        False,
+        ("rating.mat", "trustnetwork.mat"),
+        _TANG,
+        time_ordered=False,
+        counts=(21_338, 44_932, 441_163),
     ),
     Source(
         "yelp",
         "social",
-        "https://business.yelp.com/data/resources/open-dataset/",
-        (),
-        "",
-        "Yelp: academic use",
-        False,
+        "https://github.com/librahu/HIN-Datasets-for-Recommendation-and-Network-Embedding",
+        ("user_business.dat", "user_user.dat"),
+        _YELP,
+        time_ordered=False,
+        counts=(7084, 6871, 116_879),
     ),
-    Source("foursquare", "poi", "https://github.com/Yifang-Qin/Diff-POI", (), "", "no licence stated", False),
+    Source(
+        "foursquare",
+        "poi",
+        "https://github.com/Yifang-Qin/Diff-POI",
+        ("train.txt", "tune.txt", "test.txt"),
+        "Yuan et al. 2013 crawl: no licence stated",
+        time_ordered=False,
+        counts=(2321, 5596, 98_258),
+    ),
     Source(
         "tky",
         "poi",
         "https://sites.google.com/site/yangdingqi/home/foursquare-dataset",
-        (),
-        "",
-        "research",
-        True,
+        ("dataset_TSMC2014_TKY.txt",),
+        _TSMC,
+        time_ordered=True,
+        counts=(2173, 7038, 306_778),
     ),
     Source(
         "nyc",
         "poi",
         "https://sites.google.com/site/yangdingqi/home/foursquare-dataset",
-        (),
-        "",
-        "research",
-        True,
+        ("dataset_TSMC2014_NYC.txt",),
+        _TSMC,
+        time_ordered=True,
+        counts=(1083, 5135, 147_938),
     ),
 )
 

@@ -39,10 +39,10 @@ def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
     """Say what to fetch by hand, from where, and where to put it: the first of the data homes."""
     searched = f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
     terms = f"{entry.page} ({entry.licence})"
-    if not entry.files:
+    if not entry.can_prepare:
         return (
-            f"data set {entry.name!r} is not here: put its canonical folder at {homes[0] / entry.name}. "
-            f"Source: {terms}. {searched}"
+            f"data set {entry.name!r} is not here: put its canonical folder at {homes[0] / entry.name}, made "
+            f"from {', '.join(entry.files)} of {terms}. {searched}"
         )
     return (
         f"data set {entry.name!r} is not here: get {', '.join(entry.files)} from {terms} and put it "

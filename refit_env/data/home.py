@@ -81,7 +81,7 @@ def find_raw(entry: Source) -> Path | None:
     """The folder with a data set's official files, or None."""
     for home in data_homes():
         for folder in (home / "raw" / entry.name, home / "raw" / f"{entry.name}_clean"):
-            if entry.files and all((folder / file).is_file() for file in entry.files):
+            if entry.can_prepare and all((folder / file).is_file() for file in entry.files):
                 return folder
     return None
 

@@ -149,13 +149,12 @@ def prepare_known(entry: Source, source: Path, out: Path) -> Dataset:
 
 
 def check_counts(entry: Source, data: Dataset, source: Path) -> None:
-    """Compare a prepared data set with what the catalogue says of it."""
-    found = (data.num_users, data.num_items, len(data.train), len(data.valid), len(data.test))
-    stated = entry.counts
-    if stated is not None and stated != found[: len(stated)]:
+    """Compare a prepared data set with what the catalogue says of the complete one."""
+    found = (data.num_users, data.num_items, sum(len(data.split(s)) for s in SPLITS))
+    if entry.counts is not None and entry.counts != found:
+        told, here = (f"{u:,} users, {i:,} items, {n:,} interactions" for u, i, n in (entry.counts, found))
         raise DataError(
-            f"{source}: {entry.name} should have {stated} (users, items, train, valid, test), found {found}; "
-            "is a file truncated or of another version?"
+            f"{source}: {entry.name} has {told}; these files give {here}. Truncated, or another version?"
         )
 
 

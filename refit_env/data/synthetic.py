@@ -1,8 +1,8 @@
 """The embedded data set: tastes in clusters that drift, Zipf popularity, log-normal activity.
 
 It is made from a seed by PCG64's uniform draws alone. Powers, which libraries round differently, become whole
-numbers at once, and every sum and choice is of whole numbers; so a seed gives the same data on every platform,
-with no file and no network.
+numbers at once, and every sum and choice is of whole numbers; so a seed gives the same data on every
+platform, with no file and no network.
 
 Letters: U users, I items, C clusters, n_u events of a user.
 """
