@@ -63,7 +63,7 @@ class DataInfo:
         dataset = load_dataset(self.name)
         table = Table(title=dataset.name, show_header=False)
         table.add_column(style="bold")
-        table.add_column()
+        table.add_column(overflow="fold")
         for key, value in describe(dataset).items():
             table.add_row(key, str(value))
         Console().print(table)

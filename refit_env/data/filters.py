@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from refit_env.errors import DataError
+
 IntArray = npt.NDArray[np.int64]
 
 
@@ -58,10 +60,10 @@ def at_least(rows: RawRows, min_rating: float) -> RawRows:
     """Keep the rows with ``rating >= min_rating``.
 
     Raises:
-        ValueError: if the rows have no ratings.
+        DataError: if the rows have no ratings.
     """
     if rows.ratings is None:
-        raise ValueError(f"min_rating={min_rating} needs ratings, and these files have none")
+        raise DataError(f"min_rating={min_rating} needs ratings, and these files have none")
     return rows.take(rows.ratings >= min_rating)
 
 

@@ -82,10 +82,24 @@ class SparseRows:
         high = end
         for _ in range(self._longest.bit_length()):  # bisection, all places at once
             middle = (low + high) // 2
-            below = (low < high) & (self.indices[middle.clamp(max=last)] < columns)
+            below = self.indices[middle.clamp(max=last)] < columns  # (B, K)
             low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
         place = low.clamp(max=last)
         return torch.where((low < end) & (self.indices[place] == columns), self.values[place], 0.0)
+
+    def fill(self, dense: Tensor, users: Tensor, value: float) -> Tensor:
+        """A copy of ``dense`` (B, I) with ``value`` where the rows of ``users`` (B,) int64 store one.
+
+        Example:
+            >>> import scipy.sparse as sp
+            >>> rows = SparseRows(sp.csr_matrix([[0.0, 1.0], [1.0, 0.5]]))
+            >>> rows.fill(torch.zeros(1, 2), torch.tensor([0]), -1.0)
+            tensor([[ 0., -1.]])
+        """
+        row, column, _ = self.entries(users)
+        out = dense.clone(memory_format=torch.contiguous_format)
+        out.view(-1).index_fill_(0, row * self.shape[1] + column, value)
+        return out
 
     def entries(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Batch row, column and value (each (n,)) of every stored value of ``users`` (B,) int64."""
