@@ -38,7 +38,7 @@ def score_function(rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor,
     """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
 
     Args:
-        rollout: N finished episodes.
+        rollout: N finished episodes; the noise of ``steps`` is used up.
         policy: gives the standard deviations.
         advantage: (B, G).
         steps: which steps to estimate.
@@ -55,17 +55,19 @@ def score_function(rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor,
         std = float(policy.std[t])
         if std == 0.0:
             raise ValueError(f"step {t} is deterministic: REINFORCE needs exploration_std > 0 there")
-        out[t] = _to_mean(rollout, t, weight / std * rollout.noise[t])
+        # In the noise's own memory: at N x D numbers a fresh array costs as much as the product.
+        out[t] = _to_mean(rollout, t, rollout.noise[t].mul_(weight / std))
     return out
 
 
-def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
+def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Tensor:
     """The derivative of the mean list reward in the last step's mean, each coordinate's own noise integrated out.
 
     Args:
         rollout: N finished episodes.
         policy: gives the last step's standard deviation.
         reward: a list reward, or a mix of which every part is one.
+        scale: factor of the derivative.
 
     Returns:
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
@@ -85,10 +87,10 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> 
     out = torch.zeros_like(mean)
     for part, share in list_parts(reward):
         gains = part.gains(rollout.users).repeat_interleave(group, 0)  # (N, I)
-        out.add_(expected_slope(scores, mean, gains, part.discount, std), alpha=share)
+        out.add_(expected_slope(scores, mean, gains, part.discount, std), alpha=share * scale / rollout.reward.numel())
     if hidden is not None:
         out.masked_fill_(hidden, 0.0)  # an item that no list may hold is worth nothing
-    return _to_mean(rollout, last, out / rollout.reward.numel())
+    return _to_mean(rollout, last, out)
 
 
 def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:

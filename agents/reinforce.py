@@ -96,6 +96,8 @@ class Reinforce(FineTuner):
         """
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
+        # What is carried to the weights is the derivative of J itself, so Adam climbs.
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), self.config.learning_rate, maximize=True, fused=True)
         if self.config.estimator != "score":
             list_parts(self.env.problem.reward_fn)
             if self.policy.backbone.dim != self.env.problem.num_items:
@@ -121,7 +123,7 @@ class Reinforce(FineTuner):
         gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward))
         self.optimizer.zero_grad(set_to_none=True)
         chosen = sorted(gradients)
-        torch.autograd.backward([rollout.means[t] for t in chosen], [-gradients[t] for t in chosen])
+        torch.autograd.backward([rollout.means[t] for t in chosen], [gradients[t] for t in chosen])
         norm = self._clip()
         self.optimizer.step()
         scalars = self._scalars(rollout, reward) | {"train/gradient_norm": norm}
@@ -131,18 +133,17 @@ class Reinforce(FineTuner):
         """Derivative of the objective in each trained step's mean, by the configured estimator."""
         config, last = self.config, self.policy.num_steps - 1
         scale = 1.0 if config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
-        if config.estimator == "pathwise":
-            out = {last: rao_blackwell(rollout, self.policy, self.env.problem.reward_fn)}
-        elif config.estimator == "rao_blackwell":
-            out = score_function(rollout, self.policy, advantage, tuple(t for t in rollout.steps if t != last))
-            if last in rollout.steps:
-                out[last] = rao_blackwell(rollout, self.policy, self.env.problem.reward_fn)
-        else:
-            out = score_function(rollout, self.policy, advantage, rollout.steps)
-        weight = scale
         if config.train_steps.startswith("random"):  # each step is drawn with probability n / T
-            weight *= self.policy.num_steps / len(rollout.steps)
-        out = {t: gradient * weight for t, gradient in out.items()}
+            scale *= self.policy.num_steps / len(rollout.steps)
+        reward_fn = self.env.problem.reward_fn
+        if config.estimator == "pathwise":
+            out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
+        elif config.estimator == "rao_blackwell":
+            out = score_function(rollout, self.policy, advantage * scale, tuple(t for t in rollout.steps if t != last))
+            if last in rollout.steps:
+                out[last] = rao_blackwell(rollout, self.policy, reward_fn, scale)
+        else:
+            out = score_function(rollout, self.policy, advantage * scale, rollout.steps)
         if config.kl_weight:
             for t, gradient in self._kl_derivatives(rollout, scale).items():
                 out[t] = out[t] - config.kl_weight * gradient if t in out else -config.kl_weight * gradient

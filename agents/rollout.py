@@ -93,7 +93,7 @@ def roll_out(
             mean = mean.repeat_interleave(group, 0)  # (N, D)
             context = None if context is None else context.repeat_interleave(group, 0)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = torch.add(mean if pathwise else mean.detach(), noise * policy.step_std(t))  # (N, D)
+        action = torch.add(mean if pathwise else mean.detach(), noise, alpha=float(policy.std[t]))  # (N, D)
         out.noise.append(noise)
         _, reward, _, _, info = env.step(action.detach())
         u = action

@@ -121,7 +121,9 @@ class FineTuner(ABC):
         self.env = self._make_env(env, dict(env_kwargs or {})) if isinstance(env, str) else env
         self._check_env()
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
-        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(self.policy.parameters(), self.config.learning_rate)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            self.policy.parameters(), self.config.learning_rate, fused=True
+        )
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.iteration = 0

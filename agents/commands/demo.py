@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from agents.commands.common import REPORTED, Target, parse, plain
+from agents.commands.common import REPORTED, Target, parse, plain, reported
 from agents.commands.finetune import finetune_run
 from agents.commands.pretrain import pretrain_run
 from agents.plots import Series, column, mean_line, plot_curves
@@ -19,18 +19,25 @@ from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import RunFolder
-from agents.stats import mean_interval
+from agents.stats import mean_interval, paired_bootstraps
+from refit_env.data import Dataset, load_dataset
+from refit_env.evaluation import Evaluation, evaluate
 from refit_env.files import write_json
 from refit_env.policy import DiffusionPolicy
 
-ENV_ID = "ReFiT-Synthetic-v0"
+TARGET = Target("ReFiT-Synthetic-v0", None)
+MODELS = ("pretrained", "control", "reinforce")
+"""The folders of a seed: ELBO as published; ELBO on the information that the reward has; REINFORCE."""
+SHOWN = {"ndcg@20": "NDCG@20", "recall@20": "Recall@20"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     """Pretrain a diffusion recommender, fine-tune it with REINFORCE, compare on test items; several seeds.
 
-    Needs no data and no network, and takes less than three minutes on two cores.
+    Beside it stands the control: the same network trained by its own loss on the information that the
+    reward has (the earlier part of a history in, all of it out). Needs no data and no network, and takes
+    less than three minutes on two cores.
     """
 
     out: Path = Path("runs/demo")
@@ -39,116 +46,150 @@ class Demo:
     """How many times, each from the beginning with another seed."""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """Settings of pretraining."""
-    agent: ReinforceConfig = field(default_factory=ReinforceConfig)
+    agent: ReinforceConfig = field(
+        default_factory=lambda: ReinforceConfig(iterations=100, learning_rate=3e-5, eval_every=10)
+    )
     """Settings of REINFORCE."""
     device: str = "cpu"
     """``auto``, ``cpu``, ``cuda`` ...; the model is so small that the CPU serves best."""
+    quiet: bool = False
+    """No progress bars."""
 
     def run(self) -> int:
         """Run all seeds, print the table, draw the curve."""
         if self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: at least 1")
         console = Console()
+        console = console if console.is_terminal else Console(width=120)  # a log file has no width of its own
+        results = []
         with measure() as usage:
-            reports = []
             for seed in range(self.seeds):
-                console.print(f"seed {seed}: pretraining, then fine-tuning ...")
-                report = self._run_seed(seed)
-                if report is None:
+                console.print(f"seed {seed}: pretraining, control, REINFORCE ...")
+                tests = self._run_seed(seed)
+                if tests is None:
                     return 130
-                reports.append(report)
-        curve = draw_demo_curve(self.out, self.seeds)
-        summary = summarise(reports) | {"cost": {"demo": usage.to_json()}}
+                results.append(compare(tests))
+        summary = {"seeds": results, "over_seeds": over_seeds(results), "cost": {"demo": usage.to_json()}}
         write_json(self.out / "metrics.json", summary)
-        console.print(demo_table(reports, summary))
-        console.print(f"{usage.seconds:.0f} s, peak memory {usage.peak_memory_mib:.0f} MiB. Curve: {curve}")
-        console.print(f"TensorBoard: tensorboard --logdir {self.out}. Numbers: {self.out / 'metrics.json'}")
+        curve = draw_demo_curve(self.out, self.seeds)
+        console.print(demo_table(results))
+        console.print(f"{usage.seconds:.0f} s, peak memory {usage.peak_memory_mib:.0f} MiB")
+        console.print(
+            f"picture: {curve}; numbers: {self.out / 'metrics.json'}; tensorboard --logdir {self.out}"
+        )
         return 0
 
-    def _run_seed(self, seed: int) -> dict[str, Any] | None:
-        """Pretrain and fine-tune once; None where Ctrl-C ended it."""
-        target = Target(ENV_ID, None)
-        elbo = RunFolder.create(
-            self.out / f"seed-{seed}" / "pretrain",
-            "pretrain",
-            {"env": ENV_ID, "data": None, "seed": seed, "pretrain": plain(self.pretrain)},
-            overwrite=True,
-        )
-        pretrained = pretrain_run(target, elbo, self.pretrain, seed=seed, device=self.device)
-        tuned = RunFolder.create(
-            self.out / f"seed-{seed}" / "finetune",
-            "finetune",
-            {"env": ENV_ID, "data": None, "seed": seed, "init": str(elbo.path), "agent": plain(self.agent)},
-            overwrite=True,
-        )
-        return finetune_run(
-            DiffusionPolicy.load(elbo.path),
-            target,
-            tuned,
+    def _run_seed(self, seed: int) -> dict[str, Evaluation] | None:
+        """Train the three models of a seed and evaluate them on test; None where Ctrl-C ended it."""
+        dataset = load_dataset(TARGET.dataset)
+        pretrained = self._pretrain("pretrained", self.pretrain, dataset, seed)
+        self._pretrain("control", replace(self.pretrain, target="recent"), dataset, seed)
+        settings = {"init": str(pretrained.path), "agent": plain(self.agent)}
+        report = finetune_run(
+            DiffusionPolicy.load(pretrained.path),
+            TARGET,
+            self._folder("reinforce", "finetune", settings, seed),
             self.agent,
             env_kwargs={},
             seed=seed,
             device=self.device,
-            pretraining=pretrained["cost"]["pretraining"],
+            progress=not self.quiet,
+            pretraining=pretrained.metrics["cost"]["pretraining"],
         )
+        if report is None:
+            return None
+        return {
+            name: evaluate(DiffusionPolicy.load(self.out / f"seed-{seed}" / name).scorer(dataset), dataset)
+            for name in MODELS
+        }
+
+    def _pretrain(self, name: str, config: PretrainConfig, dataset: Dataset, seed: int) -> RunFolder:
+        folder = self._folder(name, "pretrain", {"pretrain": plain(config)}, seed)
+        pretrain_run(
+            TARGET, folder, config, dataset=dataset, seed=seed, device=self.device, progress=not self.quiet
+        )
+        return folder
+
+    def _folder(self, name: str, command: str, settings: dict[str, Any], seed: int) -> RunFolder:
+        common = {"env": TARGET.env_id, "data": None, "seed": seed}
+        return RunFolder.create(self.out / f"seed-{seed}" / name, command, common | settings, overwrite=True)
 
 
-def summarise(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Means over seeds, and Student's interval of the gain over seeds."""
-    out: dict[str, Any] = {"seeds": list(reports)}
-    for when in ("before", "after"):
-        out[when] = {m: sum(r[when][m] for r in reports) / len(reports) for m in REPORTED}
-    gains = {m: [r["after"][m] - r["before"][m] for r in reports] for m in REPORTED}
-    out["gain_over_seeds"] = {m: mean_interval(gains[m]).to_json() for m in REPORTED}
+def compare(tests: dict[str, Evaluation]) -> dict[str, Any]:
+    """One seed's result: test metrics of the models, and REINFORCE against the two others, user by user."""
+    values = {name: {m: test.per_user[m] for m in REPORTED} for name, test in tests.items()}
+    out: dict[str, Any] = {"users": len(tests["reinforce"].users)}
+    out |= {name: reported(test.means()) for name, test in tests.items()}
+    for rival in ("pretrained", "control"):
+        table = paired_bootstraps(values[rival], values["reinforce"])
+        out[f"reinforce_over_{rival}"] = {m: table[m].to_json() for m in REPORTED}
     return out
 
 
-def demo_table(reports: Sequence[dict[str, Any]], summary: dict[str, Any]) -> Table:
-    """Before and after for every seed, and the means over seeds with their interval."""
-    table = Table(title=f"{ENV_ID}: test metrics before and after fine-tuning ({reports[0]['users']} users)")
+def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Means over seeds with Student's intervals: of the models and of the differences."""
+    out: dict[str, Any] = {
+        name: {m: mean_interval([r[name][m] for r in results]).to_json() for m in REPORTED} for name in MODELS
+    }
+    for rival in ("reinforce_over_pretrained", "reinforce_over_control"):
+        out[rival] = {
+            m: mean_interval([r[rival][m]["mean_difference"] for r in results]).to_json() for m in REPORTED
+        }
+    return out
+
+
+def demo_table(results: Sequence[dict[str, Any]]) -> Table:
+    """Every seed's test metrics before and after, beside the control, and their means over seeds."""
+    table = Table(title=f"{TARGET.env_id}, test, {results[0]['users']} users: before and after REINFORCE")
+    table.add_column("metric")
     table.add_column("seed")
-    for metric in ("NDCG@20", "Recall@20"):
-        for name in (f"{metric} before", "after", "difference [95 %]"):
-            table.add_column(name, justify="right")
-    for seed, report in enumerate(reports):
-        cells = [str(seed)]
-        for metric in ("ndcg@20", "recall@20"):
-            spread = report["paired_bootstrap"][metric]
-            cells += _cells(
-                report["before"][metric],
-                report["after"][metric],
-                (spread["mean_difference"], spread["low"], spread["high"]),
+    for name in ("before", "after", "after - before [95 %]", "same-information ELBO", "after - that [95 %]"):
+        table.add_column(name, justify="right")
+    summary = over_seeds(results)
+    for metric, label in SHOWN.items():
+        for seed, result in enumerate(results):
+            gains = [result[f"reinforce_over_{rival}"][metric] for rival in ("pretrained", "control")]
+            spans = [_span(gain["mean_difference"], gain["low"], gain["high"]) for gain in gains]
+            table.add_row(
+                label if seed == 0 else "", str(seed), *_cells({m: result[m][metric] for m in MODELS}, spans)
             )
-        table.add_row(*cells)
-    cells = ["mean"]
-    for metric in ("ndcg@20", "recall@20"):
-        gain = summary["gain_over_seeds"][metric]
-        cells += _cells(
-            summary["before"][metric], summary["after"][metric], (gain["mean"], gain["low"], gain["high"])
-        )
-    table.add_section()
-    table.add_row(*cells, style="bold")
+        gains = [summary[f"reinforce_over_{rival}"][metric] for rival in ("pretrained", "control")]
+        spans = [_span(gain["mean"], gain["low"], gain["high"]) for gain in gains]
+        means = {m: summary[m][metric]["mean"] for m in MODELS}
+        table.add_row("", "mean", *_cells(means, spans), style="bold", end_section=True)
     table.caption = "Intervals: of a seed, paired bootstrap over users; of the mean, Student's t over seeds."
     return table
 
 
 def draw_demo_curve(out: Path, seeds: int) -> Path:
-    """Draw ``curve.png``: each seed faintly, their mean strongly."""
-    logs = [read_log(out / f"seed-{seed}" / "finetune") for seed in range(seeds)]
+    """Draw ``curve.png``: each seed faintly, their mean strongly, the control as a level."""
+    logs = [read_log(out / f"seed-{seed}" / "reinforce") for seed in range(seeds)]
     panels: dict[str, dict[str, Series]] = {}
     for title, name in (("reward (train)", "reward/mean"), ("validation NDCG@20", "valid/ndcg@20")):
         lines = [column(log, name) for log in logs]
         panels[title] = {f"_seed {seed}": line for seed, line in enumerate(lines)}
-        panels[title]["mean over seeds"] = mean_line(lines)
-    return plot_curves(panels, out / "curve.png", title=f"{ENV_ID}: REINFORCE fine-tuning")
+        panels[title]["REINFORCE, mean over seeds"] = mean_line(lines)
+    steps = mean_line([column(log, "valid/ndcg@20") for log in logs])[0]
+    levels = [
+        RunFolder(out / f"seed-{seed}" / "control").metrics["valid"]["ndcg@20"] for seed in range(seeds)
+    ]
+    level = sum(levels) / seeds
+    panels["validation NDCG@20"]["same-information ELBO"] = ([steps[0], steps[-1]], [level, level])
+    return plot_curves(panels, out / "curve.png", title=f"{TARGET.env_id}: fine-tuning by REINFORCE")
 
 
-def _cells(before: float, after: float, gain: tuple[float, float, float]) -> list[str]:
-    mean, low, high = gain
-    return [f"{before:.4f}", f"{after:.4f}", f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"]
+def _cells(means: dict[str, float], spans: Sequence[str]) -> list[str]:
+    before, control, after = (f"{means[name]:.4f}" for name in MODELS)
+    return [before, after, spans[0], control, spans[1]]
+
+
+def _span(mean: float, low: float | None, high: float | None) -> str:
+    """A difference and its interval; one seed has none."""
+    if low is None or high is None:
+        return f"{mean:+.4f}"
+    return f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    default: Demo = Demo()
-    return parse(Demo, words, default).run()
+    return parse(Demo, words).run()

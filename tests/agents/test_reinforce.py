@@ -91,7 +91,7 @@ def test_gradient_matches_finite_differences_of_the_expected_reward(
         learner.optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
         learner.update(torch.tensor([0]))
         assert parameter.grad is not None
-        grads.append(-parameter.grad.detach().clone())  # the loss is the negative reward
+        grads.append(parameter.grad.detach().clone())
     estimate, error = torch.stack(grads).mean(0), torch.stack(grads).std(0) / math.sqrt(len(grads))
 
     generator = torch.Generator().manual_seed(0)
