@@ -243,7 +243,7 @@ def choose_user(
             raise unknown_name("reset option", name, ["user"])
     if options and options.get("user") is not None:
         return problem.check_user(options["user"])
-    return problem.draw_user(rng)
+    return int(problem.draw_users([rng])[0])
 
 
 def check_render_mode(mode: str | None) -> None:

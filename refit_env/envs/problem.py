@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +136,7 @@ class DenoisingProblem:
         if out is None:
             out = torch.empty(users.numel(), self.dim, device=self.device)
         if self.device.type == "cpu":  # NumPy's scatter is twice as fast as torch's there
-            _scatter_rows(self.relevance.visible, users.numpy(), out)
+            self._scatter_rows(users.numpy(), out)
         else:
             out.copy_(self._visible.dense(users))
         if self.needs_noise:
@@ -144,6 +144,18 @@ class DenoisingProblem:
             noisy = self._chain.q_sample(out, self._chain.num_steps - 1, noise)  # (B, D)
             out.copy_(noisy.clamp_(-self.config.bound, self.config.bound))
         return out
+
+    def _scatter_rows(self, users: npt.NDArray[np.int64], out: Tensor) -> None:
+        """Write the visible rows of ``users`` (B,) to ``out`` (B, I)."""
+        out.zero_()
+        matrix = self.relevance.visible
+        first, ends = matrix.indptr[users], matrix.indptr[users + 1]  # (B,)
+        counts = ends - first  # (B,)
+        stored = np.repeat(first - np.cumsum(counts) + counts, counts)  # (n,)
+        stored += np.arange(stored.size, dtype=stored.dtype)  # (n,) where the matrix stores each value
+        place = np.repeat(np.arange(len(users)) * out.shape[1], counts)  # (n,)
+        place += matrix.indices[stored]
+        out.numpy().reshape(-1)[place] = 1.0  # histories are binary
 
     def context(self, users: Tensor) -> Tensor | None:
         """What a policy is conditioned on besides u, (B, C); None for CF, whose u_T is the history."""
@@ -163,9 +175,10 @@ class DenoisingProblem:
         reward = self.reward_fn(u0, users, lists)
         return reward, self.reward_fn.terms, lists
 
-    def draw_user(self, rng: np.random.Generator) -> int:
-        """One of ``users``, all alike, by one uniform number: five times faster than ``rng.integers``."""
-        return int(self.users[int(rng.random() * len(self.users))])
+    def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
+        """(B,) one of ``users`` by each generator; ``random`` is ten times faster than ``integers``."""
+        places = np.array([generator.random() for generator in generators]) * len(self.users)  # (B,)
+        return self.users[places.astype(np.int64)]
 
     def check_user(self, user: Any) -> int:
         """Return the id if episodes may be about this user.
@@ -239,17 +252,6 @@ def _frozen(value: Any) -> Hashable:
         return tuple(_frozen(item) for item in value)
     frozen: Hashable = value
     return frozen
-
-
-def _scatter_rows(matrix: Any, users: npt.NDArray[np.int64], out: Tensor) -> None:
-    """Write the rows of ``users`` (B,) of a CSR matrix (U, I) to ``out`` (B, I)."""
-    out.zero_()
-    first = matrix.indptr[users].astype(np.int64)  # (B,)
-    counts = matrix.indptr[users + 1] - first  # (B,)
-    ends = np.cumsum(counts)
-    place = np.arange(ends[-1]) + np.repeat(first - ends + counts, counts)  # (n,) where each value is stored
-    flat = matrix.indices[place] + np.repeat(np.arange(len(users)) * out.shape[1], counts)  # (n,)
-    out.numpy().reshape(-1)[flat] = matrix.data[place]
 
 
 def _relevance_settings(config: ProblemConfig) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         self._pool = ArrayPool((num_envs, self.problem.dim))
         self._generators: list[np.random.Generator] = []
         self._seeds: list[int] = []
-        self._t = np.full(num_envs, num_steps, dtype=np.int64)  # no chain is running
+        self._t: int | Ints = num_steps  # one number while all chains are in step; T: none is running
         self._users = np.full(num_envs, -1, dtype=np.int64)
         self._u = torch.empty(0)  # (N, D) the vectors of the last observation
 
@@ -225,16 +225,19 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if users is None or self.problem.needs_noise:
             generators = self._generators_of(where)
             if users is None:
-                users = np.array([self.problem.draw_user(g) for g in generators], dtype=np.int64)
+                users = self.problem.draw_users(generators)
             if self.problem.needs_noise:
                 rows = [g.standard_normal(self.problem.dim, dtype=np.float32) for g in generators]
                 noise = torch.from_numpy(np.stack(rows)).to(self.device)  # (n, D)
-        self._t[where], self._users[where] = 0, users
+        self._users[where] = users
         ids = self._to_device(users)  # (n,)
         fresh = self._empty()  # (N, D)
         if where.size == self.num_envs:
+            self._t = 0
             self._u = self.problem.initial_state(ids, noise, out=fresh)
         else:
+            self._t = np.array(np.broadcast_to(self._t, self.num_envs))
+            self._t[where] = 0
             self._u = fresh.copy_(self._u)
             self._u[self._to_device(where)] = self.problem.initial_state(ids, noise)
         if self._renderers:
@@ -320,19 +323,27 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: for NaN, infinity or a wrong shape; all chains stay as they were.
             gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
         """
-        if self._t.max() >= self.problem.num_steps:
-            over = int(np.argmax(self._t))
-            raise ResetNeeded(f"sub-environment {over} has no running episode: reset it before step()")
+        over = self._over()
+        if over is not None:
+            first = int(np.argmax(over))
+            raise ResetNeeded(f"sub-environment {first} has no running episode: reset it before step()")
         self._u = self._taken(actions)
-        self._t += 1
+        self._t = self._t + 1
         for i, renderer in enumerate(self._renderers):
             renderer.add(self._u[i].cpu().numpy())
-        ended = self._t == self.problem.num_steps  # (N,)
-        rewards: Any = self._zeros()
-        info: dict[str, Any] = {}
-        if ended.any():
-            rewards, info = self._end(ended)
-        return self._observation(), rewards, self._mask(ended), self._mask(np.zeros_like(ended)), info
+        ended = self._over()
+        if ended is None:
+            return self._observation(), self._zeros(), self._flags(), self._flags(), {}
+        rewards, info = self._end(ended)
+        return self._observation(), rewards, self._mask(ended), self._flags(), info
+
+    def _over(self) -> Bools | None:
+        """(N,) whether each chain has come to its end; None if no one has."""
+        total = self.problem.num_steps
+        if isinstance(self._t, int):
+            return None if self._t < total else np.ones(self.num_envs, np.bool_)
+        over = self._t >= total  # (N,)
+        return over if over.any() else None
 
     def _taken(self, actions: Any) -> Tensor:
         """A checked copy of the actions, (N, D)."""
@@ -369,24 +380,29 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _observation(self) -> dict[str, Any]:
         """The observation (N, ...) as the backend's own."""
-        t = torch.from_numpy(self._t.astype(np.float32)[:, None])  # (N, 1)
         u = self._u
         if (
             self.autoreset_mode == AutoresetMode.DISABLED
-        ):  # partial resets return ours again: keep it from changes
+        ):  # partial resets return it again: keep it from changes
             u = self._empty().copy_(u)
-        return (
-            {"t": t.to(self.device), "u": u} if self.backend == "torch" else {"t": t.numpy(), "u": u.numpy()}
-        )
+        return {"t": self._steps(), "u": u if self.backend == "torch" else u.numpy()}
+
+    def _steps(self) -> Any:
+        """(N, 1) float32 steps taken, a fresh array."""
+        if self.backend == "torch" and isinstance(self._t, int):
+            return torch.full((self.num_envs, 1), float(self._t), device=self.device)
+        t = np.empty((self.num_envs, 1), np.float32)
+        t[:, 0] = self._t
+        return self._to_device(t) if self.backend == "torch" else t
 
     def _final_observation(self, last: Tensor, where: Ints) -> Any:
         """The ended chains' last observation: Gymnasium's array of dicts, or one dict of tensors."""
         if self.backend == "torch":
-            return {"t": self._to_device(self._t.astype(np.float32)[:, None]), "u": last}
+            return {"t": self._steps(), "u": last}
         out = np.full(self.num_envs, None, dtype=object)
         t = np.full((where.size, 1), self.problem.num_steps, dtype=np.float32)
-        rows = last.numpy()
-        out[where] = [{"t": step, "u": rows[i]} for step, i in zip(t, where, strict=True)]
+        rows = last.numpy() if where.size == self.num_envs else [last[i].numpy() for i in where.tolist()]
+        out[where] = [{"t": step, "u": row} for step, row in zip(t, rows, strict=True)]
         return out
 
     def _empty(self) -> Tensor:
@@ -394,6 +410,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if self.device.type == "cpu":
             return torch.from_numpy(self._pool.take())
         return torch.empty(self._pool.shape, device=self.device)
+
+    def _flags(self) -> Any:
+        """(N,) flags, none of them raised."""
+        if self.backend == "torch":
+            return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return np.zeros(self.num_envs, np.bool_)
 
     def _zeros(self) -> Any:
         """(N,) rewards before the end."""
@@ -404,6 +426,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     def _spread(self, values: Tensor, where: Ints) -> Any:
         """Values (n, ...) of the places ``where`` as (N, ...), zeros elsewhere, in the backend's types."""
         if self.backend == "torch":
+            if where.size == self.num_envs:
+                return values
             out = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
             out[self._to_device(where)] = values
             return out
