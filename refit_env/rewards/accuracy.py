@@ -88,14 +88,15 @@ class Cosine(Reward):
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Dot product over lengths; 0 where a vector has none."""
-        hidden = self.hidden(users)
-        if hidden is not None:
-            scores = scores.masked_fill(hidden, 0.0)
+        parts = self.context.masked(scores, users, 0.0)
+        value = torch.cat([self._cosine(part, some) for part, some in parts]).float()  # (B,)
+        return value, {"cosine": value}
+
+    def _cosine(self, scores: Tensor, users: Tensor) -> Tensor:
+        """(B,) float64, so that an episode's reward does not depend on the batch that it is summed in."""
         row, item, _ = self.context.relevant.entries(users)  # (n,) each
-        # In float64, so that an episode's reward does not depend on the batch that it is summed in.
         dot = torch.zeros(users.numel(), dtype=torch.float64, device=scores.device)
         dot.index_add_(0, row, scores[row, item].double())  # (B,)
         length = torch.linalg.vector_norm(scores, dim=1, dtype=torch.float64)  # (B,)
         length = length * self.context.relevant.counts(users).double().sqrt()
-        value = (dot / length.clamp(min=1e-12)).float()  # (B,)
-        return value, {"cosine": value}
+        return dot / length.clamp(min=1e-12)

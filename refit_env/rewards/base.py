@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from refit_env.metrics import check_no_nan, discounts, top_k
+from refit_env.metrics import check_no_nan, discounts
 from refit_env.rewards.context import RewardContext
 
 
@@ -72,7 +72,7 @@ class Reward(ABC):
 
     def top_k(self, scores: Tensor, users: Tensor) -> Tensor:
         """(B, K) the lists of ``scores`` (B, I), best item first, ties to the lower id."""
-        return top_k(scores, self.k, self.hidden(users))
+        return self.context.top_k(scores, users)
 
     def hidden(self, users: Tensor) -> Tensor | None:
         """(B, I) bool, the items that no list of ``users`` may hold, or None."""

@@ -5,7 +5,8 @@ Letters: B users (episodes) in the batch, I items, K list length, M neighbours, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -15,12 +16,15 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
-from refit_env.metrics import top_k
+from refit_env.metrics import check_no_nan, top_k
 from refit_env.neighbors import cached_neighbors, neighbor_average
 from refit_env.rewards.relevance import Relevance
 
 NEIGHBORS = 10
 """M of the paper, and of the reference lists."""
+
+CACHED = 2**20
+"""Scores that are masked and ranked at a time."""
 
 
 class RewardContext:
@@ -80,6 +84,28 @@ class RewardContext:
         """(B, I) bool, the items that no list of ``users`` may hold; None if every item may stand in one."""
         return None if self.hidden is None else self.hidden.mask(users)
 
+    def top_k(self, scores: Tensor, users: Tensor) -> Tensor:
+        """(B, K) the lists of ``scores`` (B, I), best item first, ties to the lower id.
+
+        Raises:
+            ValueError: if a score is NaN, hidden or not.
+        """
+        check_no_nan(scores)
+        return torch.cat([top_k(part, self.k) for part, _ in self.masked(scores, users, -math.inf)])
+
+    def masked(self, scores: Tensor, users: Tensor, value: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores with ``value`` for the items that no list may hold, some users at a time.
+
+        Yields:
+            (b, I) scores and their (b,) users, in order; on a CPU few enough that the copy stays in the cache.
+        """
+        if self.hidden is None:
+            yield scores, users
+            return
+        size = max(1, users.numel() if scores.is_cuda else CACHED // self.num_items)
+        for part, some in zip(torch.split(scores, size), torch.split(users, size), strict=True):
+            yield self.hidden.fill(part, some, value), some
+
     def neighbors(self, count: int) -> npt.NDArray[np.int64]:
         """(U, count) the most similar users by the cosine of the visible rows, -1 where there are fewer."""
         return cached_neighbors(self.relevance.visible, count)
@@ -87,7 +113,7 @@ class RewardContext:
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
         """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""
         everyone = torch.arange(self.num_users, device=self.device)
-        return torch.cat([top_k(score(u), self.k, self.hidden_mask(u)) for u in torch.split(everyone, batch)])
+        return torch.cat([self.top_k(score(u), u) for u in torch.split(everyone, batch)])
 
     def reference_lists(self, neighbors: int = NEIGHBORS) -> Tensor:
         """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.

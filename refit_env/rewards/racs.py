@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from refit_env.data.rows import SparseRows, without
+from refit_env.data.rows import SparseRows
 from refit_env.errors import unknown_name
 from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
@@ -88,10 +88,9 @@ class Racs(ListReward):
 
     @cached_property
     def similar(self) -> SparseRows:
-        """(U, I) share of each user's neighbours to whom an item is relevant, where a list may hold it."""
+        """(U, I) share of each user's neighbours to whom an item is relevant."""
         share = neighbor_average(self.context.neighbors(self.num_neighbors), self._neighbor_relevant)
-        hidden = self.context.relevance.hidden
-        return SparseRows(share if hidden is None else without(share, hidden), self.context.device)
+        return SparseRows(share, self.context.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """The target's relevant items, and the neighbours' mean row (nothing in ``neighbor_lists``)."""

@@ -31,6 +31,7 @@ def test_every_reader_agrees_with_the_dense_matrix(dense: np.ndarray, data: st.D
     assert torch.equal(rows.dense(users), expected)
     assert torch.equal(rows.mask(users), expected != 0)
     assert torch.equal(rows.at(users, columns), expected.gather(1, columns))
+    assert torch.equal(rows.fill(expected + 1, users, 7.0), torch.where(expected != 0, 7.0, expected + 1))
     assert torch.equal(rows.counts(users), (expected != 0).sum(1))
 
 

@@ -132,8 +132,8 @@ GOLDEN: dict[str, tuple[Mapping[str, Any], list[float]]] = {
     "novelty": ({}, [0.569323, 0.443358, 0.784662, 0.784662, 0.443358]),
     # By popularity 1 0 2 3 4 5; before them 0 3 5 7 9 10 of 10 interactions: 4 and 5 lie beyond 80 %.
     "long_tail": ({}, [0.0, 0.0, 1 / 2, 1 / 2, 0.0]),
-    # (3 / popularity)^(1/2), at most 2, over 2: item 0, 2, 3: .612372; item 1: .5; item 4: .866025.
-    "unbiased_hits": ({"cap": 2.0}, [0.306186, 0.25, 0.306186, 0.739199, 0.0]),
+    # (3 / popularity)^(1/2), at most 1.5, over 1.5: item 0, 2, 3: .816497; item 1: 2/3; item 4: 1.
+    "unbiased_hits": ({"cap": 1.5}, [0.408248, 1 / 3, 0.408248, 0.908248, 0.0]),
     # Common users: items 0 and 2 share one of 2 and 2; 3 and 1, as 2 and 4, none; 3 and 4 one of 2 and 1;
     # 0 and 1 two of 2 and 3.
     "diversity": ({}, [1 / 2, 1.0, 1.0, 1 - 1 / sqrt(2), 1 - 2 / sqrt(6)]),

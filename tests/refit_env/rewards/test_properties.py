@@ -134,6 +134,18 @@ def numpy_ndcg(relevance: Relevance, scores: np.ndarray, k: int) -> np.ndarray:
     return np.array(out)
 
 
+def numpy_cosine(relevance: Relevance, scores: np.ndarray) -> np.ndarray:
+    """Cosine of what a list may hold; 0 where there is no score."""
+    out = []
+    for user, row in zip(relevance.users, scores.astype(float), strict=True):
+        if relevance.hidden is not None:
+            row = np.where(relevance.hidden[user].toarray().ravel() > 0, 0.0, row)
+        truth = relevance.relevant[user].toarray().ravel()
+        length = np.linalg.norm(row) * np.linalg.norm(truth)
+        out.append(row @ truth / length if length else 0.0)
+    return np.array(out)
+
+
 def numpy_diversity(relevance: Relevance, lists: np.ndarray) -> np.ndarray:
     """1 - mean cosine over the pairs of each list."""
     columns = relevance.visible.toarray().astype(float)
@@ -169,6 +181,9 @@ def test_numpy_oracles(
     assert ndcg(torch.from_numpy(scores), users).numpy() == pytest.approx(
         numpy_ndcg(relevance, scores, k), abs=1e-6
     )
+    cosine = make_reward("r_cos", dataset, relevance, k=k)
+    found = cosine(torch.from_numpy(scores), users).numpy()
+    assert found == pytest.approx(numpy_cosine(relevance, scores), abs=1e-6)
     diversity = make_reward("diversity", dataset, relevance, k=k)
     lists = diversity.top_k(torch.from_numpy(scores), users)
     found = diversity(torch.from_numpy(scores), users, lists).numpy()
@@ -176,16 +191,17 @@ def test_numpy_oracles(
 
 
 def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[..., Dataset]) -> None:
-    table = np.array(
-        [[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], dtype=np.int8
-    )  # one item is left for a list of three
-    dataset = make_dataset(table)
+    # For users 0 and 1 one item is left for a list of three; the hidden item 0 is not everybody's.
+    dataset = make_dataset(np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [-1, 0, 0, 0, 1]], dtype=np.int8))
     relevance = make_relevance("validation", dataset)
     scores, users = torch.zeros(2, 5), torch.arange(2)
+    # Novelty: the unseen item is nobody's, 1; item 0 beside it would add log3(3 / 2).
     for name, worth in {"r_ra": 1 / 3, "racs": 1 / 3, "novelty": 1 / 3, "ndcg": 1.0}.items():
         kwargs = {"neighbors": 1} if name == "racs" else {}
         reward = make_reward(name, dataset, relevance, k=3, **kwargs)
         assert reward(scores, users).tolist() == pytest.approx([worth, worth]), name
+    past = make_reward("racs", dataset, relevance, k=3, neighbors=1, neighbor_relevance="train", alpha=0.0)
+    assert past(scores, users).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("device", DEVICES)

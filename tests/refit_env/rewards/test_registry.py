@@ -144,8 +144,10 @@ def test_ones_own_function(make: Callable[..., Reward]) -> None:
     [[0, 1, 2], np.array([0.0, 1.0, 2.0]), torch.tensor([0, 1, 2]), torch.tensor([False, True, True]) * 1],
 )
 def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -> None:
-    value = make(lambda scores, users: given)(SCORES, USERS)
+    reward = make(lambda scores, users: given)
+    value = reward(SCORES, USERS)
     assert value.dtype == torch.float32 and value.shape == (3,)
+    assert reward.terms["custom"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
