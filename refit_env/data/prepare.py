@@ -94,7 +94,7 @@ def prepare(
     source, recipe = Path(source), recipe or Recipe()
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, steps = _filtered(source, recipe)
-    rows, num_users, num_items = _number(source, rows, recipe)
+    rows, num_users, num_items = _number(rows, recipe)
     if rows.timestamps is not None:
         rows = rows.take(
             np.lexsort((rows.timestamps, rows.users))
@@ -111,7 +111,9 @@ def prepare(
 
 def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
     """The rows to split, and how many were left after each step."""
-    options = ReadOptions(recipe.columns, recipe.separator, recipe.token_ids)
+    options = ReadOptions(
+        recipe.columns, recipe.separator, recipe.token_ids, recipe.num_users, recipe.num_items
+    )
     rows = read_rows(source, recipe.format or "", options)
     steps = {"read": len(rows)}
     if recipe.min_rating is not None:
@@ -165,18 +167,16 @@ def save_locked(data: Dataset, folder: Path) -> Path:
         return save_dataset(data, folder)
 
 
-def _number(source: Path, rows: RawRows, recipe: Recipe) -> tuple[RawRows, int, int]:
+def _number(rows: RawRows, recipe: Recipe) -> tuple[RawRows, int, int]:
     """Number users and items from 0, except in published files, whose numbers others use, too."""
     published = recipe.split == "published" and recipe.min_rating is None and recipe.k_core < 2
     if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
         rows, user_ids, item_ids = compact_rows(rows)
         return rows, user_ids.size, item_ids.size
-    sizes = []
-    for who, ids, stated in (("user", rows.users, recipe.num_users), ("item", rows.items, recipe.num_items)):
-        if stated is not None and int(ids.max()) >= stated:
-            row = int(np.flatnonzero(ids >= stated)[0])
-            raise DataError(f"{source} row {row}: {who} {ids[row]} is outside 0..{stated - 1} (num_{who}s)")
-        sizes.append(int(ids.max()) + 1 if stated is None else stated)
+    sizes = [
+        int(ids.max()) + 1 if stated is None else stated
+        for ids, stated in ((rows.users, recipe.num_users), (rows.items, recipe.num_items))
+    ]
     return rows, sizes[0], sizes[1]
 
 

@@ -40,7 +40,7 @@ from refit_env.errors import DataError, unknown_name
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told beyond the place of the files; only ``csv`` and ``inter`` use it."""
+    """What a reader may be told beyond the place of the files; the names matter to ``csv`` and ``inter``."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
@@ -48,6 +48,10 @@ class ReadOptions:
     """Between the fields of a CSV."""
     token_ids: bool = False
     """Whether ids may be any text; they are numbered in ascending order."""
+    num_users: int | None = None
+    """Numeric ids must lie below it; None allows any."""
+    num_items: int | None = None
+    """Likewise."""
 
 
 ROLES: dict[str, tuple[str, ...]] = {
@@ -139,7 +143,7 @@ def _recbole(source: Path, options: ReadOptions) -> RawRows:
         found = {
             split: _only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
         }
-        return _join({split: _recbole_file(path, options) for split, path in found.items()})
+        return _join(found, lambda path: _recbole_file(path, options), options)
     return _recbole_file(_only(source, sorted(source.glob("*.inter")), "*.inter"), options)
 
 
@@ -171,7 +175,7 @@ def _recbole_file(path: Path, options: ReadOptions) -> RawRows:
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:
     if source.is_file():
         source = source.parent
-    return _join({split: _npy_pairs(source / f"{split}_list.npy") for split in SPLITS})
+    return _join({split: source / f"{split}_list.npy" for split in SPLITS}, _npy_pairs, options)
 
 
 def _npy_pairs(path: Path) -> RawRows:
@@ -197,7 +201,9 @@ def _npy_pairs(path: Path) -> RawRows:
 def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
     folder = source.parent if source.is_file() else source
     files = {split: folder / f"{split}.txt" for split in SPLITS}
-    return _join({s: _adjacency(p) for s, p in files.items() if s != "valid" or p.is_file()})
+    if not files["valid"].is_file():
+        del files["valid"]
+    return _join(files, _adjacency, options)
 
 
 def _adjacency(path: Path) -> RawRows:
@@ -317,22 +323,33 @@ def _rows(columns: Mapping[str, npt.NDArray[np.generic]]) -> RawRows:
     )
 
 
-def _join(parts: Mapping[str, RawRows]) -> RawRows:
-    """One table of split files; a column that a part lacks is dropped."""
+def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: ReadOptions) -> RawRows:
+    """One table of the files of the splits; a column that one of them lacks is dropped."""
+    parts = {split: read(path) for split, path in files.items()}
+    for split, path in files.items():
+        _check_range(path, "user", parts[split].users, options.num_users)
+        _check_range(path, "item", parts[split].items, options.num_items)
     tables = list(parts.values())
 
     def together(name: str) -> npt.NDArray[np.float64] | None:
         values = [getattr(table, name) for table in tables]
         return None if any(v is None for v in values) else np.concatenate(values)
 
-    split = np.concatenate([np.full(len(t), SPLITS.index(s), np.int8) for s, t in parts.items()])
+    labels = np.concatenate([np.full(len(t), SPLITS.index(s), np.int8) for s, t in parts.items()])
     return RawRows(
         np.concatenate([t.users for t in tables]),
         np.concatenate([t.items for t in tables]),
         together("timestamps"),
         together("ratings"),
-        split,
+        labels,
     )
+
+
+def _check_range(path: Path, who: str, ids: npt.NDArray[np.generic], count: int | None) -> None:
+    """Numeric ids lie below the stated count."""
+    if count is not None and ids.dtype.kind in "iu" and ids.size and int(ids.max()) >= count:
+        row = int(np.flatnonzero(ids >= np.int64(count))[0])
+        raise DataError(f"{path} interaction {row}: {who} {ids[row]} is outside 0..{count - 1} (num_{who}s)")
 
 
 FORMATS: dict[str, Callable[[Path, ReadOptions], RawRows]] = {

@@ -17,3 +17,12 @@ def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
         return path
 
     return _write
+
+
+@pytest.fixture
+def is_here() -> Callable[[str], bool]:
+    """Whether a known data set, or its official files, is in a data home."""
+    from refit_env.data.catalog import CATALOG
+    from refit_env.data.home import find_dataset, find_raw
+
+    return lambda name: find_dataset(name) is not None or find_raw(CATALOG[name]) is not None

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from refit_env.data import Dataset, load_canonical, load_dataset
+from refit_env.data.catalog import CATALOG
+from refit_env.data.dataset import SPLITS
+from refit_env.data.home import find_dataset, find_raw
+from refit_env.data.prepare import Recipe, known_recipe, prepare, prepare_known
+from refit_env.errors import DataError
+
+Write = Callable[[str, str | bytes], Path]
+CSV = "user,item,rating,timestamp\n"
+
+
+def lines(users: int, items: int) -> str:
+    """Everybody rates everything, one item a second."""
+    return CSV + "".join(f"{u * 10},{i * 10},{i % 5 + 1},{i}\n" for u in range(users) for i in range(items))
+
+
+def pairs(data: Dataset, split: str) -> list[tuple[int, int]]:
+    part = data.split(split)
+    return list(zip(part.users.tolist(), part.items.tolist(), strict=True))
+
+
+def test_ml1m_from_diffrecs_lists_is_the_canonical_one(data_home: Path, tmp_path: Path) -> None:
+    raw, canonical = find_raw(CATALOG["ml-1m"]), find_dataset("ml-1m")
+    if raw is None or canonical is None:
+        pytest.skip(f"ml-1m and its raw lists are not in {data_home}")
+    made, published = prepare_known(CATALOG["ml-1m"], raw, tmp_path / "ml-1m"), load_canonical(canonical)
+    again = load_canonical(tmp_path / "ml-1m")
+    for split in SPLITS:
+        for name in ("indptr", "items"):
+            want = getattr(published.split(split), name)
+            assert np.array_equal(getattr(made.split(split), name), want)
+            assert np.array_equal(getattr(again.split(split), name), want)
+    assert made.time_ordered and again.time_ordered
+
+
+def test_ml100k_is_prepared_from_u_data(data_home: Path, tmp_path: Path) -> None:
+    raw = find_raw(CATALOG["ml-100k"])
+    if raw is None:
+        pytest.skip(f"raw/ml-100k/u.data is not in {data_home}")
+    data = prepare_known(CATALOG["ml-100k"], raw, tmp_path / "ml-100k")
+    table = pd.read_csv(raw / "u.data", sep="\t", names=["user", "item", "rating", "time"])
+    good = table[table.rating >= 4]
+    assert (data.num_users, data.num_items) == (good.user.nunique(), good.item.nunique())
+    assert sum(len(data.split(s)) for s in SPLITS) == len(good)
+    ratings = data.train.ratings
+    assert ratings is not None and ratings.min() == 4
+    shares = [len(data.split(s)) / len(good) for s in SPLITS]
+    assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.005)
+    times = {(u, i): t for u, i, t in zip(good.user, good.item, good.time, strict=True)}
+    users, items = np.unique(good.user), np.unique(good.item)
+    stamps = data.test.timestamps
+    assert stamps is not None
+    for (user, item), time in list(zip(pairs(data, "test"), stamps, strict=True))[:500]:
+        assert times[users[user], items[item]] == time
+
+
+def test_a_truncated_download_is_noticed_by_its_counts(data_home: Path, write: Write) -> None:
+    raw = find_raw(CATALOG["ml-100k"])
+    if raw is None:
+        pytest.skip(f"raw/ml-100k/u.data is not in {data_home}")
+    whole = (raw / "u.data").read_bytes()
+    path = write("u.data", whole[: whole.index(b"\n", len(whole) // 2) + 1])  # at the end of a line
+    with pytest.raises(DataError, match=r"u\.data: ml-100k has 942 users.*Truncated, or another version\?"):
+        prepare_known(CATALOG["ml-100k"], path, path.parent / "out")
+    assert not (path.parent / "out").exists()
+
+
+def test_steps_are_counted(write: Write, tmp_path: Path) -> None:
+    path = write("ratings.csv", lines(4, 10) + "0,0,5,99\n" + "70,10,5,1\n")
+    data = prepare("shop", path, Recipe(min_rating=2, k_core=2), tmp_path / "shop")
+    assert data.meta["preparation"]["rows"] == {
+        "read": 42,
+        "rating >= 2": 34,
+        "0 duplicates merged": 34,
+        "2-core": 32,
+    }
+    assert load_dataset(tmp_path / "shop").meta["preparation"]["recipe"]["format"] == "csv"
+
+
+def test_duplicates_are_merged_and_counted_but_events_are_kept(write: Write) -> None:
+    path = write("ratings.csv", lines(3, 10) + "0,0,5,-1\n")
+    data = prepare("shop", path, Recipe(split="time"))
+    assert data.meta["preparation"]["rows"]["1 duplicates merged"] == 30
+    assert data.train.timestamps is not None and data.train.timestamps[0] == -1  # the earliest is kept
+    assert len(prepare("shop", path, Recipe(split="time", task="sequential")).train) == len(data.train) + 1
+
+
+def test_split_by_time_and_leave_one_out(write: Write) -> None:
+    path = write("ratings.csv", lines(2, 10))
+    data = prepare("shop", path, Recipe(split="time"))
+    assert [pairs(data, s)[:7] for s in SPLITS] == [
+        [(0, i) for i in range(7)],
+        [(0, 7), (1, 7)],
+        [(0, 8), (0, 9), (1, 8), (1, 9)],
+    ]
+    data = prepare("shop", path, Recipe(split="leave-one-out"))
+    assert [pairs(data, s) for s in SPLITS[1:]] == [[(0, 8), (1, 8)], [(0, 9), (1, 9)]]
+
+
+def test_published_splits_keep_ids_and_get_a_validation_part(write: Write) -> None:
+    write("train.txt", "0 " + " ".join(map(str, range(20))) + "\n2 5 6 7 8 9 10\n")
+    path = write("test.txt", "0 21\n2 20\n")
+    data = prepare("shop", path.parent, Recipe(split="published"))
+    assert (data.num_users, data.num_items) == (3, 22)  # user 1 has no rows and keeps its number
+    assert pairs(data, "test") == [(0, 21), (2, 20)]
+    assert len(data.valid) == 3 and len(data.train) == 23
+    with pytest.raises(DataError, match=r"train\.txt interaction 20: user 2 is outside 0\.\.1 "):
+        prepare("shop", path.parent, Recipe(split="published", num_users=2))
+    with pytest.raises(DataError, match=r"test\.txt interaction 0: item 21 is outside 0\.\.19 \(num_items\)"):
+        prepare("shop", path.parent, Recipe(split="published", num_items=20))
+
+
+def test_a_user_without_train_items_is_refused(write: Write) -> None:
+    write("train.txt", "0 1 2 3 4 5 6 7 8 9 10\n")
+    path = write("test.txt", "0 11\n3 4\n")
+    with pytest.raises(DataError, match=r"user 3 .* has no train items"):
+        prepare("shop", path.parent, Recipe(split="published"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe(split="published"), "the files are not split; use random"),
+        (Recipe(split="time"), "needs timestamps"),
+        (Recipe(split="leave-one-out"), "needs timestamps"),
+        (Recipe(min_rating=3), "min_rating=3 needs ratings"),
+        (Recipe(k_core=50), "no rows are left; rows after each step: .*50-core': 0"),
+        (Recipe(valid_share=0), "the valid split is empty"),
+    ],
+)
+def test_recipes_that_cannot_be_followed(recipe: Recipe, message: str, write: Write) -> None:
+    path = write("ratings.csv", "user,item\n" + "".join(f"{n % 3},{n}\n" for n in range(60)))
+    with pytest.raises(DataError, match=message) as caught:
+        prepare("shop", path, recipe)
+    assert "ratings" in str(caught.value)
+
+
+def test_unknown_words_in_a_recipe() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'random'"):
+        Recipe(split="randon")
+    with pytest.raises(ValueError, match="unknown task"):
+        Recipe(task="chess")
+
+
+def test_every_known_recipe_is_one() -> None:
+    for entry in CATALOG.values():
+        assert known_recipe(entry).task == entry.task
+
+
+PREPARE = """
+import os, sys, time
+from pathlib import Path
+import refit_env.data.prepare as room
+from refit_env.data import load_dataset
+from refit_env.data.catalog import CATALOG, Source
+
+CATALOG["shop"] = Source("shop", "cf", "page", ("ratings.csv",), "mine", False, format="csv")
+home, original = Path(os.environ["REFIT_DATA_HOME"]), room.prepare_known
+
+def noted(*arguments):
+    (home / f"prepared-by-{os.getpid()}").touch()
+    return original(*arguments)
+
+room.prepare_known = noted
+print("ready", flush=True)
+while not (home / "go").exists():
+    time.sleep(0.001)
+data = load_dataset("shop")
+print(data.num_users, sum(len(data.split(s)) for s in ("train", "valid", "test")))
+"""
+
+
+def test_two_processes_prepare_the_same_set_at_once(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("raw/shop/ratings.csv", lines(2000, 50))
+    monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    both = [
+        subprocess.Popen([sys.executable, "-c", PREPARE], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        ready = [process.stdout.readline() for process in both if process.stdout is not None]
+        (tmp_path / "go").touch()
+        for process in both:
+            out, err = process.communicate(timeout=60)
+            assert (process.returncode, out) == (0, b"2000 100000\n"), err.decode()
+        assert ready == [b"ready\n"] * 2
+    finally:
+        for process in both:
+            process.kill()
+    assert len(list(tmp_path.glob("prepared-by-*"))) == 1  # the other waited, and took what was there
+    assert len(load_dataset(tmp_path / "shop").train) == 70_000
+    assert not [path for path in (tmp_path / "shop").iterdir() if path.name.startswith(".")]
