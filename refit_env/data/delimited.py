@@ -51,6 +51,7 @@ class Layout:
         header: how many lines precede the first row.
         quoted: whether fields may stand in double quotes.
         pattern: what a line should look like, for error messages.
+        hint: what to do where an id is no number, for error messages.
     """
 
     names: tuple[str, ...]
@@ -59,6 +60,7 @@ class Layout:
     header: int = 0
     quoted: bool = False
     pattern: str = ""
+    hint: str = ""
 
     @property
     def expected(self) -> str:
@@ -183,7 +185,8 @@ def _read_plain(path: Path, layout: Layout) -> Columns:
             try:
                 row.append(parse_field(text, kind))
             except ValueError as error:
-                raise DataError(f"{path} line {number}: {name} {error}") from None
+                hint = layout.hint if kind == "id" else ""
+                raise DataError(f"{path} line {number}: {name} {error}{hint}") from None
         rows.append(row)
     if not rows:
         raise DataError(f"{path}: no rows")

@@ -18,7 +18,8 @@ from refit_env.data.canonical import check_dataset, save_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, at_least, compact_rows, k_core, merge_duplicates
-from refit_env.data.readers import ReadOptions, guess_format, read_rows
+from refit_env.data.named import ReadOptions
+from refit_env.data.readers import guess_format, read_rows
 from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user
 from refit_env.errors import DataError, unknown_name
 

@@ -17,7 +17,6 @@ Letters: N rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -26,42 +25,15 @@ import numpy.typing as npt
 
 from refit_env.data.dataset import SPLITS
 from refit_env.data.delimited import (
-    Kind,
     Layout,
     parse_field,
     read_delimited,
-    read_header,
     refuse_binary,
     refuse_pickle,
 )
 from refit_env.data.filters import RawRows
+from refit_env.data.named import ReadOptions, as_rows, read_csv, read_inter
 from refit_env.errors import DataError, unknown_name
-
-
-@dataclass(frozen=True)
-class ReadOptions:
-    """What a reader may be told beyond the place of the files; the names matter to ``csv`` and ``inter``."""
-
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
-    separator: str = ","
-    """Between the fields of a CSV."""
-    token_ids: bool = False
-    """Whether ids may be any text; they are numbered in ascending order."""
-    num_users: int | None = None
-    """Numeric ids must lie below it; None allows any."""
-    num_items: int | None = None
-    """Likewise."""
-
-
-ROLES: dict[str, tuple[str, ...]] = {
-    "user": ("user", "user_id", "userid", "uid", "user id", "session_id", "session"),
-    "item": ("item", "item_id", "itemid", "iid", "movieid", "movie_id", "anime_id", "book_id", "product_id"),
-    "rating": ("rating", "ratings", "score", "stars"),
-    "timestamp": ("timestamp", "time", "unixtime", "ts", "date", "datetime"),
-    "split": ("split",),
-}
-"""Role -> the column names that are taken for it where nothing is said, in lower case."""
 
 
 def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
@@ -111,65 +83,29 @@ def guess_format(source: Path | str) -> str:
 def _u_data(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
     layout = Layout(names, ("id", "id", "number", "time"), "\t")
-    return _rows(read_delimited(_one_file(source, ("u.data",), ".data"), layout))
+    return as_rows(read_delimited(_one_file(source, ("u.data",), ".data"), layout))
 
 
 def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
     layout = Layout(names, ("id", "id", "number", "time"), "::", pattern="user::item::rating::timestamp")
-    return _rows(read_delimited(_one_file(source, ("ratings.dat",), ".dat"), layout))
+    return as_rows(read_delimited(_one_file(source, ("ratings.dat",), ".dat"), layout))
 
 
 def _csv(source: Path, options: ReadOptions) -> RawRows:
-    path = _one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv")
-    header = read_header(path, options.separator)
-    kinds: dict[str, Kind] = {
-        "user": "token" if options.token_ids else "id",
-        "item": "token" if options.token_ids else "id",
-        "rating": "number",
-        "timestamp": "time",
-        "split": "token",
-    }
-    layout = _named(path, header, _roles(path, header, options.columns), kinds, options.separator)
-    return _rows(_with_splits(path, read_delimited(path, replace(layout, quoted=True))))
+    return read_csv(_one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv"), options)
 
 
 def _recbole(source: Path, options: ReadOptions) -> RawRows:
-    """RecBole's atomic files; ids are of type ``token``, any text, read as numbers where all are."""
     if source.is_file():
-        return _recbole_file(source, options)
+        return read_inter(source, options)
     parts = [sorted(source.glob(f"*.{split}.inter")) for split in SPLITS]
     if parts[0] and parts[2]:
         found = {
             split: _only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
         }
-        return _join(found, lambda path: _recbole_file(path, options), options)
-    return _recbole_file(_only(source, sorted(source.glob("*.inter")), "*.inter"), options)
-
-
-def _recbole_file(path: Path, options: ReadOptions) -> RawRows:
-    header = read_header(path, "\t")
-    bare = [name.partition(":")[0] for name in header]
-    untyped = [name for name in header if ":" not in name]
-    if untyped:
-        raise DataError(
-            f"{path} line 1: {untyped[0]!r} has no type; RecBole's headers read 'user_id:token' and so on"
-        )
-    tokens: dict[str, Kind] = {
-        "user": "token",
-        "item": "token",
-        "rating": "number",
-        "timestamp": "number",
-        "split": "token",
-    }
-    columns = read_delimited(path, _named(path, bare, _roles(path, bare, options.columns), tokens, "\t"))
-    for role in ("user", "item"):
-        try:
-            if not options.token_ids:
-                columns[role] = np.array([parse_field(text, "id") for text in columns[role]], dtype=np.int64)
-        except ValueError:
-            columns[role] = columns[role].astype(str)
-    return _rows(_with_splits(path, columns))
+        return _join(found, lambda path: read_inter(path, options), options)
+    return read_inter(_only(source, sorted(source.glob("*.inter")), "*.inter"), options)
 
 
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:
@@ -255,72 +191,6 @@ def _only(folder: Path, found: Sequence[Path], what: str) -> Path:
         return found[0]
     here = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
     raise DataError(f"{folder}: {'more than one' if found else 'no'} {what}; the folder holds {here}")
-
-
-def _roles(path: Path, header: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Column name -> role, as told or by the usual names."""
-    for role, name in chosen.items():
-        if role not in ROLES:
-            raise unknown_name("role of a column", role, ROLES)
-        if name not in header:
-            raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {', '.join(header)}")
-    out = {name: role for role, name in chosen.items()}
-    for role, usual in ROLES.items():
-        if role in chosen:
-            continue
-        fitting = [name for name in header if name.lower() in usual and name not in out]
-        if fitting:
-            out[min(fitting, key=lambda name: usual.index(name.lower()))] = role
-    for role in ("user", "item"):
-        if role not in out.values():
-            raise DataError(
-                f"{path} line 1: which column is the {role}? It has {', '.join(header)}; say {role}=NAME"
-            )
-    return out
-
-
-def _named(
-    path: Path, header: Sequence[str], roles: Mapping[str, str], kinds: Mapping[str, Kind], separator: str
-) -> Layout:
-    """The layout of a file with a header: roles where known, else fields that are not used."""
-    if len(set(header)) != len(header):
-        raise DataError(f"{path} line 1: a column name stands twice: {', '.join(header)}")
-    names = tuple(roles.get(name, f"column {name}") for name in header)
-    return Layout(
-        names,
-        tuple(kinds.get(name, "skip") for name in names),
-        separator,
-        header=1,
-        pattern=separator.join(header),
-    )
-
-
-def _with_splits(
-    path: Path, columns: dict[str, npt.NDArray[np.generic]]
-) -> dict[str, npt.NDArray[np.generic]]:
-    """Turn a column of split names or numbers into 0, 1, 2."""
-    if "split" not in columns:
-        return columns
-    known = (
-        {name: n for n, name in enumerate(SPLITS)}
-        | {str(n): n for n in range(3)}
-        | {"validation": 1, "val": 1}
-    )
-    words = [str(word).strip().lower() for word in columns["split"]]
-    wrong = next((n for n, word in enumerate(words) if word not in known), None)
-    if wrong is not None:
-        raise DataError(f"{path} row {wrong}: split is {words[wrong]!r}, expected train, valid or test")
-    return columns | {"split": np.array([known[word] for word in words], dtype=np.int8)}
-
-
-def _rows(columns: Mapping[str, npt.NDArray[np.generic]]) -> RawRows:
-    return RawRows(
-        columns["user"],
-        columns["item"],
-        None if "timestamp" not in columns else columns["timestamp"].astype(np.float64),
-        None if "rating" not in columns else columns["rating"].astype(np.float64),
-        None if "split" not in columns else columns["split"].astype(np.int8),
-    )
 
 
 def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: ReadOptions) -> RawRows:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from refit_env.data import delimited
 from refit_env.data.delimited import Layout, read_delimited
-from refit_env.data.readers import FORMATS, ReadOptions, guess_format, read_rows
+from refit_env.data.named import ReadOptions
+from refit_env.data.readers import FORMATS, guess_format, read_rows
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
@@ -64,7 +65,10 @@ def test_recbole_by_its_header(write: Write) -> None:
 
 
 def test_recbole_tokens_need_not_be_numbers(write: Write) -> None:
-    rows = read_rows(write("shop.inter", "user_id:token\titem_id:token\nA1\tx\nB2\ty\n"), "inter")
+    path = write("shop.inter", "user_id:token\titem_id:token\nA1\tx\nB2\ty\n")
+    with pytest.raises(DataError, match=r"line 2: user 'A1' is no whole number.*say token_ids"):
+        read_rows(path, "inter")
+    rows = read_rows(path, "inter", ReadOptions(token_ids=True))
     assert rows.users.tolist() == ["A1", "B2"]
 
 

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from refit_env.data import data_homes, list_datasets, load_dataset, save_dataset, synthesize
+from refit_env.data.catalog import CATALOG, Source
+from refit_env.data.home import writable_home
+from refit_env.errors import DataError
+
+Write = Callable[[str, str | bytes], Path]
+CSV = "user,item\n" + "".join(f"{n % 5},{n}\n" for n in range(100))
+
+
+@pytest.fixture
+def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """Empty data homes of this test's own: the chosen one, and the cache."""
+    monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path / "cache"))
+    return tmp_path / "home", tmp_path / "cache"
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Source:
+    """A known data set that is prepared from a CSV."""
+    entry = Source("shop", "cf", "https://shop.example", ("ratings.csv",), "CC0", False, format="csv")
+    monkeypatch.setitem(CATALOG, "shop", entry)
+    return entry
+
+
+def test_the_chosen_home_comes_before_the_cache(
+    homes: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert data_homes() == list(homes)
+    monkeypatch.delenv("REFIT_DATA_HOME")
+    assert data_homes() == [homes[1]]
+
+
+def test_synthetic_needs_no_file(homes: tuple[Path, Path]) -> None:
+    assert load_dataset("synthetic") is load_dataset("synthetic")
+    assert not homes[0].exists() and not homes[1].exists()
+
+
+def test_names_are_found_in_either_home(homes: tuple[Path, Path]) -> None:
+    small = dataclasses.replace(synthesize(num_users=20, num_items=40), name="ml-1m")
+    assert list_datasets()["ml-1m"] is None
+    save_dataset(small, homes[1] / "ml-1m")
+    assert list_datasets()["ml-1m"] == homes[1] / "ml-1m"
+    assert load_dataset("ml-1m").num_users == 20
+    save_dataset(synthesize(num_users=25, num_items=40), homes[0] / "ml-1m")
+    assert load_dataset("ml-1m").num_users == 25
+
+
+def test_raw_files_are_prepared_where_they_are(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+    write("home/raw/shop/ratings.csv", CSV)
+    data = load_dataset("shop")
+    assert (data.num_users, data.num_items) == (5, 100) and data.meta["licence"] == "CC0"
+    assert list_datasets()["shop"] == homes[0] / "shop"
+
+
+def test_a_read_only_home_is_left_alone(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+    write("home/raw/shop/ratings.csv", CSV)
+    homes[0].chmod(0o555)
+    try:
+        assert writable_home() == homes[1]
+        load_dataset("shop")
+    finally:
+        homes[0].chmod(0o755)
+    assert list_datasets()["shop"] == homes[1] / "shop" and os.listdir(homes[0]) == ["raw"]
+
+
+def test_nowhere_to_write(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+    write("home/raw/shop/ratings.csv", CSV)
+    write("cache", "a file in the way")
+    homes[0].chmod(0o555)
+    try:
+        with pytest.raises(DataError, match=r"no data home can be written to: .*REFIT_DATA_HOME"):
+            load_dataset("shop")
+    finally:
+        homes[0].chmod(0o755)
+
+
+def test_the_error_for_an_absent_set_says_what_to_do(homes: tuple[Path, Path]) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset("yelp2018")
+    for word in (
+        "train.txt, test.txt",
+        CATALOG["yelp2018"].page,
+        str(homes[0] / "raw" / "yelp2018"),
+        "refit data prepare",
+    ):
+        assert word in str(caught.value)
+    with pytest.raises(DataError, match="canonical folder") as caught:
+        load_dataset("nyc")
+    assert str(homes[0] / "nyc") in str(caught.value)
+
+
+def test_wrong_names_and_folders(homes: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'ml-1m'"):
+        load_dataset("ml1m")
+    with pytest.raises(DataError, match="no canonical data set there"):
+        load_dataset(tmp_path)
+    with pytest.raises(DataError, match="no canonical data set there"):
+        load_dataset(str(tmp_path / "nowhere"))
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    """A web server on this machine that offers the folder ``served``."""
+    (tmp_path / "served").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def offered(shop: Source, host: str, monkeypatch: pytest.MonkeyPatch) -> Source:
+    """The same, with a download."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    checksum = hashlib.sha256(CSV.encode()).hexdigest()
+    entry = dataclasses.replace(shop, url=f"{host}/ratings.csv", sha256=checksum)
+    monkeypatch.setitem(CATALOG, "shop", entry)
+    return entry
+
+
+def test_downloads_are_checked_and_prepared(homes: tuple[Path, Path], offered: Source, write: Write) -> None:
+    write("served/ratings.csv", CSV)
+    assert load_dataset("shop").num_items == 100
+    assert (homes[0] / "raw" / "shop" / "ratings.csv").read_text() == CSV
+
+
+@pytest.mark.parametrize("served", [None, CSV + "9,9\n"])
+def test_a_failed_or_changed_download_says_how_to_get_it(
+    served: str | None, homes: tuple[Path, Path], offered: Source, write: Write
+) -> None:
+    if served is not None:
+        write("served/ratings.csv", served)
+    with pytest.raises(DataError, match="could not be fetched") as caught:
+        load_dataset("shop")
+    for word in ("ratings.csv", offered.page, str(homes[0] / "raw" / "shop")):
+        assert word in str(caught.value)
+    assert not (homes[0] / "raw" / "shop" / "ratings.csv").exists()  # nothing half is left
+    assert not (homes[0] / "shop").exists()
