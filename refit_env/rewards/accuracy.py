@@ -97,6 +97,6 @@ class Cosine(Reward):
         row, item, _ = self.context.relevant.entries(users)  # (n,) each
         dot = torch.zeros(users.numel(), dtype=torch.float64, device=scores.device)
         dot.index_add_(0, row, scores[row, item].double())  # (B,)
-        length = torch.linalg.vector_norm(scores, dim=1, dtype=torch.float64)  # (B,)
+        length: Tensor = torch.linalg.vector_norm(scores, dim=1, dtype=torch.float64)  # (B,)
         length = length * self.context.relevant.counts(users).double().sqrt()
         return dot / length.clamp(min=1e-12)

@@ -97,7 +97,7 @@ class RewardContext:
         """Scores with ``value`` for the items that no list may hold, some users at a time.
 
         Yields:
-            (b, I) scores and their (b,) users, in order; on a CPU few enough that the copy stays in the cache.
+            (b, I) scores and their (b,) users, in order; on a CPU so few that the copy stays in the cache.
         """
         if self.hidden is None:
             yield scores, users

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refit_env import neighbors
+from refit_env.data import load_dataset
 from refit_env.neighbors import cached_neighbors, nearest_users, neighbor_average
 
 tables = hnp.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.integers(0, 1))
@@ -89,6 +91,21 @@ def test_average_counts_missing_neighbours_as_empty() -> None:
     rows = sp.csr_matrix(np.array([[1.0, 1, 0], [0, 1, 0], [0, 0, 1]]))
     average = neighbor_average(np.array([[1, 2], [0, -1], [-1, -1]]), rows)
     assert average.toarray().tolist() == [[0.0, 0.5, 0.5], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("name", ["ml-1m", "gowalla"])
+def test_real_users_have_their_exact_neighbours(data_home: Path, name: str) -> None:
+    if not (data_home / name).is_dir():
+        pytest.skip(f"no {name} in {data_home}")
+    rows = load_dataset(name).train.csr
+    users = nearest_users(rows, k=10)[0]
+    counts = np.diff(rows.indptr).astype(np.int64)
+    for u in np.random.default_rng(0).integers(0, len(users), 50):
+        common = np.rint((rows @ rows[u].T).toarray().ravel()).astype(np.int64)
+        common[u] = 0
+        # Cosine squared times the user's own count: quotients of whole numbers, correctly rounded.
+        best = np.lexsort((np.arange(len(users)), -(common**2 / np.maximum(counts, 1))))[:10]
+        assert np.array_equal(users[u], np.where(common[best] > 0, best, -1))
 
 
 def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
