@@ -5,46 +5,41 @@ Letters: T steps, D size of the diffused vector, I items, K list length.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from refit_env.envs.problem import DenoisingProblem
 
-HEIGHT, WIDTH = 360, 640
+HEIGHT, WIDTH = 450, 800
 """Size of the picture, in pixels."""
-
-MARGIN, BAND = 16, 48
-"""Pixels of the frame, and of the band that shows the list."""
 
 SHOWN = 10
 """Items of the list that the text shows."""
 
-# A dark-blue to yellow scale of even lightness steps (seven anchors, linear in between), so that it reads in grey, too.
-_SCALE = np.array(
-    [
-        [12, 7, 60],
-        [51, 16, 104],
-        [105, 22, 118],
-        [158, 47, 98],
-        [206, 83, 62],
-        [240, 142, 42],
-        [246, 222, 105],
-    ],
-    float,
-)
-_BACKGROUND = np.array([24, 26, 32], np.uint8)
-_HIT = np.array([88, 200, 130], np.uint8)
-_MISS = np.array([92, 96, 108], np.uint8)
+TILES = 20
+"""Places of the list that the picture shows."""
+
+GROUPS = (("shown", 60), ("relevant", 60), ("all others, best first", 160))
+"""Parts of the heat map, and into how many columns the items of each are gathered."""
+
+_INK, _FAINT, _PAPER = "#26292f", "#8a8f99", "#ffffff"
+_HIT, _MISS = "#2e8b57", "#d5d8de"
+
+FloatArray = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
 
 
 class Renderer:
     """Remembers the vectors of one chain and draws them.
 
     Attributes:
+        user: whose chain it is.
         chain: the vectors so far, u_T first, each (D,).
     """
 
@@ -52,85 +47,123 @@ class Renderer:
         """Draw chains of ``problem``."""
         self.problem = problem
         self.user = -1
-        self.chain: list[npt.NDArray[np.float32]] = []
+        self.chain: list[FloatArray] = []
 
-    def begin(self, user: int, u: npt.NDArray[np.float32]) -> None:
+    def begin(self, user: int, u: FloatArray) -> None:
         """Start the chain of a user at u_T (D,)."""
         self.user, self.chain = user, [u.copy()]
 
-    def add(self, u: npt.NDArray[np.float32]) -> None:
+    def add(self, u: FloatArray) -> None:
         """Go on to the next vector (D,)."""
         self.chain.append(u.copy())
 
     def text(self) -> str:
-        """One line a step: t, the spread of u, and the first items of its list, hits marked with ``*``."""
-        lines = [
-            f"user {self.user}, T = {self.problem.num_steps}, top {SHOWN} of {self.problem.reward_fn.k} (* hit)"
-        ]
+        """One line a step: t, the range of u, hits, and the first items of the list, hits with a ``*``."""
+        size = self.problem.reward_fn.k
+        lines = [f"user {self.user}, T = {self.problem.num_steps}, top {min(SHOWN, size)} of {size} (* hit)"]
         for t, u in enumerate(self.chain):
             items, hit = self._list(u)
-            marks = " ".join(
-                f"{i}{'*' if h else ''}" for i, h in zip(items[:SHOWN], hit[:SHOWN], strict=True)
-            )
+            shown = zip(items[:SHOWN].tolist(), hit[:SHOWN], strict=True)
+            marks = " ".join(f"{item}{'*' if found else ''}" for item, found in shown)
             lines.append(
-                f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  hits {int(hit.sum()):2d}  {marks}"
+                f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  {int(hit.sum()):2d} hits  {marks}"
             )
         return "\n".join(lines)
 
     def picture(self) -> npt.NDArray[np.uint8]:
-        """(360, 640, 3) uint8: a row a step, items from left to right by their final value, the list's hits below."""
-        image = np.broadcast_to(_BACKGROUND, (HEIGHT, WIDTH, 3)).copy()
-        steps = self.problem.num_steps + 1
-        height = (HEIGHT - 3 * MARGIN - BAND) // steps
-        width = WIDTH - 2 * MARGIN
-        for row, values in enumerate(self._binned(width)):
-            top = MARGIN + row * height
-            image[top : top + max(height - 2, 1), MARGIN : MARGIN + width] = _colours(values)[None]
+        """The chain as a heat map, a row a vector, and below it the list of the newest one.
+
+        Columns are items in three groups: those that the policy was shown, those that the reward
+        counts, all others. So one sees where the chain moves its weight.
+
+        Returns:
+            (450, 800, 3) uint8.
+        """
+        # Matplotlib is slow to import, and most environments are never drawn.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=_PAPER)
+        canvas: Any = FigureCanvasAgg(figure)
         if self.chain:
-            self._draw_list(image)
-        return image
+            figure.text(0.07, 0.93, self._title(), color=_INK, fontsize=12, weight="bold")
+            self._draw_chain(figure)
+            self._draw_list(figure.add_axes((0.07, 0.06, 0.86, 0.13)))
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
-    def _binned(self, width: int) -> list[npt.NDArray[np.float64]]:
-        """Each vector in the order of the newest one, best item left, averaged into ``width`` bins, scaled to 0..1."""
-        if not self.chain:
-            return []
-        order = np.argsort(-self.chain[-1], kind="stable")
-        # Bins grow to the right: the first items, those that lists are made of, get a pixel column of their own.
-        edge = np.unique((np.linspace(0, 1, width + 1) ** 2 * order.size).astype(int))
-        rows = []
-        for u in self.chain:
-            means = np.add.reduceat(u[order].astype(float), edge[:-1]) / np.diff(edge)
-            stretched = np.repeat(means, _shares(edge.size - 1, width))
-            low, high = float(stretched.min()), float(stretched.max())
-            rows.append((stretched - low) / max(high - low, 1e-9))
-        return rows
+    def _title(self) -> str:
+        """What the picture is of."""
+        steps = f"step {len(self.chain) - 1} of {self.problem.num_steps}"
+        return f"{self.problem.dataset.name}, user {self.user}, {steps}"
 
-    def _draw_list(self, image: npt.NDArray[np.uint8]) -> None:
-        """A tile for each place of the newest list, green for a hit."""
-        _, hit = self._list(self.chain[-1])
-        width = (WIDTH - 2 * MARGIN) / hit.size
-        for place, found in enumerate(hit):
-            left = MARGIN + int(place * width)
-            right = max(MARGIN + int((place + 1) * width) - 2, left + 1)
-            image[HEIGHT - MARGIN - BAND : HEIGHT - MARGIN, left:right] = _HIT if found else _MISS
+    def _draw_chain(self, figure: Any) -> None:
+        """The heat map, one panel a group, on one scale of colours."""
+        from matplotlib.colors import PowerNorm
 
-    def _list(self, u: npt.NDArray[np.float32]) -> tuple[list[int], npt.NDArray[np.bool_]]:
-        """The list that ``u`` (D,) ranks, and which of its items are relevant."""
-        users = torch.tensor([self.user])
-        reward = self.problem.reward_fn
-        items = reward.top_k(torch.from_numpy(u)[None], users)[0]
-        hit = reward.context.relevant.mask(users)[0][items]
-        return items.tolist(), hit.numpy()
+        newest, total = self.chain[-1], self.problem.num_steps
+        high = max(float(u.max()) for u in self.chain)
+        low = min(0.0, *(float(np.quantile(u, 0.01)) for u in self.chain))
+        norm = PowerNorm(0.6, low, high)  # histories are ones, scores small: show the small ones, too
+        left, whole = 0.07, 0.80
+        columns = sum(width for _, width in GROUPS)
+        image = None
+        for (label, width), members in zip(GROUPS, self._groups(), strict=True):
+            share = whole * width / columns
+            axes = figure.add_axes((left, 0.30, share - 0.008, 0.55))
+            order = members[np.argsort(-newest[members], kind="stable")]
+            rows = np.full((total + 1, width), np.nan)
+            for t, u in enumerate(self.chain):
+                rows[t] = _gathered(u[order], width)
+            image = axes.imshow(rows, aspect="auto", cmap="magma", norm=norm, interpolation="nearest")
+            axes.set_title(f"{label} ({members.size})", color=_INK, fontsize=9, loc="left")
+            axes.set_xticks([])
+            names = [f"$u_{{{total - t}}}$" for t in range(total + 1)]
+            every = -(-(total + 1) // 12)
+            ticks = range(0, total + 1, every) if left == 0.07 else []
+            axes.set_yticks(list(ticks), names[::every] if left == 0.07 else [], color=_INK)
+            axes.tick_params(length=0)
+            for side in axes.spines.values():
+                side.set_color(_FAINT)
+            left += share
+        bar = figure.colorbar(image, cax=figure.add_axes((left + 0.01, 0.30, 0.015, 0.55)))
+        bar.ax.tick_params(labelsize=8, length=2, color=_FAINT, labelcolor=_INK)
+        bar.outline.set_edgecolor(_FAINT)
+
+    def _draw_list(self, axes: Axes) -> None:
+        """A tile for each place of the newest list, with the item's id, green where it is a hit."""
+        items, hit = self._list(self.chain[-1])
+        total = f"top {items.size}: {int(hit.sum())} hits"
+        for place, (item, found) in enumerate(zip(items[:TILES].tolist(), hit, strict=False)):
+            axes.bar(place, 1, width=0.9, color=_HIT if found else _MISS)
+            colour = _PAPER if found else _INK
+            axes.text(place, 0.5, str(item), ha="center", va="center", color=colour, fontsize=7.5)
+        axes.set(xlim=(-0.5, min(items.size, TILES) - 0.5), ylim=(0, 1))
+        axes.set_title(total, color=_INK, fontsize=9, loc="left")
+        axes.axis("off")
+
+    def _groups(self) -> tuple[npt.NDArray[np.int64], ...]:
+        """The items of the three groups."""
+        shown = np.zeros(self.problem.num_items, np.bool_)
+        shown[self.problem.relevance.visible[self.user].indices] = True
+        relevant = np.zeros_like(shown)
+        relevant[self.problem.relevance.relevant[self.user].indices] = True
+        return tuple(np.flatnonzero(group) for group in (shown, relevant & ~shown, ~shown & ~relevant))
+
+    def _list(self, u: FloatArray) -> tuple[npt.NDArray[np.int64], Bools]:
+        """The list (K,) that ``u`` (D,) ranks, and which of its items are relevant."""
+        users = torch.tensor([self.user], device=self.problem.device)
+        scores = torch.from_numpy(u)[None].to(self.problem.device)  # (1, D)
+        items = self.problem.reward_fn.top_k(scores, users)[0].cpu().numpy()
+        return items, np.isin(items, self.problem.relevance.relevant[self.user].indices)
 
 
-def _shares(parts: int, width: int) -> npt.NDArray[np.int64]:
-    """``width`` pixels dealt out to ``parts`` bins as evenly as whole numbers allow."""
-    return np.diff((np.linspace(0, 1, parts + 1) * width).round().astype(np.int64))
-
-
-def _colours(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """(W, 3) colours of values (W,) in 0..1."""
-    place = np.clip(values, 0, 1) * (len(_SCALE) - 1)
-    low = np.minimum(place.astype(int), len(_SCALE) - 2)
-    share = (place - low)[:, None]
-    return np.asarray((1 - share) * _SCALE[low] + share * _SCALE[low + 1]).round().astype(np.uint8)
+def _gathered(values: FloatArray, width: int) -> npt.NDArray[np.float64]:
+    """Values (n,) as ``width`` columns: means where n is larger, repeats where it is smaller."""
+    if not values.size:
+        return np.full(width, np.nan)
+    edges = np.linspace(0, values.size, width + 1)
+    first = np.minimum(edges[:-1].astype(np.int64), values.size - 1)
+    last = np.maximum(np.ceil(edges[1:]).astype(np.int64), first + 1)
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return np.asarray((total[last] - total[first]) / (last - first))

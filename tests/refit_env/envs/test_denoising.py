@@ -147,17 +147,17 @@ def test_the_user_can_be_chosen(case: Any) -> None:
 
 
 def test_pictures_and_texts_of_every_id(case: Any) -> None:
-    for mode, kind in (("ansi", str), ("rgb_array", np.ndarray)):
+    for mode in ("ansi", "rgb_array"):
         env = case.make(render_mode=mode)
         env.reset(seed=0)
-        frames = [env.render()]
-        for _ in range(env.unwrapped.problem.num_steps):
-            env.step(env.action_space.sample())
-            frames.append(env.render())
-        assert all(isinstance(frame, kind) for frame in frames)
-        if mode == "rgb_array":
-            assert {frame.shape for frame in frames} == {frames[0].shape} and frames[0].dtype == np.uint8
-            assert not np.array_equal(frames[0], frames[-1])
+        first = env.render()
+        finish(env)
+        last = env.render()
+        if mode == "ansi":
+            assert isinstance(first, str) and last.startswith(first)
+        else:
+            assert first.shape == last.shape == (450, 800, 3) and first.dtype == np.uint8
+            assert not np.array_equal(first, last)
 
 
 # ---------------------------------------------------------------------- behaviour, the synthetic set
@@ -372,7 +372,30 @@ def test_steps_without_a_running_episode_are_refused(synthetic: Any) -> None:
         env.step(np.zeros(env.problem.dim, np.float32))
 
 
-# ---------------------------------------------------------------------- videos
+# ---------------------------------------------------------------------- pictures, videos
+
+
+@pytest.mark.parametrize("kwargs", [{"relevance": "train"}, {"num_steps": 40}, {"k": 3}, {"k": 100}])
+def test_pictures_of_unusual_environments(synthetic: Any, kwargs: dict[str, Any]) -> None:
+    env = synthetic.make(render_mode="rgb_array", **kwargs)
+    env.reset(seed=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = env.render()
+        env.step(env.action_space.sample())
+        assert env.render().shape == first.shape == (450, 800, 3)
+
+
+def test_texts_mark_the_hits(synthetic: Any) -> None:
+    env = synthetic.make(render_mode="ansi", k=5)
+    _, info = env.reset(seed=0)
+    relevant = env.unwrapped.problem.relevance.relevant[info["user"]]
+    env.step(relevant.toarray()[0].astype(np.float32))
+    head, *lines = env.render().splitlines()
+    assert f"user {info['user']}" in head and len(lines) == 2
+    items = lines[1].split("hits")[1].split()
+    assert len(items) == 5 and lines[1].count("*") == min(5, relevant.nnz)
+    assert {int(item[:-1]) for item in items if item.endswith("*")} <= set(relevant.indices.tolist())
 
 
 def test_recorded_videos_can_be_played(synthetic: Any, tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_pictures_equal_those_of_single_environments(synthetic: Any) -> None:
         for _ in range(5):  # beyond an autoreset
             actions = actions_for(ours, rng)
             ours.step(actions), theirs.step(actions)
-            assert all(np.array_equal(a, b) for a, b in zip(ours.render(), theirs.render(), strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(ours.render(), theirs.render(), strict=True))
     assert synthetic.make_vec(2).render() is None
 
 
