@@ -79,6 +79,11 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     holds ``user`` at reset, and at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids,
     best first); between them it is empty.
 
+    ## Rendering
+
+    ``"ansi"``: a line a step with the range of u and the head of its list, hits marked. ``"rgb_array"``: a
+    450 x 800 heat map of the chain, items shown, relevant and other apart, and the list with its hits.
+
     ## Arguments
 
     | argument | default | meaning |
@@ -95,8 +100,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``bound`` | 6.0 | of the boxes |
     | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
 
-    ``reset(options={"user": id})`` chooses the user. A function as reward cannot be written to JSON, so such
-    an environment's spec cannot be serialised.
+    ``reset(options={"user": id})`` chooses the user. Environments of one process that are made with the
+    same arguments share the data, the neighbours and the reward. A function as reward cannot be written to
+    JSON, so such an environment's spec cannot be serialised. Under ``AsyncVectorEnv`` on Linux pass
+    ``context="spawn"`` if PyTorch has worked in the parent already: its threads do not survive a fork.
 
     >>> import gymnasium as gym
     >>> import refit_env

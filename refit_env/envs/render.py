@@ -13,6 +13,7 @@ import torch
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from refit_env.envs.problem import DenoisingProblem
 
@@ -27,6 +28,11 @@ TILES = 20
 
 GROUPS = (("shown", 60), ("relevant", 60), ("all others, best first", 160))
 """Parts of the heat map, and into how many columns the items of each are gathered."""
+
+GAP = 3
+"""Empty columns between two groups."""
+
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 _INK, _FAINT, _PAPER = "#26292f", "#8a8f99", "#ffffff"
 _HIT, _MISS = "#2e8b57", "#d5d8de"
@@ -97,38 +103,33 @@ class Renderer:
         steps = f"step {len(self.chain) - 1} of {self.problem.num_steps}"
         return f"{self.problem.dataset.name}, user {self.user}, {steps}"
 
-    def _draw_chain(self, figure: Any) -> None:
-        """The heat map, one panel a group, on one scale of colours."""
+    def _draw_chain(self, figure: Figure) -> None:
+        """The heat map: a row a vector, the groups side by side with gaps between them."""
         from matplotlib.colors import PowerNorm
 
-        newest, total = self.chain[-1], self.problem.num_steps
-        high = max(float(u.max()) for u in self.chain)
-        low = min(0.0, *(float(np.quantile(u, 0.01)) for u in self.chain))
-        norm = PowerNorm(0.6, low, high)  # histories are ones, scores small: show the small ones, too
-        left, whole = 0.07, 0.80
-        columns = sum(width for _, width in GROUPS)
-        image = None
+        total = self.problem.num_steps
+        axes = figure.add_axes((0.07, 0.30, 0.79, 0.55))
+        rows = np.full((total + 1, sum(width + GAP for _, width in GROUPS) - GAP), np.nan)
+        left = 0
         for (label, width), members in zip(GROUPS, self._groups(), strict=True):
-            share = whole * width / columns
-            axes = figure.add_axes((left, 0.30, share - 0.008, 0.55))
-            order = members[np.argsort(-newest[members], kind="stable")]
-            rows = np.full((total + 1, width), np.nan)
+            order = members[np.argsort(-self.chain[-1][members], kind="stable")]
             for t, u in enumerate(self.chain):
-                rows[t] = _gathered(u[order], width)
-            image = axes.imshow(rows, aspect="auto", cmap="magma", norm=norm, interpolation="nearest")
-            axes.set_title(f"{label} ({members.size})", color=_INK, fontsize=9, loc="left")
-            axes.set_xticks([])
-            names = [f"$u_{{{total - t}}}$" for t in range(total + 1)]
-            every = -(-(total + 1) // 12)
-            ticks = range(0, total + 1, every) if left == 0.07 else []
-            axes.set_yticks(list(ticks), names[::every] if left == 0.07 else [], color=_INK)
-            axes.tick_params(length=0)
-            for side in axes.spines.values():
-                side.set_color(_FAINT)
-            left += share
-        bar = figure.colorbar(image, cax=figure.add_axes((left + 0.01, 0.30, 0.015, 0.55)))
+                rows[t, left : left + width] = _gathered(u[order], width)
+            heading = f"{label} ({members.size})"
+            axes.text(left - 0.5, 1.02, heading, color=_INK, fontsize=9, transform=axes.get_xaxis_transform())
+            left += width + GAP
+        low = min(0.0, *(float(np.quantile(u, 0.01)) for u in self.chain))
+        norm = PowerNorm(0.6, low, max(float(u.max()) for u in self.chain))  # shows small scores beside ones
+        image = axes.imshow(rows, aspect="auto", cmap="magma", norm=norm, interpolation="nearest")
+        every = -(-(total + 1) // 12)
+        ticks = range(0, total + 1, every)
+        axes.set_xticks([])
+        axes.set_yticks(list(ticks), [f"u{total - t}".translate(_SUBSCRIPTS) for t in ticks], color=_INK)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        bar = figure.colorbar(image, cax=figure.add_axes((0.88, 0.30, 0.015, 0.55)))
         bar.ax.tick_params(labelsize=8, length=2, color=_FAINT, labelcolor=_INK)
-        bar.outline.set_edgecolor(_FAINT)
+        bar.outline.set_visible(False)
 
     def _draw_list(self, axes: Axes) -> None:
         """A tile for each place of the newest list, with the item's id, green where it is a hit."""
