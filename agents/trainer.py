@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.interrupt import deferred_interrupt
 from agents.runlog import RunLog
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
 from refit_env.checkpoint import load_state, save_state
@@ -127,6 +128,7 @@ class FineTuner(ABC):
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.iteration = 0
+        self._within_step = False  # then generators are ahead of weights: no state to save
         self.history: list[dict[str, float]] = []
         self._train_users, self._selection_users = self._split_users()
         self._best_state = copy.deepcopy(self.policy.state_dict())
@@ -153,8 +155,8 @@ class FineTuner(ABC):
             progress: show a progress bar.
 
         Returns:
-            The policy with the best validation weights, and the history. Ctrl-C ends the loop after
-            saving the state; the result then says ``interrupted``.
+            The policy with the best validation weights, and the history. Ctrl-C ends the loop after the
+            iteration under way, and the state is saved; the result then says ``interrupted``.
         """
         start = time.perf_counter()
         folder = None if run_dir is None else Path(run_dir)
@@ -162,18 +164,21 @@ class FineTuner(ABC):
         bar = tqdm(total=self.config.iterations, initial=self.iteration, disable=not progress, desc=self.name)
         interrupted = False
         try:
-            if self.iteration == 0:
-                self._record(self._validate(), log)
-            while self.iteration < self.config.iterations and not self._out_of_patience():
-                self._record(self._step(), log)
-                if folder is not None and self._validates_now():
-                    self.save(folder)
-                if callback is not None:
-                    callback(self, self.history[-1])
-                bar.update()
+            with deferred_interrupt() as asked_to_stop:
+                if self.iteration == 0:
+                    self._record(self._validate(), log)
+                while self.iteration < self.config.iterations and not self._out_of_patience():
+                    if asked_to_stop():
+                        raise KeyboardInterrupt
+                    self._record(self._step(), log)
+                    if folder is not None and self._validates_now():
+                        self.save(folder)
+                    if callback is not None:
+                        callback(self, self.history[-1])
+                    bar.update()
         except KeyboardInterrupt:
             interrupted = True
-            if folder is not None:
+            if folder is not None and not self._within_step:  # a second Ctrl-C may come anywhere
                 self.save(folder)
         finally:
             bar.close()
@@ -186,6 +191,7 @@ class FineTuner(ABC):
     def _step(self) -> dict[str, float]:
         """One iteration with its bookkeeping."""
         begin = time.perf_counter()
+        self._within_step = True
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
         scalars = self.update(users)
@@ -197,6 +203,7 @@ class FineTuner(ABC):
 
     def _record(self, scalars: dict[str, float], log: RunLog | None) -> None:
         self.history.append({"iteration": float(self.iteration)} | scalars)
+        self._within_step = False
         if log is not None:
             log.write(self.iteration, scalars)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.commands.common import REPORTED, Target, parse, plain, reported
-from agents.commands.finetune import finetune_run
-from agents.commands.pretrain import pretrain_run
+from agents.commands.common import REPORTED, Flag, Target, parse, plain, reported
+from agents.commands.finetune import finetune_run, make_agent
+from agents.commands.pretrain import new_backbone, pretrain_run
 from agents.plots import Series, column, mean_line, plot_curves
-from agents.pretrain import PretrainConfig
+from agents.pretrain import PretrainConfig, Pretrainer
 from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log
@@ -47,12 +49,12 @@ class Demo:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """Settings of pretraining."""
     agent: ReinforceConfig = field(
-        default_factory=lambda: ReinforceConfig(iterations=100, learning_rate=3e-5, eval_every=10)
+        default_factory=lambda: ReinforceConfig(iterations=60, learning_rate=3e-5, eval_every=10)
     )
     """Settings of REINFORCE."""
     device: str = "cpu"
     """``auto``, ``cpu``, ``cuda`` ...; the model is so small that the CPU serves best."""
-    quiet: bool = False
+    quiet: Flag = False
     """No progress bars."""
 
     def run(self) -> int:
@@ -62,7 +64,7 @@ class Demo:
         console = Console()
         console = console if console.is_terminal else Console(width=120)  # a log file has no width of its own
         results = []
-        with measure() as usage:
+        with measure() as usage, one_thread():
             for seed in range(self.seeds):
                 console.print(f"seed {seed}: pretraining, control, REINFORCE ...")
                 tests = self._run_seed(seed)
@@ -84,15 +86,13 @@ class Demo:
         dataset = load_dataset(TARGET.dataset)
         pretrained = self._pretrain("pretrained", self.pretrain, dataset, seed)
         self._pretrain("control", replace(self.pretrain, target="recent"), dataset, seed)
+        policy = DiffusionPolicy.load(pretrained.path)
         settings = {"init": str(pretrained.path), "agent": plain(self.agent)}
         report = finetune_run(
-            DiffusionPolicy.load(pretrained.path),
-            TARGET,
-            self._folder("reinforce", "finetune", settings, seed),
-            self.agent,
-            env_kwargs={},
-            seed=seed,
-            device=self.device,
+            make_agent(policy, TARGET, self.agent, {}, seed, self.device),
+            self._folder(
+                "reinforce", "finetune", {"init": str(pretrained.path), "agent": plain(self.agent)}, seed
+            ),
             progress=not self.quiet,
             pretraining=pretrained.metrics["cost"]["pretraining"],
         )
@@ -104,15 +104,26 @@ class Demo:
         }
 
     def _pretrain(self, name: str, config: PretrainConfig, dataset: Dataset, seed: int) -> RunFolder:
+        backbone = new_backbone(TARGET, dataset, {}, seed)
+        trainer = Pretrainer(dataset, backbone, config, seed=seed, device=self.device)
         folder = self._folder(name, "pretrain", {"pretrain": plain(config)}, seed)
-        pretrain_run(
-            TARGET, folder, config, dataset=dataset, seed=seed, device=self.device, progress=not self.quiet
-        )
+        pretrain_run(trainer, folder, TARGET.spec.num_steps, progress=not self.quiet)
         return folder
 
     def _folder(self, name: str, command: str, settings: dict[str, Any], seed: int) -> RunFolder:
         common = {"env": TARGET.env_id, "data": None, "seed": seed}
         return RunFolder.create(self.out / f"seed-{seed}" / name, command, common | settings, overwrite=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: matrices this small gain nothing from two, which waste time on each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def compare(tests: dict[str, Evaluation]) -> dict[str, Any]:

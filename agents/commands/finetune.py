@@ -108,24 +108,16 @@ class Finetune:
             "preset": self.preset,
             "agent": plain(self.agent),
         }
-        if self.resume:
-            folder = reopen(self.out, settings, STATE_NAME)
-        else:
-            folder = RunFolder.create(self.out, "finetune", settings, overwrite=self.overwrite)
         policy = DiffusionPolicy.load(init.path)
         if self.num_steps is not None:
             policy = DiffusionPolicy(policy.backbone, self.num_steps, policy.exploration_std)
+        agent = make_agent(policy, target, self.agent, self.goal.env_kwargs(), self.seed, self.device)
+        if self.resume:
+            folder = reopen(self.out, settings, STATE_NAME)
+        else:  # after all that can be refused: a mistake leaves no run in the way
+            folder = RunFolder.create(self.out, "finetune", settings, overwrite=self.overwrite)
         report = finetune_run(
-            policy,
-            target,
-            folder,
-            self.agent,
-            env_kwargs=self.goal.env_kwargs(),
-            seed=self.seed,
-            device=self.device,
-            resume=self.resume,
-            progress=not self.quiet,
-            pretraining=_pretraining_cost(init),
+            agent, folder, resume=self.resume, progress=not self.quiet, pretraining=_pretraining_cost(init)
         )
         if report is None:
             Console(stderr=True).print(f"Interrupted and saved; go on with --resume --out {self.out}")
@@ -135,29 +127,32 @@ class Finetune:
         return 0
 
 
-def finetune_run(
+def make_agent(
     policy: DiffusionPolicy,
     target: Target,
-    folder: RunFolder,
     config: ReinforceConfig,
-    *,
     env_kwargs: Mapping[str, Any],
-    seed: int = 0,
-    device: str = "auto",
+    seed: int,
+    device: str,
+) -> Reinforce:
+    """Make the agent; whatever does not fit is refused here."""
+    kwargs = target.env_kwargs() | dict(env_kwargs)
+    return Reinforce(policy, target.env_id, config, env_kwargs=kwargs, seed=seed, device=device)
+
+
+def finetune_run(
+    agent: Reinforce,
+    folder: RunFolder,
+    *,
     resume: bool = False,
     progress: bool = False,
     pretraining: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """Fine-tune a policy in place and write its run folder.
+    """Fine-tune an agent's policy in place and write its run folder.
 
     Args:
-        policy: the pretrained policy; holds the chosen weights afterwards.
-        target: environment and data.
+        agent: with the pretrained policy; it holds the chosen weights afterwards.
         folder: a run folder that was begun.
-        config: settings of REINFORCE.
-        env_kwargs: reward, relevance and the like, for ``gym.make_vec``.
-        seed: of the users drawn and of the noise.
-        device: ``auto``, ``cpu``, ``cuda`` ...
         resume: take up the state in the folder.
         progress: show a progress bar.
         pretraining: what pretraining cost, to be passed on into the report.
@@ -165,30 +160,23 @@ def finetune_run(
     Returns:
         What ``metrics.json`` holds, or None if Ctrl-C ended training (its state is saved).
     """
-    agent = Reinforce(
-        policy,
-        target.env_id,
-        config,
-        env_kwargs=target.env_kwargs() | dict(env_kwargs),
-        seed=seed,
-        device=device,
-    )
     with measure() as evaluation:
         before = agent.evaluate("test")
     if resume:
         agent.load(folder.path)
     with measure() as training:
         result = agent.learn(folder.path, progress=progress)
-    draw_curve(folder, target.env_id)
+    dataset = agent.env.problem.dataset
+    draw_curve(folder, f"{dataset.name}: {agent.name}")
     if result.interrupted:
         return None
     after = agent.evaluate("test")
-    policy.save(folder.path, dataset=agent.env.problem.dataset.name)
+    agent.policy.save(folder.path, dataset=dataset.name)
     report = comparison(before, after) | {
         "training": {
             "iterations": int(result.history[-1]["iteration"]),
             "best_iteration": result.best_iteration,
-            "selected_on": f"valid {config.select_on}",
+            "selected_on": f"valid {agent.config.select_on}",
             "best_value": result.best_value,
         },
         "cost": cost(pretraining=pretraining, finetuning=training, evaluation=evaluation),

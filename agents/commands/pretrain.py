@@ -92,22 +92,13 @@ class Pretrain:
             raise ValueError("--backbone-options cannot change the trained model of --init")
         else:
             backbone = DiffusionPolicy.load(earlier.path).backbone
+        trainer = Pretrainer(dataset, backbone, self.training, seed=self.seed, device=self.device)
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)
-        else:
+        else:  # after all that can be refused: a mistake leaves no run in the way
             folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
-        report = pretrain_run(
-            target,
-            folder,
-            self.training,
-            dataset=dataset,
-            backbone=backbone,
-            num_steps=self.num_steps,
-            seed=self.seed,
-            device=self.device,
-            resume=self.resume,
-            progress=not self.quiet,
-        )
+        steps = target.spec.num_steps if self.num_steps is None else self.num_steps
+        report = pretrain_run(trainer, folder, steps, resume=self.resume, progress=not self.quiet)
         if not self.quiet:
             Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
@@ -123,40 +114,28 @@ def new_backbone(target: Target, dataset: Dataset, options: Mapping[str, Any], s
 
 
 def pretrain_run(
-    target: Target,
+    trainer: Pretrainer,
     folder: RunFolder,
-    config: PretrainConfig,
+    num_steps: int,
     *,
-    dataset: Dataset | None = None,
-    backbone: Backbone | None = None,
-    num_steps: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Train a backbone and write its run folder.
 
     Args:
-        target: environment and data.
+        trainer: with the backbone, its data and settings.
         folder: a run folder that was begun.
-        config: settings of training.
-        dataset: the target's data set, if it is loaded already.
-        backbone: a model to go on with; a new one if None.
-        num_steps: T of the saved policy; the environment's if None.
-        seed: of everything random.
-        device: ``auto``, ``cpu``, ``cuda`` ...
+        num_steps: T of the saved policy's chain, cut to the backbone's own.
         resume: take up the state in the folder.
         progress: show a progress bar.
 
     Returns:
         What ``metrics.json`` holds.
     """
-    data = load_dataset(target.dataset) if dataset is None else dataset
-    model = new_backbone(target, data, {}, seed) if backbone is None else backbone
-    trainer = Pretrainer(data, model, config, seed=seed, device=device)
     if resume:
         trainer.load(folder.path)
+    config, dataset = trainer.config, trainer.dataset
     log = RunLog(folder.path, resume_after=trainer.epoch or None, step_name="epoch")
     bar = tqdm(total=config.epochs, initial=trainer.epoch, desc="pretrain", disable=not progress)
     with log, bar, measure() as training:
@@ -166,15 +145,15 @@ def pretrain_run(
             bar.update(epoch - bar.n)
 
         result = trainer.learn(folder.path, note)
-    steps = min(num_steps or target.spec.num_steps or model.diffusion.num_steps, model.diffusion.num_steps)
-    policy = DiffusionPolicy(result.backbone, steps).to(trainer.device)
-    policy.save(folder.path, dataset=data.name)
+    own = result.backbone.diffusion.num_steps
+    policy = DiffusionPolicy(result.backbone, min(num_steps, own)).to(trainer.device)
+    policy.save(folder.path, dataset=dataset.name)
     with measure() as evaluation:
         means = {
-            split: reported(evaluate(policy.scorer(data), data, split, device=trainer.device).means())
+            split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())
             for split in ("valid", "test")
         }
-    _draw(folder, f"{target.env_id}: pretraining")
+    _draw(folder, f"{dataset.name}: pretraining")
     report = means | {
         "training": {
             "epochs": trainer.epoch,

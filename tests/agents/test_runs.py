@@ -38,7 +38,9 @@ def test_a_finished_run_has_metrics_and_no_resume_state(tmp_path: Path) -> None:
 def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     finished(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds a run already .pretrain of ReFiT-Synthetic-v0, seed 3, finished"):
+    with pytest.raises(
+        RunError, match=r"holds a run already .pretrain of ReFiT-Synthetic-v0, seed 3, finished"
+    ):
         RunFolder.create(tmp_path, "pretrain", SETTINGS)
     RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "notes.txt"]  # others' files stay

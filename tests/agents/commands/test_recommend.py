@@ -49,7 +49,7 @@ def test_the_table(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "user 5 of synthetic" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("user", "top"), [("-1", "3"), ("500", "3"), ("5", "0"), ("5", "100000")])
+@pytest.mark.parametrize(("user", "top"), [("-1", "3"), ("800", "3"), ("5", "0"), ("5", "100000")])
 def test_mistakes(pretrained: Path, user: str, top: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recommend", "--run", str(pretrained), "--user", user, "--top", top]) == 2
     assert "must lie in" in capsys.readouterr().err

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.cli import main
+from agents.commands.common import comparison, parse_reward
+from agents.reinforce import Reinforce
+from agents.runlog import read_log
+from agents.runs import RunFolder
+from refit_env.checkpoint import load_checkpoint
+from refit_env.data import load_dataset
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+
+SMALL = [
+    "--users-per-batch",
+    "32",
+    "--eval-every",
+    "2",
+    "--learning-rate",
+    "3e-4",
+    "--quiet",
+    "--device",
+    "cpu",
+]
+
+
+def words(init: Path, out: Path, *more: str) -> list[str]:
+    return ["finetune", "--init", str(init), "--out", str(out), *SMALL, "--iterations", "6", *more]
+
+
+@pytest.fixture(scope="module")
+def tuned(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "rl"
+    assert main(words(pretrained, out, "--env", "ReFiT-Synthetic-v0", "--reward", "racs")) == 0
+    return out
+
+
+def test_the_run_folder_is_complete(tuned: Path) -> None:
+    names = {path.name for path in tuned.iterdir()}
+    assert names == {
+        "config.json", "policy.safetensors", "policy.json", "metrics.json", "log.csv", "tb", "curve.png",
+    }  # fmt: skip
+    config = RunFolder(tuned).config
+    assert config["env_kwargs"] == {"reward": "racs", "k": 20}
+    assert config["agent"]["iterations"] == 6 and config["agent"]["learning_rate"] == 3e-4
+    assert [row["iteration"] for row in read_log(tuned)] == list(range(7))
+
+
+def test_metrics_are_those_of_the_two_policies(pretrained: Path, tuned: Path) -> None:
+    metrics = RunFolder(tuned).metrics
+    dataset = load_dataset("synthetic")
+    for name, run in (("before", pretrained), ("after", tuned)):
+        means = evaluate(DiffusionPolicy.load(run).scorer(dataset), dataset).means()
+        assert set(metrics[name]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}
+        for metric, value in metrics[name].items():
+            assert value == pytest.approx(means[metric], abs=1e-6)
+    for metric, gain in metrics["relative_gain"].items():
+        bootstrap = metrics["paired_bootstrap"][metric]
+        assert gain == pytest.approx(metrics["after"][metric] / metrics["before"][metric] - 1)
+        assert bootstrap["low"] <= bootstrap["mean_difference"] <= bootstrap["high"]
+        assert bootstrap["num_users"] == metrics["users"]
+    for part in ("pretraining", "finetuning", "evaluation"):
+        assert metrics["cost"][part]["seconds"] > 0 and metrics["cost"][part]["peak_memory_mib"] > 50
+
+
+def test_fine_tuning_changed_the_policy_for_the_better_on_validation(pretrained: Path, tuned: Path) -> None:
+    training = RunFolder(tuned).metrics["training"]
+    rows = read_log(tuned)
+    assert training["best_value"] == max(row.get("valid/ndcg@20", 0.0) for row in rows)
+    assert training["best_value"] > rows[0]["valid/ndcg@20"] and training["best_iteration"] > 0
+    before, _ = load_checkpoint(pretrained)
+    after, _ = load_checkpoint(tuned)
+    assert not all(before[name].equal(after[name]) for name in before)
+
+
+def test_resuming_gives_the_run_that_was_not_stopped(
+    pretrained: Path,
+    tuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = words(pretrained, tmp_path / "run", "--env", "ReFiT-Synthetic-v0", "--reward", "racs")
+    update = Reinforce.update
+
+    def stop_in_the_fourth(self: Reinforce, users: object) -> dict[str, float]:
+        if self.iteration == 3:
+            raise KeyboardInterrupt
+        return update(self, users)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reinforce, "update", stop_in_the_fourth)
+        assert main(command) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert main([*command, "--resume", "--seed", "1"]) == 2
+    assert "seed was 0" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    whole, _ = load_checkpoint(tuned)
+    parts, _ = load_checkpoint(tmp_path / "run")
+    assert all(whole[name].equal(parts[name]) for name in whole)
+    assert RunFolder(tmp_path / "run").metrics["before"] == RunFolder(tuned).metrics["before"]
+    assert RunFolder(tmp_path / "run").metrics["after"] == RunFolder(tuned).metrics["after"]
+
+
+def test_a_preset_is_where_the_options_start_from(pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "score"
+    assert main([*words(pretrained, out, "--preset", "score"), "--samples-per-user", "2"]) == 0
+    agent = RunFolder(out).config["agent"]
+    assert agent["estimator"] == "score" and agent["baseline"] == "leave_one_out"
+    assert agent["samples_per_user"] == 2 and agent["learning_rate"] == 3e-4
+
+
+def test_reward_mixes_and_their_settings(pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mix"
+    more = ["--reward", "ndcg=1,coverage=0.1", "--relevance", "holdout", "--k", "10"]
+    assert main(words(pretrained, out, *more)) == 0
+    kwargs = RunFolder(out).config["env_kwargs"]
+    assert kwargs == {"reward": {"ndcg": 1, "coverage": 0.1}, "k": 10, "relevance": "holdout"}
+    assert any("reward/ndcg" in row for row in read_log(out))
+    options = ["--reward-options", "alpha=0.25", "neighbors=5"]
+    assert main(words(pretrained, tmp_path / "alpha", *options)) == 0
+    assert RunFolder(tmp_path / "alpha").config["env_kwargs"]["reward_kwargs"] == {
+        "alpha": 0.25,
+        "neighbors": 5,
+    }
+
+
+def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, elbo, tuned = ["--data", str(own_data)], str(tmp_path / "elbo"), str(tmp_path / "rl")
+    small = ["--backbone-options", "hidden=[16]", "num_steps=5"]
+    assert main(["pretrain", *data, "--epochs", "2", "--out", elbo, "--quiet", *small]) == 0
+    assert main([*words(Path(elbo), Path(tuned)), *data]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", *data, "--run", tuned, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["env"] == "ReFiT-Custom-v0"
+    assert report["metrics"]["ndcg@20"] == pytest.approx(
+        RunFolder(tuned).metrics["after"]["ndcg@20"], abs=1e-6
+    )
+    assert main(["recommend", "--run", tuned, "--user", "3", "--top", "5"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--reward", "rac"], "Did you mean 'racs'?"),
+        (["--reward", "racs=much"], "is not a number"),
+        (["--relevance", "recnt"], "Did you mean 'recent'?"),
+        (["--preset", "papper"], "Did you mean 'paper'?"),
+        (["--estimator", "scor"], "Did you mean 'score'?"),
+        (["--reward-options", "alfa=1"], "alpha"),
+        (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
+        (["--num-steps", "1000"], "num_steps"),
+        (["--init", "no-such-run"], "no run folder"),
+    ],
+)
+def test_mistakes(
+    more: list[str], message: str, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pretrained, tmp_path / "run", *more)) == 2
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+    assert main(words(pretrained, tmp_path / "run")) == 0, "a refused command must not leave a run in the way"
+
+
+def test_a_policy_of_another_catalogue_is_refused(
+    pretrained: Path, own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words(pretrained, tmp_path / "run"), "--data", str(own_data)]) == 2
+    assert "the environment diffuses 50 numbers, the policy 400" in capsys.readouterr().err
+
+
+def test_comparison_needs_the_same_users(pretrained: Path) -> None:
+    dataset = load_dataset("synthetic")
+    score = DiffusionPolicy.load(pretrained).scorer(dataset)
+    everyone = evaluate(score, dataset)
+    half = evaluate(score, dataset, users=everyone.users[::2])
+    with pytest.raises(ValueError, match="different users"):
+        comparison(everyone, half)
+    assert set(comparison(everyone, everyone)["relative_gain"].values()) == {0.0}
+
+
+def test_rewards_on_the_command_line() -> None:
+    assert parse_reward("racs") == "racs"
+    assert parse_reward("racs=1, coverage=0.5") == {"racs": 1, "coverage": 0.5}
