@@ -90,9 +90,7 @@ class Demo:
         settings = {"init": str(pretrained.path), "agent": plain(self.agent)}
         report = finetune_run(
             make_agent(policy, TARGET, self.agent, {}, seed, self.device),
-            self._folder(
-                "reinforce", "finetune", {"init": str(pretrained.path), "agent": plain(self.agent)}, seed
-            ),
+            self._folder("reinforce", "finetune", settings, seed),
             progress=not self.quiet,
             pretraining=pretrained.metrics["cost"]["pretraining"],
         )
