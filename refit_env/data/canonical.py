@@ -1,8 +1,9 @@
 """The canonical form on disk: a folder with parquet tables and ``dataset.json``.
 
 ``interactions.parquet`` has int columns user and item, split (0 train, 1 valid, 2 test), and where known
-timestamp (seconds) and rating; ``social.parquet`` two user columns. The rows of a user stand in order of time
-where time is known. ``dataset.json`` states the counts, the source, the licence and the tables' checksums.
+timestamp (seconds) and rating; ``social.parquet`` two user columns; ``user_ids.parquet`` and
+``item_ids.parquet`` the source's own id of each number. The rows of a user stand in order of time where time
+is known. ``dataset.json`` states the counts, the source, the licence and the tables' checksums.
 
 Letters: U users, I items, N interactions, S social edges.
 """
@@ -25,6 +26,7 @@ from refit_env.errors import DataError
 from refit_env.files import atomic_path, read_json, write_json
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
+USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
 
 
 def is_canonical(folder: Path) -> bool:
@@ -64,7 +66,9 @@ def load_canonical(folder: Path | str) -> Dataset:
     known = CATALOG.get(name)
     stated = bool(info.get("time_ordered", known.time_ordered if known else False))
     ordered = stated or rows.timestamps is not None
-    data = Dataset(name, task, train, valid, test, ordered, _social(folder, num_users), info)
+    social = _social(folder, num_users)
+    ids = _source_ids(folder / USER_IDS, num_users), _source_ids(folder / ITEM_IDS, num_items)
+    data = Dataset(name, task, train, valid, test, ordered, social, info, *ids)
     check_dataset(data, str(path))
     return data
 
@@ -110,8 +114,11 @@ def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
     tables = {INTERACTIONS: pd.DataFrame(columns)}
     if dataset.social is not None:
         tables[SOCIAL] = pd.DataFrame(dataset.social, columns=["source", "target"])
-    if dataset.social is None:
-        (folder / SOCIAL).unlink(missing_ok=True)  # of what was saved here before
+    for file, ids in ((USER_IDS, dataset.user_ids), (ITEM_IDS, dataset.item_ids)):
+        if ids is not None:
+            tables[file] = pd.DataFrame({"id": ids})
+    for file in {SOCIAL, USER_IDS, ITEM_IDS} - tables.keys():
+        (folder / file).unlink(missing_ok=True)  # of what was saved here before
     sums = {}
     for file, table in tables.items():
         with atomic_path(folder / file) as temporary:
@@ -234,3 +241,14 @@ def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
         )
     pairs = [_ids(path, "user", table[name].to_numpy(), num_users) for name in table.columns]
     return np.stack(pairs, axis=1).astype(np.int32)
+
+
+def _source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
+    """(count,) the source's own ids, or None."""
+    if not path.is_file():
+        return None
+    table = _read_parquet(path)
+    if list(table.columns) != ["id"] or len(table) != count:
+        found = f"{len(table)} rows of {', '.join(map(str, table.columns))}"
+        raise DataError(f"{path}: expected {count} rows of one column 'id', found {found}")
+    return table["id"].to_numpy()

@@ -132,6 +132,8 @@ class Dataset:
         time_ordered: whether each user's rows stand in order of time (``"recent"`` needs it).
         social: (S, 2) int32 directed user pairs, or None.
         meta: the rest of ``dataset.json`` (source, licence, counts ...).
+        user_ids: (U,) the source's own id of each user, where preparation renumbered them, else None.
+        item_ids: (I,) likewise.
     """
 
     name: str
@@ -142,6 +144,8 @@ class Dataset:
     time_ordered: bool
     social: npt.NDArray[np.int32] | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    user_ids: npt.NDArray[Any] | None = None
+    item_ids: npt.NDArray[Any] | None = None
 
     @property
     def num_users(self) -> int:

@@ -43,7 +43,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 
     Example:
         >>> load_dataset("synthetic").num_items
-        300
+        400
     """
     name = str(name_or_folder)
     if name == "synthetic":

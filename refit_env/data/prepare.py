@@ -95,15 +95,23 @@ def prepare(
     source, recipe = Path(source), recipe or Recipe()
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, steps = _filtered(source, recipe)
-    rows, num_users, num_items = _number(rows, recipe)
+    numbered = _number(rows, recipe)
+    rows = numbered.rows
     if rows.timestamps is not None:
         rows = rows.take(
             np.lexsort((rows.timestamps, rows.users))
         )  # stable: equal times keep the file's order
-    parts = _split(source, rows, recipe, num_users, num_items)
+    parts = _split(source, replace(numbered, rows=rows), recipe)
     about = {"split": _in_words(recipe), "preparation": {"recipe": asdict(recipe), "rows": steps}}
-    ordered = recipe.time_ordered or rows.timestamps is not None
-    data = Dataset(name, recipe.task, *parts, ordered, meta={**about, **(meta or {})})
+    data = Dataset(
+        name,
+        recipe.task,
+        *parts,
+        time_ordered=recipe.time_ordered or rows.timestamps is not None,
+        meta={**about, **(meta or {})},
+        user_ids=numbered.user_ids,
+        item_ids=numbered.item_ids,
+    )
     check_dataset(data, str(source))
     if out is not None:
         save_locked(data, Path(out))
@@ -168,26 +176,36 @@ def save_locked(data: Dataset, folder: Path) -> Path:
         return save_dataset(data, folder)
 
 
-def _number(rows: RawRows, recipe: Recipe) -> tuple[RawRows, int, int]:
+@dataclass(frozen=True)
+class _Numbered:
+    """Rows with ids from 0 on, how many there are of each, and the source's ids where they were others."""
+
+    rows: RawRows
+    num_users: int
+    num_items: int
+    user_ids: npt.NDArray[Any] | None = None
+    item_ids: npt.NDArray[Any] | None = None
+
+
+def _number(rows: RawRows, recipe: Recipe) -> _Numbered:
     """Number users and items from 0, except in published files, whose numbers others use, too."""
     published = recipe.split == "published" and recipe.min_rating is None and recipe.k_core < 2
     if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
-        rows, user_ids, item_ids = compact_rows(rows)
-        return rows, user_ids.size, item_ids.size
-    sizes = [
-        int(ids.max()) + 1 if stated is None else stated
-        for ids, stated in ((rows.users, recipe.num_users), (rows.items, recipe.num_items))
-    ]
-    return rows, sizes[0], sizes[1]
+        rows, users, items = compact_rows(rows)
+        return _Numbered(rows, users.size, items.size, users, items)
+    num_users = int(rows.users.max()) + 1 if recipe.num_users is None else recipe.num_users
+    num_items = int(rows.items.max()) + 1 if recipe.num_items is None else recipe.num_items
+    return _Numbered(rows, num_users, num_items)
 
 
-def _split(source: Path, rows: RawRows, recipe: Recipe, num_users: int, num_items: int) -> Parts:
+def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
     """Train, valid and test."""
+    rows = numbered.rows
 
     def interactions(chosen: npt.NDArray[Any]) -> Interactions:
         part = rows.take(chosen)
         return Interactions.from_pairs(
-            part.users, part.items, num_users, num_items, part.timestamps, part.ratings
+            part.users, part.items, numbered.num_users, numbered.num_items, part.timestamps, part.ratings
         )
 
     if recipe.split == "published":

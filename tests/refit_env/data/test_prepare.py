@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,21 @@ def test_duplicates_are_merged_and_counted_but_events_are_kept(write: Write) -> 
     assert data.meta["preparation"]["rows"]["1 duplicates merged"] == 30
     assert data.train.timestamps is not None and data.train.timestamps[0] == -1  # the earliest is kept
     assert len(prepare("shop", path, Recipe(split="time", task="sequential")).train) == len(data.train) + 1
+
+
+def test_the_sources_own_ids_are_kept(write: Write, tmp_path: Path) -> None:
+    path = write("log.csv", "user,item\n" + "".join(f"{'ab'[n % 2]},item {n // 2:02d}\n" for n in range(40)))
+    prepare("shop", path, Recipe(token_ids=True), tmp_path / "shop")
+    data = load_dataset(tmp_path / "shop")
+    assert data.user_ids is not None and data.user_ids.tolist() == ["a", "b"]
+    assert data.item_ids is not None and data.item_ids[7] == "item 07"
+    pd.DataFrame({"id": ["a"]}).to_parquet(tmp_path / "shop" / "user_ids.parquet")
+    info = json.loads((tmp_path / "shop" / "dataset.json").read_text())
+    (tmp_path / "shop" / "dataset.json").write_text(json.dumps(info | {"sha256": {}}))
+    with pytest.raises(
+        DataError, match=r"user_ids\.parquet: expected 2 rows of one column 'id', found 1 rows"
+    ):
+        load_dataset(tmp_path / "shop")
 
 
 def test_split_by_time_and_leave_one_out(write: Write) -> None:
