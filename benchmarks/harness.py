@@ -137,10 +137,11 @@ def report(
     """
     table = Table(title=title)
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console = Console()
+    console.width = max(console.width, 110)  # logs and pipes pass for 80 columns
     console.print(table)
     if note:
         console.print(note)

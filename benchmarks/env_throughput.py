@@ -1,0 +1,201 @@
+"""Transitions per second of the environments on ML-1M: ours, Gymnasium's and Stable-Baselines3's vectors.
+
+Run with ``python -m benchmarks.env_throughput``. Every contestant plays whole episodes of T = 4 steps, resets
+included, with actions made beforehand; all share one data set and one reward, and take turns. The limit is
+a bare copy of the actions into memory that is there already: a step must read them once and write the
+observation once. It is given twice, for a batch of this size (small batches stay in the processor's cache)
+and for one of 1024, the rate of the machine's memory. Neither counts the resets, which write one more
+batch an episode, nor the reward.
+
+Letters: N sub-environments, D size of the diffused vector, T steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from benchmarks.harness import RESULTS, Timing, in_turns, report, thousands
+from refit_env.envs import DenoisingEnv, DenoisingProblem, DenoisingVectorEnv
+from refit_env.registration import entry
+
+ENV_ID = "ReFiT-ML1M-v0"
+SIZES = (1, 64, 1024)
+MOST_PROCESSES = 64
+"""AsyncVectorEnv has one process a sub-environment; a thousand of them is no sensible peer."""
+
+LIMIT, MEMORY, NUMPY, TORCH = "bare copy", "bare copy of 1024", "native, NumPy", "native, torch"
+SYNC, ASYNC, DUMMY = "SyncVectorEnv", "AsyncVectorEnv", "SB3 DummyVecEnv"
+
+Actions = list[npt.NDArray[np.float32]]
+
+
+def contestants(env_id: str, num_envs: int) -> tuple[dict[str, Any], DenoisingProblem]:
+    """The environments by name, all with the same problem."""
+    kwargs = entry(env_id).kwargs()
+
+    def single() -> gym.Env[Any, Any]:
+        return DenoisingEnv(**kwargs)
+
+    def forked() -> gym.Env[Any, Any]:
+        torch.set_num_threads(1)  # a forked process must not use the parent's pool of threads: it would hang
+        return DenoisingEnv(**kwargs)
+
+    native = DenoisingVectorEnv(**kwargs, num_envs=num_envs)
+    problem = native.problem
+    problem.score(
+        torch.zeros(1, problem.dim), torch.as_tensor(problem.users[:1])
+    )  # neighbours, before the fork
+    out: dict[str, Any] = {
+        NUMPY: native,
+        TORCH: DenoisingVectorEnv(**kwargs, num_envs=num_envs, backend="torch"),
+    }
+    out[SYNC] = SyncVectorEnv([single] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    out[DUMMY] = DummyVecEnv([single] * num_envs)
+    if num_envs <= MOST_PROCESSES:
+        out[ASYNC] = AsyncVectorEnv([forked] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    return out, problem
+
+
+def episode(env: Any, actions: Actions, num_steps: int, tensors: bool) -> Callable[[], None]:
+    """A call that plays one episode in each sub-environment; the newest observation is held, as agents do."""
+    given: list[Any] = [torch.from_numpy(a) for a in actions] if tensors else actions
+    env.reset()
+    held: list[Any] = [None]
+
+    def play() -> None:
+        for t in range(num_steps):
+            held[0] = env.step(given[t % len(given)])[0]
+
+    return play
+
+
+def copies(actions: Actions, num_steps: int) -> Callable[[], None]:
+    """A call that copies the actions T times, into arrays in turn, with all of torch's threads."""
+    sources = [torch.from_numpy(a) for a in actions]
+    targets = [torch.zeros_like(s) for s in sources]
+
+    def play() -> None:
+        for t in range(num_steps):
+            targets[t % len(targets)].copy_(sources[t % len(sources)])
+
+    return play
+
+
+@contextmanager
+def unpaid(problem: DenoisingProblem) -> Iterator[None]:
+    """The problem with rewards that cost nothing, so that only the environments themselves are timed."""
+    lists = torch.zeros(1, problem.reward_fn.k, dtype=torch.int64)
+
+    def score(u0: torch.Tensor, users: torch.Tensor) -> Any:
+        return torch.zeros(len(users)), {}, lists.expand(len(users), -1)
+
+    problem.score = score  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del problem.score
+
+
+def measure(env_id: str, num_envs: int, rounds: int) -> dict[str, dict[str, Timing]]:
+    """Seconds of an episode by contestant, without and with the terminal reward."""
+    generator = np.random.default_rng(0)
+    envs, problem = contestants(env_id, num_envs)
+    actions = [generator.random((num_envs, problem.dim), dtype=np.float32) for _ in range(3)]
+    calls = {name: episode(env, actions, problem.num_steps, name == TORCH) for name, env in envs.items()}
+    large = [generator.random((max(SIZES), problem.dim), dtype=np.float32) for _ in range(3)]
+    limits = {LIMIT: copies(actions, problem.num_steps), MEMORY: copies(large, problem.num_steps)}
+    paid = in_turns(calls, rounds)
+    forked = calls.pop(ASYNC, None)  # its processes have problems of their own: their rewards stay paid
+    with unpaid(problem):
+        free = in_turns(limits | calls, rounds)
+    if forked is not None:
+        envs[ASYNC].close()
+    return {"free": free, "paid": paid}
+
+
+def rows_of(timings: dict[str, dict[str, Timing]], transitions: int, num_envs: int) -> list[list[str]]:
+    """The table's rows for one number of sub-environments."""
+    free, paid = timings["free"], timings["paid"]
+    memory = free[MEMORY].median * num_envs / max(SIZES)  # seconds of this batch at the memory's rate
+    rows = []
+    for name in (LIMIT, NUMPY, TORCH, SYNC, DUMMY, ASYNC):
+        if name not in free | paid:
+            continue
+        cells = [name, f"{num_envs}"]
+        if name in free:
+            seconds = free[name].median
+            cells += [thousands(transitions / seconds)]
+            cells += [f"{free[peer].median / seconds:.1f}" for peer in (SYNC, DUMMY)]
+            cells += [f"{100 * limit / seconds:.0f} %" for limit in (memory, free[LIMIT].median)]
+        else:
+            cells += ["-"] * 5
+        if name in paid:
+            cells += [
+                thousands(transitions / paid[name].median),
+                f"{paid[SYNC].median / paid[name].median:.1f}",
+            ]
+        else:
+            cells += ["-"] * 2
+        rows.append(cells)
+    return rows
+
+
+def main() -> None:
+    """Measure, print the table, write ``results/env_throughput.json``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default=ENV_ID, help="environment id")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of sub-environments")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
+    options = parser.parse_args()
+    total = entry(options.env).num_steps
+    rows: list[list[str]] = []
+    seconds: dict[str, Any] = {}
+    for num_envs in options.sizes:
+        timings = measure(options.env, num_envs, options.rounds)
+        rows += rows_of(timings, num_envs * total, num_envs)
+        seconds[str(num_envs)] = {
+            kind: {name: list(t.seconds) for name, t in part.items()} for kind, part in timings.items()
+        }
+    report(
+        "env_throughput",
+        title=f"Transitions per second, {options.env}, T = {total}",
+        command="python -m benchmarks.env_throughput",
+        columns=[
+            "environment",
+            "N",
+            "steps/s",
+            "x Sync",
+            "x Dummy",
+            "of memory",
+            "of copy",
+            "steps/s paid",
+            "paid x Sync",
+        ],
+        rows=rows,
+        note=(
+            "Whole episodes, resets included; medians of turns. steps/s: transitions a second with a reward "
+            "that costs nothing; paid: with RACS. x Sync, x Dummy: times SyncVectorEnv and SB3's DummyVecEnv "
+            "over DenoisingEnv. of memory: share of what copying the actions at the memory's rate would "
+            "give; of copy: the same for a batch of this size, which is in the cache at N = 64. Targets at "
+            "N = 64 and 1024: 4 times the peers, half of the memory's rate. AsyncVectorEnv has a process for "
+            f"each environment and is left out beyond {MOST_PROCESSES}."
+        ),
+        folder=options.out,
+        seconds_per_episode=seconds,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""The harness: turns, tables, result files; and one benchmark run small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import harness
+
+    return SimpleNamespace(**vars(harness))
+
+
+def test_contestants_take_turns(harness: Any) -> None:
+    calls: list[str] = []
+    timings = harness.in_turns({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=3, min_seconds=0)
+    assert calls == list("aabb") + list("ab") * 3  # a call to warm up and one to count, then the rounds
+    assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
+
+
+def test_the_median_is_the_figure_and_quartiles_its_spread(harness: Any) -> None:
+    timing = harness.Timing((5.0, 1.0, 2.0, 3.0, 100.0))
+    assert timing.median == 3.0 and timing.quartiles == (2.0, 5.0)
+
+
+def test_a_report_is_a_table_and_a_file(harness: Any, tmp_path: Path, capsys: Any) -> None:
+    path = harness.report(
+        "speed",
+        title="Speed",
+        command="python -m x",
+        columns=["who", "rate"],
+        rows=[["ours", "2"]],
+        note="Fast.",
+        folder=tmp_path / "new",
+        raw=[1.5],
+    )
+    written = json.loads(path.read_text())
+    assert path == tmp_path / "new" / "speed.json"
+    assert written["table"] == {"columns": ["who", "rate"], "rows": [["ours", "2"]]}
+    assert (written["title"], written["command"], written["note"]) == ("Speed", "python -m x", "Fast.")
+    assert written["raw"] == [1.5] and written["machine"]["cores"] >= 1
+    shown = capsys.readouterr().out
+    assert "Speed" in shown and "ours" in shown and "Fast." in shown
+
+
+def test_the_throughput_benchmark_runs(tmp_path: Path) -> None:
+    words = ["--env", "ReFiT-Synthetic-v0", "--sizes", "2", "--rounds", "1", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.env_throughput", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "env_throughput.json").read_text())["table"]
+    names = [row[0] for row in table["rows"]]
+    assert names[0] == "bare copy" and {"native, NumPy", "native, torch", "SyncVectorEnv"} <= set(names)
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
