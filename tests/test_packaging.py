@@ -76,6 +76,7 @@ def test_what_is_declared_is_imported() -> None:
     promised = {
         "stable_baselines3": "asked for by the users of the environments, used by agents/sb3",
         "tensorboard": "used through torch.utils.tensorboard",
+        "pyarrow": "used through pandas.read_parquet",
     }
     assert {name for name in names if name not in used} <= set(promised)
 
