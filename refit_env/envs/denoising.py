@@ -204,9 +204,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         """
         if self._t >= self.problem.num_steps:
             raise ResetNeeded("no episode is running: call reset() before step()")
-        u = np.array(
-            as_numbers(action, (self.problem.dim,))
-        )  # a copy: the caller may change the action later
+        u = as_numbers(action, (self.problem.dim,)).copy()  # the caller may change the action later
         if not np.isfinite(u).all():
             refuse_nonfinite(torch.from_numpy(u))
         self._t += 1

@@ -288,7 +288,7 @@ def test_pickle_and_copy_keep_every_chain(synthetic: Any, backend: str) -> None:
 
 @pytest.mark.skipif(
     Version(gym.__version__) < Version("1.4"),
-    reason="RecordEpisodeStatistics miscounts under SAME_STEP before Gymnasium 1.4 (its pull requests 1624, 1668)",
+    reason="RecordEpisodeStatistics miscounts under SAME_STEP before Gymnasium 1.4 (its pull request 1624)",
 )
 def test_episode_statistics_are_counted_right(synthetic: Any) -> None:
     envs = gym.wrappers.vector.RecordEpisodeStatistics(synthetic.make_vec(3, num_steps=3))
