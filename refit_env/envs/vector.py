@@ -14,16 +14,14 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 import torch
 from gymnasium.error import ResetNeeded
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.buffers import ArrayPool
+from refit_env.envs.backend import BACKENDS, Bools, Ints
 from refit_env.envs.denoising import (
     RENDER_MODES,
     as_numbers,
@@ -31,16 +29,11 @@ from refit_env.envs.denoising import (
     make_spaces,
     refuse_nonfinite,
 )
+from refit_env.envs.generators import Generators
 from refit_env.envs.problem import BOUND, ProblemConfig, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
-
-BACKENDS = ("numpy", "torch")
-"""Names for ``backend``."""
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -170,9 +163,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         )
         self.render_mode = render_mode
         self._renderers = [Renderer(self.problem) for _ in range(num_envs)] if render_mode is not None else []
-        self._pool = ArrayPool((num_envs, self.problem.dim))
-        self._generators: list[np.random.Generator] = []
-        self._seeds: list[int] = []
+        self._backend = BACKENDS[backend](num_envs, self.problem.dim, self.device)
+        self._generators = Generators(num_envs)
         self._t: int | Ints = num_steps  # one number while all chains are in step; T: none is running
         self._users = np.full(num_envs, -1, dtype=np.int64)
         self._u = torch.empty(0)  # (N, D) the vectors of the last observation
@@ -215,23 +207,23 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         where = np.flatnonzero(chosen)  # (n,)
         users = self._wanted_users(options.get("user"), where)
         if seed is not None:
-            self._seed(seed, where)
+            self._generators.seed(seed, where)
         self._begin(where, users)
-        return self._observation(), self._info({"user": np.where(chosen, self._users, 0)}, chosen)
+        return self._observation(), self._told_users(chosen)
 
     def _begin(self, where: Ints, users: Ints | None) -> None:
         """Put new chains at the places ``where`` (n,); users are drawn unless given."""
         noise = None
         if users is None or self.problem.needs_noise:
-            generators = self._generators_of(where)
+            generators = self._generators.of(where)
             if users is None:
                 users = self.problem.draw_users(generators)
             if self.problem.needs_noise:
                 rows = [g.standard_normal(self.problem.dim, dtype=np.float32) for g in generators]
-                noise = torch.from_numpy(np.stack(rows)).to(self.device)  # (n, D)
+                noise = self._backend.tensor(np.stack(rows))  # (n, D)
         self._users[where] = users
-        ids = self._to_device(users)  # (n,)
-        fresh = self._empty()  # (N, D)
+        ids = self._backend.tensor(users)  # (n,)
+        fresh = self._backend.empty()  # (N, D)
         if where.size == self.num_envs:
             self._t = 0
             self._u = self.problem.initial_state(ids, noise, out=fresh)
@@ -239,7 +231,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             self._t = np.array(np.broadcast_to(self._t, self.num_envs))
             self._t[where] = 0
             self._u = fresh.copy_(self._u)
-            self._u[self._to_device(where)] = self.problem.initial_state(ids, noise)
+            self._u[self._backend.tensor(where)] = self.problem.initial_state(ids, noise)
         if self._renderers:
             for i in where:
                 self._renderers[i].begin(int(self._users[i]), self._u[i].cpu().numpy())
@@ -278,35 +270,15 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     # ------------------------------------------------------------------ randomness
 
-    def _generators_of(self, where: Ints) -> list[np.random.Generator]:
-        """The generators of the places ``where`` (n,), randomly seeded if ``reset`` was given no seed."""
-        if not self._generators:
-            self._seed([None] * self.num_envs, np.arange(self.num_envs))
-        return self._generators if where.size == self.num_envs else [self._generators[i] for i in where]
-
-    def _seed(self, seed: int | Sequence[int | None], where: Ints) -> None:
-        """Seed the generators of the places ``where`` (n,) as SyncVectorEnv would."""
-        seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int | np.integer) else list(seed)
-        if len(seeds) != self.num_envs:
-            raise ValueError(f"seed: {len(seeds)} seeds for num_envs={self.num_envs}")
-        if not self._generators:  # the others' are random until they are seeded
-            made = [seeding.np_random(s if i in set(where) else None) for i, s in enumerate(seeds)]
-            self._generators, self._seeds = [g for g, _ in made], [int(s) for _, s in made]
-            return
-        for i in where:
-            if seeds[i] is not None:
-                self._generators[i], self._seeds[i] = seeding.np_random(seeds[i])
-
     @property  # type: ignore[misc]  # like SyncVectorEnv's, it can be read only
     def np_random(self) -> Any:
         """The sub-environments' generators."""
-        return tuple(self._generators_of(np.arange(self.num_envs)))
+        return tuple(self._generators.of(np.arange(self.num_envs)))
 
     @property
     def np_random_seed(self) -> Any:
         """The sub-environments' seeds."""
-        self._generators_of(np.arange(self.num_envs))
-        return tuple(self._seeds)
+        return self._generators.seeds
 
     # ------------------------------------------------------------------ step
 
@@ -323,7 +295,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: for NaN, infinity or a wrong shape; all chains stay as they were.
             gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
         """
-        over = self._over()
+        give, over = self._backend, self._over()
         if over is not None:
             first = int(np.argmax(over))
             raise ResetNeeded(f"sub-environment {first} has no running episode: reset it before step()")
@@ -333,9 +305,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             renderer.add(self._u[i].cpu().numpy())
         ended = self._over()
         if ended is None:
-            return self._observation(), self._zeros(), self._flags(), self._flags(), {}
+            return self._observation(), give.no_rewards(), give.flags(), give.flags(), {}
         rewards, info = self._end(ended)
-        return self._observation(), rewards, self._mask(ended), self._flags(), info
+        return self._observation(), rewards, give.flags(ended), give.flags(), info
 
     def _over(self) -> Bools | None:
         """(N,) whether each chain has come to its end; None if no one has."""
@@ -353,7 +325,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             actions = torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
         elif tuple(actions.shape) != shape:
             raise ValueError(f"actions of shape {tuple(actions.shape)}, expected {shape}: the next vectors")
-        u = self._empty().copy_(actions.detach())  # (N, D)
+        u = self._backend.empty().copy_(actions.detach())  # (N, D)
         # NaN and infinity survive a sum, which reads what the copy left in the cache. It may overflow by
         # itself, hence the second look.
         if not math.isfinite(float(u.sum())):
@@ -362,96 +334,30 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _end(self, ended: Bools) -> tuple[Any, dict[str, Any]]:
         """Pay the chains that ended, tell how, and (SAME_STEP) begin new ones in their place."""
-        where = np.flatnonzero(ended)  # (n,)
-        last, users = self._u, self._to_device(self._users[where])  # (N, D), (n,)
-        u0 = last if where.size == self.num_envs else last[self._to_device(where)]  # (n, D)
+        give, where = self._backend, np.flatnonzero(ended)  # where: (n,)
+        last, users = self._u, give.tensor(self._users[where])  # (N, D), (n,)
+        u0 = last if where.size == self.num_envs else last[give.tensor(where)]  # (n, D)
         paid, terms, lists = self.problem.score(u0, users)
-        told: dict[str, Any] = {name: self._spread(value, where) for name, value in terms.items()}
-        told |= {"user": np.where(ended, self._users, 0), "top_k": self._spread(lists, where)}
-        rewards = self._spread(paid, where)
+        rewards = give.spread(paid, where)
+        told: dict[str, Any] = give.info({k: give.spread(v, where) for k, v in terms.items()}, ended)
+        told |= self._told_users(ended) | give.info({"top_k": give.spread(lists, where)}, ended)
         if self.autoreset_mode == AutoresetMode.DISABLED:
-            return rewards, self._info(told, ended)
-        final = {"final_obs": self._final_observation(last, where), "_final_obs": self._mask(ended)}
-        final |= {"final_info": self._info(told, ended), "_final_info": self._mask(ended)}
+            return rewards, told
+        final = {"final_obs": give.final_observation(last, self._t, where), "_final_obs": give.flags(ended)}
+        final |= {"final_info": told, "_final_info": give.flags(ended)}
         self._begin(where, None)
-        return rewards, final | self._info({"user": np.where(ended, self._users, 0)}, ended)
+        return rewards, final | self._told_users(ended)
 
-    # ------------------------------------------------------------------ what is returned
+    def _told_users(self, mask: Bools) -> dict[str, Any]:
+        """The users of the masked chains, as infos tell them."""
+        return self._backend.info({"user": self._backend.ids(np.where(mask, self._users, 0))}, mask)
 
     def _observation(self) -> dict[str, Any]:
-        """The observation (N, ...) as the backend's own."""
+        """The observation (N, ...)."""
         u = self._u
-        if (
-            self.autoreset_mode == AutoresetMode.DISABLED
-        ):  # partial resets return it again: keep it from changes
-            u = self._empty().copy_(u)
-        return {"t": self._steps(), "u": u if self.backend == "torch" else u.numpy()}
-
-    def _steps(self) -> Any:
-        """(N, 1) float32 steps taken, a fresh array."""
-        if self.backend == "torch" and isinstance(self._t, int):
-            return torch.full((self.num_envs, 1), float(self._t), device=self.device)
-        t = np.empty((self.num_envs, 1), np.float32)
-        t[:, 0] = self._t
-        return self._to_device(t) if self.backend == "torch" else t
-
-    def _final_observation(self, last: Tensor, where: Ints) -> Any:
-        """The ended chains' last observation: Gymnasium's array of dicts, or one dict of tensors."""
-        if self.backend == "torch":
-            return {"t": self._steps(), "u": last}
-        out = np.full(self.num_envs, None, dtype=object)
-        t = np.full((where.size, 1), self.problem.num_steps, dtype=np.float32)
-        rows = last.numpy() if where.size == self.num_envs else [last[i].numpy() for i in where.tolist()]
-        out[where] = [{"t": step, "u": row} for step, row in zip(t, rows, strict=True)]
-        return out
-
-    def _empty(self) -> Tensor:
-        """(N, D) float32 that nobody else holds; its content is undefined."""
-        if self.device.type == "cpu":
-            return torch.from_numpy(self._pool.take())
-        return torch.empty(self._pool.shape, device=self.device)
-
-    def _flags(self) -> Any:
-        """(N,) flags, none of them raised."""
-        if self.backend == "torch":
-            return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
-        return np.zeros(self.num_envs, np.bool_)
-
-    def _zeros(self) -> Any:
-        """(N,) rewards before the end."""
-        if self.backend == "torch":
-            return torch.zeros(self.num_envs, device=self.device)
-        return np.zeros(self.num_envs, dtype=np.float64)
-
-    def _spread(self, values: Tensor, where: Ints) -> Any:
-        """Values (n, ...) of the places ``where`` as (N, ...), zeros elsewhere, in the backend's types."""
-        if self.backend == "torch":
-            if where.size == self.num_envs:
-                return values
-            out = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
-            out[self._to_device(where)] = values
-            return out
-        dtype = np.float64 if values.is_floating_point() else np.int64
-        array = np.zeros((self.num_envs, *values.shape[1:]), dtype=dtype)
-        array[where] = values.numpy()
-        return array
-
-    def _info(self, values: Mapping[str, Any], mask: Bools) -> dict[str, Any]:
-        """Each value (N, ...) beside the mask of the sub-environments that it is about."""
-        out: dict[str, Any] = {}
-        for name, value in values.items():
-            if self.backend == "torch" and isinstance(value, np.ndarray):
-                value = self._to_device(value)
-            out |= {name: value, f"_{name}": self._mask(mask)}
-        return out
-
-    def _mask(self, values: Bools) -> Any:
-        """A fresh copy of (N,) flags."""
-        return self._to_device(values.copy()) if self.backend == "torch" else values.copy()
-
-    def _to_device(self, array: npt.NDArray[Any]) -> Tensor:
-        """The array as a tensor on the device."""
-        return torch.from_numpy(array).to(self.device)
+        if self.autoreset_mode == AutoresetMode.DISABLED:
+            u = self._backend.empty().copy_(u)  # partial resets return ours again: keep it from changes
+        return {"t": self._backend.steps(self._t), "u": self._backend.vectors(u)}
 
     def render(self) -> Any:
         """A tuple with each sub-environment's text or picture; None without a render mode."""

@@ -1,0 +1,165 @@
+"""What a vector environment returns, as NumPy arrays or as tensors on a device.
+
+Letters: N sub-environments, n of them that a value is about, D size of the diffused vector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from refit_env.envs.buffers import ArrayPool
+
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+Times = int | Ints
+"""Steps taken: one number while all sub-environments are in step, else (N,)."""
+
+
+class Backend(ABC):
+    """Makes what is returned; everything it gives is the caller's own.
+
+    Attributes:
+        device: where vectors live.
+    """
+
+    def __init__(self, num_envs: int, dim: int, device: torch.device) -> None:
+        """Serve N = ``num_envs`` vectors of D = ``dim`` numbers."""
+        self.num_envs, self.device = num_envs, device
+        self._pool = ArrayPool((num_envs, dim))
+
+    def empty(self) -> Tensor:
+        """(N, D) float32 that nobody else holds; its content is undefined."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(self._pool.take())
+        return torch.empty(self._pool.shape, device=self.device)  # its allocator keeps blocks by itself
+
+    def tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        """The array as a tensor on the device."""
+        return torch.from_numpy(array).to(self.device)
+
+    def info(self, values: Mapping[str, Any], mask: Bools) -> dict[str, Any]:
+        """Each value (N, ...) beside the mask of the sub-environments that it is about."""
+        out: dict[str, Any] = {}
+        for name, value in values.items():
+            out |= {name: value, f"_{name}": self.flags(mask)}
+        return out
+
+    @abstractmethod
+    def vectors(self, u: Tensor) -> Any:
+        """The vectors ``u`` (N, D) as they are returned, not copied."""
+
+    @abstractmethod
+    def steps(self, t: Times) -> Any:
+        """(N, 1) float32."""
+
+    @abstractmethod
+    def flags(self, raised: Bools | None = None) -> Any:
+        """(N,) bool; none is raised unless given."""
+
+    @abstractmethod
+    def ids(self, values: Ints) -> Any:
+        """(N,) int64."""
+
+    @abstractmethod
+    def no_rewards(self) -> Any:
+        """(N,) zeros."""
+
+    @abstractmethod
+    def spread(self, values: Tensor, where: Ints) -> Any:
+        """Values (n, ...) of the places ``where`` (n,) as (N, ...), zeros elsewhere."""
+
+    @abstractmethod
+    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
+        """The last observation, t and ``u`` (N, D), of the chains ``where`` (n,) that ended."""
+
+
+class NumpyBackend(Backend):
+    """Arrays, laid out as SyncVectorEnv lays them out."""
+
+    def vectors(self, u: Tensor) -> Any:
+        """See ``Backend``."""
+        return u.numpy()
+
+    def steps(self, t: Times) -> Any:
+        """See ``Backend``."""
+        out = np.empty((self.num_envs, 1), np.float32)
+        out[:, 0] = t
+        return out
+
+    def flags(self, raised: Bools | None = None) -> Any:
+        """See ``Backend``."""
+        return np.zeros(self.num_envs, np.bool_) if raised is None else raised.copy()
+
+    def ids(self, values: Ints) -> Any:
+        """See ``Backend``."""
+        return values.copy()
+
+    def no_rewards(self) -> Any:
+        """See ``Backend``; float64, as Gymnasium has it."""
+        return np.zeros(self.num_envs, np.float64)
+
+    def spread(self, values: Tensor, where: Ints) -> Any:
+        """See ``Backend``."""
+        dtype = np.float64 if values.is_floating_point() else np.int64
+        out = np.zeros((self.num_envs, *values.shape[1:]), dtype)
+        out[where] = values.numpy()
+        return out
+
+    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
+        """See ``Backend``; an object array of dicts, None where no chain ended."""
+        out = np.full(self.num_envs, None, dtype=object)
+        pairs = zip(self.steps(t), u.numpy(), strict=True)
+        both = [{"t": step, "u": row} for step, row in pairs]
+        out[where] = both if where.size == self.num_envs else [both[i] for i in where]
+        return out
+
+
+class TorchBackend(Backend):
+    """Tensors on the device."""
+
+    def vectors(self, u: Tensor) -> Any:
+        """See ``Backend``."""
+        return u
+
+    def steps(self, t: Times) -> Any:
+        """See ``Backend``."""
+        if isinstance(t, int):
+            return torch.full((self.num_envs, 1), float(t), device=self.device)
+        return self.tensor(t.astype(np.float32)[:, None])
+
+    def flags(self, raised: Bools | None = None) -> Any:
+        """See ``Backend``."""
+        if raised is None:
+            return torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        return self.tensor(raised.copy())
+
+    def ids(self, values: Ints) -> Any:
+        """See ``Backend``."""
+        return self.tensor(values.copy())
+
+    def no_rewards(self) -> Any:
+        """See ``Backend``; float32."""
+        return torch.zeros(self.num_envs, device=self.device)
+
+    def spread(self, values: Tensor, where: Ints) -> Any:
+        """See ``Backend``."""
+        if where.size == self.num_envs:
+            return values.clone()  # the reward may keep its own
+        out = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
+        out[self.tensor(where)] = values
+        return out
+
+    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
+        """See ``Backend``; one dict of tensors, of the chains that did not end, too."""
+        return {"t": self.steps(t), "u": u}
+
+
+BACKENDS: dict[str, type[Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}
+"""By name."""
