@@ -133,6 +133,7 @@ class FineTuner(ABC):
         self._train_users, self._selection_users = self._split_users()
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
+        self._lists: Tensor | None = None  # (U, K) what rewards that look at other users' lists were last shown
 
     @abstractmethod
     def update(self, users: Tensor) -> dict[str, float]:
@@ -217,6 +218,7 @@ class FineTuner(ABC):
     def _validate(self) -> dict[str, float]:
         """Look at the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
+        self._refresh_lists()
         means = self.evaluate("valid", users=self._selection_users).means()
         if self.config.select_on not in means:
             raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
@@ -225,6 +227,13 @@ class FineTuner(ABC):
             self._best_state = copy.deepcopy(self.policy.state_dict())
         out = {f"valid/{k}": v for k, v in means.items()} | {"policy/kl_to_pretrained": self._divergence()}
         return out | {"seconds/validation": time.perf_counter() - begin}
+
+    def _refresh_lists(self) -> None:
+        """Show the policy's own lists to rewards that look at other users' (coverage, RACS's neighbor_lists)."""
+        reward = self.env.problem.reward_fn
+        if reward.uses_lists:
+            self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
+            reward.set_lists(self._lists)
 
     @torch.no_grad()
     def _divergence(self) -> float:
@@ -252,11 +261,13 @@ class FineTuner(ABC):
         tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
         tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        tensors |= {} if self._lists is None else {"lists": self._lists}
         tensors["generator.users"] = self.user_generator.get_state()
         tensors["generator.noise"] = self.noise_generator.get_state()
         meta = {
             "agent": self.name,
             "config": asdict(self.config),
+            "problem": self._problem(),
             "seed": self.seed,
             "iteration": self.iteration,
             "best": list(self._best),
@@ -271,7 +282,8 @@ class FineTuner(ABC):
             CheckpointError: if there is no state, or it belongs to another agent, configuration or model.
         """
         tensors, meta = load_state(Path(folder) / STATE_NAME)
-        for key, mine in (("agent", self.name), ("seed", self.seed), ("config", asdict(self.config))):
+        expected = {"agent": self.name, "seed": self.seed, "config": asdict(self.config), "problem": self._problem()}
+        for key, mine in expected.items():
             if meta[key] != mine:
                 raise CheckpointError(f"{folder}: saved with {key}={meta[key]!r}, this agent has {mine!r}")
         try:
@@ -281,11 +293,20 @@ class FineTuner(ABC):
             raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
         self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
         restore_optimizer(self.optimizer, part(tensors, "optimizer."))
+        if "lists" in tensors:
+            self._lists = tensors["lists"].to(self.device)
+            self.env.problem.reward_fn.set_lists(self._lists)
         self.user_generator.set_state(tensors["generator.users"].cpu())
         self.noise_generator.set_state(tensors["generator.noise"].cpu())
         self.iteration, self.history = int(meta["iteration"]), list(meta["history"])
         self._best = (float(meta["best"][0]), int(meta["best"][1]))
         return self
+
+    def _problem(self) -> dict[str, Any]:
+        """What a resumed run must share with the broken one, besides the settings."""
+        problem = self.env.problem
+        reward = {"reward": list(problem.term_names), "relevance": problem.relevance.mode, "k": problem.reward_fn.k}
+        return {"data": problem.dataset.name, "num_steps": problem.num_steps} | reward
 
     # ------------------------------------------------------------------ preparation
 

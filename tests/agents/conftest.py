@@ -23,7 +23,13 @@ def make_policy(small_data: Dataset):  # noqa: ANN201  # a factory, typed where 
     def make(num_steps: int = 3, exploration_std: float = 0.1, seed: int = 0) -> DiffusionPolicy:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            config = {"hidden": (16,), "num_steps": 5, "noise_scale": 0.01, "noise_min": 0.001, "noise_max": 0.01}
+            config = {
+                "hidden": (16,),
+                "num_steps": 5,
+                "noise_scale": 0.01,
+                "noise_min": 0.001,
+                "noise_max": 0.01,
+            }
             backbone = make_backbone("diffrec", small_data.num_items, config)
         return DiffusionPolicy(backbone, num_steps, exploration_std)
 

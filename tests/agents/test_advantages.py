@@ -17,7 +17,9 @@ def test_integer_counts_keep_their_fractions() -> None:
 
 
 def test_batch_excludes_the_episode_itself() -> None:
-    assert torch.allclose(advantage("batch", torch.tensor([[4.0], [1.0], [1.0]])), torch.tensor([[3.0], [-1.5], [-1.5]]))
+    assert torch.allclose(
+        advantage("batch", torch.tensor([[4.0], [1.0], [1.0]])), torch.tensor([[3.0], [-1.5], [-1.5]])
+    )
 
 
 def test_group_of_equal_rewards_is_zero_not_noise() -> None:

@@ -49,7 +49,9 @@ def test_slope_matches_finite_differences(gains: list[float], discount: list[flo
     for i in range(len(gains)):
         step = torch.zeros(len(gains))
         step[i] = 0.02
-        rise = expected_reward(mean + step, worth, weight, noise) - expected_reward(mean - step, worth, weight, noise)
+        rise = expected_reward(mean + step, worth, weight, noise) - expected_reward(
+            mean - step, worth, weight, noise
+        )
         assert abs(float(estimate[i]) - rise / 0.04) < 5 * float(error[i]) + 0.01
 
 
@@ -82,5 +84,7 @@ def test_slope_of_each_user_is_its_own() -> None:
     gains, discount = torch.rand(5, 7, generator=generator), torch.tensor([0.6, 0.4])
     whole = expected_slope(mean + STD * noise, mean, gains, discount, STD)
     for n in range(5):
-        one = expected_slope((mean + STD * noise)[n : n + 1], mean[n : n + 1], gains[n : n + 1], discount, STD)
+        one = expected_slope(
+            (mean + STD * noise)[n : n + 1], mean[n : n + 1], gains[n : n + 1], discount, STD
+        )
         assert torch.equal(whole[n : n + 1], one)

@@ -21,7 +21,9 @@ NETWORK = {"hidden": (16,), "num_steps": 5, "noise_scale": 0.01, "noise_min": 0.
 def trainer(data: Dataset, config: PretrainConfig = SMALL, **kwargs: Any) -> Pretrainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Pretrainer(data, make_backbone("diffrec", data.num_items, NETWORK), config, device="cpu", **kwargs)
+        return Pretrainer(
+            data, make_backbone("diffrec", data.num_items, NETWORK), config, device="cpu", **kwargs
+        )
 
 
 def test_it_learns_to_rank_unseen_items() -> None:

@@ -184,14 +184,14 @@ def test_it_raises_its_reward(make_policy: Factory, small_data: Dataset) -> None
         assert sum(rewards[-20:]) / 20 > sum(rewards[:20]) / 20 + 0.05, name
 
 
-@pytest.mark.parametrize("stop", [2, 4])
+@pytest.mark.parametrize(("stop", "reward"), [(2, "ndcg"), (4, "ndcg"), (3, {"ndcg": 1.0, "coverage": 0.5})])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    stop: int, make_policy: Factory, small_data: Dataset, tmp_path: Path
+    stop: int, reward: Any, make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
     config = replace(SMALL, iterations=6)
-    whole = agent(make_policy(), small_data, config)
+    whole = agent(make_policy(), small_data, config, reward=reward)
     whole.learn(tmp_path / "whole")
-    first = agent(make_policy(), small_data, config)
+    first = agent(make_policy(), small_data, config, reward=reward)
 
     def interrupt(learner: Any, scalars: dict[str, float]) -> None:
         if learner.iteration == stop:
@@ -199,7 +199,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
 
     result = first.learn(tmp_path / "broken", callback=interrupt)
     assert result.interrupted and result.history[-1]["iteration"] == stop
-    second = agent(make_policy(seed=9), small_data, config).load(tmp_path / "broken")  # other weights: all is loaded
+    second = agent(make_policy(seed=9), small_data, config, reward=reward).load(tmp_path / "broken")  # other weights: all is loaded
     second.learn(tmp_path / "broken")
     for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
         assert torch.equal(a, b)
@@ -213,6 +213,8 @@ def test_resume_refuses_another_configuration(make_policy: Factory, small_data: 
     agent(make_policy(), small_data).save(tmp_path)
     with pytest.raises(ValueError, match="saved with config"):
         agent(make_policy(), small_data, replace(SMALL, learning_rate=0.5)).load(tmp_path)
+    with pytest.raises(ValueError, match="saved with problem"):
+        agent(make_policy(), small_data, reward="recall").load(tmp_path)
 
 
 def test_the_untouched_model_is_kept_if_nothing_is_better(make_policy: Factory, small_data: Dataset) -> None:
