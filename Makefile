@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.refit-installed
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
+# Test models are tiny: more threads than one only wait for each other.
+test test-slow doctest coverage: export OMP_NUM_THREADS ?= 1
 .PHONY: help install demo test test-slow check lint types doctest format coverage docs clean
 
 help: ## Show the targets
