@@ -38,7 +38,9 @@ def leave_one_out(reward: Tensor) -> Tensor:
         tensor([[ 3.0000, -1.5000, -1.5000]])
     """
     if reward.shape[1] < 2:
-        raise ValueError("baseline 'leave_one_out' needs samples_per_user >= 2; use 'batch' for one episode a user")
+        raise ValueError(
+            "baseline 'leave_one_out' needs samples_per_user >= 2; use 'batch' for one episode a user"
+        )
     return _leave_one_out(reward)
 
 

@@ -34,7 +34,9 @@ ESTIMATORS = ("score", "rao_blackwell", "pathwise")
 """Names for ``ReinforceConfig.estimator``."""
 
 
-def score_function(rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]) -> dict[int, Tensor]:
+def score_function(
+    rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]
+) -> dict[int, Tensor]:
     """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
 
     Args:
@@ -87,7 +89,10 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
     out = torch.zeros_like(mean)
     for part, share in list_parts(reward):
         gains = part.gains(rollout.users).repeat_interleave(group, 0)  # (N, I)
-        out.add_(expected_slope(scores, mean, gains, part.discount, std), alpha=share * scale / rollout.reward.numel())
+        out.add_(
+            expected_slope(scores, mean, gains, part.discount, std),
+            alpha=share * scale / rollout.reward.numel(),
+        )
     if hidden is not None:
         out.masked_fill_(hidden, 0.0)  # an item that no list may hold is worth nothing
     return _to_mean(rollout, last, out)
@@ -130,12 +135,22 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
     depth = min(discount.numel() + 1, scores.shape[1])
     value, item = scores.topk(depth, dim=1)  # (N, K + 1)
     worth = gains.gather(1, item)  # (N, K + 1)
-    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) what a rank is worth over the next
+    drop = discount - torch.cat(
+        [discount[1:], discount.new_zeros(1)]
+    )  # (K,) what a rank is worth over the next
     out = torch.zeros_like(mean)
     for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
         # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
-        edge = value[:, j, None].expand_as(mean).scatter(1, item[:, : j + 1], value[:, j + 1, None].expand(-1, j + 1))
-        rival = worth[:, j, None].expand_as(mean).scatter(1, item[:, : j + 1], worth[:, j + 1, None].expand(-1, j + 1))
+        edge = (
+            value[:, j, None]
+            .expand_as(mean)
+            .scatter(1, item[:, : j + 1], value[:, j + 1, None].expand(-1, j + 1))
+        )
+        rival = (
+            worth[:, j, None]
+            .expand_as(mean)
+            .scatter(1, item[:, : j + 1], worth[:, j + 1, None].expand(-1, j + 1))
+        )
         z = (edge - mean) / std  # (N, I)
         density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
         out += drop[j] * (gains - rival) * density

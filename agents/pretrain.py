@@ -103,13 +103,17 @@ class Pretrainer:
         if self.config.target not in TARGETS:
             raise unknown_name("pretraining target", self.config.target, TARGETS)
         if backbone.num_items != dataset.num_items:
-            raise ValueError(f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}")
+            raise ValueError(
+                f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
+            )
         self.dataset = dataset
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device)
         self.seed = seed
         self.input, self.target = self._rows()
-        self.users = torch.nonzero(self.input.counts(torch.arange(dataset.num_users, device=self.device))).flatten()
+        self.users = torch.nonzero(
+            self.input.counts(torch.arange(dataset.num_users, device=self.device))
+        ).flatten()
         self.optimizer = torch.optim.AdamW(backbone.parameters(), self.config.learning_rate, weight_decay=0.0)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
@@ -173,13 +177,19 @@ class Pretrainer:
             self._best, self._best_state = (value, self.epoch), copy.deepcopy(self.backbone.state_dict())
         return {f"valid/{name}": mean for name, mean in means.items()}
 
-    def _record(self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None) -> None:
+    def _record(
+        self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None
+    ) -> None:
         self.history.append({"epoch": float(self.epoch)} | scalars)
         if callback is not None:
             callback(self.epoch, scalars)
 
     def _validates_now(self) -> bool:
-        return self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs or self._out_of_time()
+        return (
+            self.epoch % self.config.eval_every == 0
+            or self.epoch == self.config.epochs
+            or self._out_of_time()
+        )
 
     def _out_of_time(self) -> bool:
         return 0 < self.config.max_seconds <= self.seconds

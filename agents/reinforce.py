@@ -43,7 +43,11 @@ class ReinforceConfig(TrainerConfig):
 PRESETS: dict[str, ReinforceConfig] = {
     "default": ReinforceConfig(),
     "score": ReinforceConfig(
-        estimator="score", baseline="leave_one_out", users_per_batch=64, samples_per_user=16, learning_rate=2e-5
+        estimator="score",
+        baseline="leave_one_out",
+        users_per_batch=64,
+        samples_per_user=16,
+        learning_rate=2e-5,
     ),
     "paper": ReinforceConfig(
         estimator="score",
@@ -97,13 +101,19 @@ class Reinforce(FineTuner):
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
         # What is carried to the weights is the derivative of J itself, so Adam climbs.
-        self.optimizer = torch.optim.Adam(self.policy.parameters(), self.config.learning_rate, maximize=True, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.policy.parameters(), self.config.learning_rate, maximize=True, fused=True
+        )
         if self.config.estimator != "score":
             list_parts(self.env.problem.reward_fn)
             if self.policy.backbone.dim != self.env.problem.num_items:
-                raise ValueError(f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'")
+                raise ValueError(
+                    f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'"
+                )
         if bool((self.policy.std <= 0).any()):
-            raise ValueError("the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std")
+            raise ValueError(
+                "the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std"
+            )
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the derivative of the mean reward in each step's mean, carry it to the weights."""
@@ -139,7 +149,9 @@ class Reinforce(FineTuner):
         if config.estimator == "pathwise":
             out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
         elif config.estimator == "rao_blackwell":
-            out = score_function(rollout, self.policy, advantage * scale, tuple(t for t in rollout.steps if t != last))
+            out = score_function(
+                rollout, self.policy, advantage * scale, tuple(t for t in rollout.steps if t != last)
+            )
             if last in rollout.steps:
                 out[last] = rao_blackwell(rollout, self.policy, reward_fn, scale)
         else:
@@ -193,7 +205,10 @@ class Reinforce(FineTuner):
             out["reward/within_user_std"] = float(spread.mean())
             out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
         items = self.env.problem.num_items
-        return out | {"lists/coverage": coverage_at_k(rollout.lists, items), "lists/gini": gini(rollout.lists, items)}
+        return out | {
+            "lists/coverage": coverage_at_k(rollout.lists, items),
+            "lists/gini": gini(rollout.lists, items),
+        }
 
 
 def _check(config: ReinforceConfig) -> None:
@@ -205,7 +220,13 @@ def _check(config: ReinforceConfig) -> None:
     if config.logprob_reduction not in ("mean", "sum"):
         raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
     kind, _, count = config.train_steps.partition(":")
-    if config.train_steps != "all" and not (kind in ("random", "last") and count.isdigit() and int(count) > 0):
-        raise ValueError(f"train_steps={config.train_steps!r} must be 'all', 'random:n' or 'last:n' with n >= 1")
+    if config.train_steps != "all" and not (
+        kind in ("random", "last") and count.isdigit() and int(count) > 0
+    ):
+        raise ValueError(
+            f"train_steps={config.train_steps!r} must be 'all', 'random:n' or 'last:n' with n >= 1"
+        )
     if config.estimator == "pathwise" and config.train_steps != "all":
-        raise ValueError("estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'")
+        raise ValueError(
+            "estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'"
+        )

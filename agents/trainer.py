@@ -133,7 +133,9 @@ class FineTuner(ABC):
         self._train_users, self._selection_users = self._split_users()
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
-        self._lists: Tensor | None = None  # (U, K) what rewards that look at other users' lists were last shown
+        self._lists: Tensor | None = (
+            None  # (U, K) what rewards that look at other users' lists were last shown
+        )
 
     @abstractmethod
     def update(self, users: Tensor) -> dict[str, float]:
@@ -282,7 +284,12 @@ class FineTuner(ABC):
             CheckpointError: if there is no state, or it belongs to another agent, configuration or model.
         """
         tensors, meta = load_state(Path(folder) / STATE_NAME)
-        expected = {"agent": self.name, "seed": self.seed, "config": asdict(self.config), "problem": self._problem()}
+        expected = {
+            "agent": self.name,
+            "seed": self.seed,
+            "config": asdict(self.config),
+            "problem": self._problem(),
+        }
         for key, mine in expected.items():
             if meta[key] != mine:
                 raise CheckpointError(f"{folder}: saved with {key}={meta[key]!r}, this agent has {mine!r}")
@@ -305,7 +312,11 @@ class FineTuner(ABC):
     def _problem(self) -> dict[str, Any]:
         """What a resumed run must share with the broken one, besides the settings."""
         problem = self.env.problem
-        reward = {"reward": list(problem.term_names), "relevance": problem.relevance.mode, "k": problem.reward_fn.k}
+        reward = {
+            "reward": list(problem.term_names),
+            "relevance": problem.relevance.mode,
+            "k": problem.reward_fn.k,
+        }
         return {"data": problem.dataset.name, "num_steps": problem.num_steps} | reward
 
     # ------------------------------------------------------------------ preparation
@@ -343,6 +354,10 @@ class FineTuner(ABC):
             )
         problem = self.env.problem
         if problem.num_steps != self.policy.num_steps:
-            raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {self.policy.num_steps}")
+            raise ValueError(
+                f"the environment's T is {problem.num_steps}, the policy's {self.policy.num_steps}"
+            )
         if problem.dim != self.policy.backbone.dim:
-            raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {self.policy.backbone.dim}")
+            raise ValueError(
+                f"the environment diffuses {problem.dim} numbers, the policy {self.policy.backbone.dim}"
+            )

@@ -54,11 +54,13 @@ def load_state(stem: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
     if header.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: format {header.get('format')!r}, expected {FORMAT!r} (not made by this library?)")
+        raise CheckpointError(
+            f"{path}: format {header.get('format')!r}, expected {FORMAT!r} (not made by this library?)"
+        )
     meta: dict[str, Any] = json.loads(header["meta"])
     return tensors, meta
 

@@ -43,7 +43,9 @@ class DiffusionPolicy(nn.Module):
 
     std: Tensor
 
-    def __init__(self, backbone: Backbone, num_steps: int | None = None, exploration_std: float = 0.05) -> None:
+    def __init__(
+        self, backbone: Backbone, num_steps: int | None = None, exploration_std: float = 0.05
+    ) -> None:
         """Wrap a backbone.
 
         Args:
@@ -59,7 +61,9 @@ class DiffusionPolicy(nn.Module):
         own = backbone.diffusion.num_steps
         steps = own if num_steps is None else num_steps
         if not 1 <= steps <= own:
-            raise ValueError(f"num_steps={steps} must lie in 1..{own}, the steps that the backbone was trained on")
+            raise ValueError(
+                f"num_steps={steps} must lie in 1..{own}, the steps that the backbone was trained on"
+            )
         self.diffusion = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
         self.register_buffer("std", torch.zeros(steps), persistent=False)
         self.set_exploration(exploration_std)
@@ -84,7 +88,7 @@ class DiffusionPolicy(nn.Module):
         return self.std.device
 
     def timestep(self, t: int | Tensor) -> int | Tensor:
-        """k = T-1-t, the diffusion literature's index of the episode's step t."""
+        """K = T-1-t, the diffusion literature's index of the episode's step t."""
         return self.num_steps - 1 - t
 
     def mean(self, u: Tensor, t: int | Tensor, context: Tensor | None = None) -> Tensor:
@@ -146,7 +150,9 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
         std = self.step_std(t)  # () or (B, 1)
         if bool((std <= 0).any()):
-            raise ValueError("the policy is deterministic at this step (std 0): give it an exploration_std > 0")
+            raise ValueError(
+                "the policy is deterministic at this step (std 0): give it an exploration_std > 0"
+            )
         z = (action - self.mean(u, t, context)) / std  # (B, D)
         each = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)  # (B, D)
         return each.sum(1) if reduction == "sum" else each.mean(1)

@@ -45,7 +45,9 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
     if not is_dataclass(config):
         config = _from_mapping(cls.config_class, config or {})
     if not isinstance(config, cls.config_class):
-        raise ValueError(f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}")
+        raise ValueError(
+            f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}"
+        )
     return cls(num_items, config)  # type: ignore[call-arg]  # every backbone's constructor begins so
 
 

@@ -142,7 +142,9 @@ class DiffRec(Backbone):
         """(T,) weight of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
         chain = self.diffusion
         if self.config.mean_type == "eps":
-            weights = (1 - chain.abar) / ((1 - chain.abar_previous) ** 2 * (1 - chain.betas) + np.finfo(float).tiny)
+            weights = (1 - chain.abar) / (
+                (1 - chain.abar_previous) ** 2 * (1 - chain.betas) + np.finfo(float).tiny
+            )
         else:
             weights = np.append(1.0, chain.snr[:-1] - chain.snr[1:])
         weights[0] = 1.0
@@ -170,8 +172,12 @@ def time_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
         (1, E) or (B, E); an odd size ends in a zero.
     """
     half = size // 2
-    frequency = torch.exp(-math.log(10_000.0) * torch.arange(half, device=like.device, dtype=like.dtype) / half)
-    angle = torch.as_tensor(timestep, device=like.device).reshape(-1, 1).to(like.dtype) * frequency  # (B, E / 2)
+    frequency = torch.exp(
+        -math.log(10_000.0) * torch.arange(half, device=like.device, dtype=like.dtype) / half
+    )
+    angle = (
+        torch.as_tensor(timestep, device=like.device).reshape(-1, 1).to(like.dtype) * frequency
+    )  # (B, E / 2)
     out = torch.cat([angle.cos(), angle.sin()], 1)
     return functional.pad(out, (0, size % 2))
 

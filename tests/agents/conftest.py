@@ -16,7 +16,7 @@ def small_data() -> Dataset:
 
 
 @pytest.fixture
-def make_policy(small_data: Dataset):  # noqa: ANN201  # a factory, typed where it is used
+def make_policy(small_data: Dataset):  # a factory, typed where it is used
     """A factory of untrained policies: the same weights at every call."""
     import torch
 

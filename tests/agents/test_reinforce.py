@@ -26,9 +26,13 @@ Factory = Callable[..., DiffusionPolicy]
 SMALL = ReinforceConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
-def agent(policy: DiffusionPolicy, data: Dataset, config: ReinforceConfig = SMALL, **kwargs: Any) -> Reinforce:
+def agent(
+    policy: DiffusionPolicy, data: Dataset, config: ReinforceConfig = SMALL, **kwargs: Any
+) -> Reinforce:
     goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
-    return Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu")
+    return Reinforce(
+        policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu"
+    )
 
 
 # ---------------------------------------------------------------------- the gradient
@@ -39,8 +43,6 @@ def two_items() -> Dataset:
     rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
     later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
     return Dataset("two", "cf", rows, later, later, time_ordered=True)
-
-
 
 
 def expected_reward(policy: DiffusionPolicy, u: Tensor, noise: list[Tensor], data: Dataset) -> float:
@@ -150,11 +152,19 @@ def test_log_prob_of_the_rollout_is_the_policys(make_policy: Factory, small_data
         assert torch.allclose(policy.log_prob(action, state, t), log_prob, atol=1e-2)
 
 
-def test_episodes_of_a_user_share_the_first_mean_and_nothing_else(make_policy: Factory, small_data: Dataset) -> None:
+def test_episodes_of_a_user_share_the_first_mean_and_nothing_else(
+    make_policy: Factory, small_data: Dataset
+) -> None:
     learner = agent(make_policy(), small_data)
-    shared = roll_out(learner.policy, learner.env, torch.arange(8), generator=torch.Generator().manual_seed(0))
+    shared = roll_out(
+        learner.policy, learner.env, torch.arange(8), generator=torch.Generator().manual_seed(0)
+    )
     apart = roll_out(
-        learner.policy, learner.env, torch.arange(8), generator=torch.Generator().manual_seed(0), share_first=False
+        learner.policy,
+        learner.env,
+        torch.arange(8),
+        generator=torch.Generator().manual_seed(0),
+        share_first=False,
     )
     assert shared.means[0].shape[0] == 8 and apart.means[0].shape[0] == 16
     assert torch.allclose(shared.u0, apart.u0, atol=1e-5) and torch.equal(shared.reward, apart.reward)
@@ -199,17 +209,23 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
 
     result = first.learn(tmp_path / "broken", callback=interrupt)
     assert result.interrupted and result.history[-1]["iteration"] == stop
-    second = agent(make_policy(seed=9), small_data, config, reward=reward).load(tmp_path / "broken")  # other weights: all is loaded
+    second = agent(make_policy(seed=9), small_data, config, reward=reward).load(
+        tmp_path / "broken"
+    )  # other weights: all is loaded
     second.learn(tmp_path / "broken")
     for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     timeless = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in whole.history]
-    assert timeless == [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in second.history]
+    assert timeless == [
+        {k: v for k, v in row.items() if not k.startswith("seconds")} for row in second.history
+    ]
     log = (tmp_path / "broken" / "log.csv").read_text().splitlines()
     assert len(log) == 1 + 1 + 6  # header, the untouched model, six iterations
 
 
-def test_resume_refuses_another_configuration(make_policy: Factory, small_data: Dataset, tmp_path: Path) -> None:
+def test_resume_refuses_another_configuration(
+    make_policy: Factory, small_data: Dataset, tmp_path: Path
+) -> None:
     agent(make_policy(), small_data).save(tmp_path)
     with pytest.raises(ValueError, match="saved with config"):
         agent(make_policy(), small_data, replace(SMALL, learning_rate=0.5)).load(tmp_path)

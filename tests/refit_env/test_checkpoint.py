@@ -34,7 +34,10 @@ def test_what_is_saved_is_loaded(shapes: dict[str, int]) -> None:
     import tempfile
 
     tensors = {f"{i}.{name}": torch.randn(n, 2) for i, (name, n) in enumerate(shapes.items())}
-    tensors["steps"], tensors["bytes"] = torch.tensor(3, dtype=torch.int64), torch.arange(5, dtype=torch.uint8)
+    tensors["steps"], tensors["bytes"] = (
+        torch.tensor(3, dtype=torch.int64),
+        torch.arange(5, dtype=torch.uint8),
+    )
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder) / "state", tensors, {"best": [float("-inf"), 0], "names": list(shapes)})
         again, meta = load_state(Path(folder) / "state")
@@ -84,4 +87,7 @@ def test_a_stranger_safetensors_file_is_told_apart(tmp_path: Path) -> None:
 def test_the_readable_copy_says_the_same(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "deep" / "run", {"w": torch.ones(2)}, {"backbone": "diffrec", "num_items": 3})
     assert load_checkpoint(tmp_path / "deep" / "run")[1] == {"backbone": "diffrec", "num_items": 3}
-    assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == ["policy.json", "policy.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == [
+        "policy.json",
+        "policy.safetensors",
+    ]

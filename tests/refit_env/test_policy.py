@@ -29,7 +29,9 @@ def policy(num_steps: int | None = 4, exploration_std: float = 0.05, items: int 
 def test_std_is_the_posteriors_with_a_floor() -> None:
     chain = policy().diffusion
     own = policy(exploration_std=0.0)
-    assert own.std.tolist() == pytest.approx([*chain.posterior_std[:0:-1].tolist(), chain.posterior_std[1]], rel=1e-5)
+    assert own.std.tolist() == pytest.approx(
+        [*chain.posterior_std[:0:-1].tolist(), chain.posterior_std[1]], rel=1e-5
+    )
     floored = policy(exploration_std=0.2)
     assert floored.std.tolist() == pytest.approx(np.maximum(own.std.numpy(), 0.2).tolist())
 
