@@ -7,7 +7,8 @@ step), and ``torch.autograd.backward(rollout.means, ...)`` carries it to the wei
 - ``score``: REINFORCE. d/d mu_t = advantage * noise_t / std_t (ReFiT, arXiv 2511.06937; DDPO, 2305.13301).
 - ``rao_blackwell``: the last step's term is replaced by its conditional expectation given everything
   but one coordinate. A list reward depends on item i's score only through the ranks that it crosses, so
-  that expectation is exact and cheap: sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) phi((s_{o_j} - mu_i) / std) / std,
+  that expectation is exact and cheap:
+  sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) phi((s_{o_j} - mu_i) / std) / std,
   with o_j the rank-j item of all others, g the gains, d the discounts. Earlier steps keep the score function.
 - ``pathwise``: the same last term, carried through the reparameterised chain to the earlier steps. The
   transition is known and deterministic, so nothing is left to estimate but the noise average.
@@ -63,7 +64,7 @@ def score_function(
 
 
 def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Tensor:
-    """The derivative of the mean list reward in the last step's mean, each coordinate's own noise integrated out.
+    """The mean list reward's derivative in the last step's mean, each coordinate's own noise integrated out.
 
     Args:
         rollout: N finished episodes.

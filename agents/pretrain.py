@@ -49,8 +49,9 @@ class PretrainConfig:
     select_on: str = "recall@20"
     """The validation metric that chooses the weights."""
     target: str = "train"
-    """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the relevance
-    of that name leaves visible and predict the whole row, the same information that a reward of that relevance has."""
+    """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
+    relevance of that name leaves visible and predict the whole row, the same information that a reward of
+    that relevance has."""
     fraction: float = 0.2
     """Share of the row that ``recent`` and ``holdout`` hide."""
     eval_steps: int = 4

@@ -35,7 +35,7 @@ class ReinforceConfig(TrainerConfig):
     train_steps: str = "all"
     """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
     kl_weight: float = 0.0
-    """Weight of the closed-form KL to the pretrained policy at the visited states (DPOK, arXiv 2305.16381)."""
+    """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381)."""
     share_first_step: bool = True
     """Compute the first mean once a user instead of once an episode."""
 
@@ -61,7 +61,7 @@ PRESETS: dict[str, ReinforceConfig] = {
         share_first_step=False,
     ),
 }
-"""Named settings: ``default``; ``score``, REINFORCE with the leave-one-out baseline; ``paper``, its literal estimator."""
+"""Named settings: ``default``; ``score``, REINFORCE with the leave-one-out baseline; ``paper``, literally."""
 
 
 def preset(name: str) -> ReinforceConfig:
@@ -95,7 +95,7 @@ class Reinforce(FineTuner):
         """Prepare; arguments as in ``FineTuner``, checks of the settings that are REINFORCE's own.
 
         Raises:
-            ValueError: for a wrong estimator, baseline, reduction or ``train_steps``, or a deterministic policy.
+            ValueError: for a wrong estimator, baseline, reduction or ``train_steps``; a deterministic policy.
             TypeError: if the estimator needs a list reward and the reward is none.
         """
         super().__init__(policy, env, config, **kwargs)
@@ -116,7 +116,7 @@ class Reinforce(FineTuner):
             )
 
     def update(self, users: Tensor) -> dict[str, float]:
-        """Roll out, estimate the derivative of the mean reward in each step's mean, carry it to the weights."""
+        """Roll out, estimate the mean reward's derivative in each step's mean, carry it to the weights."""
         config = self.config
         start = time.perf_counter()
         rollout = roll_out(
@@ -162,7 +162,7 @@ class Reinforce(FineTuner):
         return out
 
     def _kl_derivatives(self, rollout: Rollout, scale: float) -> dict[int, Tensor]:
-        """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference mean) / std^2, batch mean."""
+        """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference) / std^2, batch mean."""
         out = {}
         for t in rollout.steps:
             mean = rollout.means[t].detach()  # (N, D) or (B, D)

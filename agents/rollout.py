@@ -23,7 +23,7 @@ class Rollout:
 
     Attributes:
         users: (B,) int64; episode n belongs to ``users[n // G]``.
-        means: T means with their graphs, (N, D) each; the first is (B, D) where it is shared by a user's episodes.
+        means: T means with their graphs, (N, D) each; the first is (B, D) where a user's episodes share it.
         noise: T standard-normal draws (N, D); the action at t is ``means[t] + std[t] * noise[t]``.
         states: T vectors (N, D) that the actions were taken in, without graph; the first (B, D) where shared.
         u0: (N, D) the last action, without graph.

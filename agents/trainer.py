@@ -231,7 +231,7 @@ class FineTuner(ABC):
         return out | {"seconds/validation": time.perf_counter() - begin}
 
     def _refresh_lists(self) -> None:
-        """Show the policy's own lists to rewards that look at other users' (coverage, RACS's neighbor_lists)."""
+        """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""
         reward = self.env.problem.reward_fn
         if reward.uses_lists:
             self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
@@ -322,7 +322,7 @@ class FineTuner(ABC):
     # ------------------------------------------------------------------ preparation
 
     def _make_env(self, env_id: str, kwargs: dict[str, Any]) -> DenoisingVectorEnv:
-        """Make the torch-backend environment that fits the policy; fewer users than a batch shrink the batch."""
+        """Make the torch-backend environment that fits the policy; fewer users than a batch shrink it."""
         kwargs |= {"backend": "torch", "device": str(self.device), "num_steps": self.policy.num_steps}
         kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
         probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
@@ -350,7 +350,8 @@ class FineTuner(ABC):
         want = self.config.users_per_batch * self.config.samples_per_user
         if self.env.num_envs != want:
             raise ValueError(
-                f"the environment has {self.env.num_envs} sub-environments; users_per_batch * samples_per_user is {want}"
+                f"the environment has {self.env.num_envs} sub-environments; "
+                f"users_per_batch * samples_per_user is {want}"
             )
         problem = self.env.problem
         if problem.num_steps != self.policy.num_steps:

@@ -1,1 +1,1 @@
-"""Benchmarks: each module is run with ``python -m benchmarks.<name>``, prints one table and writes one JSON file."""
+"""Benchmarks: ``python -m benchmarks.<name>`` runs one, prints one table and writes one JSON file."""

@@ -5,7 +5,7 @@
 Cells, each measured on the test split with weights chosen on the validation split alone:
 
 - ``published``: the backbone as published, ELBO training, early stopping.
-- ``+ REINFORCE (score)``: the paper's estimator with a per-user leave-one-out baseline and an exploration std.
+- ``+ REINFORCE (score)``: the paper's estimator with a leave-one-out baseline and an exploration std.
 - ``+ REINFORCE``: the default agent (pathwise Rao-Blackwell estimator).
 - ``+ more ELBO``: plain further training for the wall-clock time that ``+ REINFORCE`` took.
 - ``same-information ELBO``: the control that RL must stand beside. The input is what the reward's relevance
@@ -69,7 +69,7 @@ RANDOM_SPLIT = Setting(
     agent=ReinforceConfig(learning_rate=2e-5, iterations=60, eval_every=10),
     score=replace(preset("score"), iterations=60, samples_per_user=8, eval_every=20),
 )
-"""Where the split is random, the neighbours' hidden items and short training keep REINFORCE from over-fitting."""
+"""Where the split is random, neighbours' hidden items and short training keep REINFORCE from over-fitting."""
 
 SETTINGS: dict[str, Setting] = {"ReFiT-ML100K-v0": RANDOM_SPLIT, "ReFiT-Anime-v0": RANDOM_SPLIT}
 """By environment id; others take the default."""
@@ -246,14 +246,15 @@ def tabulate(env_id: str, seeds: Sequence[int], command: str) -> None:
         }
     columns = ["model", "NDCG@20", "Recall@20", "NDCG@20 gain, %", "Recall@20 gain, %", "seconds", "peak MiB"]
     note = (
-        f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the row's own starting "
-        "point: the published model, or the same-information model in the row that names it. Weights chosen on "
-        "validation; test items masked from nothing but seen ones; means over users with test items. One thread."
+        f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the "
+        "row's own starting point: the published model, or the same-information model in the row that names "
+        "it. Weights chosen on validation; test items masked from nothing but seen ones; means over users "
+        "with test items. One thread."
     )
     setting = asdict(SETTINGS.get(env_id, Setting()))
     report(
-        f"fine_tuning_{env_id}", title=f"Fine-tuning on {env_id} (test)", command=command, columns=columns, rows=rows,
-        note=note, readme=True, cells=details, setting=setting, seeds=list(seeds),
+        f"fine_tuning_{env_id}", title=f"Fine-tuning on {env_id} (test)", command=command,
+        columns=columns, rows=rows, note=note, readme=True, cells=details, setting=setting, seeds=list(seeds),
     )  # fmt: skip
 
 

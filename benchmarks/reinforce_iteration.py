@@ -2,7 +2,7 @@
 
     python -m benchmarks.reinforce_iteration
 
-All on ReFiT-ML1M-v0 with DiffRec's published network (or, without the data, a synthetic set of the same size),
+All on ReFiT-ML1M-v0 with DiffRec's published network (or, without the data, a synthetic set of that size),
 64 users x 16 episodes, T = 4, score-function estimator:
 
 - *agent*: ``agents.reinforce``: one rollout with its graph kept, log-probabilities from the sampling pass
@@ -118,8 +118,9 @@ def main() -> None:
         rows.append([name, f"{timing.median:.3f}", f"{low:.3f} to {high:.3f}", f"{timing.median / bare:.2f}"])
     speedup = timings["two passes"].median / ours
     note = (
-        f"{data}, 64 users x 16 episodes, T = 4. The products are {operations / 1e9:.1f} GFLOP, {operations / bare / 1e9:.0f} GFLOP/s "
-        f"here. Agent over bare products: {ours / bare:.2f} (target at most {TARGET_OVER_BARE}); two passes over "
+        f"{data}, 64 users x 16 episodes, T = 4. The products are {operations / 1e9:.1f} GFLOP, "
+        f"{operations / bare / 1e9:.0f} GFLOP/s here. "
+        f"Agent over bare products: {ours / bare:.2f} (target at most {TARGET_OVER_BARE}); two passes over "
         f"agent: {speedup:.2f} (target at least {TARGET_SPEEDUP})."
     )
     report(

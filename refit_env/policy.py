@@ -30,7 +30,8 @@ class DiffusionPolicy(nn.Module):
     The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7);
     the standard deviation is ``max(posterior_std, exploration_std)``. The floor is what makes the
     chain explorable: published recommenders have posterior deviations of 0.001 to 0.01 (and 0 at
-    k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a top-K list, while the score function grows as 1 / std.
+    k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a top-K
+    list, while the score function grows as 1 / std.
 
     Evaluation never samples: ``denoise`` is the noise-free chain.
 
@@ -54,7 +55,7 @@ class DiffusionPolicy(nn.Module):
             exploration_std: floor of the policy's standard deviation; 0 keeps the posterior's own.
 
         Raises:
-            ValueError: if ``num_steps`` is not in 1..backbone steps or ``exploration_std`` is negative or not finite.
+            ValueError: if ``num_steps`` is not in 1..backbone steps, or ``exploration_std`` not in 0..inf.
         """
         super().__init__()
         self.backbone = backbone
@@ -184,7 +185,8 @@ class DiffusionPolicy(nn.Module):
         """
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
-                f"the policy ranks {self.backbone.num_items} items, data set {dataset.name!r} has {dataset.num_items}"
+                f"the policy ranks {self.backbone.num_items} items, "
+                f"data set {dataset.name!r} has {dataset.num_items}"
             )
         rows = SparseRows(dataset.train.csr, self.device)
         return lambda users: self.recommend_scores(users, rows.dense(users))

@@ -77,7 +77,7 @@ def entry(env_id: str) -> EnvEntry:
     """Look an id up.
 
     Args:
-        env_id: for example ``"ReFiT-ML1M-v0"``; the prefix ``refit_env:`` that ``gym.make`` takes may stand before it.
+        env_id: for example ``"ReFiT-ML1M-v0"``; ``gym.make``'s prefix ``refit_env:`` may stand before it.
 
     Raises:
         ValueError: for an id that is not in the table, with a did-you-mean.

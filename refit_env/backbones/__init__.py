@@ -30,7 +30,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
     Args:
         name: one of ``backbone_names()``.
         num_items: I.
-        config: its configuration, as its dataclass or as a mapping of the fields to change; None for defaults.
+        config: its configuration, as its dataclass or a mapping of the fields to change; None for defaults.
 
     Raises:
         ValueError: for an unknown name or field, with a did-you-mean.
@@ -48,7 +48,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
         raise ValueError(
             f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}"
         )
-    return cls(num_items, config)  # type: ignore[call-arg]  # every backbone's constructor begins so
+    return cls(num_items, config)
 
 
 def published_config(backbone: str, dataset: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -25,7 +26,7 @@ class DiffRecConfig:
     """DiffRec's settings; the defaults are those published for ML-1M."""
 
     hidden: tuple[int, ...] = (600, 200, 600)
-    """Widths of the hidden layers, input to output. (The reference code's ``[200, 600]`` means 600, 200, 600.)"""
+    """Widths of the hidden layers, input to output. (The reference's ``[200, 600]`` means 600, 200, 600.)"""
     num_steps: int = 40
     """T of training."""
     schedule: str = "linear-var"
@@ -85,7 +86,7 @@ class DiffRec(Backbone):
         size = self.config.embedding
         self.time = nn.Linear(size, size)
         widths = [num_items + size, *self.config.hidden, num_items]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         _initialise([self.time, *self.layers])
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
@@ -128,9 +129,9 @@ class DiffRec(Backbone):
 
     def step_losses(self, u: Tensor, k: Tensor, target: Tensor, noise: Tensor) -> Tensor:
         """(B,) the weighted loss of each row at its step ``k`` (B,), before the importance correction."""
-        out = self(u, k)  # (B, I)
+        out: Tensor = self(u, k)  # (B, I)
         wanted = target if self.config.mean_type == "x0" else noise
-        loss = (wanted - out).square().mean(1)  # (B,)
+        loss: Tensor = (wanted - out).square().mean(1)  # (B,)
         if self.config.mean_type == "eps":
             x0 = self.diffusion.x0_from_eps(u, out, k)
             loss = torch.where(k == 0, (target - x0).square().mean(1) / 2, loss)

@@ -1,4 +1,4 @@
-"""Importance sampling of diffusion steps by the size of their losses (Nichol and Dhariwal, 2021, section 3.3).
+"""Importance sampling of diffusion steps by the size of their losses (Nichol and Dhariwal 2021, 3.3).
 
 Letters: T steps, B rows in a batch, H remembered losses of a step.
 """
@@ -61,7 +61,7 @@ class StepSampler(nn.Module):
 
 
 def _occurrence(k: Tensor, counts: Tensor) -> Tensor:
-    """(B,) how many earlier entries of ``k`` equal each entry; ``counts`` (T,) says how often each step occurs."""
+    """(B,) how many earlier entries of ``k`` equal each one; ``counts`` (T,): how often each step occurs."""
     order = torch.argsort(k, stable=True)
     first = torch.cumsum(counts, 0) - counts  # where each step's run begins in the sorted order
     rank = torch.empty_like(k)

@@ -42,7 +42,7 @@ class Diffusion:
     @cached_property
     def abar(self) -> FloatArray:
         """(T,) cumulative product of 1 - beta: the share of the signal's variance that is left."""
-        return np.cumprod(1.0 - self.betas)
+        return np.cumprod(1.0 - self.betas, dtype=np.float64)
 
     @cached_property
     def abar_previous(self) -> FloatArray:

@@ -186,8 +186,8 @@ def test_reward_of_the_environment_is_what_the_lists_earn(make_policy: Factory, 
 def test_it_raises_its_reward(make_policy: Factory, small_data: Dataset) -> None:
     for name in ("pathwise", "score"):
         config = replace(
-            SMALL, estimator=name, baseline="leave_one_out", iterations=150, samples_per_user=8, users_per_batch=32,
-            learning_rate=3e-3, eval_every=150,
+            SMALL, estimator=name, baseline="leave_one_out", iterations=150, samples_per_user=8,
+            users_per_batch=32, learning_rate=3e-3, eval_every=150,
         )  # fmt: skip
         history = agent(make_policy(), small_data, config).learn().history
         rewards = [row["reward/mean"] for row in history if "reward/mean" in row]
