@@ -61,7 +61,7 @@ def roll_out(
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
-    All episodes of a user start in the same u_T, so the first mean is computed once a user.
+    Where all episodes of a user start in the same u_T (``start="history"``), its mean is computed once a user.
 
     Args:
         policy: acts; its network must be in evaluation mode (dropout off), or the log-probabilities
@@ -81,6 +81,7 @@ def roll_out(
     wanted = tuple(range(total)) if steps is None else steps
     group = env.num_envs // users.numel()
     out = Rollout(users=users, steps=wanted)
+    share_first = share_first and not env.problem.needs_noise  # noised episodes of a user start apart
     observation, _ = env.reset(options={"user": users.repeat_interleave(group)})
     u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
     context = env.problem.context(users if share_first else users.repeat_interleave(group))

@@ -171,6 +171,14 @@ def test_episodes_of_a_user_share_the_first_mean_and_nothing_else(
     assert shared.samples_per_user == 2
 
 
+def test_episodes_that_start_apart_share_nothing(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, start="diffused")
+    rollout = roll_out(learner.policy, learner.env, torch.arange(8))
+    assert rollout.means[0].shape[0] == 16
+    assert not torch.equal(rollout.states[0][0], rollout.states[0][1])
+    assert torch.allclose(rollout.means[0], learner.policy.mean(rollout.states[0], 0), atol=1e-6)
+
+
 def test_reward_of_the_environment_is_what_the_lists_earn(make_policy: Factory, small_data: Dataset) -> None:
     learner = agent(make_policy(), small_data)
     users = torch.arange(8)
