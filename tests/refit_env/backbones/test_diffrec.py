@@ -44,7 +44,7 @@ def test_network_equals_the_formula_worked_by_hand() -> None:
     model = DiffRec(7, SMALL).double().eval()
     u, k = rows().double(), 3
     w = {name: p.detach().numpy() for name, p in model.named_parameters()}
-    angles = k * np.array([1.0, 10_000.0 ** -0.5])
+    angles = k * np.array([1.0, 10_000.0**-0.5])
     embedded = np.concatenate([np.cos(angles), np.sin(angles)]) @ w["time.weight"].T + w["time.bias"]
     joined = np.concatenate([u.numpy(), np.tile(embedded, (8, 1))], 1)
     hidden = np.tanh(joined @ w["layers.0.weight"].T + w["layers.0.bias"])
@@ -76,7 +76,9 @@ def test_eps_network_is_weighed_as_the_reference_does() -> None:
 
 def test_time_embedding_is_cosines_then_sines() -> None:
     out = time_embedding(2, 4, torch.zeros(1))
-    assert out.tolist()[0] == pytest.approx([math.cos(2), math.cos(0.02), math.sin(2), math.sin(0.02)], abs=1e-6)
+    assert out.tolist()[0] == pytest.approx(
+        [math.cos(2), math.cos(0.02), math.sin(2), math.sin(0.02)], abs=1e-6
+    )
     assert time_embedding(2, 5, torch.zeros(1)).shape == (1, 5)
 
 
@@ -103,7 +105,10 @@ def test_sampler_is_uniform_until_every_step_was_seen_ten_times() -> None:
 
 def test_sampler_follows_the_root_mean_square_of_the_last_ten_losses() -> None:
     sampler = StepSampler(2)
-    sampler.remember(torch.tensor([0] * 30 + [1] * 12), torch.cat([torch.full((20,), 99.0), torch.ones(10), torch.full((12,), 3.0)]))
+    sampler.remember(
+        torch.tensor([0] * 30 + [1] * 12),
+        torch.cat([torch.full((20,), 99.0), torch.ones(10), torch.full((12,), 3.0)]),
+    )
     expected = 0.999 * np.array([0.25, 0.75]) + 0.001 / 2
     np.testing.assert_allclose(sampler.probabilities().numpy(), expected)
     k, share = sampler.draw(4000, torch.Generator().manual_seed(0))

@@ -22,7 +22,9 @@ def test_posterior_is_bayes_rule_in_float64() -> None:
         likelihood_precision = (1 - beta) / beta
         variance = 1 / (prior_precision + likelihood_precision)
         mean = variance * (np.sqrt(abar_prev) * x0 * prior_precision + np.sqrt(1 - beta) / beta * u)
-        ours = CHAIN.posterior_mean(torch.tensor([[x0]], dtype=torch.float64), torch.tensor([[u]], dtype=torch.float64), k)
+        ours = CHAIN.posterior_mean(
+            torch.tensor([[x0]], dtype=torch.float64), torch.tensor([[u]], dtype=torch.float64), k
+        )
         assert float(ours) == pytest.approx(mean, rel=1e-12)
         assert CHAIN.posterior_std[k] == pytest.approx(np.sqrt(variance), rel=1e-12)
 
