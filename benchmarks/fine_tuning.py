@@ -6,6 +6,7 @@ Cells, each measured on the test split with weights chosen on the validation spl
 
 - ``published``: the backbone as published, ELBO training, early stopping.
 - ``+ REINFORCE (score)``: the paper's estimator with a leave-one-out baseline and an exploration std.
+- ``+ REINFORCE (paper)``: its literal form: no baseline, the posterior's own std, RACS, lr 1e-3, 64 users.
 - ``+ REINFORCE``: the default agent (pathwise Rao-Blackwell estimator).
 - ``+ more ELBO``: plain further training for the wall-clock time that ``+ REINFORCE`` took.
 - ``same-information ELBO``: the control that RL must stand beside. The input is what the reward's relevance
@@ -60,6 +61,7 @@ class Setting:
     score: ReinforceConfig = field(
         default_factory=lambda: replace(preset("score"), iterations=100, samples_per_user=8, eval_every=50)
     )
+    paper: ReinforceConfig = field(default_factory=lambda: replace(preset("paper"), eval_every=50))
 
 
 RANDOM_SPLIT = Setting(
@@ -145,9 +147,9 @@ def reinforce(
         config: ReinforceConfig = getattr(setting, which)
         policy = DiffusionPolicy.load(run_folder(env_id, parent, seed))
         goal = {
-            "reward": setting.reward,
+            "reward": setting.reward if which != "paper" else "racs",
             "relevance": setting.relevance,
-            "reward_kwargs": setting.reward_kwargs,
+            "reward_kwargs": setting.reward_kwargs if which != "paper" else {},
         }
         agent = Reinforce(policy, env_id, config, env_kwargs=goal, seed=seed, device="cpu")
         result = agent.learn()
@@ -203,6 +205,7 @@ CELLS = (
     Cell("same-reinforce", "same-information ELBO + REINFORCE", "same", reinforce("same", "agent")),
     Cell("elbo", "+ more ELBO, same wall-clock", "published", more_elbo),
     Cell("score", "+ REINFORCE, score function", "published", reinforce("published", "score")),
+    Cell("paper", "+ REINFORCE, literal", "published", reinforce("published", "paper")),
 )
 
 
