@@ -1,4 +1,4 @@
-"""The smallest honest policy-gradient loop on a denoising chain: nothing but Gymnasium, torch and a pretrained policy.
+"""The smallest honest policy-gradient loop on a denoising chain: Gymnasium, torch, a pretrained policy.
 
     python examples/forty_lines.py
 
@@ -21,7 +21,8 @@ from refit_env.policy import DiffusionPolicy
 def main(iterations: int = 60, batch: int = 32, group: int = 16, epochs: int = 200) -> tuple[float, float]:
     """Pretrain, fine-tune, and return the test NDCG@20 before and after."""
     data = load_dataset("synthetic")
-    policy = DiffusionPolicy(pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone, num_steps=4)
+    pretrained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone
+    policy = DiffusionPolicy(pretrained, num_steps=4)
     before = evaluate(policy.scorer(data), data, "test").means()["ndcg@20"]
 
     env = gym.make_vec("ReFiT-Synthetic-v0", num_envs=batch * group, backend="torch", reward="ndcg")

@@ -1,4 +1,4 @@
-"""Reward research: write a reward, register it, and see what it does to accuracy and to the catalogue's coverage.
+"""Reward research: write a reward, register it, see what it does to accuracy and to coverage.
 
     python examples/own_reward.py
 
@@ -39,7 +39,8 @@ def main(iterations: int = 40, epochs: int = 200) -> dict[str, dict[str, float]]
     pretrained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone.state_dict()
     found = {}
     for reward in ("ndcg", "rare_hits"):
-        policy = DiffusionPolicy(pretrain(data, config=PretrainConfig(epochs=0), seed=0).backbone, num_steps=4)
+        untrained = pretrain(data, config=PretrainConfig(epochs=0), seed=0).backbone
+        policy = DiffusionPolicy(untrained, num_steps=4)
         policy.backbone.load_state_dict(pretrained)
         agent = Reinforce(
             policy,
