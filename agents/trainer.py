@@ -60,6 +60,8 @@ class TrainerConfig:
     """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "ndcg@20"
     """The validation metric that chooses the weights."""
+    relevance_draws: int = 1
+    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn by heart."""
 
 
 @dataclass
@@ -119,7 +121,8 @@ class FineTuner(ABC):
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std)
-        self.env = self._make_env(env, dict(env_kwargs or {})) if isinstance(env, str) else env
+        self._envs = self._make_envs(env, dict(env_kwargs or {})) if isinstance(env, str) else [env]
+        self.env = self._envs[0]
         self._check_env()
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
@@ -195,6 +198,7 @@ class FineTuner(ABC):
         """One iteration with its bookkeeping."""
         begin = time.perf_counter()
         self._within_step = True
+        self.env = self._envs[self.iteration % len(self._envs)]
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
         scalars = self.update(users)
@@ -235,7 +239,8 @@ class FineTuner(ABC):
         reward = self.env.problem.reward_fn
         if reward.uses_lists:
             self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
-            reward.set_lists(self._lists)
+            for env in self._envs:
+                env.problem.reward_fn.set_lists(self._lists)
 
     @torch.no_grad()
     def _divergence(self) -> float:
@@ -302,7 +307,8 @@ class FineTuner(ABC):
         restore_optimizer(self.optimizer, part(tensors, "optimizer."))
         if "lists" in tensors:
             self._lists = tensors["lists"].to(self.device)
-            self.env.problem.reward_fn.set_lists(self._lists)
+            for env in self._envs:
+                env.problem.reward_fn.set_lists(self._lists)
         self.user_generator.set_state(tensors["generator.users"].cpu())
         self.noise_generator.set_state(tensors["generator.noise"].cpu())
         self.iteration, self.history = int(meta["iteration"]), list(meta["history"])
@@ -321,17 +327,32 @@ class FineTuner(ABC):
 
     # ------------------------------------------------------------------ preparation
 
-    def _make_env(self, env_id: str, kwargs: dict[str, Any]) -> DenoisingVectorEnv:
-        """Make the torch-backend environment that fits the policy; fewer users than a batch shrink it."""
+    def _make_envs(self, env_id: str, kwargs: dict[str, Any]) -> list[DenoisingVectorEnv]:
+        """The torch-backend environments that fit the policy; fewer users than a batch shrink it."""
         kwargs |= {"backend": "torch", "device": str(self.device), "num_steps": self.policy.num_steps}
         kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
         probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
-        batch = min(self.config.users_per_batch, len(probe.problem.users))
-        if probe.problem.relevance.mode == "validation":
+        mode, batch = probe.problem.relevance.mode, min(self.config.users_per_batch, len(probe.problem.users))
+        if mode == "validation":
             batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
+        draws = self.config.relevance_draws
+        if draws < 1 or (draws > 1 and mode != "holdout"):
+            raise ValueError(f"relevance_draws={draws} with relevance {mode!r}: only 'holdout' can be drawn again")
         self.config = replace(self.config, users_per_batch=batch)
-        count = batch * self.config.samples_per_user
-        return cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=count, **kwargs))
+        chosen = dict(kwargs.pop("relevance_kwargs", None) or {})
+        first = chosen.pop("seed", 0)
+        return [
+            cast(
+                "DenoisingVectorEnv",
+                gym.make_vec(
+                    env_id,
+                    num_envs=batch * self.config.samples_per_user,
+                    relevance_kwargs=chosen | ({"seed": first + n} if mode == "holdout" else {}),
+                    **kwargs,
+                ),
+            )
+            for n in range(draws)
+        ]
 
     def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
         """Users that episodes are drawn from, and those that selection looks at (None: all).

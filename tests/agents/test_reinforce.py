@@ -262,6 +262,17 @@ def test_validation_relevance_selects_on_other_users(make_policy: Factory, small
     assert not set(learner._selection_users.tolist()) & set(learner._train_users.tolist())
 
 
+def test_hold_outs_are_taken_in_turns(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, relevance_draws=3), relevance="holdout")
+    shown = []
+    for _ in range(4):
+        learner._step()
+        shown.append(learner.env.problem.initial_state(torch.arange(8)))
+    assert torch.equal(shown[0], shown[3]) and not torch.equal(shown[0], shown[1])
+    with pytest.raises(ValueError, match="only 'holdout' can be drawn again"):
+        agent(make_policy(), small_data, replace(SMALL, relevance_draws=2), relevance="recent")
+
+
 def test_presets_and_the_literal_estimator(make_policy: Factory, small_data: Dataset) -> None:
     paper = preset("paper")
     assert (paper.learning_rate, paper.users_per_batch, paper.iterations) == (1e-3, 64, 200)
