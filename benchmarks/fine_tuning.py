@@ -35,6 +35,7 @@ from agents.resources import measure
 from agents.stats import mean_interval, paired_bootstrap
 from benchmarks.harness import RESULTS, report
 from refit_env.data import load_dataset
+from refit_env.errors import unknown_name
 from refit_env.evaluation import evaluate
 from refit_env.files import read_json, write_json
 from refit_env.policy import DiffusionPolicy
@@ -210,22 +211,32 @@ CELLS = (
 # ---------------------------------------------------------------------- the table
 
 
-def run_seed(env_id: str, seed: int) -> int:
-    """All cells of a seed, in order; one thread, so that two seeds fit on two cores."""
+def run_seed(env_id: str, seed: int, keys: str) -> int:
+    """The cells of a seed, in order; one thread, so that two seeds fit on two cores."""
     torch.set_num_threads(1)
-    for cell in CELLS:
+    for cell in choose_cells(keys):
         run_cell(env_id, cell, seed)
     return seed
 
 
-def tabulate(env_id: str, seeds: Sequence[int], command: str) -> None:
+def choose_cells(keys: str) -> list[Cell]:
+    """The cells named, in the table's order; all of them where none is."""
+    known = {cell.key: cell for cell in CELLS}
+    wanted = keys.split(",") if keys else list(known)
+    for key in wanted:
+        if key not in known:
+            raise unknown_name("cell", key, known)
+    return [cell for cell in CELLS if cell.key in wanted]
+
+
+def tabulate(env_id: str, seeds: Sequence[int], cells: Sequence[Cell], command: str) -> None:
     """Print the means over seeds with their intervals, and write the result file."""
-    found = {c.key: [run_cell(env_id, c, s) for s in seeds] for c in CELLS}
+    found = {c.key: [run_cell(env_id, c, s) for s in seeds] for c in cells}
     rows, details = [], {}
-    for cell in CELLS:
+    for cell in cells:
         runs = found[cell.key]
         means = {m: mean_interval([r["test"][m] for r in runs]) for m in METRICS}
-        cells = [_interval(means["ndcg@20"]), _interval(means["recall@20"])]
+        line = [_interval(means["ndcg@20"]), _interval(means["recall@20"])]
         gain = {}
         if cell.parent is not None:
             for m in METRICS:
@@ -233,19 +244,19 @@ def tabulate(env_id: str, seeds: Sequence[int], command: str) -> None:
                 gain[m] = mean_interval(
                     [100 * (r["test"][m] / b - 1) for r, b in zip(runs, base, strict=True)]
                 )
-            cells += [_percent(gain["ndcg@20"]), _percent(gain["recall@20"])]
+            line += [_percent(gain["ndcg@20"]), _percent(gain["recall@20"])]
         else:
-            cells += ["", ""]
+            line += ["", ""]
         seconds = float(np.mean([r["how"]["seconds"] for r in runs]))
         memory = max(r["cost"]["peak_memory_mib"] for r in runs)
-        rows.append([cell.title, *cells, f"{seconds:.0f}", f"{memory:.0f}"])
+        rows.append([cell.title, *line, f"{seconds:.0f}", f"{memory:.0f}"])
         details[cell.key] = {
             "test": {m: i.to_json() for m, i in means.items()},
             "gain_percent": {m: i.to_json() for m, i in gain.items()},
             "over": cell.parent,
             "seconds": seconds,
         }
-    columns = ["model", "NDCG@20", "Recall@20", "NDCG@20 gain, %", "Recall@20 gain, %", "seconds", "peak MiB"]
+    columns = ["model", "NDCG@20", "Recall@20", "NDCG gain, %", "Recall gain, %", "seconds", "peak MiB"]
     note = (
         f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the "
         "row's own starting point: the published model, or the same-information model in the row that names "
@@ -277,14 +288,15 @@ def main() -> None:
     parser.add_argument("--env", default="ReFiT-ML1M-v0")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cells", default="", help="comma-separated; all if left out")
     options = parser.parse_args()
-    seeds = list(range(options.seeds))
+    seeds, cells = list(range(options.seeds)), choose_cells(options.cells)
     with ProcessPoolExecutor(max_workers=options.workers) as pool:
-        for job in as_completed([pool.submit(run_seed, options.env, seed) for seed in seeds]):
+        jobs = [pool.submit(run_seed, options.env, seed, options.cells) for seed in seeds]
+        for job in as_completed(jobs):
             print(f"seed {job.result()} done", flush=True)
-    tabulate(
-        options.env, seeds, f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}"
-    )
+    command = f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}"
+    tabulate(options.env, seeds, cells, command + (f" --cells {options.cells}" if options.cells else ""))
 
 
 if __name__ == "__main__":

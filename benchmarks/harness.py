@@ -142,7 +142,7 @@ def report(
     for row in rows:
         table.add_row(*row)
     console = Console()
-    console.width = max(console.width, 110)  # logs and pipes pass for 80 columns
+    console.width = max(console.width, 130)  # logs and pipes pass for 80 columns
     console.print(table)
     if note:
         console.print(note)
