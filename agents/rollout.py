@@ -61,7 +61,7 @@ def roll_out(
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
-    Where all episodes of a user start in the same u_T (``start="history"``), its mean is computed once a user.
+    Where all episodes of a user start in the same u_T (``start="history"``), its mean is computed once.
 
     Args:
         policy: acts; its network must be in evaluation mode (dropout off), or the log-probabilities

@@ -61,7 +61,8 @@ class TrainerConfig:
     select_on: str = "ndcg@20"
     """The validation metric that chooses the weights."""
     relevance_draws: int = 1
-    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn by heart."""
+    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
+    by heart."""
 
 
 @dataclass
@@ -337,7 +338,9 @@ class FineTuner(ABC):
             batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
         draws = self.config.relevance_draws
         if draws < 1 or (draws > 1 and mode != "holdout"):
-            raise ValueError(f"relevance_draws={draws} with relevance {mode!r}: only 'holdout' can be drawn again")
+            raise ValueError(
+                f"relevance_draws={draws} with relevance {mode!r}: only 'holdout' can be drawn again"
+            )
         self.config = replace(self.config, users_per_batch=batch)
         chosen = dict(kwargs.pop("relevance_kwargs", None) or {})
         first = chosen.pop("seed", 0)
