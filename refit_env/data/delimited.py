@@ -10,6 +10,7 @@ Letters: N rows.
 from __future__ import annotations
 
 import csv
+import mmap
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -148,7 +149,7 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
     ):  # ParserError and UnicodeDecodeError are such
         return None
     gaps = [name for name in names if name not in layout.names]
-    if table.empty or table[gaps].notna().to_numpy().any():
+    if table.empty or table[gaps].notna().to_numpy().any() or _has_open_line(path, layout.separator):
         return None
     columns: Columns = {}
     for name, kind in zip(layout.names, layout.kinds, strict=True):
@@ -158,6 +159,14 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
         if kind != "skip":
             columns[name] = values
     return columns
+
+
+def _has_open_line(path: Path, separator: str) -> bool:
+    """Whether a line ends in a separator: an empty last field, which pandas cannot tell from none."""
+    mark = separator.encode()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        ends = (mark + end for end in (b"\n", b"\r"))
+        return any(text.find(end) >= 0 for end in ends) or text[-len(mark) :] == mark
 
 
 def _fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import delimited
@@ -241,6 +241,8 @@ words = st.one_of(
 
 
 @settings(max_examples=300)
+@example([["0", "0", "0", "0", ""]], "\t")
+@example([["1", "2", "3", "4"], ["0", "0", "0", "0", ""]], "::")
 @given(
     st.lists(st.lists(words, min_size=3, max_size=5), min_size=1, max_size=4),
     st.sampled_from(["\t", "::", ","]),
