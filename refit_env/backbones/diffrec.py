@@ -52,6 +52,18 @@ class DiffRecConfig:
     importance_sampling: bool = True
     """Draw steps by the size of their losses."""
 
+    def diffusion(self) -> Diffusion:
+        """The chain of training."""
+        table = betas(
+            self.schedule,
+            self.num_steps,
+            noise_scale=self.noise_scale,
+            noise_min=self.noise_min,
+            noise_max=self.noise_max,
+            beta_fixed=self.beta_fixed,
+        )
+        return Diffusion.from_betas(table)
+
 
 class DiffRec(Backbone):
     """An MLP that predicts the clean interaction row from a noisy one and the step.
@@ -81,7 +93,7 @@ class DiffRec(Backbone):
         if self.config.mean_type not in ("x0", "eps"):
             raise ValueError(f"mean_type={self.config.mean_type!r} must be 'x0' or 'eps'")
         self.num_items = self.dim = num_items
-        self.diffusion = Diffusion.from_betas(_betas(self.config))
+        self.diffusion = self.config.diffusion()
         self.sampler = StepSampler(self.config.num_steps)
         size = self.config.embedding
         self.time = nn.Linear(size, size)
@@ -181,18 +193,6 @@ def time_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
     )  # (B, E / 2)
     out = torch.cat([angle.cos(), angle.sin()], 1)
     return functional.pad(out, (0, size % 2))
-
-
-def _betas(config: DiffRecConfig) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """The schedule of a configuration."""
-    return betas(
-        config.schedule,
-        config.num_steps,
-        noise_scale=config.noise_scale,
-        noise_min=config.noise_min,
-        noise_max=config.noise_max,
-        beta_fixed=config.beta_fixed,
-    )
 
 
 def _initialise(layers: Sequence[nn.Module]) -> None:

@@ -19,8 +19,6 @@ from torch import Tensor
 from refit_env.backbones import backbone_names, published_config
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.rows import SparseRows
-from refit_env.diffusion import Diffusion
-from refit_env.diffusion.schedule import betas
 from refit_env.errors import unknown_name
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 from refit_env.rewards.registry import RewardSpec
@@ -104,7 +102,7 @@ class DenoisingProblem:
         self._visible = SparseRows(self.relevance.visible, self.device)
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
-        self._chain = _schedule(config.backbone, self.dataset.name)
+        self._chain = published_config(config.backbone, self.dataset.name).diffusion()
         longest = self._chain.num_steps
         if config.num_steps > longest:
             raise ValueError(
@@ -288,17 +286,3 @@ def _check(config: ProblemConfig) -> None:
         raise ValueError(
             f"num_steps={steps!r} must be a whole number of at least 1: T, the length of an episode"
         )
-
-
-def _schedule(backbone: str, dataset: str) -> Diffusion:
-    """The chain that the backbone's authors published for the data."""
-    c = published_config(backbone, dataset)
-    table = betas(
-        c.schedule,
-        c.num_steps,
-        noise_scale=c.noise_scale,
-        noise_min=c.noise_min,
-        noise_max=c.noise_max,
-        beta_fixed=c.beta_fixed,
-    )
-    return Diffusion.from_betas(table)
