@@ -13,8 +13,8 @@ step), and ``torch.autograd.backward(rollout.means, ...)`` carries it to the wei
 - ``pathwise``: the same last term, carried through the reparameterised chain to the earlier steps. The
   transition is known and deterministic, so nothing is left to estimate but the noise average.
 
-Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996). On
-ML-1M one such episode a user is worth more than sixteen scored ones: see docs/results.md.
+Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996).
+docs/results.md has them side by side on ML-1M.
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector (= I items
 for the Rao-Blackwell estimators), K list length, T denoising steps.
