@@ -83,6 +83,7 @@ class Reinforce(FineTuner):
 
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
+    maximize: ClassVar[bool] = True  # what is carried to the weights is the derivative of J itself
     config: ReinforceConfig
 
     def __init__(
@@ -100,10 +101,6 @@ class Reinforce(FineTuner):
         """
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
-        # What is carried to the weights is the derivative of J itself, so Adam climbs.
-        self.optimizer = torch.optim.Adam(
-            self.policy.parameters(), self.config.learning_rate, maximize=True, fused=True
-        )
         if self.config.estimator != "score":
             list_parts(self.env.problem.reward_fn)
             if self.policy.backbone.dim != self.env.problem.num_items:

@@ -92,6 +92,8 @@ class FineTuner(ABC):
 
     name: ClassVar[str]
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
+    maximize: ClassVar[bool] = False
+    """Whether the gradients that ``update`` makes are those of what shall rise, so that Adam climbs."""
 
     def __init__(
         self,
@@ -127,7 +129,7 @@ class FineTuner(ABC):
         self._check_env()
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.policy.parameters(), self.config.learning_rate, fused=True
+            self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
         )
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
@@ -137,9 +139,7 @@ class FineTuner(ABC):
         self._train_users, self._selection_users = self._split_users()
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
-        self._lists: Tensor | None = (
-            None  # (U, K) what rewards that look at other users' lists were last shown
-        )
+        self._lists: Tensor | None = None  # (U, K) what rewards that look at others' lists were last shown
 
     @abstractmethod
     def update(self, users: Tensor) -> dict[str, float]:
