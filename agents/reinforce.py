@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from agents import advantages
+from agents.config import TrainerConfig
 from agents.estimators import ESTIMATORS, list_parts, rao_blackwell, score_function
 from agents.rollout import Rollout, roll_out
-from agents.trainer import FineTuner, TrainerConfig
+from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
-from refit_env.metrics import coverage_at_k, gini
 from refit_env.policy import DiffusionPolicy
 
 
@@ -128,12 +128,8 @@ class Reinforce(FineTuner):
         rolled = time.perf_counter()
         reward = rollout.reward.view(users.numel(), -1)  # (B, G)
         gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward))
-        self.optimizer.zero_grad(set_to_none=True)
-        chosen = sorted(gradients)
-        torch.autograd.backward([rollout.means[t] for t in chosen], [gradients[t] for t in chosen])
-        norm = self._clip()
-        self.optimizer.step()
-        scalars = self._scalars(rollout, reward) | {"train/gradient_norm": norm}
+        norm = self.ascend([rollout.means[t] for t in gradients], list(gradients.values()))
+        scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
         return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
 
     def _derivatives(self, rollout: Rollout, advantage: Tensor) -> dict[int, Tensor]:
@@ -164,13 +160,9 @@ class Reinforce(FineTuner):
         for t in rollout.steps:
             mean = rollout.means[t].detach()  # (N, D) or (B, D)
             with torch.no_grad():
-                anchor = self.reference.mean(rollout.states[t], t, self._context(rollout, mean.shape[0]))
+                anchor = self.reference.mean(rollout.states[t], t, self.context_of(rollout, mean.shape[0]))
             out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
         return out
-
-    def _context(self, rollout: Rollout, rows: int) -> Tensor | None:
-        """What the network is conditioned on, repeated where the rows are episodes instead of users."""
-        return self.env.problem.context(rollout.users.repeat_interleave(rows // rollout.users.numel()))
 
     def _trained_steps(self) -> tuple[int, ...]:
         """The steps of this iteration, by ``train_steps``."""
@@ -187,25 +179,6 @@ class Reinforce(FineTuner):
         """How many steps an iteration trains."""
         kind, _, count = self.config.train_steps.partition(":")
         return self.policy.num_steps if kind == "all" else min(int(count), self.policy.num_steps)
-
-    def _clip(self) -> float:
-        """Cut the gradient to ``max_grad_norm``; returns its norm before."""
-        limit = self.config.max_grad_norm or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
-
-    def _scalars(self, rollout: Rollout, reward: Tensor) -> dict[str, float]:
-        """What an iteration logs about its episodes; reward is (B, G)."""
-        out = {"reward/mean": float(reward.mean())}
-        out |= {f"reward/{name}": float(value.float().mean()) for name, value in rollout.terms.items()}
-        if reward.shape[1] > 1:
-            spread = reward.std(1)  # (B,)
-            out["reward/within_user_std"] = float(spread.mean())
-            out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
-        items = self.env.problem.num_items
-        return out | {
-            "lists/coverage": coverage_at_k(rollout.lists, items),
-            "lists/gini": gini(rollout.lists, items),
-        }
 
 
 def _check(config: ReinforceConfig) -> None:

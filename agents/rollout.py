@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from agents.advantages import EPSILON
+from refit_env.metrics import coverage_at_k, gini
+
 if TYPE_CHECKING:
     from refit_env.envs.vector import DenoisingVectorEnv
     from refit_env.policy import DiffusionPolicy
@@ -48,6 +51,19 @@ class Rollout:
         """G."""
         return self.reward.numel() // self.users.numel()
 
+    def scalars(self, num_items: int) -> dict[str, float]:
+        """What an iteration logs about its episodes: rewards by term, their spread, what is recommended."""
+        out = {"reward/mean": float(self.reward.mean())}
+        out |= {f"reward/{name}": float(value.float().mean()) for name, value in self.terms.items()}
+        if self.samples_per_user > 1:
+            spread = self.reward.view(self.users.numel(), -1).std(1)  # (B,)
+            out["reward/within_user_std"] = float(spread.mean())
+            out["reward/zero_variance_share"] = float((spread < EPSILON).float().mean())
+        return out | {
+            "lists/coverage": coverage_at_k(self.lists, num_items),
+            "lists/gini": gini(self.lists, num_items),
+        }
+
 
 def roll_out(
     policy: DiffusionPolicy,
@@ -76,6 +92,9 @@ def roll_out(
 
     Returns:
         The finished episodes.
+
+    Raises:
+        ValueError: if a reward is NaN or infinite; nothing has been learnt from it then.
     """
     total = policy.num_steps
     wanted = tuple(range(total)) if steps is None else steps
@@ -99,6 +118,12 @@ def roll_out(
         _, reward, _, _, info = env.step(action.detach())
         u = action
     out.u0, out.reward = u.detach(), reward
+    if not bool(torch.isfinite(reward).all()):
+        where = int((~torch.isfinite(reward)).nonzero()[0])
+        raise ValueError(
+            f"the reward of user {int(users[where // group])} is {float(reward[where])}; rewards must be finite: "
+            f"check {type(env.problem.reward_fn).__name__}"
+        )
     told = info.get("final_info", info)  # there if the environment resets itself
     out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
     return out
