@@ -121,8 +121,8 @@ def roll_out(
     if not bool(torch.isfinite(reward).all()):
         where = int((~torch.isfinite(reward)).nonzero()[0])
         raise ValueError(
-            f"the reward of user {int(users[where // group])} is {float(reward[where])}; rewards must be finite: "
-            f"check {type(env.problem.reward_fn).__name__}"
+            f"the reward of user {int(users[where // group])} is {float(reward[where])}; rewards must be "
+            f"finite: check {type(env.problem.reward_fn).__name__}"
         )
     told = info.get("final_info", info)  # there if the environment resets itself
     out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
