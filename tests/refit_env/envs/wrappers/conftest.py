@@ -57,6 +57,11 @@ def stack(request: pytest.FixtureRequest) -> Stack:
     return Stack(request.param)
 
 
+@pytest.fixture(params=[names for names in STACKS if "ResidualAction" in names], ids=", ".join)
+def residual_stack(request: pytest.FixtureRequest) -> Stack:
+    return Stack(request.param)
+
+
 @pytest.fixture(scope="session")
 def data() -> Dataset:
     return synthesize(seed=2, num_users=50, num_items=ITEMS, num_clusters=4)
