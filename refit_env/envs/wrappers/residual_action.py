@@ -49,10 +49,10 @@ class ResidualAction(ChainWrapper):
     | ``bound`` | 5.0 | actions lie in ``Box(-bound, bound, (D,))`` |
 
     The policy's items, backbone and T must be the environment's, its std above 0; what does not fit is
-    refused here. With a folder the wrapped environment's ``spec`` can be written to JSON, and all environments
-    of a process share the weights: give many single environments a folder. The residual never takes a next
-    vector out of the environment's box, which only the policy's mean itself may leave. Observations do not
-    change.
+    refused here. With a folder the wrapped environment's ``spec`` can be written to JSON, and the weights are
+    shared by all environments of a process: give many single environments a folder. The residual never takes
+    a next vector out of the environment's box, which only the policy's mean itself may leave. Observations do
+    not change.
 
     >>> import gymnasium as gym, numpy as np
     >>> import refit_env

@@ -70,7 +70,7 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
             f"the environment ranks {problem.num_items} items, "
             f"data set {dataset.name!r} has {dataset.num_items}"
         )
-    stages = [_stage(layer) for layer in list(layers(env))[:-1]]  # outermost first
+    stages = [_stage(layer, problem.device) for layer in list(layers(env))[:-1]]  # outermost first
     policy = _policy(env)
     if policy is None and problem.dim != problem.num_items:
         raise ValueError(
@@ -123,7 +123,7 @@ def _policy(env: Env) -> DiffusionPolicy | None:
     return None
 
 
-def _stage(layer: Any) -> tuple[Observe, Resolve]:
+def _stage(layer: Any, device: torch.device) -> tuple[Observe, Resolve]:
     """What one wrapper does to batches of observations and of actions.
 
     Raises:
@@ -133,13 +133,13 @@ def _stage(layer: Any) -> tuple[Observe, Resolve]:
         see, do = layer.observation_map, layer.action_map
         return see or _same, do or _same_action
     if isinstance(layer, TransformObservation):
-        return _each(layer.func), _same_action
+        return _each(layer.func, device), _same_action
     if isinstance(layer, gym_vector.VectorizeTransformObservation):
-        return _each(layer.wrapper.func), _same_action
+        return _each(layer.wrapper.func, device), _same_action
     if isinstance(layer, TransformAction):
-        return _same, _each_action(layer.func)
+        return _same, _each_action(layer.func, device)
     if isinstance(layer, gym_vector.VectorizeTransformAction):
-        return _same, _each_action(layer.wrapper.func)
+        return _same, _each_action(layer.wrapper.func, device)
     changing = (gym.ObservationWrapper, gym.ActionWrapper, VectorObservationWrapper, VectorActionWrapper)
     spaces = ("_observation_space", "_single_observation_space", "_action_space", "_single_action_space")
     if isinstance(layer, changing) or any(getattr(layer, name, None) is not None for name in spaces):
@@ -160,7 +160,7 @@ def _same_action(actions: Any, moment: Moment) -> Any:
     return actions
 
 
-def _each(function: Callable[[Any], Any]) -> Observe:
+def _each(function: Callable[[Any], Any], device: torch.device) -> Observe:
     """A function of single arrays, applied to each of a batch."""
 
     def of_batch(value: Any) -> Any:
@@ -171,16 +171,21 @@ def _each(function: Callable[[Any], Any]) -> Observe:
         else:
             out = [function(item) for item in batch]
         if isinstance(out[0], dict):
-            return {name: torch.from_numpy(np.stack([one[name] for one in out])) for name in out[0]}
-        return torch.from_numpy(np.stack(out))
+            return {name: _stacked([one[name] for one in out], device) for name in out[0]}
+        return _stacked(out, device)
 
     return of_batch
 
 
-def _each_action(function: Callable[[Any], Any]) -> Resolve:
+def _each_action(function: Callable[[Any], Any], device: torch.device) -> Resolve:
     """``_each`` for actions."""
-    of_batch = _each(function)
-    return lambda actions, moment: of_batch(actions).to(moment.u)
+    of_batch = _each(function, device)
+    return lambda actions, moment: of_batch(actions)
+
+
+def _stacked(rows: list[Any], device: torch.device) -> Tensor:
+    """Arrays as a batch (B, ...)."""
+    return torch.from_numpy(np.stack(rows)).to(device, torch.float32)
 
 
 def _as_arrays(value: Any) -> Any:
