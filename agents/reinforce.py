@@ -14,9 +14,11 @@ from torch import Tensor
 
 from agents import advantages
 from agents.config import TrainerConfig
-from agents.estimators import ESTIMATORS, list_parts, rao_blackwell, score_function
+from agents.crossings import list_parts
+from agents.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
+from agents.window import check_window, trained_steps
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
@@ -121,7 +123,7 @@ class Reinforce(FineTuner):
             self.env,
             users,
             generator=self.noise_generator,
-            steps=self._trained_steps(),
+            steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
             pathwise=config.estimator == "pathwise",
             share_first=config.share_first_step,
         )
@@ -164,22 +166,6 @@ class Reinforce(FineTuner):
             out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
         return out
 
-    def _trained_steps(self) -> tuple[int, ...]:
-        """The steps of this iteration, by ``train_steps``."""
-        total = self.policy.num_steps
-        if self._window == total:
-            return tuple(range(total))
-        if self.config.train_steps.startswith("last"):
-            return tuple(range(total - self._window, total))
-        drawn = torch.randperm(total, generator=self.user_generator)[: self._window]
-        return tuple(sorted(drawn.tolist()))
-
-    @property
-    def _window(self) -> int:
-        """How many steps an iteration trains."""
-        kind, _, count = self.config.train_steps.partition(":")
-        return self.policy.num_steps if kind == "all" else min(int(count), self.policy.num_steps)
-
 
 def _check(config: ReinforceConfig) -> None:
     """Refuse settings that no estimator knows, before any work is done."""
@@ -189,13 +175,7 @@ def _check(config: ReinforceConfig) -> None:
         raise unknown_name("baseline", config.baseline, advantages.BASELINES)
     if config.logprob_reduction not in ("mean", "sum"):
         raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
-    kind, _, count = config.train_steps.partition(":")
-    if config.train_steps != "all" and not (
-        kind in ("random", "last") and count.isdigit() and int(count) > 0
-    ):
-        raise ValueError(
-            f"train_steps={config.train_steps!r} must be 'all', 'random:n' or 'last:n' with n >= 1"
-        )
+    check_window(config.train_steps)
     if config.estimator == "pathwise" and config.train_steps != "all":
         raise ValueError(
             "estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'"

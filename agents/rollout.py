@@ -74,6 +74,7 @@ def roll_out(
     steps: tuple[int, ...] | None = None,
     pathwise: bool = False,
     share_first: bool = True,
+    noise: str = "episode",
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
@@ -88,13 +89,13 @@ def roll_out(
         steps: the steps t to keep a graph for; None keeps all.
         pathwise: let the graph run on through the actions (reparameterised chain), so that a gradient
             of the last mean reaches every step.
-        share_first: compute the first mean once a user; off only for measurement.
+        share_first: compute the first mean once a user; off for measurement, or where a user's episodes are
+            different policies'.
+        noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
+            numbers); ``none``: the noise-free chain.
 
     Returns:
         The finished episodes.
-
-    Raises:
-        ValueError: if a reward is NaN or infinite; nothing has been learnt from it then.
     """
     total = policy.num_steps
     wanted = tuple(range(total)) if steps is None else steps
@@ -112,18 +113,22 @@ def roll_out(
         if t == 0 and share_first:
             mean = mean.repeat_interleave(group, 0)  # (N, D)
             context = None if context is None else context.repeat_interleave(group, 0)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = torch.add(mean if pathwise else mean.detach(), noise, alpha=float(policy.std[t]))  # (N, D)
-        out.noise.append(noise)
+        drawn = _draw(mean, group, noise, generator)  # (N, D)
+        action = torch.add(mean if pathwise else mean.detach(), drawn, alpha=float(policy.std[t]))  # (N, D)
+        out.noise.append(drawn)
         _, reward, _, _, info = env.step(action.detach())
         u = action
     out.u0, out.reward = u.detach(), reward
-    if not bool(torch.isfinite(reward).all()):
-        where = int((~torch.isfinite(reward)).nonzero()[0])
-        raise ValueError(
-            f"the reward of user {int(users[where // group])} is {float(reward[where])}; rewards must be "
-            f"finite: check {type(env.problem.reward_fn).__name__}"
-        )
     told = info.get("final_info", info)  # there if the environment resets itself
     out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
     return out
+
+
+def _draw(like: Tensor, group: int, noise: str, generator: torch.Generator | None) -> Tensor:
+    """The noise of a step in the shape of ``like`` (N, D), see ``roll_out``."""
+    if noise == "none":
+        return torch.zeros_like(like)
+    if noise == "user":
+        some = torch.randn((like.shape[0] // group, like.shape[1]), generator=generator, device=like.device)
+        return some.repeat_interleave(group, 0)
+    return torch.randn(like.shape, generator=generator, device=like.device)
