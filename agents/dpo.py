@@ -1,24 +1,28 @@
 """DPO on the denoising chain: pairs that the reward prefers one way, against the frozen pretrained policy.
 
-Diffusion-DPO (arXiv 2311.12908) and D3PO (2311.13231) learn from pairs of chains of the same start, w better than l, by
+Diffusion-DPO (arXiv 2311.12908) and D3PO (2311.13231) learn from pairs of chains of the same start, w better
+than l, by
 
     L = -log sigmoid(beta [ log pi/pi_ref (w) - log pi/pi_ref (l) ])    at each step of the chain.
 
-Here the reward itself is the judge, and the chains are the policy's own, drawn anew for each batch. Which pairs:
+Here the reward itself is the judge, and the chains are the policy's own, drawn anew for each batch. Which
+pairs:
 
-- ``credit="episode"``: the G chains of a user are compared with each other. Of a chain's thousands of numbers only a
-  few decided the comparison, and log-ratios are averaged over D, so that beta means the same for every catalogue.
-- ``credit="coordinate"``: a chain is compared with what it would have been, had number i alone of its last action
-  fallen on the other side of its mean (as likely, since the Gaussian is symmetric). A list reward judges such a
-  counterfactual exactly (``agents.crossings``). All that the two chains share cancels in the log-ratio: what is left is
-  the last step's number i, so each chain gives D pairs, of which most are ties and drop out.
+- ``credit="episode"``: the G chains of a user are compared with each other. Of a chain's thousands of numbers
+  only a few decided the comparison, and log-ratios are averaged over D, so that beta means the same for every
+  catalogue.
+- ``credit="coordinate"``: a chain is compared with what it would have been, had number i alone of its last
+  action fallen on the other side of its mean (as likely, since the Gaussian is symmetric). A list reward
+  judges such a counterfactual exactly (``agents.crossings``). All that the two chains share cancels in the
+  log-ratio: what is left is the last step's number i, so each chain gives D pairs, of which most are ties and
+  drop out.
 
-Ties are dropped in both cases, and counted (``train/tie_share``). DPO asks only which of two is better; the reward also
-tells by how much, and ``weigh_by_gap`` uses it. At pi = pi_ref the expected gradient is then that of the mean
-reward, times beta for pairs of independent chains, times 2 beta for mirrored numbers.
+Ties are dropped in both cases, and counted (``train/tie_share``). DPO asks only which of two is better; the
+reward also tells by how much, and ``weigh_by_gap`` uses it. At pi = pi_ref the expected gradient is then that
+of the mean reward, times beta for pairs of independent chains, times 2 beta for mirrored numbers.
 
-Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user, D size of the diffused vector (= I
-items for ``coordinate``), T steps.
+Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user, D size of the diffused vector
+(= I items for ``coordinate``), T steps.
 """
 
 from __future__ import annotations
@@ -100,7 +104,7 @@ class DPO(FineTuner):
                 raise ValueError("credit 'coordinate' needs u_0 to be the item scores; use 'episode'")
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
-                "the policy's std is 0 at some step, so log-ratios have no meaning there: raise exploration_std"
+                "the policy's std is 0 at some step, so log-ratios have no meaning: raise exploration_std"
             )
 
     def update(self, users: Tensor) -> dict[str, float]:
@@ -195,8 +199,8 @@ def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, flo
         pairs: ``all`` or ``best_worst``.
 
     Returns:
-        winners (P,) and losers (P,), places in the flattened (B * G,) episodes; their gaps (P,), above 0; and the
-        share of the compared pairs that were ties, which are left out.
+        winners (P,) and losers (P,), places in the flattened (B * G,) episodes; their gaps (P,), above 0; and
+        the share of the compared pairs that were ties, which are left out.
 
     Example:
         >>> winner, loser, gap, ties = chain_pairs(torch.tensor([[0.0, 2.0, 0.0], [1.0, 1.0, 1.0]]), "all")
@@ -226,8 +230,8 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
         reward: a list reward, or a mix of which every part is one.
 
     Returns:
-        (N, D) float32, r(s) - r(s_{-i}, 2 mu_i - s_i): positive where the draw is preferred, 0 for ties and for
-        items that no list may hold.
+        (N, D) float32, r(s) - r(s_{-i}, 2 mu_i - s_i): positive where the draw is preferred, 0 for ties and
+        for items that no list may hold.
 
     Raises:
         TypeError: if the reward does not say what each list position is worth.

@@ -1,30 +1,34 @@
-"""Evolution strategies on the output layer, in a subspace that fits a population (OpenAI-ES, arXiv 1703.03864).
+"""Evolution strategies on the output layer, in a subspace small enough to search (OpenAI-ES, 1703.03864).
 
-No gradient of the network is taken: parameters are perturbed, chains are run, and what earned more is moved to,
+No gradient of the network is taken: parameters are perturbed, chains are run, and what earned more is
+approached:
 
     theta <- theta + lr * Adam( 1 / (n sigma) sum_j f(theta + sigma e_j) e_j ),
 
-with antithetic perturbations (e, -e), fitnesses f shaped by their ranks, and common random numbers: all members are
-judged on the same users (and, where the chain is noisy, the same noise). An output layer of a hundred thousand to
-millions of weights is far too many to search, so theta = (M, m) moves it in a subspace of r * r + r numbers,
+with antithetic perturbations (e, -e), fitnesses f shaped by their ranks, and common random numbers: all
+members are judged on the same users (and, where the chain is noisy, the same noise). An output layer of a
+hundred thousand to millions of weights is far too many to search, so theta = (M, m) moves it in a subspace of
+r * r + r numbers,
 
     W = W0 + A M B^T,    b = b0 + A (m - M c),
 
-in words: the hidden units are read off in r directions, z = B^T h - c, and the scores are shifted by A (M z + m) along
-r directions of the catalogue. A holds the leading item factors of the train rows, or left singular vectors of
-W0, scaled so that a number of theta counts in units of the scores; B and c whiten the hidden units over users. A
-member costs one product of rank r on top of the shared W0 h, and the best theta folds into an ordinary checkpoint.
+in words: the hidden units are read off in r directions, z = B^T h - c, and the scores move by A (M z + m)
+along r directions of the catalogue. A holds the leading item factors of the train rows, or left singular
+vectors of W0, scaled so that a number of theta counts in units of the scores; B and c whiten the hidden units
+over users. A member costs one product of rank r on top of the shared W0 h, and the best theta folds into an
+ordinary checkpoint.
 
-With one block, all members run all users of the batch and a fitness is a mean over them. With more, the users are
-dealt out to blocks that have perturbations of their own: fewer users a fitness, but more directions seen for the
-same number of chains.
+With one block, all members run all users of the batch and a fitness is a mean over them. With more, the users
+are dealt out to blocks that have perturbations of their own: fewer users a fitness, but more directions seen
+for the same number of chains.
 
-Letters: B users in the batch, G members (= episodes of a user), N = B * G, E blocks, r rank, H hidden units, D size of
-the diffused vector, T steps.
+Letters: B users in the batch, G members (= episodes of a user), N = B * G, E blocks, r rank, H hidden units,
+D size of the diffused vector, T steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,9 +60,9 @@ class ESConfig(TrainerConfig):
     """Evolution strategies. Defaults: measured best on validation, see docs/results.md."""
 
     samples_per_user: int = 8
-    """Members of the population, half of them the others' mirror images; each runs each user once."""
+    """Members of the population, half of them the others' mirror images; each runs its users once."""
     blocks: int = 0
-    """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes each user one."""
+    """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes a user one."""
     rank: int = 8
     """r: theta has r * r + r numbers."""
     sigma: float = 0.02
@@ -117,25 +121,28 @@ class EvolutionStrategy(FineTuner):
         config = self.config
         blocks = config.blocks or users.numel()  # E
         block = torch.arange(users.numel(), device=self.device) * blocks // users.numel()  # (B,)
-        half = torch.randn(
-            (blocks, config.samples_per_user // 2, config.rank, config.rank + 1),
-            generator=self.noise_generator,
-            device=self.device,
-        )
-        directions = torch.cat([half, -half], 1)  # (E, G, r, r + 1)
+        directions = self._directions(blocks)  # (E, G, r, r + 1)
         rollout = self._run(users, directions[block].flatten(0, 1))
-        reward = rollout.reward.view(users.numel(), -1)  # (B, G)
-        total = torch.zeros(blocks, reward.shape[1], device=self.device)
-        fitness = total.index_add(0, block, reward) / torch.bincount(block)[:, None]  # (E, G)
+        fitness = block_means(rollout.reward.view(users.numel(), -1), block, blocks)  # (E, G)
         shaped = SHAPES[config.shaping](fitness - fitness.mean(1, keepdim=True))  # (E, G)
-        slope = torch.einsum("eg,egij->ij", shaped, directions) / (shaped.numel() * config.sigma)  # (r, r + 1)
+        slope = torch.einsum("eg,egij->ij", shaped, directions) / (
+            shaped.numel() * config.sigma
+        )  # (r, r + 1)
         self.matrix.grad, self.shift.grad = slope[:, :-1].contiguous(), slope[:, -1].contiguous()
         norm = self.take_step()
         self._fold()
-        scalars = rollout.scalars(self.env.problem.num_items)
-        moved = float(torch.linalg.vector_norm(self.matrix) ** 2 + torch.linalg.vector_norm(self.shift) ** 2)
-        scalars |= {"train/gradient_norm": norm, "train/theta_norm": moved**0.5}
-        return scalars | {"train/fitness_std": float(fitness.std(1).mean())}
+        return rollout.scalars(self.env.problem.num_items) | {
+            "train/gradient_norm": norm,
+            "train/theta_norm": math.hypot(float(self.matrix.norm()), float(self.shift.norm())),
+            "train/fitness_std": float(fitness.std(1).mean()),
+        }
+
+    def _directions(self, blocks: int) -> Tensor:
+        """(E, G, r, r + 1) standard normal, half of each population the other half's mirror image."""
+        rank, half = self.config.rank, self.config.samples_per_user // 2
+        shape = (blocks, half, rank, rank + 1)
+        drawn = torch.randn(shape, generator=self.noise_generator, device=self.device)
+        return torch.cat([drawn, -drawn], 1)
 
     def _run(self, users: Tensor, directions: Tensor) -> Rollout:
         """Chains of ``users`` (B,) under theta + sigma * ``directions`` (N, r, r + 1)."""
@@ -177,7 +184,8 @@ class EvolutionStrategy(FineTuner):
                     f"layer has {layer.out_features}: use basis 'weights'"
                 )
             left = torch.from_numpy(item_factors(dataset.train.csr, rank).copy()).to(self.device)
-        return left * layer.out_features**0.5
+        scaled: Tensor = left * math.sqrt(layer.out_features)
+        return scaled
 
     @torch.no_grad()
     def _reading(self) -> tuple[Tensor, Tensor]:
@@ -191,7 +199,7 @@ class EvolutionStrategy(FineTuner):
         hidden = seen[-1]  # (n, H) at the last step, which decides the list
         mean = hidden.mean(0)  # (H,)
         _, values, rows = torch.linalg.svd(hidden - mean, full_matrices=False)
-        deviation = values[: self.config.rank] / hidden.shape[0] ** 0.5  # (r,)
+        deviation = values[: self.config.rank] / math.sqrt(hidden.shape[0])  # (r,)
         right = (rows[: self.config.rank] / deviation.clamp(min=1e-6)[:, None]).T.contiguous()  # (H, r)
         return right, mean @ right
 
@@ -247,6 +255,12 @@ def shifted_output(
         yield
     finally:
         handle.remove()
+
+
+def block_means(reward: Tensor, block: Tensor, blocks: int) -> Tensor:
+    """Mean rewards (E, G) of each block's members, from rewards (B, G) and the users' blocks (B,)."""
+    total = reward.new_zeros(blocks, reward.shape[1]).index_add(0, block, reward)  # (E, G)
+    return total / torch.bincount(block, minlength=blocks)[:, None]
 
 
 def centred_ranks(fitness: Tensor) -> Tensor:

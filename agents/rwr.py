@@ -1,20 +1,22 @@
-"""Reward- and advantage-weighted regression of the denoiser on its own chains (RWR; AWR, arXiv 1910.00177; AWM, 2509.25050).
+"""Reward- and advantage-weighted regression of the denoiser on its own chains (RWR, AWR, AWM).
 
 The model regresses on the vectors u_0 that it sampled itself, each weighed by how well it was rewarded:
 
     L = E_n E_k [ 1/D sum_i w_ni (x0_theta(state_nk, k)_i - u_0,ni)^2 / (2 std^2) ]
 
-which is the ELBO of training with a weight, at a random step k for each chain, instead of the likelihood of every step
-that was taken (DDPO): the chain's own noise is not in it, and that is why it varies less (AWM). The weights:
+which is the ELBO of training with a weight, at a random step k for each chain, instead of the likelihood of
+every step that was taken (DDPO): the chain's own noise is not in it, and that is why it varies less (AWM).
+The weights:
 
-- ``advantage``: w = A, which may be negative. E[A] = 0, so whatever does not depend on the sample's own draw, such as the
-  distance between the prediction at another state and the last mean, drops out in expectation.
-- ``exp_advantage``: w = exp(A / temperature), scaled to a mean of 1 (AWR).
+- ``advantage``: w = A, which may be negative. E[A] = 0, so whatever does not depend on the sample's own draw,
+  such as the distance between the prediction at another state and the last mean, drops out in expectation.
+- ``exp_advantage``: w = exp(A / temperature), scaled to a mean of 1 (AWR, arXiv 1910.00177).
 - ``exp_reward``: w = exp(r / temperature), scaled to a mean of 1 (RWR; DDPO's rival in arXiv 2305.13301).
 
-With ``credit="coordinate"`` each number of u_0 has an advantage of its own (``agents.credit``), and numbers that could not
-have changed the list weigh nothing. Where the prediction is the policy's last mean (a chain of one step), the gradient
-of ``advantage`` is REINFORCE's, and that of ``exp_reward`` is the gradient of log E[exp(r / temperature)].
+With ``credit="coordinate"`` each number of u_0 has an advantage of its own (``agents.credit``), and numbers
+that could not have changed the list weigh nothing. Where the prediction is the policy's last mean (a chain of
+one step), the gradient of ``advantage`` is REINFORCE's, and that of ``exp_reward`` is the gradient of log
+E[exp(r / temperature)].
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
 """
@@ -166,7 +168,7 @@ def exponential(value: Tensor, temperature: float) -> Tensor:
 
 
 def effective_share(weight: Tensor) -> float:
-    """Kish's effective sample size over the number of weights: 1 if all are alike, 1 / n if one has it all."""
+    """Kish's effective sample size over the number of weights: 1 if all are alike, 1 / n if one is all."""
     total = weight.abs().sum().square()
     return float(total / (weight.square().sum() * weight.numel()).clamp(min=1e-30))
 
