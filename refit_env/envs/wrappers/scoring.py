@@ -63,20 +63,10 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
         >>> score(torch.tensor([7, 3])).shape
         torch.Size([2, 400])
     """
-    problem = _problem(env)
+    problem, policy = _problem(env), _policy(env)
     dataset = problem.dataset if dataset is None else dataset
-    if dataset.num_items != problem.num_items:
-        raise ValueError(
-            f"the environment ranks {problem.num_items} items, "
-            f"data set {dataset.name!r} has {dataset.num_items}"
-        )
+    _check(problem, policy, dataset)
     stages = [_stage(layer, problem.device) for layer in list(layers(env))[:-1]]  # outermost first
-    policy = _policy(env)
-    if policy is None and problem.dim != problem.num_items:
-        raise ValueError(
-            f"the chain's {problem.dim} numbers are no scores of {problem.num_items} items: wrap the "
-            "environment in ResidualAction, whose policy says how to score"
-        )
     space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
     arrays = getattr(env.unwrapped, "backend", "numpy") == "numpy"
     rows = SparseRows(dataset.train.csr, problem.device)
@@ -98,6 +88,20 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
         return scores.to(users.device)
 
     return score
+
+
+def _check(problem: DenoisingProblem, policy: DiffusionPolicy | None, dataset: Dataset) -> None:
+    """Refuse what could not be scored."""
+    if dataset.num_items != problem.num_items:
+        raise ValueError(
+            f"the environment ranks {problem.num_items} items, "
+            f"data set {dataset.name!r} has {dataset.num_items}"
+        )
+    if policy is None and problem.dim != problem.num_items:
+        raise ValueError(
+            f"the chain's {problem.dim} numbers are no scores of {problem.num_items} items: wrap the "
+            "environment in ResidualAction, whose policy says how to score"
+        )
 
 
 def _start(users: Tensor, rows: Tensor, policy: DiffusionPolicy | None) -> tuple[Tensor, Tensor | None]:

@@ -200,6 +200,14 @@ def test_low_rank_actions_need_residuals(make: Any, policy: DiffusionPolicy) -> 
         LowRankAction(ResidualAction(make(), policy), 50)
 
 
+def test_factors_are_of_items(make: Any, policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = ResidualAction(make(), policy)
+    monkeypatch.setattr(env.unwrapped.problem, "dim", 16)
+    for wrap in (LowRankAction, FactorObservation):
+        with pytest.raises(ValueError, match=f"{wrap.__name__} speaks of items, and the chain of 'diffrec'"):
+            wrap(env)
+
+
 def test_what_is_not_shown_cannot_be_projected(make: Any, policy: DiffusionPolicy) -> None:
     with pytest.raises(ValueError, match="TopKObservation needs observations with t and u"):
         TopKObservation(FactorObservation(make(), 4))
