@@ -163,9 +163,8 @@ class ClippedSurrogate(FineTuner):
             state = batch.states[t][rows] if carried is None else carried  # (b, 1 or G, D)
             mean = self._mean(state, t, batch.rollout.users[rows])  # (b, 1 or G, D)
             if self.config.kl_weight:
-                objective = objective - self.config.kl_weight * self._divergence_at(
-                    state, mean, t, batch, rows
-                )
+                away = self._divergence_at(state, mean, t, batch.rollout.users[rows])
+                objective = objective - self.config.kl_weight * away
             if batch.credit is not None and t < self.policy.num_steps - 1:
                 carried = mean + self.policy.std[t] * batch.noise[t][rows]
                 continue

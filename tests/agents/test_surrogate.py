@@ -75,7 +75,7 @@ def test_the_first_update_is_reinforces(
 def test_the_first_coordinate_update_weighs_each_number_by_its_own_credit(
     make_policy: Factory, small_data: Dataset
 ) -> None:
-    config = replace(SMALL, epochs=1, minibatches=1, train_steps="last:1")
+    config = replace(SMALL, epochs=1, minibatches=1)
     learner = make(PPO, make_policy(), small_data, config)
     users, last = torch.arange(8), learner.policy.num_steps - 1
     state = learner.noise_generator.get_state()
@@ -96,7 +96,8 @@ def test_the_first_coordinate_update_has_the_expectation_of_the_exact_slope(
     make_policy: Factory, small_data: Dataset
 ) -> None:
     """Averaged over the last draw, credit through the chain is the pathwise estimator."""
-    surrogate = make(PPO, make_policy(), small_data, replace(SMALL, epochs=1, minibatches=1))
+    config = replace(SMALL, epochs=1, minibatches=1, train_steps="all")
+    surrogate = make(PPO, make_policy(), small_data, config)
     exact = Reinforce(
         make_policy(), "ReFiT-Custom-v0",
         ReinforceConfig(users_per_batch=8, samples_per_user=2, estimator="pathwise"),
@@ -161,7 +162,8 @@ def test_target_kl_ends_the_passes(make_policy: Factory, small_data: Dataset) ->
 def test_kl_pulls_back_to_the_pretrained_policy(make_policy: Factory, small_data: Dataset) -> None:
     gaps = {}
     for weight in (0.0, 10.0):
-        learner = make(PPO, make_policy(), small_data, replace(SMALL, kl_weight=weight, iterations=20))
+        config = replace(SMALL, kl_weight=weight, iterations=20, train_steps="all")
+        learner = make(PPO, make_policy(), small_data, config)
         learner.learn()
         gaps[weight] = learner.history[-1]["policy/kl_to_pretrained"]
     assert gaps[10.0] < 0.5 * gaps[0.0]
