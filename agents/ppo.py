@@ -3,8 +3,8 @@
 The preset ``ddpo`` is DDPO's form (DDPO_IS, arXiv 2305.13301): a ratio a step, a tight clip range on the mean
 log-probability, no critic, since the reward is paid once and the user's other chains are the baseline. The
 default gives each number of the last action its own ratio and its own counterfactual advantage
-(``agents.credit``): with thousands of numbers that is what makes one batch worth several updates. The equation
-is in ``agents.surrogate``.
+(``agents.credit``): with thousands of numbers that is what makes one batch worth several updates. The
+equation is in ``agents.surrogate``.
 """
 
 from __future__ import annotations
