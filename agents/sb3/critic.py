@@ -23,9 +23,12 @@ class ChainValue(nn.Module):
     costs a small part of the actor.
     """
 
-    def __init__(self, dim: int, num_steps: int, width: int = 64) -> None:
+    def __init__(
+        self, dim: int, num_steps: int, width: int = 64, activation: type[nn.Module] = nn.Tanh
+    ) -> None:
         """Make an untrained critic for D = ``dim``, T = ``num_steps`` and H = ``width``."""
         super().__init__()
+        self.activation = activation()
         self.head = min(HEAD, dim)
         self.project = nn.Linear(dim, width)
         self.summary = nn.Linear(5, width, bias=False)
@@ -39,7 +42,7 @@ class ChainValue(nn.Module):
         """(B, 1) values of the vectors ``u`` (B, D) at steps ``t`` (B,) int64 in 0..T."""
         joined = self.project(functional.normalize(u)) + self.time(t)  # (B, H)
         joined = joined + self.summary(self.summaries(u))  # (B, H)
-        value: Tensor = self.out(torch.tanh(self.hidden(torch.tanh(joined))))  # (B, 1)
+        value: Tensor = self.out(self.activation(self.hidden(self.activation(joined))))  # (B, 1)
         return value
 
     def summaries(self, u: Tensor) -> Tensor:

@@ -61,6 +61,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         actor: dict[str, Any],
         logprob_reduction: Reduction = "mean",
         value_width: int = 64,
+        value_activation: type[torch.nn.Module] = torch.nn.Tanh,
         value_learning_rate: float = 1e-3,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
@@ -76,6 +77,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
             logprob_reduction: ``"mean"`` divides log-probabilities by D, ``"sum"`` does not: see
                 ``agents.sb3.distribution``. Ratio-based algorithms need ``"mean"`` beyond a few dozen items.
             value_width: width of the critic.
+            value_activation: its nonlinearity.
             value_learning_rate: the critic's learning rate at the beginning; SB3's ``learning_rate``, the
                 actor's, may be a schedule, which the critic's then follows.
             optimizer_class: Adam. A2C puts its RMSprop here unless it is made with ``use_rms_prop=False``,
@@ -93,7 +95,8 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         if logprob_reduction not in ("mean", "sum"):
             raise ValueError(f"logprob_reduction={logprob_reduction!r} must be 'mean' or 'sum'")
         self.actor_settings, self.logprob_reduction = actor, logprob_reduction
-        self.value_width, self.value_learning_rate = value_width, value_learning_rate
+        self.value_width, self.value_activation = value_width, value_activation
+        self.value_learning_rate = value_learning_rate
         self._weights_missing: str | None = None
         super().__init__(
             observation_space,
@@ -110,7 +113,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self.actor.eval()
         check_spaces(self.observation_space, self.action_space, self.actor)
         dim, steps = self.actor.backbone.dim, self.actor.num_steps
-        self.value_net = ChainValue(dim, steps, self.value_width)
+        self.value_net = ChainValue(dim, steps, self.value_width, self.value_activation)
         self.action_dist = FixedStdGaussian(dim, self.logprob_reduction)
         trained = [p for p in self.actor.parameters() if p.requires_grad]
         rate = lr_schedule(1.0)
@@ -190,7 +193,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         return loaded
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """What ``policy.save`` writes beside the weights; JSON-plain but for the spaces."""
+        """What ``policy.save`` writes beside the weights: plain values, spaces and classes."""
         return {
             "observation_space": self.observation_space,
             "action_space": self.action_space,
@@ -198,6 +201,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
             "actor": self.actor_settings,
             "logprob_reduction": self.logprob_reduction,
             "value_width": self.value_width,
+            "value_activation": self.value_activation,
             "value_learning_rate": self.value_learning_rate,
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
