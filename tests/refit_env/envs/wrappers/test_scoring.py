@@ -70,7 +70,6 @@ def test_acting_with_the_mean_scores_as_the_policy_bit_for_bit(
         kinds.update(type(value) for value in observations.values())
         u, t = torch.as_tensor(observations["u"]), int(observations["t"][0, 0])
         mean = policy.mean(u, t)
-        observations["u"] *= 0.0  # observations are the agent's own
         return mean if backend == "torch" else mean.numpy()
 
     score = chain_scorer(make_vec(backend=backend), act)
@@ -108,6 +107,19 @@ def test_the_environments_episodes_are_left_alone(make: Any, policy: DiffusionPo
     chain_scorer(env, linear(env))(USERS)
     assert np.array_equal(env.step(np.ones(60))[0]["u"], twin.step(np.ones(60))[0]["u"])
     assert env.reset()[1] == twin.reset()[1]
+
+
+def test_an_agent_that_changes_its_observations_changes_no_chain(
+    make_vec: Any, policy: DiffusionPolicy, data: Dataset
+) -> None:
+    for backend in ("numpy", "torch"):
+        env = wrappers.vector.ResidualAction(make_vec(backend=backend), policy)
+
+        def act(observations: Any) -> Any:
+            observations["u"] *= 0.0  # a normaliser that works in place
+            return np.zeros((len(observations["u"]), 60))
+
+        assert torch.equal(chain_scorer(env, act)(USERS), policy.scorer(data)(USERS))
 
 
 def test_another_data_set_of_the_same_catalogue_is_taken(make: Any, policy: DiffusionPolicy) -> None:
@@ -160,7 +172,15 @@ def test_dictionaries_that_are_transformed_stay_dictionaries(make: Any, policy: 
 def test_wrappers_that_are_not_understood_are_refused(make: Any, policy: DiffusionPolicy) -> None:
     env = wrappers.TopKObservation(wrappers.ResidualAction(make(), policy), 5)
     flat = gym.wrappers.FlattenObservation(env)
-    for unknown in (gym.wrappers.NormalizeObservation(flat), gym.wrappers.FrameStackObservation(flat, 2)):
+
+    class Noisy(gym.ObservationWrapper[Any, Any, Any]):
+        """Leaves the space as it is, but not what lies in it."""
+
+    for unknown in (
+        gym.wrappers.NormalizeObservation(flat),
+        gym.wrappers.FrameStackObservation(flat, 2),
+        Noisy(flat),
+    ):
         with pytest.raises(ValueError, match=f"cannot tell what {type(unknown).__name__} does"):
             chain_scorer(unknown, zeros(unknown))
 
