@@ -230,11 +230,11 @@ def check_backbone(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
     Raises:
         ValueError: naming both.
     """
-    if actor.backbone.name != problem.config.backbone:
+    mine, theirs = actor.backbone.name, problem.config.backbone
+    if mine != theirs:
         raise ValueError(
-            f"the actor's backbone is {actor.backbone.name!r}, the environment's "
-            f"{problem.config.backbone!r}: make the environment with backbone={actor.backbone.name!r}, or use "
-            "another run"
+            f"the actor's backbone is {mine!r}, the environment's {theirs!r}: make the environment with "
+            f"backbone={mine!r}, or use another run"
         )
 
 

@@ -20,7 +20,7 @@ RUNS = Path("runs") / "zoo"
 
 
 class ZooPolicy(DiffusionActorCriticPolicy):
-    """A diffusion policy that takes what the zoo's search samples, and starts from the run of its environment.
+"""The pretrained runs, one folder an environment id, relative to where the zoo is started."""
 
     Attributes:
         env_id: the environment that the run is of; subclasses set it.
