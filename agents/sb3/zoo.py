@@ -20,7 +20,7 @@ RUNS = Path("runs") / "zoo"
 
 
 class ZooPolicy(DiffusionActorCriticPolicy):
-"""The pretrained runs, one folder an environment id, relative to where the zoo is started."""
+    """A diffusion policy that takes what the zoo samples, and starts from the run of its environment.
 
     Attributes:
         env_id: the environment that the run is of; subclasses set it.
