@@ -10,9 +10,10 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import problem_of
+from refit_env.envs.wrappers.chain import Env, problem_of
 from refit_env.envs.wrappers.frozen import frozen_policy
 from refit_env.envs.wrappers.maps import ResidualMap
 from refit_env.envs.wrappers.single import ChainWrapper
@@ -85,11 +86,13 @@ class ResidualAction(ChainWrapper):
         plain = str(policy) if isinstance(policy, Path) else policy
         RecordConstructorArgs.__init__(self, policy=plain, scale=scale, bound=bound, _disable_deepcopy=True)
         problem = problem_of(env, type(self), vector=False)
-        super().__init__(env, problem, action_map=residual_map(problem, policy, scale, bound))
+        super().__init__(env, problem, action_map=residual_map(env, problem, policy, scale, bound))
 
 
 def residual_map(
-    problem: DenoisingProblem, policy: DiffusionPolicy | Path | str, scale: float, bound: float
+    env: Env, problem: DenoisingProblem, policy: DiffusionPolicy | Path | str, scale: float, bound: float
 ) -> ResidualMap:
     """The map of ``ResidualAction``, everything checked."""
-    return ResidualMap(frozen_policy(policy, problem), scale, bound, problem.config.bound)
+    base: Any = env.unwrapped
+    vectors = base.single_action_space if isinstance(base, VectorEnv) else base.action_space
+    return ResidualMap(frozen_policy(policy, problem), scale, bound, limit=float(vectors.high.max()))

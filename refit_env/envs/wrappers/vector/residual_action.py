@@ -45,4 +45,4 @@ class ResidualAction(ChainVectorWrapper):
             CheckpointError: if the folder holds no readable policy.
         """
         problem = problem_of(env, type(self), vector=True)
-        super().__init__(env, problem, action_map=residual_map(problem, policy, scale, bound))
+        super().__init__(env, problem, action_map=residual_map(env, problem, policy, scale, bound))

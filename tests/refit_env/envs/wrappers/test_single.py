@@ -54,6 +54,14 @@ def test_the_zero_action_is_the_pretrained_chain_bit_for_bit(make: Any, policy: 
         assert torch.equal(torch.from_numpy(observation["u"])[None], policy.denoise(start))
 
 
+def test_residuals_keep_to_the_environments_box(make: Any, policy: DiffusionPolicy) -> None:
+    env = ResidualAction(make(bound=1.5), policy, scale=50.0)
+    env.reset(seed=0)
+    for sign in (1.0, -1.0):
+        u = env.step(np.full(60, 5.0 * sign))[0]["u"]
+        assert np.all(u == sign * 1.5)
+
+
 def test_the_policy_is_a_frozen_copy(make: Any, policy: DiffusionPolicy) -> None:
     own = copy.deepcopy(policy).train().requires_grad_(True)
     env = ResidualAction(make(), own)
