@@ -94,5 +94,5 @@ def residual_map(
 ) -> ResidualMap:
     """The map of ``ResidualAction``, everything checked."""
     base: Any = env.unwrapped
-    vectors = base.single_action_space if isinstance(base, VectorEnv) else base.action_space
+    vectors: Any = base.single_action_space if isinstance(base, VectorEnv) else base.action_space
     return ResidualMap(frozen_policy(policy, problem), scale, bound, limit=float(vectors.high.max()))
