@@ -46,7 +46,8 @@ class RankingEvalCallback(BaseCallback):
     Rewards that look at all users' lists (coverage and the like) are shown the model's own each time.
 
     Attributes:
-        history: what each evaluation found, ``timesteps`` beside it.
+        history: what each evaluation found, with ``timesteps`` and what the last update logged
+            (``train/...``).
         best_value: the best value of ``select_on``.
         best_timesteps: environment steps at which it was found.
     """
@@ -148,7 +149,9 @@ class RankingEvalCallback(BaseCallback):
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy) and self.reference is not None:
             scalars["policy/kl_to_pretrained"] = divergence(policy.actor, self.reference, self._problem)
-        self.history.append({"timesteps": float(self.num_timesteps)} | scalars)
+        logged = self.logger.name_to_value.items()
+        trained = {name: float(value) for name, value in logged if name.startswith("train/")}
+        self.history.append({"timesteps": float(self.num_timesteps)} | trained | scalars)
         for name, value in scalars.items():
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)

@@ -108,3 +108,18 @@ def test_cleanrl_style_improves_the_model(tmp_path: Path) -> None:
     example = load("cleanrl_reinforce")
     result = example.main(example.Args(runs=tmp_path, iterations=60))
     assert result.after > result.before + 0.02
+
+
+def test_sb3_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its assertion compares the saved model's actions; no weights are chosen that validation finds worse."""
+    config = {"hidden": (8,), "num_steps": 4}
+    DiffusionPolicy(make_backbone("diffrec", 400, config), 4).save(tmp_path / "run")
+    found = load("sb3_ppo").main("ReFiT-Synthetic-v0", str(tmp_path / "run"), updates=2, num_envs=16)
+    assert set(found) == {"before", "after", "last"} and found["last"] != found["before"]
+    assert "approx_kl" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_sb3_ppo_does_not_harm_the_model() -> None:
+    found = load("sb3_ppo").main()
+    assert found["after"] >= found["before"]
