@@ -321,7 +321,8 @@ class FineTuner(ABC):
     def take_step(self) -> float:
         """Cut the gradient to ``max_grad_norm`` and let the optimiser step; returns its norm before."""
         limit = self.config.max_grad_norm or float("inf")
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
         self.optimizer.step()
         return norm
 
