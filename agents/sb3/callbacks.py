@@ -21,6 +21,7 @@ from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.vec_env import GymVecEnv, arrays
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers import chain_scorer
+from refit_env.envs.wrappers.chain import Layer, layers
 from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -101,7 +102,12 @@ class RankingEvalCallback(BaseCallback):
             )
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy):
-            check_backbone(policy.actor, self._problem)
+            check_actor(policy.actor, self._problem)
+            refuse_other_actions(self.training_env)
+            if self.model.get_vec_normalize_env() is not None:
+                raise ValueError(
+                    "VecNormalize changes the vectors that the diffusion policy acts on: leave it out"
+                )
             if self.reference is None:
                 self.reference = copy.deepcopy(policy.actor).requires_grad_(False)
             self.reference.to(policy.device).eval()
@@ -227,7 +233,7 @@ def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
     return found
 
 
-def check_backbone(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
+def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
     """Refuse an actor whose backbone is not the environment's.
 
     Raises:
@@ -239,6 +245,20 @@ def check_backbone(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
             f"the actor's backbone is {mine!r}, the environment's {theirs!r}: make the environment with "
             f"backbone={mine!r}, or use another run"
         )
+
+
+def refuse_other_actions(envs: VecEnv) -> None:
+    """Refuse wrappers under which an action is no next vector, whatever its box.
+
+    Raises:
+        ValueError: naming the wrapper.
+    """
+    for layer in layers(_wrapped(envs)):
+        if isinstance(layer, Layer) and layer.action_map is not None:
+            raise ValueError(
+                f"behind {type(layer).__name__} an action is no next vector, which is what the diffusion "
+                "policy gives: leave the wrapper out, or use SB3's own policies (SAC, TD3, TQC)"
+            )
 
 
 def _wrapped(envs: VecEnv | None) -> Any:

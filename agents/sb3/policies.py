@@ -62,7 +62,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         logprob_reduction: Reduction = "mean",
         value_width: int = 64,
         value_activation: type[torch.nn.Module] = torch.nn.Tanh,
-        value_learning_rate: float = 1e-3,
+        value_learning_rate: float = 1e-2,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
         use_sde: bool = False,
