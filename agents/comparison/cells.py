@@ -142,6 +142,7 @@ def run_cells(
     """
     _check(cells, workers)
     waiting = [cell for cell in cells if read_cell(folder, cell) is None]
+    finished = {cell.key for cell in cells if cell not in waiting}
     running: dict[int, _Job] = {}
     failed: dict[str, str] = {}
     try:
@@ -151,7 +152,7 @@ def run_cells(
                 lost = ", ".join(need for need in cell.needs if need in failed)
                 failed[cell.key] = f"needs {lost}, which failed"
                 tell(Outcome(cell, None, failed[cell.key], 0.0))
-            for cell in [cell for cell in waiting if _may_begin(cell, waiting, running)]:
+            for cell in [cell for cell in waiting if finished.issuperset(cell.needs)]:
                 if len(running) < workers:
                     waiting.remove(cell)
                     job = _begin(cell, folder)
@@ -161,6 +162,8 @@ def run_cells(
                 outcome = _end(running.pop(sentinel), folder)
                 if outcome.error:
                     failed[outcome.cell.key] = outcome.error
+                else:
+                    finished.add(outcome.cell.key)
                 tell(outcome)
     finally:
         for job in running.values():  # interrupted: what has not been written is not finished
@@ -181,12 +184,6 @@ def _check(cells: Sequence[Cell], workers: int) -> None:
         for need in cell.needs:
             if need not in keys[:place]:
                 raise ValueError(f"cell {cell.key!r} needs {need!r}, which does not stand before it")
-
-
-def _may_begin(cell: Cell, waiting: Sequence[Cell], running: Mapping[int, _Job]) -> bool:
-    """Whether all that a cell needs is finished (failed needs are dealt with before)."""
-    open_keys = {other.key for other in waiting} | {job.cell.key for job in running.values()}
-    return not any(need in open_keys for need in cell.needs)
 
 
 def _begin(cell: Cell, folder: Path) -> _Job:

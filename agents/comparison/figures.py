@@ -12,6 +12,7 @@ from agents.comparison.aggregate import Results
 from agents.comparison.rows import BASE, ROWS
 from refit_env.files import atomic_path
 
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
 STYLES = ("-", "--", "-.", ":")
 ROOM_BELOW = 0.6
 """How far below "no training" a panel reaches, as a share of the greatest gain."""
@@ -80,7 +81,7 @@ def _draw_panel(
     for place, (key, row) in enumerate(ROWS.items()):
         if key not in rows:
             continue
-        color, style = f"C{place % 10}", STYLES[place // 10]
+        color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
         if _has_curve(rows[key], name):
             steps, seeds = seed_curves(rows[key], name)
             mean = np.mean(seeds, axis=0)  # (steps,)

@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
     for row in (
         Row("none", "no training", "none"),
         Row("reinforce", "REINFORCE", algorithm="reinforce"),
-        Row("elbo", "more ELBO, same wall-clock as REINFORCE", "elbo", needs=("reinforce",)),
+        Row("elbo", "more ELBO, same wall-clock", "elbo", needs=("reinforce",)),
         Row("ppo", "PPO", algorithm="ppo"),
         Row("grpo", "GRPO", algorithm="grpo"),
         Row("rwr", "RWR", algorithm="rwr"),

@@ -29,10 +29,34 @@ _ONE_CHAIN = {"n_steps": 4, "gamma": 1.0, "gae_lambda": 1.0}
 SB3_SETTINGS: dict[str, SB3Settings] = {
     "ppo": SB3Settings(
         arguments=_ONE_CHAIN
-        | {"learning_rate": 2e-5, "batch_size": 256, "n_epochs": 2, "clip_range": 1e-4, "vf_coef": 0.5}
+        | {
+            "learning_rate": 2e-5,
+            "batch_size": 512,
+            "n_epochs": 1,
+            "clip_range": 0.2,
+            "ent_coef": 0.0,
+            "max_grad_norm": 10.0,
+        }
     ),
-    "a2c": SB3Settings(arguments=_ONE_CHAIN | {"learning_rate": 2e-5, "use_rms_prop": False}),
-    "trpo": SB3Settings(arguments=_ONE_CHAIN | {"batch_size": 256, "target_kl": 1e-5}),
+    "a2c": SB3Settings(
+        arguments=_ONE_CHAIN
+        | {
+            "learning_rate": 2e-5,
+            "use_rms_prop": False,
+            "normalize_advantage": True,
+            "max_grad_norm": 10.0,
+        }
+    ),
+    "trpo": SB3Settings(
+        arguments=_ONE_CHAIN
+        | {
+            "learning_rate": 1e-3,
+            "batch_size": 512,
+            "target_kl": 1e-3,
+            "n_critic_updates": 4,
+            "cg_max_steps": 4,  # each is a pass over the rollout, with the network's second derivatives
+        }
+    ),
     "sac": SB3Settings(
         num_envs=64,
         rank=32,
