@@ -30,9 +30,10 @@ SB3_SETTINGS: dict[str, SB3Settings] = {
     "ppo": SB3Settings(
         arguments=_ONE_CHAIN
         | {
-            "learning_rate": 2e-5,
-            "batch_size": 512,
+            "learning_rate": 1e-5,
+            "batch_size": 128,
             "n_epochs": 1,
+            "policy_kwargs": {"value_learning_rate": 1e-2},
             "clip_range": 0.2,
             "ent_coef": 0.0,
             "max_grad_norm": 10.0,
