@@ -103,6 +103,24 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
     return found
 
 
+def unfinished(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have no file yet.
+
+    Raises:
+        CellError: naming every file that was made with other settings, so that one look is enough.
+    """
+    missing, wrong = [], []
+    for cell in cells:
+        try:
+            if read_cell(folder, cell) is None:
+                missing.append(cell)
+        except CellError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CellError("\n".join(wrong))
+    return missing
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Say in which entries two JSON values differ.
 
@@ -141,7 +159,7 @@ def run_cells(
         ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
     """
     _check(cells, workers)
-    waiting = [cell for cell in cells if read_cell(folder, cell) is None]
+    waiting = unfinished(cells, folder)
     finished = {cell.key for cell in cells if cell not in waiting}
     running: dict[int, _Job] = {}
     failed: dict[str, str] = {}

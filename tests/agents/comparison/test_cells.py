@@ -83,6 +83,12 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None
     new = cell("a", settings={"agent": {"rate": 3, "size": [2]}, "seed": 0})
     with pytest.raises(CellError, match=r"a\.json was made with other settings \(agent.rate was 1, now 3\)"):
         run_cells([cell("b"), new], tmp_path)
+    do_cell(cell("c", settings={"seed": 1}), tmp_path)
+    with pytest.raises(CellError) as both:
+        run_cells([new, cell("c", settings={"seed": 2})], tmp_path)
+    assert "a.json" in str(both.value) and "c.json was made with other settings (seed was 1" in str(
+        both.value
+    )
     assert not (tmp_path / "b.json").exists()
 
 
