@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from refit_env.files import read_json, write_json
@@ -235,6 +236,7 @@ def _death(code: int | None) -> str:
 
 def work_in_process(cell: Cell, folder: Path, pipe: Connection) -> None:
     """What a cell's process does: the work, its file, and one word of how it went (empty: well)."""
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         do_cell(cell, folder)
         pipe.send("")
@@ -244,6 +246,14 @@ def work_in_process(cell: Cell, folder: Path, pipe: Connection) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         cell.error_path(folder).write_text(traceback.format_exc(), encoding="utf-8")
         pipe.send(f"{type(error).__name__}: {error}"[:2000])
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even where that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def do_cell(cell: Cell, folder: Path) -> dict[str, Any]:
