@@ -107,11 +107,11 @@ def note(seeds: Sequence[int]) -> str:
     return (
         f"Means over {counted(len(seeds), 'seed')} +- half a 95 % interval (Student's t over seeds). "
         "Gains are over no training, taken seed by seed; * marks those whose interval excludes zero. All "
-        "rows of a seed begin from one checkpoint and may take the same number of environment steps; weights chosen on validation "
-        "NDCG@20. Seconds are of training and validation (of pretraining in the first row), one thread, one "
-        "process a cell; peak MiB is the process's, libraries included. Aggregates over environments as in "
-        "arXiv 2108.13264: the interquartile mean of relative gains and the probability of improvement, with "
-        "stratified bootstrap intervals."
+        "rows of a seed begin from one checkpoint and may take the same number of environment steps; weights "
+        "chosen on validation NDCG@20. Seconds are of training and validation (of pretraining in the first "
+        "row), one thread, one process a cell; peak MiB is the process's, libraries included. Aggregates "
+        "over environments as in arXiv 2108.13264: the interquartile mean of relative gains and the "
+        "probability of improvement, with stratified bootstrap intervals."
     )
 
 
