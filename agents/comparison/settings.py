@@ -48,9 +48,6 @@ DEFAULT = EnvSettings()
 
 _WIDE = {"exploration_std": 0.1}
 """Credit of single numbers learns from a wider look around than the pathwise slope needs."""
-_SB3_WIDE_ROLLOUT = {"num_envs": 512}
-"""Without a user's other chains as a baseline, a critic and many chains a rollout have to do."""
-
 SETTINGS: dict[str, EnvSettings] = {
     "ReFiT-Synthetic-v0": EnvSettings(
         steps=60_000,
@@ -58,10 +55,9 @@ SETTINGS: dict[str, EnvSettings] = {
             "reinforce": {"learning_rate": 3e-5},
             "ppo": _WIDE,
             "grpo": {"learning_rate": 1e-4},
-            "rwr": _WIDE | {"states": "chain"},
+            "rwr": _WIDE,
             "dpo": _WIDE,
-            "es": {"users_per_batch": 256, "samples_per_user": 2, "sigma": 0.1, "learning_rate": 0.01},
-            "sb3-ppo": _SB3_WIDE_ROLLOUT,
+            "es": {"sigma": 0.1, "learning_rate": 0.01},
         },
     ),
     "ReFiT-ML100K-v0": EnvSettings(
@@ -71,21 +67,19 @@ SETTINGS: dict[str, EnvSettings] = {
         tuned={
             "reinforce": {"learning_rate": 5e-6},
             "ppo": {"learning_rate": 5e-6},
-            "rwr": {"states": "chain", "learning_rate": 2e-5},
+            "rwr": {"exploration_std": 0.05, "learning_rate": 2e-5},
             "dpo": {"learning_rate": 2e-5},
-            "es": {"users_per_batch": 256, "samples_per_user": 2, "sigma": 0.05, "learning_rate": 0.001},
-            "sb3-ppo": _SB3_WIDE_ROLLOUT,
+            "es": {"sigma": 0.05},
         },
     ),
     "ReFiT-ML1M-v0": EnvSettings(
         steps=76_800,
         tuned={
             "ppo": {"learning_rate": 5e-5},
-            "rwr": {"states": "chain"},
+            "rwr": {"exploration_std": 0.05},
             "dpo": {"learning_rate": 1e-4},
             "grpo": {"learning_rate": 4e-5},
-            "es": {"sigma": 0.03, "learning_rate": 0.001, "users_per_batch": 64},
-            "sb3-ppo": _SB3_WIDE_ROLLOUT,
+            "es": {"users_per_batch": 64, "samples_per_user": 8},
         },
     ),
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -120,7 +121,10 @@ def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path
     arguments: dict[str, Any] = dict(config.arguments) | {"seed": seed, "device": "cpu"}
     arguments["stats_window_size"] = config.num_envs  # the mean reward is that of the last round of chains
     if name == "sac":
-        low_rank: BaseAlgorithm = cls("MultiInputPolicy", envs, **arguments)
+        low_rank = SAC("MultiInputPolicy", envs, **arguments)
+        last = low_rank.actor.mu  # acts by 0, which is the pretrained chain, until it has learnt
+        torch.nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # a linear layer, typed as a module
+        torch.nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         return low_rank
     if config.group_size > 1:
         arguments["rollout_buffer_class"] = LeaveOneOutRolloutBuffer

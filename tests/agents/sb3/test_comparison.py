@@ -110,6 +110,13 @@ def test_rows_without_groups(checkpoint: Path) -> None:
     assert type(model.rollout_buffer) is DictRolloutBuffer
 
 
+def test_sac_begins_as_the_pretrained_chain(checkpoint: Path) -> None:
+    settings = small("sac")
+    envs = make_envs(settings, SHARED, ENV, checkpoint, 0)
+    actions, _ = make_model("sac", settings, envs, checkpoint, 0).predict(envs.reset(), deterministic=True)
+    assert not actions.any()
+
+
 def test_turns_are_of_all_sub_environments_at_once() -> None:
     def make() -> Any:
         return gym.make_vec(
