@@ -65,8 +65,7 @@ SB3_SETTINGS: dict[str, SB3Settings] = {
             "batch_size": 512,
             "target_kl": 1e-3,
             "n_critic_updates": 4,
-            "cg_max_steps": 4,  # each is a pass over the rollout, with the network's second derivatives
-            "sub_sampling_factor": 3,  # prime to T, so that all steps of the chains stay in
+            "cg_max_steps": 2,  # each is a pass over the rollout, with the network's second derivatives
         }
     ),
     "sac": SB3Settings(
