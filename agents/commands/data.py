@@ -51,7 +51,7 @@ class DataList:
             table.add_column(name, justify="left" if name in ("name", "task", "timed", "here") else "right")
         found = list_datasets()
         for name, folder in found.items():
-            table.addlist_row(*list_row(name, folder))
+            table.add_row(*list_row(name, folder))
         console = wide_console(table)
         console.print(table)
         for name, folder in found.items():
@@ -80,8 +80,8 @@ class DataInfo:
         table.add_column(style="bold")
         table.add_column(overflow="fold")
         for key, value in facts.items():
-            table.addlist_row(key, str(value))
-        wide_console(table).print(table)
+            table.add_row(key, str(value))
+        Console().print(table)
         return 0
 
 
@@ -139,7 +139,7 @@ class DataPrepare:
         steps = Table("step", title=f"{self.name}: rows", min_width=32)
         steps.add_column("left", justify="right")
         for step, rows in dataset.meta["preparation"]["rows"].items():
-            steps.addlist_row(step, f"{rows:,}")
+            steps.add_row(step, f"{rows:,}")
         console.print(steps)
         console.print(f"{folder}: {_sizes(dataset)}", soft_wrap=True)
         return 0

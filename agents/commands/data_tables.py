@@ -117,15 +117,22 @@ def _density(users: int, items: int, rows: int) -> str:
 
 
 def print_recipes() -> int:
-    """The table of ``refit data list --recipes``."""
+    """Print the table of ``refit data list --recipes``, and the notes below it."""
     table = Table(title="Recipes", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("recipe", "data set", "files", "whose", "note"):
-        table.add_column(name, no_wrap=name != "note", max_width=60 if name == "note" else None)
+    for name in ("recipe", "data sets", "files", "whose"):
+        table.add_column(name)
     for recipe in RECIPES.values():
-        for dataset in recipe.files:
-            files = recipe.files_in_words(dataset)
-            table.addlist_row(recipe.name, dataset, files, recipe.paper, recipe.note)
-    wide_console(table).print(table)
+        wanted: dict[tuple[str, ...], list[str]] = {}
+        for dataset, files in recipe.files.items():
+            wanted.setdefault(files, []).append(dataset)
+        for files, datasets in wanted.items():
+            usual = ", ".join(file.split("|")[0] for file in files)
+            table.add_row(recipe.name, ", ".join(datasets), usual, recipe.paper)
+    console = wide_console(table)
+    console.print(table)
+    for recipe in RECIPES.values():
+        if recipe.note:
+            console.print(f"{recipe.name}: {recipe.note}", soft_wrap=True)
     return 0
 
 

@@ -176,8 +176,8 @@ def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFra
 def _fast_columns(table: pd.DataFrame, layout: Layout) -> Columns | None:
     """The columns of one chunk, or None."""
     gaps = [name for name in table.columns if name not in layout.names]
-    if table.empty or table[gaps].notna().to_numpy().any():
-        return None
+    if table.empty or table[gaps].notna().to_numpy().any() or table[layout.names[-1]].isna().any():
+        return None  # no line ends in a separator, so that a last field without a value is not there
     columns: Columns = {}
     for name, kind in zip(layout.names, layout.kinds, strict=True):
         if kind == "skip":
