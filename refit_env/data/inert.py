@@ -161,19 +161,27 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin-1")
 
 
+def _no_bytes() -> bytes:
+    """What protocols 0 to 2 write for empty bytes."""
+    return b""
+
+
 def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
     """(module, name) -> what it stands for; the whole list of what a file may ask for."""
     table: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): Array,
         ("numpy", "dtype"): Dtype,
         ("pandas.core.frame", "DataFrame"): DataFrame,
+        ("pandas", "DataFrame"): DataFrame,
         ("pandas.core.internals.managers", "BlockManager"): BlockManager,
         ("pandas.core.internals", "BlockManager"): BlockManager,
         ("pandas._libs.internals", "BlockManager"): BlockManager,
         ("pandas._libs.internals", "_unpickle_block"): Block,
         ("pandas.core.indexes.base", "_new_Index"): Call(_new_index),
         ("pandas.core.indexes.base", "Index"): Index,
+        ("pandas", "Index"): Index,
         ("pandas.core.indexes.range", "RangeIndex"): Index,
+        ("pandas", "RangeIndex"): Index,
         ("pandas.core.indexes.numeric", "Int64Index"): Index,
         ("scipy.sparse.coo", "coo_matrix"): CooMatrix,
         ("scipy.sparse._coo", "coo_matrix"): CooMatrix,
@@ -186,6 +194,7 @@ def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
     for copies, builtins in (("copyreg", "builtins"), ("copy_reg", "__builtin__")):
         table[copies, "_reconstructor"] = Call(_reconstructor)
         table[builtins, "object"] = Inert
+        table[builtins, "bytes"] = Call(_no_bytes)
         table[builtins, "slice"] = Call(slice)
     return table
 
@@ -223,7 +232,7 @@ def read_inert(path: Path, file: IO[bytes]) -> Any:
             raise DataError(
                 f"{path}: this pickle asks for {what}, which no published file does; refused, nothing was run"
             ) from None
-        raise DataError(f"{path}: not a pickle as published ({what})") from None
+        raise DataError(f"{path}: not a whole pickle as published ({what})") from None
     except Exception as error:  # a damaged pickle can fail in any way
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path}: not a whole pickle ({reason:.120})") from None
+        raise DataError(f"{path}: not a whole pickle as published ({reason:.120})") from None

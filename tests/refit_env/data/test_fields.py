@@ -77,7 +77,7 @@ def test_an_optional_number_may_be_missing_but_not_wrong() -> None:
     assert fast_column(pd.Series([1.5, np.inf]), "optional") is None
     assert fast_column(pd.Series(["1.5", "x"], dtype=str), "optional") is None
     for text in ("nan", "inf", "x"):
-        with pytest.raises(ValueError, match="is not finite|is no number"):
+        with pytest.raises(ValueError, match=r"is not finite|is no number"):
             parse_field(text, "optional")
 
 

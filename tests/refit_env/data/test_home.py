@@ -102,7 +102,9 @@ def test_the_error_for_an_absent_set_says_what_to_do(homes: tuple[Path, Path]) -
         "refit data prepare",
     ):
         assert word in str(caught.value)
-    with pytest.raises(DataError, match=r"get inter_impression|get train_data.df .*or inter_impression") as caught:
+    with pytest.raises(
+        DataError, match=r"get inter_impression|get train_data.df .*or inter_impression"
+    ) as caught:
         load_dataset("zhihu")
     assert "ZhihuRec-Dataset" in str(caught.value) and "DreamRec" in str(caught.value)
 

@@ -22,7 +22,9 @@ CLICKS = (
     "1,2014-04-07T10:54:09.868Z,214536500,S\n"
     "2,2014-04-07T13:56:37.614Z,214662742,12\n"
 )
-BUYS = "420374,2014-04-06T18:44:58.314Z,214537888,12462,1\n420374,2014-04-06T18:44:58.325Z,214537850,10471,1\n"
+BUYS = (
+    "420374,2014-04-06T18:44:58.314Z,214537888,12462,1\n420374,2014-04-06T18:44:58.325Z,214537850,10471,1\n"
+)
 KUAIREC = (
     "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"
     "0,3649,13838,10867,2020-07-05 00:08:23.438,20200705,1593878903.438,1.2733965215790926\n"
@@ -30,7 +32,10 @@ KUAIREC = (
 )
 SMALL = KUAIREC + "14,148,4381,6067,,,,0.722103181143894\n"
 ZHIHU = "0,1,1525300000,1525300007\n0,2,1525300001,0\n3,1,1525300002,1525300009\n"
-FIRST = "12\t2\t5|1525300000|1525300007,6|1525300001|0\t1\tquery|1525300003\n13\t1\t6|1525300004|1525300005\t0\t\n"
+FIRST = (
+    "12\t2\t5|1525300000|1525300007,6|1525300001|0\t1\tquery|1525300003\n"
+    "13\t1\t6|1525300004|1525300005\t0\t\n"
+)
 
 
 def test_yoochoose_clicks_are_read_fast(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +52,9 @@ def test_yoochoose_is_read_by_the_chunk(write: Write, monkeypatch: pytest.Monkey
     whole = read_rows(path, "yoochoose")
     monkeypatch.setattr(delimited, "CHUNK", 7)
     chunked = read_rows(path, "yoochoose")
-    plain = delimited._read_plain(path, delimited.Layout(("a", "b", "c", "d"), ("id", "time", "id", "skip"), ","))
+    plain = delimited._read_plain(
+        path, delimited.Layout(("a", "b", "c", "d"), ("id", "time", "id", "skip"), ",")
+    )
     for name, column in (("users", "a"), ("timestamps", "b"), ("items", "c")):
         assert np.array_equal(getattr(whole, name), getattr(chunked, name))
         assert np.array_equal(getattr(whole, name), plain[column])
@@ -104,23 +111,41 @@ def test_zhihus_first_release_says_the_same(write: Write) -> None:
     path = write("zhihu1M.txt", FIRST + "\n")
     assert guess_format(path) == "zhihu"
     rows = read_rows(path, "zhihu")
-    assert rows.users.tolist() == [12, 13] and rows.items.tolist() == [5, 6] and rows.dropped == {"a click": 1}
+    assert (
+        rows.users.tolist() == [12, 13] and rows.items.tolist() == [5, 6] and rows.dropped == {"a click": 1}
+    )
     assert rows.timestamps is not None and rows.timestamps.tolist() == [1525300007.0, 1525300005.0]
 
 
 BAD = [
-    ("yoochoose-clicks.dat", CLICKS.replace("10:54:09.868Z", "yesterday"), r"line 2: timestamp .* is no time"),
+    (
+        "yoochoose-clicks.dat",
+        CLICKS.replace("10:54:09.868Z", "yesterday"),
+        r"line 2: timestamp .* is no time",
+    ),
     ("yoochoose-clicks.dat", CLICKS.replace("214662742", "-1"), r"line 3: item '-1' is negative"),
     ("yoochoose-clicks.dat", CLICKS.replace(",12\n", "\n"), r"line 3: expected 'session,time,item,category'"),
     ("yoochoose-clicks.dat", CLICKS.replace(",S", ",S,1"), r"line 2: expected .*\(4 fields\).*\(5\)"),
     ("yoochoose-clicks.dat", CLICKS[:-12], r"line 3: expected .*\(3\)\. Is the file truncated\?"),
     ("yoochoose-clicks.dat", CLICKS.replace(",", ";"), r"line 1: .*Separated by ';'\?"),
     ("yoochoose-clicks.dat", b"7z\xbc\xaf'\x1c\0\4", "binary data"),
-    ("yoochoose-buys.dat", BUYS.replace("10471,", ""), r"line 2: expected 'session,time,item,price,quantity'"),
-    ("big_matrix.csv", KUAIREC.replace("watch_ratio", "ratio"), "line 1: no column 'watch_ratio'; KuaiRec's are"),
+    (
+        "yoochoose-buys.dat",
+        BUYS.replace("10471,", ""),
+        r"line 2: expected 'session,time,item,price,quantity'",
+    ),
+    (
+        "big_matrix.csv",
+        KUAIREC.replace("watch_ratio", "ratio"),
+        "line 1: no column 'watch_ratio'; KuaiRec's are",
+    ),
     ("big_matrix.csv", KUAIREC.replace("9598", "9598.5"), r"line 3: video_id '9598\.5' is no whole number"),
     ("big_matrix.csv", KUAIREC.replace("1593879221.297", "x"), r"line 3: timestamp 'x' is no number"),
-    ("big_matrix.csv", KUAIREC.replace("1.2440823015294975", "inf"), r"line 3: watch_ratio 'inf' is not finite"),
+    (
+        "big_matrix.csv",
+        KUAIREC.replace("1.2440823015294975", "inf"),
+        r"line 3: watch_ratio 'inf' is not finite",
+    ),
     ("big_matrix.csv", KUAIREC.replace("1.2440823015294975", ""), r"line 3: watch_ratio '' is no number"),
     ("big_matrix.csv", KUAIREC[:-30], r"line 3: expected .*truncated"),
     ("inter_impression.csv", ZHIHU.replace("0,2,", "0,2.5,"), r"line 2: answer '2\.5' is no whole number"),
@@ -128,7 +153,11 @@ BAD = [
     ("inter_impression.csv", ZHIHU[:-12], r"line 3: expected .*\(3\)"),
     ("inter_impression.csv", "0,1,1525300000,0\n", "none of the 1 answers shown was clicked"),
     ("zhihu1M.txt", FIRST.replace("13\t1\t", "13\t2\t"), r"line 2: 2 answers are stated, 1 are there"),
-    ("zhihu1M.txt", FIRST.replace("6|1525300004|1525300005", "6|1525300004"), r"line 2: expected 'answer\|shown"),
+    (
+        "zhihu1M.txt",
+        FIRST.replace("6|1525300004|1525300005", "6|1525300004"),
+        r"line 2: expected 'answer\|shown",
+    ),
     ("zhihu1M.txt", FIRST.replace("12\t", "x\t"), r"line 1: 'x' is no whole number"),
     ("zhihu1M.txt", FIRST + "14", r"line 3: expected 'user<tab>n<tab>.*\(1 fields\)"),
 ]
@@ -146,12 +175,17 @@ def test_bad_files_are_named_with_line_and_rule(
 
 
 events = st.lists(
-    st.tuples(st.integers(0, 9), st.integers(0, 10**9), st.integers(10**12, 2 * 10**12)), min_size=1, max_size=20
+    st.tuples(st.integers(0, 9), st.integers(0, 10**9), st.integers(10**12, 2 * 10**12)),
+    min_size=1,
+    max_size=20,
 )
 
 
 @settings(max_examples=50, deadline=None)
-@given(events, st.sampled_from(["yoochoose-clicks.dat", "yoochoose-buys.dat", "inter_impression.csv", "zhihu1M.txt"]))
+@given(
+    events,
+    st.sampled_from(["yoochoose-clicks.dat", "yoochoose-buys.dat", "inter_impression.csv", "zhihu1M.txt"]),
+)
 def test_logs_are_read_as_written(log: list[tuple[int, int, int]], name: str) -> None:
     lines = []
     for user, item, millis in log:

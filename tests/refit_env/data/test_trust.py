@@ -24,7 +24,11 @@ TRUST = [[1, 2], [2, 1], [2, 2]]
 
 
 def put(
-    folder: Path, rating: Any = None, trust: Any = None, dtype: Any = np.uint16, names: tuple[str, str] = ("", "")
+    folder: Path,
+    rating: Any = None,
+    trust: Any = None,
+    dtype: Any = np.uint16,
+    names: tuple[str, str] = ("", ""),
 ) -> Path:
     """Write the pair, the numbers in the type that is stored in such files."""
     rating = np.array(RATING if rating is None else rating)
@@ -55,7 +59,9 @@ def test_small_types_do_not_overflow(tmp_path: Path) -> None:
 
 def test_the_files_with_timestamps_and_other_names(tmp_path: Path) -> None:
     timed = [[*row, 1_300_000_000 + n] for n, row in enumerate(RATING)]
-    put(tmp_path, rating=timed, trust=[[1, 2, 7]], dtype=np.int64, names=("rating_with_timestamp", "whatever"))
+    put(
+        tmp_path, rating=timed, trust=[[1, 2, 7]], dtype=np.int64, names=("rating_with_timestamp", "whatever")
+    )
     (tmp_path / "rating.mat").rename(tmp_path / "rating_with_timestamp.mat")
     (tmp_path / "trustnetwork.mat").rename(tmp_path / "trust.mat")
     rows = read_rows(tmp_path, "tang")
@@ -90,7 +96,9 @@ def test_a_missing_half_of_the_pair(tmp_path: Path) -> None:
     put(tmp_path)
     (tmp_path / "trustnetwork.mat").unlink()
     for source in (tmp_path, tmp_path / "rating.mat"):
-        with pytest.raises(DataError, match=r"no trustnetwork\.mat or trust\.mat.*the folder holds rating\.mat"):
+        with pytest.raises(
+            DataError, match=r"no trustnetwork\.mat or trust\.mat.*the folder holds rating\.mat"
+        ):
             read_rows(source, "tang")
 
 
@@ -127,7 +135,9 @@ numbers = st.integers(0, 2**31)
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(numbers, numbers, st.integers(1, 27), st.integers(1, 5), st.integers(0, 5)), min_size=1),
+    st.lists(
+        st.tuples(numbers, numbers, st.integers(1, 27), st.integers(1, 5), st.integers(0, 5)), min_size=1
+    ),
     st.lists(st.tuples(numbers, numbers), min_size=1),
     st.sampled_from([np.int64, np.float64]),
 )

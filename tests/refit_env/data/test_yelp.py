@@ -39,17 +39,21 @@ def test_reviews_and_friends(write: Write) -> None:
     folder = put(write, reviews, users)
     assert guess_format(folder) == "yelp"
     rows = read_rows(folder, "yelp")
-    assert rows.users.tolist() == ["ann-1", "bob-2", "ann-1"] and rows.items.tolist() == ["cafe", "bar", "bar"]
+    assert rows.users.tolist() == ["ann-1", "bob-2", "ann-1"] and rows.items.tolist() == [
+        "cafe",
+        "bar",
+        "bar",
+    ]
     assert rows.ratings is not None and rows.ratings.tolist() == [4.0, 2.0, 5.0]
     assert rows.timestamps is not None and rows.timestamps[:2].tolist() == [1457528700.0, 1530921600.0]
     assert rows.social is not None  # zoe wrote no review
     assert rows.social.tolist() == [["ann-1", "bob-2"], ["ann-1", "bob-2"], ["bob-2", "ann-1"]]
 
 
-@pytest.mark.parametrize("form", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n") + "\n\n"])
-def test_a_byte_order_mark_and_windows_lines_change_nothing(
-    form: Callable[[str], str], write: Write
-) -> None:
+@pytest.mark.parametrize(
+    "form", [lambda text: "\ufeff" + text, lambda text: text.replace("\n", "\r\n") + "\n\n"]
+)
+def test_a_byte_order_mark_and_windows_lines_change_nothing(form: Callable[[str], str], write: Write) -> None:
     rows = read_rows(put(write, form(review("ann-1", "cafe")), form(user("ann-1", "ann-1"))), "yelp")
     assert rows.users.tolist() == ["ann-1"] and rows.social is not None
     assert rows.social.tolist() == [["ann-1", "ann-1"]]
@@ -91,7 +95,9 @@ def test_bad_files_are_named_with_line_and_rule(
 
 def test_a_missing_half_of_the_pair(write: Write) -> None:
     path = write("yelp_academic_dataset_review.json", GOOD)
-    with pytest.raises(DataError, match=r"no yelp_academic_dataset_user\.json or user\.json; the folder holds"):
+    with pytest.raises(
+        DataError, match=r"no yelp_academic_dataset_user\.json or user\.json; the folder holds"
+    ):
         read_rows(path, "yelp")
 
 
