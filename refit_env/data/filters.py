@@ -127,9 +127,9 @@ def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
         raise DataError("session='day' needs timestamps, and these files have none")
     rows = rows.take(np.argsort(rows.timestamps, kind="stable"))
     assert rows.timestamps is not None
-    day = np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0).astype(np.int64)  # (N,)
+    days = compact(np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0))[0]  # (N,)
     users = compact(rows.users)[0]
-    sessions, _ = pd.factorize(users * (int(day.max(initial=0)) + 1) + day if len(rows) else day)
+    sessions, _ = pd.factorize(users * (int(days.max(initial=0)) + 1) + days)
     return replace(rows, users=sessions.astype(np.int64), social=None)
 
 

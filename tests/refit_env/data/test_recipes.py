@@ -94,9 +94,13 @@ def test_the_recipe_is_chosen_by_the_files_that_are_there(write: Write, tmp_path
     assert choose_recipe("my-own", path, "yoochoose-clicks") is RECIPES["yoochoose-clicks"]
     with pytest.raises(ValueError, match=r"unknown recipe 'recdif'\. Did you mean 'recdiff'\?"):
         choose_recipe("ciao", path, "recdif")
-    with pytest.raises(DataError, match=r"recipe 'diff-poi' is for foursquare, tky, nyc; ciao has recdiff, tang"):
+    with pytest.raises(
+        DataError, match=r"recipe 'diff-poi' is for foursquare, tky, nyc; ciao has recdiff, tang"
+    ):
         choose_recipe("ciao", path, "diff-poi")
-    with pytest.raises(DataError, match=r"no official files of epinions there; its recipes read tang: rating\.mat"):
+    with pytest.raises(
+        DataError, match=r"no official files of epinions there; its recipes read tang: rating\.mat"
+    ):
         choose_recipe("epinions", path.parent)
     with pytest.raises(DataError, match="there is no such file or folder"):
         choose_recipe("epinions", tmp_path / "nowhere")
@@ -269,7 +273,9 @@ def test_dreamrecs_clicks_of_zhihu(write: Write) -> None:
 def test_trust_among_those_who_are_left(write: Write, tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     rating = np.unique(rng.integers(1, 40, (500, 2)), axis=0)
-    rating = np.column_stack([rating, np.ones(len(rating)), rng.integers(1, 6, len(rating)), np.ones(len(rating))])
+    rating = np.column_stack(
+        [rating, np.ones(len(rating)), rng.integers(1, 6, len(rating)), np.ones(len(rating))]
+    )
     trust = rng.integers(1, 60, (400, 2))
     (tmp_path / "raw").mkdir()
     scipy.io.savemat(str(tmp_path / "raw" / "rating.mat"), {"rating": rating.astype(np.uint8)})
