@@ -23,6 +23,7 @@ from refit_env.data.recipes import RECIPES, choose_recipe, recipes_for
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "data.md"
 
 
 def events(data: Dataset) -> pd.DataFrame:
@@ -331,3 +332,15 @@ def test_an_exact_recipe_notices_other_counts(write: Write, monkeypatch: pytest.
     monkeypatch.setitem(CATALOG, "gowalla", dataclasses.replace(CATALOG["gowalla"], counts=(2, 32, 39)))
     data = prepare_known(CATALOG["gowalla"], path.parent, path.parent.parent / "out")
     assert data.meta["preparation"]["name"] == "lightgcn"
+
+
+def test_the_documentation_knows_every_recipe_and_format() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for recipe in RECIPES.values():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `{recipe.name}` |"))
+        for dataset, files in recipe.files.items():
+            assert dataset in line
+            for file in files:
+                usual = file.split("|")[0]
+                assert usual in line or usual.startswith("dataset_TSMC2014_")
+    assert all(f"`{name}`" in text for name in FORMATS)
