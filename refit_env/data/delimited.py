@@ -72,14 +72,15 @@ class Layout:
 
 
 def refuse_pickle(path: Path) -> bytes:
-    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is never read."""
+    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is not read here."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise DataError(
-            f"{path}: this is a pickle, which can run code when it is loaded; pickles are never read"
+            f"{path}: this is a pickle, which can run code when it is loaded; of pickles, only the formats "
+            "recdiff and dreamrec are read, and none is run"
         )
     return head
 

@@ -137,7 +137,7 @@ def prepare_named(
     name: str, source: Path, recipe: NamedRecipe, *, meta: Mapping[str, Any] | None = None
 ) -> Dataset:
     """Prepare by a named recipe, which ``meta["preparation"]`` then names; nothing is written."""
-    data = prepare(name, source, recipe.recipe, meta=meta)
+    data = prepare(name, recipe.source_in(name, source), recipe.recipe, meta=meta)
     done = {"name": recipe.name, "paper": recipe.paper} | data.meta["preparation"]
     return replace(data, meta={**data.meta, "preparation": done})
 

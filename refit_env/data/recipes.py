@@ -41,6 +41,22 @@ class NamedRecipe:
             any((source / name).is_file() for name in file.split("|")) for file in files
         )
 
+    def source_in(self, dataset: str, source: Path) -> Path:
+        """What its reader is to be given: where it reads one file, that file, for a folder may hold others.
+
+        Raises:
+            DataError: if the folder does not hold the files of a known data set.
+        """
+        if not source.is_dir():
+            return source
+        if dataset in self.files and not self.found_in(dataset, source):
+            raise DataError(
+                f"{source}: recipe {self.name} needs {self.files_in_words(dataset)}, not found there"
+            )
+        of = [self.files[dataset]] if dataset in self.files else list(self.files.values())
+        names = [name for files in of if len(files) == 1 for name in files[0].split("|")]
+        return next((source / name for name in names if (source / name).is_file()), source)
+
     def files_in_words(self, dataset: str) -> str:
         """The files, to be read by a person.
 

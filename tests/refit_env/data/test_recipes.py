@@ -107,6 +107,23 @@ def test_the_recipe_is_chosen_by_the_files_that_are_there(write: Write, tmp_path
         choose_recipe("epinions", tmp_path / "nowhere")
 
 
+def test_of_a_folder_with_more_the_recipes_own_file_is_read(write: Write) -> None:
+    clocks = [f"18:{n // 60:02d}:{n % 60:02d}" for n in range(200)]
+    lines = "".join(
+        f"{n % 5}\t%s{n % 3}\tc\tCafe\t35.1\t139.1\t540\tTue Apr 03 {clock} +0000 2012\n"
+        for n, clock in enumerate(clocks)
+    )
+    for city in ("NYC", "TKY"):
+        path = write(f"raw/dataset_TSMC2014_{city}.txt", lines.replace("%s", city))
+    for name, city in (("tky", "TKY"), ("nyc", "NYC")):
+        assert made(name, path.parent).item_ids.tolist() == [f"{city}{n}" for n in range(3)]  # type: ignore[union-attr]
+    mine = prepare_named("mine", path.parent, RECIPES["diff-poi"])
+    assert mine.item_ids is not None and len(mine.item_ids) == 3
+    (path.parent / "dataset_TSMC2014_TKY.txt").unlink()
+    with pytest.raises(DataError, match=r"recipe diff-poi needs dataset_TSMC2014_TKY\.txt, not found there"):
+        made("tky", path.parent, "diff-poi")
+
+
 def test_raw_files_in_a_data_home_are_found(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
