@@ -130,7 +130,7 @@ coordinates = st.tuples(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 1439), st.integers(0, 400)), min_size=1
@@ -156,7 +156,7 @@ def test_lbsn_is_read_as_written(
     assert {i: (lat, lon) for i, lat, lon in places} == {i: where[i] for i in {i for _, i, _, _ in visits}}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(

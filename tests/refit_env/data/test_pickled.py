@@ -188,7 +188,7 @@ def test_a_missing_table_is_named(tmp_path: Path) -> None:
 sessions = st.lists(st.lists(st.integers(0, PAD - 1), min_size=1, max_size=9), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sessions, sessions, sessions, st.sampled_from(sorted(WRITERS)))
 def test_sessions_are_read_as_written(train: Sessions, val: Sessions, test: Sessions, form: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -345,7 +345,7 @@ def test_a_malicious_file_is_refused_and_nothing_runs(tmp_path: Path) -> None:
 pairs = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), unique=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     pairs,
     pairs,

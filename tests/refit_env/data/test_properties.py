@@ -146,7 +146,7 @@ def test_impossible_shares_are_refused(wrong: tuple[float, float]) -> None:
             split(rows, *wrong)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(raw_rows(base=True), st.sampled_from(["random", "time", "leave-one-out"]), st.sampled_from([0, 2]))
 def test_prepare_then_load_is_the_identity(rows: RawRows, split: str, core: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -181,7 +181,7 @@ events = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     events,
     st.sampled_from(["yoochoose-clicks.dat", "yoochoose-buys.dat", "inter_impression.csv", "zhihu1M.txt"]),
@@ -209,7 +209,7 @@ def test_logs_are_read_as_written(log: list[tuple[int, int, int]], name: str) ->
     assert rows.timestamps.tolist() == [t / 1000 if exact else t // 1000 for _, _, t in log]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     st.lists(
         st.tuples(

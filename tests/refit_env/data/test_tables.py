@@ -25,7 +25,7 @@ def located(**columns: Any) -> Dataset:
     return dataclasses.replace(SMALL, name="tiny", item_features={k: np.array(v) for k, v in columns.items()})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.floats(-90, 90), min_size=30, max_size=30),
     st.lists(st.floats(-180, 180), min_size=30, max_size=30),

@@ -133,7 +133,7 @@ def test_variables_of_other_names_or_kinds(tmp_path: Path) -> None:
 numbers = st.integers(0, 2**31)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(numbers, numbers, st.integers(1, 27), st.integers(1, 5), st.integers(0, 5)), min_size=1

@@ -104,7 +104,7 @@ def test_a_missing_half_of_the_pair(write: Write) -> None:
 names = st.text("abcXYZ019-_", min_size=1, max_size=6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.lists(st.tuples(names, names, st.integers(1, 5), st.integers(1, 2**31)), min_size=1, max_size=15),
     st.dictionaries(names, st.lists(names, max_size=4), max_size=5),
