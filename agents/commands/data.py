@@ -5,41 +5,54 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+from agents.commands.data_tables import (
+    COLUMNS,
+    describe,
+    describe_absent,
+    list_row,
+    print_recipes,
+    wide_console,
+)
 from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
-from refit_env.data.home import find_raw, writable_home
-from refit_env.data.prepare import Recipe, prepare, prepare_known
-from refit_env.files import read_json
+from refit_env.data.home import find_dataset, find_raw, writable_home
+from refit_env.data.prepare import prepare, prepare_known, prepare_named, save_locked
+from refit_env.data.recipe import Recipe
+from refit_env.data.recipes import choose_recipe
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin. (The other commands' helpers would import torch.)"""
 FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 """A folder that may be left out."""
 FormatOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-"""A format that may be left out."""
+"""A name that may be left out."""
 
 
 @dataclass(frozen=True)
 class DataList:
     """List the known data sets: which are here, how large they are, where to get the others."""
 
+    recipes: Flag = False
+    """List the recipes of ``refit data prepare`` instead: for which set, from which files, whose."""
+
     def run(self) -> int:
         """Print the table; nothing but each set's ``dataset.json`` is read."""
+        if self.recipes:
+            return print_recipes()
         table = Table(title="Data sets", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-        for name in ("name", "task", "users", "items", *SPLITS, "timed", "here"):
-            table.add_column(name, justify="right" if name in ("users", "items", *SPLITS) else "left")
+        for name in COLUMNS:
+            table.add_column(name, justify="left" if name in ("name", "task", "timed", "here") else "right")
         found = list_datasets()
         for name, folder in found.items():
-            table.add_row(*_row(name, folder))
-        console = Console()
+            table.add_row(*list_row(name, folder))
+        console = wide_console(table)
         console.print(table)
         for name, folder in found.items():
             if folder is None and name in CATALOG:
@@ -59,12 +72,14 @@ class DataInfo:
     """A name of ``refit data list``, or a folder in canonical form."""
 
     def run(self) -> int:
-        """Load the data set and print."""
-        dataset = load_dataset(self.name)
-        table = Table(title=dataset.name, show_header=False)
+        """Load the data set and print; of a known set that is not here, print what the catalogue knows."""
+        known = CATALOG.get(self.name)
+        here = known is None or find_dataset(self.name) is not None or find_raw(known) is not None
+        facts = describe(load_dataset(self.name)) if here or known is None else describe_absent(known)
+        table = Table(title=self.name, show_header=False)
         table.add_column(style="bold")
         table.add_column(overflow="fold")
-        for key, value in describe(dataset).items():
+        for key, value in facts.items():
             table.add_row(key, str(value))
         Console().print(table)
         return 0
@@ -74,7 +89,8 @@ class DataInfo:
 class DataPrepare:
     """Turn official files, or your own, into the canonical form.
 
-    A catalogue name brings its own recipe, and the options from ``--columns`` on are then refused. With
+    A catalogue name brings its own recipes (``refit data list --recipes``); the first whose files are there
+    is taken, or the one that ``--recipe`` names, and the options from ``--columns`` on are then refused. With
     ``--format`` they all apply, whatever the name.
     """
 
@@ -84,9 +100,11 @@ class DataPrepare:
     """The official file, or the folder that holds the format's files."""
     out: FolderOption = None
     """Canonical folder to write; ``<data home>/<name>`` if left out."""
+    recipe: FormatOption = None
+    """A paper's preprocessing by name, such as ``dreamrec-yoochoose``, ``recdiff`` or ``diff-poi``."""
     format: FormatOption = None
-    """``u.data``, ``ratings.dat``, ``diffrec``, ``lightgcn``, ``inter`` or ``csv``; the catalogue's, or what
-    the names of the files suggest, if left out."""
+    """``csv``, ``inter``, ``u.data``, ``lightgcn``, ``tsmc2014`` ...; the recipe's, or what the names of the
+    files suggest, if left out."""
     columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=NAME")] = ()
     """For ``csv`` and ``inter``: ``user=visitor item=article rating=stars timestamp=when split=part``; the
     usual names are found without."""
@@ -100,8 +118,12 @@ class DataPrepare:
     """Keep interactions rated at least this."""
     k_core: int = 0
     """Drop users and items with fewer interactions, repeatedly."""
-    split: Literal["published", "random", "time", "leave-one-out"] = "random"
-    """How each user's interactions become train, validation and test."""
+    session: Literal["", "day"] = ""
+    """``day`` makes each day of a user a session, that is a user, of its own."""
+    task: Literal["cf", "sequential", "social", "poi"] = "cf"
+    """What the set is for; ``sequential`` and ``poi`` keep repeats, as events of their own."""
+    split: Literal["published", "random", "time", "quantile", "sessions", "leave-one-out"] = "random"
+    """How each user's interactions become train, validation and test; ``sessions`` deals out whole users."""
     valid_share: float = 0.1
     """Share of each row for validation."""
     test_share: float = 0.2
@@ -111,14 +133,8 @@ class DataPrepare:
 
     def run(self) -> int:
         """Prepare, write, and say what came out."""
-        known = CATALOG.get(self.name)
         folder = self.out if self.out is not None else writable_home() / self.name
-        if self.format is None and known is not None and known.can_prepare:
-            self._refuse_options()
-            dataset = prepare_known(known, self.source, folder)
-        else:
-            meta = {"source": [self.source.name]}
-            dataset = prepare(self.name, self.source, self._recipe(), folder, meta=meta)
+        dataset = self._prepared(folder)
         console = Console()
         steps = Table("step", title=f"{self.name}: rows", min_width=32)
         steps.add_column("left", justify="right")
@@ -128,14 +144,30 @@ class DataPrepare:
         console.print(f"{folder}: {_sizes(dataset)}", soft_wrap=True)
         return 0
 
-    def _refuse_options(self) -> None:
+    def _prepared(self, folder: Path) -> Dataset:
+        """By a named recipe, or as the options say; written into ``folder``."""
+        if self.recipe is not None and self.format is not None:
+            raise ValueError(f"--recipe {self.recipe} brings its format; leave out --format {self.format}")
+        named = None if self.format is not None else choose_recipe(self.name, self.source, self.recipe)
+        if named is None:
+            meta = {"source": [self.source.name]}
+            return prepare(self.name, self.source, self._recipe(), folder, meta=meta)
+        self._refuse_options(named.name)
+        if self.name in CATALOG:
+            return prepare_known(CATALOG[self.name], self.source, folder, named)
+        dataset = prepare_named(self.name, self.source, named, meta={"source": [self.source.name]})
+        save_locked(dataset, folder)
+        return dataset
+
+    def _refuse_options(self, recipe: str) -> None:
         """An option that would go unheard is a mistake."""
-        free = ("name", "source", "out", "format")
+        free = ("name", "source", "out", "format", "recipe")
         told = [f.name for f in fields(self) if f.name not in free and getattr(self, f.name) != f.default]
         if told:
             options = ", ".join("--" + name.replace("_", "-") for name in told)
             raise ValueError(
-                f"{self.name} has its own recipe, which {options} would not change; say --format, too"
+                f"recipe {recipe} of {self.name} has its own steps, which {options} would not change; "
+                "say --format, too"
             )
 
     def _recipe(self) -> Recipe:
@@ -150,6 +182,8 @@ class DataPrepare:
             time_ordered=self.time_ordered,
             min_rating=self.min_rating,
             k_core=self.k_core,
+            session=self.session,
+            task=self.task,
             split=self.split,
             valid_share=self.valid_share,
             test_share=self.test_share,
@@ -178,46 +212,6 @@ class DataSynthesize:
         save_dataset(dataset, self.out)
         Console().print(f"{self.out}: {_sizes(dataset)}")
         return 0
-
-
-def describe(dataset: Dataset) -> dict[str, Any]:
-    """The facts of ``refit data info``."""
-    counts = dataset.train.counts
-    popularity = np.sort(np.bincount(dataset.train.items, minlength=dataset.num_items))[::-1]
-    head = popularity[: max(1, popularity.size // 10)].sum() / popularity.sum()
-    total = sum(len(dataset.split(s)) for s in SPLITS)
-    facts: dict[str, Any] = {
-        "task": dataset.task,
-        "users x items": f"{dataset.num_users:,} x {dataset.num_items:,}",
-        "train / valid / test": " / ".join(f"{len(dataset.split(s)):,}" for s in SPLITS),
-        "density": f"{total / (dataset.num_users * dataset.num_items):.3%}",
-        "train items a user": f"median {np.median(counts):.0f}, least {counts.min()}, most {counts.max()}",
-        "most popular tenth of the items": f"{head:.0%} of the train interactions",
-        "rows in order of time": "yes" if dataset.time_ordered else "no",
-        "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
-    }
-    known = ("split", "source", "licence", "note", "duplicates_merged")
-    told = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
-    return facts | {
-        key: "\n".join(value) if isinstance(value, list) else value for key, value in told.items()
-    }
-
-
-def _row(name: str, folder: Path | None) -> list[str]:
-    """One line of ``refit data list``."""
-    known = CATALOG.get(name)
-    if known is None:
-        data = load_dataset(name)
-        sizes = [data.num_users, data.num_items, *(len(data.split(s)) for s in SPLITS)]
-        return [name, data.task, *(f"{n:,}" for n in sizes), "yes", "yes"]
-    order = "yes" if known.time_ordered else "no"
-    if folder is None:
-        complete = ["", ""] if known.counts is None else [f"{n:,}" for n in known.counts[:2]]
-        here = "raw" if find_raw(known) is not None else "no"
-        return [name, known.task, *complete, "", "", "", order, here]
-    info = read_json(folder / "dataset.json")
-    sizes = [info["num_users"], info["num_items"], *(info[f"num_{s}"] for s in SPLITS)]
-    return [name, known.task, *(f"{n:,}" for n in sizes), order, "yes"]
 
 
 def _sizes(dataset: Dataset) -> str:

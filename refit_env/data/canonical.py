@@ -1,9 +1,10 @@
 """The canonical form on disk: a folder with parquet tables and ``dataset.json``.
 
 ``interactions.parquet`` has int columns user and item, split (0 train, 1 valid, 2 test), and where known
-timestamp (seconds) and rating; ``social.parquet`` two user columns; ``user_ids.parquet`` and
-``item_ids.parquet`` the source's own id of each number. The rows of a user stand in order of time where time
-is known. ``dataset.json`` states the counts, the source, the licence and the tables' checksums.
+timestamp (seconds) and rating; ``social.parquet`` two user columns; ``items.parquet`` a column item and what
+is known of each (lat, lon); ``user_ids.parquet`` and ``item_ids.parquet`` the source's own id of each number.
+The rows of a user stand in order of time where time is known. ``dataset.json`` states the counts, the source,
+the licence and the tables' checksums.
 
 Letters: U users, I items, N interactions, S social edges.
 """
@@ -15,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
-from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows, merge_duplicates
+from refit_env.data.tables import read_interactions, read_item_features, read_social, read_source_ids
 from refit_env.errors import DataError
 from refit_env.files import atomic_path, read_json, write_json
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
+ITEMS = "items.parquet"
 USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
 
 
@@ -48,7 +49,8 @@ def load_canonical(folder: Path | str) -> Dataset:
     path = folder / INTERACTIONS
     info = _read_info(folder)
     verify_checksums(folder, info)
-    rows = _read_rows(path, info)
+    num_users, num_items = int(info["num_users"]), int(info["num_items"])
+    rows = read_interactions(path, num_users, num_items)
     _check_counts(path, rows, info)
     name, task = str(info.get("name", folder.name)), str(info.get("task", "cf"))
     if task in ("cf", "social"):
@@ -58,7 +60,6 @@ def load_canonical(folder: Path | str) -> Dataset:
         rows = rows.take(
             np.lexsort((rows.timestamps, rows.users))
         )  # stable: equal times keep the file's order
-    num_users, num_items = int(info["num_users"]), int(info["num_items"])
     train, valid, test = (
         Interactions.from_pairs(p.users, p.items, num_users, num_items, p.timestamps, p.ratings)
         for p in (rows.part(s) for s in range(len(SPLITS)))
@@ -66,9 +67,10 @@ def load_canonical(folder: Path | str) -> Dataset:
     known = CATALOG.get(name)
     stated = bool(info.get("time_ordered", known.time_ordered if known else False))
     ordered = stated or rows.timestamps is not None
-    social = _social(folder, num_users)
-    ids = _source_ids(folder / USER_IDS, num_users), _source_ids(folder / ITEM_IDS, num_items)
-    data = Dataset(name, task, train, valid, test, ordered, social, info, *ids)
+    social = read_social(folder / SOCIAL, num_users)
+    ids = read_source_ids(folder / USER_IDS, num_users), read_source_ids(folder / ITEM_IDS, num_items)
+    features = read_item_features(folder / ITEMS, num_items)
+    data = Dataset(name, task, train, valid, test, ordered, social, info, *ids, features)
     check_dataset(data, str(path))
     return data
 
@@ -114,10 +116,13 @@ def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
     tables = {INTERACTIONS: pd.DataFrame(columns)}
     if dataset.social is not None:
         tables[SOCIAL] = pd.DataFrame(dataset.social, columns=["source", "target"])
+    if dataset.item_features is not None:
+        known = {"item": np.arange(dataset.num_items, dtype=np.int32), **dataset.item_features}
+        tables[ITEMS] = pd.DataFrame(known)
     for file, ids in ((USER_IDS, dataset.user_ids), (ITEM_IDS, dataset.item_ids)):
         if ids is not None:
             tables[file] = pd.DataFrame({"id": ids})
-    for file in {SOCIAL, USER_IDS, ITEM_IDS} - tables.keys():
+    for file in {SOCIAL, ITEMS, USER_IDS, ITEM_IDS} - tables.keys():
         (folder / file).unlink(missing_ok=True)  # of what was saved here before
     sums = {}
     for file, table in tables.items():
@@ -173,82 +178,9 @@ def _read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    refuse_pickle(path)
-    try:
-        return pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises many kinds; all mean the same to the reader
-        raise DataError(f"{path}: not a whole parquet file ({error})") from error
-
-
-def _read_rows(path: Path, info: dict[str, Any]) -> RawRows:
-    """The table's rows, every value checked."""
-    table = _read_parquet(path)
-    for name in ("user", "item", "split"):
-        if name not in table:
-            raise DataError(f"{path}: no column {name!r}; it has {', '.join(map(str, table.columns))}")
-    values = {name: table[name].to_numpy() for name in table.columns}
-    users = _ids(path, "user", values["user"], int(info["num_users"]))
-    items = _ids(path, "item", values["item"], int(info["num_items"]))
-    split = values["split"]
-    if (wrong := ~np.isin(split, (0, 1, 2))).any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: split is {split[row]}, expected 0 (train), 1 (valid) or 2 (test)")
-    numbers = [_finite(path, n, values[n]) if n in values else None for n in ("timestamp", "rating")]
-    return RawRows(users, items, numbers[0], numbers[1], split.astype(np.int8))
-
-
-def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Whole numbers in 0..count - 1."""
-    if values.dtype.kind not in "iu":
-        if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():
-            row = int(np.flatnonzero(~whole)[0])
-            raise DataError(f"{path} row {row}: {name} {values[row]} is no whole number")
-        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected whole numbers")
-    if (wrong := (values < 0) | (values >= count)).any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: {name} {values[row]} is outside 0..{count - 1} (num_{name}s)")
-    return values.astype(np.int64)
-
-
-def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Finite numbers."""
-    if values.dtype.kind not in "iuf":
-        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected numbers")
-    if (wrong := ~np.isfinite(values)).any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number")
-    return values.astype(np.float64)
-
-
 def _check_counts(path: Path, rows: RawRows, info: dict[str, Any]) -> None:
     """As many rows as stated."""
     for number, split in enumerate(SPLITS):
         stated, found = info.get(f"num_{split}"), len(rows.part(number))
         if stated is not None and stated != found:
             raise DataError(f"{path}: {found} {split} rows, {INFO} says {stated}; truncated?")
-
-
-def _social(folder: Path, num_users: int) -> npt.NDArray[np.int32] | None:
-    """(S, 2) int32 directed user pairs, or None."""
-    path = folder / SOCIAL
-    if not path.is_file():
-        return None
-    table = _read_parquet(path)
-    if table.shape[1] != 2:
-        raise DataError(
-            f"{path}: expected two columns of user ids, found {', '.join(map(str, table.columns))}"
-        )
-    pairs = [_ids(path, "user", table[name].to_numpy(), num_users) for name in table.columns]
-    return np.stack(pairs, axis=1).astype(np.int32)
-
-
-def _source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
-    """(count,) the source's own ids, or None."""
-    if not path.is_file():
-        return None
-    table = _read_parquet(path)
-    if list(table.columns) != ["id"] or len(table) != count:
-        found = f"{len(table)} rows of {', '.join(map(str, table.columns))}"
-        raise DataError(f"{path}: expected {count} rows of one column 'id', found {found}")
-    return table["id"].to_numpy()

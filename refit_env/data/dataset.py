@@ -134,6 +134,7 @@ class Dataset:
         meta: the rest of ``dataset.json`` (source, licence, counts ...).
         user_ids: (U,) the source's own id of each user, where preparation renumbered them, else None.
         item_ids: (I,) likewise.
+        item_features: what is known of the items, for example ``"lat"`` and ``"lon"``: name -> (I,) values.
     """
 
     name: str
@@ -146,6 +147,7 @@ class Dataset:
     meta: Mapping[str, Any] = field(default_factory=dict)
     user_ids: npt.NDArray[Any] | None = None
     item_ids: npt.NDArray[Any] | None = None
+    item_features: Mapping[str, npt.NDArray[Any]] | None = None
 
     @property
     def num_users(self) -> int:

@@ -1,37 +1,37 @@
 """Delimited text, read fast where it is well formed and line by line where it is not, to name the line.
 
-Pandas parses the whole file; only a table in which every id is a whole number >= 0 and every other value is
-finite passes as it is. Anything else goes through a plain reader, which either finds the rule that a line
-breaks or shows that pandas was too strict.
+Pandas parses the file, a million rows at a time, so that memory holds the columns that are used and no more;
+only a table in which every id is a whole number >= 0 and every other value is finite passes as it is.
+Anything else goes through a plain reader, which either finds the rule that a line breaks or shows that pandas
+was too strict.
 
 Letters: N rows.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import mmap
-import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from refit_env.data.fields import Kind, fast_column, parse_field
 from refit_env.errors import DataError
 
-Kind = Literal["id", "token", "number", "time", "skip"]
-"""A whole number >= 0, any text, a finite number, seconds or an ISO date, or what is not used."""
+CHUNK = 1_000_000
+"""Rows that are parsed at a time; what is not used of them is dropped before the next ones are read."""
 
 Columns = dict[str, npt.NDArray[Any]]
 """Field name -> (N,) values: int64 ids, object tokens, float64 numbers and seconds."""
 
-_WHOLE = re.compile(r"\+?[0-9]+")
 _MAGIC = (
     (b"\x93NUMPY", "a NumPy array"),
     (b"PAR1", "a parquet file"),
@@ -53,6 +53,7 @@ class Layout:
         quoted: whether fields may stand in double quotes.
         pattern: what a line should look like, for error messages.
         hint: what to do where an id is no number, for error messages.
+        encoding: of the text; UTF-8 where the file begins with its byte order mark.
     """
 
     names: tuple[str, ...]
@@ -62,6 +63,7 @@ class Layout:
     quoted: bool = False
     pattern: str = ""
     hint: str = ""
+    encoding: str = "utf-8-sig"
 
     @property
     def expected(self) -> str:
@@ -70,14 +72,15 @@ class Layout:
 
 
 def refuse_pickle(path: Path) -> bytes:
-    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is never read."""
+    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is not read here."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise DataError(
-            f"{path}: this is a pickle, which can run code when it is loaded; pickles are never read"
+            f"{path}: this is a pickle, which can run code when it is loaded; of pickles, only the formats "
+            "recdiff and dreamrec are read, and none is run"
         )
     return head
 
@@ -105,10 +108,15 @@ def read_delimited(path: Path, layout: Layout) -> Columns:
     return columns if columns is not None else _read_plain(path, layout)
 
 
+def line_of(path: Path, layout: Layout, row: int) -> int:
+    """The number (from 1) of the line that holds a row (from 0); blank lines are no rows."""
+    return next(number for n, (number, _) in enumerate(_lines(path, layout)) if n == row)
+
+
 def read_header(path: Path, separator: str) -> list[str]:
     """The fields of the first line."""
     refuse_binary(path)
-    with _open(path) as file:
+    with _open(path, "utf-8-sig") as file:
         try:
             line = file.readline().rstrip("\r\n")
         except UnicodeDecodeError as error:
@@ -123,42 +131,68 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
     for name in layout.names:
         names += [name, *(f"{name} gap {n}" for n in range(1, wide))]
     names = [*names[: len(names) - (wide - 1)], "one field too many"]
+    if _has_open_line(path, layout.separator):
+        return None
+    parts: list[Columns] = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
             warnings.simplefilter("ignore", pd.errors.DtypeWarning)  # mixed columns are refused below
-            table = pd.read_csv(
-                path,
-                sep=layout.separator[0],
-                names=names,
-                header=None,
-                index_col=False,
-                skiprows=layout.header,
-                quoting=csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE,
-                keep_default_na=False,
-                na_values=[""],
-                encoding="utf-8-sig",
-                dtype={
-                    n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in ("token", "skip")
-                },
-            )
+            for table in _chunks(path, layout, names):
+                columns = _fast_columns(table, layout)
+                if columns is None:
+                    return None
+                parts.append(columns)
     except (
         ValueError,
         pd.errors.ParserWarning,
         OverflowError,
     ):  # ParserError and UnicodeDecodeError are such
         return None
-    gaps = [name for name in names if name not in layout.names]
-    if table.empty or table[gaps].notna().to_numpy().any() or _has_open_line(path, layout.separator):
-        return None
+    return _joined(parts) if parts else None
+
+
+def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFrame]:
+    """The file as tables of text and numbers."""
+    text = {
+        n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in ("token", "skip")
+    }  # all other types are pandas' to find
+    with pd.read_csv(
+        path,
+        sep=layout.separator[0],
+        names=names,
+        header=None,
+        index_col=False,
+        skiprows=layout.header,
+        quoting=csv.QUOTE_MINIMAL if layout.quoted else csv.QUOTE_NONE,
+        keep_default_na=False,
+        na_values=[""],
+        encoding=_encoding(path, layout.encoding),
+        dtype=text,
+        chunksize=CHUNK,
+    ) as tables:
+        yield from tables
+
+
+def _fast_columns(table: pd.DataFrame, layout: Layout) -> Columns | None:
+    """The columns of one chunk, or None."""
+    gaps = [name for name in table.columns if name not in layout.names]
+    if table.empty or table[gaps].notna().to_numpy().any() or table[layout.names[-1]].isna().any():
+        return None  # no line ends in a separator, so that a last field without a value is not there
     columns: Columns = {}
     for name, kind in zip(layout.names, layout.kinds, strict=True):
-        values = _fast_column(table[name], kind)
+        if kind == "skip":
+            continue
+        values = fast_column(table[name], kind)
         if values is None:
             return None
-        if kind != "skip":
-            columns[name] = values
+        columns[name] = values
     return columns
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    """The chunks' columns end to end, each freed as soon as it is joined."""
+    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def _has_open_line(path: Path, separator: str) -> bool:
@@ -169,22 +203,9 @@ def _has_open_line(path: Path, separator: str) -> bool:
         return any(text.find(end) >= 0 for end in ends) or text[-len(mark) :] == mark
 
 
-def _fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
-    """The column as it should be, or None."""
-    if kind in ("token", "skip"):
-        if kind == "token" and series.isna().any():
-            return None
-        return series.to_numpy(dtype=object)
-    values = series.to_numpy()
-    if kind == "id":
-        return values if values.dtype == np.int64 and int(values.min()) >= 0 else None
-    if values.dtype.kind not in "iuf" or not np.isfinite(values).all():
-        return None
-    return values.astype(np.float64)
-
-
 def _read_plain(path: Path, layout: Layout) -> Columns:
     """The columns, line by line; the reader that explains what is wrong."""
+    parts: list[Columns] = []
     rows: list[list[Any]] = []
     for number, fields in _lines(path, layout):
         if len(fields) != len(layout.names):
@@ -197,66 +218,28 @@ def _read_plain(path: Path, layout: Layout) -> Columns:
                 hint = layout.hint if kind == "id" else ""
                 raise DataError(f"{path} line {number}: {name} {error}{hint}") from None
         rows.append(row)
-    if not rows:
+        if len(rows) == CHUNK:
+            parts, rows = [*parts, _plain_columns(rows, layout)], []
+    if not rows and not parts:
         raise DataError(f"{path}: no rows")
-    types: dict[Kind, Any] = {"id": np.int64, "token": object, "number": np.float64, "time": np.float64}
+    return _joined([*parts, _plain_columns(rows, layout)] if rows else parts)
+
+
+def _plain_columns(rows: list[list[Any]], layout: Layout) -> Columns:
+    """The columns of parsed rows."""
+    types: dict[Kind, Any] = {"id": np.int64, "token": object}
     return {
-        name: np.array([row[n] for row in rows], dtype=types[kind])
+        name: np.array([row[n] for row in rows], dtype=types.get(kind, np.float64))
         for n, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True))
         if kind != "skip"
     }
-
-
-def parse_field(text: str, kind: Kind) -> Any:
-    """Read one field.
-
-    Raises:
-        ValueError: with the rule that it breaks, to stand behind the field's name.
-
-    Example:
-        >>> parse_field("12", "id"), parse_field("4.5", "number")
-        (12, 4.5)
-    """
-    text = text.strip()
-    if kind == "skip":
-        return None
-    if kind == "token":
-        if not text:
-            raise ValueError("is empty")
-        return text
-    if kind == "id":
-        if not _WHOLE.fullmatch(text):
-            what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is no whole number"
-            raise ValueError(f"{text[:40]!r} {what}; ids are whole numbers >= 0")
-        if int(text) >= 2**63:
-            raise ValueError(f"{text[:40]!r} does not fit 64 bits")
-        return int(text)
-    try:
-        value = float(text)
-    except ValueError:
-        seconds = _iso_seconds(text) if kind == "time" else None
-        if seconds is None:
-            raise ValueError(f"{text[:40]!r} is no {'time' if kind == 'time' else 'number'}") from None
-        value = seconds
-    if not np.isfinite(value):
-        raise ValueError(f"{text[:40]!r} is not finite")
-    return value
-
-
-def _iso_seconds(text: str) -> float | None:
-    """Seconds of a date such as 2014-04-07T10:51:09.277Z, or None; without a zone it is UTC."""
-    try:
-        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
-    except ValueError:
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
     """Line number (from 1) and fields of every line that is not blank."""
     number = 0
     try:
-        with _open(path) as file:
+        with _open(path, layout.encoding) as file:
             if layout.quoted:
                 reader = csv.reader(file, delimiter=layout.separator, strict=True)
                 numbered = ((reader.line_num, fields) for fields in reader)
@@ -268,13 +251,21 @@ def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
                 if number > layout.header and fields and (len(fields) > 1 or fields[0].strip()):
                     yield number, fields
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} after line {number}: not UTF-8 text ({error.reason})") from None
+        raise DataError(
+            f"{path} after line {number}: not {error.encoding.upper()} text ({error.reason})"
+        ) from None
     except csv.Error as error:
         raise DataError(f"{path} line {number + 1}: {error}") from None
 
 
-def _open(path: Path) -> Any:
-    return path.open(encoding="utf-8-sig", newline="")
+def _open(path: Path, encoding: str) -> Any:
+    return path.open(encoding=_encoding(path, encoding), newline="")
+
+
+def _encoding(path: Path, encoding: str) -> str:
+    """The layout's, but UTF-8 where the file says so by its byte order mark."""
+    with path.open("rb") as file:
+        return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else encoding
 
 
 def _wrong_shape(fields: Sequence[str], layout: Layout) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refit_env.data.catalog import Source
+from refit_env.data.recipes import recipes_for
 from refit_env.errors import DataError
 
 
@@ -37,15 +38,12 @@ def fetch(entry: Source, home: Path) -> Path:
 
 def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
     """Say what to fetch by hand, from where, and where to put it: the first of the data homes."""
-    searched = f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
-    terms = f"{entry.page} ({entry.licence})"
-    if not entry.can_prepare:
-        return (
-            f"data set {entry.name!r} is not here: put its canonical folder at {homes[0] / entry.name}, made "
-            f"from {', '.join(entry.files)} of {terms}. {searched}"
-        )
+    ways = [
+        f"{recipe.files_in_words(entry.name)} from {recipe.page or entry.page}"
+        for recipe in recipes_for(entry.name)
+    ]
     return (
-        f"data set {entry.name!r} is not here: get {', '.join(entry.files)} from {terms} and put it "
+        f"data set {entry.name!r} is not here: get {', or '.join(ways)} ({entry.licence}) and put it "
         f"into {homes[0] / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
-        f"{searched}"
+        f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
     )

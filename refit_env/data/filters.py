@@ -1,11 +1,12 @@
-"""Filters of raw rows before they are split: rating threshold, duplicates, k-core, dense ids.
+"""Filters of raw rows before they are split: rating threshold, duplicates, sessions, k-core, dense ids.
 
-Letters: N rows, M rows kept, U users, I items.
+Letters: N rows, M rows kept, U users, I items, S social edges.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,11 @@ class RawRows:
         timestamps: (N,) float64 seconds, or None.
         ratings: (N,) float64, or None.
         split: (N,) int8 0 train, 1 valid, 2 test, or None where the files are not split.
+        social: (S, 2) directed pairs of users, by the same ids, or None.
+        item_table: what is known of the items: column name -> (I,) values, the column ``"item"`` holding
+            their ids, each once; None where nothing is.
+        dropped: rows that the reader left out, by the reason.
+        shape: (U, I) where the files state it, else None.
     """
 
     users: npt.NDArray[Any]
@@ -34,6 +40,10 @@ class RawRows:
     timestamps: npt.NDArray[np.float64] | None = None
     ratings: npt.NDArray[np.float64] | None = None
     split: npt.NDArray[np.int8] | None = None
+    social: npt.NDArray[Any] | None = None
+    item_table: Mapping[str, npt.NDArray[Any]] | None = None
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    shape: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -41,12 +51,13 @@ class RawRows:
 
     def take(self, chosen: npt.NDArray[Any]) -> RawRows:
         """The rows where ``chosen`` (N,) is true, or those with the positions in ``chosen`` (M,)."""
-        return RawRows(
-            self.users[chosen],
-            self.items[chosen],
-            None if self.timestamps is None else self.timestamps[chosen],
-            None if self.ratings is None else self.ratings[chosen],
-            None if self.split is None else self.split[chosen],
+        return replace(
+            self,
+            users=self.users[chosen],
+            items=self.items[chosen],
+            timestamps=None if self.timestamps is None else self.timestamps[chosen],
+            ratings=None if self.ratings is None else self.ratings[chosen],
+            split=None if self.split is None else self.split[chosen],
         )
 
     def part(self, split: int) -> RawRows:
@@ -93,23 +104,63 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
     return rows.take(keep), len(rows) - int(keep.size)
 
 
-def k_core(rows: RawRows, k: int) -> RawRows:
-    """The largest part in which every user and every item has at least ``k`` rows.
+def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
+    """Make a user of each day of each user, in order of time.
+
+    Args:
+        rows: with timestamps.
+        utc_offset: hours by which the days begin before those of UTC.
+
+    Returns:
+        The rows in order of time; the new users are numbered from 0 by the time of their first row. Social
+        edges are dropped: a session has no friends.
+
+    Raises:
+        DataError: if the rows have no timestamps.
+
+    Example:
+        >>> rows = RawRows(np.array([4, 4, 4]), np.array([0, 1, 2]), np.array([0.0, 7200.0, 90000.0]))
+        >>> daily_sessions(rows).users
+        array([0, 0, 1])
+    """
+    if rows.timestamps is None:
+        raise DataError("session='day' needs timestamps, and these files have none")
+    rows = rows.take(np.argsort(rows.timestamps, kind="stable"))
+    assert rows.timestamps is not None
+    days = compact(np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0))[0]  # (N,)
+    users = compact(rows.users)[0]
+    sessions, _ = pd.factorize(users * (int(days.max(initial=0)) + 1) + days)
+    return replace(rows, users=sessions.astype(np.int64), social=None)
+
+
+def k_core(rows: RawRows, k: int, k_items: int | None = None, passes: int = 0) -> RawRows:
+    """The largest part in which every user has at least ``k`` rows, and every item ``k_items``.
+
+    Args:
+        rows: to filter.
+        k: least number of rows of a user.
+        k_items: least number of rows of an item; None is ``k``.
+        passes: how often to count and drop; 0 until nothing is left to drop. After a fixed number, as the
+            scripts of some papers have it, the promise may be broken.
 
     Example:
         >>> rows = RawRows(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]))
         >>> k_core(rows, 2).users
         array([0, 0, 1, 1])
     """
-    if k < 0:
-        raise ValueError(f"k_core={k} must be 0 (no filter) or more")
+    k_items = k if k_items is None else k_items
+    if min(k, k_items) < 0:
+        raise ValueError(f"k_core={min(k, k_items)} must be 0 (no filter) or more")
     users, items = compact(rows.users)[0], compact(rows.items)[0]
     keep = np.arange(len(rows))
-    while keep.size:
-        enough = (np.bincount(users[keep])[users[keep]] >= k) & (np.bincount(items[keep])[items[keep]] >= k)
+    done = 0
+    while keep.size and (done < passes or not passes):
+        enough = np.bincount(users[keep])[users[keep]] >= k
+        enough &= np.bincount(items[keep])[items[keep]] >= k_items
         if enough.all():
             break
         keep = keep[enough]
+        done += 1
     return rows if keep.size == len(rows) else rows.take(keep)
 
 
@@ -123,12 +174,32 @@ def compact(ids: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[Any]]:
         >>> compact(np.array([30, 10, 30]))
         (array([1, 0, 1]), array([10, 30]))
     """
+    if ids.dtype == object:  # text: hashing is many times faster than sorting all of it
+        codes, found = pd.factorize(ids, sort=True)
+        return codes.astype(np.int64), np.asarray(found)
     known, new = np.unique(ids, return_inverse=True)
     return new.astype(np.int64).reshape(-1), known
 
 
 def compact_rows(rows: RawRows) -> tuple[RawRows, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Number users and items from 0; also returns the old id of each new user and of each new item."""
+    """Number users and items from 0; also returns the old id of each new user and of each new item.
+
+    Social edges of users without rows, loops and repeats of an edge go; so do items without rows.
+
+    Raises:
+        DataError: if the table of items knows nothing of an item that has rows.
+    """
     users, user_ids = compact(rows.users)
     items, item_ids = compact(rows.items)
-    return replace(rows, users=users, items=items), user_ids, item_ids
+    social, table = rows.social, rows.item_table
+    if social is not None:
+        ends = pd.Index(user_ids).get_indexer(social.reshape(-1)).reshape(-1, 2)  # (S, 2) -1 where unknown
+        ends = ends[(ends >= 0).all(axis=1) & (ends[:, 0] != ends[:, 1])]
+        social = np.unique(ends, axis=0)
+    if table is not None:
+        place = pd.Index(table["item"]).get_indexer(item_ids)  # (I,)
+        if (place < 0).any():
+            raise DataError(f"item {item_ids[place < 0][0]} has rows, but is not in the table of items")
+        table = {name: values[place] for name, values in table.items()} | {"item": np.arange(item_ids.size)}
+    rows = replace(rows, users=users, items=items, social=social, item_table=table)
+    return rows, user_ids, item_ids

@@ -13,6 +13,7 @@ from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names, source
 from refit_env.data.dataset import Dataset
 from refit_env.data.download import fetch, how_to_get
+from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError
 
@@ -78,10 +79,11 @@ def list_datasets() -> dict[str, Path | None]:
 
 
 def find_raw(entry: Source) -> Path | None:
-    """The folder with a data set's official files, or None."""
+    """The folder with the official files of one of a data set's recipes, or None."""
+    known = recipes_for(entry.name)
     for home in data_homes():
         for folder in (home / "raw" / entry.name, home / "raw" / f"{entry.name}_clean"):
-            if entry.can_prepare and all((folder / file).is_file() for file in entry.files):
+            if any(recipe.found_in(entry.name, folder) for recipe in known):
                 return folder
     return None
 

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from refit_env.data.dataset import SPLITS
-from refit_env.data.delimited import Kind, Layout, read_delimited, read_header
+from refit_env.data.delimited import Layout, read_delimited, read_header
+from refit_env.data.fields import Kind
 from refit_env.data.filters import RawRows
 from refit_env.errors import DataError, unknown_name
 

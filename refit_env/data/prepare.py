@@ -5,8 +5,8 @@ Letters: N rows, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,56 +17,13 @@ from filelock import FileLock
 from refit_env.data.canonical import check_dataset, save_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
-from refit_env.data.filters import RawRows, at_least, compact_rows, k_core, merge_duplicates
+from refit_env.data.filters import RawRows, at_least, compact_rows, daily_sessions, k_core, merge_duplicates
 from refit_env.data.named import ReadOptions
 from refit_env.data.readers import guess_format, read_rows
-from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user
-from refit_env.errors import DataError, unknown_name
-
-SPLIT_NAMES = ("published", "random", "time", "leave-one-out")
-"""Values of ``Recipe.split``."""
-TASKS = ("cf", "sequential", "social", "poi")
-"""Values of ``Recipe.task``."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How official files become a data set: read, filter in the order of the fields, then split."""
-
-    format: str | None = None
-    """A key of ``refit_env.data.readers.FORMATS``; None guesses from the names of the files."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Role (user, item, rating, timestamp, split) -> column name, for CSV and RecBole files."""
-    separator: str = ","
-    """Between the fields of a CSV."""
-    token_ids: bool = False
-    """Whether ids may be any text."""
-    task: str = "cf"
-    """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as events of their own."""
-    time_ordered: bool = False
-    """Whether the rows of the files stand in order of time; rows with timestamps are sorted."""
-    min_rating: float | None = None
-    """Keep rows with at least this rating; None keeps all."""
-    k_core: int = 0
-    """Keep the largest part in which every user and item has this many rows; 0 keeps all."""
-    split: str = "random"
-    """``published`` (as the files are split), ``random`` or ``time`` per user, ``leave-one-out``."""
-    valid_share: float = 0.1
-    """Share of a user's rows; of the train rows where published files have no validation part."""
-    test_share: float = 0.2
-    """Share of a user's rows (``random`` and ``time``)."""
-    seed: int = 0
-    """Of a random split."""
-    num_users: int | None = None
-    """U of published files, where ids must stay below it; None takes the largest id + 1."""
-    num_items: int | None = None
-    """I, likewise."""
-
-    def __post_init__(self) -> None:
-        """Refuse what no data set could be made by."""
-        for kind, value, known in (("split", self.split, SPLIT_NAMES), ("task", self.task, TASKS)):
-            if value not in known:
-                raise unknown_name(kind, value, known)
+from refit_env.data.recipe import Recipe
+from refit_env.data.recipes import NamedRecipe, choose_recipe
+from refit_env.data.splits import Parts, by_quantile, by_session, by_time, leave_one_out, random_per_user
+from refit_env.errors import DataError
 
 
 def prepare(
@@ -95,22 +52,24 @@ def prepare(
     source, recipe = Path(source), recipe or Recipe()
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, steps = _filtered(source, recipe)
-    numbered = _number(rows, recipe)
+    numbered = _number(source, rows, recipe)
     rows = numbered.rows
     if rows.timestamps is not None:
         rows = rows.take(
             np.lexsort((rows.timestamps, rows.users))
         )  # stable: equal times keep the file's order
     parts = _split(source, replace(numbered, rows=rows), recipe)
-    about = {"split": _in_words(recipe), "preparation": {"recipe": asdict(recipe), "rows": steps}}
+    about = {"split": recipe.in_words(), "preparation": {"recipe": asdict(recipe), "rows": steps}}
     data = Dataset(
         name,
         recipe.task,
         *parts,
         time_ordered=recipe.time_ordered or rows.timestamps is not None,
+        social=None if rows.social is None else rows.social.astype(np.int32),
         meta={**about, **(meta or {})},
         user_ids=numbered.user_ids,
         item_ids=numbered.item_ids,
+        item_features=_features(rows),
     )
     check_dataset(data, str(source))
     if out is not None:
@@ -124,39 +83,63 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
         recipe.columns, recipe.separator, recipe.token_ids, recipe.num_users, recipe.num_items
     )
     rows = read_rows(source, recipe.format or "", options)
-    steps = {"read": len(rows)}
+    left = len(rows) + sum(rows.dropped.values())
+    steps = {"read": left}
+    for reason, count in rows.dropped.items():
+        left -= count
+        steps[f"without {reason}"] = left
     if recipe.min_rating is not None:
         rows = at_least(rows, recipe.min_rating)
         steps[f"rating >= {recipe.min_rating:g}"] = len(rows)
-    if recipe.task in ("cf", "social"):
+    if recipe.session:
+        rows = daily_sessions(rows, recipe.utc_offset)
+        steps["a session a day"] = len(rows)
+    if recipe.merges:
         rows, merged = merge_duplicates(rows)
         steps[f"{merged} duplicates merged"] = len(rows)
-    if recipe.k_core > 1:
-        rows = k_core(rows, recipe.k_core)
-        steps[f"{recipe.k_core}-core"] = len(rows)
+    user_rows, item_rows = (
+        max(recipe.k_core, least) for least in (recipe.min_user_rows, recipe.min_item_rows)
+    )
+    if max(user_rows, item_rows) > 1:
+        rows = k_core(rows, user_rows, item_rows, recipe.core_passes)
+        equal = user_rows == item_rows
+        steps[f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}"] = len(rows)
     if not len(rows):
         raise DataError(f"{source}: no rows are left; rows after each step: {steps}")
     return rows, steps
 
 
-def known_recipe(entry: Source) -> Recipe:
-    """The recipe of a data set of the catalogue."""
-    base = {"format": entry.format or None, "task": entry.task, "time_ordered": entry.time_ordered}
-    return Recipe(**(base | dict(entry.recipe)))
-
-
-def prepare_known(entry: Source, source: Path, out: Path) -> Dataset:
+def prepare_known(entry: Source, source: Path, out: Path, recipe: NamedRecipe | None = None) -> Dataset:
     """Prepare a data set of the catalogue from its official files into ``out``.
+
+    Args:
+        entry: of the catalogue.
+        source: the file, or the folder with the files.
+        out: canonical folder to write.
+        recipe: one of the data set's; None takes the first whose files are there.
 
     Raises:
         DataError: if a rule is broken or the counts are not those of the catalogue.
     """
-    data = prepare(
-        entry.name, source, known_recipe(entry), meta={"source": [entry.page], "licence": entry.licence}
+    recipe = recipe or choose_recipe(entry.name, source)
+    if recipe is None:
+        raise DataError(f"{entry.name} has no recipe; name the format of {source}")
+    data = prepare_named(
+        entry.name, source, recipe, meta={"source": [recipe.page or entry.page], "licence": entry.licence}
     )
-    check_counts(entry, data, source)
+    if entry.name in recipe.exact:
+        check_counts(entry, data, source)
     save_locked(data, out)
     return data
+
+
+def prepare_named(
+    name: str, source: Path, recipe: NamedRecipe, *, meta: Mapping[str, Any] | None = None
+) -> Dataset:
+    """Prepare by a named recipe, which ``meta["preparation"]`` then names; nothing is written."""
+    data = prepare(name, recipe.source_in(name, source), recipe.recipe, meta=meta)
+    done = {"name": recipe.name, "paper": recipe.paper} | data.meta["preparation"]
+    return replace(data, meta={**data.meta, "preparation": done})
 
 
 def check_counts(entry: Source, data: Dataset, source: Path) -> None:
@@ -187,14 +170,20 @@ class _Numbered:
     item_ids: npt.NDArray[Any] | None = None
 
 
-def _number(rows: RawRows, recipe: Recipe) -> _Numbered:
+def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
     """Number users and items from 0, except in published files, whose numbers others use, too."""
-    published = recipe.split == "published" and recipe.min_rating is None and recipe.k_core < 2
+    filters = (recipe.k_core, recipe.min_user_rows, recipe.min_item_rows)
+    published = recipe.split == "published" and recipe.min_rating is None and max(filters) < 2
+    published = published and rows.item_table is None  # which has items with rows only
     if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
-        rows, users, items = compact_rows(rows)
+        try:
+            rows, users, items = compact_rows(rows)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from None
         return _Numbered(rows, users.size, items.size, users, items)
-    num_users = int(rows.users.max()) + 1 if recipe.num_users is None else recipe.num_users
-    num_items = int(rows.items.max()) + 1 if recipe.num_items is None else recipe.num_items
+    stated = rows.shape or (int(rows.users.max()) + 1, int(rows.items.max()) + 1)
+    num_users = stated[0] if recipe.num_users is None else recipe.num_users
+    num_items = stated[1] if recipe.num_items is None else recipe.num_items
     return _Numbered(rows, num_users, num_items)
 
 
@@ -218,20 +207,24 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
             train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
         return train, valid, test
     everything = interactions(np.arange(len(rows)))
-    if recipe.split == "random":
-        return random_per_user(everything, recipe.valid_share, recipe.test_share, recipe.seed)
-    if rows.timestamps is None and not recipe.time_ordered:
+    ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")
+    if recipe.split != "random" and not ordered:
         raise DataError(
             f"{source}: split={recipe.split} needs timestamps, or rows that stand in order of time"
         )
-    if recipe.split == "time":
-        return by_time(everything, recipe.valid_share, recipe.test_share)
-    return leave_one_out(everything)
+    valid_share, test_share = recipe.valid_share, recipe.test_share
+    ways: dict[str, Callable[[], Parts]] = {
+        "random": lambda: random_per_user(everything, valid_share, test_share, recipe.seed),
+        "time": lambda: by_time(everything, valid_share, test_share),
+        "quantile": lambda: by_quantile(everything, 1 - valid_share - test_share, 1 - test_share),
+        "sessions": lambda: by_session(everything, valid_share, test_share),
+        "leave-one-out": lambda: leave_one_out(everything),
+    }
+    return ways[recipe.split]()
 
 
-def _in_words(recipe: Recipe) -> str:
-    """The split, for ``dataset.json``."""
-    if recipe.split in ("random", "time"):
-        shares = (1 - recipe.valid_share - recipe.test_share, recipe.valid_share, recipe.test_share)
-        return f"{recipe.split} per user, {':'.join(f'{10 * share:.3g}' for share in shares)}"
-    return recipe.split
+def _features(rows: RawRows) -> dict[str, npt.NDArray[Any]] | None:
+    """Column name -> (I,) values of the items' table, which numbering has put in order of item."""
+    if rows.item_table is None:
+        return None
+    return {name: values for name, values in rows.item_table.items() if name != "item"}

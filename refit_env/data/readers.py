@@ -9,6 +9,15 @@ diffrec     train_list.npy, valid_list.npy, test_list.npy    (n, 2) whole number
 lightgcn    train.txt, test.txt, perhaps valid.txt           user item item item ...
 inter       NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
 csv         one file with a header                           named columns
+yoochoose   yoochoose-clicks.dat, or yoochoose-buys.dat      session,time,item,...
+kuairec     big_matrix.csv, or small_matrix.csv              header; user_id, video_id, timestamp ...
+zhihu       inter_impression.csv, or zhihu1M.txt             user,answer,shown,clicked
+tsmc2014    dataset_TSMC2014_NYC.txt, ..._TKY.txt            eight fields by tabs, Latin-1
+lbsn        train.txt, tune.txt, test.txt                    USER_1 LOC_2 lat,lon HH:MM day, by tabs
+tang        rating.mat, trustnetwork.mat                     MATLAB matrices
+yelp        ..._review.json, ..._user.json                   a JSON object
+recdiff     dataset.pkl, or dataset.pkl.zip                  a pickle of sparse matrices
+dreamrec    train_data.df, val_data.df, test_data.df         pickles of tables seq, len_seq, next
 =========== ================================================ =========================================
 
 Letters: N rows.
@@ -16,23 +25,24 @@ Letters: N rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from refit_env.data.checkins import read_lbsn, read_tsmc2014
 from refit_env.data.dataset import SPLITS
-from refit_env.data.delimited import (
-    Layout,
-    parse_field,
-    read_delimited,
-    refuse_binary,
-    refuse_pickle,
-)
+from refit_env.data.delimited import Layout, read_delimited, refuse_binary, refuse_pickle
+from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
 from refit_env.data.named import ReadOptions, as_rows, read_csv, read_inter
+from refit_env.data.pickled import read_dreamrec, read_recdiff
+from refit_env.data.places import one_file, only
+from refit_env.data.sessions import read_kuairec, read_yoochoose, read_zhihu
+from refit_env.data.trust import read_tang
+from refit_env.data.yelp import read_yelp
 from refit_env.errors import DataError, unknown_name
 
 
@@ -68,6 +78,15 @@ def guess_format(source: Path | str) -> str:
     names = [source.name] if source.is_file() else sorted(p.name for p in source.iterdir())
     rules: tuple[tuple[str, Callable[[str], bool]], ...] = (
         ("u.data", lambda name: name == "u.data"),
+        ("yoochoose", lambda name: name.startswith("yoochoose-")),
+        ("kuairec", lambda name: name in ("big_matrix.csv", "small_matrix.csv")),
+        ("zhihu", lambda name: name in ("inter_impression.csv", "zhihu1M.txt")),
+        ("tsmc2014", lambda name: name.startswith("dataset_TSMC2014")),
+        ("lbsn", lambda name: name == "tune.txt"),
+        ("tang", lambda name: name.endswith(".mat")),
+        ("yelp", lambda name: name.endswith("review.json")),
+        ("recdiff", lambda name: name in ("dataset.pkl", "dataset.pkl.zip")),
+        ("dreamrec", lambda name: name.endswith("_data.df")),
         ("ratings.dat", lambda name: name.endswith(".dat")),
         ("diffrec", lambda name: name.endswith("_list.npy")),
         ("inter", lambda name: name.endswith(".inter")),
@@ -83,17 +102,17 @@ def guess_format(source: Path | str) -> str:
 def _u_data(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
     layout = Layout(names, ("id", "id", "number", "time"), "\t")
-    return as_rows(read_delimited(_one_file(source, ("u.data",), ".data"), layout))
+    return as_rows(read_delimited(one_file(source, ("u.data",), ".data"), layout))
 
 
 def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
     layout = Layout(names, ("id", "id", "number", "time"), "::", pattern="user::item::rating::timestamp")
-    return as_rows(read_delimited(_one_file(source, ("ratings.dat",), ".dat"), layout))
+    return as_rows(read_delimited(one_file(source, ("ratings.dat",), ".dat"), layout))
 
 
 def _csv(source: Path, options: ReadOptions) -> RawRows:
-    return read_csv(_one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv"), options)
+    return read_csv(one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv"), options)
 
 
 def _recbole(source: Path, options: ReadOptions) -> RawRows:
@@ -102,10 +121,10 @@ def _recbole(source: Path, options: ReadOptions) -> RawRows:
     parts = [sorted(source.glob(f"*.{split}.inter")) for split in SPLITS]
     if parts[0] and parts[2]:
         found = {
-            split: _only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
+            split: only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
         }
         return _join(found, lambda path: read_inter(path, options), options)
-    return read_inter(_only(source, sorted(source.glob("*.inter")), "*.inter"), options)
+    return read_inter(only(source, sorted(source.glob("*.inter")), "*.inter"), options)
 
 
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:
@@ -176,23 +195,6 @@ def _wrong_word(line: bytes) -> str:
     return f"expected 'user item item ...', found {line[:60]!r}"
 
 
-def _one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
-    """The file itself, or the one in the folder that has a usual name or the ending."""
-    if source.is_file():
-        return source
-    for name in usual:
-        if (source / name).is_file():
-            return source / name
-    return _only(source, sorted(source.glob(f"*{ending}")), f"{usual[0]} (or one *{ending})")
-
-
-def _only(folder: Path, found: Sequence[Path], what: str) -> Path:
-    if len(found) == 1:
-        return found[0]
-    here = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-    raise DataError(f"{folder}: {'more than one' if found else 'no'} {what}; the folder holds {here}")
-
-
 def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: ReadOptions) -> RawRows:
     """One table of the files of the splits; a column that one of them lacks is dropped."""
     parts = {split: read(path) for split, path in files.items()}
@@ -229,5 +231,14 @@ FORMATS: dict[str, Callable[[Path, ReadOptions], RawRows]] = {
     "lightgcn": _lightgcn,
     "inter": _recbole,
     "csv": _csv,
+    "yoochoose": read_yoochoose,
+    "kuairec": read_kuairec,
+    "zhihu": read_zhihu,
+    "tsmc2014": read_tsmc2014,
+    "lbsn": read_lbsn,
+    "tang": read_tang,
+    "yelp": read_yelp,
+    "recdiff": read_recdiff,
+    "dreamrec": read_dreamrec,
 }
 """Name of a format -> its reader."""

@@ -45,6 +45,68 @@ def random_per_user(
     return _by_place(rows, place, valid_share, test_share)
 
 
+def by_quantile(rows: Interactions, valid_from: float = 0.8, test_from: float = 0.9) -> Parts:
+    """Cut each user's row at two quantiles of its timestamps, as Diff-POI does.
+
+    An event before the first quantile is train, one at or after the second test. A quantile is a time, not
+    a place in the row, so the shares follow from how the events lie in time; where all times of a row are
+    equal it is all test.
+
+    Args:
+        rows: with timestamps, in order of time.
+        valid_from: quantile of the times at which validation begins.
+        test_from: quantile of the times at which test begins.
+
+    Raises:
+        ValueError: if the quantiles do not ascend within 0..1, or the rows have no timestamps.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0] * 5, range(5), 1, 5, timestamps=[0, 1, 2, 3, 4])
+        >>> [part.items.tolist() for part in by_quantile(rows, 0.5, 0.75)]
+        [[0, 1], [2], [3, 4]]
+    """
+    if not 0 <= valid_from <= test_from <= 1:
+        raise ValueError(f"quantiles {valid_from} and {test_from} must ascend within 0..1")
+    if rows.timestamps is None:
+        raise ValueError("a split by quantiles of time needs timestamps")
+    part = np.zeros(len(rows), dtype=np.int64)
+    for start, stop in zip(rows.indptr[:-1], rows.indptr[1:], strict=True):
+        if stop > start:
+            times = rows.timestamps[start:stop]
+            first, second = np.quantile(times, [valid_from, test_from])
+            part[start:stop] = (times >= first).astype(np.int64) + (times >= second)
+    return _parts(rows, part)
+
+
+def by_session(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2) -> Parts:
+    """Give whole rows to a split: the sessions that begin last are test, those before them validation.
+
+    Without timestamps the order of the sessions' numbers stands for the order of time.
+
+    Args:
+        rows: one user is one session.
+        valid_share: share of the sessions, rounded.
+        test_share: share of the sessions, rounded.
+
+    Raises:
+        ValueError: if the shares are not in 0..1 or leave nothing to train on.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 1, 1, 2], [5, 6, 7, 8], 3, 9, timestamps=[9, 1, 2, 5])
+        >>> [part.users.tolist() for part in by_session(rows, 1 / 3, 1 / 3)]
+        [[1, 1], [2], [0]]
+    """
+    _check_shares(valid_share, test_share)
+    held = np.flatnonzero(rows.counts)
+    begin = held if rows.timestamps is None else rows.timestamps[rows.indptr[held]]
+    held = held[np.argsort(begin, kind="stable")]
+    test, valid = round(test_share * held.size), round(valid_share * held.size)
+    split = np.zeros(rows.num_users, dtype=np.int64)  # (U,)
+    split[held[held.size - test - valid :]] = 1
+    split[held[held.size - test :]] = 2
+    return _parts(rows, split[rows.users])
+
+
 def leave_one_out(rows: Interactions) -> Parts:
     """The last item of each user is test, the one before it validation; the rest is train.
 
@@ -64,16 +126,20 @@ def _by_place(
     rows: Interactions, place: npt.NDArray[np.int64], valid_share: float, test_share: float
 ) -> Parts:
     """Cut each row at its places: train first, then validation, then test."""
-    if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
-        raise ValueError(
-            f"valid_share={valid_share} and test_share={test_share} must be in 0..1 and leave train rows"
-        )
+    _check_shares(valid_share, test_share)
     counts = rows.counts
     test = np.minimum(np.round(test_share * counts), np.maximum(counts - 1, 0)).astype(np.int64)  # (U,)
     valid = np.minimum(np.round(valid_share * counts), np.maximum(counts - 1 - test, 0)).astype(np.int64)
     train = counts - test - valid
     part = (place >= train[rows.users]).astype(np.int64) + (place >= (train + valid)[rows.users])
     return _parts(rows, part)
+
+
+def _check_shares(valid_share: float, test_share: float) -> None:
+    if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
+        raise ValueError(
+            f"valid_share={valid_share} and test_share={test_share} must be in 0..1 and leave train rows"
+        )
 
 
 def _parts(rows: Interactions, part: npt.NDArray[np.int64]) -> Parts:

@@ -7,6 +7,7 @@ import pytest
 from agents.cli import main
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
 from refit_env.data import list_datasets, load_dataset
+from refit_env.data.recipes import RECIPES
 
 CSV = "visitor,article,stars\n" + "".join(f"{n % 5},{n},{n % 5 + 1}\n" for n in range(100))
 
@@ -78,3 +79,110 @@ def test_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "30 users, 40 items" in capsys.readouterr().out
     one, other = load_dataset(tmp_path / "a"), load_dataset(tmp_path / "b")
     assert one.train.items.tolist() == other.train.items.tolist()
+
+
+CHECKINS = "".join(
+    f"{n % 4 + 1}\tvenue{n % 3}\tc\tCaf\xe9\t35.{n % 3}\t139.{n % 3}\t540\t"
+    f"Tue Apr 03 {n // 60:02d}:{n % 60:02d}:09 +0000 2012\n"
+    for n in range(200)
+)
+
+
+@pytest.fixture
+def checkins(tmp_path: Path) -> Path:
+    path = tmp_path / "raw" / "dataset_TSMC2014_TKY.txt"
+    path.parent.mkdir()
+    path.write_bytes(CHECKINS.encode("latin-1"))
+    return path
+
+
+@pytest.mark.parametrize("more", [[], ["--recipe", "diff-poi"]])
+def test_prepare_by_a_recipe(
+    more: list[str], checkins: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "prepare", "tky", "--source", str(checkins.parent), *more]) == 0
+    assert "5-core" in (out := capsys.readouterr().out) and "4 users, 3 items" in out
+    data = load_dataset("tky")
+    assert data.meta["preparation"]["name"] == "diff-poi" and data.item_features is not None
+    assert main(["data", "info", "tky"]) == 0
+    out = capsys.readouterr().out
+    assert "lat, lon" in out and "Diff-POI" in out and "quantiles 0.8 and 0.9" in out
+
+
+def test_a_recipe_for_a_set_of_ones_own(checkins: Path, own_home: Path) -> None:
+    assert DataPrepare("mine", checkins, recipe="diff-poi").run() == 0
+    data = load_dataset(own_home / "mine")
+    assert (data.name, data.task, data.num_items) == ("mine", "poi", 3)
+
+
+def test_options_of_sessions_and_tasks(checkins: Path, own_home: Path) -> None:
+    words = ["data", "prepare", "tky", "--source", str(checkins), "--format", "tsmc2014", "--session", "day"]
+    assert main([*words, "--task", "sequential", "--split", "sessions", "--valid-share", "0.25"]) == 0
+    data = load_dataset(own_home / "tky")
+    assert data.task == "sequential" and [len(part) for part in (data.train, data.valid, data.test)] == [
+        100,
+        50,
+        50,
+    ]
+    assert main([*words[:-2], "--task", "poi", "--split", "quantile"]) == 0
+    assert load_dataset(own_home / "tky").task == "poi"
+
+
+def test_mistakes_about_recipes_are_one_line(checkins: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "prepare", "tky", "--source", str(checkins)]
+    for more, message in (
+        (["--recipe", "dif-poi"], "unknown recipe 'dif-poi'. Did you mean 'diff-poi'?"),
+        (["--recipe", "recdiff"], "recipe 'recdiff' is for ciao, epinions, yelp; tky has diff-poi"),
+        (["--recipe", "diff-poi", "--format", "csv"], "leave out --format csv"),
+        (
+            ["--recipe", "diff-poi", "--seed", "3"],
+            "recipe diff-poi of tky has its own steps, which --seed would",
+        ),
+    ):
+        assert main([*words, *more]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+
+
+def test_list_has_the_statistics_of_what_is_here(
+    own_home: Path, checkins: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DataPrepare("tky", checkins).run()
+    info = own_home / "tky" / "dataset.json"
+    info.write_text(info.read_text().replace('"social_edges": null', '"social_edges": 1234'))
+    capsys.readouterr()
+    assert DataList().run() == 0
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if line.startswith("name"))
+    assert head.split() == [
+        *"name task users items interactions density train valid test".split(),
+        "social",
+        "edges",
+        "timed",
+        "here",
+    ]
+    tky = next(line for line in lines if line.startswith("tky")).split()
+    data = load_dataset("tky")
+    splits = [str(len(part)) for part in (data.train, data.valid, data.test)]
+    assert tky == ["tky", "poi", "4", "3", "200", "1666.667%", *splits, "1,234", "yes", "yes"]
+    ciao = next(line for line in lines if line.startswith("ciao")).split()
+    assert ciao == ["ciao", "social", "1,925", "15,053", "33,175", "0.114%", "no", "no"]
+    anime = next(line for line in lines if line.startswith("anime")).split()
+    assert anime == ["anime", "cf", "no", "no"]  # nothing is known of its size
+
+
+def test_list_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "--recipes"]) == 0
+    out = capsys.readouterr().out
+    for name, recipe in RECIPES.items():
+        assert any(line.startswith(name) and recipe.paper in line for line in out.splitlines())
+        assert not recipe.note or f"{name}: {recipe.note}" in out
+
+
+def test_info_of_a_set_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert DataInfo("ciao").run() == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "33,175" in out and "HKUDS/RecDiff" in out and "recipe tang" in out and "0.114%" in out
+    assert DataInfo("anime").run() == 0
+    out = capsys.readouterr().out
+    assert "rating.csv" in out and "density" not in out

@@ -14,6 +14,8 @@ import pytest
 from refit_env.data import data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.home import writable_home
+from refit_env.data.recipe import Recipe
+from refit_env.data.recipes import RECIPES, NamedRecipe
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
@@ -31,8 +33,10 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Source:
     """A known data set that is prepared from a CSV."""
-    entry = Source("shop", "cf", "https://shop.example", ("ratings.csv",), "CC0", False, format="csv")
+    entry = Source("shop", "cf", "https://shop.example", "CC0", False)
+    recipe = NamedRecipe("shop", "nobody's", {"shop": ("ratings.csv",)}, Recipe(format="csv"))
     monkeypatch.setitem(CATALOG, "shop", entry)
+    monkeypatch.setitem(RECIPES, "shop", recipe)
     return entry
 
 
@@ -98,9 +102,11 @@ def test_the_error_for_an_absent_set_says_what_to_do(homes: tuple[Path, Path]) -
         "refit data prepare",
     ):
         assert word in str(caught.value)
-    with pytest.raises(DataError, match="canonical folder") as caught:
-        load_dataset("nyc")
-    assert str(homes[0] / "nyc") in str(caught.value)
+    with pytest.raises(
+        DataError, match=r"get inter_impression|get train_data.df .*or inter_impression"
+    ) as caught:
+        load_dataset("zhihu")
+    assert "ZhihuRec-Dataset" in str(caught.value) and "DreamRec" in str(caught.value)
 
 
 def test_wrong_names_and_folders(homes: tuple[Path, Path], tmp_path: Path) -> None:

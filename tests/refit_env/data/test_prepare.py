@@ -14,7 +14,8 @@ from refit_env.data import Dataset, load_canonical, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw
-from refit_env.data.prepare import Recipe, known_recipe, prepare, prepare_known
+from refit_env.data.prepare import prepare, prepare_known
+from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
@@ -169,19 +170,17 @@ def test_unknown_words_in_a_recipe() -> None:
         Recipe(task="chess")
 
 
-def test_every_known_recipe_is_one() -> None:
-    for entry in CATALOG.values():
-        assert known_recipe(entry).task == entry.task
-
-
 PREPARE = """
 import os, sys, time
 from pathlib import Path
 import refit_env.data.prepare as room
 from refit_env.data import load_dataset
 from refit_env.data.catalog import CATALOG, Source
+from refit_env.data.recipe import Recipe
+from refit_env.data.recipes import RECIPES, NamedRecipe
 
-CATALOG["shop"] = Source("shop", "cf", "page", ("ratings.csv",), "mine", False, format="csv")
+CATALOG["shop"] = Source("shop", "cf", "page", "mine", False)
+RECIPES["shop"] = NamedRecipe("shop", "nobody's", {"shop": ("ratings.csv",)}, Recipe(format="csv"))
 home, original = Path(os.environ["REFIT_DATA_HOME"]), room.prepare_known
 
 def noted(*arguments):

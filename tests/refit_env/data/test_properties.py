@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from refit_env.data import Dataset, Interactions, load_dataset, save_dataset
 from refit_env.data.dataset import SPLITS
 from refit_env.data.filters import RawRows, at_least, compact, compact_rows, k_core, merge_duplicates
-from refit_env.data.prepare import Recipe, prepare
+from refit_env.data.prepare import prepare
+from refit_env.data.recipe import Recipe
 from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user
 from refit_env.errors import DataError
 
@@ -145,7 +146,7 @@ def test_impossible_shares_are_refused(wrong: tuple[float, float]) -> None:
             split(rows, *wrong)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(raw_rows(base=True), st.sampled_from(["random", "time", "leave-one-out"]), st.sampled_from([0, 2]))
 def test_prepare_then_load_is_the_identity(rows: RawRows, split: str, core: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -129,6 +129,7 @@ BAD_LINES = [
     ("shop.inter", "user_id\titem_id:token\n1\t2\n", r"line 1: 'user_id' has no type"),
     ("shop.inter", "user_id:token,item_id:token\n1,2\n", "line 1"),
     ("ratings.csv", "user,item\n1,2\n1\n", r"line 3: expected 'user,item' \(2 fields\), found '1' \(1\)"),
+    ("ratings.csv", "user,item,note\n1,2,x\n3,4\n", r"line 3: expected 'user,item,note' .*\(2\)"),
     ("ratings.csv", "user;item\n1;2\n", r"line 1: which column is the user\?"),
     ("ratings.csv", "user,item,item\n1,2,3\n", "stands twice"),
     ("ratings.csv", "user,item\n", "no rows"),

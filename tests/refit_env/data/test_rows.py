@@ -19,7 +19,7 @@ matrices = hnp.arrays(
 
 
 @given(matrices, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_reader_agrees_with_the_dense_matrix(dense: np.ndarray, data: st.DataObject) -> None:
     rows = SparseRows(sp.csr_matrix(dense))
     picked = data.draw(st.lists(st.integers(0, len(dense) - 1), min_size=1, max_size=5))
@@ -42,7 +42,7 @@ def test_rows_whose_columns_are_out_of_order_are_read_right() -> None:
 
 
 @given(matrices, st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_without_removes_exactly_the_stored_entries(dense: np.ndarray, data: st.DataObject) -> None:
     other = data.draw(hnp.arrays(np.float32, dense.shape, elements=st.sampled_from([0.0, 1.0, 3.0])))
     left = without(sp.csr_matrix(dense), sp.csr_matrix(other))

@@ -1,0 +1,142 @@
+"""The tables of ``refit data``: known sets, recipes, and the facts of one set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from refit_env.data import Dataset, load_dataset
+from refit_env.data.catalog import CATALOG, Source
+from refit_env.data.dataset import SPLITS
+from refit_env.data.home import find_raw
+from refit_env.data.recipes import RECIPES, recipes_for
+from refit_env.files import read_json
+
+COLUMNS = (
+    "name",
+    "task",
+    "users",
+    "items",
+    "interactions",
+    "density",
+    *SPLITS,
+    "social edges",
+    "timed",
+    "here",
+)
+"""Of the table of ``refit data list``."""
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """The facts of ``refit data info``."""
+    counts = dataset.train.counts
+    popularity = np.sort(np.bincount(dataset.train.items, minlength=dataset.num_items))[::-1]
+    head = popularity[: max(1, popularity.size // 10)].sum() / popularity.sum()
+    total = sum(_counts(dataset))
+    facts: dict[str, Any] = {
+        "task": dataset.task,
+        "users x items": f"{dataset.num_users:,} x {dataset.num_items:,}",
+        "train / valid / test": " / ".join(f"{len(dataset.split(s)):,}" for s in SPLITS),
+        "density": _density(dataset.num_users, dataset.num_items, total),
+        "train items a user": f"median {np.median(counts):.0f}, least {counts.min()}, most {counts.max()}",
+        "most popular tenth of the items": f"{head:.0%} of the train interactions",
+        "rows in order of time": "yes" if dataset.time_ordered else "no",
+        "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
+    }
+    if dataset.item_features is not None:
+        facts["known of the items"] = ", ".join(dataset.item_features)
+    prepared = dataset.meta.get("preparation", {})
+    if "name" in prepared:
+        facts["recipe"] = f"{prepared['name']}: {prepared['paper']}"
+    known = ("split", "source", "licence", "note", "duplicates_merged")
+    told = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
+    return facts | {
+        key: "\n".join(value) if isinstance(value, list) else value for key, value in told.items()
+    }
+
+
+def describe_absent(known: Source) -> dict[str, Any]:
+    """The facts of ``refit data info`` of a set that is not here."""
+    facts: dict[str, Any] = {"task": known.task, "here": "no"}
+    if known.counts is not None:
+        users, items, rows = known.counts
+        facts["users x items"] = f"{users:,} x {items:,}"
+        facts["interactions"] = f"{rows:,}"
+        facts["density"] = _density(*known.counts)
+    facts |= {"page": known.page, "licence": known.licence}
+    for recipe in recipes_for(known.name):
+        note = f" ({recipe.note})" if recipe.note else ""
+        facts[f"recipe {recipe.name}"] = f"{recipe.paper}, from {recipe.files_in_words(known.name)}{note}"
+    return facts
+
+
+def list_row(name: str, folder: Path | None) -> list[str]:
+    """One line of ``refit data list``; of the files, only ``dataset.json`` is read.
+
+    Args:
+        name: a known name.
+        folder: the canonical folder, or None where it is not here, or not needed.
+    """
+    known = CATALOG.get(name)
+    if known is None:
+        data = load_dataset(name)
+        return [name, data.task, *_sizes(data.num_users, data.num_items, _counts(data), None), "yes", "yes"]
+    order = "yes" if known.time_ordered else "no"
+    if folder is None:
+        here = "raw" if find_raw(known) is not None else "no"
+        sizes = ["", "", "", "", "", "", "", ""]
+        if known.counts is not None:
+            sizes[:4] = _sizes(*known.counts[:2], [known.counts[2]], None)[:4]
+        return [name, known.task, *sizes, order, here]
+    info = read_json(folder / "dataset.json")
+    splits = [info[f"num_{s}"] for s in SPLITS]
+    order = "yes" if info.get("time_ordered", known.time_ordered) else "no"
+    sizes = _sizes(info["num_users"], info["num_items"], splits, info.get("social_edges"))
+    return [name, known.task, *sizes, order, "yes"]
+
+
+def _sizes(users: int, items: int, splits: list[int], edges: int | None) -> list[str]:
+    """Users, items, interactions, density, those of each split, and social edges."""
+    numbers = [f"{n:,}" for n in (users, items, sum(splits))]
+    friends = "" if edges is None else f"{edges:,}"
+    return [*numbers, _density(users, items, sum(splits)), *(f"{n:,}" for n in splits), friends]
+
+
+def _counts(dataset: Dataset) -> list[int]:
+    """Interactions of each split."""
+    return [len(dataset.split(s)) for s in SPLITS]
+
+
+def _density(users: int, items: int, rows: int) -> str:
+    """Interactions per user and item."""
+    return f"{rows / (users * items):.3%}"
+
+
+def print_recipes() -> int:
+    """Print the table of ``refit data list --recipes``, and the notes below it."""
+    table = Table(title="Recipes", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for name in ("recipe", "data sets", "files", "whose"):
+        table.add_column(name)
+    for recipe in RECIPES.values():
+        wanted: dict[tuple[str, ...], list[str]] = {}
+        for dataset, files in recipe.files.items():
+            wanted.setdefault(files, []).append(dataset)
+        for files, datasets in wanted.items():
+            usual = ", ".join(file.split("|")[0] for file in files)
+            table.add_row(recipe.name, ", ".join(datasets), usual, recipe.paper)
+    console = wide_console(table)
+    console.print(table)
+    for recipe in RECIPES.values():
+        if recipe.note:
+            console.print(f"{recipe.name}: {recipe.note}", soft_wrap=True)
+    return 0
+
+
+def wide_console(table: Table) -> Console:
+    """A console in which no column of the table is cut, though its lines may be folded by the terminal."""
+    needed = Console(width=10_000).measure(table).maximum
+    return Console(width=max(Console().width, needed))

@@ -1,0 +1,114 @@
+"""One field of a text file: its kind, and its value or the rule that it breaks.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Kind = Literal["id", "token", "number", "optional", "time", "skip"]
+"""A whole number >= 0, any text, a finite number, a finite number or nothing (NaN), a time (seconds, an ISO
+date, or ``Tue Apr 03 18:00:09 +0000 2012``), or what is not used."""
+
+_WHOLE = re.compile(r"\+?[0-9]+")
+_ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3}|\.[0-9]{6})?Z?)?"
+_DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_STAMP = rf"(?:{_DAYS}) ({'|'.join(_MONTHS)}) ([0-9]{{2}}) ([0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}) %s ([0-9]{{4}})"
+_STAMP_UTC, _STAMP_ANY = _STAMP % r"\+0000", re.compile(_STAMP % "([+-])([0-9]{2})([0-9]{2})")
+
+
+def parse_field(text: str, kind: Kind) -> Any:
+    """Read one field.
+
+    Raises:
+        ValueError: with the rule that it breaks, to stand behind the field's name.
+
+    Example:
+        >>> parse_field("12", "id"), parse_field("4.5", "number")
+        (12, 4.5)
+        >>> parse_field("Tue Apr 03 18:00:09 +0000 2012", "time")
+        1333476009.0
+    """
+    text = text.strip()
+    if kind == "skip":
+        return None
+    if kind == "token":
+        if not text:
+            raise ValueError("is empty")
+        return text
+    if kind == "id":
+        return _whole(text)
+    if kind == "optional" and not text:
+        return float("nan")
+    try:
+        value = float(text)
+    except ValueError:
+        seconds = seconds_of(text) if kind == "time" else None
+        if seconds is None:
+            raise ValueError(f"{text[:40]!r} is no {'time' if kind == 'time' else 'number'}") from None
+        value = seconds
+    if not np.isfinite(value):
+        raise ValueError(f"{text[:40]!r} is not finite")
+    return value
+
+
+def _whole(text: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is no whole number"
+        raise ValueError(f"{text[:40]!r} {what}; ids are whole numbers >= 0")
+    if int(text) >= 2**63:
+        raise ValueError(f"{text[:40]!r} does not fit 64 bits")
+    return int(text)
+
+
+def seconds_of(text: str) -> float | None:
+    """Seconds since 1970 of a date such as 2014-04-07T10:51:09.277Z, or None; without a zone it is UTC."""
+    stamp = _STAMP_ANY.fullmatch(text)
+    try:
+        if stamp:
+            month, day, clock, sign, hours, minutes, year = stamp.groups()
+            zone = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
+            text = f"{year}-{_MONTHS.index(month) + 1:02d}-{day}T{clock}"
+            return (datetime.fromisoformat(text) - zone).replace(tzinfo=timezone.utc).timestamp()
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
+    except (ValueError, OverflowError):
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
+    """(N,) values of a column as pandas parsed it, or None where any of them is suspicious."""
+    if kind == "token":
+        text = series.str.strip()
+        return None if text.isna().any() or text.eq("").any() else text.to_numpy(dtype=object)
+    values = series.to_numpy()
+    if kind == "id":
+        return values if values.dtype == np.int64 and int(values.min()) >= 0 else None
+    if kind == "optional" and values.dtype.kind in "iuf":
+        return None if np.isinf(values).any() else values.astype(np.float64)
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64) if np.isfinite(values).all() else None
+    return _fast_times(series) if kind == "time" else None
+
+
+def _fast_times(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
+    """(N,) seconds of a column of dates that all have one of the two usual forms, or None."""
+    if not pd.api.types.is_string_dtype(series.dtype):
+        return None
+    if series.str.fullmatch(_STAMP_UTC).eq(True).all():  # fixed places: no parser that knows a locale
+        month = series.str[4:7].map({name: f"{n:02d}" for n, name in enumerate(_MONTHS, start=1)})
+        series = series.str[26:30] + "-" + month + "-" + series.str[8:10] + "T" + series.str[11:19]
+    elif not series.str.fullmatch(_ISO).eq(True).all():
+        return None
+    times = pd.to_datetime(series, format="ISO8601", utc=True, errors="coerce")
+    if times.isna().any():
+        return None
+    return times.dt.as_unit("us").astype(np.int64).to_numpy() / 1e6  # whole microseconds are exact

@@ -1,0 +1,91 @@
+"""Ciao and Epinions as Tang et al. publish them: MATLAB matrices of ratings and of trust.
+
+Letters: N ratings, S trust statements.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.io
+import scipy.sparse as sp
+
+from refit_env.data.delimited import refuse_pickle
+from refit_env.data.filters import RawRows
+from refit_env.data.named import ReadOptions
+from refit_env.data.places import all_files
+from refit_env.errors import DataError
+
+RATING_FILES = ("rating.mat", "rating_with_timestamp.mat", "epinions_rating_with_timestamp.mat")
+"""Usual names of the ratings: userid, productid, categoryid, rating, helpfulness, perhaps time."""
+TRUST_FILES = ("trustnetwork.mat", "trust.mat", "epinion_trust_with_timestamp.mat")
+"""Usual names of the trust statements: userid, userid, perhaps time."""
+
+
+def read_tang(source: Path, options: ReadOptions) -> RawRows:
+    """Rows of ``rating.mat``, social edges of ``trustnetwork.mat`` (the first user trusts the second).
+
+    The files hold whole numbers in whatever small type they fit into (uint8, uint16); they are read as the
+    doubles that they are in MATLAB, so that nothing overflows, and are checked before they become int64.
+
+    Raises:
+        DataError: if one of the pair is missing, is no MATLAB file, or breaks a rule; the message names file
+            and row.
+    """
+    rating_path, trust_path = all_files(source, (RATING_FILES, TRUST_FILES))
+    rating = _matrix(rating_path, ("rating", "rating_with_timestamp"), (5, 6))  # (N, 5 or 6)
+    trust = _matrix(trust_path, ("trustnetwork", "trust", "trust_with_timestamp"), (2, 3))  # (S, 2 or 3)
+    users = _whole(rating_path, "userid", rating[:, 0])
+    items = _whole(rating_path, "productid", rating[:, 1])
+    stars = _finite(rating_path, "rating", rating[:, 3])
+    times = _finite(rating_path, "time", rating[:, 5]) if rating.shape[1] == 6 else None
+    social = np.stack([_whole(trust_path, "userid", trust[:, n]) for n in (0, 1)], axis=1)
+    return RawRows(users, items, times, stars, social=social)
+
+
+def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """The matrix of a file: the variable of a usual name, or the only one."""
+    refuse_pickle(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # scipy warns of what it cannot read, and goes on
+            found = scipy.io.loadmat(str(path), mat_dtype=True, chars_as_strings=False)
+    except NotImplementedError:
+        raise DataError(f"{path}: a MATLAB 7.3 (HDF5) file; save it again with -v7") from None
+    except Exception as error:  # scipy and zlib raise many kinds; all mean the same to the reader
+        raise DataError(f"{path}: not a whole MATLAB file ({type(error).__name__}: {error})") from None
+    variables: dict[str, Any] = {name: value for name, value in found.items() if not name.startswith("__")}
+    chosen = [name for name in names if name in variables] or list(variables)[: 2 - len(variables)]
+    if not chosen:
+        raise DataError(
+            f"{path}: no variable {names[0]!r}; the file holds {', '.join(variables) or 'none at all'}"
+        )
+    matrix = variables[chosen[0]]
+    if sp.issparse(matrix):
+        raise DataError(f"{path}: {chosen[0]!r} is a sparse matrix, expected rows of {widths[0]} columns")
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iuf" or matrix.ndim != 2:
+        raise DataError(f"{path}: {chosen[0]!r} is no matrix of numbers")
+    if matrix.shape[1] not in widths or not matrix.shape[0]:
+        wanted = " or ".join(map(str, widths))
+        raise DataError(f"{path}: expected rows of {wanted} columns, found a matrix of shape {matrix.shape}")
+    return matrix.astype(np.float64)
+
+
+def _whole(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(N,) ids: whole numbers >= 0."""
+    wrong = ~((values >= 0) & (values < 2**53) & (values == np.floor(values)))  # NaN is wrong, too
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path} row {row}: {name} {values[row]:g} is no whole number >= 0")
+    return values.astype(np.int64)
+
+
+def _finite(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if (wrong := ~np.isfinite(values)).any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number")
+    return values

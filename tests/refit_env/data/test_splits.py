@@ -1,0 +1,72 @@
+"""The splits of Diff-POI and DreamRec; the others are in test_properties."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refit_env.data import Interactions
+from refit_env.data.splits import Parts, by_quantile, by_session
+
+logs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.integers(0, 50)), min_size=1, max_size=40)
+
+
+def interactions(log: list[tuple[int, int, int]], timed: bool = True) -> Interactions:
+    users, items, times = (
+        np.array(column) for column in zip(*sorted(log, key=lambda row: row[2]), strict=True)
+    )
+    return Interactions.from_pairs(users, items, 6, 9, times if timed else None)
+
+
+def all_rows(parts: Parts | tuple[Interactions]) -> Counter[tuple[int, int]]:
+    return Counter(
+        pair for part in parts for pair in zip(part.users.tolist(), part.items.tolist(), strict=True)
+    )
+
+
+@given(logs, st.sampled_from([(0.8, 0.9), (0.5, 0.5), (0.0, 1.0)]))
+def test_quantiles_cut_each_users_time(log: list[tuple[int, int, int]], at: tuple[float, float]) -> None:
+    rows = interactions(log)
+    parts = by_quantile(rows, *at)
+    assert all_rows(parts) == all_rows((rows,))
+    for user in range(6):
+        own = [time for u, _, time in log if u == user]
+        if own:
+            first, second = np.quantile(own, at)
+            found = [part.select(part.users == user).timestamps for part in parts]
+            train, valid, test = (times.tolist() if times is not None else [] for times in found)
+            assert sorted(train) == sorted(t for t in own if t < first)
+            assert sorted(valid) == sorted(t for t in own if first <= t < second)
+            assert sorted(test) == sorted(t for t in own if t >= second)
+
+
+@given(logs, st.sampled_from([(0.1, 0.1), (0.25, 0.25), (0.0, 0.5)]), st.booleans())
+def test_whole_sessions_are_dealt_out_in_order_of_time(
+    log: list[tuple[int, int, int]], shares: tuple[float, float], timed: bool
+) -> None:
+    rows = interactions(log, timed)
+    parts = by_session(rows, *shares)
+    assert all_rows(parts) == all_rows((rows,))
+    owners = [set(part.users.tolist()) for part in parts]
+    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    held = len(set(rows.users.tolist()))
+    assert [len(owners[2]), len(owners[1])] == [round(shares[1] * held), round(shares[0] * held)]
+    begin = {u: min(t for v, _, t in log if v == u) if timed else u for u in set(rows.users.tolist())}
+    for earlier, later in ((0, 1), (0, 2), (1, 2)):
+        for one in owners[earlier]:
+            assert all(begin[one] <= begin[other] for other in owners[later])
+
+
+def test_impossible_quantiles_and_shares() -> None:
+    rows = interactions([(0, 0, 0), (1, 1, 1)])
+    for wrong in ((0.9, 0.8), (-0.1, 0.5), (0.5, 1.1)):
+        with pytest.raises(ValueError, match="must ascend"):
+            by_quantile(rows, *wrong)
+    with pytest.raises(ValueError, match="needs timestamps"):
+        by_quantile(interactions([(0, 0, 0)], timed=False))
+    with pytest.raises(ValueError, match="valid_share"):
+        by_session(rows, 0.5, 0.5)
