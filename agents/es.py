@@ -49,7 +49,7 @@ class ESConfig(TrainerConfig):
     """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes a user one."""
     rank: int = 8
     """r: theta has r * r + r numbers."""
-    sigma: float = 0.03
+    sigma: float = 0.06
     """Standard deviation of the perturbations: how far one moves the score of a listed item (rms)."""
     basis: str = "factors"
     """Directions of the catalogue: ``factors`` of the train rows, of the ``relevant`` part of them, or
@@ -58,7 +58,7 @@ class ESConfig(TrainerConfig):
     """What a fitness counts: ``ranks`` in -1/2 .. 1/2, or ``centred``, less its mean over its deviation."""
     noisy: bool = False
     """Judge the chain with its noise (a member's users share it) instead of the noise-free one."""
-    learning_rate: float = 0.001
+    learning_rate: float = 0.002
     """Adam's step size, in the units of ``sigma``."""
 
 

@@ -63,8 +63,6 @@ class RWRConfig(TrainerConfig):
     ``chain``, the state that the chain visited there; ``sample``, u_0 itself noised (AWM as published)."""
     regressions: int = 1
     """Updates on a batch of chains, each at newly drawn steps."""
-    exploration_std: float = 0.1
-    """Floor of the policy's standard deviation, in units of the scores."""
 
 
 class RewardWeighted(FineTuner):

@@ -67,19 +67,18 @@ SETTINGS: dict[str, EnvSettings] = {
         tuned={
             "reinforce": {"learning_rate": 5e-6},
             "ppo": {"learning_rate": 5e-6},
-            "rwr": {"exploration_std": 0.05, "learning_rate": 2e-5},
+            "rwr": {"learning_rate": 2e-5},
             "dpo": {"learning_rate": 2e-5},
-            "es": {"sigma": 0.05},
+            "es": {"sigma": 0.05, "learning_rate": 0.001},
         },
     ),
     "ReFiT-ML1M-v0": EnvSettings(
         steps=76_800,
         tuned={
             "ppo": {"learning_rate": 5e-5},
-            "rwr": {"exploration_std": 0.05},
             "dpo": {"learning_rate": 1e-4},
             "grpo": {"learning_rate": 4e-5},
-            "es": {"users_per_batch": 64, "samples_per_user": 8},
+            "es": {"users_per_batch": 64, "samples_per_user": 8, "sigma": 0.03, "learning_rate": 0.001},
         },
     ),
 }
