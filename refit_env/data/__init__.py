@@ -3,11 +3,14 @@
 from refit_env.data.canonical import load_canonical, save_dataset
 from refit_env.data.dataset import Dataset, Interactions
 from refit_env.data.home import data_homes, list_datasets, load_dataset
+from refit_env.data.sequences import RowDataset, as_rows
 from refit_env.data.synthetic import synthesize
 
 __all__ = [
     "Dataset",
     "Interactions",
+    "RowDataset",
+    "as_rows",
     "data_homes",
     "list_datasets",
     "load_canonical",

@@ -1,6 +1,6 @@
 """The MDP without Gymnasium: who starts where, and what a denoised vector earns.
 
-Letters: B episodes, D size of the diffused vector, I items, K list length, T steps, U users.
+Letters: B episodes, C size of a context, D size of the diffused vector, I items, K list length, T steps, U users.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import backbone_names, published_config
-from refit_env.data import Dataset, load_dataset
+from refit_env.backbones import Backbone, backbone_class, check_task, published_config
+from refit_env.checkpoint import POLICY
+from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.errors import unknown_name
+from refit_env.policy import DiffusionPolicy
+from refit_env.registration import TABLE
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 from refit_env.rewards.registry import RewardSpec
 
@@ -27,7 +31,8 @@ STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 
 BOUND = 6.0
-"""Box bound: data lie in 0..1; five deviations of the unit Gaussian that long chains start from, on top."""
+"""Box bound where u holds scores: data lie in 0..1; five deviations of the unit Gaussian that long chains
+start from, on top. In an embedding space: the largest number of an item's embedding in place of the 1."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,17 @@ class ProblemConfig:
     time, else ``holdout``."""
     k: int = 20
     """K."""
-    start: str = "history"
-    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I)."""
+    start: str | None = None
+    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I). None is the
+    backbone's own."""
     reward_kwargs: Mapping[str, Any] | None = None
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
     """Settings of the relevance: ``fraction``, ``seed``."""
-    bound: float = BOUND
-    """Limit of the spaces; noisy starting states are cut to it."""
+    bound: float | None = None
+    """Limit of the spaces; noisy starting states are cut to it. None: five deviations beyond the data."""
+    checkpoint: str | Path | None = None
+    """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
     device: str = "cpu"
     """Where batches live."""
 
@@ -70,13 +78,15 @@ class DenoisingProblem:
 
     Attributes:
         config: the arguments.
-        dataset: the data.
+        dataset: the data; of a sequential set its rows, each of which counts as a user here.
         relevance: what is shown, counted and kept out of lists.
         reward_fn: the terminal reward.
         users: (n,) int64, those that episodes are about.
         num_steps: T.
         num_items: I.
         dim: D.
+        start: where chains start.
+        bound: limit of the spaces.
         device: where batches live.
     """
 
@@ -84,8 +94,11 @@ class DenoisingProblem:
         """Load the data and make the reward; use ``make_problem``, which shares them between environments."""
         self.config = config
         _check(config)
-        self.dataset: Dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
-        mode = config.relevance or ("recent" if self.dataset.time_ordered else "holdout")
+        whole = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
+        kind = backbone_class(config.backbone)
+        check_task(kind, whole)
+        self.dataset: Dataset = whole.episodes
+        mode = config.relevance or _natural_relevance(self.dataset)
         self.relevance: Relevance = make_relevance(mode, self.dataset, **_relevance_settings(config))
         self.device = torch.device(config.device)
         self.reward_fn: Reward = make_reward(
@@ -98,11 +111,20 @@ class DenoisingProblem:
         )
         self.users: npt.NDArray[np.int64] = self.relevance.users
         self.num_steps, self.num_items = config.num_steps, self.dataset.num_items
-        self.dim = self.num_items
-        self._visible = SparseRows(self.relevance.visible, self.device)
+        self.start = config.start or kind.start
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
+        self._judge = _load_judge(config, whole) if kind.embedding else None
+        self.dim, self.bound = self.num_items, BOUND
         self._chain = published_config(config.backbone, self.dataset.name).diffusion()
+        if self._judge is None:
+            self._visible = SparseRows(self.relevance.visible, self.device)
+        else:
+            self.dim, self._chain = self._judge.dim, self._judge.diffusion
+            self.bound = max(BOUND, BOUND - 1 + self._judge.largest())
+            self._judge.to(self.device)
+            self._shown = self._judge.shown(self.dataset, self.device)
+        self.bound = self.bound if config.bound is None else config.bound
         longest = self._chain.num_steps
         if config.num_steps > longest:
             raise ValueError(
@@ -118,14 +140,15 @@ class DenoisingProblem:
     @property
     def needs_noise(self) -> bool:
         """Whether starting states are drawn, so that ``initial_state`` wants noise."""
-        return self.config.start != "history"
+        return self.start != "history"
 
     def initial_state(self, users: Tensor, noise: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """u_T (B, D) float32 of ``users`` (B,) int64.
 
         Args:
             users: ids.
-            noise: (B, D) standard normal, for ``start="diffused"``; without it the state is the mean one.
+            noise: (B, D) standard normal, for ``"diffused"`` and ``"noise"``; without it the state is the mean
+                one.
             out: (B, D) float32, contiguous, to write to.
 
         Returns:
@@ -133,14 +156,17 @@ class DenoisingProblem:
         """
         if out is None:
             out = torch.empty(users.numel(), self.dim, device=self.device)
-        if self.device.type == "cpu":  # NumPy's scatter is twice as fast as torch's there
+        if self._judge is not None:
+            out.copy_(self._judge.initial_state(users, self._shown(users)))
+        elif self.device.type == "cpu":  # NumPy's scatter is twice as fast as torch's there
             self._scatter_rows(users.numpy(), out)
         else:
             out.copy_(self._visible.dense(users))
         if self.needs_noise:
             noise = torch.zeros_like(out) if noise is None else noise
-            noisy = self._chain.q_sample(out, self._chain.num_steps - 1, noise)  # (B, D)
-            out.copy_(noisy.clamp_(-self.config.bound, self.config.bound))
+            pure = self.start == "noise"
+            noisy = noise if pure else self._chain.q_sample(out, self._chain.num_steps - 1, noise)  # (B, D)
+            out.copy_(noisy.clamp(-self.bound, self.bound))
         return out
 
     def _scatter_rows(self, users: npt.NDArray[np.int64], out: Tensor) -> None:
@@ -156,8 +182,20 @@ class DenoisingProblem:
         out.numpy().reshape(-1)[place] = 1.0  # histories are binary
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C); None for CF, whose u_T is the history."""
-        return None
+        """What a policy is conditioned on besides u, (B, C) float32; None for CF, whose u_T is the history."""
+        return None if self._judge is None else self._judge.context(users, self._shown(users))
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """Lowest and highest value and size C of a context; None if there is none."""
+        return None if self._judge is None else self._judge.context_box()
+
+    @torch.no_grad()
+    def scores(self, u0: Tensor, users: Tensor) -> Tensor:
+        """(B, I) item scores of vectors ``u0`` (B, D): the vectors themselves, or the pretrained model's.
+
+        Those are computed in float64, so that an episode's list does not depend on the batch that it is in.
+        """
+        return u0 if self._judge is None else self._judge.scores(u0.double(), users).float()
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Judge denoised vectors.
@@ -169,8 +207,9 @@ class DenoisingProblem:
         Returns:
             The reward (B,) float32, its terms by name (B,), and the top-K lists (B, K) int64.
         """
-        lists = self.reward_fn.top_k(u0, users)  # (B, K); for the CF backbones u_0 are the scores
-        reward = self.reward_fn(u0, users, lists)
+        scores = self.scores(u0, users)  # (B, I)
+        lists = self.reward_fn.top_k(scores, users)  # (B, K)
+        reward = self.reward_fn(scores, users, lists)
         return reward, self.reward_fn.terms, lists
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
@@ -229,7 +268,8 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     _check(config)
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
-    key = (id(dataset), _frozen(rest))  # the data set in the dictionary is alive, so its id is its own
+    # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
+    key = (id(dataset.episodes), _written(config.checkpoint), _frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
     except TypeError:  # an argument without a hash, such as a reward function's closure over an array
@@ -240,6 +280,43 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     while len(_PROBLEMS) > SHARED:
         _PROBLEMS.pop(next(iter(_PROBLEMS)))
     return known
+
+
+def _load_judge(config: ProblemConfig, dataset: Dataset) -> Backbone:
+    """The frozen float64 model that scores u_0.
+
+    Raises:
+        ValueError: if no checkpoint was named (with the command that makes one), or it does not fit.
+        CheckpointError: if it is missing or damaged.
+    """
+    if config.checkpoint is None:
+        known = [row.env_id for row in TABLE if row.dataset == config.data]
+        env_id = known[0] if known else "ReFiT-Custom-v0"
+        which = f"--env {env_id}" if known else f"--data FOLDER --backbone {config.backbone}"
+        raise ValueError(
+            f"backbone {config.backbone!r} denoises embeddings, which only a trained model can score. Train one: "
+            f"refit pretrain {which} --out runs/pretrained; then pass checkpoint='runs/pretrained' to {env_id}"
+        )
+    model = DiffusionPolicy.load(config.checkpoint).backbone
+    if model.name != config.backbone or model.num_items != dataset.num_items:
+        raise ValueError(
+            f"checkpoint {str(config.checkpoint)!r} holds a {model.name!r} of {model.num_items} items; this "
+            f"environment needs a {config.backbone!r} of {dataset.num_items} ({dataset.name!r})"
+        )
+    return model.double().eval().requires_grad_(False)
+
+
+def _written(checkpoint: str | Path | None) -> int:
+    """When the checkpoint was written last: a run that was made anew is another one."""
+    path = None if checkpoint is None else Path(checkpoint) / f"{POLICY}.safetensors"
+    return path.stat().st_mtime_ns if path is not None and path.is_file() else 0
+
+
+def _natural_relevance(dataset: Dataset) -> str:
+    """The mode for a data set of which nothing is said."""
+    if isinstance(dataset, RowDataset):
+        return "train"
+    return "recent" if dataset.time_ordered else "holdout"
 
 
 def _frozen(value: Any) -> Hashable:
@@ -268,15 +345,18 @@ def _check(config: ProblemConfig) -> None:
         raise ValueError(
             "which data? Pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
         )
-    if not (math.isfinite(config.bound) and config.bound >= 1):
+    if config.bound is not None and not (math.isfinite(config.bound) and config.bound >= 1):
         raise ValueError(
             f"bound={config.bound} must be finite (as Stable-Baselines3 needs) and >= 1 (histories hold ones)"
         )
-    if config.start not in STARTS:
+    if config.start is not None and config.start not in STARTS:
         raise unknown_name("start", config.start, STARTS)
-    if config.backbone not in backbone_names():
-        raise unknown_name("backbone", config.backbone, backbone_names())
-    if config.start == "noise":
+    kind = backbone_class(config.backbone)
+    if config.checkpoint is not None and not kind.embedding:
+        raise ValueError(
+            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none; u_0 holds scores"
+        )
+    if config.start == "noise" and not kind.conditional:
         raise ValueError(
             f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u "
             "alone, and pure noise does not say whose chain it is. Use 'history' or 'diffused'."

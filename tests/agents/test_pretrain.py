@@ -72,8 +72,8 @@ def test_the_same_information_control_sees_what_the_reward_leaves_visible(small_
     control = trainer(small_data, replace(SMALL, target="recent"))
     users = torch.arange(small_data.num_users)
     relevance = make_relevance("recent", small_data)
-    assert torch.equal(control.input.dense(users), torch.from_numpy(relevance.visible.toarray()))
-    assert torch.equal(control.target.dense(users), torch.from_numpy(small_data.train.csr.toarray()))
+    assert torch.equal(control.shown(users), torch.from_numpy(relevance.visible.toarray()))
+    assert torch.equal(control.target(users), torch.from_numpy(small_data.train.csr.toarray()))
 
 
 def test_seconds_and_patience_end_training(small_data: Dataset) -> None:

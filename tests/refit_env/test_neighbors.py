@@ -110,7 +110,7 @@ def test_real_users_have_their_exact_neighbours(data_home: Path, name: str) -> N
 
 def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(neighbors, "nearest_users", lambda m, k: calls.append(k) or nearest_users(m, k))
+    monkeypatch.setattr(neighbors, "nearest_users", lambda m, k, g: calls.append(k) or nearest_users(m, k, g))
     rows = np.random.default_rng(1).integers(0, 2, (30, 9)).astype(np.float32)
     first = cached_neighbors(sp.csr_matrix(rows), 3)
     assert cached_neighbors(sp.csr_matrix(rows.copy()), 3) is first
