@@ -151,7 +151,7 @@ _KNOWN: OrderedDict[tuple[str, int], Ids] = OrderedDict()
 
 
 def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -> Ids:
-    """``nearest_users(matrix, k, groups)[0]``, kept for the next who asks with the same rows (the last eight).
+    """``nearest_users(matrix, k, groups)[0]``, kept for the next who asks with the same (the last eight).
 
     The key is the rows' content, so that environments, agents and evaluations of one process that build
     the same rows independently share the search.

@@ -190,7 +190,7 @@ class DiffusionPolicy(nn.Module):
         any work is done.
 
         Raises:
-            ValueError: if the data set has another number of items than the policy, or is not for its backbone.
+            ValueError: if the data set has another number of items than the policy, or another task.
         """
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(

@@ -28,8 +28,9 @@ class EnvEntry:
         backbone: name of the diffusion recommender whose chains the episodes are.
         num_steps: T, the default length of an episode.
         relevance: default relevance mode; None lets the data decide (``"recent"`` where rows stand in
-            order of time, ``"train"`` for sequential sets, else ``"holdout"``). Sets that were split at random keep ``"holdout"`` even
-            where time is known: there the latest train items are no better a picture of the test items.
+            order of time, ``"train"`` for sequential sets, else ``"holdout"``). Sets that were split at
+            random keep ``"holdout"`` even where time is known: there the latest train items are no better a
+            picture of the test items.
         reward: default reward.
         k: default length of the recommended list.
     """

@@ -140,7 +140,7 @@ class Backbone(nn.Module, ABC):
         """The largest number, by size, that a clean vector holds; where u holds scores, 1."""
         return 1.0
 
-    def freeze_scores(self) -> None:  # noqa: B027  # nothing to freeze where u_0 are the scores
+    def freeze_scores(self) -> None:
         """Stop training the weights that ``scores`` uses.
 
         An environment scores u_0 by the pretrained weights. A policy that fine-tuning could move away from
@@ -156,6 +156,6 @@ def check_task(backbone: type[Backbone], dataset: Dataset) -> None:
     """Raise ``ValueError`` if a backbone is not for the data set's task."""
     if dataset.task not in backbone.tasks:
         raise ValueError(
-            f"backbone {backbone.name!r} is for {', '.join(backbone.tasks)} data; data set {dataset.name!r} is "
-            f"{dataset.task}"
+            f"backbone {backbone.name!r} is for {', '.join(backbone.tasks)} data; "
+            f"data set {dataset.name!r} is {dataset.task}"
         )

@@ -66,8 +66,8 @@ class DreamRec(Backbone):
 
     The chain starts from N(0, I); each step predicts x0 with classifier-free guidance,
     (1 + w) f(u, h, k) - w f(u, none, k), and u_0 is compared with all item embeddings by inner product.
-    The published chain has 500 or 2000 steps; ``DiffusionPolicy(backbone, num_steps=10)`` respaces it, with the
-    Gaussian posterior of the steps that are left, so each step keeps an exact density.
+    The published chain has 500 or 2000 steps; ``DiffusionPolicy(backbone, num_steps=10)`` respaces it, with
+    the Gaussian posterior of the steps that are left, so each step keeps an exact density.
 
     Deviations from the reference code, which are its bugs: dropout is off in evaluation; the filling item can
     not be recommended; batches of one work. Further: only the last position's state is computed (with
@@ -118,7 +118,8 @@ class DreamRec(Backbone):
         rows = dataset.episodes
         if not isinstance(rows, RowDataset) or rows.history.shape[1] != self.config.history:
             raise ValueError(
-                f"backbone 'dreamrec' reads histories of {self.config.history} items; {dataset.name!r} has none"
+                f"backbone 'dreamrec' reads histories of {self.config.history} items; "
+                f"{dataset.name!r} has others"
             )
         table = torch.as_tensor(rows.history, dtype=torch.int64, device=device)  # (R, L)
         return lambda users: table[users]

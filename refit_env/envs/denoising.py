@@ -47,9 +47,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     ## Action Space
 
-    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item (of embeddings,
-    D is their size). Actions are never clipped here. The bound is wide (data lie in 0..1, embeddings below
-    their largest number; five unit deviations on top) but finite, because Stable-Baselines3 refuses infinite ones. NaN, infinity or another shape raises ``ValueError``.
+    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item (of
+    embeddings, D is their size). Actions are never clipped here. The bound is wide (data lie in 0..1,
+    embeddings below their largest number; five unit deviations on top) but finite, because
+    Stable-Baselines3 refuses infinite ones. NaN, infinity or another shape raises ``ValueError``.
 
     ## Observation Space
 

@@ -1,6 +1,7 @@
 """The MDP without Gymnasium: who starts where, and what a denoised vector earns.
 
-Letters: B episodes, C size of a context, D size of the diffused vector, I items, K list length, T steps, U users.
+Letters: B episodes, C size of a context, D size of the diffused vector, I items, K list length, T steps,
+U users.
 """
 
 from __future__ import annotations
@@ -147,8 +148,8 @@ class DenoisingProblem:
 
         Args:
             users: ids.
-            noise: (B, D) standard normal, for ``"diffused"`` and ``"noise"``; without it the state is the mean
-                one.
+            noise: (B, D) standard normal, for ``"diffused"`` and ``"noise"``; without it the state is the
+                mean one.
             out: (B, D) float32, contiguous, to write to.
 
         Returns:
@@ -182,7 +183,7 @@ class DenoisingProblem:
         out.numpy().reshape(-1)[place] = 1.0  # histories are binary
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C) float32; None for CF, whose u_T is the history."""
+        """What a policy is conditioned on besides u, (B, C) float32; None where u_T is the history."""
         return None if self._judge is None else self._judge.context(users, self._shown(users))
 
     def context_box(self) -> tuple[float, float, int] | None:
@@ -294,8 +295,9 @@ def _load_judge(config: ProblemConfig, dataset: Dataset) -> Backbone:
         env_id = known[0] if known else "ReFiT-Custom-v0"
         which = f"--env {env_id}" if known else f"--data FOLDER --backbone {config.backbone}"
         raise ValueError(
-            f"backbone {config.backbone!r} denoises embeddings, which only a trained model can score. Train one: "
-            f"refit pretrain {which} --out runs/pretrained; then pass checkpoint='runs/pretrained' to {env_id}"
+            f"backbone {config.backbone!r} denoises embeddings, which only a trained model can score. Train "
+            f"one: refit pretrain {which} --out runs/pretrained; "
+            f"then make {env_id} with checkpoint='runs/pretrained'"
         )
     model = DiffusionPolicy.load(config.checkpoint).backbone
     if model.name != config.backbone or model.num_items != dataset.num_items:
@@ -354,7 +356,8 @@ def _check(config: ProblemConfig) -> None:
     kind = backbone_class(config.backbone)
     if config.checkpoint is not None and not kind.embedding:
         raise ValueError(
-            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none; u_0 holds scores"
+            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none, "
+            "its u_0 are the scores"
         )
     if config.start == "noise" and not kind.conditional:
         raise ValueError(

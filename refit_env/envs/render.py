@@ -79,8 +79,8 @@ class Renderer:
     def picture(self) -> npt.NDArray[np.uint8]:
         """The chain as a heat map, a row a vector, and below it the list of the newest one.
 
-        Columns are items (by their scores, where the vectors are embeddings) in three groups: those that the policy was shown, those that the reward
-        counts, all others. So one sees where the chain moves its weight.
+        Columns are items (by their scores, where the vectors are embeddings) in three groups: those that
+        the policy was shown, those that the reward counts, all others. So one sees where the chain moves its weight.
 
         Returns:
             (450, 800, 3) uint8.

@@ -109,11 +109,11 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
 
 
 def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int) -> Relevance:
-    """The second table; only the rows of one split show anything, so they alone are each other's neighbours."""
+    """The second table; only one split's rows show anything, so they alone are each other's neighbours."""
     if mode not in ("train", "validation"):
         raise ValueError(
-            f"relevance {mode!r} hides items of a user, but {rows.name!r} is sequential: an episode's truth is "
-            "the item that came next. Use 'train', or 'validation' (and select on other rows)"
+            f"relevance {mode!r} hides items of a user, but {rows.name!r} is sequential: an episode's truth "
+            "is the item that came next. Use 'train', or 'validation' (and select on other rows)"
         )
     split = "train" if mode == "train" else "valid"
     shown = np.repeat(rows.split_of == SPLITS.index(split), rows.lengths)  # (N,)
