@@ -77,7 +77,7 @@ class Backend(ABC):
 
     @abstractmethod
     def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
-        """The last observation of the chains ``where`` (n,) that ended: t, ``u`` (N, D), ``history`` (N, L)."""
+        """The last observation of the chains ``where`` (n,): t, ``u`` (N, D), ``history`` (N, L)."""
 
 
 class NumpyBackend(Backend):

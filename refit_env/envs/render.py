@@ -80,7 +80,8 @@ class Renderer:
         """The chain as a heat map, a row a vector, and below it the list of the newest one.
 
         Columns are items (by their scores, where the vectors are embeddings) in three groups: those that
-        the policy was shown, those that the reward counts, all others. So one sees where the chain moves its weight.
+        the policy was shown, those that the reward counts, all others. So one sees where the chain moves its
+        weight.
 
         Returns:
             (450, 800, 3) uint8.

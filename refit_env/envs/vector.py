@@ -54,8 +54,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Observation Space
 
     ``Dict(t=Box(0, T, (N, 1)), u=Box(-6, 6, (N, D)))``, float32, and ``history`` where ``DenoisingEnv`` has
-    it. With ``backend="torch"`` these are tensors on ``device``, and so are rewards, flags and infos; no vector passes through the host. An array that
-    was returned is the caller's: it never changes later, and is used again only when nobody holds it.
+    it. With ``backend="torch"`` these are tensors on ``device``, and so are rewards, flags and infos; no
+    vector passes through the host. An array that was returned is the caller's: it never changes later, and
+    is used again only when nobody holds it.
 
     ## Rewards
 
