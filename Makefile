@@ -1,19 +1,21 @@
 # Every target does its own set-up: it makes $(VENV) where there is none, and installs again only when
-# pyproject.toml or constraints.txt has changed.
+# pyproject.toml or constraints.txt has changed. Other libraries (INTEGRATIONS) have $(VENV)-<name> each.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.refit-installed
 PYTEST_ARGS ?=
+INTEGRATIONS := rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
-test test-slow doctest coverage: export OMP_NUM_THREADS ?= 1
-.PHONY: help install demo test test-slow check lint types doctest format coverage docs clean
+test test-slow test-integrations doctest coverage: export OMP_NUM_THREADS ?= 1
+.PHONY: help install demo test test-slow test-integrations $(INTEGRATIONS:%=test-%) check lint types doctest \
+	format coverage docs clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(INSTALLED) ## Make .venv and install the package with its development tools
 
@@ -25,6 +27,12 @@ test: $(INSTALLED) ## Run the fast tests
 
 test-slow: $(INSTALLED) ## Run the slow tests (REFIT_DATA_HOME adds those on real data)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (10 minutes)
+
+# With the variable set, a library that is not there is an error, not a skipped test.
+$(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed
+	REFIT_INTEGRATION=$* $(VENV)-$*/bin/python -m pytest tests/integrations/$* $(PYTEST_ARGS)
 
 check: lint types doctest ## Lint, format, strict types, doctests
 
@@ -54,11 +62,20 @@ clean: ## Remove caches and build products (keeps .venv and runs)
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-$(BIN)/python:
+$(BIN)/python $(INTEGRATIONS:%=$(VENV)-%/bin/python):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "refit-env needs Python >= 3.10; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV) || { rm -f $@; echo "No venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(@:%/bin/python=%) || { rm -f $@; echo "No venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A library's pins stand beside those of constraints.txt, or in their place: pip takes no two for one package.
+$(INTEGRATIONS:%=$(VENV)-%/.refit-installed): $(VENV)-%/.refit-installed: \
+		pyproject.toml constraints.txt constraints-%.txt | $(VENV)-%/bin/python
+	awk -F '==' '{name = tolower($$1); gsub(/[-_.]+/, "-", name)} NR == FNR {own[name]} NR == FNR || !(name in own)' \
+		constraints-$*.txt constraints.txt > $(VENV)-$*/constraints.txt
+	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c $(VENV)-$*/constraints.txt -e '.[$*]' pytest
 	@touch $@

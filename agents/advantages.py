@@ -52,6 +52,15 @@ def group(reward: Tensor) -> Tensor:
     return centred / reward.std(1, keepdim=True).clamp(min=EPSILON)
 
 
+def group_mean(reward: Tensor) -> Tensor:
+    """Subtract the mean of the user's episodes (Dr. GRPO, arXiv 2503.20783); no division by their spread."""
+    if reward.shape[1] < 2:
+        raise ValueError(
+            "baseline 'group_mean' needs samples_per_user >= 2; use 'batch' for one episode a user"
+        )
+    return reward - reward.mean(1, keepdim=True)
+
+
 def _leave_one_out(reward: Tensor) -> Tensor:
     """Subtract from each entry the mean of the others along the last dimension."""
     count = reward.shape[-1]
@@ -63,6 +72,7 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
     "batch": batch,
     "leave_one_out": leave_one_out,
     "group": group,
+    "group_mean": group_mean,
 }
 
 

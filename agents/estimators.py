@@ -27,9 +27,10 @@ import math
 import torch
 from torch import Tensor
 
+from agents.crossings import crossings, last_step, list_parts
 from agents.rollout import Rollout
 from refit_env.policy import DiffusionPolicy
-from refit_env.rewards.base import ListReward, Reward
+from refit_env.rewards.base import Reward
 
 ESTIMATORS = ("score", "rao_blackwell", "pathwise")
 """Names for ``ReinforceConfig.estimator``."""
@@ -78,38 +79,17 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
     Raises:
         TypeError: if the reward does not say what each list position is worth.
     """
-    last = policy.num_steps - 1
-    std = float(policy.std[last])
-    group = rollout.samples_per_user
-    mean = rollout.means[last].detach()  # (N, D) or (B, D)
-    if mean.shape[0] != rollout.u0.shape[0]:
-        mean = mean.repeat_interleave(group, 0)
-    hidden = reward.hidden(rollout.users)  # (B, I) bool or None
-    hidden = None if hidden is None else hidden.repeat_interleave(group, 0)
-    scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
-    out = torch.zeros_like(mean)
+    step = last_step(rollout, policy, reward)
+    out = torch.zeros_like(step.mean)  # (N, D)
     for part, share in list_parts(reward):
-        gains = part.gains(rollout.users).repeat_interleave(group, 0)  # (N, I)
+        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, I)
         out.add_(
-            expected_slope(scores, mean, gains, part.discount, std),
+            expected_slope(step.scores, step.mean, gains, part.discount, step.std),
             alpha=share * scale / rollout.reward.numel(),
         )
-    if hidden is not None:
-        out.masked_fill_(hidden, 0.0)  # an item that no list may hold is worth nothing
-    return _to_mean(rollout, last, out)
-
-
-def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
-    """The list rewards of a reward with their weights; TypeError if it has other parts."""
-    found = []
-    for part, weight in reward.parts():
-        if not isinstance(part, ListReward):
-            raise TypeError(
-                f"estimators 'rao_blackwell' and 'pathwise' need a list reward (one with gains and discount, "
-                f"as racs, r_ra or ndcg); {type(part).__name__} is none: use estimator 'score'"
-            )
-        found.append((part, weight))
-    return found
+    if step.hidden is not None:
+        out.masked_fill_(step.hidden, 0.0)  # an item that no list may hold is worth nothing
+    return _to_mean(rollout, policy.num_steps - 1, out)
 
 
 def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
@@ -133,28 +113,11 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
         >>> [round(v, 2) for v in slope[0].tolist()]
         [-2.42, 2.42]
     """
-    depth = min(discount.numel() + 1, scores.shape[1])
-    value, item = scores.topk(depth, dim=1)  # (N, K + 1)
-    worth = gains.gather(1, item)  # (N, K + 1)
-    drop = discount - torch.cat(
-        [discount[1:], discount.new_zeros(1)]
-    )  # (K,) what a rank is worth over the next
     out = torch.zeros_like(mean)
-    for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
-        # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
-        edge = (
-            value[:, j, None]
-            .expand_as(mean)
-            .scatter(1, item[:, : j + 1], value[:, j + 1, None].expand(-1, j + 1))
-        )
-        rival = (
-            worth[:, j, None]
-            .expand_as(mean)
-            .scatter(1, item[:, : j + 1], worth[:, j + 1, None].expand(-1, j + 1))
-        )
+    for edge, worth in crossings(scores, gains, discount):
         z = (edge - mean) / std  # (N, I)
         density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
-        out += drop[j] * (gains - rival) * density
+        out += worth * density
     return out
 
 

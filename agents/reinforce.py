@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from agents import advantages
-from agents.estimators import ESTIMATORS, list_parts, rao_blackwell, score_function
+from agents.config import TrainerConfig
+from agents.crossings import list_parts
+from agents.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.rollout import Rollout, roll_out
-from agents.trainer import FineTuner, TrainerConfig
+from agents.trainer import FineTuner
+from agents.window import check_window, trained_steps
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
-from refit_env.metrics import coverage_at_k, gini
 from refit_env.policy import DiffusionPolicy
 
 
@@ -121,19 +123,15 @@ class Reinforce(FineTuner):
             self.env,
             users,
             generator=self.noise_generator,
-            steps=self._trained_steps(),
+            steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
             pathwise=config.estimator == "pathwise",
             share_first=config.share_first_step,
         )
         rolled = time.perf_counter()
         reward = rollout.reward.view(users.numel(), -1)  # (B, G)
         gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward))
-        self.optimizer.zero_grad(set_to_none=True)
-        chosen = sorted(gradients)
-        torch.autograd.backward([rollout.means[t] for t in chosen], [gradients[t] for t in chosen])
-        norm = self._clip()
-        self.optimizer.step()
-        scalars = self._scalars(rollout, reward) | {"train/gradient_norm": norm}
+        norm = self.ascend([rollout.means[t] for t in gradients], list(gradients.values()))
+        scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
         return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
 
     def _derivatives(self, rollout: Rollout, advantage: Tensor) -> dict[int, Tensor]:
@@ -164,48 +162,9 @@ class Reinforce(FineTuner):
         for t in rollout.steps:
             mean = rollout.means[t].detach()  # (N, D) or (B, D)
             with torch.no_grad():
-                anchor = self.reference.mean(rollout.states[t], t, self._context(rollout, mean.shape[0]))
+                anchor = self.reference.mean(rollout.states[t], t, self.context_of(rollout, mean.shape[0]))
             out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
         return out
-
-    def _context(self, rollout: Rollout, rows: int) -> Tensor | None:
-        """What the network is conditioned on, repeated where the rows are episodes instead of users."""
-        return self.env.problem.context(rollout.users.repeat_interleave(rows // rollout.users.numel()))
-
-    def _trained_steps(self) -> tuple[int, ...]:
-        """The steps of this iteration, by ``train_steps``."""
-        total = self.policy.num_steps
-        if self._window == total:
-            return tuple(range(total))
-        if self.config.train_steps.startswith("last"):
-            return tuple(range(total - self._window, total))
-        drawn = torch.randperm(total, generator=self.user_generator)[: self._window]
-        return tuple(sorted(drawn.tolist()))
-
-    @property
-    def _window(self) -> int:
-        """How many steps an iteration trains."""
-        kind, _, count = self.config.train_steps.partition(":")
-        return self.policy.num_steps if kind == "all" else min(int(count), self.policy.num_steps)
-
-    def _clip(self) -> float:
-        """Cut the gradient to ``max_grad_norm``; returns its norm before."""
-        limit = self.config.max_grad_norm or float("inf")
-        return float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), limit))
-
-    def _scalars(self, rollout: Rollout, reward: Tensor) -> dict[str, float]:
-        """What an iteration logs about its episodes; reward is (B, G)."""
-        out = {"reward/mean": float(reward.mean())}
-        out |= {f"reward/{name}": float(value.float().mean()) for name, value in rollout.terms.items()}
-        if reward.shape[1] > 1:
-            spread = reward.std(1)  # (B,)
-            out["reward/within_user_std"] = float(spread.mean())
-            out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
-        items = self.env.problem.num_items
-        return out | {
-            "lists/coverage": coverage_at_k(rollout.lists, items),
-            "lists/gini": gini(rollout.lists, items),
-        }
 
 
 def _check(config: ReinforceConfig) -> None:
@@ -216,13 +175,7 @@ def _check(config: ReinforceConfig) -> None:
         raise unknown_name("baseline", config.baseline, advantages.BASELINES)
     if config.logprob_reduction not in ("mean", "sum"):
         raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
-    kind, _, count = config.train_steps.partition(":")
-    if config.train_steps != "all" and not (
-        kind in ("random", "last") and count.isdigit() and int(count) > 0
-    ):
-        raise ValueError(
-            f"train_steps={config.train_steps!r} must be 'all', 'random:n' or 'last:n' with n >= 1"
-        )
+    check_window(config.train_steps)
     if config.estimator == "pathwise" and config.train_steps != "all":
         raise ValueError(
             "estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'"

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from agents.advantages import EPSILON
+from refit_env.metrics import coverage_at_k, gini
+
 if TYPE_CHECKING:
     from refit_env.envs.vector import DenoisingVectorEnv
     from refit_env.policy import DiffusionPolicy
@@ -48,6 +51,19 @@ class Rollout:
         """G."""
         return self.reward.numel() // self.users.numel()
 
+    def scalars(self, num_items: int) -> dict[str, float]:
+        """What an iteration logs about its episodes: rewards by term, their spread, what is recommended."""
+        out = {"reward/mean": float(self.reward.mean())}
+        out |= {f"reward/{name}": float(value.float().mean()) for name, value in self.terms.items()}
+        if self.samples_per_user > 1:
+            spread = self.reward.view(self.users.numel(), -1).std(1)  # (B,)
+            out["reward/within_user_std"] = float(spread.mean())
+            out["reward/zero_variance_share"] = float((spread < EPSILON).float().mean())
+        return out | {
+            "lists/coverage": coverage_at_k(self.lists, num_items),
+            "lists/gini": gini(self.lists, num_items),
+        }
+
 
 def roll_out(
     policy: DiffusionPolicy,
@@ -58,6 +74,7 @@ def roll_out(
     steps: tuple[int, ...] | None = None,
     pathwise: bool = False,
     share_first: bool = True,
+    noise: str = "episode",
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
@@ -72,7 +89,10 @@ def roll_out(
         steps: the steps t to keep a graph for; None keeps all.
         pathwise: let the graph run on through the actions (reparameterised chain), so that a gradient
             of the last mean reaches every step.
-        share_first: compute the first mean once a user; off only for measurement.
+        share_first: compute the first mean once a user; off for measurement, or where a user's episodes are
+            different policies'.
+        noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
+            numbers); ``none``: the noise-free chain.
 
     Returns:
         The finished episodes.
@@ -98,12 +118,22 @@ def roll_out(
         if t == 0 and share_first:
             mean = mean.repeat_interleave(group, 0)  # (N, D)
             context = None if context is None else context.repeat_interleave(group, 0)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        action = torch.add(mean if pathwise else mean.detach(), noise, alpha=float(policy.std[t]))  # (N, D)
-        out.noise.append(noise)
+        drawn = _draw(mean, group, noise, generator)  # (N, D)
+        action = torch.add(mean if pathwise else mean.detach(), drawn, alpha=float(policy.std[t]))  # (N, D)
+        out.noise.append(drawn)
         _, reward, _, _, info = env.step(action.detach())
         u = action
     out.u0, out.reward = u.detach(), reward
     told = info.get("final_info", info)  # there if the environment resets itself
     out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
     return out
+
+
+def _draw(like: Tensor, group: int, noise: str, generator: torch.Generator | None) -> Tensor:
+    """The noise of a step in the shape of ``like`` (N, D), see ``roll_out``."""
+    if noise == "none":
+        return torch.zeros_like(like)
+    if noise == "user":
+        some = torch.randn((like.shape[0] // group, like.shape[1]), generator=generator, device=like.device)
+        return some.repeat_interleave(group, 0)
+    return torch.randn(like.shape, generator=generator, device=like.device)

@@ -8,26 +8,30 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.config import TrainerConfig
 from agents.interrupt import deferred_interrupt
+from agents.rollout import Rollout
 from agents.runlog import RunLog
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
+from agents.training_envs import check_training_env, make_training_envs
 from refit_env.checkpoint import load_state, save_state
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import CheckpointError
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.policy import DiffusionPolicy
+
+__all__ = ["STATE_NAME", "FineTuneResult", "FineTuner", "TrainerConfig"]
 
 STATE_NAME = "resume"
 """Stem of the resume state's files in a run folder."""
@@ -36,33 +40,6 @@ DIVERGENCE_USERS = 256
 """Users over which the divergence from the pretrained policy is averaged."""
 
 Self = TypeVar("Self", bound="FineTuner")
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """What all fine-tuning agents can be told."""
-
-    iterations: int = 300
-    """Updates of the weights."""
-    users_per_batch: int = 128
-    """Users in a batch."""
-    samples_per_user: int = 1
-    """Episodes of each user in a batch."""
-    learning_rate: float = 5e-5
-    """Adam's step size."""
-    max_grad_norm: float = 0.0
-    """Gradients longer than this are cut to it; 0 leaves them."""
-    exploration_std: float = 0.05
-    """Floor of the policy's standard deviation, in units of the scores."""
-    eval_every: int = 25
-    """Iterations between two looks at the validation set; the best is kept."""
-    patience: int = 0
-    """Validations without a gain after which training stops; 0 never stops early."""
-    select_on: str = "ndcg@20"
-    """The validation metric that chooses the weights."""
-    relevance_draws: int = 1
-    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
-    by heart."""
 
 
 @dataclass
@@ -124,9 +101,14 @@ class FineTuner(ABC):
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std)
-        self._envs = self._make_envs(env, dict(env_kwargs or {})) if isinstance(env, str) else [env]
+        if isinstance(env, str):
+            self.config, self._envs = make_training_envs(
+                env, self.policy, self.config, self.device, env_kwargs
+            )
+        else:
+            self._envs = [env]
         self.env = self._envs[0]
-        self._check_env()
+        check_training_env(self.env, self.policy, self.config)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
@@ -269,6 +251,7 @@ class FineTuner(ABC):
         tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
         tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
+        tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
         tensors |= {} if self._lists is None else {"lists": self._lists}
         tensors["generator.users"] = self.user_generator.get_state()
         tensors["generator.noise"] = self.noise_generator.get_state()
@@ -306,6 +289,7 @@ class FineTuner(ABC):
             raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
         self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
         restore_optimizer(self.optimizer, part(tensors, "optimizer."))
+        self.take_own_tensors(part(tensors, "own."))
         if "lists" in tensors:
             self._lists = tensors["lists"].to(self.device)
             for env in self._envs:
@@ -326,36 +310,32 @@ class FineTuner(ABC):
         }
         return {"data": problem.dataset.name, "num_steps": problem.num_steps} | reward
 
-    # ------------------------------------------------------------------ preparation
+    # ------------------------------------------------------------------ for subclasses
 
-    def _make_envs(self, env_id: str, kwargs: dict[str, Any]) -> list[DenoisingVectorEnv]:
-        """The torch-backend environments that fit the policy; fewer users than a batch shrink it."""
-        kwargs |= {"backend": "torch", "device": str(self.device), "num_steps": self.policy.num_steps}
-        kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
-        probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
-        mode, batch = probe.problem.relevance.mode, min(self.config.users_per_batch, len(probe.problem.users))
-        if mode == "validation":
-            batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
-        draws = self.config.relevance_draws
-        if draws < 1 or (draws > 1 and mode != "holdout"):
-            raise ValueError(
-                f"relevance_draws={draws} with relevance {mode!r}: only 'holdout' can be drawn again"
-            )
-        self.config = replace(self.config, users_per_batch=batch)
-        chosen = dict(kwargs.pop("relevance_kwargs", None) or {})
-        first = chosen.pop("seed", 0)
-        return [
-            cast(
-                "DenoisingVectorEnv",
-                gym.make_vec(
-                    env_id,
-                    num_envs=batch * self.config.samples_per_user,
-                    relevance_kwargs=chosen | ({"seed": first + n} if mode == "holdout" else {}),
-                    **kwargs,
-                ),
-            )
-            for n in range(draws)
-        ]
+    def ascend(self, means: Sequence[Tensor], derivatives: Sequence[Tensor]) -> float:
+        """Carry derivatives in the chain's means to the weights and take a step; returns its norm."""
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(list(means), list(derivatives))
+        return self.take_step()
+
+    def take_step(self) -> float:
+        """Cut the gradient to ``max_grad_norm`` and let the optimiser step; returns its norm before."""
+        limit = self.config.max_grad_norm or float("inf")
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
+        self.optimizer.step()
+        return norm
+
+    def context_of(self, rollout: Rollout, rows: int) -> Tensor | None:
+        """What the network is conditioned on, (rows, C): repeated where the rows are episodes, not users."""
+        return self.env.problem.context(rollout.users.repeat_interleave(rows // rollout.users.numel()))
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What an agent keeps besides weights, optimiser and generators; goes into the resume state."""
+        return {}
+
+    def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # noqa: B027  # most keep nothing
+        """Put back what ``own_tensors`` gave, after the weights are."""
 
     def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
         """Users that episodes are drawn from, and those that selection looks at (None: all).
@@ -368,21 +348,3 @@ class FineTuner(ABC):
         order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(0))
         half = users.numel() // 2
         return users[order[:half]], users[order[half:]].sort().values.numpy()
-
-    def _check_env(self) -> None:
-        """Refuse an environment that does not fit, before any work is done."""
-        want = self.config.users_per_batch * self.config.samples_per_user
-        if self.env.num_envs != want:
-            raise ValueError(
-                f"the environment has {self.env.num_envs} sub-environments; "
-                f"users_per_batch * samples_per_user is {want}"
-            )
-        problem = self.env.problem
-        if problem.num_steps != self.policy.num_steps:
-            raise ValueError(
-                f"the environment's T is {problem.num_steps}, the policy's {self.policy.num_steps}"
-            )
-        if problem.dim != self.policy.backbone.dim:
-            raise ValueError(
-                f"the environment diffuses {problem.dim} numbers, the policy {self.policy.backbone.dim}"
-            )

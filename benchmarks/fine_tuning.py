@@ -20,28 +20,28 @@ interrupted run goes on where it was. Checkpoints lie under ``runs/fine_tuning/`
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from agents.pretrain import PretrainConfig, pretrain
-from agents.reinforce import Reinforce, ReinforceConfig, preset
+from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.training import data_of, fine_tuned, further_elbo, pretrained
+from agents.pretrain import PretrainConfig
+from agents.reinforce import ReinforceConfig, preset
 from agents.resources import measure
 from agents.stats import mean_interval, paired_bootstrap
 from benchmarks.harness import RESULTS, report
-from refit_env.data import load_dataset
 from refit_env.errors import unknown_name
 from refit_env.evaluation import evaluate
-from refit_env.files import read_json, write_json
+from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
-from refit_env.registration import entry
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+CELLS = RESULTS / "fine_tuning"
 RUNS = Path("runs") / "fine_tuning"
 
 
@@ -77,42 +77,62 @@ SETTINGS: dict[str, Setting] = {"ReFiT-ML100K-v0": RANDOM_SPLIT, "ReFiT-Anime-v0
 
 
 @dataclass(frozen=True)
-class Cell:
+class Row:
     """One row of the table: how its weights come about, from whose."""
 
     key: str
     title: str
     parent: str | None
     make: Callable[[str, int, Setting], tuple[DiffusionPolicy, dict[str, Any]]]
+    needs: tuple[str, ...] = ()
 
 
-def run_cell(env_id: str, cell: Cell, seed: int) -> dict[str, Any]:
-    """Make and judge one cell, or read what an earlier run found."""
-    path = RESULTS / "fine_tuning" / f"{env_id}_{cell.key}_seed{seed}.json"
-    if path.exists():
-        found: dict[str, Any] = read_json(path)
-        return found
+def run_cell(env_id: str, key: str, seed: int) -> dict[str, Any]:
+    """Make and judge one cell."""
+    row = next(row for row in ROWS if row.key == key)
     setting = SETTINGS.get(env_id, Setting())
     with measure() as usage:
-        policy, how = cell.make(env_id, seed, setting)
-    dataset = load_dataset(entry(env_id).dataset or "")
-    folder = run_folder(env_id, cell.key, seed)
-    policy.save(folder, dataset.name)
+        policy, how = row.make(env_id, seed, setting)
+    dataset = data_of(env_id)
+    policy.save(run_folder(env_id, key, seed), dataset.name)
     test = evaluate(policy.scorer(dataset), dataset, "test")
-    out: dict[str, Any] = {"env": env_id, "cell": cell.key, "seed": seed, "how": how, "cost": usage.to_json()}
+    out: dict[str, Any] = {"env": env_id, "cell": key, "seed": seed, "how": how, "cost": usage.to_json()}
     out["test"] = test.means()
     out["test_over_all_users"] = test.means_over_all()
     out["valid"] = evaluate(policy.scorer(dataset), dataset, "valid").means()
-    if cell.parent is not None:
+    if row.parent is not None:
         before = evaluate(
-            DiffusionPolicy.load(run_folder(env_id, cell.parent, seed)).scorer(dataset), dataset, "test"
+            DiffusionPolicy.load(run_folder(env_id, row.parent, seed)).scorer(dataset), dataset, "test"
         )
-        out["over"] = cell.parent
+        out["over"] = row.parent
         out["paired_bootstrap"] = {
             name: paired_bootstrap(before.per_user[name], test.per_user[name]).to_json() for name in METRICS
         }
-    write_json(path, out)
     return out
+
+
+def cell_key(env_id: str, key: str, seed: int) -> str:
+    """Stem of a cell's file."""
+    return f"{env_id}_{key}_seed{seed}"
+
+
+def plan(env_id: str, rows: Sequence[Row], seeds: Sequence[int]) -> list[Cell]:
+    """The cells to run; a row that was not asked for is taken to be there if another needs it."""
+    asked = {row.key for row in rows}
+    return [
+        Cell(
+            cell_key(env_id, row.key, seed),
+            run_cell,
+            (env_id, row.key, seed),
+            needs=tuple(
+                cell_key(env_id, need, seed)
+                for need in (row.parent, *row.needs)
+                if need is not None and need in asked
+            ),
+        )
+        for seed in seeds
+        for row in rows
+    ]
 
 
 def run_folder(env_id: str, key: str, seed: int) -> Path:
@@ -125,16 +145,13 @@ def run_folder(env_id: str, key: str, seed: int) -> Path:
 
 def published(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """ELBO training from scratch; the chain is then respaced to the environment's T."""
-    row = entry(env_id)
-    result = pretrain(
-        load_dataset(row.dataset or ""), row.backbone, setting.pretrain, seed=seed, device="cpu"
-    )
+    policy, result = pretrained(env_id, setting.pretrain, seed)
     how = {
         "config": asdict(setting.pretrain),
         "backbone": result.backbone.config_dict(),
         "epoch": result.best_epoch,
     }
-    return DiffusionPolicy(result.backbone, row.num_steps), how | {"seconds": result.seconds}
+    return policy, how | {"seconds": result.seconds}
 
 
 def reinforce(
@@ -150,8 +167,7 @@ def reinforce(
             "relevance": setting.relevance,
             "reward_kwargs": setting.reward_kwargs if which != "paper" else {},
         }
-        agent = Reinforce(policy, env_id, config, env_kwargs=goal, seed=seed, device="cpu")
-        result = agent.learn()
+        result, _ = fine_tuned("reinforce", policy, env_id, config, goal, seed)
         curve = [
             {k: h[k] for k in ("iteration", "valid/ndcg@20", "valid/recall@20")}
             for h in result.history
@@ -171,7 +187,7 @@ def reinforce(
 
 def more_elbo(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """The published training, gone on with for as long as REINFORCE took, validations included in both."""
-    told = read_json(RESULTS / "fine_tuning" / f"{env_id}_reinforce_seed{seed}.json")
+    told = read_json(CELLS / f"{cell_key(env_id, 'reinforce', seed)}.json")
     limit = float(told["how"]["seconds"])
     config = replace(
         setting.pretrain,
@@ -191,56 +207,51 @@ def same_information(env_id: str, seed: int, setting: Setting) -> tuple[Diffusio
 def _further(env_id: str, seed: int, config: PretrainConfig) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """Go on training the published model."""
     policy = DiffusionPolicy.load(run_folder(env_id, "published", seed))
-    dataset = load_dataset(entry(env_id).dataset or "")
-    result = pretrain(dataset, policy.backbone, config, seed=seed, device="cpu")
-    how = {"config": asdict(config), "epoch": result.best_epoch, "seconds": result.seconds}
-    return DiffusionPolicy(result.backbone, policy.num_steps), how
+    longer, result = further_elbo(policy, env_id, config, seed)
+    return longer, {"config": asdict(config), "epoch": result.best_epoch, "seconds": result.seconds}
 
 
-CELLS = (
-    Cell("published", "DiffRec as published", None, published),
-    Cell("reinforce", "+ REINFORCE", "published", reinforce("published", "agent")),
-    Cell("same", "+ same-information ELBO", "published", same_information),
-    Cell("same-reinforce", "same-information ELBO + REINFORCE", "same", reinforce("same", "agent")),
-    Cell("elbo", "+ more ELBO, same wall-clock", "published", more_elbo),
-    Cell("score", "+ REINFORCE, score function", "published", reinforce("published", "score")),
-    Cell("paper", "+ REINFORCE, literal", "published", reinforce("published", "paper")),
+ROWS = (
+    Row("published", "DiffRec as published", None, published),
+    Row("reinforce", "+ REINFORCE", "published", reinforce("published", "agent")),
+    Row("same", "+ same-information ELBO", "published", same_information),
+    Row("same-reinforce", "same-information ELBO + REINFORCE", "same", reinforce("same", "agent")),
+    Row("elbo", "+ more ELBO, same wall-clock", "published", more_elbo, ("reinforce",)),
+    Row("score", "+ REINFORCE, score function", "published", reinforce("published", "score")),
+    Row("paper", "+ REINFORCE, literal", "published", reinforce("published", "paper")),
 )
 
 
 # ---------------------------------------------------------------------- the table
 
 
-def run_seed(env_id: str, seed: int, keys: str) -> int:
-    """The cells of a seed, in order; one thread, so that two seeds fit on two cores."""
-    torch.set_num_threads(1)
-    for cell in choose_cells(keys):
-        run_cell(env_id, cell, seed)
-    return seed
-
-
-def choose_cells(keys: str) -> list[Cell]:
-    """The cells named, in the table's order; all of them where none is."""
-    known = {cell.key: cell for cell in CELLS}
+def choose_rows(keys: str) -> list[Row]:
+    """The rows named, in the table's order; all of them where none is."""
+    known = {row.key: row for row in ROWS}
     wanted = keys.split(",") if keys else list(known)
     for key in wanted:
         if key not in known:
             raise unknown_name("cell", key, known)
-    return [cell for cell in CELLS if cell.key in wanted]
+    return [row for row in ROWS if row.key in wanted]
 
 
-def tabulate(env_id: str, seeds: Sequence[int], cells: Sequence[Cell], command: str) -> None:
-    """Print the means over seeds with their intervals, and write the result file."""
-    found = {c.key: [run_cell(env_id, c, s) for s in seeds] for c in cells}
+def tabulate(
+    env_id: str, seeds: Sequence[int], chosen: Sequence[Row]
+) -> tuple[list[list[str]], dict[str, Any]]:
+    """The table's rows, and the figures behind them: means over seeds with their intervals."""
+    found = {
+        row.key: [read_json(CELLS / f"{cell_key(env_id, row.key, seed)}.json") for seed in seeds]
+        for row in chosen
+    }
     rows, details = [], {}
-    for cell in cells:
-        runs = found[cell.key]
+    for row in chosen:
+        runs = found[row.key]
         means = {m: mean_interval([r["test"][m] for r in runs]) for m in METRICS}
         line = [_interval(means["ndcg@20"]), _interval(means["recall@20"])]
         gain = {}
-        if cell.parent is not None:
+        if row.parent is not None:
             for m in METRICS:
-                base = [r["test"][m] for r in found[cell.parent]]
+                base = [r["test"][m] for r in found[row.parent]]
                 gain[m] = mean_interval(
                     [100 * (r["test"][m] / b - 1) for r, b in zip(runs, base, strict=True)]
                 )
@@ -249,13 +260,19 @@ def tabulate(env_id: str, seeds: Sequence[int], cells: Sequence[Cell], command: 
             line += ["", ""]
         seconds = float(np.mean([r["how"]["seconds"] for r in runs]))
         memory = max(r["cost"]["peak_memory_mib"] for r in runs)
-        rows.append([cell.title, *line, f"{seconds:.0f}", f"{memory:.0f}"])
-        details[cell.key] = {
+        rows.append([row.title, *line, f"{seconds:.0f}", f"{memory:.0f}"])
+        details[row.key] = {
             "test": {m: i.to_json() for m, i in means.items()},
             "gain_percent": {m: i.to_json() for m, i in gain.items()},
-            "over": cell.parent,
+            "over": row.parent,
             "seconds": seconds,
         }
+    return rows, details
+
+
+def show(env_id: str, seeds: Sequence[int], chosen: Sequence[Row], command: str) -> None:
+    """Print the table and write the result file."""
+    rows, details = tabulate(env_id, seeds, chosen)
     columns = ["model", "NDCG@20", "Recall@20", "NDCG gain, %", "Recall gain, %", "seconds", "peak MiB"]
     note = (
         f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the "
@@ -290,13 +307,21 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cells", default="", help="comma-separated; all if left out")
     options = parser.parse_args()
-    seeds, cells = list(range(options.seeds)), choose_cells(options.cells)
-    with ProcessPoolExecutor(max_workers=options.workers) as pool:
-        jobs = [pool.submit(run_seed, options.env, seed, options.cells) for seed in seeds]
-        for job in as_completed(jobs):
-            print(f"seed {job.result()} done", flush=True)
+    seeds, rows = list(range(options.seeds)), choose_rows(options.cells)
+    failed = run_cells(plan(options.env, rows, seeds), CELLS, workers=options.workers, tell=_tell)
+    if failed:
+        sys.exit(f"{len(failed)} cells failed; run the command again to retry")
     command = f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}"
-    tabulate(options.env, seeds, cells, command + (f" --cells {options.cells}" if options.cells else ""))
+    show(options.env, seeds, rows, command + (f" --cells {options.cells}" if options.cells else ""))
+
+
+def _tell(outcome: Outcome) -> None:
+    """A line for each cell that ended."""
+    if outcome.result is None:
+        print(f"FAILED {outcome.cell.key}: {outcome.error}", flush=True)
+    else:
+        ndcg = outcome.result["test"]["ndcg@20"]
+        print(f"{outcome.cell.key}: test NDCG@20 {ndcg:.4f}, {outcome.seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ median over the rounds is the figure, the quartiles are its spread.
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
-from rich.table import Table
 
+from agents.comparison.machine import machine
+from agents.comparison.tables import TextTable, print_table
 from refit_env.files import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -88,28 +86,6 @@ def _once(call: Callable[[], Any]) -> float:
     return time.perf_counter() - begin
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def report(
     name: str,
     *,
@@ -136,14 +112,8 @@ def report(
     Returns:
         The file.
     """
-    table = Table(title=title)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
     console = Console()
-    console.width = max(console.width, 130)  # logs and pipes pass for 80 columns
-    console.print(table)
+    print_table(TextTable(title, tuple(columns), tuple(tuple(row) for row in rows)), console)
     if note:
         console.print(note)
     path = folder / f"{name}.json"

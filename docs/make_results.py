@@ -1,10 +1,14 @@
 """Write the tables of measured results into README.md and docs/results.md.
 
-Every file of benchmarks/results that has a ``table`` becomes one section of docs/results.md; those with
-``"readme": true`` also stand in README.md. The form of such a file:
+Every file of benchmarks/results, and every ``comparison.json`` of its folders, that has a ``table`` or
+``tables`` becomes one section of docs/results.md; those with ``"readme": true`` also stand in README.md. The
+form of such a file:
 
     {"title": "...", "command": "python -m benchmarks...", "note": "...", "readme": true,
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
+
+``"tables"`` is a list of such tables, each with a ``title`` of its own; ``"figure"`` names a picture that
+lies beside the file.
 
 Run it with ``make docs``; ``--check`` changes nothing and fails where a page is out of date.
 """
@@ -12,6 +16,7 @@ Run it with ``make docs``; ``--check`` changes nothing and fails where a page is
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,21 +24,37 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+COMPARISON = "comparison.json"
+"""What ``refit compare`` leaves in its folder."""
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read the result files that hold a table, in order of their names."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return [result for result in results if isinstance(result, dict) and "table" in result]
+    """Read the result files that hold tables, in order of their names; each knows its ``folder``."""
+    paths = [*sorted(folder.glob("*.json")), *sorted(folder.glob(f"*/{COMPARISON}"))]
+    results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return [
+        result | {"folder": path.parent}
+        for path, result in results
+        if isinstance(result, dict) and ("table" in result or "tables" in result)
+    ]
 
 
-def section(result: Mapping[str, Any]) -> str:
-    """One result as Markdown: title, table, the command that made it, what to know."""
-    columns, rows = result["table"]["columns"], result["table"]["rows"]
-    parts = [f"### {result['title']}", markdown_table(columns, rows), f"Made by `{result['command']}`."]
-    if result.get("note"):
-        parts[-1] += f" {result['note']}"
+def section(result: Mapping[str, Any], page: Path = ROOT / "README.md") -> str:
+    """One result as Markdown: title, tables, figure, the command that made it, what to know.
+
+    Args:
+        result: of ``load_results``.
+        page: where it will stand; the figure's link starts there.
+    """
+    parts = [f"### {result['title']}"]
+    for table in [result["table"]] if "table" in result else result["tables"]:
+        parts += [f"**{table['title']}**"] if "title" in table else []
+        parts.append(markdown_table(table["columns"], table["rows"]))
+    if result.get("figure"):
+        link = Path(os.path.relpath(result["folder"] / result["figure"], page.parent)).as_posix()
+        parts.append(f"![{result['title']}]({link})")
+    parts.append(f"Made by `{result['command']}`." + (f" {result['note']}" if result.get("note") else ""))
     return "\n\n".join(parts)
 
 
@@ -50,8 +71,8 @@ def markdown_table(columns: Sequence[object], rows: Sequence[Sequence[object]]) 
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
-    """Put the results between the markers of a page.
+def fill(page: str, results: Sequence[Mapping[str, Any]], path: Path = ROOT / "README.md") -> str:
+    """Put the results between the markers of a page, which lies at ``path``.
 
     Raises:
         ValueError: if the page has not exactly one pair of markers.
@@ -60,7 +81,7 @@ def fill(page: str, results: Sequence[Mapping[str, Any]]) -> str:
         raise ValueError(f"the page needs {BEGIN} and {END} once each")
     head, rest = page.split(BEGIN)
     tail = rest.split(END)[1]
-    body = "\n\n".join(section(result) for result in results) or NOTHING_YET
+    body = "\n\n".join(section(result, path) for result in results) or NOTHING_YET
     return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
 
 
@@ -71,7 +92,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
         root / "README.md": [result for result in results if result.get("readme")],
         root / "docs" / "results.md": results,
     }
-    return {path: fill(path.read_text(encoding="utf-8"), of) for path, of in chosen.items()}
+    return {path: fill(path.read_text(encoding="utf-8"), of, path) for path, of in chosen.items()}
 
 
 def main(arguments: Sequence[str]) -> int:

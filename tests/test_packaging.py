@@ -13,7 +13,12 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 IMPORT_NAMES = {"stable-baselines3": "stable_baselines3", "sparse-dot-topn": "sparse_dot_topn"}
-OPTIONAL = {"psutil": "Windows only: sparse-dot-topn brings it", "moviepy": "extra `video`"}
+INTEGRATIONS = ("rllib", "torchrl", "zoo")
+OPTIONAL = {
+    "psutil": "Windows only: sparse-dot-topn brings it",
+    "moviepy": "extra `video`",
+    "sb3_contrib": "extra `zoo`",
+}
 
 
 def declared(extra: str | None = None) -> dict[str, Requirement]:
@@ -25,9 +30,9 @@ def declared(extra: str | None = None) -> dict[str, Requirement]:
     return {r.name: r for r in chosen}
 
 
-def pinned() -> dict[str, str]:
+def pinned(file: str = "constraints.txt") -> dict[str, str]:
     pins = {}
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+    for line in (ROOT / file).read_text().splitlines():
         if line and not line.startswith("#"):
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate():
@@ -61,6 +66,50 @@ def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
         assert normal(requirement.name) in pins, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pins[normal(requirement.name)]), requirement
     assert pins["torch"] == "2.13.0"
+
+
+@pytest.mark.parametrize("extra", INTEGRATIONS)
+def test_an_integration_is_pinned_beside_the_rest(extra: str) -> None:
+    own, rest = pinned(f"constraints-{extra}.txt"), pinned()
+    for requirement in declared(extra).values():
+        pin = (rest | own)[normal(requirement.name)]
+        assert requirement.specifier.contains(pin), requirement
+        if normal(requirement.name) not in {normal(name) for name in declared()} | {"sb3-contrib"}:
+            assert normal(requirement.name) in own, f"{requirement.name} is not in constraints-{extra}.txt"
+    for name, requirement in declared().items():  # what is pinned in place of ours is inside our range
+        assert requirement.specifier.contains((rest | own)[normal(name)]), requirement
+    assert {name for name in own if rest.get(name) == own[name]} == set(), "pinned there and here alike"
+
+
+def test_constraints_are_exact() -> None:
+    for path in ROOT.glob("constraints*.txt"):
+        for line in path.read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert re.fullmatch(r"[A-Za-z0-9_.-]+==[^=*]+( ?; ?python_version .*)?", line), (
+                    path.name,
+                    line,
+                )
+
+
+def test_make_gives_each_integration_its_own_pins(tmp_path: Path) -> None:
+    """Merged as the Makefile merges them: one pin a package, the integration's where it has one."""
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"INTEGRATIONS := {' '.join(INTEGRATIONS)}" in makefile
+    assert {p.stem for p in ROOT.glob("constraints-*.txt")} == {
+        f"constraints-{name}" for name in INTEGRATIONS
+    }
+    program = re.search(r"awk -F '==' '(.*)'", makefile)
+    assert program is not None
+    for extra in INTEGRATIONS:
+        command = ["awk", "-F", "==", program[1].replace("$$", "$")]
+        command += [f"constraints-{extra}.txt", "constraints.txt"]
+        merged = tmp_path / "merged.txt"
+        merged.write_text(
+            subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        )
+        assert pinned(str(merged)) == pinned() | pinned(f"constraints-{extra}.txt")
+        names = [re.split("==", line)[0] + line.partition(";")[2] for line in merged.read_text().splitlines()]
+        assert len({normal(n) for n in names if n[0] != "#"}) == len([n for n in names if n[0] != "#"])
 
 
 def test_what_is_imported_is_declared() -> None:

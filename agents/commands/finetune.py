@@ -28,12 +28,16 @@ from agents.commands.common import (
     plain,
     reopen,
 )
+from agents.comparison.rows import presets
+from agents.config import TrainerConfig
 from agents.plots import column, plot_curves
-from agents.reinforce import Reinforce, ReinforceConfig, preset
+from agents.registry import algorithm
+from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import CURVE, RunFolder
-from agents.trainer import STATE_NAME
+from agents.trainer import STATE_NAME, FineTuner
+from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 
 
@@ -84,10 +88,13 @@ class Finetune:
     """T, length of the chain; that of ``--init`` unless told otherwise (fewer steps respace it)."""
     goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
     """What is rewarded."""
+    algorithm: str = "reinforce"
+    """What fine-tunes: ``reinforce``, ``ppo``, ``grpo``, ``rwr``, ``dpo`` or ``es``."""
     preset: str = "default"
-    """Settings to start from: ``default``, ``score`` or ``paper``; the options below change single ones."""
-    agent: tyro.conf.OmitArgPrefixes[ReinforceConfig] = field(default_factory=ReinforceConfig)
-    """Settings of REINFORCE."""
+    """Named settings of the algorithm to start from (REINFORCE: ``score``, ``paper``; PPO: ``ddpo``); the
+    options below change single ones."""
+    agent: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=ReinforceConfig)
+    """Settings of the algorithm."""
     resume: Flag = False
     """Go on with the interrupted run in ``--out``, with the settings it was begun with."""
     overwrite: Flag = False
@@ -108,12 +115,13 @@ class Finetune:
             "init": str(self.init),
             "env_kwargs": env_kwargs,
             "num_steps": self.num_steps,
+            "algorithm": self.algorithm,
             "preset": self.preset,
             "agent": plain(self.agent),
         }
         if self.num_steps is not None:
             policy = DiffusionPolicy(policy.backbone, self.num_steps, policy.exploration_std)
-        agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device)
+        agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device, self.algorithm)
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)
         else:  # after all that can be refused: a mistake leaves no run in the way
@@ -132,18 +140,19 @@ class Finetune:
 def make_agent(
     policy: DiffusionPolicy,
     target: Target,
-    config: ReinforceConfig,
+    config: TrainerConfig,
     env_kwargs: Mapping[str, Any],
     seed: int,
     device: str,
-) -> Reinforce:
-    """Make the agent; whatever does not fit is refused here."""
+    name: str = "reinforce",
+) -> FineTuner:
+    """Make the agent of the algorithm ``name``; whatever does not fit is refused here."""
     kwargs = target.env_kwargs() | dict(env_kwargs)
-    return Reinforce(policy, target.env_id, config, env_kwargs=kwargs, seed=seed, device=device)
+    return algorithm(name)(policy, target.env_id, config, env_kwargs=kwargs, seed=seed, device=device)
 
 
 def finetune_run(
-    agent: Reinforce,
+    agent: FineTuner,
     folder: RunFolder,
     *,
     resume: bool = False,
@@ -208,7 +217,17 @@ def _pretraining_cost(init: RunFolder) -> dict[str, Any] | None:
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--algorithm", default="reinforce")
     chooser.add_argument("--preset", default="default")
-    name = chooser.parse_known_args(list(words))[0].preset
-    default = Finetune(init=tyro.MISSING, out=tyro.MISSING, preset=name, agent=preset(name))
+    chosen = chooser.parse_known_args(list(words))[0]
+    named = presets(chosen.algorithm)
+    if chosen.preset not in named:
+        raise unknown_name(f"preset of {chosen.algorithm}", chosen.preset, named)
+    default = Finetune(
+        init=tyro.MISSING,
+        out=tyro.MISSING,
+        algorithm=chosen.algorithm,
+        preset=chosen.preset,
+        agent=named[chosen.preset],
+    )
     return parse(Finetune, words, default).run()

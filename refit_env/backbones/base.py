@@ -147,6 +147,15 @@ class Backbone(nn.Module, ABC):
         them would be judged by one ruler and rewarded by another.
         """
 
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The linear layer whose output is the prediction, for methods that change nothing else.
+
+        Raises:
+            ValueError: if the backbone has no such layer, or does not name it.
+        """
+        raise ValueError(f"backbone {self.name!r} names no linear output layer")
+
     def config_dict(self) -> dict[str, Any]:
         """The configuration as JSON-plain values."""
         return asdict(self.config)

@@ -151,6 +151,12 @@ class DiffRec(Backbone):
             return loss
         return loss * torch.as_tensor(self.loss_weights(), device=u.device)[k].to(loss.dtype)
 
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The layer from the last hidden units to the items."""
+        last: nn.Linear = self.layers[-1]  # type: ignore[assignment]  # ModuleList forgets the class
+        return last
+
     def loss_weights(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """(T,) weight of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
         chain = self.diffusion

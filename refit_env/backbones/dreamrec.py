@@ -145,7 +145,7 @@ class DreamRec(Backbone):
 
     # ------------------------------------------------------------------ the denoiser
 
-    def forward(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
+    def predict(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
         """The denoiser f (B, D) at ``u`` (B, D), the history's ``state`` (B, D) or (1, D), and a step."""
         step = self.time(step_embedding(timestep, self.dim, u))  # (B, D) or (1, D)
         if isinstance(self.predictor, nn.Linear):  # [u | h | e] W without copying the three together
@@ -158,11 +158,12 @@ class DreamRec(Backbone):
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the next item's embedding (B, D), guided; without a condition, of anybody."""
         if condition is None:
-            return self(u, self.nothing, timestep)
+            return self.predict(u, self.nothing, timestep)
         weight = self.config.guidance
         if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance mixes states instead
-            return self(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
-        return (1 + weight) * self(u, condition.value, timestep) - weight * self(u, self.nothing, timestep)
+            return self.predict(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
+        told = self.predict(u, condition.value, timestep)  # (B, D)
+        return (1 + weight) * told - weight * self.predict(u, self.nothing, timestep)
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
         """(B, I) inner products with the real items' embeddings."""
@@ -197,7 +198,7 @@ class DreamRec(Backbone):
             torch.rand(count, 1, generator=generator, device=device) < self.config.drop_condition
         )  # (B, 1)
         state = torch.where(untold, self.nothing, self.encode(shown).value)  # (B, D)
-        return functional.mse_loss(self(self.diffusion.q_sample(x0, k, noise), state, k), x0)
+        return functional.mse_loss(self.predict(self.diffusion.q_sample(x0, k, noise), state, k), x0)
 
     def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Cross-entropy of the target among all items, scored by the guided x0 prediction from pure noise.

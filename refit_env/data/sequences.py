@@ -58,7 +58,9 @@ class RowDataset(Dataset):
 
     def masked(self, split: str) -> sp.csr_matrix:
         """(R, I) nothing: every real item is ranked, those of the history too."""
-        return sp.csr_matrix((self.num_users, self.num_items), dtype=np.float32)
+        none = np.zeros(0, np.int64)
+        shape = (self.num_users, self.num_items)
+        return sp.csr_matrix((np.zeros(0, np.float32), (none, none)), shape=shape)
 
     def population(self, split: str) -> int:
         """Rows of the split, those without a history included."""

@@ -1,0 +1,175 @@
+"""``refit compare``: methods side by side, on the same environments, checkpoints and budgets."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from agents.commands.common import Flag, NumberOption
+from agents.comparison.aggregate import by_row, over_environments
+from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.contest import CELLS, plan, read_results
+from agents.comparison.figures import draw_learning_curves
+from agents.comparison.machine import machine
+from agents.comparison.rows import BASE, ROWS, choose_rows
+from agents.comparison.tables import (
+    TextTable,
+    aggregate_table,
+    environment_table,
+    note,
+    print_table,
+    summarise,
+)
+from refit_env.errors import unknown_name
+from refit_env.files import write_json
+
+RESULT, FIGURE = "comparison.json", "curves.png"
+"""What the command leaves in ``--out``, beside the cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithms:
+    """Compare fine-tuning algorithms: same environment, same pretrained checkpoint, same environment steps.
+
+    Each (environment, algorithm, seed) is a cell: a process of its own, one JSON file under ``OUT/cells``.
+    Finished cells are skipped, so an interrupted comparison goes on where it was, and one that is finished
+    only prints its tables again. Exit code 1 says that a cell failed; it is tried again the next time.
+    """
+
+    env: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")] = ("ReFiT-Synthetic-v0",)
+    """Environment ids."""
+    algorithms: str = ""
+    """Comma-separated rows; those that they need come with them, all usual ones if left out."""
+    seeds: int = 3
+    """How many runs of each, from seed 0; a seed is one pretrained checkpoint for all algorithms."""
+    steps: NumberOption = None
+    """Environment steps of each run; the environment's own budget unless told otherwise."""
+    workers: int = 2
+    """Cells that run at once, one thread each."""
+    out: Path = Path("runs/compare-algorithms")
+    """Folder for cells, checkpoints, ``comparison.json`` and ``curves.png``."""
+    json: Flag = False
+    """Print the result as JSON, and nothing else, to the standard output."""
+
+    def run(self) -> int:
+        """Run what is missing, then print the tables, draw the curves and write the result."""
+        if self.seeds < 1:
+            raise ValueError(f"--seeds {self.seeds}: at least 1")
+        rows, envs = choose_rows(self.algorithms), list(dict.fromkeys(self.env))
+        cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
+        progress = Progress(Console(stderr=True, soft_wrap=True, highlight=False), cells, self.out)
+        failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
+        results = by_row(read_results(cells, self.out))
+        if results:
+            report = self._report(results)
+            self._show(report)
+        for key, error in failed.items():
+            progress.console.print(f"failed: {key}: {error}", markup=False)
+        if failed:
+            progress.console.print(
+                f"{len(failed)} of {len(cells)} cells failed; run the command again to retry"
+            )
+        return 1 if failed else 0
+
+    def _report(self, results: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
+        """Make the result, write it and draw the curves."""
+        summary = summarise(results)
+        tables = [environment_table(env, rows) for env, rows in summary.items()]
+        overall = aggregate_table(results)
+        tables += [] if overall is None else [overall]
+        report = {
+            "title": "Algorithms, compared",
+            "command": self.command(),
+            "note": note(range(self.seeds)),
+            "readme": True,
+            "tables": [table.to_json() for table in tables],
+            "machine": machine(),
+            "environments": summary,
+            "over_environments": over_environments(results),
+        }
+        try:
+            draw_learning_curves(results, self.out / FIGURE)
+            report["figure"] = FIGURE
+        except ValueError:  # nothing but "no training" is finished yet
+            pass
+        write_json(self.out / RESULT, report)
+        return report
+
+    def _show(self, report: dict[str, Any]) -> None:
+        """Print the tables, or JSON."""
+        if self.json:
+            print(jsonlib.dumps(report, indent=2))
+            return
+        for table in report["tables"]:
+            rows = tuple(tuple(row) for row in table["rows"])
+            print_table(TextTable(table["title"], tuple(table["columns"]), rows))
+        Console().print(report["note"], highlight=False)
+        drawn = f", {self.out / FIGURE}" if "figure" in report else ""
+        Console(soft_wrap=True).print(f"{self.out / RESULT}{drawn}", highlight=False)
+
+    def command(self) -> str:
+        """The words that make this result again."""
+        words = ["refit compare algorithms --env", *dict.fromkeys(self.env), "--seeds", str(self.seeds)]
+        words += ["--algorithms", self.algorithms] if self.algorithms else []
+        words += ["--steps", str(self.steps)] if self.steps is not None else []
+        return " ".join(words)
+
+
+class Progress:
+    """Prints a line for each cell that ends.
+
+    Attributes:
+        console: where to.
+    """
+
+    def __init__(self, console: Console, cells: Sequence[Cell], out: Path) -> None:
+        """Count what is finished already."""
+        self.console, self._out, self._total = console, out, len(cells)
+        self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
+        self.console.print(f"{self._total} cells, {self._done} finished already")
+
+    def tell(self, outcome: Outcome) -> None:
+        """One line: which cell, its test NDCG@20 and gain, its seconds and memory; or its error."""
+        cell = outcome.cell.key.replace("_", " ")
+        if outcome.result is None:
+            trace = outcome.cell.error_path(self._out / CELLS)
+            where = f" (traceback: {trace})" if trace.exists() else ""
+            self.console.print(f"FAILED {cell}: {outcome.error}{where}", markup=False)
+            return
+        self._done += 1
+        result, cost = outcome.result, outcome.result["cost"]
+        ndcg, gain = result["test"]["ndcg@20"], ""
+        if result["row"] != BASE:
+            before = ndcg - result["over_no_training"]["ndcg@20"]["mean_difference"]
+            gain = f" ({100 * (ndcg / before - 1):+.1f} %)" if before else ""
+        self.console.print(
+            f"[{self._done}/{self._total}] {cell}: test NDCG@20 {ndcg:.4f}{gain}, valid "
+            f"{result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, {cost['peak_memory_mib']:.0f} MiB",
+            markup=False,
+        )
+
+
+COMPARISONS: dict[str, tuple[type[Algorithms], str]] = {
+    "algorithms": (Algorithms, "fine-tuning algorithms on the same environments, checkpoints and budgets"),
+}
+"""What can be compared: name -> command, and what the help says."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the comparison that the first word names, with the words that follow it."""
+    if not words or words[0] in ("-h", "--help"):
+        lines = [f"  {name}  {summary}" for name, (_, summary) in COMPARISONS.items()]
+        print("\n".join(["usage: refit compare WHAT [options]", "", *lines, "", "Rows: " + ", ".join(ROWS)]))
+        return 0 if words else 2
+    if words[0] not in COMPARISONS:
+        raise unknown_name("comparison", words[0], COMPARISONS)
+    command: Algorithms = tyro.cli(
+        COMPARISONS[words[0]][0], prog=f"refit compare {words[0]}", args=list(words[1:])
+    )
+    return command.run()

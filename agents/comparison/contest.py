@@ -1,0 +1,244 @@
+"""The cells of ``refit compare algorithms``: environment x row x seed, all of a seed from one checkpoint.
+
+Letters: B users in a batch, I items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agents.comparison.cells import Cell, read_cell
+from agents.comparison.machine import machine
+from agents.comparison.rows import BASE, RIVAL, ROWS, Row, row_config
+from agents.comparison.sb3_settings import SB3Settings
+from agents.comparison.settings import EnvSettings, settings_of
+from agents.comparison.training import (
+    Trained,
+    config_json,
+    data_of,
+    fine_tuned,
+    fit_budget,
+    further_elbo,
+    pretrained,
+    trained_by,
+)
+from agents.config import TrainerConfig
+from agents.resources import measure
+from agents.stats import paired_bootstraps
+from refit_env.evaluation import Evaluation, evaluate
+from refit_env.files import read_json
+from refit_env.policy import DiffusionPolicy
+from refit_env.registration import entry
+
+METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+CELLS, CHECKPOINTS = "cells", "runs"
+"""Folders in ``--out``."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the comparison: what is trained where, and with what."""
+
+    env_id: str
+    """The environment."""
+    row: Row
+    """The line of its table."""
+    seed: int
+    """Of pretraining, of the users drawn and of the noise."""
+    out: Path
+    """Folder of the comparison."""
+    settings: EnvSettings
+    """What all rows of the environment share."""
+    config: TrainerConfig | SB3Settings | None
+    """The row's own settings."""
+
+    @property
+    def key(self) -> str:
+        """Stem of the cell's file."""
+        return cell_key(self.env_id, self.row.key, self.seed)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the pretrained policy of this environment and seed lies."""
+        return self.out / CHECKPOINTS / f"{self.env_id}_pretrained_seed{self.seed}"
+
+    def settings_json(self) -> dict[str, Any]:
+        """What decides the result, for the cell's file: the shared settings that the row depends on too."""
+        shared = config_json(self.settings)
+        shared.pop("tuned")  # the row's own part of it is in its settings
+        more_elbo = shared.pop("more_elbo")
+        kept = {"pretrain": shared["pretrain"]} if self.row.key == BASE else shared
+        own = config_json(self.config)
+        if self.row.kind == "elbo":  # its time is that of REINFORCE, whose settings are then its own, too
+            own = more_elbo | {RIVAL: config_json(row_config(ROWS[RIVAL], self.settings))}
+        steps = {"num_steps": entry(self.env_id).num_steps}
+        return {"env": self.env_id, "row": self.row.key, "seed": self.seed} | steps | kept | {"agent": own}
+
+
+def cell_key(env_id: str, row: str, seed: int) -> str:
+    """Stem of a cell's file."""
+    return f"{env_id}_{row}_seed{seed}"
+
+
+def plan(
+    env_ids: Sequence[str],
+    rows: Sequence[Row],
+    seeds: Sequence[int],
+    out: Path,
+    steps: int | None = None,
+    settings: Mapping[str, EnvSettings] | None = None,
+) -> list[Cell]:
+    """The cells of a comparison, seed by seed, so that a table of the first seeds comes first.
+
+    Args:
+        env_ids: registered ids.
+        rows: with all that they need (``choose_rows``).
+        seeds: of the runs.
+        out: folder of the comparison.
+        steps: the budget; that of the environment's settings unless given.
+        settings: by environment, in place of ``agents.comparison.settings``.
+
+    Raises:
+        ValueError: for an unknown id or one without data, or a budget below one.
+    """
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}: the budget of environment steps must be at least 1")
+    shared = {}
+    for env_id in env_ids:
+        found = (settings or {}).get(env_id) or settings_of(env_id)
+        shared[env_id] = found if steps is None else replace(found, steps=steps)
+        if entry(env_id).dataset is None:
+            raise ValueError(f"{env_id} has no data set of its own; a comparison needs an id that has one")
+    jobs = [
+        Job(env_id, row, seed, out, shared[env_id], row_config(row, shared[env_id]))
+        for env_id in env_ids
+        for seed in seeds
+        for row in rows
+    ]
+    return [
+        Cell(
+            job.key,
+            run_job,
+            (job,),
+            job.settings_json(),
+            tuple(cell_key(job.env_id, need, job.seed) for need in _needs(job.row)),
+        )
+        for job in jobs
+    ]
+
+
+def read_results(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Any]]:
+    """What finished cells hold, by key.
+
+    Raises:
+        ValueError: if two cells of an environment and seed began from different checkpoints.
+    """
+    found = {cell.key: read_cell(out / CELLS, cell) for cell in cells}
+    results = {key: result for key, result in found.items() if result is not None}
+    base = {(r["env"], r["seed"]): r["checkpoint"] for r in results.values() if r["row"] == BASE}
+    for key, result in results.items():
+        if result["checkpoint"] != base.get((result["env"], result["seed"]), result["checkpoint"]):
+            raise ValueError(
+                f"{out / CELLS / key}.json began from another checkpoint than its rivals: delete it, "
+                "and it is measured again"
+            )
+    return results
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and judge one cell; what its file will hold."""
+    dataset = data_of(job.env_id)
+    with measure() as usage:
+        trained = train(job)
+    base = DiffusionPolicy.load(job.checkpoint)
+    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
+    out: dict[str, Any] = {
+        "env": job.env_id,
+        "row": job.row.key,
+        "seed": job.seed,
+        "checkpoint": _fingerprint(job.checkpoint),
+        "test": _means(test),
+        "valid": _means(valid),
+        "env_steps": trained.env_steps,
+        "best_steps": trained.best_steps,
+        "cost": usage.to_json()
+        | {
+            "training_seconds": round(trained.training_seconds, 2),
+            "validation_seconds": round(trained.validation_seconds, 2),
+        },
+        "curve": trained.curve,
+        "reward": trained.reward,
+        "machine": machine(),
+    }
+    if job.row.key != BASE:
+        before = evaluate(base.scorer(dataset), dataset, "test")
+        table = paired_bootstraps(_per_user(before), _per_user(test))
+        out["over_no_training"] = {name: table[name].to_json() for name in METRICS}
+    return out
+
+
+def train(job: Job) -> Trained:
+    """Make the cell's model, by its row's kind."""
+    makers = {"none": _no_training, "elbo": _more_elbo, "native": _native, "sb3": _sb3}
+    return makers[job.row.kind](job)
+
+
+def _no_training(job: Job) -> Trained:
+    """Pretrain, and keep the checkpoint that all others of the seed begin from."""
+    policy, result = pretrained(job.env_id, job.settings.pretrain, job.seed)
+    dataset = data_of(job.env_id)
+    policy.save(job.checkpoint, dataset.name)
+    return Trained(policy.scorer(dataset), training_seconds=result.seconds)
+
+
+def _more_elbo(job: Job) -> Trained:
+    """Go on with the ELBO for the wall-clock time that REINFORCE took, its validations included."""
+    rival = read_json(job.out / CELLS / f"{cell_key(job.env_id, RIVAL, job.seed)}.json")
+    limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
+    config = replace(job.settings.more_elbo, max_seconds=limit)
+    policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), job.env_id, config, job.seed)
+    return Trained(policy.scorer(data_of(job.env_id)), training_seconds=result.seconds)
+
+
+def _native(job: Job) -> Trained:
+    """Fine-tune by an algorithm of ``agents.registry``."""
+    settings, policy = job.settings, DiffusionPolicy.load(job.checkpoint)
+    if not isinstance(job.config, TrainerConfig):
+        raise TypeError(f"row {job.row.key!r} needs a TrainerConfig, got {type(job.config).__name__}")
+    kwargs = settings.env_kwargs()
+    config = replace(job.config, relevance_draws=settings.relevance_draws)
+    config = fit_budget(config, job.env_id, kwargs, policy.num_steps, settings.steps, settings.looks)
+    result, taken = fine_tuned(job.row.algorithm, policy, job.env_id, config, kwargs, job.seed)
+    return trained_by(result, taken, data_of(job.env_id))
+
+
+def _sb3(job: Job) -> Trained:
+    """Fine-tune by Stable-Baselines3, which is imported here and nowhere before."""
+    from agents.sb3.comparison import train_sb3
+
+    if not isinstance(job.config, SB3Settings):
+        raise TypeError(f"row {job.row.key!r} needs SB3Settings, got {type(job.config).__name__}")
+    return train_sb3(job.row.algorithm, job.config, job.settings, job.env_id, job.checkpoint, job.seed)
+
+
+def _needs(row: Row) -> tuple[str, ...]:
+    """Rows that must be finished first."""
+    return () if row.key == BASE else (BASE, *row.needs)
+
+
+def _means(evaluation: Evaluation) -> dict[str, float]:
+    means = evaluation.means()
+    return {name: float(means[name]) for name in METRICS}
+
+
+def _per_user(evaluation: Evaluation) -> dict[str, Any]:
+    return {name: evaluation.per_user[name] for name in METRICS}
+
+
+def _fingerprint(checkpoint: Path) -> str:
+    """SHA-256 of a checkpoint's weights."""
+    return hashlib.sha256((checkpoint / "policy.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,32 @@
+"""Settings that every fine-tuning agent has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """What all fine-tuning agents can be told."""
+
+    iterations: int = 300
+    """Updates of the weights."""
+    users_per_batch: int = 128
+    """Users in a batch."""
+    samples_per_user: int = 1
+    """Episodes of each user in a batch."""
+    learning_rate: float = 5e-5
+    """Adam's step size."""
+    max_grad_norm: float = 0.0
+    """Gradients longer than this are cut to it; 0 leaves them."""
+    exploration_std: float = 0.05
+    """Floor of the policy's standard deviation, in units of the scores."""
+    eval_every: int = 25
+    """Iterations between two looks at the validation set; the best is kept."""
+    patience: int = 0
+    """Validations without a gain after which training stops; 0 never stops early."""
+    select_on: str = "ndcg@20"
+    """The validation metric that chooses the weights."""
+    relevance_draws: int = 1
+    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
+    by heart."""

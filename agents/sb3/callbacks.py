@@ -1,0 +1,269 @@
+"""Full-ranking evaluation while Stable-Baselines3 trains, and the weights that validation chooses.
+
+Letters: B users in a batch, D size of the diffused vector, I items, T steps.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from agents.sb3.policies import DiffusionActorCriticPolicy
+from agents.sb3.vec_env import GymVecEnv, arrays
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.envs.wrappers import chain_scorer
+from refit_env.envs.wrappers.chain import Layer, layers
+from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
+from refit_env.policy import DiffusionPolicy
+
+DIVERGENCE_USERS = 256
+"""Users over which the divergence from the pretrained policy is averaged."""
+
+BEST = "best_model"
+"""Stem of the best model's file, as SB3's ``EvalCallback`` calls it."""
+
+
+class RankingEvalCallback(BaseCallback):
+    """Ranks the validation items every so often, logs what it finds, and keeps the best weights.
+
+    SB3's ``EvalCallback`` looks at the mean reward of some episodes; what a recommender is judged by is the
+    full ranking of every user (``refit_env.evaluation``), and it is deterministic. Evaluated are the model
+    before training, every ``eval_freq`` environment steps, and at the end.
+
+    Logged: ``valid/ndcg@20`` and the like, ``valid/coverage@20``, ``valid/gini@20``; for a
+    ``DiffusionActorCriticPolicy`` also ``policy/kl_to_pretrained``, the mean over users of
+    sum_t KL(pi || reference) / D along the noise-free chain. Other policies are scored through the
+    environment's wrappers (``refit_env.envs.wrappers.chain_scorer``).
+
+    Rewards that look at all users' lists (coverage and the like) are shown the model's own each time.
+
+    Attributes:
+        history: what each evaluation found, with ``timesteps`` and what the last update logged
+            (``train/...``).
+        best_value: the best value of ``select_on``.
+        best_timesteps: environment steps at which it was found.
+    """
+
+    def __init__(
+        self,
+        eval_freq: int = 10_000,
+        *,
+        split: str = "valid",
+        select_on: str = "ndcg@20",
+        ks: Sequence[int] = (10, 20),
+        reference: DiffusionPolicy | str | Path | None = None,
+        best_model_save_path: str | Path | None = None,
+        verbose: int = 0,
+    ) -> None:
+        """Make a callback; pass it to ``learn(callback=...)``.
+
+        Args:
+            eval_freq: environment steps, of all environments together, between two evaluations.
+            split: ``"valid"``; ``"test"`` is for curves, never for choosing weights.
+            select_on: the metric that chooses the best weights.
+            ks: list lengths.
+            reference: what the divergence is measured from, a policy or a run folder; None is the actor as
+                it stands when training begins.
+            best_model_save_path: folder for ``best_model.zip``; None keeps the best weights in memory only.
+            verbose: 1 prints each evaluation.
+
+        Raises:
+            ValueError: if ``eval_freq`` is below 1.
+        """
+        super().__init__(verbose)
+        if eval_freq < 1:
+            raise ValueError(f"eval_freq={eval_freq} must be at least 1 environment step")
+        self.eval_freq, self.split, self.select_on, self.ks = eval_freq, split, select_on, tuple(ks)
+        self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
+        self.reference = DiffusionPolicy.load(reference) if isinstance(reference, str | Path) else reference
+        self.history: list[dict[str, float]] = []
+        self.best_value, self.best_timesteps = float("-inf"), 0
+        self._best_state: dict[str, Any] = {}
+        self._last: int | None = None
+
+    # ------------------------------------------------------------------ what SB3 calls
+
+    def _on_training_start(self) -> None:
+        """Refuse what does not fit, and evaluate the model that training begins with."""
+        self._problem = denoising_problem(self.training_env)
+        if self._problem.relevance.mode == "validation" and self.split == "valid":
+            raise ValueError(
+                "relevance 'validation' pays for the validation items, which must then not choose weights: "
+                "make the environment with relevance='recent' or 'holdout'"
+            )
+        policy = self.model.policy
+        if isinstance(policy, DiffusionActorCriticPolicy):
+            check_actor(policy.actor, self._problem)
+            refuse_other_actions(self.training_env)
+            if self.model.get_vec_normalize_env() is not None:
+                raise ValueError(
+                    "VecNormalize changes the vectors that the diffusion policy acts on: leave it out"
+                )
+            if self.reference is None:
+                self.reference = copy.deepcopy(policy.actor).requires_grad_(False)
+            self.reference.to(policy.device).eval()
+        self._look()
+
+    def _on_rollout_start(self) -> None:
+        """Evaluate if it is time: the weights are those that the rollout is about to use."""
+        if self._last is not None and self.num_timesteps - self._last >= self.eval_freq:
+            self._look()
+
+    def _on_step(self) -> bool:
+        """Training goes on."""
+        return True
+
+    def _on_training_end(self) -> None:
+        """Evaluate the last weights."""
+        if self.num_timesteps != self._last:
+            self._look()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, split: str | None = None) -> Evaluation:
+        """Rank by the model as it is now; ``split`` is the callback's own if None."""
+        return evaluate_model(self.model, split or self.split, ks=self.ks)
+
+    def load_best(self) -> None:
+        """Put the best weights into the model.
+
+        Raises:
+            ValueError: if nothing has been evaluated yet.
+        """
+        if not self._best_state:
+            raise ValueError("no weights to load: call model.learn(callback=...) first")
+        self.model.policy.load_state_dict(self._best_state)
+
+    def _look(self) -> None:
+        """Evaluate, log, keep the weights if they are the best so far."""
+        self._last = self.num_timesteps
+        score = model_scorer(self.model)
+        self._problem.reward_fn.refresh(score)
+        means = self.evaluate().means()
+        if self.select_on not in means:
+            raise ValueError(f"select_on={self.select_on!r} must be one of {', '.join(sorted(means))}")
+        scalars = {f"{self.split}/{name}": value for name, value in means.items()}
+        policy = self.model.policy
+        if isinstance(policy, DiffusionActorCriticPolicy) and self.reference is not None:
+            scalars["policy/kl_to_pretrained"] = divergence(policy.actor, self.reference, self._problem)
+        logged = self.logger.name_to_value.items()
+        trained = {name: float(value) for name, value in logged if name.startswith("train/")}
+        self.history.append({"timesteps": float(self.num_timesteps)} | trained | scalars)
+        for name, value in scalars.items():
+            self.logger.record(name, value)
+        self.logger.dump(self.num_timesteps)
+        if means[self.select_on] > self.best_value:
+            self.best_value, self.best_timesteps = means[self.select_on], self.num_timesteps
+            self._best_state = copy.deepcopy(policy.state_dict())
+            if self.best_model_save_path is not None:
+                self.best_model_save_path.mkdir(parents=True, exist_ok=True)
+                self.model.save(self.best_model_save_path / BEST)
+        if self.verbose:
+            print(f"{self.num_timesteps} steps: {self.split} {self.select_on} {means[self.select_on]:.4f}")
+
+
+def evaluate_model(model: BaseAlgorithm, split: str = "test", *, ks: Sequence[int] = (10, 20)) -> Evaluation:
+    """Full-ranking evaluation of a model on the data of its environment.
+
+    Args:
+        model: of any SB3 algorithm, with an environment.
+        split: ``"valid"`` or ``"test"``.
+        ks: list lengths.
+
+    Raises:
+        ValueError: if the model has no denoising environment.
+    """
+    problem = denoising_problem(model.get_env())
+    policy = model.policy
+    device = policy.device if isinstance(policy, DiffusionActorCriticPolicy) else problem.device
+    return evaluate(model_scorer(model), problem.dataset, split, ks=ks, device=device)
+
+
+def model_scorer(model: BaseAlgorithm) -> ScoreFunction:
+    """Users (B,) -> scores (B, I) by the model's deterministic chain from the users' train rows."""
+    problem = denoising_problem(model.get_env())
+    if isinstance(model.policy, DiffusionActorCriticPolicy):
+        return model.policy.actor.scorer(problem.dataset)
+    normalize = model.get_vec_normalize_env()
+
+    def act(observations: Any) -> Any:
+        """What the model does, deterministically; (B, A)."""
+        seen = arrays(observations)
+        if normalize is not None:
+            seen = normalize.normalize_obs(seen)
+        return model.predict(seen, deterministic=True)[0]
+
+    return chain_scorer(_wrapped(model.get_env()), act)
+
+
+@torch.no_grad()
+def divergence(policy: DiffusionPolicy, reference: DiffusionPolicy, problem: DenoisingProblem) -> float:
+    """Mean over some users of sum_t KL(policy || reference) / D along the policy's noise-free chain."""
+    users = torch.as_tensor(problem.users[:DIVERGENCE_USERS], device=problem.device)  # (B,)
+    u: Tensor = problem.initial_state(users).to(policy.device)  # (B, D)
+    context, total = problem.context(users), 0.0
+    for t in range(policy.num_steps):
+        mean = policy.mean(u, t, context)  # (B, D)
+        gap = (mean - reference.mean(u, t, context)) / policy.std[t]  # (B, D)
+        total += float(0.5 * gap.square().mean())
+        u = mean
+    return total
+
+
+def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
+    """The problem that SB3's environments are about.
+
+    Raises:
+        ValueError: if there is no environment, or it is not a denoising one.
+    """
+    if envs is None:
+        raise ValueError("the model has no environment: pass env= to load(), or call set_env()")
+    found = envs.get_attr("problem", indices=0)[0] if envs.has_attr("problem") else None
+    if not isinstance(found, DenoisingProblem):
+        raise ValueError(f"{type(envs.unwrapped).__name__} holds no denoising environment of refit_env")
+    return found
+
+
+def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
+    """Refuse an actor whose backbone is not the environment's.
+
+    Raises:
+        ValueError: naming both.
+    """
+    mine, theirs = actor.backbone.name, problem.config.backbone
+    if mine != theirs:
+        raise ValueError(
+            f"the actor's backbone is {mine!r}, the environment's {theirs!r}: make the environment with "
+            f"backbone={mine!r}, or use another run"
+        )
+
+
+def refuse_other_actions(envs: VecEnv) -> None:
+    """Refuse wrappers under which an action is no next vector, whatever its box.
+
+    Raises:
+        ValueError: naming the wrapper.
+    """
+    for layer in layers(_wrapped(envs)):
+        if isinstance(layer, Layer) and layer.action_map is not None:
+            raise ValueError(
+                f"behind {type(layer).__name__} an action is no next vector, which is what the diffusion "
+                "policy gives: leave the wrapper out, or use SB3's own policies (SAC, TD3, TQC)"
+            )
+
+
+def _wrapped(envs: VecEnv | None) -> Any:
+    """The Gymnasium environment, vector or single, that SB3's environments are made of."""
+    assert envs is not None
+    base: Any = envs.unwrapped
+    found: VectorEnv[Any, Any, Any] | Any = base.env if isinstance(base, GymVecEnv) else base.envs[0]
+    return found

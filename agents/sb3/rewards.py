@@ -1,0 +1,65 @@
+"""Rewards that are NaN or infinite are refused before an algorithm learns from them.
+
+Letters: N sub-environments, B users, D size of the diffused vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import VectorEnv
+
+PROBED = 256
+"""Users whose reward is looked at before training."""
+
+
+def check_reward(env: VectorEnv[Any, Any, Any]) -> None:
+    """Refuse a denoising environment whose reward is not finite for the vectors that chains start from.
+
+    The environment is not stepped: its reward is a function of the last vector. Others are left alone.
+
+    Raises:
+        ValueError: naming user, value and terms.
+    """
+    problem = getattr(env.unwrapped, "problem", None)
+    if problem is None:
+        return
+    users = torch.as_tensor(problem.users[:PROBED], device=problem.device)  # (B,)
+    start = problem.initial_state(users)  # (B, D)
+    reward, terms, _ = problem.score(start, users)  # (B,)
+    wrong = (~torch.isfinite(reward)).nonzero().flatten()
+    if wrong.numel():
+        i = int(wrong[0])
+        told = ", ".join(f"{name} {float(value[i]):g}" for name, value in terms.items())
+        raise ValueError(
+            f"the reward of user {int(users[i])} is {float(reward[i])} at the vector that its chain starts "
+            f"from (terms: {told or 'none'}): rewards must be finite. Mend the reward function"
+        )
+
+
+def refuse_nonfinite_rewards(
+    rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], info: Mapping[str, Any]
+) -> None:
+    """Refuse NaN and infinity among the rewards of a step.
+
+    Args:
+        rewards: (N,).
+        done: (N,) where episodes ended.
+        info: the step's, which names the users that ended.
+
+    Raises:
+        ValueError: naming the first sub-environment, its user where it is told, and the value.
+    """
+    if np.isfinite(rewards).all():
+        return
+    i = int(np.flatnonzero(~np.isfinite(rewards))[0])
+    users = info.get("final_info", info).get("user")
+    whose = f" (user {int(users[i])})" if users is not None and done[i] else ""
+    raise ValueError(
+        f"the reward of sub-environment {i}{whose} is {rewards[i]}: rewards must be finite. "
+        "Mend the reward function, or the wrapper that changes rewards"
+    )

@@ -1,0 +1,288 @@
+"""A Gymnasium ``VectorEnv`` as a Stable-Baselines3 ``VecEnv``: batches stay batches.
+
+SB3 ships no such adapter; its ``DummyVecEnv`` steps single environments in a loop and deep-copies what they
+tell. Here a step is the vector environment's own, and only at the ends of episodes, where SB3 wants a
+dictionary an environment, are there as many of them made.
+
+Letters: N sub-environments, n of them whose episode ends, D size of the diffused vector.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
+from torch import Tensor
+
+from agents.sb3.infos import common_options, rows_of
+from agents.sb3.rewards import check_reward, refuse_nonfinite_rewards
+
+Bools = npt.NDArray[np.bool_]
+AnyVectorEnv = VectorEnv[Any, Any, Any]
+
+
+def to_sb3_vec_env(vector_env: AnyVectorEnv) -> GymVecEnv:
+    """Make a vector environment usable by any Stable-Baselines3 algorithm.
+
+    Args:
+        vector_env: what ``gym.make_vec`` made, wrapped or not, of either backend; autoreset ``SameStep`` or
+            ``Disabled`` (then the adapter begins the new episodes by partial resets).
+
+    Returns:
+        The adapter. It seeds, passes options (``set_options({"user": 7})``) and reads attributes through to
+        the vector environment; episodes carry ``info["episode"]`` as SB3's ``Monitor`` gives it.
+
+    Raises:
+        TypeError: for something that is no Gymnasium vector environment.
+        ValueError: for autoreset ``NextStep``, or a denoising environment whose reward is not finite.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> import refit_env
+        >>> envs = to_sb3_vec_env(gym.make_vec("ReFiT-Synthetic-v0", num_envs=3))
+        >>> observation = envs.reset()
+        >>> for _ in range(4):
+        ...     observation, reward, done, infos = envs.step(observation["u"])
+        >>> done.tolist(), infos[0]["terminal_observation"]["t"].tolist(), infos[0]["episode"]["l"]
+        ([True, True, True], [4.0], 4)
+    """
+    return GymVecEnv(vector_env)
+
+
+class GymVecEnv(VecEnv):
+    """The adapter that ``to_sb3_vec_env`` makes.
+
+    Attributes:
+        env: the vector environment.
+    """
+
+    def __init__(self, vector_env: AnyVectorEnv) -> None:
+        """Wrap ``vector_env``; see ``to_sb3_vec_env``."""
+        if not isinstance(vector_env, VectorEnv):
+            raise TypeError(
+                f"{type(vector_env).__name__} is no gymnasium.vector.VectorEnv: make one with "
+                "gym.make_vec(id, num_envs=N). A single environment needs no adapter"
+            )
+        self.env = vector_env
+        self._resets_itself = _resets_itself(vector_env)
+        check_reward(vector_env)
+        super().__init__(
+            vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space
+        )
+        self.metadata = dict(vector_env.metadata)
+        self.spec = vector_env.spec
+        base: Any = vector_env.unwrapped
+        on_device = getattr(base, "backend", "numpy") == "torch"
+        self._device = torch.device(base.device) if on_device else None
+        self._actions: Any = None
+        self._begin = time.perf_counter()
+        self._returns = np.zeros(self.num_envs, np.float64)
+        self._lengths = np.zeros(self.num_envs, np.int64)
+
+    # ------------------------------------------------------------------ reset and step
+
+    def reset(self) -> Any:
+        """Begin all episodes, with the seeds and options that were set since the last reset."""
+        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        options = common_options(self._options)
+        observation, info = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # lists, too
+        self._reset_seeds()
+        self._reset_options()
+        self._returns[:], self._lengths[:] = 0.0, 0
+        self._tell_resets(info, np.ones(self.num_envs, np.bool_))
+        return arrays(observation)
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        """Take the actions (N, ...); the step is made by ``step_wait``."""
+        self._actions = actions if self._device is None else torch.from_numpy(actions).to(self._device)
+
+    def step_wait(self) -> Any:
+        """Step all sub-environments.
+
+        Returns:
+            Observations (those of the next episode where one ended), rewards (N,) float32, ends (N,) bool,
+            and N dictionaries, empty but at the ends: there ``terminal_observation``,
+            ``TimeLimit.truncated``, ``episode`` and what the environment tells (the reward's terms).
+
+        Raises:
+            ValueError: if a reward is NaN or infinite, naming the sub-environment and its user.
+        """
+        observation, reward, terminated, truncated, info = self.env.step(self._actions)
+        rewards = arrays(reward)  # (N,)
+        ended, cut = arrays(terminated), arrays(truncated)  # (N,), (N,)
+        done: Bools = ended | cut  # (N,)
+        refuse_nonfinite_rewards(rewards, done, info)
+        self._returns += rewards
+        self._lengths += 1
+        infos: list[dict[str, Any]] = [
+            {} for _ in range(self.num_envs)
+        ]  # the caller's own: wrappers write there
+        if done.any():
+            observation = self._end(observation, info, done, cut & ~ended, infos)
+        return arrays(observation), rewards.astype(np.float32), done, infos
+
+    def _end(
+        self, observation: Any, info: dict[str, Any], done: Bools, cut: Bools, infos: list[dict[str, Any]]
+    ) -> Any:
+        """Tell the episodes that ended, and return the observation with the next ones begun."""
+        where = np.flatnonzero(done)  # (n,)
+        last = info["final_obs"] if self._resets_itself else observation
+        told = rows_of(info.get("final_info", {}) if self._resets_itself else info, where)
+        elapsed = round(time.perf_counter() - self._begin, 6)
+        for i, row, seen in zip(where, told, _observations(last, where), strict=True):
+            row["terminal_observation"] = seen
+            row["TimeLimit.truncated"] = bool(cut[i])
+            row.setdefault(
+                "episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": elapsed}
+            )
+            infos[i] = row
+        self._returns[where], self._lengths[where] = 0.0, 0
+        if not self._resets_itself:
+            observation, info = self.env.reset(options={"reset_mask": done})
+        self._tell_resets(info, done)
+        return observation
+
+    def _tell_resets(self, info: Mapping[str, Any], begun: Bools) -> None:
+        """Keep what the resets told, as SB3 does."""
+        where = np.flatnonzero(begun)
+        rest = {
+            name: value for name, value in info.items() if name.lstrip("_") not in ("final_obs", "final_info")
+        }
+        for i, row in zip(where, rows_of(rest, where), strict=True):
+            self.reset_infos[i] = row
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.env.close()
+
+    # ------------------------------------------------------------------ rendering
+
+    def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
+        """A picture of each sub-environment."""
+        if self.render_mode != "rgb_array":
+            warnings.warn(f"render_mode is {self.render_mode!r}: pictures need 'rgb_array'", stacklevel=2)
+            return [None] * self.num_envs
+        pictures: Sequence[npt.NDArray[np.uint8]] = self.env.render()  # type: ignore[assignment]
+        return list(pictures)
+
+    # ------------------------------------------------------------------ attributes and methods
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute, once a sub-environment asked for; batched environments have it in common."""
+        chosen = list(self._get_indices(indices))
+        if (subs := _sub_environments(self.env)) is not None:
+            return [subs[i].get_wrapper_attr(attr_name) for i in chosen]
+        return [self._lookup(attr_name)] * len(chosen)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute where it is defined.
+
+        Raises:
+            ValueError: for some of the sub-environments of a batched environment, which have it in common.
+        """
+        chosen = list(self._get_indices(indices))
+        if (subs := _sub_environments(self.env)) is not None:
+            for i in chosen:
+                subs[i].set_wrapper_attr(attr_name, value)
+            return
+        if sorted(chosen) != list(range(self.num_envs)):
+            raise ValueError(
+                f"set_attr({attr_name!r}) for sub-environments {chosen}: the {self.num_envs} of a batched "
+                "environment share their attributes; leave out indices"
+            )
+        layer = self.env
+        while isinstance(layer, VectorWrapper) and attr_name not in vars(layer):
+            layer = layer.env
+        setattr(layer, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method: of each sub-environment where they are environments of their own, else once.
+
+        A batched environment's answer is given out by sub-environment if it is N values in a tuple or list.
+        """
+        chosen = list(self._get_indices(indices))
+        if (subs := _sub_environments(self.env)) is not None:
+            return [subs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
+        answer = self._lookup(method_name)(*method_args, **method_kwargs)
+        if isinstance(answer, tuple | list) and len(answer) == self.num_envs:
+            return [answer[i] for i in chosen]
+        return [answer] * len(chosen)
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
+        """Whether a wrapper of this class is on; ``Monitor`` counts as on: episodes are told as it does."""
+        chosen = list(self._get_indices(indices))
+        layer, around = self.env, issubclass(Monitor, wrapper_class)
+        while isinstance(layer, VectorWrapper):
+            around, layer = around or isinstance(layer, wrapper_class), layer.env
+        subs = _sub_environments(self.env)
+        return [around or (subs is not None and _is_wrapped(subs[i], wrapper_class)) for i in chosen]
+
+    def _lookup(self, name: str) -> Any:
+        """The attribute of the outermost layer that has it."""
+        layer = self.env
+        while True:
+            if hasattr(layer, name):
+                return getattr(layer, name)
+            if not isinstance(layer, VectorWrapper):
+                raise AttributeError(f"{type(self.env.unwrapped).__name__} has no attribute {name!r}")
+            layer = layer.env
+
+
+def arrays(value: Any) -> Any:
+    """Tensors as NumPy arrays, in mappings too; arrays as they are."""
+    if isinstance(value, Mapping):
+        return {name: arrays(part) for name, part in value.items()}
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _observations(batch: Any, where: npt.NDArray[np.int64]) -> list[Any]:
+    """The observations of the sub-environments ``where`` (n,) from a batch or an array of objects."""
+    if isinstance(batch, np.ndarray) and batch.dtype == object:
+        return [arrays(batch[i]) for i in where]
+    batch = arrays(batch)
+    if isinstance(batch, Mapping):
+        return [{name: part[i] for name, part in batch.items()} for i in where]
+    return [batch[i] for i in where]
+
+
+def _resets_itself(env: AnyVectorEnv) -> bool:
+    """Whether episodes begin again in the step that ends them.
+
+    Raises:
+        ValueError: for ``NextStep``, and for an environment that does not say.
+    """
+    mode = env.metadata.get("autoreset_mode")
+    if mode == AutoresetMode.SAME_STEP:
+        return True
+    if mode == AutoresetMode.DISABLED:
+        return False
+    raise ValueError(
+        f"autoreset_mode {getattr(mode, 'value', mode)!r}: Stable-Baselines3 wants a reset in the step that "
+        "ends an episode; make the environment with AutoresetMode.SAME_STEP (or DISABLED, then the adapter "
+        "resets)"
+    )
+
+
+def _sub_environments(env: AnyVectorEnv) -> Sequence[gym.Env[Any, Any]] | None:
+    """The environments of a ``SyncVectorEnv``; None where there is one batched state."""
+    return getattr(env.unwrapped, "envs", None)
+
+
+def _is_wrapped(env: gym.Env[Any, Any], wrapper_class: type[Any]) -> bool:
+    """Whether a wrapper of this class is on a single environment."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, wrapper_class):
+            return True
+        env = env.env
+    return False

@@ -1,0 +1,14 @@
+"""Wrappers that make the problem small: residual and low-rank actions, short observations.
+
+Those here wrap a single environment; those of the same names in ``refit_env.envs.wrappers.vector`` wrap a
+vector environment, as in Gymnasium. They can be put on each other: observation wrappers anywhere,
+``LowRankAction`` over ``ResidualAction``.
+"""
+
+from refit_env.envs.wrappers.factor_observation import FactorObservation
+from refit_env.envs.wrappers.low_rank_action import LowRankAction
+from refit_env.envs.wrappers.residual_action import ResidualAction
+from refit_env.envs.wrappers.scoring import chain_scorer
+from refit_env.envs.wrappers.topk_observation import TopKObservation
+
+__all__ = ["FactorObservation", "LowRankAction", "ResidualAction", "TopKObservation", "chain_scorer"]

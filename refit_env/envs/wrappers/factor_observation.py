@@ -1,0 +1,63 @@
+"""Observations along the item factors.
+
+Letters: D size of the diffused vector, r rank.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.envs.wrappers.chain import Env, problem_of, shown_vector
+from refit_env.envs.wrappers.low_rank_action import train_factors
+from refit_env.envs.wrappers.maps import FactorMap
+from refit_env.envs.wrappers.single import ChainWrapper
+
+
+class FactorObservation(ChainWrapper):
+    """The agent sees u along the r leading item factors.
+
+    ## What
+
+    ``u`` gives way to ``factors`` (r,), u F with F (D, r) the leading right singular vectors of the train
+    matrix. ``t`` and whatever else is observed stay. The box is the widest that a u within its own can reach.
+
+    ## Why
+
+    It is the linear summary of r numbers that loses least of the users' rows, so it says whose chain this is
+    and where it stands at any catalogue size. With ``LowRankAction`` of the same rank, states and actions
+    have the same coordinates, which is what SAC, TD3, evolution strategies and model-based methods can use.
+
+    ## Arguments
+
+    | argument | default | meaning |
+    |---|---|---|
+    | ``env`` | | a denoising environment, wrapped or not, that shows u |
+    | ``rank`` | 32 | r, in 1..min(users, items) - 1 |
+
+    >>> import gymnasium as gym
+    >>> import refit_env
+    >>> env = FactorObservation(gym.make("ReFiT-Synthetic-v0"), rank=16)
+    >>> observation, info = env.reset(seed=0)
+    >>> {name: value.shape for name, value in sorted(observation.items())}
+    {'factors': (16,), 't': (1,)}
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], rank: int = 32) -> None:
+        """Wrap an environment; the class's docstring explains the arguments.
+
+        Raises:
+            ValueError: if env is no denoising environment of items that shows u, or the rank is out of range.
+        """
+        RecordConstructorArgs.__init__(self, rank=rank)
+        problem = problem_of(env, type(self), vector=False)
+        super().__init__(env, problem, observation_map=factor_map(env, type(self), problem, rank))
+
+
+def factor_map(env: Env, wrapper: type, problem: DenoisingProblem, rank: int) -> FactorMap:
+    """The map of ``FactorObservation``, everything checked."""
+    vector = shown_vector(env, wrapper)
+    return FactorMap(train_factors(problem, rank, wrapper.__name__), vector)

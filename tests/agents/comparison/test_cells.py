@@ -1,0 +1,122 @@
+"""Cells: finished ones are kept, failed ones are told and tried again, settings must agree."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.comparison.cells import Cell, CellError, Outcome, differences, do_cell, read_cell, run_cells
+
+
+def cell(key: str, value: Any = 1, **more: Any) -> Cell:
+    """A cell whose work any process can import: it reads its result from a text."""
+    return Cell(key, json.loads, (json.dumps({"value": value}),), **more)
+
+
+def python(key: str, code: str, **more: Any) -> Cell:
+    """A cell that evaluates Python code."""
+    return Cell(key, eval, (code,), **more)
+
+
+def test_cells_run_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
+    broken = Cell("b", json.loads, ("{",))
+    heard: list[Outcome] = []
+    failed = run_cells([cell("a"), broken, cell("c")], tmp_path, tell=heard.append)
+    assert list(failed) == ["b"] and "JSONDecodeError" in failed["b"]
+    assert json.loads((tmp_path / "a.json").read_text()) == {"value": 1}
+    assert "Traceback" in broken.error_path(tmp_path).read_text()
+    assert sorted(outcome.cell.key for outcome in heard) == ["a", "b", "c"]
+    assert all((outcome.result is None) == (outcome.cell.key == "b") for outcome in heard)
+
+    before = (tmp_path / "a.json").stat().st_mtime_ns
+    heard.clear()
+    mended = cell("b", 2)
+    assert run_cells([cell("a"), mended, cell("c")], tmp_path, tell=heard.append) == {}
+    assert [outcome.cell.key for outcome in heard] == ["b"]
+    assert (tmp_path / "a.json").stat().st_mtime_ns == before
+    assert not mended.error_path(tmp_path).exists()
+
+
+def test_needs_come_first_and_their_failure_is_passed_on(tmp_path: Path) -> None:
+    reads = f"__import__('json').load(open({str(tmp_path / 'first.json')!r}))"
+    cells = [cell("first", 7), python("second", reads, needs=("first",)), cell("third")]
+    assert run_cells(cells, tmp_path, workers=3) == {}
+    assert json.loads((tmp_path / "second.json").read_text()) == {"value": 7}
+
+    broken = [python("x", "1 / 0"), cell("y", needs=("x",)), cell("z", needs=("y",)), cell("w")]
+    failed = run_cells(broken, tmp_path)
+    assert set(failed) == {"x", "y", "z"} and "ZeroDivisionError" in failed["x"]
+    assert failed["y"] == "needs x, which failed" and failed["z"] == "needs y, which failed"
+    assert (tmp_path / "w.json").exists() and not (tmp_path / "y.json").exists()
+
+
+def test_each_cell_has_a_process_and_one_thread_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "5")
+    code = "(lambda os: {'pid': os.getpid(), 'threads': os.environ['OMP_NUM_THREADS']})(__import__('os'))"
+    assert run_cells([python("a", code), python("b", code)], tmp_path) == {}
+    found = [json.loads((tmp_path / f"{key}.json").read_text()) for key in "ab"]
+    assert len({os.getpid(), found[0]["pid"], found[1]["pid"]}) == 3
+    assert all(f["threads"] == "1" for f in found)
+    assert "OMP_NUM_THREADS" not in os.environ and os.environ["MKL_NUM_THREADS"] == "5"
+
+
+def test_a_process_that_dies_is_a_failure(tmp_path: Path) -> None:
+    dies = [python("quiet", "__import__('os')._exit(3)"), python("killed", "__import__('os').kill(0x0, 0)")]
+    dies[1] = python("killed", "(lambda os: os.kill(os.getpid(), 9))(__import__('os'))")
+    failed = run_cells([*dies, cell("fine")], tmp_path)
+    assert failed["quiet"] == "its process ended with code 3"
+    assert "out of memory?" in failed["killed"]
+    assert read_cell(tmp_path, cell("fine")) == {"value": 1}
+
+
+def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    old = cell("a", settings={"agent": {"rate": 1, "size": [2]}, "seed": 0})
+    do_cell(old, tmp_path)
+    assert run_cells([old], tmp_path) == {}
+    new = cell("a", settings={"agent": {"rate": 3, "size": [2]}, "seed": 0})
+    with pytest.raises(CellError, match=r"a\.json was made with other settings \(agent.rate was 1, now 3\)"):
+        run_cells([cell("b"), new], tmp_path)
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_differences_name_what_was_added_and_what_is_gone() -> None:
+    assert differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"d": 3}}) == [
+        "b.c was 2, now None",
+        "b.d was None, now 3",
+    ]
+    assert differences(None, {"a": 1}) == ["settings was None, now {'a': 1}"]
+    assert differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 2}]}) == []
+
+
+@pytest.mark.parametrize(
+    ("cells", "workers", "message"),
+    [
+        ([cell("a")], 0, "workers=0"),
+        ([cell("a"), cell("a")], 1, "two cells have the key 'a'"),
+        ([cell("a", needs=("b",)), cell("b")], 1, "needs 'b', which does not stand before it"),
+    ],
+)
+def test_plans_that_cannot_be_finished(cells: list[Cell], workers: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_cells(cells, tmp_path, workers=workers)
+
+
+def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -> None:
+    slow = python("slow", "__import__('time').sleep(60)")
+
+    def stop(outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cells([slow, cell("quick")], tmp_path, tell=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
+    import multiprocessing
+
+    assert not multiprocessing.active_children()

@@ -1,0 +1,80 @@
+"""Budgets in environment steps, counted where they are taken."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import refit_env  # noqa: F401  # registers the ids
+from agents.comparison.training import StepCounter, data_of, fine_tuned, fit_budget, trained_by
+from agents.interrupt import deferred_interrupt
+from agents.reinforce import Reinforce, ReinforceConfig
+from refit_env.backbones import make_backbone
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+
+ENV = "ReFiT-Synthetic-v0"
+GOAL = {"reward": "ndcg", "relevance": "recent"}
+
+
+@pytest.fixture
+def policy() -> DiffusionPolicy:
+    backbone = make_backbone("diffrec", data_of(ENV).num_items, {"hidden": (16,), "num_steps": 5})
+    return DiffusionPolicy(backbone, 4)
+
+
+@pytest.mark.parametrize(("budget", "iterations"), [(8 * 2 * 4, 1), (8 * 2 * 4 * 10 + 63, 10)])
+def test_iterations_are_as_many_as_the_budget_allows(budget: int, iterations: int) -> None:
+    config = ReinforceConfig(users_per_batch=8, samples_per_user=2)
+    fitted = fit_budget(config, ENV, GOAL, 4, budget, looks=5)
+    assert fitted == replace(config, iterations=iterations, eval_every=max(1, iterations // 5))
+
+
+def test_batches_are_cut_to_the_users_before_they_are_counted() -> None:
+    config = ReinforceConfig(users_per_batch=10**9)
+    users = gym.make(ENV, **GOAL).unwrapped.problem.users.size  # type: ignore[attr-defined]
+    assert fit_budget(config, ENV, GOAL, 4, users * 4 * 3, looks=1).iterations == 3
+    with pytest.raises(ValueError, match=f"takes {users * 4} environment steps, the budget is 5"):
+        fit_budget(config, ENV, GOAL, 4, 5, looks=1)
+
+
+def test_steps_are_counted_in_the_environment(policy: DiffusionPolicy) -> None:
+    config = ReinforceConfig(users_per_batch=8, iterations=3, eval_every=2)
+    result, taken = fine_tuned("reinforce", policy, ENV, config, GOAL, seed=0)
+    assert taken == [0, 32, 64, 96]
+    trained = trained_by(result, taken, data_of(ENV))
+    assert trained.env_steps == 96
+    assert trained.curve["steps"] == [0.0, 64.0, 96.0] and trained.reward["steps"] == [32.0, 64.0, 96.0]
+    assert trained.best_steps == {0: 0.0, 2: 64.0, 3: 96.0}[result.best_iteration]
+    assert 0 < trained.validation_seconds < result.seconds
+    assert trained.training_seconds + trained.validation_seconds == pytest.approx(result.seconds)
+    best = max(trained.curve["valid/ndcg@20"])
+    found = evaluate(trained.score, data_of(ENV), "valid").means()
+    assert found["ndcg@20"] == pytest.approx(best, abs=1e-5)
+
+
+def test_a_counter_counts_every_sub_environment() -> None:
+    envs: Any = [gym.make_vec(ENV, num_envs=n, vectorization_mode="vector_entry_point") for n in (2, 3)]
+    counter = StepCounter(envs)
+    for env in envs:
+        observation, _ = env.reset(seed=0)
+        env.step(observation["u"])
+    envs[1].step(observation["u"])
+    assert counter.count == 2 + 3 + 3
+
+
+def test_half_a_run_is_no_result(policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: Reinforce, users: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reinforce, "update", stop)
+    with pytest.raises(KeyboardInterrupt), deferred_interrupt():
+        fine_tuned("reinforce", policy, ENV, ReinforceConfig(users_per_batch=8, iterations=2), GOAL, seed=0)
+
+
+def test_environments_without_data_of_their_own_are_refused() -> None:
+    with pytest.raises(ValueError, match="ReFiT-Custom-v0 has no data set of its own"):
+        data_of("ReFiT-Custom-v0")

@@ -1,0 +1,32 @@
+"""A small run folder and small environments for the Stable-Baselines3 tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.sb3 import GymVecEnv, to_sb3_vec_env
+from refit_env.data import Dataset
+from refit_env.envs import DenoisingVectorEnv
+
+
+@pytest.fixture
+def run_folder(make_policy: Any, tmp_path: Path) -> Path:
+    """What a pretraining run of the small data leaves: T = 3, std 0.1."""
+    folder = tmp_path / "run"
+    make_policy().save(folder, dataset="small")
+    return folder
+
+
+@pytest.fixture
+def make_envs(small_data: Dataset) -> Callable[..., GymVecEnv]:
+    """A factory of adapted environments on the small data."""
+
+    def make(num_envs: int = 4, **kwargs: Any) -> GymVecEnv:
+        settings: dict[str, Any] = {"num_steps": 3, "reward": "ndcg", "relevance": "train", "k": 5}
+        return to_sb3_vec_env(DenoisingVectorEnv(small_data, num_envs=num_envs, **(settings | kwargs)))
+
+    return make
