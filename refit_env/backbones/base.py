@@ -136,6 +136,10 @@ class Backbone(nn.Module, ABC):
         """Item scores (B, I) of denoised vectors ``u0`` (B, D): the vectors themselves where D = I."""
         return u0
 
+    def score_table(self) -> Tensor | None:
+        """The slope (I, D) of the scores in u_0 where they are linear in it; None elsewhere."""
+        return None
+
     def largest(self) -> float:
         """The largest number, by size, that a clean vector holds; where u holds scores, 1."""
         return 1.0

@@ -167,7 +167,11 @@ class DreamRec(Backbone):
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
         """(B, I) inner products with the real items' embeddings."""
-        return u0 @ self.items.weight[: self.num_items].T
+        return u0 @ self.score_table().T
+
+    def score_table(self) -> Tensor:
+        """(I, D) the real items' embeddings."""
+        return self.items.weight[: self.num_items]
 
     def largest(self) -> float:
         """Of the items' embeddings."""

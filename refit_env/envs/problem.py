@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,12 @@ class DenoisingProblem:
         Those are computed in float64, so that an episode's list does not depend on the batch that it is in.
         """
         return u0 if self._judge is None else self._judge.scores(u0.double(), users).float()
+
+    @cached_property
+    def score_table(self) -> Tensor | None:
+        """The slope (I, D) float32 of the scores in an embedding u_0; None where u_0 holds the scores."""
+        table = None if self._judge is None else self._judge.score_table()
+        return None if table is None else table.float()
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Judge denoised vectors.

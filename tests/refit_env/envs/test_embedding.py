@@ -104,7 +104,7 @@ def test_chains_start_from_noise_and_a_policy_is_evaluated_from_its_mean(kwargs:
     assert problem.needs_noise and torch.equal(problem.initial_state(users, noise), noise)
     assert not problem.initial_state(users).any()
     assert problem.initial_state(users, noise * 100).abs().max() == pytest.approx(problem.bound)
-    policy = DiffusionPolicy.load(kwargs["checkpoint"])
+    policy = DiffusionPolicy.load(kwargs["checkpoint"]).eval()
     chain = policy.denoise(problem.initial_state(users), problem.context(users))
     scores = policy.scorer(problem.dataset)(users)
     assert torch.allclose(problem.scores(chain, users), scores, atol=1e-4)
