@@ -19,13 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import Backbone, backbone_class, check_task, published_config
-from refit_env.checkpoint import POLICY
+from refit_env.backbones import backbone_class, check_task, published_config
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
+from refit_env.envs.judge import load_judge, written
 from refit_env.errors import unknown_name
-from refit_env.policy import DiffusionPolicy
-from refit_env.registration import TABLE
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 from refit_env.rewards.registry import RewardSpec
 
@@ -116,7 +114,9 @@ class DenoisingProblem:
         self.start = config.start or kind.start
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
-        self._judge = _load_judge(config, whole) if kind.embedding else None
+        self._judge = (
+            load_judge(config.backbone, config.checkpoint, whole, config.data) if kind.embedding else None
+        )
         self.dim, self.bound = self.num_items, BOUND
         self._chain = published_config(config.backbone, self.dataset.name).diffusion()
         if self._judge is None:
@@ -277,7 +277,7 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
     # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
-    key = (id(dataset.episodes), _written(config.checkpoint), _frozen(rest))
+    key = (id(dataset.episodes), written(config.checkpoint), _frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
     except TypeError:  # an argument without a hash, such as a reward function's closure over an array
@@ -288,37 +288,6 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     while len(_PROBLEMS) > SHARED:
         _PROBLEMS.pop(next(iter(_PROBLEMS)))
     return known
-
-
-def _load_judge(config: ProblemConfig, dataset: Dataset) -> Backbone:
-    """The frozen float64 model that scores u_0.
-
-    Raises:
-        ValueError: if no checkpoint was named (with the command that makes one), or it does not fit.
-        CheckpointError: if it is missing or damaged.
-    """
-    if config.checkpoint is None:
-        known = [row.env_id for row in TABLE if row.dataset == config.data]
-        env_id = known[0] if known else "ReFiT-Custom-v0"
-        which = f"--env {env_id}" if known else f"--data FOLDER --backbone {config.backbone}"
-        raise ValueError(
-            f"backbone {config.backbone!r} denoises embeddings, which only a trained model can score. Train "
-            f"one: refit pretrain {which} --out runs/pretrained; "
-            f"then make {env_id} with checkpoint='runs/pretrained'"
-        )
-    model = DiffusionPolicy.load(config.checkpoint).backbone
-    if model.name != config.backbone or model.num_items != dataset.num_items:
-        raise ValueError(
-            f"checkpoint {str(config.checkpoint)!r} holds a {model.name!r} of {model.num_items} items; this "
-            f"environment needs a {config.backbone!r} of {dataset.num_items} ({dataset.name!r})"
-        )
-    return model.double().eval().requires_grad_(False)
-
-
-def _written(checkpoint: str | Path | None) -> int:
-    """When the checkpoint was written last: a run that was made anew is another one."""
-    path = None if checkpoint is None else Path(checkpoint) / f"{POLICY}.safetensors"
-    return path.stat().st_mtime_ns if path is not None and path.is_file() else 0
 
 
 def _natural_relevance(dataset: Dataset) -> str:
