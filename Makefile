@@ -28,7 +28,7 @@ test: $(INSTALLED) ## Run the fast tests
 test-slow: $(INSTALLED) ## Run the slow tests (REFIT_DATA_HOME adds those on real data)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
-test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (10 minutes)
+test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (minutes)
 
 # With the variable set, a library that is not there is an error, not a skipped test.
 $(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed

@@ -41,21 +41,24 @@ from refit_env.policy import DiffusionPolicy
 class ESConfig(TrainerConfig):
     """Evolution strategies. Defaults: measured best on validation, see docs/results.md."""
 
-    samples_per_user: int = 8
+    users_per_batch: int = 256
+    """Users in a batch."""
+    samples_per_user: int = 2
     """Members of the population, half of them the others' mirror images; each runs its users once."""
     blocks: int = 0
     """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes a user one."""
     rank: int = 8
     """r: theta has r * r + r numbers."""
-    sigma: float = 0.1
+    sigma: float = 0.03
     """Standard deviation of the perturbations: how far one moves the score of a listed item (rms)."""
     basis: str = "factors"
-    """Directions of the catalogue: ``factors`` of the train rows, or singular vectors of the ``weights``."""
+    """Directions of the catalogue: ``factors`` of the train rows, of the ``relevant`` part of them, or
+    singular vectors of the ``weights``."""
     shaping: str = "ranks"
     """What a fitness counts: ``ranks`` in -1/2 .. 1/2, or ``centred``, less its mean over its deviation."""
     noisy: bool = False
     """Judge the chain with its noise (a member's users share it) instead of the noise-free one."""
-    learning_rate: float = 0.01
+    learning_rate: float = 0.001
     """Adam's step size, in the units of ``sigma``."""
 
 

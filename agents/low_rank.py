@@ -6,7 +6,8 @@ The output layer's weights W (D, H) and bias b (D,) move by r * r + r numbers th
 
 in words: the hidden units are read off in r directions, z = B^T h - c, and the scores move by A (M z + m)
 along r directions of the catalogue. B and c whiten the hidden units over users. A holds the leading item
-factors of the train rows, or left singular vectors of W0, scaled so that a standard normal theta moves the
+factors of the train rows, or of the part of them that the reward counts as relevant, or left singular vectors
+of W0, scaled so that a standard normal theta moves the
 scores of the items that the pretrained policy lists by 1 (root mean square): what the others move by does not
 decide a list.
 
@@ -32,7 +33,7 @@ from refit_env.errors import unknown_name
 from refit_env.factors import item_factors
 from refit_env.policy import DiffusionPolicy
 
-BASES = ("factors", "weights")
+BASES = ("factors", "relevant", "weights")
 """Names for the directions of the catalogue."""
 
 CALIBRATION_USERS = 512
@@ -101,7 +102,8 @@ def output_subspace(
         policy: a pretrained one whose backbone names its ``output_layer``.
         problem: gives the users, the lists and the train rows.
         rank: r.
-        basis: ``factors`` of the train rows, or singular vectors of the ``weights``.
+        basis: ``factors`` of the train rows, of their ``relevant`` part, or singular vectors of the
+            ``weights``.
 
     Raises:
         ValueError: for an unknown basis, a rank that is not to be had, a layer that does not fit.
@@ -146,7 +148,8 @@ def _directions(layer: nn.Linear, problem: DenoisingProblem, rank: int, basis: s
         return left
     if layer.out_features != problem.num_items:
         raise ValueError(
-            f"basis 'factors' needs an output for each of the {problem.num_items} items, the output layer "
+            f"basis {basis!r} needs an output for each of the {problem.num_items} items, the output layer "
             f"has {layer.out_features}: use basis 'weights'"
         )
-    return torch.from_numpy(item_factors(problem.dataset.train.csr, rank).copy()).to(layer.weight.device)
+    rows = problem.relevance.relevant if basis == "relevant" else problem.dataset.train.csr
+    return torch.from_numpy(item_factors(rows, rank).copy()).to(layer.weight.device)

@@ -58,11 +58,13 @@ class RWRConfig(TrainerConfig):
     """What is taken off a chain's reward where its advantage is asked for: see ``agents.advantages``."""
     temperature: float = 0.1
     """What rewards and advantages are divided by in an exponential; small is greedy."""
-    states: str = "history"
+    states: str = "chain"
     """What the regression starts from: ``history``, the starting vector noised to step k, as in training;
     ``chain``, the state that the chain visited there; ``sample``, u_0 itself noised (AWM as published)."""
     regressions: int = 1
     """Updates on a batch of chains, each at newly drawn steps."""
+    exploration_std: float = 0.1
+    """Floor of the policy's standard deviation, in units of the scores."""
 
 
 class RewardWeighted(FineTuner):

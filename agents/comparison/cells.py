@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from refit_env.files import read_json, write_json
@@ -103,6 +104,24 @@ def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
     return found
 
 
+def unfinished(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have no file yet.
+
+    Raises:
+        CellError: naming every file that was made with other settings, so that one look is enough.
+    """
+    missing, wrong = [], []
+    for cell in cells:
+        try:
+            if read_cell(folder, cell) is None:
+                missing.append(cell)
+        except CellError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CellError("\n".join(wrong))
+    return missing
+
+
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
     """Say in which entries two JSON values differ.
 
@@ -141,7 +160,7 @@ def run_cells(
         ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
     """
     _check(cells, workers)
-    waiting = [cell for cell in cells if read_cell(folder, cell) is None]
+    waiting = unfinished(cells, folder)
     finished = {cell.key for cell in cells if cell not in waiting}
     running: dict[int, _Job] = {}
     failed: dict[str, str] = {}
@@ -217,6 +236,7 @@ def _death(code: int | None) -> str:
 
 def work_in_process(cell: Cell, folder: Path, pipe: Connection) -> None:
     """What a cell's process does: the work, its file, and one word of how it went (empty: well)."""
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         do_cell(cell, folder)
         pipe.send("")
@@ -226,6 +246,14 @@ def work_in_process(cell: Cell, folder: Path, pipe: Connection) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         cell.error_path(folder).write_text(traceback.format_exc(), encoding="utf-8")
         pipe.send(f"{type(error).__name__}: {error}"[:2000])
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, even where that was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def do_cell(cell: Cell, folder: Path) -> dict[str, Any]:

@@ -22,27 +22,37 @@ class SB3Settings:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the algorithm's class, by Stable-Baselines3's names."""
 
+    @property
+    def group_size(self) -> int:
+        """Chains of one user side by side, as the rollout buffer's arguments have it; 1 without them."""
+        return int((self.arguments.get("rollout_buffer_kwargs") or {}).get("group_size", 1))
 
-_ONE_CHAIN = {"n_steps": 4, "gamma": 1.0, "gae_lambda": 1.0}
-"""A rollout is one chain of each sub-environment; its reward comes at the end, undiscounted."""
+
+_ONE_CHAIN = {
+    "n_steps": 4,
+    "gamma": 1.0,
+    "gae_lambda": 1.0,
+    "rollout_buffer_kwargs": {"group_size": 8},
+}
+"""A rollout is one chain of each sub-environment, 8 of a user; its reward comes at the end, undiscounted."""
 
 SB3_SETTINGS: dict[str, SB3Settings] = {
     "ppo": SB3Settings(
+        num_envs=512,
         arguments=_ONE_CHAIN
         | {
-            "learning_rate": 1e-5,
-            "batch_size": 128,
+            "learning_rate": 5e-5,
+            "batch_size": 2048,  # one step on a rollout of 512 chains
             "n_epochs": 1,
-            "policy_kwargs": {"value_learning_rate": 1e-2},
             "clip_range": 0.2,
             "ent_coef": 0.0,
             "max_grad_norm": 10.0,
-        }
+        },
     ),
     "a2c": SB3Settings(
         arguments=_ONE_CHAIN
         | {
-            "learning_rate": 2e-5,
+            "learning_rate": 5e-5,
             "use_rms_prop": False,
             "normalize_advantage": True,
             "max_grad_norm": 10.0,

@@ -97,20 +97,32 @@ def aggregate_table(results: Results) -> TextTable | None:
         if key in found
     )
     columns = ("algorithm", "gain in NDCG@20 over no training, %", f"P(better than {ROWS[RIVAL].title})")
-    return TextTable(f"Over {len(results)} environments: interquartile mean and its interval", columns, lines)
+    return TextTable(
+        f"Over {counted(len(results), 'environment')}: interquartile mean and its interval", columns, lines
+    )
 
 
 def note(seeds: Sequence[int]) -> str:
     """What a reader of the tables must know."""
     return (
-        f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). Gains are over no "
-        "training, taken seed by seed; * marks those whose interval excludes zero. All rows of a seed begin "
-        "from one checkpoint and may take the same number of environment steps; weights chosen on validation "
-        "NDCG@20. Seconds are of training and validation (of pretraining in the first row), one thread, one "
-        "process a cell; peak MiB is the process's, libraries included. Aggregates over environments as in "
-        "arXiv 2108.13264: the interquartile mean of relative gains and the probability of improvement, with "
-        "stratified bootstrap intervals."
+        f"Means over {counted(len(seeds), 'seed')} +- half a 95 % interval (Student's t over seeds). "
+        "Gains are over no training, taken seed by seed; * marks those whose interval excludes zero. All "
+        "rows of a seed begin from one checkpoint and may take the same number of environment steps; weights "
+        "chosen on validation NDCG@20. Seconds are of training and validation (of pretraining in the first "
+        "row), one thread, one process a cell; peak MiB is the process's, libraries included. Aggregates "
+        "over environments as in arXiv 2108.13264: the interquartile mean of relative gains and the "
+        "probability of improvement, with stratified bootstrap intervals."
     )
+
+
+def counted(number: int, name: str) -> str:
+    """A number and what it counts.
+
+    Example:
+        >>> counted(1, "seed"), counted(3, "seed")
+        ('1 seed', '3 seeds')
+    """
+    return f"{number} {name}" + ("" if number == 1 else "s")
 
 
 def plus_minus(interval: Mapping[str, Any]) -> str:

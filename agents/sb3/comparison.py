@@ -23,10 +23,16 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from agents.comparison.sb3_settings import SB3_SETTINGS, SB3Settings
 from agents.comparison.settings import EnvSettings
 from agents.comparison.training import CURVE, Trained
+from agents.sb3.buffers import LeaveOneOutRolloutBuffer
 from agents.sb3.callbacks import RankingEvalCallback, model_scorer
 from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.vec_env import GymVecEnv, to_sb3_vec_env
-from refit_env.envs.wrappers.vector import FactorObservation, LowRankAction, ResidualAction
+from refit_env.envs.wrappers.vector import (
+    FactorObservation,
+    GroupedUsers,
+    LowRankAction,
+    ResidualAction,
+)
 from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 
@@ -72,23 +78,23 @@ def train_sb3(
 def make_envs(
     config: SB3Settings, shared: EnvSettings, env_id: str, checkpoint: Path, seed: int
 ) -> GymVecEnv:
-    """The environments that an algorithm trains on, low-rank where the settings give a rank."""
+    """The environments that an algorithm trains on: grouped by user, low-rank where the settings say so."""
     steps = DiffusionPolicy.load(checkpoint).num_steps
-    envs: VectorEnv[Any, Any, Any] = InTurns(
-        [
-            gym.make_vec(
-                env_id,
-                num_envs=config.num_envs,
-                vectorization_mode="vector_entry_point",
-                autoreset_mode="Disabled",
-                num_steps=steps,
-                relevance_kwargs={"seed": n} if shared.relevance == "holdout" else None,
-                **shared.env_kwargs(),
-            )
-            for n in range(shared.relevance_draws)
-        ],
-        seed,
-    )
+    several: list[VectorEnv[Any, Any, Any]] = [
+        gym.make_vec(
+            env_id,
+            num_envs=config.num_envs,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode="Disabled",
+            num_steps=steps,
+            relevance_kwargs={"seed": n} if shared.relevance == "holdout" else None,
+            **shared.env_kwargs(),
+        )
+        for n in range(shared.relevance_draws)
+    ]
+    if config.group_size > 1:
+        several = [GroupedUsers(each, config.group_size) for each in several]
+    envs: VectorEnv[Any, Any, Any] = InTurns(several, seed)
     if config.rank:
         frozen = DiffusionPolicy.load(checkpoint)
         frozen.set_exploration(config.exploration_std)
@@ -116,6 +122,8 @@ def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path
     if name == "sac":
         low_rank: BaseAlgorithm = cls("MultiInputPolicy", envs, **arguments)
         return low_rank
+    if config.group_size > 1:
+        arguments["rollout_buffer_class"] = LeaveOneOutRolloutBuffer
     actor = {"run": str(checkpoint), "exploration_std": config.exploration_std}
     arguments["policy_kwargs"] = {"actor": actor} | dict(arguments.get("policy_kwargs") or {})
     model: BaseAlgorithm = cls(DiffusionActorCriticPolicy, envs, **arguments)

@@ -28,7 +28,7 @@ def scale_groups(optimizer: Optimizer) -> None:
         >>> scale_groups(optimizer)
         >>> (a + b).backward()
         >>> optimizer.step()
-        >>> round(float(a), 3), round(float(b), 3)
+        >>> round(a.item(), 3), round(b.item(), 3)
         (-0.1, -1.0)
     """
 

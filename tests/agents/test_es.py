@@ -199,7 +199,7 @@ def test_validation_rises_from_a_pretrained_model_on_the_synthetic_set() -> None
 
     data = load_dataset("synthetic")
     policy = DiffusionPolicy(pretrain(data, config=PretrainConfig(epochs=40), device="cpu").backbone, 4)
-    config = ESConfig(iterations=29, users_per_batch=64)
+    config = ESConfig(iterations=29, sigma=0.1, learning_rate=0.01)
     learner = EvolutionStrategy(
         policy, "ReFiT-Synthetic-v0", config, env_kwargs={"reward": "ndcg"}, device="cpu"
     )

@@ -93,8 +93,9 @@ def test_misfits_are_refused(
         output_subspace(policy, problem, 2, "factor")
     cls = type(policy.backbone)
     monkeypatch.setattr(cls, "output_layer", property(lambda self: nn.Linear(16, 8)))
-    with pytest.raises(ValueError, match="use basis 'weights'"):
-        output_subspace(policy, problem, 2)
+    for basis in ("factors", "relevant"):
+        with pytest.raises(ValueError, match=f"basis '{basis}' needs .* use basis 'weights'"):
+            output_subspace(policy, problem, 2, basis)
     monkeypatch.delattr(cls, "output_layer")
     with pytest.raises(ValueError, match="'diffrec' names no linear output layer"):
         output_subspace(policy, problem, 2)

@@ -96,6 +96,28 @@ def test_results_become_tables(results: Any, tmp_path: Path) -> None:
     assert results.NOTHING_YET in results.fill(page, [])
 
 
+def test_comparisons_have_several_tables_and_a_figure(results: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "compare_algorithms"
+    folder.mkdir(parents=True)
+    result = {
+        "title": "Algorithms",
+        "command": "refit compare algorithms",
+        "tables": [
+            {"title": "On A", "columns": ["who", "figure"], "rows": [["ours", 2.0]]},
+            {"title": "On B", "columns": ["who", "figure"], "rows": [["ours", 3.0]]},
+        ],
+        "figure": "curves.png",
+    }
+    (folder / "comparison.json").write_text(json.dumps(result))
+    (folder / "other.json").write_text(json.dumps(result))  # a cell, say
+    found = results.load_results(tmp_path / "results")
+    assert len(found) == 1
+    text = results.section(found[0], tmp_path / "docs" / "results.md")
+    assert "**On A**\n\n| who | figure |\n| --- | ---: |\n| ours | 2.0 |\n\n**On B**" in text
+    assert "![Algorithms](../results/compare_algorithms/curves.png)" in text
+    assert text.endswith("Made by `refit compare algorithms`.")
+
+
 def test_bad_results_are_refused(results: Any) -> None:
     with pytest.raises(ValueError, match="cells"):
         results.markdown_table(["a", "b"], [["x"]])

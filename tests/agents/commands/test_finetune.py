@@ -114,6 +114,20 @@ def test_a_preset_is_where_the_options_start_from(pretrained: Path, tmp_path: Pa
     assert agent["samples_per_user"] == 2 and agent["learning_rate"] == 3e-4
 
 
+def test_another_algorithm_has_settings_of_its_own(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "ppo"
+    more = ["--algorithm", "ppo", "--preset", "ddpo", "--clip-range", "0.01", "--reward", "ndcg"]
+    assert main([*words(pretrained, out, *more), "--samples-per-user", "2"]) == 0
+    config = RunFolder(out).config
+    assert (config["algorithm"], config["preset"]) == ("ppo", "ddpo")
+    assert config["agent"]["clip_range"] == 0.01 and config["agent"]["credit"] == "episode"
+    assert config["agent"]["users_per_batch"] == 32  # the option, not the preset
+    assert main(words(pretrained, tmp_path / "es", "--algorithm", "es", "--clip-range", "0.1")) == 2
+    assert "clip-range" in capsys.readouterr().err
+
+
 def test_reward_mixes_and_their_settings(pretrained: Path, tmp_path: Path) -> None:
     out = tmp_path / "mix"
     more = ["--reward", "ndcg=1,coverage=0.1", "--relevance", "holdout", "--k", "10"]
@@ -151,6 +165,8 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--reward", "racs=much"], "is not a number"),
         (["--relevance", "recnt"], "Did you mean 'recent'?"),
         (["--preset", "papper"], "Did you mean 'paper'?"),
+        (["--algorithm", "reinforc"], "Did you mean 'reinforce'?"),
+        (["--algorithm", "grpo", "--preset", "paper"], "unknown preset of grpo 'paper'. Known: default."),
         (["--estimator", "scor"], "Did you mean 'score'?"),
         (["--reward-options", "alfa=1"], "alpha"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +87,12 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None
     new = cell("a", settings={"agent": {"rate": 3, "size": [2]}, "seed": 0})
     with pytest.raises(CellError, match=r"a\.json was made with other settings \(agent.rate was 1, now 3\)"):
         run_cells([cell("b"), new], tmp_path)
+    do_cell(cell("c", settings={"seed": 1}), tmp_path)
+    with pytest.raises(CellError) as both:
+        run_cells([new, cell("c", settings={"seed": 2})], tmp_path)
+    assert "a.json" in str(both.value) and "c.json was made with other settings (seed was 1" in str(
+        both.value
+    )
     assert not (tmp_path / "b.json").exists()
 
 
@@ -120,3 +130,36 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -
     import multiprocessing
 
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+def test_cells_do_not_outlive_a_killed_comparison(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    sleeps = f"open({str(pid)!r}, 'w').write(str(__import__('os').getpid())), __import__('time').sleep(300)"
+    code = (
+        "from pathlib import Path; from agents.comparison.cells import Cell, run_cells\n"
+        f"run_cells([Cell('a', eval, ({sleeps!r},))], Path({str(tmp_path)!r}))"
+    )
+    script = tmp_path / "script.py"
+    script.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    "))
+    with subprocess.Popen([sys.executable, str(script)]) as parent:
+        _wait_until(lambda: pid.exists() and pid.read_text() != "")
+        os.kill(int(pid.read_text()), 0)  # it is there
+        parent.kill()
+    _wait_until(lambda: not _alive(int(pid.read_text())))
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something that another process brings about."""
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.1)
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that ended and was not waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

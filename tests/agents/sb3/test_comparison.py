@@ -11,13 +11,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.buffers import DictRolloutBuffer
 
 import refit_env  # noqa: F401  # registers the ids
 from agents.comparison.sb3_settings import SB3_SETTINGS, SB3Settings
 from agents.comparison.settings import EnvSettings
+from agents.sb3 import LeaveOneOutRolloutBuffer
 from agents.sb3.comparison import InTurns, make_envs, make_model, train_sb3, whole_rollouts
 from refit_env.backbones import make_backbone
 from refit_env.data import load_dataset
+from refit_env.envs.wrappers.vector import GroupedUsers
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -73,15 +76,38 @@ def test_hold_outs_take_turns(checkpoint: Path) -> None:
     envs = make_envs(small("ppo"), shared, ENV, checkpoint, seed=0)
     turns: Any = envs.env
     assert isinstance(turns, InTurns)
+    assert all(isinstance(each, GroupedUsers) for each in turns.envs_in_turn)
     seen, observation = [], envs.reset()
     for _ in range(4):
         seen.append(turns.unwrapped.problem)
+        assert len({info["user"] for info in envs.reset_infos}) == 1  # the 8 chains are one user's
         for _ in range(4):
             observation, _, done, _ = envs.step(observation["u"])
         assert done.all()
     assert len({id(problem) for problem in seen[:3]}) == 3 and seen[3] is seen[0]
     hidden = [problem.relevance.visible for problem in seen[:2]]
     assert (hidden[0] != hidden[1]).nnz > 0
+
+
+@pytest.mark.parametrize("name", SB3_SETTINGS)
+def test_on_policy_rows_compare_the_chains_of_a_user(name: str, checkpoint: Path) -> None:
+    settings = small(name)
+    model: Any = make_model(name, settings, make_envs(settings, SHARED, ENV, checkpoint, 0), checkpoint, 0)
+    buffer = getattr(model, "rollout_buffer", None)
+    assert isinstance(buffer, LeaveOneOutRolloutBuffer) == (name != "sac")
+    assert settings.group_size == (1 if name == "sac" else buffer.group_size)
+
+
+def test_rows_without_groups(checkpoint: Path) -> None:
+    """They keep Stable-Baselines3's own advantages, and a user for each sub-environment."""
+    arguments = dict(small("ppo").arguments)
+    del arguments["rollout_buffer_kwargs"]
+    settings = replace(small("ppo"), arguments=arguments)
+    envs = make_envs(settings, SHARED, ENV, checkpoint, seed=0)
+    envs.reset()
+    assert len({info["user"] for info in envs.reset_infos}) > 1
+    model: Any = make_model("ppo", settings, envs, checkpoint, 0)
+    assert type(model.rollout_buffer) is DictRolloutBuffer
 
 
 def test_turns_are_of_all_sub_environments_at_once() -> None:

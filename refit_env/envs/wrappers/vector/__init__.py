@@ -5,8 +5,9 @@
 """
 
 from refit_env.envs.wrappers.vector.factor_observation import FactorObservation
+from refit_env.envs.wrappers.vector.grouped_users import GroupedUsers
 from refit_env.envs.wrappers.vector.low_rank_action import LowRankAction
 from refit_env.envs.wrappers.vector.residual_action import ResidualAction
 from refit_env.envs.wrappers.vector.topk_observation import TopKObservation
 
-__all__ = ["FactorObservation", "LowRankAction", "ResidualAction", "TopKObservation"]
+__all__ = ["FactorObservation", "GroupedUsers", "LowRankAction", "ResidualAction", "TopKObservation"]

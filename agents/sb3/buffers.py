@@ -1,0 +1,154 @@
+"""Rollout buffers whose advantages compare the chains of one user.
+
+Stable-Baselines3's advantage is the return minus the critic's value. A chain has one reward, at its end, and
+rewards differ much more between users than between the chains of one: a critic must learn all users before
+it takes that away, which 50 updates do not give it. The mean of the user's other chains needs no learning.
+
+Letters: S steps of a rollout, N sub-environments, G chains of each user, C chains of each sub-environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from torch import Tensor
+
+from agents.advantages import leave_one_out
+
+Bools = npt.NDArray[np.bool_]
+
+
+class LeaveOneOut(RolloutBuffer):
+    """What the two buffers share: a chain's advantage is its return less the mean of the user's other ones.
+
+    It is the same at each of the chain's steps (RLOO, arXiv 2402.14740). The critic is trained as before, on
+    Stable-Baselines3's returns, but no advantage depends on it. PPO's ``normalize_advantage`` only scales
+    here: the advantages of a group add up to zero by themselves.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+        *,
+        group_size: int = 8,
+        shared_start: bool = True,
+    ) -> None:
+        """Make a buffer; the algorithm does it, with ``rollout_buffer_kwargs`` for what follows ``n_envs``.
+
+        Args:
+            buffer_size: S, the algorithm's ``n_steps``; whole chains.
+            observation_space: ``Dict`` for ``LeaveOneOutRolloutBuffer``, ``Box`` for the flat one.
+            action_space: see ``RolloutBuffer``.
+            device: see there.
+            gae_lambda: of the critic's returns.
+            gamma: must be 1: a chain's reward comes at its end, and all its steps share the advantage.
+            n_envs: N, a multiple of ``group_size``.
+            group_size: G, that of ``GroupedUsers``.
+            shared_start: whether one user's chains begin in the same state, as under ``start="history"``;
+                then it is checked. False for ``"diffused"`` and ``"noise"``.
+
+        Raises:
+            ValueError: for a ``gamma`` below 1, a group size that does not divide N, or a space of the other
+                kind.
+        """
+        flat = not isinstance(self, DictRolloutBuffer)
+        if isinstance(observation_space, spaces.Dict) == flat:
+            other = LeaveOneOutRolloutBuffer if flat else LeaveOneOutFlatRolloutBuffer
+            kind = type(observation_space).__name__
+            raise ValueError(f"observations are a {kind}: pass rollout_buffer_class={other.__name__}")
+        if gamma != 1.0:
+            raise ValueError(f"gamma={gamma} must be 1: all steps of a chain share one advantage")
+        if group_size < 2 or n_envs % group_size:
+            raise ValueError(
+                f"rollout_buffer_kwargs group_size={group_size} must be at least 2 and divide the "
+                f"{n_envs} sub-environments"
+            )
+        self.group_size, self.shared_start = group_size, shared_start
+        super().__init__(
+            buffer_size,
+            observation_space,
+            action_space,
+            device,
+            gae_lambda=gae_lambda,
+            gamma=gamma,
+            n_envs=n_envs,
+        )
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: npt.NDArray[Any]) -> None:
+        """Set the critic's returns as SB3 does, and the advantages by the user's other chains.
+
+        Raises:
+            ValueError: if the rollout cuts a chain in two, or the chains of a group are not one user's.
+        """
+        super().compute_returns_and_advantage(last_values, dones)
+        starts: Bools = self.episode_starts.astype(np.bool_)  # (S, N)
+        self._check(starts, np.asarray(dones, np.bool_))
+        chain = starts.cumsum(0) - 1  # (S, N), which of its sub-environment's chains a step belongs to
+        place = np.broadcast_to(np.arange(self.n_envs), chain.shape)  # (S, N)
+        total = np.zeros((int(chain.max()) + 1, self.n_envs), np.float32)  # (C, N)
+        np.add.at(total, (chain, place), self.rewards)
+        groups = torch.from_numpy(total).view(-1, self.group_size)  # (C * N / G, G)
+        advantage = leave_one_out(groups).view(total.shape).numpy()  # (C, N)
+        self.advantages = advantage[chain, place]  # (S, N)
+
+    def _check(self, starts: Bools, dones: Bools) -> None:
+        """Refuse a rollout that does not hold whole chains of whole groups; starts (S, N), dones (N,)."""
+        if not (starts[0].all() and dones.all()):
+            raise ValueError(
+                f"n_steps={self.buffer_size} must hold whole chains: make it a multiple of the environment's "
+                "T (num_steps), and begin with learn(), which resets"
+            )
+        together = self._agree(starts) & starts  # (S, N)
+        if self.shared_start:
+            parts = self.observations if isinstance(self.observations, Mapping) else {"": self.observations}
+            for seen in parts.values():
+                together &= self._agree(seen)
+        if not np.array_equal(together, starts):
+            step, env = np.argwhere(together != starts)[0]
+            first = int(env) // self.group_size * self.group_size
+            raise ValueError(
+                f"sub-environments {first}..{first + self.group_size - 1} do not begin the same chain at "
+                f"step {step} of the rollout, so they are not one user's. Wrap the vector environment in "
+                f"refit_env.envs.wrappers.vector.GroupedUsers(envs, group_size={self.group_size}); where "
+                "start is 'diffused' or 'noise', pass rollout_buffer_kwargs={'shared_start': False} besides"
+            )
+
+    def _agree(self, values: npt.NDArray[Any]) -> Bools:
+        """(S, N) whether each group holds one value of ``values`` (S, N, ...)."""
+        groups = values.reshape(self.buffer_size, -1, self.group_size, *values.shape[2:])
+        same: Bools = (groups == groups[:, :, :1]).reshape(*groups.shape[:2], -1).all(2)  # (S, N / G)
+        return same.repeat(self.group_size, axis=1)
+
+
+class LeaveOneOutRolloutBuffer(LeaveOneOut, DictRolloutBuffer):
+    """``rollout_buffer_class=`` for PPO, A2C and TRPO on ``GroupedUsers``: a baseline of the user's own.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from stable_baselines3 import PPO
+        >>> import refit_env
+        >>> from agents.sb3 import DiffusionActorCriticPolicy, LeaveOneOutRolloutBuffer, to_sb3_vec_env
+        >>> from refit_env.envs.wrappers.vector import GroupedUsers
+        >>> envs = gym.make_vec("ReFiT-Synthetic-v0", num_envs=64, autoreset_mode="Disabled")
+        >>> model = PPO(  # doctest: +SKIP
+        ...     DiffusionActorCriticPolicy, to_sb3_vec_env(GroupedUsers(envs, group_size=8)), n_steps=4,
+        ...     batch_size=256, gamma=1.0, policy_kwargs={"actor": {"run": "runs/elbo"}},
+        ...     rollout_buffer_class=LeaveOneOutRolloutBuffer, rollout_buffer_kwargs={"group_size": 8},
+        ... ).learn(1000)
+    """
+
+
+class LeaveOneOutFlatRolloutBuffer(LeaveOneOut):
+    """``LeaveOneOutRolloutBuffer`` for observations after ``FlattenObservation``."""
