@@ -1,6 +1,6 @@
 """ELBO training of a backbone, with early stopping on validation; also the controls that RL stands beside.
 
-Letters: B users in a batch, I items.
+Letters: B users (of sequential sets: rows) in a batch, I items, L history length, R rows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
-from refit_env.backbones import Backbone, make_backbone, published_config
+from refit_env.backbones import Backbone, check_task, make_backbone, published_config
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
+from refit_env.data.sequences import RowDataset
 from refit_env.errors import CheckpointError, unknown_name
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -30,6 +31,13 @@ STATE_NAME = "pretrain"
 
 TARGETS = ("train", "recent", "holdout")
 """Names for ``PretrainConfig.target``."""
+
+OBJECTIVES = ("elbo", "ranking")
+"""Names for ``PretrainConfig.objective``."""
+
+
+Look = Callable[[Tensor], Tensor]
+"""Users (B,) -> what is known of them (B, ...)."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +56,41 @@ class PretrainConfig:
     """Epochs without a gain after which training stops; 0 never stops early."""
     select_on: str = "recall@20"
     """The validation metric that chooses the weights."""
+    objective: str = "elbo"
+    """``elbo``: the backbone's published loss; ``ranking``: cross-entropy of the target among all items, for
+    backbones that have one (DreamRec)."""
     target: str = "train"
     """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
     relevance of that name leaves visible and predict the whole row, the same information that a reward of
-    that relevance has."""
+    that relevance has. Sequential sets: ``train``, the next item of each train row."""
     fraction: float = 0.2
     """Share of the row that ``recent`` and ``holdout`` hide."""
     eval_steps: int = 4
     """Length of the respaced chain that validation runs (0: the whole chain)."""
     max_seconds: float = 0.0
     """Wall-clock limit of training, validation not counted; 0 is none."""
+
+
+_DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select_on="ndcg@20")
+_PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
+    "dreamrec": {
+        "": _DREAMREC,
+        "kuairec": replace(_DREAMREC, learning_rate=5e-5),
+        "zhihu": replace(_DREAMREC, learning_rate=1e-2),
+    }
+}
+"""By backbone and data set ("" is any other). DreamRec's README trains 1000 epochs and selects nothing."""
+
+
+def published_training(backbone: str, dataset: str) -> PretrainConfig:
+    """The training settings that a backbone's authors published for a data set, but for the stopping rule.
+
+    Example:
+        >>> published_training("dreamrec", "zhihu").learning_rate
+        0.01
+    """
+    table = _PUBLISHED.get(backbone, {})
+    return table.get(dataset, table.get("", PretrainConfig()))
 
 
 @dataclass
@@ -98,23 +131,23 @@ class Pretrainer:
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
 
         Raises:
-            ValueError: for an unknown target, or a backbone of another catalogue.
+            ValueError: for an unknown target or objective, or a backbone of another catalogue or task.
         """
         self.config = config if config is not None else PretrainConfig()
         if self.config.target not in TARGETS:
             raise unknown_name("pretraining target", self.config.target, TARGETS)
+        if self.config.objective not in OBJECTIVES:
+            raise unknown_name("pretraining objective", self.config.objective, OBJECTIVES)
         if backbone.num_items != dataset.num_items:
             raise ValueError(
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
             )
-        self.dataset = dataset
+        check_task(type(backbone), dataset)
+        self.dataset = dataset.episodes
         self.device = resolve_device(device)
-        self.backbone = backbone.to(self.device)
+        self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
-        self.input, self.target = self._rows()
-        self.users = torch.nonzero(
-            self.input.counts(torch.arange(dataset.num_users, device=self.device))
-        ).flatten()
+        self.shown, self.target, self.users = self._examples()
         self.optimizer = torch.optim.AdamW(backbone.parameters(), self.config.learning_rate, weight_decay=0.0)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
@@ -143,7 +176,7 @@ class Pretrainer:
             if run_dir is not None and self._validates_now():
                 self.save(run_dir)
         self.backbone.load_state_dict(self._best_state)
-        self.backbone.eval()
+        self.backbone.eval().freeze_scores()
         return PretrainResult(self.backbone, self.history, self._best[1], self._best[0], self.seconds)
 
     def _step(self) -> dict[str, float]:
@@ -163,9 +196,11 @@ class Pretrainer:
 
     def _update(self, users: Tensor) -> float:
         """One gradient step on ``users`` (B,)."""
-        rows = self.input.dense(users)  # (B, I)
-        target = rows if self.target is self.input else self.target.dense(users)  # (B, I)
-        loss = self.backbone.elbo_loss(rows, target, self.generator)
+        shown = self.shown(users)  # (B, I) or (B, L)
+        target = shown if self.target is self.shown else self.target(users)  # (B, I) or (B,)
+        ranking = self.config.objective == "ranking"
+        loss_of = self.backbone.ranking_loss if ranking else self.backbone.elbo_loss
+        loss = loss_of(shown, target, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -199,13 +234,25 @@ class Pretrainer:
         waited = self.epoch - self._best[1]
         return self.epoch >= self.config.epochs or self._out_of_time() or 0 < self.config.patience <= waited
 
-    def _rows(self) -> tuple[SparseRows, SparseRows]:
-        """What is shown and what is to be predicted."""
-        whole = SparseRows(self.dataset.train.csr, self.device)
-        if self.config.target == "train":
-            return whole, whole
-        relevance = make_relevance(self.config.target, self.dataset, fraction=self.config.fraction)
-        return SparseRows(relevance.visible, self.device), whole
+    def _examples(self) -> tuple[Look, Look, Tensor]:
+        """What is shown and what is to be predicted of users (B,), and the users (n,) learnt from."""
+        if isinstance(self.dataset, RowDataset):
+            if self.config.target != "train":
+                raise ValueError(
+                    f"target={self.config.target!r}: in sequential data the next item is the target"
+                )
+            rows = self.dataset.rows_of("train")
+            items = torch.full((self.dataset.num_users,), -1, device=self.device)  # (R,)
+            items[torch.as_tensor(rows)] = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64)
+            users = torch.as_tensor(rows, device=self.device)
+            return self.backbone.shown(self.dataset, self.device), lambda some: items[some], users
+        whole = part = SparseRows(self.dataset.train.csr, self.device)
+        if self.config.target != "train":
+            relevance = make_relevance(self.config.target, self.dataset, fraction=self.config.fraction)
+            part = SparseRows(relevance.visible, self.device)
+        users = torch.nonzero(part.counts(torch.arange(self.dataset.num_users, device=self.device))).flatten()
+        shown = part.dense
+        return shown, shown if part is whole else whole.dense, users
 
     def save(self, folder: Path | str) -> None:
         """Write everything that training needs to go on, atomically."""
@@ -255,7 +302,7 @@ def pretrain(
         dataset: what to learn from.
         backbone: a registry name (its published configuration is taken, the weights are drawn from
             ``seed``), or a model to go on with; it is trained in place.
-        config: settings.
+        config: settings; None takes those of ``published_training``.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         run_dir: where the resume state goes.
@@ -272,6 +319,8 @@ def pretrain(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = make_backbone(backbone, dataset.num_items, published_config(backbone, dataset.name))
+    if config is None:
+        config = published_training(backbone.name, dataset.name)
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)
     if resume and run_dir is not None:
         trainer.load(run_dir)

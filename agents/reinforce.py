@@ -16,6 +16,7 @@ from agents import advantages
 from agents.config import TrainerConfig
 from agents.crossings import list_parts
 from agents.estimators import ESTIMATORS, rao_blackwell, score_function
+from agents.linear_estimator import linear_parts, linear_pathwise
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
@@ -38,6 +39,9 @@ class ReinforceConfig(TrainerConfig):
     """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
     kl_weight: float = 0.0
     """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381)."""
+    pairs: int = 4
+    """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding: see
+    ``agents.linear_estimator``."""
     share_first_step: bool = True
     """Compute the first mean once a user instead of once an episode."""
 
@@ -104,11 +108,7 @@ class Reinforce(FineTuner):
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
         if self.config.estimator != "score":
-            list_parts(self.env.problem.reward_fn)
-            if self.policy.backbone.dim != self.env.problem.num_items:
-                raise ValueError(
-                    f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'"
-                )
+            self._check_reward()
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
                 "the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std"
@@ -142,7 +142,12 @@ class Reinforce(FineTuner):
             scale *= self.policy.num_steps / len(rollout.steps)
         reward_fn = self.env.problem.reward_fn
         if config.estimator == "pathwise":
-            out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
+            if self.env.problem.score_table is None:
+                out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
+            else:
+                pairs, generator = config.pairs, self.noise_generator
+                slope = linear_pathwise(rollout, self.policy, self.env.problem, pairs, generator, scale)
+                out = {last: slope}
         elif config.estimator == "rao_blackwell":
             out = score_function(
                 rollout, self.policy, advantage * scale, tuple(t for t in rollout.steps if t != last)
@@ -155,6 +160,23 @@ class Reinforce(FineTuner):
             for t, gradient in self._kl_derivatives(rollout, scale).items():
                 out[t] = out[t] - config.kl_weight * gradient if t in out else -config.kl_weight * gradient
         return out
+
+    def _check_reward(self) -> None:
+        """Refuse a reward that the configured estimator cannot take apart."""
+        problem = self.env.problem
+        if problem.score_table is None:
+            list_parts(problem.reward_fn)
+            if problem.dim != problem.num_items:
+                raise ValueError(
+                    f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'"
+                )
+            return
+        if self.config.estimator != "pathwise":
+            raise ValueError(
+                f"estimator {self.config.estimator!r} needs u_0 to be the item scores; 'pathwise' and "
+                "'score' know embeddings"
+            )
+        linear_parts(problem.reward_fn, self._train_users[:1].to(self.device))
 
     def _kl_derivatives(self, rollout: Rollout, scale: float) -> dict[int, Tensor]:
         """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference) / std^2, batch mean."""

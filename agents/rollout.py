@@ -102,9 +102,14 @@ def roll_out(
     group = env.num_envs // users.numel()
     out = Rollout(users=users, steps=wanted)
     share_first = share_first and not env.problem.needs_noise  # noised episodes of a user start apart
-    observation, _ = env.reset(options={"user": users.repeat_interleave(group)})
+    seed = None  # where starts are drawn: from the caller's generator, so that a run can be repeated
+    if env.problem.needs_noise and generator is not None:
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    observation, _ = env.reset(seed=seed, options={"user": users.repeat_interleave(group)})
     u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
-    context = env.problem.context(users if share_first else users.repeat_interleave(group))
+    context = policy.encode(env.problem.context(users))  # (B, H) or None: a user's episodes share it
+    if context is not None and not share_first:
+        context = context.repeat_interleave(group)  # (N, H)
     for t in range(total):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (pathwise or t in wanted)):
             mean = policy.mean(u, t, context)  # (B, D) if t = 0 and shared, else (N, D)

@@ -112,7 +112,8 @@ class RewardWeighted(FineTuner):
         losses, norms = [], []
         for _ in range(self.config.regressions):
             state, k, context = self._states(rollout)
-            x0 = self.policy.backbone.predict_x0(state, self.policy.diffusion.network_timestep(k), context)
+            step, condition = self.policy.diffusion.network_timestep(k), self.policy.encode(context)
+            x0 = self.policy.backbone.predict_x0(state, step, condition)  # (N, D)
             error = (x0 - rollout.u0) / self.policy.std[-1]  # (N, D)
             loss = 0.5 * (weight * error.square()).mean()
             self.optimizer.zero_grad(set_to_none=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refit_env import EnvEntry, entry, env_ids
+from refit_env.backbones import backbone_class
 from refit_env.data import load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.envs.denoising import DenoisingEnv
@@ -72,13 +73,16 @@ def origin(row: EnvEntry) -> list[tuple[str, str]]:
         made = f"{row.dataset}, made by `refit_env.data.synthesize`; no file needed"
         return [("data set", made), ("users, items (D)", f"{dataset.num_users:,}, {dataset.num_items:,}")]
     source = CATALOG[row.dataset]
-    counts = [] if source.counts is None else [("users, items (D)", "{:,}, {:,}".format(*source.counts))]
+    what = "sessions, items" if row.task == "sequential" else "users, items (D)"
+    counts = [] if source.counts is None else [(what, "{:,}, {:,}".format(*source.counts))]
     return [("data set", f"{row.dataset}, from {source.page}"), ("licence", source.licence), *counts]
 
 
 def example(row: EnvEntry) -> str:
     """How to make the environment."""
     data = ', data="my-data"' if row.dataset is None else ""
+    if backbone_class(row.backbone).embedding:  # a trained model scores its vectors
+        data += ', checkpoint="runs/pretrained"'
     return f"""```python
 import gymnasium as gym
 import refit_env

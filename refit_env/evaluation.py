@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -25,6 +24,9 @@ from refit_env.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
 ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
 
+LENGTHS: dict[str, tuple[int, ...]] = {"cf": (10, 20), "sequential": (5, 10, 20, 50)}
+"""List lengths that are reported where nothing is said, by task; others' are those of ``cf``."""
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -33,7 +35,8 @@ class Evaluation:
     Attributes:
         users: (n,) int64, those with at least one relevant item, ascending.
         per_user: metric name (``"recall@20"``) -> (n,) float64.
-        num_users: of the whole data set (``means_over_all`` divides by it).
+        num_users: of the whole data set (``means_over_all`` divides by it); of a sequential set, the
+            split's rows, those without a history included.
         lists: (n, K) int64 the longest lists, best item first; -1 where no unseen item is left.
         num_items: I.
     """
@@ -63,7 +66,7 @@ def evaluate(
     dataset: Dataset,
     split: str = "test",
     *,
-    ks: Sequence[int] = (10, 20),
+    ks: Sequence[int] | None = None,
     users: npt.NDArray[np.int64] | None = None,
     batch: int = 512,
     device: torch.device | str = "cpu",
@@ -75,9 +78,11 @@ def evaluate(
 
     Args:
         score: the model: users (B,) -> scores (B, I) on ``device``.
-        dataset: gives the relevant items and what is masked.
+        dataset: gives the relevant items and what is masked. Of a sequential set, the users are its rows
+            (``dataset.episodes``): each has one relevant item, its target, so Recall is the hit rate; all
+            items are ranked, nothing is masked, and rows without a history are left out.
         split: ``"valid"`` (train items masked) or ``"test"`` (train and validation items masked).
-        ks: list lengths.
+        ks: list lengths; None is 10 and 20, and for a sequential set 5 and 50 too.
         users: evaluate only these (among those with relevant items); None takes all.
         batch: users scored at a time.
         device: where the metrics are computed.
@@ -88,8 +93,12 @@ def evaluate(
     """
     if split not in ("valid", "test"):
         raise unknown_name("evaluation split", split, ("valid", "test"))
+    dataset = dataset.episodes
+    if ks is None:
+        usual = LENGTHS.get(dataset.task, LENGTHS["cf"])
+        ks = [k for k in usual if k <= max(20, dataset.num_items)]  # 50 where the catalogue is so large
     _check_lengths(ks, dataset.num_items)
-    masked = dataset.train.csr if split == "valid" else sp.csr_matrix(dataset.train.csr + dataset.valid.csr)
+    masked = dataset.masked(split)
     truth = without(dataset.split(split).csr, masked)
     chosen = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
     if users is not None:
@@ -103,7 +112,9 @@ def evaluate(
         lists.append(ranked.cpu())
         found.append(values)
     per_user = {name: torch.cat([f[name] for f in found]).double().cpu().numpy() for name in found[0]}
-    return Evaluation(chosen, per_user, dataset.num_users, torch.cat(lists).numpy(), dataset.num_items)
+    return Evaluation(
+        chosen, per_user, dataset.population(split), torch.cat(lists).numpy(), dataset.num_items
+    )
 
 
 def _rank(

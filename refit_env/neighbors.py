@@ -26,7 +26,9 @@ SLACK = 1e-9
 """Relative difference below which two similarities from floating-point sums may be the same."""
 
 
-def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[np.float32]]:
+def nearest_users(
+    matrix: sp.csr_matrix, k: int = 10, groups: Ids | None = None
+) -> tuple[Ids, npt.NDArray[np.float32]]:
     """Find each user's most similar other users.
 
     Similarity is the cosine of the rows (as in the ReFiT reward, arXiv 2511.06937). Users without a common
@@ -36,6 +38,8 @@ def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[
     Args:
         matrix: (U, I) sparse rows, not negative.
         k: M.
+        groups: (U,) the group of each user; members of one group (the rows of one session) are no
+            neighbours of each other. None: everyone is a group.
 
     Returns:
         (U, M) int64 user ids, best first, and (U, M) float32 similarities; -1 and 0 where a user has fewer.
@@ -54,6 +58,8 @@ def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[
     if rows.nnz and rows.data.min() < 0:
         raise ValueError("nearest_users takes rows without negative values")
     count = rows.shape[0]
+    groups = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(groups)[groups]  # (U,) 1 where everyone is a group
     square = np.asarray(rows.multiply(rows).sum(1)).ravel()  # (U,) squared lengths
     length = np.sqrt(np.maximum(square, 1e-300))
     across = sp.csr_matrix(sp.diags(1.0 / length) @ rows).T.tocsr()  # (I, U), unit columns
@@ -65,15 +71,19 @@ def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[
         part = slice(start, min(start + CHUNK, count))
         # Rows are left at their own length, which does not change who is nearest.
         found = sp.csr_matrix(sp_matmul_topn(rows[part], across, top_n=depth, sort=True))
-        found = _widen(found, rows[part], across, depth, k)
-        row, column, value = _others(found, start)
+        found = _widen(found, rows[part], across, depth, k - 1 + sizes[part])
+        row, column, value = _others(found, start, groups)
         dot = value * length[column]  # (n,)
         if whole:
             dot = np.round(dot)
         # Cosine squared, times the row's own square. A quotient of whole numbers is rounded correctly, so
         # equal cosines have equal keys.
         key = dot * dot / square[column]  # (n,)
-        place, order = _places(row, column, key if whole else _nine_digits(key), found.shape[0])
+        key = key if whole else _nine_digits(key)
+        if found.nnz > found.shape[0] * depth:  # widened: most candidates are far from the list
+            near = _near(row, key, found.shape[0], k)
+            row, column, dot, key = row[near], column[near], dot[near], key[near]
+        place, order = _places(row, column, key, found.shape[0])
         kept = place < k
         row, column, place, dot = row[order][kept], column[order][kept], place[kept], dot[order][kept]
         users[row + start, place] = column
@@ -82,12 +92,15 @@ def nearest_users(matrix: sp.csr_matrix, k: int = 10) -> tuple[Ids, npt.NDArray[
 
 
 def _widen(
-    found: sp.csr_matrix, rows: sp.csr_matrix, across: sp.csr_matrix, depth: int, k: int
+    found: sp.csr_matrix, rows: sp.csr_matrix, across: sp.csr_matrix, depth: int, edge_place: Ids
 ) -> sp.csr_matrix:
-    """Give rows all their candidates where more than ``SPARE`` tie at the edge of the list."""
+    """Give rows all their candidates where more than ``SPARE`` tie at the edge of the list.
+
+    ``edge_place`` (n,): where the list's last place is at the latest, the own group's members included.
+    """
     counts = np.diff(found.indptr)
     full = np.flatnonzero(counts == depth)  # only here may a candidate have been left out
-    edge = found.data[found.indptr[full] + min(k, depth - 1)]  # the list's last place, itself included
+    edge = found.data[found.indptr[full] + np.minimum(edge_place[full], depth - 1)]
     least = found.data[found.indptr[full] + depth - 1]
     cut = full[(least >= edge * (1 - SLACK)) & (depth < across.shape[1])]
     if not cut.size:
@@ -100,12 +113,25 @@ def _widen(
     return out
 
 
-def _others(found: sp.csr_matrix, start: int) -> tuple[Ids, Ids, Floats]:
-    """Row, column and value (n,) of every candidate that is not the user itself."""
+def _others(found: sp.csr_matrix, start: int, groups: Ids) -> tuple[Ids, Ids, Floats]:
+    """Row, column and value (n,) of every candidate of another group than the user's."""
     row = np.repeat(np.arange(found.shape[0], dtype=np.int64), np.diff(found.indptr))
     column, value = found.indices.astype(np.int64), np.asarray(found.data)
-    other = (column != row + start) & (value > 0)
+    other = (groups[column] != groups[row + start]) & (value > 0)
     return row[other], column[other], value[other]
+
+
+def _near(row: Ids, key: Floats, count: int, k: int) -> npt.NDArray[np.bool_]:
+    """(n,) whether a candidate is at least as similar as its row's k-th; ``row`` (n,) ascends.
+
+    Sorting all candidates of rows with thousands of them would cost ten times this.
+    """
+    edge = np.full(count, -np.inf)
+    ends = np.searchsorted(row, np.arange(count + 1))
+    for r in np.flatnonzero(np.diff(ends) > k):
+        part = key[ends[r] : ends[r + 1]]
+        edge[r] = np.partition(part, part.size - k)[part.size - k]
+    return np.asarray(key >= edge[row])
 
 
 def _places(row: Ids, column: Ids, key: Floats, count: int) -> tuple[Ids, Ids]:
@@ -124,18 +150,19 @@ def _nine_digits(value: Floats) -> Floats:
 _KNOWN: OrderedDict[tuple[str, int], Ids] = OrderedDict()
 
 
-def cached_neighbors(matrix: sp.csr_matrix, k: int) -> Ids:
-    """``nearest_users(matrix, k)[0]``, kept for the next who asks with the same rows (the last eight).
+def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -> Ids:
+    """``nearest_users(matrix, k, groups)[0]``, kept for the next who asks with the same (the last eight).
 
     The key is the rows' content, so that environments, agents and evaluations of one process that build
     the same rows independently share the search.
     """
     digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
-    for array in (matrix.indptr, matrix.indices, matrix.data):
+    arrays = (matrix.indptr, matrix.indices, matrix.data, *(() if groups is None else (groups,)))
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).data)
     key = (digest.hexdigest(), k)
     if key not in _KNOWN:
-        _KNOWN[key] = nearest_users(matrix, k)[0]
+        _KNOWN[key] = nearest_users(matrix, k, groups)[0]
         _KNOWN[key].setflags(write=False)
     _KNOWN.move_to_end(key)
     while len(_KNOWN) > 8:

@@ -1,6 +1,9 @@
 """A pretrained diffusion recommender seen as a policy: pi(a | s) = N(mean(u, t), std_t^2 I).
 
-Letters: B users in a batch, D size of the diffused vector, I items, T denoising steps,
+A ``context`` is what an environment shows besides u (a history), or that encoded by ``encode``, which spares
+a chain's later steps the encoding. None where u is all there is.
+
+Letters: B users in a batch, D size of the diffused vector, C size of a context, I items, T denoising steps,
 t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
 """
 
@@ -15,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from refit_env.backbones import make_backbone
-from refit_env.backbones.base import Backbone
+from refit_env.backbones.base import Backbone, Condition, Context, check_task
 from refit_env.checkpoint import load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
-from refit_env.data.rows import SparseRows
 from refit_env.errors import CheckpointError
 
 Reduction = Literal["mean", "sum"]
@@ -92,19 +94,24 @@ class DiffusionPolicy(nn.Module):
         """K = T-1-t, the diffusion literature's index of the episode's step t."""
         return self.num_steps - 1 - t
 
-    def mean(self, u: Tensor, t: int | Tensor, context: Tensor | None = None) -> Tensor:
+    def encode(self, context: Context) -> Condition | None:
+        """The context encoded, once for all steps of a chain; its graph reaches the encoder's weights."""
+        return self.backbone.encode(context) if isinstance(context, Tensor) else context
+
+    def mean(self, u: Tensor, t: int | Tensor, context: Context = None) -> Tensor:
         """Mean of the next vector.
 
         Args:
             u: (B, D) the current vectors.
             t: the episode's step, one for all or (B,) int64.
-            context: (B, C) what the network is conditioned on, or None.
+            context: (B, C) what the network is conditioned on, as shown or encoded, or None.
 
         Returns:
             (B, D); at t = T-1 it is the network's x0 prediction itself.
         """
         k = self.timestep(t)
-        x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), context)  # (B, D)
+        condition = self.encode(context)  # (B, H) or None
+        x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), condition)  # (B, D)
         return self.diffusion.posterior_mean(x0, u, k)  # (B, D)
 
     def step_std(self, t: int | Tensor) -> Tensor:
@@ -115,7 +122,7 @@ class DiffusionPolicy(nn.Module):
         self,
         u: Tensor,
         t: int | Tensor,
-        context: Tensor | None = None,
+        context: Context = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw the next vector, (B, D)."""
@@ -128,7 +135,7 @@ class DiffusionPolicy(nn.Module):
         action: Tensor,
         u: Tensor,
         t: int | Tensor,
-        context: Tensor | None = None,
+        context: Context = None,
         reduction: Reduction = "sum",
     ) -> Tensor:
         """Log-density of the action.
@@ -158,38 +165,41 @@ class DiffusionPolicy(nn.Module):
         each = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)  # (B, D)
         return each.sum(1) if reduction == "sum" else each.mean(1)
 
-    def denoise(self, u: Tensor, context: Tensor | None = None) -> Tensor:
+    def denoise(self, u: Tensor, context: Context = None) -> Tensor:
         """Run the noise-free chain from u_T (B, D) to u_0 (B, D)."""
+        condition = self.encode(context)  # (B, H) or None
         for t in range(self.num_steps):
-            u = self.mean(u, t, context)  # (B, D)
+            u = self.mean(u, t, condition)  # (B, D)
         return u
 
     @torch.no_grad()
-    def recommend_scores(self, users: Tensor, rows: Tensor) -> Tensor:
-        """(B, I) scores of ``users`` (B,) whose visible histories are ``rows`` (B, I); deterministic."""
+    def recommend_scores(self, users: Tensor, shown: Tensor) -> Tensor:
+        """(B, I) scores of ``users`` (B,) of whom ``shown`` is seen (rows or histories); deterministic."""
         was_training = self.training
         self.eval()
-        start = self.backbone.initial_state(users, rows)  # (B, D)
-        scores = self.backbone.scores(self.denoise(start, self.backbone.context(users, rows)), users)
+        start = self.backbone.initial_state(users, shown)  # (B, D)
+        scores = self.backbone.scores(self.denoise(start, self.backbone.context(users, shown)), users)
         self.train(was_training)
         return scores
 
     def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:
         """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.evaluate`` takes.
 
-        Histories are the train rows, as in the published protocol. For a data set of another catalogue
-        the function is refused here, before any work is done.
+        What is seen of users (``dataset.episodes``) are their train rows, or the histories of rows, as in the
+        published protocols. For a data set of another catalogue or task the function is refused here, before
+        any work is done.
 
         Raises:
-            ValueError: if the data set has another number of items than the policy.
+            ValueError: if the data set has another number of items than the policy, or another task.
         """
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
                 f"the policy ranks {self.backbone.num_items} items, "
                 f"data set {dataset.name!r} has {dataset.num_items}"
             )
-        rows = SparseRows(dataset.train.csr, self.device)
-        return lambda users: self.recommend_scores(users, rows.dense(users))
+        check_task(type(self.backbone), dataset)
+        shown = self.backbone.shown(dataset, self.device)
+        return lambda users: self.recommend_scores(users, shown(users))
 
     def save(self, folder: Path | str, dataset: str = "") -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
@@ -219,6 +229,7 @@ class DiffusionPolicy(nn.Module):
         try:
             backbone = make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
             backbone.load_state_dict(state)
+            backbone.freeze_scores()
             policy = cls(backbone, meta["num_steps"], meta["exploration_std"])
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error

@@ -28,8 +28,9 @@ class EnvEntry:
         backbone: name of the diffusion recommender whose chains the episodes are.
         num_steps: T, the default length of an episode.
         relevance: default relevance mode; None lets the data decide (``"recent"`` where rows stand in
-            order of time, else ``"holdout"``). Sets that were split at random keep ``"holdout"`` even
-            where time is known: there the latest train items are no better a picture of the test items.
+            order of time, ``"train"`` for sequential sets, else ``"holdout"``). Sets that were split at
+            random keep ``"holdout"`` even where time is known: there the latest train items are no better a
+            picture of the test items.
         reward: default reward.
         k: default length of the recommended list.
     """
@@ -63,6 +64,9 @@ TABLE: tuple[EnvEntry, ...] = (
     EnvEntry("ReFiT-Yelp2018-v0", "yelp2018"),
     EnvEntry("ReFiT-Anime-v0", "anime"),
     EnvEntry("ReFiT-Gowalla-v0", "gowalla"),
+    EnvEntry("ReFiT-YooChoose-v0", "yoochoose", "sequential", "dreamrec", num_steps=10, relevance="train"),
+    EnvEntry("ReFiT-KuaiRec-v0", "kuairec", "sequential", "dreamrec", num_steps=10, relevance="train"),
+    EnvEntry("ReFiT-Zhihu-v0", "zhihu", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-Custom-v0", None, relevance=None),
 )
 """Every id of this package."""

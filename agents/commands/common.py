@@ -16,6 +16,7 @@ from agents.resources import Usage
 from agents.runs import CONFIG, RunError, RunFolder
 from agents.stats import paired_bootstraps
 from refit_env.evaluation import Evaluation
+from refit_env.policy import DiffusionPolicy
 from refit_env.registration import EnvEntry, entry
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
@@ -65,6 +66,16 @@ class Target:
     def env_kwargs(self) -> dict[str, Any]:
         """What ``gym.make_vec`` needs to find the data."""
         return {} if self.data is None else {"data": self.data}
+
+
+def judge_kwargs(policy: DiffusionPolicy, run: Path, target: Target) -> dict[str, Any]:
+    """What an environment must be told of a run's policy, so that it judges its chains by the same model.
+
+    The backbone, where it is not the id's own, and the run itself where only a trained model scores u_0.
+    """
+    own = policy.backbone.name
+    out: dict[str, Any] = {} if own == target.spec.backbone else {"backbone": own}
+    return out | ({"checkpoint": str(run.resolve())} if policy.backbone.embedding else {})
 
 
 def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any] | None = None) -> Target:

@@ -21,6 +21,7 @@ from agents.commands.common import (
     comparison,
     comparison_table,
     cost,
+    judge_kwargs,
     parse,
     parse_options,
     parse_reward,
@@ -105,23 +106,22 @@ class Finetune:
         """Fine-tune, evaluate, and write the run folder."""
         init = RunFolder.open(self.init)
         target = choose_target(self.env, self.data, fallback=init.config)
+        policy = DiffusionPolicy.load(init.path)
+        env_kwargs = self.goal.env_kwargs() | judge_kwargs(policy, init.path, target)
         settings = {
             "env": target.env_id,
             "data": target.data,
             "seed": self.seed,
             "init": str(self.init),
-            "env_kwargs": self.goal.env_kwargs(),
+            "env_kwargs": env_kwargs,
             "num_steps": self.num_steps,
             "algorithm": self.algorithm,
             "preset": self.preset,
             "agent": plain(self.agent),
         }
-        policy = DiffusionPolicy.load(init.path)
         if self.num_steps is not None:
             policy = DiffusionPolicy(policy.backbone, self.num_steps, policy.exploration_std)
-        agent = make_agent(
-            policy, target, self.agent, self.goal.env_kwargs(), self.seed, self.device, self.algorithm
-        )
+        agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device, self.algorithm)
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)
         else:  # after all that can be refused: a mistake leaves no run in the way

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -29,7 +30,7 @@ from agents.commands.common import (
     reported,
 )
 from agents.plots import column, plot_curves
-from agents.pretrain import STATE_NAME, PretrainConfig, Pretrainer
+from agents.pretrain import STATE_NAME, PretrainConfig, Pretrainer, published_training
 from agents.resources import measure
 from agents.runlog import RunLog, read_log
 from agents.runs import CURVE, RunFolder
@@ -37,6 +38,7 @@ from refit_env.backbones import Backbone, make_backbone, published_config
 from refit_env.data import Dataset, load_dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
+from refit_env.registration import entry, env_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,8 @@ class Pretrain:
     """``auto``, ``cpu``, ``cuda`` ..."""
     init: FolderOption = None
     """Run folder of a trained model to go on with, instead of new weights."""
+    backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """The diffusion recommender; the environment's unless told otherwise."""
     num_steps: NumberOption = None
     """T of the saved policy's chain; the environment's unless told otherwise."""
     backbone_options: tuple[str, ...] = ()
@@ -82,14 +86,14 @@ class Pretrain:
             "seed": self.seed,
             "init": None if self.init is None else str(self.init),
             "num_steps": self.num_steps,
-            "backbone": options,
+            "backbone": options if self.backbone is None else options | {"name": self.backbone},
             "pretrain": plain(self.training),
         }
         dataset = load_dataset(target.dataset)
         if earlier is None:
-            backbone = new_backbone(target, dataset, options, self.seed)
-        elif options:
-            raise ValueError("--backbone-options cannot change the trained model of --init")
+            backbone = new_backbone(target, dataset, options, self.seed, self.backbone)
+        elif options or self.backbone:
+            raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
         else:
             backbone = DiffusionPolicy.load(earlier.path).backbone
         trainer = Pretrainer(dataset, backbone, self.training, seed=self.seed, device=self.device)
@@ -104,9 +108,11 @@ class Pretrain:
         return 0
 
 
-def new_backbone(target: Target, dataset: Dataset, options: Mapping[str, Any], seed: int) -> Backbone:
-    """Make the environment's backbone: published settings but for ``options``, weights from ``seed``."""
-    name = target.spec.backbone
+def new_backbone(
+    target: Target, dataset: Dataset, options: Mapping[str, Any], seed: int, name: str | None = None
+) -> Backbone:
+    """Make a backbone, the environment's unless named: published settings but for ``options``."""
+    name = name or target.spec.backbone
     published = plain(published_config(name, dataset.name))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -188,5 +194,12 @@ def _table(report: Mapping[str, Any], title: str) -> Table:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run the command with the words that follow its name."""
-    return parse(Pretrain, words).run()
+    """Run the command with the words that follow its name; settings begin as published for its data."""
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    chooser.add_argument("--env", default="")
+    chooser.add_argument("--backbone", default="")
+    found = chooser.parse_known_args(list(words))[0]
+    row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
+    name = found.backbone or (row.backbone if row is not None else "")
+    training = published_training(name, (row.dataset if row is not None else None) or "")
+    return parse(Pretrain, words, Pretrain(out=tyro.MISSING, training=training)).run()

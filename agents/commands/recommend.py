@@ -28,7 +28,7 @@ class Recommend:
     run_dir: Annotated[Path, tyro.conf.arg(name="run")]
     """The run folder."""
     user: int
-    """The user's id, 0 to the number of users less 1."""
+    """The user's id, 0 to the number of users less 1; of sequential data, a row's."""
     top: int = 10
     """Length of the list."""
     env: EnvOption = None
@@ -43,7 +43,7 @@ class Recommend:
     def run(self) -> int:
         """Rank and print."""
         folder = RunFolder.open(self.run_dir)
-        dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset)
+        dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset).episodes
         policy = DiffusionPolicy.load(folder.path, resolve_device(self.device))
         items = recommend(policy, dataset, self.user, self.top)
         if self.json:

@@ -6,22 +6,45 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from refit_env.backbones.base import Backbone
+from refit_env.backbones.base import Backbone, Condition, Context, check_task
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
+from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
+from refit_env.backbones.dreamrec import DreamRec
 from refit_env.errors import unknown_name
 
-__all__ = ["Backbone", "backbone_names", "make_backbone", "published_config"]
+__all__ = [
+    "Backbone",
+    "Condition",
+    "Context",
+    "backbone_class",
+    "backbone_names",
+    "check_task",
+    "make_backbone",
+    "published_config",
+]
 
-_BACKBONES: dict[str, type[Backbone]] = {DiffRec.name: DiffRec}
-_PUBLISHED: dict[str, Mapping[str, Any]] = {DiffRec.name: DIFFREC_PUBLISHED}
+_BACKBONES: dict[str, type[Backbone]] = {DiffRec.name: DiffRec, DreamRec.name: DreamRec}
+_PUBLISHED: dict[str, Mapping[str, Any]] = {
+    DiffRec.name: DIFFREC_PUBLISHED,
+    DreamRec.name: DREAMREC_PUBLISHED,
+}
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
-"""Data sets without a published configuration of their own that take a related one's; others take ML-1M's."""
+"""Data sets without a published configuration of their own that take a related one's."""
+_DEFAULT = {DiffRec.name: "ml-1m", DreamRec.name: "yoochoose"}
+"""Whose configuration all others take."""
 
 
 def backbone_names() -> list[str]:
     """The names for ``make_backbone``."""
     return sorted(_BACKBONES)
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """Return the class of a backbone; a ValueError with a did-you-mean for an unknown name."""
+    if name not in _BACKBONES:
+        raise unknown_name("backbone", name, _BACKBONES)
+    return _BACKBONES[name]
 
 
 def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | None = None) -> Backbone:
@@ -39,9 +62,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
         >>> make_backbone("diffrec", 50, {"hidden": (8,), "num_steps": 5}).dim
         50
     """
-    if name not in _BACKBONES:
-        raise unknown_name("backbone", name, _BACKBONES)
-    cls = _BACKBONES[name]
+    cls = backbone_class(name)
     if not is_dataclass(config):
         config = _from_mapping(cls.config_class, config or {})
     if not isinstance(config, cls.config_class):
@@ -55,12 +76,12 @@ def published_config(backbone: str, dataset: str) -> Any:
     """The configuration that the backbone's authors published for a data set.
 
     A data set that they did not treat takes that of the most similar one (``yelp`` for check-ins and
-    reviews with tens of thousands of items, ``ml-1m`` else).
+    reviews with tens of thousands of items, ``ml-1m`` else; DreamRec's is that of ``yoochoose``).
     """
     if backbone not in _PUBLISHED:
         raise unknown_name("backbone", backbone, _PUBLISHED)
     table = _PUBLISHED[backbone]
-    return table.get(_LIKE.get(dataset, dataset), table["ml-1m"])
+    return table.get(_LIKE.get(dataset, dataset), table[_DEFAULT[backbone]])
 
 
 def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:

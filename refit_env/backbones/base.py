@@ -1,18 +1,48 @@
 """What every diffusion backbone offers: the denoiser, its schedule, where chains start, what scores are.
 
-Letters: B users in a batch, D size of the diffused vector, I items, C size of a context.
+Two families differ in what u is. For the CF backbones u is an interaction row: D = I, chains start from the
+history, u_0 are the scores. For the others u lives in an embedding space: D is its size, and only a trained
+backbone can turn u_0 into scores.
+
+What a backbone is *shown* of a user is its own affair (``shown``): a row (B, I), or a short history (B, L).
+The functions below that take ``shown`` are given what it makes.
+
+Letters: B users in a batch, D size of the diffused vector, I items, C size of a context, H of its encoding,
+L history length.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
 from refit_env.diffusion import Diffusion
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A context as the network sees it, encoded once for a whole chain.
+
+    Attributes:
+        value: (B, H), with its graph.
+    """
+
+    value: Tensor
+
+    def repeat_interleave(self, repeats: int, dim: int = 0) -> Condition:
+        """Repeat each user's row, as ``Tensor.repeat_interleave`` does."""
+        return Condition(self.value.repeat_interleave(repeats, dim))
+
+
+Context = Tensor | Condition | None
+"""What a network is conditioned on: as an environment shows it (B, C), encoded already, or nothing."""
 
 
 class Backbone(nn.Module, ABC):
@@ -21,6 +51,9 @@ class Backbone(nn.Module, ABC):
     Attributes:
         name: its name in the registry.
         conditional: whether the network sees a context besides u; only then may a chain start from noise.
+        embedding: whether u lives in an embedding space, so that scoring takes trained weights.
+        tasks: the tasks whose data sets it is for.
+        start: where its chains start unless an environment is told otherwise.
         num_items: I.
         dim: D.
         diffusion: the schedule of training, T steps.
@@ -29,6 +62,9 @@ class Backbone(nn.Module, ABC):
     name: ClassVar[str]
     config_class: ClassVar[type]
     conditional: ClassVar[bool] = False
+    embedding: ClassVar[bool] = False
+    tasks: ClassVar[tuple[str, ...]] = ("cf", "social", "poi")
+    start: ClassVar[str] = "history"
 
     num_items: int
     dim: int
@@ -36,39 +72,84 @@ class Backbone(nn.Module, ABC):
     config: Any
 
     @abstractmethod
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean vectors.
 
         Args:
             u: (B, D) noisy vectors.
             timestep: index in the chain of training, one for all or (B,) int64.
-            context: (B, C) or None.
+            condition: the encoded context (B, H), or None.
 
         Returns:
             (B, D).
         """
 
     @abstractmethod
-    def elbo_loss(self, rows: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The training loss, a scalar.
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The published training loss, a scalar.
 
         Args:
-            rows: (B, I) the interactions that are noised and shown.
-            target: (B, I) what the network must predict; ``rows`` itself in published training.
+            shown: what is shown of the users: (B, I) interactions that are noised, or (B, L) histories.
+            target: what the network must predict: (B, I) rows (in published training, ``shown`` itself), or
+                (B,) int64 items.
             generator: source of the noise and of the steps drawn.
         """
 
-    def initial_state(self, users: Tensor, rows: Tensor) -> Tensor:
-        """u_T (B, D) of ``users`` (B,) with visible histories ``rows`` (B, I): the history itself."""
-        return rows
+    def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A loss that ranks the target above all other items, a scalar; arguments as in ``elbo_loss``.
 
-    def context(self, users: Tensor, rows: Tensor) -> Tensor | None:
-        """What the network is conditioned on, (B, C), or None."""
+        Raises:
+            ValueError: if the backbone has none.
+        """
+        raise ValueError(f"backbone {self.name!r} has no ranking objective; train it with objective='elbo'")
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """Make the function users (B,) -> what is shown of them; here their train rows (B, I) float32.
+
+        Users are those of ``dataset.episodes``.
+
+        Raises:
+            ValueError: if the backbone is not for such a data set.
+        """
+        return SparseRows(dataset.episodes.train.csr, device).dense
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """The mean of u_T (B, D) of ``users`` (B,) of whom ``shown`` is seen; here the row itself.
+
+        Evaluation starts its noise-free chain there.
+        """
+        return shown
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """What the network is conditioned on, (B, C) float32, as environments show it; or None."""
         return None
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """Lowest and highest value and size C of a context; None if there is none."""
+        return None
+
+    def encode(self, context: Tensor) -> Condition:
+        """The context (B, C) as the network sees it (B, H)."""
+        return Condition(context)
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
         """Item scores (B, I) of denoised vectors ``u0`` (B, D): the vectors themselves where D = I."""
         return u0
+
+    def score_table(self) -> Tensor | None:
+        """The slope (I, D) of the scores in u_0 where they are linear in it; None elsewhere."""
+        return None
+
+    def largest(self) -> float:
+        """The largest number, by size, that a clean vector holds; where u holds scores, 1."""
+        return 1.0
+
+    def freeze_scores(self) -> None:
+        """Stop training the weights that ``scores`` uses.
+
+        An environment scores u_0 by the pretrained weights. A policy that fine-tuning could move away from
+        them would be judged by one ruler and rewarded by another.
+        """
 
     @property
     def output_layer(self) -> nn.Linear:
@@ -82,3 +163,12 @@ class Backbone(nn.Module, ABC):
     def config_dict(self) -> dict[str, Any]:
         """The configuration as JSON-plain values."""
         return asdict(self.config)
+
+
+def check_task(backbone: type[Backbone], dataset: Dataset) -> None:
+    """Raise ``ValueError`` if a backbone is not for the data set's task."""
+    if dataset.task not in backbone.tasks:
+        raise ValueError(
+            f"backbone {backbone.name!r} is for {', '.join(backbone.tasks)} data; "
+            f"data set {dataset.name!r} is {dataset.task}"
+        )

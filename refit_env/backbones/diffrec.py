@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.base import Backbone
+from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.sampling import StepSampler
 from refit_env.diffusion import Diffusion, betas
 
@@ -115,25 +115,25 @@ class DiffRec(Backbone):
             hidden = layer(torch.tanh(hidden))
         return hidden
 
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I) at a step of training's chain."""
         out = self(u, timestep)
         return out if self.config.mean_type == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
 
-    def elbo_loss(self, rows: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The reweighted ELBO of DiffRec, Eq. 9 and 10.
 
         Args:
-            rows: (B, I) interactions that are noised and shown.
+            shown: (B, I) interactions that are noised and shown.
             target: (B, I) what is to be predicted.
             generator: source of the steps and of the noise.
 
         Returns:
             a scalar; of order 100, because of the SNR weights.
         """
-        k, share = self._draw_steps(rows.shape[0], generator, rows.device)  # (B,), (B,)
-        noise = torch.randn(rows.shape, generator=generator, device=rows.device)
-        u = self.diffusion.q_sample(rows, k, noise)  # (B, I)
+        k, share = self._draw_steps(shown.shape[0], generator, shown.device)  # (B,), (B,)
+        noise = torch.randn(shown.shape, generator=generator, device=shown.device)
+        u = self.diffusion.q_sample(shown, k, noise)  # (B, I)
         weighted = self.step_losses(u, k, target, noise)  # (B,)
         if self.config.importance_sampling and self.training:
             self.sampler.remember(k, weighted)

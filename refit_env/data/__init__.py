@@ -3,15 +3,20 @@
 from refit_env.data.canonical import load_canonical, save_dataset
 from refit_env.data.dataset import Dataset, Interactions
 from refit_env.data.home import data_homes, list_datasets, load_dataset
+from refit_env.data.sequences import RowDataset, as_rows
 from refit_env.data.synthetic import synthesize
+from refit_env.data.synthetic_sessions import synthesize_sessions
 
 __all__ = [
     "Dataset",
     "Interactions",
+    "RowDataset",
+    "as_rows",
     "data_homes",
     "list_datasets",
     "load_canonical",
     "load_dataset",
     "save_dataset",
     "synthesize",
+    "synthesize_sessions",
 ]

@@ -162,3 +162,24 @@ class Dataset:
     def split(self, name: str) -> Interactions:
         """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    @cached_property
+    def episodes(self) -> Dataset:
+        """The data set whose *users* are what episodes, rewards and evaluation are about.
+
+        This one, unless a user is many cases: a sequential set becomes its rows, each a history and the
+        item that came next (``refit_env.data.sequences.RowDataset``).
+        """
+        from refit_env.data.sequences import LENGTHS, as_rows  # they are data sets, too
+
+        return as_rows(self, LENGTHS[self.task]) if self.task in LENGTHS else self
+
+    def masked(self, split: str) -> sp.csr_matrix:
+        """(U, I) what lists may not hold when ``"valid"`` or ``"test"`` items are ranked: those before."""
+        if split == "valid":
+            return self.train.csr
+        return sp.csr_matrix(self.train.csr + self.valid.csr)
+
+    def population(self, split: str) -> int:
+        """How many users metrics that count everybody divide by: U."""
+        return self.num_users

@@ -14,7 +14,7 @@ from refit_env.errors import unknown_name
 
 FloatArray = npt.NDArray[np.float64]
 
-SCHEDULES = ("linear", "linear-var", "cosine", "binomial")
+SCHEDULES = ("linear", "linear-var", "cosine", "binomial", "exp")
 """Names for ``betas``."""
 
 FIRST_BETA = 1e-5
@@ -37,7 +37,8 @@ def betas(
 
     Args:
         kind: ``"linear"`` (beta rises linearly), ``"linear-var"`` (1 - abar rises linearly; DiffRec's),
-            ``"cosine"`` (Nichol and Dhariwal, 2021) or ``"binomial"`` (beta_k = 1 / (T - k + 1)).
+            ``"cosine"`` (Nichol and Dhariwal, 2021), ``"binomial"`` (beta_k = 1 / (T - k + 1)) or ``"exp"``
+            (DreamRec's: -log(1 - beta) rises linearly, the VP-SDE of Song et al., 2021, with 0.1 and 10).
         num_steps: T.
         noise_scale: multiplies both ends; linear and linear-var only.
         noise_min: lower end before scaling.
@@ -64,6 +65,9 @@ def betas(
         out = _cosine(num_steps)
     elif kind == "binomial":
         out = 1.0 / (num_steps - np.arange(num_steps, dtype=np.float64) + 1.0)
+    elif kind == "exp":
+        at = np.linspace(1.0, 2.0 * num_steps + 1.0, num_steps)  # as published, not 1, 3, ..., 2T - 1
+        out = 1.0 - np.exp(-0.1 / num_steps - at * 0.5 * (10.0 - 0.1) / num_steps**2)
     else:
         raise unknown_name("noise schedule", kind, SCHEDULES)
     if beta_fixed:

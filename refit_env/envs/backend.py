@@ -1,6 +1,6 @@
 """What a vector environment returns, as NumPy arrays or as tensors on a device.
 
-Letters: N sub-environments, n of them that a value is about, D size of the diffused vector.
+Letters: N sub-environments, n of them that a value is about, D size of the diffused vector, L history length.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class Backend(ABC):
         """Values (n, ...) of the places ``where`` (n,) as (N, ...), zeros elsewhere."""
 
     @abstractmethod
-    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
-        """The last observation, t and ``u`` (N, D), of the chains ``where`` (n,) that ended."""
+    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
+        """The last observation of the chains ``where`` (n,): t, ``u`` (N, D), ``history`` (N, L)."""
 
 
 class NumpyBackend(Backend):
@@ -112,12 +112,14 @@ class NumpyBackend(Backend):
         out[where] = values.numpy()
         return out
 
-    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
+    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
         """See ``Backend``; an object array of dicts, None where no chain ended."""
         out = np.full(self.num_envs, None, dtype=object)
-        pairs = zip(self.steps(t), u.numpy(), strict=True)
-        both = [{"t": step, "u": row} for step, row in pairs]
-        out[where] = both if where.size == self.num_envs else [both[i] for i in where]
+        parts = {} if history is None else {"history": history.numpy().copy()}
+        parts |= {"t": self.steps(t), "u": u.numpy()}
+        rows = zip(*parts.values(), strict=True)
+        each = [dict(zip(parts, row, strict=True)) for row in rows]
+        out[where] = each if where.size == self.num_envs else [each[i] for i in where]
         return out
 
 
@@ -156,9 +158,10 @@ class TorchBackend(Backend):
         out[self.tensor(where)] = values
         return out
 
-    def final_observation(self, u: Tensor, t: Times, where: Ints) -> Any:
+    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
         """See ``Backend``; one dict of tensors, of the chains that did not end, too."""
-        return {"t": self.steps(t), "u": u}
+        shown = {} if history is None else {"history": history.clone()}
+        return shown | {"t": self.steps(t), "u": u}
 
 
 BACKENDS: dict[str, type[Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}

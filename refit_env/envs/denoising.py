@@ -1,6 +1,7 @@
 """One user's denoising chain as a Gymnasium environment.
 
-Letters: D size of the diffused vector, I items (= D for the CF backbones), K list length, T steps.
+Letters: D size of the diffused vector, I items (= D for the CF backbones), K list length, L history length,
+T steps.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.problem import BOUND, DenoisingProblem, ProblemConfig, make_problem
+from refit_env.envs.problem import DenoisingProblem, ProblemConfig, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
@@ -39,11 +40,17 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     for images, of DDPO (arXiv 2305.13301). Any policy may act; ``refit_env.policy.DiffusionPolicy`` is a
     pretrained recommender seen as one.
 
+    Of a sequential data set an episode is about one *row*: a history of up to ten items and the item that
+    came next, the only relevant one. There u lives in the space of item embeddings (DreamRec), and u_0 is
+    scored by a pretrained model: ``gym.make(id, checkpoint=RUN)``, with the folder that ``refit pretrain``
+    left. Rows count as users wherever users are spoken of below.
+
     ## Action Space
 
-    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item. Actions are
-    never clipped here. The bound is wide (data lie in 0..1; five unit deviations on top) but finite, because
-    Stable-Baselines3 refuses infinite bounds. NaN, infinity or another shape raises ``ValueError``.
+    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item (of
+    embeddings, D is their size). Actions are never clipped here. The bound is wide (data lie in 0..1,
+    embeddings below their largest number; five unit deviations on top) but finite, because
+    Stable-Baselines3 refuses infinite ones. NaN, infinity or another shape raises ``ValueError``.
 
     ## Observation Space
 
@@ -53,6 +60,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     |---|---|---|
     | ``t`` | ``Box(0, T, (1,), float32)`` | steps taken |
     | ``u`` | ``Box(-6, 6, (D,), float32)`` | the vector u_{T-t} |
+    | ``history`` | ``Box(0, I, (L,), float32)`` | sequential data only: item ids, oldest first; I fills up |
 
     ``t`` is a Box, not Discrete, because Stable-Baselines3 would one-hot encode it.
 
@@ -71,7 +79,8 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     A user is drawn uniformly by the environment's own generator among those with something visible and
     something relevant. ``start="history"`` (default): u_T is the user's visible history, 0 or 1, as DiffRec
-    starts. ``"diffused"``: that, noised by the last step of the backbone's schedule.
+    starts. ``"diffused"``: that, noised by the last step of the backbone's schedule. ``"noise"``: N(0, I), as
+    DreamRec starts; only where ``history`` says whose chain it is.
 
     ## Episode End
 
@@ -92,12 +101,13 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``num_steps`` | 4 | T |
     | ``reward`` | ``"racs"`` | name, mix ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
     | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` |
+    | ``checkpoint`` | None | folder of the pretrained model that scores u_0; embeddings only |
     | ``k`` | 20 | list length K |
-    | ``start`` | ``"history"`` | or ``"diffused"`` |
+    | ``start`` | the backbone's | ``"history"``, ``"diffused"``, ``"noise"`` |
     | ``reward_kwargs`` | None | settings of the reward, ``{"alpha": 0.3}`` |
     | ``relevance_kwargs`` | None | ``{"fraction": 0.2, "seed": 0}`` |
     | ``backbone`` | ``"diffrec"`` | whose chain it is |
-    | ``bound`` | 6.0 | of the boxes |
+    | ``bound`` | see above | of the boxes |
     | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
 
     ``reset(options={"user": id})`` chooses the user. Environments of one process that are made with the
@@ -129,11 +139,12 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         reward: RewardSpec = "racs",
         relevance: str | None = None,
         k: int = 20,
-        start: str = "history",
+        start: str | None = None,
         reward_kwargs: Mapping[str, Any] | None = None,
         relevance_kwargs: Mapping[str, Any] | None = None,
         backbone: str = "diffrec",
-        bound: float = BOUND,
+        bound: float | None = None,
+        checkpoint: str | Path | None = None,
         render_mode: str | None = None,
     ) -> None:
         """Make the environment; the class's docstring explains the arguments.
@@ -153,15 +164,17 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             reward_kwargs=reward_kwargs,
             relevance_kwargs=relevance_kwargs,
             bound=bound,
+            checkpoint=checkpoint,
         )
         self.problem = make_problem(config)
-        observation_space, action_space = make_spaces(self.problem.dim, num_steps, bound)
+        observation_space, action_space = make_spaces(self.problem)
         self.observation_space = cast("gym.Space[Observation]", observation_space)
         self.action_space = cast("gym.Space[FloatArray]", action_space)
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self._renderer = Renderer(self.problem) if render_mode is not None else None
         self._user, self._t = -1, num_steps
+        self._context: FloatArray | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -183,7 +196,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         noise = None
         if self.problem.needs_noise:
             noise = torch.from_numpy(self.np_random.standard_normal((1, self.problem.dim), dtype=np.float32))
-        u = self.problem.initial_state(torch.tensor([self._user]), noise)[0].numpy()
+        users = torch.tensor([self._user])
+        u = self.problem.initial_state(users, noise)[0].numpy()
+        context = self.problem.context(users)  # (1, L) or None
+        self._context = None if context is None else context[0].numpy()
         self._t = 0
         if self._renderer is not None:
             self._renderer.begin(self._user, u)
@@ -229,14 +245,22 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     def _observe(self, u: FloatArray) -> Observation:
         """The observation; ``u`` is given away."""
-        return {"t": np.array([self._t], dtype=np.float32), "u": u}
+        out = {"t": np.array([self._t], dtype=np.float32), "u": u}
+        return out if self._context is None else {"history": self._context.copy()} | out
 
 
-def make_spaces(dim: int, num_steps: int, bound: float) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
+def make_spaces(problem: DenoisingProblem) -> tuple[gym.spaces.Dict, gym.spaces.Box]:
     """Observation and action space."""
-    vector = gym.spaces.Box(-bound, bound, (dim,), np.float32)
-    observation = gym.spaces.Dict({"t": gym.spaces.Box(0.0, float(num_steps), (1,), np.float32), "u": vector})
-    return observation, gym.spaces.Box(-bound, bound, (dim,), np.float32)
+    bound, shape, total = problem.bound, (problem.dim,), float(problem.num_steps)
+    parts: dict[str, gym.Space[Any]] = {
+        "t": gym.spaces.Box(0.0, total, (1,), np.float32),
+        "u": gym.spaces.Box(-bound, bound, shape, np.float32),
+    }
+    context = problem.context_box()
+    if context is not None:
+        low, high, size = context
+        parts["history"] = gym.spaces.Box(low, high, (size,), np.float32)
+    return gym.spaces.Dict(parts), gym.spaces.Box(-bound, bound, shape, np.float32)
 
 
 def choose_user(

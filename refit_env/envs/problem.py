@@ -1,6 +1,7 @@
 """The MDP without Gymnasium: who starts where, and what a denoised vector earns.
 
-Letters: B episodes, D size of the diffused vector, I items, K list length, T steps, U users.
+Letters: B episodes, C size of a context, D size of the diffused vector, I items, K list length, T steps,
+U users.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import inspect
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import backbone_names, published_config
-from refit_env.data import Dataset, load_dataset
+from refit_env.backbones import backbone_class, check_task, published_config
+from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
+from refit_env.envs.judge import load_judge, written
 from refit_env.errors import unknown_name
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 from refit_env.rewards.registry import RewardSpec
@@ -27,7 +31,8 @@ STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 
 BOUND = 6.0
-"""Box bound: data lie in 0..1; five deviations of the unit Gaussian that long chains start from, on top."""
+"""Box bound where u holds scores: data lie in 0..1; five deviations of the unit Gaussian that long chains
+start from, on top. In an embedding space: the largest number of an item's embedding in place of the 1."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +52,17 @@ class ProblemConfig:
     time, else ``holdout``."""
     k: int = 20
     """K."""
-    start: str = "history"
-    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I)."""
+    start: str | None = None
+    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I). None is the
+    backbone's own."""
     reward_kwargs: Mapping[str, Any] | None = None
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
     """Settings of the relevance: ``fraction``, ``seed``."""
-    bound: float = BOUND
-    """Limit of the spaces; noisy starting states are cut to it."""
+    bound: float | None = None
+    """Limit of the spaces; noisy starting states are cut to it. None: five deviations beyond the data."""
+    checkpoint: str | Path | None = None
+    """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
     device: str = "cpu"
     """Where batches live."""
 
@@ -70,13 +78,15 @@ class DenoisingProblem:
 
     Attributes:
         config: the arguments.
-        dataset: the data.
+        dataset: the data; of a sequential set its rows, each of which counts as a user here.
         relevance: what is shown, counted and kept out of lists.
         reward_fn: the terminal reward.
         users: (n,) int64, those that episodes are about.
         num_steps: T.
         num_items: I.
         dim: D.
+        start: where chains start.
+        bound: limit of the spaces.
         device: where batches live.
     """
 
@@ -84,8 +94,11 @@ class DenoisingProblem:
         """Load the data and make the reward; use ``make_problem``, which shares them between environments."""
         self.config = config
         _check(config)
-        self.dataset: Dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
-        mode = config.relevance or ("recent" if self.dataset.time_ordered else "holdout")
+        whole = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
+        kind = backbone_class(config.backbone)
+        check_task(kind, whole)
+        self.dataset: Dataset = whole.episodes
+        mode = config.relevance or _natural_relevance(self.dataset)
         self.relevance: Relevance = make_relevance(mode, self.dataset, **_relevance_settings(config))
         self.device = torch.device(config.device)
         self.reward_fn: Reward = make_reward(
@@ -98,11 +111,22 @@ class DenoisingProblem:
         )
         self.users: npt.NDArray[np.int64] = self.relevance.users
         self.num_steps, self.num_items = config.num_steps, self.dataset.num_items
-        self.dim = self.num_items
-        self._visible = SparseRows(self.relevance.visible, self.device)
+        self.start = config.start or kind.start
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
+        self._judge = (
+            load_judge(config.backbone, config.checkpoint, whole, config.data) if kind.embedding else None
+        )
+        self.dim, self.bound = self.num_items, BOUND
         self._chain = published_config(config.backbone, self.dataset.name).diffusion()
+        if self._judge is None:
+            self._visible = SparseRows(self.relevance.visible, self.device)
+        else:
+            self.dim, self._chain = self._judge.dim, self._judge.diffusion
+            self.bound = max(BOUND, BOUND - 1 + self._judge.largest())
+            self._judge.to(self.device)
+            self._shown = self._judge.shown(self.dataset, self.device)
+        self.bound = self.bound if config.bound is None else config.bound
         longest = self._chain.num_steps
         if config.num_steps > longest:
             raise ValueError(
@@ -118,14 +142,15 @@ class DenoisingProblem:
     @property
     def needs_noise(self) -> bool:
         """Whether starting states are drawn, so that ``initial_state`` wants noise."""
-        return self.config.start != "history"
+        return self.start != "history"
 
     def initial_state(self, users: Tensor, noise: Tensor | None = None, out: Tensor | None = None) -> Tensor:
         """u_T (B, D) float32 of ``users`` (B,) int64.
 
         Args:
             users: ids.
-            noise: (B, D) standard normal, for ``start="diffused"``; without it the state is the mean one.
+            noise: (B, D) standard normal, for ``"diffused"`` and ``"noise"``; without it the state is the
+                mean one.
             out: (B, D) float32, contiguous, to write to.
 
         Returns:
@@ -133,14 +158,17 @@ class DenoisingProblem:
         """
         if out is None:
             out = torch.empty(users.numel(), self.dim, device=self.device)
-        if self.device.type == "cpu":  # NumPy's scatter is twice as fast as torch's there
+        if self._judge is not None:
+            out.copy_(self._judge.initial_state(users, self._shown(users)))
+        elif self.device.type == "cpu":  # NumPy's scatter is twice as fast as torch's there
             self._scatter_rows(users.numpy(), out)
         else:
             out.copy_(self._visible.dense(users))
         if self.needs_noise:
             noise = torch.zeros_like(out) if noise is None else noise
-            noisy = self._chain.q_sample(out, self._chain.num_steps - 1, noise)  # (B, D)
-            out.copy_(noisy.clamp_(-self.config.bound, self.config.bound))
+            pure = self.start == "noise"
+            noisy = noise if pure else self._chain.q_sample(out, self._chain.num_steps - 1, noise)  # (B, D)
+            out.copy_(noisy.clamp(-self.bound, self.bound))
         return out
 
     def _scatter_rows(self, users: npt.NDArray[np.int64], out: Tensor) -> None:
@@ -156,8 +184,26 @@ class DenoisingProblem:
         out.numpy().reshape(-1)[place] = 1.0  # histories are binary
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C); None for CF, whose u_T is the history."""
-        return None
+        """What a policy is conditioned on besides u, (B, C) float32; None where u_T is the history."""
+        return None if self._judge is None else self._judge.context(users, self._shown(users))
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """Lowest and highest value and size C of a context; None if there is none."""
+        return None if self._judge is None else self._judge.context_box()
+
+    @torch.no_grad()
+    def scores(self, u0: Tensor, users: Tensor) -> Tensor:
+        """(B, I) item scores of vectors ``u0`` (B, D): the vectors themselves, or the pretrained model's.
+
+        Those are computed in float64, so that an episode's list does not depend on the batch that it is in.
+        """
+        return u0 if self._judge is None else self._judge.scores(u0.double(), users).float()
+
+    @cached_property
+    def score_table(self) -> Tensor | None:
+        """The slope (I, D) float32 of the scores in an embedding u_0; None where u_0 holds the scores."""
+        table = None if self._judge is None else self._judge.score_table()
+        return None if table is None else table.float()
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Judge denoised vectors.
@@ -169,8 +215,9 @@ class DenoisingProblem:
         Returns:
             The reward (B,) float32, its terms by name (B,), and the top-K lists (B, K) int64.
         """
-        lists = self.reward_fn.top_k(u0, users)  # (B, K); for the CF backbones u_0 are the scores
-        reward = self.reward_fn(u0, users, lists)
+        scores = self.scores(u0, users)  # (B, I)
+        lists = self.reward_fn.top_k(scores, users)  # (B, K)
+        reward = self.reward_fn(scores, users, lists)
         return reward, self.reward_fn.terms, lists
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
@@ -229,7 +276,8 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     _check(config)
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
-    key = (id(dataset), _frozen(rest))  # the data set in the dictionary is alive, so its id is its own
+    # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
+    key = (id(dataset.episodes), written(config.checkpoint), _frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
     except TypeError:  # an argument without a hash, such as a reward function's closure over an array
@@ -240,6 +288,13 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     while len(_PROBLEMS) > SHARED:
         _PROBLEMS.pop(next(iter(_PROBLEMS)))
     return known
+
+
+def _natural_relevance(dataset: Dataset) -> str:
+    """The mode for a data set of which nothing is said."""
+    if isinstance(dataset, RowDataset):
+        return "train"
+    return "recent" if dataset.time_ordered else "holdout"
 
 
 def _frozen(value: Any) -> Hashable:
@@ -268,15 +323,19 @@ def _check(config: ProblemConfig) -> None:
         raise ValueError(
             "which data? Pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
         )
-    if not (math.isfinite(config.bound) and config.bound >= 1):
+    if config.bound is not None and not (math.isfinite(config.bound) and config.bound >= 1):
         raise ValueError(
             f"bound={config.bound} must be finite (as Stable-Baselines3 needs) and >= 1 (histories hold ones)"
         )
-    if config.start not in STARTS:
+    if config.start is not None and config.start not in STARTS:
         raise unknown_name("start", config.start, STARTS)
-    if config.backbone not in backbone_names():
-        raise unknown_name("backbone", config.backbone, backbone_names())
-    if config.start == "noise":
+    kind = backbone_class(config.backbone)
+    if config.checkpoint is not None and not kind.embedding:
+        raise ValueError(
+            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none, "
+            "its u_0 are the scores"
+        )
+    if config.start == "noise" and not kind.conditional:
         raise ValueError(
             f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u "
             "alone, and pure noise does not say whose chain it is. Use 'history' or 'diffused'."

@@ -79,8 +79,9 @@ class Renderer:
     def picture(self) -> npt.NDArray[np.uint8]:
         """The chain as a heat map, a row a vector, and below it the list of the newest one.
 
-        Columns are items in three groups: those that the policy was shown, those that the reward
-        counts, all others. So one sees where the chain moves its weight.
+        Columns are items (by their scores, where the vectors are embeddings) in three groups: those that
+        the policy was shown, those that the reward counts, all others. So one sees where the chain moves its
+        weight.
 
         Returns:
             (450, 800, 3) uint8.
@@ -110,16 +111,18 @@ class Renderer:
         total = self.problem.num_steps
         axes = figure.add_axes((0.07, 0.30, 0.79, 0.55))
         rows = np.full((total + 1, sum(width + GAP for _, width in GROUPS) - GAP), np.nan)
-        left = 0
+        left, chain = 0, [self._scores(u)[0].cpu().numpy() for u in self.chain]  # (I,) each
         for (label, width), members in zip(GROUPS, self._groups(), strict=True):
-            order = members[np.argsort(-self.chain[-1][members], kind="stable")]
-            for t, u in enumerate(self.chain):
-                rows[t, left : left + width] = _gathered(u[order], width)
+            order = members[np.argsort(-chain[-1][members], kind="stable")]
+            for t, scores in enumerate(chain):
+                rows[t, left : left + width] = _gathered(scores[order], width)
             heading = f"{label} ({members.size})"
             axes.text(left - 0.5, 1.02, heading, color=_INK, fontsize=9, transform=axes.get_xaxis_transform())
             left += width + GAP
-        low = min(0.0, *(float(np.quantile(u, 0.01)) for u in self.chain))
-        norm = PowerNorm(0.6, low, max(float(u.max()) for u in self.chain))  # shows small scores beside ones
+        low = min(0.0, *(float(np.quantile(scores, 0.01)) for scores in chain))
+        norm = PowerNorm(
+            0.6, low, max(float(scores.max()) for scores in chain)
+        )  # shows small scores beside ones
         image = axes.imshow(rows, aspect="auto", cmap="magma", norm=norm, interpolation="nearest")
         every = -(-(total + 1) // 12)
         ticks = range(0, total + 1, every)
@@ -154,9 +157,13 @@ class Renderer:
     def _list(self, u: FloatArray) -> tuple[npt.NDArray[np.int64], Bools]:
         """The list (K,) that ``u`` (D,) ranks, and which of its items are relevant."""
         users = torch.tensor([self.user], device=self.problem.device)
-        scores = torch.from_numpy(u)[None].to(self.problem.device)  # (1, D)
-        items = self.problem.reward_fn.top_k(scores, users)[0].cpu().numpy()
+        items = self.problem.reward_fn.top_k(self._scores(u), users)[0].cpu().numpy()
         return items, np.isin(items, self.problem.relevance.relevant[self.user].indices)
+
+    def _scores(self, u: FloatArray) -> torch.Tensor:
+        """(1, I) the item scores of ``u`` (D,)."""
+        users = torch.tensor([self.user], device=self.problem.device)
+        return self.problem.scores(torch.from_numpy(u)[None].to(self.problem.device), users)
 
 
 def _gathered(values: FloatArray, width: int) -> npt.NDArray[np.float64]:

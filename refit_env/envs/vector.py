@@ -1,7 +1,7 @@
 """Many denoising chains at once: one batched state, no Python loop over environments.
 
 Letters: N sub-environments, n of them that begin or end now, D size of the diffused vector, K list length,
-T steps.
+L history length, T steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from refit_env.envs.denoising import (
     refuse_nonfinite,
 )
 from refit_env.envs.generators import Generators
-from refit_env.envs.problem import BOUND, ProblemConfig, make_problem
+from refit_env.envs.problem import ProblemConfig, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
@@ -53,9 +53,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     ## Observation Space
 
-    ``Dict(t=Box(0, T, (N, 1)), u=Box(-6, 6, (N, D)))``, float32. With ``backend="torch"`` these are tensors
-    on ``device``, and so are rewards, flags and infos; no vector passes through the host. An array that
-    was returned is the caller's: it never changes later, and is used again only when nobody holds it.
+    ``Dict(t=Box(0, T, (N, 1)), u=Box(-6, 6, (N, D)))``, float32, and ``history`` where ``DenoisingEnv`` has
+    it. With ``backend="torch"`` these are tensors on ``device``, and so are rewards, flags and infos; no
+    vector passes through the host. An array that was returned is the caller's: it never changes later, and
+    is used again only when nobody holds it.
 
     ## Rewards
 
@@ -117,11 +118,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         reward: RewardSpec = "racs",
         relevance: str | None = None,
         k: int = 20,
-        start: str = "history",
+        start: str | None = None,
         reward_kwargs: Mapping[str, Any] | None = None,
         relevance_kwargs: Mapping[str, Any] | None = None,
         backbone: str = "diffrec",
-        bound: float = BOUND,
+        bound: float | None = None,
+        checkpoint: str | Path | None = None,
         render_mode: str | None = None,
         backend: str = "numpy",
         device: str = "cpu",
@@ -150,6 +152,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
                 reward_kwargs=reward_kwargs,
                 relevance_kwargs=relevance_kwargs,
                 bound=bound,
+                checkpoint=checkpoint,
                 device=device,
             )
         )
@@ -158,9 +161,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
                 f"max_episode_steps={max_episode_steps}: a chain ends by itself, after T={num_steps}"
             )
         self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
-        self.single_observation_space, self.single_action_space = make_spaces(
-            self.problem.dim, num_steps, bound
-        )
+        self.single_observation_space, self.single_action_space = make_spaces(self.problem)
         self.render_mode = render_mode
         self._renderers = [Renderer(self.problem) for _ in range(num_envs)] if render_mode is not None else []
         self._backend = BACKENDS[backend](num_envs, self.problem.dim, self.device)
@@ -168,6 +169,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         self._t: int | Ints = num_steps  # one number while all chains are in step; T: none is running
         self._users = np.full(num_envs, -1, dtype=np.int64)
         self._u = torch.empty(0)  # (N, D) the vectors of the last observation
+        self._context: Tensor | None = None  # (N, L) the histories shown
 
     # Batched boxes hold several (N, D) arrays, which large catalogues would feel: made when asked for.
 
@@ -224,14 +226,18 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         self._users[where] = users
         ids = self._backend.tensor(users)  # (n,)
         fresh = self._backend.empty()  # (N, D)
+        context = self.problem.context(ids)  # (n, L) or None
         if where.size == self.num_envs:
             self._t = 0
             self._u = self.problem.initial_state(ids, noise, out=fresh)
+            self._context = context
         else:
             self._t = np.array(np.broadcast_to(self._t, self.num_envs))
             self._t[where] = 0
             self._u = fresh.copy_(self._u)
             self._u[self._backend.tensor(where)] = self.problem.initial_state(ids, noise)
+            if context is not None and self._context is not None:
+                self._context = self._context.index_copy(0, self._backend.tensor(where), context)
         if self._renderers:
             for i in where:
                 self._renderers[i].begin(int(self._users[i]), self._u[i].cpu().numpy())
@@ -343,7 +349,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         told |= self._told_users(ended) | give.info({"top_k": give.spread(lists, where)}, ended)
         if self.autoreset_mode == AutoresetMode.DISABLED:
             return rewards, told
-        final = {"final_obs": give.final_observation(last, self._t, where), "_final_obs": give.flags(ended)}
+        final = {
+            "final_obs": give.final_observation(last, self._t, where, self._context),
+            "_final_obs": give.flags(ended),
+        }
         final |= {"final_info": told, "_final_info": give.flags(ended)}
         self._begin(where, None)
         return rewards, final | self._told_users(ended)
@@ -357,7 +366,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         u = self._u
         if self.autoreset_mode == AutoresetMode.DISABLED:
             u = self._backend.empty().copy_(u)  # partial resets return ours again: keep it from changes
-        return {"t": self._backend.steps(self._t), "u": self._backend.vectors(u)}
+        out = {"t": self._backend.steps(self._t), "u": self._backend.vectors(u)}
+        if self._context is None:
+            return out
+        return {"history": self._backend.vectors(self._context.clone())} | out  # as the space sorts its keys
 
     def render(self) -> Any:
         """A tuple with each sub-environment's text or picture; None without a render mode."""

@@ -5,6 +5,8 @@ Letters: B users in the batch, I items, K list length, n relevant items of the b
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -79,6 +81,37 @@ class ReciprocalRank(Reward):
         rank = torch.arange(1, lists.shape[1] + 1, device=lists.device)
         value = (self.context.relevant.at(users, lists) / rank).amax(1)  # (B,)
         return value, {"reciprocal_rank": value}
+
+
+class LogRank(Reward):
+    """``log_rank``: 1 / log2(rank + 1) of the best-ranked relevant item, however low; 1 at the top.
+
+    With one relevant item (sequential sets) it is NDCG without a cut: a target that no list holds yet is paid
+    for rising, so that a weak model has something to climb.
+    """
+
+    term_names = ("log_rank",)
+
+    def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Count who stands above the best relevant item; ties go to the lower id."""
+        value = torch.cat([self._worth(s, u) for s, u in self.context.masked(scores, users, -math.inf)])
+        return value, {"log_rank": value}
+
+    def _worth(self, scores: Tensor, users: Tensor) -> Tensor:
+        """(B,) of scores (B, I) in which hidden items are -inf; 0 where nothing relevant may be listed."""
+        row, item, _ = self.context.relevant.entries(users)  # (n,) each, ids ascending in each row
+        own = scores[row, item]  # (n,)
+        best = torch.full((users.numel(),), -math.inf, device=scores.device, dtype=scores.dtype)
+        best = best.scatter_reduce(0, row, own, "amax")  # (B,)
+        first = torch.full((users.numel(),), scores.shape[1], device=scores.device)
+        at_best = torch.where(own == best[row], item, scores.shape[1])  # (n,)
+        first = first.scatter_reduce(0, row, at_best, "amin")  # (B,) the lowest id among the best
+        above = (scores > best[:, None]).sum(1)  # (B,)
+        tied = (scores == best[:, None]).sum(1)  # (B,) itself included
+        if bool((tied > 1).any()):  # rare, so that most calls are spared the second look
+            ids = torch.arange(scores.shape[1], device=scores.device)
+            above = above + ((scores == best[:, None]) & (ids < first[:, None])).sum(1)
+        return torch.where(best > -math.inf, 1.0 / torch.log2(above.float() + 2.0), 0.0)
 
 
 class Cosine(Reward):

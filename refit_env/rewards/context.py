@@ -108,7 +108,7 @@ class RewardContext:
 
     def neighbors(self, count: int) -> npt.NDArray[np.int64]:
         """(U, count) the most similar users by the cosine of the visible rows, -1 where there are fewer."""
-        return cached_neighbors(self.relevance.visible, count)
+        return cached_neighbors(self.relevance.visible, count, self.relevance.groups)
 
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
         """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""

@@ -10,7 +10,7 @@ import torch
 
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
-from refit_env.rewards.accuracy import Cosine, Ndcg, Recall, ReciprocalRank, TargetHits
+from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, ReciprocalRank, TargetHits
 from refit_env.rewards.base import Reward
 from refit_env.rewards.beyond import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.context import RewardContext
@@ -32,6 +32,7 @@ _REWARDS: dict[str, type[Reward]] = {
     "precision": TargetHits,
     "recall": Recall,
     "reciprocal_rank": ReciprocalRank,
+    "log_rank": LogRank,
     "novelty": Novelty,
     "long_tail": LongTail,
     "coverage": Coverage,

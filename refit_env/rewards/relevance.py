@@ -11,6 +11,14 @@ mode                    u_T shows            relevant                        kep
 
 Test items are in no cell of the table. After ``validation``, models must be selected on other users.
 
+A sequential set's users are its rows (``Dataset.episodes``), each a history and the item that came next; the
+next item is hidden by nature, so two modes are left and nothing is kept out of the lists:
+
+======================  ================================  =====================================
+``train``               the histories of the train rows   the train rows' targets
+``validation``          those of the validation rows      the validation rows' targets
+======================  ================================  =====================================
+
 Letters: U users, I items, n_u train items of a user.
 """
 
@@ -22,8 +30,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.rows import without
+from refit_env.data.sequences import RowDataset
 from refit_env.errors import unknown_name
 
 MODES = ("holdout", "recent", "train", "validation")
@@ -43,6 +52,8 @@ class Relevance:
             about.
         fraction: the hidden share it was made with.
         seed: the seed it was made with.
+        groups: (U,) users of one group are no neighbours of each other: the rows of one session. None:
+            everyone is a group.
     """
 
     mode: str
@@ -52,6 +63,7 @@ class Relevance:
     users: npt.NDArray[np.int64]
     fraction: float = 0.2
     seed: int = 0
+    groups: npt.NDArray[np.int64] | None = None
 
 
 def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> Relevance:
@@ -66,12 +78,15 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
 
     Raises:
         ValueError: for an unknown mode, a fraction outside (0, 1), ``recent`` on a data set without order
-            of time, or a split that leaves no user.
+            of time, ``recent`` or ``holdout`` on a sequential one, or a split that leaves no user.
     """
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share")
+    dataset = dataset.episodes
+    if isinstance(dataset, RowDataset):
+        return _of_rows(mode, dataset, fraction, seed)
     train = dataset.train
     if mode == "train":
         visible, relevant, hidden = train.csr, train.csr, None
@@ -91,6 +106,23 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
             f"relevance {mode!r} leaves no user of {dataset.name!r} with both visible and relevant items"
         )
     return Relevance(mode, visible, relevant, hidden, users, fraction, seed)
+
+
+def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int) -> Relevance:
+    """The second table; only one split's rows show anything, so they alone are each other's neighbours."""
+    if mode not in ("train", "validation"):
+        raise ValueError(
+            f"relevance {mode!r} hides items of a user, but {rows.name!r} is sequential: an episode's truth "
+            "is the item that came next. Use 'train', or 'validation' (and select on other rows)"
+        )
+    split = "train" if mode == "train" else "valid"
+    shown = np.repeat(rows.split_of == SPLITS.index(split), rows.lengths)  # (N,)
+    relevant = rows.targets if mode == "train" else rows.valid
+    users = rows.rows_of(split)
+    if not users.size:
+        raise ValueError(f"relevance {mode!r} leaves no row of {rows.name!r} with a history and a target")
+    visible = rows.train.select(shown).csr
+    return Relevance(mode, visible, relevant.csr, None, users, fraction, seed, rows.sessions)
 
 
 def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:

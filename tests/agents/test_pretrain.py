@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from agents.pretrain import PretrainConfig, Pretrainer, pretrain
+from agents.pretrain import PretrainConfig, Pretrainer, pretrain, published_training
 from refit_env.backbones import make_backbone
-from refit_env.data import Dataset, load_dataset
+from refit_env.data import Dataset, RowDataset, load_dataset, synthesize_sessions
 from refit_env.rewards import make_relevance
 
 SMALL = PretrainConfig(epochs=4, users_per_batch=16, eval_every=2, patience=0)
@@ -72,8 +72,8 @@ def test_the_same_information_control_sees_what_the_reward_leaves_visible(small_
     control = trainer(small_data, replace(SMALL, target="recent"))
     users = torch.arange(small_data.num_users)
     relevance = make_relevance("recent", small_data)
-    assert torch.equal(control.input.dense(users), torch.from_numpy(relevance.visible.toarray()))
-    assert torch.equal(control.target.dense(users), torch.from_numpy(small_data.train.csr.toarray()))
+    assert torch.equal(control.shown(users), torch.from_numpy(relevance.visible.toarray()))
+    assert torch.equal(control.target(users), torch.from_numpy(small_data.train.csr.toarray()))
 
 
 def test_seconds_and_patience_end_training(small_data: Dataset) -> None:
@@ -101,3 +101,50 @@ def test_fidelity_on_ml_1m(data_home: Path) -> None:
     for steps in (40, 4):
         means = evaluate(DiffusionPolicy(result.backbone, steps).scorer(data), data, "test").means_over_all()
         assert means["recall@20"] >= 0.170 and means["ndcg@20"] >= 0.108
+
+
+# ---------------------------------------------------------------------- sequential data
+
+
+def sequential(objective: str, epochs: int = 4, seed: int = 0) -> Pretrainer:
+    data = synthesize_sessions(num_sessions=300, num_items=40)
+    torch.manual_seed(seed)
+    model = make_backbone("dreamrec", data.num_items, {"embedding": 16, "num_steps": 50, "guidance": 1.0})
+    config = PretrainConfig(
+        objective=objective, epochs=epochs, users_per_batch=128, eval_steps=3, learning_rate=3e-3
+    )
+    return Pretrainer(data, model, config, seed=seed, device="cpu")
+
+
+@pytest.mark.parametrize("objective", ["elbo", "ranking"])
+def test_rows_are_learnt_by_either_objective(objective: str) -> None:
+    learner = sequential(objective, epochs=8)
+    result = learner.learn()
+    values = [row["valid/ndcg@20"] for row in result.history if "valid/ndcg@20" in row]
+    assert max(values) > 1.3 * values[0]
+    assert not result.backbone.items.weight.requires_grad  # scores are an environment's from here on
+    again = Pretrainer(learner.dataset, result.backbone, learner.config, device="cpu")
+    assert result.backbone.items.weight.requires_grad and again.users.numel() == learner.users.numel()
+
+
+def test_the_examples_are_the_train_rows_and_their_next_items() -> None:
+    learner = sequential("elbo")
+    rows = learner.dataset
+    assert isinstance(rows, RowDataset)
+    assert learner.users.tolist() == rows.rows_of("train").tolist()
+    some = learner.users[[0, 5, -1]]
+    assert learner.shown(some).tolist() == rows.history[some.numpy()].tolist()
+    assert learner.target(some).tolist() == [int(rows.targets.of(int(r))[0]) for r in some]
+
+
+def test_settings_of_sequential_training_are_checked() -> None:
+    learner = sequential("elbo")
+    with pytest.raises(ValueError, match="Did you mean 'ranking'"):
+        Pretrainer(learner.dataset, learner.backbone, replace(learner.config, objective="rankin"))
+    with pytest.raises(ValueError, match="target='recent'"):
+        Pretrainer(learner.dataset, learner.backbone, replace(learner.config, target="recent"))
+    with pytest.raises(ValueError, match="'diffrec' is for cf"):
+        Pretrainer(learner.dataset, make_backbone("diffrec", 40))
+    assert published_training("diffrec", "ml-1m") == PretrainConfig()
+    assert published_training("dreamrec", "kuairec").learning_rate == 5e-5
+    assert published_training("dreamrec", "mine").users_per_batch == 256

@@ -20,14 +20,15 @@ tables = hnp.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 6)), 
 counts = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(0, 4))
 
 
-def oracle(rows: np.ndarray, k: int) -> np.ndarray:
-    """By exact fractions: cosine squared, zero products left out, ties by id."""
+def oracle(rows: np.ndarray, k: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """By exact fractions: cosine squared, zero products and the own group left out, ties by id."""
+    groups = np.arange(len(rows)) if groups is None else groups
     out = np.full((len(rows), k), -1)
     for u, row in enumerate(rows):
         found = []
         for v, other in enumerate(rows):
             dot = int(row @ other)
-            if v != u and dot > 0:
+            if groups[v] != groups[u] and dot > 0:
                 found.append((-Fraction(dot * dot, int(row @ row) * int(other @ other)), v))
         best = [v for _, v in sorted(found)[:k]]
         out[u, : len(best)] = best
@@ -47,6 +48,18 @@ def test_neighbours_equal_the_exact_oracle(chunk: int, rows: np.ndarray, k: int)
     unit = rows / np.maximum(np.sqrt((rows**2).sum(1, keepdims=True)), 1e-12)
     expected = np.where(users >= 0, np.take_along_axis(unit @ unit.T, users.clip(0), 1), 0.0)
     assert np.allclose(similarity, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [2, 512])
+@given(rows=tables, k=st.integers(1, 4), size=st.integers(1, 5))
+@settings(max_examples=60, deadline=None)
+def test_members_of_a_group_are_no_neighbours(chunk: int, rows: np.ndarray, k: int, size: int) -> None:
+    groups = 7 * (np.arange(len(rows)) // size)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "CHUNK", chunk)
+        patch.setattr(neighbors, "SPARE", 0)
+        users, _ = nearest_users(sp.csr_matrix(rows), k, groups)
+    assert np.array_equal(users, oracle(rows, k, groups))
 
 
 def test_many_equal_users_are_told_apart_by_id() -> None:
@@ -110,7 +123,7 @@ def test_real_users_have_their_exact_neighbours(data_home: Path, name: str) -> N
 
 def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(neighbors, "nearest_users", lambda m, k: calls.append(k) or nearest_users(m, k))
+    monkeypatch.setattr(neighbors, "nearest_users", lambda m, k, g: calls.append(k) or nearest_users(m, k, g))
     rows = np.random.default_rng(1).integers(0, 2, (30, 9)).astype(np.float32)
     first = cached_neighbors(sp.csr_matrix(rows), 3)
     assert cached_neighbors(sp.csr_matrix(rows.copy()), 3) is first
@@ -118,5 +131,7 @@ def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> Non
     rows[0, 0] = 1 - rows[0, 0]
     cached_neighbors(sp.csr_matrix(rows), 3)
     assert calls == [3, 4, 3]
+    cached_neighbors(sp.csr_matrix(rows), 3, np.arange(30) // 2)  # other groups, other neighbours
+    assert calls == [3, 4, 3, 3]
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0] = 7

@@ -69,14 +69,15 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
     stages = [_stage(layer, problem.device) for layer in list(layers(env))[:-1]]  # outermost first
     space = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
     arrays = getattr(env.unwrapped, "backend", "numpy") == "numpy"
-    rows = SparseRows(dataset.train.csr, problem.device)
+    shown = _shown(policy, dataset, problem.device)
 
     @torch.no_grad()
     def score(users: Tensor) -> Tensor:
         ids = users.to(problem.device)  # (B,)
-        u, context = _start(ids, rows.dense(ids), policy)  # (B, D)
+        u, context = _start(ids, shown(ids), policy)  # (B, D)
         for t in range(problem.num_steps):
-            seen: Any = {"t": torch.full((len(ids), 1), float(t), device=u.device), "u": u.clone()}
+            seen: Any = {} if context is None else {"history": context.clone()}
+            seen |= {"t": torch.full((len(ids), 1), float(t), device=u.device), "u": u.clone()}
             for observe, _ in reversed(stages):
                 seen = observe(seen)
             given = act(_as_arrays(seen) if arrays else seen)
@@ -104,11 +105,22 @@ def _check(problem: DenoisingProblem, policy: DiffusionPolicy | None, dataset: D
         )
 
 
-def _start(users: Tensor, rows: Tensor, policy: DiffusionPolicy | None) -> tuple[Tensor, Tensor | None]:
-    """u_T (B, D) and the context of ``users`` (B,) whose histories are ``rows`` (B, I)."""
+def _shown(
+    policy: DiffusionPolicy | None, dataset: Dataset, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Users (B,) -> what the policy is shown of them; without one, their train rows (B, I)."""
+    return (
+        SparseRows(dataset.train.csr, device).dense
+        if policy is None
+        else policy.backbone.shown(dataset, device)
+    )
+
+
+def _start(users: Tensor, shown: Tensor, policy: DiffusionPolicy | None) -> tuple[Tensor, Tensor | None]:
+    """u_T (B, D) and the context of ``users`` (B,) of whom ``shown`` is seen."""
     if policy is None:
-        return rows, None
-    return policy.backbone.initial_state(users, rows), policy.backbone.context(users, rows)
+        return shown, None
+    return policy.backbone.initial_state(users, shown), policy.backbone.context(users, shown)
 
 
 def _problem(env: Env) -> DenoisingProblem:

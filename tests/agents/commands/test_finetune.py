@@ -203,3 +203,30 @@ def test_comparison_needs_the_same_users(pretrained: Path) -> None:
 def test_rewards_on_the_command_line() -> None:
     assert parse_reward("racs") == "racs"
     assert parse_reward("racs=1, coverage=0.5") == {"racs": 1, "coverage": 0.5}
+
+
+def test_a_sequential_set_from_nothing_to_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from refit_env.data import save_dataset, synthesize_sessions
+
+    save_dataset(synthesize_sessions(num_sessions=200, num_items=60), tmp_path / "walks")
+    first, second, tuned = (str(tmp_path / name) for name in ("elbo", "ranking", "rl"))
+    quick = ["--quiet", "--device", "cpu"]
+    small = ["--backbone-options", "embedding=16", "num_steps=50"]
+    data = ["--data", str(tmp_path / "walks"), "--backbone", "dreamrec"]
+    assert main(["pretrain", *data, "--out", first, *quick, "--epochs", "2", "--num-steps", "5", *small]) == 0
+    more = ["--init", first, "--objective", "ranking", "--epochs", "2", "--num-steps", "5"]
+    assert main(["pretrain", "--out", second, *quick, *more]) == 0
+    learn = ["--reward", "log_rank", "--samples-per-user", "2", "--exploration-std", "0.3"]
+    assert main(words(Path(second), Path(tuned), *learn)) == 0
+    config = RunFolder(tuned).config
+    assert config["env_kwargs"]["backbone"] == "dreamrec"
+    assert config["env_kwargs"]["checkpoint"] == str(Path(second).resolve())
+    capsys.readouterr()
+    assert main(["evaluate", "--run", tuned, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"recall@5", "ndcg@10", "recall@20", "ndcg@50"} <= set(report["metrics"])
+    assert report["metrics"]["ndcg@20"] == pytest.approx(RunFolder(tuned).metrics["after"]["ndcg@20"])
+    assert main(["recommend", "--run", tuned, "--user", "3", "--top", "5"]) == 0
+    capsys.readouterr()
+    assert main(["pretrain", "--init", first, "--backbone", "dreamrec", "--out", first + "2", *quick]) == 2
+    assert "cannot change the trained model" in capsys.readouterr().err

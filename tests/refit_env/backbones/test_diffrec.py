@@ -126,7 +126,7 @@ def test_sampler_forgets_in_the_order_it_learnt() -> None:
 
 
 def test_registry_helps_with_wrong_names() -> None:
-    assert backbone_names() == ["diffrec"]
+    assert "diffrec" in backbone_names()
     with pytest.raises(ValueError, match="Did you mean 'diffrec'"):
         make_backbone("difrec", 5)
     with pytest.raises(ValueError, match="Did you mean 'hidden'"):

@@ -32,6 +32,11 @@ def test_binomial_is_the_formula() -> None:
     np.testing.assert_allclose(betas("binomial", 3, beta_fixed=False), [1 / 4, 1 / 3, 1 / 2])
 
 
+def test_exp_is_the_formula() -> None:
+    at = np.linspace(1, 21, 10)
+    assert np.allclose(betas("exp", 10, beta_fixed=False), 1 - np.exp(-0.1 / 10 - at * 0.5 * 9.9 / 100))
+
+
 def test_cosine_follows_its_abar_until_the_cap() -> None:
     out = betas("cosine", 10, beta_fixed=False)
     start = math.cos(0.008 / 1.008 * math.pi / 2) ** 2

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 
-from refit_env.data import load_dataset, save_dataset, synthesize
+from refit_env.backbones import backbone_class, make_backbone, published_config
+from refit_env.data import Dataset, load_dataset, save_dataset, synthesize
 from refit_env.errors import DataError
+from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
 
 
@@ -35,15 +39,33 @@ def custom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Dataset], str]:
+    """A function (backbone, data set) -> folder of an untrained model of it, to score embeddings by."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+
+    def make(backbone: str, dataset: Dataset) -> str:
+        where = folder / f"{backbone}-{dataset.name}-{dataset.num_items}"
+        if not where.exists():
+            torch.manual_seed(0)
+            model = make_backbone(backbone, dataset.num_items, published_config(backbone, dataset.name))
+            DiffusionPolicy(model, num_steps=10).save(where, dataset.name)
+        return str(where)
+
+    return make
+
+
 @pytest.fixture(params=env_ids())
-def case(request: pytest.FixtureRequest) -> Case:
-    dataset = entry(request.param).dataset
-    if dataset is None:
+def case(request: pytest.FixtureRequest, checkpoints: Callable[[str, Dataset], str]) -> Case:
+    row = entry(request.param)
+    if row.dataset is None:
         return Case(request.param, {"data": str(request.getfixturevalue("custom_folder"))})
     try:
-        load_dataset(dataset)
+        dataset = load_dataset(row.dataset)
     except DataError as error:
         pytest.skip(f"no data for {request.param}: {error}")
+    if backbone_class(row.backbone).embedding:
+        return Case(request.param, {"checkpoint": checkpoints(row.backbone, dataset)})
     return Case(request.param)
 
 

@@ -85,7 +85,13 @@ def test_chains_start_in_the_visible_history(case: Any) -> None:
     for seed in range(3):
         observation, info = env.reset(seed=seed)
         relevance = env.unwrapped.problem.relevance
-        assert np.array_equal(observation["u"], relevance.visible[info["user"]].toarray()[0])
+        row = relevance.visible[info["user"]].toarray()[0]
+        if "history" in observation:  # u_T is noise there, and the history is shown beside it
+            shown = observation["history"][observation["history"] < row.size].astype(int)
+            assert np.array_equal(np.flatnonzero(row), np.unique(shown))
+            assert 0.5 < observation["u"].std() < 1.5
+        else:
+            assert np.array_equal(observation["u"], row)
         assert info["user"] in relevance.users
 
 
@@ -132,10 +138,13 @@ def test_a_made_environment_comes_back_from_its_spec(case: Any) -> None:
 def test_flattened_observations_hold_the_step_and_the_vector(case: Any) -> None:
     env = FlattenObservation(case.make())
     observation, _ = env.reset(seed=0)
-    assert observation.shape == (1 + env.unwrapped.problem.dim,) and observation in env.observation_space
+    problem = env.unwrapped.problem
+    box = problem.context_box()
+    before = 0 if box is None else box[2]  # "history" sorts before "t" and "u"
+    assert observation.shape == (before + 1 + problem.dim,) and observation in env.observation_space
     action = env.action_space.sample()
     observation = env.step(action)[0]
-    assert observation[0] == 1.0 and np.array_equal(observation[1:], action)
+    assert observation[before] == 1.0 and np.array_equal(observation[before + 1 :], action)
 
 
 def test_the_user_can_be_chosen(case: Any) -> None:

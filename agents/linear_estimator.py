@@ -1,0 +1,205 @@
+"""The pathwise estimator where u_0 is an embedding and scores are linear in it: s = E u_0 + b.
+
+The last step draws u_0 = m + std * eps with D numbers of noise that all scores share, so no item's own
+noise can be integrated out, as ``agents.estimators`` does where u_0 holds the scores. But a list's reward
+changes only where two items swap places, on the hyperplane s_i = s_j, and by the divergence theorem
+
+    d/dm E[r(u_0)] = sum_{i<j} n_ij phi(x_ij / std) / std * E[ (d_r - d_{r+1}) (g_i - g_j) | s_i = s_j ],
+
+with n_ij = (e_i - e_j) / |e_i - e_j|, x_ij the distance of m from the hyperplane (positive where s_i > s_j),
+g the gains, d the discounts, r and r + 1 the ranks that the two hold there. The noise is isotropic, so what
+lies across the hyperplane is independent of what lies along it: any sample, projected onto the hyperplane,
+is one of u_0 given s_i = s_j. One episode thus serves every pair. Some are drawn, in proportion to a guess
+of their size (the exact term, with j's rank in the sample for r), and divided by their chance: unbiased,
+whatever the guess. The density of the crossing is exact; what is left to chance is the rank there.
+
+Only pairs with different gains count, so one of the two is relevant: I pairs an episode where there is one
+target. All terms pull the target up or a rival down; the score function's have a random direction each. It
+is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do, a pair drawn
+rarely lands on one that counts, and the variance can be larger than the score function's.
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, I items, K list
+length, P relevant items of an episode at most, J pairs drawn for each.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from agents.crossings import list_parts
+from agents.rollout import Rollout
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.metrics import discounts
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.accuracy import LogRank
+from refit_env.rewards.base import Reward
+
+FLOOR = 0.02
+"""Share of the first rank's worth that, over the rank, the guess gives every pair: none has no chance."""
+
+
+def linear_pathwise(
+    rollout: Rollout,
+    policy: DiffusionPolicy,
+    problem: DenoisingProblem,
+    pairs: int = 4,
+    generator: torch.Generator | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """The mean reward's derivative in the last step's mean, for ``torch.autograd`` to carry back.
+
+    Args:
+        rollout: N finished episodes, rolled out with ``pathwise=True``.
+        policy: gives the last step's standard deviation.
+        problem: gives the reward and the embeddings that score u_0.
+        pairs: J.
+        generator: source of the pairs drawn.
+        scale: factor of the derivative.
+
+    Returns:
+        a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
+
+    Raises:
+        TypeError: if the reward has a part that is neither a list reward nor ``log_rank`` of one target.
+        ValueError: if scores are not linear in u_0.
+    """
+    table = problem.score_table
+    if table is None:
+        raise ValueError(f"backbone {problem.config.backbone!r} does not score u_0 by a table of embeddings")
+    last, group = policy.num_steps - 1, rollout.samples_per_user
+    users = rollout.users.repeat_interleave(group)  # (N,)
+    mean = rollout.means[last].detach()  # (N, D) or (B, D)
+    whole = mean if mean.shape[0] == users.numel() else mean.repeat_interleave(group, 0)  # (N, D)
+    scores = problem.scores(rollout.u0, users)  # (N, I)
+    hidden = problem.reward_fn.hidden(users)  # (N, I) bool or None
+    if hidden is not None:
+        scores = scores.masked_fill(hidden, -math.inf)
+    out = torch.zeros_like(whole)  # (N, D)
+    for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
+        each = gains.repeat_interleave(group, 0)  # (N, I)
+        slope = linear_slope(
+            rollout.u0, whole, scores, table, each, discount, float(policy.std[last]), pairs, generator
+        )
+        out.add_(slope, alpha=share * scale / users.numel())
+    return out if mean.shape[0] == users.numel() else out.view(mean.shape[0], group, -1).sum(1)
+
+
+def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+    """The reward's parts: gains (B, I) of ``users`` (B,), discount (K,), weight; TypeError for others."""
+    found = []
+    for part, weight in reward.parts():
+        relevant = part.context.relevant
+        if isinstance(part, LogRank):
+            if bool((relevant.counts(users) > 1).any()):
+                raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
+            ranks = discounts(part.context.num_items, part.context.device)  # (I,) no cut
+            found.append((relevant.dense(users), ranks, weight))
+        else:
+            [(listed, _)] = list_parts(part)
+            found.append((listed.gains(users), listed.discount, weight))
+    return found
+
+
+def linear_slope(
+    u0: Tensor,
+    mean: Tensor,
+    scores: Tensor,
+    table: Tensor,
+    gains: Tensor,
+    discount: Tensor,
+    std: float,
+    pairs: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """An unbiased estimate, episode by episode, of d/dm E[r(u_0)] of a list reward.
+
+    Args:
+        u0: (N, D) samples of N(mean, std^2 I).
+        mean: (N, D).
+        scores: (N, I) of ``u0``; items that no list may hold are -inf.
+        table: (I, D) the slope of the scores in u_0.
+        gains: (N, I) value of having an item in the list.
+        discount: (K,) weight of each rank, non-increasing.
+        std: the samples' standard deviation.
+        pairs: J.
+        generator: source of the pairs drawn.
+
+    Returns:
+        (N, D) float32.
+    """
+    shift = (u0 - mean) @ table.T  # (N, I) what the noise did to the scores
+    expected = scores - shift  # (N, I) the mean's scores
+    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
+    drop = torch.cat([drop, drop.new_zeros(max(0, scores.shape[1] + 1 - drop.numel()))])  # (I + 1,)
+    guess = _guess(discount, scores.shape[1])[_ranks(scores)]  # (N, I)
+    relevant = gains != 0  # (N, I)
+    item = torch.topk(relevant.float(), max(1, int(relevant.sum(1).max())), dim=1).indices  # (N, P)
+    out = torch.zeros_like(mean)
+    for i in item.unbind(1):  # (N,)
+        out += _of_item(i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator)
+    return out
+
+
+def _guess(discount: Tensor, count: int) -> Tensor:
+    """(I,) what swapping with the item of each rank may be worth, ``discount`` (K,), I = ``count``.
+
+    On the hyperplane the two stand elsewhere than in the sample: the mean over ranks up to a factor of 2 off.
+    """
+    rank = torch.arange(count, device=discount.device)
+    padded = torch.cat([discount, discount.new_zeros(2 * count + 2)])
+    low, high = rank // 2, 2 * rank + 2
+    return (padded[low] - padded[high]) / (high - low) + FLOOR * discount[0] / (rank + 1)
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    """(N, I) places of the items in each row, 0 the best."""
+    order = scores.argsort(1, descending=True)
+    places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places)
+
+
+def _of_item(
+    i: Tensor,
+    u0: Tensor,
+    scores: Tensor,
+    expected: Tensor,
+    table: Tensor,
+    gains: Tensor,
+    drop: Tensor,
+    guess: Tensor,
+    std: float,
+    pairs: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """(N, D) the terms of the pairs that item ``i`` (N,) of each episode is in."""
+    at = i[:, None]  # (N, 1)
+    square = table.square().sum(1)  # (I,)
+    apart = (square[i][:, None] + square - 2 * table[i] @ table.T).clamp(min=1e-12)  # (N, I) |e_i - e_j|^2
+    z = (expected.gather(1, at) - expected) / (std * apart.sqrt())  # (N, I)
+    gap = gains.gather(1, at) - gains  # (N, I)
+    # Two relevant items meet from both sides: half of it each time.
+    share = torch.where(gains != 0, 0.5, 1.0) * (gains.gather(1, at) != 0)  # (N, I)
+    size = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std) * gap * share  # (N, I)
+    size = torch.where(torch.isfinite(expected) & torch.isfinite(expected.gather(1, at)), size, 0.0)
+    size = size.scatter(1, at, 0.0)
+    chance = size.abs() * guess  # (N, I)
+    total = chance.sum(1, keepdim=True)  # (N, 1)
+    chance = torch.where(total > 1e-30, chance, 1.0)  # nothing to tell: any pair will do
+    drawn = torch.multinomial(chance, pairs, replacement=True, generator=generator)  # (N, J)
+    out = torch.zeros_like(u0)
+    for j in drawn.unbind(1):  # (N,)
+        rival = j[:, None]  # (N, 1)
+        across = (table[i] - table[j]) / apart.gather(1, rival)  # (N, D) n_ij / |e_i - e_j|
+        ahead = scores.gather(1, at) - scores.gather(1, rival)  # (N, 1)
+        ahead = torch.where(torch.isfinite(ahead), ahead, 0.0)
+        moved = scores - ahead * (across @ table.T)  # (N, I) the scores where the two are level
+        level = moved.gather(1, at)  # (N, 1)
+        others = moved.scatter(1, torch.cat([at, rival], 1), -math.inf)  # (N, I)
+        above = (others > level).sum(1)  # (N,) so the two hold the ranks above + 1 and above + 2
+        chosen = size.gather(1, rival)[:, 0] * drop[above]  # (N,)
+        weight = chosen / (chance.gather(1, rival) / chance.sum(1, keepdim=True))[:, 0]  # (N,)
+        out += (weight * apart.gather(1, rival)[:, 0].sqrt())[:, None] * across / pairs
+    return out

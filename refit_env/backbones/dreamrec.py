@@ -1,0 +1,279 @@
+"""DreamRec (Yang et al., NeurIPS 2023, arXiv 2310.20453): diffusion on the embedding of the next item.
+
+Letters: B rows in a batch, L history length, D embedding size, I items, T steps of training.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refit_env.backbones.base import Backbone, Condition, check_task
+from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
+from refit_env.diffusion import Diffusion, betas
+
+PREDICTORS = ("linear", "mlp")
+"""Names for ``DreamRecConfig.predictor``."""
+
+
+@dataclass(frozen=True)
+class DreamRecConfig:
+    """DreamRec's settings; the defaults are those published for YooChoose."""
+
+    embedding: int = 64
+    """D, size of the item embeddings and of everything else in the network."""
+    history: int = 10
+    """L, items that a row shows."""
+    num_steps: int = 500
+    """T of training."""
+    schedule: str = "exp"
+    """Noise schedule, see ``refit_env.diffusion.betas``."""
+    noise_min: float = 1e-4
+    """Lower end of the schedule ``linear``."""
+    noise_max: float = 0.02
+    """Upper end of the schedule ``linear``."""
+    guidance: float = 2.0
+    """w: the prediction is (1 + w) f(u, history) - w f(u, nothing)."""
+    drop_condition: float = 0.1
+    """Share of training rows whose history the denoiser is not told, so that it learns both."""
+    dropout: float = 0.1
+    """Share of the encoder's numbers set to 0 in training."""
+    predictor: str = "linear"
+    """The denoiser on [u | history | step]: ``linear``, one layer (the published ``mlp1``), or ``mlp``, two
+    with a GELU between (``mlp2``)."""
+
+    def diffusion(self) -> Diffusion:
+        """The chain of training."""
+        table = betas(
+            self.schedule,
+            self.num_steps,
+            noise_min=self.noise_min,
+            noise_max=self.noise_max,
+            beta_fixed=False,
+        )
+        return Diffusion.from_betas(table)
+
+
+class DreamRec(Backbone):
+    """A Transformer reads the history, a small denoiser moves noise to the embedding of the next item.
+
+    The chain starts from N(0, I); each step predicts x0 with classifier-free guidance,
+    (1 + w) f(u, h, k) - w f(u, none, k), and u_0 is compared with all item embeddings by inner product.
+    The published chain has 500 or 2000 steps; ``DiffusionPolicy(backbone, num_steps=10)`` respaces it, with
+    the Gaussian posterior of the steps that are left, so each step keeps an exact density.
+
+    Deviations from the reference code, which are its bugs: dropout is off in evaluation; the filling item can
+    not be recommended; batches of one work. Further: only the last position's state is computed (with
+    one block nothing else reaches it); a history without items is the unconditional embedding; the cosine
+    schedule's betas end at 0.999 (0.9999 there); evaluation runs the noise-free chain from u_T = 0, the
+    mean of the noise, instead of one draw.
+    """
+
+    name: ClassVar[str] = "dreamrec"
+    config_class: ClassVar[type] = DreamRecConfig
+    conditional: ClassVar[bool] = True
+    embedding: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = ("sequential",)
+    start: ClassVar[str] = "noise"
+
+    def __init__(self, num_items: int, config: DreamRecConfig | None = None) -> None:
+        """Build an untrained network.
+
+        Args:
+            num_items: I.
+            config: settings; those of YooChoose if None.
+
+        Raises:
+            ValueError: for an unknown predictor or schedule.
+        """
+        super().__init__()
+        self.config: DreamRecConfig = config if config is not None else DreamRecConfig()
+        if self.config.predictor not in PREDICTORS:
+            raise ValueError(f"predictor={self.config.predictor!r} must be 'linear' or 'mlp'")
+        size = self.config.embedding
+        self.num_items, self.dim = num_items, size
+        self.diffusion = self.config.diffusion()
+        self.items = nn.Embedding(num_items + 1, size)  # the last fills histories up; N(0, 1), as published
+        self.nothing = nn.Parameter(torch.randn(1, size))
+        self.encoder = HistoryEncoder(size, self.config.history, self.config.dropout)
+        self.time = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
+        self.predictor: nn.Module = nn.Linear(3 * size, size)
+        if self.config.predictor == "mlp":
+            self.predictor = nn.Sequential(
+                nn.Linear(3 * size, 2 * size), nn.GELU(), nn.Linear(2 * size, size)
+            )
+
+    # ------------------------------------------------------------------ what is shown
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+        """Make the function rows (B,) -> histories (B, L) int64, oldest item first, filled up with I."""
+        check_task(type(self), dataset)
+        rows = dataset.episodes
+        if not isinstance(rows, RowDataset) or rows.history.shape[1] != self.config.history:
+            raise ValueError(
+                f"backbone 'dreamrec' reads histories of {self.config.history} items; "
+                f"{dataset.name!r} has others"
+            )
+        table = torch.as_tensor(rows.history, dtype=torch.int64, device=device)  # (R, L)
+        return lambda users: table[users]
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """(B, D) zeros, the mean of the noise that chains start from."""
+        return torch.zeros(users.numel(), self.dim, device=users.device)
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """The history (B, L) as float32, which holds item ids exactly."""
+        return shown.float()
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """Item ids, and I where there is none."""
+        return 0.0, float(self.num_items), self.config.history
+
+    def encode(self, context: Tensor) -> Condition:
+        """Read histories (B, L) of item ids into states (B, D); an empty one is ``nothing``."""
+        history = context.long()  # (B, L)
+        lengths = (history < self.num_items).sum(1)  # (B,)
+        state = self.encoder(self.items(history), lengths)  # (B, D)
+        return Condition(torch.where(lengths[:, None] > 0, state, self.nothing))
+
+    # ------------------------------------------------------------------ the denoiser
+
+    def predict(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
+        """The denoiser f (B, D) at ``u`` (B, D), the history's ``state`` (B, D) or (1, D), and a step."""
+        step = self.time(step_embedding(timestep, self.dim, u))  # (B, D) or (1, D)
+        if isinstance(self.predictor, nn.Linear):  # [u | h | e] W without copying the three together
+            by_u, by_state, by_step = self.predictor.weight.split(self.dim, 1)
+            rest = functional.linear(state, by_state) + functional.linear(step, by_step, self.predictor.bias)
+            return functional.linear(u, by_u) + rest
+        out: Tensor = self.predictor(torch.cat([u, state.expand_as(u), step.expand_as(u)], 1))
+        return out
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the next item's embedding (B, D), guided; without a condition, of anybody."""
+        if condition is None:
+            return self.predict(u, self.nothing, timestep)
+        weight = self.config.guidance
+        if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance mixes states instead
+            return self.predict(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
+        told = self.predict(u, condition.value, timestep)  # (B, D)
+        return (1 + weight) * told - weight * self.predict(u, self.nothing, timestep)
+
+    def scores(self, u0: Tensor, users: Tensor) -> Tensor:
+        """(B, I) inner products with the real items' embeddings."""
+        return u0 @ self.score_table().T
+
+    def score_table(self) -> Tensor:
+        """(I, D) the real items' embeddings."""
+        return self.items.weight[: self.num_items]
+
+    def largest(self) -> float:
+        """Of the items' embeddings."""
+        return float(self.items.weight.detach().abs().max())
+
+    def freeze_scores(self) -> None:
+        """Stop training the item embeddings, which the encoder then reads as they are."""
+        self.items.requires_grad_(False)
+
+    # ------------------------------------------------------------------ training
+
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """DreamRec's loss, Eq. 12: squared error of the predicted embedding; its gradient moves both.
+
+        Args:
+            shown: (B, L) int64 histories.
+            target: (B,) int64 next items.
+            generator: source of the steps, of the noise and of who goes without a history.
+
+        Returns:
+            a scalar, the mean over rows and dimensions.
+        """
+        count, device = target.numel(), target.device
+        x0 = self.items(target)  # (B, D)
+        k = torch.randint(self.config.num_steps, (count,), generator=generator, device=device)  # (B,)
+        noise = torch.randn(x0.shape, generator=generator, device=device)  # (B, D)
+        untold = (
+            torch.rand(count, 1, generator=generator, device=device) < self.config.drop_condition
+        )  # (B, 1)
+        state = torch.where(untold, self.nothing, self.encode(shown).value)  # (B, D)
+        return functional.mse_loss(self.predict(self.diffusion.q_sample(x0, k, noise), state, k), x0)
+
+    def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Cross-entropy of the target among all items, scored by the guided x0 prediction from pure noise.
+
+        It is what the first step of a chain believes; all steps share the denoiser. Not DreamRec's: the
+        supervised loss with the same information that fine-tuning is to be compared with.
+
+        Args:
+            shown: (B, L) int64 histories.
+            target: (B,) int64 next items.
+            generator: source of the noise.
+
+        Returns:
+            a scalar.
+        """
+        noise = torch.randn(target.numel(), self.dim, generator=generator, device=target.device)  # (B, D)
+        x0 = self.predict_x0(noise, self.config.num_steps - 1, self.encode(shown))  # (B, D)
+        return functional.cross_entropy(self.scores(x0, target), target)
+
+
+class HistoryEncoder(nn.Module):
+    """DreamRec's Transformer: one block, one head; the state of a history's last position."""
+
+    def __init__(self, size: int, length: int, dropout: float) -> None:
+        """Encode histories of ``length`` embeddings of ``size`` numbers."""
+        super().__init__()
+        self.positions = nn.Embedding(length, size)
+        self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
+        self.widen, self.narrow = nn.Linear(size, size), nn.Linear(size, size)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(4))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, embedded: Tensor, lengths: Tensor) -> Tensor:
+        """States (B, D) of histories (B, L, D), of which the first ``lengths`` (B,) places are real."""
+        before, between, inside, after = self.norms
+        there = torch.arange(embedded.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
+        sequence = self.dropout(embedded + self.positions.weight) * there[:, :, None]  # (B, L, D)
+        last = (lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, embedded.shape[2])  # (B, 1, D)
+        newest = before(sequence.gather(1, last).squeeze(1))  # (B, D)
+        logits = torch.einsum("bd,bld->bl", self.query(newest), self.key(sequence))  # (B, L)
+        logits = logits / math.sqrt(embedded.shape[2])
+        share = logits.masked_fill(~there, torch.finfo(logits.dtype).min).softmax(1)  # (B, L)
+        mixed = torch.einsum("bl,bld->bd", self.dropout(share), self.value(sequence))  # (B, D)
+        x = between(mixed + newest)  # (B, D) the residual is the normalised query, as published
+        x = inside(x + self.dropout(self.narrow(functional.relu(self.dropout(self.widen(x))))))
+        out: Tensor = after(x)
+        return out
+
+
+def step_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
+    """DreamRec's sinusoids [sin | cos] with frequencies 10000^(-j / (size / 2 - 1)).
+
+    Args:
+        timestep: one step for all, or (B,) int64.
+        size: D, even and at least 4.
+        like: gives dtype and device.
+
+    Returns:
+        (1, D) or (B, D).
+    """
+    half = size // 2
+    place = torch.arange(half, device=like.device, dtype=like.dtype)
+    frequency = torch.exp(-math.log(10_000.0) / (half - 1) * place)
+    steps = torch.as_tensor(timestep, device=like.device).reshape(-1, 1).to(like.dtype)
+    angle = steps * frequency  # (B, D / 2)
+    return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+PUBLISHED: dict[str, DreamRecConfig] = {
+    "yoochoose": DreamRecConfig(),
+    "kuairec": DreamRecConfig(num_steps=2000, schedule="cosine", guidance=2.0),
+    "zhihu": DreamRecConfig(num_steps=500, schedule="linear", guidance=4.0),
+}
+"""The configurations of DreamRec's README, by data set."""

@@ -1,0 +1,169 @@
+"""The estimator for embeddings: the derivative of the expected reward, by quadrature, and less noise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.linear_estimator import linear_slope
+from agents.pretrain import PretrainConfig, pretrain
+from agents.reinforce import Reinforce, ReinforceConfig
+from refit_env.backbones import make_backbone
+from refit_env.data import Dataset, synthesize_sessions
+from refit_env.metrics import discounts
+from refit_env.policy import DiffusionPolicy
+
+TABLE = torch.tensor([[1.0, 0.2], [0.1, 1.1], [-0.9, 0.3], [0.4, -1.0], [0.8, 0.9], [-0.2, -0.6]])
+MEAN = torch.tensor([0.3, -0.2])
+BIAS = torch.tensor([0.0, 0.3, -0.2, 0.1, 0.0, 0.2])
+STD = 0.5
+CASES = {
+    "one target, no cut": (torch.tensor([0.0, 1.0, 0, 0, 0, 0]), discounts(6)),
+    "one target, a list of two": (torch.tensor([0.0, 1.0, 0, 0, 0, 0]), torch.tensor([0.5, 0.5])),
+    "several gains": (torch.tensor([0.0, 1.0, 0.5, 0, 0, -0.3]), discounts(3)),
+    "nothing relevant": (torch.zeros(6), discounts(3)),
+}
+
+
+def rewards(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
+    """(N,) list rewards of scores (N, I)."""
+    return (gains[scores.topk(discount.numel(), dim=1).indices] * discount).sum(1)
+
+
+def by_quadrature(gains: Tensor, discount: Tensor, hidden: int | None = None) -> Tensor:
+    """(2,) the derivative in the mean, E[r (u - m)] / std^2, on a fine grid."""
+    axis = torch.linspace(-5, 5, 601, dtype=torch.float64) * STD
+    noise = torch.cartesian_prod(axis, axis)  # (n, 2)
+    weight = torch.exp(-0.5 * noise.square().sum(1) / STD**2)
+    scores = (MEAN.double() + noise) @ TABLE.double().T + BIAS
+    if hidden is not None:
+        scores[:, hidden] = -math.inf
+    value = rewards(scores, gains.double(), discount.double())
+    return ((weight * value)[:, None] * noise).sum(0) / weight.sum() / STD**2
+
+
+def samples(count: int) -> Tensor:
+    return MEAN + STD * torch.randn(count, 2, generator=torch.Generator().manual_seed(0))
+
+
+def estimates(u0: Tensor, gains: Tensor, discount: Tensor, pairs: int, hidden: int | None = None) -> Tensor:
+    """(N, 2)."""
+    scores = u0 @ TABLE.T + BIAS
+    if hidden is not None:
+        scores[:, hidden] = -math.inf
+    return linear_slope(
+        u0, MEAN.expand_as(u0), scores, TABLE, gains.expand(len(u0), -1), discount, STD, pairs,
+        torch.Generator().manual_seed(1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("pairs", [1, 3])
+@pytest.mark.parametrize("hidden", [None, 4])
+def test_it_is_the_derivative_of_the_expected_reward(name: str, pairs: int, hidden: int | None) -> None:
+    gains, discount = CASES[name]
+    found = estimates(samples(20_000), gains, discount, pairs, hidden)
+    error = found.std(0) / math.sqrt(len(found)) + 1e-3
+    assert bool(((found.mean(0) - by_quadrature(gains, discount, hidden).float()).abs() < 4 * error).all())
+    if name == "nothing relevant":
+        assert not found.any()
+
+
+def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> None:
+    """Sixty items in twelve dimensions, as in embeddings: the score function's noise has all of them."""
+    discount = discounts(60)
+    generator = torch.Generator().manual_seed(2)
+    table, mean = torch.randn(60, 12, generator=generator), torch.randn(12, generator=generator)
+    u0 = mean + STD * torch.randn(5_000, 12, generator=generator)
+    scores = u0 @ table.T
+    gains = torch.zeros(60)
+    gains[(mean @ table.T).argsort(descending=True)[6]] = 1.0
+    value = rewards(scores, gains, discount)
+    score = (value - value.mean())[:, None] * (u0 - mean) / STD**2  # with nearly the best constant baseline
+    ours = linear_slope(
+        u0, mean.expand_as(u0), scores, table, gains.expand(5_000, -1), discount, STD, 4, generator
+    )
+    error = (ours.var(0) + score.var(0)).sqrt() / math.sqrt(5_000)
+    assert bool(((ours.mean(0) - score.mean(0)).abs() < 4 * error).all())
+    assert ours.var(0).sum() < 0.25 * score.var(0).sum()
+
+
+# ---------------------------------------------------------------------- in the agent
+
+
+@pytest.fixture(scope="module")
+def sessions() -> Dataset:
+    return synthesize_sessions(num_sessions=400, num_items=40)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(sessions: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A briefly pretrained model."""
+    torch.manual_seed(0)
+    config = {"embedding": 16, "num_steps": 50, "guidance": 1.0}
+    model = make_backbone("dreamrec", sessions.num_items, config)
+    settings = PretrainConfig(epochs=3, users_per_batch=128, eval_steps=4, learning_rate=3e-3)
+    trained = pretrain(sessions, model, settings, seed=0, device="cpu").backbone
+    folder = tmp_path_factory.mktemp("sessions") / "run"
+    DiffusionPolicy(trained, num_steps=4).save(folder, sessions.name)
+    return str(folder)
+
+
+def agent(checkpoint: str, data: Dataset, reward: Any = "log_rank", **changes: Any) -> Reinforce:
+    settings: dict[str, Any] = {"users_per_batch": 64, "samples_per_user": 4, "exploration_std": 0.3}
+    settings |= {"iterations": 40, "eval_every": 20, "learning_rate": 3e-3, "baseline": "leave_one_out"}
+    kwargs = {"data": data, "backbone": "dreamrec", "checkpoint": checkpoint, "reward": reward, "k": 5}
+    config = ReinforceConfig(**(settings | changes))
+    policy = DiffusionPolicy.load(checkpoint)
+    return Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs=kwargs, seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("estimator", ["score", "pathwise"])
+def test_it_raises_its_reward(estimator: str, checkpoint: str, sessions: Dataset) -> None:
+    learner = agent(checkpoint, sessions, estimator=estimator)
+    before = learner.evaluate("valid").means()["ndcg@20"]
+    table = learner.policy.backbone.items.weight.clone()  # type: ignore[union-attr,operator]
+    result = learner.learn()
+    rewards = [row["reward/mean"] for row in result.history[1:]]
+    assert sum(rewards[-10:]) > 1.05 * sum(rewards[:10])
+    assert learner.evaluate("valid").means()["ndcg@20"] > before
+    assert torch.equal(learner.policy.backbone.items.weight, table)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("estimator", ["score", "pathwise"])
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    estimator: str, checkpoint: str, sessions: Dataset, tmp_path: Path
+) -> None:
+    short = {"estimator": estimator, "iterations": 4, "eval_every": 2}
+    whole = agent(checkpoint, sessions, **short)
+    whole.learn()
+
+    def stop(learner: Any, scalars: dict[str, float]) -> None:
+        if learner.iteration == 3:
+            raise KeyboardInterrupt
+
+    assert agent(checkpoint, sessions, **short).learn(tmp_path, callback=stop).interrupted
+    resumed = agent(checkpoint, sessions, **short).load(tmp_path)
+    resumed.learn()
+    assert whole.history[-1]["reward/mean"] == resumed.history[-1]["reward/mean"]
+    states = whole.policy.state_dict(), resumed.policy.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+@pytest.mark.parametrize("reward", ["racs", "ndcg", {"racs": 1.0, "log_rank": 0.5}])
+def test_list_rewards_and_mixes_are_taken_apart(reward: Any, checkpoint: str, sessions: Dataset) -> None:
+    learner = agent(checkpoint, sessions, reward, estimator="pathwise", iterations=1)
+    scalars = learner.update(torch.arange(64))
+    assert scalars["train/gradient_norm"] > 0
+
+
+def test_what_cannot_be_taken_apart_is_refused(checkpoint: str, sessions: Dataset) -> None:
+    with pytest.raises(TypeError, match="ReciprocalRank is none"):
+        agent(checkpoint, sessions, "reciprocal_rank", estimator="pathwise")
+    with pytest.raises(ValueError, match="'pathwise' and 'score' know embeddings"):
+        agent(checkpoint, sessions, "ndcg", estimator="rao_blackwell")

@@ -1,0 +1,136 @@
+"""Sequential sets as rows: what precedes, what comes next, and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from refit_env.data import Dataset, Interactions, RowDataset, as_rows, load_dataset, synthesize
+from refit_env.data.synthetic_sessions import synthesize_sessions
+from refit_env.errors import DataError
+from refit_env.evaluation import evaluate
+
+ITEMS = 9
+
+
+def dataset(sessions: list[tuple[list[int], int]], time_ordered: bool = True) -> Dataset:
+    """Sessions as (items, split)."""
+    parts = []
+    for code in range(3):
+        pairs = [(u, i) for u, (items, split) in enumerate(sessions) for i in items if split == code]
+        users, items = zip(*pairs, strict=True) if pairs else ((), ())
+        parts.append(Interactions.from_pairs(users, items, len(sessions), ITEMS))
+    return Dataset("shop", "sequential", *parts, time_ordered=time_ordered)
+
+
+sessions = st.lists(
+    st.tuples(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=7), st.integers(0, 2)), max_size=6
+).map(lambda some: [([0, 1], 0), *some])
+
+
+@settings(max_examples=60, deadline=None)
+@given(sessions, st.integers(1, 4), st.booleans())
+def test_a_row_is_what_precedes_an_event_and_the_event(
+    some: list[tuple[list[int], int]], length: int, keep_empty: bool
+) -> None:
+    rows = as_rows(dataset(some), length, keep_empty)
+    wanted = [
+        (split, user, items[max(0, p - length) : p], items[p])
+        for user, (items, split) in enumerate(some)
+        for p in range(len(items))
+        if p > 0 or keep_empty
+    ]
+    wanted.sort(key=lambda row: row[0])  # train rows first, sessions and places as they were
+    assert rows.num_users == len(wanted)
+    for r, (split, user, history, target) in enumerate(wanted):
+        assert rows.split_of[r] == split and rows.sessions[r] == user and rows.lengths[r] == len(history)
+        assert rows.train.of(r).tolist() == history
+        assert rows.history[r].tolist() == history + [ITEMS] * (length - len(history))
+        told = {0: rows.targets, 1: rows.valid, 2: rows.test}
+        assert {s: part.of(r).tolist() for s, part in told.items()} == {
+            s: [target] if s == split else [] for s in told
+        }
+    for code, name in enumerate(("train", "valid", "test")):
+        firsts = sum(split == code for _, split in some)
+        assert rows.empty[name] == (0 if keep_empty else firsts)
+        assert rows.population(name) == sum(len(items) for items, split in some if split == code)
+
+
+def test_a_user_whose_events_lie_in_several_splits_is_one_string() -> None:
+    train = Interactions.from_pairs([0, 0], [1, 2], 1, ITEMS)
+    valid, test = Interactions.from_pairs([0], [3], 1, ITEMS), Interactions.from_pairs([0], [4], 1, ITEMS)
+    rows = as_rows(Dataset("shop", "sequential", train, valid, test, time_ordered=True))
+    assert [rows.train.of(r).tolist() for r in range(3)] == [[1], [1, 2], [1, 2, 3]]
+    assert rows.split_of.tolist() == [0, 1, 2]
+
+
+def test_episodes_are_rows_where_a_user_is_many_cases_and_users_elsewhere() -> None:
+    data = synthesize_sessions()
+    assert isinstance(data.episodes, RowDataset)
+    assert data.episodes is data.episodes and data.episodes.episodes is data.episodes
+    other = synthesize(num_users=20, num_items=30)
+    assert other.episodes is other
+
+
+def test_what_has_no_order_or_no_row_is_refused() -> None:
+    with pytest.raises(DataError, match="no order of time"):
+        as_rows(dataset([([0, 1], 0)], time_ordered=False))
+    with pytest.raises(DataError, match="nothing to learn from"):
+        as_rows(dataset([([0], 0), ([1, 2], 1)]))
+    with pytest.raises(ValueError, match="length=0"):
+        as_rows(dataset([([0, 1], 0)]), length=0)
+
+
+def test_evaluation_is_the_hit_rate_of_every_row_and_masks_nothing() -> None:
+    data = dataset([([0, 1], 0), ([3, 3, 5], 2), ([2, 7], 2), ([4], 2)])
+    scores = torch.zeros(data.episodes.num_users, ITEMS)
+    ranks = {1: {3: 1}, 2: {5: 2}, 3: {7: 9}}  # row -> item -> rank; row 0 is the train row
+    for row, item_ranks in ranks.items():
+        scores[row] = -torch.arange(ITEMS).float() * 0.01
+        for item, rank in item_ranks.items():
+            others = [i for i in range(ITEMS) if i != item]
+            order = [*others[: rank - 1], item, *others[rank - 1 :]]
+            scores[row, order] = torch.arange(ITEMS, 0, -1).float()
+    found = evaluate(lambda users: scores[users], data, "test", ks=(1, 2, 5))
+    assert found.users.tolist() == [1, 2, 3]  # the row (3) -> 3 counts: a repeat is no seen item
+    assert found.per_user["recall@1"].tolist() == [1.0, 0.0, 0.0]
+    assert found.per_user["recall@2"].tolist() == [1.0, 1.0, 0.0]
+    assert found.per_user["ndcg@2"].tolist() == pytest.approx([1.0, 1 / np.log2(3), 0.0])
+    assert found.means_over_all()["recall@1"] == pytest.approx(1 / 6)  # three rows have no history
+
+
+def test_no_row_is_dropped_whatever_the_batch() -> None:
+    data = synthesize_sessions(num_sessions=60)
+    table = torch.rand(data.episodes.num_users, data.num_items, generator=torch.Generator().manual_seed(0))
+    one, other = (
+        evaluate(lambda users: table[users], data, "test", batch=batch).per_user for batch in (7, 1000)
+    )
+    assert len(one["recall@5"]) == len(data.episodes.test) and set(one) == set(other)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert "recall@50" in one and "ndcg@20" in one
+
+
+@pytest.mark.parametrize(("name", "empty"), [("zhihu", 1172), ("yoochoose", 2497), ("kuairec", 1808)])
+def test_real_rows_are_counted(data_home: Path, name: str, empty: int) -> None:
+    rows = load_dataset(name).episodes
+    assert isinstance(rows, RowDataset)
+    assert rows.empty["test"] == empty  # of Zhihu, the figure that DreamRec's own files give
+    assert len(rows.test) + empty == rows.population("test")
+
+
+def test_sessions_say_what_comes_next() -> None:
+    data = synthesize_sessions(num_sessions=400, num_items=30, focus=1.0)
+    rows = data.episodes
+    assert isinstance(rows, RowDataset)
+    last = rows.history[np.arange(rows.num_users), rows.lengths - 1]
+    seen = {}
+    for item, target in zip(last[rows.rows_of("train")], rows.targets.items, strict=True):
+        seen.setdefault(int(item), set()).add(int(target))
+    assert max(len(after) for after in seen.values()) <= 3
+    with pytest.raises(ValueError, match="at least 20"):
+        synthesize_sessions(num_sessions=3)
