@@ -53,4 +53,4 @@ def test_unbiased_baselines_keep_the_gradient_of_a_known_problem(name: str) -> N
     samples = torch.stack([advantage(name, r[None]) for r in reward]).squeeze(1) * noise
     error = 4 * samples.mean(1).std() / samples.shape[0] ** 0.5
     assert abs(samples.mean() - 2 * mu) < error
-    assert set(BASELINES) == {"none", "batch", "leave_one_out", "group"}
+    assert set(BASELINES) == {"none", "batch", "leave_one_out", "group", "group_mean"}
