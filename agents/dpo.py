@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from agents.config import TrainerConfig
-from agents.credit import CREDITS
+from agents.credit import check_credit
 from agents.crossings import crossings, last_step, list_parts
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
@@ -98,10 +98,7 @@ class DPO(FineTuner):
         """
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
-        if self.config.credit == "coordinate":
-            list_parts(self.env.problem.reward_fn)
-            if self.policy.backbone.dim != self.env.problem.num_items:
-                raise ValueError("credit 'coordinate' needs u_0 to be the item scores; use 'episode'")
+        check_credit(self.config.credit, self.policy, self.env.problem)
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
                 "the policy's std is 0 at some step, so log-ratios have no meaning: raise exploration_std"
@@ -254,8 +251,6 @@ def _of_each(value: Tensor, rows: int) -> Tensor:
 
 def _check(config: DPOConfig) -> None:
     """Refuse settings that have no meaning, before any work is done."""
-    if config.credit not in CREDITS:
-        raise unknown_name("credit", config.credit, CREDITS)
     if config.pairs not in PAIRS:
         raise unknown_name("pairs", config.pairs, PAIRS)
     if not config.beta > 0:

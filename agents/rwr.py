@@ -31,8 +31,7 @@ from torch import Tensor
 
 from agents import advantages
 from agents.config import TrainerConfig
-from agents.credit import CREDITS, coordinate_credit
-from agents.crossings import list_parts
+from agents.credit import check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -94,10 +93,7 @@ class RewardWeighted(FineTuner):
         """
         super().__init__(policy, env, config, **kwargs)
         _check(self.config)
-        if self.config.credit == "coordinate":
-            list_parts(self.env.problem.reward_fn)
-            if self.policy.backbone.dim != self.env.problem.num_items:
-                raise ValueError("credit 'coordinate' needs u_0 to be the item scores; use 'episode'")
+        check_credit(self.config.credit, self.policy, self.env.problem)
         if float(self.policy.std[-1]) <= 0:
             raise ValueError(
                 "the policy's std is 0 at the last step, so all that it samples is its mean and there is "
@@ -178,8 +174,6 @@ def _check(config: RWRConfig) -> None:
     """Refuse settings that have no meaning, before any work is done."""
     if config.weighting not in WEIGHTINGS:
         raise unknown_name("weighting", config.weighting, WEIGHTINGS)
-    if config.credit not in CREDITS:
-        raise unknown_name("credit", config.credit, CREDITS)
     if config.states not in STATES:
         raise unknown_name("states", config.states, STATES)
     if config.baseline not in advantages.BASELINES:

@@ -32,8 +32,7 @@ from torch import Tensor
 
 from agents import advantages
 from agents.config import TrainerConfig
-from agents.credit import CREDITS, coordinate_credit
-from agents.crossings import list_parts
+from agents.credit import check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
@@ -103,12 +102,9 @@ class ClippedSurrogate(FineTuner):
         """
         super().__init__(policy, env, config, **kwargs)
         check_surrogate(self.config)
-        if self.config.credit == "coordinate":
-            list_parts(self.env.problem.reward_fn)
-            if self.policy.backbone.dim != self.env.problem.num_items:
-                raise ValueError("credit 'coordinate' needs u_0 to be the item scores; use 'episode'")
-            if self.config.train_steps.startswith("random"):
-                raise ValueError("credit 'coordinate' runs through the chain: train_steps 'all' or 'last:n'")
+        check_credit(self.config.credit, self.policy, self.env.problem)
+        if self.config.credit == "coordinate" and self.config.train_steps.startswith("random"):
+            raise ValueError("credit 'coordinate' runs through the chain: train_steps 'all' or 'last:n'")
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
                 "the policy's std is 0 at some step, so there is no probability ratio: raise exploration_std"
@@ -228,8 +224,6 @@ def check_surrogate(config: SurrogateConfig) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    if config.credit not in CREDITS:
-        raise unknown_name("credit", config.credit, CREDITS)
     if config.baseline not in advantages.BASELINES:
         raise unknown_name("baseline", config.baseline, advantages.BASELINES)
     if config.logprob_reduction not in ("mean", "sum"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.config import TrainerConfig
+from agents.divergence import divergence
 from agents.interrupt import deferred_interrupt
 from agents.rollout import Rollout
 from agents.runlog import RunLog
@@ -35,9 +36,6 @@ __all__ = ["STATE_NAME", "FineTuneResult", "FineTuner", "TrainerConfig"]
 
 STATE_NAME = "resume"
 """Stem of the resume state's files in a run folder."""
-
-DIVERGENCE_USERS = 256
-"""Users over which the divergence from the pretrained policy is averaged."""
 
 Self = TypeVar("Self", bound="FineTuner")
 
@@ -214,7 +212,10 @@ class FineTuner(ABC):
         if means[self.config.select_on] > self._best[0]:
             self._best = (means[self.config.select_on], self.iteration)
             self._best_state = copy.deepcopy(self.policy.state_dict())
-        out = {f"valid/{k}": v for k, v in means.items()} | {"policy/kl_to_pretrained": self._divergence()}
+        out = {f"valid/{k}": v for k, v in means.items()}
+        out["policy/kl_to_pretrained"] = divergence(
+            self.policy, self.reference, self.env.problem, self._train_users
+        )
         return out | {"seconds/validation": time.perf_counter() - begin}
 
     def _refresh_lists(self) -> None:
@@ -224,19 +225,6 @@ class FineTuner(ABC):
             self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
             for env in self._envs:
                 env.problem.reward_fn.set_lists(self._lists)
-
-    @torch.no_grad()
-    def _divergence(self) -> float:
-        """Mean over some users of sum_t KL(pi || pretrained) / D along the policy's noise-free chain."""
-        users = self._train_users[:DIVERGENCE_USERS].to(self.device)
-        u, context = self.env.problem.initial_state(users), self.env.problem.context(users)
-        total = 0.0
-        for t in range(self.policy.num_steps):
-            mean = self.policy.mean(u, t, context)  # (B, D)
-            gap = (mean - self.reference.mean(u, t, context)) / self.policy.std[t].clamp(min=1e-12)
-            total += float(0.5 * gap.square().mean())
-            u = mean
-        return total
 
     def evaluate(self, split: str = "test", users: Any = None) -> Evaluation:
         """Full-ranking evaluation of the policy as it is now, by the noise-free chain."""

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
 
+from agents.divergence import divergence
 from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.vec_env import GymVecEnv, arrays
 from refit_env.envs.problem import DenoisingProblem
@@ -24,9 +23,6 @@ from refit_env.envs.wrappers import chain_scorer
 from refit_env.envs.wrappers.chain import Layer, layers
 from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
 from refit_env.policy import DiffusionPolicy
-
-DIVERGENCE_USERS = 256
-"""Users over which the divergence from the pretrained policy is averaged."""
 
 BEST = "best_model"
 """Stem of the best model's file, as SB3's ``EvalCallback`` calls it."""
@@ -203,20 +199,6 @@ def model_scorer(model: BaseAlgorithm) -> ScoreFunction:
         return model.predict(seen, deterministic=True)[0]
 
     return chain_scorer(_wrapped(model.get_env()), act)
-
-
-@torch.no_grad()
-def divergence(policy: DiffusionPolicy, reference: DiffusionPolicy, problem: DenoisingProblem) -> float:
-    """Mean over some users of sum_t KL(policy || reference) / D along the policy's noise-free chain."""
-    users = torch.as_tensor(problem.users[:DIVERGENCE_USERS], device=problem.device)  # (B,)
-    u: Tensor = problem.initial_state(users).to(policy.device)  # (B, D)
-    context, total = problem.context(users), 0.0
-    for t in range(policy.num_steps):
-        mean = policy.mean(u, t, context)  # (B, D)
-        gap = (mean - reference.mean(u, t, context)) / policy.std[t]  # (B, D)
-        total += float(0.5 * gap.square().mean())
-        u = mean
-    return total
 
 
 def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:

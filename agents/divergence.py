@@ -1,0 +1,42 @@
+"""How far a policy has moved from the pretrained one.
+
+Letters: B users, D size of the diffused vector, T steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.policy import DiffusionPolicy
+
+DIVERGENCE_USERS = 256
+"""Users over which the divergence from the pretrained policy is averaged."""
+
+
+@torch.no_grad()
+def divergence(
+    policy: DiffusionPolicy,
+    reference: DiffusionPolicy,
+    problem: DenoisingProblem,
+    users: Tensor | None = None,
+) -> float:
+    """Mean over some users of sum_t KL(policy || reference) / D along the policy's noise-free chain.
+
+    Args:
+        policy: whose chain is run.
+        reference: of the same network and T; usually the frozen pretrained policy.
+        problem: gives starting states and contexts.
+        users: (n,) int64, of whom the first 256 are looked at; None takes those that episodes are about.
+    """
+    chosen = torch.as_tensor(problem.users) if users is None else users
+    chosen = chosen[:DIVERGENCE_USERS].to(problem.device)  # (B,)
+    u = problem.initial_state(chosen).to(policy.device)  # (B, D)
+    context, total = problem.context(chosen), 0.0
+    for t in range(policy.num_steps):
+        mean = policy.mean(u, t, context)  # (B, D)
+        gap = (mean - reference.mean(u, t, context)) / policy.std[t].clamp(min=1e-12)  # (B, D)
+        total += float(0.5 * gap.square().mean())
+        u = mean
+    return total
