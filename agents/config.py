@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+from refit_env.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -30,3 +34,22 @@ class TrainerConfig:
     relevance_draws: int = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
     by heart."""
+
+
+Config = TypeVar("Config", bound=TrainerConfig)
+
+
+def named_settings(presets: Mapping[str, Config], name: str, kind: str = "preset") -> Config:
+    """The settings called ``name``.
+
+    Args:
+        presets: settings by name.
+        name: which of them.
+        kind: what the error calls them.
+
+    Raises:
+        ValueError: if there are none of that name, with a did-you-mean.
+    """
+    if name not in presets:
+        raise unknown_name(kind, name, presets)
+    return presets[name]

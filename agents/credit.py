@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.crossings import crossings, last_step, list_parts
+from agents.crossings import crossings, last_step, list_parts, sum_over_parts
 from agents.rollout import Rollout
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.errors import unknown_name
@@ -64,13 +64,11 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
         TypeError: if the reward does not say what each list position is worth.
     """
     step = last_step(rollout, policy, reward)
-    out = torch.zeros_like(step.mean)  # (N, D)
-    for part, share in list_parts(reward):
-        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, D)
-        out.add_(
-            counterfactual_advantage(step.scores, step.mean, gains, part.discount, step.std), alpha=share
-        )
-    return out if step.hidden is None else out.masked_fill_(step.hidden, 0.0)
+
+    def advantage(gains: Tensor, discount: Tensor) -> Tensor:
+        return counterfactual_advantage(step.scores, step.mean, gains, discount, step.std)
+
+    return sum_over_parts(rollout, reward, step, advantage)
 
 
 def counterfactual_advantage(

@@ -14,7 +14,7 @@ Letters: B users in the batch, G episodes of each, N = B * G, I items, K list le
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -101,3 +101,32 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
             for column in (value, held)
         )
         yield edge, drop[j] * (gains - rival)
+
+
+def sum_over_parts(
+    rollout: Rollout,
+    reward: Reward,
+    step: LastStep,
+    each: Callable[[Tensor, Tensor], Tensor],
+    scale: float = 1.0,
+) -> Tensor:
+    """What a list reward owes to each number of the last action, its parts weighed and summed.
+
+    Args:
+        rollout: N finished episodes.
+        reward: a list reward, or a mix of which every part is one.
+        step: their last step.
+        each: from a part's gains (N, I) and discount (K,) to (N, I).
+        scale: factor of the sum.
+
+    Returns:
+        (N, I) float32; 0 for items that no list may hold, which are worth nothing.
+
+    Raises:
+        TypeError: if the reward does not say what each list position is worth.
+    """
+    out = torch.zeros_like(step.mean)  # (N, I)
+    for part, share in list_parts(reward):
+        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, I)
+        out.add_(each(gains, part.discount), alpha=share * scale)
+    return out if step.hidden is None else out.masked_fill_(step.hidden, 0.0)

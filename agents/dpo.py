@@ -28,7 +28,7 @@ Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,11 +36,10 @@ from torch.nn import functional
 
 from agents.config import TrainerConfig
 from agents.credit import check_credit
-from agents.crossings import crossings, last_step, list_parts
+from agents.crossings import crossings, last_step, sum_over_parts
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
-from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
@@ -83,20 +82,13 @@ class DPO(FineTuner):
     config_class: ClassVar[type[TrainerConfig]] = DPOConfig
     config: DPOConfig
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        env: str | DenoisingVectorEnv,
-        config: TrainerConfig | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prepare; arguments as in ``FineTuner``.
+    def check_settings(self) -> None:
+        """Refuse settings and rewards that make no pairs.
 
         Raises:
             ValueError: for a wrong setting; a deterministic policy.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        super().__init__(policy, env, config, **kwargs)
         _check(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
         if bool((self.policy.std <= 0).any()):
@@ -235,13 +227,14 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
     """
     step = last_step(rollout, policy, reward)
     mirrored = 2.0 * step.mean - step.scores  # (N, D)
-    out = torch.zeros_like(step.mean)  # (N, D)
-    for part, share in list_parts(reward):
-        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, D)
-        for edge, worth in crossings(step.scores, gains, part.discount):
-            crossed = (step.scores > edge).float() - (mirrored > edge).float()  # (N, D) -1, 0 or 1
-            out.add_(worth * crossed, alpha=share)
-    return out if step.hidden is None else out.masked_fill_(step.hidden, 0.0)
+
+    def gap(gains: Tensor, discount: Tensor) -> Tensor:
+        out = torch.zeros_like(step.mean)  # (N, D)
+        for edge, worth in crossings(step.scores, gains, discount):
+            out += worth * ((step.scores > edge).float() - (mirrored > edge).float())  # times -1, 0 or 1
+        return out
+
+    return sum_over_parts(rollout, reward, step, gap)
 
 
 def _of_each(value: Tensor, rows: int) -> Tensor:

@@ -90,7 +90,6 @@ class EvolutionStrategy(FineTuner):
             ValueError: for a wrong setting, a backbone without a linear output layer, a rank that it has not.
         """
         super().__init__(policy, env, config, **kwargs)
-        _check(self.config)
         rank = self.config.rank
         self.subspace = output_subspace(self.policy, self.env.problem, rank, self.config.basis)
         self.matrix = nn.Parameter(torch.zeros(rank, rank, device=self.device))  # M
@@ -98,6 +97,14 @@ class EvolutionStrategy(FineTuner):
         self.optimizer = torch.optim.Adam(
             [self.matrix, self.shift], self.config.learning_rate, maximize=self.maximize, fused=True
         )
+
+    def check_settings(self) -> None:
+        """Refuse settings that make no population.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        _check(self.config)
 
     @torch.no_grad()
     def update(self, users: Tensor) -> dict[str, float]:

@@ -27,7 +27,7 @@ import math
 import torch
 from torch import Tensor
 
-from agents.crossings import crossings, last_step, list_parts
+from agents.crossings import crossings, last_step, sum_over_parts
 from agents.rollout import Rollout
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
@@ -80,15 +80,11 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         TypeError: if the reward does not say what each list position is worth.
     """
     step = last_step(rollout, policy, reward)
-    out = torch.zeros_like(step.mean)  # (N, D)
-    for part, share in list_parts(reward):
-        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, I)
-        out.add_(
-            expected_slope(step.scores, step.mean, gains, part.discount, step.std),
-            alpha=share * scale / rollout.reward.numel(),
-        )
-    if step.hidden is not None:
-        out.masked_fill_(step.hidden, 0.0)  # an item that no list may hold is worth nothing
+
+    def slope(gains: Tensor, discount: Tensor) -> Tensor:
+        return expected_slope(step.scores, step.mean, gains, discount, step.std)
+
+    out = sum_over_parts(rollout, reward, step, slope, scale / rollout.reward.numel())  # (N, I)
     return _to_mean(rollout, policy.num_steps - 1, out)
 
 

@@ -11,12 +11,10 @@ hardly differ.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from agents.config import TrainerConfig
 from agents.surrogate import ClippedSurrogate, SurrogateConfig
-from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.policy import DiffusionPolicy
 
 GROUP_BASELINES = ("group", "group_mean", "leave_one_out")
 """The baselines that are relative to a user's own chains."""
@@ -51,19 +49,13 @@ class GRPO(ClippedSurrogate):
     config_class: ClassVar[type[TrainerConfig]] = GRPOConfig
     config: GRPOConfig
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        env: str | DenoisingVectorEnv,
-        config: TrainerConfig | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prepare; arguments as in ``FineTuner``.
+    def check_settings(self) -> None:
+        """Refuse a baseline that knows no groups, too.
 
         Raises:
             ValueError: for a baseline that knows no groups, or another wrong setting.
         """
-        super().__init__(policy, env, config, **kwargs)
+        super().check_settings()
         if self.config.baseline not in GROUP_BASELINES:
             raise ValueError(
                 f"baseline={self.config.baseline!r}: GRPO's is one of {', '.join(GROUP_BASELINES)}; "

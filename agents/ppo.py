@@ -9,12 +9,12 @@ equation is in ``agents.surrogate``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agents.config import TrainerConfig
+from agents.config import TrainerConfig, named_settings
 from agents.surrogate import ClippedSurrogate, SurrogateConfig
-from refit_env.errors import unknown_name
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ PRESETS: dict[str, PPOConfig] = {
 
 def preset(name: str) -> PPOConfig:
     """Return the settings called ``name``; a ValueError with a did-you-mean if there are none."""
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return PRESETS[name]
+    return named_settings(PRESETS, name)
 
 
 class PPO(ClippedSurrogate):
@@ -66,4 +64,5 @@ class PPO(ClippedSurrogate):
 
     name: ClassVar[str] = "ppo"
     config_class: ClassVar[type[TrainerConfig]] = PPOConfig
+    presets: ClassVar[Mapping[str, TrainerConfig]] = PRESETS
     config: PPOConfig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from agents.config import TrainerConfig
 from agents.trainer import FineTuner
 from refit_env.errors import unknown_name
 
@@ -33,3 +34,14 @@ def algorithm(name: str) -> type[FineTuner]:
     module, _, cls = ALGORITHMS[name].partition(":")
     found: type[FineTuner] = getattr(import_module(module), cls)
     return found
+
+
+def presets(name: str) -> dict[str, TrainerConfig]:
+    """The named settings of an algorithm; ``default`` is always there.
+
+    Example:
+        >>> sorted(presets("ppo"))
+        ['ddpo', 'default']
+    """
+    cls = algorithm(name)
+    return {"default": cls.config_class(), **cls.presets}

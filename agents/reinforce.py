@@ -6,23 +6,22 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from agents import advantages
-from agents.config import TrainerConfig
+from agents.config import TrainerConfig, named_settings
 from agents.crossings import list_parts
 from agents.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.linear_estimator import linear_parts, linear_pathwise
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
-from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
-from refit_env.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,7 @@ PRESETS: dict[str, ReinforceConfig] = {
 
 def preset(name: str) -> ReinforceConfig:
     """Return the settings called ``name``; a ValueError with a did-you-mean if there are none."""
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    return PRESETS[name]
+    return named_settings(PRESETS, name)
 
 
 class Reinforce(FineTuner):
@@ -89,23 +86,17 @@ class Reinforce(FineTuner):
 
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
+    presets: ClassVar[Mapping[str, TrainerConfig]] = PRESETS
     maximize: ClassVar[bool] = True  # what is carried to the weights is the derivative of J itself
     config: ReinforceConfig
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        env: str | DenoisingVectorEnv,
-        config: TrainerConfig | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prepare; arguments as in ``FineTuner``, checks of the settings that are REINFORCE's own.
+    def check_settings(self) -> None:
+        """Refuse settings and rewards that no estimator knows.
 
         Raises:
             ValueError: for a wrong estimator, baseline, reduction or ``train_steps``; a deterministic policy.
             TypeError: if the estimator needs a list reward and the reward is none.
         """
-        super().__init__(policy, env, config, **kwargs)
         _check(self.config)
         if self.config.estimator != "score":
             self._check_reward()

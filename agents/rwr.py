@@ -24,7 +24,7 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -34,9 +34,7 @@ from agents.config import TrainerConfig
 from agents.credit import check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
-from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
-from refit_env.policy import DiffusionPolicy
 
 WEIGHTINGS = ("advantage", "exp_advantage", "exp_reward")
 """Names for ``RWRConfig.weighting``."""
@@ -78,20 +76,13 @@ class RewardWeighted(FineTuner):
     config_class: ClassVar[type[TrainerConfig]] = RWRConfig
     config: RWRConfig
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        env: str | DenoisingVectorEnv,
-        config: TrainerConfig | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prepare; arguments as in ``FineTuner``.
+    def check_settings(self) -> None:
+        """Refuse settings and rewards that give no weights.
 
         Raises:
             ValueError: for a wrong setting; a policy that is deterministic at its last step.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        super().__init__(policy, env, config, **kwargs)
         _check(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
         if float(self.policy.std[-1]) <= 0:

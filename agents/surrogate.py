@@ -25,7 +25,7 @@ Letters: B users in the batch, G episodes of each, N = B * G, n of them in a min
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,9 +36,7 @@ from agents.credit import check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
-from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import unknown_name
-from refit_env.policy import DiffusionPolicy
 
 
 @dataclass(frozen=True)
@@ -87,20 +85,13 @@ class ClippedSurrogate(FineTuner):
     config_class: ClassVar[type[TrainerConfig]] = SurrogateConfig
     config: SurrogateConfig
 
-    def __init__(
-        self,
-        policy: DiffusionPolicy,
-        env: str | DenoisingVectorEnv,
-        config: TrainerConfig | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Prepare; arguments as in ``FineTuner``.
+    def check_settings(self) -> None:
+        """Refuse settings and rewards that make no surrogate.
 
         Raises:
             ValueError: for a wrong setting; a deterministic policy.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        super().__init__(policy, env, config, **kwargs)
         check_surrogate(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
         if self.config.credit == "coordinate" and self.config.train_steps.startswith("random"):

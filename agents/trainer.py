@@ -69,6 +69,8 @@ class FineTuner(ABC):
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
     maximize: ClassVar[bool] = False
     """Whether the gradients that ``update`` makes are those of what shall rise, so that Adam climbs."""
+    presets: ClassVar[Mapping[str, TrainerConfig]] = {}
+    """Named settings besides the class's defaults."""
 
     def __init__(
         self,
@@ -92,7 +94,8 @@ class FineTuner(ABC):
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
 
         Raises:
-            ValueError: if the environment does not fit the policy or the configuration.
+            ValueError: if the environment does not fit the policy or the configuration; for a wrong setting.
+            TypeError: if the settings need another kind of reward than the environment's.
         """
         self.config = config if config is not None else self.config_class()
         self.device = resolve_device(device)
@@ -100,12 +103,12 @@ class FineTuner(ABC):
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std)
         if isinstance(env, str):
-            self.config, self._envs = make_training_envs(
+            self.config, self.envs = make_training_envs(
                 env, self.policy, self.config, self.device, env_kwargs
             )
         else:
-            self._envs = [env]
-        self.env = self._envs[0]
+            self.envs = [env]
+        self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
@@ -120,6 +123,15 @@ class FineTuner(ABC):
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
         self._lists: Tensor | None = None  # (U, K) what rewards that look at others' lists were last shown
+        self.check_settings()
+
+    def check_settings(self) -> None:  # noqa: B027  # some algorithms have nothing to refuse
+        """Refuse what the algorithm cannot work with, before any work is done; subclasses add their own.
+
+        Raises:
+            ValueError: for a wrong setting, or a policy that does not go with it.
+            TypeError: if the settings need another kind of reward.
+        """
 
     @abstractmethod
     def update(self, users: Tensor) -> dict[str, float]:
@@ -179,7 +191,7 @@ class FineTuner(ABC):
         """One iteration with its bookkeeping."""
         begin = time.perf_counter()
         self._within_step = True
-        self.env = self._envs[self.iteration % len(self._envs)]
+        self.env = self.envs[self.iteration % len(self.envs)]
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
         scalars = self.update(users)
@@ -223,7 +235,7 @@ class FineTuner(ABC):
         reward = self.env.problem.reward_fn
         if reward.uses_lists:
             self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
-            for env in self._envs:
+            for env in self.envs:
                 env.problem.reward_fn.set_lists(self._lists)
 
     def evaluate(self, split: str = "test", users: Any = None) -> Evaluation:
@@ -280,7 +292,7 @@ class FineTuner(ABC):
         self.take_own_tensors(part(tensors, "own."))
         if "lists" in tensors:
             self._lists = tensors["lists"].to(self.device)
-            for env in self._envs:
+            for env in self.envs:
                 env.problem.reward_fn.set_lists(self._lists)
         self.user_generator.set_state(tensors["generator.users"].cpu())
         self.noise_generator.set_state(tensors["generator.noise"].cpu())

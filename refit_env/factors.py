@@ -5,8 +5,6 @@ Letters: U users, I items, r rank.
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from typing import Any, cast
 
 import numpy as np
@@ -14,15 +12,14 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
+from refit_env.kept import Kept
+
 Floats = npt.NDArray[np.float32]
 
 DENSE_CELLS = 1_000_000
 """Up to U * I cells the full decomposition is as fast as Lanczos and exact whatever the matrix's own rank."""
 
-KEPT = 8
-"""Decompositions that are kept for the next who asks."""
-
-_KNOWN: OrderedDict[tuple[str, int], Floats] = OrderedDict()
+_KEPT: Kept[Floats] = Kept()
 
 
 def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
@@ -56,14 +53,7 @@ def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
             f"rank={rank!r} must be a whole number in 1..{highest}: there are {matrix.shape[0]} users and "
             f"{matrix.shape[1]} items, and a truncated SVD has fewer directions than either"
         )
-    key = (_digest(matrix), int(rank))
-    if key not in _KNOWN:
-        _KNOWN[key] = _leading(sp.csr_matrix(matrix, dtype=np.float64), int(rank))
-        _KNOWN[key].setflags(write=False)
-    _KNOWN.move_to_end(key)
-    while len(_KNOWN) > KEPT:
-        _KNOWN.popitem(last=False)
-    return _KNOWN[key]
+    return _KEPT.get(matrix, int(rank), lambda: _leading(sp.csr_matrix(matrix, dtype=np.float64), int(rank)))
 
 
 def _leading(matrix: sp.csr_matrix, rank: int) -> Floats:
@@ -79,11 +69,3 @@ def _leading(matrix: sp.csr_matrix, rank: int) -> Floats:
     first = np.argmax(size >= size.max(axis=0) * (1 - 1e-6), axis=0)  # (r,)
     signs = np.sign(vectors[first, np.arange(rank)])  # (r,)
     return np.ascontiguousarray(vectors * signs, dtype=np.float32)
-
-
-def _digest(matrix: sp.csr_matrix) -> str:
-    """Name of the rows' content, so that equal matrices that were built apart share the work."""
-    digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
-    for array in (matrix.indptr, matrix.indices, matrix.data):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

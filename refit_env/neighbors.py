@@ -5,13 +5,12 @@ Letters: U users, I items, M neighbours, n candidate pairs.
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
+
+from refit_env.kept import Kept
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -147,7 +146,7 @@ def _nine_digits(value: Floats) -> Floats:
     return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30))
 
 
-_KNOWN: OrderedDict[tuple[str, int], Ids] = OrderedDict()
+_KEPT: Kept[Ids] = Kept()
 
 
 def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -> Ids:
@@ -156,18 +155,8 @@ def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -
     The key is the rows' content, so that environments, agents and evaluations of one process that build
     the same rows independently share the search.
     """
-    digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
-    arrays = (matrix.indptr, matrix.indices, matrix.data, *(() if groups is None else (groups,)))
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
-    key = (digest.hexdigest(), k)
-    if key not in _KNOWN:
-        _KNOWN[key] = nearest_users(matrix, k, groups)[0]
-        _KNOWN[key].setflags(write=False)
-    _KNOWN.move_to_end(key)
-    while len(_KNOWN) > 8:
-        _KNOWN.popitem(last=False)
-    return _KNOWN[key]
+    others = () if groups is None else (groups,)
+    return _KEPT.get(matrix, k, lambda: nearest_users(matrix, k, groups)[0], others)
 
 
 def neighbor_average(neighbors: Ids, matrix: sp.csr_matrix) -> sp.csr_matrix:

@@ -28,16 +28,14 @@ from agents.commands.common import (
     plain,
     reopen,
 )
-from agents.comparison.rows import presets
-from agents.config import TrainerConfig
+from agents.config import TrainerConfig, named_settings
 from agents.plots import column, plot_curves
-from agents.registry import algorithm
+from agents.registry import algorithm, presets
 from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import CURVE, RunFolder
 from agents.trainer import STATE_NAME, FineTuner
-from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 
 
@@ -221,13 +219,11 @@ def main(words: Sequence[str]) -> int:
     chooser.add_argument("--preset", default="default")
     chosen = chooser.parse_known_args(list(words))[0]
     named = presets(chosen.algorithm)
-    if chosen.preset not in named:
-        raise unknown_name(f"preset of {chosen.algorithm}", chosen.preset, named)
     default = Finetune(
         init=tyro.MISSING,
         out=tyro.MISSING,
         algorithm=chosen.algorithm,
         preset=chosen.preset,
-        agent=named[chosen.preset],
+        agent=named_settings(named, chosen.preset, f"preset of {chosen.algorithm}"),
     )
     return parse(Finetune, words, default).run()

@@ -5,15 +5,13 @@ Another algorithm is another entry of ``ROWS``; its settings are its class's own
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 from agents.comparison.sb3_settings import SB3_SETTINGS, SB3Settings
 from agents.comparison.settings import EnvSettings
 from agents.config import TrainerConfig
-from agents.registry import algorithm
+from agents.registry import presets
 from refit_env.errors import unknown_name
 
 BASE, RIVAL = "none", "reinforce"
@@ -108,13 +106,6 @@ def row_config(row: Row, settings: EnvSettings) -> TrainerConfig | SB3Settings |
     return replace(config, **changes)
 
 
-def presets(name: str) -> dict[str, Any]:
-    """The named settings of an algorithm of ``agents.registry``; ``default`` is always there."""
-    cls = algorithm(name)
-    found = dict(getattr(sys.modules[cls.__module__], "PRESETS", {}))
-    return {"default": cls.config_class()} | found
-
-
 def titles(rows: Sequence[Row]) -> dict[str, str]:
     """Key -> title."""
     return {row.key: row.title for row in rows}
@@ -122,6 +113,5 @@ def titles(rows: Sequence[Row]) -> dict[str, str]:
 
 def _default_config(row: Row) -> TrainerConfig | SB3Settings | None:
     if row.kind == "native":
-        config: TrainerConfig = presets(row.algorithm)[row.preset]
-        return config
+        return presets(row.algorithm)[row.preset]
     return SB3_SETTINGS[row.algorithm] if row.kind == "sb3" else None

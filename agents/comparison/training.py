@@ -90,7 +90,7 @@ def fine_tuned(
         KeyboardInterrupt: if Ctrl-C ended it: half a run is no result.
     """
     agent = algorithm(name)(policy, env_id, config, env_kwargs=env_kwargs, seed=seed, device="cpu")
-    steps = StepCounter(agent._envs)
+    steps = StepCounter(agent.envs)
     taken = [0]
     result = agent.learn(callback=lambda agent, scalars: taken.append(steps.count))
     if result.interrupted:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from refit_env.backbones import make_backbone
@@ -34,3 +38,31 @@ def make_policy(small_data: Dataset):  # a factory, typed where it is used
         return DiffusionPolicy(backbone, num_steps, exploration_std)
 
     return make
+
+
+@pytest.fixture
+def check_resume(make_policy, tmp_path: Path):  # a check, typed where it is used
+    """Breaks a run off after three iterations: the resumed one must equal an unbroken one bit for bit."""
+    import torch
+
+    def check(make_agent: Callable[[DiffusionPolicy], Any]) -> None:
+        whole = make_agent(make_policy())
+        whole.learn(tmp_path / "whole")
+        first = make_agent(make_policy())
+
+        def interrupt(learner: Any, scalars: dict[str, float]) -> None:
+            if learner.iteration == 3:
+                raise KeyboardInterrupt
+
+        assert first.learn(tmp_path / "broken", callback=interrupt).interrupted
+        second = make_agent(make_policy(seed=9)).load(tmp_path / "broken")  # another model: all is loaded
+        second.learn(tmp_path / "broken")
+        for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+        timeless = [
+            [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in run.history]
+            for run in (whole, second)
+        ]
+        assert timeless[0] == timeless[1]
+
+    return check

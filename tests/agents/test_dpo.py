@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from refit_env.data.dataset import Interactions
 from refit_env.policy import DiffusionPolicy
 
 Factory = Callable[..., DiffusionPolicy]
+ResumeCheck = Callable[[Callable[[DiffusionPolicy], Any]], None]
 SMALL = DPOConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
@@ -201,27 +201,10 @@ def test_it_raises_its_reward(credit: str, make_policy: Factory, small_data: Dat
     ],
 )
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    change: dict[str, Any], make_policy: Factory, small_data: Dataset, tmp_path: Path
+    change: dict[str, Any], check_resume: ResumeCheck, small_data: Dataset
 ) -> None:
     config = replace(SMALL, iterations=6, **change)
-    whole = agent(make_policy(), small_data, config)
-    whole.learn()
-    first = agent(make_policy(), small_data, config)
-
-    def interrupt(learner: Any, scalars: dict[str, float]) -> None:
-        if learner.iteration == 3:
-            raise KeyboardInterrupt
-
-    assert first.learn(tmp_path, callback=interrupt).interrupted
-    second = agent(make_policy(seed=9), small_data, config).load(tmp_path)
-    second.learn(tmp_path)
-    for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    timeless = [
-        [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in run.history]
-        for run in (whole, second)
-    ]
-    assert timeless[0] == timeless[1]
+    check_resume(lambda policy: agent(policy, small_data, config))
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from refit_env.data.dataset import Interactions
 from refit_env.policy import DiffusionPolicy
 
 Factory = Callable[..., DiffusionPolicy]
+ResumeCheck = Callable[[Callable[[DiffusionPolicy], Any]], None]
 SMALL = RWRConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
@@ -184,28 +184,11 @@ def test_it_raises_its_reward(
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    weighting: str, make_policy: Factory, small_data: Dataset, tmp_path: Path
+    weighting: str, check_resume: ResumeCheck, small_data: Dataset
 ) -> None:
     credit = "episode" if weighting == "exp_reward" else "coordinate"
     config = replace(SMALL, iterations=6, weighting=weighting, credit=credit, regressions=2)
-    whole = agent(make_policy(), small_data, config)
-    whole.learn()
-    first = agent(make_policy(), small_data, config)
-
-    def interrupt(learner: Any, scalars: dict[str, float]) -> None:
-        if learner.iteration == 3:
-            raise KeyboardInterrupt
-
-    assert first.learn(tmp_path, callback=interrupt).interrupted
-    second = agent(make_policy(seed=9), small_data, config).load(tmp_path)
-    second.learn(tmp_path)
-    for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
-        assert torch.equal(a, b)
-    timeless = [
-        [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in run.history]
-        for run in (whole, second)
-    ]
-    assert timeless[0] == timeless[1]
+    check_resume(lambda policy: agent(policy, small_data, config))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from refit_env import factors
 from refit_env.data import synthesize
 from refit_env.factors import item_factors
+from refit_env.kept import KEPT
 
 
 @st.composite
@@ -77,9 +78,9 @@ def test_the_same_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_only_the_newest_are_kept() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(factors.KEPT + 3):
+    for _ in range(KEPT + 3):
         item_factors(sp.csr_matrix(rng.random((4, 4))), 2)
-    assert len(factors._KNOWN) == factors.KEPT
+    assert len(factors._KEPT._known) == KEPT
 
 
 def test_every_process_finds_the_same_factors() -> None:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from agents.comparison.rows import ROWS, Row, choose_rows, presets, row_config
+from agents.comparison.rows import ROWS, Row, choose_rows, row_config
 from agents.comparison.sb3_settings import SB3Settings
 from agents.comparison.settings import DEFAULT, SETTINGS, EnvSettings, settings_of
 from agents.config import TrainerConfig
-from agents.registry import ALGORITHMS
+from agents.registry import ALGORITHMS, presets
 from refit_env import env_ids
 
 KIND = {"none": type(None), "elbo": type(None), "native": TrainerConfig, "sb3": SB3Settings}
