@@ -43,6 +43,8 @@ class Cell:
         settings: JSON-plain; whatever decides the result. Kept in the file, and a file with others is
             refused. None keeps none and checks none.
         needs: keys of the cells that must be finished before this one begins.
+        leaves: a file besides its own that others work with. Where it is gone (it was not kept with the
+            results) and one of them is still to run, the cell is run again.
     """
 
     key: str
@@ -50,6 +52,7 @@ class Cell:
     arguments: tuple[Any, ...] = ()
     settings: Mapping[str, Any] | None = None
     needs: tuple[str, ...] = ()
+    leaves: Path | None = None
 
     def path(self, folder: Path) -> Path:
         """Its file."""
@@ -160,7 +163,9 @@ def run_cells(
         ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
     """
     _check(cells, workers)
-    waiting = unfinished(cells, folder)
+    missing = unfinished(cells, folder)
+    needed = {need for cell in missing for need in cell.needs}
+    waiting = [cell for cell in cells if cell in missing or (cell.key in needed and _lost(cell))]
     finished = {cell.key for cell in cells if cell not in waiting}
     running: dict[int, _Job] = {}
     failed: dict[str, str] = {}
@@ -189,6 +194,11 @@ def run_cells(
             job.process.terminate()
             job.process.join()
     return failed
+
+
+def _lost(cell: Cell) -> bool:
+    """Whether what a finished cell left for others is gone."""
+    return cell.leaves is not None and not cell.leaves.exists()
 
 
 def _check(cells: Sequence[Cell], workers: int) -> None:

@@ -28,6 +28,7 @@ from agents.comparison.training import (
 )
 from agents.config import TrainerConfig
 from agents.resources import measure
+from agents.runs import POLICY
 from agents.stats import paired_bootstraps
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.files import read_json
@@ -126,6 +127,7 @@ def plan(
             (job,),
             job.settings_json(),
             tuple(cell_key(job.env_id, need, job.seed) for need in _needs(job.row)),
+            leaves=job.checkpoint / POLICY if job.row.key == BASE else None,
         )
         for job in jobs
     ]
@@ -241,4 +243,4 @@ def _per_user(evaluation: Evaluation) -> dict[str, Any]:
 
 def _fingerprint(checkpoint: Path) -> str:
     """SHA-256 of a checkpoint's weights."""
-    return hashlib.sha256((checkpoint / "policy.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((checkpoint / POLICY).read_bytes()).hexdigest()

@@ -58,6 +58,27 @@ def test_needs_come_first_and_their_failure_is_passed_on(tmp_path: Path) -> None
     assert (tmp_path / "w.json").exists() and not (tmp_path / "y.json").exists()
 
 
+def test_what_others_work_with_is_made_again_where_it_is_gone_and_wanted(tmp_path: Path) -> None:
+    left = tmp_path / "left.txt"
+    write = f"{{'characters': __import__('pathlib').Path({str(left)!r}).write_text('here')}}"
+    reads = f"{{'read': __import__('pathlib').Path({str(left)!r}).read_text()}}"
+    base = python("base", write, leaves=left)
+    heard: list[str] = []
+
+    def run(*cells: Cell) -> None:
+        heard.clear()
+        assert run_cells(cells, tmp_path, tell=lambda outcome: heard.append(outcome.cell.key)) == {}
+
+    run(base)
+    left.unlink()
+    run(base, cell("alone"))  # nobody asks for it
+    assert heard == ["alone"] and not left.exists()
+    run(base, python("reader", reads, needs=("base",)))
+    assert heard == ["base", "reader"]
+    run(base, python("reader", reads, needs=("base",)))
+    assert heard == []
+
+
 def test_each_cell_has_a_process_and_one_thread_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
