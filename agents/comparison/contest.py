@@ -30,6 +30,7 @@ from agents.config import TrainerConfig
 from agents.resources import measure
 from agents.runs import POLICY
 from agents.stats import paired_bootstraps
+from refit_env.checkpoint import load_checkpoint
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
@@ -242,5 +243,10 @@ def _per_user(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _fingerprint(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint's weights."""
-    return hashlib.sha256((checkpoint / POLICY).read_bytes()).hexdigest()
+    """SHA-256 of a checkpoint's weights, whatever else its file tells of them."""
+    weights, _ = load_checkpoint(checkpoint)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
