@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
-from refit_env.backbones import Backbone, check_task, make_backbone, published_config
+from refit_env.backbones import Backbone, Look, backbone_for, check_task
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
@@ -36,16 +36,16 @@ OBJECTIVES = ("elbo", "ranking")
 """Names for ``PretrainConfig.objective``."""
 
 
-Look = Callable[[Tensor], Tensor]
-"""Users (B,) -> what is known of them (B, ...)."""
-
-
 @dataclass(frozen=True)
 class PretrainConfig:
     """ELBO training. Defaults: DiffRec's for ML-1M, with validation often enough to catch its early best."""
 
     learning_rate: float = 1e-3
-    """AdamW's step size, without weight decay."""
+    """AdamW's step size."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    learning_rate_decay: float = 1.0
+    """Factor of the step size after each epoch."""
     users_per_batch: int = 400
     """Users in a batch."""
     epochs: int = 200
@@ -148,7 +148,10 @@ class Pretrainer:
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
         self.shown, self.target, self.users = self._examples()
-        self.optimizer = torch.optim.AdamW(backbone.parameters(), self.config.learning_rate, weight_decay=0.0)
+        groups = backbone.parameter_groups(self.config.learning_rate)
+        self.optimizer = torch.optim.AdamW(
+            groups, self.config.learning_rate, weight_decay=self.config.weight_decay
+        )
         self.generator = torch.Generator(self.device).manual_seed(seed)
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
         self._judge = DiffusionPolicy(backbone, steps).to(self.device)
@@ -190,6 +193,8 @@ class Pretrainer:
             for pick in order.split(self.config.users_per_batch):
                 losses.append(self._update(self.users[pick]))
         self.epoch += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] *= self.config.learning_rate_decay
         self.seconds += time.perf_counter() - begin
         scalars = {"train/loss": sum(losses) / len(losses), "seconds/training": self.seconds}
         return scalars | (self._validate() if self._validates_now() else {})
@@ -235,7 +240,17 @@ class Pretrainer:
         return self.epoch >= self.config.epochs or self._out_of_time() or 0 < self.config.patience <= waited
 
     def _examples(self) -> tuple[Look, Look, Tensor]:
-        """What is shown and what is to be predicted of users (B,), and the users (n,) learnt from."""
+        """What is shown and what is to be predicted of users (B,), and the users (n,) learnt from.
+
+        The ids are the backbone's own (interactions, say) where it walks over something else.
+        """
+        own = self.backbone.examples(self.dataset, self.device)
+        if own is not None:
+            if self.config.target != "train":
+                raise ValueError(
+                    f"target={self.config.target!r}: backbone {self.backbone.name!r} learns from 'train' only"
+                )
+            return own
         if isinstance(self.dataset, RowDataset):
             if self.config.target != "train":
                 raise ValueError(
@@ -246,10 +261,12 @@ class Pretrainer:
             items[torch.as_tensor(rows)] = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64)
             users = torch.as_tensor(rows, device=self.device)
             return self.backbone.shown(self.dataset, self.device), lambda some: items[some], users
-        whole = part = SparseRows(self.dataset.train.csr, self.device)
+        config = self.backbone.config
+        whole = part = SparseRows(self.backbone.rows(self.dataset, config), self.device)
         if self.config.target != "train":
             relevance = make_relevance(self.config.target, self.dataset, fraction=self.config.fraction)
-            part = SparseRows(relevance.visible, self.device)
+            seen = self.dataset.showing(relevance.visible)
+            part = SparseRows(self.backbone.rows(seen, config), self.device)
         users = torch.nonzero(part.counts(torch.arange(self.dataset.num_users, device=self.device))).flatten()
         shown = part.dense
         return shown, shown if part is whole else whole.dense, users
@@ -316,9 +333,7 @@ def pretrain(
         1.0
     """
     if isinstance(backbone, str):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            backbone = make_backbone(backbone, dataset.num_items, published_config(backbone, dataset.name))
+        backbone = backbone_for(dataset, backbone, seed=seed)
     if config is None:
         config = published_training(backbone.name, dataset.name)
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)

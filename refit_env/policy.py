@@ -178,7 +178,8 @@ class DiffusionPolicy(nn.Module):
         was_training = self.training
         self.eval()
         start = self.backbone.initial_state(users, shown)  # (B, D)
-        scores = self.backbone.scores(self.denoise(start, self.backbone.context(users, shown)), users)
+        context = self.backbone.context(users, shown)  # (B, C) or None
+        scores = self.backbone.scores(self.denoise(start, context), users, context)
         self.train(was_training)
         return scores
 

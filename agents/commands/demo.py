@@ -14,7 +14,7 @@ from rich.table import Table
 
 from agents.commands.common import REPORTED, Flag, Target, parse, plain, reported
 from agents.commands.finetune import finetune_run, make_agent
-from agents.commands.pretrain import new_backbone, pretrain_run
+from agents.commands.pretrain import pretrain_run
 from agents.plots import Series, column, mean_line, plot_curves
 from agents.pretrain import PretrainConfig, Pretrainer
 from agents.reinforce import ReinforceConfig
@@ -22,6 +22,7 @@ from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import RunFolder
 from agents.stats import mean_interval, paired_bootstraps
+from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.files import write_json
@@ -102,7 +103,7 @@ class Demo:
         }
 
     def _pretrain(self, name: str, config: PretrainConfig, dataset: Dataset, seed: int) -> RunFolder:
-        backbone = new_backbone(TARGET, dataset, {}, seed)
+        backbone = backbone_for(dataset, TARGET.spec.backbone, seed=seed)
         trainer = Pretrainer(dataset, backbone, config, seed=seed, device=self.device)
         folder = self._folder(name, "pretrain", {"pretrain": plain(config)}, seed)
         pretrain_run(trainer, folder, TARGET.spec.num_steps, progress=not self.quiet)

@@ -6,9 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +19,6 @@ from agents.commands.common import (
     Flag,
     FolderOption,
     NumberOption,
-    Target,
     choose_target,
     cost,
     parse,
@@ -34,8 +32,8 @@ from agents.pretrain import STATE_NAME, PretrainConfig, Pretrainer, published_tr
 from agents.resources import measure
 from agents.runlog import RunLog, read_log
 from agents.runs import CURVE, RunFolder
-from refit_env.backbones import Backbone, make_backbone, published_config
-from refit_env.data import Dataset, load_dataset
+from refit_env.backbones import backbone_for
+from refit_env.data import load_dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
@@ -64,8 +62,10 @@ class Pretrain:
     """The diffusion recommender; the environment's unless told otherwise."""
     num_steps: NumberOption = None
     """T of the saved policy's chain; the environment's unless told otherwise."""
+    size: Literal["published", "small"] = "published"
+    """Whose configuration of the backbone: the published one, or a smaller one where there is one."""
     backbone_options: tuple[str, ...] = ()
-    """Changes to the backbone's published settings, for example ``dropout=0.1 hidden=[200]``."""
+    """Changes to the backbone's configuration, for example ``dropout=0.1 hidden=[200]``."""
     training: tyro.conf.OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
     """Settings of training."""
     resume: Flag = False
@@ -87,11 +87,13 @@ class Pretrain:
             "init": None if self.init is None else str(self.init),
             "num_steps": self.num_steps,
             "backbone": options if self.backbone is None else options | {"name": self.backbone},
+            "size": self.size,
             "pretrain": plain(self.training),
         }
         dataset = load_dataset(target.dataset)
         if earlier is None:
-            backbone = new_backbone(target, dataset, options, self.seed, self.backbone)
+            name = self.backbone or target.spec.backbone
+            backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
         elif options or self.backbone:
             raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
         else:
@@ -106,17 +108,6 @@ class Pretrain:
         if not self.quiet:
             Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
-
-
-def new_backbone(
-    target: Target, dataset: Dataset, options: Mapping[str, Any], seed: int, name: str | None = None
-) -> Backbone:
-    """Make a backbone, the environment's unless named: published settings but for ``options``."""
-    name = name or target.spec.backbone
-    published = plain(published_config(name, dataset.name))
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return make_backbone(name, dataset.num_items, published | dict(options))
 
 
 def pretrain_run(

@@ -1,4 +1,8 @@
-"""The registry of backbones: diffusion recommenders, one file each."""
+"""The registry of backbones: diffusion recommenders, one file each.
+
+A file may hold, by data set, the configurations that the authors published (``PUBLISHED``) and smaller ones
+that two cores train in minutes (``SMALL``).
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,28 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from refit_env.backbones.base import Backbone, Condition, Context, check_task
+import torch
+
+from refit_env.backbones.base import Backbone, Condition, Context, Look, check_task
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
 __all__ = [
     "Backbone",
     "Condition",
     "Context",
+    "Look",
     "backbone_class",
+    "backbone_for",
     "backbone_names",
     "check_task",
     "make_backbone",
     "published_config",
+    "sized_config",
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {DiffRec.name: DiffRec, DreamRec.name: DreamRec}
@@ -29,6 +39,9 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
 }
+_SMALL: dict[str, Mapping[str, Any]] = {}
+SIZES = ("published", "small")
+"""Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
 """Data sets without a published configuration of their own that take a related one's."""
 _DEFAULT = {DiffRec.name: "ml-1m", DreamRec.name: "yoochoose"}
@@ -72,6 +85,49 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
     return cls(num_items, config)
 
 
+def backbone_for(
+    dataset: Dataset,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    size: str = "published",
+    seed: int | None = None,
+) -> Backbone:
+    """Build an untrained backbone for a data set.
+
+    Args:
+        dataset: gives the items, and the graphs, clusters and places that some networks are built on.
+        name: one of ``backbone_names()``.
+        options: fields of its configuration to change.
+        size: whose configuration, see ``sized_config``.
+        seed: of the initial weights; None draws them from torch's global generator.
+
+    Raises:
+        ValueError: for an unknown name, size or field, with a did-you-mean, or data of another task.
+    """
+    cls = backbone_class(name)
+    values = {**_plain(sized_config(name, dataset.name, size)), **(options or {})}
+    config = _from_mapping(cls.config_class, values)
+    if seed is None:
+        return cls.for_dataset(dataset, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return cls.for_dataset(dataset, config)
+
+
+def sized_config(backbone: str, dataset: str, size: str = "published") -> Any:
+    """The configuration of a size: ``published``, or ``small`` where the file of the backbone has one.
+
+    Raises:
+        ValueError: for an unknown name or size, with a did-you-mean.
+    """
+    if size not in SIZES:
+        raise unknown_name("size", size, SIZES)
+    table = _SMALL.get(backbone, {}) if size == "small" else {}
+    found = table.get(dataset, table.get(_LIKE.get(dataset, dataset), table.get("")))
+    return published_config(backbone, dataset) if found is None else found
+
+
 def published_config(backbone: str, dataset: str) -> Any:
     """The configuration that the backbone's authors published for a data set.
 
@@ -82,6 +138,11 @@ def published_config(backbone: str, dataset: str) -> Any:
         raise unknown_name("backbone", backbone, _PUBLISHED)
     table = _PUBLISHED[backbone]
     return table.get(_LIKE.get(dataset, dataset), table[_DEFAULT[backbone]])
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration's fields."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:

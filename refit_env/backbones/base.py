@@ -16,8 +16,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,9 @@ class Condition:
         return Condition(self.value.repeat_interleave(repeats, dim))
 
 
+Look = Callable[[Tensor], Tensor]
+"""Users, or other ids, (B,) -> what is known of them (B, ...)."""
+
 Context = Tensor | Condition | None
 """What a network is conditioned on: as an environment shows it (B, C), encoded already, or nothing."""
 
@@ -52,6 +56,8 @@ class Backbone(nn.Module, ABC):
         name: its name in the registry.
         conditional: whether the network sees a context besides u; only then may a chain start from noise.
         embedding: whether u lives in an embedding space, so that scoring takes trained weights.
+        shows_rows: whether the context is the visible row (B, I), of a backbone that is no embedding one.
+        scores_by_context: whether ``scores`` needs the context.
         tasks: the tasks whose data sets it is for.
         start: where its chains start unless an environment is told otherwise.
         num_items: I.
@@ -63,6 +69,8 @@ class Backbone(nn.Module, ABC):
     config_class: ClassVar[type]
     conditional: ClassVar[bool] = False
     embedding: ClassVar[bool] = False
+    shows_rows: ClassVar[bool] = False
+    scores_by_context: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...]] = ("cf", "social", "poi")
     start: ClassVar[str] = "history"
 
@@ -70,6 +78,28 @@ class Backbone(nn.Module, ABC):
     dim: int
     diffusion: Diffusion
     config: Any
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
+        """An untrained backbone for a data set; here its number of items is all that matters.
+
+        Whatever a backbone takes from the data goes into its configuration or its state, so that a checkpoint
+        can be read with no data at hand.
+
+        Args:
+            dataset: what it will be trained on.
+            config: a ``config_class``; its defaults if None.
+
+        Raises:
+            ValueError: if the backbone is not for such a data set.
+        """
+        check_task(cls, dataset)
+        return cls(dataset.num_items, config)
+
+    @classmethod
+    def rows(cls, dataset: Dataset, config: Any) -> sp.csr_matrix:
+        """(U, I) what u_T holds where it is an interaction row: here 1 for each train item."""
+        return dataset.train.csr
 
     @abstractmethod
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
@@ -103,15 +133,29 @@ class Backbone(nn.Module, ABC):
         """
         raise ValueError(f"backbone {self.name!r} has no ranking objective; train it with objective='elbo'")
 
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
+        """What training walks over where that is not the users' rows.
+
+        Returns:
+            ids (B,) -> what is shown, ids (B,) -> the target, both for ``elbo_loss``, and all ids (n,)
+            int64; None (here) for users and their rows.
+        """
+        return None
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """What the optimiser of pretraining is given; here all parameters in one group."""
+        return [{"params": list(self.parameters()), "lr": learning_rate}]
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
         """Make the function users (B,) -> what is shown of them; here their train rows (B, I) float32.
 
-        Users are those of ``dataset.episodes``.
+        Users are those of ``dataset.episodes``. In an environment that hides a part of the rows, the train
+        split that this is given holds the visible part.
 
         Raises:
             ValueError: if the backbone is not for such a data set.
         """
-        return SparseRows(dataset.episodes.train.csr, device).dense
+        return SparseRows(self.rows(dataset.episodes, self.config), device).dense
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """The mean of u_T (B, D) of ``users`` (B,) of whom ``shown`` is seen; here the row itself.
@@ -122,22 +166,28 @@ class Backbone(nn.Module, ABC):
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
         """What the network is conditioned on, (B, C) float32, as environments show it; or None."""
-        return None
+        return shown if self.shows_rows else None
 
     def context_box(self) -> tuple[float, float, int] | None:
         """Lowest and highest value and size C of a context; None if there is none."""
-        return None
+        return (0.0, 1.0, self.num_items) if self.shows_rows else None
 
     def encode(self, context: Tensor) -> Condition:
         """The context (B, C) as the network sees it (B, H)."""
         return Condition(context)
 
-    def scores(self, u0: Tensor, users: Tensor) -> Tensor:
-        """Item scores (B, I) of denoised vectors ``u0`` (B, D): the vectors themselves where D = I."""
+    def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
+        """Item scores (B, I) of denoised vectors ``u0`` (B, D): the vectors themselves where D = I.
+
+        Args:
+            u0: (B, D).
+            users: (B,) int64.
+            context: (B, C) what ``context`` gives of them, for backbones with ``scores_by_context``.
+        """
         return u0
 
     def score_table(self) -> Tensor | None:
-        """The slope (I, D) of the scores in u_0 where they are linear in it; None elsewhere."""
+        """The slope (I, D) of the scores in u_0 where they are affine in it; None elsewhere."""
         return None
 
     def largest(self) -> float:
@@ -145,10 +195,10 @@ class Backbone(nn.Module, ABC):
         return 1.0
 
     def freeze_scores(self) -> None:
-        """Stop training the weights that ``scores`` uses.
+        """Stop training the weights that ``scores``, ``context`` and ``initial_state`` use.
 
-        An environment scores u_0 by the pretrained weights. A policy that fine-tuning could move away from
-        them would be judged by one ruler and rewarded by another.
+        An environment computes those by the pretrained weights. A policy that fine-tuning could move away
+        from them would be judged by one ruler and rewarded by another.
         """
 
     @property

@@ -6,7 +6,6 @@ Letters: B rows in a batch, L history length, D embedding size, I items, T steps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.base import Backbone, Condition, check_task
+from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
 from refit_env.diffusion import Diffusion, betas
@@ -112,7 +111,7 @@ class DreamRec(Backbone):
 
     # ------------------------------------------------------------------ what is shown
 
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
         """Make the function rows (B,) -> histories (B, L) int64, oldest item first, filled up with I."""
         check_task(type(self), dataset)
         rows = dataset.episodes
@@ -165,7 +164,7 @@ class DreamRec(Backbone):
         told = self.predict(u, condition.value, timestep)  # (B, D)
         return (1 + weight) * told - weight * self.predict(u, self.nothing, timestep)
 
-    def scores(self, u0: Tensor, users: Tensor) -> Tensor:
+    def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, I) inner products with the real items' embeddings."""
         return u0 @ self.score_table().T
 

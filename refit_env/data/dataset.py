@@ -6,7 +6,7 @@ Letters: U users, I items, N interactions of one split, B users in a batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -183,3 +183,19 @@ class Dataset:
     def population(self, split: str) -> int:
         """How many users metrics that count everybody divide by: U."""
         return self.num_users
+
+    def showing(self, visible: sp.csr_matrix) -> Dataset:
+        """This data set with only the train items that ``visible`` (U, I) stores, in their order.
+
+        Example:
+            >>> pairs = Interactions.from_pairs([0, 0, 1], [2, 0, 1], num_users=2, num_items=3)
+            >>> shop = Dataset("shop", "cf", pairs, pairs, pairs, time_ordered=True)
+            >>> shop.showing(sp.csr_matrix([[1, 0, 0], [0, 1, 0]])).train.items
+            array([0, 1], dtype=int32)
+        """
+        if visible is self.train.csr:
+            return self
+        train, width = self.train, self.num_items
+        stored = np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(visible.indptr)) * width
+        keep = np.isin(train.users * width + train.items, stored + visible.indices)  # (N,)
+        return replace(self, train=train.select(keep))

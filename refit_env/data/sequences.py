@@ -56,6 +56,10 @@ class RowDataset(Dataset):
         """Itself: its users are the rows already."""
         return self
 
+    def showing(self, visible: sp.csr_matrix) -> Dataset:
+        """Itself: of rows, it is the targets that are hidden, by nature."""
+        return self
+
     def masked(self, split: str) -> sp.csr_matrix:
         """(R, I) nothing: every real item is ranked, those of the history too."""
         none = np.zeros(0, np.int64)

@@ -118,14 +118,17 @@ class DenoisingProblem:
             load_judge(config.backbone, config.checkpoint, whole, config.data) if kind.embedding else None
         )
         self.dim, self.bound = self.num_items, BOUND
-        self._chain = published_config(config.backbone, self.dataset.name).diffusion()
+        published = published_config(config.backbone, self.dataset.name)
+        self._chain, self._kind = published.diffusion(), kind
+        seen = self.dataset.showing(self.relevance.visible)
         if self._judge is None:
-            self._visible = SparseRows(self.relevance.visible, self.device)
+            self._rows = kind.rows(seen, published)
+            self._visible = SparseRows(self._rows, self.device)
         else:
             self.dim, self._chain = self._judge.dim, self._judge.diffusion
             self.bound = max(BOUND, BOUND - 1 + self._judge.largest())
             self._judge.to(self.device)
-            self._shown = self._judge.shown(self.dataset, self.device)
+            self._shown = self._judge.shown(seen, self.device)
         self.bound = self.bound if config.bound is None else config.bound
         longest = self._chain.num_steps
         if config.num_steps > longest:
@@ -174,22 +177,27 @@ class DenoisingProblem:
     def _scatter_rows(self, users: npt.NDArray[np.int64], out: Tensor) -> None:
         """Write the visible rows of ``users`` (B,) to ``out`` (B, I)."""
         out.zero_()
-        matrix = self.relevance.visible
+        matrix = self._rows
         first, ends = matrix.indptr[users], matrix.indptr[users + 1]  # (B,)
         counts = ends - first  # (B,)
         stored = np.repeat(first - np.cumsum(counts) + counts, counts)  # (n,)
         stored += np.arange(stored.size, dtype=stored.dtype)  # (n,) where the matrix stores each value
         place = np.repeat(np.arange(len(users)) * out.shape[1], counts)  # (n,)
         place += matrix.indices[stored]
-        out.numpy().reshape(-1)[place] = 1.0  # histories are binary
+        out.numpy().reshape(-1)[place] = matrix.data[stored]
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C) float32; None where u_T is the history."""
-        return None if self._judge is None else self._judge.context(users, self._shown(users))
+        """What a policy is conditioned on besides u, (B, C) float32; None where u_T says it all."""
+        if self._judge is None:
+            return self._visible.dense(users) if self._kind.shows_rows else None
+        context = self._judge.context(users, self._shown(users))
+        return None if context is None else context.float()
 
     def context_box(self) -> tuple[float, float, int] | None:
         """Lowest and highest value and size C of a context; None if there is none."""
-        return None if self._judge is None else self._judge.context_box()
+        if self._judge is None:
+            return (0.0, 1.0, self.num_items) if self._kind.shows_rows else None
+        return self._judge.context_box()
 
     @torch.no_grad()
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
@@ -197,11 +205,21 @@ class DenoisingProblem:
 
         Those are computed in float64, so that an episode's list does not depend on the batch that it is in.
         """
-        return u0 if self._judge is None else self._judge.scores(u0.double(), users).float()
+        if self._judge is None:
+            return u0
+        context = self._context_of_each(users) if self._kind.scores_by_context else None
+        return self._judge.scores(u0.double(), users, context).float()
+
+    def _context_of_each(self, users: Tensor) -> Tensor | None:
+        """Contexts (B, C) float64; users who stand in ``users`` (B,) many times are read once."""
+        assert self._judge is not None
+        some, place = torch.unique(users, return_inverse=True)  # (n,), (B,)
+        context = self._judge.context(some, self._shown(some))
+        return None if context is None else context.double()[place]
 
     @cached_property
     def score_table(self) -> Tensor | None:
-        """The slope (I, D) float32 of the scores in an embedding u_0; None where u_0 holds the scores."""
+        """The slope (I, D) float32 of scores affine in an embedding u_0; None elsewhere."""
         table = None if self._judge is None else self._judge.score_table()
         return None if table is None else table.float()
 

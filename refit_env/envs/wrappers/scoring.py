@@ -85,7 +85,7 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
             for _, resolve in stages:
                 actions = resolve(actions, Moment(u, t, context))
             u = actions  # (B, D)
-        scores = u if policy is None else policy.backbone.scores(u, ids)  # (B, I)
+        scores = u if policy is None else policy.backbone.scores(u, ids, context)  # (B, I)
         return scores.to(users.device)
 
     return score
