@@ -36,6 +36,8 @@ class Tuned:
     """T of the chain; the environment's if None."""
     more_rate: float | None = None
     """Step size where the same training goes on, the control of fine-tuning; that of ``pretrain`` if None."""
+    more_every: int | None = None
+    """Epochs between two validations there; as in ``pretrain`` if None."""
 
 
 _RECENT = {"reward": "ndcg", "relevance": "recent"}
@@ -68,7 +70,14 @@ def _ranked(dataset: str, **changes: Any) -> Tuned:
 
 TUNED: dict[str, dict[str, Tuned]] = {
     "ReFiT-ML1M-v0": {
-        "diffrec": Tuned("diffrec", env=_RECENT, more_rate=1e-4),
+        "diffrec": Tuned(
+            "diffrec",
+            PretrainConfig(patience=10),
+            ReinforceConfig(iterations=120, eval_every=40),
+            _RECENT,
+            more_rate=1e-4,
+            more_every=6,
+        ),
     },
     "ReFiT-ML100K-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},
     "ReFiT-Anime-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},

@@ -193,8 +193,14 @@ def run_job(job: Job) -> dict[str, Any]:
 def more_training(settings: Tuned) -> Any:
     """The settings with which pretraining is gone on with; its time is set by what fine-tuning took."""
     rate = settings.more_rate or settings.pretrain.learning_rate
-    select = settings.reinforce.select_on
-    return replace(settings.pretrain, learning_rate=rate, epochs=10_000, patience=0, select_on=select)
+    return replace(
+        settings.pretrain,
+        learning_rate=rate,
+        epochs=10_000,
+        patience=0,
+        select_on=settings.reinforce.select_on,
+        eval_every=settings.more_every or settings.pretrain.eval_every,
+    )
 
 
 def _pretrained(job: Job) -> Trained:
