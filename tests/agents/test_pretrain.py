@@ -150,7 +150,7 @@ def test_settings_of_sequential_training_are_checked() -> None:
     assert published_training("dreamrec", "mine").users_per_batch == 256
 
 
-# ---------------------------------------------------------------------- step sizes, and interactions walked over
+# ---------------------------------------------------------------------- step sizes; interactions walked over
 
 
 def test_step_sizes_shrink_and_a_resumed_run_goes_on_from_there(small_data: Dataset, tmp_path: Path) -> None:
