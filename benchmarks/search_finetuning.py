@@ -4,8 +4,8 @@
 
 A grid (``GRIDS``) has *starts*, ways to pretrain, and *variants*, ways to fine-tune one of them by REINFORCE.
 Each is a cell of its own with seed 100, which no comparison uses, and one JSON under
-``benchmarks/results/search/``; finished cells are skipped, so an interrupted search goes on where it was and a
-grid can grow. Checkpoints lie under ``runs/search/`` and are made again where they are gone.
+``benchmarks/results/search/``; finished cells are skipped, so an interrupted search goes on where it was and
+a grid can grow. Checkpoints lie under ``runs/search/`` and are made again where they are gone.
 
 No test item is looked at. ``gain`` is the relative gain in validation NDCG@20 of the weights that validation
 chose, which are those whose gain it is: the figure ranks variants, it is no measurement. Of each start, the
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,7 @@ def agent_config(variant: Variant) -> ReinforceConfig:
 
 def curve(history: Sequence[Mapping[str, float]], count: str) -> list[dict[str, float]]:
     """The validation metrics of a training's history, by ``count`` (epoch or iteration)."""
-    return [
-        {name: round(row[name], 6) for name in (count, *CURVE)} for row in history if CURVE[0] in row
-    ]
+    return [{name: round(row[name], 6) for name in (count, *CURVE)} for row in history if CURVE[0] in row]
 
 
 # ---------------------------------------------------------------------- the cells
@@ -230,9 +228,7 @@ def tabulate(env_id: str, grid: Grid, folder: Path) -> tuple[list[list[str]], di
             trials.append(Trial(name, title, gain, told["seconds"]))
             span = f"{told['paired_bootstrap']['low']:+.4f} to {told['paired_bootstrap']['high']:+.4f}"
             after = f"{told['after']['ndcg@20']:.4f}"
-            rows.append(
-                [f"  {title}", after, f"{gain:+.1%}", span, str(told["iteration"]), _seconds(told)]
-            )
+            rows.append([f"  {title}", after, f"{gain:+.1%}", span, str(told["iteration"]), _seconds(told)])
         best = choose(trials)
         chosen[name] = None if best is None else {
             "variant": best.name, "gain": round(best.gain, 4), "seconds": round(best.seconds, 1),

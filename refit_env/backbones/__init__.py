@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from refit_env.backbones.base import Backbone, Condition, Context, Look, check_task
+from refit_env.backbones.cfdiff import PUBLISHED as CFDIFF_PUBLISHED
+from refit_env.backbones.cfdiff import SMALL as CFDIFF_SMALL
+from refit_env.backbones.cfdiff import CFDiff
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
@@ -36,22 +39,24 @@ __all__ = [
     "sized_config",
 ]
 
-_BACKBONES: dict[str, type[Backbone]] = {
-    DiffRec.name: DiffRec,
-    DreamRec.name: DreamRec,
-    RecDiff.name: RecDiff,
-}
+_BACKBONES: dict[str, type[Backbone]] = {cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, RecDiff)}
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
+    CFDiff.name: CFDIFF_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {}
+_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
 """Data sets without a published configuration of their own that take a related one's."""
-_DEFAULT = {DiffRec.name: "ml-1m", DreamRec.name: "yoochoose", RecDiff.name: "ciao"}
+_DEFAULT = {
+    CFDiff.name: "ml-1m",
+    DiffRec.name: "ml-1m",
+    DreamRec.name: "yoochoose",
+    RecDiff.name: "ciao",
+}
 """Whose configuration all others take."""
 
 
