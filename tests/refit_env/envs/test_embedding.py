@@ -16,7 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from refit_env.data import Dataset, RowDataset, synthesize, synthesize_sessions
-from refit_env.envs.problem import DenoisingProblem, ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy
 
