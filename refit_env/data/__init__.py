@@ -6,6 +6,7 @@ from refit_env.data.home import data_homes, list_datasets, load_dataset
 from refit_env.data.sequences import RowDataset, as_rows
 from refit_env.data.synthetic import synthesize
 from refit_env.data.synthetic_sessions import synthesize_sessions
+from refit_env.data.synthetic_social import synthesize_social
 
 __all__ = [
     "Dataset",
@@ -19,4 +20,5 @@ __all__ = [
     "save_dataset",
     "synthesize",
     "synthesize_sessions",
+    "synthesize_social",
 ]
