@@ -82,6 +82,7 @@ _RECDIFF = PretrainConfig(
     eval_steps=0,
 )
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
+    "cf-diff": {"": PretrainConfig(learning_rate=1e-4, users_per_batch=128)},
     "dreamrec": {
         "": _DREAMREC,
         "kuairec": replace(_DREAMREC, learning_rate=5e-5),

@@ -22,6 +22,8 @@ from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
 from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
 from refit_env.backbones.recdiff import RecDiff
+from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
+from refit_env.backbones.tdiffrec import TDiffRec
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
@@ -44,12 +46,14 @@ _BACKBONES: dict[str, type[Backbone]] = {
     DiffRec.name: DiffRec,
     DreamRec.name: DreamRec,
     RecDiff.name: RecDiff,
+    TDiffRec.name: TDiffRec,
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
+    TDiffRec.name: TDIFFREC_PUBLISHED,
 }
 _SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL}
 SIZES = ("published", "small")
@@ -61,6 +65,7 @@ _DEFAULT = {
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
     RecDiff.name: "ciao",
+    TDiffRec.name: "ml-1m",
 }
 """Whose configuration all others take."""
 
