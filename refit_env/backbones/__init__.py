@@ -20,6 +20,9 @@ from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
+from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
+from refit_env.backbones.ldiffrec import LDiffRec
 from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
 from refit_env.backbones.recdiff import RecDiff
 from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
@@ -45,6 +48,7 @@ _BACKBONES: dict[str, type[Backbone]] = {
     CFDiff.name: CFDiff,
     DiffRec.name: DiffRec,
     DreamRec.name: DreamRec,
+    LDiffRec.name: LDiffRec,
     RecDiff.name: RecDiff,
     TDiffRec.name: TDiffRec,
 }
@@ -52,10 +56,11 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    LDiffRec.name: LDIFFREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
     TDiffRec.name: TDIFFREC_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL}
+_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL, LDiffRec.name: LDIFFREC_SMALL}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
@@ -64,6 +69,7 @@ _DEFAULT = {
     CFDiff.name: "ml-1m",
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
+    LDiffRec.name: "ml-1m",
     RecDiff.name: "ciao",
     TDiffRec.name: "ml-1m",
 }
