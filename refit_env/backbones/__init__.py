@@ -45,12 +45,7 @@ __all__ = [
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {
-    CFDiff.name: CFDiff,
-    DiffRec.name: DiffRec,
-    DreamRec.name: DreamRec,
-    LDiffRec.name: LDiffRec,
-    RecDiff.name: RecDiff,
-    TDiffRec.name: TDiffRec,
+    cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, LDiffRec, RecDiff, TDiffRec)
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
