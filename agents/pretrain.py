@@ -82,11 +82,13 @@ _RECDIFF = PretrainConfig(
     eval_steps=0,
 )
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
+    "cf-diff": {"": PretrainConfig(learning_rate=1e-4, users_per_batch=128)},
     "dreamrec": {
         "": _DREAMREC,
         "kuairec": replace(_DREAMREC, learning_rate=5e-5),
         "zhihu": replace(_DREAMREC, learning_rate=1e-2),
     },
+    "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
     "recdiff": {
         "": _RECDIFF,
         "epinions": replace(_RECDIFF, learning_rate=1e-3, users_per_batch=4096),

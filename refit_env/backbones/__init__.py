@@ -20,8 +20,13 @@ from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
+from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
+from refit_env.backbones.ldiffrec import LDiffRec
 from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
 from refit_env.backbones.recdiff import RecDiff
+from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
+from refit_env.backbones.tdiffrec import TDiffRec
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
@@ -39,14 +44,18 @@ __all__ = [
     "sized_config",
 ]
 
-_BACKBONES: dict[str, type[Backbone]] = {cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, RecDiff)}
+_BACKBONES: dict[str, type[Backbone]] = {
+    cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, LDiffRec, RecDiff, TDiffRec)
+}
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    LDiffRec.name: LDIFFREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
+    TDiffRec.name: TDIFFREC_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL}
+_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL, LDiffRec.name: LDIFFREC_SMALL}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
@@ -55,7 +64,9 @@ _DEFAULT = {
     CFDiff.name: "ml-1m",
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
+    LDiffRec.name: "ml-1m",
     RecDiff.name: "ciao",
+    TDiffRec.name: "ml-1m",
 }
 """Whose configuration all others take."""
 
