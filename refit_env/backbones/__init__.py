@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from refit_env.backbones.base import Backbone, Condition, Context, Look, check_task
+from refit_env.backbones.diffpoi import PUBLISHED as DIFFPOI_PUBLISHED
+from refit_env.backbones.diffpoi import SMALL as DIFFPOI_SMALL
+from refit_env.backbones.diffpoi import DiffPoi
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
@@ -34,17 +37,22 @@ __all__ = [
     "sized_config",
 ]
 
-_BACKBONES: dict[str, type[Backbone]] = {DiffRec.name: DiffRec, DreamRec.name: DreamRec}
+_BACKBONES: dict[str, type[Backbone]] = {
+    DiffPoi.name: DiffPoi,
+    DiffRec.name: DiffRec,
+    DreamRec.name: DreamRec,
+}
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
+    DiffPoi.name: DIFFPOI_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {}
+_SMALL: dict[str, Mapping[str, Any]] = {DiffPoi.name: DIFFPOI_SMALL}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
 """Data sets without a published configuration of their own that take a related one's."""
-_DEFAULT = {DiffRec.name: "ml-1m", DreamRec.name: "yoochoose"}
+_DEFAULT = {DiffPoi.name: "", DiffRec.name: "ml-1m", DreamRec.name: "yoochoose"}
 """Whose configuration all others take."""
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-import torch
 
-from refit_env.backbones import backbone_class, make_backbone, published_config
+from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset, load_dataset, save_dataset, synthesize
 from refit_env.errors import DataError
 from refit_env.policy import DiffusionPolicy
@@ -47,8 +46,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Data
     def make(backbone: str, dataset: Dataset) -> str:
         where = folder / f"{backbone}-{dataset.name}-{dataset.num_items}"
         if not where.exists():
-            torch.manual_seed(0)
-            model = make_backbone(backbone, dataset.num_items, published_config(backbone, dataset.name))
+            model = backbone_for(dataset, backbone, seed=0)
             DiffusionPolicy(model, num_steps=10).save(where, dataset.name)
         return str(where)
 
