@@ -90,9 +90,9 @@ class DiffPoi(Backbone):
     score is evaluated at the initial vector at every step, which makes it a forward SDE with a constant
     drift; evaluation draws unseeded noise. By choice: the denoiser is told the step; it predicts x0
     (``predicts``: at t near 1 a vector that is not noise, taken apart by predicted noise, is multiplied by up
-    to 150); the denoising loss draws a step for each row, not one for a batch, and does not move the embedding
-    that it is to predict; a place keeps its own embedding in move attention; encodings end in layer
-    normalisations, which bounds the spaces of an environment.
+    to 150); the denoising loss draws a step for each row, not one for a batch, and does not move the
+    embedding that it is to predict; a place keeps its own embedding in move attention; encodings end in
+    layer normalisations, which bounds the spaces of an environment.
     """
 
     name: ClassVar[str] = "diff-poi"
