@@ -47,7 +47,7 @@ class PretrainConfig:
     learning_rate_decay: float = 1.0
     """Factor of the step size after each epoch."""
     users_per_batch: int = 400
-    """Users in a batch."""
+    """Users in a batch; rows or interactions, where a backbone walks over those."""
     epochs: int = 200
     """Passes over the users, at most."""
     eval_every: int = 2
@@ -72,6 +72,15 @@ class PretrainConfig:
 
 
 _DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select_on="ndcg@20")
+_RECDIFF = PretrainConfig(
+    learning_rate=5e-3,
+    learning_rate_decay=0.985,
+    users_per_batch=2048,
+    epochs=150,
+    eval_every=5,
+    patience=100,
+    eval_steps=0,
+)
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
     "dreamrec": {
         "": _DREAMREC,
@@ -88,6 +97,11 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
             eval_steps=10,
             select_on="ndcg@20",
         )
+    },
+    "recdiff": {
+        "": _RECDIFF,
+        "epinions": replace(_RECDIFF, learning_rate=1e-3, users_per_batch=4096),
+        "yelp": replace(_RECDIFF, learning_rate=1e-3, users_per_batch=4096),
     },
 }
 """By backbone and data set ("" is any other). DreamRec's README trains 1000 epochs and selects nothing."""
@@ -160,6 +174,8 @@ class Pretrainer:
         self.seed = seed
         self.shown, self.target, self.users = self._examples()
         groups = backbone.parameter_groups(self.config.learning_rate)
+        for group in groups:
+            group["initial_lr"] = group["lr"]
         self.optimizer = torch.optim.AdamW(
             groups, self.config.learning_rate, weight_decay=self.config.weight_decay
         )
@@ -197,6 +213,8 @@ class Pretrainer:
         """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
         begin = time.perf_counter()
         self.backbone.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.config.learning_rate_decay**self.epoch
         losses = []
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -204,8 +222,6 @@ class Pretrainer:
             for pick in order.split(self.config.users_per_batch):
                 losses.append(self._update(self.users[pick]))
         self.epoch += 1
-        for group in self.optimizer.param_groups:
-            group["lr"] *= self.config.learning_rate_decay
         self.seconds += time.perf_counter() - begin
         scalars = {"train/loss": sum(losses) / len(losses), "seconds/training": self.seconds}
         return scalars | (self._validate() if self._validates_now() else {})

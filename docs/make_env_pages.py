@@ -73,8 +73,8 @@ def origin(row: EnvEntry) -> list[tuple[str, str]]:
         made = f"{row.dataset}, made by `refit_env.data.synthesize`; no file needed"
         return [("data set", made), ("users, items (D)", f"{dataset.num_users:,}, {dataset.num_items:,}")]
     source = CATALOG[row.dataset]
-    embedding = backbone_class(row.backbone).embedding  # whose D is another
-    what = "sessions, items" if row.task == "sequential" else f"users, items{'' if embedding else ' (D)'}"
+    what = "sessions, items" if row.task == "sequential" else "users, items"
+    what += "" if backbone_class(row.backbone).embedding else " (D)"
     counts = [] if source.counts is None else [(what, "{:,}, {:,}".format(*source.counts))]
     return [("data set", f"{row.dataset}, from {source.page}"), ("licence", source.licence), *counts]
 

@@ -29,8 +29,8 @@ Reduction = Literal["mean", "sum"]
 class DiffusionPolicy(nn.Module):
     """The denoiser and its schedule as a Gaussian policy over the next vector of the chain.
 
-    The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7);
-    the standard deviation is ``max(posterior_std, exploration_std)``. The floor is what makes the
+    The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7), or
+    DDIM's; the standard deviation is ``max(posterior_std, exploration_std)``. The floor is what makes the
     chain explorable: published recommenders have posterior deviations of 0.001 to 0.01 (and 0 at
     k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a top-K
     list, while the score function grows as 1 / std.
@@ -47,7 +47,11 @@ class DiffusionPolicy(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: Backbone, num_steps: int | None = None, exploration_std: float = 0.05
+        self,
+        backbone: Backbone,
+        num_steps: int | None = None,
+        exploration_std: float = 0.05,
+        eta: float = 1.0,
     ) -> None:
         """Wrap a backbone.
 
@@ -55,9 +59,13 @@ class DiffusionPolicy(nn.Module):
             backbone: a (pretrained) denoiser with its schedule.
             num_steps: T, length of the chain; fewer than the backbone's own steps respaces it. None keeps it.
             exploration_std: floor of the policy's standard deviation; 0 keeps the posterior's own.
+            eta: 1 takes DDPM's steps back; less takes DDIM's, whose means follow the straight way from u_T
+                and whose own noise is ``eta`` times as large (0: none). It matters where a long chain is
+                respaced.
 
         Raises:
-            ValueError: if ``num_steps`` is not in 1..backbone steps, or ``exploration_std`` not in 0..inf.
+            ValueError: if ``num_steps`` is not in 1..backbone steps, ``exploration_std`` not in 0..inf, or
+                ``eta`` not in 0..1.
         """
         super().__init__()
         self.backbone = backbone
@@ -67,7 +75,8 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(
                 f"num_steps={steps} must lie in 1..{own}, the steps that the backbone was trained on"
             )
-        self.diffusion = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
+        chain = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
+        self.diffusion = chain.with_eta(eta)
         self.register_buffer("std", torch.zeros(steps), persistent=False)
         self.set_exploration(exploration_std)
 
@@ -215,13 +224,14 @@ class DiffusionPolicy(nn.Module):
             "num_items": self.backbone.num_items,
             "num_steps": self.num_steps,
             "exploration_std": self.exploration_std,
+            "eta": self.diffusion.eta,
             "dataset": dataset,
         }
         save_checkpoint(Path(folder), self.backbone.state_dict(), meta)
 
     @classmethod
     def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> DiffusionPolicy:
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote; the policy is in evaluation mode.
 
         Raises:
             CheckpointError: if files are missing, damaged, or do not fit each other.
@@ -231,7 +241,7 @@ class DiffusionPolicy(nn.Module):
             backbone = make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
             backbone.load_state_dict(state)
             backbone.freeze_scores()
-            policy = cls(backbone, meta["num_steps"], meta["exploration_std"])
+            policy = cls(backbone, meta["num_steps"], meta["exploration_std"], meta.get("eta", 1.0))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error
-        return policy.to(device)
+        return policy.to(device).eval()

@@ -12,10 +12,12 @@ import tyro
 from rich.console import Console
 
 from agents.commands.common import Flag, NumberOption
+from agents.commands.compare_backbones import Backbones
 from agents.comparison.aggregate import by_row, over_environments
 from agents.comparison.cells import Cell, Outcome, run_cells
-from agents.comparison.contest import CELLS, plan, read_results
+from agents.comparison.contest import plan, read_results
 from agents.comparison.figures import draw_learning_curves
+from agents.comparison.judging import CELLS
 from agents.comparison.machine import machine
 from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.tables import (
@@ -155,7 +157,8 @@ class Progress:
         )
 
 
-COMPARISONS: dict[str, tuple[type[Algorithms], str]] = {
+COMPARISONS: dict[str, tuple[type[Algorithms] | type[Backbones], str]] = {
+    "backbones": (Backbones, "what fine-tuning adds to each recommender, on each environment"),
     "algorithms": (Algorithms, "fine-tuning algorithms on the same environments, checkpoints and budgets"),
 }
 """What can be compared: name -> command, and what the help says."""
@@ -165,11 +168,14 @@ def main(words: Sequence[str]) -> int:
     """Run the comparison that the first word names, with the words that follow it."""
     if not words or words[0] in ("-h", "--help"):
         lines = [f"  {name}  {summary}" for name, (_, summary) in COMPARISONS.items()]
-        print("\n".join(["usage: refit compare WHAT [options]", "", *lines, "", "Rows: " + ", ".join(ROWS)]))
+        print(
+            "\n".join(
+                ["usage: refit compare WHAT [options]", "", *lines, "", "Algorithms: " + ", ".join(ROWS)]
+            )
+        )
         return 0 if words else 2
     if words[0] not in COMPARISONS:
         raise unknown_name("comparison", words[0], COMPARISONS)
-    command: Algorithms = tyro.cli(
-        COMPARISONS[words[0]][0], prog=f"refit compare {words[0]}", args=list(words[1:])
-    )
+    kind = COMPARISONS[words[0]][0]
+    command: Algorithms | Backbones = tyro.cli(kind, prog=f"refit compare {words[0]}", args=list(words[1:]))
     return command.run()

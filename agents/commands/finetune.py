@@ -84,6 +84,9 @@ class Finetune:
     """``auto``, ``cpu``, ``cuda`` ..."""
     num_steps: NumberOption = None
     """T, length of the chain; that of ``--init`` unless told otherwise (fewer steps respace it)."""
+    eta: float | None = None
+    """Share of the posterior's noise in the steps back, and the means that go with it: 1 is DDPM, 0 DDIM;
+    that of ``--init`` unless told otherwise."""
     goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
     """What is rewarded."""
     algorithm: str = "reinforce"
@@ -113,12 +116,14 @@ class Finetune:
             "init": str(self.init),
             "env_kwargs": env_kwargs,
             "num_steps": self.num_steps,
+            "eta": self.eta,
             "algorithm": self.algorithm,
             "preset": self.preset,
             "agent": plain(self.agent),
         }
-        if self.num_steps is not None:
-            policy = DiffusionPolicy(policy.backbone, self.num_steps, policy.exploration_std)
+        steps = policy.num_steps if self.num_steps is None else self.num_steps
+        eta = policy.diffusion.eta if self.eta is None else self.eta
+        policy = DiffusionPolicy(policy.backbone, steps, policy.exploration_std, eta)
         agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device, self.algorithm)
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)

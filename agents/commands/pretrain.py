@@ -62,6 +62,8 @@ class Pretrain:
     """The diffusion recommender; the environment's unless told otherwise."""
     num_steps: NumberOption = None
     """T of the saved policy's chain; the environment's unless told otherwise."""
+    eta: float = 1.0
+    """Share of the posterior's noise in the saved policy's steps back: 1 is DDPM, 0 DDIM."""
     size: Literal["published", "small"] = "published"
     """Whose configuration of the backbone: the published one, or a smaller one where there is one."""
     backbone_options: tuple[str, ...] = ()
@@ -86,6 +88,7 @@ class Pretrain:
             "seed": self.seed,
             "init": None if self.init is None else str(self.init),
             "num_steps": self.num_steps,
+            "eta": self.eta,
             "backbone": options if self.backbone is None else options | {"name": self.backbone},
             "size": self.size,
             "pretrain": plain(self.training),
@@ -104,7 +107,9 @@ class Pretrain:
         else:  # after all that can be refused: a mistake leaves no run in the way
             folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
         steps = target.spec.num_steps if self.num_steps is None else self.num_steps
-        report = pretrain_run(trainer, folder, steps, resume=self.resume, progress=not self.quiet)
+        report = pretrain_run(
+            trainer, folder, steps, eta=self.eta, resume=self.resume, progress=not self.quiet
+        )
         if not self.quiet:
             Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
@@ -115,6 +120,7 @@ def pretrain_run(
     folder: RunFolder,
     num_steps: int,
     *,
+    eta: float = 1.0,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -124,6 +130,7 @@ def pretrain_run(
         trainer: with the backbone, its data and settings.
         folder: a run folder that was begun.
         num_steps: T of the saved policy's chain, cut to the backbone's own.
+        eta: of its steps back, see ``DiffusionPolicy``.
         resume: take up the state in the folder.
         progress: show a progress bar.
 
@@ -143,7 +150,7 @@ def pretrain_run(
 
         result = trainer.learn(folder.path, note)
     own = result.backbone.diffusion.num_steps
-    policy = DiffusionPolicy(result.backbone, min(num_steps, own)).to(trainer.device)
+    policy = DiffusionPolicy(result.backbone, min(num_steps, own), eta=eta).to(trainer.device)
     policy.save(folder.path, dataset=dataset.name)
     with measure() as evaluation:
         means = {

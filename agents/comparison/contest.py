@@ -5,13 +5,13 @@ Letters: B users in a batch, I items.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agents.comparison.cells import Cell, read_cell
+from agents.comparison.judging import CELLS, CHECKPOINTS, differences_over, fingerprint, means_of
 from agents.comparison.machine import machine
 from agents.comparison.rows import BASE, RIVAL, ROWS, Row, row_config
 from agents.comparison.sb3_settings import SB3Settings
@@ -29,16 +29,10 @@ from agents.comparison.training import (
 from agents.config import TrainerConfig
 from agents.resources import measure
 from agents.runs import POLICY
-from agents.stats import paired_bootstraps
-from refit_env.checkpoint import load_checkpoint
-from refit_env.evaluation import Evaluation, evaluate
+from refit_env.evaluation import evaluate
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
-
-METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
-CELLS, CHECKPOINTS = "cells", "runs"
-"""Folders in ``--out``."""
 
 
 @dataclass(frozen=True)
@@ -163,9 +157,9 @@ def run_job(job: Job) -> dict[str, Any]:
         "env": job.env_id,
         "row": job.row.key,
         "seed": job.seed,
-        "checkpoint": _fingerprint(job.checkpoint),
-        "test": _means(test),
-        "valid": _means(valid),
+        "checkpoint": fingerprint(job.checkpoint),
+        "test": means_of(test),
+        "valid": means_of(valid),
         "env_steps": trained.env_steps,
         "best_steps": trained.best_steps,
         "cost": usage.to_json()
@@ -179,8 +173,7 @@ def run_job(job: Job) -> dict[str, Any]:
     }
     if job.row.key != BASE:
         before = evaluate(base.scorer(dataset), dataset, "test")
-        table = paired_bootstraps(_per_user(before), _per_user(test))
-        out["over_no_training"] = {name: table[name].to_json() for name in METRICS}
+        out["over_no_training"] = differences_over(before, test)
     return out
 
 
@@ -231,22 +224,3 @@ def _sb3(job: Job) -> Trained:
 def _needs(row: Row) -> tuple[str, ...]:
     """Rows that must be finished first."""
     return () if row.key == BASE else (BASE, *row.needs)
-
-
-def _means(evaluation: Evaluation) -> dict[str, float]:
-    means = evaluation.means()
-    return {name: float(means[name]) for name in METRICS}
-
-
-def _per_user(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: evaluation.per_user[name] for name in METRICS}
-
-
-def _fingerprint(checkpoint: Path) -> str:
-    """SHA-256 of a checkpoint's weights, whatever else its file tells of them."""
-    weights, _ = load_checkpoint(checkpoint)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()

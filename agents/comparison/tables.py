@@ -36,7 +36,7 @@ class TextTable:
 def print_table(table: TextTable, console: Console | None = None) -> None:
     """Print a table; logs and pipes, which pass for 80 columns, get room for a wide one."""
     console = Console() if console is None else console
-    console.width = max(console.width, 160)
+    console.width = max(console.width, 200)
     shown = Table(title=table.title)
     for place, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)

@@ -15,6 +15,7 @@ from agents.config import TrainerConfig
 from agents.pretrain import PretrainConfig, PretrainResult, pretrain
 from agents.registry import algorithm
 from agents.trainer import FineTuneResult
+from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import ScoreFunction
@@ -58,11 +59,31 @@ def data_of(env_id: str) -> Dataset:
     return load_dataset(name)
 
 
-def pretrained(env_id: str, config: PretrainConfig, seed: int) -> tuple[DiffusionPolicy, PretrainResult]:
-    """The environment's backbone, trained by its ELBO from scratch; the chain is respaced to the env's T."""
-    row = entry(env_id)
-    result = pretrain(data_of(env_id), row.backbone, config, seed=seed, device="cpu")
-    return DiffusionPolicy(result.backbone, row.num_steps), result
+def pretrained(
+    env_id: str,
+    config: PretrainConfig,
+    seed: int,
+    backbone: str | None = None,
+    *,
+    size: str = "published",
+    options: Mapping[str, Any] | None = None,
+    num_steps: int | None = None,
+) -> tuple[DiffusionPolicy, PretrainResult]:
+    """A backbone, trained from scratch; the chain is respaced.
+
+    Args:
+        env_id: gives the data.
+        config: of training.
+        seed: of the initial weights, the batches and the noise.
+        backbone: the environment's own if None.
+        size: whose configuration of it (``refit_env.backbones.sized_config``).
+        options: changes to that configuration.
+        num_steps: T of the chain; the environment's if None.
+    """
+    row, dataset = entry(env_id), data_of(env_id)
+    model = backbone_for(dataset, backbone or row.backbone, options, size=size, seed=seed)
+    result = pretrain(dataset, model, config, seed=seed, device="cpu")
+    return DiffusionPolicy(result.backbone, num_steps or row.num_steps), result
 
 
 def further_elbo(

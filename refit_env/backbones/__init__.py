@@ -13,6 +13,9 @@ from typing import Any
 import torch
 
 from refit_env.backbones.base import Backbone, Condition, Context, Look, check_task
+from refit_env.backbones.cfdiff import PUBLISHED as CFDIFF_PUBLISHED
+from refit_env.backbones.cfdiff import SMALL as CFDIFF_SMALL
+from refit_env.backbones.cfdiff import CFDiff
 from refit_env.backbones.diffpoi import PUBLISHED as DIFFPOI_PUBLISHED
 from refit_env.backbones.diffpoi import SMALL as DIFFPOI_SMALL
 from refit_env.backbones.diffpoi import DiffPoi
@@ -20,6 +23,8 @@ from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
+from refit_env.backbones.recdiff import RecDiff
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
@@ -38,21 +43,27 @@ __all__ = [
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {
-    DiffPoi.name: DiffPoi,
-    DiffRec.name: DiffRec,
-    DreamRec.name: DreamRec,
+    cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, RecDiff)
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
+    CFDiff.name: CFDIFF_PUBLISHED,
     DiffPoi.name: DIFFPOI_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    RecDiff.name: RECDIFF_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {DiffPoi.name: DIFFPOI_SMALL}
+_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL, DiffPoi.name: DIFFPOI_SMALL}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
 """Data sets without a published configuration of their own that take a related one's."""
-_DEFAULT = {DiffPoi.name: "", DiffRec.name: "ml-1m", DreamRec.name: "yoochoose"}
+_DEFAULT = {
+    CFDiff.name: "ml-1m",
+    DiffPoi.name: "",
+    DiffRec.name: "ml-1m",
+    DreamRec.name: "yoochoose",
+    RecDiff.name: "ciao",
+}
 """Whose configuration all others take."""
 
 
@@ -140,7 +151,8 @@ def published_config(backbone: str, dataset: str) -> Any:
     """The configuration that the backbone's authors published for a data set.
 
     A data set that they did not treat takes that of the most similar one (``yelp`` for check-ins and
-    reviews with tens of thousands of items, ``ml-1m`` else; DreamRec's is that of ``yoochoose``).
+    reviews with tens of thousands of items, ``ml-1m`` else; DreamRec's is that of ``yoochoose``,
+    RecDiff's that of ``ciao``).
     """
     if backbone not in _PUBLISHED:
         raise unknown_name("backbone", backbone, _PUBLISHED)

@@ -7,6 +7,7 @@ from refit_env.data.sequences import RowDataset, as_rows
 from refit_env.data.synthetic import synthesize
 from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
+from refit_env.data.synthetic_social import synthesize_social
 
 __all__ = [
     "Dataset",
@@ -21,4 +22,5 @@ __all__ = [
     "synthesize",
     "synthesize_checkins",
     "synthesize_sessions",
+    "synthesize_social",
 ]

@@ -5,7 +5,7 @@ Letters: B rows in a batch, D size of the diffused vector, T steps; k = 0 is the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,10 +24,20 @@ class Diffusion:
         betas: (T,) float64.
         timesteps: (T,) int64, the step of the original chain that each step stands for: what the
             network was trained to be told.
+        eta: how much of the posterior's noise the way back adds (DDIM, Song et al., 2021, Eq. 16): 1 is
+            DDPM's posterior, 0 the deterministic chain; the mean of each step goes with it.
     """
 
     betas: FloatArray
     timesteps: npt.NDArray[np.int64]
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse an ``eta`` that leaves a variance below zero."""
+        if not 0.0 <= self.eta <= 1.0:
+            raise ValueError(
+                f"eta={self.eta} must lie in 0..1: 1 is DDPM's posterior, 0 is DDIM without noise"
+            )
 
     @classmethod
     def from_betas(cls, betas: FloatArray) -> Diffusion:
@@ -56,18 +66,27 @@ class Diffusion:
 
     @cached_property
     def mean_x0(self) -> FloatArray:
-        """(T,) c1_k, the weight of x0 in the posterior mean; 1 at k = 0."""
-        return self.betas * np.sqrt(self.abar_previous) / (1.0 - self.abar)
+        """(T,) c1_k, the weight of x0 in the mean of a step back; 1 at k = 0."""
+        if self.eta == 1.0:
+            return self.betas * np.sqrt(self.abar_previous) / (1.0 - self.abar)
+        return np.sqrt(self.abar_previous) - self.mean_u * np.sqrt(self.abar)
 
     @cached_property
     def mean_u(self) -> FloatArray:
-        """(T,) c2_k, the weight of the noisy vector in the posterior mean; 0 at k = 0."""
-        return (1.0 - self.abar_previous) * np.sqrt(1.0 - self.betas) / (1.0 - self.abar)
+        """(T,) c2_k, the weight of the noisy vector in the mean of a step back; 0 at k = 0.
+
+        DDIM's mean is sqrt(abar_{k-1}) x0 + sqrt(1 - abar_{k-1} - std^2) eps, with the eps that x0 and u_k
+        imply, so it is linear in the two, too.
+        """
+        if self.eta == 1.0:
+            return (1.0 - self.abar_previous) * np.sqrt(1.0 - self.betas) / (1.0 - self.abar)
+        left = np.clip(1.0 - self.abar_previous - self.posterior_std**2, 0.0, None)
+        return np.sqrt(left / (1.0 - self.abar))
 
     @cached_property
     def posterior_std(self) -> FloatArray:
-        """(T,) standard deviation of the posterior; 0 at k = 0."""
-        return np.sqrt(self.betas * (1.0 - self.abar_previous) / (1.0 - self.abar))
+        """(T,) standard deviation of a step back, ``eta`` times the posterior's; 0 at k = 0."""
+        return self.eta * np.sqrt(self.betas * (1.0 - self.abar_previous) / (1.0 - self.abar))
 
     def q_sample(self, x0: Tensor, k: int | Tensor, noise: Tensor) -> Tensor:
         """Diffuse clean vectors to step k: sqrt(abar_k) x0 + sqrt(1 - abar_k) noise.
@@ -83,7 +102,7 @@ class Diffusion:
         return _at(np.sqrt(self.abar), k, x0) * x0 + _at(np.sqrt(1.0 - self.abar), k, x0) * noise
 
     def posterior_mean(self, x0: Tensor, u: Tensor, k: int | Tensor) -> Tensor:
-        """Mean of q(u_{k-1} | u_k, x0) = c1_k x0 + c2_k u (DDPM, Eq. 7); x0 itself at k = 0.
+        """Mean of q(u_{k-1} | u_k, x0) = c1_k x0 + c2_k u (DDPM, Eq. 7; DDIM, Eq. 12); x0 itself at k = 0.
 
         Args:
             x0: (B, D) clean vectors, or the network's prediction of them.
@@ -128,7 +147,11 @@ class Diffusion:
             raise ValueError(f"num_steps={num_steps} must lie in 1..{self.num_steps}, the steps of the chain")
         kept = np.round(np.linspace(0, self.num_steps - 1, num_steps)).astype(np.int64)
         abar = self.abar[kept]
-        return Diffusion(1.0 - abar / np.append(1.0, abar[:-1]), self.timesteps[kept])
+        return Diffusion(1.0 - abar / np.append(1.0, abar[:-1]), self.timesteps[kept], self.eta)
+
+    def with_eta(self, eta: float) -> Diffusion:
+        """The same chain with another share of noise on its way back."""
+        return self if eta == self.eta else replace(self, eta=eta)
 
 
 def _at(table: FloatArray, k: int | Tensor, like: Tensor) -> Tensor | float:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from agents.pretrain import PretrainConfig, Pretrainer, pretrain, published_training
-from refit_env.backbones import make_backbone
-from refit_env.data import Dataset, RowDataset, load_dataset, synthesize_sessions
+from refit_env.backbones import backbone_for, make_backbone
+from refit_env.data import Dataset, RowDataset, load_dataset, synthesize_sessions, synthesize_social
 from refit_env.rewards import make_relevance
 
 SMALL = PretrainConfig(epochs=4, users_per_batch=16, eval_every=2, patience=0)
@@ -148,3 +148,59 @@ def test_settings_of_sequential_training_are_checked() -> None:
     assert published_training("diffrec", "ml-1m") == PretrainConfig()
     assert published_training("dreamrec", "kuairec").learning_rate == 5e-5
     assert published_training("dreamrec", "mine").users_per_batch == 256
+
+
+# ---------------------------------------------------------------------- step sizes; interactions walked over
+
+
+def test_step_sizes_shrink_and_a_resumed_run_goes_on_from_there(small_data: Dataset, tmp_path: Path) -> None:
+    shrinking = replace(SMALL, learning_rate_decay=0.5)
+    whole = trainer(small_data, shrinking)
+    whole.learn()
+    assert whole.optimizer.param_groups[0]["lr"] == SMALL.learning_rate / 8  # of the fourth epoch
+    first = trainer(small_data, replace(shrinking, epochs=4))
+
+    def stop(epoch: int, scalars: dict[str, float]) -> None:
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.learn(tmp_path, callback=stop)
+    second = trainer(small_data, shrinking).load(tmp_path)
+    second.learn()
+    mine, theirs = whole.backbone.state_dict(), second.backbone.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def social(seed: int = 0, **changes: Any) -> Pretrainer:
+    data = synthesize_social(num_users=120, num_items=60)
+    model = backbone_for(data, "recdiff", {"embedding": 16, "hidden": 16}, seed=seed)
+    config = replace(
+        published_training("recdiff", "ciao"), users_per_batch=256, learning_rate=0.02, epochs=8, eval_every=2
+    )
+    return Pretrainer(data, model, replace(config, **changes), seed=seed, device="cpu")
+
+
+def test_interactions_are_learnt_from_and_the_denoiser_is_what_stays_trainable() -> None:
+    learner = social()
+    assert learner.users.numel() == len(learner.dataset.train)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == [0.02, pytest.approx(0.004)]
+    result = learner.learn()
+    values = [row["valid/recall@20"] for row in result.history if "valid/recall@20" in row]
+    assert max(values) > 1.5 * values[0]
+    trained = [name for name, p in result.backbone.named_parameters() if p.requires_grad]
+    assert trained and all(name.startswith("denoiser.") for name in trained)
+
+
+def test_training_on_interactions_repeats_and_knows_one_target() -> None:
+    runs = [social(epochs=2).learn().backbone.state_dict() for _ in range(2)]
+    assert all(torch.equal(runs[0][k], runs[1][k]) for k in runs[0])
+    with pytest.raises(ValueError, match="target='holdout'"):
+        social(target="holdout")
+
+
+def test_published_training_of_the_social_sets() -> None:
+    ciao, yelp = published_training("recdiff", "ciao"), published_training("recdiff", "yelp")
+    assert (ciao.learning_rate, ciao.users_per_batch) == (5e-3, 2048)
+    assert (yelp.learning_rate, yelp.users_per_batch) == (1e-3, 4096)
+    assert ciao.learning_rate_decay == yelp.learning_rate_decay == 0.985

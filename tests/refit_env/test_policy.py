@@ -132,6 +132,16 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
         DiffusionPolicy.load(tmp_path)
 
 
+def test_eta_survives_saving_and_a_loaded_policy_is_in_evaluation_mode(tmp_path: Path) -> None:
+    backbone = policy().backbone
+    DiffusionPolicy(backbone, 3, exploration_std=0.0, eta=0.0).save(tmp_path)
+    loaded = DiffusionPolicy.load(tmp_path)
+    assert loaded.diffusion.eta == 0.0 and not loaded.training and not loaded.backbone.training
+    assert float(loaded.std.max()) == 0.0  # DDIM's steps add nothing of their own
+    u = torch.rand(2, backbone.dim)
+    assert not torch.allclose(loaded.denoise(u), DiffusionPolicy(backbone.eval(), 3).denoise(u))
+
+
 @pytest.mark.parametrize("steps", [0, 7])
 def test_impossible_chains_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"num_steps={steps} must lie in 1..6"):

@@ -80,3 +80,33 @@ def test_respacing_twice_remembers_the_original_steps() -> None:
 def test_respacing_to_an_impossible_length_is_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"num_steps={steps} must lie in 1..6"):
         CHAIN.respace(steps)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_steps_are_song_et_al_written_down(eta: float) -> None:
+    chain = CHAIN.respace(4).with_eta(eta)
+    x0, u = torch.rand(2, 3).double(), torch.randn(2, 3).double()
+    for k in range(1, 4):
+        abar, before = chain.abar[k], chain.abar_previous[k]
+        sigma = eta * np.sqrt((1 - before) / (1 - abar)) * np.sqrt(1 - abar / before)
+        eps = (u - np.sqrt(abar) * x0) / np.sqrt(1 - abar)
+        wanted = np.sqrt(before) * x0 + np.sqrt(1 - before - sigma**2) * eps
+        assert torch.allclose(chain.posterior_mean(x0, u, k), wanted)
+        assert chain.posterior_std[k] == pytest.approx(sigma)
+    assert torch.equal(chain.posterior_mean(x0, u, 0), x0)
+
+
+def test_ddim_without_noise_keeps_the_noise_that_a_vector_holds() -> None:
+    """With the true x0, the way back from q_sample visits q_sample of every earlier step."""
+    x0, noise = torch.rand(2, 3).double(), torch.randn(2, 3).double()
+    chain = CHAIN.with_eta(0.0)
+    u = chain.q_sample(x0, 5, noise)
+    for k in range(5, 0, -1):
+        u = chain.posterior_mean(x0, u, k)
+        assert torch.allclose(u, chain.q_sample(x0, k - 1, noise))
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_impossible_etas_are_refused(eta: float) -> None:
+    with pytest.raises(ValueError, match=r"must lie in 0\.\.1"):
+        CHAIN.with_eta(eta)

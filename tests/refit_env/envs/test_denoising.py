@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FlattenObservation, RecordVideo
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from refit_env.backbones import backbone_class
 from refit_env.data import synthesize
 from refit_env.envs import DenoisingEnv
 
@@ -84,9 +85,14 @@ def test_chains_start_in_the_visible_history(case: Any) -> None:
     env = case.make()
     for seed in range(3):
         observation, info = env.reset(seed=seed)
-        relevance = env.unwrapped.problem.relevance
+        problem = env.unwrapped.problem
+        relevance = problem.relevance
         row = relevance.visible[info["user"]].toarray()[0]
-        if "history" in observation:  # u_T is noise there, and the history is shown beside it
+        if backbone_class(problem.config.backbone).scores_by_context:  # a vector made from what is visible
+            user = torch.tensor([info["user"]])
+            assert np.array_equal(observation["history"], problem.context(user)[0].numpy())
+            assert np.array_equal(observation["u"], problem.initial_state(user)[0].numpy())
+        elif "history" in observation:  # u_T is noise there, and the history is shown beside it
             shown = observation["history"][observation["history"] < row.size].astype(int)
             assert np.array_equal(np.flatnonzero(row), np.unique(shown))
             assert 0.5 < observation["u"].std() < 1.5

@@ -1,0 +1,160 @@
+"""``refit compare backbones``: what fine-tuning adds to each recommender, on each environment."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+
+from agents.commands.common import Flag, NumberOption
+from agents.comparison.backbone_tables import (
+    grouped,
+    model_table,
+    note,
+    slice_table,
+    summarise,
+    task_table,
+)
+from agents.comparison.backbones import PRETRAINED, ROWS, TWELVE, plan, read_results
+from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.judging import CELLS
+from agents.comparison.machine import machine
+from agents.comparison.tables import TextTable, print_table
+from refit_env.errors import unknown_name
+from refit_env.files import write_json
+
+RESULT = "comparison.json"
+"""What the command leaves in ``--out``, beside the cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbones:
+    """Pretrain recommenders, fine-tune them by REINFORCE, and train them further for the same time.
+
+    Each (environment, model, row, seed) is a cell: a process of its own, one JSON file under ``OUT/cells``.
+    Finished cells are skipped, so an interrupted comparison goes on where it was, and one that is finished
+    only prints its tables again. Exit code 1 says that a cell failed; it is tried again the next time.
+    """
+
+    env: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")] = TWELVE
+    """Environment ids; the twelve of the paper unless told otherwise."""
+    models: str = ""
+    """Comma-separated models; all that ``agents.hyperparams`` names if left out."""
+    rows: str = ""
+    """Comma-separated rows: ``pretrained``, ``reinforce``, ``elbo``; all if left out."""
+    seeds: NumberOption = None
+    """How many runs of each, from seed 0; each environment's own number (3 or 5) unless told otherwise."""
+    workers: int = 2
+    """Cells that run at once, one thread each."""
+    out: Path = Path("runs/compare-backbones")
+    """Folder for cells, checkpoints and ``comparison.json``."""
+    json: Flag = False
+    """Print the result as JSON, and nothing else, to the standard output."""
+
+    def run(self) -> int:
+        """Run what is missing, then print the tables and write the result."""
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"--seeds {self.seeds}: at least 1")
+        models = [name.strip() for name in self.models.split(",") if name.strip()]
+        cells = plan(self.env, self.out, models=models, rows=choose_rows(self.rows), seeds=self.seeds)
+        progress = _Progress(cells, self.out)
+        failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
+        results = read_results(cells, self.out)
+        if results:
+            self._show(self._report(results))
+        for key, error in failed.items():
+            progress.console.print(f"failed: {key}: {error}", markup=False)
+        if failed:
+            progress.console.print(
+                f"{len(failed)} of {len(cells)} cells failed; run the command again to retry"
+            )
+        return 1 if failed else 0
+
+    def _report(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make the result and write it."""
+        summary = summarise(grouped(results))
+        report = {
+            "title": "Backbones, compared",
+            "command": self.command(),
+            "note": note(),
+            "readme": True,
+            "tables": [table(summary).to_json() for table in (task_table, model_table, slice_table)],
+            "machine": machine(),
+            "models": summary,
+        }
+        write_json(self.out / RESULT, report)
+        return report
+
+    def _show(self, report: dict[str, Any]) -> None:
+        """Print the tables, or JSON."""
+        if self.json:
+            print(jsonlib.dumps(report, indent=2))
+            return
+        for table in report["tables"]:
+            rows = tuple(tuple(row) for row in table["rows"])
+            print_table(TextTable(table["title"], tuple(table["columns"]), rows))
+        Console().print(report["note"], highlight=False)
+        Console(soft_wrap=True).print(str(self.out / RESULT), highlight=False)
+
+    def command(self) -> str:
+        """The words that make this result again."""
+        envs = tuple(dict.fromkeys(self.env))
+        words = ["refit compare backbones"] + (["--env", *envs] if envs != TWELVE else [])
+        words += ["--models", self.models] if self.models else []
+        words += ["--rows", self.rows] if self.rows else []
+        words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
+        return " ".join(words)
+
+
+def choose_rows(names: str) -> list[str]:
+    """The rows named, with those that they need, in the table's order; all where none is named.
+
+    Raises:
+        ValueError: for an unknown row, with a did-you-mean.
+
+    Example:
+        >>> choose_rows("reinforce")
+        ['pretrained', 'reinforce']
+    """
+    wanted = [name.strip() for name in names.split(",")] if names else list(ROWS)
+    for name in wanted:
+        if name not in ROWS:
+            raise unknown_name("row", name, ROWS)
+    order = list(ROWS)  # each row needs those before it
+    return order[: 1 + max(order.index(name) for name in wanted)]
+
+
+class _Progress:
+    """Prints a line for each cell that ends."""
+
+    def __init__(self, cells: Sequence[Cell], out: Path) -> None:
+        """Count what is finished already."""
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out, self._total = out, len(cells)
+        self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
+        self.console.print(f"{self._total} cells, {self._done} finished already")
+
+    def tell(self, outcome: Outcome) -> None:
+        """One line: which cell, its NDCG@20 on test and validation, its gain, seconds and memory."""
+        cell = outcome.cell.key.replace("_", " ")
+        if outcome.result is None:
+            trace = outcome.cell.error_path(self._out / CELLS)
+            where = f" (traceback: {trace})" if trace.exists() else ""
+            self.console.print(f"FAILED {cell}: {outcome.error}{where}", markup=False)
+            return
+        self._done += 1
+        result, gain = outcome.result, ""
+        if result["row"] != PRETRAINED:
+            over = result["over_pretrained"]["ndcg@20"]
+            gain = f" ({over['mean_difference']:+.4f}, users {over['low']:+.4f} to {over['high']:+.4f})"
+        self.console.print(
+            f"[{self._done}/{self._total}] {cell}: test NDCG@20 {result['test']['ndcg@20']:.4f}{gain}, valid "
+            f"{result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, "
+            f"{result['cost']['peak_memory_mib']:.0f} MiB",
+            markup=False,
+        )

@@ -1,0 +1,265 @@
+"""The cells of ``refit compare backbones``: environment x model x row x seed.
+
+Rows: ``pretrained``; ``reinforce``, fine-tuned from it; ``elbo``, its own training gone on with for as long
+as fine-tuning took, which is what REINFORCE has to beat.
+
+Letters: B users in a batch, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agents.comparison.cells import Cell, read_cell
+from agents.comparison.judging import CELLS, CHECKPOINTS, differences_over, fingerprint, means_of
+from agents.comparison.machine import machine
+from agents.comparison.training import (
+    Trained,
+    data_of,
+    fine_tuned,
+    further_elbo,
+    pretrained,
+    trained_by,
+)
+from agents.hyperparams import Tuned, models_of, tuned
+from agents.resources import measure
+from agents.runs import POLICY
+from refit_env.backbones import backbone_class, sized_config
+from refit_env.data import Dataset
+from refit_env.evaluation import Evaluation, evaluate
+from refit_env.files import read_json
+from refit_env.policy import DiffusionPolicy
+from refit_env.registration import entry
+from refit_env.slices import slices
+
+PRETRAINED, REINFORCE, ELBO = "pretrained", "reinforce", "elbo"
+ROWS: dict[str, str] = {
+    PRETRAINED: "pretrained",
+    REINFORCE: "+ REINFORCE",
+    ELBO: "+ more training",
+}
+"""Key -> what the table calls it, in the order of the tables."""
+NEEDS = {PRETRAINED: (), REINFORCE: (PRETRAINED,), ELBO: (PRETRAINED, REINFORCE)}
+SEEDS = 3
+MORE_SEEDS = {env_id: 5 for env_id in ("ReFiT-ML1M-v0", "ReFiT-Zhihu-v0", "ReFiT-Ciao-v0", "ReFiT-TKY-v0")}
+"""Environments that are run with other than ``SEEDS`` seeds where nothing is said."""
+TWELVE = tuple(
+    f"ReFiT-{name}-v0"
+    for name in (
+        "ML1M", "Yelp2018", "Anime", "YooChoose", "KuaiRec", "Zhihu", "Ciao", "Epinions", "Yelp",
+        "Foursquare", "TKY", "NYC",
+    )
+)  # fmt: skip
+"""The environments of the paper's twelve data sets."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell: a model of an environment, one row, one seed."""
+
+    env_id: str
+    """The environment."""
+    model: str
+    """Name among the environment's models."""
+    row: str
+    """A key of ``ROWS``."""
+    seed: int
+    """Of pretraining, of the users drawn and of the noise."""
+    out: Path
+    """Folder of the comparison."""
+    settings: Tuned
+    """Of the model."""
+
+    def key(self, row: str | None = None) -> str:
+        """Stem of the file of this cell, or of another row of the same model and seed."""
+        return f"{self.env_id}_{self.model}_{row or self.row}_seed{self.seed}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the pretrained policy lies."""
+        return self.out / CHECKPOINTS / f"{self.env_id}_{self.model}_seed{self.seed}"
+
+    def settings_json(self) -> dict[str, Any]:
+        """What decides the result: the row's own settings and those of the rows that it needs."""
+        told, row = self.settings, entry(self.env_id)
+        config = asdict(sized_config(told.backbone, row.dataset or "", told.size)) | dict(told.options)
+        out: dict[str, Any] = {"env": self.env_id, "model": self.model, "row": self.row, "seed": self.seed}
+        out |= {"backbone": told.backbone, "size": told.size, "config": config}
+        out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": asdict(told.pretrain)}
+        if self.row != PRETRAINED:
+            out |= {"reinforce": asdict(told.reinforce), "env_kwargs": dict(told.env)}
+        return out | ({"more": asdict(more_training(told))} if self.row == ELBO else {})
+
+
+def plan(
+    env_ids: Iterable[str],
+    out: Path,
+    *,
+    models: Sequence[str] = (),
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: int | None = None,
+    settings: Mapping[str, Mapping[str, Tuned]] | None = None,
+) -> list[Cell]:
+    """The cells of a comparison, seed by seed, so that a table of the first seeds comes first.
+
+    Args:
+        env_ids: registered ids that have data.
+        out: folder of the comparison.
+        models: names of models; empty takes all that an environment has.
+        rows: keys of ``ROWS``, with all that they need.
+        seeds: how many, from seed 0; None takes each environment's own number.
+        settings: environment -> model -> settings, in place of ``agents.hyperparams``.
+
+    Raises:
+        ValueError: for an unknown id, one without data, or a model that none of the environments has.
+    """
+    found: list[tuple[int, Job]] = []
+    envs = list(dict.fromkeys(env_ids))
+    for env_id in envs:
+        known = (settings or {}).get(env_id) or models_of(env_id)
+        chosen = [name for name in known if not models or name in models]
+        if not chosen and len(envs) == 1:
+            tuned(env_id, models[0])  # raises, and names those that there are
+        for seed in range(MORE_SEEDS.get(env_id, SEEDS) if seeds is None else seeds):
+            found += [(seed, Job(env_id, m, row, seed, out, known[m])) for m in chosen for row in rows]
+    jobs = [job for _, job in sorted(found, key=lambda pair: pair[0])]
+    return [
+        Cell(
+            job.key(),
+            run_job,
+            (job,),
+            job.settings_json(),
+            tuple(job.key(need) for need in NEEDS[job.row]),
+            leaves=job.checkpoint / POLICY if job.row == PRETRAINED else None,
+        )
+        for job in jobs
+    ]
+
+
+def read_results(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
+    """What finished cells hold, in the order of the plan.
+
+    Raises:
+        ValueError: if a fine-tuned cell began from another checkpoint than the pretrained one of its seed.
+    """
+    found = [result for cell in cells if (result := read_cell(out / CELLS, cell)) is not None]
+    base = {_model(r): r["checkpoint"] for r in found if r["row"] == PRETRAINED}
+    for result in found:
+        if result["checkpoint"] != base.get(_model(result), result["checkpoint"]):
+            raise ValueError(
+                f"{'_'.join(map(str, _model(result)))}, row {result['row']}: began from another checkpoint "
+                "than the pretrained row; delete its cell, and it is measured again"
+            )
+    return found
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and judge one cell; what its file will hold."""
+    dataset = data_of(job.env_id)
+    makers = {PRETRAINED: _pretrained, REINFORCE: _reinforce, ELBO: _more}
+    with measure() as usage:
+        trained = makers[job.row](job)
+    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
+    out: dict[str, Any] = {
+        "env": job.env_id,
+        "task": dataset.task,
+        "model": job.model,
+        "row": job.row,
+        "seed": job.seed,
+        "checkpoint": fingerprint(job.checkpoint),
+        "test": means_of(test),
+        "valid": means_of(valid),
+        "users": len(test.users),
+        "slices": _slices(test, dataset),
+        "cost": usage.to_json()
+        | {
+            "training_seconds": round(trained.training_seconds, 2),
+            "validation_seconds": round(trained.validation_seconds, 2),
+        },
+        "best_steps": trained.best_steps,
+        "curve": trained.curve,
+        "reward": trained.reward,
+        "machine": machine(),
+    }
+    if job.row != PRETRAINED:
+        base = DiffusionPolicy.load(job.checkpoint)
+        out["over_pretrained"] = differences_over(evaluate(base.scorer(dataset), dataset, "test"), test)
+    return out
+
+
+def more_training(settings: Tuned) -> Any:
+    """The settings with which pretraining is gone on with; its time is set by what fine-tuning took."""
+    rate = settings.more_rate or settings.pretrain.learning_rate
+    return replace(
+        settings.pretrain,
+        learning_rate=rate,
+        epochs=10_000,
+        patience=0,
+        select_on=settings.reinforce.select_on,
+        eval_every=settings.more_every or settings.pretrain.eval_every,
+    )
+
+
+def _pretrained(job: Job) -> Trained:
+    """Pretrain, and keep the checkpoint that the others begin from."""
+    told = job.settings
+    policy, result = pretrained(
+        job.env_id,
+        told.pretrain,
+        job.seed,
+        told.backbone,
+        size=told.size,
+        options=told.options,
+        num_steps=told.num_steps,
+    )
+    dataset = data_of(job.env_id)
+    policy.save(job.checkpoint, dataset.name)
+    metric = f"valid/{told.pretrain.select_on}"
+    looked = [row for row in result.history if metric in row]
+    curve = {"epoch": [r["epoch"] for r in looked], metric: [round(r[metric], 6) for r in looked]}
+    return Trained(
+        policy.scorer(dataset),
+        curve=curve,
+        best_steps=float(result.best_epoch),
+        training_seconds=result.seconds,
+    )
+
+
+def _reinforce(job: Job) -> Trained:
+    """Fine-tune by REINFORCE."""
+    told, dataset = job.settings, data_of(job.env_id)
+    kwargs = dict(told.env) | {"backbone": told.backbone}
+    if backbone_class(told.backbone).embedding:
+        kwargs["checkpoint"] = str(job.checkpoint)
+    policy = DiffusionPolicy.load(job.checkpoint)
+    result, taken = fine_tuned("reinforce", policy, job.env_id, told.reinforce, kwargs, job.seed)
+    return trained_by(result, taken, dataset)
+
+
+def _more(job: Job) -> Trained:
+    """Go on with the training for the wall-clock time that REINFORCE took, its validations included."""
+    rival = read_json(job.out / CELLS / f"{job.key(REINFORCE)}.json")
+    limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
+    config = replace(more_training(job.settings), max_seconds=limit)
+    policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), job.env_id, config, job.seed)
+    return Trained(
+        policy.scorer(data_of(job.env_id)),
+        best_steps=float(result.best_epoch),
+        training_seconds=result.seconds,
+    )
+
+
+def _slices(test: Evaluation, dataset: Dataset) -> dict[str, dict[str, float]]:
+    """The slices' sizes and means."""
+    return {
+        name: {"users": float(len(part.users))} | {m: part.means()[m] for m in means_of(test) if part.means()}
+        for name, part in slices(test, dataset).items()
+    }
+
+
+def _model(result: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Whose result it is."""
+    return result["env"], result["model"], int(result["seed"])

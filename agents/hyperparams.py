@@ -1,0 +1,114 @@
+"""What each environment's recommenders are trained and fine-tuned with, as data.
+
+Every entry was chosen on the validation split, by runs with a seed that no comparison uses
+(``python -m benchmarks.search_finetuning``; its records lie in ``benchmarks/results/search``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from agents.pretrain import PretrainConfig, published_training
+from agents.reinforce import ReinforceConfig
+from refit_env.errors import unknown_name
+from refit_env.registration import entry
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A recommender of one environment: how it is built, pretrained and fine-tuned."""
+
+    backbone: str
+    """Name in the registry of backbones."""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """The training that fine-tuning starts from."""
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    """Of fine-tuning."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """What the environment is made with: reward, relevance ..."""
+    size: str = "published"
+    """Whose configuration of the backbone: ``published`` or ``small``."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to it."""
+    num_steps: int | None = None
+    """T of the chain; the environment's if None."""
+    more_rate: float | None = None
+    """Step size where the same training goes on, the control of fine-tuning; that of ``pretrain`` if None."""
+    more_every: int | None = None
+    """Epochs between two validations there; as in ``pretrain`` if None."""
+
+
+_RECENT = {"reward": "ndcg", "relevance": "recent"}
+_HOLDOUT = {"reward": "ndcg", "relevance": "holdout"}
+_ROWS = {"reward": "log_rank", "relevance": "train"}
+
+_SLOPE = ReinforceConfig(
+    users_per_batch=512,
+    learning_rate=2e-3,
+    exploration_std=1.0,
+    iterations=200,
+    eval_every=25,
+    patience=4,
+)
+"""DreamRec's item embeddings have a norm near 8: a smaller look around never changes a list."""
+_GENTLE = ReinforceConfig(learning_rate=5e-6, relevance_draws=32, iterations=90, eval_every=15)
+"""Where the split is random, short steps and many hold-outs keep REINFORCE from learning one by heart."""
+
+
+def _dreamrec(dataset: str, **changes: Any) -> Tuned:
+    """DreamRec by its published objective."""
+    return Tuned("dreamrec", published_training("dreamrec", dataset), replace(_SLOPE, **changes), _ROWS)
+
+
+def _ranked(dataset: str, **changes: Any) -> Tuned:
+    """DreamRec trained to rank, the supervised model that fine-tuning is to improve on."""
+    training = replace(published_training("dreamrec", dataset), objective="ranking", learning_rate=1e-3)
+    settings = replace(_SLOPE, **({"learning_rate": 1e-5, "iterations": 120, "eval_every": 20} | changes))
+    return Tuned("dreamrec", training, settings, _ROWS)
+
+
+TUNED: dict[str, dict[str, Tuned]] = {
+    "ReFiT-ML1M-v0": {
+        "diffrec": Tuned(
+            "diffrec",
+            PretrainConfig(patience=10),
+            ReinforceConfig(iterations=120, eval_every=40),
+            _RECENT,
+            more_rate=1e-4,
+            more_every=6,
+        ),
+    },
+    "ReFiT-ML100K-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},
+    "ReFiT-Anime-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},
+    "ReFiT-YooChoose-v0": {"dreamrec": _dreamrec("yoochoose"), "dreamrec-ranking": _ranked("yoochoose")},
+    "ReFiT-KuaiRec-v0": {"dreamrec": _dreamrec("kuairec"), "dreamrec-ranking": _ranked("kuairec")},
+    "ReFiT-Zhihu-v0": {"dreamrec": _dreamrec("zhihu"), "dreamrec-ranking": _ranked("zhihu")},
+}
+"""Environment -> model -> its settings. The first model is the environment's default."""
+
+
+def models_of(env_id: str) -> dict[str, Tuned]:
+    """The models of an environment, its default first; one that was never searched has its backbone's own."""
+    row = entry(env_id)
+    own = {row.backbone: Tuned(row.backbone, published_training(row.backbone, row.dataset or ""))}
+    return TUNED.get(row.env_id, own)
+
+
+def tuned(env_id: str, model: str | None = None) -> Tuned:
+    """The settings of an environment's model; of its default one if None.
+
+    Raises:
+        ValueError: for an unknown environment or model, with a did-you-mean.
+
+    Example:
+        >>> tuned("ReFiT-ML1M-v0").backbone
+        'diffrec'
+    """
+    known = models_of(env_id)
+    if model is None:
+        return next(iter(known.values()))
+    if model not in known:
+        raise unknown_name(f"model of {env_id}", model, known)
+    return known[model]

@@ -1,0 +1,53 @@
+"""Items that a user has nothing to do with, for losses that compare pairs (BPR).
+
+Letters: U users, I items, N interactions, B draws.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from refit_env.errors import DataError
+
+
+class Negatives:
+    """Draws uniformly from what is not in users' rows: one random number a draw, none in vain.
+
+    A user's r-th free item is r plus the number of own items before it; those are the own items j (the
+    j-th smallest is i_j) with i_j - j <= r.
+
+    Example:
+        >>> rows = sp.csr_matrix([[1, 0, 1, 0], [0, 1, 1, 1]])
+        >>> Negatives(rows).draw(torch.tensor([1, 1])).tolist()
+        [0, 0]
+    """
+
+    def __init__(self, rows: sp.csr_matrix, device: torch.device | str = "cpu") -> None:
+        """Read ``rows`` (U, I).
+
+        Raises:
+            DataError: if a row is full, so that nothing could be drawn.
+        """
+        if not rows.has_sorted_indices:
+            rows = rows.sorted_indices()
+        counts = np.diff(rows.indptr).astype(np.int64)  # (U,)
+        self.num_items = int(rows.shape[1])
+        if bool((counts >= self.num_items).any()):
+            full = int(np.flatnonzero(counts >= self.num_items)[0])
+            raise DataError(f"user {full} has all {self.num_items} items: there is no other to compare with")
+        place = np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], counts)  # (N,) j
+        owner = np.repeat(np.arange(len(counts)), counts)  # (N,)
+        # Ascending over all users, so that one search finds a place within a user's own.
+        self._gaps = torch.as_tensor(owner * self.num_items + rows.indices - place, device=device)  # (N,)
+        self._first = torch.as_tensor(rows.indptr[:-1].astype(np.int64), device=device)  # (U,)
+        self._free = torch.as_tensor(self.num_items - counts, device=device)  # (U,)
+
+    def draw(self, users: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One free item (B,) int64 for each of ``users`` (B,)."""
+        share = torch.rand(users.shape, generator=generator, dtype=torch.float64, device=users.device)
+        nth = (share * self._free[users]).long()  # (B,) r
+        before = torch.searchsorted(self._gaps, users * self.num_items + nth, right=True)
+        return nth + before - self._first[users]

@@ -1,0 +1,384 @@
+"""RecDiff (Li et al., CIKM 2024, arXiv 2406.01629): diffusion on what a user's friends say of the user.
+
+Letters: B users in a batch, U users, I items, D embedding size, N train interactions, S social ties, L layers
+of a graph, T steps of training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
+from refit_env.backbones.graphs import Latest, Operator, count_edges
+from refit_env.backbones.negatives import Negatives
+from refit_env.data.dataset import Dataset
+from refit_env.diffusion import Diffusion
+from refit_env.errors import DataError
+
+SLOPE = 0.5
+"""Of the LeakyReLU below zero."""
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class RecDiffConfig:
+    """RecDiff's settings; the defaults are those published for Ciao."""
+
+    embedding: int = 64
+    """D, size of the embeddings of users and items."""
+    layers: int = 2
+    """Layers of the graph of users and items."""
+    social_layers: int = 2
+    """Layers of the social graph."""
+    hidden: int = 64
+    """Width of the denoiser's hidden layer."""
+    time_embedding: int = 16
+    """Size of the denoiser's time embedding."""
+    dropout: float = 0.5
+    """Share of the denoiser's input set to 0 in training."""
+    num_steps: int = 20
+    """T of training."""
+    noise_scale: float = 1.0
+    """Multiplies both ends of the schedule ``linear-var``."""
+    noise_min: float = 1e-4
+    """Lower end."""
+    noise_max: float = 0.01
+    """Upper end."""
+    regularization: float = 1e-2
+    """Weight of the squared lengths of the vectors that a pair of items is compared by."""
+    denoiser_rate: float = 0.2
+    """The denoiser's step size as a share of the graphs'."""
+    num_users: int = 0
+    """U; taken from the data set, as the two below."""
+    num_interactions: int = 0
+    """N."""
+    num_ties: int = 0
+    """S, each tie counted in both directions."""
+
+    def denoiser(self) -> DiffRecConfig:
+        """The denoiser: DiffRec's network on D numbers, steps drawn evenly, beta_0 not fixed."""
+        return DiffRecConfig(
+            hidden=(self.hidden,),
+            num_steps=self.num_steps,
+            noise_scale=self.noise_scale,
+            noise_min=self.noise_min,
+            noise_max=self.noise_max,
+            beta_fixed=False,
+            embedding=self.time_embedding,
+            dropout=self.dropout,
+            normalize=True,
+            importance_sampling=False,
+        )
+
+    def diffusion(self) -> Diffusion:
+        """The chain of training."""
+        return self.denoiser().diffusion()
+
+
+class RecDiff(Backbone):
+    """Two graph networks make embeddings; diffusion cleans the one that comes from friends.
+
+    One network runs on the graph of users and items (it gives ui_u and the items' vectors), one on the social
+    graph (e_u); they share the users' own embeddings. A layer multiplies by a matrix for each kind of node,
+    averages over neighbours with symmetric normalisation, and applies a LeakyReLU; its output, scaled to
+    length 1, is added to the embeddings. The denoiser is trained to restore e_u from noise; the chain starts
+    at e_u itself, and items are scored by (ui_u + u_0) . item.
+
+    ``context`` is ui_u, made from the *visible* row by the items' side of the checkpoint. So hiding items in
+    an episode changes what the model sees, but not altogether: the user's own embedding, the items' vectors
+    and e_u were learnt from the whole train split, hidden items included. With nothing hidden it is the
+    network's own output. The denoiser does not see it, as published.
+
+    Graphs are part of the state dict, so a checkpoint scores without a data set at hand.
+
+    Deviations from the reference code: ties are taken in both directions, as the published data hold them;
+    the loss of a pair is the mean over the batch, where there it is the sum by the nominal batch size, which
+    differs in an epoch's last batch; a pair's negative is drawn when the pair is used.
+    """
+
+    name: ClassVar[str] = "recdiff"
+    config_class: ClassVar[type] = RecDiffConfig
+    embedding: ClassVar[bool] = True
+    scores_by_context: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = ("social",)
+
+    config: RecDiffConfig
+    interactions: Tensor
+    ties: Tensor
+
+    def __init__(self, num_items: int, config: RecDiffConfig | None = None) -> None:
+        """Build an untrained network with empty graphs, as a checkpoint is read into; see ``for_dataset``.
+
+        Args:
+            num_items: I.
+            config: settings, with U, N and S.
+
+        Raises:
+            ValueError: if U, N or S is not said.
+        """
+        super().__init__()
+        config = self.config = config if config is not None else RecDiffConfig()
+        if min(config.num_users, config.num_interactions) < 1:
+            raise ValueError(
+                "backbone 'recdiff' is made for a data set: backbone_for(dataset, 'recdiff'), whose users "
+                "and graphs it needs"
+            )
+        size = config.embedding
+        self.num_items, self.dim = num_items, size
+        self.users = nn.Parameter(nn.init.xavier_uniform_(torch.empty(config.num_users, size)))
+        self.items = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_items, size)))
+        self.from_users = _matrices(config.layers, size)
+        self.from_items = _matrices(config.layers, size)
+        self.from_friends = _matrices(config.social_layers, size)
+        self.denoiser = DiffRec(size, config.denoiser())
+        self.diffusion = self.denoiser.diffusion
+        self.register_buffer("interactions", torch.zeros(2, config.num_interactions, dtype=torch.int32))
+        self.register_buffer("ties", torch.zeros(2, config.num_ties, dtype=torch.int32))
+        self._item_vectors: Latest[Tensor] = Latest()
+        self._operators: Latest[tuple[Operator, Operator]] = Latest()
+        self._negatives: Latest[Negatives] = Latest()
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, config: RecDiffConfig | None = None) -> Self:
+        """An untrained network on a data set's two graphs.
+
+        Raises:
+            ValueError: if the data set is not social.
+            DataError: if it has no social ties, or they name users who are not there.
+        """
+        check_task(cls, dataset)
+        ties = both_directions(dataset)  # (2, S)
+        train = dataset.train.csr.tocoo()
+        sizes = {"num_users": dataset.num_users, "num_interactions": train.nnz, "num_ties": ties.shape[1]}
+        model = cls(dataset.num_items, replace(config if config is not None else RecDiffConfig(), **sizes))
+        model.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
+        model.ties.copy_(torch.from_numpy(ties))
+        return model
+
+    # ------------------------------------------------------------------ the graphs
+
+    def _graphs(self) -> tuple[Operator, Operator]:
+        """What tells users of their items (U, I), and users of their friends (U, U)."""
+        count, dtype = self.config.num_users, self.users.dtype
+
+        def make() -> tuple[Operator, Operator]:
+            return (
+                Operator.symmetric(self.interactions, (count, self.num_items), dtype=dtype),
+                Operator.symmetric(self.ties, (count, count), dtype=dtype),
+            )
+
+        return self._operators.get([self.interactions, self.ties], make, dtype)
+
+    def _item_side(self) -> tuple[Tensor, list[Tensor]]:
+        """The items' vectors (I, D), and what items tell users in each of L layers (I, D)."""
+        to_users, _ = self._graphs()
+        users: Tensor = self.users
+        items: Tensor = self.items
+        out, told = items, []
+        for from_users, from_items in zip(self.from_users, self.from_items, strict=True):
+            message = items @ from_items  # (I, D)
+            items = _activation(to_users.T(users @ from_users))  # (I, D)
+            users = _activation(to_users(message))  # (U, D)
+            out = out + functional.normalize(items)
+            told.append(message)
+        return out, told
+
+    def _user_side(self, to_users: Operator, told: list[Tensor]) -> Tensor:
+        """The users' vectors (U, D) by what their items tell them, layer by layer."""
+        out: Tensor = self.users
+        for message in told:
+            out = out + functional.normalize(_activation(to_users(message)))
+        return out
+
+    def _social_side(self) -> Tensor:
+        """The users' social vectors e_u (U, D)."""
+        _, to_friends = self._graphs()
+        users: Tensor = self.users
+        out = users
+        for from_friends in self.from_friends:
+            users = _activation(to_friends(users @ from_friends))  # (U, D)
+            out = out + functional.normalize(users)
+        return out
+
+    # ------------------------------------------------------------------ what is shown, and what is scored
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
+        """Make the function users (B,) -> [ui_u | e_u] (B, 2 D), read by the weights of the moment.
+
+        Raises:
+            ValueError: if the data set is not social, or has another number of users or items.
+        """
+        check_task(type(self), dataset)
+        if (dataset.num_users, dataset.num_items) != (self.config.num_users, self.num_items):
+            raise ValueError(
+                f"this 'recdiff' knows {self.config.num_users} users and {self.num_items} items; "
+                f"{dataset.name!r} has {dataset.num_users} and {dataset.num_items}"
+            )
+        visible = dataset.train.csr.tocoo()
+        edges = torch.from_numpy(np.stack([visible.row, visible.col])).to(self.users.device)  # (2, n)
+        # An item's degree is the graph's. A user's scales a whole message, whose length the layer sets to 1.
+        degrees = (
+            count_edges(edges[0], self.config.num_users),
+            count_edges(self.interactions[1], self.num_items),
+        )
+        to_users = Operator.symmetric(
+            edges, (self.config.num_users, self.num_items), degrees, self.users.dtype
+        )
+        with torch.no_grad():
+            read = self._user_side(to_users, self._item_side()[1])  # (U, D)
+            table = torch.cat([read, self._social_side()], 1).to(device)  # (U, 2 D)
+        return lambda users: table[users]
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """e_u (B, D), clean: chains start without noise, as published."""
+        return shown[:, self.dim :]
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """ui_u (B, D), from what is visible."""
+        return shown[:, : self.dim]
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """An embedding and L vectors of length at most 1 on top."""
+        limit = float(self.users.detach().abs().max()) + self.config.layers
+        return -limit, limit, self.dim
+
+    def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, I) inner products of the items' vectors with ui_u + u_0.
+
+        Raises:
+            ValueError: without ``context``.
+        """
+        if context is None:
+            raise ValueError("backbone 'recdiff' scores by the context too: pass what context() gave")
+        return (context.to(u0.dtype) + u0) @ self.score_table().T
+
+    def score_table(self) -> Tensor:
+        """(I, D) the items' vectors; worked out once where their weights are frozen."""
+        weights = list(self._graph_weights())
+        if any(weight.requires_grad for weight in weights):
+            return self._item_side()[0]
+        return self._item_vectors.get([*weights, self.interactions], lambda: self._item_side()[0])
+
+    @torch.no_grad()
+    def largest(self) -> float:
+        """Of the social vectors."""
+        return float(self._social_side().abs().max())
+
+    def freeze_scores(self) -> None:
+        """Stop training all but the denoiser."""
+        for weight in self._graph_weights():
+            weight.requires_grad_(False)
+
+    def _graph_weights(self) -> Iterator[nn.Parameter]:
+        """Every parameter that is not the denoiser's."""
+        return (weight for name, weight in self.named_parameters() if not name.startswith("denoiser."))
+
+    # ------------------------------------------------------------------ the denoiser and its training
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict clean social vectors (B, D) from ``u`` (B, D); the condition is not looked at."""
+        return self.denoiser.predict_x0(u, timestep)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The denoiser's last layer."""
+        return self.denoiser.output_layer
+
+    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
+        """The train interactions: number -> user, number -> item, all numbers (N,)."""
+        users, items = self.interactions.long().to(device)  # (N,), (N,)
+        return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """The graphs' weights, and the denoiser's with a step size of their own."""
+        rate = learning_rate * self.config.denoiser_rate
+        return [
+            {"params": list(self._graph_weights()), "lr": learning_rate},
+            {"params": list(self.denoiser.parameters()), "lr": rate},
+        ]
+
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The denoiser's reweighted loss, and BPR (Rendle et al., UAI 2009) of the items it leads to.
+
+        Its gradient moves all weights: the denoiser makes e_u what it can restore, too.
+
+        Args:
+            shown: (B,) int64 users.
+            target: (B,) int64 items of theirs.
+            generator: source of the steps, of the noise and of the items compared with.
+
+        Returns:
+            a scalar, the mean over the batch.
+        """
+        other = self._others().draw(shown, generator)  # (B,)
+        items, told = self._item_side()
+        clean = self._social_side()[shown]  # (B, D) e_u
+        k = torch.randint(self.config.num_steps, shown.shape, generator=generator, device=shown.device)
+        noise = torch.randn(clean.shape, generator=generator, device=shown.device)
+        restored: Tensor = self.denoiser(self.diffusion.q_sample(clean, k, noise), k)  # (B, D)
+        weight = torch.as_tensor(self.denoiser.loss_weights(), device=shown.device)[k].to(clean.dtype)
+        elbo = (weight * (clean - restored).square().mean(1)).mean()
+        user = self._user_side(self._graphs()[0], told)[shown] + restored  # (B, D)
+        near, far = items[target], items[other]  # (B, D)
+        ranking = functional.softplus((user * (far - near)).sum(1)).mean()
+        lengths = torch.stack([x.square().sum(1) for x in (user, near, far)]).sum(0).mean()
+        return elbo + ranking + self.config.regularization * lengths
+
+    def _others(self) -> Negatives:
+        """The items that users have not."""
+
+        def make() -> Negatives:
+            users, items = self.interactions.cpu().numpy()  # (N,), (N,)
+            shape = (self.config.num_users, self.num_items)
+            rows = sp.csr_matrix((np.ones(users.size, np.float32), (users, items)), shape=shape)
+            return Negatives(rows, self.interactions.device)
+
+        return self._negatives.get([self.interactions], make)
+
+
+def both_directions(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """(2, S) every social tie of a data set once in each direction, without ties to oneself, in order.
+
+    Raises:
+        DataError: if there are none, or they name users who are not there.
+    """
+    if dataset.social is None or not len(dataset.social):
+        raise DataError(
+            f"data set {dataset.name!r} has no social ties, which backbone 'recdiff' is built on: "
+            "social.parquet must hold pairs of users"
+        )
+    pairs = dataset.social.astype(np.int64)  # (n, 2)
+    if pairs.min() < 0 or pairs.max() >= dataset.num_users:
+        raise DataError(f"the social ties of {dataset.name!r} name users outside 0..{dataset.num_users - 1}")
+    pairs = np.concatenate([pairs, pairs[:, ::-1]])
+    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).T
+
+
+def _matrices(count: int, size: int) -> nn.ParameterList:
+    """``count`` square matrices (D, D)."""
+    return nn.ParameterList(nn.init.xavier_uniform_(torch.empty(size, size)) for _ in range(count))
+
+
+def _activation(x: Tensor) -> Tensor:
+    """RecDiff's LeakyReLU."""
+    return functional.leaky_relu(x, SLOPE)
+
+
+PUBLISHED: dict[str, RecDiffConfig] = {
+    "ciao": RecDiffConfig(),
+    "epinions": RecDiffConfig(num_steps=200, noise_scale=0.1, regularization=1e-4, denoiser_rate=1.0),
+    "yelp": RecDiffConfig(num_steps=50, noise_scale=0.1, regularization=5e-3, denoiser_rate=0.1),
+}
+"""The configurations of RecDiff's scripts, by data set."""

@@ -1,0 +1,111 @@
+"""``refit compare backbones`` end to end, on runs of seconds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents import hyperparams
+from agents.cli import main
+from agents.comparison.backbones import MORE_SEEDS, TWELVE, more_training, plan
+from agents.hyperparams import Tuned, tuned
+from agents.pretrain import PretrainConfig
+from agents.reinforce import ReinforceConfig
+from refit_env.registration import env_ids
+
+ENV = "ReFiT-Synthetic-v0"
+OPTIONS = {"hidden": (16,), "num_steps": 5}
+TINY = Tuned(
+    "diffrec",
+    PretrainConfig(epochs=1),
+    ReinforceConfig(iterations=2, users_per_batch=16, eval_every=1),
+    {"reward": "ndcg", "relevance": "recent"},
+    options=OPTIONS,
+)
+
+
+def words(out: Path, *more: str) -> list[str]:
+    return ["compare", "backbones", "--env", ENV, "--seeds", "1", "--out", str(out), *more]
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": TINY})
+
+
+def test_a_comparison_runs_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words(tmp_path, "--rows", "reinforce")) == 0
+    told = capsys.readouterr()
+    assert "2 cells, 0 finished already" in told.err
+    assert f"[1/2] {ENV} diffrec pretrained seed0: test NDCG@20" in told.err
+    assert main(words(tmp_path)) == 0
+    told = capsys.readouterr()
+    assert "3 cells, 2 finished already" in told.err and f"[3/3] {ENV} diffrec elbo seed0" in told.err
+    assert {path.name for path in tmp_path.iterdir()} == {"cells", "runs", "comparison.json"}
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    models = report["tables"][1]["rows"]
+    assert [row[0] for row in models] == [
+        "Synthetic, diffrec", "Synthetic, diffrec + REINFORCE", "Synthetic, diffrec + more training",
+    ]  # fmt: skip
+    cell = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_reinforce_seed0.json").read_text())
+    assert cell["settings"]["config"]["hidden"] == [16]
+    assert set(cell["slices"]) == {"cold", "popular", "tail"} and cell["cost"]["peak_memory_mib"] > 0
+    mean = cell["over_pretrained"]["ndcg@20"]["mean_difference"]
+    start = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_pretrained_seed0.json").read_text())
+    assert cell["test"]["ndcg@20"] - start["test"]["ndcg@20"] == pytest.approx(mean, abs=1e-6)
+
+    monkeypatch.setattr("agents.comparison.cells._begin", None)  # nothing may run any more
+    assert main(words(tmp_path, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["models"] == report["models"]
+
+
+def test_changed_settings_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words(tmp_path, "--rows", "pretrained")) == 0
+    changed = Tuned("diffrec", PretrainConfig(epochs=2), options=OPTIONS)
+    monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": changed})
+    assert main(words(tmp_path, "--rows", "pretrained")) == 2
+    assert "pretrain.epochs was 1, now 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--models", "difrec"], "Did you mean 'diffrec'?"),
+        (["--rows", "reinforc"], "Did you mean 'reinforce'?"),
+        (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
+        (["--seeds", "0"], "--seeds 0: at least 1"),
+        (["--workers", "0"], "workers=0"),
+    ],
+)
+def test_mistakes(more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path / "new", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_plan_goes_seed_by_seed_and_each_row_after_its_needs(tmp_path: Path) -> None:
+    cells = plan(("ReFiT-ML1M-v0", ENV), tmp_path)
+    keys = [cell.key for cell in cells]
+    assert [key.rsplit("seed", 1)[1] for key in keys] == sorted(key.rsplit("seed", 1)[1] for key in keys)
+    assert all(keys.index(need) < place for place, cell in enumerate(cells) for need in cell.needs)
+    assert sum("ML1M" in key and "diffrec_pretrained" in key for key in keys) == MORE_SEEDS["ReFiT-ML1M-v0"]
+
+
+def test_the_control_trains_as_before_but_never_stops_early() -> None:
+    told = Tuned("diffrec", PretrainConfig(patience=3), more_rate=1e-4, more_every=7)
+    control = more_training(told)
+    assert (control.learning_rate, control.patience, control.eval_every) == (1e-4, 0, 7)
+    assert control.objective == told.pretrain.objective and control.select_on == "ndcg@20"
+
+
+def test_every_tuned_model_is_of_a_registered_environment() -> None:
+    for env_id in hyperparams.TUNED:
+        assert env_id in env_ids()
+        assert tuned(env_id).backbone == next(iter(hyperparams.TUNED[env_id].values())).backbone
+    assert set(MORE_SEEDS) < set(TWELVE)

@@ -1,0 +1,70 @@
+"""Sparse maps against dense ones, and results that are kept only while they hold."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refit_env.backbones.graphs import Latest, Operator
+
+
+def test_normalisation_by_hand() -> None:
+    """Two users, three items, one of them without edges."""
+    edges = torch.tensor([[0, 1, 0], [0, 0, 2]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        operator = Operator.symmetric(edges, (2, 3))
+    expected = torch.tensor([[0.5, 0.0, 0.5**0.5], [0.5**0.5, 0.0, 0.0]])
+    assert torch.allclose(operator.matrix.to_dense(), expected)
+    assert torch.allclose(operator.transposed.to_dense(), expected.T)
+
+
+def test_degrees_may_be_another_graphs() -> None:
+    edges = torch.tensor([[0, 1], [0, 0]])
+    operator = Operator.symmetric(edges, (2, 1), (torch.tensor([1, 4]), torch.tensor([9])))
+    assert torch.allclose(operator.matrix.to_dense(), torch.tensor([[1 / 3], [1 / 6]]))
+
+
+@given(st.sets(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=20), st.integers(1, 3))
+def test_products_and_gradients_are_the_dense_matrixs(pairs: set[tuple[int, int]], size: int) -> None:
+    edges = torch.tensor(sorted(pairs, key=lambda pair: (pair[0] * 3) % 5), dtype=torch.int32)
+    operator = Operator.symmetric(edges.reshape(-1, 2).T, (5, 7), dtype=torch.float64)
+    dense = operator.matrix.to_dense()
+    for one, other, width in ((operator, dense, 7), (operator.T, dense.T, 5)):
+        x = torch.randn(width, size, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(other.shape[0], size, dtype=torch.float64)
+        assert torch.allclose(one(x), other @ x)
+        (found,) = torch.autograd.grad((one(x) * weight).sum(), x)
+        assert torch.allclose(found, other.T @ weight)
+
+
+@pytest.mark.parametrize("change", ["step", "load", "dtype"])
+def test_a_result_is_made_anew_when_its_tensors_change(change: str) -> None:
+    layer = torch.nn.Linear(2, 1)
+    kept: Latest[torch.Tensor] = Latest()
+    made = []
+
+    def make() -> torch.Tensor:
+        made.append(1)
+        return layer.weight.detach().clone()
+
+    def ask() -> torch.Tensor:
+        return kept.get([layer.weight], make)
+
+    assert ask() is ask() and len(made) == 1
+    if change == "step":
+        layer(torch.ones(1, 2)).sum().backward()
+        torch.optim.AdamW(layer.parameters(), 0.1).step()
+    elif change == "load":
+        layer.load_state_dict({"weight": torch.ones(1, 2), "bias": torch.ones(1)})
+    else:
+        layer.double()
+    assert torch.equal(ask(), layer.weight) and len(made) == 2
+    for twin in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
+        assert twin.get([layer.weight], lambda: torch.zeros(1)).tolist() == [0.0]
