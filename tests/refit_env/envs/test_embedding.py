@@ -136,7 +136,7 @@ def test_wrong_checkpoints_and_data_are_refused(
     cf = synthesize(num_users=30, num_items=60)
     with pytest.raises(ValueError, match="holds a 'diffrec' of 60 items"):
         gym.make("ReFiT-Custom-v0", **(kwargs | {"checkpoint": checkpoints("diffrec", cf)}))
-    with pytest.raises(ValueError, match="is for sequential data"):
+    with pytest.raises(ValueError, match="is for sequential, poi data"):
         gym.make("ReFiT-Custom-v0", **(kwargs | {"data": cf}))
     with pytest.raises(ValueError, match="'diffrec' needs none"):
         gym.make("ReFiT-Custom-v0", data=cf, checkpoint=kwargs["checkpoint"])
