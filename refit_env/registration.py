@@ -67,8 +67,8 @@ TABLE: tuple[EnvEntry, ...] = (
     EnvEntry("ReFiT-YooChoose-v0", "yoochoose", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-KuaiRec-v0", "kuairec", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-Zhihu-v0", "zhihu", "sequential", "dreamrec", num_steps=10, relevance="train"),
-    EnvEntry("ReFiT-Ciao-v0", "ciao", "social", "recdiff", num_steps=5),
-    EnvEntry("ReFiT-Epinions-v0", "epinions", "social", "recdiff", num_steps=5),
+    EnvEntry("ReFiT-Ciao-v0", "ciao", "social", "recdiff", num_steps=10),
+    EnvEntry("ReFiT-Epinions-v0", "epinions", "social", "recdiff", num_steps=10),
     EnvEntry("ReFiT-Yelp-v0", "yelp", "social", "recdiff", num_steps=5),
     EnvEntry("ReFiT-Custom-v0", None, relevance=None),
 )
