@@ -263,7 +263,7 @@ _SMALL = replace(
     PUBLISHED["ml-1m"],
     tokens=128,
     heads=1,
-    dropout=0.1,
+    dropout=0.2,
     attention_dropout=0.0,
     attended_dropout=0.1,
     sharpness=4.0,

@@ -88,10 +88,10 @@ class HDRM(Backbone):
     Weaknesses by design: u_0 moves the scores by the share epsilon only, and the published schedules add next
     to no noise.
 
-    Deviations from the reference code: embeddings are trained together with the denoisers (there they come
-    from a file); Adam on tangent vectors replaces Riemannian SGD on points; losses are means over the batch,
-    where there they are sums; the start is not noised (``start="diffused"`` does it); no directional noise
-    (an option that the published runs leave off).
+    Deviations from the reference code: embeddings are trained beside the denoisers, by the margin loss of
+    clean ones (there they come from a file); Adam on tangent vectors replaces Riemannian SGD on points;
+    losses are means over the batch, where there they are sums; the start is not noised (``start="diffused"``
+    does it); no directional noise (an option that the published runs leave off).
     """
 
     name: ClassVar[str] = "hdrm"
@@ -244,7 +244,10 @@ class HDRM(Backbone):
         return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The margin loss of denoised users and items, with the denoisers' squared errors.
+        """The embeddings' margin loss, and the denoisers': margin of what they make, and squared errors.
+
+        The denoisers' gradient stops at the embeddings. They are told who belongs to whom, so embeddings that
+        they trained would leave the telling apart to them.
 
         Args:
             shown: (B,) int64 users.
@@ -256,14 +259,19 @@ class HDRM(Backbone):
         """
         other = self._others().draw(shown, generator)  # (B,)
         vectors, told = self._propagate()
-        user, item = self._to_users()(told)[shown], vectors[target]  # (B, D)
+        user, item, third = self._to_users()(told)[shown], vectors[target], vectors[other]  # (B, D)
+        embedded = self._margin(user, item, third)
+        user, item, third = user.detach(), item.detach(), third.detach()
         new_user = self.user_denoiser(*self._noised(user, generator), item)  # (B, D)
         new_item = self.denoiser(*self._noised(item, generator), user)  # (B, D)
-        near = squared_distance(self._mixed(user, new_user), self._mixed(item, new_item))  # (B,)
-        far = squared_distance(self._mixed(user, new_user), vectors[other])  # (B,)
-        ranking = functional.relu(near - far + self.config.margin).mean()
+        ranking = self._margin(self._mixed(user, new_user), self._mixed(item, new_item), third)
         errors = functional.mse_loss(new_user, user) + functional.mse_loss(new_item, item)
-        return torch.lerp(ranking, errors, self.config.reconstruction)
+        return embedded + torch.lerp(ranking, errors, self.config.reconstruction)
+
+    def _margin(self, user: Tensor, item: Tensor, other: Tensor) -> Tensor:
+        """By how much users (B, D) miss being nearer to their item than to the other one, a mean."""
+        near, far = squared_distance(user, item), squared_distance(user, other)  # (B,)
+        return functional.relu(near - far + self.config.margin).mean()
 
     def _noised(self, clean: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) diffused to steps drawn evenly, and the steps (B,)."""

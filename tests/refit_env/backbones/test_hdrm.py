@@ -121,8 +121,20 @@ def test_loss_is_the_margin_of_mixed_vectors_and_the_errors() -> None:
     mixed = (user + new_user) / 2
     near = squared_distances(mixed, (item + new_item) / 2).diagonal()
     far = squared_distances(mixed, vectors[other]).diagonal()
+    clean = squared_distances(user, item).diagonal() - squared_distances(user, vectors[other]).diagonal()
     errors = (new_user - user).square().mean() + (new_item - item).square().mean()
-    assert torch.allclose(found, 0.75 * (near - far + 10).mean() + 0.25 * errors, rtol=1e-4)
+    expected = (clean + 10).mean() + 0.75 * (near - far + 10).mean() + 0.25 * errors
+    assert torch.allclose(found, expected, rtol=1e-4)
+
+
+def test_denoisers_do_not_move_the_embeddings() -> None:
+    """They know the pair: with a margin that clean vectors keep, only the denoisers learn."""
+    model = over_rows(epsilon=0.5, margin=-10.0)
+    users, items = (torch.from_numpy(side) for side in ROWS.nonzero())
+    model.elbo_loss(users, items, torch.Generator().manual_seed(0)).backward()
+    assert model.items.grad is not None and not model.items.grad.any()
+    assert model.denoiser.output_layer.weight.grad is not None
+    assert model.denoiser.output_layer.weight.grad.any()
 
 
 def test_every_parameter_learns_and_dropout_is_off_in_evaluation() -> None:
