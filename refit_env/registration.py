@@ -70,8 +70,8 @@ TABLE: tuple[EnvEntry, ...] = (
     EnvEntry("ReFiT-NYC-v0", "nyc", "poi", "diff-poi", num_steps=10, relevance="train", reward="log_rank"),
     EnvEntry("ReFiT-TKY-v0", "tky", "poi", "diff-poi", num_steps=10, relevance="train", reward="log_rank"),
     EnvEntry("ReFiT-Foursquare-v0", "foursquare", "poi"),
-    EnvEntry("ReFiT-Ciao-v0", "ciao", "social", "recdiff", num_steps=5),
-    EnvEntry("ReFiT-Epinions-v0", "epinions", "social", "recdiff", num_steps=5),
+    EnvEntry("ReFiT-Ciao-v0", "ciao", "social", "recdiff", num_steps=10),
+    EnvEntry("ReFiT-Epinions-v0", "epinions", "social", "recdiff", num_steps=10),
     EnvEntry("ReFiT-Yelp-v0", "yelp", "social", "recdiff", num_steps=5),
     EnvEntry("ReFiT-Custom-v0", None, relevance=None),
 )

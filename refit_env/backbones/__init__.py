@@ -23,6 +23,9 @@ from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.hdrm import HDRM
+from refit_env.backbones.hdrm import PUBLISHED as HDRM_PUBLISHED
+from refit_env.backbones.hdrm import SMALL as HDRM_SMALL
 from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
 from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
 from refit_env.backbones.ldiffrec import LDiffRec
@@ -48,20 +51,29 @@ __all__ = [
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {
+<<<<<<< HEAD
     cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, LDiffRec, RecDiff, TDiffRec)
+=======
+    cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, HDRM, LDiffRec, RecDiff, TDiffRec)
+>>>>>>> wt-cf
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
     DiffPoi.name: DIFFPOI_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    HDRM.name: HDRM_PUBLISHED,
     LDiffRec.name: LDIFFREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
     TDiffRec.name: TDIFFREC_PUBLISHED,
 }
 _SMALL: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_SMALL,
+<<<<<<< HEAD
     DiffPoi.name: DIFFPOI_SMALL,
+=======
+    HDRM.name: HDRM_SMALL,
+>>>>>>> wt-cf
     LDiffRec.name: LDIFFREC_SMALL,
 }
 SIZES = ("published", "small")
@@ -73,6 +85,7 @@ _DEFAULT = {
     DiffPoi.name: "",
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
+    HDRM.name: "ml-1m",
     LDiffRec.name: "ml-1m",
     RecDiff.name: "ciao",
     TDiffRec.name: "ml-1m",

@@ -101,6 +101,10 @@ class RecDiff(Backbone):
     and e_u were learnt from the whole train split, hidden items included. With nothing hidden it is the
     network's own output. The denoiser does not see it, as published.
 
+    As measured, on Ciao u_0 becomes one vector for everybody (it differs between users by .0002, its numbers
+    by .22), a popularity that is added to ui_u; on Yelp it differs by .016 of .10. The loss, whose SNR
+    weights reach 8,400 on Ciao, pays for that: social vectors that are alike are restored at no cost.
+
     Graphs are part of the state dict, so a checkpoint scores without a data set at hand.
 
     Deviations from the reference code: ties are taken in both directions, as the published data hold them;
