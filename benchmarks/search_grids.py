@@ -44,29 +44,100 @@ class Grid:
     variants: Mapping[str, Variant]
 
 
-_NDCG_RECENT = {"reward": "ndcg", "relevance": "recent"}
+_RECENT = {"reward": "ndcg", "relevance": "recent"}
+_HOLDOUT = {"reward": "ndcg", "relevance": "holdout"}
+_ROWS = {"reward": "log_rank", "relevance": "train"}
+
+
+def _slope(rate: float, std: float, iterations: int, starts: tuple[str, ...] = ("published",)) -> Variant:
+    """The pathwise estimator on rows: one chain of each of 512."""
+    agent = {"learning_rate": rate, "exploration_std": std, "iterations": iterations}
+    return Variant(agent | {"users_per_batch": 512, "eval_every": 20}, _ROWS, starts=starts)
+
+
+def _score(rate: float, std: float, iterations: int, starts: tuple[str, ...] = ("published",)) -> Variant:
+    """REINFORCE proper on rows: eight chains of each of 256, compared with each other."""
+    agent = {"learning_rate": rate, "exploration_std": std, "iterations": iterations}
+    agent |= {"users_per_batch": 256, "samples_per_user": 8, "eval_every": 20}
+    return Variant(agent, _ROWS, "score", starts)
+
+
+def _holdout(rate: float, iterations: int, draws: int = 32) -> Variant:
+    """Sets that were split at random: many hold-outs in turns."""
+    agent = {"learning_rate": rate, "iterations": iterations, "relevance_draws": draws, "eval_every": 20}
+    return Variant(agent, _HOLDOUT)
+
 
 GRIDS: dict[str, Grid] = {
     "ReFiT-ML1M-v0": Grid(
-        starts={"published": Start()},
+        starts={"published": Start({"patience": 10})},
         variants={
-            "default-200": Variant({"iterations": 200, "eval_every": 20}, _NDCG_RECENT),
+            "default": Variant({"iterations": 120, "eval_every": 20}, _RECENT),
+            "double-rate": Variant({"iterations": 80, "eval_every": 20, "learning_rate": 1e-4}, _RECENT),
+            "half-batch": Variant(
+                {"iterations": 120, "eval_every": 20, "learning_rate": 1e-4, "users_per_batch": 64}, _RECENT
+            ),
         },
     ),
+    "ReFiT-Anime-v0": Grid(
+        starts={"published": Start({"patience": 10})},
+        variants={"gentle": _holdout(5e-6, 80), "faster": _holdout(2e-5, 80)},
+    ),
+    "ReFiT-Yelp2018-v0": Grid(
+        starts={
+            "published": Start(
+                {
+                    "learning_rate": 1e-3,
+                    "users_per_batch": 200,
+                    "epochs": 12,
+                    "patience": 4,
+                    "eval_steps": 1,
+                    "select_on": "ndcg@20",
+                    "max_seconds": 300.0,
+                },
+                {"hidden": [100]},
+            )
+        },
+        variants={"gentle": _holdout(5e-6, 40, 8), "faster": _holdout(2e-5, 40, 8)},
+    ),
     "ReFiT-YooChoose-v0": Grid(
-        starts={"published": Start(), "ranking": Start({"objective": "ranking"})}, variants={}
+        starts={
+            "published": Start(),
+            "ranking": Start({"objective": "ranking", "learning_rate": 1e-3, "patience": 3, "epochs": 12}),
+        },
+        variants={
+            "slope-std1": _slope(2e-3, 1.0, 120),
+            "slope-std.3": _slope(2e-3, 0.3, 60),
+            "slope-std2": _slope(2e-3, 2.0, 60),
+            "score-std.3": _score(1e-4, 0.3, 60),
+            "score-fast": _score(1e-3, 0.3, 60),
+            "slope-gentle": _slope(1e-5, 0.3, 60, ("ranking",)),
+            "slope-wide": _slope(5e-5, 1.0, 60, ("ranking",)),
+        },
     ),
     "ReFiT-KuaiRec-v0": Grid(
-        starts={"published": Start(), "ranking": Start({"objective": "ranking"})}, variants={}
+        starts={
+            "published": Start(),
+            "ranking": Start({"objective": "ranking", "learning_rate": 1e-3, "patience": 3, "epochs": 12}),
+        },
+        variants={
+            "slope-std.3": _slope(1e-3, 0.3, 120),
+            "slope-std1": _slope(2e-3, 1.0, 60),
+            "slope-gentle": _slope(1e-5, 0.3, 60, ("ranking",)),
+            "slope-wide": _slope(5e-5, 1.0, 60, ("ranking",)),
+        },
     ),
     "ReFiT-Zhihu-v0": Grid(
         starts={
-            "published": Start(),
-            "lr1e-3": Start({"learning_rate": 1e-3}),
-            "lr1e-4": Start({"learning_rate": 1e-4}),
-            "ranking": Start({"objective": "ranking", "learning_rate": 1e-3}),
+            "published": Start({"patience": 6}),
+            "lr1e-3": Start({"learning_rate": 1e-3, "patience": 6}),
+            "ranking": Start({"objective": "ranking", "learning_rate": 1e-3, "patience": 3, "epochs": 12}),
         },
-        variants={},
+        variants={
+            "slope-std1": _slope(2e-3, 1.0, 120, ("published", "lr1e-3")),
+            "slope-gentle": _slope(1e-5, 0.3, 60, ("ranking",)),
+            "slope-wide": _slope(5e-5, 1.0, 60, ("ranking",)),
+        },
     ),
 }
 """By environment id."""
