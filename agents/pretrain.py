@@ -82,10 +82,23 @@ _RECDIFF = PretrainConfig(
     eval_steps=0,
 )
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
+    "cf-diff": {"": PretrainConfig(learning_rate=1e-4, users_per_batch=128)},
     "dreamrec": {
         "": _DREAMREC,
         "kuairec": replace(_DREAMREC, learning_rate=5e-5),
         "zhihu": replace(_DREAMREC, learning_rate=1e-2),
+    },
+    "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
+    "diff-poi": {
+        "": PretrainConfig(
+            weight_decay=1e-3,
+            users_per_batch=1024,
+            epochs=100,
+            eval_every=1,
+            patience=10,
+            eval_steps=10,
+            select_on="ndcg@20",
+        )
     },
     "recdiff": {
         "": _RECDIFF,
@@ -276,6 +289,9 @@ class Pretrainer:
             items = torch.full((self.dataset.num_users,), -1, device=self.device)  # (R,)
             items[torch.as_tensor(rows)] = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64)
             users = torch.as_tensor(rows, device=self.device)
+            if not self.backbone.embedding:  # it predicts rows: of the next item alone
+                next_items = SparseRows(self.dataset.targets.csr, self.device)
+                return self.backbone.shown(self.dataset, self.device), next_items.dense, users
             return self.backbone.shown(self.dataset, self.device), lambda some: items[some], users
         config = self.backbone.config
         whole = part = SparseRows(self.backbone.rows(self.dataset, config), self.device)

@@ -67,12 +67,20 @@ TABLE: tuple[EnvEntry, ...] = (
     EnvEntry("ReFiT-YooChoose-v0", "yoochoose", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-KuaiRec-v0", "kuairec", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-Zhihu-v0", "zhihu", "sequential", "dreamrec", num_steps=10, relevance="train"),
+    EnvEntry("ReFiT-NYC-v0", "nyc", "poi", "diff-poi", num_steps=10, relevance="train", reward="log_rank"),
+    EnvEntry("ReFiT-TKY-v0", "tky", "poi", "diff-poi", num_steps=10, relevance="train", reward="log_rank"),
+    EnvEntry("ReFiT-Foursquare-v0", "foursquare", "poi"),
     EnvEntry("ReFiT-Ciao-v0", "ciao", "social", "recdiff", num_steps=10),
     EnvEntry("ReFiT-Epinions-v0", "epinions", "social", "recdiff", num_steps=10),
     EnvEntry("ReFiT-Yelp-v0", "yelp", "social", "recdiff", num_steps=5),
     EnvEntry("ReFiT-Custom-v0", None, relevance=None),
 )
-"""Every id of this package."""
+"""Every id of this package.
+
+NYC and TKY are next check-ins, each a row, and pay the rank of the place: ``racs`` would compare 100,000 and
+more histories with each other. Foursquare's published files count visits without their order, so that set is
+one of places that users go to, as in the CF task, and its split by chance calls for ``holdout``.
+"""
 
 
 def env_ids() -> list[str]:

@@ -16,12 +16,20 @@ from refit_env.backbones.base import Backbone, Condition, Context, Look, check_t
 from refit_env.backbones.cfdiff import PUBLISHED as CFDIFF_PUBLISHED
 from refit_env.backbones.cfdiff import SMALL as CFDIFF_SMALL
 from refit_env.backbones.cfdiff import CFDiff
+from refit_env.backbones.diffpoi import PUBLISHED as DIFFPOI_PUBLISHED
+from refit_env.backbones.diffpoi import SMALL as DIFFPOI_SMALL
+from refit_env.backbones.diffpoi import DiffPoi
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
+from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
+from refit_env.backbones.ldiffrec import LDiffRec
 from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
 from refit_env.backbones.recdiff import RecDiff
+from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
+from refit_env.backbones.tdiffrec import TDiffRec
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
@@ -39,23 +47,35 @@ __all__ = [
     "sized_config",
 ]
 
-_BACKBONES: dict[str, type[Backbone]] = {cls.name: cls for cls in (CFDiff, DiffRec, DreamRec, RecDiff)}
+_BACKBONES: dict[str, type[Backbone]] = {
+    cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, LDiffRec, RecDiff, TDiffRec)
+}
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
+    DiffPoi.name: DIFFPOI_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    LDiffRec.name: LDIFFREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
+    TDiffRec.name: TDIFFREC_PUBLISHED,
 }
-_SMALL: dict[str, Mapping[str, Any]] = {CFDiff.name: CFDIFF_SMALL}
+_SMALL: dict[str, Mapping[str, Any]] = {
+    CFDiff.name: CFDIFF_SMALL,
+    DiffPoi.name: DIFFPOI_SMALL,
+    LDiffRec.name: LDIFFREC_SMALL,
+}
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
 _LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
 """Data sets without a published configuration of their own that take a related one's."""
 _DEFAULT = {
     CFDiff.name: "ml-1m",
+    DiffPoi.name: "",
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
+    LDiffRec.name: "ml-1m",
     RecDiff.name: "ciao",
+    TDiffRec.name: "ml-1m",
 }
 """Whose configuration all others take."""
 

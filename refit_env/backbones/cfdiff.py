@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, check_task
-from refit_env.backbones.bipartite import Bipartite
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.elbo import StepLoss
+from refit_env.backbones.graphs import Latest, Operator, count_edges
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
 
@@ -105,6 +106,8 @@ class CFDiff(Backbone):
     config_class: ClassVar[type] = CFDiffConfig
     shows_rows: ClassVar[bool] = True
 
+    interactions: Tensor
+
     def __init__(self, num_items: int, config: CFDiffConfig | None = None) -> None:
         """Build an untrained network over an empty graph; ``for_dataset`` fills it.
 
@@ -122,7 +125,8 @@ class CFDiff(Backbone):
         self.num_items = self.dim = num_items
         self.diffusion = self.config.diffusion()
         self.loss = StepLoss(self.diffusion)
-        self.graph = Bipartite(self.config.num_users, num_items, self.config.num_interactions)
+        self.register_buffer("interactions", torch.zeros(2, self.config.num_interactions, dtype=torch.int32))
+        self._graph: Latest[tuple[Operator, Tensor, Tensor]] = Latest()
         width, total = self.config.width, self.config.tokens + self.config.embedding
         self.compress = nn.Linear(num_items, self.config.tokens)
         self.time = nn.Linear(self.config.embedding, self.config.embedding)
@@ -141,29 +145,39 @@ class CFDiff(Backbone):
         """An untrained network over the graph of the train split."""
         check_task(cls, dataset)
         config = config if config is not None else CFDiffConfig()
-        matrix = dataset.train.csr
-        out = cls(
-            dataset.num_items, replace(config, num_users=dataset.num_users, num_interactions=matrix.nnz)
-        )
-        out.graph.fill(matrix)
+        train = dataset.train.csr.tocoo()
+        sizes = {"num_users": dataset.num_users, "num_interactions": train.nnz}
+        out = cls(dataset.num_items, replace(config, **sizes))
+        out.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
         return out
 
     # ------------------------------------------------------------------ the hops
+
+    def _links(self, dtype: torch.dtype) -> tuple[Operator, Tensor, Tensor]:
+        """The binary matrix (U, I), and the degrees of users (U,) and items (I,)."""
+        shape, edges = (self.config.num_users, self.num_items), self.interactions
+
+        def make() -> tuple[Operator, Tensor, Tensor]:
+            one = tuple(torch.ones(size, device=edges.device) for size in shape)
+            degrees = [count_edges(edges[side], shape[side]).to(dtype) for side in (0, 1)]
+            return Operator.symmetric(edges, shape, (one[0], one[1]), dtype), degrees[0], degrees[1]
+
+        return self._graph.get([edges], make, dtype)
 
     @torch.no_grad()
     def hops(self, row: Tensor) -> list[Tensor]:
         """The 2-hop and, if the network has it, the 3-hop row, (B, I) each, of visible rows (B, I)."""
         owned = (row > 0).to(row.dtype)  # (B, I)
-        of_users, of_items = self.graph.degrees()  # (U,), (I,)
-        second = owned * (of_items.to(row.dtype) / max(self.config.num_users, 1))
+        to_users, of_users, of_items = self._links(row.dtype)
+        second = owned * (of_items / max(self.config.num_users, 1))
         if self.config.hops == 2:
             return [second]
-        common = self.graph.gather(owned.T)  # (U, B) items in common
+        common = to_users(owned.T)  # (U, B) items in common
         own = owned.sum(1)  # (B,)
-        lengths = of_users.to(row.dtype).clamp(min=1)[:, None] * own.clamp(min=1)  # (U, B)
+        lengths = of_users.clamp(min=1)[:, None] * own.clamp(min=1)  # (U, B)
         like = (common / lengths.sqrt()) ** self.config.sharpness
         like = like.masked_fill(common >= own - 0.5, 0.0)  # has everything that is visible
-        third = self.graph.scatter(like).T * (1 - owned)  # (B, I)
+        third = to_users.T(like).T * (1 - owned)  # (B, I)
         return [second, third / third.amax(1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)]
 
     def encode(self, context: Tensor) -> Condition:

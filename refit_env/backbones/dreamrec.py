@@ -79,7 +79,7 @@ class DreamRec(Backbone):
     config_class: ClassVar[type] = DreamRecConfig
     conditional: ClassVar[bool] = True
     embedding: ClassVar[bool] = True
-    tasks: ClassVar[tuple[str, ...]] = ("sequential",)
+    tasks: ClassVar[tuple[str, ...]] = ("sequential", "poi")
     start: ClassVar[str] = "noise"
 
     def __init__(self, num_items: int, config: DreamRecConfig | None = None) -> None:
@@ -115,12 +115,10 @@ class DreamRec(Backbone):
         """Make the function rows (B,) -> histories (B, L) int64, oldest item first, filled up with I."""
         check_task(type(self), dataset)
         rows = dataset.episodes
-        if not isinstance(rows, RowDataset) or rows.history.shape[1] != self.config.history:
-            raise ValueError(
-                f"backbone 'dreamrec' reads histories of {self.config.history} items; "
-                f"{dataset.name!r} has others"
-            )
-        table = torch.as_tensor(rows.history, dtype=torch.int64, device=device)  # (R, L)
+        if not isinstance(rows, RowDataset):
+            raise ValueError(f"backbone 'dreamrec' reads histories; {dataset.name!r} has no order of time")
+        items, _ = rows.latest(self.config.history)
+        table = torch.as_tensor(items, dtype=torch.int64, device=device)  # (R, L)
         return lambda users: table[users]
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from refit_env.data.dataset import Dataset, Interactions
 from refit_env.data.home import data_homes, list_datasets, load_dataset
 from refit_env.data.sequences import RowDataset, as_rows
 from refit_env.data.synthetic import synthesize
+from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
 from refit_env.data.synthetic_social import synthesize_social
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_dataset",
     "save_dataset",
     "synthesize",
+    "synthesize_checkins",
     "synthesize_sessions",
     "synthesize_social",
 ]

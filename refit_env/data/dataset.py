@@ -167,12 +167,12 @@ class Dataset:
     def episodes(self) -> Dataset:
         """The data set whose *users* are what episodes, rewards and evaluation are about.
 
-        This one, unless a user is many cases: a sequential set becomes its rows, each a history and the
-        item that came next (``refit_env.data.sequences.RowDataset``).
+        This one, unless a user is many cases: a sequential set, and a check-in set in order of time, becomes
+        its rows, each a history and the item that came next (``refit_env.data.sequences.RowDataset``).
         """
-        from refit_env.data.sequences import LENGTHS, as_rows  # they are data sets, too
+        from refit_env.data.sequences import LENGTHS, as_rows, is_rows  # they are data sets, too
 
-        return as_rows(self, LENGTHS[self.task]) if self.task in LENGTHS else self
+        return as_rows(self, LENGTHS[self.task]) if is_rows(self) else self
 
     def masked(self, split: str) -> sp.csr_matrix:
         """(U, I) what lists may not hold when ``"valid"`` or ``"test"`` items are ranked: those before."""

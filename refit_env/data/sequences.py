@@ -1,6 +1,7 @@
-"""Sequential sets as rows: a short history and the one item that came next.
+"""Sequential and check-in sets as rows: a short history and the one item that came next.
 
-Letters: R rows, L history length, U users (sessions) of the source, I items, N interactions.
+Letters: R rows, L history length, M items that a backbone reads of it, U users (sessions) of the source,
+I items, N interactions.
 """
 
 from __future__ import annotations
@@ -15,13 +16,23 @@ import scipy.sparse as sp
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.errors import DataError
 
-LENGTHS: dict[str, int] = {"sequential": 10}
-"""Tasks whose episodes are about rows, and how many earlier items a row shows (DreamRec: 10)."""
+LENGTHS: dict[str, int] = {"sequential": 10, "poi": 50}
+"""Tasks whose episodes are about rows, and how many earlier items a row shows (DreamRec: 10; Diff-POI: 100,
+of which the latest half is kept here: TKY has 300,000 rows, and their encoding must not outlast a night)."""
+
+
+def is_rows(dataset: Dataset) -> bool:
+    """Whether episodes of a data set are about rows.
+
+    Those of a sequential set always are (one without order of time is refused); those of a check-in set
+    are where its visits stand in order of time. Else its users have sets of places, as in the CF task.
+    """
+    return dataset.task in LENGTHS and (dataset.time_ordered or dataset.task == "sequential")
 
 
 @dataclass(frozen=True, eq=False)
 class RowDataset(Dataset):
-    """A sequential set seen as rows. Everywhere else a row is simply a *user*.
+    """A sequential or check-in set seen as rows. Everywhere else a row is simply a *user*.
 
     Each event of a session that has something before it is a row: the items before it (its history, at
     most L, oldest first) and itself (the target). Row ids are dense: train rows first, then validation and
@@ -33,7 +44,8 @@ class RowDataset(Dataset):
     - ``targets`` holds the target of each train row: what may be learnt from and rewarded.
 
     A row's history never reaches past its target, so what is similar to it is judged by what precedes.
-    Nothing is masked when rows are ranked (repeats are events of their own), as in DreamRec's protocol.
+    Nothing is masked when rows are ranked (repeats are events of their own), as in DreamRec's protocol and in
+    Diff-POI's with ``--eval_all``: most people's next check-in is at a place where they have been before.
 
     Attributes:
         targets: (R rows) the targets of the train rows.
@@ -42,6 +54,8 @@ class RowDataset(Dataset):
         sessions: (R,) int64 the source's user that each row comes from.
         split_of: (R,) int8, 0 train, 1 valid, 2 test.
         empty: by split, the rows that were left out because nothing precedes their target.
+        gaps: (R, L) float32 seconds between each item of a history and the user's event before it, 0 at a
+            user's first event and where nothing is; None where the source has no times.
     """
 
     targets: Interactions = field(kw_only=True)
@@ -50,6 +64,7 @@ class RowDataset(Dataset):
     sessions: npt.NDArray[np.int64] = field(kw_only=True)
     split_of: npt.NDArray[np.int8] = field(kw_only=True)
     empty: Mapping[str, int] = field(kw_only=True)
+    gaps: npt.NDArray[np.float32] | None = field(kw_only=True, default=None)
 
     @property
     def episodes(self) -> Dataset:
@@ -70,13 +85,37 @@ class RowDataset(Dataset):
         """Rows of the split, those without a history included."""
         return int((self.split_of == SPLITS.index(split)).sum()) + self.empty[split]
 
+    def latest(self, length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """The last items of each history, for a backbone that reads fewer than the rows show.
+
+        Args:
+            length: M, 1..L.
+
+        Returns:
+            Items (R, M), oldest first, filled up with I, and their gaps (R, M), 0 where times are unknown.
+
+        Raises:
+            ValueError: if the rows do not show so many.
+        """
+        longest = self.history.shape[1]
+        if not 1 <= length <= longest:
+            raise ValueError(
+                f"a history of {length} items was asked for; rows of {self.name!r} show 1..{longest}"
+            )
+        gaps = np.zeros(self.history.shape, np.float32) if self.gaps is None else self.gaps
+        if length == longest:
+            return self.history, gaps
+        first = np.maximum(self.lengths - length, 0)[:, None]  # (R, 1)
+        place = first + np.arange(length)  # (R, M) within L: an item is left out only where L > M hold one
+        return np.take_along_axis(self.history, place, 1), np.take_along_axis(gaps, place, 1)
+
     def rows_of(self, split: str) -> npt.NDArray[np.int64]:
         """(n,) ids of the rows of one split."""
         return np.flatnonzero(self.split_of == SPLITS.index(split)).astype(np.int64)
 
 
 def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> RowDataset:
-    """Turn a sequential set into rows.
+    """Turn a sequential or check-in set into rows.
 
     The events of a user are strung together train, validation, test, which is their order in time; a row
     belongs to the split of its target. (In sets of sessions each session lies in one split.)
@@ -105,15 +144,19 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
         raise ValueError(f"length={length} must be at least 1: the items that a history shows")
     if not dataset.time_ordered:
         raise DataError(f"{dataset.name!r} has no order of time, so nothing comes next in it")
-    users, items, splits = _strung(dataset)  # (N,) each, by user and time
+    users, items, splits, times = _strung(dataset)  # (N,) each, by user and time
     place = np.arange(users.size) - np.searchsorted(users, users)  # (N,) 0 is a user's first event
     kept = np.flatnonzero((place > 0) | keep_empty)  # (R,)
     kept = kept[np.argsort(splits[kept], kind="stable")]
     lengths = np.minimum(place[kept], length)  # (R,)
-    column = np.arange(length)
+    column = np.arange(length, dtype=np.int32)
     shown = column < lengths[:, None]  # (R, L)
-    source = np.where(shown, (kept - lengths)[:, None] + column, 0)  # (R, L)
+    source = np.where(shown, (kept - lengths).astype(np.int32)[:, None] + column, np.int32(0))  # (R, L)
     history = np.where(shown, items[source], dataset.num_items).astype(np.int32)  # (R, L)
+    gaps = None
+    if times is not None:
+        waited = np.where(place > 0, np.diff(times, prepend=0.0), 0.0).astype(np.float32)  # (N,)
+        gaps = np.where(shown, waited[source], np.float32(0.0))  # (R, L)
     counts = np.bincount(splits[place == 0], minlength=len(SPLITS))  # (3,)
     empty = {name: 0 if keep_empty else int(n) for name, n in zip(SPLITS, counts, strict=True)}
     parts = [_targets(items[kept], splits[kept] == s, dataset.num_items) for s in range(len(SPLITS))]
@@ -128,24 +171,30 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
         time_ordered=True,
         meta=dict(dataset.meta),
         item_ids=dataset.item_ids,
+        item_features=dataset.item_features,
         targets=parts[0],
         history=history,
         lengths=lengths.astype(np.int64),
         sessions=users[kept],
         split_of=splits[kept],
         empty=empty,
+        gaps=gaps,
     )
 
 
 def _strung(
     dataset: Dataset,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int8]]:
-    """User, item and split (N,) of every event, each user's in order of time."""
+) -> tuple[
+    npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int8], npt.NDArray[np.float64] | None
+]:
+    """User, item, split and time (N,) of every event, each user's in order of time; no times if unknown."""
     parts = [dataset.split(name) for name in SPLITS]
     users = np.concatenate([part.users for part in parts])
     splits = np.concatenate([np.full(len(part), s, np.int8) for s, part in enumerate(parts)])
     order = np.argsort(users, kind="stable")
-    return users[order], np.concatenate([part.items for part in parts])[order], splits[order]
+    told = [part.timestamps for part in parts if part.timestamps is not None]
+    times = np.concatenate(told)[order] if len(told) == len(parts) else None
+    return users[order], np.concatenate([part.items for part in parts])[order], splits[order], times
 
 
 def _targets(items: npt.NDArray[np.int32], chosen: npt.NDArray[np.bool_], num_items: int) -> Interactions:

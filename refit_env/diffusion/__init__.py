@@ -1,6 +1,6 @@
 """Gaussian diffusion: noise schedules, the forward process, the posterior, step respacing."""
 
 from refit_env.diffusion.process import Diffusion
-from refit_env.diffusion.schedule import SCHEDULES, betas
+from refit_env.diffusion.schedule import SCHEDULES, betas, vp_betas
 
-__all__ = ["SCHEDULES", "Diffusion", "betas"]
+__all__ = ["SCHEDULES", "Diffusion", "betas", "vp_betas"]

@@ -80,6 +80,38 @@ def betas(
     return out
 
 
+def vp_betas(num_steps: int, low: float = 0.1, high: float = 20.0) -> FloatArray:
+    """The variance-preserving SDE on [0, 1] (Song et al., 2021, Eq. 11) in steps of 1 / T, exactly.
+
+    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw with beta(t) = low + (high - low) t. A step keeps
+    exp(-integral of beta over it) of the variance, so that abar_k is the SDE's own at t = (k + 1) / T.
+    To first order in 1 / T, beta_k is beta(t) / T, and the ancestral step of such a chain is the
+    Euler-Maruyama step of the SDE run backwards.
+
+    Args:
+        num_steps: T.
+        low: beta(0).
+        high: beta(1).
+
+    Returns:
+        (T,) float64 in (0, 1).
+
+    Raises:
+        ValueError: if ``num_steps`` < 1, or the ends are not 0 < low <= high.
+
+    Example:
+        >>> float(np.prod(1 - vp_betas(100)).round(7)), math.exp(-10.05).__round__(7)
+        (4.32e-05, 4.32e-05)
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if not 0 < low <= high:
+        raise ValueError(f"low={low} and high={high} must be 0 < low <= high: the ends of beta(t)")
+    middle = (np.arange(num_steps, dtype=np.float64) + 0.5) / num_steps
+    out = -np.expm1(-(low + (high - low) * middle) / num_steps)
+    return np.asarray(out, dtype=np.float64)
+
+
 def _from_abar(abar: FloatArray) -> FloatArray:
     """Betas of a chain with the given abar; beta_0 = 1 - abar_0."""
     previous = np.append(1.0, abar[:-1])

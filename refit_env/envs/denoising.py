@@ -17,7 +17,8 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.problem import DenoisingProblem, ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec

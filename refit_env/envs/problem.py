@@ -6,12 +6,8 @@ U users.
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,50 +18,13 @@ from torch import Tensor
 from refit_env.backbones import backbone_class, check_task, published_config
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
+from refit_env.envs.config import ProblemConfig, check, relevance_settings
 from refit_env.envs.judge import load_judge, written
-from refit_env.errors import unknown_name
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
-from refit_env.rewards.registry import RewardSpec
-
-STARTS = ("history", "diffused", "noise")
-"""Names for ``start``."""
 
 BOUND = 6.0
 """Box bound where u holds scores: data lie in 0..1; five deviations of the unit Gaussian that long chains
 start from, on top. In an embedding space: the largest number of an item's embedding in place of the 1."""
-
-
-@dataclass(frozen=True)
-class ProblemConfig:
-    """What an environment is told; the arguments of ``gym.make``."""
-
-    data: Any = None
-    """A catalogue name, a canonical folder, or a ``Dataset``."""
-    backbone: str = "diffrec"
-    """The diffusion recommender whose chain this is."""
-    num_steps: int = 4
-    """T."""
-    reward: RewardSpec = "racs"
-    """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
-    relevance: str | None = None
-    """``train``, ``holdout``, ``recent`` or ``validation``; None is ``recent`` where rows stand in order of
-    time, else ``holdout``."""
-    k: int = 20
-    """K."""
-    start: str | None = None
-    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I). None is the
-    backbone's own."""
-    reward_kwargs: Mapping[str, Any] | None = None
-    """Settings of the reward, for example ``{"alpha": 0.3}``."""
-    relevance_kwargs: Mapping[str, Any] | None = None
-    """Settings of the relevance: ``fraction``, ``seed``."""
-    bound: float | None = None
-    """Limit of the spaces; noisy starting states are cut to it. None: five deviations beyond the data."""
-    checkpoint: str | Path | None = None
-    """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
-    device: str = "cpu"
-    """Where batches live."""
-
 
 SHARED = 8
 """Problems that are kept for the next environment of the same arguments."""
@@ -93,13 +52,13 @@ class DenoisingProblem:
     def __init__(self, config: ProblemConfig) -> None:
         """Load the data and make the reward; use ``make_problem``, which shares them between environments."""
         self.config = config
-        _check(config)
+        check(config)
         whole = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
         kind = backbone_class(config.backbone)
         check_task(kind, whole)
         self.dataset: Dataset = whole.episodes
         mode = config.relevance or _natural_relevance(self.dataset)
-        self.relevance: Relevance = make_relevance(mode, self.dataset, **_relevance_settings(config))
+        self.relevance: Relevance = make_relevance(mode, self.dataset, **relevance_settings(config))
         self.device = torch.device(config.device)
         self.reward_fn: Reward = make_reward(
             config.reward,
@@ -291,7 +250,7 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
         >>> problem.initial_state(torch.tensor([0, 1])).shape == (2, problem.dim)
         True
     """
-    _check(config)
+    check(config)
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
     # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
@@ -323,43 +282,3 @@ def _frozen(value: Any) -> Hashable:
         return tuple(_frozen(item) for item in value)
     frozen: Hashable = value
     return frozen
-
-
-def _relevance_settings(config: ProblemConfig) -> dict[str, Any]:
-    """Keyword arguments for ``make_relevance``, their names checked."""
-    known = list(inspect.signature(make_relevance).parameters)[2:]
-    settings = dict(config.relevance_kwargs or {})
-    for name in settings:
-        if name not in known:
-            raise unknown_name("setting of relevance", name, known)
-    return settings
-
-
-def _check(config: ProblemConfig) -> None:
-    """Refuse wrong names and numbers before any file is read."""
-    if config.data is None:
-        raise ValueError(
-            "which data? Pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
-        )
-    if config.bound is not None and not (math.isfinite(config.bound) and config.bound >= 1):
-        raise ValueError(
-            f"bound={config.bound} must be finite (as Stable-Baselines3 needs) and >= 1 (histories hold ones)"
-        )
-    if config.start is not None and config.start not in STARTS:
-        raise unknown_name("start", config.start, STARTS)
-    kind = backbone_class(config.backbone)
-    if config.checkpoint is not None and not kind.embedding:
-        raise ValueError(
-            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none, "
-            "its u_0 are the scores"
-        )
-    if config.start == "noise" and not kind.conditional:
-        raise ValueError(
-            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u "
-            "alone, and pure noise does not say whose chain it is. Use 'history' or 'diffused'."
-        )
-    steps: Any = config.num_steps
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(
-            f"num_steps={steps!r} must be a whole number of at least 1: T, the length of an episode"
-        )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.envs.backend import BACKENDS, Bools, Ints
+from refit_env.envs.config import ProblemConfig
 from refit_env.envs.denoising import (
     RENDER_MODES,
     as_numbers,
@@ -30,7 +31,7 @@ from refit_env.envs.denoising import (
     refuse_nonfinite,
 )
 from refit_env.envs.generators import Generators
-from refit_env.envs.problem import ProblemConfig, make_problem
+from refit_env.envs.problem import make_problem
 from refit_env.envs.render import Renderer
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from agents.low_rank import BASES, output_subspace
 from refit_env.data import Dataset
-from refit_env.envs.problem import DenoisingProblem, ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.policy import DiffusionPolicy
 
 Factory = Callable[..., DiffusionPolicy]

@@ -9,7 +9,6 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
-import scipy.sparse as sp
 import torch
 from torch.nn import functional
 
@@ -26,7 +25,7 @@ ROWS = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 1, 0], [0, 1, 1, 0, 0], [1, 1, 0, 0,
 def over_rows(**changes: object) -> CFDiff:
     torch.manual_seed(0)
     model = CFDiff(5, replace(TINY, num_users=4, num_interactions=int(ROWS.sum()), **changes))  # type: ignore[arg-type]
-    model.graph.fill(sp.csr_matrix(ROWS))
+    model.interactions.copy_(torch.from_numpy(np.stack(ROWS.nonzero())))
     return model.eval()
 
 
@@ -67,7 +66,7 @@ def test_what_is_hidden_of_the_row_is_not_seen_through_the_graph(hidden: int) ->
     ignorant = over_rows()
     edited = ROWS.copy()
     edited[1, hidden], edited[1, 4] = 0, 1  # another hidden item in its place
-    ignorant.graph.fill(sp.csr_matrix(edited))
+    ignorant.interactions.copy_(torch.from_numpy(np.stack(edited.nonzero())))
     assert torch.equal(knowing, ignorant.hops(visible)[1])
 
 

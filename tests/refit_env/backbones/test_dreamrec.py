@@ -211,10 +211,18 @@ def test_it_reads_the_rows_of_sequential_data_alone(sessions: Dataset) -> None:
     shown = model(history=10).shown(sessions, "cpu")
     rows = sessions.episodes
     assert np.array_equal(shown(torch.tensor([0, 3])).numpy(), rows.history[[0, 3]])  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="is for sequential data; data set 'synthetic' is cf"):
+    with pytest.raises(ValueError, match="is for sequential, poi data; data set 'synthetic' is cf"):
         model(history=10).shown(synthesize(num_users=20, num_items=30), "cpu")
-    with pytest.raises(ValueError, match="reads histories of 4 items"):
-        model().shown(sessions, "cpu")
+    with pytest.raises(ValueError, match=r"a history of 11 items was asked for; rows of .* show 1\.\.10"):
+        model(history=11).shown(sessions, "cpu")
+
+
+def test_it_reads_the_latest_of_longer_histories(sessions: Dataset) -> None:
+    rows = sessions.episodes
+    row = int(rows.lengths.argmax())  # type: ignore[attr-defined]
+    wanted = rows.train.of(row)[-4:].tolist()
+    assert rows.lengths[row] > 4  # type: ignore[attr-defined]
+    assert model().shown(sessions, "cpu")(torch.tensor([row]))[0].tolist() == wanted
 
 
 def test_settings_and_names() -> None:

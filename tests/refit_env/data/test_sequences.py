@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import Dataset, Interactions, RowDataset, as_rows, load_dataset, synthesize
+from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
 from refit_env.errors import DataError
 from refit_env.evaluation import evaluate
@@ -121,6 +123,68 @@ def test_real_rows_are_counted(data_home: Path, name: str, empty: int) -> None:
     assert isinstance(rows, RowDataset)
     assert rows.empty["test"] == empty  # of Zhihu, the figure that DreamRec's own files give
     assert len(rows.test) + empty == rows.population("test")
+
+
+def test_gaps_are_the_seconds_since_the_event_before() -> None:
+    def part(items: list[int], times: list[float]) -> Interactions:
+        return Interactions.from_pairs([0] * len(items), items, 1, ITEMS, times)
+
+    town = Dataset("town", "poi", part([1, 2, 1], [10, 15, 35]), part([3], [100]), part([4], [101]), True)
+    rows = as_rows(town, length=2)
+    assert rows.train.items.tolist() == [1, 1, 2, 2, 1, 1, 3]
+    assert rows.gaps is not None and rows.gaps.tolist() == [[0, 0], [0, 5], [5, 20], [20, 65]]
+    items, gaps = rows.latest(1)
+    assert items.ravel().tolist() == [1, 2, 1, 3] and gaps.ravel().tolist() == [0, 5, 20, 65]
+    assert rows.latest(2)[0] is rows.history
+    with pytest.raises(ValueError, match=r"3 items was asked for; rows of 'town' show 1\.\.2"):
+        rows.latest(3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(sessions, st.integers(1, 4))
+def test_the_latest_items_are_those_of_shorter_rows(some: list[tuple[list[int], int]], length: int) -> None:
+    data = dataset(some)
+    items, gaps = as_rows(data, 7).latest(length)
+    assert np.array_equal(items, as_rows(data, length).history) and not gaps.any()
+
+
+def test_checkins_are_rows_where_visits_stand_in_order() -> None:
+    town = synthesize_checkins(num_users=12)
+    rows = town.episodes
+    assert isinstance(rows, RowDataset) and rows.history.shape[1] == 50
+    assert rows.num_users == 12 * 39 and rows.empty == {"train": 12, "valid": 0, "test": 0}
+    assert rows.gaps is not None and rows.gaps.max() <= 24 * 3600
+    assert rows.item_features is not None and not rows.masked("test").nnz
+    again = rows.test.items[:, None] == rows.history[rows.rows_of("test")]
+    assert 0.3 < again.any(1).mean() < 1  # most go where they have been: all places are ranked
+    unordered = replace(town, time_ordered=False)
+    assert unordered.episodes is unordered  # sets of places
+    with pytest.raises(DataError, match="no order of time"):
+        as_rows(unordered)
+
+
+def test_synthetic_people_go_back_and_near() -> None:
+    town = synthesize_checkins(num_users=30, again=0.0, nearby=3)
+    rows, places = town.episodes, town.item_features
+    assert isinstance(rows, RowDataset) and places is not None
+    where = np.stack([places["lat"], places["lon"]], 1)
+    apart = np.square(where[:, None] - where[None]).sum(2)
+    last = rows.history[np.arange(rows.num_users), rows.lengths - 1]
+    moved = apart[last[rows.rows_of("test")], rows.test.items]
+    assert (moved <= np.sort(apart[last[rows.rows_of("test")]], 1)[:, 3]).all()
+    assert np.array_equal(synthesize_checkins(seed=3).train.items, synthesize_checkins(seed=3).train.items)
+    with pytest.raises(ValueError, match="at least 10"):
+        synthesize_checkins(checkins=9)
+    with pytest.raises(ValueError, match="nearby=60"):
+        synthesize_checkins(nearby=60)
+
+
+@pytest.mark.parametrize(("name", "users", "rows"), [("nyc", 1083, 146_855), ("tky", 2173, 304_605)])
+def test_real_checkins_are_counted(data_home: Path, name: str, users: int, rows: int) -> None:
+    data = load_dataset(name)
+    assert isinstance(data.episodes, RowDataset) and data.episodes.num_users == rows
+    assert data.episodes.empty == {"train": users, "valid": 0, "test": 0}
+    assert (data.episodes.gaps is None) == (name == "tky")
 
 
 def test_sessions_say_what_comes_next() -> None:

@@ -16,7 +16,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from refit_env.data import Dataset, RowDataset, synthesize, synthesize_sessions
-from refit_env.envs.problem import DenoisingProblem, ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy
 
@@ -135,7 +136,7 @@ def test_wrong_checkpoints_and_data_are_refused(
     cf = synthesize(num_users=30, num_items=60)
     with pytest.raises(ValueError, match="holds a 'diffrec' of 60 items"):
         gym.make("ReFiT-Custom-v0", **(kwargs | {"checkpoint": checkpoints("diffrec", cf)}))
-    with pytest.raises(ValueError, match="is for sequential data"):
+    with pytest.raises(ValueError, match="is for sequential, poi data"):
         gym.make("ReFiT-Custom-v0", **(kwargs | {"data": cf}))
     with pytest.raises(ValueError, match="'diffrec' needs none"):
         gym.make("ReFiT-Custom-v0", data=cf, checkpoint=kwargs["checkpoint"])

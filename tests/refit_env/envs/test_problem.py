@@ -13,7 +13,8 @@ import torch
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
 from refit_env.envs import problem as module
-from refit_env.envs.problem import ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import make_problem
 
 
 def test_histories_are_written_to_where_they_are_wanted() -> None:

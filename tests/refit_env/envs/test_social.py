@@ -14,7 +14,8 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
 
 from refit_env.data import Dataset, load_dataset, save_dataset, synthesize_social
-from refit_env.envs.problem import ProblemConfig, make_problem
+from refit_env.envs.config import ProblemConfig
+from refit_env.envs.problem import make_problem
 from refit_env.policy import DiffusionPolicy
 
 

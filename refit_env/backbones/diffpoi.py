@@ -1,0 +1,342 @@
+"""Diff-POI (Qin et al., TOIS 2023, arXiv 2304.07041): where to next, by the sequence and by what is near.
+
+Letters: B histories in a batch, L visits of each, D embedding size, I places, T steps of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.diffrec import time_embedding
+from refit_env.backbones.geography import GeoEncoder, PlaceGraph, coordinates_of
+from refit_env.backbones.visits import (
+    TargetAttention,
+    VisitEncoder,
+    first_places,
+    norm_bound,
+    relative_buckets,
+)
+from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
+from refit_env.diffusion import Diffusion, vp_betas
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PREDICTS = ("x0", "noise")
+"""Names for ``DiffPoiConfig.predicts``."""
+
+
+@dataclass(frozen=True)
+class DiffPoiConfig:
+    """Diff-POI's settings; the defaults are the published ones but for ``history`` and ``predicts``."""
+
+    embedding: int = 64
+    """D, size of all embeddings and layers."""
+    history: int = 50
+    """L, visits that the encoders read; 100 as published, 50 of which rows show here."""
+    num_steps: int = 100
+    """T of training: steps of the SDE on [0, 1]."""
+    beta_min: float = 0.1
+    """The SDE's beta(0)."""
+    beta_max: float = 20.0
+    """The SDE's beta(1)."""
+    predicts: str = "x0"
+    """What the denoiser gives: ``noise`` (as published) or ``x0``."""
+    chain_steps: int = 10
+    """Steps of the respaced chain that the ranking loss runs through in training."""
+    chain_noise: bool = False
+    """Whether that chain draws noise, as the published one does; without, it is the chain of evaluation."""
+    denoising_weight: float = 0.2
+    """Weight of the denoising loss beside the ranking loss."""
+    geo_layers: int = 2
+    """Convolutions over the graph of near places."""
+    radius: float = 1.0
+    """Kilometres within which places are near."""
+    nearest: int = 0
+    """Keep only pairs of which one is among the other's so many nearest; 0 keeps all, as published."""
+    heads: int = 2
+    """Of the self-attention."""
+    buckets: int = 256
+    """Of ways and of times."""
+    dropout: float = 0.2
+    """Share of the encoders' numbers set to 0 in training."""
+
+    def diffusion(self) -> Diffusion:
+        """The chain of training."""
+        return Diffusion.from_betas(vp_betas(self.num_steps, self.beta_min, self.beta_max))
+
+
+class DiffPoi(Backbone):
+    """Two encoders of a history of visits, and a diffusion that samples the spatial preference.
+
+    - The sequence encoder gives seq (B, D): attention over moves with their ways and times, self-attention,
+      mean over places (``refit_env.backbones.visits``). It is the context, seen by the denoiser and by the
+      scores.
+    - The spatial encoder gives the start of the chain (B, D): attention, asked by seq, over the visited
+      places' geographic embeddings (``refit_env.backbones.geography``).
+    - The denoiser moves that to u_0, the wanted place's geographic embedding; a place's score is
+      seq . place + u_0 . geo.
+
+    The chain is the reverse of the VP-SDE with beta(t) = 0.1 + 19.9 t. The start is taken for x(1); step k
+    goes from t = (k + 1) / T to k / T by the SDE's exact Gaussian transitions, whose means and variances
+    are to first order in 1 / T those of the Euler-Maruyama step
+    u + (beta u / 2 + beta score(u, t)) / T, beta / T (``vp_betas``). So each step has a density.
+
+    Deviations from the reference code. Its bugs, not repeated: the chain's time is not reversed, and the
+    score is evaluated at the initial vector at every step, which makes it a forward SDE with a constant
+    drift; evaluation draws unseeded noise. By choice: the denoiser is told the step; it predicts x0
+    (``predicts``: at t near 1 a vector that is not noise, taken apart by predicted noise, is multiplied by up
+    to 150); the denoising loss draws a step for each row, not one for a batch, and does not move the
+    embedding that it is to predict; a place keeps its own embedding in move attention; encodings end in
+    layer normalisations, which bounds the spaces of an environment.
+    """
+
+    name: ClassVar[str] = "diff-poi"
+    config_class: ClassVar[type] = DiffPoiConfig
+    conditional: ClassVar[bool] = True
+    embedding: ClassVar[bool] = True
+    scores_by_context: ClassVar[bool] = True
+    tasks: ClassVar[tuple[str, ...]] = ("poi",)
+    start: ClassVar[str] = "history"
+
+    def __init__(self, num_items: int, config: DiffPoiConfig | None = None) -> None:
+        """Build an untrained network of places without coordinates; ``for_dataset`` gives them theirs.
+
+        Args:
+            num_items: I.
+            config: settings; the defaults if None.
+
+        Raises:
+            ValueError: for an unknown ``predicts``, heads that do not divide the size, or a wrong schedule.
+        """
+        super().__init__()
+        self.config: DiffPoiConfig = config if config is not None else DiffPoiConfig()
+        settings = self.config
+        if settings.predicts not in PREDICTS:
+            raise ValueError(f"predicts={settings.predicts!r} must be 'x0' or 'noise'")
+        if settings.embedding % settings.heads:
+            raise ValueError(f"heads={settings.heads} must divide embedding={settings.embedding}")
+        size = settings.embedding
+        self.num_items, self.dim = num_items, size
+        self.diffusion = settings.diffusion()
+        self._chain = self.diffusion.respace(min(settings.chain_steps, settings.num_steps))
+        self.places = nn.Embedding(num_items + 1, size, padding_idx=num_items)  # the last fills histories up
+        nn.init.xavier_normal_(self.places.weight.data[:num_items])
+        self.graph = PlaceGraph(num_items, settings.radius, settings.nearest)
+        self.geo = GeoEncoder(size, settings.geo_layers)
+        self.visits = VisitEncoder(size, settings.heads, settings.buckets, settings.dropout)
+        self.spatial = TargetAttention(size, settings.dropout)
+        self.denoiser = Denoiser(size)
+        self._geo_table: Tensor | None = None
+        self._geo_key: tuple[Any, ...] | None = None
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
+        """An untrained network with the data set's coordinates, which become part of its state.
+
+        Raises:
+            ValueError: if the data set is no check-in set in order of time.
+            DataError: if it has no coordinates.
+        """
+        _check_rows(cls, dataset)
+        made = cls(dataset.num_items, config)
+        made.graph.coordinates.copy_(coordinates_of(dataset))
+        return made
+
+    # ------------------------------------------------------------------ what is shown
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
+        """Make the function rows (B,) -> visits (B, L, 2) float32, oldest first: place and gap.
+
+        The place is I where there is no visit; the gap is the seconds since the visit before, 0 if unknown.
+        """
+        items, gaps = _check_rows(type(self), dataset).latest(self.config.history)
+        places = torch.as_tensor(items, device=device)  # (R, L)
+        waited = torch.as_tensor(gaps, device=device)  # (R, L)
+        return lambda users: torch.stack([places[users].float(), waited[users]], 2)
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """The sequence encoding (B, D)."""
+        return self.encode_visits(shown)
+
+    def context_box(self) -> tuple[float, float, int] | None:
+        """What a mean of layer-normalised vectors can hold."""
+        bound = norm_bound(self.visits.last)
+        return -bound, bound, self.dim
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """The spatial encoding (B, D), the SDE's x(1)."""
+        return self.encode_places(shown, self.encode_visits(shown), self.geo_table())
+
+    def encode_visits(self, shown: Tensor) -> Tensor:
+        """Sequence encodings (B, D) of visits (B, L, 2)."""
+        items = shown[..., 0].long()  # (B, L)
+        there = items < self.num_items
+        ways = relative_buckets(self.graph.kilometres(items), self.config.buckets)  # (B, L)
+        times = relative_buckets(shown[..., 1].double() * there, self.config.buckets)  # (B, L)
+        return self._visits(items, there, ways, times)
+
+    def _visits(self, items: Tensor, there: Tensor, ways: Tensor, times: Tensor) -> Tensor:
+        """Sequence encodings (B, D) of places, whether there is a visit, and buckets, (B, L) each."""
+        out: Tensor = self.visits(self.places(items), first_places(items), there, ways, times)
+        return out
+
+    def encode_places(self, shown: Tensor, state: Tensor, table: Tensor) -> Tensor:
+        """Spatial encodings (B, D) of visits (B, L, 2), asked by ``state`` (B, D), over ``table`` (I, D)."""
+        items = shown[..., 0].long()  # (B, L)
+        there = items < self.num_items
+        geo = functional.embedding(items.clamp(max=self.num_items - 1), table)  # (B, L, D)
+        out: Tensor = self.spatial(state.detach(), geo, there)
+        return out
+
+    def geo_table(self) -> Tensor:
+        """(I, D) geographic embeddings; where no gradient is asked for, computed once for given weights."""
+        parameters = [self.places.weight, *self.geo.parameters(), self.graph.coordinates]
+        if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
+            return self._encode_geo()
+        key = tuple((p.data_ptr(), p._version, p.dtype) for p in parameters)
+        if self._geo_table is None or self._geo_key != key:
+            with torch.no_grad():
+                self._geo_table, self._geo_key = self._encode_geo(), key
+        return self._geo_table
+
+    def _encode_geo(self) -> Tensor:
+        out: Tensor = self.geo(self.places.weight[: self.num_items], self.graph)
+        return out
+
+    # ------------------------------------------------------------------ the chain and its scores
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the next place's geographic embedding (B, D); without a condition, that of anybody."""
+        state = u.new_zeros(1, self.dim) if condition is None else condition.value
+        out: Tensor = self.denoiser(u, state, timestep)
+        return out if self.config.predicts == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
+
+    def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, I): seq . place + u_0 . geo."""
+        by_space = u0 @ self.geo_table().T
+        if context is None:
+            return by_space
+        return torch.addmm(by_space, context, self.places.weight[: self.num_items].T)
+
+    def score_table(self) -> Tensor:
+        """(I, D) the geographic embeddings: the slope of the scores in u_0."""
+        return self.geo_table()
+
+    def largest(self) -> float:
+        """Of the geographic embeddings, and of what the spatial encoder may give."""
+        return max(float(self.geo_table().detach().abs().max()), norm_bound(self.spatial.last))
+
+    def freeze_scores(self) -> None:
+        """Stop training everything but the denoiser."""
+        for part in (self.places, self.geo, self.visits, self.spatial):
+            part.requires_grad_(False)
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The denoiser's last layer."""
+        return self.denoiser.last
+
+    # ------------------------------------------------------------------ training
+
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Cross-entropy of the next place plus the weighted denoising loss, Eq. 21.
+
+        Args:
+            shown: (B, L, 2) visits, see ``shown``.
+            target: (B,) int64 next places.
+            generator: source of steps and noise.
+
+        Returns:
+            a scalar.
+        """
+        state, table = self.encode_visits(shown), self.geo_table()  # (B, D), (I, D)
+        ranking = self._cross_entropy(shown, state, table, target, generator)
+        return ranking + self.config.denoising_weight * self.denoising_loss(state, table[target], generator)
+
+    def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The cross-entropy alone, arguments as in ``elbo_loss``: the same information and no denoising."""
+        return self._cross_entropy(shown, self.encode_visits(shown), self.geo_table(), target, generator)
+
+    def denoising_loss(self, state: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Squared error of what the denoiser gives, a mean over rows and dimensions.
+
+        Args:
+            state: (B, D) sequence encodings; no gradient reaches them, as published.
+            x0: (B, D) the next places' geographic embeddings; likewise.
+            generator: source of steps and noise.
+        """
+        x0 = x0.detach()
+        k = torch.randint(self.config.num_steps, x0.shape[:1], generator=generator, device=x0.device)  # (B,)
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)  # (B, D)
+        out = self.denoiser(self.diffusion.q_sample(x0, k, noise), state.detach(), k)  # (B, D)
+        return functional.mse_loss(out, x0 if self.config.predicts == "x0" else noise)
+
+    def _cross_entropy(
+        self,
+        shown: Tensor,
+        state: Tensor,
+        table: Tensor,
+        target: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Of ``target`` (B,) scored by ``state`` (B, D) and by the chain's end over ``table`` (I, D)."""
+        condition = Condition(state.detach())
+        u = self.encode_places(shown, state, table)  # (B, D)
+        for k in reversed(range(self._chain.num_steps)):
+            x0 = self.predict_x0(u, self._chain.network_timestep(k), condition)  # (B, D)
+            u = self._chain.posterior_mean(x0, u, k)
+            if self.config.chain_noise and k:
+                noise = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
+                u = u + float(self._chain.posterior_std[k]) * noise
+        both = torch.cat([self.places.weight[: self.num_items], table], 1)  # (I, 2 D)
+        return functional.cross_entropy(torch.cat([state, u], 1) @ both.T, target)
+
+
+class Denoiser(nn.Module):
+    """Diff-POI's score network, Linear(2 D, D), ReLU, Linear(D, D) on [u | seq], told the step besides."""
+
+    def __init__(self, size: int) -> None:
+        """Make it for vectors of ``size`` numbers."""
+        super().__init__()
+        self.size = size
+        self.first, self.time = nn.Linear(2 * size, size), nn.Linear(size, size, bias=False)
+        self.last = nn.Linear(size, size)
+
+    def forward(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
+        """(B, D) of vectors ``u`` (B, D), encodings ``state`` (B, D) or (1, D), and steps."""
+        by_u, by_state = self.first.weight.split(self.size, 1)
+        hidden = functional.linear(u, by_u) + functional.linear(state, by_state, self.first.bias)  # (B, D)
+        hidden = hidden + self.time(time_embedding(timestep, self.size, u))
+        out: Tensor = self.last(functional.relu(hidden))
+        return out
+
+
+def _check_rows(cls: type[Backbone], dataset: Dataset) -> RowDataset:
+    """The rows of a check-in set.
+
+    Raises:
+        ValueError: if it is another task's, or its visits stand in no order of time.
+    """
+    check_task(cls, dataset)
+    rows = dataset.episodes
+    if not isinstance(rows, RowDataset):
+        raise ValueError(
+            f"backbone {cls.name!r} predicts the next visit, but the visits of {dataset.name!r} stand in no "
+            "order of time; its users have sets of places, which 'diffrec' is for"
+        )
+    return rows
+
+
+PUBLISHED: dict[str, DiffPoiConfig] = {"": DiffPoiConfig()}
+"""The one configuration that the authors give."""
+
+SMALL: dict[str, DiffPoiConfig] = {"": DiffPoiConfig(history=20, nearest=16)}
+"""A shorter history and a sparser graph."""
