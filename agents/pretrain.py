@@ -88,6 +88,7 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
         "kuairec": replace(_DREAMREC, learning_rate=5e-5),
         "zhihu": replace(_DREAMREC, learning_rate=1e-2),
     },
+    "hdrm": {"": PretrainConfig(learning_rate=5e-3, users_per_batch=8192, epochs=100)},
     "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
     "diff-poi": {
         "": PretrainConfig(

@@ -23,6 +23,9 @@ from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
+from refit_env.backbones.hdrm import HDRM
+from refit_env.backbones.hdrm import PUBLISHED as HDRM_PUBLISHED
+from refit_env.backbones.hdrm import SMALL as HDRM_SMALL
 from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
 from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
 from refit_env.backbones.ldiffrec import LDiffRec
@@ -48,13 +51,14 @@ __all__ = [
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {
-    cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, LDiffRec, RecDiff, TDiffRec)
+    cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, HDRM, LDiffRec, RecDiff, TDiffRec)
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
     DiffPoi.name: DIFFPOI_PUBLISHED,
     DiffRec.name: DIFFREC_PUBLISHED,
     DreamRec.name: DREAMREC_PUBLISHED,
+    HDRM.name: HDRM_PUBLISHED,
     LDiffRec.name: LDIFFREC_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
     TDiffRec.name: TDIFFREC_PUBLISHED,
@@ -62,6 +66,7 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
 _SMALL: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_SMALL,
     DiffPoi.name: DIFFPOI_SMALL,
+    HDRM.name: HDRM_SMALL,
     LDiffRec.name: LDIFFREC_SMALL,
 }
 SIZES = ("published", "small")
@@ -73,6 +78,7 @@ _DEFAULT = {
     DiffPoi.name: "",
     DiffRec.name: "ml-1m",
     DreamRec.name: "yoochoose",
+    HDRM.name: "ml-1m",
     LDiffRec.name: "ml-1m",
     RecDiff.name: "ciao",
     TDiffRec.name: "ml-1m",

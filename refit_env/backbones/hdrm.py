@@ -1,0 +1,341 @@
+"""HDRM (Yuan et al., 2025, arXiv 2504.01541): diffusion on the tangent vectors of hyperbolic embeddings.
+
+Letters: B users (in training: interactions) in a batch, U users, I items, N train interactions, D embedding
+size (of the diffused vector), L layers of the graph, E size of the time embedding, T steps of training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.diffrec import time_embedding
+from refit_env.backbones.graphs import Latest, Operator, count_edges
+from refit_env.backbones.lorentz import squared_distance, squared_distances
+from refit_env.backbones.negatives import Negatives
+from refit_env.data.dataset import Dataset
+from refit_env.diffusion import Diffusion, betas
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+@dataclass(frozen=True)
+class HDRMConfig:
+    """HDRM's settings; the defaults are those published for ML-1M."""
+
+    embedding: int = 512
+    """D, size of the embeddings of users and items."""
+    layers: int = 3
+    """L, layers of the graph; their outputs are added up."""
+    hidden: tuple[int, ...] = (1100, 200, 1100)
+    """Widths of the denoisers' hidden layers. (The reference's ``[200, 1100]`` means 1100, 200, 1100.)"""
+    time_embedding: int = 10
+    """E, size of the denoisers' time embedding."""
+    dropout: float = 0.5
+    """Share of the denoisers' noisy input set to 0 in training."""
+    num_steps: int = 50
+    """T of training."""
+    noise_scale: float = 1e-5
+    """Multiplies both ends of the schedule ``linear-var``."""
+    noise_min: float = 1e-5
+    """Lower end."""
+    noise_max: float = 1e-4
+    """Upper end."""
+    margin: float = 0.2
+    """By how much nearer than another item the user's own should be, in squared distance."""
+    reconstruction: float = 0.05
+    """alpha: weight of the denoisers' errors; 1 - alpha is the ranking's."""
+    epsilon: float = 0.05
+    """Share of the denoised vector in the user's; the rest is the user's clean one."""
+    num_users: int = 0
+    """U; set from the data, as the next."""
+    num_interactions: int = 0
+    """N."""
+
+    def diffusion(self) -> Diffusion:
+        """The chain of training."""
+        table = betas(
+            "linear-var",
+            self.num_steps,
+            noise_scale=self.noise_scale,
+            noise_min=self.noise_min,
+            noise_max=self.noise_max,
+        )
+        return Diffusion.from_betas(table)
+
+
+class HDRM(Backbone):
+    """A graph network in the tangent space of the hyperboloid, and a denoiser told of the user.
+
+    Embeddings are tangent vectors at the origin; L layers of symmetric averaging, layers 1 to L added up,
+    make those of users and items. The chain starts at the mean of the visible items' vectors and is told the
+    user's vector (``context``); items are scored by -d^2, d the geodesic distance to
+    (1 - epsilon) user + epsilon u_0.
+
+    Layer 0 not being in the sum, a user's vector is made of the items' alone. So it is computed from the
+    *visible* row by the items' side of the checkpoint: what an episode hides of the row is not in the context
+    (the items' vectors were learnt from the whole train split). With nothing hidden it is the network's own.
+
+    Weaknesses by design: u_0 moves the scores by the share epsilon only, and the published schedules add next
+    to no noise.
+
+    Deviations from the reference code: embeddings are trained together with the denoisers (there they come
+    from a file); Adam on tangent vectors replaces Riemannian SGD on points; losses are means over the batch,
+    where there they are sums; the start is not noised (``start="diffused"`` does it); no directional noise
+    (an option that the published runs leave off).
+    """
+
+    name: ClassVar[str] = "hdrm"
+    config_class: ClassVar[type] = HDRMConfig
+    embedding: ClassVar[bool] = True
+    scores_by_context: ClassVar[bool] = True
+
+    interactions: Tensor
+
+    def __init__(self, num_items: int, config: HDRMConfig | None = None) -> None:
+        """Build an untrained network over an empty graph; ``for_dataset`` fills it.
+
+        Args:
+            num_items: I.
+            config: settings, with U and N; those of ML-1M if None.
+
+        Raises:
+            ValueError: if epsilon is not in (0, 1].
+        """
+        super().__init__()
+        config = self.config = config if config is not None else HDRMConfig()
+        if not 0 < config.epsilon <= 1:
+            raise ValueError(f"epsilon={config.epsilon} must lie in (0, 1]: the share of u_0 in the scores")
+        size = config.embedding
+        self.num_items, self.dim = num_items, size
+        self.diffusion = config.diffusion()
+        self.users = nn.Parameter(torch.empty(config.num_users, size).uniform_(-0.1, 0.1))
+        self.items = nn.Parameter(torch.empty(num_items, size).uniform_(-0.1, 0.1))
+        self.denoiser = TangentDenoiser(config)
+        self.user_denoiser = TangentDenoiser(config)  # in training alone
+        self.register_buffer("interactions", torch.zeros(2, config.num_interactions, dtype=torch.int32))
+        self._operator: Latest[Operator] = Latest()
+        self._vectors: Latest[tuple[Tensor, Tensor]] = Latest()
+        self._negatives: Latest[Negatives] = Latest()
+
+    @classmethod
+    def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
+        """An untrained network over the graph of the train split."""
+        check_task(cls, dataset)
+        config = config if config is not None else HDRMConfig()
+        train = dataset.train.csr.tocoo()
+        sizes = {"num_users": dataset.num_users, "num_interactions": train.nnz}
+        out = cls(dataset.num_items, replace(config, **sizes))
+        out.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
+        return out
+
+    # ------------------------------------------------------------------ the graph
+
+    def _to_users(self) -> Operator:
+        """What tells users of their items (U, I)."""
+        shape, dtype = (self.config.num_users, self.num_items), self.items.dtype
+        make = lambda: Operator.symmetric(self.interactions, shape, dtype=dtype)  # noqa: E731
+        return self._operator.get([self.interactions], make, dtype)
+
+    def _propagate(self) -> tuple[Tensor, Tensor]:
+        """The items' vectors (I, D), layers 1 to L; and what items tell users, layers 0 to L - 1 (I, D)."""
+        to_users = self._to_users()
+        users: Tensor = self.users
+        items: Tensor = self.items
+        vectors, told = torch.zeros_like(items), torch.zeros_like(items)
+        for _ in range(self.config.layers):
+            told = told + items
+            users, items = to_users(items), to_users.T(users)  # (U, D), (I, D)
+            vectors = vectors + items
+        return vectors, told
+
+    def item_side(self) -> tuple[Tensor, Tensor]:
+        """``_propagate``; worked out once while no gradient is asked for."""
+        weights = [self.users, self.items]
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            return self._propagate()
+        with torch.no_grad():
+            return self._vectors.get([*weights, self.interactions], self._propagate)
+
+    def _item_degrees(self) -> Tensor:
+        """(I,) train interactions of each item, at least 1."""
+        degrees = count_edges(self.interactions[1], self.num_items).clamp(min=1)
+        return degrees.to(self.items.dtype)
+
+    # ------------------------------------------------------------------ what is shown, and what is scored
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """(B, D) the mean of the visible items' vectors; 0 where there are none."""
+        row = (shown > 0).to(self.items.dtype)  # (B, I)
+        return (row @ self.item_side()[0]) / row.sum(1, keepdim=True).clamp(min=1)
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """(B, D) the users' vectors, from what is visible of them."""
+        row = (shown > 0).to(self.items.dtype)  # (B, I)
+        told = self.item_side()[1] / self._item_degrees().sqrt()[:, None]  # (I, D)
+        return (row @ told) / row.sum(1, keepdim=True).clamp(min=1).sqrt()
+
+    @torch.no_grad()
+    def context_box(self) -> tuple[float, float, int] | None:
+        """As long as the longest row would be if all its items told the largest number."""
+        told = self.item_side()[1] / self._item_degrees().sqrt()[:, None]  # (I, D)
+        longest = count_edges(self.interactions[0], max(self.config.num_users, 1)).max()
+        limit = float(told.abs().max() * longest.clamp(min=1).sqrt())
+        return -limit, limit, self.dim
+
+    def encode(self, context: Tensor) -> Condition:
+        """The context (B, D) itself."""
+        return Condition(context.to(self.items.dtype))
+
+    def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, I) minus the squared distances of the items to the users' vectors mixed with ``u0`` (B, D).
+
+        Raises:
+            ValueError: without ``context``.
+        """
+        if context is None:
+            raise ValueError("backbone 'hdrm' scores by the context too: pass what context() gave")
+        return -squared_distances(self._mixed(context.to(u0.dtype), u0), self.item_side()[0])
+
+    @torch.no_grad()
+    def largest(self) -> float:
+        """Of the items' vectors."""
+        return float(self.item_side()[0].abs().max())
+
+    def freeze_scores(self) -> None:
+        """Stop training all but the denoiser of chains."""
+        self.users.requires_grad_(False)
+        self.items.requires_grad_(False)
+        self.user_denoiser.requires_grad_(False)
+
+    def _mixed(self, clean: Tensor, denoised: Tensor) -> Tensor:
+        return torch.lerp(clean, denoised, self.config.epsilon)
+
+    # ------------------------------------------------------------------ the denoiser and its training
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict clean vectors (B, D) of items that the user is near to.
+
+        Raises:
+            ValueError: without a condition.
+        """
+        if condition is None:
+            raise ValueError("backbone 'hdrm' must be told the user's vector: pass what context() gave")
+        out: Tensor = self.denoiser(u, timestep, condition.value)
+        return out
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The denoiser's last layer."""
+        return self.denoiser.output_layer
+
+    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
+        """The train interactions: number -> user, number -> item, all numbers (N,)."""
+        users, items = self.interactions.long().to(device)  # (N,), (N,)
+        return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)
+
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The margin loss of denoised users and items, with the denoisers' squared errors.
+
+        Args:
+            shown: (B,) int64 users.
+            target: (B,) int64 items of theirs.
+            generator: source of the steps, of the noise and of the items compared with.
+
+        Returns:
+            a scalar, the mean over the batch.
+        """
+        other = self._others().draw(shown, generator)  # (B,)
+        vectors, told = self._propagate()
+        user, item = self._to_users()(told)[shown], vectors[target]  # (B, D)
+        new_user = self.user_denoiser(*self._noised(user, generator), item)  # (B, D)
+        new_item = self.denoiser(*self._noised(item, generator), user)  # (B, D)
+        near = squared_distance(self._mixed(user, new_user), self._mixed(item, new_item))  # (B,)
+        far = squared_distance(self._mixed(user, new_user), vectors[other])  # (B,)
+        ranking = functional.relu(near - far + self.config.margin).mean()
+        errors = functional.mse_loss(new_user, user) + functional.mse_loss(new_item, item)
+        return torch.lerp(ranking, errors, self.config.reconstruction)
+
+    def _noised(self, clean: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Vectors (B, D) diffused to steps drawn evenly, and the steps (B,)."""
+        device = clean.device
+        k = torch.randint(self.config.num_steps, clean.shape[:1], generator=generator, device=device)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        return self.diffusion.q_sample(clean, k, noise), k
+
+    def _others(self) -> Negatives:
+        """Draws items that are not in users' train rows."""
+
+        def make() -> Negatives:
+            users, items = self.interactions.cpu().numpy()
+            shape = (self.config.num_users, self.num_items)
+            rows = sp.csr_matrix((np.ones(users.size, np.float32), (users, items)), shape=shape)
+            return Negatives(rows, self.interactions.device)
+
+        return self._negatives.get([self.interactions], make)
+
+
+class TangentDenoiser(nn.Module):
+    """An MLP on [noisy vector | step | what it is told], with ReLU between its layers."""
+
+    def __init__(self, config: HDRMConfig) -> None:
+        """Build it for vectors of ``config.embedding`` numbers."""
+        super().__init__()
+        self.config = config
+        self.time = nn.Linear(config.time_embedding, config.time_embedding)
+        widths = [2 * config.embedding + config.time_embedding, *config.hidden, config.embedding]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, noisy: Tensor, timestep: int | Tensor, told: Tensor) -> Tensor:
+        """Clean vectors (B, D) of ``noisy`` (B, D) at a step, one for all or (B,), given ``told`` (B, D)."""
+        step = self.time(time_embedding(timestep, self.config.time_embedding, noisy))  # (B, E) or (1, E)
+        x = functional.dropout(noisy, self.config.dropout, self.training)
+        x = torch.cat([x, step.expand(noisy.shape[0], -1), told], 1)  # (B, 2 D + E)
+        for layer in self.layers[:-1]:
+            x = functional.relu(layer(x))
+        out: Tensor = self.output_layer(x)
+        return out
+
+    @property
+    def output_layer(self) -> nn.Linear:
+        """The last layer."""
+        last: nn.Linear = self.layers[-1]  # type: ignore[assignment]  # ModuleList forgets the class
+        return last
+
+
+PUBLISHED: dict[str, HDRMConfig] = {
+    "ml-1m": HDRMConfig(),
+    "yelp": HDRMConfig(
+        hidden=(1000, 200, 1000),
+        num_steps=30,
+        noise_scale=1e-4,
+        noise_min=1e-4,
+        noise_max=1e-2,
+        reconstruction=0.3,
+    ),
+    "amazon": HDRMConfig(noise_scale=1e-2, noise_min=1e-4, noise_max=1e-3, layers=2, reconstruction=0.5),
+}
+"""The configurations of HDRM's README, by data set."""
+
+SMALL: dict[str, HDRMConfig] = {
+    "": HDRMConfig(
+        embedding=64,
+        hidden=(200,),
+        num_steps=20,
+        noise_scale=1.0,
+        noise_min=1e-4,
+        noise_max=1e-2,
+        epsilon=0.5,
+    )
+}
+"""Small enough for one core; u_0 has a larger share in the scores and its chain more noise, so that
+fine-tuning has something to move."""
