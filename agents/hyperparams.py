@@ -86,6 +86,15 @@ def _ranked(dataset: str, **changes: Any) -> Tuned:
     return Tuned("dreamrec", training, settings, _ROWS)
 
 
+def _diffpoi(epochs: int, **changes: Any) -> Tuned:
+    """Diff-POI, smaller than published and stopped while it still learns: an epoch is minutes of one core."""
+    training = replace(published_training("diff-poi", ""), epochs=epochs)
+    settings = replace(
+        _SLOPE, **({"learning_rate": 3e-4, "exploration_std": 0.1, "iterations": 90} | changes)
+    )
+    return Tuned("diff-poi", training, settings, _ROWS, size="small")
+
+
 TUNED: dict[str, dict[str, Tuned]] = {
     "ReFiT-ML1M-v0": {
         "diffrec": Tuned(
@@ -120,6 +129,8 @@ TUNED: dict[str, dict[str, Tuned]] = {
         ),
         "dreamrec-ranking": _ranked("zhihu"),
     },
+    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(8)},
+    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(5)},
     "ReFiT-Ciao-v0": {
         "recdiff": Tuned(
             "recdiff",

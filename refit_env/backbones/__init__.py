@@ -20,6 +20,7 @@ from refit_env.backbones.diffpoi import PUBLISHED as DIFFPOI_PUBLISHED
 from refit_env.backbones.diffpoi import SMALL as DIFFPOI_SMALL
 from refit_env.backbones.diffpoi import DiffPoi
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC_PUBLISHED
+from refit_env.backbones.diffrec import SMALL as DIFFREC_SMALL
 from refit_env.backbones.diffrec import DiffRec
 from refit_env.backbones.dreamrec import PUBLISHED as DREAMREC_PUBLISHED
 from refit_env.backbones.dreamrec import DreamRec
@@ -66,6 +67,7 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
 _SMALL: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_SMALL,
     DiffPoi.name: DIFFPOI_SMALL,
+    DiffRec.name: DIFFREC_SMALL,
     HDRM.name: HDRM_SMALL,
     LDiffRec.name: LDIFFREC_SMALL,
 }

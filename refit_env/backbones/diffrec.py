@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -225,3 +225,6 @@ PUBLISHED: dict[str, DiffRecConfig] = {
     "amazon-noisy": _published((1000,), 10, 0.005, 0.0001, 0.0005),
 }
 """The configurations of DiffRec's own checkpoints, by data set."""
+
+SMALL: dict[str, DiffRecConfig] = {"yelp": replace(PUBLISHED["yelp"], hidden=(100,))}
+"""For catalogues of tens of thousands of items on two cores: a tenth of the weights."""
