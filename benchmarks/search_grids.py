@@ -62,10 +62,10 @@ def _score(rate: float, std: float, iterations: int, starts: tuple[str, ...] = (
     return Variant(agent, _ROWS, "score", starts)
 
 
-def _holdout(rate: float, iterations: int, draws: int = 32) -> Variant:
+def _holdout(rate: float, iterations: int, draws: int = 32, start: str = "published") -> Variant:
     """Sets that were split at random: many hold-outs in turns."""
     agent = {"learning_rate": rate, "iterations": iterations, "relevance_draws": draws, "eval_every": 20}
-    return Variant(agent, _HOLDOUT)
+    return Variant(agent, _HOLDOUT, starts=(start,))
 
 
 GRIDS: dict[str, Grid] = {
@@ -85,20 +85,18 @@ GRIDS: dict[str, Grid] = {
     ),
     "ReFiT-Yelp2018-v0": Grid(
         starts={
-            "published": Start(
+            "small": Start(
                 {
                     "learning_rate": 1e-3,
                     "users_per_batch": 200,
-                    "epochs": 12,
-                    "patience": 4,
+                    "epochs": 4,
                     "eval_steps": 1,
                     "select_on": "ndcg@20",
-                    "max_seconds": 300.0,
                 },
-                {"hidden": [100]},
+                size="small",
             )
         },
-        variants={"gentle": _holdout(5e-6, 40, 8), "faster": _holdout(2e-5, 40, 8)},
+        variants={"gentle": _holdout(2e-5, 40, 8, "small"), "faster": _holdout(1e-4, 40, 8, "small")},
     ),
     "ReFiT-YooChoose-v0": Grid(
         starts={

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from refit_env.backbones import backbone_names, make_backbone, published_config
+from refit_env.backbones import backbone_names, make_backbone, published_config, sized_config
 from refit_env.backbones.diffrec import PUBLISHED, DiffRec, DiffRecConfig, time_embedding
 from refit_env.backbones.sampling import HISTORY, StepSampler
 
@@ -133,3 +134,9 @@ def test_registry_helps_with_wrong_names() -> None:
         make_backbone("diffrec", 5, {"hiden": (3,)})
     with pytest.raises(ValueError, match="mean_type='v' must be"):
         make_backbone("diffrec", 5, {"mean_type": "v"})
+
+
+def test_the_small_size_is_for_catalogues_like_yelps_alone() -> None:
+    small, published = sized_config("diffrec", "yelp2018", "small"), sized_config("diffrec", "yelp2018")
+    assert small == replace(published, hidden=(100,))
+    assert sized_config("diffrec", "ml-1m", "small") == sized_config("diffrec", "ml-1m")
