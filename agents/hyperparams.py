@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agents.pretrain import PretrainConfig, published_training
+from agents.pretrain_config import PretrainConfig, published_training
 from agents.reinforce import ReinforceConfig, preset
 from refit_env.errors import unknown_name
 from refit_env.registration import entry
