@@ -297,4 +297,4 @@ SMALL: dict[str, LDiffRecConfig] = {
     "ml-1m": replace(PUBLISHED["ml-1m"], latent=128, hidden=(128,)),
     "": replace(PUBLISHED["yelp"], latent=128, hidden=(128,)),
 }
-"""One core trains these in minutes, on catalogues of 40,000 items too."""
+"""A smaller latent space, for one core and for catalogues of tens of thousands of items; not tuned."""

@@ -94,4 +94,5 @@ PUBLISHED: dict[str, TDiffRecConfig] = {
     "amazon": _published("amazon", 10, 5e-4, 0.001, 0.005, 0.1),
     "yelp": _published("yelp", 5, 0.005, 0.001, 0.01, 0.5),
 }
-"""The configurations of T-DiffRec's own checkpoints, by data set; ``ml-1m`` is chosen here, on validation."""
+"""The configurations of T-DiffRec's own checkpoints, by data set; ``ml-1m`` is DiffRec's with the weights of
+``yelp``, which nobody has tuned."""
