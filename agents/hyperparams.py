@@ -71,6 +71,17 @@ _FRIENDS = replace(
 )
 
 
+_CAREFUL = replace(
+    preset("score"),
+    users_per_batch=256,
+    learning_rate=1e-5,
+    exploration_std=0.3,
+    iterations=60,
+    eval_every=15,
+)
+"""A model that was trained to rank: the slope of pairs, made for lists that are far off, is no help any more."""
+
+
 def _dreamrec(dataset: str, training: dict[str, Any] | None = None, **changes: Any) -> Tuned:
     """DreamRec by its published objective."""
     published = replace(published_training("dreamrec", dataset), **(training or {}))
@@ -80,10 +91,7 @@ def _dreamrec(dataset: str, training: dict[str, Any] | None = None, **changes: A
 def _ranked(dataset: str, **changes: Any) -> Tuned:
     """DreamRec trained to rank, the supervised model that fine-tuning is to improve on."""
     training = replace(published_training("dreamrec", dataset), objective="ranking", learning_rate=1e-3)
-    settings = replace(
-        _SLOPE, **({"learning_rate": 1e-4, "exploration_std": 0.3, "iterations": 100} | changes)
-    )
-    return Tuned("dreamrec", training, settings, _ROWS)
+    return Tuned("dreamrec", training, replace(_CAREFUL, **changes), _ROWS)
 
 
 _VISITS = {"users_per_batch": 256, "learning_rate": 1e-4, "iterations": 60, "eval_every": 15}
