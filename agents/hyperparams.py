@@ -74,12 +74,12 @@ _FRIENDS = replace(
 _CAREFUL = replace(
     preset("score"),
     users_per_batch=256,
-    learning_rate=1e-5,
+    learning_rate=2e-5,
     exploration_std=0.3,
-    iterations=60,
-    eval_every=15,
+    iterations=200,
+    eval_every=40,
 )
-"""A model that was trained to rank: the slope of pairs, made for lists that are far off, is no help any more."""
+"""Of a model that was trained to rank: the slope of pairs, made for lists that are far off, helps no more."""
 
 
 def _dreamrec(dataset: str, training: dict[str, Any] | None = None, **changes: Any) -> Tuned:
