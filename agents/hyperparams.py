@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agents.pretrain import PretrainConfig, published_training
+from agents.pretrain_config import PretrainConfig, published_training
 from agents.reinforce import ReinforceConfig, preset
 from refit_env.errors import unknown_name
 from refit_env.registration import entry
@@ -86,12 +86,13 @@ def _ranked(dataset: str, **changes: Any) -> Tuned:
     return Tuned("dreamrec", training, settings, _ROWS)
 
 
+_VISITS = {"users_per_batch": 256, "learning_rate": 1e-4, "iterations": 60, "eval_every": 15}
+
+
 def _diffpoi(epochs: int, **changes: Any) -> Tuned:
     """Diff-POI, smaller than published and stopped while it still learns: an epoch is minutes of one core."""
     training = replace(published_training("diff-poi", ""), epochs=epochs)
-    settings = replace(
-        _SLOPE, **({"learning_rate": 3e-4, "exploration_std": 0.1, "iterations": 90} | changes)
-    )
+    settings = replace(_SLOPE, **(_VISITS | changes))
     return Tuned("diff-poi", training, settings, _ROWS, size="small")
 
 
@@ -105,12 +106,48 @@ TUNED: dict[str, dict[str, Tuned]] = {
             more_rate=1e-4,
             more_every=6,
         ),
+        "cf-diff": Tuned(
+            "cf-diff",
+            PretrainConfig(learning_rate=3e-3, users_per_batch=128, epochs=8, eval_every=1, patience=3),
+            ReinforceConfig(iterations=60, eval_every=30),
+            _RECENT,
+            size="small",
+            more_rate=3e-4,
+        ),
     },
     "ReFiT-ML100K-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},
-    "ReFiT-Anime-v0": {"diffrec": Tuned("diffrec", reinforce=_GENTLE, env=_HOLDOUT, more_rate=1e-4)},
+    "ReFiT-Anime-v0": {
+        "diffrec": Tuned(
+            "diffrec",
+            PretrainConfig(patience=10),
+            replace(_GENTLE, iterations=120, eval_every=40),
+            _HOLDOUT,
+            more_rate=1e-4,
+            more_every=6,
+        )
+    },
+    "ReFiT-Yelp2018-v0": {
+        "diffrec": Tuned(
+            "diffrec",
+            PretrainConfig(users_per_batch=200, epochs=5, eval_every=1, eval_steps=1, select_on="ndcg@20"),
+            replace(_GENTLE, iterations=60, eval_every=30, relevance_draws=8),
+            _HOLDOUT,
+            size="small",
+            more_rate=1e-4,
+        )
+    },
+    "ReFiT-Foursquare-v0": {
+        "diffrec": Tuned(
+            "diffrec",
+            PretrainConfig(eval_every=1, patience=6),
+            replace(_GENTLE, iterations=60, eval_every=20),
+            _HOLDOUT,
+            more_rate=1e-4,
+        )
+    },
     "ReFiT-YooChoose-v0": {"dreamrec": _dreamrec("yoochoose"), "dreamrec-ranking": _ranked("yoochoose")},
     "ReFiT-KuaiRec-v0": {
-        # The published step size, 5e-5, takes six times as many epochs to the same validation metric.
+        # At the published step size, 5e-5, an hour of one core is not enough for it to stop by itself.
         "dreamrec": _dreamrec(
             "kuairec",
             {"learning_rate": 3e-4, "eval_every": 2, "patience": 6},
@@ -129,13 +166,28 @@ TUNED: dict[str, dict[str, Tuned]] = {
         ),
         "dreamrec-ranking": _ranked("zhihu"),
     },
-    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(8)},
-    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(5)},
+    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(5)},
+    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(3)},
     "ReFiT-Ciao-v0": {
         "recdiff": Tuned(
             "recdiff",
             published_training("recdiff", "ciao"),
             replace(_FRIENDS, users_per_batch=128, iterations=80),
+            _VALIDATION,
+        ),
+    },
+    "ReFiT-Epinions-v0": {
+        "recdiff": Tuned(
+            "recdiff",
+            replace(
+                published_training("recdiff", "epinions"),
+                learning_rate=4e-3,
+                learning_rate_decay=0.95,
+                users_per_batch=16_384,
+                epochs=20,
+                eval_steps=10,
+            ),
+            _FRIENDS,
             _VALIDATION,
         ),
     },

@@ -8,13 +8,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from agents.pretrain_config import OBJECTIVES, TARGETS, PretrainConfig, published_training
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
 from refit_env.backbones import Backbone, Look, backbone_for, check_task
 from refit_env.checkpoint import load_state, save_state
@@ -28,97 +29,6 @@ from refit_env.rewards.relevance import make_relevance
 
 STATE_NAME = "pretrain"
 """Stem of the resume state in a run folder."""
-
-TARGETS = ("train", "recent", "holdout")
-"""Names for ``PretrainConfig.target``."""
-
-OBJECTIVES = ("elbo", "ranking")
-"""Names for ``PretrainConfig.objective``."""
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """ELBO training. Defaults: DiffRec's for ML-1M, with validation often enough to catch its early best."""
-
-    learning_rate: float = 1e-3
-    """AdamW's step size."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    learning_rate_decay: float = 1.0
-    """Factor of the step size after each epoch."""
-    users_per_batch: int = 400
-    """Users in a batch; rows or interactions, where a backbone walks over those."""
-    epochs: int = 200
-    """Passes over the users, at most."""
-    eval_every: int = 2
-    """Epochs between two looks at the validation set."""
-    patience: int = 20
-    """Epochs without a gain after which training stops; 0 never stops early."""
-    select_on: str = "recall@20"
-    """The validation metric that chooses the weights."""
-    objective: str = "elbo"
-    """``elbo``: the backbone's published loss; ``ranking``: cross-entropy of the target among all items, for
-    backbones that have one (DreamRec)."""
-    target: str = "train"
-    """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
-    relevance of that name leaves visible and predict the whole row, the same information that a reward of
-    that relevance has. Sequential sets: ``train``, the next item of each train row."""
-    fraction: float = 0.2
-    """Share of the row that ``recent`` and ``holdout`` hide."""
-    eval_steps: int = 4
-    """Length of the respaced chain that validation runs (0: the whole chain)."""
-    max_seconds: float = 0.0
-    """Wall-clock limit of training, validation not counted; 0 is none."""
-
-
-_DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select_on="ndcg@20")
-_RECDIFF = PretrainConfig(
-    learning_rate=5e-3,
-    learning_rate_decay=0.985,
-    users_per_batch=2048,
-    epochs=150,
-    eval_every=5,
-    patience=100,
-    eval_steps=0,
-)
-_PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
-    "cf-diff": {"": PretrainConfig(learning_rate=1e-4, users_per_batch=128)},
-    "dreamrec": {
-        "": _DREAMREC,
-        "kuairec": replace(_DREAMREC, learning_rate=5e-5),
-        "zhihu": replace(_DREAMREC, learning_rate=1e-2),
-    },
-    "hdrm": {"": PretrainConfig(learning_rate=5e-3, users_per_batch=8192, epochs=100)},
-    "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
-    "diff-poi": {
-        "": PretrainConfig(
-            weight_decay=1e-3,
-            users_per_batch=1024,
-            epochs=100,
-            eval_every=1,
-            patience=10,
-            eval_steps=10,
-            select_on="ndcg@20",
-        )
-    },
-    "recdiff": {
-        "": _RECDIFF,
-        "epinions": replace(_RECDIFF, learning_rate=1e-3, users_per_batch=4096),
-        "yelp": replace(_RECDIFF, learning_rate=1e-3, users_per_batch=4096),
-    },
-}
-"""By backbone and data set ("" is any other). DreamRec's README trains 1000 epochs and selects nothing."""
-
-
-def published_training(backbone: str, dataset: str) -> PretrainConfig:
-    """The training settings that a backbone's authors published for a data set, but for the stopping rule.
-
-    Example:
-        >>> published_training("dreamrec", "zhihu").learning_rate
-        0.01
-    """
-    table = _PUBLISHED.get(backbone, {})
-    return table.get(dataset, table.get("", PretrainConfig()))
 
 
 @dataclass

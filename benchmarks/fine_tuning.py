@@ -30,7 +30,7 @@ import numpy as np
 
 from agents.comparison.cells import Cell, Outcome, run_cells
 from agents.comparison.training import data_of, fine_tuned, further_elbo, pretrained
-from agents.pretrain import PretrainConfig
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig, preset
 from agents.resources import measure
 from agents.stats import mean_interval, paired_bootstrap

@@ -23,7 +23,8 @@ from typing import Any
 
 from agents.comparison.cells import Cell, Outcome, run_cells
 from agents.comparison.training import data_of, fine_tuned
-from agents.pretrain import pretrain, published_training
+from agents.pretrain import pretrain
+from agents.pretrain_config import published_training
 from agents.reinforce import ReinforceConfig, preset
 from agents.stats import paired_bootstrap
 from benchmarks.harness import RESULTS, report

@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from refit_env.backbones import Backbone
 from refit_env.data import Dataset
 from refit_env.data.rows import SparseRows

@@ -12,7 +12,8 @@ import gymnasium as gym
 import torch
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from refit_env.data import load_dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy

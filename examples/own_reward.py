@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy

@@ -19,7 +19,8 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from agents.sb3 import (
     DiffusionActorCriticPolicy,
     LeaveOneOutRolloutBuffer,

@@ -24,7 +24,8 @@ from torchrl.objectives import ReinforceLoss
 from torchrl.objectives.value import GAE
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from refit_env.data import Dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy

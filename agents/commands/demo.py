@@ -16,7 +16,8 @@ from agents.commands.common import REPORTED, Flag, Target, parse, plain, reporte
 from agents.commands.finetune import finetune_run, make_agent
 from agents.commands.pretrain import pretrain_run
 from agents.plots import Series, column, mean_line, plot_curves
-from agents.pretrain import PretrainConfig, Pretrainer
+from agents.pretrain import Pretrainer
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log

@@ -43,8 +43,8 @@ from refit_env.policy import DiffusionPolicy
 class RewardChoice:
     """What is rewarded."""
 
-    reward: str = "racs"
-    """A name, or a weighted mix: ``racs=1,coverage=0.1``."""
+    reward: str | None = None
+    """A name, or a weighted mix: ``racs=1,coverage=0.1``; else as the env has it."""
     relevance: str | None = None
     """What counts as a hit: ``train``, ``holdout``, ``recent`` or ``validation``; else as the env has it."""
     k: int = 20
@@ -54,7 +54,9 @@ class RewardChoice:
 
     def env_kwargs(self) -> dict[str, Any]:
         """The environment's arguments."""
-        out: dict[str, Any] = {"reward": parse_reward(self.reward), "k": self.k}
+        out: dict[str, Any] = {"k": self.k}
+        if self.reward is not None:
+            out["reward"] = parse_reward(self.reward)
         if self.relevance is not None:
             out["relevance"] = self.relevance
         if self.reward_options:

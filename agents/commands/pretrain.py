@@ -28,7 +28,8 @@ from agents.commands.common import (
     reported,
 )
 from agents.plots import column, plot_curves
-from agents.pretrain import STATE_NAME, PretrainConfig, Pretrainer, published_training
+from agents.pretrain import STATE_NAME, Pretrainer
+from agents.pretrain_config import PretrainConfig, published_training
 from agents.resources import measure
 from agents.runlog import RunLog, read_log
 from agents.runs import CURVE, RunFolder

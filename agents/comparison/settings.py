@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.pretrain import PretrainConfig
+from agents.pretrain_config import PretrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any, TypeVar, cast
 import gymnasium as gym
 
 from agents.config import TrainerConfig
-from agents.pretrain import PretrainConfig, PretrainResult, pretrain
+from agents.pretrain import PretrainResult, pretrain
+from agents.pretrain_config import PretrainConfig
 from agents.registry import algorithm
 from agents.trainer import FineTuneResult
 from refit_env.backbones import backbone_for

@@ -106,6 +106,8 @@ class DiffPoi(Backbone):
     tasks: ClassVar[tuple[str, ...]] = ("poi",)
     start: ClassVar[str] = "history"
 
+    reach: Tensor
+
     def __init__(self, num_items: int, config: DiffPoiConfig | None = None) -> None:
         """Build an untrained network of places without coordinates; ``for_dataset`` gives them theirs.
 
@@ -134,6 +136,7 @@ class DiffPoi(Backbone):
         self.visits = VisitEncoder(size, settings.heads, settings.buckets, settings.dropout)
         self.spatial = TargetAttention(size, settings.dropout)
         self.denoiser = Denoiser(size)
+        self.register_buffer("reach", torch.zeros(()))
         self._geo_table: Tensor | None = None
         self._geo_key: tuple[Any, ...] | None = None
 
@@ -231,8 +234,11 @@ class DiffPoi(Backbone):
         return self.geo_table()
 
     def largest(self) -> float:
-        """Of the geographic embeddings, and of what the spatial encoder may give."""
-        return max(float(self.geo_table().detach().abs().max()), norm_bound(self.spatial.last))
+        """Of what the spatial encoder may give, and of all that training's chains came to.
+
+        The scores may be sharp though the embeddings are small, so u_0 is many times as long as they are.
+        """
+        return max(float(self.reach), norm_bound(self.spatial.last))
 
     def freeze_scores(self) -> None:
         """Stop training everything but the denoiser."""
@@ -293,6 +299,8 @@ class DiffPoi(Backbone):
         for k in reversed(range(self._chain.num_steps)):
             x0 = self.predict_x0(u, self._chain.network_timestep(k), condition)  # (B, D)
             u = self._chain.posterior_mean(x0, u, k)
+            if self.training:
+                self.reach.clamp_(min=u.detach().abs().amax())
             if self.config.chain_noise and k:
                 noise = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
                 u = u + float(self._chain.posterior_std[k]) * noise

@@ -209,7 +209,8 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
 
 @pytest.mark.slow
 def test_validation_rises_from_a_pretrained_model_on_the_synthetic_set() -> None:
-    from agents.pretrain import PretrainConfig, pretrain
+    from agents.pretrain import pretrain
+    from agents.pretrain_config import PretrainConfig
     from refit_env.data import load_dataset
 
     data = load_dataset("synthetic")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from agents.linear_estimator import linear_slope
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset, synthesize_sessions

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.pretrain import PretrainConfig, Pretrainer, pretrain, published_training
+from agents.pretrain import Pretrainer, pretrain
+from agents.pretrain_config import PretrainConfig, published_training
 from refit_env.backbones import backbone_for, make_backbone
 from refit_env.data import Dataset, RowDataset, load_dataset, synthesize_sessions, synthesize_social
 from refit_env.rewards import make_relevance

@@ -47,7 +47,7 @@ def test_cells_are_made_and_told_apart(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from agents.comparison.cells import do_cell
-    from agents.pretrain import PretrainConfig
+    from agents.pretrain_config import PretrainConfig
     from agents.reinforce import ReinforceConfig
     from benchmarks import fine_tuning
 

@@ -53,7 +53,7 @@ def test_trying_a_variant_elsewhere_too_leaves_its_cells_valid(search: Any) -> N
 
 
 def test_grids_build_the_settings_that_they_name(search: Any) -> None:
-    from agents.pretrain import PretrainConfig
+    from agents.pretrain_config import PretrainConfig
 
     for env_id, grid in search.GRIDS.items():
         assert search.plan(env_id, grid)

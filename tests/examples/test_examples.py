@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from agents.pretrain import PretrainConfig, pretrain
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, preset
 from refit_env.backbones import make_backbone
 from refit_env.data import load_dataset

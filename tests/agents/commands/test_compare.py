@@ -12,7 +12,7 @@ import pytest
 from agents.cli import main
 from agents.comparison import settings
 from agents.comparison.settings import EnvSettings
-from agents.pretrain import PretrainConfig
+from agents.pretrain_config import PretrainConfig
 
 ENV = "ReFiT-Synthetic-v0"
 TINY = EnvSettings(

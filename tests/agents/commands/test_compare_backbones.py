@@ -11,7 +11,7 @@ from agents import hyperparams
 from agents.cli import main
 from agents.comparison.backbones import MORE_SEEDS, TWELVE, more_training, plan
 from agents.hyperparams import Tuned, tuned
-from agents.pretrain import PretrainConfig
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig
 from refit_env.registration import env_ids
 

@@ -7,6 +7,7 @@ import pytest
 
 from agents.cli import main
 from agents.commands.common import comparison, parse_reward
+from agents.commands.finetune import RewardChoice
 from agents.reinforce import Reinforce
 from agents.runlog import read_log
 from agents.runs import RunFolder
@@ -203,6 +204,8 @@ def test_comparison_needs_the_same_users(pretrained: Path) -> None:
 def test_rewards_on_the_command_line() -> None:
     assert parse_reward("racs") == "racs"
     assert parse_reward("racs=1, coverage=0.5") == {"racs": 1, "coverage": 0.5}
+    assert RewardChoice().env_kwargs() == {"k": 20}  # the environment's own
+    assert RewardChoice("ndcg", k=5).env_kwargs() == {"k": 5, "reward": "ndcg"}
 
 
 def test_a_sequential_set_from_nothing_to_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from agents.comparison.cells import do_cell
 from agents.comparison.contest import CELLS, plan
 from agents.comparison.rows import choose_rows
 from agents.comparison.settings import EnvSettings
-from agents.pretrain import PretrainConfig
+from agents.pretrain_config import PretrainConfig
 
 ENV = "ReFiT-Synthetic-v0"
 

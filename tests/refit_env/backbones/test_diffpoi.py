@@ -221,6 +221,20 @@ def test_the_spatial_query_is_detached_and_the_condition_too(checkins: Dataset) 
     assert state.grad is None
 
 
+def test_training_notes_how_far_its_chains_go(checkins: Dataset, tmp_path: Path) -> None:
+    backbone = model(checkins, dropout=0.0)
+    with torch.no_grad():
+        backbone.denoiser.last.weight.mul_(100.0)
+    shown, target = some(checkins, backbone, 9)
+    before = backbone.largest()
+    backbone.train().ranking_loss(shown, target)
+    policy = DiffusionPolicy(backbone.eval(), num_steps=4)
+    end = policy.denoise(backbone.initial_state(target, shown), backbone.context(target, shown))
+    assert before < float(end.detach().abs().max()) <= backbone.largest()
+    policy.save(tmp_path)
+    assert DiffusionPolicy.load(tmp_path).backbone.largest() == backbone.largest()
+
+
 # ---------------------------------------------------------------------- as a policy
 
 

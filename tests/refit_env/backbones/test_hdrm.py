@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.pretrain import PretrainConfig, Pretrainer
+from agents.pretrain import Pretrainer
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from refit_env.backbones import backbone_for, make_backbone, published_config, sized_config
 from refit_env.backbones.hdrm import HDRM, HDRMConfig
