@@ -1,6 +1,7 @@
 """What ``benchmarks.search_finetuning`` tries, as data: by environment, ways to pretrain and to fine-tune.
 
-A grid is a record too: what was tried stays, so that what was chosen can be judged beside it.
+What was tried stays, so that what was chosen can be judged beside it. An entry without a file under
+``benchmarks/results/search/`` has not been run; ``exploratory.json`` there holds trials made by hand.
 """
 
 from __future__ import annotations
