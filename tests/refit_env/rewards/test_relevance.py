@@ -67,7 +67,7 @@ def test_recent_goes_by_the_order_of_the_rows() -> None:
 def test_a_repeated_item_that_is_shown_is_not_relevant() -> None:
     train = Interactions.from_pairs([0] * 5, [1, 2, 3, 2, 4], num_users=1, num_items=5)
     none = Interactions.from_pairs(np.empty(0, int), np.empty(0, int), num_users=1, num_items=5)
-    relevance = make_relevance("recent", Dataset("t", "poi", train, none, none, True), fraction=0.4)
+    relevance = make_relevance("recent", Dataset("t", "social", train, none, none, True), fraction=0.4)
     assert relevance.relevant.indices.tolist() == [4]
 
 
