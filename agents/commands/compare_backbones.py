@@ -53,6 +53,8 @@ class Backbones:
     """Cells that run at once, one thread each."""
     out: Path = Path("runs/compare-backbones")
     """Folder for cells, checkpoints and ``comparison.json``."""
+    finished: Flag = False
+    """Run nothing; the tables of what is finished."""
     json: Flag = False
     """Print the result as JSON, and nothing else, to the standard output."""
 
@@ -63,8 +65,14 @@ class Backbones:
         models = [name.strip() for name in self.models.split(",") if name.strip()]
         cells = plan(self.env, self.out, models=models, rows=choose_rows(self.rows), seeds=self.seeds)
         progress = _Progress(cells, self.out)
-        failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
+        failed = (
+            {}
+            if self.finished
+            else run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
+        )
         results = read_results(cells, self.out)
+        if self.finished and not results:
+            raise ValueError(f"--finished: nothing is finished in {self.out}; leave it out to run the cells")
         if results:
             self._show(self._report(results))
         for key, error in failed.items():

@@ -63,6 +63,19 @@ def test_a_comparison_runs_and_goes_on(
     assert json.loads(capsys.readouterr().out)["models"] == report["models"]
 
 
+def test_tables_of_what_is_finished_run_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words(tmp_path, "--rows", "pretrained")) == 0
+    monkeypatch.setattr("agents.comparison.cells._begin", None)
+    assert main(words(tmp_path, "--finished")) == 0
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert [row[0] for row in report["tables"][1]["rows"]] == ["Synthetic, diffrec"]
+    capsys.readouterr()
+    assert main(words(tmp_path / "none", "--finished")) == 2
+    assert "nothing is finished" in capsys.readouterr().err
+
+
 def test_changed_settings_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
