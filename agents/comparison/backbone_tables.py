@@ -180,7 +180,7 @@ def note() -> str:
         "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' counts "
         "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights "
-        "chosen on validation, settings too (agents/hyperparams.py; RecDiff is rewarded for the validation "
+        "chosen on validation (settings: agents/hyperparams.py; RecDiff is rewarded for the validation "
         "items of half of the users, the other half chooses); full ranking, seen items masked (in "
         "sequential and POI rows nothing is). Cold users have fewer than 5 train items (rows: shown items); "
         "popular is the most interacted fifth of the catalogue, tail the rest. One thread a cell."
