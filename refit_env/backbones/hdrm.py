@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +19,7 @@ from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.graphs import Latest, Operator, count_edges
 from refit_env.backbones.lorentz import squared_distance, squared_distances
-from refit_env.backbones.negatives import Negatives
+from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
 
@@ -240,8 +239,7 @@ class HDRM(Backbone):
 
     def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
         """The train interactions: number -> user, number -> item, all numbers (N,)."""
-        users, items = self.interactions.long().to(device)  # (N,), (N,)
-        return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)
+        return pair_examples(self.interactions, device)
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The embeddings' margin loss, and the denoisers': margin of what they make, and squared errors.
@@ -284,10 +282,7 @@ class HDRM(Backbone):
         """Draws items that are not in users' train rows."""
 
         def make() -> Negatives:
-            users, items = self.interactions.cpu().numpy()
-            shape = (self.config.num_users, self.num_items)
-            rows = sp.csr_matrix((np.ones(users.size, np.float32), (users, items)), shape=shape)
-            return Negatives(rows, self.interactions.device)
+            return Negatives.of_pairs(self.interactions, self.config.num_users, self.num_items)
 
         return self._negatives.get([self.interactions], make)
 

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from refit_env.backbones.base import Look
 from refit_env.errors import DataError
 
 
@@ -45,9 +46,22 @@ class Negatives:
         self._first = torch.as_tensor(rows.indptr[:-1].astype(np.int64), device=device)  # (U,)
         self._free = torch.as_tensor(self.num_items - counts, device=device)  # (U,)
 
+    @classmethod
+    def of_pairs(cls, pairs: Tensor, num_users: int, num_items: int) -> Negatives:
+        """Of the users and items of interactions ``pairs`` (2, N), on their device."""
+        users, items = pairs.cpu().numpy()  # (N,), (N,)
+        ones = np.ones(users.size, np.float32)
+        return cls(sp.csr_matrix((ones, (users, items)), shape=(num_users, num_items)), pairs.device)
+
     def draw(self, users: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """One free item (B,) int64 for each of ``users`` (B,)."""
         share = torch.rand(users.shape, generator=generator, dtype=torch.float64, device=users.device)
         nth = (share * self._free[users]).long()  # (B,) r
         before = torch.searchsorted(self._gaps, users * self.num_items + nth, right=True)
         return nth + before - self._first[users]
+
+
+def pair_examples(pairs: Tensor, device: torch.device | str) -> tuple[Look, Look, Tensor]:
+    """The interactions ``pairs`` (2, N) as examples: number -> user, number -> item, all numbers (N,)."""
+    users, items = pairs.long().to(device)  # (N,), (N,)
+    return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)

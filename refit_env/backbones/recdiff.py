@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,7 +19,7 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.graphs import Latest, Operator, count_edges
-from refit_env.backbones.negatives import Negatives
+from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.errors import DataError
@@ -302,8 +301,7 @@ class RecDiff(Backbone):
 
     def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
         """The train interactions: number -> user, number -> item, all numbers (N,)."""
-        users, items = self.interactions.long().to(device)  # (N,), (N,)
-        return lambda ids: users[ids], lambda ids: items[ids], torch.arange(users.numel(), device=device)
+        return pair_examples(self.interactions, device)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """The graphs' weights, and the denoiser's with a step size of their own."""
@@ -344,10 +342,7 @@ class RecDiff(Backbone):
         """The items that users have not."""
 
         def make() -> Negatives:
-            users, items = self.interactions.cpu().numpy()  # (N,), (N,)
-            shape = (self.config.num_users, self.num_items)
-            rows = sp.csr_matrix((np.ones(users.size, np.float32), (users, items)), shape=shape)
-            return Negatives(rows, self.interactions.device)
+            return Negatives.of_pairs(self.interactions, self.config.num_users, self.num_items)
 
         return self._negatives.get([self.interactions], make)
 
