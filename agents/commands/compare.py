@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from agents.commands.common import Flag, NumberOption
 from agents.commands.compare_backbones import Backbones
+from agents.commands.comparing import RESULT, Progress, show
 from agents.comparison.aggregate import by_row, over_environments
-from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.cells import run_cells
 from agents.comparison.contest import plan, read_results
 from agents.comparison.figures import draw_learning_curves
 from agents.comparison.judging import CELLS
 from agents.comparison.machine import machine
 from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.tables import (
-    TextTable,
     aggregate_table,
     environment_table,
     note,
-    print_table,
     summarise,
 )
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
 
-RESULT, FIGURE = "comparison.json", "curves.png"
-"""What the command leaves in ``--out``, beside the cells."""
+FIGURE = "curves.png"
+"""What the command leaves in ``--out``, beside the cells and the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +62,12 @@ class Algorithms:
             raise ValueError(f"--seeds {self.seeds}: at least 1")
         rows, envs = choose_rows(self.algorithms), list(dict.fromkeys(self.env))
         cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
-        progress = Progress(Console(stderr=True, soft_wrap=True, highlight=False), cells, self.out)
+        progress = Progress(cells, self.out, _gain)
         failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
         results = by_row(read_results(cells, self.out))
         if results:
-            report = self._report(results)
-            self._show(report)
-        for key, error in failed.items():
-            progress.console.print(f"failed: {key}: {error}", markup=False)
-        if failed:
-            progress.console.print(
-                f"{len(failed)} of {len(cells)} cells failed; run the command again to retry"
-            )
-        return 1 if failed else 0
+            show(self._report(results), self.out, json=self.json)
+        return progress.end(failed)
 
     def _report(self, results: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
         """Make the result, write it and draw the curves."""
@@ -103,18 +93,6 @@ class Algorithms:
         write_json(self.out / RESULT, report)
         return report
 
-    def _show(self, report: dict[str, Any]) -> None:
-        """Print the tables, or JSON."""
-        if self.json:
-            print(jsonlib.dumps(report, indent=2))
-            return
-        for table in report["tables"]:
-            rows = tuple(tuple(row) for row in table["rows"])
-            print_table(TextTable(table["title"], tuple(table["columns"]), rows))
-        Console().print(report["note"], highlight=False)
-        drawn = f", {self.out / FIGURE}" if "figure" in report else ""
-        Console(soft_wrap=True).print(f"{self.out / RESULT}{drawn}", highlight=False)
-
     def command(self) -> str:
         """The words that make this result again."""
         words = ["refit compare algorithms --env", *dict.fromkeys(self.env), "--seeds", str(self.seeds)]
@@ -123,38 +101,13 @@ class Algorithms:
         return " ".join(words)
 
 
-class Progress:
-    """Prints a line for each cell that ends.
-
-    Attributes:
-        console: where to.
-    """
-
-    def __init__(self, console: Console, cells: Sequence[Cell], out: Path) -> None:
-        """Count what is finished already."""
-        self.console, self._out, self._total = console, out, len(cells)
-        self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
-        self.console.print(f"{self._total} cells, {self._done} finished already")
-
-    def tell(self, outcome: Outcome) -> None:
-        """One line: which cell, its test NDCG@20 and gain, its seconds and memory; or its error."""
-        cell = outcome.cell.key.replace("_", " ")
-        if outcome.result is None:
-            trace = outcome.cell.error_path(self._out / CELLS)
-            where = f" (traceback: {trace})" if trace.exists() else ""
-            self.console.print(f"FAILED {cell}: {outcome.error}{where}", markup=False)
-            return
-        self._done += 1
-        result, cost = outcome.result, outcome.result["cost"]
-        ndcg, gain = result["test"]["ndcg@20"], ""
-        if result["row"] != BASE:
-            before = ndcg - result["over_no_training"]["ndcg@20"]["mean_difference"]
-            gain = f" ({100 * (ndcg / before - 1):+.1f} %)" if before else ""
-        self.console.print(
-            f"[{self._done}/{self._total}] {cell}: test NDCG@20 {ndcg:.4f}{gain}, valid "
-            f"{result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, {cost['peak_memory_mib']:.0f} MiB",
-            markup=False,
-        )
+def _gain(result: Mapping[str, Any]) -> str:
+    """Of a fine-tuned model over no training, in per cent."""
+    if result["row"] == BASE:
+        return ""
+    ndcg = result["test"]["ndcg@20"]
+    before = ndcg - result["over_no_training"]["ndcg@20"]["mean_difference"]
+    return f" ({100 * (ndcg / before - 1):+.1f} %)" if before else ""
 
 
 COMPARISONS: dict[str, tuple[type[Algorithms] | type[Backbones], str]] = {

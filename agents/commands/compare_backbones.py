@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from agents.commands.common import Flag, NumberOption
+from agents.commands.comparing import RESULT, Progress, show
 from agents.comparison.backbone_tables import (
     grouped,
     model_table,
@@ -21,15 +20,11 @@ from agents.comparison.backbone_tables import (
     task_table,
 )
 from agents.comparison.backbones import PRETRAINED, ROWS, TWELVE, plan, read_results
-from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.cells import run_cells
 from agents.comparison.judging import CELLS
 from agents.comparison.machine import machine
-from agents.comparison.tables import TextTable, print_table
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
-
-RESULT = "comparison.json"
-"""What the command leaves in ``--out``, beside the cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ class Backbones:
             raise ValueError(f"--seeds {self.seeds}: at least 1")
         models = [name.strip() for name in self.models.split(",") if name.strip()]
         cells = plan(self.env, self.out, models=models, rows=choose_rows(self.rows), seeds=self.seeds)
-        progress = _Progress(cells, self.out)
+        progress = Progress(cells, self.out, _gain)
         failed = (
             {}
             if self.finished
@@ -74,14 +69,8 @@ class Backbones:
         if self.finished and not results:
             raise ValueError(f"--finished: nothing is finished in {self.out}; leave it out to run the cells")
         if results:
-            self._show(self._report(results))
-        for key, error in failed.items():
-            progress.console.print(f"failed: {key}: {error}", markup=False)
-        if failed:
-            progress.console.print(
-                f"{len(failed)} of {len(cells)} cells failed; run the command again to retry"
-            )
-        return 1 if failed else 0
+            show(self._report(results), self.out, json=self.json)
+        return progress.end(failed)
 
     def _report(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make the result and write it."""
@@ -97,17 +86,6 @@ class Backbones:
         }
         write_json(self.out / RESULT, report)
         return report
-
-    def _show(self, report: dict[str, Any]) -> None:
-        """Print the tables, or JSON."""
-        if self.json:
-            print(jsonlib.dumps(report, indent=2))
-            return
-        for table in report["tables"]:
-            rows = tuple(tuple(row) for row in table["rows"])
-            print_table(TextTable(table["title"], tuple(table["columns"]), rows))
-        Console().print(report["note"], highlight=False)
-        Console(soft_wrap=True).print(str(self.out / RESULT), highlight=False)
 
     def command(self) -> str:
         """The words that make this result again."""
@@ -137,32 +115,9 @@ def choose_rows(names: str) -> list[str]:
     return order[: 1 + max(order.index(name) for name in wanted)]
 
 
-class _Progress:
-    """Prints a line for each cell that ends."""
-
-    def __init__(self, cells: Sequence[Cell], out: Path) -> None:
-        """Count what is finished already."""
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
-        self._out, self._total = out, len(cells)
-        self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
-        self.console.print(f"{self._total} cells, {self._done} finished already")
-
-    def tell(self, outcome: Outcome) -> None:
-        """One line: which cell, its NDCG@20 on test and validation, its gain, seconds and memory."""
-        cell = outcome.cell.key.replace("_", " ")
-        if outcome.result is None:
-            trace = outcome.cell.error_path(self._out / CELLS)
-            where = f" (traceback: {trace})" if trace.exists() else ""
-            self.console.print(f"FAILED {cell}: {outcome.error}{where}", markup=False)
-            return
-        self._done += 1
-        result, gain = outcome.result, ""
-        if result["row"] != PRETRAINED:
-            over = result["over_pretrained"]["ndcg@20"]
-            gain = f" ({over['mean_difference']:+.4f}, users {over['low']:+.4f} to {over['high']:+.4f})"
-        self.console.print(
-            f"[{self._done}/{self._total}] {cell}: test NDCG@20 {result['test']['ndcg@20']:.4f}{gain}, valid "
-            f"{result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, "
-            f"{result['cost']['peak_memory_mib']:.0f} MiB",
-            markup=False,
-        )
+def _gain(result: Mapping[str, Any]) -> str:
+    """Of a model over the pretrained one, with its interval over users."""
+    if result["row"] == PRETRAINED:
+        return ""
+    over = result["over_pretrained"]["ndcg@20"]
+    return f" ({over['mean_difference']:+.4f}, users {over['low']:+.4f} to {over['high']:+.4f})"
