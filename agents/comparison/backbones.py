@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.comparison.cells import Cell, read_cell
-from agents.comparison.judging import CELLS, CHECKPOINTS, differences_over, fingerprint, means_of
-from agents.comparison.machine import machine
+from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
 from agents.comparison.training import (
     Trained,
     data_of,
@@ -29,7 +28,7 @@ from agents.resources import measure
 from agents.runs import POLICY
 from refit_env.backbones import backbone_class, sized_config
 from refit_env.data import Dataset
-from refit_env.evaluation import Evaluation, evaluate
+from refit_env.evaluation import Evaluation
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
@@ -162,31 +161,11 @@ def run_job(job: Job) -> dict[str, Any]:
     makers = {PRETRAINED: _pretrained, REINFORCE: _reinforce, ELBO: _more}
     with measure() as usage:
         trained = makers[job.row](job)
-    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
-    out: dict[str, Any] = {
-        "env": job.env_id,
-        "task": dataset.task,
-        "model": job.model,
-        "row": job.row,
-        "seed": job.seed,
-        "checkpoint": fingerprint(job.checkpoint),
-        "test": means_of(test),
-        "valid": means_of(valid),
-        "users": len(test.users),
-        "slices": _slices(test, dataset),
-        "cost": usage.to_json()
-        | {
-            "training_seconds": round(trained.training_seconds, 2),
-            "validation_seconds": round(trained.validation_seconds, 2),
-        },
-        "best_steps": trained.best_steps,
-        "curve": trained.curve,
-        "reward": trained.reward,
-        "machine": machine(),
-    }
+    test, found = judge(trained, usage, job.checkpoint, dataset)
+    out = {"env": job.env_id, "task": dataset.task, "model": job.model, "row": job.row, "seed": job.seed}
+    out |= found | {"users": len(test.users), "slices": _slices(test, dataset)}
     if job.row != PRETRAINED:
-        base = DiffusionPolicy.load(job.checkpoint)
-        out["over_pretrained"] = differences_over(evaluate(base.scorer(dataset), dataset, "test"), test)
+        out["over_pretrained"] = differences_from(job.checkpoint, dataset, test)
     return out
 
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.comparison.cells import Cell, read_cell
-from agents.comparison.judging import CELLS, CHECKPOINTS, differences_over, fingerprint, means_of
-from agents.comparison.machine import machine
+from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge
 from agents.comparison.rows import BASE, RIVAL, ROWS, Row, row_config
 from agents.comparison.sb3_settings import SB3Settings
 from agents.comparison.settings import EnvSettings, settings_of
@@ -29,7 +28,6 @@ from agents.comparison.training import (
 from agents.config import TrainerConfig
 from agents.resources import measure
 from agents.runs import POLICY
-from refit_env.evaluation import evaluate
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
@@ -151,29 +149,11 @@ def run_job(job: Job) -> dict[str, Any]:
     dataset = data_of(job.env_id)
     with measure() as usage:
         trained = train(job)
-    base = DiffusionPolicy.load(job.checkpoint)
-    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
-    out: dict[str, Any] = {
-        "env": job.env_id,
-        "row": job.row.key,
-        "seed": job.seed,
-        "checkpoint": fingerprint(job.checkpoint),
-        "test": means_of(test),
-        "valid": means_of(valid),
-        "env_steps": trained.env_steps,
-        "best_steps": trained.best_steps,
-        "cost": usage.to_json()
-        | {
-            "training_seconds": round(trained.training_seconds, 2),
-            "validation_seconds": round(trained.validation_seconds, 2),
-        },
-        "curve": trained.curve,
-        "reward": trained.reward,
-        "machine": machine(),
-    }
+    test, found = judge(trained, usage, job.checkpoint, dataset)
+    out = {"env": job.env_id, "row": job.row.key, "seed": job.seed} | found
+    out["env_steps"] = trained.env_steps
     if job.row.key != BASE:
-        before = evaluate(base.scorer(dataset), dataset, "test")
-        out["over_no_training"] = differences_over(before, test)
+        out["over_no_training"] = differences_from(job.checkpoint, dataset, test)
     return out
 
 

@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agents.comparison.machine import machine
+from agents.comparison.training import Trained
+from agents.resources import Usage
 from agents.stats import paired_bootstraps
 from refit_env.checkpoint import load_checkpoint
-from refit_env.evaluation import Evaluation
+from refit_env.data import Dataset
+from refit_env.evaluation import Evaluation, evaluate
+from refit_env.policy import DiffusionPolicy
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """What tables show."""
@@ -35,6 +40,43 @@ def differences_over(before: Evaluation, after: Evaluation) -> dict[str, Mapping
     """Paired bootstrap over users of ``after - before``, a metric each, JSON-plain."""
     table = paired_bootstraps(per_user(before), per_user(after))
     return {name: table[name].to_json() for name in METRICS}
+
+
+def judge(
+    trained: Trained, usage: Usage, checkpoint: Path, dataset: Dataset
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Evaluate a model.
+
+    Args:
+        trained: the model and what it took.
+        usage: cost of the making.
+        checkpoint: the pretrained model that it began from, or is.
+        dataset: what it ranks.
+
+    Returns:
+        Its evaluation on test, and what its cell's file says of it.
+    """
+    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
+    seconds = {
+        "training_seconds": round(trained.training_seconds, 2),
+        "validation_seconds": round(trained.validation_seconds, 2),
+    }
+    return test, {
+        "checkpoint": fingerprint(checkpoint),
+        "test": means_of(test),
+        "valid": means_of(valid),
+        "best_steps": trained.best_steps,
+        "cost": usage.to_json() | seconds,
+        "curve": trained.curve,
+        "reward": trained.reward,
+        "machine": machine(),
+    }
+
+
+def differences_from(checkpoint: Path, dataset: Dataset, test: Evaluation) -> dict[str, Mapping[str, Any]]:
+    """``differences_over`` the pretrained model in ``checkpoint``, on test."""
+    base = DiffusionPolicy.load(checkpoint)
+    return differences_over(evaluate(base.scorer(dataset), dataset, "test"), test)
 
 
 def fingerprint(checkpoint: Path) -> str:
