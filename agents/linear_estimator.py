@@ -14,9 +14,17 @@ of their size (the exact term, with j's rank in the sample for r), and divided b
 whatever the guess. The density of the crossing is exact; what is left to chance is the rank there.
 
 Only pairs with different gains count, so one of the two is relevant: I pairs an episode where there is one
-target. All terms pull the target up or a rival down; the score function's have a random direction each. It
-is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do, a pair drawn
-rarely lands on one that counts, and the variance can be larger than the score function's.
+target. All terms pull the target up or a rival down; the score function's have a random direction each.
+
+The embeddings E themselves move the same hyperplanes, so a drawn pair also says how the two should move:
+with w = phi(x_ij / std) / (std |e_i - e_j|) (d_r - d_{r+1}) (g_i - g_j) and u* the projected sample,
+
+    dm += w (e_i - e_j),    de_i += w u*,    de_j -= w u*.
+
+Such a policy is the chain and the reading of its end: what it does is a list, which the environment judges.
+
+The estimator is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do,
+a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's.
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, I items, K list
 length, P relevant items of an episode at most, J pairs drawn for each.
@@ -48,6 +56,7 @@ def linear_pathwise(
     pairs: int = 4,
     generator: torch.Generator | None = None,
     scale: float = 1.0,
+    moves: Tensor | None = None,
 ) -> Tensor:
     """The mean reward's derivative in the last step's mean, for ``torch.autograd`` to carry back.
 
@@ -58,6 +67,7 @@ def linear_pathwise(
         pairs: J.
         generator: source of the pairs drawn.
         scale: factor of the derivative.
+        moves: (I, D) zeros, to which the derivative in the embeddings is added; None leaves it out.
 
     Returns:
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
@@ -79,11 +89,13 @@ def linear_pathwise(
         scores = scores.masked_fill(hidden, -math.inf)
     out = torch.zeros_like(whole)  # (N, D)
     for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
-        each = gains.repeat_interleave(group, 0)  # (N, I)
-        slope = linear_slope(
-            rollout.u0, whole, scores, table, each, discount, float(policy.std[last]), pairs, generator
+        each, std = gains.repeat_interleave(group, 0), float(policy.std[last])  # (N, I)
+        slope, moved = linear_slope(
+            rollout.u0, whole, scores, table, each, discount, std, pairs, generator, moves is not None
         )
         out.add_(slope, alpha=share * scale / users.numel())
+        if moves is not None:
+            moves.add_(moved, alpha=share * scale / users.numel())
     return out if mean.shape[0] == users.numel() else out.view(mean.shape[0], group, -1).sum(1)
 
 
@@ -113,8 +125,9 @@ def linear_slope(
     std: float,
     pairs: int,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """An unbiased estimate, episode by episode, of d/dm E[r(u_0)] of a list reward.
+    of_table: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """An unbiased estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in the embeddings.
 
     Args:
         u0: (N, D) samples of N(mean, std^2 I).
@@ -126,9 +139,10 @@ def linear_slope(
         std: the samples' standard deviation.
         pairs: J.
         generator: source of the pairs drawn.
+        of_table: whether the second is wanted.
 
     Returns:
-        (N, D) float32.
+        (N, D) float32, episode by episode; (I, D) float32, the sum over episodes (zeros if not wanted).
     """
     shift = (u0 - mean) @ table.T  # (N, I) what the noise did to the scores
     expected = scores - shift  # (N, I) the mean's scores
@@ -137,10 +151,16 @@ def linear_slope(
     guess = _guess(discount, scores.shape[1])[_ranks(scores)]  # (N, I)
     relevant = gains != 0  # (N, I)
     item = torch.topk(relevant.float(), max(1, int(relevant.sum(1).max())), dim=1).indices  # (N, P)
-    out = torch.zeros_like(mean)
+    out, moves = torch.zeros_like(mean), torch.zeros_like(table)
     for i in item.unbind(1):  # (N,)
-        out += _of_item(i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator)
-    return out
+        rivals, weights, meeting = _of_item(
+            i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator
+        )
+        for j, weight, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
+            out += weight * (table[i] - table[j])
+            if of_table:
+                moves.index_add_(0, i, weight * level).index_add_(0, j, weight * level, alpha=-1)
+    return out, moves
 
 
 def _guess(discount: Tensor, count: int) -> Tensor:
@@ -173,8 +193,8 @@ def _of_item(
     std: float,
     pairs: int,
     generator: torch.Generator | None,
-) -> Tensor:
-    """(N, D) the terms of the pairs that item ``i`` (N,) of each episode is in."""
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """J pairs that item ``i`` (N,) of each episode is in: the rivals (J, N), w (N, 1) and u* (N, D) of each."""
     at = i[:, None]  # (N, 1)
     square = table.square().sum(1)  # (I,)
     apart = (square[i][:, None] + square - 2 * table[i] @ table.T).clamp(min=1e-12)  # (N, I) |e_i - e_j|^2
@@ -189,17 +209,19 @@ def _of_item(
     total = chance.sum(1, keepdim=True)  # (N, 1)
     chance = torch.where(total > 1e-30, chance, 1.0)  # nothing to tell: any pair will do
     drawn = torch.multinomial(chance, pairs, replacement=True, generator=generator)  # (N, J)
-    out = torch.zeros_like(u0)
+    weights, meeting = [], []
     for j in drawn.unbind(1):  # (N,)
         rival = j[:, None]  # (N, 1)
-        across = (table[i] - table[j]) / apart.gather(1, rival)  # (N, D) n_ij / |e_i - e_j|
+        distance = apart.gather(1, rival)  # (N, 1) |e_i - e_j|^2
+        across = (table[i] - table[j]) / distance  # (N, D) n_ij / |e_i - e_j|
         ahead = scores.gather(1, at) - scores.gather(1, rival)  # (N, 1)
         ahead = torch.where(torch.isfinite(ahead), ahead, 0.0)
         moved = scores - ahead * (across @ table.T)  # (N, I) the scores where the two are level
         level = moved.gather(1, at)  # (N, 1)
         others = moved.scatter(1, torch.cat([at, rival], 1), -math.inf)  # (N, I)
         above = (others > level).sum(1)  # (N,) so the two hold the ranks above + 1 and above + 2
-        chosen = size.gather(1, rival)[:, 0] * drop[above]  # (N,)
-        weight = chosen / (chance.gather(1, rival) / chance.sum(1, keepdim=True))[:, 0]  # (N,)
-        out += (weight * apart.gather(1, rival)[:, 0].sqrt())[:, None] * across / pairs
-    return out
+        chosen = size.gather(1, rival) * drop[above][:, None]  # (N, 1)
+        odds = chance.gather(1, rival) / chance.sum(1, keepdim=True)  # (N, 1)
+        weights.append(chosen / odds / distance.sqrt() / pairs)
+        meeting.append(u0 - ahead * across)
+    return drawn.T, weights, meeting

@@ -41,6 +41,8 @@ class ReinforceConfig(TrainerConfig):
     pairs: int = 4
     """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding: see
     ``agents.linear_estimator``."""
+    train_scores: bool = False
+    """Whether ``pathwise`` trains what reads scores from u_0, too: the item embeddings."""
     share_first_step: bool = True
     """Compute the first mean once a user instead of once an episode."""
 
@@ -100,15 +102,26 @@ class Reinforce(FineTuner):
         _check(self.config)
         if self.config.estimator != "score":
             self._check_reward()
+        if self.config.train_scores:
+            self._check_scores()
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
                 "the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std"
             )
 
+    def prepare(self) -> None:
+        """Let the item embeddings move, and give the environments scores of their own that move with them."""
+        if self.config.train_scores:
+            self.policy.backbone.thaw_scores()
+            for env in self.envs:
+                env.problem = env.problem.with_own_scores()
+
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the mean reward's derivative in each step's mean, carry it to the weights."""
         config = self.config
         start = time.perf_counter()
+        if config.train_scores:
+            self.env.problem.score_by(self.policy.backbone)
         rollout = roll_out(
             self.policy,
             self.env,
@@ -120,13 +133,28 @@ class Reinforce(FineTuner):
         )
         rolled = time.perf_counter()
         reward = rollout.reward.view(users.numel(), -1)  # (B, G)
-        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward))
-        norm = self.ascend([rollout.means[t] for t in gradients], list(gradients.values()))
+        table, moves = self._table()
+        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward), moves)
+        means = [rollout.means[t] for t in gradients]
+        norm = self.ascend(means + table, list(gradients.values()) + ([] if moves is None else [moves]))
         scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
         return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
 
-    def _derivatives(self, rollout: Rollout, advantage: Tensor) -> dict[int, Tensor]:
-        """Derivative of the objective in each trained step's mean, by the configured estimator."""
+    def _table(self) -> tuple[list[Tensor], Tensor | None]:
+        """The policy's item embeddings (I, D) with their graph, and zeros for a derivative; or neither."""
+        if not self.config.train_scores:
+            return [], None
+        table = self.policy.backbone.score_table()
+        assert table is not None  # checked
+        return [table], torch.zeros_like(table)
+
+    def _derivatives(
+        self, rollout: Rollout, advantage: Tensor, moves: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """Derivative of the objective in each trained step's mean, by the configured estimator.
+
+        That in the item embeddings is added to ``moves`` (I, D), if there are.
+        """
         config, last = self.config, self.policy.num_steps - 1
         scale = 1.0 if config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
         if config.train_steps.startswith("random"):  # each step is drawn with probability n / T
@@ -137,7 +165,9 @@ class Reinforce(FineTuner):
                 out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
             else:
                 pairs, generator = config.pairs, self.noise_generator
-                slope = linear_pathwise(rollout, self.policy, self.env.problem, pairs, generator, scale)
+                slope = linear_pathwise(
+                    rollout, self.policy, self.env.problem, pairs, generator, scale, moves
+                )
                 out = {last: slope}
         elif config.estimator == "rao_blackwell":
             out = score_function(
@@ -168,6 +198,14 @@ class Reinforce(FineTuner):
                 "'score' know embeddings"
             )
         linear_parts(problem.reward_fn, self._train_users[:1].to(self.device))
+
+    def _check_scores(self) -> None:
+        """Refuse ``train_scores`` where no embeddings turn u_0 into scores."""
+        if self.config.estimator != "pathwise" or self.env.problem.score_table is None:
+            raise ValueError(
+                "train_scores=True needs estimator 'pathwise' and a backbone with item embeddings that score "
+                f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}"
+            )
 
     def _kl_derivatives(self, rollout: Rollout, scale: float) -> dict[int, Tensor]:
         """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference) / std^2, batch mean."""

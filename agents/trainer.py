@@ -124,6 +124,7 @@ class FineTuner(ABC):
         self._best: tuple[float, int] = (float("-inf"), 0)
         self._lists: Tensor | None = None  # (U, K) what rewards that look at others' lists were last shown
         self.check_settings()
+        self.prepare()
 
     def check_settings(self) -> None:  # noqa: B027  # some algorithms have nothing to refuse
         """Refuse what the algorithm cannot work with, before any work is done; subclasses add their own.
@@ -132,6 +133,9 @@ class FineTuner(ABC):
             ValueError: for a wrong setting, or a policy that does not go with it.
             TypeError: if the settings need another kind of reward.
         """
+
+    def prepare(self) -> None:  # noqa: B027  # most need nothing
+        """What is left to do once the settings are found good."""
 
     @abstractmethod
     def update(self, users: Tensor) -> dict[str, float]:

@@ -204,6 +204,14 @@ class Backbone(nn.Module, ABC):
         from them would be judged by one ruler and rewarded by another.
         """
 
+    def thaw_scores(self) -> None:
+        """Train again what ``score_table`` is made of, for an agent whose environment's scores move along.
+
+        Raises:
+            ValueError: if there is no such table.
+        """
+        raise ValueError(f"backbone {self.name!r} has no table of embeddings that scores u_0")
+
     @property
     def output_layer(self) -> nn.Linear:
         """The linear layer whose output is the prediction, for methods that change nothing else.

@@ -178,6 +178,10 @@ class DreamRec(Backbone):
         """Stop training the item embeddings, which the encoder then reads as they are."""
         self.items.requires_grad_(False)
 
+    def thaw_scores(self) -> None:
+        """Train the item embeddings again, as the encoder reads them and as the scores do."""
+        self.items.requires_grad_(True)
+
     # ------------------------------------------------------------------ training
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:

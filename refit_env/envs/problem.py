@@ -6,6 +6,7 @@ U users.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import backbone_class, check_task, published_config
+from refit_env.backbones import Backbone, backbone_class, check_task, published_config
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.config import ProblemConfig, check, relevance_settings
@@ -181,6 +182,25 @@ class DenoisingProblem:
         """The slope (I, D) float32 of scores affine in an embedding u_0; None elsewhere."""
         table = None if self._judge is None else self._judge.score_table()
         return None if table is None else table.float()
+
+    def with_own_scores(self) -> DenoisingProblem:
+        """The same problem, shared with nobody, for an agent that trains what scores u_0 (``score_by``).
+
+        Raises:
+            ValueError: where u_0 holds the scores itself.
+        """
+        if self._judge is None:
+            raise ValueError(f"backbone {self.config.backbone!r} has no weights that score u_0")
+        own = object.__new__(type(self))
+        own.__dict__ |= self.__dict__
+        own._judge = copy.deepcopy(self._judge)
+        return own
+
+    def score_by(self, backbone: Backbone) -> None:
+        """From now on, score u_0 by the weights of ``backbone``; only for what ``with_own_scores`` gave."""
+        assert self._judge is not None
+        self._judge.load_state_dict(backbone.state_dict())
+        self.__dict__.pop("score_table", None)
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Judge denoised vectors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from refit_env.backbones import make_backbone
+from refit_env.backbones.dreamrec import DreamRec
 from refit_env.data import Dataset, synthesize_sessions
 from refit_env.metrics import discounts
 from refit_env.policy import DiffusionPolicy
@@ -60,7 +61,7 @@ def estimates(u0: Tensor, gains: Tensor, discount: Tensor, pairs: int, hidden: i
     return linear_slope(
         u0, MEAN.expand_as(u0), scores, TABLE, gains.expand(len(u0), -1), discount, STD, pairs,
         torch.Generator().manual_seed(1),
-    )  # fmt: skip
+    )[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -75,6 +76,31 @@ def test_it_is_the_derivative_of_the_expected_reward(name: str, pairs: int, hidd
         assert not found.any()
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
+    gains, discount = CASES[name]
+    count, step = 40_000, 0.05
+    u0 = samples(count)
+    each = (gains.expand(count, -1), discount, STD, 2, torch.Generator().manual_seed(1))
+    _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each)
+    assert not found.any()  # nobody asked
+    _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each, of_table=True)
+    axis = torch.linspace(-5, 5, 601) * STD
+    noise = torch.cartesian_prod(axis, axis)  # (n, 2)
+    weight = torch.exp(-0.5 * noise.square().sum(1) / STD**2)
+    weight /= weight.sum()
+
+    def expected(table: Tensor) -> float:
+        return float((weight * rewards((MEAN + noise) @ table.T + BIAS, gains, discount)).sum())
+
+    for item in range(len(TABLE)):
+        for axis_ in range(2):
+            shift = torch.zeros_like(TABLE)
+            shift[item, axis_] = step
+            slope = (expected(TABLE + shift) - expected(TABLE - shift)) / (2 * step)
+            assert float(found[item, axis_]) / count == pytest.approx(slope, abs=8e-3)
+
+
 def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> None:
     """Sixty items in twelve dimensions, as in embeddings: the score function's noise has all of them."""
     discount = discounts(60)
@@ -86,7 +112,7 @@ def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> Non
     gains[(mean @ table.T).argsort(descending=True)[6]] = 1.0
     value = rewards(scores, gains, discount)
     score = (value - value.mean())[:, None] * (u0 - mean) / STD**2  # with nearly the best constant baseline
-    ours = linear_slope(
+    ours, _ = linear_slope(
         u0, mean.expand_as(u0), scores, table, gains.expand(5_000, -1), discount, STD, 4, generator
     )
     error = (ours.var(0) + score.var(0)).sqrt() / math.sqrt(5_000)
@@ -124,23 +150,58 @@ def agent(checkpoint: str, data: Dataset, reward: Any = "log_rank", **changes: A
     return Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs=kwargs, seed=0, device="cpu")
 
 
+def items_of(learner: Reinforce) -> Tensor:
+    """(I + 1, D) the policy's item embeddings."""
+    return cast(DreamRec, learner.policy.backbone).items.weight
+
+
 @pytest.mark.parametrize("estimator", ["score", "pathwise"])
 def test_it_raises_its_reward(estimator: str, checkpoint: str, sessions: Dataset) -> None:
     learner = agent(checkpoint, sessions, estimator=estimator)
     before = learner.evaluate("valid").means()["ndcg@20"]
-    table = learner.policy.backbone.items.weight.clone()  # type: ignore[union-attr,operator]
+    table = items_of(learner).clone()
     result = learner.learn()
     rewards = [row["reward/mean"] for row in result.history[1:]]
     assert sum(rewards[-10:]) > 1.05 * sum(rewards[:10])
     assert learner.evaluate("valid").means()["ndcg@20"] > before
-    assert torch.equal(learner.policy.backbone.items.weight, table)  # type: ignore[union-attr]
+    assert torch.equal(items_of(learner), table)
 
 
-@pytest.mark.parametrize("estimator", ["score", "pathwise"])
-def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    estimator: str, checkpoint: str, sessions: Dataset, tmp_path: Path
+def test_item_embeddings_move_where_they_may_and_the_rewards_scores_with_them(
+    checkpoint: str, sessions: Dataset
 ) -> None:
-    short = {"estimator": estimator, "iterations": 4, "eval_every": 2}
+    fixed = agent(checkpoint, sessions).learn()
+    learner, other = agent(checkpoint, sessions, train_scores=True), agent(checkpoint, sessions)
+    before = items_of(learner).clone()
+    shared = other.env.problem.score_table
+    assert shared is not None
+    kept = shared.clone()
+    result = learner.learn()
+    assert not torch.equal(items_of(learner), before)
+    gained = [sum(row["reward/mean"] for row in found.history[-10:]) for found in (fixed, result)]
+    assert gained[1] > gained[0]
+    again = other.env.problem.score_table
+    assert again is not None and torch.equal(again, kept)  # nobody else's environment has changed
+    users, u0 = torch.arange(5), torch.randn(5, 16)
+    learner.update(torch.arange(64))  # an update begins by scoring as the policy does
+    learner.env.problem.score_by(learner.policy.backbone)
+    assert torch.allclose(learner.env.problem.scores(u0, users), learner.policy.backbone.scores(u0, users))
+
+
+def test_scores_that_cannot_be_trained_are_refused(checkpoint: str, sessions: Dataset) -> None:
+    with pytest.raises(
+        ValueError, match=r"train_scores=True needs estimator 'pathwise'.* 'score' on 'dreamrec'"
+    ):
+        agent(checkpoint, sessions, estimator="score", train_scores=True)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "train_scores"), [("score", False), ("pathwise", False), ("pathwise", True)]
+)
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    estimator: str, train_scores: bool, checkpoint: str, sessions: Dataset, tmp_path: Path
+) -> None:
+    short = {"estimator": estimator, "iterations": 4, "eval_every": 2, "train_scores": train_scores}
     whole = agent(checkpoint, sessions, **short)
     whole.learn()
 
