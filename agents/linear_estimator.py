@@ -194,7 +194,7 @@ def _of_item(
     pairs: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """J pairs that item ``i`` (N,) of each episode is in: the rivals (J, N), w (N, 1) and u* (N, D) of each."""
+    """J pairs that item ``i`` (N,) of each episode is in: the rivals (J, N), w (N, 1) and u* (N, D)."""
     at = i[:, None]  # (N, 1)
     square = table.square().sum(1)  # (I,)
     apart = (square[i][:, None] + square - 2 * table[i] @ table.T).clamp(min=1e-12)  # (N, I) |e_i - e_j|^2

@@ -25,7 +25,7 @@ from agents.interrupt import deferred_interrupt
 from agents.rollout import Rollout
 from agents.runlog import RunLog
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
-from agents.training_envs import check_training_env, make_training_envs
+from agents.training_envs import check_training_env, make_training_envs, reward_half
 from refit_env.checkpoint import load_state, save_state
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import CheckpointError
@@ -349,6 +349,5 @@ class FineTuner(ABC):
         users = torch.as_tensor(self.env.problem.users, dtype=torch.int64)
         if self.env.problem.relevance.mode != "validation":
             return users, None
-        order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(0))
-        half = users.numel() // 2
-        return users[order[:half]], users[order[half:]].sort().values.numpy()
+        rewarded, others = reward_half(users)
+        return rewarded, others.numpy()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 import torch
+from torch import Tensor
 
 from agents.config import TrainerConfig
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -84,3 +85,14 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
         raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
     if problem.dim != policy.backbone.dim:
         raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {policy.backbone.dim}")
+
+
+def reward_half(users: Tensor) -> tuple[Tensor, Tensor]:
+    """Split users (n,) at random, always in the same way, where the reward sees validation items.
+
+    Returns:
+        those whose items are the reward (n // 2,), and those whose items choose the weights.
+    """
+    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(0))
+    half = users.numel() // 2
+    return users[order[:half]], users[order[half:]].sort().values

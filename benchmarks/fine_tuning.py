@@ -207,7 +207,7 @@ def same_information(env_id: str, seed: int, setting: Setting) -> tuple[Diffusio
 def _further(env_id: str, seed: int, config: PretrainConfig) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """Go on training the published model."""
     policy = DiffusionPolicy.load(run_folder(env_id, "published", seed))
-    longer, result = further_elbo(policy, env_id, config, seed)
+    longer, result = further_elbo(policy, data_of(env_id), config, seed)
     return longer, {"config": asdict(config), "epoch": result.best_epoch, "seconds": result.seconds}
 
 

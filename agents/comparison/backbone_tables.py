@@ -181,7 +181,8 @@ def note() -> str:
         "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights "
         "chosen on validation (settings: agents/hyperparams.py; RecDiff is rewarded for the validation "
-        "items of half of the users, the other half chooses); full ranking, seen items masked (in "
+        "items of half of the users, its further training learns those, too, and the other half chooses); "
+        "full ranking, seen items masked (in "
         "sequential and POI rows nothing is). Cold users have fewer than 5 train items (rows: shown items); "
         "popular is the most interacted fifth of the catalogue, tail the rest. One thread a cell."
     )

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agents.comparison.cells import Cell, read_cell
 from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
 from agents.comparison.training import (
@@ -26,12 +28,14 @@ from agents.comparison.training import (
 from agents.hyperparams import Tuned, models_of, tuned
 from agents.resources import measure
 from agents.runs import POLICY
+from agents.training_envs import reward_half
 from refit_env.backbones import backbone_class, sized_config
 from refit_env.data import Dataset
 from refit_env.evaluation import Evaluation
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
+from refit_env.rewards import make_relevance
 from refit_env.slices import slices
 
 PRETRAINED, REINFORCE, ELBO = "pretrained", "reinforce", "elbo"
@@ -42,6 +46,7 @@ ROWS: dict[str, str] = {
 }
 """Key -> what the table calls it, in the order of the tables."""
 NEEDS = {PRETRAINED: (), REINFORCE: (PRETRAINED,), ELBO: (PRETRAINED, REINFORCE)}
+MORE_DATA = "train items, and the validation items that REINFORCE was rewarded for"
 SEEDS = 3
 MORE_SEEDS = {env_id: 5 for env_id in ("ReFiT-ML1M-v0", "ReFiT-Zhihu-v0", "ReFiT-Ciao-v0", "ReFiT-TKY-v0")}
 """Environments that are run with other than ``SEEDS`` seeds where nothing is said."""
@@ -90,7 +95,10 @@ class Job:
         out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": asdict(told.pretrain)}
         if self.row != PRETRAINED:
             out |= {"reinforce": asdict(told.reinforce), "env_kwargs": dict(told.env)}
-        return out | ({"more": asdict(more_training(told))} if self.row == ELBO else {})
+        if self.row == ELBO:
+            out |= {"more": asdict(more_training(told))}
+            out |= {"more_data": MORE_DATA} if _rewards_validation(told) else {}
+        return out
 
 
 def plan(
@@ -219,16 +227,29 @@ def _reinforce(job: Job) -> Trained:
 
 
 def _more(job: Job) -> Trained:
-    """Go on with the training for the wall-clock time that REINFORCE took, its validations included."""
+    """Go on with the training for the wall-clock time that REINFORCE took, its validations included.
+
+    Where REINFORCE was rewarded for validation items, they are trained on, too: the same information.
+    """
     rival = read_json(job.out / CELLS / f"{job.key(REINFORCE)}.json")
     limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
     config = replace(more_training(job.settings), max_seconds=limit)
-    policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), job.env_id, config, job.seed)
+    policy, dataset = DiffusionPolicy.load(job.checkpoint), data_of(job.env_id)
+    told = dataset
+    if _rewards_validation(job.settings):
+        users = torch.from_numpy(make_relevance("validation", dataset).users)
+        told = dataset.learning_validation_of(reward_half(users)[0].numpy())
+    policy, result = further_elbo(policy, told, config, job.seed)
     return Trained(
-        policy.scorer(data_of(job.env_id)),
+        policy.scorer(dataset),
         best_steps=float(result.best_epoch),
         training_seconds=result.seconds,
     )
+
+
+def _rewards_validation(settings: Tuned) -> bool:
+    """Whether fine-tuning sees validation items of some of the users."""
+    return settings.env.get("relevance") == "validation"
 
 
 def _slices(test: Evaluation, dataset: Dataset) -> dict[str, dict[str, float]]:

@@ -175,9 +175,9 @@ def _more_elbo(job: Job) -> Trained:
     """Go on with the ELBO for the wall-clock time that REINFORCE took, its validations included."""
     rival = read_json(job.out / CELLS / f"{cell_key(job.env_id, RIVAL, job.seed)}.json")
     limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
-    config = replace(job.settings.more_elbo, max_seconds=limit)
-    policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), job.env_id, config, job.seed)
-    return Trained(policy.scorer(data_of(job.env_id)), training_seconds=result.seconds)
+    config, dataset = replace(job.settings.more_elbo, max_seconds=limit), data_of(job.env_id)
+    policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), dataset, config, job.seed)
+    return Trained(policy.scorer(dataset), training_seconds=result.seconds)
 
 
 def _native(job: Job) -> Trained:

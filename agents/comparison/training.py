@@ -88,10 +88,10 @@ def pretrained(
 
 
 def further_elbo(
-    policy: DiffusionPolicy, env_id: str, config: PretrainConfig, seed: int
+    policy: DiffusionPolicy, dataset: Dataset, config: PretrainConfig, seed: int
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A pretrained policy's backbone, trained on by its loss (or that of another target)."""
-    result = pretrain(data_of(env_id), policy.backbone, config, seed=seed, device="cpu")
+    result = pretrain(dataset, policy.backbone, config, seed=seed, device="cpu")
     return DiffusionPolicy(result.backbone, policy.num_steps), result
 
 

@@ -199,3 +199,35 @@ class Dataset:
         stored = np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(visible.indptr)) * width
         keep = np.isin(train.users * width + train.items, stored + visible.indices)  # (N,)
         return replace(self, train=train.select(keep))
+
+    def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
+        """This data set with the validation items of ``users`` (n,) moved to the end of their train items.
+
+        A supervised model that is trained on it knows what a reward on those items tells an agent.
+
+        Example:
+            >>> train = Interactions.from_pairs([0, 1], [2, 1], num_users=2, num_items=3)
+            >>> valid = Interactions.from_pairs([0, 1], [0, 0], num_users=2, num_items=3)
+            >>> shop = Dataset("shop", "cf", train, valid, valid, time_ordered=True)
+            >>> more = shop.learning_validation_of(np.array([0]))
+            >>> more.train.of(0), more.valid.of(0), more.valid.of(1)
+            (array([2, 0], dtype=int32), array([], dtype=int32), array([0], dtype=int32))
+        """
+        moved = np.isin(self.valid.users, users)  # (N,)
+        return replace(
+            self, train=_joined(self.train, self.valid.select(moved)), valid=self.valid.select(~moved)
+        )
+
+
+def _joined(first: Interactions, then: Interactions) -> Interactions:
+    """The rows of both, user by user, those of ``first`` before those of ``then``."""
+    both = first, then
+    times, ratings = [part.timestamps for part in both], [part.ratings for part in both]
+    return Interactions.from_pairs(
+        np.concatenate([part.users for part in both]),
+        np.concatenate([part.items for part in both]),
+        first.num_users,
+        first.num_items,
+        None if any(part is None for part in times) else np.concatenate(times),  # type: ignore[arg-type]
+        None if any(part is None for part in ratings) else np.concatenate(ratings),  # type: ignore[arg-type]
+    )

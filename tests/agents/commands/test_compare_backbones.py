@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from agents import hyperparams
 from agents.cli import main
 from agents.comparison.backbones import MORE_SEEDS, TWELVE, more_training, plan
+from agents.comparison.cells import do_cell
 from agents.hyperparams import Tuned, tuned
+from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig
+from refit_env.data import Dataset
 from refit_env.registration import env_ids
 
 ENV = "ReFiT-Synthetic-v0"
@@ -115,6 +121,28 @@ def test_the_control_trains_as_before_but_never_stops_early() -> None:
     control = more_training(told)
     assert (control.learning_rate, control.patience, control.eval_every) == (1e-4, 0, 7)
     assert control.objective == told.pretrain.objective and control.select_on == "ndcg@20"
+
+
+def test_the_control_is_told_the_validation_items_that_the_reward_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(TINY, env={"reward": "ndcg", "relevance": "validation"})
+    trained_on: list[Dataset] = []
+
+    def watched(dataset: Dataset, *args: Any, **kwargs: Any) -> Any:
+        trained_on.append(dataset)
+        return pretrain(dataset, *args, **kwargs)
+
+    monkeypatch.setattr("agents.comparison.training.pretrain", watched)
+    cells = plan([ENV], tmp_path, seeds=1, settings={ENV: {"diffrec": told}})
+    for cell in cells:
+        do_cell(cell, tmp_path / "cells")
+    whole, more = trained_on
+    gained = np.flatnonzero(more.train.counts - whole.train.counts)
+    assert 0.4 < len(gained) / np.count_nonzero(whole.valid.counts) < 0.6
+    assert not more.valid.counts[gained].any()  # they select nothing any more
+    assert (more.train.counts + more.valid.counts == whole.train.counts + whole.valid.counts).all()
+    assert cells[-1].settings is not None and "validation items" in cells[-1].settings["more_data"]
 
 
 def test_every_tuned_model_is_of_a_registered_environment() -> None:
