@@ -174,7 +174,11 @@ TUNED: dict[str, dict[str, Tuned]] = {
         # At the published step size, 1e-2, the embeddings shrink towards each other and no reward can tell
         # them apart; validation finds the two as good as each other.
         "dreamrec": _dreamrec(
-            "zhihu", {"learning_rate": 1e-3, "patience": 6}, learning_rate=1e-3, iterations=240, eval_every=20
+            "zhihu",
+            {"learning_rate": 1e-3, "patience": 6},
+            learning_rate=2e-3,
+            exploration_std=0.5,
+            eval_every=20,
         ),
         "dreamrec-ranking": _ranked("zhihu"),
     },
