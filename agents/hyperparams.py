@@ -54,7 +54,7 @@ _SLOPE = ReinforceConfig(
     patience=4,
 )
 """DreamRec's item embeddings have a norm near 8: a smaller look around never changes a list."""
-_SLOPE_OF_BOTH = replace(_SLOPE, train_scores=True)
+_SLOPE_OF_BOTH = replace(_SLOPE, scores_learning_rate=5e-2)
 """Its training moves the item embeddings, too; a fine-tuning that may not is held back by them."""
 _GENTLE = ReinforceConfig(learning_rate=5e-6, relevance_draws=32, iterations=90, eval_every=15)
 """Where the split is random, short steps and many hold-outs keep REINFORCE from learning one by heart."""
@@ -157,7 +157,10 @@ TUNED: dict[str, dict[str, Tuned]] = {
             more_rate=1e-4,
         )
     },
-    "ReFiT-YooChoose-v0": {"dreamrec": _dreamrec("yoochoose"), "dreamrec-ranking": _ranked("yoochoose")},
+    "ReFiT-YooChoose-v0": {
+        "dreamrec": _dreamrec("yoochoose", {"patience": 4}, iterations=300),
+        "dreamrec-ranking": _ranked("yoochoose"),
+    },
     "ReFiT-KuaiRec-v0": {
         # At the published step size, 5e-5, an hour of one core is not enough for it to stop by itself.
         "dreamrec": _dreamrec(
@@ -178,6 +181,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
             {"learning_rate": 1e-3, "patience": 6},
             learning_rate=2e-3,
             exploration_std=0.5,
+            scores_learning_rate=1e-2,
             eval_every=20,
         ),
         "dreamrec-ranking": _ranked("zhihu"),

@@ -41,8 +41,9 @@ class ReinforceConfig(TrainerConfig):
     pairs: int = 4
     """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding: see
     ``agents.linear_estimator``."""
-    train_scores: bool = False
-    """Whether ``pathwise`` trains what reads scores from u_0, too: the item embeddings."""
+    scores_learning_rate: float = 0.0
+    """Adam's step size for what reads scores from u_0, the item embeddings (``pathwise`` alone can train
+    them); 0 leaves them as they are."""
     share_first_step: bool = True
     """Compute the first mean once a user instead of once an episode."""
 
@@ -102,7 +103,7 @@ class Reinforce(FineTuner):
         _check(self.config)
         if self.config.estimator != "score":
             self._check_reward()
-        if self.config.train_scores:
+        if self.config.scores_learning_rate:
             self._check_scores()
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
@@ -111,8 +112,12 @@ class Reinforce(FineTuner):
 
     def prepare(self) -> None:
         """Let the item embeddings move, and give the environments scores of their own that move with them."""
-        if self.config.train_scores:
-            self.policy.backbone.thaw_scores()
+        rate = self.config.scores_learning_rate
+        if rate:
+            moving = self.policy.backbone.thaw_scores()
+            [others] = self.optimizer.param_groups
+            others["params"] = [p for p in others["params"] if all(p is not other for other in moving)]
+            self.optimizer.add_param_group({"params": moving, "lr": rate})
             for env in self.envs:
                 env.problem = env.problem.with_own_scores()
 
@@ -120,7 +125,7 @@ class Reinforce(FineTuner):
         """Roll out, estimate the mean reward's derivative in each step's mean, carry it to the weights."""
         config = self.config
         start = time.perf_counter()
-        if config.train_scores:
+        if config.scores_learning_rate:
             self.env.problem.score_by(self.policy.backbone)
         rollout = roll_out(
             self.policy,
@@ -142,7 +147,7 @@ class Reinforce(FineTuner):
 
     def _table(self) -> tuple[list[Tensor], Tensor | None]:
         """The policy's item embeddings (I, D) with their graph, and zeros for a derivative; or neither."""
-        if not self.config.train_scores:
+        if not self.config.scores_learning_rate:
             return [], None
         table = self.policy.backbone.score_table()
         assert table is not None  # checked
@@ -200,10 +205,10 @@ class Reinforce(FineTuner):
         linear_parts(problem.reward_fn, self._train_users[:1].to(self.device))
 
     def _check_scores(self) -> None:
-        """Refuse ``train_scores`` where no embeddings turn u_0 into scores."""
+        """Refuse to train scores where no embeddings turn u_0 into scores."""
         if self.config.estimator != "pathwise" or self.env.problem.score_table is None:
             raise ValueError(
-                "train_scores=True needs estimator 'pathwise' and a backbone with item embeddings that score "
+                "scores_learning_rate needs estimator 'pathwise' and a backbone whose item embeddings score "
                 f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}"
             )
 

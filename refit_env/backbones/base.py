@@ -204,8 +204,11 @@ class Backbone(nn.Module, ABC):
         from them would be judged by one ruler and rewarded by another.
         """
 
-    def thaw_scores(self) -> None:
+    def thaw_scores(self) -> list[nn.Parameter]:
         """Train again what ``score_table`` is made of, for an agent whose environment's scores move along.
+
+        Returns:
+            it.
 
         Raises:
             ValueError: if there is no such table.

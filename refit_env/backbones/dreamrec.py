@@ -178,9 +178,10 @@ class DreamRec(Backbone):
         """Stop training the item embeddings, which the encoder then reads as they are."""
         self.items.requires_grad_(False)
 
-    def thaw_scores(self) -> None:
+    def thaw_scores(self) -> list[nn.Parameter]:
         """Train the item embeddings again, as the encoder reads them and as the scores do."""
         self.items.requires_grad_(True)
+        return list(self.items.parameters())
 
     # ------------------------------------------------------------------ training
 

@@ -171,7 +171,7 @@ def test_item_embeddings_move_where_they_may_and_the_rewards_scores_with_them(
     checkpoint: str, sessions: Dataset
 ) -> None:
     fixed = agent(checkpoint, sessions).learn()
-    learner, other = agent(checkpoint, sessions, train_scores=True), agent(checkpoint, sessions)
+    learner, other = agent(checkpoint, sessions, scores_learning_rate=1e-2), agent(checkpoint, sessions)
     before = items_of(learner).clone()
     shared = other.env.problem.score_table
     assert shared is not None
@@ -190,18 +190,16 @@ def test_item_embeddings_move_where_they_may_and_the_rewards_scores_with_them(
 
 def test_scores_that_cannot_be_trained_are_refused(checkpoint: str, sessions: Dataset) -> None:
     with pytest.raises(
-        ValueError, match=r"train_scores=True needs estimator 'pathwise'.* 'score' on 'dreamrec'"
+        ValueError, match=r"scores_learning_rate needs estimator 'pathwise'.* 'score' on 'dreamrec'"
     ):
-        agent(checkpoint, sessions, estimator="score", train_scores=True)
+        agent(checkpoint, sessions, estimator="score", scores_learning_rate=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("estimator", "train_scores"), [("score", False), ("pathwise", False), ("pathwise", True)]
-)
+@pytest.mark.parametrize(("estimator", "rate"), [("score", 0.0), ("pathwise", 0.0), ("pathwise", 1e-2)])
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
-    estimator: str, train_scores: bool, checkpoint: str, sessions: Dataset, tmp_path: Path
+    estimator: str, rate: float, checkpoint: str, sessions: Dataset, tmp_path: Path
 ) -> None:
-    short = {"estimator": estimator, "iterations": 4, "eval_every": 2, "train_scores": train_scores}
+    short = {"estimator": estimator, "iterations": 4, "eval_every": 2, "scores_learning_rate": rate}
     whole = agent(checkpoint, sessions, **short)
     whole.learn()
 
