@@ -14,9 +14,9 @@ from agents.commands.compare_backbones import Backbones
 from agents.commands.comparing import RESULT, Progress, show
 from agents.comparison.aggregate import by_row, over_environments
 from agents.comparison.cells import run_cells
-from agents.comparison.contest import plan, read_results
+from agents.comparison.contest import plan, whose
 from agents.comparison.figures import draw_learning_curves
-from agents.comparison.judging import CELLS
+from agents.comparison.judging import CELLS, read_results
 from agents.comparison.machine import machine
 from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.tables import (
@@ -64,7 +64,7 @@ class Algorithms:
         cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
         progress = Progress(cells, self.out, _gain)
         failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
-        results = by_row(read_results(cells, self.out))
+        results = by_row(read_results(cells, self.out, BASE, whose))
         if results:
             show(self._report(results), self.out, json=self.json)
         return progress.end(failed)

@@ -19,9 +19,9 @@ from agents.comparison.backbone_tables import (
     summarise,
     task_table,
 )
-from agents.comparison.backbones import PRETRAINED, ROWS, TWELVE, plan, read_results
+from agents.comparison.backbones import PRETRAINED, ROWS, TWELVE, plan, whose
 from agents.comparison.cells import run_cells
-from agents.comparison.judging import CELLS
+from agents.comparison.judging import CELLS, read_results
 from agents.comparison.machine import machine
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
@@ -65,7 +65,7 @@ class Backbones:
             if self.finished
             else run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
         )
-        results = read_results(cells, self.out)
+        results = list(read_results(cells, self.out, PRETRAINED, whose).values())
         if self.finished and not results:
             raise ValueError(f"--finished: nothing is finished in {self.out}; leave it out to run the cells")
         if results:

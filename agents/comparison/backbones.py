@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from agents.comparison.cells import Cell, read_cell
+from agents.comparison.cells import Cell
 from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
 from agents.comparison.training import (
     Trained,
@@ -146,23 +146,6 @@ def plan(
     ]
 
 
-def read_results(cells: Sequence[Cell], out: Path) -> list[dict[str, Any]]:
-    """What finished cells hold, in the order of the plan.
-
-    Raises:
-        ValueError: if a fine-tuned cell began from another checkpoint than the pretrained one of its seed.
-    """
-    found = [result for cell in cells if (result := read_cell(out / CELLS, cell)) is not None]
-    base = {_model(r): r["checkpoint"] for r in found if r["row"] == PRETRAINED}
-    for result in found:
-        if result["checkpoint"] != base.get(_model(result), result["checkpoint"]):
-            raise ValueError(
-                f"{'_'.join(map(str, _model(result)))}, row {result['row']}: began from another checkpoint "
-                "than the pretrained row; delete its cell, and it is measured again"
-            )
-    return found
-
-
 def run_job(job: Job) -> dict[str, Any]:
     """Train and judge one cell; what its file will hold."""
     dataset = data_of(job.env_id)
@@ -260,6 +243,6 @@ def _slices(test: Evaluation, dataset: Dataset) -> dict[str, dict[str, float]]:
     }
 
 
-def _model(result: Mapping[str, Any]) -> tuple[str, str, int]:
-    """Whose result it is."""
+def whose(result: Mapping[str, Any]) -> tuple[str, str, int]:
+    """The environment, model and seed of a cell's checkpoint."""
     return result["env"], result["model"], int(result["seed"])

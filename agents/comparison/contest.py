@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Cell, read_cell
+from agents.comparison.cells import Cell
 from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge
 from agents.comparison.rows import BASE, RIVAL, ROWS, Row, row_config
 from agents.comparison.sb3_settings import SB3Settings
@@ -126,22 +126,9 @@ def plan(
     ]
 
 
-def read_results(cells: Sequence[Cell], out: Path) -> dict[str, dict[str, Any]]:
-    """What finished cells hold, by key.
-
-    Raises:
-        ValueError: if two cells of an environment and seed began from different checkpoints.
-    """
-    found = {cell.key: read_cell(out / CELLS, cell) for cell in cells}
-    results = {key: result for key, result in found.items() if result is not None}
-    base = {(r["env"], r["seed"]): r["checkpoint"] for r in results.values() if r["row"] == BASE}
-    for key, result in results.items():
-        if result["checkpoint"] != base.get((result["env"], result["seed"]), result["checkpoint"]):
-            raise ValueError(
-                f"{out / CELLS / key}.json began from another checkpoint than its rivals: delete it, "
-                "and it is measured again"
-            )
-    return results
+def whose(result: Mapping[str, Any]) -> tuple[str, int]:
+    """The environment and seed of a cell's checkpoint."""
+    return result["env"], int(result["seed"])
 
 
 def run_job(job: Job) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from agents.comparison.cells import Cell, read_cell
 from agents.comparison.machine import machine
 from agents.comparison.training import Trained
 from agents.resources import Usage
@@ -40,6 +41,32 @@ def differences_over(before: Evaluation, after: Evaluation) -> dict[str, Mapping
     """Paired bootstrap over users of ``after - before``, a metric each, JSON-plain."""
     table = paired_bootstraps(per_user(before), per_user(after))
     return {name: table[name].to_json() for name in METRICS}
+
+
+def read_results(
+    cells: Sequence[Cell], out: Path, base: str, whose: Callable[[Mapping[str, Any]], Hashable]
+) -> dict[str, dict[str, Any]]:
+    """What finished cells hold, by key, in the order of the plan.
+
+    Args:
+        cells: of the comparison.
+        out: its folder.
+        base: the row whose checkpoint the others begin from.
+        whose: of a result, the name of that checkpoint.
+
+    Raises:
+        ValueError: if a row began from another checkpoint than the base row.
+    """
+    found = {cell.key: read_cell(out / CELLS, cell) for cell in cells}
+    results = {key: result for key, result in found.items() if result is not None}
+    starts = {whose(r): r["checkpoint"] for r in results.values() if r["row"] == base}
+    for key, result in results.items():
+        if result["checkpoint"] != starts.get(whose(result), result["checkpoint"]):
+            raise ValueError(
+                f"{out / CELLS / key}.json began from another checkpoint than the row {base!r}: delete it, "
+                "and it is measured again"
+            )
+    return results
 
 
 def judge(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agents.comparison.cells import Cell, CellError, do_cell, read_cell
-from agents.comparison.contest import CELLS, Job, plan, read_results, run_job
-from agents.comparison.rows import ROWS, choose_rows
+from agents.comparison.contest import Job, plan, run_job, whose
+from agents.comparison.judging import CELLS, read_results
+from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.settings import EnvSettings
 from refit_env.data import load_dataset
 from refit_env.evaluation import evaluate
@@ -87,16 +88,16 @@ def test_settings_of_other_rows_do_not_touch_a_cell(tiny: EnvSettings, tmp_path:
 def test_cells_of_another_budget_are_refused(done: dict[str, dict[str, Any]], finished: Path) -> None:
     cells = planned(finished, "elbo,ppo", steps=700)
     with pytest.raises(CellError, match=r"steps was 600, now 700.*--out"):
-        read_results(list(cells.values()), finished)
+        read_results(list(cells.values()), finished, BASE, whose)
     assert read_cell(finished / CELLS, cells["none"]) == done["none"]
 
 
 def test_cells_of_another_checkpoint_are_refused(done: dict[str, dict[str, Any]], finished: Path) -> None:
     cells = planned(finished, "elbo,ppo")
-    assert len(read_results(list(cells.values()), finished)) == 4
+    assert len(read_results(list(cells.values()), finished, BASE, whose)) == 4
     write_json(cells["ppo"].path(finished / CELLS), done["ppo"] | {"checkpoint": "other"})
     with pytest.raises(ValueError, match=r"ppo_seed0\.json began from another checkpoint"):
-        read_results(list(cells.values()), finished)
+        read_results(list(cells.values()), finished, BASE, whose)
 
 
 def test_plans_are_ordered_seed_by_seed_and_refuse_mistakes(tmp_path: Path) -> None:
