@@ -33,6 +33,7 @@ from refit_env.envs.denoising import (
 from refit_env.envs.generators import Generators
 from refit_env.envs.problem import make_problem
 from refit_env.envs.render import Renderer
+from refit_env.envs.vector_arguments import check_arguments, read_mask, read_users, resolve_autoreset
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
 
@@ -137,9 +138,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: for a wrong name or setting, with what would be right.
             DataError: if the data are not there or break a rule.
         """
-        _check(num_envs, backend, device)
+        check_arguments(num_envs, backend, device)
         check_render_mode(render_mode)
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = resolve_autoreset(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.problem = make_problem(
             ProblemConfig(
@@ -206,9 +207,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             if name not in ("reset_mask", "user"):
                 raise unknown_name("reset option", name, ["reset_mask", "user"])
         options = options or {}
-        chosen = self._reset_mask(options.get("reset_mask"))  # (N,)
+        begun = self._u.numel() > 0
+        chosen = read_mask(options.get("reset_mask"), self.num_envs, begun)  # (N,)
         where = np.flatnonzero(chosen)  # (n,)
-        users = self._wanted_users(options.get("user"), where)
+        users = read_users(options.get("user"), where, self.num_envs, self.problem)
         if seed is not None:
             self._generators.seed(seed, where)
         self._begin(where, users)
@@ -242,38 +244,6 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if self._renderers:
             for i in where:
                 self._renderers[i].begin(int(self._users[i]), self._u[i].cpu().numpy())
-
-    def _wanted_users(self, wanted: Any, where: Ints) -> Ints | None:
-        """The users that the options name for the places ``where`` (n,), checked; None if they name none."""
-        if wanted is None:
-            return None
-        if isinstance(wanted, bool | int | float | str | np.integer):
-            return np.full(where.size, self.problem.check_user(wanted), dtype=np.int64)
-        users = np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted)
-        if users.shape != (self.num_envs,) or users.dtype.kind not in "iu":
-            raise ValueError(
-                f"options['user'] must be one whole number or {self.num_envs} of them, "
-                f"got {users.dtype} of shape {users.shape}"
-            )
-        users = users[where].astype(np.int64)
-        self.problem.check_users(torch.from_numpy(users))
-        return users
-
-    def _reset_mask(self, mask: Any) -> Bools:
-        """The places to reset, (N,)."""
-        if mask is None:
-            return np.ones(self.num_envs, np.bool_)
-        array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
-        if array.shape != (self.num_envs,) or array.dtype != np.bool_:
-            raise ValueError(
-                f"options['reset_mask'] must be {self.num_envs} booleans, "
-                f"got {array.dtype} of shape {array.shape}"
-            )
-        if not array.any():
-            raise ValueError("options['reset_mask'] must be true somewhere")
-        if not self._u.numel() and not array.all():
-            raise ValueError("the first reset() must begin every chain: leave out options['reset_mask']")
-        return array
 
     # ------------------------------------------------------------------ randomness
 
@@ -377,26 +347,3 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if not self._renderers:
             return None
         return tuple(r.text() if self.render_mode == "ansi" else r.picture() for r in self._renderers)
-
-
-def _check(num_envs: Any, backend: str, device: str) -> None:
-    """Refuse what the single environment does not know either way."""
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
-        raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
-    if backend == "numpy" and torch.device(device).type != "cpu":
-        raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays live on the CPU")
-
-
-def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """SAME_STEP or DISABLED."""
-    allowed = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
-    if mode == AutoresetMode.NEXT_STEP or mode == AutoresetMode.NEXT_STEP.value:
-        raise ValueError(
-            "autoreset_mode 'NextStep' would add a bogus transition to every chain of T steps; "
-            "use 'SameStep' or 'Disabled'"
-        )
-    if mode not in (*allowed, *(m.value for m in allowed)):
-        raise unknown_name("autoreset_mode", mode, [m.value for m in allowed])
-    return AutoresetMode(mode)

@@ -1,0 +1,81 @@
+"""What a vector environment is told, checked: its arguments, and the options of ``reset``.
+
+Letters: N sub-environments, n of them that begin now.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from torch import Tensor
+
+from refit_env.envs.backend import BACKENDS, Bools, Ints
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.errors import unknown_name
+
+
+def check_arguments(num_envs: Any, backend: str, device: str) -> None:
+    """Refuse what the single environment does not know either way."""
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
+        raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
+    if backend not in BACKENDS:
+        raise unknown_name("backend", backend, BACKENDS)
+    if backend == "numpy" and torch.device(device).type != "cpu":
+        raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays live on the CPU")
+
+
+def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:
+    """SAME_STEP or DISABLED."""
+    allowed = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+    if mode == AutoresetMode.NEXT_STEP or mode == AutoresetMode.NEXT_STEP.value:
+        raise ValueError(
+            "autoreset_mode 'NextStep' would add a bogus transition to every chain of T steps; "
+            "use 'SameStep' or 'Disabled'"
+        )
+    if mode not in (*allowed, *(m.value for m in allowed)):
+        raise unknown_name("autoreset_mode", mode, [m.value for m in allowed])
+    return AutoresetMode(mode)
+
+
+def read_users(wanted: Any, where: Ints, num_envs: int, problem: DenoisingProblem) -> Ints | None:
+    """The users that the option ``user`` names for the places ``where`` (n,); None if it names none.
+
+    Raises:
+        ValueError: if they are neither one id nor N, or the problem has no episode about one of them.
+    """
+    if wanted is None:
+        return None
+    if isinstance(wanted, bool | int | float | str | np.integer):
+        return np.full(where.size, problem.check_user(wanted), dtype=np.int64)
+    users = np.asarray(wanted.cpu() if isinstance(wanted, Tensor) else wanted)
+    if users.shape != (num_envs,) or users.dtype.kind not in "iu":
+        raise ValueError(
+            f"options['user'] must be one whole number or {num_envs} of them, "
+            f"got {users.dtype} of shape {users.shape}"
+        )
+    users = users[where].astype(np.int64)
+    problem.check_users(torch.from_numpy(users))
+    return users
+
+
+def read_mask(mask: Any, num_envs: int, begun: bool) -> Bools:
+    """The places to reset, (N,), by the option ``reset_mask``; all where it is None.
+
+    Raises:
+        ValueError: if it is not N booleans, true somewhere, and everywhere unless chains have ``begun``.
+    """
+    if mask is None:
+        return np.ones(num_envs, np.bool_)
+    array = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+    if array.shape != (num_envs,) or array.dtype != np.bool_:
+        raise ValueError(
+            f"options['reset_mask'] must be {num_envs} booleans, got {array.dtype} of shape {array.shape}"
+        )
+    if not array.any():
+        raise ValueError("options['reset_mask'] must be true somewhere")
+    if not begun and not array.all():
+        raise ValueError("the first reset() must begin every chain: leave out options['reset_mask']")
+    return array
