@@ -211,9 +211,11 @@ class Backbone(nn.Module, ABC):
             it.
 
         Raises:
-            ValueError: if there is no such table.
+            ValueError: if that cannot be trained apart from what environments show (here).
         """
-        raise ValueError(f"backbone {self.name!r} has no table of embeddings that scores u_0")
+        raise ValueError(
+            f"backbone {self.name!r} cannot train what scores u_0: leave scores_learning_rate at 0"
+        )
 
     @property
     def output_layer(self) -> nn.Linear:
