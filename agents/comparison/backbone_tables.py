@@ -182,10 +182,10 @@ def note() -> str:
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights "
         "chosen on validation (settings: agents/hyperparams.py; RecDiff is rewarded for the validation "
         "items of half of the users, its further training learns those, too, and the other half chooses); "
-        "full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have fewer than 5 "
-        "train items (rows: shown items); popular is the most interacted fifth of the catalogue, tail the "
-        "rest. DreamRec's published objective hardly ranks: read its gain beside the model that was trained to "
-        "rank. One thread a cell."
+        "full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have fewer than "
+        "5 train items (rows: shown items); popular is the most interacted fifth of the catalogue, tail the "
+        "rest. DreamRec's published objective hardly ranks: read its gain beside the model that was trained "
+        "to rank. One thread a cell."
     )
 
 
