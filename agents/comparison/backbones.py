@@ -47,6 +47,7 @@ ROWS: dict[str, str] = {
 """Key -> what the table calls it, in the order of the tables."""
 NEEDS = {PRETRAINED: (), REINFORCE: (PRETRAINED,), ELBO: (PRETRAINED, REINFORCE)}
 MORE_DATA = "train items, and the validation items that REINFORCE was rewarded for"
+"""What the control of a model that was rewarded for validation items is trained on, as its cell tells."""
 SEEDS = 3
 MORE_SEEDS = {env_id: 5 for env_id in ("ReFiT-ML1M-v0", "ReFiT-Zhihu-v0", "ReFiT-Ciao-v0", "ReFiT-TKY-v0")}
 """Environments that are run with other than ``SEEDS`` seeds where nothing is said."""

@@ -37,16 +37,22 @@ def rewards(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
     return (gains[scores.topk(discount.numel(), dim=1).indices] * discount).sum(1)
 
 
-def by_quadrature(gains: Tensor, discount: Tensor, hidden: int | None = None) -> Tensor:
-    """(2,) the derivative in the mean, E[r (u - m)] / std^2, on a fine grid."""
+def grid() -> tuple[Tensor, Tensor]:
+    """The noise (n, 2) on a fine grid, float64, and the share (n,) of each point."""
     axis = torch.linspace(-5, 5, 601, dtype=torch.float64) * STD
     noise = torch.cartesian_prod(axis, axis)  # (n, 2)
     weight = torch.exp(-0.5 * noise.square().sum(1) / STD**2)
+    return noise, weight / weight.sum()
+
+
+def by_quadrature(gains: Tensor, discount: Tensor, hidden: int | None = None) -> Tensor:
+    """(2,) the derivative in the mean, E[r (u - m)] / std^2, on a fine grid."""
+    noise, weight = grid()
     scores = (MEAN.double() + noise) @ TABLE.double().T + BIAS
     if hidden is not None:
         scores[:, hidden] = -math.inf
     value = rewards(scores, gains.double(), discount.double())
-    return ((weight * value)[:, None] * noise).sum(0) / weight.sum() / STD**2
+    return ((weight * value)[:, None] * noise).sum(0) / STD**2
 
 
 def samples(count: int) -> Tensor:
@@ -85,13 +91,11 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
     _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each)
     assert not found.any()  # nobody asked
     _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each, of_table=True)
-    axis = torch.linspace(-5, 5, 601) * STD
-    noise = torch.cartesian_prod(axis, axis)  # (n, 2)
-    weight = torch.exp(-0.5 * noise.square().sum(1) / STD**2)
-    weight /= weight.sum()
+    noise, weight = grid()
 
     def expected(table: Tensor) -> float:
-        return float((weight * rewards((MEAN + noise) @ table.T + BIAS, gains, discount)).sum())
+        scores = (MEAN.double() + noise) @ table.double().T + BIAS
+        return float((weight * rewards(scores, gains.double(), discount.double())).sum())
 
     for item in range(len(TABLE)):
         for axis_ in range(2):
@@ -183,7 +187,10 @@ def test_item_embeddings_move_where_they_may_and_the_rewards_scores_with_them(
     again = other.env.problem.score_table
     assert again is not None and torch.equal(again, kept)  # nobody else's environment has changed
     users, u0 = torch.arange(5), torch.randn(5, 16)
-    learner.update(torch.arange(64))  # an update begins by scoring as the policy does
+    began = items_of(learner).clone()
+    learner.update(torch.arange(64))
+    scored = learner.env.problem.score_table  # an update scores as the policy did when it began
+    assert scored is not None and torch.equal(scored, began[:-1])
     learner.env.problem.score_by(learner.policy.backbone)
     assert torch.allclose(learner.env.problem.scores(u0, users), learner.policy.backbone.scores(u0, users))
 
