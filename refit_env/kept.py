@@ -15,27 +15,27 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-Array = TypeVar("Array", bound=npt.NDArray[Any])
+Thing = TypeVar("Thing")
 
 KEPT = 8
 """Results of a kind that are kept for the next who asks."""
 
 
-class Kept(Generic[Array]):
-    """The last eight arrays of one kind."""
+class Kept(Generic[Thing]):
+    """The last eight things of one kind."""
 
     def __init__(self) -> None:
         """Begin with none."""
-        self._known: OrderedDict[tuple[str, int], Array] = OrderedDict()
+        self._known: OrderedDict[tuple[str, int], Thing] = OrderedDict()
 
     def get(
         self,
         matrix: sp.csr_matrix,
         number: int,
-        make: Callable[[], Array],
+        make: Callable[[], Thing],
         others: Iterable[npt.NDArray[Any]] = (),
-    ) -> Array:
-        """The array that was made from the same content, else a new one; read-only.
+    ) -> Thing:
+        """What was made from the same content, else a new one; an array is read-only, nothing may be changed.
 
         Args:
             matrix: the rows.
@@ -48,8 +48,9 @@ class Kept(Generic[Array]):
             digest.update(np.ascontiguousarray(array).data)
         key = (digest.hexdigest(), number)
         if key not in self._known:
-            self._known[key] = make()
-            self._known[key].setflags(write=False)
+            made = self._known[key] = make()
+            if isinstance(made, np.ndarray):
+                made.setflags(write=False)
         self._known.move_to_end(key)
         while len(self._known) > KEPT:
             self._known.popitem(last=False)

@@ -16,6 +16,7 @@ from refit_env.rewards.beyond import Coverage, Diversity, LongTail, Novelty, Unb
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.custom import CallableReward
 from refit_env.rewards.mix import Mix
+from refit_env.rewards.modelled import Ease, GraphFilter
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.relevance import Relevance
 
@@ -38,6 +39,8 @@ _REWARDS: dict[str, type[Reward]] = {
     "coverage": Coverage,
     "diversity": Diversity,
     "unbiased_hits": UnbiasedHits,
+    "ease": Ease,
+    "gf_cf": GraphFilter,
 }
 
 

@@ -1,0 +1,141 @@
+"""Rewards by a linear model against oracles that solve what the closed forms claim to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from refit_env.data import Interactions, load_dataset
+from refit_env.data.dataset import Dataset
+from refit_env.rewards import make_relevance, make_reward
+from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
+
+ITEMS = 6
+many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+tables = hnp.arrays(
+    np.int8, st.tuples(st.integers(3, 7), st.integers(4, 7)), elements=st.sampled_from([-1, 0])
+)
+
+
+def predicted(reward: object, count: int) -> np.ndarray:
+    assert isinstance(reward, ModelReward)
+    return reward.predict(torch.arange(count)).double().numpy()
+
+
+def ridge(x: np.ndarray, y: np.ndarray, l2: float) -> np.ndarray:
+    """argmin |y - x w|^2 + l2 |w|^2, as least squares of a longer system."""
+    longer = np.concatenate([x, np.sqrt(l2) * np.eye(x.shape[1])])
+    return np.linalg.lstsq(longer, np.concatenate([y, np.zeros(x.shape[1])]), rcond=None)[0]
+
+
+@given(table=tables, l2=st.sampled_from([0.5, 3.0, 200.0]))
+@many
+def test_ease_regresses_each_item_on_all_others(
+    make_dataset: Callable[..., Dataset], table: np.ndarray, l2: float
+) -> None:
+    table[0, 0] = table[1, 1] = 0  # somebody has something
+    dataset = make_dataset(table)
+    x = (table == 0).astype(float)
+    weights = np.zeros((x.shape[1], x.shape[1]))
+    for item in range(x.shape[1]):
+        others = np.delete(np.arange(x.shape[1]), item)
+        weights[others, item] = ridge(x[:, others], x[:, item], l2)
+    reward = make_reward("ease", dataset, make_relevance("train", dataset), k=2, l2=l2)
+    assert predicted(reward, len(x)) == pytest.approx(x @ weights, abs=1e-5)
+
+
+@given(table=tables, rank=st.integers(1, 9), alpha=st.sampled_from([0.0, 0.3, 1.0]))
+@many
+def test_gf_cf_is_two_filters_of_the_row(
+    make_dataset: Callable[..., Dataset], table: np.ndarray, rank: int, alpha: float
+) -> None:
+    table[0, 0] = table[1, 1] = 0
+    x = (table == 0).astype(float)
+    users, items = np.maximum(x.sum(1), 1), np.maximum(x.sum(0), 1)
+    normal = x / np.sqrt(users)[:, None] / np.sqrt(items)
+    rank = min(rank, min(x.shape) - 1)
+    _, values, rows = np.linalg.svd(normal)
+    if np.isclose(values[rank - 1], values[rank], atol=1e-3):
+        return  # which directions lead is a choice
+    low = (x / np.sqrt(items)) @ rows[:rank].T @ rows[:rank] * np.sqrt(items)
+    dataset = make_dataset(table)
+    reward = make_reward("gf_cf", dataset, make_relevance("train", dataset), k=2, rank=rank, alpha=alpha)
+    assert predicted(reward, len(x)) == pytest.approx(x @ normal.T @ normal + alpha * low, abs=1e-4)
+
+
+def test_the_models_own_list_earns_one_and_hidden_items_nothing() -> None:
+    dataset = load_dataset("synthetic")
+    relevance = make_relevance("holdout", dataset)
+    users = torch.from_numpy(relevance.users[:50])
+    for name in ("ease", "gf_cf"):
+        reward = make_reward(name, dataset, relevance)
+        assert isinstance(reward, ModelReward)
+        own = reward.predict(users)
+        assert torch.allclose(reward(own, users), torch.ones(50)), name
+        assert float(reward(-own, users).max()) < 0.7, name
+        hidden = reward.hidden(users)
+        assert hidden is not None and not bool(reward.gains(users)[hidden].any()), name
+
+
+def test_the_model_reads_the_visible_row_and_is_fitted_to_the_whole_train_split() -> None:
+    dataset = load_dataset("synthetic")
+    whole, part = (make_reward("ease", dataset, make_relevance(m, dataset)) for m in ("train", "holdout"))
+    assert isinstance(whole, Ease) and isinstance(part, Ease)
+    assert whole.weights_of_items.data_ptr() == part.weights_of_items.data_ptr()  # fitted once
+    row = torch.from_numpy(make_relevance("holdout", dataset).visible[:3].toarray()).float()
+    assert torch.allclose(part.predict(torch.arange(3)), row @ part.weights_of_items, atol=1e-5)
+
+
+def sessions(*train: list[int], valid: list[int], test: list[int]) -> Dataset:
+    everyone = [*train, valid, test]
+    split = [0] * len(train) + [1, 2]
+    parts = []
+    for code in range(3):
+        pairs = [(u, i) for u, items in enumerate(everyone) for i in items if split[u] == code]
+        parts.append(Interactions.from_pairs(*zip(*pairs, strict=True), len(everyone), ITEMS))
+    return Dataset("shop", "sequential", *parts, time_ordered=True)
+
+
+def test_of_rows_the_next_item_is_regressed_on_what_precedes() -> None:
+    data = sessions([0, 1, 0, 2], [3, 4], [0, 2], valid=[0, 1], test=[1, 0])
+    histories = np.zeros((7, ITEMS))
+    # Train rows: 0 > 1, 0 1 > 0, 0 1 0 > 2, 3 > 4, 0 > 2; then 0 > 1 of validation and 1 > 0 of test.
+    for row, weights in enumerate(
+        [{0: 1.0}, {1: 1.0, 0: 1 / 2}, {0: 1 + 1 / 3, 1: 1 / 2}, {3: 1.0}, {0: 1.0}, {0: 1.0}, {1: 1.0}]
+    ):
+        histories[row, list(weights)] = list(weights.values())
+    next_items = np.eye(ITEMS)[[1, 0, 2, 4, 2]]
+    weights = np.stack([ridge(histories[:5], next_items[:, i], 2.0) for i in range(ITEMS)], 1)
+    for mode in ("train", "validation"):
+        rows = data.episodes
+        reward = make_reward("ease", rows, make_relevance(mode, rows), k=2, l2=2.0)
+        assert predicted(reward, 7) == pytest.approx(histories @ weights, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("ease", {"l2": 0.0}, "l2=0.0"),
+        ("ease", {"l2": float("nan")}, "l2=nan"),
+        ("gf_cf", {"rank": 0}, "rank=0"),
+        ("gf_cf", {"alpha": -1.0}, "alpha=-1.0"),
+    ],
+)
+def test_settings_are_checked(five: Dataset, name: str, kwargs: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_reward(name, five, make_relevance("train", five), k=2, **kwargs)
+
+
+def test_ease_refuses_a_catalogue_that_its_weights_would_not_fit(five: Dataset) -> None:
+    wide = Interactions.from_pairs([0, 1], [0, 20_001], 2, 20_002)
+    none = Interactions.from_pairs([], [], 2, 20_002)
+    dataset = Dataset("wide", "cf", wide, none, none, False)
+    with pytest.raises(ValueError, match=r"'wide' has 20002 items, more than 20000; use 'gf_cf'"):
+        make_reward("ease", dataset, make_relevance("train", dataset))
+    assert isinstance(make_reward("gf_cf", dataset, make_relevance("train", dataset)), GraphFilter)
