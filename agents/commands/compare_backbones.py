@@ -19,7 +19,7 @@ from agents.comparison.backbone_tables import (
     summarise,
     task_table,
 )
-from agents.comparison.backbones import PRETRAINED, ROWS, TWELVE, plan, whose
+from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, plan, whose
 from agents.comparison.cells import run_cells
 from agents.comparison.judging import CELLS, read_results
 from agents.comparison.machine import machine
@@ -111,8 +111,8 @@ def choose_rows(names: str) -> list[str]:
     for name in wanted:
         if name not in ROWS:
             raise unknown_name("row", name, ROWS)
-    order = list(ROWS)  # each row needs those before it
-    return order[: 1 + max(order.index(name) for name in wanted)]
+    needed = {need for name in wanted for need in NEEDS[name]} | set(wanted)
+    return [name for name in ROWS if name in needed]
 
 
 def _gain(result: Mapping[str, Any]) -> str:

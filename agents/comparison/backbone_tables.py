@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.comparison.backbones import ELBO, PRETRAINED, REINFORCE, ROWS
+from agents.comparison.backbones import ELBO, PRETRAINED, REINFORCE, REWARD, ROWS
 from agents.comparison.judging import METRICS
 from agents.comparison.tables import TextTable, plus_minus
 from agents.stats import Interval, mean_interval
@@ -105,7 +105,7 @@ def model_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
     )  # fmt: skip
     lines = [
         (
-            f"{_short(found)} {'' if found['row'] == PRETRAINED else ROWS[found['row']]}".strip(),
+            _short(found) + {PRETRAINED: "", REWARD: ": "}.get(found["row"], " ") + _title(found["row"]),
             *(plus_minus(found["test"][m]) for m in ("ndcg@10", "ndcg@20", "recall@10", "recall@20")),
             *(percent(found.get("gain", {}).get(m)) for m in ("ndcg@20", "recall@20")),
             str(len(found["seeds"])),
@@ -149,7 +149,7 @@ def task_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
         for found in summary:
             gain = found.get("gain", {}).get("ndcg@20")
             default = found["model"] == entry(found["env"]).backbone
-            if found["task"] == task and default and gain is not None:
+            if found["task"] == task and default and gain is not None and found["row"] != REWARD:
                 gains[found["row"]].append(100 * gain["mean"])
                 seen.add((found["env"], found["model"]))
         if seen:
@@ -181,7 +181,8 @@ def note() -> str:
         "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights "
         "chosen on validation (settings: agents/hyperparams.py; RecDiff is rewarded for the validation "
-        "items of half of the users, its further training learns those, too, and the other half chooses); "
+        "items of half of the users, its further training learns those, too, and the other half chooses; "
+        "where a linear model of the train items is the reward, that model's own lists stand below); "
         "full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have fewer than "
         "5 train items (rows: shown items); popular is the most interacted fifth of the catalogue, tail the "
         "rest. DreamRec's published objective hardly ranks: read its gain beside the model that was trained "
@@ -191,6 +192,10 @@ def note() -> str:
 
 def _short(found: Mapping[str, Any]) -> str:
     return f"{str(found['env']).removeprefix('ReFiT-').removesuffix('-v0')}, {found['model']}"
+
+
+def _title(row: str) -> str:
+    return "" if row == PRETRAINED else ROWS[row]
 
 
 def _over(values: Sequence[float | None]) -> dict[str, Any] | None:

@@ -1,13 +1,15 @@
 """The cells of ``refit compare backbones``: environment x model x row x seed.
 
 Rows: ``pretrained``; ``reinforce``, fine-tuned from it; ``elbo``, its own training gone on with for as long
-as fine-tuning took, which is what REINFORCE has to beat.
+as fine-tuning took, which is what REINFORCE has to beat; ``reward``, where the reward is a model's opinion:
+the lists of that model itself, without any recommender.
 
 Letters: B users in a batch, I items.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,17 +37,23 @@ from refit_env.evaluation import Evaluation
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
-from refit_env.rewards import make_relevance
+from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
 from refit_env.slices import slices
 
-PRETRAINED, REINFORCE, ELBO = "pretrained", "reinforce", "elbo"
+PRETRAINED, REINFORCE, ELBO, REWARD = "pretrained", "reinforce", "elbo", "reward"
 ROWS: dict[str, str] = {
     PRETRAINED: "pretrained",
     REINFORCE: "+ REINFORCE",
     ELBO: "+ more training",
+    REWARD: "the reward model alone",
 }
 """Key -> what the table calls it, in the order of the tables."""
-NEEDS = {PRETRAINED: (), REINFORCE: (PRETRAINED,), ELBO: (PRETRAINED, REINFORCE)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    PRETRAINED: (),
+    REINFORCE: (PRETRAINED,),
+    ELBO: (PRETRAINED, REINFORCE),
+    REWARD: (PRETRAINED,),
+}
 MORE_DATA = "train items, and the validation items that REINFORCE was rewarded for"
 """What the control of a model that was rewarded for validation items is trained on, as its cell tells."""
 SEEDS = 3
@@ -94,6 +102,8 @@ class Job:
         out: dict[str, Any] = {"env": self.env_id, "model": self.model, "row": self.row, "seed": self.seed}
         out |= {"backbone": told.backbone, "size": told.size, "config": config}
         out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": asdict(told.pretrain)}
+        if self.row == REWARD:
+            return out | {"env_kwargs": dict(told.env)}
         if self.row != PRETRAINED:
             out |= {"reinforce": asdict(told.reinforce), "env_kwargs": dict(told.env)}
         if self.row == ELBO:
@@ -132,7 +142,12 @@ def plan(
         if not chosen and len(envs) == 1:
             tuned(env_id, models[0])  # raises, and names those that there are
         for seed in range(MORE_SEEDS.get(env_id, SEEDS) if seeds is None else seeds):
-            found += [(seed, Job(env_id, m, row, seed, out, known[m])) for m in chosen for row in rows]
+            found += [
+                (seed, Job(env_id, m, row, seed, out, known[m]))
+                for m in chosen
+                for row in rows
+                if row != REWARD or _reward_model(known[m])
+            ]
     jobs = [job for _, job in sorted(found, key=lambda pair: pair[0])]
     return [
         Cell(
@@ -150,7 +165,7 @@ def plan(
 def run_job(job: Job) -> dict[str, Any]:
     """Train and judge one cell; what its file will hold."""
     dataset = data_of(job.env_id)
-    makers = {PRETRAINED: _pretrained, REINFORCE: _reinforce, ELBO: _more}
+    makers = {PRETRAINED: _pretrained, REINFORCE: _reinforce, ELBO: _more, REWARD: _reward}
     with measure() as usage:
         trained = makers[job.row](job)
     test, found = judge(trained, usage, job.checkpoint, dataset)
@@ -229,6 +244,23 @@ def _more(job: Job) -> Trained:
         best_steps=float(result.best_epoch),
         training_seconds=result.seconds,
     )
+
+
+def _reward(job: Job) -> Trained:
+    """The model whose opinion the reward is, as a recommender: it is shown all train items."""
+    dataset, start = data_of(job.env_id).episodes, time.perf_counter()
+    kwargs = job.settings.env.get("reward_kwargs") or {}
+    name = str(_reward_model(job.settings))
+    reward = make_reward(name, dataset, make_relevance("train", dataset), **kwargs)
+    if not isinstance(reward, ModelReward):
+        raise TypeError(f"reward {name!r} of {job.env_id} is no model's opinion")
+    return Trained(reward.predict, training_seconds=time.perf_counter() - start)
+
+
+def _reward_model(settings: Tuned) -> str | None:
+    """The name of the one reward that is a model's opinion, if there is one."""
+    names = models_in(settings.env.get("reward", ""))
+    return names[0] if len(names) == 1 else None
 
 
 def _rewards_validation(settings: Tuned) -> bool:

@@ -2,17 +2,20 @@
 
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.context import RewardContext
-from refit_env.rewards.registry import make_reward, register_reward, reward_names
+from refit_env.rewards.modelled import ModelReward
+from refit_env.rewards.registry import make_reward, models_in, register_reward, reward_names
 from refit_env.rewards.relevance import MODES, Relevance, make_relevance
 
 __all__ = [
     "MODES",
     "ListReward",
+    "ModelReward",
     "Relevance",
     "Reward",
     "RewardContext",
     "make_relevance",
     "make_reward",
+    "models_in",
     "register_reward",
     "reward_names",
 ]

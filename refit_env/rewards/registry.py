@@ -16,7 +16,7 @@ from refit_env.rewards.beyond import Coverage, Diversity, LongTail, Novelty, Unb
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.custom import CallableReward
 from refit_env.rewards.mix import Mix
-from refit_env.rewards.modelled import Ease, GraphFilter
+from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.relevance import Relevance
 
@@ -76,6 +76,17 @@ def _check_class(name: str, cls: object) -> None:
 def reward_names() -> list[str]:
     """The names for ``make_reward``."""
     return sorted(_REWARDS)
+
+
+def models_in(spec: RewardSpec) -> list[str]:
+    """The names in a specification whose reward is a model's opinion, one that could recommend by itself.
+
+    Example:
+        >>> models_in({"ndcg": 1.0, "ease": 0.5}), models_in("racs")
+        (['ease'], [])
+    """
+    names = [spec] if isinstance(spec, str) else list(spec) if isinstance(spec, Mapping) else []
+    return [name for name in names if name in _REWARDS and issubclass(_REWARDS[name], ModelReward)]
 
 
 def make_reward(

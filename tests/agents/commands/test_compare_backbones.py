@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agents import hyperparams
 from agents.cli import main
@@ -18,7 +19,8 @@ from agents.hyperparams import Tuned, tuned
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig
-from refit_env.data import Dataset
+from refit_env.data import Dataset, load_dataset
+from refit_env.evaluation import evaluate
 from refit_env.registration import env_ids
 
 ENV = "ReFiT-Synthetic-v0"
@@ -121,6 +123,26 @@ def test_the_control_trains_as_before_but_never_stops_early() -> None:
     control = more_training(told)
     assert (control.learning_rate, control.patience, control.eval_every) == (1e-4, 0, 7)
     assert control.objective == told.pretrain.objective and control.select_on == "ndcg@20"
+
+
+def test_a_reward_model_stands_beside_what_was_rewarded_by_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(
+        TINY, env={"reward": {"ease": 1.0}, "relevance": "holdout", "reward_kwargs": {"l2": 300.0}}
+    )
+    monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": told})
+    assert main(words(tmp_path, "--rows", "reward")) == 0
+    assert "2 cells" in capsys.readouterr().err  # the pretrained model, and the reward's
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert report["tables"][1]["rows"][1][0] == "Synthetic, diffrec: the reward model alone"
+    cell = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_reward_seed0.json").read_text())
+    rows = load_dataset("synthetic").train.csr.toarray().astype(float)
+    inverse = np.linalg.inv(rows.T @ rows + 300.0 * np.eye(rows.shape[1]))
+    scores = torch.from_numpy(rows @ ((1 - np.eye(len(inverse))) * inverse / -np.diag(inverse)))
+    test = evaluate(lambda users: scores[users], load_dataset("synthetic"), "test").means()
+    assert cell["test"]["ndcg@20"] == pytest.approx(test["ndcg@20"], abs=1e-4)
+    assert "reinforce" not in cell["settings"]
 
 
 def test_the_control_is_told_the_validation_items_that_the_reward_was(
