@@ -19,20 +19,26 @@ target. All terms pull the target up or a rival down; the score function's have 
 The embeddings E themselves move the same hyperplanes, so a drawn pair also says how the two should move:
 with w = phi(x_ij / std) / (std |e_i - e_j|) (d_r - d_{r+1}) (g_i - g_j) and u* the projected sample,
 
-    dm += w (e_i - e_j),    de_i += w u*,    de_j -= w u*.
+    dm += w (e_i - e_j),    de_i += w u*,    de_j -= w u*,
+
+and where scores have a second part f_i . c, linear in a context c, so does it how that should change:
+
+    dc += w (f_i - f_j),    df_i += w c,     df_j -= w c.
 
 Such a policy is the chain and the reading of its end: what it does is a list, which the environment judges.
 
 The estimator is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do,
 a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's.
 
-Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, I items, K list
-length, P relevant items of an episode at most, J pairs drawn for each.
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, C size of the
+context, I items, K list length, P relevant items of an episode at most, J pairs drawn for each.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -48,6 +54,51 @@ from refit_env.rewards.base import Reward
 FLOOR = 0.02
 """Share of the first rank's worth that, over the rank, the guess gives every pair: none has no chance."""
 
+MOST = 8
+"""Relevant items of an episode that are all looked at; of more, so many are drawn by their gains."""
+
+
+@dataclass
+class Slope:
+    """Derivatives of the expected reward.
+
+    Attributes:
+        mean: (N, D) in the last step's mean, episode by episode.
+        table: (I, D) in the slope of the scores in u_0, summed over episodes; zeros if not wanted.
+        context: (N, C) in the context, episode by episode; C = 0 where there is none.
+        context_table: (I, C) in the slope of the scores in it, summed over episodes; likewise.
+    """
+
+    mean: Tensor
+    table: Tensor
+    context: Tensor
+    context_table: Tensor
+
+
+@dataclass
+class Reading:
+    """How a policy's own weights turn u_0 into scores, where they are trained: tensors with their graphs.
+
+    Attributes:
+        table: (I, D) the slope of the scores in u_0.
+        context: (B, C) and (I, C), the users' contexts and the slope of the scores in them, if they have one.
+        start: (B, D) the users' u_T, if weights make it.
+        slopes: what ``linear_pathwise`` found, as (tensor, derivative) for ``torch.autograd.backward``.
+    """
+
+    table: Tensor
+    context: tuple[Tensor, Tensor] | None = None
+    start: Tensor | None = None
+    slopes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+
+    def add(self, slope: Slope, group: int, scale: float) -> None:
+        """Note the derivatives of N = B * ``group`` episodes, times ``scale``."""
+        self.slopes.append((self.table, slope.table * scale))
+        if self.context is not None:
+            told, table = self.context
+            each = slope.context.view(told.shape[0], group, -1).sum(1)  # (B, C)
+            self.slopes += [(told, each * scale), (table, slope.context_table * scale)]
+
 
 def linear_pathwise(
     rollout: Rollout,
@@ -56,7 +107,7 @@ def linear_pathwise(
     pairs: int = 4,
     generator: torch.Generator | None = None,
     scale: float = 1.0,
-    moves: Tensor | None = None,
+    reading: Reading | None = None,
 ) -> Tensor:
     """The mean reward's derivative in the last step's mean, for ``torch.autograd`` to carry back.
 
@@ -67,7 +118,7 @@ def linear_pathwise(
         pairs: J.
         generator: source of the pairs drawn.
         scale: factor of the derivative.
-        moves: (I, D) zeros, to which the derivative in the embeddings is added; None leaves it out.
+        reading: what scores u_0, where that is trained, too: it notes its own derivatives.
 
     Returns:
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
@@ -88,14 +139,29 @@ def linear_pathwise(
     if hidden is not None:
         scores = scores.masked_fill(hidden, -math.inf)
     out = torch.zeros_like(whole)  # (N, D)
+    context = None
+    if reading is not None and reading.context is not None:
+        told, read_by = reading.context
+        context = told.repeat_interleave(group, 0), read_by  # (N, C), (I, C)
     for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
         each, std = gains.repeat_interleave(group, 0), float(policy.std[last])  # (N, I)
-        slope, moved = linear_slope(
-            rollout.u0, whole, scores, table, each, discount, std, pairs, generator, moves is not None
+        slope = linear_slope(
+            rollout.u0,
+            whole,
+            scores,
+            table,
+            each,
+            discount,
+            std,
+            pairs,
+            generator,
+            reading is not None,
+            context,
         )
-        out.add_(slope, alpha=share * scale / users.numel())
-        if moves is not None:
-            moves.add_(moved, alpha=share * scale / users.numel())
+        factor = share * scale / users.numel()
+        out.add_(slope.mean, alpha=factor)
+        if reading is not None:
+            reading.add(slope, group, factor)
     return out if mean.shape[0] == users.numel() else out.view(mean.shape[0], group, -1).sum(1)
 
 
@@ -126,8 +192,9 @@ def linear_slope(
     pairs: int,
     generator: torch.Generator | None = None,
     of_table: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """An unbiased estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in the embeddings.
+    context: tuple[Tensor, Tensor] | None = None,
+) -> Slope:
+    """An unbiased estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
 
     Args:
         u0: (N, D) samples of N(mean, std^2 I).
@@ -139,28 +206,50 @@ def linear_slope(
         std: the samples' standard deviation.
         pairs: J.
         generator: source of the pairs drawn.
-        of_table: whether the second is wanted.
-
-    Returns:
-        (N, D) float32, episode by episode; (I, D) float32, the sum over episodes (zeros if not wanted).
+        of_table: whether the derivative in ``table`` is wanted.
+        context: (N, C) and (I, C), the second part of the scores: a context, and their slope in it.
     """
     shift = (u0 - mean) @ table.T  # (N, I) what the noise did to the scores
     expected = scores - shift  # (N, I) the mean's scores
     drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
     drop = torch.cat([drop, drop.new_zeros(max(0, scores.shape[1] + 1 - drop.numel()))])  # (I + 1,)
     guess = _guess(discount, scores.shape[1])[_ranks(scores)]  # (N, I)
-    relevant = gains != 0  # (N, I)
-    item = torch.topk(relevant.float(), max(1, int(relevant.sum(1).max())), dim=1).indices  # (N, P)
-    out, moves = torch.zeros_like(mean), torch.zeros_like(table)
-    for i in item.unbind(1):  # (N,)
+    told, read_by = (mean[:, :0], table[:, :0]) if context is None else (t.detach() for t in context)
+    out = Slope(*(torch.zeros_like(t) for t in (mean, table, told, read_by)))
+    for i, times in _relevant_items(gains, guess, generator):  # (N,), (N, 1)
         rivals, weights, meeting = _of_item(
             i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator
         )
-        for j, weight, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
-            out += weight * (table[i] - table[j])
+        for j, each, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
+            weight = each * times
+            out.mean += weight * (table[i] - table[j])
             if of_table:
-                moves.index_add_(0, i, weight * level).index_add_(0, j, weight * level, alpha=-1)
-    return out, moves
+                out.table.index_add_(0, i, weight * level).index_add_(0, j, weight * level, alpha=-1)
+            if context is not None:
+                out.context += weight * (read_by[i] - read_by[j])
+                out.context_table.index_add_(0, i, weight * told).index_add_(0, j, weight * told, alpha=-1)
+    return out
+
+
+def _relevant_items(
+    gains: Tensor, guess: Tensor, generator: torch.Generator | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Items with gains, one of each episode at a time: (N,) ids, and (N, 1) how often each is to count.
+
+    Of more than ``MOST``, so many are drawn, in proportion to their gains and to what their ranks are worth.
+    """
+    relevant = gains != 0  # (N, I)
+    most = int(relevant.sum(1).max())
+    if most <= MOST:
+        item = torch.topk(relevant.float(), max(1, most), dim=1).indices  # (N, P)
+        yield from ((i, torch.ones_like(gains[:, :1])) for i in item.unbind(1))
+        return
+    chance = gains.abs() * guess  # (N, I)
+    chance = torch.where(relevant.any(1, keepdim=True), chance, 1.0)
+    chance = chance / chance.sum(1, keepdim=True)
+    drawn = torch.multinomial(chance, MOST, replacement=True, generator=generator)  # (N, MOST)
+    for i in drawn.unbind(1):  # (N,)
+        yield i, 1.0 / (MOST * chance.gather(1, i[:, None]))
 
 
 def _guess(discount: Tensor, count: int) -> Tensor:

@@ -17,7 +17,7 @@ from agents import advantages
 from agents.config import TrainerConfig, named_settings
 from agents.crossings import list_parts
 from agents.estimators import ESTIMATORS, rao_blackwell, score_function
-from agents.linear_estimator import linear_parts, linear_pathwise
+from agents.linear_estimator import Reading, linear_parts, linear_pathwise
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from agents.window import check_window, trained_steps
@@ -120,13 +120,15 @@ class Reinforce(FineTuner):
             self.optimizer.add_param_group({"params": moving, "lr": rate})
             for env in self.envs:
                 env.problem = env.problem.with_own_scores()
+            backbone = self.policy.backbone
+            if backbone.scores_by_context:  # its weights make what an environment shows, too
+                self._looks = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the mean reward's derivative in each step's mean, carry it to the weights."""
         config = self.config
         start = time.perf_counter()
-        if config.scores_learning_rate:
-            self.env.problem.score_by(self.policy.backbone)
+        reading = self._read(users) if config.scores_learning_rate else None
         rollout = roll_out(
             self.policy,
             self.env,
@@ -135,30 +137,38 @@ class Reinforce(FineTuner):
             steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
             pathwise=config.estimator == "pathwise",
             share_first=config.share_first_step,
+            start=None if reading is None else reading.start,
         )
         rolled = time.perf_counter()
         reward = rollout.reward.view(users.numel(), -1)  # (B, G)
-        table, moves = self._table()
-        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward), moves)
+        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward), reading)
         means = [rollout.means[t] for t in gradients]
-        norm = self.ascend(means + table, list(gradients.values()) + ([] if moves is None else [moves]))
+        tables = [] if reading is None else reading.slopes
+        norm = self.ascend(
+            means + [tensor for tensor, _ in tables], [*gradients.values(), *(slope for _, slope in tables)]
+        )
         scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
         return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
 
-    def _table(self) -> tuple[list[Tensor], Tensor | None]:
-        """The policy's item embeddings (I, D) with their graph, and zeros for a derivative; or neither."""
-        if not self.config.scores_learning_rate:
-            return [], None
-        table = self.policy.backbone.score_table()
+    def _read(self, users: Tensor) -> Reading:
+        """What scores u_0 of ``users`` (B,), with graphs; the environment scores by the same from now on."""
+        backbone = self.policy.backbone
+        self.env.problem.score_by(backbone)
+        table = backbone.score_table()
         assert table is not None  # checked
-        return [table], torch.zeros_like(table)
+        if not backbone.scores_by_context:
+            return Reading(table)
+        shown = self._looks[self.env](users)
+        told, read_by = backbone.context(users, shown), backbone.context_table(table)
+        assert told is not None and read_by is not None  # scores_by_context says so
+        return Reading(table, (told, read_by), backbone.initial_state(users, shown))
 
     def _derivatives(
-        self, rollout: Rollout, advantage: Tensor, moves: Tensor | None = None
+        self, rollout: Rollout, advantage: Tensor, reading: Reading | None = None
     ) -> dict[int, Tensor]:
         """Derivative of the objective in each trained step's mean, by the configured estimator.
 
-        That in the item embeddings is added to ``moves`` (I, D), if there are.
+        ``reading``, if given, notes those in what scores u_0.
         """
         config, last = self.config, self.policy.num_steps - 1
         scale = 1.0 if config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
@@ -171,7 +181,7 @@ class Reinforce(FineTuner):
             else:
                 pairs, generator = config.pairs, self.noise_generator
                 slope = linear_pathwise(
-                    rollout, self.policy, self.env.problem, pairs, generator, scale, moves
+                    rollout, self.policy, self.env.problem, pairs, generator, scale, reading
                 )
                 out = {last: slope}
         elif config.estimator == "rao_blackwell":

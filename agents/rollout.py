@@ -75,6 +75,7 @@ def roll_out(
     pathwise: bool = False,
     share_first: bool = True,
     noise: str = "episode",
+    start: Tensor | None = None,
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
@@ -93,6 +94,7 @@ def roll_out(
             different policies'.
         noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
             numbers); ``none``: the noise-free chain.
+        start: (B, D) the users' u_T with the graph of the weights that make it, for a gradient in those.
 
     Returns:
         The finished episodes.
@@ -107,6 +109,8 @@ def roll_out(
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     observation, _ = env.reset(seed=seed, options={"user": users.repeat_interleave(group)})
     u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
+    if start is not None:  # the environment's numbers, the policy's graph
+        u = u + (start - start.detach()).repeat_interleave(u.shape[0] // users.numel(), 0)
     context = policy.encode(env.problem.context(users))  # (B, H) or None: a user's episodes share it
     if context is not None and not share_first:
         context = context.repeat_interleave(group)  # (N, H)

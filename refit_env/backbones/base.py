@@ -193,6 +193,14 @@ class Backbone(nn.Module, ABC):
         """The slope (I, D) of the scores in u_0 where they are affine in it; None elsewhere."""
         return None
 
+    def context_table(self, table: Tensor) -> Tensor | None:
+        """The slope (I, C) of the scores in the context, for backbones with ``scores_by_context``.
+
+        Args:
+            table: (I, D) what ``score_table`` gave.
+        """
+        return None
+
     def largest(self) -> float:
         """The largest number, by size, that a clean vector holds; where u holds scores, 1."""
         return 1.0
@@ -205,10 +213,10 @@ class Backbone(nn.Module, ABC):
         """
 
     def thaw_scores(self) -> list[nn.Parameter]:
-        """Train again what ``score_table`` is made of, for an agent whose environment's scores move along.
+        """Train again what ``freeze_scores`` stopped, for an agent whose environment's scores move along.
 
         Returns:
-            it.
+            those weights.
 
         Raises:
             ValueError: if that cannot be trained apart from what environments show (here).

@@ -233,6 +233,10 @@ class DiffPoi(Backbone):
         """(I, D) the geographic embeddings: the slope of the scores in u_0."""
         return self.geo_table()
 
+    def context_table(self, table: Tensor) -> Tensor:
+        """(I, D) the places' own embeddings, which the sequence encoding is held against."""
+        return self.places.weight[: self.num_items]
+
     def largest(self) -> float:
         """Of what the spatial encoder may give, and of all that training's chains came to.
 
@@ -244,6 +248,13 @@ class DiffPoi(Backbone):
         """Stop training everything but the denoiser."""
         for part in (self.places, self.geo, self.visits, self.spatial):
             part.requires_grad_(False)
+
+    def thaw_scores(self) -> list[nn.Parameter]:
+        """Train the embeddings and the encoders again."""
+        parts = (self.places, self.geo, self.visits, self.spatial)
+        for part in parts:
+            part.requires_grad_(True)
+        return [weight for part in parts for weight in part.parameters()]
 
     @property
     def output_layer(self) -> nn.Linear:

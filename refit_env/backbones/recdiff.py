@@ -239,10 +239,19 @@ class RecDiff(Backbone):
         to_users = Operator.symmetric(
             edges, (self.config.num_users, self.num_items), degrees, self.users.dtype
         )
-        with torch.no_grad():
+        weights, latest = [*self._graph_weights()], Latest[Tensor]()
+
+        def make() -> Tensor:
             read = self._user_side(to_users, self._item_side()[1])  # (U, D)
-            table = torch.cat([read, self._social_side()], 1).to(device)  # (U, 2 D)
-        return lambda users: table[users]
+            return torch.cat([read, self._social_side()], 1).to(device)  # (U, 2 D)
+
+        def look(users: Tensor) -> Tensor:
+            if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+                return make()[users]
+            with torch.no_grad():
+                return latest.get([*weights, self.interactions], make)[users]
+
+        return look
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """e_u (B, D), clean: chains start without noise, as published."""
@@ -274,6 +283,10 @@ class RecDiff(Backbone):
             return self._item_side()[0]
         return self._item_vectors.get([*weights, self.interactions], lambda: self._item_side()[0])
 
+    def context_table(self, table: Tensor) -> Tensor:
+        """The same: ui_u and u_0 are added."""
+        return table
+
     @torch.no_grad()
     def largest(self) -> float:
         """Of the social vectors."""
@@ -283,6 +296,13 @@ class RecDiff(Backbone):
         """Stop training all but the denoiser."""
         for weight in self._graph_weights():
             weight.requires_grad_(False)
+
+    def thaw_scores(self) -> list[nn.Parameter]:
+        """Train the graphs' weights again, from which all three come."""
+        weights = list(self._graph_weights())
+        for weight in weights:
+            weight.requires_grad_(True)
+        return weights
 
     def _graph_weights(self) -> Iterator[nn.Parameter]:
         """Every parameter that is not the denoiser's."""

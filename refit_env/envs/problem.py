@@ -40,6 +40,7 @@ class DenoisingProblem:
         config: the arguments.
         dataset: the data; of a sequential set its rows, each of which counts as a user here.
         relevance: what is shown, counted and kept out of lists.
+        seen: the data, its train split what is shown.
         reward_fn: the terminal reward.
         users: (n,) int64, those that episodes are about.
         num_steps: T.
@@ -80,7 +81,7 @@ class DenoisingProblem:
         self.dim, self.bound = self.num_items, BOUND
         published = published_config(config.backbone, self.dataset.name)
         self._chain, self._kind = published.diffusion(), kind
-        seen = self.dataset.showing(self.relevance.visible)
+        self.seen = seen = self.dataset.showing(self.relevance.visible)
         if self._judge is None:
             self._rows = kind.rows(seen, published)
             self._visible = SparseRows(self._rows, self.device)

@@ -67,7 +67,7 @@ def estimates(u0: Tensor, gains: Tensor, discount: Tensor, pairs: int, hidden: i
     return linear_slope(
         u0, MEAN.expand_as(u0), scores, TABLE, gains.expand(len(u0), -1), discount, STD, pairs,
         torch.Generator().manual_seed(1),
-    )[0]  # fmt: skip
+    ).mean  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -88,9 +88,10 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
     count, step = 40_000, 0.05
     u0 = samples(count)
     each = (gains.expand(count, -1), discount, STD, 2, torch.Generator().manual_seed(1))
-    _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each)
-    assert not found.any()  # nobody asked
-    _, found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each, of_table=True)
+    assert not linear_slope(
+        u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each
+    ).table.any()  # not asked
+    found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each, of_table=True).table
     noise, weight = grid()
 
     def expected(table: Tensor) -> float:
@@ -105,6 +106,42 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
             assert float(found[item, axis_]) / count == pytest.approx(slope, abs=8e-3)
 
 
+def test_of_many_relevant_items_some_are_drawn_and_the_mean_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains, discount = torch.tensor([0.9, 0.2, 0.5, 0.1, 0.7, 0.3]), discounts(3)
+    monkeypatch.setattr("agents.linear_estimator.MOST", 2)
+    found = estimates(samples(20_000), gains, discount, 2)
+    error = found.std(0) / math.sqrt(len(found)) + 1e-3
+    assert bool(((found.mean(0) - by_quadrature(gains, discount).float()).abs() < 4 * error).all())
+
+
+def test_a_context_that_scores_too_has_its_derivatives() -> None:
+    gains, discount = CASES["several gains"]
+    count, step, (noise, weight) = 40_000, 0.05, grid()
+    told, read_by = (
+        torch.tensor([0.4, -0.3, 0.2]),
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(3)),
+    )
+    u0 = samples(count)
+    found = linear_slope(
+        u0, MEAN.expand_as(u0), u0 @ TABLE.T + read_by @ told, TABLE, gains.expand(count, -1), discount, STD, 2,
+        torch.Generator().manual_seed(1), True, (told.expand(count, -1), read_by),
+    )  # fmt: skip
+
+    def expected(context: Tensor, slope: Tensor) -> float:
+        scores = (MEAN.double() + noise) @ TABLE.double().T + (slope @ context).double()
+        return float((weight * rewards(scores, gains.double(), discount.double())).sum())
+
+    for axis_ in range(3):
+        shift = step * torch.eye(3)[axis_]
+        slope = (expected(told + shift, read_by) - expected(told - shift, read_by)) / (2 * step)
+        assert float(found.context.mean(0)[axis_]) == pytest.approx(slope, abs=8e-3)
+        for item in range(6):
+            moved = torch.zeros_like(read_by)
+            moved[item, axis_] = step
+            slope = (expected(told, read_by + moved) - expected(told, read_by - moved)) / (2 * step)
+            assert float(found.context_table[item, axis_]) / count == pytest.approx(slope, abs=8e-3)
+
+
 def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> None:
     """Sixty items in twelve dimensions, as in embeddings: the score function's noise has all of them."""
     discount = discounts(60)
@@ -116,9 +153,9 @@ def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> Non
     gains[(mean @ table.T).argsort(descending=True)[6]] = 1.0
     value = rewards(scores, gains, discount)
     score = (value - value.mean())[:, None] * (u0 - mean) / STD**2  # with nearly the best constant baseline
-    ours, _ = linear_slope(
+    ours = linear_slope(
         u0, mean.expand_as(u0), scores, table, gains.expand(5_000, -1), discount, STD, 4, generator
-    )
+    ).mean
     error = (ours.var(0) + score.var(0)).sqrt() / math.sqrt(5_000)
     assert bool(((ours.mean(0) - score.mean(0)).abs() < 4 * error).all())
     assert ours.var(0).sum() < 0.25 * score.var(0).sum()
