@@ -117,15 +117,10 @@ def test_of_many_relevant_items_some_are_drawn_and_the_mean_stays(monkeypatch: p
 def test_a_context_that_scores_too_has_its_derivatives() -> None:
     gains, discount = CASES["several gains"]
     count, step, (noise, weight) = 40_000, 0.05, grid()
-    told, read_by = (
-        torch.tensor([0.4, -0.3, 0.2]),
-        torch.randn(6, 3, generator=torch.Generator().manual_seed(3)),
-    )
-    u0 = samples(count)
-    found = linear_slope(
-        u0, MEAN.expand_as(u0), u0 @ TABLE.T + read_by @ told, TABLE, gains.expand(count, -1), discount, STD, 2,
-        torch.Generator().manual_seed(1), True, (told.expand(count, -1), read_by),
-    )  # fmt: skip
+    told, u0, draws = torch.tensor([0.4, -0.3, 0.2]), samples(count), torch.Generator().manual_seed(3)
+    read_by = torch.randn(6, 3, generator=draws)
+    known = (u0, MEAN.expand_as(u0), u0 @ TABLE.T + read_by @ told, TABLE, gains.expand(count, -1), discount)
+    found = linear_slope(*known, STD, 2, draws, True, (told.expand(count, -1), read_by))
 
     def expected(context: Tensor, slope: Tensor) -> float:
         scores = (MEAN.double() + noise) @ TABLE.double().T + (slope @ context).double()
