@@ -195,6 +195,7 @@ class DenoisingProblem:
         own = object.__new__(type(self))
         own.__dict__ |= self.__dict__
         own._judge = copy.deepcopy(self._judge)
+        own._shown = own._judge.shown(self.seen, self.device)  # what is shown may come from its weights
         return own
 
     def score_by(self, backbone: Backbone) -> None:
