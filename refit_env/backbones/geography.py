@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
+from refit_env.backbones.graphs import Latest
 from refit_env.data.dataset import Dataset
 from refit_env.errors import DataError
 
@@ -108,8 +109,7 @@ class PlaceGraph(nn.Module):
         super().__init__()
         self.radius, self.nearest = radius, nearest
         self.register_buffer("coordinates", torch.full((num_items, 2), torch.nan))
-        self._matrix: Tensor | None = None
-        self._made_for: tuple[Any, ...] | None = None
+        self._matrix: Latest[Tensor] = Latest()
 
     def kilometres(self, items: Tensor) -> Tensor:
         """(B, L) float64 distance of each visited place from the one before; 0 where unknown.
@@ -128,11 +128,8 @@ class PlaceGraph(nn.Module):
 
     def matrix(self, like: Tensor) -> Tensor:
         """(I, I) sparse CSR in the type and on the device of ``like``."""
-        state = self.coordinates
-        key = (state.data_ptr(), state._version, like.dtype, like.device)
-        if self._matrix is None or self._made_for != key:
-            self._matrix, self._made_for = self._make().to(like.device, like.dtype), key
-        return self._matrix
+        kind = (like.device, like.dtype)
+        return self._matrix.get([self.coordinates], lambda: self._make().to(*kind), kind)
 
     def _make(self) -> Tensor:
         count = self.coordinates.shape[0]

@@ -201,7 +201,9 @@ class DenoisingProblem:
     def score_by(self, backbone: Backbone) -> None:
         """From now on, score u_0 by the weights of ``backbone``; only for what ``with_own_scores`` gave."""
         assert self._judge is not None
-        self._judge.load_state_dict(backbone.state_dict())
+        with torch.no_grad():  # buffers are data, which training leaves alone
+            for own, other in zip(self._judge.parameters(), backbone.parameters(), strict=True):
+                own.copy_(other)
         self.__dict__.pop("score_table", None)
 
     def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
