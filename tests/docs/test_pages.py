@@ -125,3 +125,10 @@ def test_bad_results_are_refused(results: Any) -> None:
         results.markdown_table(["a", "b"], [["x"]])
     with pytest.raises(ValueError, match="once each"):
         results.fill("no markers", [])
+
+
+def test_every_reward_is_described() -> None:
+    from refit_env.rewards import reward_names
+
+    told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "rewards.md").read_text()))
+    assert set(reward_names()) <= told
