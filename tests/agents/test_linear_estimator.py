@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.linear_estimator import linear_slope
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
+from agents.swaps import linear_slope
 from refit_env.backbones import make_backbone
 from refit_env.backbones.dreamrec import DreamRec
 from refit_env.data import Dataset, synthesize_sessions
@@ -108,7 +108,7 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
 
 def test_of_many_relevant_items_some_are_drawn_and_the_mean_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     gains, discount = torch.tensor([0.9, 0.2, 0.5, 0.1, 0.7, 0.3]), discounts(3)
-    monkeypatch.setattr("agents.linear_estimator.MOST", 2)
+    monkeypatch.setattr("agents.swaps.MOST", 2)
     found = estimates(samples(20_000), gains, discount, 2)
     error = found.std(0) / math.sqrt(len(found)) + 1e-3
     assert bool(((found.mean(0) - by_quadrature(gains, discount).float()).abs() < 4 * error).all())
