@@ -2,7 +2,7 @@
 
 No entry was chosen on the test split. What was tried on validation lies in ``benchmarks/results/search``
 (``python -m benchmarks.search_finetuning`` tries more): one run of most settings, few of them tried.
-Yelp2018, Foursquare, TKY, Epinions and the ranking models take over what was found elsewhere.
+TKY, Epinions and the ranking models take over what was found elsewhere.
 """
 
 from __future__ import annotations
