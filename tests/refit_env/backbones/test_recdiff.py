@@ -130,7 +130,7 @@ def test_the_box_holds_every_context(social: Dataset) -> None:
     assert box is not None and box[2] == 8
     for fraction in (0.2, 0.8):
         seen = social.showing(make_relevance("holdout", social, fraction).visible)
-        shown = backbone.shown(seen, "cpu")(torch.arange(social.num_users))
+        shown = backbone.shown(seen, "cpu")(torch.arange(social.num_users)).detach()
         assert shown[:, :8].min() >= box[0] and shown[:, :8].max() <= box[1]
     assert backbone.largest() == pytest.approx(float(shown[:, 8:].abs().max()))
 
