@@ -220,7 +220,8 @@ class RecDiff(Backbone):
     def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
         """Make the function users (B,) -> [ui_u | e_u] (B, 2 D), read by the weights of the moment.
 
-        Where they are trained and gradients are on, the result has their graph; else it is kept until they change.
+        Where they are trained and gradients are on, the result has their graph; else it is kept until they
+        change.
 
         Raises:
             ValueError: if the data set is not social, or has another number of users or items.
