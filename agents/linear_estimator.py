@@ -1,4 +1,4 @@
-"""The pathwise estimator where u_0 is an embedding: ``agents.swaps`` on finished episodes.
+"""The pathwise estimator where u_0 is an embedding: ``agents.list_swaps`` and ``agents.swaps`` on episodes.
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, C size of the
 context, I items, K list length, J pairs drawn for each relevant item.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.crossings import list_parts
+from agents.list_swaps import list_slope
 from agents.rollout import Rollout
 from agents.swaps import Slope, linear_slope
 from refit_env.envs.problem import DenoisingProblem
@@ -55,6 +56,7 @@ def linear_pathwise(
     generator: torch.Generator | None = None,
     scale: float = 1.0,
     reading: Reading | None = None,
+    draw_lists: bool = False,
 ) -> Tensor:
     """The mean reward's derivative in the last step's mean, for ``torch.autograd`` to carry back.
 
@@ -66,6 +68,7 @@ def linear_pathwise(
         generator: source of the pairs drawn.
         scale: factor of the derivative.
         reading: what scores u_0, where that is trained, too: it notes its own derivatives.
+        draw_lists: whether pairs are drawn for rewards of a list, too, instead of all summed at once.
 
     Returns:
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
@@ -92,19 +95,11 @@ def linear_pathwise(
         context = told.repeat_interleave(group, 0), read_by  # (N, C), (I, C)
     for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
         each, std = gains.repeat_interleave(group, 0), float(policy.std[last])  # (N, I)
-        slope = linear_slope(
-            rollout.u0,
-            whole,
-            scores,
-            table,
-            each,
-            discount,
-            std,
-            pairs,
-            generator,
-            reading is not None,
-            context,
-        )
+        known = (rollout.u0, whole, scores, table, each, discount, std)
+        if draw_lists or discount.numel() == scores.shape[1]:  # every rank counts
+            slope = linear_slope(*known, pairs, generator, reading is not None, context)
+        else:
+            slope = list_slope(*known, reading is not None, context)
         factor = share * scale / users.numel()
         out.add_(slope.mean, alpha=factor)
         if reading is not None:

@@ -39,8 +39,11 @@ class ReinforceConfig(TrainerConfig):
     kl_weight: float = 0.0
     """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381)."""
     pairs: int = 4
-    """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding: see
-    ``agents.linear_estimator``."""
+    """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding and every rank counts
+    (``log_rank``): see ``agents.swaps``."""
+    draw_lists: bool = False
+    """Draw them for rewards of a list, too: unbiased and noisy, where ``agents.list_swaps`` sums all pairs
+    with nearly no bias."""
     scores_learning_rate: float = 0.0
     """Adam's step size for what reads scores from u_0, the item embeddings (``pathwise`` alone can train
     them); 0 leaves them as they are."""
@@ -181,7 +184,14 @@ class Reinforce(FineTuner):
             else:
                 pairs, generator = config.pairs, self.noise_generator
                 slope = linear_pathwise(
-                    rollout, self.policy, self.env.problem, pairs, generator, scale, reading
+                    rollout,
+                    self.policy,
+                    self.env.problem,
+                    pairs,
+                    generator,
+                    scale,
+                    reading,
+                    config.draw_lists,
                 )
                 out = {last: slope}
         elif config.estimator == "rao_blackwell":

@@ -28,7 +28,8 @@ and where scores have a second part f_i . c, linear in a context c, so does it h
 Such a policy is the chain and the reading of its end: what it does is a list, which the environment judges.
 
 The estimator is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do,
-a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's.
+a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's:
+``agents.list_swaps`` sums all of those at once.
 
 Letters: N episodes, D size of the diffused vector, C size of the context, I items, K list length, P relevant
 items of an episode at most, J pairs drawn for each.

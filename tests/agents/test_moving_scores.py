@@ -54,6 +54,7 @@ def made(name: str, data: Dataset, folder: Path, **changes: Any) -> Reinforce:
         **{
             "users_per_batch": 8, "samples_per_user": 400, "exploration_std": 0.3, "iterations": 2,
             "scores_learning_rate": 1e-3, "pairs": 8, "relevance_draws": 1, "baseline": "none",
+            "draw_lists": True,
         } | changes
     )  # fmt: skip
     return Reinforce(
