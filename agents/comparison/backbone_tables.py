@@ -179,14 +179,14 @@ def note() -> str:
         "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is relative to the "
         "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' counts "
         "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
-        "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights "
-        "chosen on validation (settings: agents/hyperparams.py; RecDiff is rewarded for the validation "
-        "items of half of the users, its further training learns those, too, and the other half chooses; "
-        "where a linear model of the train items is the reward, that model's own lists stand below); "
-        "full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have fewer than "
-        "5 train items (rows: shown items); popular is the most interacted fifth of the catalogue, tail the "
-        "rest. DreamRec's published objective hardly ranks: read its gain beside the model that was trained "
-        "to rank. One thread a cell."
+        "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights chosen "
+        "on validation (settings: agents/hyperparams.py; on Ciao and Epinions RecDiff is rewarded for the "
+        "validation items of half of the users, its further training learns those, too, and the other half "
+        "chooses; where a linear model of the train items is the reward, that model's own lists stand "
+        "below); full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have "
+        "fewer than 5 train items (rows: shown items); popular is the most interacted fifth of the "
+        "catalogue, tail the rest. DreamRec's published objective hardly ranks: read its gain beside the "
+        "model that was trained to rank. One thread a cell."
     )
 
 
