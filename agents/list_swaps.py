@@ -9,8 +9,8 @@ taken to stand still: the push along e_i - e_j that brings i and j level has, in
 third embedding's direction.
 
 That is an approximation, the better the larger D: about 5 % off at D = 8, within the noise of measurement at
-32 (``tests/agents/test_list_swaps.py``). In return the estimate's signal is as large as its noise where that
-of drawn pairs, which are unbiased, is a fiftieth of it (docs/estimators.md).
+32 (``tests/agents/test_list_swaps.py``). In return a gradient has forty times the signal for its noise that
+drawn pairs have, which are unbiased (``benchmarks/gradient_noise.py``).
 
 Letters: N episodes, D size of the diffused vector, E size of the context, C candidates, I items, K list
 length.
