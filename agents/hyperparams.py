@@ -92,7 +92,7 @@ _GRAPHS = ReinforceConfig(
     iterations=100,
     eval_every=20,
 )
-"""RecDiff, all that scores trained, where a linear model of the interactions ranks better."""
+"""RecDiff, all that scores trained, rewarded by a linear model of the interactions."""
 
 
 _CAREFUL = replace(
@@ -231,8 +231,8 @@ TUNED: dict[str, dict[str, Tuned]] = {
         "recdiff": Tuned(
             "recdiff",
             published_training("recdiff", "ciao"),
-            replace(_FRIENDS, users_per_batch=128, iterations=80),
-            _VALIDATION,
+            replace(_GRAPHS, users_per_batch=256),
+            {"reward": "ease", "relevance": "holdout"},
         ),
     },
     "ReFiT-Epinions-v0": {
