@@ -231,8 +231,8 @@ TUNED: dict[str, dict[str, Tuned]] = {
         "recdiff": Tuned(
             "recdiff",
             published_training("recdiff", "ciao"),
-            replace(_GRAPHS, users_per_batch=256),
-            {"reward": "ease", "relevance": "holdout"},
+            replace(_FRIENDS, users_per_batch=128, iterations=80),
+            _VALIDATION,
         ),
     },
     "ReFiT-Epinions-v0": {

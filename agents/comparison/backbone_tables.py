@@ -180,7 +180,7 @@ def note() -> str:
         "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' counts "
         "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights chosen "
-        "on validation (settings: agents/hyperparams.py; on Epinions RecDiff is rewarded for the "
+        "on validation (settings: agents/hyperparams.py; on Ciao and Epinions RecDiff is rewarded for the "
         "validation items of half of the users, its further training learns those, too, and the other half "
         "chooses; where a linear model of the train items is the reward, that model's own lists stand "
         "below); full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have "
