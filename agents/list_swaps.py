@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.swaps import Slope
+from agents.swaps import Slope, drops, parts_of
 
 CANDIDATES = 256
 """C, items of an episode that may swap with one of its list; twice the list if that is more."""
@@ -74,24 +74,14 @@ def list_slope(
 ) -> Slope:
     """An estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
 
-    Args:
-        u0: (N, D) samples of N(mean, std^2 I).
-        mean: (N, D).
-        scores: (N, I) of ``u0``; items that no list may hold are -inf.
-        table: (I, D) the slope of the scores in u_0.
-        gains: (N, I) value of having an item in the list.
-        discount: (K,) weight of each rank, non-increasing.
-        std: the samples' standard deviation.
-        of_table: whether the derivative in ``table`` is wanted.
-        context: (N, E) and (I, E), the second part of the scores: a context, and their slope in it.
+    The arguments are those of ``agents.swaps.linear_slope``; nothing is drawn.
     """
     expected = scores - (u0 - mean) @ table.T  # (N, I) the mean's scores
-    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
-    found = list_swaps(scores, expected, table, gains, drop, std)
+    found = list_swaps(scores, expected, table, gains, drops(discount), std)
     items, pull = found.items, found.pull()  # (N, C) each
     near = table[items]  # (N, C, D)
-    told, read_by = (mean[:, :0], table[:, :0]) if context is None else (t.detach() for t in context)
-    out = Slope(*(torch.zeros_like(t) for t in (mean, table, told, read_by)))
+    told, read_by = parts_of(context, mean, table)
+    out = Slope.zeros(mean, table, told, read_by)
     out.mean += (pull[:, None] @ near).squeeze(1)
     if of_table:
         out.table.index_add_(0, items.flatten(), found.table_slope(u0, near).flatten(0, 1))

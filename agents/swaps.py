@@ -67,6 +67,21 @@ class Slope:
     context: Tensor
     context_table: Tensor
 
+    @classmethod
+    def zeros(cls, mean: Tensor, table: Tensor, told: Tensor, read_by: Tensor) -> Slope:
+        """Nothing found yet."""
+        return cls(*(torch.zeros_like(t) for t in (mean, table, told, read_by)))
+
+
+def parts_of(context: tuple[Tensor, Tensor] | None, mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """A context (N, C) and the scores' slope in it (I, C), without graphs; C = 0 where there is none."""
+    return (mean[:, :0], table[:, :0]) if context is None else (context[0].detach(), context[1].detach())
+
+
+def drops(discount: Tensor) -> Tensor:
+    """(K,) each rank's worth over the next, from ``discount`` (K,)."""
+    return discount - torch.cat([discount[1:], discount.new_zeros(1)])
+
 
 def linear_slope(
     u0: Tensor,
@@ -96,13 +111,12 @@ def linear_slope(
         of_table: whether the derivative in ``table`` is wanted.
         context: (N, C) and (I, C), the second part of the scores: a context, and their slope in it.
     """
-    shift = (u0 - mean) @ table.T  # (N, I) what the noise did to the scores
-    expected = scores - shift  # (N, I) the mean's scores
-    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
+    expected = scores - (u0 - mean) @ table.T  # (N, I) the mean's scores
+    drop = drops(discount)  # (K,)
     drop = torch.cat([drop, drop.new_zeros(max(0, scores.shape[1] + 1 - drop.numel()))])  # (I + 1,)
     guess = _guess(discount, scores.shape[1])[_ranks(scores)]  # (N, I)
-    told, read_by = (mean[:, :0], table[:, :0]) if context is None else (t.detach() for t in context)
-    out = Slope(*(torch.zeros_like(t) for t in (mean, table, told, read_by)))
+    told, read_by = parts_of(context, mean, table)
+    out = Slope.zeros(mean, table, told, read_by)
     for i, times in _relevant_items(gains, guess, generator):  # (N,), (N, 1)
         rivals, weights, meeting = _of_item(
             i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator

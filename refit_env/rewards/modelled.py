@@ -3,8 +3,8 @@
 A user's train items say little about the one list that a policy draws, and a network of millions of weights
 soon knows them by heart. A linear item-item model, fitted in closed form to the same train split, has an
 opinion on every item of every user, so the reward of an episode is dense, and it carries what the columns
-of the matrix know of each other. It is a reward model in the sense of learning from human feedback; what a
-policy can learn from it is bounded by how well the model itself ranks, which is to be reported beside.
+of the matrix know of each other. It is a reward model in the sense of learning from human feedback; how
+well the model itself ranks is to be reported beside what a policy learnt from it.
 
 Letters: B users in the batch, I items, K list length, U users of the data set, R train rows, N stored
 values, n visible items of the batch, r rank, W = (I, I) weights.
