@@ -34,6 +34,10 @@ class TrainerConfig:
     relevance_draws: int = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
     by heart."""
+    blends: int = 0
+    """How many points on the straight line from the pretrained to the chosen weights validation looks at in
+    the end: what fine-tuning gains and what it forgets are not the same weights (WiSE-FT, arXiv 2109.01903;
+    WARP, 2406.16768)."""
 
 
 Config = TypeVar("Config", bound=TrainerConfig)

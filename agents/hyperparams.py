@@ -129,14 +129,24 @@ def _ranked(dataset: str, settings: ReinforceConfig = _CAREFUL, env: Mapping[str
     return Tuned("dreamrec", training, settings, env)
 
 
-_VISITS = {"users_per_batch": 256, "learning_rate": 1e-4, "iterations": 60, "eval_every": 15}
+_VISITS = replace(
+    _SLOPE,
+    learning_rate=5e-4,
+    exploration_std=0.1,
+    scores_learning_rate=5e-4,
+    iterations=100,
+    eval_every=20,
+)
+"""Diff-POI's embeddings are short, with a norm near .35."""
 
 
-def _diffpoi(epochs: int, **changes: Any) -> Tuned:
-    """Diff-POI, smaller than published and stopped while it still learns: an epoch is minutes of one core."""
-    training = replace(published_training("diff-poi", ""), epochs=epochs)
-    settings = replace(_SLOPE, **(_VISITS | changes))
-    return Tuned("diff-poi", training, settings, _ROWS, size="small")
+def _diffpoi(epochs: int, decay: float) -> Tuned:
+    """Diff-POI, smaller than published; with a decaying step size it learns all it can in few epochs."""
+    training = replace(
+        published_training("diff-poi", ""), epochs=epochs, learning_rate_decay=decay, patience=3
+    )
+    env = {"reward": "ease", "relevance": "train", "reward_kwargs": {"l2": 10.0}}
+    return Tuned("diff-poi", training, _VISITS, env, size="small")
 
 
 TUNED: dict[str, dict[str, Tuned]] = {
@@ -225,14 +235,15 @@ TUNED: dict[str, dict[str, Tuned]] = {
         ),
         "dreamrec-ranking": _ranked("zhihu"),
     },
-    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(5)},
-    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(3)},
+    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(12, 0.88)},
+    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(8, 0.8)},
     "ReFiT-Ciao-v0": {
         "recdiff": Tuned(
             "recdiff",
             published_training("recdiff", "ciao"),
-            replace(_FRIENDS, users_per_batch=128, iterations=80),
-            _VALIDATION,
+            # So few items of each user tell little of the others': the best lies between the two models.
+            replace(_GRAPHS, users_per_batch=256, blends=3),
+            {"reward": "ease", "relevance": "holdout"},
         ),
     },
     "ReFiT-Epinions-v0": {

@@ -9,6 +9,7 @@ from agents.trainer import FineTuner
 from refit_env.errors import unknown_name
 
 ALGORITHMS: dict[str, str] = {
+    "distill": "agents.distill:Distill",
     "dpo": "agents.dpo:DPO",
     "es": "agents.es:EvolutionStrategy",
     "grpo": "agents.grpo:GRPO",

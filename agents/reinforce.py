@@ -117,10 +117,7 @@ class Reinforce(FineTuner):
         """Let the item embeddings move, and give the environments scores of their own that move with them."""
         rate = self.config.scores_learning_rate
         if rate:
-            moving = self.policy.backbone.thaw_scores()
-            [others] = self.optimizer.param_groups
-            others["params"] = [p for p in others["params"] if all(p is not other for other in moving)]
-            self.optimizer.add_param_group({"params": moving, "lr": rate})
+            self.train_scores(rate)
             for env in self.envs:
                 env.problem = env.problem.with_own_scores()
             backbone = self.policy.backbone

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from agents.blends import best_between
 from agents.config import TrainerConfig
 from agents.divergence import divergence
 from agents.interrupt import deferred_interrupt
@@ -52,6 +53,9 @@ class FineTuneResult:
     """Iteration of the chosen weights; 0 is the untouched pretrained model."""
     best_value: float = float("nan")
     """The validation metric there."""
+    share: float = 1.0
+    """Where ``blends`` were looked at: how far from the pretrained weights to those of ``best_iteration``
+    the policy's lie."""
     seconds: float = 0.0
     """Wall-clock time of training, validation included."""
     interrupted: bool = False
@@ -187,9 +191,16 @@ class FineTuner(ABC):
             bar.close()
             if log is not None:
                 log.close()
-        self.policy.load_state_dict(self._best_state)
+        value, share = best_between(
+            self.policy,
+            self.reference,
+            self._best_state,
+            0 if interrupted else self.config.blends,
+            self._best[0],
+            lambda: self._look()[self.config.select_on],
+        )
         seconds = time.perf_counter() - start
-        return FineTuneResult(self.policy, self.history, self._best[1], self._best[0], seconds, interrupted)
+        return FineTuneResult(self.policy, self.history, self._best[1], value, share, seconds, interrupted)
 
     def _step(self) -> dict[str, float]:
         """One iteration with its bookkeeping."""
@@ -222,9 +233,7 @@ class FineTuner(ABC):
         """Look at the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
         self._refresh_lists()
-        means = self.evaluate("valid", users=self._selection_users).means()
-        if self.config.select_on not in means:
-            raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
+        means = self._look()
         if means[self.config.select_on] > self._best[0]:
             self._best = (means[self.config.select_on], self.iteration)
             self._best_state = copy.deepcopy(self.policy.state_dict())
@@ -233,6 +242,13 @@ class FineTuner(ABC):
             self.policy, self.reference, self.env.problem, self._train_users
         )
         return out | {"seconds/validation": time.perf_counter() - begin}
+
+    def _look(self) -> dict[str, float]:
+        """The validation metrics of the users that select."""
+        means = self.evaluate("valid", users=self._selection_users).means()
+        if self.config.select_on not in means:
+            raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
+        return means
 
     def _refresh_lists(self) -> None:
         """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""
@@ -329,6 +345,13 @@ class FineTuner(ABC):
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
         self.optimizer.step()
         return norm
+
+    def train_scores(self, learning_rate: float) -> None:
+        """Train what reads scores from u_0, too, with a step size of its own."""
+        moving = self.policy.backbone.thaw_scores()
+        [others] = self.optimizer.param_groups
+        others["params"] = [p for p in others["params"] if all(p is not other for other in moving)]
+        self.optimizer.add_param_group({"params": moving, "lr": learning_rate})
 
     def context_of(self, rollout: Rollout, rows: int) -> Tensor | None:
         """What the network is conditioned on, (rows, C): repeated where the rows are episodes, not users."""

@@ -194,6 +194,7 @@ def finetune_run(
             "best_iteration": result.best_iteration,
             "selected_on": f"valid {agent.config.select_on}",
             "best_value": result.best_value,
+            "share": result.share,
         },
         "cost": cost(pretraining=pretraining, finetuning=training, evaluation=evaluation),
     }

@@ -149,7 +149,7 @@ def task_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
         for found in summary:
             gain = found.get("gain", {}).get("ndcg@20")
             default = found["model"] == entry(found["env"]).backbone
-            if found["task"] == task and default and gain is not None and found["row"] != REWARD:
+            if found["task"] == task and default and gain is not None and found["row"] in gains:
                 gains[found["row"]].append(100 * gain["mean"])
                 seen.add((found["env"], found["model"]))
         if seen:
@@ -182,8 +182,8 @@ def note() -> str:
         "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights chosen "
         "on validation (settings: agents/hyperparams.py; on Ciao and Epinions RecDiff is rewarded for the "
         "validation items of half of the users, its further training learns those, too, and the other half "
-        "chooses; where a linear model of the train items is the reward, that model's own lists stand "
-        "below); full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have "
+        "chooses; where a linear model of the train items is the reward, a distillation of it, with as many "
+        "updates, and that model's own lists stand below); full ranking, seen items masked (in sequential and POI rows nothing is). Cold users have "
         "fewer than 5 train items (rows: shown items); popular is the most interacted fifth of the "
         "catalogue, tail the rest. DreamRec's published objective hardly ranks: read its gain beside the "
         "model that was trained to rank. One thread a cell."

@@ -1,8 +1,9 @@
 """The cells of ``refit compare backbones``: environment x model x row x seed.
 
 Rows: ``pretrained``; ``reinforce``, fine-tuned from it; ``elbo``, its own training gone on with for as long
-as fine-tuning took, which is what REINFORCE has to beat; ``reward``, where the reward is a model's opinion:
-the lists of that model itself, without any recommender.
+as fine-tuning took, which is what REINFORCE has to beat. Where the reward is a model's opinion, two more:
+``distill``, fitted to that opinion by cross-entropy in as many updates of the same step sizes, and
+``reward``, the lists of that model itself, without any recommender.
 
 Letters: B users in a batch, I items.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from agents.comparison.training import (
     pretrained,
     trained_by,
 )
+from agents.config import TrainerConfig
+from agents.distill import DistillConfig
 from agents.hyperparams import Tuned, models_of, tuned
 from agents.resources import measure
 from agents.runs import POLICY
@@ -40,11 +43,13 @@ from refit_env.registration import entry
 from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
 from refit_env.slices import slices
 
-PRETRAINED, REINFORCE, ELBO, REWARD = "pretrained", "reinforce", "elbo", "reward"
+PRETRAINED, REINFORCE, ELBO = "pretrained", "reinforce", "elbo"
+DISTILL, REWARD = "distill", "reward"
 ROWS: dict[str, str] = {
     PRETRAINED: "pretrained",
     REINFORCE: "+ REINFORCE",
     ELBO: "+ more training",
+    DISTILL: "+ distillation of the reward",
     REWARD: "the reward model alone",
 }
 """Key -> what the table calls it, in the order of the tables."""
@@ -52,10 +57,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
     PRETRAINED: (),
     REINFORCE: (PRETRAINED,),
     ELBO: (PRETRAINED, REINFORCE),
+    DISTILL: (PRETRAINED,),
     REWARD: (PRETRAINED,),
 }
 MORE_DATA = "train items, and the validation items that REINFORCE was rewarded for"
 """What the control of a model that was rewarded for validation items is trained on, as its cell tells."""
+OF_A_MODEL = (DISTILL, REWARD)
+"""Rows for rewards that are one model's opinion."""
 SEEDS = 3
 MORE_SEEDS = {env_id: 5 for env_id in ("ReFiT-ML1M-v0", "ReFiT-Zhihu-v0", "ReFiT-Ciao-v0", "ReFiT-TKY-v0")}
 """Environments that are run with other than ``SEEDS`` seeds where nothing is said."""
@@ -104,6 +112,8 @@ class Job:
         out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": asdict(told.pretrain)}
         if self.row == REWARD:
             return out | {"env_kwargs": dict(told.env)}
+        if self.row == DISTILL:
+            return out | {"distill": asdict(distilling(told)), "env_kwargs": dict(told.env)}
         if self.row != PRETRAINED:
             out |= {"reinforce": asdict(told.reinforce), "env_kwargs": dict(told.env)}
         if self.row == ELBO:
@@ -146,7 +156,7 @@ def plan(
                 (seed, Job(env_id, m, row, seed, out, known[m]))
                 for m in chosen
                 for row in rows
-                if row != REWARD or _reward_model(known[m])
+                if row not in OF_A_MODEL or _reward_model(known[m])
             ]
     jobs = [job for _, job in sorted(found, key=lambda pair: pair[0])]
     return [
@@ -165,7 +175,13 @@ def plan(
 def run_job(job: Job) -> dict[str, Any]:
     """Train and judge one cell; what its file will hold."""
     dataset = data_of(job.env_id)
-    makers = {PRETRAINED: _pretrained, REINFORCE: _reinforce, ELBO: _more, REWARD: _reward}
+    makers = {
+        PRETRAINED: _pretrained,
+        REINFORCE: lambda job: _fine_tuned(job, "reinforce", job.settings.reinforce),
+        ELBO: _more,
+        DISTILL: lambda job: _fine_tuned(job, "distill", distilling(job.settings)),
+        REWARD: _reward,
+    }
     with measure() as usage:
         trained = makers[job.row](job)
     test, found = judge(trained, usage, job.checkpoint, dataset)
@@ -187,6 +203,12 @@ def more_training(settings: Tuned) -> Any:
         select_on=settings.reinforce.select_on,
         eval_every=settings.more_every or settings.pretrain.eval_every,
     )
+
+
+def distilling(settings: Tuned) -> DistillConfig:
+    """The settings of distillation: those that it shares with REINFORCE are the same."""
+    shared = {f.name for f in fields(DistillConfig)} & {f.name for f in fields(settings.reinforce)}
+    return DistillConfig(**{name: getattr(settings.reinforce, name) for name in shared})
 
 
 def _pretrained(job: Job) -> Trained:
@@ -214,14 +236,14 @@ def _pretrained(job: Job) -> Trained:
     )
 
 
-def _reinforce(job: Job) -> Trained:
-    """Fine-tune by REINFORCE."""
+def _fine_tuned(job: Job, name: str, config: TrainerConfig) -> Trained:
+    """Fine-tune by an algorithm of ``agents.registry``."""
     told, dataset = job.settings, data_of(job.env_id)
     kwargs = dict(told.env) | {"backbone": told.backbone}
     if backbone_class(told.backbone).embedding:
         kwargs["checkpoint"] = str(job.checkpoint)
     policy = DiffusionPolicy.load(job.checkpoint)
-    result, taken = fine_tuned("reinforce", policy, job.env_id, told.reinforce, kwargs, job.seed)
+    result, taken = fine_tuned(name, policy, job.env_id, config, kwargs, job.seed)
     return trained_by(result, taken, dataset)
 
 

@@ -93,6 +93,7 @@ def judge(
         "test": means_of(test),
         "valid": means_of(valid),
         "best_steps": trained.best_steps,
+        "share": trained.share,
         "cost": usage.to_json() | seconds,
         "curve": trained.curve,
         "reward": trained.reward,

@@ -198,6 +198,7 @@ def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -
             "mean": [round(row["reward/mean"], 6) for row in paid],
         },
         best_steps=float(at[result.best_iteration]),
+        share=result.share,
         training_seconds=result.seconds - validation,
         validation_seconds=validation,
     )

@@ -145,6 +145,24 @@ def test_a_reward_model_stands_beside_what_was_rewarded_by_it(
     assert "reinforce" not in cell["settings"]
 
 
+def test_a_distillation_shares_what_it_can_with_reinforce(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = replace(TINY, env={"reward": "ease", "relevance": "holdout", "reward_kwargs": {"l2": 300.0}})
+    monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": told})
+    assert main(words(tmp_path, "--rows", "distill")) == 0
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert report["tables"][1]["rows"][1][0] == "Synthetic, diffrec + distillation of the reward"
+    assert report["tables"][0]["rows"] == []  # a task has REINFORCE's gain
+    cell = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_distill_seed0.json").read_text())
+    settings = cell["settings"]["distill"]
+    for name in ("iterations", "users_per_batch", "learning_rate", "eval_every", "relevance_draws"):
+        assert settings[name] == getattr(told.reinforce, name)
+    assert "samples_per_user" not in cell["settings"]
+    assert cell["settings"]["env_kwargs"]["reward"] == "ease"
+    assert set(cell["over_pretrained"]) == {"ndcg@10", "ndcg@20", "recall@10", "recall@20"}
+
+
 def test_the_control_is_told_the_validation_items_that_the_reward_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
