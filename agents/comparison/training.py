@@ -42,6 +42,8 @@ class Trained:
     """``steps`` and the ``mean`` training reward there."""
     best_steps: float = 0.0
     """Environment steps of the chosen weights; 0 is the untouched pretrained model."""
+    share: float = 1.0
+    """How far from the pretrained weights to those the judged ones lie (``TrainerConfig.blends``)."""
     training_seconds: float = 0.0
     """Wall-clock time, validation not counted."""
     validation_seconds: float = 0.0
