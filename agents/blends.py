@@ -25,7 +25,7 @@ def between(start: nn.Module, end: Mapping[str, Tensor], share: float) -> dict[s
     weights = dict(start.named_parameters())
     with torch.no_grad():
         return {
-            name: torch.lerp(weights[name], value, share) if name in weights and share < 1 else value
+            name: torch.lerp(weights[name], value, share) if name in weights else value
             for name, value in end.items()
         }
 
@@ -33,28 +33,24 @@ def between(start: nn.Module, end: Mapping[str, Tensor], share: float) -> dict[s
 def best_between(
     policy: nn.Module,
     start: nn.Module,
-    end: Mapping[str, Tensor],
     points: int,
-    known: float,
     look: Callable[[], float],
-) -> tuple[float, float]:
-    """Leave ``policy`` with the best weights on the line, of ``end`` and of ``points`` before it.
+) -> tuple[float, float, dict[str, Tensor]]:
+    """Look at points on the line from the weights of ``start`` to those that ``policy`` has.
 
     Args:
-        policy: takes the weights.
-        start: has those that the line begins with.
-        end: state at its end.
-        points: how many to look at, evenly spaced.
-        known: the value at the end.
+        policy: the end of the line; it is left with other weights.
+        start: where the line begins.
+        points: how many to look at between the two, evenly spaced; at least one.
         look: the value of the policy as it is; the higher the better.
 
     Returns:
-        The best value, and its share of the way.
+        The best value, its share of the way, and the state there.
     """
-    looks = [(known, 1.0)]
+    end = {name: value.clone() for name, value in policy.state_dict().items()}
+    looks = []
     for share in (n / (points + 1) for n in range(1, points + 1)):
         policy.load_state_dict(between(start, end, share))
         looks.append((look(), share))
     value, share = max(looks)
-    policy.load_state_dict(between(start, end, share))
-    return value, share
+    return value, share, between(start, end, share)

@@ -35,7 +35,7 @@ class TrainerConfig:
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
     by heart."""
     blends: int = 0
-    """How many points on the straight line from the pretrained to the chosen weights validation looks at in
+    """How many points on the straight line from the pretrained to the last weights validation looks at in
     the end: what fine-tuning gains and what it forgets are not the same weights (WiSE-FT, arXiv 2109.01903;
     WARP, 2406.16768)."""
 

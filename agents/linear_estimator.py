@@ -15,7 +15,7 @@ from torch import Tensor
 from agents.crossings import list_parts
 from agents.list_swaps import list_slope
 from agents.rollout import Rollout
-from agents.swaps import Slope, linear_slope
+from agents.swaps import Ends, Slope, linear_slope
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.metrics import discounts
 from refit_env.policy import DiffusionPolicy
@@ -93,13 +93,13 @@ def linear_pathwise(
     if reading is not None and reading.context is not None:
         told, read_by = reading.context
         context = told.repeat_interleave(group, 0), read_by  # (N, C), (I, C)
+    ends = Ends(rollout.u0, whole, scores, table, float(policy.std[last]), context)
     for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
-        each, std = gains.repeat_interleave(group, 0), float(policy.std[last])  # (N, I)
-        known = (rollout.u0, whole, scores, table, each, discount, std)
+        each, moving = gains.repeat_interleave(group, 0), reading is not None  # (N, I)
         if draw_lists or discount.numel() == scores.shape[1]:  # every rank counts
-            slope = linear_slope(*known, pairs, generator, reading is not None, context)
+            slope = linear_slope(ends, each, discount, pairs, generator, moving)
         else:
-            slope = list_slope(*known, reading is not None, context)
+            slope = list_slope(ends, each, discount, moving)
         factor = share * scale / users.numel()
         out.add_(slope.mean, alpha=factor)
         if reading is not None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.swaps import Slope, drops, parts_of
+from agents.swaps import Ends, Slope, drops
 
 CANDIDATES = 256
 """C, items of an episode that may swap with one of its list; twice the list if that is more."""
@@ -61,52 +61,36 @@ class ListSwaps:
         return out
 
 
-def list_slope(
-    u0: Tensor,
-    mean: Tensor,
-    scores: Tensor,
-    table: Tensor,
-    gains: Tensor,
-    discount: Tensor,
-    std: float,
-    of_table: bool = False,
-    context: tuple[Tensor, Tensor] | None = None,
-) -> Slope:
+def list_slope(ends: Ends, gains: Tensor, discount: Tensor, of_table: bool = False) -> Slope:
     """An estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
 
     The arguments are those of ``agents.swaps.linear_slope``; nothing is drawn.
     """
-    expected = scores - (u0 - mean) @ table.T  # (N, I) the mean's scores
-    found = list_swaps(scores, expected, table, gains, drops(discount), std)
+    found = list_swaps(ends, gains, drops(discount))
     items, pull = found.items, found.pull()  # (N, C) each
-    near = table[items]  # (N, C, D)
-    told, read_by = parts_of(context, mean, table)
-    out = Slope.zeros(mean, table, told, read_by)
+    near = ends.table[items]  # (N, C, D)
+    out, told, read_by = ends.no_slope(), *ends.told_and_read_by()
     out.mean += (pull[:, None] @ near).squeeze(1)
     if of_table:
-        out.table.index_add_(0, items.flatten(), found.table_slope(u0, near).flatten(0, 1))
-    if context is not None:
+        out.table.index_add_(0, items.flatten(), found.table_slope(ends.u0, near).flatten(0, 1))
+    if ends.context is not None:
         out.context += (pull[:, None] @ read_by[items]).squeeze(1)
         out.context_table.index_add_(0, items.flatten(), (pull[..., None] * told[:, None]).flatten(0, 1))
     return out
 
 
-def list_swaps(
-    scores: Tensor, expected: Tensor, table: Tensor, gains: Tensor, drop: Tensor, std: float
-) -> ListSwaps:
+def list_swaps(ends: Ends, gains: Tensor, drop: Tensor) -> ListSwaps:
     """Price the swaps of the K first items of each list.
 
     Args:
-        scores: (N, I) of the sample; items that no list may hold are -inf.
-        expected: (N, I) of the mean.
-        table: (I, D) the slope of the scores in u_0.
+        ends: the samples.
         gains: (N, I) value of having an item in the list.
         drop: (K,) a rank's worth over the next.
-        std: the noise's standard deviation.
     """
+    scores, std = ends.scores, ends.std
     most = min(max(CANDIDATES, 2 * drop.numel()), scores.shape[1])
     best, items = scores.topk(most, dim=1)  # (N, C)
-    near = table[items]  # (N, C, D)
+    near = ends.table[items]  # (N, C, D)
     first = min(drop.numel(), items.shape[1])
     square = near.square().sum(2)  # (N, C)
     inner = near[:, :first] @ near.transpose(1, 2)  # (N, K, C)
@@ -116,7 +100,7 @@ def list_swaps(
     level = best[:, :first, None] - across * (square[:, :first, None] - inner)  # (N, K, C)
     rank = _others_above(level, best)  # (N, K, C)
     worth = torch.cat([drop, drop.new_zeros(1)])[rank.clamp(max=drop.numel())]  # (N, K, C)
-    mean, gain = expected.gather(1, items), gains.gather(1, items)  # (N, C)
+    mean, gain = ends.expected.gather(1, items), gains.gather(1, items)  # (N, C)
     z = (mean[:, :first, None] - mean[:, None]) / (std * apart.sqrt())  # (N, K, C)
     density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std * apart.sqrt())
     weight = density * worth * (gain[:, :first, None] - gain[:, None])  # (N, K, C)

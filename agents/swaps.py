@@ -40,6 +40,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,15 +68,42 @@ class Slope:
     context: Tensor
     context_table: Tensor
 
-    @classmethod
-    def zeros(cls, mean: Tensor, table: Tensor, told: Tensor, read_by: Tensor) -> Slope:
+
+@dataclass(frozen=True)
+class Ends:
+    """The last steps of N episodes, and how their u_0 are scored.
+
+    Attributes:
+        u0: (N, D) samples of N(mean, std^2 I).
+        mean: (N, D).
+        scores: (N, I) of ``u0``; items that no list may hold are -inf.
+        table: (I, D) the slope of the scores in u_0.
+        std: the samples' standard deviation.
+        context: (N, C) and (I, C), the second part of the scores: a context, and their slope in it.
+    """
+
+    u0: Tensor
+    mean: Tensor
+    scores: Tensor
+    table: Tensor
+    std: float
+    context: tuple[Tensor, Tensor] | None = None
+
+    @cached_property
+    def expected(self) -> Tensor:
+        """(N, I) the mean's scores."""
+        return self.scores - (self.u0 - self.mean) @ self.table.T
+
+    def told_and_read_by(self) -> tuple[Tensor, Tensor]:
+        """The context (N, C) and the scores' slope in it (I, C), without graphs; C = 0 where none is."""
+        if self.context is None:
+            return self.mean[:, :0], self.table[:, :0]
+        return self.context[0].detach(), self.context[1].detach()
+
+    def no_slope(self) -> Slope:
         """Nothing found yet."""
-        return cls(*(torch.zeros_like(t) for t in (mean, table, told, read_by)))
-
-
-def parts_of(context: tuple[Tensor, Tensor] | None, mean: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """A context (N, C) and the scores' slope in it (I, C), without graphs; C = 0 where there is none."""
-    return (mean[:, :0], table[:, :0]) if context is None else (context[0].detach(), context[1].detach())
+        told, read_by = self.told_and_read_by()
+        return Slope(*(torch.zeros_like(t) for t in (self.mean, self.table, told, read_by)))
 
 
 def drops(discount: Tensor) -> Tensor:
@@ -84,49 +112,36 @@ def drops(discount: Tensor) -> Tensor:
 
 
 def linear_slope(
-    u0: Tensor,
-    mean: Tensor,
-    scores: Tensor,
-    table: Tensor,
+    ends: Ends,
     gains: Tensor,
     discount: Tensor,
-    std: float,
     pairs: int,
     generator: torch.Generator | None = None,
     of_table: bool = False,
-    context: tuple[Tensor, Tensor] | None = None,
 ) -> Slope:
     """An unbiased estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
 
     Args:
-        u0: (N, D) samples of N(mean, std^2 I).
-        mean: (N, D).
-        scores: (N, I) of ``u0``; items that no list may hold are -inf.
-        table: (I, D) the slope of the scores in u_0.
+        ends: the samples.
         gains: (N, I) value of having an item in the list.
         discount: (K,) weight of each rank, non-increasing.
-        std: the samples' standard deviation.
         pairs: J.
         generator: source of the pairs drawn.
-        of_table: whether the derivative in ``table`` is wanted.
-        context: (N, C) and (I, C), the second part of the scores: a context, and their slope in it.
+        of_table: whether the derivative in ``ends.table`` is wanted.
     """
-    expected = scores - (u0 - mean) @ table.T  # (N, I) the mean's scores
+    count = ends.scores.shape[1]
     drop = drops(discount)  # (K,)
-    drop = torch.cat([drop, drop.new_zeros(max(0, scores.shape[1] + 1 - drop.numel()))])  # (I + 1,)
-    guess = _guess(discount, scores.shape[1])[_ranks(scores)]  # (N, I)
-    told, read_by = parts_of(context, mean, table)
-    out = Slope.zeros(mean, table, told, read_by)
+    drop = torch.cat([drop, drop.new_zeros(max(0, count + 1 - drop.numel()))])  # (I + 1,)
+    guess = _guess(discount, count)[_ranks(ends.scores)]  # (N, I)
+    out, told, read_by, table = ends.no_slope(), *ends.told_and_read_by(), ends.table
     for i, times in _relevant_items(gains, guess, generator):  # (N,), (N, 1)
-        rivals, weights, meeting = _of_item(
-            i, u0, scores, expected, table, gains, drop, guess, std, pairs, generator
-        )
+        rivals, weights, meeting = _of_item(i, ends, gains, drop, guess, pairs, generator)
         for j, each, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
             weight = each * times
             out.mean += weight * (table[i] - table[j])
             if of_table:
                 out.table.index_add_(0, i, weight * level).index_add_(0, j, weight * level, alpha=-1)
-            if context is not None:
+            if ends.context is not None:
                 out.context += weight * (read_by[i] - read_by[j])
                 out.context_table.index_add_(0, i, weight * told).index_add_(0, j, weight * told, alpha=-1)
     return out
@@ -173,18 +188,15 @@ def _ranks(scores: Tensor) -> Tensor:
 
 def _of_item(
     i: Tensor,
-    u0: Tensor,
-    scores: Tensor,
-    expected: Tensor,
-    table: Tensor,
+    ends: Ends,
     gains: Tensor,
     drop: Tensor,
     guess: Tensor,
-    std: float,
     pairs: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """J pairs that item ``i`` (N,) of each episode is in: the rivals (J, N), w (N, 1) and u* (N, D)."""
+    u0, scores, expected, table, std = ends.u0, ends.scores, ends.expected, ends.table, ends.std
     at = i[:, None]  # (N, 1)
     square = table.square().sum(1)  # (I,)
     apart = (square[i][:, None] + square - 2 * table[i] @ table.T).clamp(min=1e-12)  # (N, I) |e_i - e_j|^2

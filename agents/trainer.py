@@ -54,8 +54,8 @@ class FineTuneResult:
     best_value: float = float("nan")
     """The validation metric there."""
     share: float = 1.0
-    """Where ``blends`` were looked at: how far from the pretrained weights to those of ``best_iteration``
-    the policy's lie."""
+    """How far from the pretrained weights to those of ``best_iteration`` the policy's lie: 1, unless one of
+    the ``blends`` was the best."""
     seconds: float = 0.0
     """Wall-clock time of training, validation included."""
     interrupted: bool = False
@@ -191,16 +191,14 @@ class FineTuner(ABC):
             bar.close()
             if log is not None:
                 log.close()
-        value, share = best_between(
-            self.policy,
-            self.reference,
-            self._best_state,
-            0 if interrupted else self.config.blends,
-            self._best[0],
-            lambda: self._look()[self.config.select_on],
-        )
+        (value, at), share, state = self._best, 1.0, self._best_state
+        if self.config.blends and not interrupted:
+            found = best_between(self.policy, self.reference, self.config.blends, self._value)
+            if found[0] > value:
+                (value, share, state), at = found, self.iteration
+        self.policy.load_state_dict(state)
         seconds = time.perf_counter() - start
-        return FineTuneResult(self.policy, self.history, self._best[1], value, share, seconds, interrupted)
+        return FineTuneResult(self.policy, self.history, at, value, share, seconds, interrupted)
 
     def _step(self) -> dict[str, float]:
         """One iteration with its bookkeeping."""
@@ -233,7 +231,7 @@ class FineTuner(ABC):
         """Look at the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
         self._refresh_lists()
-        means = self._look()
+        means = self._valid_means()
         if means[self.config.select_on] > self._best[0]:
             self._best = (means[self.config.select_on], self.iteration)
             self._best_state = copy.deepcopy(self.policy.state_dict())
@@ -243,12 +241,16 @@ class FineTuner(ABC):
         )
         return out | {"seconds/validation": time.perf_counter() - begin}
 
-    def _look(self) -> dict[str, float]:
+    def _valid_means(self) -> dict[str, float]:
         """The validation metrics of the users that select."""
         means = self.evaluate("valid", users=self._selection_users).means()
         if self.config.select_on not in means:
             raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
         return means
+
+    def _value(self) -> float:
+        """The metric that selects."""
+        return self._valid_means()[self.config.select_on]
 
     def _refresh_lists(self) -> None:
         """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""

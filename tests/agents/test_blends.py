@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from agents.blends import best_between, between
 from agents.reinforce import Reinforce, ReinforceConfig
+from agents.trainer import FineTuneResult
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
@@ -33,37 +35,36 @@ def test_weights_move_and_data_do_not() -> None:
     assert torch.equal(between(start, end.state_dict(), 1.0)["weight"], end.weight)
 
 
-@pytest.mark.parametrize(("top", "expected"), [(2.0, 0.5), (3.0, 1.0), (1.4, 0.25)])
+@pytest.mark.parametrize(("top", "expected"), [(2.0, 0.5), (9.0, 0.75), (1.4, 0.25)])
 def test_the_best_point_is_kept(top: float, expected: float) -> None:
-    policy, start, end = Valued(0.0, 0.0), Valued(1.0, 0.0), Valued(3.0, 0.0).state_dict()
-
-    def look() -> float:
-        return -abs(policy.weight.item() - top)
-
-    value, share = best_between(policy, start, end, 3, -abs(3.0 - top), look)
-    assert share == expected and value == look()
-    assert policy.weight.item() == 1.0 + 2.0 * expected
+    policy, start = Valued(3.0, 0.0), Valued(1.0, 0.0)
+    value, share, state = best_between(policy, start, 3, lambda: -abs(policy.weight.item() - top))
+    assert share == expected and state["weight"].item() == 1.0 + 2.0 * expected
+    assert value == -abs(state["weight"].item() - top)
 
 
-def test_an_agent_looks_at_as_many_and_reports_what_it_kept() -> None:
+def test_an_agent_keeps_a_blend_only_if_validation_prefers_it(monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_dataset("synthetic")
-    policy = DiffusionPolicy(backbone_for(data, "diffrec", {"hidden": (16,)}, seed=0), 2)
-    start = {name: value.clone() for name, value in policy.named_parameters()}
+    first = DiffusionPolicy(backbone_for(data, "diffrec", {"hidden": (16,)}, seed=0), 2)
+    start = {name: value.clone() for name, value in first.named_parameters()}
+    last: list[dict[str, torch.Tensor]] = []
 
-    def learn(blends: int) -> tuple[Reinforce, float]:
-        policy.load_state_dict(policy.state_dict() | start)
+    def learn(blends: int, value: float | None = None) -> tuple[Reinforce, FineTuneResult]:
+        policy = DiffusionPolicy(backbone_for(data, "diffrec", {"hidden": (16,)}, seed=0), 2)
         agent = Reinforce(policy, "ReFiT-Synthetic-v0", replace(CONFIG, blends=blends), device="cpu")
-        result = agent.learn()
-        value = agent.evaluate("valid").means()["ndcg@20"]
-        assert result.best_value == pytest.approx(value, abs=1e-7)
-        for name, weight in agent.policy.named_parameters():
-            chosen = agent._best_state[name]
-            assert torch.allclose(weight, torch.lerp(start[name], chosen, result.share), atol=1e-7)
-        return agent, result.share
+        if value is not None:
+            monkeypatch.setattr(agent, "_value", lambda: value)
+        result = agent.learn(callback=lambda a, _: last.append(copy.deepcopy(a.policy.state_dict())))
+        return agent, result
 
-    agent, share = learn(0)
-    assert share == 1.0
-    chosen = agent._best[0]
-    agent, share = learn(3)
-    assert agent._best[0] == chosen  # training itself is the same
-    assert share in (0.25, 0.5, 0.75, 1.0)
+    agent, plain = learn(0)
+    assert plain.share == 1.0 and (plain.best_value, plain.best_iteration) == agent._best
+    agent, result = learn(3, value=-1.0)
+    assert (result.share, result.best_value) == (1.0, plain.best_value)
+    for name, weight in agent.policy.named_parameters():
+        assert torch.equal(weight, agent._best_state[name])
+    agent, result = learn(1, value=2.0)
+    assert (result.share, result.best_value, result.best_iteration) == (0.5, 2.0, 4)
+    for name, weight in agent.policy.named_parameters():
+        assert torch.allclose(weight, (start[name] + last[-1][name]) / 2, atol=1e-7)
+    assert agent._best[0] == plain.best_value  # training itself is the same

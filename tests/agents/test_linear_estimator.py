@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
-from agents.swaps import linear_slope
+from agents.swaps import Ends, linear_slope
 from refit_env.backbones import make_backbone
 from refit_env.backbones.dreamrec import DreamRec
 from refit_env.data import Dataset, synthesize_sessions
@@ -64,10 +64,9 @@ def estimates(u0: Tensor, gains: Tensor, discount: Tensor, pairs: int, hidden: i
     scores = u0 @ TABLE.T + BIAS
     if hidden is not None:
         scores[:, hidden] = -math.inf
-    return linear_slope(
-        u0, MEAN.expand_as(u0), scores, TABLE, gains.expand(len(u0), -1), discount, STD, pairs,
-        torch.Generator().manual_seed(1),
-    ).mean  # fmt: skip
+    ends = Ends(u0, MEAN.expand_as(u0), scores, TABLE, STD)
+    draws = torch.Generator().manual_seed(1)
+    return linear_slope(ends, gains.expand(len(u0), -1), discount, pairs, draws).mean
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -87,11 +86,10 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
     gains, discount = CASES[name]
     count, step = 40_000, 0.05
     u0 = samples(count)
-    each = (gains.expand(count, -1), discount, STD, 2, torch.Generator().manual_seed(1))
-    assert not linear_slope(
-        u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each
-    ).table.any()  # not asked
-    found = linear_slope(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, *each, of_table=True).table
+    ends = Ends(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, STD)
+    each = (gains.expand(count, -1), discount, 2, torch.Generator().manual_seed(1))
+    assert not linear_slope(ends, *each).table.any()  # not asked
+    found = linear_slope(ends, *each, of_table=True).table
     noise, weight = grid()
 
     def expected(table: Tensor) -> float:
@@ -119,8 +117,9 @@ def test_a_context_that_scores_too_has_its_derivatives() -> None:
     count, step, (noise, weight) = 40_000, 0.05, grid()
     told, u0, draws = torch.tensor([0.4, -0.3, 0.2]), samples(count), torch.Generator().manual_seed(3)
     read_by = torch.randn(6, 3, generator=draws)
-    known = (u0, MEAN.expand_as(u0), u0 @ TABLE.T + read_by @ told, TABLE, gains.expand(count, -1), discount)
-    found = linear_slope(*known, STD, 2, draws, True, (told.expand(count, -1), read_by))
+    context, scores = (told.expand(count, -1), read_by), u0 @ TABLE.T + read_by @ told
+    ends = Ends(u0, MEAN.expand_as(u0), scores, TABLE, STD, context)
+    found = linear_slope(ends, gains.expand(count, -1), discount, 2, draws, True)
 
     def expected(context: Tensor, slope: Tensor) -> float:
         scores = (MEAN.double() + noise) @ TABLE.double().T + (slope @ context).double()
@@ -148,9 +147,8 @@ def test_it_varies_less_than_the_score_function_where_every_rank_counts() -> Non
     gains[(mean @ table.T).argsort(descending=True)[6]] = 1.0
     value = rewards(scores, gains, discount)
     score = (value - value.mean())[:, None] * (u0 - mean) / STD**2  # with nearly the best constant baseline
-    ours = linear_slope(
-        u0, mean.expand_as(u0), scores, table, gains.expand(5_000, -1), discount, STD, 4, generator
-    ).mean
+    ends = Ends(u0, mean.expand_as(u0), scores, table, STD)
+    ours = linear_slope(ends, gains.expand(5_000, -1), discount, 4, generator).mean
     error = (ours.var(0) + score.var(0)).sqrt() / math.sqrt(5_000)
     assert bool(((ours.mean(0) - score.mean(0)).abs() < 4 * error).all())
     assert ours.var(0).sum() < 0.25 * score.var(0).sum()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agents.list_swaps import list_slope, list_swaps
-from agents.swaps import linear_slope
+from agents.swaps import Ends, linear_slope
 from refit_env.metrics import discounts
 
 STD = 0.3
@@ -67,7 +67,7 @@ def test_they_are_the_sum_over_pairs(length: int, hidden: tuple[int, ...]) -> No
     scores = u0 @ table.T
     scores[:, list(hidden)] = -math.inf
     found = list_slope(
-        u0, mean.expand_as(u0), scores, table, gains.expand(3, -1), discount, STD, of_table=True
+        Ends(u0, mean.expand_as(u0), scores, table, STD), gains.expand(3, -1), discount, of_table=True
     )
     known = [
         pair_by_pair(u0[n], mean, scores[n], table, gains, discount[: 12 - len(hidden)]) for n in range(3)
@@ -81,9 +81,8 @@ def test_they_are_nearly_the_derivative_of_the_expected_reward(size: int) -> Non
     """Against finite differences of it along random directions, the same noise on both sides."""
     table, mean, gains, discount = problem(200, size, 10)
     u0, step = sampled(mean, 8_000), 0.1 * STD
-    found = list_slope(
-        u0, mean.expand_as(u0), u0 @ table.T, table, gains.expand(len(u0), -1), discount, STD
-    ).mean.mean(0)
+    ends = Ends(u0, mean.expand_as(u0), u0 @ table.T, table, STD)
+    found = list_slope(ends, gains.expand(len(u0), -1), discount).mean.mean(0)
     along = torch.nn.functional.normalize(
         torch.randn(4, size, generator=torch.Generator().manual_seed(2)), dim=1
     )
@@ -102,9 +101,10 @@ def test_they_are_nearly_the_derivative_of_the_expected_reward(size: int) -> Non
 def test_it_varies_far_less_than_drawn_pairs() -> None:
     table, mean, gains, discount = problem(300, 32, 10)
     u0 = sampled(mean, 1_000)
-    known = (u0, mean.expand_as(u0), u0 @ table.T, table, gains.expand(len(u0), -1), discount, STD)
-    drawn = linear_slope(*known, 4, torch.Generator().manual_seed(3)).mean
-    ours = list_slope(*known).mean
+    ends = Ends(u0, mean.expand_as(u0), u0 @ table.T, table, STD)
+    worth = gains.expand(len(u0), -1), discount
+    drawn = linear_slope(ends, *worth, 4, torch.Generator().manual_seed(3)).mean
+    ours = list_slope(ends, *worth).mean
     assert float(ours.var(0).sum()) < 0.1 * float(drawn.var(0).sum())
     error = (drawn.var(0) / len(u0)).sqrt()
     assert bool(((ours.mean(0) - drawn.mean(0)).abs() < 4.5 * error).all())
@@ -115,11 +115,9 @@ def test_a_context_gets_its_part_of_each_pair() -> None:
     u0, told = sampled(mean, 2), torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
     read_by = torch.randn(20, 3, generator=torch.Generator().manual_seed(5))
     scores = u0 @ table.T + told @ read_by.T
-    known = (u0, mean.expand_as(u0), scores, table, gains.expand(2, -1), discount, STD)
-    found = list_slope(*known, True, (told, read_by))
-    swaps = list_swaps(
-        scores, scores - (u0 - mean) @ table.T, table, gains.expand(2, -1), drops(discount), STD
-    )
+    ends = Ends(u0, mean.expand_as(u0), scores, table, STD, (told, read_by))
+    found = list_slope(ends, gains.expand(2, -1), discount, True)
+    swaps = list_swaps(ends, gains.expand(2, -1), drops(discount))
     pull = torch.zeros(2, 20).scatter(1, swaps.items, swaps.pull())
     assert torch.allclose(found.context, pull @ read_by, atol=1e-5)
     assert torch.allclose(found.context_table, pull.T @ told, atol=1e-5)
