@@ -242,7 +242,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
             "recdiff",
             published_training("recdiff", "ciao"),
             # So few items of each user tell little of the others': the best lies between the two models.
-            replace(_GRAPHS, users_per_batch=256, blends=3),
+            replace(_GRAPHS, users_per_batch=256, iterations=200, eval_every=40, blends=3),
             {"reward": "ease", "relevance": "holdout"},
         ),
     },
