@@ -21,10 +21,16 @@ class TrainerConfig:
     """Episodes of each user in a batch."""
     learning_rate: float = 5e-5
     """Adam's step size."""
+    anneal_lr: bool = False
+    """Whether step sizes fall linearly, to 0 after the last iteration: a pretrained model that was itself
+    trained with falling ones is shaken out of where it lay by any that stay."""
     max_grad_norm: float = 0.0
     """Gradients longer than this are cut to it; 0 leaves them."""
     exploration_std: float = 0.05
     """Floor of the policy's standard deviation, in units of the scores."""
+    posterior_share: float = 1.0
+    """How much of the chain's own standard deviation is left; less explores nearer to the noise-free
+    chain."""
     eval_every: int = 25
     """Iterations between two looks at the validation set; the best is kept."""
     patience: int = 0

@@ -14,6 +14,7 @@ Letters: B users in the batch, I items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -91,6 +92,14 @@ class Distill(FineTuner):
             "lists/coverage": coverage_at_k(lists, self.env.problem.num_items),
             "lists/gini": gini(lists, self.env.problem.num_items),
         }
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The temperature, which the first model decided."""
+        return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
+
+    def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put it back."""
+        self.temperature = float(tensors["temperature"])
 
     def _scores(self, env: DenoisingVectorEnv, users: Tensor) -> Tensor:
         """(B, I) of the noise-free chain, with the graph of all that is trained; hidden items at -inf."""

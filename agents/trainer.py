@@ -105,7 +105,7 @@ class FineTuner(ABC):
         self.device = resolve_device(device)
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
-        self.policy.set_exploration(self.config.exploration_std)
+        self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
         if isinstance(env, str):
             self.config, self.envs = make_training_envs(
                 env, self.policy, self.config, self.device, env_kwargs
@@ -204,6 +204,10 @@ class FineTuner(ABC):
         """One iteration with its bookkeeping."""
         begin = time.perf_counter()
         self._within_step = True
+        if self.config.anneal_lr:
+            for group in self.optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * (1 - self.iteration / self.config.iterations)
         self.env = self.envs[self.iteration % len(self.envs)]
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)

@@ -30,10 +30,13 @@ class DiffusionPolicy(nn.Module):
     """The denoiser and its schedule as a Gaussian policy over the next vector of the chain.
 
     The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7), or
-    DDIM's; the standard deviation is ``max(posterior_std, exploration_std)``. The floor is what makes the
-    chain explorable: published recommenders have posterior deviations of 0.001 to 0.01 (and 0 at
-    k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a top-K
-    list, while the score function grows as 1 / std.
+    DDIM's; the standard deviation is ``max(posterior_share * posterior_std, exploration_std)``. The floor
+    is what makes the chain explorable: published recommenders have posterior deviations of 0.001 to 0.01
+    (and 0 at k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a
+    top-K list, while the score function grows as 1 / std.
+
+    Chains in embedding spaces have large ones: there a ``posterior_share`` below 1 lets a policy explore
+    near the noise-free chain, which is what evaluation ranks by.
 
     Evaluation never samples: ``denoise`` is the noise-free chain.
 
@@ -41,6 +44,7 @@ class DiffusionPolicy(nn.Module):
         backbone: the network that predicts x0; its parameters are what fine-tuning changes.
         diffusion: the (possibly respaced) schedule of the chain.
         exploration_std: floor of the standard deviation, in units of the scores.
+        posterior_share: how much of the posterior's deviation is left.
         std: (T,) float32, indexed by the episode's step t.
     """
 
@@ -80,14 +84,24 @@ class DiffusionPolicy(nn.Module):
         self.register_buffer("std", torch.zeros(steps), persistent=False)
         self.set_exploration(exploration_std)
 
-    def set_exploration(self, exploration_std: float) -> None:
-        """Set the floor of the standard deviation (in units of the scores)."""
+    def set_exploration(self, exploration_std: float, posterior_share: float = 1.0) -> None:
+        """Set the standard deviations.
+
+        Args:
+            exploration_std: their floor, in units of the scores.
+            posterior_share: factor of the posterior's, in 0..1; with 0 every step has the floor's.
+
+        Raises:
+            ValueError: if one is out of range.
+        """
+        if not 0 <= posterior_share <= 1:
+            raise ValueError(f"posterior_share={posterior_share} must lie in 0..1")
         if not (math.isfinite(exploration_std) and exploration_std >= 0):
             raise ValueError(f"exploration_std={exploration_std} must be a finite number >= 0")
-        self.exploration_std = float(exploration_std)
+        self.exploration_std, self.posterior_share = float(exploration_std), float(posterior_share)
         posterior = torch.as_tensor(self.diffusion.posterior_std.copy())  # (T,) by k
         posterior[0] = posterior[min(1, self.num_steps - 1)]  # as the family's code clips its log-variance
-        self.std.copy_(posterior.flip(0).clamp(min=self.exploration_std))
+        self.std.copy_((self.posterior_share * posterior.flip(0)).clamp(min=self.exploration_std))
 
     @property
     def num_steps(self) -> int:
@@ -224,6 +238,7 @@ class DiffusionPolicy(nn.Module):
             "num_items": self.backbone.num_items,
             "num_steps": self.num_steps,
             "exploration_std": self.exploration_std,
+            "posterior_share": self.posterior_share,
             "eta": self.diffusion.eta,
             "dataset": dataset,
         }
@@ -242,6 +257,7 @@ class DiffusionPolicy(nn.Module):
             backbone.load_state_dict(state)
             backbone.freeze_scores()
             policy = cls(backbone, meta["num_steps"], meta["exploration_std"], meta.get("eta", 1.0))
+            policy.set_exploration(policy.exploration_std, meta.get("posterior_share", 1.0))
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error
         return policy.to(device).eval()

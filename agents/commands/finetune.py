@@ -92,7 +92,8 @@ class Finetune:
     goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
     """What is rewarded."""
     algorithm: str = "reinforce"
-    """What fine-tunes: ``reinforce``, ``ppo``, ``grpo``, ``rwr``, ``dpo`` or ``es``."""
+    """What fine-tunes: ``reinforce``, ``ppo``, ``grpo``, ``rwr``, ``dpo`` or ``es``; or ``distill``, which is
+    no RL but its supervised rival."""
     preset: str = "default"
     """Named settings of the algorithm to start from (REINFORCE: ``score``, ``paper``; PPO: ``ddpo``); the
     options below change single ones."""

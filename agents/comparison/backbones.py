@@ -63,7 +63,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 MORE_DATA = "train items, and the validation items that REINFORCE was rewarded for"
 """What the control of a model that was rewarded for validation items is trained on, as its cell tells."""
 OF_A_MODEL = (DISTILL, REWARD)
-"""Rows for rewards that are one model's opinion."""
+"""Rows for rewards that are models' opinions."""
 SEEDS = 3
 MORE_SEEDS = {env_id: 5 for env_id in ("ReFiT-ML1M-v0", "ReFiT-Zhihu-v0", "ReFiT-Ciao-v0", "ReFiT-TKY-v0")}
 """Environments that are run with other than ``SEEDS`` seeds where nothing is said."""
@@ -156,7 +156,7 @@ def plan(
                 (seed, Job(env_id, m, row, seed, out, known[m]))
                 for m in chosen
                 for row in rows
-                if row not in OF_A_MODEL or _reward_model(known[m])
+                if row not in OF_A_MODEL or models_in(known[m].env.get("reward", ""))
             ]
     jobs = [job for _, job in sorted(found, key=lambda pair: pair[0])]
     return [
@@ -269,20 +269,21 @@ def _more(job: Job) -> Trained:
 
 
 def _reward(job: Job) -> Trained:
-    """The model whose opinion the reward is, as a recommender: it is shown all train items."""
+    """The model whose opinion the reward is, or several, as recommenders: they are shown all train items."""
     dataset, start = data_of(job.env_id).episodes, time.perf_counter()
-    kwargs = job.settings.env.get("reward_kwargs") or {}
-    name = str(_reward_model(job.settings))
-    reward = make_reward(name, dataset, make_relevance("train", dataset), **kwargs)
-    if not isinstance(reward, ModelReward):
-        raise TypeError(f"reward {name!r} of {job.env_id} is no model's opinion")
-    return Trained(reward.predict, training_seconds=time.perf_counter() - start)
+    kwargs, told = job.settings.env.get("reward_kwargs") or {}, job.settings.env["reward"]
+    spec = {name: 1.0 if isinstance(told, str) else told[name] for name in models_in(told)}
+    relevance = make_relevance("train", dataset)
+    parts = make_reward(spec, dataset, relevance, model=job.checkpoint, **kwargs).parts()
+    models = [(part, weight) for part, weight in parts if isinstance(part, ModelReward)]
 
+    def score(users: torch.Tensor) -> torch.Tensor:
+        """(B, I) what one predicts; of several, the weighed sum, each as the reward counts it."""
+        if len(models) == 1:
+            return models[0][0].predict(users)
+        return torch.stack([weight * model.gains(users) for model, weight in models]).sum(0)
 
-def _reward_model(settings: Tuned) -> str | None:
-    """The name of the one reward that is a model's opinion, if there is one."""
-    names = models_in(settings.env.get("reward", ""))
-    return names[0] if len(names) == 1 else None
+    return Trained(score, training_seconds=time.perf_counter() - start)
 
 
 def _rewards_validation(settings: Tuned) -> bool:

@@ -68,6 +68,7 @@ class DenoisingProblem:
             self.relevance,
             k=config.k,
             device=self.device,
+            model=config.checkpoint,
             **(config.reward_kwargs or {}),
         )
         self.users: npt.NDArray[np.int64] = self.relevance.users

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from refit_env.rewards.custom import CallableReward
 from refit_env.rewards.mix import Mix
 from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
 from refit_env.rewards.racs import Racs
+from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
 
 RewardSpec = str | Mapping[str, float] | Callable[..., Any]
@@ -41,6 +43,7 @@ _REWARDS: dict[str, type[Reward]] = {
     "unbiased_hits": UnbiasedHits,
     "ease": Ease,
     "gf_cf": GraphFilter,
+    "recommender": Recommender,
 }
 
 
@@ -96,6 +99,7 @@ def make_reward(
     *,
     k: int = 20,
     device: torch.device | str = "cpu",
+    model: str | Path | None = None,
     **kwargs: Any,
 ) -> Reward:
     """Make a reward.
@@ -107,6 +111,7 @@ def make_reward(
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
         device: where scores will come from.
+        model: folder of the environment's own pretrained model, for rewards that ask it.
         **kwargs: settings of the reward; in a mix, each goes to every part that knows it.
 
     Returns:
@@ -128,7 +133,7 @@ def make_reward(
             ...
         ValueError: unknown reward 'rac'. Did you mean 'racs'? Known: ...
     """
-    context = RewardContext(dataset, relevance, k, device)
+    context = RewardContext(dataset, relevance, k, device, model)
     if isinstance(spec, str):
         return _make(spec, context, kwargs)
     if isinstance(spec, Mapping):

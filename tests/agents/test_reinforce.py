@@ -206,7 +206,7 @@ def test_it_raises_its_reward(make_policy: Factory, small_data: Dataset) -> None
 def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     stop: int, reward: Any, make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
-    config = replace(SMALL, iterations=6)
+    config = replace(SMALL, iterations=6, anneal_lr=stop == 4, blends=1)
     whole = agent(make_policy(), small_data, config, reward=reward)
     whole.learn(tmp_path / "whole")
     first = agent(make_policy(), small_data, config, reward=reward)
@@ -249,6 +249,12 @@ def test_the_untouched_model_is_kept_if_nothing_is_better(make_policy: Factory, 
     result = learner.learn()
     assert result.best_iteration == 0
     assert all(torch.equal(before[k], v) for k, v in policy.state_dict().items())
+
+
+def test_annealed_steps_shrink_to_nothing(make_policy: Factory, small_data: Dataset) -> None:
+    learner, rates = agent(make_policy(), small_data, replace(SMALL, iterations=4, anneal_lr=True)), []
+    learner.learn(callback=lambda a, _: rates.append(a.optimizer.param_groups[0]["lr"]))
+    assert rates == pytest.approx([SMALL.learning_rate * share for share in (1.0, 0.75, 0.5, 0.25)])
 
 
 def test_patience_ends_a_run(make_policy: Factory, small_data: Dataset) -> None:

@@ -36,6 +36,21 @@ def test_std_is_the_posteriors_with_a_floor() -> None:
     assert floored.std.tolist() == pytest.approx(np.maximum(own.std.numpy(), 0.2).tolist())
 
 
+def test_a_share_of_the_posterior_leaves_the_floor_and_survives_saving(tmp_path: Path) -> None:
+    p = policy()
+    p.set_exploration(0.0)
+    whole = p.std.clone()
+    p.set_exploration(0.0, posterior_share=0.5)
+    assert torch.allclose(p.std, whole / 2)
+    p.set_exploration(0.3, posterior_share=0.0)
+    assert torch.equal(p.std, torch.full_like(whole, 0.3))
+    p.save(tmp_path)
+    assert torch.equal(DiffusionPolicy.load(tmp_path).std, p.std)
+    for share in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=f"posterior_share={share}"):
+            p.set_exploration(0.1, share)
+
+
 def test_mean_is_the_posterior_mean_of_the_prediction() -> None:
     p = policy()
     u = torch.rand(3, 12)

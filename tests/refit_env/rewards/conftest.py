@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
+from refit_env.backbones import make_backbone
 from refit_env.data.dataset import Dataset, Interactions
+from refit_env.policy import DiffusionPolicy
 
 Table = npt.NDArray[np.int8]
 
@@ -46,3 +50,20 @@ def five() -> Dataset:
     for user, items in enumerate([[0, 1], [0, 1, 2], [1, 2], [3, 4], [3]]):
         table[user, items] = 0
     return from_table(table)
+
+
+@pytest.fixture(scope="session")
+def model_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Dataset], Path]:
+    """A folder with a small untrained recommender of a data set's catalogue, for rewards that ask one."""
+    root = tmp_path_factory.mktemp("models")
+
+    def made(dataset: Dataset) -> Path:
+        folder = root / str(dataset.num_items)
+        if not folder.is_dir():
+            options = {"hidden": (8,), "num_steps": 4}
+            torch.manual_seed(0)
+            backbone = make_backbone("diffrec", dataset.num_items, options)
+            DiffusionPolicy(backbone, 2).save(folder)
+        return folder
+
+    return made

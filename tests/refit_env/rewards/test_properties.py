@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,9 @@ tables = hnp.arrays(
 many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+ModelFor = Callable[[Dataset], Path]
+
+
 @pytest.fixture(scope="module")
 def synthetic() -> Dataset:
     return load_dataset("synthetic")
@@ -49,12 +53,12 @@ def every_reward(dataset: Dataset, relevance: Relevance, **kwargs: object) -> di
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, mode: str) -> None:
+def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, model_for: ModelFor, mode: str) -> None:
     relevance = make_relevance(mode, synthetic)
     users = torch.from_numpy(relevance.users[:24]).repeat_interleave(2)  # two episodes of each
     scores = torch.rand(48, synthetic.num_items, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
-    for name, reward in every_reward(synthetic, relevance).items():
+    for name, reward in every_reward(synthetic, relevance, model=model_for(synthetic)).items():
         whole = reward(scores, users)
         terms = reward.terms
         assert whole.dtype == torch.float32 and whole.shape == (48,), name
@@ -67,12 +71,12 @@ def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, mode: str) -> Non
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_single_rewards_are_normalised(synthetic: Dataset, mode: str) -> None:
+def test_single_rewards_are_normalised(synthetic: Dataset, model_for: ModelFor, mode: str) -> None:
     relevance = make_relevance(mode, synthetic)
     users = torch.from_numpy(relevance.users[:64])
     best = torch.from_numpy(relevance.relevant[relevance.users[:64]].toarray())
     for scores in (best, -best, torch.rand(best.shape, generator=torch.Generator().manual_seed(0))):
-        for name, reward in every_reward(synthetic, relevance).items():
+        for name, reward in every_reward(synthetic, relevance, model=model_for(synthetic)).items():
             if name != "mix":
                 value, least = reward(scores, users), -1 - 1e-6 if name == "r_cos" else 0.0
                 assert bool((value >= least).all()) and bool((value <= 1 + 1e-6).all()), name
@@ -81,11 +85,11 @@ def test_single_rewards_are_normalised(synthetic: Dataset, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_list_rewards_are_discount_times_gains(synthetic: Dataset, mode: str) -> None:
+def test_list_rewards_are_discount_times_gains(synthetic: Dataset, model_for: ModelFor, mode: str) -> None:
     relevance = make_relevance(mode, synthetic)
     users = torch.from_numpy(relevance.users[:32])
     scores = torch.rand(32, synthetic.num_items, generator=torch.Generator().manual_seed(0))
-    for name, reward in every_reward(synthetic, relevance).items():
+    for name, reward in every_reward(synthetic, relevance, model=model_for(synthetic)).items():
         if not isinstance(reward, ListReward) or name == "racs neighbor_lists":
             continue
         lists = reward.top_k(scores, users)
@@ -205,12 +209,12 @@ def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_device(synthetic: Dataset, device: str) -> None:
+def test_device(synthetic: Dataset, model_for: ModelFor, device: str) -> None:
     relevance = make_relevance("holdout", synthetic)
     users = torch.from_numpy(relevance.users[:16])
     scores = torch.rand(16, synthetic.num_items, generator=torch.Generator().manual_seed(0))
-    here = every_reward(synthetic, relevance)
-    there = every_reward(synthetic, relevance, device=device)
+    here = every_reward(synthetic, relevance, model=model_for(synthetic))
+    there = every_reward(synthetic, relevance, model=model_for(synthetic), device=device)
     for name in here:
         value = there[name](scores.to(device), users.to(device))
         assert value.device.type == device

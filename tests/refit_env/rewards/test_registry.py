@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,9 @@ SCORES, USERS = torch.zeros(3, 6), torch.arange(3)
 
 
 @pytest.fixture
-def make(five: Dataset) -> Callable[..., Reward]:
-    relevance = make_relevance("train", five)
-    return lambda spec, **kwargs: make_reward(spec, five, relevance, **{"k": 2, **kwargs})
+def make(five: Dataset, model_for: Callable[[Dataset], Path]) -> Callable[..., Reward]:
+    relevance, model = make_relevance("train", five), model_for(five)
+    return lambda spec, **kwargs: make_reward(spec, five, relevance, **{"k": 2, "model": model, **kwargs})
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,6 +131,7 @@ class Sealed(Dataset):
 @settings(parent=many, max_examples=6)
 def test_test_items_are_never_visible_to_a_reward(
     make_dataset: Callable[..., Dataset],
+    model_for: Callable[[Dataset], Path],
     mode: str,
     neighbor_relevance: str | None,
     table: np.ndarray,
@@ -159,6 +161,7 @@ def test_test_items_are_never_visible_to_a_reward(
                 neighbors=2,
                 variant=variant,
                 neighbor_relevance=neighbor_relevance,
+                model=model_for(dataset),
             )
             for twin in twins
             for spec in specs

@@ -1,0 +1,65 @@
+"""What a saved diffusion recommender says of a list: the model that is fine-tuned itself, or a better one.
+
+Alone it would teach a model only what it knows. Beside another model's opinion it is what keeps fine-tuning
+from taking that one's errors for its own: where the two are probabilities, their mean predicts better than
+either (a linear opinion pool, Stone, Annals of Mathematical Statistics 1961), and a reward of both asks for
+the lists of that mean.
+
+Letters: B users in the batch, I items.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.context import RewardContext
+from refit_env.rewards.modelled import ModelReward
+
+
+class Recommender(ModelReward):
+    """``recommender``: the probabilities softmax(scores / temperature) of a pretrained policy."""
+
+    term = "recommender"
+
+    def __init__(
+        self, context: RewardContext, *, checkpoint: str | Path | None = None, temperature: float = 1.0
+    ) -> None:
+        """Load the policy, in float64: what a batch earns must not depend on what is in it.
+
+        Args:
+            context: data, relevance, K.
+            checkpoint: folder that ``DiffusionPolicy.save`` wrote; the environment's own if None.
+            temperature: what scores are divided by, above 0; 1 suits models trained by cross-entropy.
+
+        Raises:
+            ValueError: if no checkpoint is named, it ranks another catalogue or serves another task, or the
+                temperature is out of range.
+            CheckpointError: if the checkpoint is missing or damaged.
+        """
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature={temperature} must be a finite number above 0")
+        folder = context.checkpoint if checkpoint is None else checkpoint
+        if folder is None:
+            raise ValueError(
+                "reward 'recommender' asks a trained model, and this environment has none of its own: "
+                "pass reward_kwargs={'checkpoint': FOLDER}, a run folder of refit pretrain"
+            )
+        super().__init__(context)
+        policy = DiffusionPolicy.load(folder)
+        policy.scorer(context.dataset)  # refuses another catalogue or task
+        self.policy = policy.to(context.device).double().eval().requires_grad_(False)
+        self.temperature = float(temperature)
+        seen = context.dataset.showing(context.relevance.visible)
+        self._shown = self.policy.backbone.shown(seen, context.device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """The policy's probabilities of what is hidden, shown the visible row."""
+        shown = self._shown(users)
+        shown = shown.double() if shown.is_floating_point() else shown
+        scores = self.policy.recommend_scores(users, shown)  # (B, I)
+        return torch.softmax(scores / self.temperature, 1).float()

@@ -1,0 +1,74 @@
+"""The reward that asks a saved recommender: its probabilities, whom it asks, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import refit_env
+from refit_env.backbones import backbone_for
+from refit_env.data import Dataset, load_dataset, synthesize_checkins
+from refit_env.errors import CheckpointError
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
+
+del refit_env  # registers the environments
+
+
+def test_an_item_is_worth_its_probability(model_for: Callable[[Dataset], Path]) -> None:
+    """NDCG with the softmax of the policy's scores on what is visible as graded relevance."""
+    data = load_dataset("synthetic")
+    relevance = make_relevance("holdout", data)
+    reward = make_reward("recommender", data, relevance, k=3, checkpoint=model_for(data), temperature=0.1)
+    policy = DiffusionPolicy.load(model_for(data)).double()
+    users = torch.from_numpy(relevance.users[:4])
+    visible = torch.from_numpy(relevance.visible[relevance.users[:4]].toarray()).double()
+    odds = torch.softmax(policy.recommend_scores(users, visible) / 0.1, 1)
+    assert isinstance(reward, ModelReward)
+    assert torch.allclose(reward.predict(users), odds.float(), atol=1e-7)
+    odds[visible > 0] = 0.0  # no list may hold them
+    scores = torch.rand(4, data.num_items, generator=torch.Generator().manual_seed(0))
+    worth = 1 / np.log2(np.arange(3) + 2)
+    listed = scores.masked_fill(visible > 0, -1.0).topk(3, dim=1).indices
+    gained = (odds.gather(1, listed).numpy() * worth).sum(1)
+    ideal = (odds.topk(3, dim=1).values.numpy() * worth).sum(1)
+    assert reward(scores, users).numpy() == pytest.approx(gained / ideal, rel=1e-5)
+    assert models_in({"ease": 1.0, "recommender": 1.0, "ndcg": 1.0}) == ["ease", "recommender"]
+
+
+def test_an_environment_s_own_model_is_asked_unless_another_is_named(tmp_path: Path) -> None:
+    data = synthesize_checkins(num_users=15, num_items=24, checkins=20)
+    options = {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2, "dropout": 0.0}
+    policies = []
+    for seed in (0, 1):
+        policies.append(DiffusionPolicy(backbone_for(data, "diff-poi", options, seed=seed), 2))
+        policies[-1].save(tmp_path / str(seed))
+    for kwargs, asked in ((None, 0), ({"checkpoint": str(tmp_path / "1")}, 1)):
+        env = gym.make(
+            "ReFiT-Custom-v0", data=data, backbone="diff-poi", checkpoint=str(tmp_path / "0"), num_steps=2,
+            k=5, reward={"recommender": 1.0}, reward_kwargs=kwargs,
+        )  # fmt: skip
+        problem = env.unwrapped.problem  # type: ignore[attr-defined]
+        [(reward, _)] = problem.reward_fn.parts()
+        users = torch.from_numpy(problem.users[:3])
+        scores = policies[asked].scorer(problem.dataset)(users)
+        assert torch.allclose(reward.predict(users), torch.softmax(scores, 1), atol=1e-6)
+        best = problem.reward_fn(scores, users)
+        assert torch.allclose(best, torch.ones(3), atol=1e-5)
+
+
+def test_mistakes_are_named(five: Dataset, model_for: Callable[[Dataset], Path], tmp_path: Path) -> None:
+    relevance, other = make_relevance("train", five), model_for(load_dataset("synthetic"))
+    with pytest.raises(ValueError, match=r"reward_kwargs=\{'checkpoint': FOLDER\}"):
+        make_reward("recommender", five, relevance, k=2)
+    with pytest.raises(ValueError, match=r"data set 'table' has 6"):
+        make_reward("recommender", five, relevance, k=2, checkpoint=other)
+    with pytest.raises(ValueError, match="temperature=0"):
+        make_reward("recommender", five, relevance, k=2, checkpoint=model_for(five), temperature=0.0)
+    with pytest.raises(CheckpointError, match="nothing"):
+        make_reward("recommender", five, relevance, k=2, checkpoint=tmp_path / "nothing")
