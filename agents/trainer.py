@@ -9,7 +9,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -23,20 +23,16 @@ from agents.blends import best_between
 from agents.config import TrainerConfig
 from agents.divergence import divergence
 from agents.interrupt import deferred_interrupt
+from agents.resume import STATE_NAME, load_training, save_training
 from agents.rollout import Rollout
 from agents.runlog import RunLog
-from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
+from agents.state import resolve_device
 from agents.training_envs import check_training_env, make_training_envs, reward_half
-from refit_env.checkpoint import load_state, save_state
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.errors import CheckpointError
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.policy import DiffusionPolicy
 
 __all__ = ["STATE_NAME", "FineTuneResult", "FineTuner", "TrainerConfig"]
-
-STATE_NAME = "resume"
-"""Stem of the resume state's files in a run folder."""
 
 Self = TypeVar("Self", bound="FineTuner")
 
@@ -273,24 +269,7 @@ class FineTuner(ABC):
 
     def save(self, folder: Path | str) -> None:
         """Write everything that training needs to go on, atomically: a kill leaves the last whole state."""
-        tensors = {f"policy.{k}": v for k, v in self.policy.state_dict().items()}
-        tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
-        tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
-        tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
-        tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
-        tensors |= {} if self._lists is None else {"lists": self._lists}
-        tensors["generator.users"] = self.user_generator.get_state()
-        tensors["generator.noise"] = self.noise_generator.get_state()
-        meta = {
-            "agent": self.name,
-            "config": asdict(self.config),
-            "problem": self._problem(),
-            "seed": self.seed,
-            "iteration": self.iteration,
-            "best": list(self._best),
-            "history": self.history,
-        }
-        save_state(Path(folder) / STATE_NAME, tensors, meta)
+        save_training(self, folder)
 
     def load(self: Self, folder: Path | str) -> Self:
         """Take up the state that ``save`` wrote; the next ``learn`` goes on as if never stopped.
@@ -298,43 +277,8 @@ class FineTuner(ABC):
         Raises:
             CheckpointError: if there is no state, or it belongs to another agent, configuration or model.
         """
-        tensors, meta = load_state(Path(folder) / STATE_NAME)
-        expected = {
-            "agent": self.name,
-            "seed": self.seed,
-            "config": asdict(self.config),
-            "problem": self._problem(),
-        }
-        for key, mine in expected.items():
-            if meta[key] != mine:
-                raise CheckpointError(f"{folder}: saved with {key}={meta[key]!r}, this agent has {mine!r}")
-        try:
-            self.policy.load_state_dict(part(tensors, "policy."))
-            self.reference.load_state_dict(part(tensors, "reference."))
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
-        self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
-        restore_optimizer(self.optimizer, part(tensors, "optimizer."))
-        self.take_own_tensors(part(tensors, "own."))
-        if "lists" in tensors:
-            self._lists = tensors["lists"].to(self.device)
-            for env in self.envs:
-                env.problem.reward_fn.set_lists(self._lists)
-        self.user_generator.set_state(tensors["generator.users"].cpu())
-        self.noise_generator.set_state(tensors["generator.noise"].cpu())
-        self.iteration, self.history = int(meta["iteration"]), list(meta["history"])
-        self._best = (float(meta["best"][0]), int(meta["best"][1]))
+        load_training(self, folder)
         return self
-
-    def _problem(self) -> dict[str, Any]:
-        """What a resumed run must share with the broken one, besides the settings."""
-        problem = self.env.problem
-        reward = {
-            "reward": list(problem.term_names),
-            "relevance": problem.relevance.mode,
-            "k": problem.reward_fn.k,
-        }
-        return {"data": problem.dataset.name, "num_steps": problem.num_steps} | reward
 
     # ------------------------------------------------------------------ for subclasses
 
