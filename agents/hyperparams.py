@@ -257,7 +257,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
                 epochs=20,
                 eval_steps=10,
             ),
-            _FRIENDS,
+            replace(_FRIENDS, blends=3),
             _VALIDATION,
         ),
     },
