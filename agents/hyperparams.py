@@ -144,16 +144,6 @@ _VISITS = ReinforceConfig(
 costs a tenth of the reward. A model that converged with small steps is shaken by larger ones."""
 
 
-def _diffpoi(epochs: int, decay: float) -> Tuned:
-    """Diff-POI, smaller than published; with a decaying step size it learns all it can in few epochs."""
-    training = replace(
-        published_training("diff-poi", ""), epochs=epochs, learning_rate_decay=decay, patience=3
-    )
-    reward = {"ease": 0.5, "recommender": 0.5}  # the two models' mean predicts better than either
-    env = {"reward": reward, "relevance": "train", "reward_kwargs": {"l2": 10.0}}
-    return Tuned("diff-poi", training, _VISITS, env, size="small")
-
-
 TUNED: dict[str, dict[str, Tuned]] = {
     "ReFiT-ML1M-v0": {
         "diffrec": Tuned(
@@ -240,8 +230,29 @@ TUNED: dict[str, dict[str, Tuned]] = {
         ),
         "dreamrec-ranking": _ranked("zhihu"),
     },
-    "ReFiT-NYC-v0": {"diff-poi": _diffpoi(12, 0.88)},
-    "ReFiT-TKY-v0": {"diff-poi": _diffpoi(8, 0.8)},
+    "ReFiT-NYC-v0": {
+        "diff-poi": Tuned(
+            "diff-poi",
+            # With a decaying step size it learns all it can in few epochs.
+            replace(published_training("diff-poi", ""), epochs=12, learning_rate_decay=0.88, patience=3),
+            _VISITS,
+            {
+                "reward": {"ease": 0.5, "recommender": 0.5},  # their mean predicts better than either
+                "relevance": "train",
+                "reward_kwargs": {"l2": 10.0},
+            },
+            size="small",
+        )
+    },
+    "ReFiT-TKY-v0": {
+        "diff-poi": Tuned(
+            "diff-poi",
+            replace(published_training("diff-poi", ""), epochs=3),  # stopped while it still learns
+            replace(_SLOPE, users_per_batch=256, learning_rate=1e-4, iterations=60, eval_every=15),
+            _ROWS,
+            size="small",
+        )
+    },
     "ReFiT-Ciao-v0": {
         "recdiff": Tuned(
             "recdiff",
