@@ -57,9 +57,12 @@ class Recommender(ModelReward):
         seen = context.dataset.showing(context.relevance.visible)
         self._shown = self.policy.backbone.shown(seen, context.device)
 
+    @torch.no_grad()
     def predict(self, users: Tensor) -> Tensor:
         """The policy's probabilities of what is hidden, shown the visible row."""
-        shown = self._shown(users)
-        shown = shown.double() if shown.is_floating_point() else shown
-        scores = self.policy.recommend_scores(users, shown)  # (B, I)
+        backbone, shown = self.policy.backbone, self._shown(users)
+        context = backbone.context(users, shown)
+        context = None if context is None else context.double()  # (B, C)
+        u0 = self.policy.denoise(backbone.initial_state(users, shown).double(), context)  # (B, D)
+        scores = backbone.scores(u0, users, context)  # (B, I)
         return torch.softmax(scores / self.temperature, 1).float()

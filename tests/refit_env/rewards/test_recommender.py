@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +13,13 @@ import torch
 
 import refit_env
 from refit_env.backbones import backbone_for
-from refit_env.data import Dataset, load_dataset, synthesize_checkins
+from refit_env.data import (
+    Dataset,
+    load_dataset,
+    synthesize_checkins,
+    synthesize_sessions,
+    synthesize_social,
+)
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
@@ -41,17 +48,30 @@ def test_an_item_is_worth_its_probability(model_for: Callable[[Dataset], Path]) 
     assert models_in({"ease": 1.0, "recommender": 1.0, "ndcg": 1.0}) == ["ease", "recommender"]
 
 
-def test_an_environment_s_own_model_is_asked_unless_another_is_named(tmp_path: Path) -> None:
-    data = synthesize_checkins(num_users=15, num_items=24, checkins=20)
-    options = {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2, "dropout": 0.0}
+EMBEDDED: dict[str, tuple[Dataset, dict[str, Any]]] = {
+    "diff-poi": (
+        synthesize_checkins(num_users=15, num_items=24, checkins=20),
+        {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2, "dropout": 0.0},
+    ),
+    "dreamrec": (synthesize_sessions(num_sessions=60, num_items=24), {"embedding": 8, "num_steps": 10}),
+    "recdiff": (
+        synthesize_social(num_users=40, num_items=30, meets=10),
+        {"embedding": 6, "hidden": 8, "num_steps": 6},
+    ),
+}
+
+
+@pytest.mark.parametrize("backbone", EMBEDDED)
+def test_an_environment_s_own_model_is_asked_unless_another_is_named(backbone: str, tmp_path: Path) -> None:
+    data, options = EMBEDDED[backbone]
     policies = []
     for seed in (0, 1):
-        policies.append(DiffusionPolicy(backbone_for(data, "diff-poi", options, seed=seed), 2))
+        policies.append(DiffusionPolicy(backbone_for(data, backbone, options, seed=seed), 2))
         policies[-1].save(tmp_path / str(seed))
     for kwargs, asked in ((None, 0), ({"checkpoint": str(tmp_path / "1")}, 1)):
         env = gym.make(
-            "ReFiT-Custom-v0", data=data, backbone="diff-poi", checkpoint=str(tmp_path / "0"), num_steps=2,
-            k=5, reward={"recommender": 1.0}, reward_kwargs=kwargs,
+            "ReFiT-Custom-v0", data=data, backbone=backbone, checkpoint=str(tmp_path / "0"), num_steps=2,
+            relevance="train", k=5, reward={"recommender": 1.0}, reward_kwargs=kwargs,
         )  # fmt: skip
         problem = env.unwrapped.problem  # type: ignore[attr-defined]
         [(reward, _)] = problem.reward_fn.parts()
