@@ -117,7 +117,8 @@ _TAUGHT = replace(
     eval_every=40,
     blends=3,
 )
-"""Where a ridge regression on the history and the transformer that was trained to rank are better together."""
+"""Where a ridge regression on the history and the transformer that was trained to rank predict better
+together than apart."""
 
 
 def _dreamrec(dataset: str, training: dict[str, Any] | None = None, **changes: Any) -> Tuned:
