@@ -108,12 +108,12 @@ _CAREFUL = replace(
 
 _TAUGHT = replace(
     _SLOPE,
-    learning_rate=2e-4,
+    learning_rate=1e-3,
     anneal_lr=True,
-    exploration_std=0.05,
+    exploration_std=0.1,
     posterior_share=0.0,
-    scores_learning_rate=1e-3,
-    iterations=120,
+    scores_learning_rate=1e-2,
+    iterations=160,
     eval_every=40,
     blends=3,
 )
