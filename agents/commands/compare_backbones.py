@@ -41,7 +41,8 @@ class Backbones:
     models: str = ""
     """Comma-separated models; all that ``agents.hyperparams`` names if left out."""
     rows: str = ""
-    """Comma-separated rows: ``pretrained``, ``reinforce``, ``elbo``; all if left out."""
+    """Comma-separated rows: ``pretrained``, ``reinforce``, ``elbo`` and, where a model is the reward,
+    ``distill`` and ``reward``; all if left out."""
     seeds: NumberOption = None
     """How many runs of each, from seed 0; each environment's own number (3 or 5) unless told otherwise."""
     workers: int = 2
