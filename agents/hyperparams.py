@@ -44,6 +44,11 @@ class Tuned:
 _RECENT = {"reward": "ndcg", "relevance": "recent"}
 _HOLDOUT = {"reward": "ndcg", "relevance": "holdout"}
 _ROWS = {"reward": "log_rank", "relevance": "train"}
+_TWO_OPINIONS = {
+    "reward": {"ease": 0.5, "recommender": 0.5},
+    "relevance": "train",
+    "reward_kwargs": {"l2": 100.0},
+}
 
 _SLOPE = ReinforceConfig(
     users_per_batch=512,
@@ -203,15 +208,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
     },
     "ReFiT-YooChoose-v0": {
         "dreamrec": _dreamrec("yoochoose", {"patience": 4}, iterations=300),
-        "dreamrec-ranking": _ranked(
-            "yoochoose",
-            _TAUGHT,
-            {
-                "reward": {"ease": 0.5, "recommender": 0.5},
-                "relevance": "train",
-                "reward_kwargs": {"l2": 100.0},
-            },
-        ),
+        "dreamrec-ranking": _ranked("yoochoose", _TAUGHT, _TWO_OPINIONS),
     },
     "ReFiT-KuaiRec-v0": {
         # At the published step size, 5e-5, an hour of one core is not enough for it to stop by itself.
@@ -236,7 +233,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
             scores_learning_rate=1e-2,
             eval_every=20,
         ),
-        "dreamrec-ranking": _ranked("zhihu"),
+        "dreamrec-ranking": _ranked("zhihu", _TAUGHT, _TWO_OPINIONS),
     },
     "ReFiT-NYC-v0": {
         "diff-poi": Tuned(
