@@ -187,6 +187,8 @@ class Dataset:
     def showing(self, visible: sp.csr_matrix) -> Dataset:
         """This data set with only the train items that ``visible`` (U, I) stores, in their order.
 
+        Nobody who is shown it can look at a test item: it has none.
+
         Example:
             >>> pairs = Interactions.from_pairs([0, 0, 1], [2, 0, 1], num_users=2, num_items=3)
             >>> shop = Dataset("shop", "cf", pairs, pairs, pairs, time_ordered=True)
@@ -198,7 +200,8 @@ class Dataset:
         train, width = self.train, self.num_items
         stored = np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(visible.indptr)) * width
         keep = np.isin(train.users * width + train.items, stored + visible.indices)  # (N,)
-        return replace(self, train=train.select(keep))
+        nothing = Interactions.from_pairs([], [], self.num_users, width)
+        return replace(self, train=train.select(keep), test=nothing)
 
     def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
         """This data set with the validation items of ``users`` (n,) moved to the end of their train items.
