@@ -177,7 +177,10 @@ def run_cells(
                 failed[cell.key] = f"needs {lost}, which failed"
                 tell(Outcome(cell, None, failed[cell.key], 0.0))
             for cell in [cell for cell in waiting if finished.issuperset(cell.needs)]:
-                if len(running) < workers:
+                if not _lost(cell) and not unfinished([cell], folder):  # by another process, meanwhile
+                    waiting.remove(cell)
+                    finished.add(cell.key)
+                elif len(running) < workers:
                     waiting.remove(cell)
                     job = _begin(cell, folder)
                     running[job.process.sentinel] = job

@@ -79,6 +79,16 @@ def test_what_others_work_with_is_made_again_where_it_is_gone_and_wanted(tmp_pat
     assert heard == []
 
 
+def test_what_another_process_finished_meanwhile_is_not_run_again(tmp_path: Path) -> None:
+    other = tmp_path / "b.json"  # written while "a" runs
+    writes = f"__import__('pathlib').Path({str(other)!r}).write_text('{{\"value\": 5}}') and {{'value': 1}}"
+    heard: list[str] = []
+    cells = [python("a", writes), python("b", "1 / 0"), cell("c", needs=("b",))]
+    assert run_cells(cells, tmp_path, workers=1, tell=lambda outcome: heard.append(outcome.cell.key)) == {}
+    assert heard == ["a", "c"]
+    assert json.loads(other.read_text()) == {"value": 5}
+
+
 def test_each_cell_has_a_process_and_one_thread_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
