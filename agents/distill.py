@@ -26,6 +26,7 @@ from agents.linear_estimator import linear_parts
 from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.metrics import coverage_at_k, gini
+from refit_env.rewards.base import weighted_sum
 
 TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
 """What is tried where the temperature is to be fitted."""
@@ -103,20 +104,15 @@ class Distill(FineTuner):
 
     def _scores(self, env: DenoisingVectorEnv, users: Tensor) -> Tensor:
         """(B, I) of the noise-free chain, with the graph of all that is trained; hidden items at -inf."""
-        backbone, shown = self.policy.backbone, self._looks[env](users)
-        context = backbone.context(users, shown)
-        u0 = self.policy.denoise(backbone.initial_state(users, shown), context)  # (B, D)
-        scores = backbone.scores(u0, users, context)  # (B, I)
+        scores = self.policy.scores(users, self._looks[env](users))  # (B, I)
         hidden = env.problem.reward_fn.hidden(users)
         return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
     def _gains(self, users: Tensor) -> Tensor:
         """(B, I) what the reward says that items are worth, never below 0; hidden ones nothing."""
         reward_fn = self.env.problem.reward_fn
-        parts = linear_parts(reward_fn, users)
-        worth = sum((share * gains for gains, _, share in parts), torch.zeros(()))
-        hidden = reward_fn.hidden(users)
-        worth = torch.as_tensor(worth).clamp(min=0.0)
+        worth = weighted_sum([(share, gains) for gains, _, share in linear_parts(reward_fn, users)])
+        hidden, worth = reward_fn.hidden(users), worth.clamp(min=0.0)
         return worth if hidden is None else worth.masked_fill(hidden, 0.0)
 
     @torch.no_grad()

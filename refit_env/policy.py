@@ -195,14 +195,25 @@ class DiffusionPolicy(nn.Module):
             u = self.mean(u, t, condition)  # (B, D)
         return u
 
+    def scores(self, users: Tensor, shown: Tensor) -> Tensor:
+        """(B, I) scores by the noise-free chain, with the graph of all that makes them.
+
+        Args:
+            users: (B,) int64.
+            shown: (B, ...) what is seen of them: rows or histories.
+        """
+        dtype = self.std.dtype  # what is shown may be narrower than a policy in float64
+        start = self.backbone.initial_state(users, shown).to(dtype)  # (B, D)
+        context = self.backbone.context(users, shown)  # (B, C) or None
+        context = None if context is None else context.to(dtype)
+        return self.backbone.scores(self.denoise(start, context), users, context)
+
     @torch.no_grad()
     def recommend_scores(self, users: Tensor, shown: Tensor) -> Tensor:
         """(B, I) scores of ``users`` (B,) of whom ``shown`` is seen (rows or histories); deterministic."""
         was_training = self.training
         self.eval()
-        start = self.backbone.initial_state(users, shown)  # (B, D)
-        context = self.backbone.context(users, shown)  # (B, C) or None
-        scores = self.backbone.scores(self.denoise(start, context), users, context)
+        scores = self.scores(users, shown)
         self.train(was_training)
         return scores
 

@@ -41,6 +41,7 @@ from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
+from refit_env.rewards.base import weighted_sum
 from refit_env.slices import slices
 
 PRETRAINED, REINFORCE, ELBO = "pretrained", "reinforce", "elbo"
@@ -281,7 +282,7 @@ def _reward(job: Job) -> Trained:
         """(B, I) what one predicts; of several, the weighed sum, each as the reward counts it."""
         if len(models) == 1:
             return models[0][0].predict(users)
-        return torch.stack([weight * model.gains(users) for model, weight in models]).sum(0)
+        return weighted_sum([(weight, model.gains(users)) for model, weight in models])
 
     return Trained(score, training_seconds=time.perf_counter() - start)
 

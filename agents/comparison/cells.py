@@ -177,13 +177,14 @@ def run_cells(
                 failed[cell.key] = f"needs {lost}, which failed"
                 tell(Outcome(cell, None, failed[cell.key], 0.0))
             for cell in [cell for cell in waiting if finished.issuperset(cell.needs)]:
-                if not _lost(cell) and not unfinished([cell], folder):  # by another process, meanwhile
-                    waiting.remove(cell)
-                    finished.add(cell.key)
-                elif len(running) < workers:
-                    waiting.remove(cell)
+                if len(running) == workers:
+                    break
+                waiting.remove(cell)
+                if _lost(cell) or unfinished([cell], folder):
                     job = _begin(cell, folder)
                     running[job.process.sentinel] = job
+                else:  # another process did it meanwhile
+                    finished.add(cell.key)
             ended = wait(list(running)) if running else []
             for sentinel in [sentinel for sentinel in running if sentinel in ended]:
                 outcome = _end(running.pop(sentinel), folder)

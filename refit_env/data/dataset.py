@@ -187,7 +187,7 @@ class Dataset:
     def showing(self, visible: sp.csr_matrix) -> Dataset:
         """This data set with only the train items that ``visible`` (U, I) stores, in their order.
 
-        Nobody who is shown it can look at a test item: it has none.
+        What is made for this has no test items; where all is shown, it is this data set itself.
 
         Example:
             >>> pairs = Interactions.from_pairs([0, 0, 1], [2, 0, 1], num_users=2, num_items=3)

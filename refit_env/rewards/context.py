@@ -38,7 +38,7 @@ class RewardContext:
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
         device: where scores will come from.
-        checkpoint: folder of the environment's pretrained model, if it has one.
+        model: folder of the environment's pretrained model, if it has one.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class RewardContext:
         relevance: Relevance,
         k: int = 20,
         device: torch.device | str = "cpu",
-        checkpoint: str | Path | None = None,
+        model: str | Path | None = None,
     ) -> None:
         """Collect; ``ValueError`` if k is not a whole number in 1..I."""
         check_whole("k", k)
         if k > dataset.num_items:
             raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
-        self.checkpoint = checkpoint
+        self.model = model
 
     @property
     def num_users(self) -> int:

@@ -43,7 +43,7 @@ class Recommender(ModelReward):
         """
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature={temperature} must be a finite number above 0")
-        folder = context.checkpoint if checkpoint is None else checkpoint
+        folder = context.model if checkpoint is None else checkpoint
         if folder is None:
             raise ValueError(
                 "reward 'recommender' asks a trained model, and this environment has none of its own: "
@@ -57,12 +57,7 @@ class Recommender(ModelReward):
         seen = context.dataset.showing(context.relevance.visible)
         self._shown = self.policy.backbone.shown(seen, context.device)
 
-    @torch.no_grad()
     def predict(self, users: Tensor) -> Tensor:
         """The policy's probabilities of what is hidden, shown the visible row."""
-        backbone, shown = self.policy.backbone, self._shown(users)
-        context = backbone.context(users, shown)
-        context = None if context is None else context.double()  # (B, C)
-        u0 = self.policy.denoise(backbone.initial_state(users, shown).double(), context)  # (B, D)
-        scores = backbone.scores(u0, users, context)  # (B, I)
+        scores = self.policy.recommend_scores(users, self._shown(users))  # (B, I)
         return torch.softmax(scores / self.temperature, 1).float()
