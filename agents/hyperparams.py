@@ -271,7 +271,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
                 learning_rate=4e-3,
                 learning_rate_decay=0.95,
                 users_per_batch=16_384,
-                epochs=20,
+                epochs=30,
                 eval_steps=10,
             ),
             _FRIENDS,

@@ -69,20 +69,30 @@ class ModelReward(ListReward):
     def __init__(self, context: RewardContext) -> None:
         """Keep the context."""
         super().__init__(context, discounts(context.k), {self.term: 1.0})
+        self._last: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
     def predict(self, users: Tensor) -> Tensor:
         """What the model says of every item, (B, I) float, to ``users`` (B,) int64; the higher the better."""
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The predictions over the DCG of the model's own list; 0 for who has nothing to be predicted."""
+        """The predictions over the DCG of the model's own list; 0 for who has nothing to be predicted.
+
+        An iteration judges the lists of a batch and then asks for its gains: the last batch's are kept.
+        """
+        if self._last is None or not torch.equal(self._last[0], users):
+            self._last = users.clone(), self._worth(users)
+        return {self.term: self._last[1]}
+
+    def _worth(self, users: Tensor) -> Tensor:
+        """(B, I) the gains of ``users`` (B,)."""
         worth = self.predict(users).clamp(min=0.0)  # (B, I)
         hidden = self.hidden(users)
         if hidden is not None:
             worth = worth.masked_fill(hidden, 0.0)
         best = worth.topk(self.k, 1).values  # (B, K)
         ideal = (best * self.discount).double().sum(1, keepdim=True).float()  # (B, 1)
-        return {self.term: torch.where(ideal > 0, worth / ideal.clamp(min=1e-30), 0.0)}
+        return torch.where(ideal > 0, worth / ideal.clamp(min=1e-30), 0.0)
 
 
 class Ease(ModelReward):
