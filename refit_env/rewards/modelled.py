@@ -7,7 +7,7 @@ of the matrix know of each other. It is a reward model in the sense of learning 
 well the model itself ranks is to be reported beside what a policy learnt from it.
 
 Letters: B users in the batch, I items, K list length, U users of the data set, R train rows, N stored
-values, n visible items of the batch, r rank, W = (I, I) weights.
+values, n visible items of the batch, r rank.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
@@ -32,6 +30,7 @@ from refit_env.kept import Kept
 from refit_env.metrics import discounts
 from refit_env.rewards.base import ListReward
 from refit_env.rewards.context import RewardContext, check_whole
+from refit_env.rewards.ridge import ByItems, ByUsers, Dual, Regression, on, times, weights_of
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,11 @@ class Filters:
     transposed: Tensor
 
 
-LARGEST = 20_000
-"""Items that ``ease`` takes: its weights are I x I numbers, its time I^3."""
+LARGEST = 25_000
+"""Items or, where they are fewer, users that ``ease`` takes: it holds the square, its time is the cube."""
 
 _WEIGHTS: Kept[Tensor] = Kept()
+_DUALS: Kept[Dual] = Kept()
 _FILTERS: Kept[Filters] = Kept()
 
 
@@ -103,8 +103,8 @@ class Ease(ModelReward):
     W minimises |T - X W|^2 + l2 |W|^2 with T the next items of the train rows and X their histories, the
     item b places back weighed 1 / b (the transition model of SLIST, Choi et al., WWW 2021, arXiv 2103.16104).
 
-    Memory I^2 and time I^3, or I^2 R where the rows are fewer, once for a data set: for catalogues of up to
-    20,000 items.
+    Memory I^2 and time I^3, once for a data set, or U^2 and U^3 where there are fewer users than items and
+    no rows in order: for sets of which one side is at most 25,000 (``refit_env.rewards.ridge``).
     """
 
     term = "ease"
@@ -117,22 +117,16 @@ class Ease(ModelReward):
             l2: weight of the squared weights, above 0; 50 to 500 for sets of 10,000s to 1,000,000s of rows.
 
         Raises:
-            ValueError: if it is not a finite number above 0, or the catalogue is too large.
+            ValueError: if it is not a finite number above 0, or the data set is too large.
         """
         if not (np.isfinite(l2) and l2 > 0):
             raise ValueError(f"l2={l2} must be a finite number above 0")
-        if context.num_items > LARGEST:
-            raise ValueError(
-                f"reward 'ease' holds items x items weights: {context.dataset.name!r} has "
-                f"{context.num_items} items, more than {LARGEST}; use 'gf_cf'"
-            )
         super().__init__(context)
-        self.weights_of_items = _ease(context.dataset, l2, context.device)  # (I, I)
-        self._rows = SparseRows(_visible(context), context.device)
+        self.model: Regression = _ease(context, float(l2))
 
     def predict(self, users: Tensor) -> Tensor:
         """The visible row times W."""
-        return _times(self._rows, users, self.weights_of_items)
+        return self.model.predict(users)
 
 
 class GraphFilter(ModelReward):
@@ -165,46 +159,36 @@ class GraphFilter(ModelReward):
 
     def predict(self, users: Tensor) -> Tensor:
         """The visible row through both filters."""
-        low = _times(self._rows, users, self.filters.into) @ self.filters.out  # (B, I)
+        low = times(self._rows, users, self.filters.into) @ self.filters.out  # (B, I)
         visible = self._rows.dense(users).double()  # (B, I)
         linear = self.filters.transposed @ (self.filters.normal @ visible.T)  # (I, B)
         return (low + linear.T).float()
 
 
-def _ease(dataset: Dataset, l2: float, device: torch.device) -> Tensor:
-    """The weights (I, I) float32 of ``Ease``, kept for the next who asks."""
-    rows = _train_rows(dataset)
+def _ease(context: RewardContext, l2: float) -> Regression:
+    """EASE of a data set, fitted once, asked about what the relevance shows.
 
-    def make() -> Tensor:
-        apart = _targets(dataset) if isinstance(dataset, RowDataset) else None
-        weights = _regularised(rows, l2, apart)
-        if apart is None:  # the inverse, whose columns over their diagonals are the regressions
-            weights /= -np.diag(weights).copy()
-            weights[np.diag_indices_from(weights)] = 0.0
-        return torch.as_tensor(weights, dtype=torch.float32, device=device)
-
+    Raises:
+        ValueError: if the smaller of its sides is too large.
+    """
+    dataset, device = context.dataset, context.device
+    ordered = isinstance(dataset, RowDataset)
+    by_users = not ordered and dataset.num_users < dataset.num_items
+    side = dataset.num_users if by_users else dataset.num_items
+    if side > LARGEST:
+        what = "items" if ordered else "users and more items" if by_users else "items and more users"
+        raise ValueError(
+            f"reward 'ease' solves a system of users or of items: {dataset.name!r} has {side} {what}, "
+            f"more than {LARGEST}; use 'gf_cf'"
+        )
+    rows, visible = _train_rows(dataset), _visible(context)
     others = [np.array([l2]), _bytes(device)]
+    if by_users:
+        return ByUsers(_DUALS.get(rows, side, lambda: Dual(rows, l2, device), others), visible)
+    targets = _targets(dataset) if isinstance(dataset, RowDataset) else None
     if isinstance(dataset, RowDataset):
         others.append(dataset.targets.items)
-    return _WEIGHTS.get(rows, dataset.num_items, make, others)
-
-
-def _regularised(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None) -> npt.NDArray[np.float64]:
-    """(X^T X + l2)^-1, or that times X^T T, (I, I); by a system of R or of I equations, whichever is smaller.
-
-    The smaller one by (X^T X + l2)^-1 X^T = X^T (X X^T + l2)^-1.
-    """
-    few, items = rows.shape
-    dual = few < items
-    gram = (rows @ rows.T if dual else rows.T @ rows).toarray()
-    gram[np.diag_indices_from(gram)] += l2
-    factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-    if not dual:
-        right = np.eye(items) if targets is None else (rows.T @ targets).toarray()
-        return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
-    right = (rows if targets is None else targets).toarray()  # (R, I)
-    solved = rows.T @ scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)  # (I, I)
-    return np.asarray(solved if targets is not None else (np.eye(items) - solved) / l2)
+    return ByItems(_WEIGHTS.get(rows, side, lambda: weights_of(rows, l2, targets, device), others), visible)
 
 
 def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) -> Filters:
@@ -218,8 +202,8 @@ def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) ->
         return Filters(
             torch.as_tensor(alpha * by_item[:, None] ** -0.5 * factors, device=device),
             torch.as_tensor(factors.T * by_item**0.5, device=device),
-            _on(normal, device),
-            _on(sp.csr_matrix(normal.T), device),
+            on(normal, device),
+            on(sp.csr_matrix(normal.T), device),
         )
 
     return _FILTERS.get(rows, rank, make, [np.array([alpha]), _bytes(device)])
@@ -262,22 +246,3 @@ def _weighed(rows: RowDataset) -> sp.csr_matrix:
     out = sp.csr_matrix(values, shape=(rows.num_users, rows.num_items))
     out.sum_duplicates()
     return out
-
-
-def _times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
-    """The rows of ``users`` (B,) times ``table`` (I, C), each row's sum in the order of its items."""
-    _, column, value = rows.entries(users)  # (n,) each
-    counts = rows.counts(users)
-    first = torch.cumsum(counts, 0) - counts  # (B,)
-    weights = value.to(table.dtype)
-    return functional.embedding_bag(column, table, first, mode="sum", per_sample_weights=weights)
-
-
-def _on(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
-    """A SciPy matrix as a sparse tensor."""
-    entries = matrix.tocoo()
-    places = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
-    made = torch.sparse_coo_tensor(
-        places, torch.as_tensor(entries.data), matrix.shape, check_invariants=False
-    )
-    return made.coalesce().to(device)

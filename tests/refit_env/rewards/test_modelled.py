@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from refit_env.data import Interactions, load_dataset
 from refit_env.data.dataset import Dataset
 from refit_env.rewards import make_relevance, make_reward
 from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
+from refit_env.rewards.ridge import ByItems, ByUsers, weights_of
 
 ITEMS = 6
 many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,9 +89,27 @@ def test_the_model_reads_the_visible_row_and_is_fitted_to_the_whole_train_split(
     dataset = load_dataset("synthetic")
     whole, part = (make_reward("ease", dataset, make_relevance(m, dataset)) for m in ("train", "holdout"))
     assert isinstance(whole, Ease) and isinstance(part, Ease)
-    assert whole.weights_of_items.data_ptr() == part.weights_of_items.data_ptr()  # fitted once
+    assert isinstance(whole.model, ByItems) and isinstance(part.model, ByItems)
+    assert whole.model.weights.data_ptr() == part.model.weights.data_ptr()  # fitted once
     row = torch.from_numpy(make_relevance("holdout", dataset).visible[:3].toarray()).float()
-    assert torch.allclose(part.predict(torch.arange(3)), row @ part.weights_of_items, atol=1e-5)
+    assert torch.allclose(part.predict(torch.arange(3)), row @ part.model.weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["train", "holdout"])
+def test_by_users_and_by_items_are_one_model(mode: str) -> None:
+    data = load_dataset("synthetic")
+    few = data.train.csr[:300]  # fewer users than items
+    train = Interactions.from_pairs(*few.nonzero(), 300, data.num_items)
+    none = Interactions.from_pairs([], [], 300, data.num_items)
+    dataset = Dataset("few", "cf", train, none, none, False)
+    relevance = make_relevance(mode, dataset)
+    reward = make_reward("ease", dataset, relevance, l2=20.0)
+    assert isinstance(reward, Ease) and isinstance(reward.model, ByUsers)
+    weights = weights_of(sp.csr_matrix(few, dtype=np.float64), 20.0, None, torch.device("cpu")).numpy()
+    expected = relevance.visible.toarray() @ weights
+    assert predicted(reward, 300) == pytest.approx(expected, abs=1e-5)
+    one = torch.cat([reward.predict(torch.tensor([u])) for u in range(40)])
+    assert torch.equal(reward.predict(torch.arange(40)), one)
 
 
 def sessions(*train: list[int], valid: list[int], test: list[int]) -> Dataset:
@@ -132,10 +152,14 @@ def test_settings_are_checked(five: Dataset, name: str, kwargs: dict[str, float]
         make_reward(name, five, make_relevance("train", five), k=2, **kwargs)
 
 
-def test_ease_refuses_a_catalogue_that_its_weights_would_not_fit(five: Dataset) -> None:
-    wide = Interactions.from_pairs([0, 1], [0, 20_001], 2, 20_002)
-    none = Interactions.from_pairs([], [], 2, 20_002)
+@pytest.mark.parametrize(
+    ("users", "items", "message"),
+    [(26_000, 27_000, "26000 users and more items"), (26_002, 26_001, "26001 items and more users")],
+)
+def test_ease_refuses_a_set_that_it_cannot_hold(users: int, items: int, message: str) -> None:
+    wide = Interactions.from_pairs([0, 1], [0, items - 1], users, items)
+    none = Interactions.from_pairs([], [], users, items)
     dataset = Dataset("wide", "cf", wide, none, none, False)
-    with pytest.raises(ValueError, match=r"'wide' has 20002 items, more than 20000; use 'gf_cf'"):
+    with pytest.raises(ValueError, match=f"'wide' has {message}, more than 25000; use 'gf_cf'"):
         make_reward("ease", dataset, make_relevance("train", dataset))
     assert isinstance(make_reward("gf_cf", dataset, make_relevance("train", dataset)), GraphFilter)

@@ -1,0 +1,158 @@
+"""EASE in closed form: by a system of items, or by one of users where there are fewer of them.
+
+EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 of the train rows X. P takes
+I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 takes only U^2, so that the row of a user u, less
+what is kept back of it, h, times P is (G_u + h X^T G / l2) X - h / l2.
+
+Letters: B users in the batch, I items, U users of the data set, R train rows, G (U, U), W = (I, I) weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refit_env.data.rows import SparseRows
+
+ROWS = 1024
+"""Rows of G that are filled at a time."""
+
+
+class Regression(ABC):
+    """A fitted model, asked about rows that it was told before."""
+
+    @abstractmethod
+    def predict(self, users: Tensor) -> Tensor:
+        """Predictions (B, I) float32 of every item for the rows of ``users`` (B,) int64."""
+
+
+class ByItems(Regression):
+    """A row times W."""
+
+    def __init__(self, weights: Tensor, visible: sp.csr_matrix) -> None:
+        """``weights`` (I, I) float32, and the rows (U, I) to be asked about."""
+        self.weights = weights
+        self._rows = SparseRows(visible, weights.device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """Each row's weights added up in the order of its items."""
+        return times(self._rows, users, self.weights)
+
+
+class ByUsers(Regression):
+    """The same without W: memory U^2 and I, a batch costs B U I of the stored values of X.
+
+    Where nothing of a row is kept back, its prediction is read off its row of G.
+    """
+
+    def __init__(self, fitted: Dual, visible: sp.csr_matrix) -> None:
+        """What was fitted to X, and the part (U, I) of X that is shown."""
+        self.fitted = fitted
+        rest = sp.csr_matrix(fitted.rows - visible)
+        rest.eliminate_zeros()
+        self._kept_back = rest if rest.nnz else None
+        device = fitted.inverse.device
+        self._rest = SparseRows(rest, device) if rest.nnz else None
+        self._visible = SparseRows(visible, device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """The visible row, less that row times P over P's diagonal."""
+        fitted = self.fitted
+        by_user = fitted.inverse[users]  # (B, U)
+        if self._kept_back is not None:
+            shared = sp.csr_matrix(self._kept_back[users.cpu().numpy()] @ fitted.rows.T)  # (B, U)
+            each = torch.arange(users.numel(), device=users.device)
+            by_user += times(SparseRows(shared, users.device), each, fitted.inverse) / fitted.l2
+        # In float64: what a batch earns must not depend on what is in it.
+        product = (fitted.transposed @ by_user.T.double()).T.float()  # (B, I)
+        if self._rest is not None:
+            product -= self._rest.dense(users) / fitted.l2
+        return self._visible.dense(users) - product / fitted.diagonal
+
+
+class Dual:
+    """What ``ByUsers`` keeps of the train rows, whatever is shown of them.
+
+    Attributes:
+        rows: (U, I) float64, X.
+        transposed: (I, U) sparse float64.
+        inverse: (U, U) float32, G.
+        diagonal: (I,) float32, that of P.
+        l2: weight of the squared weights.
+    """
+
+    def __init__(self, rows: sp.csr_matrix, l2: float, device: torch.device) -> None:
+        """Solve, in float32: G's eigenvalues are bounded by 1 / l2, and the noise is far below the data's."""
+        self.rows, self.l2 = rows, l2
+        self.transposed = on(sp.csr_matrix(rows.T), device)
+        gram = torch.empty(rows.shape[0], rows.shape[0], device=device)  # (U, U)
+        for first in range(0, rows.shape[0], ROWS):
+            part = (rows[first : first + ROWS] @ rows.T).toarray()
+            gram[first : first + ROWS] = torch.as_tensor(part, dtype=torch.float32, device=device)
+        gram.diagonal().add_(l2)
+        lower = torch.linalg.cholesky(gram)
+        del gram  # the largest things that there are: two at a time
+        self.inverse = torch.cholesky_inverse(lower)
+        self.diagonal = (1.0 - self._within()) / l2
+
+    def _within(self) -> Tensor:
+        """(I,) x_i^T G x_i of each column x_i of X."""
+        columns = sp.csc_matrix(self.rows)
+        out = torch.zeros(columns.shape[1])
+        for item in range(columns.shape[1]):
+            who = torch.as_tensor(columns.indices[columns.indptr[item] : columns.indptr[item + 1]])
+            who = who.to(self.inverse.device, torch.int64)
+            out[item] = self.inverse[who[:, None], who].sum(dtype=torch.float64)
+        return out.to(self.inverse.device)
+
+
+def weights_of(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:
+    """W (I, I) float32: of each item on all others, or of ``targets`` (R, I) on the rows (R, I)."""
+    weights = _regularised(rows, l2, targets)
+    if targets is None:  # the inverse, whose columns over their diagonals are the regressions
+        weights /= -np.diag(weights).copy()
+        weights[np.diag_indices_from(weights)] = 0.0
+    return torch.as_tensor(weights, dtype=torch.float32, device=device)
+
+
+def _regularised(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None) -> npt.NDArray[np.float64]:
+    """(X^T X + l2)^-1, or that times X^T T, (I, I); the latter by a system of R where the rows are fewer.
+
+    That one by (X^T X + l2)^-1 X^T = X^T (X X^T + l2)^-1.
+    """
+    few, items = rows.shape
+    by_rows = targets is not None and few < items
+    gram = (rows @ rows.T if by_rows else rows.T @ rows).toarray()
+    gram[np.diag_indices_from(gram)] += l2
+    factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
+    if by_rows and targets is not None:
+        solved = scipy.linalg.cho_solve(factor, targets.toarray(), overwrite_b=True, check_finite=False)
+        return np.asarray(rows.T @ solved)
+    right = np.eye(items) if targets is None else (rows.T @ targets).toarray()
+    return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
+
+
+def times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
+    """The rows of ``users`` (B,) times ``table`` (I, C), each row's sum in the order of its items."""
+    _, column, value = rows.entries(users)  # (n,) each
+    counts = rows.counts(users)
+    first = torch.cumsum(counts, 0) - counts  # (B,)
+    weights = value.to(table.dtype)
+    return functional.embedding_bag(column, table, first, mode="sum", per_sample_weights=weights)
+
+
+def on(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
+    """A SciPy matrix as a sparse tensor."""
+    entries = matrix.tocoo()
+    places = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
+    made = torch.sparse_coo_tensor(
+        places, torch.as_tensor(entries.data), matrix.shape, check_invariants=False
+    )
+    return made.coalesce().to(device)
