@@ -111,8 +111,8 @@ def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor, fl
     """The reward's parts: gains (B, I) of ``users`` (B,), discount (K,), weight; TypeError for others."""
     found = []
     for part, weight in reward.parts():
-        relevant = part.context.relevant
         if isinstance(part, LogRank):
+            relevant = part.context.relevant
             if bool((relevant.counts(users) > 1).any()):
                 raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
             ranks = discounts(part.context.num_items, part.context.device)  # (I,) no cut

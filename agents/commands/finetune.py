@@ -46,7 +46,7 @@ class RewardChoice:
     reward: str | None = None
     """A name, or a weighted mix: ``racs=1,coverage=0.1``; else as the env has it."""
     relevance: str | None = None
-    """What counts as a hit: ``train``, ``holdout``, ``recent`` or ``validation``; else as the env has it."""
+    """What counts as a hit: ``train``, ``recent``, ``holdout``, ``validation``, ``none``; else the env's."""
     k: int = 20
     """Length of the rewarded list."""
     reward_options: tuple[str, ...] = ()

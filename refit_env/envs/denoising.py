@@ -79,9 +79,9 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     ## Starting State
 
     A user is drawn uniformly by the environment's own generator among those with something visible and
-    something relevant. ``start="history"`` (default): u_T is the user's visible history, 0 or 1, as DiffRec
-    starts. ``"diffused"``: that, noised by the last step of the backbone's schedule. ``"noise"``: N(0, I), as
-    DreamRec starts; only where ``history`` says whose chain it is.
+    (unless ``relevance="none"``) something relevant. ``start="history"`` (default): u_T is the user's visible
+    history, 0 or 1, as DiffRec starts. ``"diffused"``: that, noised by the last step of the backbone's
+    schedule. ``"noise"``: N(0, I), as DreamRec starts; only where ``history`` says whose chain it is.
 
     ## Episode End
 
@@ -101,7 +101,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``data`` | the id's | catalogue name, canonical folder (``ReFiT-Custom-v0``), or a ``Dataset`` |
     | ``num_steps`` | 4 | T |
     | ``reward`` | ``"racs"`` | name, mix ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
-    | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` |
+    | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"``, ``"none"`` |
     | ``checkpoint`` | None | folder of the pretrained model that scores u_0; embeddings only |
     | ``k`` | 20 | list length K |
     | ``start`` | the backbone's | ``"history"``, ``"diffused"``, ``"noise"`` |

@@ -241,7 +241,7 @@ class DenoisingProblem:
         if not self._may_start[user]:
             raise ValueError(
                 f"user {user} has nothing visible or nothing relevant under relevance "
-                f"{self.relevance.mode!r}; {len(self.users)} of {count} users have both (problem.users)"
+                f"{self.relevance.mode!r}; {len(self.users)} of {count} users start episodes (problem.users)"
             )
         return int(user)
 

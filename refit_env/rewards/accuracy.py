@@ -6,6 +6,7 @@ Letters: B users in the batch, I items, K list length, n relevant items of the b
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class RelevantItems(ListReward):
     """
 
     item_weight: Tensor | None = None
+    counts_relevant: ClassVar[bool] = True
 
     def user_scale(self, users: Tensor) -> Tensor:
         """(B,) float32, what a relevant item is worth to each user; 1 unless a subclass says otherwise."""
@@ -75,6 +77,7 @@ class ReciprocalRank(Reward):
     """``reciprocal_rank``: 1 / rank of the first hit, 0 without one."""
 
     term_names = ("reciprocal_rank",)
+    counts_relevant: ClassVar[bool] = True
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Find each list's first hit."""
@@ -91,6 +94,7 @@ class LogRank(Reward):
     """
 
     term_names = ("log_rank",)
+    counts_relevant: ClassVar[bool] = True
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Count who stands above the best relevant item; ties go to the lower id."""
@@ -118,6 +122,7 @@ class Cosine(Reward):
     """``r_cos`` (the paper's ablation): cosine of u_0 and the relevant vector, hidden items left out."""
 
     term_names = ("cosine",)
+    counts_relevant: ClassVar[bool] = True
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Dot product over lengths; 0 where a vector has none."""

@@ -27,13 +27,24 @@ class Reward(ABC):
         terms: the parts of the last call by name, (B,) float32 each, unweighted.
         term_names: their names, known before the first call.
         uses_lists: whether it looks at all users' lists, so that an agent should ``refresh`` it.
+        counts_relevant: whether it counts relevant items, so that there must be some.
     """
 
     term_names: tuple[str, ...] = ()
     uses_lists: ClassVar[bool] = False
+    counts_relevant: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
-        """Keep the context; subclasses take their settings as further keyword arguments."""
+        """Keep the context; subclasses take their settings as further keyword arguments.
+
+        Raises:
+            ValueError: if it counts relevant items and the relevance is ``none``.
+        """
+        if self.counts_relevant and context.relevance.mode == "none":
+            raise ValueError(
+                f"reward {type(self).__name__} counts relevant items, and under relevance 'none' no item is: "
+                "use 'holdout', 'recent', 'train' or 'validation', or a model's opinion ('ease', 'gf_cf')"
+            )
         self.context = context
         self.terms: dict[str, Tensor] = {}
 

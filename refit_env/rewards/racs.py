@@ -11,6 +11,7 @@ Letters: B users in the batch, I items, K list length, M neighbours, U users of 
 from __future__ import annotations
 
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,8 @@ class Racs(ListReward):
 
     A user with fewer than M neighbours (others with a common item) counts the missing ones as without hits.
     """
+
+    counts_relevant: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -72,6 +75,8 @@ class Racs(ListReward):
         super().__init__(context, rank_discount(discount, context.k), weights)
         self.variant, self.num_neighbors = variant, neighbors
         own = context.relevance
+        if neighbor_relevance == "none":
+            raise ValueError("neighbor_relevance='none' leaves nothing to hit in RACS")
         if neighbor_relevance in (None, own.mode):
             self._neighbor_relevant = own.relevant
         else:

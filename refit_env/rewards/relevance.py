@@ -7,9 +7,12 @@ mode                    u_T shows            relevant                        kep
 ``holdout``             a random part        the rest of the train items     the part that is shown
 ``recent``              the earlier part     the latest part                 the part that is shown
 ``validation``          the train items      the validation items            the train items
+``none``                the train items      nothing                         the train items
 ======================  ===================  ==============================  =========================
 
-Test items are in no cell of the table. After ``validation``, models must be selected on other users.
+Test items are in no cell of the table. After ``validation``, models must be selected on other users. ``none``
+is the state that recommendations are made in; it is for rewards that have an opinion of their own on a list
+(``ease``, ``gf_cf``, ``recommender``, ``novelty``, one's own function ...).
 
 A sequential set's users are its rows (``Dataset.episodes``), each a history and the item that came next; the
 next item is hidden by nature, so two modes are left and nothing is kept out of the lists:
@@ -35,7 +38,7 @@ from refit_env.data.rows import without
 from refit_env.data.sequences import RowDataset
 from refit_env.errors import unknown_name
 
-MODES = ("holdout", "recent", "train", "validation")
+MODES = ("holdout", "none", "recent", "train", "validation")
 """Names for ``make_relevance``."""
 
 
@@ -48,8 +51,8 @@ class Relevance:
         visible: (U, I) what u_T shows.
         relevant: (U, I) what counts as a hit.
         hidden: (U, I) what no list may hold, or None.
-        users: (n,) int64, users with something visible and something relevant: those that episodes are
-            about.
+        users: (n,) int64, users with something visible and (but for ``none``) something relevant: those that
+            episodes are about.
         fraction: the hidden share it was made with.
         seed: the seed it was made with.
         groups: (U,) users of one group are no neighbours of each other: the rows of one session. None:
@@ -70,7 +73,7 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
     """Decide what is shown, what counts and what is kept out.
 
     Args:
-        mode: ``"train"``, ``"holdout"``, ``"recent"`` or ``"validation"``.
+        mode: ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` or ``"none"``.
         dataset: its train and (for ``"validation"``) valid splits are used.
         fraction: share of a user's train items that ``holdout`` and ``recent`` hide: round(fraction * n_u),
             at least 1 and at most n_u - 1; users with a single item are left out.
@@ -78,7 +81,8 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
 
     Raises:
         ValueError: for an unknown mode, a fraction outside (0, 1), ``recent`` on a data set without order
-            of time, ``recent`` or ``holdout`` on a sequential one, or a split that leaves no user.
+            of time, one but ``train`` and ``validation`` on a sequential one, or a split that leaves no
+            user.
     """
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
@@ -90,6 +94,9 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
     train = dataset.train
     if mode == "train":
         visible, relevant, hidden = train.csr, train.csr, None
+    elif mode == "none":
+        nothing = sp.csr_matrix(train.csr.shape, dtype=train.csr.dtype)
+        visible, relevant, hidden = train.csr, nothing, train.csr
     elif mode == "validation":
         visible, relevant, hidden = train.csr, without(dataset.valid.csr, train.csr), train.csr
     else:
@@ -99,7 +106,7 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
             train.select(~kept).csr, visible
         )  # a shown item that is repeated can be in no list
         hidden = visible
-    both = (np.diff(visible.indptr) > 0) & (np.diff(relevant.indptr) > 0)  # (U,)
+    both = (np.diff(visible.indptr) > 0) & ((np.diff(relevant.indptr) > 0) | (mode == "none"))  # (U,)
     users = np.flatnonzero(both).astype(np.int64)
     if not users.size:
         raise ValueError(
@@ -112,7 +119,7 @@ def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int) -> Relevan
     """The second table; only one split's rows show anything, so they alone are each other's neighbours."""
     if mode not in ("train", "validation"):
         raise ValueError(
-            f"relevance {mode!r} hides items of a user, but {rows.name!r} is sequential: an episode's truth "
+            f"relevance {mode!r} is for sets of items, but {rows.name!r} is sequential: an episode's truth "
             "is the item that came next. Use 'train', or 'validation' (and select on other rows)"
         )
     split = "train" if mode == "train" else "valid"

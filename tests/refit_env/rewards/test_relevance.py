@@ -6,13 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from refit_env.data import load_dataset
 from refit_env.data.dataset import Dataset, Interactions
 from refit_env.rewards import MODES, Relevance, make_relevance, make_reward, reward_names
 
@@ -39,7 +42,7 @@ def test_the_table_of_modes(
 ) -> None:
     relevance = relevance_or_skip(mode, make_dataset(table), fraction=fraction, seed=seed)
     train, visible, relevant = table == 0, relevance.visible.toarray() > 0, relevance.relevant.toarray() > 0
-    users = [u for u in range(len(table)) if visible[u].any() and relevant[u].any()]
+    users = [u for u in range(len(table)) if visible[u].any() and (relevant[u].any() or mode == "none")]
     assert relevance.users.tolist() == users and relevance.users.dtype == np.int64
     if mode == "train":
         assert np.array_equal(visible, train) and np.array_equal(relevant, train)
@@ -47,8 +50,8 @@ def test_the_table_of_modes(
         return
     assert np.array_equal(relevance.hidden.toarray() > 0, visible)
     assert not (visible & relevant).any()
-    if mode == "validation":
-        assert np.array_equal(visible, train) and np.array_equal(relevant, table == 1)
+    if mode in ("validation", "none"):
+        assert np.array_equal(visible, train) and np.array_equal(relevant, (table == 1) & (mode != "none"))
         return
     assert np.array_equal(visible | relevant, train)
     for u, count in enumerate(train.sum(1)):
@@ -170,3 +173,34 @@ def test_test_items_are_never_visible_to_a_reward(
         assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
         for name in given_[0].terms:
             assert all(torch.equal(given_[0].terms[name], reward.terms[name]) for reward in given_)
+
+
+def test_without_relevant_items_only_opinions_can_be_rewarded() -> None:
+    data = load_dataset("synthetic")
+    relevance = make_relevance("none", data)
+    users = torch.from_numpy(relevance.users[:20])
+    scores = torch.rand(20, data.num_items, generator=torch.Generator().manual_seed(0))
+    for name in reward_names():
+        if name == "recommender":
+            continue  # asks a checkpoint
+        try:
+            reward = make_reward(name, data, relevance)
+        except ValueError as error:
+            assert "no item is: use 'holdout'" in str(error), name
+            continue
+        assert name in ("ease", "gf_cf", "novelty", "long_tail", "coverage", "diversity")
+        assert bool(torch.isfinite(reward(scores, users)).all()), name
+    with pytest.raises(ValueError, match="leaves nothing to hit"):
+        make_reward("racs", data, make_relevance("holdout", data), neighbor_relevance="none")
+
+
+def test_the_model_sees_all_that_the_recommender_sees() -> None:
+    data = load_dataset("synthetic")
+    env = gym.make("ReFiT-Synthetic-v0", reward="ease", relevance="none")
+    check_env(env.unwrapped, skip_render_check=True)
+    _, info = env.reset(seed=3, options={"user": 5})
+    assert info["user"] == 5
+    problem = env.unwrapped.problem  # type: ignore[attr-defined]
+    assert problem.relevance.visible[5].nnz == data.train.counts[5]
+    while not env.step(env.action_space.sample())[2]:
+        pass
