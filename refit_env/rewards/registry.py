@@ -76,9 +76,14 @@ def _check_class(name: str, cls: object) -> None:
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
 
-def reward_names() -> list[str]:
-    """The names for ``make_reward``."""
-    return sorted(_REWARDS)
+def reward_names(relevance: str | None = None) -> list[str]:
+    """The names for ``make_reward``: all, or those that a relevance of that name can do with.
+
+    Example:
+        >>> "ndcg" in reward_names(), "ndcg" in reward_names("none"), "ease" in reward_names("none")
+        (True, False, True)
+    """
+    return sorted(name for name, cls in _REWARDS.items() if relevance != "none" or not cls.counts_relevant)
 
 
 def models_in(spec: RewardSpec) -> list[str]:

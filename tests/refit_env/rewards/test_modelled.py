@@ -162,4 +162,4 @@ def test_ease_refuses_a_set_that_it_cannot_hold(users: int, items: int, message:
     dataset = Dataset("wide", "cf", wide, none, none, False)
     with pytest.raises(ValueError, match=f"'wide' has {message}, more than 25000; use 'gf_cf'"):
         make_reward("ease", dataset, make_relevance("train", dataset))
-    assert isinstance(make_reward("gf_cf", dataset, make_relevance("train", dataset)), GraphFilter)
+    assert isinstance(make_reward("gf_cf", dataset, make_relevance("train", dataset), rank=1), GraphFilter)
