@@ -160,8 +160,8 @@ class GraphFilter(ModelReward):
     def predict(self, users: Tensor) -> Tensor:
         """The visible row through both filters."""
         low = times(self._rows, users, self.filters.into) @ self.filters.out  # (B, I)
-        visible = self._rows.dense(users).double()  # (B, I)
-        linear = self.filters.transposed @ (self.filters.normal @ visible.T)  # (I, B)
+        visible = self._rows.dense(users).double().T.contiguous()  # (I, B)
+        linear = self.filters.transposed @ (self.filters.normal @ visible)  # (I, B)
         return (low + linear.T).float()
 
 
