@@ -175,13 +175,17 @@ TUNED: dict[str, dict[str, Tuned]] = {
         "diffrec": Tuned(
             "diffrec",
             PretrainConfig(users_per_batch=200, epochs=5, eval_every=1, eval_steps=1, select_on="ndcg@20"),
-            # An iteration is five seconds of a core. The filter ranks a little worse than the recommender.
-            replace(_MODELLED, learning_rate=2e-5, relevance_draws=4, iterations=30, eval_every=15),
-            {
-                "reward": {"gf_cf": 1.0, "ndcg": 1.0},
-                "relevance": "holdout",
-                "reward_kwargs": {"rank": 64},
-            },
+            # An iteration is five seconds of a core: few and long steps. Still rising at the end.
+            replace(
+                _MODELLED,
+                users_per_batch=256,
+                learning_rate=3e-4,
+                relevance_draws=1,
+                iterations=60,
+                eval_every=20,
+                blends=3,
+            ),
+            _ALL_SHOWN,
             size="small",
             more_rate=1e-4,
         )

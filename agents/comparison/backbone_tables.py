@@ -177,15 +177,15 @@ def note() -> str:
     """What a reader of the tables must know."""
     return (
         "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is relative to the "
-        "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' counts "
-        "the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained model's. 'more "
-        "training' goes on with the same loss for the wall-clock time that REINFORCE took. Weights chosen "
-        "on validation (settings: agents/hyperparams.py; where a linear model of the train items is the reward, a distillation of it, with as many updates "
-        "of the same step sizes, and that model's own lists stand below); full ranking, seen items masked "
-        "(in sequential and POI rows nothing is). Cold users have fewer than 5 train items (rows: shown "
-        "items); popular is the most interacted fifth of the "
-        "catalogue, tail the rest. DreamRec's published objective hardly ranks: read its gain beside the "
-        "model that was trained to rank. One thread a cell."
+        "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' "
+        "counts the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained "
+        "model's. 'more training' goes on with the same loss for the wall-clock time that REINFORCE took. "
+        "Weights chosen on validation (settings: agents/hyperparams.py; where a linear model of the train "
+        "items is the reward, a distillation of it, with as many updates of the same step sizes, and that "
+        "model's own lists stand below); full ranking, seen items masked (in sequential and POI rows "
+        "nothing is). Cold users have fewer than 5 train items (rows: shown items); popular is the most "
+        "interacted fifth of the catalogue, tail the rest. DreamRec's published objective hardly ranks: "
+        "read its gain beside the model that was trained to rank. One thread a cell."
     )
 
 
