@@ -47,7 +47,7 @@ class ByItems(Regression):
 
 
 class ByUsers(Regression):
-    """The same without W: memory U^2 and I, a batch costs B U I of the stored values of X.
+    """The same without W: memory U^2, and time B for each stored value of X.
 
     Where nothing of a row is kept back, its prediction is read off its row of G.
     """
@@ -90,7 +90,11 @@ class Dual:
     """
 
     def __init__(self, rows: sp.csr_matrix, l2: float, device: torch.device) -> None:
-        """Solve, in float32: G's eigenvalues are bounded by 1 / l2, and the noise is far below the data's."""
+        """Solve, in float32, which is exact enough unless l2 is tiny.
+
+        Raises:
+            ValueError: if it is too small for that.
+        """
         self.rows, self.l2 = rows, l2
         self.transposed = on(sp.csr_matrix(rows.T), device)
         gram = torch.empty(rows.shape[0], rows.shape[0], device=device)  # (U, U)
@@ -98,10 +102,12 @@ class Dual:
             part = (rows[first : first + ROWS] @ rows.T).toarray()
             gram[first : first + ROWS] = torch.as_tensor(part, dtype=torch.float32, device=device)
         gram.diagonal().add_(l2)
-        lower = torch.linalg.cholesky(gram)
+        lower, failed = torch.linalg.cholesky_ex(gram)
         del gram  # the largest things that there are: two at a time
         self.inverse = torch.cholesky_inverse(lower)
         self.diagonal = (1.0 - self._within()) / l2
+        if bool(failed) or not bool((self.diagonal > 0).all()):
+            raise ValueError(f"l2={l2} is too small to solve {rows.shape[0]} users in float32; use 1 or more")
 
     def _within(self) -> Tensor:
         """(I,) x_i^T G x_i of each column x_i of X."""

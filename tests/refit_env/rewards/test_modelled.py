@@ -112,6 +112,12 @@ def test_by_users_and_by_items_are_one_model(mode: str) -> None:
     assert torch.equal(reward.predict(torch.arange(40)), one)
 
 
+def test_a_system_of_users_that_rounding_breaks_is_refused(make_dataset: Callable[..., Dataset]) -> None:
+    twins = make_dataset(np.zeros((3, 5), np.int8))  # three users with the same five items
+    with pytest.raises(ValueError, match="l2=1e-09 is too small to solve 3 users"):
+        make_reward("ease", twins, make_relevance("train", twins), k=2, l2=1e-9)
+
+
 def sessions(*train: list[int], valid: list[int], test: list[int]) -> Dataset:
     everyone = [*train, valid, test]
     split = [0] * len(train) + [1, 2]
