@@ -23,6 +23,8 @@ from refit_env.rewards import ListReward, RewardContext, register_reward
 class RareHits(ListReward):
     """Hits, an item that few users have counting more: relevant / log2(2 + popularity), over K."""
 
+    counts_relevant = True  # so that an environment with relevance="none" refuses it
+
     def __init__(self, context: RewardContext) -> None:
         """The popularity is that of what the model may see."""
         super().__init__(context, torch.full((context.k,), 1.0 / context.k), {"rare_hits": 1.0})
