@@ -78,11 +78,15 @@ class ModelReward(ListReward):
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """The predictions over the DCG of the model's own list; 0 for who has nothing to be predicted.
 
-        An iteration judges the lists of a batch and then asks for its gains: the last batch's are kept.
+        An iteration judges the lists of a batch and then asks for its gains: they are kept until asked for
+        again, and no longer, since each of many hold-outs has a reward of its own.
         """
-        if self._last is None or not torch.equal(self._last[0], users):
-            self._last = users.clone(), self._worth(users)
-        return {self.term: self._last[1]}
+        last, self._last = self._last, None
+        if last is not None and torch.equal(last[0], users):
+            return {self.term: last[1]}
+        gains = self._worth(users)
+        self._last = users.clone(), gains
+        return {self.term: gains}
 
     def _worth(self, users: Tensor) -> Tensor:
         """(B, I) the gains of ``users`` (B,)."""

@@ -57,24 +57,23 @@ class ByUsers(Regression):
         self.fitted = fitted
         rest = sp.csr_matrix(fitted.rows - visible)
         rest.eliminate_zeros()
-        self._kept_back = rest if rest.nnz else None
-        device = fitted.inverse.device
-        self._rest = SparseRows(rest, device) if rest.nnz else None
-        self._visible = SparseRows(visible, device)
+        self._rest = rest if rest.nnz else None
+        self._visible = SparseRows(visible, fitted.inverse.device)
 
     def predict(self, users: Tensor) -> Tensor:
         """The visible row, less that row times P over P's diagonal."""
         fitted = self.fitted
         by_user = fitted.inverse[users]  # (B, U)
-        if self._kept_back is not None:
-            shared = sp.csr_matrix(self._kept_back[users.cpu().numpy()] @ fitted.rows.T)  # (B, U)
-            each = torch.arange(users.numel(), device=users.device)
-            by_user += times(SparseRows(shared, users.device), each, fitted.inverse) / fitted.l2
+        rest = None if self._rest is None else self._rest[users.cpu().numpy()]  # (B, I) h
+        each = torch.arange(users.numel(), device=users.device)
+        if rest is not None:
+            shared = SparseRows(sp.csr_matrix(rest @ fitted.rows.T), users.device)  # (B, U)
+            by_user += times(shared, each, fitted.inverse) / fitted.l2
         # In float64: what a batch earns must not depend on what is in it.
         # Contiguous: a sparse sum over strided columns takes five times as long.
         product = (fitted.transposed @ by_user.T.double().contiguous()).T.float()  # (B, I)
-        if self._rest is not None:
-            product -= self._rest.dense(users) / fitted.l2
+        if rest is not None:
+            product -= SparseRows(rest, users.device).dense(each) / fitted.l2
         return self._visible.dense(users) - product / fitted.diagonal
 
 
