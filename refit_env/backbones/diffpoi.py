@@ -15,6 +15,7 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.geography import GeoEncoder, PlaceGraph, coordinates_of
+from refit_env.backbones.graphs import Latest
 from refit_env.backbones.visits import (
     TargetAttention,
     VisitEncoder,
@@ -137,8 +138,7 @@ class DiffPoi(Backbone):
         self.spatial = TargetAttention(size, settings.dropout)
         self.denoiser = Denoiser(size)
         self.register_buffer("reach", torch.zeros(()))
-        self._geo_table: Tensor | None = None
-        self._geo_key: tuple[Any, ...] | None = None
+        self._geo_table: Latest[Tensor] = Latest()
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
@@ -204,11 +204,8 @@ class DiffPoi(Backbone):
         parameters = [self.places.weight, *self.geo.parameters(), self.graph.coordinates]
         if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
             return self._encode_geo()
-        key = tuple((p.data_ptr(), p._version, p.dtype) for p in parameters)
-        if self._geo_table is None or self._geo_key != key:
-            with torch.no_grad():
-                self._geo_table, self._geo_key = self._encode_geo(), key
-        return self._geo_table
+        with torch.no_grad():
+            return self._geo_table.get(parameters, self._encode_geo)
 
     def _encode_geo(self) -> Tensor:
         out: Tensor = self.geo(self.places.weight[: self.num_items], self.graph)

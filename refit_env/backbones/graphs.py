@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 Result = TypeVar("Result")
 
@@ -83,8 +84,8 @@ class Latest(Generic[Result]):
         self._value: Result | None = None
 
     def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
-        """The result for the ``sources``, known by address and by torch's count of changes, and ``extra``."""
-        key = (extra, *((s.data_ptr(), s._version, s.dtype, s.device, s.shape) for s in sources))
+        """The result for the ``sources``, known by address, content's checksum and ``extra``."""
+        key = (extra, *(_identity(source) for source in sources))
         if self._value is None or self._key != key:
             self._key, self._value = key, make()
         return self._value
@@ -96,6 +97,20 @@ class Latest(Generic[Result]):
     def __reduce__(self) -> tuple[type[Latest[Result]], tuple[()]]:
         """Pickled as an empty one."""
         return Latest, ()
+
+
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _identity(source: Tensor) -> tuple[Hashable, ...]:
+    """What changes with a tensor.
+
+    Torch counts changes, but not those of a fused optimiser's step: of weights, their bits are summed, too.
+    """
+    seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
+    if not isinstance(source, Parameter):
+        return seen
+    return *seen, int(source.detach().view(_BITS[source.element_size()]).sum(dtype=torch.int64))
 
 
 def count_edges(nodes: Tensor, count: int) -> Tensor:

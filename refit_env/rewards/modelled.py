@@ -30,7 +30,17 @@ from refit_env.kept import Kept
 from refit_env.metrics import discounts
 from refit_env.rewards.base import ListReward
 from refit_env.rewards.context import RewardContext, check_whole
-from refit_env.rewards.ridge import ByItems, ByUsers, Dual, Regression, on, times, weights_of
+from refit_env.rewards.ridge import (
+    ByItems,
+    ByUsers,
+    Dual,
+    Regression,
+    WithoutItself,
+    leverages,
+    on,
+    times,
+    weights_of,
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +66,7 @@ LARGEST = 25_000
 _WEIGHTS: Kept[Tensor] = Kept()
 _DUALS: Kept[Dual] = Kept()
 _FILTERS: Kept[Filters] = Kept()
+_LEVERAGES: Kept[npt.NDArray[np.float64]] = Kept()
 
 
 class ModelReward(ListReward):
@@ -113,20 +124,25 @@ class Ease(ModelReward):
 
     term = "ease"
 
-    def __init__(self, context: RewardContext, *, l2: float = 200.0) -> None:
+    def __init__(self, context: RewardContext, *, l2: float = 200.0, leave_one_out: bool = False) -> None:
         """Fit.
 
         Args:
             context: data, relevance, K.
             l2: weight of the squared weights, above 0; 50 to 500 for sets of 10,000s to 1,000,000s of rows.
+            leave_one_out: ask, of each train row in order, the model that was fitted to all others. One that
+                was fitted to the row, too, knows the target by heart and says little of other rows.
 
         Raises:
-            ValueError: if it is not a finite number above 0, or the data set is too large.
+            ValueError: if ``l2`` is not a finite number above 0, the data set is too large, or a row is to be
+                left out of a set that has none in order.
         """
         if not (np.isfinite(l2) and l2 > 0):
             raise ValueError(f"l2={l2} must be a finite number above 0")
         super().__init__(context)
         self.model: Regression = _ease(context, float(l2))
+        if leave_one_out:
+            self.model = _without_itself(context, self.model, float(l2))
 
     def predict(self, users: Tensor) -> Tensor:
         """The visible row times W."""
@@ -195,6 +211,28 @@ def _ease(context: RewardContext, l2: float) -> Regression:
     return ByItems(_WEIGHTS.get(rows, side, lambda: weights_of(rows, l2, targets, device), others), visible)
 
 
+def _without_itself(context: RewardContext, model: Regression, l2: float) -> WithoutItself:
+    """The model, each train row's predictions by what all others say.
+
+    Raises:
+        ValueError: if the data set has no rows in order.
+    """
+    dataset = context.dataset
+    if not isinstance(dataset, RowDataset):
+        raise ValueError(
+            f"leave_one_out=True is for sequential and check-in rows, whose next item the model was told; "
+            f"{dataset.name!r} has none: hide part of each row instead, with relevance 'holdout'"
+        )
+    rows = _train_rows(dataset)
+    told = dataset.rows_of("train")
+    targets = torch.zeros(dataset.num_users, dtype=torch.int64)
+    shares = torch.zeros(dataset.num_users)
+    targets[told] = torch.as_tensor(dataset.targets.items, dtype=torch.int64)
+    known = _LEVERAGES.get(rows, rows.shape[1], lambda: leverages(rows, l2), [np.array([l2])])
+    shares[told] = torch.tensor(known, dtype=torch.float32)
+    return WithoutItself(model, targets.to(context.device), shares.to(context.device))
+
+
 def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) -> Filters:
     """The two filters of ``GraphFilter``, kept for the next who asks."""
     rows = _train_rows(dataset)
@@ -221,7 +259,7 @@ def _bytes(device: torch.device) -> npt.NDArray[np.uint8]:
 def _train_rows(dataset: Dataset) -> sp.csr_matrix:
     """(R, I) float64 what a model is fitted to: all train rows, whatever an episode hides of them."""
     if isinstance(dataset, RowDataset):
-        return sp.csr_matrix(_weighed(dataset)[dataset.rows_of("train")])
+        return sp.csr_matrix(weighed(dataset)[dataset.rows_of("train")])
     rows = sp.csr_matrix(dataset.train.csr, dtype=np.float64, copy=True)
     rows.data[:] = 1.0
     return rows
@@ -235,18 +273,18 @@ def _targets(dataset: RowDataset) -> sp.csr_matrix:
 def _visible(context: RewardContext) -> sp.csr_matrix:
     """(U, I) what a model is asked about: the visible rows, as those that it was fitted to are weighed."""
     if isinstance(context.dataset, RowDataset):
-        return _weighed(context.dataset)
+        return weighed(context.dataset)
     rows = sp.csr_matrix(context.relevance.visible, dtype=np.float64, copy=True)
     rows.data[:] = 1.0
     return rows
 
 
-def _weighed(rows: RowDataset) -> sp.csr_matrix:
-    """(U, I) each history, an item b places back weighed 1 / b; repeats add up."""
+def weighed(rows: RowDataset, decay: float = 1.0) -> sp.csr_matrix:
+    """(U, I) each history, an item b places back weighed 1 / b^decay; repeats add up."""
     longest = rows.history.shape[1]
     back = rows.lengths[:, None] - np.arange(longest)  # (U, L) 1 is the latest
     row, place = np.nonzero(back > 0)
-    values = (1.0 / back[row, place], (row, rows.history[row, place]))
+    values = (1.0 / back[row, place] ** decay, (row, rows.history[row, place]))
     out = sp.csr_matrix(values, shape=(rows.num_users, rows.num_items))
     out.sum_duplicates()
     return out

@@ -18,6 +18,7 @@ from refit_env.rewards.context import RewardContext
 from refit_env.rewards.custom import CallableReward
 from refit_env.rewards.mix import Mix
 from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
+from refit_env.rewards.personal import PersonalFrequency
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
@@ -43,6 +44,7 @@ _REWARDS: dict[str, type[Reward]] = {
     "unbiased_hits": UnbiasedHits,
     "ease": Ease,
     "gf_cf": GraphFilter,
+    "personal_frequency": PersonalFrequency,
     "recommender": Recommender,
 }
 

@@ -4,6 +4,10 @@ EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 o
 I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 takes only U^2, so that the row of a user u, less
 what is kept back of it, h, times P is (G_u + h X^T G / l2) X - h / l2.
 
+The regression of next items T on rows X is known without a row x of its own, too: the prediction x W takes
+h = x P x^T of the row's own target, and without the row it is (x W - h t) / (1 - h) (the leave-one-out
+identity of linear smoothers; Hastie, Tibshirani and Friedman, Elements of Statistical Learning, Eq. 7.64).
+
 Letters: B users in the batch, I items, U users of the data set, R train rows, G (U, U), W = (I, I) weights.
 """
 
@@ -44,6 +48,21 @@ class ByItems(Regression):
     def predict(self, users: Tensor) -> Tensor:
         """Each row's weights added up in the order of its items."""
         return times(self._rows, users, self.weights)
+
+
+class WithoutItself(Regression):
+    """What a model of next items says of each row that it was fitted to, as if it had not been."""
+
+    def __init__(self, model: Regression, targets: Tensor, shares: Tensor) -> None:
+        """The model, and of every row (U,) its next item and h: 0 where the model was not told."""
+        self.model = model
+        self._targets, self._shares = targets, shares
+
+    def predict(self, users: Tensor) -> Tensor:
+        """(x W - h t) / (1 - h)."""
+        share = self._shares[users][:, None]  # (B, 1)
+        told = self.model.predict(users)  # (B, I)
+        return told.scatter_add(1, self._targets[users][:, None], -share) / (1.0 - share)
 
 
 class ByUsers(Regression):
@@ -143,6 +162,22 @@ def _regularised(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None) 
         return np.asarray(rows.T @ solved)
     right = np.eye(items) if targets is None else (rows.T @ targets).toarray()
     return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
+
+
+def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
+    """What a fit to ``rows`` (R, I) takes of the own target of each row x, h = x P x^T (R,)."""
+    few, items = rows.shape
+    if few < items:  # X P X^T = 1 - l2 (X X^T + l2)^-1
+        within = (rows @ rows.T).toarray()
+        within[np.diag_indices_from(within)] += l2
+        return 1.0 - l2 * np.diag(scipy.linalg.inv(within, overwrite_a=True, check_finite=False))
+    inverse = _regularised(rows, l2, None)
+    out = np.zeros(few)
+    for row in range(few):  # each by its few items: a product of all of them would fill I columns
+        kept = slice(rows.indptr[row], rows.indptr[row + 1])
+        column, value = rows.indices[kept], rows.data[kept]
+        out[row] = value @ inverse[np.ix_(column, column)] @ value
+    return out
 
 
 def times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,6 +102,14 @@ def test_its_gradient_is_the_slope_of_the_mean_reward(
             for p, g in zip(weights, total, strict=True):
                 p.sub_(g, alpha=sign * step / norm)
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(norm / scale, rel=0.2)
+
+
+def test_validation_looks_at_the_weights_as_they_are(learner: Reinforce) -> None:
+    users, data = users_of(learner), learner.env.problem.dataset
+    learner.policy.scorer(data)(users)
+    learner.update(users)
+    fresh = copy.deepcopy(learner.policy)  # has worked out nothing from earlier weights
+    assert torch.allclose(learner.policy.scorer(data)(users), fresh.scorer(data)(users), atol=1e-6)
 
 
 def test_an_update_moves_what_scores_and_the_environment_follows(learner: Reinforce) -> None:

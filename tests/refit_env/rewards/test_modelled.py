@@ -14,8 +14,9 @@ from hypothesis.extra import numpy as hnp
 
 from refit_env.data import Interactions, load_dataset
 from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
 from refit_env.rewards import make_relevance, make_reward
-from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
+from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward, weighed
 from refit_env.rewards.ridge import ByItems, ByUsers, weights_of
 
 ITEMS = 6
@@ -144,9 +145,28 @@ def test_of_rows_the_next_item_is_regressed_on_what_precedes() -> None:
         assert predicted(reward, 7) == pytest.approx(histories @ weights, abs=1e-6)
 
 
+@pytest.mark.parametrize("longer", [False, True], ids=["fewer rows than items", "more"])
+def test_a_row_can_be_judged_by_what_all_others_say(longer: bool) -> None:
+    data = sessions([0, 1, 0, 2], [3, 4], *([[1, 5, 3, 0]] if longer else []), valid=[0, 1], test=[1, 0])
+    rows = data.episodes
+    assert isinstance(rows, RowDataset)
+    count = rows.rows_of("train").size
+    assert (count > ITEMS) == longer
+    histories = weighed(rows).toarray()
+    next_items = np.eye(ITEMS)[rows.targets.items]
+    reward = make_reward("ease", rows, make_relevance("train", rows), k=2, l2=2.0, leave_one_out=True)
+    found = predicted(reward, rows.num_users)
+    for row in range(rows.num_users):
+        others = np.setdiff1d(np.arange(count), row)
+        for item in range(ITEMS):
+            known = histories[row] @ ridge(histories[others], next_items[others, item], 2.0)
+            assert found[row, item] == pytest.approx(known, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
+        ("ease", {"leave_one_out": True}, "leave_one_out=True is for sequential .* 'holdout'"),
         ("ease", {"l2": 0.0}, "l2=0.0"),
         ("ease", {"l2": float("nan")}, "l2=nan"),
         ("gf_cf", {"rank": 0}, "rank=0"),

@@ -1,0 +1,51 @@
+"""What a history holds most often, counted by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refit_env.data import Interactions, load_dataset
+from refit_env.data.dataset import Dataset
+from refit_env.rewards import make_relevance, make_reward
+from refit_env.rewards.personal import PersonalFrequency
+
+
+def visits(items: list[int]) -> Dataset:
+    """One person's, all but the last two to train on."""
+    parts = [
+        Interactions.from_pairs([0] * len(some), some, 1, 4)
+        for some in (items[:-2], items[-2:-1], items[-1:])
+    ]
+    return Dataset("town", "sequential", *parts, time_ordered=True).episodes
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"), [(0.0, [2.0, 1.0, 1.0, 0.0]), (1.0, [1 / 2 + 1 / 4, 1 / 3, 1.0, 0.0])]
+)
+def test_counts_of_the_history(decay: float, expected: list[float]) -> None:
+    rows = visits([0, 1, 0, 2, 3, 3])  # rows: > 1, > 0, > 2, then > 3 of validation, after 0 1 0 2
+    reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=decay)
+    assert isinstance(reward, PersonalFrequency)
+    assert reward.predict(torch.tensor([3])).tolist() == [pytest.approx(expected)]
+
+
+def test_the_best_list_earns_one_and_new_places_nothing() -> None:
+    rows = visits([0, 1, 0, 2, 3, 3])
+    reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=1.0)
+    scores = torch.tensor([[0.2, 0.0, 0.9, 0.1], [0.0, 0.0, 0.0, 1.0]])
+    earned = reward(scores, torch.tensor([3, 3]))
+    assert earned[0] == pytest.approx(1.0) and 0.0 <= float(earned[1]) < 0.6
+
+
+@pytest.mark.parametrize("decay", [-0.1, float("inf")])
+def test_the_decay_is_checked(decay: float) -> None:
+    rows = visits([0, 1, 2, 3])
+    with pytest.raises(ValueError, match="decay="):
+        make_reward("personal_frequency", rows, make_relevance("train", rows), k=2, decay=decay)
+
+
+def test_sets_that_hide_what_is_shown_are_refused() -> None:
+    data = load_dataset("synthetic")
+    with pytest.raises(ValueError, match=r"kept out of lists.*sequential and check-in"):
+        make_reward("personal_frequency", data, make_relevance("train", data))
