@@ -130,8 +130,8 @@ def _ranked(dataset: str, settings: ReinforceConfig = _CAREFUL, env: Mapping[str
 def _next_place() -> Tuned:
     """Diff-POI on check-ins. With a decaying step size it learns all it can in few epochs.
 
-    The reward is three opinions: its own, how often one was there, and a transition model that was not told the
-    row. The last two predict as well as Diff-POI does, and together with it better than any.
+    The reward is three opinions: its own, how often one was there, and that of a transition model that was
+    not told the row. The last two predict as well as Diff-POI does, and together with it better than any.
     """
     training = replace(published_training("diff-poi", ""), epochs=12, learning_rate_decay=0.88, patience=3)
     settings = ReinforceConfig(
