@@ -108,16 +108,28 @@ def linear_pathwise(
 
 
 def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-    """The reward's parts: gains (B, I) of ``users`` (B,), discount (K,), weight; TypeError for others."""
-    found = []
+    """The reward's parts: gains (B, I) of ``users`` (B,), discount (K,), weight.
+
+    Parts of one discount come as one, for a swap is worth the sum of what it is worth in each.
+
+    Raises:
+        TypeError: if a part is neither a list reward nor ``log_rank`` of one target.
+    """
+    found: list[tuple[Tensor, Tensor, float]] = []
     for part, weight in reward.parts():
         if isinstance(part, LogRank):
             relevant = part.context.relevant
             if bool((relevant.counts(users) > 1).any()):
                 raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
-            ranks = discounts(part.context.num_items, part.context.device)  # (I,) no cut
-            found.append((relevant.dense(users), ranks, weight))
+            discount = discounts(part.context.num_items, part.context.device)  # (I,) no cut
+            gains = relevant.dense(users)
         else:
             [(listed, _)] = list_parts(part)
-            found.append((listed.gains(users), listed.discount, weight))
+            gains, discount = listed.gains(users), listed.discount
+        alike = [n for n, (_, other, _) in enumerate(found) if torch.equal(other, discount)]
+        if alike:
+            before, _, share = found[alike[0]]
+            found[alike[0]] = before * share + gains * weight, discount, 1.0
+        else:
+            found.append((gains, discount, weight))
     return found

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from agents.linear_estimator import linear_parts
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
@@ -19,6 +20,7 @@ from refit_env.backbones.dreamrec import DreamRec
 from refit_env.data import Dataset, synthesize_sessions
 from refit_env.metrics import discounts
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards import make_relevance, make_reward
 
 TABLE = torch.tensor([[1.0, 0.2], [0.1, 1.1], [-0.9, 0.3], [0.4, -1.0], [0.8, 0.9], [-0.2, -0.6]])
 MEAN = torch.tensor([0.3, -0.2])
@@ -173,6 +175,20 @@ def checkpoint(sessions: Dataset, tmp_path_factory: pytest.TempPathFactory) -> s
     folder = tmp_path_factory.mktemp("sessions") / "run"
     DiffusionPolicy(trained, num_steps=4).save(folder, sessions.name)
     return str(folder)
+
+
+def test_parts_of_one_discount_are_one(sessions: Dataset) -> None:
+    rows, users = sessions.episodes, torch.arange(6)
+    mix = {"ndcg": 1.0, "ease": -0.5, "log_rank": 2.0}
+    reward = make_reward(mix, rows, make_relevance("train", rows), k=5)
+    scores = torch.randn(6, rows.num_items, generator=torch.Generator().manual_seed(0))
+    parts = linear_parts(reward, users)
+    assert len(parts) == 2  # ndcg and ease; log_rank knows no cut
+    total = torch.zeros(6)
+    for gains, discount, weight in parts:
+        best = scores.topk(discount.numel(), dim=1).indices
+        total += weight * (gains.gather(1, best) * discount).sum(1)
+    assert torch.allclose(total, reward(scores, users), atol=1e-6)
 
 
 def agent(checkpoint: str, data: Dataset, reward: Any = "log_rank", **changes: Any) -> Reinforce:
