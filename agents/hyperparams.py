@@ -138,11 +138,11 @@ def _next_place() -> Tuned:
         users_per_batch=512,
         learning_rate=5e-4,
         anneal_lr=True,
-        exploration_std=0.1,
+        exploration_std=0.4,
         posterior_share=0.0,
         scores_learning_rate=5e-4,
-        iterations=160,
-        eval_every=40,
+        iterations=240,
+        eval_every=60,
         blends=3,
     )
     env = {
