@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from refit_env.data.sequences import RowDataset
 from refit_env.metrics import check_no_nan, discounts
 from refit_env.rewards.context import RewardContext
 
@@ -28,22 +29,32 @@ class Reward(ABC):
         term_names: their names, known before the first call.
         uses_lists: whether it looks at all users' lists, so that an agent should ``refresh`` it.
         counts_relevant: whether it counts relevant items, so that there must be some.
+        needs_rows: whether it pays for what a history shows, which only lists of sequential and check-in sets
+            may hold.
     """
 
     term_names: tuple[str, ...] = ()
     uses_lists: ClassVar[bool] = False
     counts_relevant: ClassVar[bool] = False
+    needs_rows: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
         """Keep the context; subclasses take their settings as further keyword arguments.
 
         Raises:
-            ValueError: if it counts relevant items and the relevance is ``none``.
+            ValueError: if it counts relevant items and the relevance is ``none``, or it needs rows in order
+                of time and the data set has none.
         """
         if self.counts_relevant and context.relevance.mode == "none":
             raise ValueError(
                 f"reward {type(self).__name__} counts relevant items, and under relevance 'none' no item is: "
                 "use 'holdout', 'recent', 'train' or 'validation', or a model's opinion ('ease', 'gf_cf')"
+            )
+        if self.needs_rows and not isinstance(context.dataset, RowDataset):
+            raise ValueError(
+                f"reward {type(self).__name__} pays for what a history shows, and of "
+                f"{context.dataset.name!r} that is kept out of lists: use it with sequential and check-in "
+                "sets in order of time"
             )
         self.context = context
         self.terms: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ Letters: B users in the batch, I items.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class PersonalFrequency(ModelReward):
     """``personal_frequency``: how often the history shows an item, b places back weighed 1 / b^decay."""
 
     term = "personal_frequency"
+    needs_rows: ClassVar[bool] = True
 
     def __init__(self, context: RewardContext, *, decay: float = 0.0) -> None:
         """Count.
@@ -37,12 +39,8 @@ class PersonalFrequency(ModelReward):
         """
         if not (math.isfinite(decay) and decay >= 0):
             raise ValueError(f"decay={decay} must be a finite number of at least 0")
-        if not isinstance(context.dataset, RowDataset):
-            raise ValueError(
-                f"reward 'personal_frequency' recommends what a history holds; of {context.dataset.name!r} "
-                "that is kept out of lists: use it with sequential and check-in sets in order of time"
-            )
         super().__init__(context)
+        assert isinstance(context.dataset, RowDataset)
         self._rows = SparseRows(weighed(context.dataset, decay), context.device)
 
     def predict(self, users: Tensor) -> Tensor:

@@ -78,14 +78,24 @@ def _check_class(name: str, cls: object) -> None:
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
 
-def reward_names(relevance: str | None = None) -> list[str]:
-    """The names for ``make_reward``: all, or those that a relevance of that name can do with.
+def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
+    """The names for ``make_reward``: all, or those that a relevance or a data set can do with.
+
+    Args:
+        relevance: its name; None for any.
+        rows: whether the data set is a sequential or check-in set in order of time; some rewards need that.
 
     Example:
         >>> "ndcg" in reward_names(), "ndcg" in reward_names("none"), "ease" in reward_names("none")
         (True, False, True)
+        >>> set(reward_names()) - set(reward_names(rows=False))
+        {'personal_frequency'}
     """
-    return sorted(name for name, cls in _REWARDS.items() if relevance != "none" or not cls.counts_relevant)
+    return sorted(
+        name
+        for name, cls in _REWARDS.items()
+        if not (relevance == "none" and cls.counts_relevant) and (rows or not cls.needs_rows)
+    )
 
 
 def models_in(spec: RewardSpec) -> list[str]:
