@@ -134,16 +134,14 @@ def _next_place() -> Tuned:
     not told the row. The last two predict as well as Diff-POI does, and together with it better than any.
     """
     training = replace(published_training("diff-poi", ""), epochs=12, learning_rate_decay=0.88, patience=3)
-    settings = ReinforceConfig(
-        users_per_batch=512,
+    settings = replace(
+        _TAUGHT,
         learning_rate=5e-4,
-        anneal_lr=True,
         exploration_std=0.4,
-        posterior_share=0.0,
         scores_learning_rate=5e-4,
         iterations=240,
         eval_every=60,
-        blends=3,
+        patience=0,
     )
     env = {
         "reward": dict.fromkeys(("ease", "personal_frequency", "recommender"), 1 / 3),

@@ -84,7 +84,7 @@ class Latest(Generic[Result]):
         self._value: Result | None = None
 
     def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
-        """The result for the ``sources``, known by address, content's checksum and ``extra``."""
+        """The result for the ``sources``, known by ``_identity``, and ``extra``."""
         key = (extra, *(_identity(source) for source in sources))
         if self._value is None or self._key != key:
             self._key, self._value = key, make()

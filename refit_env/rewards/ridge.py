@@ -168,9 +168,7 @@ def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
     """What a fit to ``rows`` (R, I) takes of the own target of each row x, h = x P x^T (R,)."""
     few, items = rows.shape
     if few < items:  # X P X^T = 1 - l2 (X X^T + l2)^-1
-        within = (rows @ rows.T).toarray()
-        within[np.diag_indices_from(within)] += l2
-        return 1.0 - l2 * np.diag(scipy.linalg.inv(within, overwrite_a=True, check_finite=False))
+        return 1.0 - l2 * np.diag(_regularised(sp.csr_matrix(rows.T), l2, None))
     inverse = _regularised(rows, l2, None)
     out = np.zeros(few)
     for row in range(few):  # each by its few items: a product of all of them would fill I columns
