@@ -26,7 +26,6 @@ from agents.linear_estimator import linear_parts
 from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.metrics import coverage_at_k, gini
-from refit_env.rewards.base import weighted_sum
 
 TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
 """What is tried where the temperature is to be fitted."""
@@ -111,7 +110,7 @@ class Distill(FineTuner):
     def _gains(self, users: Tensor) -> Tensor:
         """(B, I) what the reward says that items are worth, never below 0; hidden ones nothing."""
         reward_fn = self.env.problem.reward_fn
-        worth = weighted_sum([(share, gains) for gains, _, share in linear_parts(reward_fn, users)])
+        worth = torch.stack([gains for gains, _ in linear_parts(reward_fn, users)]).sum(0)
         hidden, worth = reward_fn.hidden(users), worth.clamp(min=0.0)
         return worth if hidden is None else worth.masked_fill(hidden, 0.0)
 

@@ -94,42 +94,44 @@ def linear_pathwise(
         told, read_by = reading.context
         context = told.repeat_interleave(group, 0), read_by  # (N, C), (I, C)
     ends = Ends(rollout.u0, whole, scores, table, float(policy.std[last]), context)
-    for gains, discount, share in linear_parts(problem.reward_fn, rollout.users):
+    factor = scale / users.numel()
+    for gains, discount in linear_parts(problem.reward_fn, rollout.users):
         each, moving = gains.repeat_interleave(group, 0), reading is not None  # (N, I)
         if draw_lists or discount.numel() == scores.shape[1]:  # every rank counts
             slope = linear_slope(ends, each, discount, pairs, generator, moving)
         else:
             slope = list_slope(ends, each, discount, moving)
-        factor = share * scale / users.numel()
         out.add_(slope.mean, alpha=factor)
         if reading is not None:
             reading.add(slope, group, factor)
     return out if mean.shape[0] == users.numel() else out.view(mean.shape[0], group, -1).sum(1)
 
 
-def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-    """The reward's parts: gains (B, I) of ``users`` (B,), discount (K,), weight.
+def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The reward as weighed gains (B, I) of ``users`` (B,) and discount (K,), one pair for each discount.
 
-    Parts of one discount come as one, for a swap is worth the sum of what it is worth in each.
+    What a swap is worth is the sum of what it is worth in the parts that discount alike.
 
     Raises:
         TypeError: if a part is neither a list reward nor ``log_rank`` of one target.
     """
-    found: list[tuple[Tensor, Tensor, float]] = []
+    found: list[tuple[Tensor, Tensor]] = []
     for part, weight in reward.parts():
-        if isinstance(part, LogRank):
-            relevant = part.context.relevant
-            if bool((relevant.counts(users) > 1).any()):
-                raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
-            discount = discounts(part.context.num_items, part.context.device)  # (I,) no cut
-            gains = relevant.dense(users)
+        gains, discount = _linear(part, users)
+        same = next((worth for worth, other in found if torch.equal(other, discount)), None)
+        if same is None:
+            found.append((gains * weight, discount))
         else:
-            [(listed, _)] = list_parts(part)
-            gains, discount = listed.gains(users), listed.discount
-        alike = [n for n, (_, other, _) in enumerate(found) if torch.equal(other, discount)]
-        if alike:
-            before, _, share = found[alike[0]]
-            found[alike[0]] = before * share + gains * weight, discount, 1.0
-        else:
-            found.append((gains, discount, weight))
+            same.add_(gains, alpha=weight)
     return found
+
+
+def _linear(part: Reward, users: Tensor) -> tuple[Tensor, Tensor]:
+    """A part's gains (B, I) of ``users`` (B,) and its discount (K,); TypeError if it has none."""
+    if isinstance(part, LogRank):
+        relevant = part.context.relevant
+        if bool((relevant.counts(users) > 1).any()):
+            raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
+        return relevant.dense(users), discounts(part.context.num_items, part.context.device)  # (I,) no cut
+    [(listed, _)] = list_parts(part)
+    return listed.gains(users), listed.discount

@@ -185,9 +185,9 @@ def test_parts_of_one_discount_are_one(sessions: Dataset) -> None:
     parts = linear_parts(reward, users)
     assert len(parts) == 2  # ndcg and ease; log_rank knows no cut
     total = torch.zeros(6)
-    for gains, discount, weight in parts:
+    for gains, discount in parts:
         best = scores.topk(discount.numel(), dim=1).indices
-        total += weight * (gains.gather(1, best) * discount).sum(1)
+        total += (gains.gather(1, best) * discount).sum(1)
     assert torch.allclose(total, reward(scores, users), atol=1e-6)
 
 
