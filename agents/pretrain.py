@@ -197,9 +197,10 @@ class Pretrainer:
                     f"target={self.config.target!r}: in sequential data the next item is the target"
                 )
             rows = self.dataset.rows_of("train")
-            items = torch.full((self.dataset.num_users,), -1, device=self.device)  # (R,)
-            items[torch.as_tensor(rows)] = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64)
             users = torch.as_tensor(rows, device=self.device)
+            next_ones = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64, device=self.device)
+            items = torch.full((self.dataset.num_users,), -1, device=self.device)  # (R,)
+            items[users] = next_ones
             if not self.backbone.embedding:  # it predicts rows: of the next item alone
                 next_items = SparseRows(self.dataset.targets.csr, self.device)
                 return self.backbone.shown(self.dataset, self.device), next_items.dense, users

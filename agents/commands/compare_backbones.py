@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import tyro
 
 from agents.commands.common import Flag, NumberOption
@@ -19,10 +20,11 @@ from agents.comparison.backbone_tables import (
     summarise,
     task_table,
 )
-from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, plan, whose
+from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
 from agents.comparison.cells import run_cells
 from agents.comparison.judging import CELLS, read_results
 from agents.comparison.machine import machine
+from agents.state import resolve_device
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
 
@@ -47,6 +49,9 @@ class Backbones:
     """How many runs of each, from seed 0; each environment's own number (3 or 5) unless told otherwise."""
     workers: int = 2
     """Cells that run at once, one thread each."""
+    device: str = "cpu"
+    """Where cells run: ``cpu``, ``cuda`` or ``auto``. On a GPU the models that are too large for a CPU are
+    compared, too."""
     out: Path = Path("runs/compare-backbones")
     """Folder for cells, checkpoints and ``comparison.json``."""
     finished: Flag = False
@@ -59,7 +64,16 @@ class Backbones:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: at least 1")
         models = [name.strip() for name in self.models.split(",") if name.strip()]
-        cells = plan(self.env, self.out, models=models, rows=choose_rows(self.rows), seeds=self.seeds)
+        device = usable_device(self.device)
+        cells = plan(
+            self.env,
+            self.out,
+            models=models,
+            rows=choose_rows(self.rows),
+            seeds=self.seeds,
+            device=device,
+            large=True if self.finished else None,
+        )
         progress = Progress(cells, self.out, _gain)
         failed = (
             {}
@@ -77,9 +91,9 @@ class Backbones:
         """Make the result and write it."""
         summary = summarise(grouped(results))
         report = {
-            "title": "Backbones, compared",
+            "title": "Backbones, compared" + (" on a GPU" if all(map(_on_gpu, results)) else ""),
             "command": self.command(),
-            "note": note(),
+            "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
             "readme": True,
             "tables": [table(summary).to_json() for table in (task_table, model_table, slice_table)],
             "machine": machine(),
@@ -95,7 +109,27 @@ class Backbones:
         words += ["--models", self.models] if self.models else []
         words += ["--rows", self.rows] if self.rows else []
         words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
+        words += ["--device", self.device] if self.device != "cpu" else []
         return " ".join(words)
+
+
+def usable_device(name: str) -> str:
+    """A device's name, ``auto`` resolved.
+
+    Raises:
+        ValueError: if torch cannot use it.
+
+    Example:
+        >>> usable_device("cpu")
+        'cpu'
+    """
+    try:
+        device = resolve_device(name)
+    except RuntimeError as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; use cpu")
+    return str(device)
 
 
 def choose_rows(names: str) -> list[str]:
@@ -114,6 +148,10 @@ def choose_rows(names: str) -> list[str]:
             raise unknown_name("row", name, ROWS)
     needed = {need for name in wanted for need in NEEDS[name]} | set(wanted)
     return [name for name in ROWS if name in needed]
+
+
+def _on_gpu(result: Mapping[str, Any]) -> bool:
+    return device_of(result) != "cpu"
 
 
 def _gain(result: Mapping[str, Any]) -> str:

@@ -6,12 +6,12 @@ Letters: S seeds.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from agents.comparison.backbones import ELBO, PRETRAINED, REINFORCE, REWARD, ROWS
+from agents.comparison.backbones import ELBO, PRETRAINED, REINFORCE, REWARD, ROWS, device_of
 from agents.comparison.judging import METRICS
 from agents.comparison.tables import TextTable, plus_minus
 from agents.stats import Interval, mean_interval
@@ -23,6 +23,8 @@ Groups = dict[tuple[str, str], dict[str, Runs]]
 """(environment, model) -> row -> finished results, in order of their seeds."""
 SLICED = ("recall@20", "ndcg@20")
 TASKS = {"cf": "standard CF", "sequential": "sequential", "social": "social", "poi": "POI"}
+ON_GPU = " G"
+"""What marks seconds and memory that were measured on a GPU."""
 RANKED = "-ranking"
 """How the names of models end that were trained to rank; tasks' means are over the published objectives."""
 
@@ -43,8 +45,8 @@ def summarise(groups: Groups) -> list[dict[str, Any]]:
 
     Each has ``test`` and ``valid`` means over seeds with Student's intervals, ``gain`` (relative to the
     pretrained model of the same seed, an interval over seeds), ``slices`` likewise, ``seconds``,
-    ``peak_memory_mib``, and ``seeds_sure``: of how many seeds the bootstrap over users excludes zero in
-    favour of the row, for NDCG@20.
+    ``peak_memory_mib`` (of the device), ``device``, and ``seeds_sure``: of how many seeds the bootstrap over
+    users excludes zero in favour of the row, for NDCG@20.
     """
     return [
         _entry(env_id, model, row, runs, rows[PRETRAINED])
@@ -66,7 +68,8 @@ def _entry(env_id: str, model: str, row: str, runs: Runs, base: Runs) -> dict[st
     }
     cost = [run["cost"] for run in runs]
     out["seconds"] = float(np.mean([c["training_seconds"] + c["validation_seconds"] for c in cost]))
-    out["peak_memory_mib"] = max(c["peak_memory_mib"] for c in cost)
+    out["device"] = " and ".join(sorted({device_of(run) for run in runs}))
+    out["peak_memory_mib"] = max(c["peak_device_memory_mib"] or c["peak_memory_mib"] for c in cost)
     out["seeds"] = [run["seed"] for run in runs]
     if row == PRETRAINED:
         return out
@@ -110,8 +113,8 @@ def model_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
             *(percent(found.get("gain", {}).get(m)) for m in ("ndcg@20", "recall@20")),
             str(len(found["seeds"])),
             "" if found["row"] == PRETRAINED else f"{found['seeds_sure']}/{len(found['seeds'])}",
-            f"{found['seconds']:.0f}",
-            f"{found['peak_memory_mib']:.0f}",
+            f"{found['seconds']:.0f}" + _mark(found),
+            f"{found['peak_memory_mib']:.0f}" + _mark(found),
         )
         for found in summary
     ]
@@ -173,8 +176,18 @@ def percent(interval: Mapping[str, Any] | None) -> str:
     return text + (" *" if interval["excludes_zero"] else "")
 
 
-def note() -> str:
-    """What a reader of the tables must know."""
+def note(gpus: Iterable[str] = ()) -> str:
+    """What a reader of the tables must know.
+
+    Args:
+        gpus: names of those that cells were measured on.
+    """
+    names = ", ".join(sorted(gpus))
+    mark = (
+        f" {ON_GPU.strip()}: on a GPU ({names}), several cells at once, and memory is the GPU's."
+        if names
+        else ""
+    )
     return (
         "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is relative to the "
         "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' "
@@ -185,12 +198,17 @@ def note() -> str:
         "model's own lists stand below); full ranking, seen items masked (in sequential and POI rows "
         "nothing is). Cold users have fewer than 5 train items (rows: shown items); popular is the most "
         "interacted fifth of the catalogue, tail the rest. DreamRec's published objective hardly ranks: "
-        "read its gain beside the model that was trained to rank. One thread a cell."
+        "read its gain beside the model that was trained to rank. One thread a cell." + mark
     )
 
 
 def _short(found: Mapping[str, Any]) -> str:
     return f"{str(found['env']).removeprefix('ReFiT-').removesuffix('-v0')}, {found['model']}"
+
+
+def _mark(found: Mapping[str, Any]) -> str:
+    """What stands after figures that were measured on a GPU."""
+    return "" if found["device"] == "cpu" else ON_GPU
 
 
 def _title(row: str) -> str:

@@ -94,6 +94,8 @@ class Job:
     """Folder of the comparison."""
     settings: Tuned
     """Of the model."""
+    device: str = "cpu"
+    """Where it is trained and judged. It decides no result but how far the control comes in its time."""
 
     def key(self, row: str | None = None) -> str:
         """Stem of the file of this cell, or of another row of the same model and seed."""
@@ -131,6 +133,8 @@ def plan(
     rows: Sequence[str] = tuple(ROWS),
     seeds: int | None = None,
     settings: Mapping[str, Mapping[str, Tuned]] | None = None,
+    device: str = "cpu",
+    large: bool | None = None,
 ) -> list[Cell]:
     """The cells of a comparison, seed by seed, so that a table of the first seeds comes first.
 
@@ -141,6 +145,9 @@ def plan(
         rows: keys of ``ROWS``, with all that they need.
         seeds: how many, from seed 0; None takes each environment's own number.
         settings: environment -> model -> settings, in place of ``agents.hyperparams``.
+        device: where cells run, ``"cpu"`` or ``"cuda"``.
+        large: whether models that need a GPU (``Tuned.gpu``) are taken where none is named; None takes them
+            where the device is one.
 
     Raises:
         ValueError: for an unknown id, one without data, or a model that none of the environments has.
@@ -149,12 +156,13 @@ def plan(
     envs = list(dict.fromkeys(env_ids))
     for env_id in envs:
         known = (settings or {}).get(env_id) or models_of(env_id)
-        chosen = [name for name in known if not models or name in models]
+        every = device != "cpu" if large is None else large
+        chosen = [n for n, told in known.items() if (n in models if models else every or not told.gpu)]
         if not chosen and len(envs) == 1:
             tuned(env_id, models[0])  # raises, and names those that there are
         for seed in range(MORE_SEEDS.get(env_id, SEEDS) if seeds is None else seeds):
             found += [
-                (seed, Job(env_id, m, row, seed, out, known[m]))
+                (seed, Job(env_id, m, row, seed, out, known[m], device))
                 for m in chosen
                 for row in rows
                 if row not in OF_A_MODEL or models_in(known[m].env.get("reward", ""))
@@ -185,11 +193,12 @@ def run_job(job: Job) -> dict[str, Any]:
     }
     with measure() as usage:
         trained = makers[job.row](job)
-    test, found = judge(trained, usage, job.checkpoint, dataset)
+    test, found = judge(trained, usage, job.checkpoint, dataset, job.device)
     out = {"env": job.env_id, "task": dataset.task, "model": job.model, "row": job.row, "seed": job.seed}
+    out["device"] = job.device
     out |= found | {"users": len(test.users), "slices": _slices(test, dataset)}
     if job.row != PRETRAINED:
-        out["over_pretrained"] = differences_from(job.checkpoint, dataset, test)
+        out["over_pretrained"] = differences_from(job.checkpoint, dataset, test, job.device)
     return out
 
 
@@ -223,6 +232,7 @@ def _pretrained(job: Job) -> Trained:
         size=told.size,
         options=told.options,
         num_steps=told.num_steps,
+        device=job.device,
     )
     dataset = data_of(job.env_id)
     policy.save(job.checkpoint, dataset.name)
@@ -244,7 +254,7 @@ def _fine_tuned(job: Job, name: str, config: TrainerConfig) -> Trained:
     if backbone_class(told.backbone).embedding:
         kwargs["checkpoint"] = str(job.checkpoint)
     policy = DiffusionPolicy.load(job.checkpoint)
-    result, taken = fine_tuned(name, policy, job.env_id, config, kwargs, job.seed)
+    result, taken = fine_tuned(name, policy, job.env_id, config, kwargs, job.seed, job.device)
     return trained_by(result, taken, dataset)
 
 
@@ -253,7 +263,13 @@ def _more(job: Job) -> Trained:
 
     Where REINFORCE was rewarded for validation items, they are trained on, too: the same information.
     """
-    rival = read_json(job.out / CELLS / f"{job.key(REINFORCE)}.json")
+    path = job.out / CELLS / f"{job.key(REINFORCE)}.json"
+    rival = read_json(path)
+    if device_of(rival) != job.device:
+        raise ValueError(
+            f"{path} was measured on {device_of(rival)!r}: "
+            f"the same time on {job.device!r} is no control of it"
+        )
     limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
     config = replace(more_training(job.settings), max_seconds=limit)
     policy, dataset = DiffusionPolicy.load(job.checkpoint), data_of(job.env_id)
@@ -261,7 +277,7 @@ def _more(job: Job) -> Trained:
     if _rewards_validation(job.settings):
         users = torch.from_numpy(make_relevance("validation", dataset).users)
         told = dataset.learning_validation_of(reward_half(users)[0].numpy())
-    policy, result = further_elbo(policy, told, config, job.seed)
+    policy, result = further_elbo(policy, told, config, job.seed, job.device)
     return Trained(
         policy.scorer(dataset),
         best_steps=float(result.best_epoch),
@@ -275,7 +291,7 @@ def _reward(job: Job) -> Trained:
     kwargs, told = job.settings.env.get("reward_kwargs") or {}, job.settings.env["reward"]
     spec = {name: 1.0 if isinstance(told, str) else told[name] for name in models_in(told)}
     relevance = make_relevance("train", dataset)
-    parts = make_reward(spec, dataset, relevance, model=job.checkpoint, **kwargs).parts()
+    parts = make_reward(spec, dataset, relevance, device=job.device, model=job.checkpoint, **kwargs).parts()
     models = [(part, weight) for part, weight in parts if isinstance(part, ModelReward)]
 
     def score(users: torch.Tensor) -> torch.Tensor:
@@ -298,6 +314,11 @@ def _slices(test: Evaluation, dataset: Dataset) -> dict[str, dict[str, float]]:
         name: {"users": float(len(part.users))} | {m: part.means()[m] for m in means_of(test) if part.means()}
         for name, part in slices(test, dataset).items()
     }
+
+
+def device_of(result: Mapping[str, Any]) -> str:
+    """Where a cell was measured; the first ones do not tell, and were on a CPU."""
+    return str(result.get("device", "cpu"))
 
 
 def whose(result: Mapping[str, Any]) -> tuple[str, str, int]:

@@ -70,7 +70,7 @@ def read_results(
 
 
 def judge(
-    trained: Trained, usage: Usage, checkpoint: Path, dataset: Dataset
+    trained: Trained, usage: Usage, checkpoint: Path, dataset: Dataset, device: str = "cpu"
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Evaluate a model.
 
@@ -79,11 +79,12 @@ def judge(
         usage: cost of the making.
         checkpoint: the pretrained model that it began from, or is.
         dataset: what it ranks.
+        device: where it scores.
 
     Returns:
         Its evaluation on test, and what its cell's file says of it.
     """
-    test, valid = (evaluate(trained.score, dataset, split) for split in ("test", "valid"))
+    test, valid = (evaluate(trained.score, dataset, split, device=device) for split in ("test", "valid"))
     seconds = {
         "training_seconds": round(trained.training_seconds, 2),
         "validation_seconds": round(trained.validation_seconds, 2),
@@ -101,10 +102,12 @@ def judge(
     }
 
 
-def differences_from(checkpoint: Path, dataset: Dataset, test: Evaluation) -> dict[str, Mapping[str, Any]]:
+def differences_from(
+    checkpoint: Path, dataset: Dataset, test: Evaluation, device: str = "cpu"
+) -> dict[str, Mapping[str, Any]]:
     """``differences_over`` the pretrained model in ``checkpoint``, on test."""
-    base = DiffusionPolicy.load(checkpoint)
-    return differences_over(evaluate(base.scorer(dataset), dataset, "test"), test)
+    base = DiffusionPolicy.load(checkpoint, device)
+    return differences_over(evaluate(base.scorer(dataset), dataset, "test", device=device), test)
 
 
 def fingerprint(checkpoint: Path) -> str:

@@ -71,6 +71,7 @@ def pretrained(
     size: str = "published",
     options: Mapping[str, Any] | None = None,
     num_steps: int | None = None,
+    device: str = "cpu",
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A backbone, trained from scratch; the chain is respaced.
 
@@ -82,19 +83,20 @@ def pretrained(
         size: whose configuration of it (``refit_env.backbones.sized_config``).
         options: changes to that configuration.
         num_steps: T of the chain; the environment's if None.
+        device: ``"cpu"``, ``"cuda"`` ...
     """
     row, dataset = entry(env_id), data_of(env_id)
     model = backbone_for(dataset, backbone or row.backbone, options, size=size, seed=seed)
-    result = pretrain(dataset, model, config, seed=seed, device="cpu")
-    return DiffusionPolicy(result.backbone, num_steps or row.num_steps), result
+    result = pretrain(dataset, model, config, seed=seed, device=device)
+    return DiffusionPolicy(result.backbone, num_steps or row.num_steps).to(device), result
 
 
 def further_elbo(
-    policy: DiffusionPolicy, dataset: Dataset, config: PretrainConfig, seed: int
+    policy: DiffusionPolicy, dataset: Dataset, config: PretrainConfig, seed: int, device: str = "cpu"
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A pretrained policy's backbone, trained on by its loss (or that of another target)."""
-    result = pretrain(dataset, policy.backbone, config, seed=seed, device="cpu")
-    return DiffusionPolicy(result.backbone, policy.num_steps), result
+    result = pretrain(dataset, policy.backbone, config, seed=seed, device=device)
+    return DiffusionPolicy(result.backbone, policy.num_steps).to(device), result
 
 
 def fine_tuned(
@@ -104,6 +106,7 @@ def fine_tuned(
     config: TrainerConfig,
     env_kwargs: Mapping[str, Any],
     seed: int,
+    device: str = "cpu",
 ) -> tuple[FineTuneResult, list[int]]:
     """Fine-tune a policy in place with an algorithm of ``agents.registry``.
 
@@ -113,7 +116,7 @@ def fine_tuned(
     Raises:
         KeyboardInterrupt: if Ctrl-C ended it: half a run is no result.
     """
-    agent = algorithm(name)(policy, env_id, config, env_kwargs=env_kwargs, seed=seed, device="cpu")
+    agent = algorithm(name)(policy, env_id, config, env_kwargs=env_kwargs, seed=seed, device=device)
     steps = StepCounter(agent.envs)
     taken = [0]
     result = agent.learn(callback=lambda agent, scalars: taken.append(steps.count))

@@ -53,6 +53,7 @@ def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # scipy warns of what it cannot read, and goes on
+            warnings.simplefilter("ignore", DeprecationWarning)  # of its own plans
             found = scipy.io.loadmat(str(path), mat_dtype=True, chars_as_strings=False)
     except NotImplementedError:
         raise DataError(f"{path}: a MATLAB 7.3 (HDF5) file; save it again with -v7") from None

@@ -129,13 +129,13 @@ class Dual:
 
     def _within(self) -> Tensor:
         """(I,) x_i^T G x_i of each column x_i of X."""
-        columns = sp.csc_matrix(self.rows)
-        out = torch.zeros(columns.shape[1])
-        for item in range(columns.shape[1]):
-            who = torch.as_tensor(columns.indices[columns.indptr[item] : columns.indptr[item + 1]])
-            who = who.to(self.inverse.device, torch.int64)
+        columns, device = sp.csc_matrix(self.rows), self.inverse.device
+        out = torch.zeros(columns.shape[1], device=device)
+        users = torch.as_tensor(columns.indices, dtype=torch.int64, device=device)
+        # Nothing leaves the device in the loop: on a GPU the processor must not wait for each item.
+        for item, who in enumerate(users.split(np.diff(columns.indptr).tolist())):
             out[item] = self.inverse[who[:, None], who].sum(dtype=torch.float64)
-        return out.to(self.inverse.device)
+        return out
 
 
 def weights_of(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 from agents.comparison.backbone_tables import (
     grouped,
     model_table,
+    note,
     percent,
     relative,
     slice_table,
@@ -27,7 +28,10 @@ def run(
     out: dict[str, Any] = {
         "env": env, "model": model, "row": row, "seed": seed, "test": means, "valid": means,
         "slices": {"cold": {"users": 0.0}, "popular": part, "tail": part},
-        "cost": {"training_seconds": 2.0, "validation_seconds": 1.0, "peak_memory_mib": 100.0 + seed},
+        "cost": {
+            "training_seconds": 2.0, "validation_seconds": 1.0, "peak_memory_mib": 100.0 + seed,
+            "peak_device_memory_mib": 0.0,
+        },
     }  # fmt: skip
     if row != "pretrained":
         out["over_pretrained"] = {"ndcg@20": {"low": value - 0.11}}
@@ -58,6 +62,16 @@ def test_tables_show_each_row_and_leave_empty_what_is_not_known() -> None:
     assert models[0][5] == "" and models[1][5] == "+20.0 ± 24.8"  # the interval holds zero: no star
     (line,) = slice_table(summary).rows
     assert line[1:4] == ("0", "", "") and line[5].startswith("+20.0")
+
+
+def test_what_was_measured_on_a_gpu_is_marked() -> None:
+    runs = example()
+    for found in runs[:3]:
+        found["device"] = "cuda"
+        found["cost"]["peak_device_memory_mib"] = 7.0
+    before, after = model_table(summarise(grouped(runs))).rows
+    assert before[-2:] == ("3 G", "7 G") and after[-2:] == ("3", "102")
+    assert "H200" in note({"H200"}) and "GPU" not in note()
 
 
 def test_tasks_average_the_default_models_alone() -> None:
