@@ -64,7 +64,7 @@ class Backbones:
         if self.seeds is not None and self.seeds < 1:
             raise ValueError(f"--seeds {self.seeds}: at least 1")
         models = [name.strip() for name in self.models.split(",") if name.strip()]
-        device = usable_device(self.device)
+        device = "cpu" if self.finished else usable_device(self.device)
         cells = plan(
             self.env,
             self.out,
@@ -92,7 +92,7 @@ class Backbones:
         summary = summarise(grouped(results))
         report = {
             "title": "Backbones, compared" + (" on a GPU" if all(map(_on_gpu, results)) else ""),
-            "command": self.command(),
+            "command": self.command("cuda" if all(map(_on_gpu, results)) else self.device),
             "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
             "readme": True,
             "tables": [table(summary).to_json() for table in (task_table, model_table, slice_table)],
@@ -102,14 +102,14 @@ class Backbones:
         write_json(self.out / RESULT, report)
         return report
 
-    def command(self) -> str:
-        """The words that make this result again."""
+    def command(self, device: str) -> str:
+        """The words that make this result again, on a device."""
         envs = tuple(dict.fromkeys(self.env))
         words = ["refit compare backbones"] + (["--env", *envs] if envs != TWELVE else [])
         words += ["--models", self.models] if self.models else []
         words += ["--rows", self.rows] if self.rows else []
         words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
-        words += ["--device", self.device] if self.device != "cpu" else []
+        words += ["--device", device] if device != "cpu" else []
         return " ".join(words)
 
 

@@ -102,12 +102,49 @@ def test_changed_settings_are_refused(
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
         (["--seeds", "0"], "--seeds 0: at least 1"),
         (["--workers", "0"], "workers=0"),
+        (["--device", "gpu"], "--device gpu: "),
     ],
 )
 def test_mistakes(more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words(tmp_path / "new", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path, "--device", "cuda")) == 2
+    assert "finds no CUDA device here; use cpu" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_comparison_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(tmp_path, "--device", "cuda")) == 0
+    report = json.loads((tmp_path / "comparison.json").read_text())
+    assert report["title"].endswith("on a GPU") and report["command"].endswith("--device cuda")
+    assert all(row[-1].endswith(" G") for row in report["tables"][1]["rows"])
+
+
+def test_a_control_has_the_same_device_as_its_rival(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(tmp_path, "--rows", "reinforce")) == 0
+    rival = tmp_path / "cells" / f"{ENV}_diffrec_reinforce_seed0.json"
+    there = {"device": "cuda", "machine": {"gpu": "H200"}}
+    rival.write_text(json.dumps(json.loads(rival.read_text()) | there))
+    assert main(words(tmp_path)) == 1
+    assert "was measured on 'cuda'" in capsys.readouterr().err
+
+
+def test_what_needs_a_gpu_is_planned_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": TINY, "large": replace(TINY, gpu=True)})
+
+    def planned(**told: Any) -> set[str]:
+        return {cell.arguments[0].model for cell in plan((ENV,), tmp_path, **told)}
+
+    assert planned() == {"diffrec"}
+    assert planned(device="cuda") == planned(large=True) == {"diffrec", "large"}
+    assert planned(models=["large"]) == {"large"}
 
 
 def test_the_plan_goes_seed_by_seed_and_each_row_after_its_needs(tmp_path: Path) -> None:
