@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from agents.advantages import EPSILON
 from refit_env.metrics import coverage_at_k, gini
 
 if TYPE_CHECKING:
+    from refit_env.backbones.base import Condition
     from refit_env.envs.vector import DenoisingVectorEnv
     from refit_env.policy import DiffusionPolicy
 
@@ -76,6 +78,7 @@ def roll_out(
     share_first: bool = True,
     noise: str = "episode",
     start: Tensor | None = None,
+    recompute: bool = False,
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
 
@@ -95,6 +98,8 @@ def roll_out(
         noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
             numbers); ``none``: the noise-free chain.
         start: (B, D) the users' u_T with the graph of the weights that make it, for a gradient in those.
+        recompute: keep no graph within a step; its network runs once more in the backward pass (Chen et al.,
+            arXiv 1604.06174). Memory of one step instead of T, the same gradients.
 
     Returns:
         The finished episodes.
@@ -116,7 +121,7 @@ def roll_out(
         context = context.repeat_interleave(group)  # (N, H)
     for t in range(total):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (pathwise or t in wanted)):
-            mean = policy.mean(u, t, context)  # (B, D) if t = 0 and shared, else (N, D)
+            mean = _mean(policy, u, t, context, recompute)  # (B, D) if t = 0 and shared, else (N, D)
         out.states.append(u.detach())
         out.means.append(mean)
         if t == 0 and share_first:
@@ -130,6 +135,14 @@ def roll_out(
     out.u0, out.reward = u.detach(), reward
     told = info.get("final_info", info)  # there if the environment resets itself
     out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
+    return out
+
+
+def _mean(policy: DiffusionPolicy, u: Tensor, t: int, context: Condition | None, recompute: bool) -> Tensor:
+    """The mean of a step; no random number is drawn in it, so that it can be computed again."""
+    if not (recompute and torch.is_grad_enabled()):
+        return policy.mean(u, t, context)
+    out: Tensor = checkpoint(policy.mean, u, t, context, use_reentrant=False, preserve_rng_state=False)
     return out
 
 

@@ -133,6 +133,22 @@ def test_kl_pulls_back_to_the_pretrained_policy(make_policy: Factory, small_data
     assert gaps[100.0] < 0.5 * gaps[0.0]
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_recomputing_spares_memory_and_changes_nothing(
+    make_policy: Factory, small_data: Dataset, estimator: str
+) -> None:
+    found = []
+    for recompute in (False, True):
+        config = replace(SMALL, estimator=estimator, recompute=recompute)
+        learner, ran = agent(make_policy(), small_data, config), []
+        learner.policy.backbone.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
+        learner.update(torch.arange(8))
+        found.append((learner.policy.state_dict(), len(ran)))
+    (kept, once), (again, twice) = found
+    assert all(torch.equal(a, b) for a, b in zip(kept.values(), again.values(), strict=True))
+    assert (once, twice) == (3, 6)  # T, and T more in the backward pass
+
+
 # ---------------------------------------------------------------------- rollouts
 
 

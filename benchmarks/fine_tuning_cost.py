@@ -1,0 +1,159 @@
+"""What fine-tuning costs: memory beside pretraining's, and seconds as the data grow.
+
+    python -m benchmarks.fine_tuning_cost
+
+- *Memory*: peak of a process that pretrains a recommender for an epoch, of one that fine-tunes it with
+  batches as large, and of one that does so with ``recompute``; on ReFiT-ML1M-v0. In the paper's Table VII
+  fine-tuning takes 5.5 to 7.5 % more.
+- *Growth*: seconds of one iteration of 128 users, and of what is made once before the first (neighbours,
+  environment), on synthetic sets of n users and n items. The paper claims O(max(users, items)) (Fig. 10).
+
+Each figure comes from a process of its own, one after the other; finished cells are kept and skipped.
+
+Letters: n users and items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from agents.comparison.cells import Cell, read_cell, run_cells
+from agents.pretrain import pretrain
+from agents.pretrain_config import PretrainConfig
+from agents.reinforce import Reinforce, ReinforceConfig
+from agents.resources import measure
+from benchmarks.harness import RESULTS, report
+from refit_env.backbones import backbone_for
+from refit_env.data import load_dataset
+from refit_env.data.synthetic import synthesize
+from refit_env.policy import DiffusionPolicy
+
+CELLS = RESULTS / "fine_tuning_cost"
+GOAL = {"reward": "racs", "relevance": "recent"}
+MODELS = {"diffrec": "published", "cf-diff": "small"}
+"""Backbone -> whose configuration of it; that of ML-1M for both."""
+USERS = 128
+"""In a batch, of pretraining as of fine-tuning."""
+PRETRAIN, KEEP, RECOMPUTE = "pretraining", "fine-tuning", "fine-tuning, recompute"
+SIZES = (2_000, 4_000, 8_000, 16_000)
+"""n."""
+NUM_STEPS = 5
+REPEATS = 7
+"""Iterations: the first is not timed."""
+TARGET_MEMORY, TARGET_SLOPE = 1.08, 1.1
+
+
+def memory_cell(backbone: str, row: str) -> dict[str, Any]:
+    """Peak memory of one kind of training on ML-1M, in MiB."""
+    data = load_dataset("ml-1m")
+    model = backbone_for(data, backbone, size=MODELS[backbone], seed=0)
+    seconds: list[float] = []
+    with measure() as usage:
+        if row == PRETRAIN:
+            pretrain(data, model, PretrainConfig(users_per_batch=USERS, epochs=1), device="cpu")
+        else:
+            config = ReinforceConfig(
+                users_per_batch=USERS, iterations=REPEATS, eval_every=REPEATS, recompute=row == RECOMPUTE
+            )
+            goal = GOAL | {"backbone": backbone}
+            policy = DiffusionPolicy(model, NUM_STEPS)
+            agent = Reinforce(policy, "ReFiT-ML1M-v0", config, env_kwargs=goal, device="cpu")
+            history = agent.learn().history
+            seconds = [row["seconds/update"] for row in history[2:]]
+    return {"mib": usage.peak_memory_mib, "seconds": seconds}
+
+
+def growth_cell(size: int) -> dict[str, Any]:
+    """Seconds on n users and n items."""
+    data = synthesize(num_users=size, num_items=size)
+    model = backbone_for(data, "diffrec", {"hidden": (600, 200, 600)}, seed=0)
+    config = ReinforceConfig(users_per_batch=USERS, iterations=REPEATS, eval_every=REPEATS + 1)
+    begin = time.perf_counter()
+    agent = Reinforce(
+        DiffusionPolicy(model, NUM_STEPS),
+        "ReFiT-Custom-v0",
+        config,
+        env_kwargs=GOAL | {"data": data},
+        device="cpu",
+    )
+    everyone = torch.as_tensor(agent.env.problem.users)
+    agent.update(everyone[:USERS])
+    made = time.perf_counter() - begin
+    seconds = []
+    for _ in range(REPEATS - 1):
+        users = everyone[torch.randperm(everyone.numel())[:USERS]]
+        begin = time.perf_counter()
+        agent.update(users)
+        seconds.append(time.perf_counter() - begin)
+    return {"once": made, "seconds": seconds}
+
+
+def plan() -> list[Cell]:
+    """The cells: all of memory, then all of growth."""
+    kinds = [(backbone, row) for backbone in MODELS for row in (PRETRAIN, KEEP, RECOMPUTE)]
+    cells = [
+        Cell(f"memory_{backbone}_{row.replace(', ', '-').replace(' ', '-')}", memory_cell, (backbone, row))
+        for backbone, row in kinds
+    ]
+    return cells + [Cell(f"growth_{size}", growth_cell, (size,)) for size in SIZES]
+
+
+def slope(seconds: Mapping[int, float]) -> float:
+    """The exponent b of seconds ~ n^b, by least squares in a log-log plot.
+
+    Example:
+        >>> round(slope({1: 3.0, 2: 6.0, 4: 12.0}), 6)
+        1.0
+    """
+    return float(np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0])
+
+
+def main() -> None:
+    """Measure what is missing, print the tables, write the JSON."""
+    cells = plan()
+    failed = run_cells(cells, CELLS, workers=1)
+    if failed:
+        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+    found = [(cell, read_cell(CELLS, cell) or {}) for cell in cells]
+    base = {cell.arguments[0]: got["mib"] for cell, got in found if cell.arguments[-1] == PRETRAIN}
+    rows, over = [], {}
+    for cell, got in found:
+        if cell.work is memory_cell:
+            backbone, row = cell.arguments
+            over[f"{backbone}, {row}"] = got["mib"] / base[backbone]
+            each = f"{np.median(got['seconds']):.2f}" if got["seconds"] else ""
+            rows.append([f"ML-1M, {backbone} ({MODELS[backbone]}), {row}", f"{got['mib']:.0f}"])
+            rows[-1] += [f"{100 * (got['mib'] / base[backbone] - 1):+.1f}", each, ""]
+        else:
+            rows.append([f"{cell.arguments[0]:,} users, {cell.arguments[0]:,} items, diffrec", "", ""])
+            rows[-1] += [f"{np.median(got['seconds']):.2f}", f"{got['once']:.1f}"]
+    grown = {cell.arguments[0]: got for cell, got in found if cell.work is growth_cell}
+    slopes = {
+        "iteration": slope({n: float(np.median(got["seconds"])) for n, got in grown.items()}),
+        "once": slope({n: got["once"] for n, got in grown.items()}),
+    }
+    report(
+        "fine_tuning_cost",
+        title="What fine-tuning costs",
+        command="python -m benchmarks.fine_tuning_cost",
+        columns=["what", "peak MiB", "over pretraining, %", "seconds an iteration", "seconds once"],
+        rows=rows,
+        note=(
+            f"Batches of {USERS} users, T = {NUM_STEPS}, reward racs, one thread; a process each. Memory is "
+            f"the process's, libraries and data included (target of recompute: at most "
+            f"{100 * (TARGET_MEMORY - 1):.0f} % over pretraining). Seconds grow as "
+            f"n^{slopes['iteration']:.2f} an iteration and n^{slopes['once']:.2f} once (target at most "
+            f"n^{TARGET_SLOPE})."
+        ),
+        slopes=slopes,
+        memory_over_pretraining=over,
+    )
+
+
+if __name__ == "__main__":
+    main()
