@@ -22,6 +22,7 @@ from agents.comparison.backbone_tables import (
 )
 from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
 from agents.comparison.cells import run_cells
+from agents.comparison.claims import claims_table
 from agents.comparison.judging import CELLS, read_results
 from agents.comparison.machine import machine
 from agents.state import resolve_device
@@ -95,7 +96,9 @@ class Backbones:
             "command": self.command("cuda" if all(map(_on_gpu, results)) else self.device),
             "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
             "readme": True,
-            "tables": [table(summary).to_json() for table in (task_table, model_table, slice_table)],
+            "tables": [
+                table(summary).to_json() for table in (claims_table, task_table, model_table, slice_table)
+            ],
             "machine": machine(),
             "models": summary,
         }

@@ -202,8 +202,13 @@ def note(gpus: Iterable[str] = ()) -> str:
     )
 
 
+def name_of(found: Mapping[str, Any]) -> str:
+    """What tables call its environment."""
+    return str(found["env"]).removeprefix("ReFiT-").removesuffix("-v0")
+
+
 def _short(found: Mapping[str, Any]) -> str:
-    return f"{str(found['env']).removeprefix('ReFiT-').removesuffix('-v0')}, {found['model']}"
+    return f"{name_of(found)}, {found['model']}"
 
 
 def _mark(found: Mapping[str, Any]) -> str:

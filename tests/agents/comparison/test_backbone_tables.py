@@ -16,6 +16,7 @@ from agents.comparison.backbone_tables import (
     summarise,
     task_table,
 )
+from agents.comparison.claims import claims_table
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 
@@ -62,6 +63,24 @@ def test_tables_show_each_row_and_leave_empty_what_is_not_known() -> None:
     assert models[0][5] == "" and models[1][5] == "+20.0 ± 24.8"  # the interval holds zero: no star
     (line,) = slice_table(summary).rows
     assert line[1:4] == ("0", "", "") and line[5].startswith("+20.0")
+
+
+def test_claims_stand_beside_their_controls() -> None:
+    runs = example() + [run("elbo", seed, 0.101) for seed in (0, 1, 2)]
+    for model in ("dreamrec", "dreamrec-ranking"):
+        rows = [
+            run(row, 0, v, env="ReFiT-Zhihu-v0", model=model)
+            for row, v in (("pretrained", 0.1), ("reinforce", 0.2))
+        ]
+        for found in rows:
+            found["slices"]["cold"] = {"users": 100.0, "recall@20": found["test"]["recall@20"]}
+        runs += rows
+    assert claims_table(summarise(grouped(runs))).rows == (
+        ("NDCG@20, standard CF", "+2.65 (mean)", "ML1M +20.0 ± 24.8", "ML1M +1.0 ± 0.0 *"),
+        ("NDCG@20, sequential", "up to +36.3", "Zhihu +100.0", ""),
+        ("the same over DreamRec trained to rank", "not compared", "Zhihu +100.0", ""),
+        ("Recall@20 of users with fewer than 5 items", "+8.5", "Zhihu +100.0", ""),
+    )
 
 
 def test_what_was_measured_on_a_gpu_is_marked() -> None:
