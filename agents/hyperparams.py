@@ -204,7 +204,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
                 patience=6,
                 select_on="ndcg@20",
             ),
-            # Short steps do not get from one model to the other before they have forgotten the first.
+            # At 3e-4 it has come less far by then: validation .0671 against .0680.
             replace(
                 _MODELLED,
                 users_per_batch=256,

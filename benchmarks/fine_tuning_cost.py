@@ -113,30 +113,44 @@ def slope(seconds: Mapping[int, float]) -> float:
     return float(np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0])
 
 
-def main() -> None:
-    """Measure what is missing, print the tables, write the JSON."""
-    cells = plan()
-    failed = run_cells(cells, CELLS, workers=1)
-    if failed:
-        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
-    found = [(cell, read_cell(CELLS, cell) or {}) for cell in cells]
-    base = {cell.arguments[0]: got["mib"] for cell, got in found if cell.arguments[-1] == PRETRAIN}
-    rows, over = [], {}
-    for cell, got in found:
+def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], dict[str, dict[str, float]]]:
+    """The table's rows, and the ratios and exponents behind them.
+
+    Args:
+        found: what the cells of ``plan`` hold, by key.
+    """
+    rows, base = [], {}
+    over: dict[str, float] = {}
+    grown: dict[int, Mapping[str, Any]] = {}
+    for cell in plan():
+        got = found[cell.key]
+        each = f"{np.median(got['seconds']):.2f}" if got["seconds"] else ""
         if cell.work is memory_cell:
             backbone, row = cell.arguments
+            base.setdefault(backbone, got["mib"])  # pretraining stands first
             over[f"{backbone}, {row}"] = got["mib"] / base[backbone]
-            each = f"{np.median(got['seconds']):.2f}" if got["seconds"] else ""
-            rows.append([f"ML-1M, {backbone} ({MODELS[backbone]}), {row}", f"{got['mib']:.0f}"])
-            rows[-1] += [f"{100 * (got['mib'] / base[backbone] - 1):+.1f}", each, ""]
+            more = "" if row == PRETRAIN else f"{100 * (got['mib'] / base[backbone] - 1):+.1f}"
+            name = f"ML-1M, {backbone} ({MODELS[backbone]}), {row}"
+            rows.append([name, f"{got['mib']:.0f}", more, each, ""])
         else:
-            rows.append([f"{cell.arguments[0]:,} users, {cell.arguments[0]:,} items, diffrec", "", ""])
-            rows[-1] += [f"{np.median(got['seconds']):.2f}", f"{got['once']:.1f}"]
-    grown = {cell.arguments[0]: got for cell, got in found if cell.work is growth_cell}
+            (size,) = cell.arguments
+            grown[size] = got
+            rows.append([f"{size:,} users, {size:,} items, diffrec", "", "", each, f"{got['once']:.1f}"])
     slopes = {
         "iteration": slope({n: float(np.median(got["seconds"])) for n, got in grown.items()}),
         "once": slope({n: got["once"] for n, got in grown.items()}),
     }
+    return rows, {"memory_over_pretraining": over, "slopes": slopes}
+
+
+def main() -> None:
+    """Measure what is missing, print the table, write the JSON."""
+    cells = plan()
+    failed = run_cells(cells, CELLS, workers=1)
+    if failed:
+        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+    rows, details = tabulate({cell.key: read_cell(CELLS, cell) or {} for cell in cells})
+    slopes = details["slopes"]
     report(
         "fine_tuning_cost",
         title="What fine-tuning costs",
@@ -150,8 +164,7 @@ def main() -> None:
             f"n^{slopes['iteration']:.2f} an iteration and n^{slopes['once']:.2f} once (target at most "
             f"n^{TARGET_SLOPE})."
         ),
-        slopes=slopes,
-        memory_over_pretraining=over,
+        **details,
     )
 
 

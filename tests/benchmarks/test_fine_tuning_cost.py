@@ -1,0 +1,52 @@
+"""What fine-tuning costs: the published table is that of the published cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import fine_tuning_cost
+
+    return SimpleNamespace(**vars(fine_tuning_cost))
+
+
+def test_the_published_table_is_what_the_published_cells_give(benchmark: Any) -> None:
+    published = json.loads((ROOT / "benchmarks" / "results" / "fine_tuning_cost.json").read_text())
+    found = {cell.key: json.loads(cell.path(benchmark.CELLS).read_text()) for cell in benchmark.plan()}
+    rows, details = benchmark.tabulate(found)
+    assert rows == published["table"]["rows"]
+    assert details == {name: published[name] for name in details}
+
+
+def test_ratios_and_exponents(benchmark: Any) -> None:
+    found = {
+        cell.key: {"mib": 100.0, "seconds": []}
+        if cell.work is benchmark.memory_cell
+        else {"seconds": [cell.arguments[0] / 1000.0], "once": 2.0}
+        for cell in benchmark.plan()
+    }
+    found["memory_cf-diff_fine-tuning-recompute"]["mib"] = 90.0
+    rows, details = benchmark.tabulate(found)
+    assert [row[1:] for row in rows if row[0] == "ML-1M, cf-diff (small), fine-tuning, recompute"] == [
+        ["90", "-10.0", "", ""]
+    ]
+    assert details["memory_over_pretraining"]["cf-diff, fine-tuning, recompute"] == 0.9
+    assert details["slopes"] == pytest.approx({"iteration": 1.0, "once": 0.0})
+
+
+def test_a_cell_is_measured(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import fine_tuning_cost
+
+    monkeypatch.setattr(fine_tuning_cost, "REPEATS", 2)
+    got = fine_tuning_cost.growth_cell(120)
+    assert len(got["seconds"]) == 1 and got["once"] > got["seconds"][0] > 0
