@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,18 @@ def test_variables_of_other_names_or_kinds(tmp_path: Path) -> None:
     scipy.io.savemat(str(tmp_path / "rating.mat"), {"rating": sp.csc_matrix(np.eye(5))})
     with pytest.raises(DataError, match="'rating' is a sparse matrix"):
         read_rows(tmp_path, "tang")
+
+
+def test_what_scipy_plans_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path)
+    before, load = read_rows(tmp_path, "tang"), scipy.io.loadmat
+
+    def warning(*args: Any, **kwargs: Any) -> Any:
+        warnings.warn("the default of `spmatrix` is changing", DeprecationWarning, stacklevel=2)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(scipy.io, "loadmat", warning)
+    assert np.array_equal(read_rows(tmp_path, "tang").users, before.users)
 
 
 numbers = st.integers(0, 2**31)
