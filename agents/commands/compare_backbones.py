@@ -73,7 +73,7 @@ class Backbones:
             rows=choose_rows(self.rows),
             seeds=self.seeds,
             device=device,
-            large=True if self.finished else None,
+            large=self.finished or device != "cpu",
         )
         progress = Progress(cells, self.out, _gain)
         failed = (

@@ -134,7 +134,7 @@ def plan(
     seeds: int | None = None,
     settings: Mapping[str, Mapping[str, Tuned]] | None = None,
     device: str = "cpu",
-    large: bool | None = None,
+    large: bool = False,
 ) -> list[Cell]:
     """The cells of a comparison, seed by seed, so that a table of the first seeds comes first.
 
@@ -146,8 +146,7 @@ def plan(
         seeds: how many, from seed 0; None takes each environment's own number.
         settings: environment -> model -> settings, in place of ``agents.hyperparams``.
         device: where cells run, ``"cpu"`` or ``"cuda"``.
-        large: whether models that need a GPU (``Tuned.gpu``) are taken where none is named; None takes them
-            where the device is one.
+        large: whether models that need a GPU (``Tuned.gpu``) are taken where none is named.
 
     Raises:
         ValueError: for an unknown id, one without data, or a model that none of the environments has.
@@ -156,8 +155,7 @@ def plan(
     envs = list(dict.fromkeys(env_ids))
     for env_id in envs:
         known = (settings or {}).get(env_id) or models_of(env_id)
-        every = device != "cpu" if large is None else large
-        chosen = [n for n, told in known.items() if (n in models if models else every or not told.gpu)]
+        chosen = [n for n, told in known.items() if (n in models if models else large or not told.gpu)]
         if not chosen and len(envs) == 1:
             tuned(env_id, models[0])  # raises, and names those that there are
         for seed in range(MORE_SEEDS.get(env_id, SEEDS) if seeds is None else seeds):
