@@ -1,4 +1,4 @@
-"""A small problem that the agents' tests share."""
+"""Small problems that the agents' tests share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from refit_env.backbones import make_backbone
-from refit_env.data import Dataset, synthesize
+from refit_env.data import (
+    Dataset,
+    synthesize,
+    synthesize_checkins,
+    synthesize_sessions,
+    synthesize_social,
+)
 from refit_env.policy import DiffusionPolicy
 
 
@@ -17,6 +23,17 @@ from refit_env.policy import DiffusionPolicy
 def small_data() -> Dataset:
     """Sixty users, forty items."""
     return synthesize(seed=1, num_users=60, num_items=40, num_clusters=4, mean_events=14)
+
+
+@pytest.fixture(scope="session")
+def task_data() -> dict[str, Dataset]:
+    """A set of each task, a few dozen users."""
+    return {
+        "cf": synthesize(num_users=40, num_items=30, seed=0),
+        "sequential": synthesize_sessions(num_sessions=60, num_items=24),
+        "social": synthesize_social(num_users=40, num_items=30, meets=10),
+        "poi": synthesize_checkins(num_users=15, num_items=24, checkins=20),
+    }
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from numpy.testing import assert_allclose
 from agents.distill import Distill, DistillConfig, listwise
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
-from refit_env.backbones import backbone_for
-from refit_env.data import Dataset, synthesize_checkins, synthesize_social
-from refit_env.data.synthetic import synthesize
+from refit_env.backbones import backbone_class, backbone_for
+from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -30,20 +29,12 @@ GOALS: dict[str, dict[str, Any]] = {
 }
 
 
-def data_for(name: str) -> Dataset:
-    if name == "diffrec":
-        return synthesize(num_users=40, num_items=30, seed=0)
-    if name == "recdiff":
-        return synthesize_social(num_users=40, num_items=30, meets=10)
-    return synthesize_checkins(num_users=15, num_items=24, checkins=20)
-
-
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def start(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, task_data: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path, Dataset]:
     name = request.param
-    data, folder = data_for(name), tmp_path_factory.mktemp(name)
+    data, folder = task_data[backbone_class(name).tasks[0]], tmp_path_factory.mktemp(name)
     settings = PretrainConfig(epochs=2, users_per_batch=64, eval_every=2, eval_steps=2, learning_rate=3e-3)
     trained = pretrain(data, backbone_for(data, name, OPTIONS[name], seed=0), settings, device="cpu")
     DiffusionPolicy(trained.backbone, 2).save(folder, data.name)

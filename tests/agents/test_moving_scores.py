@@ -13,8 +13,8 @@ from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import roll_out
-from refit_env.backbones import backbone_for
-from refit_env.data import Dataset, synthesize_checkins, synthesize_social
+from refit_env.backbones import backbone_class, backbone_for
+from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -27,20 +27,12 @@ REWARDS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def datasets() -> dict[str, Dataset]:
-    return {
-        "recdiff": synthesize_social(num_users=40, num_items=30, meets=10),
-        "diff-poi": synthesize_checkins(num_users=15, num_items=24, checkins=20),
-    }
-
-
 @pytest.fixture(scope="module", params=list(OPTIONS))
 def learner(
-    request: pytest.FixtureRequest, datasets: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, task_data: dict[str, Dataset], tmp_path_factory: pytest.TempPathFactory
 ) -> Reinforce:
     name = request.param
-    data, folder = datasets[name], tmp_path_factory.mktemp(name)
+    data, folder = task_data[backbone_class(name).tasks[0]], tmp_path_factory.mktemp(name)
     backbone = backbone_for(data, name, OPTIONS[name], seed=0)
     settings = PretrainConfig(epochs=2, users_per_batch=64, eval_every=2, eval_steps=2, learning_rate=3e-3)
     DiffusionPolicy(pretrain(data, backbone, settings, seed=0, device="cpu").backbone, 2).save(
