@@ -18,7 +18,6 @@ from agents.comparison.backbone_tables import (
     note,
     slice_table,
     summarise,
-    task_table,
 )
 from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
 from agents.comparison.cells import run_cells
@@ -96,9 +95,7 @@ class Backbones:
             "command": self.command("cuda" if all(map(_on_gpu, results)) else self.device),
             "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
             "readme": True,
-            "tables": [
-                table(summary).to_json() for table in (claims_table, task_table, model_table, slice_table)
-            ],
+            "tables": [table(summary).to_json() for table in (claims_table, model_table, slice_table)],
             "machine": machine(),
             "models": summary,
         }

@@ -1,4 +1,4 @@
-"""The tables of ``refit compare backbones``: models, slices, and the mean gain of each task.
+"""The tables of ``refit compare backbones``: models and slices.
 
 Letters: S seeds.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.comparison.backbones import ELBO, PRETRAINED, REINFORCE, REWARD, ROWS, device_of
+from agents.comparison.backbones import PRETRAINED, REINFORCE, REWARD, ROWS, device_of
 from agents.comparison.judging import METRICS
 from agents.comparison.tables import TextTable, plus_minus
 from agents.stats import Interval, mean_interval
@@ -142,25 +142,6 @@ def slice_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
     return TextTable("The slices: pretrained, and what REINFORCE changes (test)", columns, tuple(lines))
 
 
-def task_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
-    """Each task's mean gain in NDCG@20 over its environments' default models."""
-    columns = ("task", "environments", "REINFORCE, %", "more training, %")
-    lines = []
-    for task, title in TASKS.items():
-        gains: dict[str, list[float]] = {REINFORCE: [], ELBO: []}
-        seen: set[tuple[str, str]] = set()
-        for found in summary:
-            gain = found.get("gain", {}).get("ndcg@20")
-            default = found["model"] == entry(found["env"]).backbone
-            if found["task"] == task and default and gain is not None and found["row"] in gains:
-                gains[found["row"]].append(100 * gain["mean"])
-                seen.add((found["env"], found["model"]))
-        if seen:
-            cells = [f"{np.mean(v):+.1f}" if v else "" for v in gains.values()]
-            lines.append((title, str(len(seen)), *cells))
-    return TextTable("Mean gain in NDCG@20 over each task's environments", columns, tuple(lines))
-
-
 def percent(interval: Mapping[str, Any] | None) -> str:
     """A relative gain in per cent, half its interval, and a star where that excludes zero.
 
@@ -202,13 +183,8 @@ def note(gpus: Iterable[str] = ()) -> str:
     )
 
 
-def name_of(found: Mapping[str, Any]) -> str:
-    """What tables call its environment."""
-    return str(found["env"]).removeprefix("ReFiT-").removesuffix("-v0")
-
-
 def _short(found: Mapping[str, Any]) -> str:
-    return f"{name_of(found)}, {found['model']}"
+    return f"{str(found['env']).removeprefix('ReFiT-').removesuffix('-v0')}, {found['model']}"
 
 
 def _mark(found: Mapping[str, Any]) -> str:
