@@ -163,6 +163,22 @@ TUNED: dict[str, dict[str, Tuned]] = {
             more_rate=1e-4,
             more_every=6,
         ),
+        "t-diffrec": Tuned(
+            "t-diffrec",
+            PretrainConfig(patience=10),
+            ReinforceConfig(iterations=120, eval_every=40),
+            _RECENT,
+            more_rate=1e-4,
+            more_every=6,
+        ),
+        "l-diffrec": Tuned(
+            "l-diffrec",
+            published_training("l-diffrec", "ml-1m"),
+            ReinforceConfig(iterations=120, eval_every=40),
+            _RECENT,
+            more_rate=1e-4,
+            more_every=6,
+        ),
         "cf-diff": Tuned(
             "cf-diff",
             PretrainConfig(learning_rate=3e-3, users_per_batch=128, epochs=8, eval_every=1, patience=3),
