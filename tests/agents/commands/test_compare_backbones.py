@@ -152,7 +152,7 @@ def test_the_plan_goes_seed_by_seed_and_each_row_after_its_needs(tmp_path: Path)
     keys = [cell.key for cell in cells]
     assert [key.rsplit("seed", 1)[1] for key in keys] == sorted(key.rsplit("seed", 1)[1] for key in keys)
     assert all(keys.index(need) < place for place, cell in enumerate(cells) for need in cell.needs)
-    assert sum("ML1M" in key and "diffrec_pretrained" in key for key in keys) == MORE_SEEDS["ReFiT-ML1M-v0"]
+    assert sum("ML1M-v0_diffrec_pretrained" in key for key in keys) == MORE_SEEDS["ReFiT-ML1M-v0"]
 
 
 def test_the_control_trains_as_before_but_never_stops_early() -> None:
