@@ -153,32 +153,21 @@ def _next_place() -> Tuned:
     return Tuned("diff-poi", training, settings, env, size="small")
 
 
+_ML1M = Tuned(
+    "diffrec",
+    PretrainConfig(patience=10),
+    ReinforceConfig(iterations=120, eval_every=40),
+    _RECENT,
+    more_rate=1e-4,
+    more_every=6,
+)
+"""DiffRec's on ML-1M; its kin take them over."""
+
 TUNED: dict[str, dict[str, Tuned]] = {
     "ReFiT-ML1M-v0": {
-        "diffrec": Tuned(
-            "diffrec",
-            PretrainConfig(patience=10),
-            ReinforceConfig(iterations=120, eval_every=40),
-            _RECENT,
-            more_rate=1e-4,
-            more_every=6,
-        ),
-        "t-diffrec": Tuned(
-            "t-diffrec",
-            PretrainConfig(patience=10),
-            ReinforceConfig(iterations=120, eval_every=40),
-            _RECENT,
-            more_rate=1e-4,
-            more_every=6,
-        ),
-        "l-diffrec": Tuned(
-            "l-diffrec",
-            published_training("l-diffrec", "ml-1m"),
-            ReinforceConfig(iterations=120, eval_every=40),
-            _RECENT,
-            more_rate=1e-4,
-            more_every=6,
-        ),
+        "diffrec": _ML1M,
+        "t-diffrec": replace(_ML1M, backbone="t-diffrec"),
+        "l-diffrec": replace(_ML1M, backbone="l-diffrec", pretrain=published_training("l-diffrec", "ml-1m")),
         "cf-diff": Tuned(
             "cf-diff",
             PretrainConfig(learning_rate=3e-3, users_per_batch=128, epochs=8, eval_every=1, patience=3),

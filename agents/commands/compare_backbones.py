@@ -89,10 +89,10 @@ class Backbones:
 
     def _report(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make the result and write it."""
-        summary = summarise(grouped(results))
+        summary, on_gpu = summarise(grouped(results)), all(map(_on_gpu, results))
         report = {
-            "title": "Backbones, compared" + (" on a GPU" if all(map(_on_gpu, results)) else ""),
-            "command": self.command("cuda" if all(map(_on_gpu, results)) else self.device),
+            "title": "Backbones, compared" + (" on a GPU" if on_gpu else ""),
+            "command": self.command("cuda" if on_gpu else self.device),
             "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
             "readme": True,
             "tables": [table(summary).to_json() for table in (claims_table, model_table, slice_table)],

@@ -78,7 +78,14 @@ def agent_of(
 def check(agent: FineTuner, device: str) -> None:
     """Two updates move the weights, which stay where they are."""
     before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
-    result = agent.learn()
+    moved: list[bool] = []
+
+    def look(agent: FineTuner, scalars: dict[str, float]) -> None:
+        now = agent.policy.state_dict()
+        moved.append(any(not torch.equal(value, now[name]) for name, value in before.items()))
+
+    result = agent.learn(callback=look)
+    assert moved == [True, True]
     assert len(result.history) == 3 and not result.interrupted
     assert all(p.device.type == device for p in agent.policy.parameters())
     after = [p for group in agent.optimizer.param_groups for p in group["params"]]
@@ -105,7 +112,13 @@ def test_reinforce(start: tuple[str, Dataset, Path], device: str, estimator: str
     if start[0] == "hdrm" and estimator != "score":
         pytest.skip("HDRM ranks by distances: 'score' alone knows them")
     config = ReinforceConfig(
-        users_per_batch=8, samples_per_user=2, iterations=2, eval_every=1, estimator=estimator, blends=1
+        users_per_batch=8,
+        samples_per_user=4,
+        iterations=2,
+        eval_every=1,
+        exploration_std=0.5,  # small networks: a smaller look around changes no list
+        estimator=estimator,
+        blends=1,
     )
     check(agent_of(start, device, "reinforce", config, {"reward": "ndcg"}), device)
 
