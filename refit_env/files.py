@@ -8,9 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from refit_env.errors import DataError
+
+Record = TypeVar("Record")
+LARGEST_JSON = 64 * 2**20
+"""Bytes of the largest JSON file that is read."""
 
 
 @contextmanager
@@ -47,15 +53,70 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file of any content.
 
     Raises:
         DataError: if the file is missing or holds no JSON; the message names it.
     """
+    return read_record(path, object)
+
+
+def read_record(
+    path: Path | str, kind: type[Record], *, error: type[ValueError] = DataError, limit: int = LARGEST_JSON
+) -> Record:
+    """Read a JSON file and check it against a type.
+
+    Args:
+        path: the file.
+        kind: what it must hold: a dataclass, ``TypedDict``, ``msgspec.Struct``, or a built-in type such as
+            ``dict[str, int]``. Bounds are stated as ``Annotated[int, msgspec.Meta(ge=1)]``. Fields that the
+            type does not name are left out.
+        error: raised for whatever is wrong.
+        limit: bytes; a larger file is refused unread.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: of the type ``error``, if the file is missing, too large, no JSON, or of another shape.
+            The message names the file and the field, and holds none of the file's content.
+    """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > limit:
+            raise error(f"{path}: {size} bytes; a file of this kind has at most {limit}")
+        content = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a JSON file ({error})") from error
+        raise error(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise error(f"{path}: is a folder, expected a JSON file") from None
+    return parse_record(content, kind, str(path), error=error)
+
+
+def parse_record(
+    content: bytes | str, kind: type[Record], where: str, *, error: type[ValueError] = DataError
+) -> Record:
+    """Check JSON text against a type; see ``read_record``.
+
+    Args:
+        content: the text.
+        kind: what it must hold.
+        where: the text's place, for the message.
+        error: raised for whatever is wrong.
+
+    Example:
+        >>> parse_record('{"num_users": 0}', dict[str, str], "dataset.json")
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.DataError: dataset.json: expected `str`, got `int` - at `$[...]`
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except msgspec.ValidationError as problem:
+        text = str(problem)
+        raise error(f"{where}: {text[:1].lower()}{text[1:]}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise error(f"{where}: not a JSON file ({problem})") from None
+    except RecursionError:
+        raise error(f"{where}: not a JSON file of this library (nested too deeply)") from None

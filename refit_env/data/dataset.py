@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from refit_env.data.fingerprint import fingerprint
+
 SPLITS = ("train", "valid", "test")
 """Names of the values 0, 1, 2 of the canonical ``split`` column."""
 
@@ -158,6 +160,11 @@ class Dataset:
     def num_items(self) -> int:
         """I."""
         return self.train.num_items
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits, the sha256 of the content; see ``refit_env.data.fingerprint``."""
+        return fingerprint(self)
 
     def split(self, name: str) -> Interactions:
         """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
