@@ -1,4 +1,4 @@
-"""A fingerprint is of the content: equal after a round trip, another one after any change that can be seen."""
+"""A fingerprint is of the content: kept by a round trip, changed by any change that can be seen."""
 
 from __future__ import annotations
 
