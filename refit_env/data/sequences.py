@@ -68,7 +68,7 @@ class RowDataset(Dataset):
     source_fingerprint: str = field(kw_only=True)
 
     @property
-    def fingerprint(self) -> str:  # type: ignore[override]
+    def fingerprint(self) -> str:
         """That of the data set that the rows were made of."""
         return self.source_fingerprint
 
