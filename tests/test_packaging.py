@@ -157,6 +157,32 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
 
 
+def test_every_module_is_imported_where_vector_wrappers_take_no_type_arguments() -> None:
+    """As in Gymnasium before 1.4. In a process of its own: the others keep the classes that they have."""
+    program = """
+import importlib, inspect, pkgutil
+import gymnasium.vector as vector
+
+plain = {}
+for name, wrapper in inspect.getmembers(vector, inspect.isclass):
+    if issubclass(wrapper, vector.VectorWrapper):
+        plain[name] = type(name, (wrapper,), {})
+for name, wrapper in plain.items():
+    setattr(vector, name, wrapper)
+try:
+    vector.VectorWrapper[int, int, int, int, int]
+except TypeError:
+    for package in map(importlib.import_module, ("refit_env", "agents")):
+        for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+            importlib.import_module(module.name)
+    from refit_env.envs.wrappers.vector import GroupedUsers
+    print(issubclass(GroupedUsers, plain["VectorWrapper"]))
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_both_packages_and_nothing_else(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(ROOT)]

@@ -15,7 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
@@ -34,6 +34,7 @@ from refit_env.envs.wrappers.vector import (
     LowRankAction,
     ResidualAction,
 )
+from refit_env.envs.wrappers.vector.base import AnyVectorWrapper
 from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 
@@ -152,7 +153,7 @@ def whole_rollouts(model: BaseAlgorithm, budget: int) -> int:
     return int(budget // each * each)
 
 
-class InTurns(VectorWrapper[Any, Any, Any, Any, Any]):
+class InTurns(AnyVectorWrapper):
     """Several vector environments of the same chains, one after the other: each reset goes to the next.
 
     They differ in what their rewards hide (``relevance_draws``). Episodes all have T steps, so all

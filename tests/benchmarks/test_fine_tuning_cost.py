@@ -25,7 +25,8 @@ def test_the_published_table_is_what_the_published_cells_give(benchmark: Any) ->
     found = {cell.key: json.loads(cell.path(benchmark.CELLS).read_text()) for cell in benchmark.plan()}
     rows, details = benchmark.tabulate(found)
     assert rows == published["table"]["rows"]
-    assert details == {name: published[name] for name in details}
+    for name, values in details.items():  # floats of a least-squares fit: the last digits are the processor's
+        assert published[name] == pytest.approx(values, rel=1e-9)
 
 
 def test_ratios_and_exponents(benchmark: Any) -> None:

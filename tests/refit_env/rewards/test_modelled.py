@@ -115,8 +115,42 @@ def test_by_users_and_by_items_are_one_model(mode: str) -> None:
 
 def test_a_system_of_users_that_rounding_breaks_is_refused(make_dataset: Callable[..., Dataset]) -> None:
     twins = make_dataset(np.zeros((3, 5), np.int8))  # three users with the same five items
-    with pytest.raises(ValueError, match="l2=1e-09 is too small to solve 3 users"):
+    with pytest.raises(ValueError, match="l2=1e-09 is too small to solve 3 equations"):
         make_reward("ease", twins, make_relevance("train", twins), k=2, l2=1e-9)
+
+
+def test_a_system_of_users_that_cannot_be_factored_is_refused(
+    make_dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the processor's rounding does: the inverse of a failed factor is never asked for."""
+    twins = make_dataset(np.zeros((3, 5), np.int8))
+
+    def failing(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros_like(gram), torch.tensor(2, dtype=torch.int32)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
+    with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 3 equations in float32; use 1 or"):
+        make_reward("ease", twins, make_relevance("train", twins), k=2, l2=3.0)
+
+
+def test_a_system_of_items_that_rounding_breaks_is_refused(
+    make_dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = make_dataset(np.zeros((5, 3), np.int8))  # three items with the same five users
+    refused = r"l2=1e-18 is too small to solve 3 equations in float64; use 1 or more"
+    with pytest.raises(ValueError, match=refused):
+        make_reward("ease", twins, make_relevance("train", twins), k=2, l2=1e-18)
+    ordered = sessions(*[[0, 1, 0]] * 7, valid=[0, 1], test=[1, 0])
+    relevance = make_relevance("train", ordered)
+    with pytest.raises(ValueError, match="l2=1e-18 is too small to solve 6 equations"):
+        make_reward("ease", ordered, relevance, k=2, l2=1e-18, leave_one_out=True)
+
+    def failing(*given: object, **options: object) -> None:
+        raise np.linalg.LinAlgError("2-th leading minor of the array is not positive definite")
+
+    monkeypatch.setattr("scipy.linalg.cho_factor", failing)
+    with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 3 equations in float64"):
+        make_reward("ease", twins, make_relevance("train", twins), k=2, l2=3.0)
 
 
 def sessions(*train: list[int], valid: list[int], test: list[int]) -> Dataset:

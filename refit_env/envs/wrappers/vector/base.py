@@ -6,7 +6,7 @@ Letters: N sub-environments, n of them that ended.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -19,8 +19,13 @@ from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers.chain import Layer, read_actions, shown_vector
 from refit_env.envs.wrappers.maps import ActionMap, ObservationMap
 
+if TYPE_CHECKING:
+    AnyVectorWrapper: TypeAlias = VectorWrapper[Any, Any, Any, Any, Any]
+else:
+    AnyVectorWrapper = VectorWrapper  # which takes type arguments only from Gymnasium 1.4 on
 
-class ChainVectorWrapper(Layer, VectorWrapper[Any, Any, Any, Any, Any]):
+
+class ChainVectorWrapper(Layer, AnyVectorWrapper):
     """Applies a map of batches to all chains at once, in either backend."""
 
     def __init__(

@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from refit_env.envs.wrappers.chain import problem_of
+from refit_env.envs.wrappers.vector.base import AnyVectorWrapper
 
 Ints = npt.NDArray[np.int64]
 
 
-class GroupedUsers(VectorWrapper[Any, Any, Any, Any, Any]):
+class GroupedUsers(AnyVectorWrapper):
     """Gives each user to G sub-environments in a row, so that N of them roll out N / G users.
 
     Rewards differ much more between users than between the chains of one. A baseline that is the mean of the
