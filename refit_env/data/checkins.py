@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from refit_env.data.delimited import Columns, Layout, line_of, read_delimited
+from refit_env.data.fields import id_values
 from refit_env.data.filters import RawRows
+from refit_env.data.ids import join_ids
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import all_files, one_file
 from refit_env.errors import DataError
@@ -27,7 +29,7 @@ TSMC2014 = Layout(
 )
 LBSN = Layout(
     ("user", "place", "lat,lon", "clock", "day"),
-    ("token", "token", "token", "token", "id"),
+    ("token", "token", "token", "token", "count"),
     "\t",
     pattern="USER_1<tab>LOC_2<tab>lat,lon<tab>HH:MM<tab>day",
 )
@@ -58,34 +60,31 @@ def read_lbsn(source: Path, options: ReadOptions) -> RawRows:
     """
     paths = all_files(source, (("train.txt",), ("tune.txt",), ("test.txt",)))
     parts = [_lbsn(path) for path in paths]
-    split = np.concatenate([np.full(part["user"].size, n, np.int8) for n, part in enumerate(parts)])
-    columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    known = columns["item"] >= 0
-    columns = {name: values[known] for name, values in columns.items()}
+    nowhere = sum(unknown for _, unknown in parts)
+    split = np.concatenate([np.full(part["user"].size, n, np.int8) for n, (part, _) in enumerate(parts)])
+    columns = {name: join_ids([part[name] for part, _ in parts]) for name in parts[0][0]}
     return RawRows(
         columns["user"],
         columns["item"],
         columns["timestamp"],
-        split=split[known],
+        split=split,
         item_table=_places(columns),
-        dropped={"a known place": int((~known).sum())} if not known.all() else {},
+        dropped={"a known place": nowhere} if nowhere else {},
     )
 
 
-def _lbsn(path: Path) -> Columns:
-    """The columns of one file; the item of a check-in at an unknown place is -1, its coordinates 0."""
+def _lbsn(path: Path) -> tuple[Columns, int]:
+    """The columns of one file's check-ins at known places, and how many are at unknown ones."""
     raw = read_delimited(path, LBSN)
     user = _extract(path, raw, "user", r"USER_([0-9]{1,18})", "USER_ and a number")["0"]
-    place = np.where(raw["place"] == NOWHERE, "LOC_-1", raw["place"])
-    item = _extract(path, raw | {"place": place}, "place", r"LOC_(-1|[0-9]{1,18})", "LOC_ and a number")["0"]
+    known = raw["place"] != NOWHERE  # (N,)
+    place = np.where(known, raw["place"], "LOC_0")
+    item = _extract(path, raw | {"place": place}, "place", r"LOC_([0-9]{1,18})", "LOC_ and a number")["0"]
     clock = _extract(path, raw, "clock", r"([01]?[0-9]|2[0-3]):([0-5][0-9])", "a time HH:MM")
-    known = item.astype(np.int64) >= 0
     number = r"([+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)"
     where = np.where(known, raw["lat,lon"], "0,0")  # an unknown place may have none
     both = _extract(path, raw | {"lat,lon": where}, "lat,lon", f"{number}, ?{number}", "two numbers lat,lon")
     columns: Columns = {
-        "user": user.astype(np.int64),
-        "item": item.astype(np.int64),
         "timestamp": 86400.0 * raw["day"]
         + 3600.0 * clock["0"].astype(np.float64)
         + 60.0 * clock["1"].astype(np.float64),
@@ -93,7 +92,15 @@ def _lbsn(path: Path) -> Columns:
         "lon": both["1"].astype(np.float64),
     }
     _check_coordinates(path, LBSN, columns)
-    return columns
+    columns = {name: values[known] for name, values in columns.items()}
+    return columns | {"user": _ids(user[known]), "item": _ids(item[known])}, int((~known).sum())
+
+
+def _ids(digits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The ids (N,) that stand behind USER_ or LOC_."""
+    values = id_values(pd.Series(digits, dtype=str))
+    assert values is not None  # the pattern of the line leaves digits only
+    return values
 
 
 def _extract(path: Path, columns: Columns, name: str, pattern: str, what: str) -> Columns:

@@ -1,7 +1,8 @@
 """Delimited text, read fast where it is well formed and line by line where it is not, to name the line.
 
 Pandas parses the file, a million rows at a time, so that memory holds the columns that are used and no more;
-only a table in which every id is a whole number >= 0 and every other value is finite passes as it is.
+only a table in which every id is made of digits and every other value is finite passes as it is. Ids are
+parsed as numbers where no field begins with a zero before a digit; where one does, as text, which keeps it.
 Anything else goes through a plain reader, which either finds the rule that a line breaks or shows that pandas
 was too strict.
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import codecs
 import csv
 import mmap
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,13 +26,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from refit_env.data.fields import Kind, fast_column, parse_field
+from refit_env.data.ids import id_column, join_ids
 from refit_env.errors import DataError
 
 CHUNK = 1_000_000
 """Rows that are parsed at a time; what is not used of them is dropped before the next ones are read."""
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Field name -> (N,) values: int64 ids, object tokens, float64 numbers and seconds."""
+"""Field name -> (N,) values: ids as ``refit_env.data.ids`` has them, object tokens, int64 counts, float64
+numbers and seconds."""
 
 _MAGIC = (
     (b"\x93NUMPY", "a NumPy array"),
@@ -154,8 +158,9 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
 
 def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFrame]:
     """The file as tables of text and numbers."""
+    as_text = {"token", "skip"} | ({"id"} if _has_leading_zero(path, layout.separator) else set())
     text = {
-        n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in ("token", "skip")
+        n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in as_text
     }  # all other types are pandas' to find
     with pd.read_csv(
         path,
@@ -192,7 +197,15 @@ def _fast_columns(table: pd.DataFrame, layout: Layout) -> Columns | None:
 
 def _joined(parts: list[Columns]) -> Columns:
     """The chunks' columns end to end, each freed as soon as it is joined."""
-    return {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}
+    return {name: join_ids([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+
+def _has_leading_zero(path: Path, separator: str) -> bool:
+    """Whether any field may be a number that begins with a sign or a zero, which pandas would drop."""
+    mark = re.escape(separator[-1].encode())
+    pattern = rb"(?:[%s\s\"]|\A(?:\xef\xbb\xbf)?)(?:0|\+)[0-9]" % mark
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        return re.search(pattern, text) is not None
 
 
 def _has_open_line(path: Path, separator: str) -> bool:
@@ -227,12 +240,15 @@ def _read_plain(path: Path, layout: Layout) -> Columns:
 
 def _plain_columns(rows: list[list[Any]], layout: Layout) -> Columns:
     """The columns of parsed rows."""
-    types: dict[Kind, Any] = {"id": np.int64, "token": object}
-    return {
-        name: np.array([row[n] for row in rows], dtype=types.get(kind, np.float64))
-        for n, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True))
-        if kind != "skip"
-    }
+    types: dict[Kind, Any] = {"count": np.int64, "token": object}
+    columns: Columns = {}
+    for n, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True)):
+        values = [row[n] for row in rows]
+        if kind == "id":
+            columns[name] = id_column(values)
+        elif kind != "skip":
+            columns[name] = np.array(values, dtype=types.get(kind, np.float64))
+    return columns
 
 
 def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:

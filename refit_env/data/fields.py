@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-Kind = Literal["id", "token", "number", "optional", "time", "skip"]
-"""A whole number >= 0, any text, a finite number, a finite number or nothing (NaN), a time (seconds, an ISO
-date, or ``Tue Apr 03 18:00:09 +0000 2012``), or what is not used."""
+from refit_env.data.ids import NUMBER, parse_id
 
-_WHOLE = re.compile(r"\+?[0-9]+")
+Kind = Literal["id", "token", "count", "number", "optional", "time", "skip"]
+"""An id of digits (text where a number would lose leading zeros), any text, a whole number >= 0, a finite
+number, a finite number or nothing (NaN), a time (seconds, an ISO date, or ``Tue Apr 03 18:00:09 +0000
+2012``), or what is not used."""
+
 _ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3}|\.[0-9]{6})?Z?)?"
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -32,8 +34,8 @@ def parse_field(text: str, kind: Kind) -> Any:
         ValueError: with the rule that it breaks, to stand behind the field's name.
 
     Example:
-        >>> parse_field("12", "id"), parse_field("4.5", "number")
-        (12, 4.5)
+        >>> parse_field("12", "id"), parse_field("012", "id"), parse_field("4.5", "number")
+        (12, '012', 4.5)
         >>> parse_field("Tue Apr 03 18:00:09 +0000 2012", "time")
         1333476009.0
     """
@@ -44,8 +46,9 @@ def parse_field(text: str, kind: Kind) -> Any:
         if not text:
             raise ValueError("is empty")
         return text
-    if kind == "id":
-        return _whole(text)
+    if kind in ("id", "count"):
+        found = parse_id(text)
+        return found if kind == "id" else int(found)
     if kind == "optional" and not text:
         return float("nan")
     try:
@@ -58,15 +61,6 @@ def parse_field(text: str, kind: Kind) -> Any:
     if not np.isfinite(value):
         raise ValueError(f"{text[:40]!r} is not finite")
     return value
-
-
-def _whole(text: str) -> int:
-    if not _WHOLE.fullmatch(text):
-        what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is no whole number"
-        raise ValueError(f"{text[:40]!r} {what}; ids are whole numbers >= 0")
-    if int(text) >= 2**63:
-        raise ValueError(f"{text[:40]!r} does not fit 64 bits")
-    return int(text)
 
 
 def seconds_of(text: str) -> float | None:
@@ -89,14 +83,36 @@ def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
     if kind == "token":
         text = series.str.strip()
         return None if text.isna().any() or text.eq("").any() else text.to_numpy(dtype=object)
+    if kind == "id" and series.dtype.kind not in "iuf":
+        return id_values(series)
     values = series.to_numpy()
-    if kind == "id":
+    if kind in ("id", "count"):
         return values if values.dtype == np.int64 and int(values.min()) >= 0 else None
     if kind == "optional" and values.dtype.kind in "iuf":
         return None if np.isinf(values).any() else values.astype(np.float64)
     if values.dtype.kind in "iuf":
         return values.astype(np.float64) if np.isfinite(values).all() else None
     return _fast_times(series) if kind == "time" else None
+
+
+def id_values(series: pd.Series[Any]) -> npt.NDArray[Any] | None:
+    """(N,) ids of a column of text: int64, text where one has leading zeros, None where one is no id.
+
+    Raises:
+        OverflowError: if one does not fit 64 bits.
+
+    Example:
+        >>> id_values(pd.Series(["7", "12"])), id_values(pd.Series(["7", "007"]))
+        (array([ 7, 12]), array(['7', '007'], dtype=object))
+    """
+    if not pd.api.types.is_string_dtype(series):
+        return None
+    text = series.str.strip()
+    if not text.str.fullmatch("[0-9]+").eq(True).all():
+        return None
+    if not text.str.fullmatch(NUMBER).eq(True).all():
+        return text.to_numpy(dtype=object)
+    return text.to_numpy(dtype=object).astype(np.int64)
 
 
 def _fast_times(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:

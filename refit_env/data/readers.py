@@ -25,6 +25,7 @@ Letters: N rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -37,6 +38,7 @@ from refit_env.data.dataset import SPLITS
 from refit_env.data.delimited import Layout, read_delimited, refuse_binary, refuse_pickle
 from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
+from refit_env.data.ids import join_ids
 from refit_env.data.named import ReadOptions, as_rows, read_csv, read_inter
 from refit_env.data.pickled import read_dreamrec, read_recdiff
 from refit_env.data.places import one_file, only
@@ -44,6 +46,9 @@ from refit_env.data.sessions import read_kuairec, read_yoochoose, read_zhihu
 from refit_env.data.trust import read_tang
 from refit_env.data.yelp import read_yelp
 from refit_env.errors import DataError, unknown_name
+
+_NO_NUMBERS = re.compile(rb"(?<![0-9])0[0-9]|[^0-9\s]")
+"""What a line of LightGCN's numbers has none of."""
 
 
 def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
@@ -169,12 +174,9 @@ def _adjacency(path: Path) -> RawRows:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            user, *row = map(int, line.split())
-            if user < 0 or (row and min(row) < 0):
-                raise ValueError
-        except ValueError:
-            raise DataError(f"{path} line {number}: {_wrong_word(line)}") from None
+        if _NO_NUMBERS.search(line):  # int() would take '007', '+7' and '1_0', too
+            raise DataError(f"{path} line {number}: {_wrong_word(line)}")
+        user, *row = map(int, line.split())
         users.append(user)
         items.append(row)
     counts = [len(row) for row in items]
@@ -189,7 +191,8 @@ def _wrong_word(line: bytes) -> str:
     """What is wrong with a line of ids."""
     for word in line.decode("utf-8", "replace").split():
         try:
-            parse_field(word, "id")
+            if isinstance(parse_field(word, "id"), str):
+                raise ValueError(f"{word[:40]!r} has a leading zero, and this format's ids are numbers")
         except ValueError as error:
             return f"id {error}; expected 'user item item ...', separated by spaces"
     return f"expected 'user item item ...', found {line[:60]!r}"
@@ -209,8 +212,8 @@ def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: R
 
     labels = np.concatenate([np.full(len(t), SPLITS.index(s), np.int8) for s, t in parts.items()])
     return RawRows(
-        np.concatenate([t.users for t in tables]),
-        np.concatenate([t.items for t in tables]),
+        join_ids([t.users for t in tables]),
+        join_ids([t.items for t in tables]),
         together("timestamps"),
         together("ratings"),
         labels,

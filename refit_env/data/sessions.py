@@ -14,6 +14,7 @@ import numpy as np
 from refit_env.data.delimited import Layout, read_delimited, read_header, refuse_binary
 from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
+from refit_env.data.ids import id_column
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import one_file
 from refit_env.errors import DataError
@@ -105,7 +106,10 @@ def read_zhihu(source: Path, options: ReadOptions) -> RawRows:
 def _first_release(path: Path) -> dict[str, Any]:
     """Columns of lines ``user <tab> n <tab> answer|shown|clicked,... <tab> m <tab> query|time,...``."""
     refuse_binary(path)
-    users, counts, values = [], [], []
+    users: list[int | str] = []
+    answers: list[int | str] = []
+    clicks: list[float] = []
+    counts: list[int] = []
     with path.open(encoding="utf-8-sig", newline="") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -116,27 +120,31 @@ def _first_release(path: Path) -> dict[str, Any]:
                 raise DataError(f"{path} line {number}: {error}") from None
             users.append(user)
             counts.append(len(row))
-            values.extend(row)
-    table = np.array(values, dtype=np.int64).reshape(-1, 3)  # (N, 3)
+            answers.extend(answer for answer, _ in row)
+            clicks.extend(clicked for _, clicked in row)
     return {
-        "user": np.repeat(np.array(users, dtype=np.int64), counts),
-        "answer": table[:, 0],
-        "clicked": table[:, 2].astype(np.float64),
+        "user": np.repeat(id_column(users), counts),
+        "answer": id_column(answers),
+        "clicked": np.array(clicks, dtype=np.float64),
     }
 
 
-def _line_of_first_release(line: str) -> tuple[int, list[list[int]]]:
-    """The user, and answer, time shown and time clicked of each answer that was shown to the user."""
+def _line_of_first_release(line: str) -> tuple[int | str, list[tuple[int | str, float]]]:
+    """The user, and of each answer that was shown to the user its id and the time of the click, or 0."""
     fields = line.split("\t")
     if len(fields) < 3:
         raise ValueError(
             f"expected 'user<tab>n<tab>answer|shown|clicked,...', found {line[:60]!r} ({len(fields)} fields)"
         )
-    user, count = (parse_field(text, "id") for text in fields[:2])
+    user, count = parse_field(fields[0], "id"), parse_field(fields[1], "count")
     shown = [word.split("|") for word in fields[2].split(",") if word.strip()]
     wrong = next((word for word in shown if len(word) != 3), None)
     if wrong is not None:
         raise ValueError(f"expected 'answer|shown|clicked', found {'|'.join(wrong)[:60]!r}")
     if len(shown) != count:
         raise ValueError(f"{count} answers are stated, {len(shown)} are there; truncated?")
-    return user, [[parse_field(text, "id") for text in word] for word in shown]
+    row = []
+    for answer, seen, clicked in shown:
+        parse_field(seen, "count")
+        row.append((parse_field(answer, "id"), float(parse_field(clicked, "count"))))
+    return user, row
