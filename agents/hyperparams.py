@@ -155,7 +155,7 @@ def _next_place() -> Tuned:
 
 _ML1M = Tuned(
     "diffrec",
-    PretrainConfig(patience=10),
+    PretrainConfig(patience=5),
     ReinforceConfig(iterations=120, eval_every=40),
     _RECENT,
     more_rate=1e-4,
@@ -191,7 +191,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
         "diffrec": Tuned(
             "diffrec",
             # At a constant 1e-3 it stops far too early: then more training gains 10 %.
-            PretrainConfig(learning_rate_decay=0.93, epochs=72, eval_every=4, patience=12),
+            PretrainConfig(learning_rate_decay=0.93, epochs=72, eval_every=4, patience=3),
             replace(_MODELLED, iterations=300),
             {"reward": "ease", "relevance": "holdout"},
             more_rate=1e-4,
@@ -206,7 +206,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
                 users_per_batch=200,
                 epochs=24,
                 eval_every=4,
-                patience=6,
+                patience=1,
                 select_on="ndcg@20",
             ),
             # At 3e-4 it has come less far by then: validation .0671 against .0680.
@@ -243,7 +243,7 @@ TUNED: dict[str, dict[str, Tuned]] = {
         # At the published step size, 5e-5, an hour of one core is not enough for it to stop by itself.
         "dreamrec": _dreamrec(
             "kuairec",
-            {"learning_rate": 3e-4, "eval_every": 2, "patience": 6},
+            {"learning_rate": 3e-4, "eval_every": 2, "patience": 3},
             learning_rate=1e-3,
             exploration_std=0.3,
             iterations=400,

@@ -176,7 +176,7 @@ class Pretrainer:
         return 0 < self.config.max_seconds <= self.seconds
 
     def _done(self) -> bool:
-        waited = self.epoch - self._best[1]
+        waited = (self.epoch - self._best[1]) // self.config.eval_every  # validations without a gain
         return self.epoch >= self.config.epochs or self._out_of_time() or 0 < self.config.patience <= waited
 
     def _examples(self) -> tuple[Look, Look, Tensor]:

@@ -27,8 +27,8 @@ class PretrainConfig:
     """Passes over the users, at most."""
     eval_every: int = 2
     """Epochs between two looks at the validation set."""
-    patience: int = 20
-    """Epochs without a gain after which training stops; 0 never stops early."""
+    patience: int = 10
+    """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "recall@20"
     """The validation metric that chooses the weights."""
     objective: str = "elbo"
@@ -53,7 +53,7 @@ _RECDIFF = PretrainConfig(
     users_per_batch=2048,
     epochs=150,
     eval_every=5,
-    patience=100,
+    patience=20,
     eval_steps=0,
 )
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {

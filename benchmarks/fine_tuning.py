@@ -55,7 +55,7 @@ class Setting:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     same: PretrainConfig = field(
         default_factory=lambda: PretrainConfig(
-            learning_rate=1e-4, epochs=30, eval_every=5, patience=15, select_on="ndcg@20"
+            learning_rate=1e-4, epochs=30, eval_every=5, patience=3, select_on="ndcg@20"
         )
     )
     agent: ReinforceConfig = field(default_factory=lambda: ReinforceConfig(eval_every=50))

@@ -71,7 +71,7 @@ def _holdout(rate: float, iterations: int, draws: int = 32, start: str = "publis
 
 GRIDS: dict[str, Grid] = {
     "ReFiT-ML1M-v0": Grid(
-        starts={"published": Start({"patience": 10})},
+        starts={"published": Start({"patience": 5})},
         variants={
             "default": Variant({"iterations": 120, "eval_every": 20}, _RECENT),
             "double-rate": Variant({"iterations": 80, "eval_every": 20, "learning_rate": 1e-4}, _RECENT),
@@ -81,7 +81,7 @@ GRIDS: dict[str, Grid] = {
         },
     ),
     "ReFiT-Anime-v0": Grid(
-        starts={"published": Start({"patience": 10})},
+        starts={"published": Start({"patience": 5})},
         variants={"gentle": _holdout(5e-6, 80), "faster": _holdout(2e-5, 80)},
     ),
     "ReFiT-Yelp2018-v0": Grid(

@@ -275,7 +275,9 @@ def test_annealed_steps_shrink_to_nothing(make_policy: Factory, small_data: Data
 
 def test_patience_ends_a_run(make_policy: Factory, small_data: Dataset) -> None:
     learner = agent(make_policy(), small_data, replace(SMALL, iterations=100, learning_rate=0.0, patience=3))
-    assert learner.learn().history[-1]["iteration"] == 6
+    history = learner.learn().history
+    assert history[-1]["iteration"] == 6
+    assert sum("valid/ndcg@20" in row for row in history) == 1 + 3  # the start, and three in vain
 
 
 def test_validation_relevance_selects_on_other_users(make_policy: Factory, small_data: Dataset) -> None:
