@@ -58,6 +58,7 @@ class Pretrainer:
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
+        eta: float = 1.0,
     ) -> None:
         """Prepare.
 
@@ -67,6 +68,7 @@ class Pretrainer:
             config: settings.
             seed: of the batches, the steps and the noise; dropout too.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+            eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
             ValueError: for an unknown target or objective, or a backbone of another catalogue or task.
@@ -94,7 +96,7 @@ class Pretrainer:
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
-        self._judge = DiffusionPolicy(backbone, steps).to(self.device)
+        self._judge = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.epoch = 0
         self.seconds = 0.0
         self.history: list[dict[str, float]] = []
@@ -256,6 +258,7 @@ def pretrain(
     run_dir: Path | str | None = None,
     resume: bool = False,
     callback: Callable[[int, dict[str, float]], None] | None = None,
+    eta: float = 1.0,
 ) -> PretrainResult:
     """Train a backbone by its ELBO.
 
@@ -269,6 +272,7 @@ def pretrain(
         run_dir: where the resume state goes.
         resume: go on from the state in ``run_dir``.
         callback: called after each epoch.
+        eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -280,7 +284,7 @@ def pretrain(
         backbone = backbone_for(dataset, backbone, seed=seed)
     if config is None:
         config = published_training(backbone.name, dataset.name)
-    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)
+    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, eta=eta)
     if resume and run_dir is not None:
         trainer.load(run_dir)
     return trainer.learn(run_dir, callback)

@@ -56,6 +56,7 @@ class DiffusionPolicy(nn.Module):
         num_steps: int | None = None,
         exploration_std: float = 0.05,
         eta: float = 1.0,
+        posterior_share: float = 1.0,
     ) -> None:
         """Wrap a backbone.
 
@@ -66,10 +67,11 @@ class DiffusionPolicy(nn.Module):
             eta: 1 takes DDPM's steps back; less takes DDIM's, whose means follow the straight way from u_T
                 and whose own noise is ``eta`` times as large (0: none). It matters where a long chain is
                 respaced.
+            posterior_share: factor of the posterior's standard deviation.
 
         Raises:
             ValueError: if ``num_steps`` is not in 1..backbone steps, ``exploration_std`` not in 0..inf, or
-                ``eta`` not in 0..1.
+                ``eta`` or ``posterior_share`` not in 0..1.
         """
         super().__init__()
         self.backbone = backbone
@@ -82,18 +84,21 @@ class DiffusionPolicy(nn.Module):
         chain = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
         self.diffusion = chain.with_eta(eta)
         self.register_buffer("std", torch.zeros(steps), persistent=False)
+        self.posterior_share = float(posterior_share)
         self.set_exploration(exploration_std)
 
-    def set_exploration(self, exploration_std: float, posterior_share: float = 1.0) -> None:
+    def set_exploration(self, exploration_std: float, posterior_share: float | None = None) -> None:
         """Set the standard deviations.
 
         Args:
             exploration_std: their floor, in units of the scores.
-            posterior_share: factor of the posterior's, in 0..1; with 0 every step has the floor's.
+            posterior_share: factor of the posterior's, in 0..1; with 0 every step has the floor's. None
+                leaves it as it is.
 
         Raises:
             ValueError: if one is out of range.
         """
+        posterior_share = self.posterior_share if posterior_share is None else posterior_share
         if not 0 <= posterior_share <= 1:
             raise ValueError(f"posterior_share={posterior_share} must lie in 0..1")
         if not (math.isfinite(exploration_std) and exploration_std >= 0):
@@ -102,6 +107,41 @@ class DiffusionPolicy(nn.Module):
         posterior = torch.as_tensor(self.diffusion.posterior_std.copy())  # (T,) by k
         posterior[0] = posterior[min(1, self.num_steps - 1)]  # as the family's code clips its log-variance
         self.std.copy_((self.posterior_share * posterior.flip(0)).clamp(min=self.exploration_std))
+
+    def respaced(self, num_steps: int | None = None, eta: float | None = None) -> DiffusionPolicy:
+        """The same network with another chain; what is None stays as it is.
+
+        Args:
+            num_steps: T.
+            eta: see the constructor.
+
+        Returns:
+            A policy on the same backbone, which both train; ``self`` keeps its chain.
+
+        Raises:
+            ValueError: if one is out of range.
+        """
+        changes = {"num_steps": num_steps, "eta": eta}
+        chain = self.chain | {name: value for name, value in changes.items() if value is not None}
+        policy = DiffusionPolicy(self.backbone, **chain)
+        policy.std = policy.std.to(self.std)  # alone: the backbone's tables have own dtypes
+        return policy.train(self.training)
+
+    @property
+    def chain(self) -> dict[str, Any]:
+        """What the constructor takes besides the backbone, JSON-plain: whoever rebuilds a policy passes all.
+
+        Example:
+            >>> policy = DiffusionPolicy(make_backbone("diffrec", 5), 3, eta=0.0)
+            >>> policy.chain == DiffusionPolicy(policy.backbone, **policy.chain).chain
+            True
+        """
+        return {
+            "num_steps": self.num_steps,
+            "exploration_std": self.exploration_std,
+            "posterior_share": self.posterior_share,
+            "eta": self.diffusion.eta,
+        }
 
     @property
     def num_steps(self) -> int:
@@ -247,10 +287,7 @@ class DiffusionPolicy(nn.Module):
             "backbone": self.backbone.name,
             "backbone_config": self.backbone.config_dict(),
             "num_items": self.backbone.num_items,
-            "num_steps": self.num_steps,
-            "exploration_std": self.exploration_std,
-            "posterior_share": self.posterior_share,
-            "eta": self.diffusion.eta,
+            **self.chain,
             "dataset": dataset,
         }
         save_checkpoint(Path(folder), self.backbone.state_dict(), meta)
@@ -267,8 +304,8 @@ class DiffusionPolicy(nn.Module):
             backbone = make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
             backbone.load_state_dict(state)
             backbone.freeze_scores()
-            policy = cls(backbone, meta["num_steps"], meta["exploration_std"], meta.get("eta", 1.0))
-            policy.set_exploration(policy.exploration_std, meta.get("posterior_share", 1.0))
+            later = {name: meta[name] for name in ("eta", "posterior_share") if name in meta}  # old files
+            policy = cls(backbone, meta["num_steps"], meta["exploration_std"], **later)
         except (KeyError, TypeError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error
         return policy.to(device).eval()

@@ -107,7 +107,9 @@ class Demo:
         backbone = backbone_for(dataset, TARGET.spec.backbone, seed=seed)
         trainer = Pretrainer(dataset, backbone, config, seed=seed, device=self.device)
         folder = self._folder(name, "pretrain", {"pretrain": plain(config)}, seed)
-        pretrain_run(trainer, folder, TARGET.spec.num_steps, progress=not self.quiet)
+        pretrain_run(
+            trainer, folder, DiffusionPolicy(backbone, TARGET.spec.num_steps), progress=not self.quiet
+        )
         return folder
 
     def _folder(self, name: str, command: str, settings: dict[str, Any], seed: int) -> RunFolder:

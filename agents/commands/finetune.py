@@ -124,9 +124,7 @@ class Finetune:
             "preset": self.preset,
             "agent": plain(self.agent),
         }
-        steps = policy.num_steps if self.num_steps is None else self.num_steps
-        eta = policy.diffusion.eta if self.eta is None else self.eta
-        policy = DiffusionPolicy(policy.backbone, steps, policy.exploration_std, eta)
+        policy = policy.respaced(self.num_steps, self.eta)
         agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device, self.algorithm)
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)

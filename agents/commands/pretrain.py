@@ -62,9 +62,10 @@ class Pretrain:
     backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The diffusion recommender; the environment's unless told otherwise."""
     num_steps: NumberOption = None
-    """T of the saved policy's chain; the environment's unless told otherwise."""
-    eta: float = 1.0
-    """Share of the posterior's noise in the saved policy's steps back: 1 is DDPM, 0 DDIM."""
+    """T of the saved policy's chain; if not given, that of ``--init``, else the environment's."""
+    eta: float | None = None
+    """Share of the posterior's noise in the saved policy's steps back: 1 is DDPM, 0 DDIM; if not given, that
+    of ``--init``, else 1."""
     size: Literal["published", "small"] = "published"
     """Whose configuration of the backbone: the published one, or a smaller one where there is one."""
     backbone_options: tuple[str, ...] = ()
@@ -98,19 +99,26 @@ class Pretrain:
         if earlier is None:
             name = self.backbone or target.spec.backbone
             backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
+            usual = min(target.spec.num_steps, backbone.diffusion.num_steps)
+            steps = usual if self.num_steps is None else self.num_steps
+            policy = DiffusionPolicy(backbone, steps, eta=1.0 if self.eta is None else self.eta)
         elif options or self.backbone:
             raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
         else:
-            backbone = DiffusionPolicy.load(earlier.path).backbone
-        trainer = Pretrainer(dataset, backbone, self.training, seed=self.seed, device=self.device)
+            policy = DiffusionPolicy.load(earlier.path).respaced(self.num_steps, self.eta)
+        trainer = Pretrainer(
+            dataset,
+            policy.backbone,
+            self.training,
+            seed=self.seed,
+            device=self.device,
+            eta=policy.diffusion.eta,
+        )
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)
         else:  # after all that can be refused: a mistake leaves no run in the way
             folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
-        steps = target.spec.num_steps if self.num_steps is None else self.num_steps
-        report = pretrain_run(
-            trainer, folder, steps, eta=self.eta, resume=self.resume, progress=not self.quiet
-        )
+        report = pretrain_run(trainer, folder, policy, resume=self.resume, progress=not self.quiet)
         if not self.quiet:
             Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
@@ -119,9 +127,8 @@ class Pretrain:
 def pretrain_run(
     trainer: Pretrainer,
     folder: RunFolder,
-    num_steps: int,
+    policy: DiffusionPolicy,
     *,
-    eta: float = 1.0,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -130,8 +137,7 @@ def pretrain_run(
     Args:
         trainer: with the backbone, its data and settings.
         folder: a run folder that was begun.
-        num_steps: T of the saved policy's chain, cut to the backbone's own.
-        eta: of its steps back, see ``DiffusionPolicy``.
+        policy: on the trainer's backbone; it is saved, so that its chain is the one to go on with.
         resume: take up the state in the folder.
         progress: show a progress bar.
 
@@ -150,9 +156,7 @@ def pretrain_run(
             bar.update(epoch - bar.n)
 
         result = trainer.learn(folder.path, note)
-    own = result.backbone.diffusion.num_steps
-    policy = DiffusionPolicy(result.backbone, min(num_steps, own), eta=eta).to(trainer.device)
-    policy.save(folder.path, dataset=dataset.name)
+    policy.to(trainer.device).save(folder.path, dataset=dataset.name)
     with measure() as evaluation:
         means = {
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())

@@ -94,9 +94,12 @@ def pretrained(
 def further_elbo(
     policy: DiffusionPolicy, dataset: Dataset, config: PretrainConfig, seed: int, device: str = "cpu"
 ) -> tuple[DiffusionPolicy, PretrainResult]:
-    """A pretrained policy's backbone, trained on by its loss (or that of another target)."""
-    result = pretrain(dataset, policy.backbone, config, seed=seed, device=device)
-    return DiffusionPolicy(result.backbone, policy.num_steps).to(device), result
+    """A pretrained policy, its backbone trained on by its loss (or that of another target).
+
+    Its chain stays as it is, and validation runs that chain's steps back.
+    """
+    result = pretrain(dataset, policy.backbone, config, seed=seed, device=device, eta=policy.diffusion.eta)
+    return policy.to(device), result
 
 
 def fine_tuned(

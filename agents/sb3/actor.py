@@ -19,8 +19,8 @@ from refit_env.policy import DiffusionPolicy
 
 BUILD = ("backbone", "num_items", "backbone_config")
 """What a network is built from."""
-CHAIN = ("num_steps", "exploration_std")
-"""What its chain is besides; both have defaults."""
+CHAIN = ("num_steps", "exploration_std", "posterior_share", "eta")
+"""What its chain is besides (``DiffusionPolicy.chain``); all have defaults."""
 SETTINGS = ("run", *BUILD, *CHAIN, "dataset")
 """Every setting of an actor."""
 
@@ -31,7 +31,8 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
     Args:
         settings: ``{"run": FOLDER}``, what ``refit pretrain``, ``refit finetune`` or ``DiffusionPolicy.save``
             left; or ``{"backbone": NAME, "num_items": I, "backbone_config": {...}}``, an untrained network.
-            With either, ``num_steps`` and ``exploration_std`` change the chain. **Completed in place**: a
+            With either, ``num_steps``, ``exploration_std``, ``posterior_share`` and ``eta`` change the chain,
+            which is the run's where they are not named. **Completed in place**: a
             run's backbone, its configuration and its chain are added. Stable-Baselines3 keeps and saves this
             very mapping, which is how a saved file can be loaded where the folder is gone.
 
@@ -98,7 +99,7 @@ def _complete(settings: dict[str, Any], policy: DiffusionPolicy) -> DiffusionPol
     settings["run"] = None if settings.get("run") is None else str(settings["run"])
     settings["backbone"], settings["num_items"] = policy.backbone.name, policy.backbone.num_items
     settings["backbone_config"] = _plain(policy.backbone.config_dict())
-    settings["num_steps"], settings["exploration_std"] = policy.num_steps, policy.exploration_std
+    settings |= policy.chain
     return policy
 
 

@@ -157,6 +157,24 @@ def test_eta_survives_saving_and_a_loaded_policy_is_in_evaluation_mode(tmp_path:
     assert not torch.allclose(loaded.denoise(u), DiffusionPolicy(backbone.eval(), 3).denoise(u))
 
 
+def test_a_rebuilt_policy_keeps_every_setting_that_is_not_named() -> None:
+    """What evaluates, explores and is saved is one chain: nothing falls back to a constructor's default."""
+    own = {"num_steps": 4, "exploration_std": 0.01, "posterior_share": 0.5, "eta": 0.25}
+    first = DiffusionPolicy(policy().backbone, **own).eval()
+    assert first.chain == own and not any(own[n] == DiffusionPolicy(first.backbone).chain[n] for n in own)
+    same = first.respaced()
+    assert same.chain == own and same.backbone is first.backbone and not same.training
+    assert torch.equal(same.std, first.std)
+    u = torch.rand(2, first.backbone.dim)
+    assert torch.equal(same.denoise(u), first.denoise(u))
+    assert first.respaced(3).chain == own | {"num_steps": 3}
+    assert first.respaced(eta=0.0).chain == own | {"eta": 0.0}
+    assert first.chain == own  # the first is left alone
+    assert first.double().respaced().std.dtype == torch.float64
+    first.set_exploration(0.2)
+    assert first.chain == own | {"exploration_std": 0.2}
+
+
 @pytest.mark.parametrize("steps", [0, 7])
 def test_impossible_chains_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"num_steps={steps} must lie in 1..6"):

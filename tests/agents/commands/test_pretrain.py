@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from agents.pretrain import Pretrainer
 from agents.runlog import read_log
 from agents.runs import RunFolder
 from refit_env.checkpoint import load_checkpoint
+from refit_env.policy import DiffusionPolicy
 
 ENV = ["--env", "ReFiT-Synthetic-v0"]
 SMALL = ["--quiet", "--device", "cpu", "--backbone-options", "hidden=[32]", "num_steps=10"]
@@ -43,6 +45,19 @@ def test_a_seed_gives_the_same_weights(pretrained: Path, tmp_path: Path) -> None
     other, _ = load_checkpoint(tmp_path / "other")
     assert all(first[name].equal(again[name]) for name in first)
     assert not all(first[name].equal(other[name]) for name in first)
+
+
+def test_going_on_keeps_the_chain_of_the_run_that_it_starts_from(pretrained: Path, tmp_path: Path) -> None:
+    """A control that is trained on runs the chain of its rival, which ``finetune --init`` keeps, too."""
+    own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
+    start = tmp_path / "start"
+    shutil.copytree(pretrained, start)
+    DiffusionPolicy(DiffusionPolicy.load(start).backbone, **own).save(start, "synthetic")
+    words = ["pretrain", "--quiet", "--device", "cpu", "--init", str(start), "--epochs", "1", "--out"]
+    assert main([*words, str(tmp_path / "same")]) == 0
+    assert DiffusionPolicy.load(tmp_path / "same").chain == own
+    assert main([*words, str(tmp_path / "other"), "--eta", "1", "--num-steps", "2"]) == 0
+    assert DiffusionPolicy.load(tmp_path / "other").chain == own | {"eta": 1.0, "num_steps": 2}
 
 
 def test_resuming_gives_the_run_that_was_not_stopped(
@@ -102,6 +117,8 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ([*ENV, "--backbone-options", "hidden"], "should read name=value"),
         ([*ENV, "--target", "recant"], "Did you mean 'recent'?"),
         ([*ENV, "--init", "no-such-run"], "no run folder"),
+        ([*ENV, "--num-steps", "1000"], "num_steps=1000 must lie in 1..40"),
+        ([*ENV, "--eta", "2"], "eta=2.0 must lie in 0..1"),
     ],
 )
 def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

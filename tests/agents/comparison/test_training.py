@@ -9,8 +9,17 @@ import gymnasium as gym
 import pytest
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.comparison.training import StepCounter, data_of, fine_tuned, fit_budget, trained_by
+from agents.comparison.training import (
+    StepCounter,
+    data_of,
+    fine_tuned,
+    fit_budget,
+    further_elbo,
+    trained_by,
+)
 from agents.interrupt import deferred_interrupt
+from agents.pretrain import Pretrainer
+from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from refit_env.backbones import make_backbone
 from refit_env.evaluation import evaluate
@@ -39,6 +48,23 @@ def test_batches_are_cut_to_the_users_before_they_are_counted() -> None:
     assert fit_budget(config, ENV, GOAL, 4, users * 4 * 3, looks=1).iterations == 3
     with pytest.raises(ValueError, match=f"takes {users * 4} environment steps, the budget is 5"):
         fit_budget(config, ENV, GOAL, 4, 5, looks=1)
+
+
+def test_a_control_runs_the_chain_of_its_rival(
+    policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
+    start = DiffusionPolicy(policy.backbone, **own)
+    judged: list[float] = []
+    validate = Pretrainer._validate
+
+    def spy(self: Pretrainer) -> dict[str, float]:
+        judged.append(self._judge.diffusion.eta)
+        return validate(self)
+
+    monkeypatch.setattr(Pretrainer, "_validate", spy)
+    longer, _ = further_elbo(start, data_of(ENV), PretrainConfig(epochs=1), seed=0)
+    assert longer.chain == own and set(judged) == {0.25}
 
 
 def test_steps_are_counted_in_the_environment(policy: DiffusionPolicy) -> None:

@@ -255,10 +255,25 @@ def test_policy_kwargs_are_json_plain_and_complete(make_envs: MakeEnvs, run_fold
         "backbone_config": settings["backbone_config"],
         "num_steps": 3,
         "exploration_std": 0.2,
+        "posterior_share": 1.0,
+        "eta": 1.0,
         "dataset": "small",
     }
     assert settings["backbone_config"]["hidden"] == [16]
     assert float(model.policy.actor.std.min()) == pytest.approx(0.2)  # type: ignore[union-attr]
+
+
+def test_the_actor_runs_the_chain_of_its_run(make_envs: MakeEnvs, make_policy: Any, tmp_path: Path) -> None:
+    own = {"num_steps": 3, "exploration_std": 0.01, "posterior_share": 0.5, "eta": 0.25}
+    run = DiffusionPolicy(make_policy().backbone, **own)
+    run.save(tmp_path / "run", dataset="small")
+    model = make_model(PPO, make_envs(), {"run": str(tmp_path / "run")})
+    model.save(tmp_path / "model")
+    for made in (model, PPO.load(tmp_path / "model", device="cpu")):
+        actor = made.policy.actor
+        assert isinstance(actor, DiffusionPolicy) and actor.chain == own
+    changed = make_model(PPO, make_envs(), {"run": str(tmp_path / "run"), "eta": 1.0}).policy.actor
+    assert isinstance(changed, DiffusionPolicy) and changed.chain == own | {"eta": 1.0}
 
 
 def test_an_untrained_actor_needs_no_folder(make_envs: MakeEnvs, tmp_path: Path) -> None:
