@@ -63,8 +63,8 @@ clean: ## Remove caches and build products (keeps .venv and runs)
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(BIN)/python $(INTEGRATIONS:%=$(VENV)-%/bin/python):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo "refit-env needs Python >= 3.10; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "refit-env needs Python >= 3.11; '$(PYTHON)' is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(@:%/bin/python=%) || { rm -f $@; echo "No venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python

@@ -7,10 +7,6 @@ from pathlib import Path
 
 import pytest
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-if "REFIT_DATA_HOME" not in os.environ and SHARED_DATA.is_dir():
-    os.environ["REFIT_DATA_HOME"] = str(SHARED_DATA)
-
 
 @pytest.fixture
 def data_home() -> Path:

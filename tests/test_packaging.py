@@ -4,9 +4,11 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -21,13 +23,23 @@ OPTIONAL = {
 }
 
 
+def project() -> dict[str, Any]:
+    """The table ``project`` of pyproject.toml: what is installed may be older."""
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
 def declared(extra: str | None = None) -> dict[str, Requirement]:
-    requirements = [Requirement(line) for line in metadata.requires("refit-env") or []]
-    if extra is None:
-        chosen = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-    else:
-        chosen = [r for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
-    return {r.name: r for r in chosen}
+    """What the package requires, or what an extra adds to it; an extra within an extra is taken apart."""
+    lines = project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]
+    found: dict[str, Requirement] = {}
+    for requirement in map(Requirement, lines):
+        if requirement.name == project()["name"]:
+            for inner in requirement.extras:
+                found |= declared(inner)
+        else:
+            found[requirement.name] = requirement
+    return found
 
 
 def pinned(file: str = "constraints.txt") -> dict[str, str]:
@@ -60,9 +72,7 @@ def imports(path: Path) -> set[str]:
 
 def test_every_direct_dependency_is_pinned_inside_its_range() -> None:
     pins = pinned()
-    for requirement in (declared() | declared("dev") | declared("video")).values():
-        if requirement.name == "refit-env":
-            continue
+    for requirement in (declared() | declared("dev")).values():
         assert normal(requirement.name) in pins, f"{requirement.name} is not in constraints.txt"
         assert requirement.specifier.contains(pins[normal(requirement.name)]), requirement
     assert pins["torch"] == "2.13.0"
@@ -139,6 +149,15 @@ def test_arrows_between_the_packages_go_one_way() -> None:
             assert "stable_baselines3" not in imports(path), path
 
 
+def test_a_data_folder_beside_the_checkout_is_named_by_the_merge_check_alone() -> None:
+    """Tests read ``REFIT_DATA_HOME``: the same clone gives the same result wherever it lies."""
+    folder = "/".join(("shared", "data"))
+    files = sources("refit_env", "agents", "tests", "benchmarks", "examples", "docs")
+    files += [ROOT / "Makefile", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    assert [path for path in files if folder in path.read_text(encoding="utf-8")] == []
+    assert f"-d ../{folder}" in (ROOT / ".ci" / "run").read_text()
+
+
 def test_no_pickle_of_what_came_from_elsewhere() -> None:
     for path in sources("refit_env", "agents"):
         text = path.read_text(encoding="utf-8")
@@ -154,7 +173,19 @@ def test_the_console_script_is_installed() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     version = metadata.version("refit-env")
     assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
-    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
+    assert project()["version"] == version
+
+
+def test_the_lowest_python_is_the_same_everywhere() -> None:
+    lowest = project()["requires-python"].removeprefix(">=")
+    minor = lowest.split(".")[1]
+    listed = re.findall(r"Python :: (3\.\d+)", "\n".join(project()["classifiers"]))
+    assert min(listed, key=lambda v: int(v.split(".")[1])) == lowest
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    assert settings["ruff"]["target-version"] == f"py3{minor}"
+    assert f"sys.version_info < (3, {minor})" in (ROOT / "Makefile").read_text()
+    for file in ("README.md", "Makefile", ".ci/run"):
+        assert set(re.findall(r"Python >= ([\d.]+\d)", (ROOT / file).read_text())) == {lowest}, file
 
 
 def test_every_module_is_imported_where_vector_wrappers_take_no_type_arguments() -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import scipy.sparse as sp
 import torch
@@ -25,9 +25,6 @@ from torch import Tensor, nn
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.diffusion import Diffusion
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)

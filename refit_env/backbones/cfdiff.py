@@ -7,7 +7,7 @@ embedding, M = L + E tokens with the step's, W width of a token, T steps of trai
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,9 +20,6 @@ from refit_env.backbones.elbo import StepLoss
 from refit_env.backbones.graphs import Latest, Operator, count_edges
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)

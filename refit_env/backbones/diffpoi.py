@@ -6,7 +6,7 @@ Letters: B histories in a batch, L visits of each, D embedding size, I places, T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,6 @@ from refit_env.backbones.visits import (
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
 from refit_env.diffusion import Diffusion, vp_betas
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 PREDICTS = ("x0", "noise")
 """Names for ``DiffPoiConfig.predicts``."""

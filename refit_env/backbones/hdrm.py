@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from refit_env.backbones.lorentz import squared_distance, squared_distances
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 @dataclass(frozen=True)

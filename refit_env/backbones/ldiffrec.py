@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,6 @@ from refit_env.backbones.elbo import StepLoss
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.factors import item_factors
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 FACTORS = 64
 """Numbers of an item by which it is clustered, where there are as many."""

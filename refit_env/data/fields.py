@@ -6,7 +6,7 @@ Letters: N rows.
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -71,11 +71,11 @@ def seconds_of(text: str) -> float | None:
             month, day, clock, sign, hours, minutes, year = stamp.groups()
             zone = timedelta(hours=int(hours), minutes=int(minutes)) * (-1 if sign == "-" else 1)
             text = f"{year}-{_MONTHS.index(month) + 1:02d}-{day}T{clock}"
-            return (datetime.fromisoformat(text) - zone).replace(tzinfo=timezone.utc).timestamp()
+            return (datetime.fromisoformat(text) - zone).replace(tzinfo=UTC).timestamp()
         moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", text))
     except (ValueError, OverflowError):
         return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +162,7 @@ def test_lbsn_is_read_as_written(
         st.tuples(
             st.integers(1, 1083),
             st.sampled_from("abc"),
-            st.datetimes(datetime(2012, 4, 12), datetime(2013, 2, 16), timezones=st.just(timezone.utc)),
+            st.datetimes(datetime(2012, 4, 12), datetime(2013, 2, 16), timezones=st.just(UTC)),
         ),
         min_size=1,
     ),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 
 from refit_env.data.fields import fast_column, parse_field, seconds_of
 
-MOMENTS = st.datetimes(
-    min_value=datetime(1971, 1, 1), max_value=datetime(2037, 1, 1), timezones=st.just(timezone.utc)
-)
+MOMENTS = st.datetimes(min_value=datetime(1971, 1, 1), max_value=datetime(2037, 1, 1), timezones=st.just(UTC))
 FORMS = {
     "iso": lambda moment: moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{moment.microsecond // 1000:03d}Z",
     "micro": lambda moment: moment.strftime("%Y-%m-%d %H:%M:%S.%f"),

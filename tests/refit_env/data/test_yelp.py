@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def test_json_lines_are_read_as_written(
 
         lines = []
         for name, business, stars, seconds in log:
-            moment = datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+            moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
             lines.append(review(name, business, float(stars), moment))
         people = [user(n, f if as_list else ", ".join(f) or "None") for n, f in friends.items()]
         rows = read_rows(put(write, "".join(lines), "".join(people)), "yelp")
