@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,9 +23,11 @@ from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, sav
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw, writable_home
-from refit_env.data.prepare import prepare, prepare_known, prepare_named, save_locked
+from refit_env.data.prepare import prepare, prepare_known, prepare_named
 from refit_env.data.recipe import Recipe
-from refit_env.data.recipes import choose_recipe
+from refit_env.data.recipes import NamedRecipe, choose_recipe
+from refit_env.data.saving import check_free, check_name
+from refit_env.data.spelling import as_options
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin. (The other commands' helpers would import torch.)"""
@@ -95,11 +97,15 @@ class DataPrepare:
     """
 
     name: tyro.conf.Positional[str]
-    """Name of the data set."""
+    """Name of the data set; one of the catalogue takes only what its recipes make."""
     source: Path
     """The official file, or the folder that holds the format's files."""
+    as_name: Annotated[str | None, tyro.conf.arg(name="as", metavar="NAME")] = None
+    """Another name to store it under."""
     out: FolderOption = None
     """Canonical folder to write; ``<data home>/<name>`` if left out."""
+    overwrite: Flag = False
+    """Replace the data set that is there."""
     recipe: FormatOption = None
     """A paper's preprocessing by name, such as ``dreamrec-yoochoose``, ``recdiff`` or ``diff-poi``."""
     format: FormatOption = None
@@ -133,10 +139,10 @@ class DataPrepare:
 
     def run(self) -> int:
         """Prepare, write, and say what came out."""
-        folder = self.out if self.out is not None else writable_home() / self.name
-        dataset = self._prepared(folder)
+        with as_options():
+            folder, dataset = self._prepared()
         console = Console()
-        steps = Table("step", title=f"{self.name}: rows", min_width=32)
+        steps = Table("step", title=f"{dataset.name}: rows", min_width=32)
         steps.add_column("left", justify="right")
         for step, rows in dataset.meta["preparation"]["rows"].items():
             steps.add_row(step, f"{rows:,}")
@@ -144,24 +150,42 @@ class DataPrepare:
         console.print(f"{folder}: {_sizes(dataset)}", soft_wrap=True)
         return 0
 
-    def _prepared(self, folder: Path) -> Dataset:
-        """By a named recipe, or as the options say; written into ``folder``."""
+    def _prepared(self) -> tuple[Path, Dataset]:
+        """By a named recipe, or as the options say; and the folder that it was written into."""
+        stored = self.name if self.as_name is None else self.as_name
+        check_name(self.name)
+        check_name(stored)
         if self.recipe is not None and self.format is not None:
             raise ValueError(f"--recipe {self.recipe} brings its format; leave out --format {self.format}")
         named = None if self.format is not None else choose_recipe(self.name, self.source, self.recipe)
+        if stored in CATALOG and (named is None or stored != self.name):
+            raise ValueError(
+                f"{stored} is a known data set, and only its recipes make it (refit data list --recipes); "
+                "--as NAME stores yours under a name of its own"
+            )
+        folder = self.out if self.out is not None else writable_home() / stored
+        check_free(folder, self.overwrite)
         if named is None:
             meta = {"source": [self.source.name]}
-            return prepare(self.name, self.source, self._recipe(), folder, meta=meta)
+            return folder, prepare(
+                stored, self.source, self._recipe(), folder, overwrite=self.overwrite, meta=meta
+            )
         self._refuse_options(named.name)
+        return folder, self._by_recipe(named, stored, folder)
+
+    def _by_recipe(self, named: NamedRecipe, stored: str, folder: Path) -> Dataset:
+        """By a recipe of the catalogue's, of whichever data set."""
         if self.name in CATALOG:
-            return prepare_known(CATALOG[self.name], self.source, folder, named)
+            known = CATALOG[self.name]
+            return prepare_known(known, self.source, folder, named, name=stored, overwrite=self.overwrite)
         dataset = prepare_named(self.name, self.source, named, meta={"source": [self.source.name]})
-        save_locked(dataset, folder)
+        dataset = replace(dataset, name=stored)
+        save_dataset(dataset, folder, overwrite=self.overwrite)
         return dataset
 
     def _refuse_options(self, recipe: str) -> None:
         """An option that would go unheard is a mistake."""
-        free = ("name", "source", "out", "format", "recipe")
+        free = ("name", "source", "as_name", "out", "overwrite", "format", "recipe")
         told = [f.name for f in fields(self) if f.name not in free and getattr(self, f.name) != f.default]
         if told:
             options = ", ".join("--" + name.replace("_", "-") for name in told)
@@ -205,11 +229,15 @@ class DataSynthesize:
     """Number of items."""
     clusters: int = 8
     """Number of taste clusters."""
+    overwrite: Flag = False
+    """Replace the data set that is there."""
 
     def run(self) -> int:
         """Generate and write."""
-        dataset = synthesize(self.seed, self.users, self.items, self.clusters)
-        save_dataset(dataset, self.out)
+        with as_options():
+            check_free(self.out, self.overwrite)
+            dataset = synthesize(self.seed, self.users, self.items, self.clusters)
+            save_dataset(dataset, self.out, overwrite=self.overwrite)
         Console().print(f"{self.out}: {_sizes(dataset)}")
         return 0
 

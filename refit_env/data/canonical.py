@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, merge_duplicates
 from refit_env.data.tables import read_interactions, read_item_features, read_social, read_source_ids
 from refit_env.errors import DataError
-from refit_env.files import atomic_path, read_json, write_json
+from refit_env.files import read_json
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
 ITEMS = "items.parquet"
@@ -96,43 +95,6 @@ def check_dataset(data: Dataset, where: str) -> None:
         )
 
 
-def save_dataset(dataset: Dataset, folder: Path | str) -> Path:
-    """Write a data set in canonical form; each file is renamed into place, ``dataset.json`` last.
-
-    Returns:
-        The folder.
-    """
-    folder = Path(folder)
-    parts = [dataset.train, dataset.valid, dataset.test]
-    columns: dict[str, Any] = {
-        "user": np.concatenate([p.users for p in parts]).astype(np.int32),
-        "item": np.concatenate([p.items for p in parts]),
-        "split": np.concatenate([np.full(len(p), s, np.int8) for s, p in enumerate(parts)]),
-    }
-    for name in ("timestamps", "ratings"):
-        values = [getattr(p, name) for p in parts]
-        if all(v is not None for v in values):
-            columns[name[:-1]] = np.concatenate(values)
-    tables = {INTERACTIONS: pd.DataFrame(columns)}
-    if dataset.social is not None:
-        tables[SOCIAL] = pd.DataFrame(dataset.social, columns=["source", "target"])
-    if dataset.item_features is not None:
-        known = {"item": np.arange(dataset.num_items, dtype=np.int32), **dataset.item_features}
-        tables[ITEMS] = pd.DataFrame(known)
-    for file, ids in ((USER_IDS, dataset.user_ids), (ITEM_IDS, dataset.item_ids)):
-        if ids is not None:
-            tables[file] = pd.DataFrame({"id": ids})
-    for file in {SOCIAL, ITEMS, USER_IDS, ITEM_IDS} - tables.keys():
-        (folder / file).unlink(missing_ok=True)  # of what was saved here before
-    sums = {}
-    for file, table in tables.items():
-        with atomic_path(folder / file) as temporary:
-            table.to_parquet(temporary, index=False)
-            sums[file] = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    write_json(folder / INFO, _info(dataset, list(columns), sums))
-    return folder
-
-
 def verify_checksums(folder: Path, info: dict[str, Any]) -> None:
     """Compare the files with the checksums in ``dataset.json``; DataError names the file that differs."""
     for file, expected in info.get("sha256", {}).items():
@@ -144,25 +106,6 @@ def verify_checksums(folder: Path, info: dict[str, Any]) -> None:
             raise DataError(
                 f"{path}: sha256 is {found[:12]}..., {INFO} says {expected[:12]}...; truncated or changed?"
             )
-
-
-def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[str, Any]:
-    """What ``dataset.json`` holds."""
-    kept = {k: v for k, v in dataset.meta.items() if k not in ("sha256", "columns")}
-    return kept | {
-        "name": dataset.name,
-        "task": dataset.task,
-        "num_users": dataset.num_users,
-        "num_items": dataset.num_items,
-        "num_interactions": sum(len(dataset.split(s)) for s in SPLITS),
-        "num_train": len(dataset.train),
-        "num_valid": len(dataset.valid),
-        "num_test": len(dataset.test),
-        "time_ordered": dataset.time_ordered,
-        "columns": columns,
-        "social_edges": None if dataset.social is None else len(dataset.social),
-        "sha256": sums,
-    }
 
 
 def _read_info(folder: Path) -> dict[str, Any]:

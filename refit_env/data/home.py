@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
-
-import platformdirs
-from filelock import FileLock
 
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names, source
@@ -16,13 +14,14 @@ from refit_env.data.download import fetch, how_to_get
 from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError
+from refit_env.folders import cache_folder, lock_of, restore
 
 HOME_VARIABLE = "REFIT_DATA_HOME"
 
 
 def data_homes() -> list[Path]:
     """Folders that are searched, in order: ``$REFIT_DATA_HOME`` if set, then the platform's cache folder."""
-    cache = Path(platformdirs.user_cache_dir("refit-env"))
+    cache = cache_folder()
     chosen = os.environ.get(HOME_VARIABLE)
     return [Path(chosen), cache] if chosen else [cache]
 
@@ -32,7 +31,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 
     A name is sought as ``<home>/<name>`` in every data home. If it is not there but its official files
     are (``<home>/raw/<name>/``), it is prepared from them into the first home that can be written; else,
-    where the official host offers a download, it is fetched. A data set is read once per process.
+    where the official host offers a download, it is fetched. Both are said on standard error. Locks lie in
+    the cache folder, and a home that cannot be written to is only read. A data set is read once per process.
 
     Args:
         name_or_folder: a name of ``refit data list``, ``"synthetic"``, or a folder in canonical form.
@@ -53,6 +53,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         folder = _find(name)
     elif isinstance(name_or_folder, Path) or os.sep in name or Path(name).is_dir():
         folder = Path(name_or_folder)
+        restore(folder)
         if not is_canonical(folder):
             raise DataError(
                 f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
@@ -68,6 +69,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 def find_dataset(name: str) -> Path | None:
     """The canonical folder of a known data set, or None if no home holds it."""
     for home in data_homes():
+        restore(home / name)
         if is_canonical(home / name):
             return home / name
     return None
@@ -118,13 +120,23 @@ def _find(name: str) -> Path:
     if raw is None and entry.url is None:
         raise DataError(how_to_get(entry, data_homes()))
     home = writable_home()
-    with FileLock(str(home / f".{name}.lock")):
-        if is_canonical(home / name):  # another process was faster
-            return home / name
+    folder = home / name
+    with lock_of(folder, "prepare"):
+        if is_canonical(folder):  # another process was faster
+            return folder
         from refit_env.data.prepare import prepare_known
 
-        prepare_known(entry, raw if raw is not None else fetch(entry, home), home / name)
-    return home / name
+        if raw is None:
+            _say(f"fetching {entry.url} into {home / 'raw' / name}")
+            raw = fetch(entry, home)
+        _say(f"preparing {name} from {raw} into {folder}, once")
+        prepare_known(entry, raw, folder)
+    return folder
+
+
+def _say(message: str) -> None:
+    """Print what is written into the user's folders, for whoever only made an environment."""
+    print(f"refit-env: {message}", file=sys.stderr, flush=True)
 
 
 @lru_cache(maxsize=8)

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
-from refit_env.data.canonical import check_dataset, save_dataset
+from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, at_least, compact_rows, daily_sessions, k_core, merge_duplicates
@@ -22,6 +21,7 @@ from refit_env.data.named import ReadOptions
 from refit_env.data.readers import guess_format, read_rows
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
+from refit_env.data.saving import check_free, check_name, check_own_name, save_dataset
 from refit_env.data.splits import Parts, by_quantile, by_session, by_time, leave_one_out, random_per_user
 from refit_env.errors import DataError
 
@@ -32,23 +32,30 @@ def prepare(
     recipe: Recipe | None = None,
     out: Path | str | None = None,
     *,
+    overwrite: bool = False,
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read official files and make a data set of them.
 
     Args:
-        name: of the data set.
+        name: of the data set; with ``out``, none of the catalogue's, whose sets ``prepare_known`` makes.
         source: the file, or the folder with the files.
         recipe: how; the default guesses the format and splits at random.
         out: canonical folder to write, by one process at a time; None only returns the data set.
+        overwrite: whether a data set that ``out`` holds is replaced.
         meta: more for ``dataset.json``.
 
     Returns:
         The data set; ``meta["preparation"]`` holds the recipe and counts the rows after every step.
 
     Raises:
-        DataError: if a file or what is left of it breaks a rule; the message names file, row and rule.
+        DataError: if a file or what is left of it breaks a rule; the message names file, row and rule. Also
+            for a name or an ``out`` that cannot be taken, before anything is read.
     """
+    check_name(name)
+    if out is not None:
+        check_own_name(name)
+        check_free(out, overwrite)
     source, recipe = Path(source), recipe or Recipe()
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, steps = _filtered(source, recipe)
@@ -73,7 +80,7 @@ def prepare(
     )
     check_dataset(data, str(source))
     if out is not None:
-        save_locked(data, Path(out))
+        save_dataset(data, out, overwrite=overwrite)
     return data
 
 
@@ -109,7 +116,15 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
     return rows, steps
 
 
-def prepare_known(entry: Source, source: Path, out: Path, recipe: NamedRecipe | None = None) -> Dataset:
+def prepare_known(
+    entry: Source,
+    source: Path,
+    out: Path,
+    recipe: NamedRecipe | None = None,
+    *,
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Dataset:
     """Prepare a data set of the catalogue from its official files into ``out``.
 
     Args:
@@ -117,10 +132,15 @@ def prepare_known(entry: Source, source: Path, out: Path, recipe: NamedRecipe | 
         source: the file, or the folder with the files.
         out: canonical folder to write.
         recipe: one of the data set's; None takes the first whose files are there.
+        name: under which it is stored; None is the catalogue's.
+        overwrite: whether a data set that ``out`` holds is replaced.
 
     Raises:
-        DataError: if a rule is broken or the counts are not those of the catalogue.
+        DataError: if a rule is broken, the counts are not those of the catalogue, or ``out`` is taken.
     """
+    if name not in (None, entry.name):
+        check_own_name(name or "")
+    check_free(out, overwrite)
     recipe = recipe or choose_recipe(entry.name, source)
     if recipe is None:
         raise DataError(f"{entry.name} has no recipe; name the format of {source}")
@@ -129,7 +149,8 @@ def prepare_known(entry: Source, source: Path, out: Path, recipe: NamedRecipe | 
     )
     if entry.name in recipe.exact:
         check_counts(entry, data, source)
-    save_locked(data, out)
+    data = replace(data, name=name or entry.name)
+    save_dataset(data, out, overwrite=overwrite)
     return data
 
 
@@ -150,13 +171,6 @@ def check_counts(entry: Source, data: Dataset, source: Path) -> None:
         raise DataError(
             f"{source}: {entry.name} has {told}; these files give {here}. Truncated, or another version?"
         )
-
-
-def save_locked(data: Dataset, folder: Path) -> Path:
-    """Save in canonical form, one process at a time."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(folder.parent / f".{folder.name}.writing.lock")):
-        return save_dataset(data, folder)
 
 
 @dataclass(frozen=True)

@@ -116,16 +116,72 @@ def test_a_recipe_for_a_set_of_ones_own(checkins: Path, own_home: Path) -> None:
 
 
 def test_options_of_sessions_and_tasks(checkins: Path, own_home: Path) -> None:
-    words = ["data", "prepare", "tky", "--source", str(checkins), "--format", "tsmc2014", "--session", "day"]
-    assert main([*words, "--task", "sequential", "--split", "sessions", "--valid-share", "0.25"]) == 0
-    data = load_dataset(own_home / "tky")
+    words = ["data", "prepare", "tky", "--source", str(checkins), "--format", "tsmc2014", "--as", "mine"]
+    more = ["--session", "day", "--task", "sequential", "--split", "sessions", "--valid-share", "0.25"]
+    assert main([*words, *more]) == 0
+    data = load_dataset(own_home / "mine")
     assert data.task == "sequential" and [len(part) for part in (data.train, data.valid, data.test)] == [
         100,
         50,
         50,
     ]
-    assert main([*words[:-2], "--task", "poi", "--split", "quantile"]) == 0
-    assert load_dataset(own_home / "tky").task == "poi"
+    assert main([*words, "--overwrite", "--task", "poi", "--split", "quantile"]) == 0
+    assert load_dataset(own_home / "mine").task == "poi" and load_dataset(own_home / "mine").name == "mine"
+
+
+def fails(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command ends with 2 and one line that holds the message."""
+    capsys.readouterr()
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_a_known_name_takes_only_what_its_recipes_make(
+    ratings: Path, checkins: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["data", "prepare", "tky", "--source", str(checkins)]) == 0
+    before = (own_home / "tky" / "dataset.json").read_bytes()
+    own = ["--source", str(ratings), "--format", "csv", "--columns", "user=visitor", "item=article"]
+    for words in (
+        ["tky", *own],
+        ["tky", *own, "--overwrite"],
+        ["tky", *own, "--out", str(own_home / "other")],
+        ["shop", *own, "--as", "tky"],
+        ["tky", "--source", str(checkins), "--as", "nyc"],
+    ):
+        fails(["data", "prepare", *words], "--as NAME stores yours under a name of its own", capsys)
+    fails(["data", "prepare", "tky", "--source", str(checkins)], "tky: a data set is there already", capsys)
+    assert (own_home / "tky" / "dataset.json").read_bytes() == before
+    assert sorted(path.name for path in own_home.iterdir()) == ["tky"]
+    assert main(["data", "prepare", "tky", *own, "--as", "shop"]) == 0
+    assert main(["data", "prepare", "tky", "--source", str(checkins), "--as", "tky-again"]) == 0
+    assert load_dataset(own_home / "tky-again").name == "tky-again"
+
+
+def test_a_data_set_is_replaced_only_when_asked(
+    ratings: Path, own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["data", "prepare", "shop", "--source", str(ratings), "--columns", "user=visitor", "item=article"]
+    assert main(words) == 0
+    fails([*words, "--seed", "3"], "a data set is there already; --overwrite replaces it", capsys)
+    first = load_dataset(own_home / "shop").train.items.tolist()
+    assert main([*words, "--seed", "3", "--overwrite"]) == 0
+    assert load_dataset(own_home / "shop").train.items.tolist() != first
+    made = ["data", "synthesize", "--users", "30", "--items", "40", "--clusters", "4", "--out"]
+    fails([*made, str(own_home / "shop")], "--overwrite replaces it", capsys)
+    fails([*made, str(tmp_path)], "is no part of a data set", capsys)  # the folder with ratings.csv
+    assert ratings.is_file()
+
+
+@pytest.mark.parametrize("name", ["../x", "/tmp/x", "", ".x", "a/b", "raw", "synthetic", "x" * 101, "a\nb"])
+def test_names_that_lead_elsewhere_are_refused(
+    name: str, ratings: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--source", str(ratings), "--columns", "user=visitor", "item=article"]
+    fails(["data", "prepare", name, *words], "cannot name a data set", capsys)
+    fails(["data", "prepare", "shop", "--as", name, *words], "cannot name a data set", capsys)
+    assert not own_home.exists()
 
 
 def test_mistakes_about_recipes_are_one_line(checkins: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -153,7 +153,7 @@ def test_bad_social_edges(edges: list[list[float]], message: str, tmp_path: Path
 def test_saving_again_leaves_nothing_of_the_old_set(tiny: Dataset, tmp_path: Path) -> None:
     folder = save_dataset(tiny, tmp_path / "a")
     plain = load_canonical(put(tmp_path / "b", ROWS))
-    save_dataset(plain, folder)
+    save_dataset(plain, folder, overwrite=True)
     data = load_dataset(folder)
     assert data.social is None and data.train.timestamps is None and data.name == "tiny"
 
@@ -164,7 +164,7 @@ def test_a_folder_is_read_once_per_process_and_again_when_changed(
     folder = save_dataset(tiny, tmp_path / "a")
     first = load_dataset(folder)
     assert load_dataset(str(folder)) is first
-    save_dataset(load_canonical(put(tmp_path / "b", ROWS)), folder)
+    save_dataset(load_canonical(put(tmp_path / "b", ROWS)), folder, overwrite=True)
     assert load_dataset(folder) is not first
 
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit_env.data import load_dataset
-from refit_env.data.canonical import load_canonical, save_dataset
+from refit_env.data import load_canonical, load_dataset, save_dataset
 from refit_env.data.dataset import Dataset, Interactions
 
 

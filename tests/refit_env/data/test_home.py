@@ -63,21 +63,29 @@ def test_names_are_found_in_either_home(homes: tuple[Path, Path]) -> None:
     assert load_dataset("ml-1m").num_users == 25
 
 
-def test_raw_files_are_prepared_where_they_are(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+def test_raw_files_are_prepared_where_they_are_and_that_is_said(
+    homes: tuple[Path, Path], shop: Source, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     write("home/raw/shop/ratings.csv", CSV)
     data = load_dataset("shop")
+    said = f"refit-env: preparing shop from {homes[0] / 'raw' / 'shop'} into {homes[0] / 'shop'}, once\n"
+    assert capsys.readouterr().err == said
+    assert sorted(os.listdir(homes[0])) == ["raw", "shop"]  # no lock, no leftover
+    assert load_dataset("shop") is data and capsys.readouterr().err == ""
     assert (data.num_users, data.num_items) == (5, 100) and data.meta["licence"] == "CC0"
     assert list_datasets()["shop"] == homes[0] / "shop"
 
 
 def test_a_read_only_home_is_left_alone(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
     write("home/raw/shop/ratings.csv", CSV)
-    homes[0].chmod(0o555)
+    for path in (homes[0] / "raw" / "shop", homes[0] / "raw", homes[0]):
+        path.chmod(0o555)
     try:
         assert writable_home() == homes[1]
         load_dataset("shop")
     finally:
-        homes[0].chmod(0o755)
+        for path in (homes[0], homes[0] / "raw", homes[0] / "raw" / "shop"):
+            path.chmod(0o755)
     assert list_datasets()["shop"] == homes[1] / "shop" and os.listdir(homes[0]) == ["raw"]
 
 

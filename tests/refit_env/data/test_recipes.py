@@ -52,7 +52,8 @@ def rows_of(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
 def made(name: str, folder: Path, recipe: str | None = None) -> Dataset:
     """Prepare, load again, and see that the recipe is written down and nothing changed on the way."""
     out = folder.parent / "canonical"
-    data = prepare_known(CATALOG[name], folder, out, None if recipe is None else RECIPES[recipe])
+    named = None if recipe is None else RECIPES[recipe]
+    data = prepare_known(CATALOG[name], folder, out, named, overwrite=True)
     again = load_dataset(out)
     info = json.loads((out / "dataset.json").read_text())
     done = info["preparation"]

@@ -53,7 +53,7 @@ def test_rows_in_another_order_are_put_in_order_of_item(tmp_path: Path) -> None:
 def test_a_folder_without_the_table_has_no_features_and_saving_again_removes_it(tmp_path: Path) -> None:
     folder = save_dataset(located(lat=np.zeros(30)), tmp_path / "a")
     assert (folder / ITEMS).is_file()
-    save_dataset(SMALL, folder)
+    save_dataset(SMALL, folder, overwrite=True)
     assert not (folder / ITEMS).exists() and load_canonical(folder).item_features is None
 
 

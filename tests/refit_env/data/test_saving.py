@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from refit_env.data import Dataset, load_canonical, load_dataset, save_dataset, saving, synthesize
+from refit_env.data.prepare import prepare, prepare_known
+from refit_env.data.recipe import Recipe
+from refit_env.data.saving import FILES, check_name
+from refit_env.errors import DataError
+
+Write = Callable[[str, str | bytes], Path]
+OLD, NEW = synthesize(num_users=30, num_items=40), synthesize(num_users=40, num_items=50)
+
+
+def whole(folder: Path) -> int:
+    """How many users the set there has; its checksums hold."""
+    return load_canonical(folder).num_users
+
+
+def test_a_set_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    folder = save_dataset(OLD, tmp_path / "shop")
+    with pytest.raises(DataError, match=r"shop: a data set is there already; overwrite=True replaces it"):
+        save_dataset(NEW, folder)
+    assert whole(folder) == 30
+    assert whole(save_dataset(NEW, folder, overwrite=True)) == 40
+
+
+def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
+    folder = save_dataset(OLD, tmp_path / "shop")
+    (folder / "notes.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for path, message in ((folder, r"holds notes\.txt, which is no part"), (tmp_path / "file", "is a file")):
+        with pytest.raises(DataError, match=message):
+            save_dataset(NEW, path, overwrite=True)
+    assert whole(folder) == 30 and (folder / "notes.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    assert whole(save_dataset(NEW, tmp_path / "empty")) == 40
+
+
+def test_what_killed_writers_left_inside_is_no_obstacle(tmp_path: Path) -> None:
+    folder = save_dataset(OLD, tmp_path / "shop")
+    (folder / f".{FILES[0]}.x1y2.parquet").write_text("half")
+    save_dataset(NEW, folder, overwrite=True)
+    assert {path.name for path in folder.iterdir()} <= set(FILES)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_an_interrupt_while_writing_leaves_the_old_set(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_dataset(OLD, tmp_path / "shop")
+    done: list[Any] = []
+
+    def stops(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            done.append(function)
+            if len(done) > step:
+                raise KeyboardInterrupt
+            return function(*args, **options)
+
+        return run
+
+    social = Dataset("s", "social", NEW.train, NEW.valid, NEW.test, time_ordered=True, user_ids=USERS)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", stops(pd.DataFrame.to_parquet))
+    monkeypatch.setattr(saving, "write_json", stops(saving.write_json))
+    with pytest.raises(KeyboardInterrupt):
+        save_dataset(social, folder, overwrite=True)
+    assert len(done) == step + 1 and whole(folder) == 30
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+USERS = pd.RangeIndex(NEW.num_users).astype(str).to_numpy(dtype=object)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "x/y", "x\\y", ".hidden", "a\nb", "raw", "-x"])
+def test_names_are_names(name: str, write: Write) -> None:
+    with pytest.raises(DataError, match="cannot name a data set"):
+        check_name(name)
+    with pytest.raises(DataError, match="cannot name a data set"):
+        prepare(name, write("ratings.csv", "user,item\n"))
+
+
+def test_known_names_take_only_what_their_recipes_make(write: Write, tmp_path: Path) -> None:
+    text = "user,item\n" + "".join(f"{n % 5},{n}\n" for n in range(100))
+    path = write("ratings.csv", text)
+    with pytest.raises(DataError, match=r"'ml-1m' is a known data set, and only its recipes make it"):
+        prepare("ml-1m", path, Recipe(), tmp_path / "out")
+    with pytest.raises(DataError, match=r"'nyc' is a known data set"):
+        from refit_env.data.catalog import CATALOG
+
+        prepare_known(CATALOG["tky"], path, tmp_path / "out", name="nyc")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_taken_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    save_dataset(OLD, tmp_path / "shop")
+    with pytest.raises(DataError, match="a data set is there already"):
+        prepare("shop", tmp_path / "nowhere.csv", Recipe(), tmp_path / "shop")
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    save_dataset(OLD, tmp_path / "there")
+    (tmp_path / "here").symlink_to(tmp_path / "there")
+    save_dataset(NEW, tmp_path / "here", overwrite=True)
+    assert (tmp_path / "here").is_symlink() and load_dataset(tmp_path / "there").num_users == 40
