@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError, unknown_name
 
 EPSILON = 1e-3
 """Floor of a group's deviation; with less, rounding residue of equal counts is blown up."""
@@ -74,6 +74,22 @@ BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
     "group": group,
     "group_mean": group_mean,
 }
+OF_A_GROUP = ("leave_one_out", "group", "group_mean")
+"""The baselines that are made of a user's own episodes."""
+
+
+def check_baseline(name: str, samples_per_user: int) -> None:
+    """Refuse a baseline of a user's own episodes where there is one episode of each.
+
+    Raises:
+        SettingError: naming ``samples_per_user``.
+    """
+    if name in OF_A_GROUP and samples_per_user < 2:
+        raise SettingError(
+            "samples_per_user",
+            f"must be >= 2 for baseline {name!r}, found {samples_per_user}; "
+            "use baseline 'batch' for one episode a user",
+        )
 
 
 def advantage(name: str, reward: Tensor) -> Tensor:

@@ -4,43 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from msgspec import Meta
 
 from refit_env.errors import unknown_name
+from refit_env.settings import Bounded, Share
+
+Batch = Annotated[int, Meta(ge=1, le=10**9)]
+"""Rows that are taken at a time; a batch is cut to the rows that there are."""
+Passes = Annotated[int, Meta(ge=1, le=100_000)]
+"""How often a batch is used."""
+Rate = Annotated[float, Meta(ge=0, le=1000)]
+"""A step size."""
+Patience = Annotated[int, Meta(ge=0, le=10**7, description="0: never stop early")]
+"""Of early stopping."""
+Every = Annotated[int, Meta(ge=1, le=10**7)]
+"""Of what is done again and again."""
+Weight = Annotated[float, Meta(ge=0)]
+"""Of a term of a loss."""
+REDUCTIONS = ("mean", "sum")
+"""Names for the ``logprob_reduction`` of an algorithm."""
 
 
 @dataclass(frozen=True)
-class TrainerConfig:
-    """What all fine-tuning agents can be told."""
+class TrainerConfig(Bounded):
+    """The settings of every fine-tuning agent."""
 
-    iterations: int = 300
+    iterations: Annotated[int, Meta(ge=0, le=10**7)] = 300
     """Updates of the weights."""
-    users_per_batch: int = 128
+    users_per_batch: Batch = 128
     """Users in a batch."""
-    samples_per_user: int = 1
+    samples_per_user: Annotated[int, Meta(ge=1, le=100_000)] = 1
     """Episodes of each user in a batch."""
-    learning_rate: float = 5e-5
+    learning_rate: Rate = 5e-5
     """Adam's step size."""
     anneal_lr: bool = False
     """Whether step sizes fall linearly, to 0 after the last iteration: a pretrained model that was itself
     trained with falling ones is shaken out of where it lay by any that stay."""
-    max_grad_norm: float = 0.0
+    max_grad_norm: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Gradients longer than this are cut to it; 0 leaves them."""
-    exploration_std: float = 0.05
+    exploration_std: Annotated[float, Meta(ge=0)] = 0.05
     """Floor of the policy's standard deviation, in units of the scores."""
-    posterior_share: float = 1.0
+    posterior_share: Share = 1.0
     """How much of the chain's own standard deviation is left; less explores nearer to the noise-free
     chain."""
-    eval_every: int = 25
+    eval_every: Every = 25
     """Iterations between two looks at the validation set; the best is kept."""
-    patience: int = 0
+    patience: Patience = 0
     """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "ndcg@20"
     """The validation metric that chooses the weights."""
-    relevance_draws: int = 1
+    relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
     by heart."""
-    blends: int = 0
+    blends: Annotated[int, Meta(ge=0, le=1000)] = 0
     """How many points on the straight line from the pretrained to the last weights validation looks at in
     the end: what fine-tuning gains and what it forgets are not the same weights (WiSE-FT, arXiv 2109.01903;
     WARP, 2406.16768)."""

@@ -26,7 +26,6 @@ from torch import Tensor
 from agents.crossings import crossings, last_step, list_parts, sum_over_parts
 from agents.rollout import Rollout
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.errors import unknown_name
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 
@@ -35,14 +34,12 @@ CREDITS = ("episode", "coordinate")
 
 
 def check_credit(credit: str, policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
-    """Refuse a credit that is unknown, or that the reward or the chain cannot give.
+    """Refuse a credit that the reward or the chain cannot give.
 
     Raises:
-        ValueError: for an unknown name, or ``coordinate`` where u_0 are not the item scores.
+        ValueError: for ``coordinate`` where u_0 are not the item scores.
         TypeError: for ``coordinate`` where the reward is no list reward.
     """
-    if credit not in CREDITS:
-        raise unknown_name("credit", credit, CREDITS)
     if credit == "coordinate":
         list_parts(problem.reward_fn)
         if policy.backbone.dim != problem.num_items:

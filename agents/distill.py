@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
-from agents.config import TrainerConfig
+from agents.config import Rate, TrainerConfig
 from agents.linear_estimator import linear_parts
 from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -35,9 +36,9 @@ TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
 class DistillConfig(TrainerConfig):
     """Distillation of a reward's gains. The chain is noise-free: ``exploration_std`` changes nothing."""
 
-    temperature: float = 0.0
+    temperature: Annotated[float, Meta(ge=0, description="0: fitted")] = 0.0
     """What scores are divided by; 0 takes the power of two with which the pretrained model loses least."""
-    scores_learning_rate: float = 0.0
+    scores_learning_rate: Rate = 0.0
     """Adam's step size for what reads scores from u_0, the item embeddings; 0 leaves them as they are."""
 
 
@@ -60,11 +61,8 @@ class Distill(FineTuner):
         """Refuse a reward that does not say what an item is worth.
 
         Raises:
-            ValueError: if the temperature is below 0.
             TypeError: if the reward has a part without gains.
         """
-        if self.config.temperature < 0:
-            raise ValueError(f"temperature={self.config.temperature} must be above 0, or 0 to be fitted")
         linear_parts(self.env.problem.reward_fn, self._train_users[:1].to(self.device))
 
     def prepare(self) -> None:

@@ -28,21 +28,23 @@ Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user,
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional
 
-from agents.config import TrainerConfig
-from agents.credit import check_credit
+from agents.config import Passes, TrainerConfig
+from agents.credit import CREDITS, check_credit
 from agents.crossings import crossings, last_step, sum_over_parts
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
-from agents.window import check_window, trained_steps
-from refit_env.errors import unknown_name
+from agents.window import TrainSteps, trained_steps
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
+from refit_env.settings import OneOf
 
 PAIRS = ("all", "best_worst")
 """Names for ``DPOConfig.pairs``."""
@@ -52,20 +54,29 @@ PAIRS = ("all", "best_worst")
 class DPOConfig(TrainerConfig):
     """Direct preference optimisation. Defaults: measured best on validation, see docs/results.md."""
 
-    credit: str = "coordinate"
+    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
     """``episode``: pairs of a user's chains; ``coordinate``: each chain against its counterfactuals in one
     number of the last action (list rewards)."""
-    pairs: str = "all"
+    pairs: Annotated[str, OneOf(PAIRS)] = "all"
     """Of a user's chains (credit ``episode``): ``all`` pairs, or only ``best_worst``."""
-    beta: float = 0.1
+    beta: Annotated[float, Meta(gt=0)] = 0.1
     """Strength of the pull to the pretrained policy, per unit of log-ratio (credit ``episode``: averaged over
     D, so there it wants to be thousands of times larger)."""
     weigh_by_gap: bool = True
     """Weigh each pair by the difference of its rewards; False counts every pair alike, as published."""
-    epochs: int = 1
+    epochs: Passes = 1
     """Updates on a batch of pairs."""
-    train_steps: str = "all"
+    train_steps: TrainSteps = "all"
     """``all``; ``random:n`` or ``last:n``: the steps of the chain that pairs of chains train."""
+
+    def check_together(self) -> None:
+        """Refuse to compare a user's chains where there is one."""
+        if self.credit == "episode" and self.samples_per_user < 2:
+            raise SettingError(
+                "samples_per_user",
+                "must be >= 2 for credit 'episode', which compares a user's chains, "
+                f"found {self.samples_per_user}",
+            )
 
 
 class DPO(FineTuner):
@@ -83,13 +94,12 @@ class DPO(FineTuner):
     config: DPOConfig
 
     def check_settings(self) -> None:
-        """Refuse settings and rewards that make no pairs.
+        """Refuse rewards and policies that make no pairs.
 
         Raises:
-            ValueError: for a wrong setting; a deterministic policy.
+            ValueError: for a deterministic policy.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        _check(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
@@ -240,19 +250,3 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
 def _of_each(value: Tensor, rows: int) -> Tensor:
     """(N, D): a user's row (B, D) is repeated for each of the chains that share it."""
     return value.repeat_interleave(rows // value.shape[0], 0)
-
-
-def _check(config: DPOConfig) -> None:
-    """Refuse settings that have no meaning, before any work is done."""
-    if config.pairs not in PAIRS:
-        raise unknown_name("pairs", config.pairs, PAIRS)
-    if not config.beta > 0:
-        raise ValueError(f"beta={config.beta} must be above 0")
-    if config.epochs < 1:
-        raise ValueError(f"epochs={config.epochs} must be at least 1")
-    if config.credit == "episode" and config.samples_per_user < 2:
-        raise ValueError(
-            f"samples_per_user={config.samples_per_user}: credit 'episode' compares a user's chains, so it "
-            "needs at least 2"
-        )
-    check_window(config.train_steps)

@@ -23,43 +23,83 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
-from agents.config import TrainerConfig
-from agents.low_rank import OutputSubspace, output_subspace
+from agents.config import Batch, Rate, TrainerConfig
+from agents.low_rank import BASES, OutputSubspace, output_subspace
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import OneOf
+
+
+def centred_ranks(fitness: Tensor) -> Tensor:
+    """Ranks over all entries, scaled to -1/2 .. 1/2; equal fitnesses share theirs, so ties decide nothing.
+
+    Example:
+        >>> centred_ranks(torch.tensor([[3.0, 1.0, 1.0]])).tolist()
+        [[0.5, -0.25, -0.25]]
+    """
+    flat = fitness.flatten().contiguous()
+    ordered = flat.sort().values
+    below = torch.searchsorted(ordered, flat)  # how many are less
+    upto = torch.searchsorted(ordered, flat, right=True)  # how many are not more
+    rank = (below + upto - 1) / 2  # 0 .. n - 1
+    return (rank / max(flat.numel() - 1, 1) - 0.5).view_as(fitness)
+
+
+def centred(fitness: Tensor) -> Tensor:
+    """Fitnesses less their mean, over their deviation; zeros if they are all alike."""
+    away = fitness - fitness.mean()
+    return away / away.std().clamp(min=1e-8)
+
+
+SHAPES = {"ranks": centred_ranks, "centred": centred}
+"""By name, for ``ESConfig.shaping``."""
 
 
 @dataclass(frozen=True)
 class ESConfig(TrainerConfig):
     """Evolution strategies. Defaults: measured best on validation, see docs/results.md."""
 
-    users_per_batch: int = 256
+    users_per_batch: Batch = 256
     """Users in a batch."""
-    samples_per_user: int = 2
+    samples_per_user: Annotated[int, Meta(ge=2, le=100_000)] = 2
     """Members of the population, half of them the others' mirror images; each runs its users once."""
-    blocks: int = 0
+    blocks: Annotated[int, Meta(ge=0, le=10**9, description="0: one for each user")] = 0
     """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes a user one."""
-    rank: int = 8
+    rank: Annotated[int, Meta(ge=1, le=100_000)] = 8
     """r: theta has r * r + r numbers."""
-    sigma: float = 0.06
+    sigma: Annotated[float, Meta(gt=0)] = 0.06
     """Standard deviation of the perturbations: how far one moves the score of a listed item (rms)."""
-    basis: str = "factors"
+    basis: Annotated[str, OneOf(BASES)] = "factors"
     """Directions of the catalogue: ``factors`` of the train rows, of the ``relevant`` part of them, or
     singular vectors of the ``weights``."""
-    shaping: str = "ranks"
+    shaping: Annotated[str, OneOf(SHAPES)] = "ranks"
     """What a fitness counts: ``ranks`` in -1/2 .. 1/2, or ``centred``, less its mean over its deviation."""
     noisy: bool = False
     """Judge the chain with its noise (a member's users share it) instead of the noise-free one."""
-    learning_rate: float = 0.002
+    learning_rate: Rate = 0.002
     """Adam's step size, in the units of ``sigma``."""
+
+    def check_together(self) -> None:
+        """Refuse an odd population, and more blocks than users."""
+        if self.samples_per_user % 2:
+            raise SettingError(
+                "samples_per_user",
+                f"must be even, found {self.samples_per_user}: half of the population are the others' mirror "
+                "images",
+            )
+        if self.blocks > self.users_per_batch:
+            raise SettingError(
+                "blocks", f"must be <= {self.users_per_batch}, users_per_batch, found {self.blocks}"
+            )
 
 
 class EvolutionStrategy(FineTuner):
@@ -97,14 +137,6 @@ class EvolutionStrategy(FineTuner):
         self.optimizer = torch.optim.Adam(
             [self.matrix, self.shift], self.config.learning_rate, maximize=self.maximize, fused=True
         )
-
-    def check_settings(self) -> None:
-        """Refuse settings that make no population.
-
-        Raises:
-            ValueError: naming the setting.
-        """
-        _check(self.config)
 
     @torch.no_grad()
     def update(self, users: Tensor) -> dict[str, float]:
@@ -169,43 +201,3 @@ def block_means(reward: Tensor, block: Tensor, blocks: int) -> Tensor:
     """Mean rewards (E, G) of each block's members, from rewards (B, G) and the users' blocks (B,)."""
     total = reward.new_zeros(blocks, reward.shape[1]).index_add(0, block, reward)  # (E, G)
     return total / torch.bincount(block, minlength=blocks)[:, None]
-
-
-def centred_ranks(fitness: Tensor) -> Tensor:
-    """Ranks over all entries, scaled to -1/2 .. 1/2; equal fitnesses share theirs, so ties decide nothing.
-
-    Example:
-        >>> centred_ranks(torch.tensor([[3.0, 1.0, 1.0]])).tolist()
-        [[0.5, -0.25, -0.25]]
-    """
-    flat = fitness.flatten().contiguous()
-    ordered = flat.sort().values
-    below = torch.searchsorted(ordered, flat)  # how many are less
-    upto = torch.searchsorted(ordered, flat, right=True)  # how many are not more
-    rank = (below + upto - 1) / 2  # 0 .. n - 1
-    return (rank / max(flat.numel() - 1, 1) - 0.5).view_as(fitness)
-
-
-def centred(fitness: Tensor) -> Tensor:
-    """Fitnesses less their mean, over their deviation; zeros if they are all alike."""
-    away = fitness - fitness.mean()
-    return away / away.std().clamp(min=1e-8)
-
-
-SHAPES = {"ranks": centred_ranks, "centred": centred}
-"""By name, for ``ESConfig.shaping``."""
-
-
-def _check(config: ESConfig) -> None:
-    """Refuse settings that have no meaning, before any work is done."""
-    if config.shaping not in SHAPES:
-        raise unknown_name("shaping", config.shaping, SHAPES)
-    if config.samples_per_user < 2 or config.samples_per_user % 2:
-        raise ValueError(
-            f"samples_per_user={config.samples_per_user} must be even and at least 2: half of the population "
-            "are the others' mirror images"
-        )
-    if not 0 <= config.blocks <= config.users_per_batch:
-        raise ValueError(f"blocks={config.blocks} must lie in 0..{config.users_per_batch}, users_per_batch")
-    if not config.sigma > 0:
-        raise ValueError(f"sigma={config.sigma} must be above 0")

@@ -11,34 +11,36 @@ hardly differ.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from agents.config import TrainerConfig
+from msgspec import Meta
+
+from agents.advantages import OF_A_GROUP
+from agents.config import Batch, Passes, Rate, TrainerConfig
+from agents.credit import CREDITS
 from agents.surrogate import ClippedSurrogate, SurrogateConfig
-
-GROUP_BASELINES = ("group", "group_mean", "leave_one_out")
-"""The baselines that are relative to a user's own chains."""
+from refit_env.settings import OneOf
 
 
 @dataclass(frozen=True)
 class GRPOConfig(SurrogateConfig):
     """GRPO fine-tuning. Defaults: measured best on validation, see docs/results.md."""
 
-    credit: str = "episode"
+    credit: Annotated[str, OneOf(CREDITS)] = "episode"
     """``episode``, as published; ``coordinate`` gives the numbers of the last action credits of their own."""
-    baseline: str = "group"
+    baseline: Annotated[str, OneOf(OF_A_GROUP)] = "group"
     """``group`` (standardised), ``group_mean`` (Dr. GRPO) or ``leave_one_out``."""
-    users_per_batch: int = 64
+    users_per_batch: Batch = 64
     """Users in a batch."""
-    samples_per_user: int = 8
+    samples_per_user: Annotated[int, Meta(ge=2, le=100_000)] = 8
     """Chains in a group."""
-    clip_range: float = 1e-4
+    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 1e-4
     """c, on the ratio of mean log-probabilities."""
-    epochs: int = 1
+    epochs: Passes = 1
     """Passes over a batch."""
-    advantage_clip: float = 5.0
+    advantage_clip: Annotated[float, Meta(ge=0, description="0: no limit")] = 5.0
     """Advantages are cut to -this .. this; 0 leaves them."""
-    learning_rate: float = 2e-5
+    learning_rate: Rate = 2e-5
     """Adam's step size."""
 
 
@@ -48,16 +50,3 @@ class GRPO(ClippedSurrogate):
     name: ClassVar[str] = "grpo"
     config_class: ClassVar[type[TrainerConfig]] = GRPOConfig
     config: GRPOConfig
-
-    def check_settings(self) -> None:
-        """Refuse a baseline that knows no groups, too.
-
-        Raises:
-            ValueError: for a baseline that knows no groups, or another wrong setting.
-        """
-        super().check_settings()
-        if self.config.baseline not in GROUP_BASELINES:
-            raise ValueError(
-                f"baseline={self.config.baseline!r}: GRPO's is one of {', '.join(GROUP_BASELINES)}; "
-                "PPO takes the others"
-            )

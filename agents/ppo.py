@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agents.config import TrainerConfig, named_settings
+from agents.config import Rate, TrainerConfig, named_settings
 from agents.surrogate import ClippedSurrogate, SurrogateConfig
+from agents.window import TrainSteps
 
 
 @dataclass(frozen=True)
 class PPOConfig(SurrogateConfig):
     """PPO fine-tuning. Defaults: measured best on validation, see docs/results.md."""
 
-    learning_rate: float = 3e-5
+    learning_rate: Rate = 3e-5
     """Adam's step size."""
-    train_steps: str = "last:1"
+    train_steps: TrainSteps = "last:1"
     """``last:n`` or ``all`` (``random:n`` with credit ``episode``): the last step decides the list; running
     through the whole chain costs T times as much and was found to add little."""
 

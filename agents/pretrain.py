@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.pretrain_config import OBJECTIVES, TARGETS, PretrainConfig, published_training
+from agents.pretrain_config import PretrainConfig, published_training
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
 from refit_env.backbones import Backbone, Look, backbone_for, check_task
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
-from refit_env.errors import CheckpointError, unknown_name
+from refit_env.errors import CheckpointError
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.relevance import make_relevance
@@ -74,10 +74,6 @@ class Pretrainer:
             ValueError: for an unknown target or objective, or a backbone of another catalogue or task.
         """
         self.config = config if config is not None else PretrainConfig()
-        if self.config.target not in TARGETS:
-            raise unknown_name("pretraining target", self.config.target, TARGETS)
-        if self.config.objective not in OBJECTIVES:
-            raise unknown_name("pretraining objective", self.config.objective, OBJECTIVES)
         if backbone.num_items != dataset.num_items:
             raise ValueError(
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"

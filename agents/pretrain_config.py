@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from msgspec import Meta
+
+from agents.config import Batch, Every, Patience, Rate, Weight
+from refit_env.settings import Bounded, OneOf
 
 TARGETS = ("train", "recent", "holdout")
 """Names for ``PretrainConfig.target``."""
@@ -12,37 +18,37 @@ OBJECTIVES = ("elbo", "ranking")
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Bounded):
     """ELBO training. Defaults: DiffRec's for ML-1M, with validation often enough to catch its early best."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Rate = 1e-3
     """AdamW's step size."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """AdamW's."""
-    learning_rate_decay: float = 1.0
+    learning_rate_decay: Annotated[float, Meta(gt=0, le=10)] = 1.0
     """Factor of the step size after each epoch."""
-    users_per_batch: int = 400
+    users_per_batch: Batch = 400
     """Users in a batch; rows or interactions, where a backbone walks over those."""
-    epochs: int = 200
+    epochs: Annotated[int, Meta(ge=0, le=10**7)] = 200
     """Passes over the users, at most."""
-    eval_every: int = 2
+    eval_every: Every = 2
     """Epochs between two looks at the validation set."""
-    patience: int = 10
+    patience: Patience = 10
     """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "recall@20"
     """The validation metric that chooses the weights."""
-    objective: str = "elbo"
+    objective: Annotated[str, OneOf(OBJECTIVES)] = "elbo"
     """``elbo``: the backbone's published loss; ``ranking``: cross-entropy of the target among all items, for
     backbones that have one (DreamRec)."""
-    target: str = "train"
+    target: Annotated[str, OneOf(TARGETS)] = "train"
     """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
     relevance of that name leaves visible and predict the whole row, the same information that a reward of
     that relevance has. Sequential sets: ``train``, the next item of each train row."""
-    fraction: float = 0.2
+    fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """Share of the row that ``recent`` and ``holdout`` hide."""
-    eval_steps: int = 4
+    eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
     """Length of the respaced chain that validation runs (0: the whole chain)."""
-    max_seconds: float = 0.0
+    max_seconds: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Wall-clock limit of training, validation not counted; 0 is none."""
 
 

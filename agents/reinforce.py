@@ -8,43 +8,45 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from agents import advantages
-from agents.config import TrainerConfig, named_settings
+from agents.config import REDUCTIONS, Rate, TrainerConfig, Weight, named_settings
 from agents.crossings import list_parts
 from agents.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.linear_estimator import Reading, linear_parts, linear_pathwise
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
-from agents.window import check_window, trained_steps
-from refit_env.errors import unknown_name
+from agents.window import TrainSteps, trained_steps
+from refit_env.errors import SettingError
+from refit_env.settings import OneOf
 
 
 @dataclass(frozen=True)
 class ReinforceConfig(TrainerConfig):
     """REINFORCE fine-tuning. Defaults: measured best on validation, see docs/results.md."""
 
-    estimator: str = "pathwise"
+    estimator: Annotated[str, OneOf(ESTIMATORS)] = "pathwise"
     """``score`` (REINFORCE proper), ``rao_blackwell`` or ``pathwise``: see ``agents.estimators``."""
-    baseline: str = "batch"
+    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
     """What is taken off the reward: ``none``, ``batch``, ``leave_one_out`` or ``group``."""
-    logprob_reduction: str = "mean"
+    logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
     """``mean`` divides log-probabilities by D; ``sum`` is the density's."""
-    train_steps: str = "all"
+    train_steps: TrainSteps = "all"
     """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
-    kl_weight: float = 0.0
+    kl_weight: Weight = 0.0
     """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381)."""
-    pairs: int = 4
+    pairs: Annotated[int, Meta(ge=1, le=100_000)] = 4
     """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding and every rank counts
     (``log_rank``): see ``agents.swaps``."""
     draw_lists: bool = False
     """Draw them for rewards of a list, too: unbiased and noisy, where ``agents.list_swaps`` sums all pairs
     with nearly no bias."""
-    scores_learning_rate: float = 0.0
+    scores_learning_rate: Rate = 0.0
     """Adam's step size for what reads scores from u_0, the item embeddings (``pathwise`` alone can train
     them); 0 leaves them as they are."""
     share_first_step: bool = True
@@ -52,6 +54,16 @@ class ReinforceConfig(TrainerConfig):
     recompute: bool = False
     """Run each step's network again in the backward pass instead of keeping what it computed: the memory of
     one step instead of T, for up to a third more time, and the same gradients."""
+
+    def check_together(self) -> None:
+        """Refuse a window under ``pathwise``, and a baseline without the episodes that it needs."""
+        if self.estimator == "pathwise" and self.train_steps != "all":
+            raise SettingError(
+                "train_steps",
+                f"must be 'all' for estimator 'pathwise', which carries one gradient through all steps, "
+                f"found {self.train_steps!r}",
+            )
+        advantages.check_baseline(self.baseline, self.samples_per_user)
 
 
 PRESETS: dict[str, ReinforceConfig] = {
@@ -100,13 +112,12 @@ class Reinforce(FineTuner):
     config: ReinforceConfig
 
     def check_settings(self) -> None:
-        """Refuse settings and rewards that no estimator knows.
+        """Refuse rewards and policies that the estimator cannot use.
 
         Raises:
-            ValueError: for a wrong estimator, baseline, reduction or ``train_steps``; a deterministic policy.
+            ValueError: for a deterministic policy, or scores that are not to be trained.
             TypeError: if the estimator needs a list reward and the reward is none.
         """
-        _check(self.config)
         if self.config.estimator != "score":
             self._check_reward()
         if self.config.scores_learning_rate:
@@ -242,18 +253,3 @@ class Reinforce(FineTuner):
                 anchor = self.reference.mean(rollout.states[t], t, self.context_of(rollout, mean.shape[0]))
             out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
         return out
-
-
-def _check(config: ReinforceConfig) -> None:
-    """Refuse settings that no estimator knows, before any work is done."""
-    if config.estimator not in ESTIMATORS:
-        raise unknown_name("estimator", config.estimator, ESTIMATORS)
-    if config.baseline not in advantages.BASELINES:
-        raise unknown_name("baseline", config.baseline, advantages.BASELINES)
-    if config.logprob_reduction not in ("mean", "sum"):
-        raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
-    check_window(config.train_steps)
-    if config.estimator == "pathwise" and config.train_steps != "all":
-        raise ValueError(
-            "estimator 'pathwise' carries one gradient through all steps: train_steps must be 'all'"
-        )

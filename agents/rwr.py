@@ -24,17 +24,19 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from agents import advantages
-from agents.config import TrainerConfig
-from agents.credit import check_credit, coordinate_credit
+from agents.config import Passes, TrainerConfig
+from agents.credit import CREDITS, check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError
+from refit_env.settings import OneOf
 
 WEIGHTINGS = ("advantage", "exp_advantage", "exp_reward")
 """Names for ``RWRConfig.weighting``."""
@@ -47,19 +49,30 @@ STATES = ("history", "chain", "sample")
 class RWRConfig(TrainerConfig):
     """Weighted regression. Defaults: measured best on validation, see docs/results.md."""
 
-    weighting: str = "advantage"
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "advantage"
     """``advantage`` (may be negative), ``exp_advantage`` or ``exp_reward``."""
-    credit: str = "coordinate"
+    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
     """``episode``: one weight a chain; ``coordinate``: one for each number of u_0 (list rewards)."""
-    baseline: str = "batch"
+    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
     """What is taken off a chain's reward where its advantage is asked for: see ``agents.advantages``."""
-    temperature: float = 0.1
+    temperature: Annotated[float, Meta(gt=0)] = 0.1
     """What rewards and advantages are divided by in an exponential; small is greedy."""
-    states: str = "chain"
+    states: Annotated[str, OneOf(STATES)] = "chain"
     """What the regression starts from: ``history``, the starting vector noised to step k, as in training;
     ``chain``, the state that the chain visited there; ``sample``, u_0 itself noised (AWM as published)."""
-    regressions: int = 1
+    regressions: Passes = 1
     """Updates on a batch of chains, each at newly drawn steps."""
+
+    def check_together(self) -> None:
+        """Refuse weights that do not go with the credit, and a baseline without the episodes it needs."""
+        if self.weighting == "exp_reward" and self.credit == "coordinate":
+            raise SettingError(
+                "weighting",
+                "must be 'advantage' or 'exp_advantage' for credit 'coordinate', found 'exp_reward', "
+                "which weighs whole chains: use credit 'episode' for it",
+            )
+        if self.credit == "episode" and self.weighting != "exp_reward":
+            advantages.check_baseline(self.baseline, self.samples_per_user)
 
 
 class RewardWeighted(FineTuner):
@@ -77,13 +90,12 @@ class RewardWeighted(FineTuner):
     config: RWRConfig
 
     def check_settings(self) -> None:
-        """Refuse settings and rewards that give no weights.
+        """Refuse rewards and policies that give no weights.
 
         Raises:
-            ValueError: for a wrong setting; a policy that is deterministic at its last step.
+            ValueError: for a policy that is deterministic at its last step.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        _check(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
         if float(self.policy.std[-1]) <= 0:
             raise ValueError(
@@ -159,22 +171,3 @@ def effective_share(weight: Tensor) -> float:
     """Kish's effective sample size over the number of weights: 1 if all are alike, 1 / n if one is all."""
     total = weight.abs().sum().square()
     return float(total / (weight.square().sum() * weight.numel()).clamp(min=1e-30))
-
-
-def _check(config: RWRConfig) -> None:
-    """Refuse settings that have no meaning, before any work is done."""
-    if config.weighting not in WEIGHTINGS:
-        raise unknown_name("weighting", config.weighting, WEIGHTINGS)
-    if config.states not in STATES:
-        raise unknown_name("states", config.states, STATES)
-    if config.baseline not in advantages.BASELINES:
-        raise unknown_name("baseline", config.baseline, advantages.BASELINES)
-    if not config.temperature > 0:
-        raise ValueError(f"temperature={config.temperature} must be above 0")
-    if config.regressions < 1:
-        raise ValueError(f"regressions={config.regressions} must be at least 1")
-    if config.weighting == "exp_reward" and config.credit == "coordinate":
-        raise ValueError(
-            "weighting 'exp_reward' weighs whole chains: use credit 'episode', or 'exp_advantage' for a "
-            "weight of each number"
-        )

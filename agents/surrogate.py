@@ -25,46 +25,58 @@ Letters: B users in the batch, G episodes of each, N = B * G, n of them in a min
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from agents import advantages
-from agents.config import TrainerConfig
-from agents.credit import check_credit, coordinate_credit
+from agents.config import REDUCTIONS, Passes, TrainerConfig, Weight
+from agents.credit import CREDITS, check_credit, coordinate_credit
 from agents.rollout import Rollout, roll_out
 from agents.trainer import FineTuner
-from agents.window import check_window, trained_steps
-from refit_env.errors import unknown_name
+from agents.window import TrainSteps, trained_steps
+from refit_env.errors import SettingError
+from refit_env.settings import OneOf
 
 
 @dataclass(frozen=True)
 class SurrogateConfig(TrainerConfig):
     """Settings that the clipped surrogates share."""
 
-    credit: str = "coordinate"
+    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
     """``episode``: one advantage a chain; ``coordinate``: one for each number of the last action (list
     rewards)."""
-    baseline: str = "batch"
+    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
     """What is taken off a chain's reward: ``none``, ``batch``, ``leave_one_out``, ``group`` or
     ``group_mean``."""
-    clip_range: float = 0.2
+    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """c: ratios are cut to 1 - c .. 1 + c."""
-    epochs: int = 2
+    epochs: Passes = 2
     """Passes over a batch."""
-    minibatches: int = 2
+    minibatches: Annotated[int, Meta(ge=1, le=10**6)] = 2
     """Parts of a batch, by users; each makes an update in each pass."""
-    advantage_clip: float = 0.0
+    advantage_clip: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Chains' advantages are cut to -this .. this; 0 leaves them."""
-    logprob_reduction: str = "mean"
+    logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
     """``mean`` takes a chain's ratio from log-probabilities averaged over D, ``sum`` from the density's."""
-    train_steps: str = "all"
+    train_steps: TrainSteps = "all"
     """``all``; ``random:n`` or ``last:n``: the steps of the chain that an iteration trains."""
-    kl_weight: float = 0.0
+    kl_weight: Weight = 0.0
     """Weight of the closed-form KL to the pretrained policy at visited states."""
-    target_kl: float = 0.0
+    target_kl: Annotated[float, Meta(ge=0, description="0: never")] = 0.0
     """Mean KL to the batch's own policy (a number of the vector, a step) that ends the passes; 0 never."""
+
+    def check_together(self) -> None:
+        """Refuse random steps under credit ``coordinate``, and a baseline without the episodes it needs."""
+        if self.credit == "coordinate" and self.train_steps.startswith("random"):
+            raise SettingError(
+                "train_steps",
+                f"must be 'all' or 'last:n' for credit 'coordinate', which runs through the chain, "
+                f"found {self.train_steps!r}",
+            )
+        advantages.check_baseline(self.baseline, self.samples_per_user)
 
 
 @dataclass
@@ -86,16 +98,13 @@ class ClippedSurrogate(FineTuner):
     config: SurrogateConfig
 
     def check_settings(self) -> None:
-        """Refuse settings and rewards that make no surrogate.
+        """Refuse rewards and policies that make no surrogate.
 
         Raises:
-            ValueError: for a wrong setting; a deterministic policy.
+            ValueError: for a deterministic policy.
             TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
-        check_surrogate(self.config)
         check_credit(self.config.credit, self.policy, self.env.problem)
-        if self.config.credit == "coordinate" and self.config.train_steps.startswith("random"):
-            raise ValueError("credit 'coordinate' runs through the chain: train_steps 'all' or 'last:n'")
         if bool((self.policy.std <= 0).any()):
             raise ValueError(
                 "the policy's std is 0 at some step, so there is no probability ratio: raise exploration_std"
@@ -207,20 +216,3 @@ def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> tup
     matters = advantage != 0.0
     cut = ((ratio - held).abs() > 0) & matters
     return torch.minimum(ratio * advantage, held * advantage), cut.sum() / matters.sum().clamp(min=1)
-
-
-def check_surrogate(config: SurrogateConfig) -> None:
-    """Refuse settings that no surrogate knows, before any work is done.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    if config.baseline not in advantages.BASELINES:
-        raise unknown_name("baseline", config.baseline, advantages.BASELINES)
-    if config.logprob_reduction not in ("mean", "sum"):
-        raise ValueError(f"logprob_reduction={config.logprob_reduction!r} must be 'mean' or 'sum'")
-    if not 0.0 < config.clip_range < 1.0:
-        raise ValueError(f"clip_range={config.clip_range} must lie between 0 and 1")
-    if config.epochs < 1 or config.minibatches < 1:
-        raise ValueError(f"epochs={config.epochs}, minibatches={config.minibatches}: both at least 1")
-    check_window(config.train_steps)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.config import TrainerConfig
 from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 
 Config = TypeVar("Config", bound=TrainerConfig)
@@ -46,10 +47,14 @@ def make_training_envs(
     mode, batch = probe.problem.relevance.mode, min(config.users_per_batch, len(probe.problem.users))
     if mode == "validation":
         batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
+    if not batch:
+        users = len(probe.problem.users)
+        raise ValueError(f"{probe.problem.dataset.name!r} has too few users for relevance {mode!r}: {users}")
     draws = config.relevance_draws
-    if draws < 1 or (draws > 1 and mode != "holdout"):
-        raise ValueError(
-            f"relevance_draws={draws} with relevance {mode!r}: only 'holdout' can be drawn again"
+    if draws > 1 and mode != "holdout":
+        raise SettingError(
+            "relevance_draws",
+            f"must be 1 for relevance {mode!r}, found {draws}: only 'holdout' can be drawn again",
         )
     chosen = dict(kwargs.pop("relevance_kwargs", None) or {})
     first = chosen.pop("seed", 0)

@@ -14,6 +14,29 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read, or was made for another model, data set or version."""
 
 
+class SettingError(ValueError):
+    """A setting is out of its bounds; the message names it.
+
+    Attributes:
+        setting: the field's name.
+        fault: what is wrong with it, and what would be right.
+    """
+
+    def __init__(self, setting: str, fault: str) -> None:
+        """Keep both; they are the arguments, so that the error survives pickling."""
+        super().__init__(setting, fault)
+        self.setting, self.fault = setting, fault
+
+    def __str__(self) -> str:
+        """The name, then the fault.
+
+        Example:
+            >>> str(SettingError("epochs", "must be >= 1, found 0"))
+            'epochs must be >= 1, found 0'
+        """
+        return f"{self.setting} {self.fault}"
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is not in a registry.
 
@@ -29,10 +52,22 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
         >>> print(unknown_name("reward", "rac", ["racs", "ndcg"]))
         unknown reward 'rac'. Did you mean 'racs'? Known: ndcg, racs.
     """
+    known = list(known)
+    return ValueError(
+        f"unknown {kind} {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}."
+    )
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A question that names the known name nearest to ``name``, after a space; empty where none is near.
+
+    Example:
+        >>> did_you_mean("rac", ["racs", "ndcg"])
+        " Did you mean 'racs'?"
+    """
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
     if not close:  # the right letters in the wrong case are a near miss too
         folded = {n.casefold(): n for n in names}
         close = [folded[c] for c in get_close_matches(str(name).casefold(), list(folded), n=1)]
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}.")
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -231,9 +231,9 @@ def test_validation_rises_from_a_pretrained_model_on_the_synthetic_set() -> None
     [
         ({"credit": "coordinates"}, "Did you mean 'coordinate'"),
         ({"pairs": "best-worst"}, "Did you mean 'best_worst'"),
-        ({"beta": 0.0}, "beta=0.0 must be above 0"),
-        ({"epochs": 0}, "epochs=0 must be at least 1"),
-        ({"credit": "episode", "samples_per_user": 1}, "needs at least 2"),
+        ({"beta": 0.0}, r"beta must be > 0, found 0\.0"),
+        ({"epochs": 0}, "epochs must be >= 1"),
+        ({"credit": "episode", "samples_per_user": 1}, "samples_per_user must be >= 2"),
         ({"train_steps": "first:2"}, "must be 'all', 'random:n' or 'last:n'"),
     ],
 )

@@ -200,9 +200,9 @@ def test_validation_rises_from_a_pretrained_model_on_the_synthetic_set() -> None
     [
         ({"shaping": "rank"}, "Did you mean 'ranks'"),
         ({"basis": "weight"}, "Did you mean 'weights'"),
-        ({"samples_per_user": 3}, "must be even and at least 2"),
-        ({"blocks": 9}, r"must lie in 0\.\.8"),
-        ({"sigma": 0.0}, "sigma=0.0 must be above 0"),
+        ({"samples_per_user": 3}, "must be even, found 3"),
+        ({"blocks": 9}, "blocks must be <= 8, users_per_batch, found 9"),
+        ({"sigma": 0.0}, r"sigma must be > 0, found 0\.0"),
         ({"rank": 99}, r"rank=99 must lie in 1\.\.16"),
     ],
 )

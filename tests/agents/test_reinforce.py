@@ -328,9 +328,10 @@ def test_saved_state_is_one_plain_file(make_policy: Factory, small_data: Dataset
     [
         ({"estimator": "scor"}, "Did you mean 'score'"),
         ({"baseline": "groop"}, "Did you mean 'group'"),
+        ({"baseline": "leave_one_out", "samples_per_user": 1}, "samples_per_user must be >= 2 for baseline"),
         ({"train_steps": "first:2"}, "must be 'all', 'random:n' or 'last:n'"),
-        ({"train_steps": "last:1"}, "train_steps must be 'all'"),
-        ({"logprob_reduction": "max"}, "must be 'mean' or 'sum'"),
+        ({"train_steps": "last:1"}, "train_steps must be 'all' for estimator 'pathwise'"),
+        ({"logprob_reduction": "max"}, "must be one of mean, sum; found 'max'"),
     ],
 )
 def test_wrong_settings_are_refused_before_training(

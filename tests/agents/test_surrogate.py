@@ -218,10 +218,11 @@ def test_ddpos_preset() -> None:
     [
         ({"credit": "coordinat"}, "Did you mean 'coordinate'"),
         ({"baseline": "groop"}, "Did you mean 'group'"),
-        ({"logprob_reduction": "max"}, "must be 'mean' or 'sum'"),
-        ({"clip_range": 0.0}, "clip_range=0.0 must lie between 0 and 1"),
-        ({"epochs": 0}, "both at least 1"),
-        ({"train_steps": "random:1"}, "train_steps 'all' or 'last:n'"),
+        ({"logprob_reduction": "max"}, "must be one of mean, sum; found 'max'"),
+        ({"clip_range": 0.0}, r"clip_range must be > 0 and < 1, found 0\.0"),
+        ({"epochs": 0}, "epochs must be >= 1 .*found 0"),
+        ({"baseline": "group", "samples_per_user": 1}, "samples_per_user must be >= 2 for baseline 'group'"),
+        ({"train_steps": "random:1"}, "train_steps must be 'all' or 'last:n' for credit 'coordinate'"),
         ({"train_steps": "first:1"}, "must be 'all', 'random:n' or 'last:n'"),
     ],
 )
@@ -235,7 +236,9 @@ def test_wrong_settings_are_refused_before_training(
 def test_misfits_are_refused_before_training(make_policy: Factory, small_data: Dataset) -> None:
     with pytest.raises(TypeError, match="credit 'episode'"):
         make(PPO, make_policy(), small_data, SMALL, reward="r_cos")
-    with pytest.raises(ValueError, match="GRPO's is one of group, group_mean, leave_one_out"):
+    with pytest.raises(
+        ValueError, match="baseline must be one of leave_one_out, group, group_mean; found 'batch'"
+    ):
         make(GRPO, make_policy(), small_data, GRPOConfig(baseline="batch"))
 
 

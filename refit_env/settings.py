@@ -1,0 +1,161 @@
+"""Settings classes state the bounds of their fields, and refuse what lies outside when they are made.
+
+Bounds stand in the field's type, once, for Python, the command line and files alike::
+
+    @dataclass(frozen=True)
+    class Training(Bounded):
+        epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+        max_seconds: Annotated[float, Meta(ge=0, le=1e9, description="0: no limit")] = 0.0
+        target: Annotated[str, OneOf(("train", "recent"))] = "train"
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from msgspec import Meta
+
+from refit_env.errors import SettingError, did_you_mean
+
+LARGEST_SEED = 2**32 - 1
+"""What NumPy, Gymnasium and torch all take."""
+Seed = Annotated[int, Meta(ge=0, le=LARGEST_SEED)]
+"""Of random numbers."""
+Share = Annotated[float, Meta(ge=0, le=1)]
+"""A part of a whole."""
+PartialShare = Annotated[float, Meta(ge=0, lt=1)]
+"""A part of a whole that leaves something."""
+
+_CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
+
+
+class OneOf:
+    """The names that a text setting can have: metadata of its type, beside which ``Meta`` bounds numbers."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        """Keep the names."""
+        self.names = tuple(names)
+
+    def fault(self, value: str) -> str | None:
+        """What is wrong with a name; None if it is known."""
+        if value in self.names:
+            return None
+        return f"must be one of {', '.join(self.names)}; found {value!r}.{did_you_mean(value, self.names)}"
+
+
+class Form:
+    """The form that a text setting must have: metadata of its type."""
+
+    def __init__(self, fault: Callable[[str], str | None]) -> None:
+        """Keep the check: a function that says what is wrong with a text, or None."""
+        self.fault = fault
+
+
+class Bounded:
+    """Base of settings dataclasses: what lies outside the stated bounds is refused when one is made."""
+
+    def __post_init__(self) -> None:
+        """Check, unless ``unchecked`` puts it off."""
+        if _CHECKED.get():
+            self.check()
+
+    def check(self) -> None:
+        """Refuse wrong values.
+
+        Raises:
+            SettingError: naming the first field that is out of its bounds, what was found and what would be
+                right.
+        """
+        kind: Any = type(self)
+        for name, hint in field_types(kind).items():
+            fault = _fault(hint, getattr(self, name))
+            if fault is not None:
+                raise SettingError(name, fault)
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Refuse values that are wrong beside each other; subclasses add their own.
+
+        Raises:
+            SettingError: naming the field to change.
+        """
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Within, settings are made unchecked: for a parser, after which the caller calls ``check``."""
+    token = _CHECKED.set(False)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(token)
+
+
+@cache
+def field_types(cls: Any) -> dict[str, Any]:
+    """The types of a settings class, by field, with their bounds."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {f.name: hints[f.name] for f in fields(cls)}
+
+
+def _fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None:
+    """What is wrong with a value of a field of a type; None if nothing is."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _fault(parts[0], value, notes + tuple(hint.__metadata__))
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in parts:
+            return None
+        faults = [_fault(part, value, notes) for part in parts if part is not type(None)]
+        return None if None in faults else faults[0]
+    if origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
+        if not isinstance(value, tuple | list):
+            return f"must be a list, found {value!r}"
+        return next((f for f in (_fault(parts[0], one, notes) for one in value) if f is not None), None)
+    if origin is Literal:
+        return OneOf(parts).fault(value)
+    if hint is bool:
+        return None if isinstance(value, bool) else f"must be true or false, found {value!r}"
+    if hint in (int, float):
+        return _number_fault(value, hint is int, notes)
+    if hint is str:
+        if not isinstance(value, str):
+            return f"must be a text, found {value!r}"
+        return next((f for n in notes if isinstance(n, OneOf | Form) and (f := n.fault(value))), None)
+    return None
+
+
+def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:
+    """What is wrong with a number."""
+    stated = [note for note in notes if isinstance(note, Meta)]
+    bounds = [bound for meta in stated for bound in _limits(meta)]
+    kind: Any = Integral if whole else Real
+    right = not isinstance(value, bool) and isinstance(value, kind) and math.isfinite(value)
+    if right and all(_HOLDS[sign](value, limit) for sign, limit in bounds):
+        return None
+    word = "" if right else "a whole number " if whole else "a number "
+    said = " and ".join(f"{sign} {limit}" for sign, limit in bounds)
+    means = "".join(f" ({meta.description})" for meta in stated if meta.description)
+    return f"must be {word}{said}".rstrip() + f"{means}, found {value!r}"
+
+
+_HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
+    ">=": lambda value, limit: value >= limit,
+    ">": lambda value, limit: value > limit,
+    "<=": lambda value, limit: value <= limit,
+    "<": lambda value, limit: value < limit,
+}
+
+
+def _limits(meta: Meta) -> list[tuple[str, Any]]:
+    """The bounds that a ``Meta`` states."""
+    stated = ((">=", meta.ge), (">", meta.gt), ("<=", meta.le), ("<", meta.lt))
+    return [(sign, limit) for sign, limit in stated if limit is not None]
