@@ -84,6 +84,7 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
 def _build(settings: dict[str, Any]) -> DiffusionPolicy:
     """The policy without its weights; its own random numbers are the caller's global ones."""
     backbone = make_backbone(settings["backbone"], settings["num_items"], settings.get("backbone_config"))
+    backbone.freeze_scores()
     chain = {name: settings[name] for name in CHAIN if settings.get(name) is not None}
     policy = DiffusionPolicy(backbone, **chain)
     if bool((policy.std <= 0).any()):

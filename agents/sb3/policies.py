@@ -1,28 +1,29 @@
 """A diffusion recommender as the actor of Stable-Baselines3's on-policy algorithms: PPO, A2C, TRPO.
 
-Letters: B rows in a batch, D size of the diffused vector, T steps.
+Letters: B rows in a batch, C size of a context, D size of the diffused vector, H size of an encoded context,
+T steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.sb3.actor import make_actor
 from agents.sb3.critic import ChainValue
 from agents.sb3.distribution import FixedStdGaussian
 from agents.sb3.optimizer import SCALE, scale_groups
+from agents.sb3.spaces import Observations, check_context, check_spaces, read_state
+from refit_env.backbones import Condition
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy, Reduction
-
-Observations = Tensor | dict[str, Tensor]
-"""(B, 1 + D), t before u, or a mapping of ``t`` (B, 1) and ``u`` (B, D)."""
 
 
 class DiffusionActorCriticPolicy(ActorCriticPolicy):
@@ -33,7 +34,9 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
     entropy is constant and ``ent_coef`` without effect. Dropout stays off, in training too: log-probabilities
     must be those of the network that acted. The critic is ``agents.sb3.critic.ChainValue``.
 
-    Observations are the environments' ``Dict(t, u)``, or those after ``FlattenObservation``.
+    Observations are the environments' ``Dict(t, u)``, with ``history`` where the backbone is conditioned on
+    more than u, or those after ``FlattenObservation``. Weights by which the environment scores u_0 or makes
+    contexts stay as pretrained (``Backbone.freeze_scores``).
 
     A saved file holds the weights once and needs no run folder to be loaded: see ``agents.sb3.actor``.
 
@@ -70,7 +73,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         """Build actor and critic; what does not fit each other or the spaces is refused here.
 
         Args:
-            observation_space: ``Dict(t, u)``, or it flattened.
+            observation_space: ``Dict(t, u)`` or ``Dict(history, t, u)``, or it flattened.
             action_space: ``Box`` of the next vector, with the bounds of u.
             lr_schedule: the actor's learning rate by remaining progress.
             actor: ``{"run": FOLDER}``, see ``agents.sb3.actor.make_actor``; completed in place.
@@ -98,6 +101,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self.value_width, self.value_activation = value_width, value_activation
         self.value_learning_rate = value_learning_rate
         self._weights_missing: str | None = None
+        self._frozen: frozenset[str] = frozenset()
         super().__init__(
             observation_space,
             action_space,
@@ -112,10 +116,16 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self.actor, self._weights_missing = make_actor(self.actor_settings)
         self.actor.eval()
         check_spaces(self.observation_space, self.action_space, self.actor)
+        if self._weights_missing is None:  # else they follow
+            check_context(self.observation_space, self.actor)
         dim, steps = self.actor.backbone.dim, self.actor.num_steps
-        self.value_net = ChainValue(dim, steps, self.value_width, self.value_activation)
+        self.value_net = ChainValue(
+            dim, steps, self.value_width, self.value_activation, context=self.actor.backbone.condition_size
+        )
         self.action_dist = FixedStdGaussian(dim, self.logprob_reduction)
-        trained = [p for p in self.actor.parameters() if p.requires_grad]
+        own = dict(self.actor.named_parameters())
+        self._frozen = frozenset(f"actor.{name}" for name, p in own.items() if not p.requires_grad)
+        trained = [p for p in own.values() if p.requires_grad]
         rate = lr_schedule(1.0)
         scale = self.value_learning_rate / rate if rate > 0 else 1.0  # a policy loaded by itself has no rate
         groups = [
@@ -130,25 +140,30 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
 
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Actions (B, D), values (B, 1) and log-probabilities (B,) in the states observed."""
-        u, t = self.state(obs)
-        distribution = self._distribution(u, t)
+        u, t, condition = self.state(obs)
+        distribution = self._distribution(u, t, condition)
         actions = distribution.get_actions(deterministic=deterministic)  # (B, D)
-        return actions, self.value_net(u, t), distribution.log_prob(actions)
+        return actions, self._values(u, t, condition), distribution.log_prob(actions)
 
     def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Values (B, 1), log-probabilities (B,) of ``actions`` (B, D), and entropies (B,)."""
-        u, t = self.state(obs)
-        distribution = self._distribution(u, t)
-        return self.value_net(u, t), distribution.log_prob(actions), distribution.entropy()
+        u, t, condition = self.state(obs)
+        distribution = self._distribution(u, t, condition)
+        return self._values(u, t, condition), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: Observations) -> FixedStdGaussian:
-        """The distribution of the next vectors."""
-        return self._distribution(*self.state(obs))
+        """The distribution of the next vectors.
+
+        With gradients on it can be differentiated twice, as TRPO does; torch's fused attention cannot.
+        """
+        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
+            return self._distribution(*self.state(obs))
 
     def predict_values(self, obs: Observations) -> Tensor:
         """Values (B, 1) of the states observed."""
-        values: Tensor = self.value_net(*self.state(obs))  # (B, 1)
-        return values
+        with torch.no_grad():  # the critic trains no encoder
+            u, t, condition = self.state(obs)
+        return self._values(u, t, condition)
 
     def train(self, mode: bool = True) -> DiffusionActorCriticPolicy:
         """Switch the critic; the actor's dropout stays off, or PPO's ratios would not begin at one."""
@@ -158,14 +173,32 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
 
     # ------------------------------------------------------------------ states and distributions
 
-    def state(self, obs: Observations) -> tuple[Tensor, Tensor]:
-        """The vectors u (B, D) and steps t (B,) int64 that the observations tell."""
-        if isinstance(obs, dict):
-            return obs["u"], obs["t"].squeeze(-1).round().long()
-        return obs[:, 1:], obs[:, 0].round().long()
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters but those that stay as pretrained, named so that TRPO finds the actor's among them.
 
-    def _distribution(self, u: Tensor, t: Tensor) -> FixedStdGaussian:
-        """N(mean(u, t), std_t^2 I) for u (B, D) and t (B,)."""
+        TRPO takes each one with "value" in its name for the critic's, and differentiates by all others. But
+        attention has a projection of that name, and frozen weights have no derivative.
+        """
+        dot = f"{prefix}." if prefix else ""
+        for name, parameter in super().named_parameters("", recurse, remove_duplicate):
+            if name not in self._frozen:
+                critic = name.startswith("value_net.")
+                yield dot + (name if critic else name.replace("value", "content")), parameter
+
+    def state(self, obs: Observations) -> tuple[Tensor, Tensor, Condition | None]:
+        """The vectors u (B, D), steps t (B,) int64 and encoded contexts (B, H) or None of observations."""
+        u, t, context = read_state(obs, self.actor.backbone.context_size)
+        return u, t, self.actor.encode(context)
+
+    def _values(self, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        """(B, 1) by the critic, whose gradient does not reach the actor's encoder."""
+        values: Tensor = self.value_net(u, t, None if condition is None else condition.value.detach())
+        return values
+
+    def _distribution(self, u: Tensor, t: Tensor, condition: Condition | None) -> FixedStdGaussian:
+        """N(mean(u, t), std_t^2 I) for u (B, D), t (B,) and encoded contexts (B, H) or None."""
         if self._weights_missing is not None:
             raise CheckpointError(
                 f"this policy has no weights: {self._weights_missing}, and none were loaded since. "
@@ -180,7 +213,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         # A chain's rows share their step in a rollout, never in a minibatch: one number is the faster way,
         # and that of DiffusionPolicy.denoise, to the bit.
         step = first if first == last else t
-        mean = self.actor.mean(u, step)  # (B, D)
+        mean = self.actor.mean(u, step, condition)  # (B, D)
         distribution: FixedStdGaussian = self.action_dist  # type: ignore[assignment]
         return distribution.proba_distribution(mean, self.actor.step_std(step))
 
@@ -206,47 +239,3 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
             "optimizer_class": self.optimizer_class,
             "optimizer_kwargs": self.optimizer_kwargs,
         }
-
-
-def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], actor: DiffusionPolicy) -> None:
-    """Refuse spaces that are not those of the actor's chain.
-
-    Raises:
-        ValueError: naming the item count, T or action space that differs, and what to use there.
-    """
-    dim, steps = actor.backbone.dim, actor.num_steps
-    if not isinstance(action, spaces.Box) or len(action.shape) != 1:
-        raise ValueError(f"action space {action} is not that of a denoising chain: Box of the next vector")
-    if isinstance(observation, spaces.Dict) and set(observation) == {"t", "u"}:
-        t, u = observation["t"], observation["u"]
-    elif isinstance(observation, spaces.Box) and len(observation.shape) == 1 and observation.shape[0] > 1:
-        low, high = observation.low, observation.high
-        t, u = spaces.Box(low[:1], high[:1]), spaces.Box(low[1:], high[1:])
-    else:
-        raise ValueError(
-            f"observation space {observation} is not Dict(t, u) or that flattened: the actor must see the "
-            "whole vector. Behind TopKObservation or FactorObservation use SB3's own policies"
-        )
-    assert isinstance(t, spaces.Box) and isinstance(u, spaces.Box)
-    if u.shape != (dim,) and action.shape == u.shape:
-        raise ValueError(
-            f"the environment has vectors of {u.shape[0]} numbers, the actor was made for {dim} items: "
-            "another data set's run"
-        )
-    if action.shape != u.shape or not np.array_equal(action.high, u.high):
-        raise ValueError(
-            f"the action space {_short(action)} is not that of the vector {_short(u)}: behind ResidualAction "
-            "and LowRankAction an action is no next vector. Use SB3's own policies there (SAC, TD3, TQC)"
-        )
-    if u.shape != (dim,):
-        raise ValueError(f"observed vectors have {u.shape[0]} numbers, the actor's {dim}")
-    if float(t.high[0]) != steps:
-        raise ValueError(
-            f"the environment's T is {t.high[0]:g}, the actor's {steps}: make the environment with "
-            f"num_steps={steps}, or the actor with policy_kwargs={{'actor': {{'num_steps': {t.high[0]:g}}}}}"
-        )
-
-
-def _short(space: spaces.Box) -> str:
-    """A box without its thousands of bounds."""
-    return f"Box({space.low.min():g}, {space.high.max():g}, {space.shape})"

@@ -172,6 +172,16 @@ class Backbone(nn.Module, ABC):
         """Lowest and highest value and size C of a context; None if there is none."""
         return (0.0, 1.0, self.num_items) if self.shows_rows else None
 
+    @property
+    def context_size(self) -> int:
+        """C, which takes no trained weights to know; 0 where u is all that the network sees."""
+        return self.num_items if self.shows_rows else 0
+
+    @property
+    def condition_size(self) -> int:
+        """H, the size of an encoded context; here that of a context itself."""
+        return self.context_size
+
     def encode(self, context: Tensor) -> Condition:
         """The context (B, C) as the network sees it (B, H)."""
         return Condition(context)

@@ -177,6 +177,11 @@ class CFDiff(Backbone):
         third = to_users.T(like).T * (1 - owned)  # (B, I)
         return [second, third / third.amax(1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)]
 
+    @property
+    def condition_size(self) -> int:
+        """L for each hop beyond the first."""
+        return self.config.tokens * (self.config.hops - 1)
+
     def encode(self, context: Tensor) -> Condition:
         """The compressed hops (B, L) or (B, 2 L) of visible rows (B, I)."""
         return Condition(torch.cat([self.compress(hop) for hop in self.hops(context)], 1))

@@ -166,6 +166,11 @@ class DiffPoi(Backbone):
         """The sequence encoding (B, D)."""
         return self.encode_visits(shown)
 
+    @property
+    def context_size(self) -> int:
+        """D, the size of a sequence encoding."""
+        return self.dim
+
     def context_box(self) -> tuple[float, float, int] | None:
         """What a mean of layer-normalised vectors can hold."""
         bound = norm_bound(self.visits.last)

@@ -133,6 +133,16 @@ class DreamRec(Backbone):
         """Item ids, and I where there is none."""
         return 0.0, float(self.num_items), self.config.history
 
+    @property
+    def context_size(self) -> int:
+        """L, the length of a history."""
+        return self.config.history
+
+    @property
+    def condition_size(self) -> int:
+        """D, the size of a history's state."""
+        return self.dim
+
     def encode(self, context: Tensor) -> Condition:
         """Read histories (B, L) of item ids into states (B, D); an empty one is ``nothing``."""
         history = context.long()  # (B, L)

@@ -180,6 +180,11 @@ class HDRM(Backbone):
         told = self.item_side()[1] / self._item_degrees().sqrt()[:, None]  # (I, D)
         return (row @ told) / row.sum(1, keepdim=True).clamp(min=1).sqrt()
 
+    @property
+    def context_size(self) -> int:
+        """D, the size of a user's vector."""
+        return self.dim
+
     @torch.no_grad()
     def context_box(self) -> tuple[float, float, int] | None:
         """As long as the longest row would be if all its items told the largest number."""

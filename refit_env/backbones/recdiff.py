@@ -261,6 +261,11 @@ class RecDiff(Backbone):
         """ui_u (B, D), from what is visible."""
         return shown[:, : self.dim]
 
+    @property
+    def context_size(self) -> int:
+        """D, the size of a user's vector."""
+        return self.dim
+
     def context_box(self) -> tuple[float, float, int] | None:
         """An embedding and L vectors of length at most 1 on top."""
         limit = float(self.users.detach().abs().max()) + self.config.layers

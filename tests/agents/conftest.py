@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from refit_env.backbones import make_backbone
+from refit_env.backbones import backbone_names, make_backbone
 from refit_env.data import (
     Dataset,
     synthesize,
@@ -34,6 +34,23 @@ def task_data() -> dict[str, Dataset]:
         "social": synthesize_social(num_users=40, num_items=30, meets=10),
         "poi": synthesize_checkins(num_users=15, num_items=24, checkins=20),
     }
+
+
+@pytest.fixture(scope="session")
+def small_configs() -> dict[str, dict[str, Any]]:
+    """Backbone -> changes to its configuration that make it small; every registered one is there."""
+    configs: dict[str, dict[str, Any]] = {
+        "diffrec": {"hidden": (16,), "num_steps": 5},
+        "t-diffrec": {"hidden": (16,), "num_steps": 5},
+        "cf-diff": {"tokens": 8, "heads": 2},
+        "l-diffrec": {"latent": 16, "hidden": (16,)},
+        "hdrm": {"embedding": 8, "hidden": (8,)},
+        "dreamrec": {"embedding": 8, "history": 5, "num_steps": 10},
+        "recdiff": {"embedding": 6, "hidden": 8, "num_steps": 6},
+        "diff-poi": {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2},
+    }
+    assert set(configs) == set(backbone_names())
+    return configs
 
 
 @pytest.fixture

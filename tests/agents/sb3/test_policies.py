@@ -330,7 +330,7 @@ def test_wrong_actors_are_refused_when_the_model_is_made(
 
 def test_another_item_count_is_refused(run_folder: Path) -> None:
     envs = to_sb3_vec_env(DenoisingVectorEnv("synthetic", num_envs=2, num_steps=3))
-    with pytest.raises(ValueError, match="vectors of 400 numbers, the actor was made for 40 items"):
+    with pytest.raises(ValueError, match="vectors of 400 numbers, the actor was made for vectors of 40"):
         make_model(PPO, envs, run_folder)
 
 
