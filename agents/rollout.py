@@ -96,7 +96,8 @@ def roll_out(
         share_first: compute the first mean once a user; off for measurement, or where a user's episodes are
             different policies'.
         noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
-            numbers); ``none``: the noise-free chain.
+            numbers); ``none``: the noise-free chain. Where starts are drawn, a user's episodes share that,
+            too, but for ``episode``.
         start: (B, D) the users' u_T with the graph of the weights that make it, for a gradient in those.
         recompute: keep no graph within a step; its network runs once more in the backward pass (Chen et al.,
             arXiv 1604.06174). Memory of one step instead of T, the same gradients.
@@ -109,9 +110,7 @@ def roll_out(
     group = env.num_envs // users.numel()
     out = Rollout(users=users, steps=wanted)
     share_first = share_first and not env.problem.needs_noise  # noised episodes of a user start apart
-    seed = None  # where starts are drawn: from the caller's generator, so that a run can be repeated
-    if env.problem.needs_noise and generator is not None:
-        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+    seed = _start_seeds(env, group, noise, generator)
     observation, _ = env.reset(seed=seed, options={"user": users.repeat_interleave(group)})
     u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
     if start is not None:  # the environment's numbers, the policy's graph
@@ -144,6 +143,20 @@ def _mean(policy: DiffusionPolicy, u: Tensor, t: int, context: Condition | None,
         return policy.mean(u, t, context)
     out: Tensor = checkpoint(policy.mean, u, t, context, use_reentrant=False, preserve_rng_state=False)
     return out
+
+
+def _start_seeds(
+    env: DenoisingVectorEnv, group: int, noise: str, generator: torch.Generator | None
+) -> int | list[int] | None:
+    """Seeds of the environments where starts are drawn, from ``generator``, so that a run can be repeated.
+
+    The sub-environments of a user have one seed where they are to share what is drawn.
+    """
+    if not env.problem.needs_noise or (generator is None and noise == "episode"):
+        return None
+    device = None if generator is None else generator.device
+    seed = int(torch.randint(2**31, (), generator=generator, device=device))
+    return seed if noise == "episode" else [seed + n // group for n in range(env.num_envs)]
 
 
 def _draw(like: Tensor, group: int, noise: str, generator: torch.Generator | None) -> Tensor:

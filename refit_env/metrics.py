@@ -20,8 +20,9 @@ def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
     Args:
         scores: (B, I) float, higher is better.
         k: list length, 1 <= k <= I.
-        hidden: (B, I) bool, items that no list may hold; if fewer than k others are left, hidden items
-            fill the end of the list (callers give them no worth).
+        hidden: (B, I) bool, items that no list may hold; they come after all others, those of score -inf
+            included. If fewer than k others are left, hidden items fill the end of the list (callers give
+            them no worth).
 
     Returns:
         (B, K) int64.
@@ -35,9 +36,10 @@ def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
     """
     if not 1 <= k <= scores.shape[1]:
         raise ValueError(f"k={k} must lie in 1..{scores.shape[1]}, the number of items")
-    check_no_nan(scores)
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, -math.inf)
+    if hidden is None:
+        check_no_nan(scores)
+    else:
+        scores = rankable(scores).masked_fill(hidden, -math.inf)
     depth = min(k + 1, scores.shape[1])
     value, item = scores.topk(depth, dim=1)  # (B, K + 1); the order of ties is torch's own
     tied = value[:, 1:] == value[:, :-1]  # (B, K)
@@ -78,6 +80,24 @@ def check_no_nan(scores: Tensor) -> None:
     if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
         row, item = torch.nonzero(scores.isnan())[0].tolist()
         raise ValueError(f"scores hold NaN (first at row {row}, item {item}); every score must be a number")
+
+
+def rankable(scores: Tensor) -> Tensor:
+    """Scores (B, I) in which -inf is left to items that no list may hold: what has it takes the least number.
+
+    Without that, an item that a list may hold and one that it may not would tie, and the lower id decide.
+
+    Raises:
+        ValueError: if a score is NaN, naming the first row and item: NaN has no place in an order.
+
+    Example:
+        >>> rankable(torch.tensor([[-math.inf, 0.5]]))
+        tensor([[-3.4028e+38,  5.0000e-01]])
+    """
+    if bool(scores.sum().isfinite()):  # so is every score
+        return scores
+    check_no_nan(scores)
+    return scores.clamp(min=torch.finfo(scores.dtype).min)
 
 
 def discounts(k: int, device: torch.device | str = "cpu") -> Tensor:

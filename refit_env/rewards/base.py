@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from refit_env.data.sequences import RowDataset
-from refit_env.metrics import check_no_nan, discounts
+from refit_env.metrics import discounts, rankable
 from refit_env.rewards.context import RewardContext
 
 
@@ -68,7 +68,8 @@ class Reward(ABC):
         """Reward each episode.
 
         Args:
-            scores: (B, I) float, as denoised; what no list may hold is masked here.
+            scores: (B, I) float, as denoised; what no list may hold is masked here. -inf counts as the
+                least number that there is.
             users: (B,) int64.
             lists: (B, K) their top-K lists if the caller has them already (from ``top_k``).
 
@@ -83,8 +84,7 @@ class Reward(ABC):
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         if lists is None:
             lists = self.top_k(scores, users)
-        else:
-            check_no_nan(scores)
+        scores = rankable(scores)
         total, self.terms = self.compute(scores, users, lists)
         return total.float()
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
-from refit_env.metrics import check_no_nan, top_k
+from refit_env.metrics import rankable, top_k
 from refit_env.neighbors import cached_neighbors, neighbor_average
 from refit_env.rewards.relevance import Relevance
 
@@ -98,8 +98,8 @@ class RewardContext:
         Raises:
             ValueError: if a score is NaN, hidden or not.
         """
-        check_no_nan(scores)
-        return torch.cat([top_k(part, self.k) for part, _ in self.masked(scores, users, -math.inf)])
+        parts = self.masked(rankable(scores), users, -math.inf)
+        return torch.cat([top_k(part, self.k) for part, _ in parts])
 
     def masked(self, scores: Tensor, users: Tensor, value: float) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores with ``value`` for the items that no list may hold, some users at a time.

@@ -119,15 +119,20 @@ def test_populations_are_antithetic_and_shared_within_a_block(
     assert len(torch.unique(drawn[:, 0, 0, 0])) == (blocks or 8)
 
 
-def test_members_are_judged_on_the_same_noise(make_policy: Factory, small_data: Dataset) -> None:
-    """With no perturbation all members of a user are one: also where the chain is noisy."""
+@pytest.mark.parametrize("start", ["history", "diffused"])
+def test_members_are_judged_on_the_same_noise(start: str, make_policy: Factory, small_data: Dataset) -> None:
+    """With no perturbation all members of a user are one: also where the chain, or its start, is noisy."""
     for noisy in (False, True):
-        learner = agent(make_policy(), small_data, replace(SMALL, noisy=noisy, exploration_std=0.3))
-        rollout = learner._run(torch.arange(8), torch.zeros(32, 3, 4))
-        u0 = rollout.u0.view(8, 4, -1)
+        config = replace(SMALL, noisy=noisy, exploration_std=0.3)
+        learner = agent(make_policy(), small_data, config, start=start)
+        rollout, again = (learner._run(torch.arange(8), torch.zeros(32, 3, 4)) for _ in range(2))
+        starts, u0 = (each.view(8, 4, -1) for each in (rollout.states[0], rollout.u0))
+        assert torch.equal(starts, starts[:, :1].expand_as(starts))
         assert torch.allclose(u0, u0[:, :1].expand_as(u0), atol=1e-6)
+        assert len(starts[:, 0].unique(dim=0)) == 8  # users are not each other's
+        assert torch.equal(rollout.states[0], again.states[0]) is (start == "history")  # drawn anew
         plain = learner.policy.denoise(learner.env.problem.initial_state(torch.arange(8)))
-        assert torch.allclose(u0[:, 0], plain, atol=1e-5) is not noisy
+        assert torch.allclose(u0[:, 0], plain, atol=1e-5) is (not noisy and start == "history")
 
 
 # ---------------------------------------------------------------------- training

@@ -211,6 +211,21 @@ def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[
     assert past(scores, users).tolist() == [0.0, 0.0]
 
 
+def test_hidden_items_come_after_those_of_score_minus_infinity(make_dataset: Callable[..., Dataset]) -> None:
+    """User 0 had items 0 and 1, which no list may hold; of the rest only item 3 has a score above -inf."""
+    dataset = make_dataset(np.array([[0, 0, 0, 1, -1], [0, 0, 0, 1, -1]], dtype=np.int8))
+    relevance = make_relevance("recent", dataset, fraction=0.3)  # item 2 is relevant
+    scores, users = torch.full((1, 5), -torch.inf), torch.tensor([0])
+    scores[0, 3] = 1.0
+    reward = make_reward("log_rank", dataset, relevance, k=3)
+    assert reward.top_k(scores, users).tolist() == [[3, 2, 4]]
+    assert reward(scores, users).item() == pytest.approx(1 / np.log2(3))
+    assert make_reward("r_ra", dataset, relevance, k=2)(scores, users).item() == 0.5
+    scores[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN \(first at row 0, item 0"):
+        reward(scores, users)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_device(synthetic: Dataset, model_for: ModelFor, device: str) -> None:
     relevance = make_relevance("holdout", synthetic)
