@@ -1,11 +1,11 @@
-"""Infos and options between the two layouts: Gymnasium's mapping of arrays, SB3's list of mappings.
+"""Infos, options and indices between the layouts of Gymnasium's vector environments and of SB3's.
 
 Letters: N sub-environments, n of them that are asked about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,52 @@ def rows_of(info: Mapping[str, Any], where: npt.NDArray[np.int64]) -> list[dict[
             if chosen:
                 row[name] = part
     return rows
+
+
+def alike(options: Sequence[Mapping[str, Any]]) -> list[npt.NDArray[np.bool_]]:
+    """Masks (N,) of the sub-environments whose options are the same, by first appearance.
+
+    Example:
+        >>> [mask.tolist() for mask in alike([{"user": 4}, {}, {"user": 4}])]
+        [[True, False, True], [False, True, False]]
+    """
+    firsts: list[Mapping[str, Any]] = []
+    places: list[int] = []
+    for each in options:
+        found = next((n for n, first in enumerate(firsts) if _same(first, each)), len(firsts))
+        firsts += [each] if found == len(firsts) else []
+        places.append(found)
+    return [np.array(places) == n for n in range(len(firsts))]
+
+
+def places(indices: int | Iterable[int] | None, count: int) -> list[int]:
+    """The sub-environments in 0..N-1 that ``indices`` name; negative ones count from the end, as in lists.
+
+    Args:
+        indices: one, several, or None for all.
+        count: N.
+
+    Raises:
+        IndexError: if there is no such sub-environment.
+
+    Example:
+        >>> places(-1, 4), places(range(2), 4)
+        ([3], [0, 1])
+    """
+    if indices is None:
+        return list(range(count))
+    chosen = [int(i) for i in ([indices] if isinstance(indices, int | np.integer) else indices)]
+    for i in chosen:
+        if not -count <= i < count:
+            raise IndexError(f"indices={indices}: there is no sub-environment {i}, only 0..{count - 1}")
+    return [i % count for i in chosen]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values, or mappings of them, are equal in type and content."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    return type(one) is type(other) and bool(np.array_equal(_array(one), _array(other)))
 
 
 def _parts(value: Any, where: npt.NDArray[np.int64]) -> list[Any]:
@@ -85,6 +131,5 @@ def common_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any] | Non
     out: dict[str, Any] = {}
     for name in sorted(names):
         values = [each[name] for each in options]
-        same = all(type(value) is type(values[0]) and np.array_equal(value, values[0]) for value in values)
-        out[name] = values[0] if same else values
+        out[name] = values[0] if all(_same(value, values[0]) for value in values) else values
     return out

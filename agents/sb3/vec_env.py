@@ -17,13 +17,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 from torch import Tensor
 
-from agents.sb3.infos import common_options, rows_of
+from agents.sb3.infos import alike, common_options, places, rows_of
 from agents.sb3.rewards import check_reward, refuse_nonfinite_rewards
 
 Bools = npt.NDArray[np.bool_]
@@ -80,30 +79,52 @@ class GymVecEnv(VecEnv):
         )
         self.metadata = dict(vector_env.metadata)
         self.spec = vector_env.spec
-        base: Any = vector_env.unwrapped
-        on_device = getattr(base, "backend", "numpy") == "torch"
-        self._device = torch.device(base.device) if on_device else None
         self._actions: Any = None
-        self._begin = time.perf_counter()
+        self._begun = False
+        self._started = time.perf_counter()
         self._returns = np.zeros(self.num_envs, np.float64)
         self._lengths = np.zeros(self.num_envs, np.int64)
 
     # ------------------------------------------------------------------ reset and step
 
     def reset(self) -> Any:
-        """Begin all episodes, with the seeds and options that were set since the last reset."""
-        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
-        options = common_options(self._options)
-        observation, info = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # lists, too
+        """Begin all episodes, with the seeds and options that were set since the last reset.
+
+        Raises:
+            ValueError: for options that the environment refuses, or of another number of sub-environments.
+        """
+        if len(self._options) != self.num_envs:
+            raise ValueError(f"set_options: {len(self._options)} mappings, {self.num_envs} sub-environments")
+        everywhere = np.ones(self.num_envs, np.bool_)
+        alone = (
+            _sub_environments(self.env) is not None
+        )  # each takes its own options, of names that we do not know
+        groups = alike(self._options) if alone else [everywhere]
+        if len(groups) == 1:
+            options = dict(self._options[0]) or None if alone else common_options(self._options)
+            observation = self._begin(everywhere, options)
+        else:
+            if not self._begun:  # masks are for environments that have begun
+                self._begin(everywhere, None)
+            for mask in groups:
+                own = self._options[int(mask.argmax())]
+                observation = self._begin(mask, {"reset_mask": mask.copy()} | own)
+        self._begun = True
         self._reset_seeds()
         self._reset_options()
         self._returns[:], self._lengths[:] = 0.0, 0
-        self._tell_resets(info, np.ones(self.num_envs, np.bool_))
         return arrays(observation)
 
+    def _begin(self, mask: Bools, options: dict[str, Any] | None) -> Any:
+        """Reset the sub-environments of ``mask`` (N,), which ``options`` hold; returns all observations."""
+        seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
+        observation, info = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # lists, too
+        self._tell_resets(info, mask)
+        return observation
+
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Take the actions (N, ...); the step is made by ``step_wait``."""
-        self._actions = actions if self._device is None else torch.from_numpy(actions).to(self._device)
+        """Take the actions (N, ...), whatever the environment itself takes; ``step_wait`` makes the step."""
+        self._actions = actions
 
     def step_wait(self) -> Any:
         """Step all sub-environments.
@@ -137,7 +158,7 @@ class GymVecEnv(VecEnv):
         where = np.flatnonzero(done)  # (n,)
         last = info["final_obs"] if self._resets_itself else observation
         told = rows_of(info.get("final_info", {}) if self._resets_itself else info, where)
-        elapsed = round(time.perf_counter() - self._begin, 6)
+        elapsed = round(time.perf_counter() - self._started, 6)
         for i, row, seen in zip(where, told, _observations(last, where), strict=True):
             row["terminal_observation"] = seen
             row["TimeLimit.truncated"] = bool(cut[i])
@@ -177,8 +198,13 @@ class GymVecEnv(VecEnv):
     # ------------------------------------------------------------------ attributes and methods
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute, once a sub-environment asked for; batched environments have it in common."""
-        chosen = list(self._get_indices(indices))
+        """An attribute, once a sub-environment asked for; batched environments have it in common.
+
+        Raises:
+            AttributeError: if there is none of that name.
+            IndexError: for a sub-environment that there is not; negative indices count from the end.
+        """
+        chosen = places(indices, self.num_envs)
         if (subs := _sub_environments(self.env)) is not None:
             return [subs[i].get_wrapper_attr(attr_name) for i in chosen]
         return [self._lookup(attr_name)] * len(chosen)
@@ -188,13 +214,14 @@ class GymVecEnv(VecEnv):
 
         Raises:
             ValueError: for some of the sub-environments of a batched environment, which have it in common.
+            IndexError: see ``get_attr``.
         """
-        chosen = list(self._get_indices(indices))
+        chosen = places(indices, self.num_envs)
         if (subs := _sub_environments(self.env)) is not None:
             for i in chosen:
                 subs[i].set_wrapper_attr(attr_name, value)
             return
-        if sorted(chosen) != list(range(self.num_envs)):
+        if len(set(chosen)) < self.num_envs:
             raise ValueError(
                 f"set_attr({attr_name!r}) for sub-environments {chosen}: the {self.num_envs} of a batched "
                 "environment share their attributes; leave out indices"
@@ -210,8 +237,12 @@ class GymVecEnv(VecEnv):
         """Call a method: of each sub-environment where they are environments of their own, else once.
 
         A batched environment's answer is given out by sub-environment if it is N values in a tuple or list.
+
+        Raises:
+            AttributeError: if there is none of that name.
+            IndexError: see ``get_attr``.
         """
-        chosen = list(self._get_indices(indices))
+        chosen = places(indices, self.num_envs)
         if (subs := _sub_environments(self.env)) is not None:
             return [subs[i].get_wrapper_attr(method_name)(*method_args, **method_kwargs) for i in chosen]
         answer = self._lookup(method_name)(*method_args, **method_kwargs)
@@ -221,7 +252,7 @@ class GymVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """Whether a wrapper of this class is on; ``Monitor`` counts as on: episodes are told as it does."""
-        chosen = list(self._get_indices(indices))
+        chosen = places(indices, self.num_envs)
         layer, around = self.env, issubclass(Monitor, wrapper_class)
         while isinstance(layer, VectorWrapper):
             around, layer = around or isinstance(layer, wrapper_class), layer.env

@@ -142,6 +142,60 @@ def test_seeds_and_options_count_for_one_reset(make_envs: MakeEnvs) -> None:
         a.reset()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_sub_environments_of_their_own_take_their_own_options(small_data: Dataset, begun: bool) -> None:
+    """As under DummyVecEnv: options may differ, and be given to some of them only."""
+    single = lambda: DenoisingEnv(small_data, **SETTINGS)  # noqa: E731
+    for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
+        ours = to_sb3_vec_env(SyncVectorEnv([single] * 4, autoreset_mode=mode))
+        theirs = DummyVecEnv([single] * 4)
+        for options in ([{"user": n} for n in (1, 2, 1, 4)], [{"user": 7}, {}, {"user": 3}, {}], {"user": 5}):
+            answers = []
+            for envs in (ours, theirs):
+                if begun:
+                    envs.reset()
+                envs.seed(11)
+                envs.set_options(options)
+                answers.append((envs.reset(), [dict(info) for info in envs.reset_infos]))
+                answers.append(envs.step(np.zeros((4, 40), np.float32))[:3])
+            assert_equal(answers[0], answers[2])
+            assert_equal(answers[1], answers[3])
+    ours.set_options([{"user": 1}] * 3)
+    with pytest.raises(ValueError, match="set_options: 3 mappings, 4 sub-environments"):
+        ours.reset()
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_actions_of_every_make_are_taken(make_envs: MakeEnvs, backend: str) -> None:
+    """Without a warning, in either backend."""
+    actions = np.random.default_rng(0).random((4, 40), dtype=np.float32)
+    fixed = actions.copy()
+    fixed.flags.writeable = False
+    envs = make_envs(backend=backend, num_steps=5)
+    envs.reset()
+    given: list[Any] = [
+        fixed,
+        actions.tolist(),
+        actions[:, ::-1].copy()[:, ::-1],
+        np.asfortranarray(actions),
+        actions.astype(np.float64),
+        torch.from_numpy(actions).requires_grad_(),
+        torch.from_numpy(actions).double(),
+        list(actions),
+    ]
+    for one in given:
+        observation, _, done, infos = envs.step(one)
+        seen = (
+            np.stack([info["terminal_observation"]["u"] for info in infos])
+            if done.all()
+            else observation["u"]
+        )
+        np.testing.assert_array_equal(seen, actions)
+    for wrong in (np.full((4, 40), np.nan, np.float32), actions[:3], "go"):
+        with pytest.raises(ValueError, match=r"is nan|of shape|no array"):
+            envs.step(wrong)
+
+
 def test_users_of_the_next_episodes_are_told(make_envs: MakeEnvs) -> None:
     envs = make_envs()
     envs.seed(0)
@@ -160,8 +214,16 @@ def test_attributes_and_methods(make_envs: MakeEnvs, small_data: Dataset) -> Non
     assert not envs.has_attr("nothing")
     envs.set_attr("mark", 5)
     assert envs.get_attr("mark") == [5] * 4 and envs.env.mark == 5  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="share their attributes"):
-        envs.set_attr("mark", 6, indices=0)
+    for some in (0, -1, [0, 0, 1, 2], np.int64(2)):
+        with pytest.raises(ValueError, match="share their attributes"):
+            envs.set_attr("mark", 6, indices=some)  # type: ignore[arg-type]
+    envs.set_attr("mark", 7, indices=[-1, 0, 1, -2])
+    assert envs.get_attr("mark", indices=-1) == [7] and envs.get_attr("mark", np.int64(3)) == [7]  # type: ignore[arg-type]
+    for call in (envs.get_attr, lambda name, i: envs.set_attr(name, 1, i), envs.env_is_wrapped):
+        with pytest.raises(IndexError, match=r"indices=.*no sub-environment -?[45], only 0\.\.3"):
+            call(Monitor if call == envs.env_is_wrapped else "mark", [0, 4])  # type: ignore[arg-type]
+        with pytest.raises(IndexError, match=r"no sub-environment -5"):
+            call(Monitor if call == envs.env_is_wrapped else "mark", -5)  # type: ignore[arg-type]
     assert envs.env_method("__repr__") == [repr(envs.env)] * 4
     envs.close()
     assert envs.env.closed
@@ -186,10 +248,13 @@ def test_sub_environments_of_their_own_are_reached_one_by_one(small_data: Datase
         False,
         True,
     ]  # type: ignore[attr-defined]
-    assert envs.get_attr("mark", indices=2) == [5]
+    assert envs.get_attr("mark", indices=2) == envs.get_attr("mark", indices=-1) == [5]
+    envs.set_attr("mark", 6, indices=-1)
+    assert envs.get_attr("mark", indices=[0, -1]) == [5, 6]
     assert envs.env_is_wrapped(TimeLimit) == [True] * 3 and envs.env_is_wrapped(Monitor) == [True] * 3
     envs.reset()
     assert envs.env_method("get_wrapper_attr", "spec", indices=[1]) == [None]
+    assert len(envs.env_method("get_wrapper_attr", "spec", indices=[-1, -3])) == 2
 
 
 def test_pictures_are_tiled(make_envs: MakeEnvs) -> None:
