@@ -115,6 +115,8 @@ def parse_record(
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as problem:
         text = str(problem)
+        if len(text) > 200:  # a wrong name stands in the message, however long it is
+            text = f"{text[:120]} ... {text[-60:]}"
         raise error(f"{where}: {text[:1].lower()}{text[1:]}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not a JSON file ({problem})") from None

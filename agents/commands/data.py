@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agents.commands.data_tables import (
     COLUMNS,
+    damage,
     describe,
     describe_absent,
     list_row,
@@ -23,11 +24,11 @@ from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, sav
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw, writable_home
+from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare, prepare_known, prepare_named
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name
-from refit_env.data.spelling import as_options
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin. (The other commands' helpers would import torch.)"""
@@ -59,6 +60,8 @@ class DataList:
         for name, folder in found.items():
             if folder is None and name in CATALOG:
                 console.print(f"{name}: {CATALOG[name].page}", soft_wrap=True)
+            elif folder is not None and (wrong := damage(folder)) is not None:
+                console.print(f"{name}: {wrong}", soft_wrap=True)
         console.print(
             f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)",
             soft_wrap=True,

@@ -10,12 +10,15 @@ from rich.console import Console
 from rich.table import Table
 
 from refit_env.data import Dataset, load_dataset
+from refit_env.data.canonical import read_info
 from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
 from refit_env.data.recipes import RECIPES, recipes_for
-from refit_env.files import read_json
+from refit_env.errors import DataError
 
+LONGEST_FACT = 1000
+"""Characters that are printed of what ``dataset.json`` says."""
 COLUMNS = (
     "name",
     "task",
@@ -49,14 +52,24 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     }
     if dataset.item_features is not None:
         facts["known of the items"] = ", ".join(dataset.item_features)
-    prepared = dataset.meta.get("preparation", {})
+    prepared = dataset.meta.get("preparation") or {}
     if "name" in prepared:
-        facts["recipe"] = f"{prepared['name']}: {prepared['paper']}"
+        facts["recipe"] = f"{prepared['name']}: {prepared.get('paper', '')}"
     known = ("split", "source", "licence", "note", "duplicates_merged")
     told = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
-    return facts | {
-        key: "\n".join(value) if isinstance(value, list) else value for key, value in told.items()
-    }
+    for name, value in told.items():
+        text = "\n".join(value) if isinstance(value, list) else str(value)
+        facts[name] = text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]} ..."
+    return facts
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the ``dataset.json`` of a folder; None if nothing is."""
+    try:
+        read_info(folder)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 def describe_absent(known: Source) -> dict[str, Any]:
@@ -92,10 +105,12 @@ def list_row(name: str, folder: Path | None) -> list[str]:
         if known.counts is not None:
             sizes[:4] = _sizes(*known.counts[:2], [known.counts[2]], None)[:4]
         return [name, known.task, *sizes, order, here]
-    info = read_json(folder / "dataset.json")
-    splits = [info[f"num_{s}"] for s in SPLITS]
-    order = "yes" if info.get("time_ordered", known.time_ordered) else "no"
-    sizes = _sizes(info["num_users"], info["num_items"], splits, info.get("social_edges"))
+    if damage(folder) is not None:
+        return [name, known.task, *[""] * 8, order, "damaged"]
+    info = read_info(folder)[1]
+    splits = [info.num_train or 0, info.num_valid or 0, info.num_test or 0]
+    order = "yes" if (known.time_ordered and info.time_ordered is None) or info.time_ordered else "no"
+    sizes = _sizes(info.num_users, info.num_items, splits, info.social_edges)
     return [name, known.task, *sizes, order, "yes"]
 
 

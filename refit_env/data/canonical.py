@@ -13,20 +13,67 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, merge_duplicates
-from refit_env.data.tables import read_interactions, read_item_features, read_social, read_source_ids
+from refit_env.data.limits import LARGEST_COUNT, LARGEST_INFO, check_count
+from refit_env.data.messages import shown
+from refit_env.data.tables import (
+    count_rows,
+    read_interactions,
+    read_item_features,
+    read_social,
+    read_source_ids,
+)
 from refit_env.errors import DataError
-from refit_env.files import read_json
+from refit_env.files import read_record
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
 ITEMS = "items.parquet"
 USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
+
+
+TABLES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS)
+"""All tables that a canonical folder may hold."""
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Size = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_COUNT)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Preparation(msgspec.Struct):
+    """What ``dataset.json`` says of how its data set was made; every field may be missing."""
+
+    name: str = ""
+    paper: str = ""
+    rows: dict[str, int] = {}
+    notes: list[str] = []
+
+
+class Info(msgspec.Struct):
+    """The fields of ``dataset.json`` that are used, with their types; others are kept as they are."""
+
+    num_users: Size
+    num_items: Size
+    name: Name | None = None
+    task: Literal["cf", "sequential", "social", "poi"] = "cf"
+    num_train: Count | None = None
+    num_valid: Count | None = None
+    num_test: Count | None = None
+    time_ordered: bool | None = None
+    social_edges: Count | None = None
+    sha256: dict[str, Digest] = {}
+    preparation: Preparation | None = None
+    split: str = ""
+    source: str | list[str] = ""
+    licence: str = ""
+    note: str = ""
 
 
 def is_canonical(folder: Path) -> bool:
@@ -46,12 +93,15 @@ def load_canonical(folder: Path | str) -> Dataset:
     """
     folder = Path(folder)
     path = folder / INTERACTIONS
-    info = _read_info(folder)
-    verify_checksums(folder, info)
-    num_users, num_items = int(info["num_users"]), int(info["num_items"])
+    info, known = read_info(folder)
+    verify_checksums(folder, known.sha256)
+    num_users, num_items = known.num_users, known.num_items
+    stated = count_rows(path)
+    check_count(str(folder / INFO), "num_users", num_users, stated)
+    check_count(str(folder / INFO), "num_items", num_items, stated)
     rows = read_interactions(path, num_users, num_items)
-    _check_counts(path, rows, info)
-    name, task = str(info.get("name", folder.name)), str(info.get("task", "cf"))
+    _check_counts(path, rows, known)
+    name, task = known.name or folder.name, known.task
     if task in ("cf", "social"):
         rows, merged = merge_duplicates(rows)
         info = info | ({"duplicates_merged": merged} if merged else {})
@@ -63,9 +113,9 @@ def load_canonical(folder: Path | str) -> Dataset:
         Interactions.from_pairs(p.users, p.items, num_users, num_items, p.timestamps, p.ratings)
         for p in (rows.part(s) for s in range(len(SPLITS)))
     )
-    known = CATALOG.get(name)
-    stated = bool(info.get("time_ordered", known.time_ordered if known else False))
-    ordered = stated or rows.timestamps is not None
+    entry = CATALOG.get(name)
+    by_name = entry is not None and entry.time_ordered
+    ordered = rows.timestamps is not None or (by_name if known.time_ordered is None else known.time_ordered)
     social = read_social(folder / SOCIAL, num_users)
     ids = read_source_ids(folder / USER_IDS, num_users), read_source_ids(folder / ITEM_IDS, num_items)
     features = read_item_features(folder / ITEMS, num_items)
@@ -95,35 +145,38 @@ def check_dataset(data: Dataset, where: str) -> None:
         )
 
 
-def verify_checksums(folder: Path, info: dict[str, Any]) -> None:
+def verify_checksums(folder: Path, sums: dict[str, str]) -> None:
     """Compare the files with the checksums in ``dataset.json``; DataError names the file that differs."""
-    for file, expected in info.get("sha256", {}).items():
-        path = folder / Path(file).name  # no other folder's
+    for file, expected in sums.items():
+        if file not in TABLES:
+            raise DataError(f"{folder / INFO}: sha256 of {shown(file)}, which is no table of a data set")
+        path = folder / file
         if not path.is_file():
             raise DataError(f"{path}: {INFO} lists this file, but it is not there")
-        found = hashlib.sha256(path.read_bytes()).hexdigest()
-        if found != expected:
+        with path.open("rb") as content:
+            digest = hashlib.sha256()
+            while block := content.read(2**20):
+                digest.update(block)
+        if (found := digest.hexdigest()) != expected:
             raise DataError(
                 f"{path}: sha256 is {found[:12]}..., {INFO} says {expected[:12]}...; truncated or changed?"
             )
 
 
-def _read_info(folder: Path) -> dict[str, Any]:
-    """``dataset.json``, with the counts that everything else is checked against."""
+def read_info(folder: Path) -> tuple[dict[str, Any], Info]:
+    """All that ``dataset.json`` holds, and the fields that are used, checked.
+
+    Raises:
+        DataError: if it is not there, or a field is of another type; the message names the field.
+    """
     path = folder / INFO
-    info = read_json(path)
-    if not isinstance(info, dict):
-        raise DataError(f"{path}: expected a JSON object, found {type(info).__name__}")
-    for name in ("num_users", "num_items"):
-        value = info.get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise DataError(f"{path}: {name!r} must be a whole number >= 1, found {value!r}")
-    return info
+    known = read_record(path, Info, limit=LARGEST_INFO)
+    return read_record(path, dict[str, Any], limit=LARGEST_INFO), known
 
 
-def _check_counts(path: Path, rows: RawRows, info: dict[str, Any]) -> None:
+def _check_counts(path: Path, rows: RawRows, info: Info) -> None:
     """As many rows as stated."""
     for number, split in enumerate(SPLITS):
-        stated, found = info.get(f"num_{split}"), len(rows.part(number))
+        stated, found = getattr(info, f"num_{split}"), len(rows.part(number))
         if stated is not None and stated != found:
             raise DataError(f"{path}: {found} {split} rows, {INFO} says {stated}; truncated?")

@@ -13,7 +13,7 @@ import pandas as pd
 from refit_env.data.canonical import INFO, INTERACTIONS, ITEM_IDS, ITEMS, SOCIAL, USER_IDS
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset
-from refit_env.data.spelling import spelled
+from refit_env.data.messages import spelled
 from refit_env.errors import DataError
 from refit_env.files import write_json
 from refit_env.folders import atomic_folder

@@ -5,39 +5,58 @@ Letters: U users, I items, N rows, S social edges.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
+from refit_env.data.limits import MOST_COLUMNS, check_unpacked, check_values
+from refit_env.data.messages import listed, reason, shown
 from refit_env.errors import DataError
 
 _LIMITS = {"lat": 90.0, "lon": 180.0}
 """Largest absolute value of a column of the items' table."""
+_LATEST = 4_102_444_800.0
+"""Seconds to the year 2100; a later time was not written in seconds."""
+
+
+def count_rows(path: Path) -> int:
+    """N, as a parquet file states it; of its rows, nothing is read.
+
+    Raises:
+        DataError: if it is none, or claims more than a file of its size can hold.
+    """
+    return int(_open(path).metadata.num_rows)
 
 
 def read_interactions(path: Path, num_users: int, num_items: int) -> RawRows:
-    """The rows of ``interactions.parquet``; columns beyond the known ones are left alone.
+    """The rows of ``interactions.parquet``; columns beyond the known ones are not read.
 
     Raises:
         DataError: if a column is missing or a value breaks a rule; the message names file and row.
     """
-    table = _read_parquet(path)
-    for name in ("user", "item", "split"):
-        if name not in table:
-            raise DataError(f"{path}: no column {name!r}; it has {', '.join(map(str, table.columns))}")
-    values = {name: table[name].to_numpy() for name in table.columns}
+    values = _read(path, ("user", "item", "split"), ("timestamp", "rating"))
     users = _ids(path, "user", values["user"], num_users)
     items = _ids(path, "item", values["item"], num_items)
     split = values["split"]
+    if split.dtype.kind not in "iuf":
+        raise DataError(f"{path}: column 'split' is {_kind(split)}, expected whole numbers")
     if (wrong := ~np.isin(split, (0, 1, 2))).any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(f"{path} row {row}: split is {split[row]}, expected 0 (train), 1 (valid) or 2 (test)")
     numbers = [_finite(path, n, values[n]) if n in values else None for n in ("timestamp", "rating")]
+    if numbers[0] is not None and (late := numbers[0] > _LATEST).any():
+        row = int(np.flatnonzero(late)[0])
+        raise DataError(
+            f"{path} row {row}: timestamp is {numbers[0][row]:.0f}, after the year 2100; "
+            "the canonical form has seconds, not milliseconds"
+        )
     return RawRows(users, items, numbers[0], numbers[1], split.astype(np.int8))
 
 
@@ -45,12 +64,10 @@ def read_social(path: Path, num_users: int) -> npt.NDArray[np.int32] | None:
     """(S, 2) int32 directed user pairs of ``social.parquet``, or None where there is no such file."""
     if not path.is_file():
         return None
-    table = _read_parquet(path)
-    if table.shape[1] != 2:
-        raise DataError(
-            f"{path}: expected two columns of user ids, found {', '.join(map(str, table.columns))}"
-        )
-    pairs = [_ids(path, "user", table[name].to_numpy(), num_users) for name in table.columns]
+    table = _read(path)
+    if len(table) != 2:
+        raise DataError(f"{path}: expected two columns of user ids, found {listed(table)}")
+    pairs = [_ids(path, "user", values, num_users) for values in table.values()]
     return np.stack(pairs, axis=1).astype(np.int32)
 
 
@@ -62,17 +79,14 @@ def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]
     """
     if not path.is_file():
         return None
-    table = _read_parquet(path)
-    if "item" not in table:
-        raise DataError(f"{path}: no column 'item'; it has {', '.join(map(str, table.columns))}")
-    items = _ids(path, "item", table["item"].to_numpy(), num_items)
+    columns = _read(path, ("item",), None)
+    items = _ids(path, "item", columns.pop("item"), num_items)
     missing = np.flatnonzero(np.bincount(items, minlength=num_items) != 1)
     if missing.size:
         raise DataError(
             f"{path}: expected one row for each of the {num_items} items; item {missing[0]} has "
             f"{int((items == missing[0]).sum())}"
         )
-    columns = {str(name): table[name].to_numpy() for name in table.columns if name != "item"}
     for name, limit in _LIMITS.items():
         if name in columns:
             columns[name] = _finite(path, name, columns[name])
@@ -86,22 +100,97 @@ def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]
 
 
 def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
-    """(count,) the source's own ids, or None where there is no such file."""
+    """(count,) the source's own ids, numbers or text, or None where there is no such file."""
     if not path.is_file():
         return None
-    table = _read_parquet(path)
-    if list(table.columns) != ["id"] or len(table) != count:
-        found = f"{len(table)} rows of {', '.join(map(str, table.columns))}"
-        raise DataError(f"{path}: expected {count} rows of one column 'id', found {found}")
-    return table["id"].to_numpy()
+    table = _read(path, (), None)
+    rows = len(next(iter(table.values()), ()))
+    if list(table) != ["id"] or rows != count:
+        raise DataError(
+            f"{path}: expected {count} rows of one column 'id', found {rows} rows of {listed(table)}"
+        )
+    ids = table["id"]
+    if ids.dtype.kind not in "iuO":
+        raise DataError(f"{path}: column 'id' is {_kind(ids)}, expected numbers or text")
+    if ids.dtype.kind == "O" and not all(isinstance(value, str) for value in ids):
+        row = next(n for n, value in enumerate(ids) if not isinstance(value, str))
+        raise DataError(f"{path} row {row}: id is {shown(ids[row])}, expected text")
+    return ids
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _open(path: Path) -> pq.ParquetFile:
+    """The file with its metadata; its claims are checked before a row is read."""
     refuse_pickle(path)
     try:
-        return pd.read_parquet(path)
+        file = pq.ParquetFile(path)
+        metadata = file.metadata
+        rows, columns = metadata.num_rows, metadata.num_columns
+        groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+        stated = sum(group.num_rows for group in groups)
+        unpacked = sum(group.total_byte_size for group in groups)
     except Exception as error:  # pyarrow raises many kinds; all mean the same to the reader
-        raise DataError(f"{path}: not a whole parquet file ({error})") from error
+        raise DataError(f"{path}: not a whole parquet file ({reason(error)})") from None
+    if columns > MOST_COLUMNS or rows < 0 or stated != rows:
+        raise DataError(
+            f"{path}: not a whole parquet file ({columns:,} columns, {rows:,} and {stated:,} rows)"
+        )
+    check_values(path, rows * max(columns, 1))
+    check_unpacked(path, unpacked)
+    return file
+
+
+def _read(
+    path: Path, required: Sequence[str] = (), optional: Sequence[str] | None = None
+) -> dict[str, npt.NDArray[Any]]:
+    """Column name -> (N,) values: numbers, booleans, or text as objects.
+
+    Args:
+        path: the file.
+        required: columns that must be there.
+        optional: columns that are read where they are there; None reads all.
+    """
+    file = _open(path)
+    schema = file.schema_arrow
+    for name in required:
+        if name not in schema.names:
+            raise DataError(f"{path}: no column {name!r}; it has {listed(schema.names)}")
+    names = [n for n in schema.names if optional is None or n in (*required, *optional)]
+    if len(set(names)) != len(names):
+        raise DataError(f"{path}: a column name stands twice: {listed(names)}")
+    texts = []
+    for name in names:
+        kind = schema.field(name).type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            texts.append(name)
+        elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise DataError(f"{path}: column {shown(name)} is {str(kind)[:40]}, expected numbers or text")
+    try:
+        # each text is held once, so that a long one in every row is no bomb
+        file = pq.ParquetFile(path, read_dictionary=texts)
+        table = file.read(columns=names)
+        values = {name: _numpy(table.column(name)) for name in names}
+    except Exception as error:
+        raise DataError(f"{path}: not a whole parquet file ({reason(error)})") from None
+    if table.num_rows != file.metadata.num_rows:
+        raise DataError(f"{path}: not a whole parquet file ({table.num_rows:,} rows are there)")
+    return values
+
+
+def _numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """(N,) the values; a missing number is NaN, a missing text None."""
+    if not pa.types.is_dictionary(column.type):
+        values: npt.NDArray[Any] = column.to_numpy()
+        return values
+    parts = [np.zeros(0, dtype=object)]
+    for chunk in column.chunks:
+        words = np.empty(len(chunk.dictionary) + 1, dtype=object)  # the last one stands for none: index -1
+        words[:-1] = chunk.dictionary.to_pylist()
+        parts.append(words[chunk.indices.fill_null(-1).to_numpy()])
+    return np.concatenate(parts)
+
+
+def _kind(values: npt.NDArray[Any]) -> str:
+    return "text" if values.dtype.kind == "O" else str(values.dtype)
 
 
 def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
@@ -110,7 +199,7 @@ def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDA
         if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():
             row = int(np.flatnonzero(~whole)[0])
             raise DataError(f"{path} row {row}: {name} {values[row]} is no whole number")
-        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected whole numbers")
+        raise DataError(f"{path}: column {name!r} is {_kind(values)}, expected whole numbers")
     if (wrong := (values < 0) | (values >= count)).any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(f"{path} row {row}: {name} {values[row]} is outside 0..{count - 1} (num_{name}s)")
@@ -120,7 +209,7 @@ def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDA
 def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Finite numbers."""
     if values.dtype.kind not in "iuf":
-        raise DataError(f"{path}: column {name!r} is {values.dtype}, expected numbers")
+        raise DataError(f"{path}: column {name!r} is {_kind(values)}, expected numbers")
     if (wrong := ~np.isfinite(values)).any():
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -225,6 +226,31 @@ def test_list_has_the_statistics_of_what_is_here(
     assert ciao == ["ciao", "social", "1,925", "15,053", "33,175", "0.114%", "no", "no"]
     anime = next(line for line in lines if line.startswith("anime")).split()
     assert anime == ["anime", "cf", "no", "no"]  # nothing is known of its size
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"num_users": "x"}', "[" * 100_000])
+def test_list_goes_on_past_a_damaged_set(
+    text: str, own_home: Path, checkins: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DataPrepare("tky", checkins).run()
+    (own_home / "tky" / "dataset.json").write_text(text)
+    capsys.readouterr()
+    assert DataList().run() == 0
+    out = capsys.readouterr().out
+    assert next(line for line in out.splitlines() if line.startswith("tky")).split()[-1] == "damaged"
+    assert f"tky: {own_home / 'tky' / 'dataset.json'}: " in out and "zhihu" in out
+
+
+@pytest.mark.parametrize("done", [None, {}, {"name": "x"}, {"name": "x", "paper": "y" * 10}])
+def test_info_of_a_set_that_states_little_or_much(
+    done: object, own_home: Path, ratings: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DataPrepare("shop", ratings, columns=("user=visitor", "item=article")).run()
+    file = own_home / "shop" / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"preparation": done, "note": "n" * 10**6}))
+    capsys.readouterr()
+    assert DataInfo(str(own_home / "shop")).run() == 0
+    assert len(capsys.readouterr().out) < 10_000
 
 
 def test_list_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-from refit_env.data import Dataset, Interactions, load_canonical, load_dataset, save_dataset
+from refit_env.data import Dataset, Interactions, limits, load_canonical, load_dataset, save_dataset
 from refit_env.data.canonical import INFO, INTERACTIONS, SOCIAL
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
+from refit_env.data.tables import read_source_ids
 from refit_env.errors import DataError
 
 ROWS = {"user": [0, 0, 0, 1, 1, 1], "item": [0, 1, 2, 1, 2, 3], "split": [0, 1, 2, 0, 1, 2]}
@@ -78,7 +80,7 @@ BAD_TABLES: list[tuple[dict[str, Any] | bytes, dict[str, Any], str]] = [
     (with_row(item=None), {}, r"row 6: item nan is no whole number"),
     ({**ROWS, "item": list("abcdef")}, {}, r"column 'item' is .*, expected whole numbers"),
     (with_row(split=3), {}, r"row 6: split is 3, expected 0 \(train\)"),
-    ({**ROWS, "split": ["train"] * 6}, {}, r"row 0: split is train"),
+    ({**ROWS, "split": ["train"] * 6}, {}, r"column 'split' is text, expected whole numbers"),
     ({**ROWS, "rating": [5, 4, float("nan"), 3, 3, 3]}, {}, r"row 2: rating is nan"),
     ({**ROWS, "rating": list("abcdef")}, {}, r"column 'rating' is .*, expected numbers"),
     ({**ROWS, "timestamp": [5, 4, 3, float("inf"), 3, 3]}, {}, r"row 3: timestamp is inf"),
@@ -93,8 +95,23 @@ BAD_TABLES: list[tuple[dict[str, Any] | bytes, dict[str, Any], str]] = [
         r"sha256 is .*, dataset.json says 0000.*truncated or changed\?",
     ),
     (ROWS, {"sha256": {"items.parquet": "0" * 64}}, r"items.parquet: dataset.json lists this file"),
-    (ROWS, {"num_users": "two"}, "'num_users' must be a whole number >= 1, found 'two'"),
-    (ROWS, {"num_items": None}, "'num_items' must be a whole number >= 1, found None"),
+    (ROWS, {"sha256": {"../../x": "0" * 64}}, r"sha256 of '\.\./\.\./x', which is no table"),
+    (ROWS, {"num_users": "two"}, r"expected `int`, got `str` - at `\$\.num_users`"),
+    (ROWS, {"num_items": None}, r"expected `int`, got `null` - at `\$\.num_items`"),
+    (ROWS, {"num_items": 0}, r"expected `int` >= 1 - at `\$\.num_items`"),
+    (ROWS, {"num_users": True}, r"expected `int`, got `bool` - at `\$\.num_users`"),
+    (ROWS, {"num_users": 10**9}, r"dataset\.json: num_users is 1,000,000,000, too many for 6 rows"),
+    (ROWS, {"num_items": 10**9}, r"dataset\.json: num_items is 1,000,000,000, too many for 6 rows"),
+    (ROWS, {"num_items": 10**30}, r"dataset\.json: expected `int` <= .*num_items"),
+    (ROWS, {"task": "film"}, r"invalid enum value 'film' - at `\$\.task`"),
+    (ROWS, {"task": "film" * 10_000}, r"invalid enum value 'film.* \.\.\. .*`\$\.task`"),
+    (ROWS, {"name": 3}, r"got `int` - at `\$\.name`"),
+    (ROWS, {"name": "x" * 201}, r"at `\$\.name`"),
+    (ROWS, {"preparation": [1]}, r"at `\$\.preparation`"),
+    (ROWS, {"source": {"a": 1}}, r"at `\$\.source`"),
+    (ROWS, {"time_ordered": "yes"}, r"at `\$\.time_ordered`"),
+    ({**ROWS, "timestamp": [1.5e12] * 6}, {}, r"row 0: timestamp is 1500000000000, after the year 2100"),
+    ({**ROWS, "user": [[0]] * 6}, {}, r"column 'user' is list<.*>, expected numbers or text"),
 ]
 
 
@@ -104,15 +121,48 @@ def test_bad_folders_are_named_with_row_and_rule(
 ) -> None:
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(put(tmp_path / "mine", rows, **info))
-    assert str(tmp_path / "mine") in str(caught.value)
+    assert str(tmp_path / "mine") in str(caught.value) and len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "\xff", "3", "null", "[" * 100_000, '{"x": ' * 100_000])
 def test_a_broken_dataset_json(text: str, tmp_path: Path) -> None:
     folder = put(tmp_path / "a", ROWS)
     (folder / INFO).write_text(text, encoding="latin-1")
     with pytest.raises(DataError, match=r"dataset\.json"):
         load_dataset(folder)
+
+
+def test_a_table_that_claims_far_more_than_its_size_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bomb = {name: np.zeros(4_000_000, np.int8) for name in ("user", "item", "split")}
+    folder = put(tmp_path / "a", bomb)  # type: ignore[arg-type]
+    assert (folder / INTERACTIONS).stat().st_size < 50_000
+    monkeypatch.setattr(pq.ParquetFile, "read", None)
+    with pytest.raises(DataError, match=r"bytes claim to hold 12,000,000 values; at most 10,\d{3},\d{3} are"):
+        load_dataset(folder)
+
+
+def test_a_table_larger_than_the_machines_memory_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = put(tmp_path / "a", {name: np.zeros(40_000, np.int8) for name in ("user", "item", "split")})  # type: ignore[arg-type]
+    monkeypatch.setattr(limits, "memory", lambda: 2**20)
+    with pytest.raises(DataError, match=r"120,000 values take about .* GiB to read; this machine has"):
+        load_dataset(folder)
+
+
+def test_a_long_text_in_every_row_is_held_once(tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["x" * 100_000] * 5_000 + ["y"]}).to_parquet(tmp_path / "ids.parquet")
+    ids = read_source_ids(tmp_path / "ids.parquet", 5_001)
+    assert ids is not None and len({id(word) for word in ids}) == 2 and ids[-1] == "y"
+
+
+def test_source_ids_are_all_numbers_or_all_text(tmp_path: Path) -> None:
+    for values, message in ((["a", None], "row 1: id is None"), ([0.5, 1.5], "column 'id' is float64")):
+        pd.DataFrame({"id": values}).to_parquet(tmp_path / "ids.parquet")
+        with pytest.raises(DataError, match=message):
+            read_source_ids(tmp_path / "ids.parquet", 2)
 
 
 def test_a_truncated_table(tmp_path: Path, tiny: Dataset) -> None:
