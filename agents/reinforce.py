@@ -1,5 +1,17 @@
 """REINFORCE on the denoising chain: grad J = E[ sum_t grad log pi(a_t | s_t) * A ] (ReFiT, arXiv 2511.06937).
 
+With ``kl_weight`` = w, the objective is E[r(u_0) - w sum_t KL_t(u_t)], u_t the state of step t and
+
+    KL_t(u) = |m_t(u) - p_t(u)|^2 / (2 std_t^2),    m_t, p_t the means of the policy and the pretrained one.
+
+``pathwise`` runs through the chain, u_t is a function of the weights, and the gradient is the whole one:
+
+    sum_t (m_t - p_t) / std_t^2 * d(m_t(u_t) - p_t(u_t)) / d theta,    through both means and u_t itself.
+
+The other estimators take the visited states as given, as DPOK does (arXiv 2305.16381, section 4.2): the same
+sum with the partial derivative of m_t alone. Both are checked against finite differences
+(``tests/agents/test_kl.py``).
+
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
 """
 
@@ -10,7 +22,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from msgspec import Meta
 from torch import Tensor
 
@@ -19,7 +30,7 @@ from agents.config import REDUCTIONS, Rate, TrainerConfig, Weight, named_setting
 from agents.crossings import list_parts
 from agents.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.linear_estimator import Reading, linear_parts, linear_pathwise
-from agents.rollout import Rollout, roll_out
+from agents.rollout import Rollout, roll_out, step_mean
 from agents.trainer import FineTuner
 from agents.window import TrainSteps, trained_steps
 from refit_env.errors import SettingError
@@ -39,7 +50,8 @@ class ReinforceConfig(TrainerConfig):
     train_steps: TrainSteps = "all"
     """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
     kl_weight: Weight = 0.0
-    """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381)."""
+    """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381); the
+    module has its gradient."""
     pairs: Annotated[int, Meta(ge=1, le=100_000)] = 4
     """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding and every rank counts
     (``log_rank``): see ``agents.swaps``."""
@@ -157,11 +169,10 @@ class Reinforce(FineTuner):
         rolled = time.perf_counter()
         reward = rollout.reward.view(users.numel(), -1)  # (B, G)
         gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward), reading)
-        means = [rollout.means[t] for t in gradients]
-        tables = [] if reading is None else reading.slopes
-        norm = self.ascend(
-            means + [tensor for tensor, _ in tables], [*gradients.values(), *(slope for _, slope in tables)]
-        )
+        carried = [(rollout.means[t], slope) for t, slope in gradients.items()]
+        carried += [] if reading is None else reading.slopes
+        carried += self._kl_derivatives(rollout) if config.kl_weight else []
+        norm = self.ascend([tensor for tensor, _ in carried], [slope for _, slope in carried])
         scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
         return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
 
@@ -181,14 +192,11 @@ class Reinforce(FineTuner):
     def _derivatives(
         self, rollout: Rollout, advantage: Tensor, reading: Reading | None = None
     ) -> dict[int, Tensor]:
-        """Derivative of the objective in each trained step's mean, by the configured estimator.
+        """Derivative of the mean reward in each trained step's mean, by the configured estimator.
 
         ``reading``, if given, notes those in what scores u_0.
         """
-        config, last = self.config, self.policy.num_steps - 1
-        scale = 1.0 if config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
-        if config.train_steps.startswith("random"):  # each step is drawn with probability n / T
-            scale *= self.policy.num_steps / len(rollout.steps)
+        config, last, scale = self.config, self.policy.num_steps - 1, self._scale(rollout)
         reward_fn = self.env.problem.reward_fn
         if config.estimator == "pathwise":
             if self.env.problem.score_table is None:
@@ -214,10 +222,14 @@ class Reinforce(FineTuner):
                 out[last] = rao_blackwell(rollout, self.policy, reward_fn, scale)
         else:
             out = score_function(rollout, self.policy, advantage * scale, rollout.steps)
-        if config.kl_weight:
-            for t, gradient in self._kl_derivatives(rollout, scale).items():
-                out[t] = out[t] - config.kl_weight * gradient if t in out else -config.kl_weight * gradient
         return out
+
+    def _scale(self, rollout: Rollout) -> float:
+        """Factor of all derivatives: 1 / D where log-probabilities are averaged, T / n for n drawn steps."""
+        scale = 1.0 if self.config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
+        if self.config.train_steps.startswith("random"):  # each step is drawn with probability n / T
+            scale *= self.policy.num_steps / len(rollout.steps)
+        return scale
 
     def _check_reward(self) -> None:
         """Refuse a reward that the configured estimator cannot take apart."""
@@ -244,12 +256,19 @@ class Reinforce(FineTuner):
                 f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}"
             )
 
-    def _kl_derivatives(self, rollout: Rollout, scale: float) -> dict[int, Tensor]:
-        """Derivative of sum_t KL(pi || pretrained) in each mean: (mean - reference) / std^2, batch mean."""
-        out = {}
+    def _kl_derivatives(self, rollout: Rollout) -> list[tuple[Tensor, Tensor]]:
+        """Derivatives of -kl_weight sum_t KL_t(u_t), batch mean, as (tensor, derivative); see the module.
+
+        Those in the pretrained means are there where their states are functions of the weights.
+        """
+        out, factor = [], self.config.kl_weight * self._scale(rollout)
         for t in rollout.steps:
-            mean = rollout.means[t].detach()  # (N, D) or (B, D)
-            with torch.no_grad():
-                anchor = self.reference.mean(rollout.states[t], t, self.context_of(rollout, mean.shape[0]))
-            out[t] = (mean - anchor) * (scale / (float(self.policy.std[t]) ** 2 * mean.shape[0]))
+            mean, state = rollout.means[t], rollout.states[t]  # (N, D) or (B, D)
+            context = self.context_of(rollout, mean.shape[0])
+            anchor = step_mean(self.reference, state, t, context, self.config.recompute)
+            weight = factor / (float(self.policy.std[t]) ** 2 * mean.shape[0])
+            slope = (anchor - mean).detach() * weight  # (N, D) or (B, D)
+            out.append((mean, slope))
+            if anchor.requires_grad:
+                out.append((anchor, -slope))
         return out

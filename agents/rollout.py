@@ -17,7 +17,7 @@ from agents.advantages import EPSILON
 from refit_env.metrics import coverage_at_k, gini
 
 if TYPE_CHECKING:
-    from refit_env.backbones.base import Condition
+    from refit_env.backbones.base import Context
     from refit_env.envs.vector import DenoisingVectorEnv
     from refit_env.policy import DiffusionPolicy
 
@@ -30,7 +30,8 @@ class Rollout:
         users: (B,) int64; episode n belongs to ``users[n // G]``.
         means: T means with their graphs, (N, D) each; the first is (B, D) where a user's episodes share it.
         noise: T standard-normal draws (N, D); the action at t is ``means[t] + std[t] * noise[t]``.
-        states: T vectors (N, D) that the actions were taken in, without graph; the first (B, D) where shared.
+        states: T vectors (N, D) that the actions were taken in, the first (B, D) where shared; without graph,
+            but where the chain is a function of the weights (``pathwise``).
         u0: (N, D) the last action, without graph.
         reward: (N,) terminal rewards.
         terms: the reward's terms by name, (N,) each.
@@ -120,8 +121,8 @@ def roll_out(
         context = context.repeat_interleave(group)  # (N, H)
     for t in range(total):
         with torch.set_grad_enabled(torch.is_grad_enabled() and (pathwise or t in wanted)):
-            mean = _mean(policy, u, t, context, recompute)  # (B, D) if t = 0 and shared, else (N, D)
-        out.states.append(u.detach())
+            mean = step_mean(policy, u, t, context, recompute)  # (B, D) if t = 0 and shared, else (N, D)
+        out.states.append(u)
         out.means.append(mean)
         if t == 0 and share_first:
             mean = mean.repeat_interleave(group, 0)  # (N, D)
@@ -137,8 +138,13 @@ def roll_out(
     return out
 
 
-def _mean(policy: DiffusionPolicy, u: Tensor, t: int, context: Condition | None, recompute: bool) -> Tensor:
-    """The mean of a step; no random number is drawn in it, so that it can be computed again."""
+def step_mean(
+    policy: DiffusionPolicy, u: Tensor, t: int, context: Context, recompute: bool = False
+) -> Tensor:
+    """The mean (B, D) of a step at vectors ``u`` (B, D), as ``DiffusionPolicy.mean``.
+
+    With ``recompute`` its graph is made in the backward pass; no random number is drawn in it, so it can be.
+    """
     if not (recompute and torch.is_grad_enabled()):
         return policy.mean(u, t, context)
     out: Tensor = checkpoint(policy.mean, u, t, context, use_reentrant=False, preserve_rng_state=False)

@@ -64,9 +64,11 @@ class SurrogateConfig(TrainerConfig):
     train_steps: TrainSteps = "all"
     """``all``; ``random:n`` or ``last:n``: the steps of the chain that an iteration trains."""
     kl_weight: Weight = 0.0
-    """Weight of the closed-form KL to the pretrained policy at visited states."""
+    """Weight of the closed-form KL to the pretrained policy at visited states; with credit ``coordinate`` its
+    gradient runs through the chain, as the surrogate's does (``agents.reinforce`` has both equations)."""
     target_kl: Annotated[float, Meta(ge=0, description="0: never")] = 0.0
-    """Mean KL to the batch's own policy (a number of the vector, a step) that ends the passes; 0 never."""
+    """KL to the batch's own policy (mean over the batch, a number of the vector, a step) that ends the passes
+    if it is exceeded after one; 0 never."""
 
     def check_together(self) -> None:
         """Refuse random steps under credit ``coordinate``, and a baseline without the episodes it needs."""
@@ -116,7 +118,7 @@ class ClippedSurrogate(FineTuner):
         scalars = batch.rollout.scalars(self.env.problem.num_items)
         sums: dict[str, float] = {}
         updates = 0
-        for _ in range(self.config.epochs):
+        for left in range(self.config.epochs - 1, -1, -1):
             order = torch.randperm(users.numel(), generator=self.user_generator).to(self.device)
             for rows in torch.tensor_split(order, self.config.minibatches):
                 if rows.numel() == 0:
@@ -124,7 +126,7 @@ class ClippedSurrogate(FineTuner):
                 found = self._ascend_surrogate(batch, rows)
                 sums = {name: sums.get(name, 0.0) + value for name, value in found.items()}
                 updates += 1
-            if 0 < self.config.target_kl < found["train/approx_kl"]:
+            if left and 0 < self.config.target_kl < self._moved(batch):
                 break
         return scalars | {name: value / updates for name, value in sums.items()} | {"train/updates": updates}
 
@@ -182,10 +184,24 @@ class ClippedSurrogate(FineTuner):
             found["train/clip_fraction"] += float(cut) * share
         return found | {"train/gradient_norm": self.take_step()}
 
+    @torch.no_grad()
+    def _moved(self, batch: _Batch) -> float:
+        """KL of the batch's own policy to the policy as it is now: mean over chains, numbers and steps."""
+        total, users = 0.0, batch.rollout.users
+        for t, old in batch.old.items():
+            for rows in torch.arange(users.numel(), device=self.device).tensor_split(self.config.minibatches):
+                if rows.numel():
+                    mean = self._mean(batch.states[t][rows], t, users[rows])  # (b, 1 or G, D)
+                    gap = (old[rows] - mean) / self.policy.std[t]
+                    total += 0.5 * float(gap.square().mean()) * rows.numel()
+        return total / (users.numel() * len(batch.old))
+
     def _divergence_at(self, state: Tensor, mean: Tensor, t: int, users: Tensor) -> Tensor:
-        """Mean over a step's numbers of KL(pi || pretrained) at ``state``, where the policy's is ``mean``."""
+        """KL(pi || pretrained) at ``state``, where the policy's is ``mean``; over D as chains' ratios are."""
         anchor = self._mean(state, t, users, reference=True)
-        return 0.5 * ((mean - anchor) / self.policy.std[t]).square().mean()
+        each = 0.5 * ((mean - anchor) / self.policy.std[t]).square()  # (b, 1 or G, D)
+        summed = self.config.credit == "episode" and self.config.logprob_reduction == "sum"
+        return each.sum(2).mean() if summed else each.mean()
 
     def _mean(self, states: Tensor, t: int, users: Tensor, *, reference: bool = False) -> Tensor:
         """Means (b, g, D) at ``states`` (b, g, D) of ``users`` (b,); or the frozen policy's."""

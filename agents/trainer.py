@@ -237,8 +237,8 @@ class FineTuner(ABC):
             self._best_state = copy.deepcopy(self.policy.state_dict())
         out = {f"valid/{k}": v for k, v in means.items()}
         out["policy/kl_to_pretrained"] = divergence(
-            self.policy, self.reference, self.env.problem, self._train_users
-        )
+            self.policy, self.reference, self.envs[0].problem, self._train_users
+        )  # always the first hold-out's: chains begin elsewhere in each
         return out | {"seconds/validation": time.perf_counter() - begin}
 
     def _valid_means(self) -> dict[str, float]:
