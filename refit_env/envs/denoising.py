@@ -20,6 +20,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.envs.config import ProblemConfig
 from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.envs.render import Renderer
+from refit_env.envs.surroundings import check_maker, check_single_wrappers
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
 
@@ -85,7 +86,8 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
     ## Episode End
 
-    After exactly T steps ``terminated`` is true; ``truncated`` never is, since T is a real end. ``info``
+    After exactly T steps ``terminated`` is true; ``truncated`` never is, since T is a real end; a
+    ``max_episode_steps`` below T, which would end chains unpaid, is refused. ``info``
     holds ``user`` at reset, and at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids,
     best first); between them it is empty.
 
@@ -154,6 +156,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             ValueError: for a wrong name, user, T or setting, with what would be right.
             DataError: if the data are not there or break a rule.
         """
+        check_maker(num_steps)
         config = ProblemConfig(
             data=data,
             backbone=backbone,
@@ -190,8 +193,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             The observation and ``{"user": id}``.
 
         Raises:
-            ValueError: for a user that no episode can be about, or an unknown option.
+            ValueError: for a user that no episode can be about, an unknown option, or within a ``TimeLimit``
+                below T.
         """
+        check_single_wrappers(self, self.problem.num_steps)
         super().reset(seed=seed)
         self._user = choose_user(self.problem, self.np_random, options)
         noise = None

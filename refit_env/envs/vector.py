@@ -33,6 +33,7 @@ from refit_env.envs.denoising import (
 from refit_env.envs.generators import Generators
 from refit_env.envs.problem import make_problem
 from refit_env.envs.render import Renderer
+from refit_env.envs.surroundings import check_limit, check_tensor_wrappers
 from refit_env.envs.vector_arguments import check_arguments, read_mask, read_users, resolve_autoreset
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
@@ -140,6 +141,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         check_arguments(num_envs, backend, device)
         check_render_mode(render_mode)
+        check_limit(max_episode_steps, num_steps)
         self.autoreset_mode = resolve_autoreset(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.problem = make_problem(
@@ -158,10 +160,6 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
                 device=device,
             )
         )
-        if max_episode_steps is not None and max_episode_steps < num_steps:
-            raise ValueError(
-                f"max_episode_steps={max_episode_steps}: a chain ends by itself, after T={num_steps}"
-            )
         self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
         self.single_observation_space, self.single_action_space = make_spaces(self.problem)
         self.render_mode = render_mode
@@ -201,11 +199,14 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             The observations, of chains that were not reset too, and ``{"user": (N,), "_user": mask}``.
 
         Raises:
-            ValueError: for wrong users, options or lengths.
+            ValueError: for wrong users, options or lengths, and (torch backend) within wrappers that compute
+                with NumPy arrays.
         """
         for name in options or {}:
             if name not in ("reset_mask", "user"):
                 raise unknown_name("reset option", name, ["reset_mask", "user"])
+        if self.backend == "torch":
+            check_tensor_wrappers(self, self.device.type == "cpu")
         options = options or {}
         begun = self._u.numel() > 0
         chosen = read_mask(options.get("reset_mask"), self.num_envs, begun)  # (N,)
