@@ -17,6 +17,8 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from refit_env.data.messages import reason, shown
+from refit_env.data.opcodes import Machine
 from refit_env.errors import DataError
 
 _PLAIN_TYPE = re.compile("[biuf][1248]")
@@ -94,7 +96,7 @@ class Dtype(Inert):
         if code in ("O", "O8"):
             return np.dtype(object)
         if not (isinstance(code, str) and _PLAIN_TYPE.fullmatch(code) and order in ("<", ">", "|", "=")):
-            raise pickle.UnpicklingError(f"an array of type {code!r}")
+            raise pickle.UnpicklingError(f"an array of type {shown(code)}")
         return np.dtype(f"{order}{code}")
 
 
@@ -114,9 +116,9 @@ class Array(Inert):
             raise pickle.UnpicklingError("an array without a type")
         kind = dtype.resolve()
         if kind.hasobject:
-            flat = np.empty(len(raw), dtype=object)
-            for n, item in enumerate(raw):
-                flat[n] = item
+            if not isinstance(raw, list):
+                raise pickle.UnpicklingError("an array of objects without a list")
+            flat = np.fromiter(raw, dtype=object, count=len(raw))
         else:
             if isinstance(raw, str):  # as Python 2 wrote them
                 raw = raw.encode("latin-1")
@@ -157,7 +159,7 @@ def _reconstructor(kind: Any, base: Any, state: Any) -> Inert:
 def _encode(text: str, encoding: str) -> bytes:
     """Bytes, as protocols 0 to 2 write them."""
     if encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
+        raise pickle.UnpicklingError(f"bytes in {shown(encoding)}")
     return text.encode("latin-1")
 
 
@@ -203,14 +205,27 @@ ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = _stand_ins()
 """What a pickle may name, and what stands for it."""
 
 
-class InertUnpickler(pickle.Unpickler):
-    """An unpickler that knows the names of ``ALLOWED`` and no others."""
+class Refused(pickle.UnpicklingError):
+    """A pickle asks for a name that no published file has."""
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a name; an error for any other, before anything is called."""
-        if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return ALLOWED[module, name]
+
+def _find(module: str, name: str) -> Any:
+    """The stand-in of a name; an error for any other, before anything is called."""
+    if (module, name) not in ALLOWED:
+        raise Refused(f"{module}.{name}")
+    return ALLOWED[module, name]
+
+
+def _is_stand_in(value: Any) -> bool:
+    """Whether a value was written here, and may be called."""
+    return isinstance(value, Call) or (isinstance(value, type) and issubclass(value, Inert))
+
+
+def _set_state(made: Any, state: Any) -> None:
+    """Set the state of a made object; functions and classes refuse it."""
+    if not isinstance(made, Inert | Call):
+        raise pickle.UnpicklingError(f"a state of {shown(made)}")
+    made.__setstate__(state)
 
 
 def read_inert(path: Path, file: IO[bytes]) -> Any:
@@ -221,18 +236,16 @@ def read_inert(path: Path, file: IO[bytes]) -> Any:
         file: its bytes.
 
     Raises:
-        DataError: if it asks for anything that the published files do not, or is damaged. Nothing of it has
-            been run.
+        DataError: if it asks for anything that the published files do not, claims more than a file of its
+            size can hold, or is damaged. Nothing of it has been run.
     """
     try:
-        return InertUnpickler(file, encoding="latin-1").load()
-    except pickle.UnpicklingError as error:
-        what = str(error)
-        if re.fullmatch(r"[\w.]+\.[\w.<>]+", what):
-            raise DataError(
-                f"{path}: this pickle asks for {what}, which no published file does; refused, nothing was run"
-            ) from None
-        raise DataError(f"{path}: not a whole pickle as published ({what})") from None
+        return Machine(file.read(), _find, _is_stand_in, _set_state).run()
+    except Refused as error:
+        name = re.sub(r"[^\w.<>]", "?", str(error)[:100])
+        raise DataError(
+            f"{path}: this pickle asks for {name}, which no published file does; refused, nothing was run"
+        ) from None
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path}: not a whole pickle as published ({reason:.120})") from None
+        what = str(error) if type(error) is pickle.UnpicklingError else reason(error)
+        raise DataError(f"{path}: not a whole pickle as published ({what[:160]})") from None

@@ -27,7 +27,7 @@ LONGEST_LINE = 2**24
 """Characters of a line of text that is no table; the longest of the published files has 4 million."""
 LARGEST_INFO = 2**24
 """Bytes of ``dataset.json``."""
-MOST_COLUMNS = 10_000
+MOST_COLUMNS = 1000
 """Of a table."""
 WORKING_COPIES = 4
 """How often a table of numbers is in memory at once while it is read, checked and sorted."""

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
 from refit_env.data.inert import Array, Block, BlockManager, CooMatrix, DataFrame, Index, Inert, read_inert
+from refit_env.data.limits import LARGEST_COUNT, MOST_COLUMNS, check_unpacked, check_values
+from refit_env.data.messages import listed, reason, shown
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import all_files
 from refit_env.errors import DataError
@@ -44,8 +46,9 @@ def read_recdiff(source: Path, options: ReadOptions) -> RawRows:
     if not isinstance(stored, dict):
         raise DataError(f"{path}: expected a dictionary of matrices, found {type(stored).__name__}")
     counts = [stored.get(name) for name in ("userCount", "itemCount")]
-    if not all(type(count) is int and count > 0 for count in counts):
-        raise DataError(f"{path}: 'userCount' and 'itemCount' should be whole numbers, found {counts}")
+    if not all(type(count) is int and 0 < count <= LARGEST_COUNT for count in counts):
+        found = " and ".join(shown(count) for count in counts)
+        raise DataError(f"{path}: 'userCount' and 'itemCount' should be whole numbers, found {found}")
     num_users, num_items = int(counts[0] or 0), int(counts[1] or 0)
     parts = [_pairs(path, stored, name, (num_users, num_items)) for name in ("train", "val", "test")]
     trust = _pairs(path, stored, "trust", (num_users, num_users))
@@ -67,9 +70,12 @@ def _open_pickle(path: Path, stack: ExitStack) -> IO[bytes]:
             name for name in archive.namelist() if name.endswith("dataset.pkl") and "__MACOSX" not in name
         ]
         if len(inside) == 1:
+            check_unpacked(path, archive.getinfo(inside[0]).file_size)
             return stack.enter_context(archive.open(inside[0]))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise DataError(f"{path}: not a whole zip archive ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # a damaged archive can fail in any way
+        raise DataError(f"{path}: not a whole zip archive ({reason(error)})") from None
     raise DataError(f"{path}: expected one dataset.pkl in the archive, found {len(inside)}")
 
 
@@ -80,9 +86,17 @@ def _pairs(path: Path, stored: dict[Any, Any], name: str, shape: tuple[int, int]
         raise DataError(f"{path}: {name!r} should be a matrix in coordinate form")
     state = matrix.state
     coordinates = state.get("coords", (state.get("row"), state.get("col")))
-    if state.get("_shape") != shape:
-        raise DataError(f"{path}: {name!r} is of shape {state.get('_shape')}, expected {shape}")
-    columns = [_numbers(path, name, values) for values in (*coordinates, state.get("data"))]
+    if not isinstance(coordinates, tuple) or len(coordinates) != 2:
+        raise DataError(f"{path}: {name!r} should have rows and columns, found {shown(coordinates)}")
+    stated = state.get("_shape")
+    if stated != shape:
+        found = ", ".join(map(shown, stated[:3])) if isinstance(stated, tuple) else shown(stated)
+        raise DataError(f"{path}: {name!r} is of shape ({found}), expected {shape}")
+    kinds = ("iu", "iu", "biuf")
+    columns = [
+        _numbers(path, name, values, kind)
+        for values, kind in zip((*coordinates, state.get("data")), kinds, strict=True)
+    ]
     if len({column.shape for column in columns}) != 1:
         raise DataError(f"{path}: the rows, columns and values of {name!r} differ in number")
     pairs: IntArray = np.stack(columns[:2], axis=1).astype(np.int64)  # (N, 2)
@@ -92,8 +106,8 @@ def _pairs(path: Path, stored: dict[Any, Any], name: str, shape: tuple[int, int]
     return kept
 
 
-def _numbers(path: Path, name: str, values: Any) -> npt.NDArray[Any]:
-    if not isinstance(values, Array) or not hasattr(values, "value") or values.value.dtype.kind not in "biuf":
+def _numbers(path: Path, name: str, values: Any, kinds: str) -> npt.NDArray[Any]:
+    if not isinstance(values, Array) or not hasattr(values, "value") or values.value.dtype.kind not in kinds:
         raise DataError(f"{path}: {name!r} should hold numbers")
     return values.value.reshape(-1)
 
@@ -130,7 +144,7 @@ def _pad_item(statistics: Path, tables: list[tuple[IntArray, IntArray]]) -> int:
         return max(int(histories.max()) for histories, _ in tables)
     columns = _frame(statistics)
     if "item_num" not in columns or len(columns["item_num"]) != 1:
-        raise DataError(f"{statistics}: expected one row with 'item_num', found {', '.join(columns)}")
+        raise DataError(f"{statistics}: expected one row with 'item_num', found {listed(columns)}")
     return int(_whole(statistics, "item_num", columns["item_num"])[0])
 
 
@@ -139,12 +153,14 @@ def _table(path: Path) -> tuple[IntArray, IntArray]:
     columns = _frame(path)
     missing = [name for name in ("seq", "len_seq", "next") if name not in columns]
     if missing:
-        raise DataError(f"{path}: no column {missing[0]!r}; it has {', '.join(columns)}")
+        raise DataError(f"{path}: no column {missing[0]!r}; it has {listed(columns)}")
     targets = _whole(path, "next", columns["next"])
     lengths = {len(row) if isinstance(row, list) else -1 for row in columns["seq"]}
     if len(lengths) != 1 or min(lengths) < 1:
-        raise DataError(f"{path}: the histories in 'seq' should be lists of one length, found {lengths or 0}")
-    flat = np.array([item for row in columns["seq"] for item in row], dtype=object)
+        found = listed(map(str, sorted(lengths))) or "none"
+        raise DataError(f"{path}: the histories in 'seq' should be lists of one length, found {found}")
+    check_values(path, targets.size * max(lengths))  # one list may stand in every row
+    flat = np.fromiter((item for row in columns["seq"] for item in row), dtype=object)
     return _whole(path, "seq", flat).reshape(targets.size, -1), targets
 
 
@@ -174,7 +190,7 @@ def _frame(path: Path) -> dict[str, npt.NDArray[Any]]:
         frame = read_inert(path, file)
     try:
         return _columns(frame)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:
         raise DataError(f"{path}: not a table as DreamRec publishes ({type(error).__name__})") from None
 
 
@@ -192,12 +208,16 @@ def _columns(frame: Any) -> dict[str, npt.NDArray[Any]]:
         extra = manager.state[3]["0.14.1"]
         axes = extra["axes"]
         parts = [(block["values"], block["mgr_locs"]) for block in extra["blocks"]]
-    names = [str(name) for name in _labels(axes[0])]
-    columns = {}
+    names = _labels(axes[0]).tolist()
+    if not all(type(name) is str for name in names) or max(len(names), len(parts)) > MOST_COLUMNS:
+        raise ValueError("columns without names, or too many")
+    columns: dict[str, npt.NDArray[Any]] = {}
     for values, places in parts:
         where = range(*places.indices(len(names))) if isinstance(places, slice) else places.value.tolist()
         for n, place in enumerate(where):
             columns[names[place]] = values.value[n]
+    if len({values.shape for values in columns.values()}) != 1 or next(iter(columns.values())).ndim != 1:
+        raise ValueError("columns of several lengths")
     return columns
 
 
@@ -211,9 +231,12 @@ def _labels(index: Inert) -> npt.NDArray[Any]:
 
 def _whole(path: Path, name: str, values: npt.NDArray[Any]) -> IntArray:
     """(N,) whole numbers >= 0, from numbers of any type."""
+    plain = values.dtype.kind in "iuf" or all(type(value) in (int, float) for value in values)
     try:
+        if not plain:
+            raise TypeError
         numbers = values.astype(np.float64)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError):
         raise DataError(f"{path}: {name!r} should hold numbers") from None
     wrong = ~((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers)))
     if wrong.any():

@@ -17,6 +17,7 @@ from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, at_least, compact_rows, daily_sessions, k_core, merge_duplicates
+from refit_env.data.limits import check_count
 from refit_env.data.named import ReadOptions
 from refit_env.data.readers import guess_format, read_rows
 from refit_env.data.recipe import Recipe
@@ -198,6 +199,8 @@ def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
     stated = rows.shape or (int(rows.users.max()) + 1, int(rows.items.max()) + 1)
     num_users = stated[0] if recipe.num_users is None else recipe.num_users
     num_items = stated[1] if recipe.num_items is None else recipe.num_items
+    check_count(str(source), "the number of users", num_users, len(rows))
+    check_count(str(source), "the number of items", num_items, len(rows))
     return _Numbered(rows, num_users, num_items)
 
 

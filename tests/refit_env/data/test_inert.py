@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from refit_env.data import inert
+from refit_env.data import inert, opcodes
 from refit_env.data.inert import ALLOWED, Array, read_inert
 from refit_env.errors import DataError
 
@@ -196,3 +197,78 @@ def test_numbers_of_numpy_become_pythons() -> None:
     for protocol in PROTOCOLS:
         assert read(pickle.dumps(np.float32(2.5), protocol)) == 2.5
         assert read(pickle.dumps(np.int64(7), protocol)) == 7
+
+
+def doubled(depth: int, make: bytes = b"l") -> bytes:
+    """A list (or tuple) of two references to one of two references ...: 2 ** depth leaves in few bytes."""
+    return b"(" + make + b"".join(b"q%c0(h%ch%c" % (n, n, n) + make for n in range(depth))
+
+
+BOMBS = {
+    "a memo of 5e7": b"]r\x80\xf0\xfa\x02.",
+    "a memo of text": b"]p50000000\n.",
+    "a key of tuples": b"}" + doubled(60, b"t") + b"Ns.",
+    "keys of tuples at once": b"(" + doubled(60, b"t") + b"Nd.",
+    "keys of tuples set together": b"}(" + doubled(60, b"t") + b"Nu.",
+    "a long text": b"\x8d\xff\xff\xff\xff\xff\x00\x00\x00abc.",
+    "long bytes": b"\x8e\xff\xff\xff\xff\xff\x00\x00\x00abc.",
+    "a long number": b"\x8b\xff\xff\xff\x7fabc.",
+    "a number of many digits": b"I" + b"9" * 10**5 + b"\n.",
+    "a large frame": b"\x80\x04\x95\xff\xff\xff\xff\xff\x00\x00\x00.",
+    "a set": b"\x80\x04\x8f(K\x01\x90.",
+    "an array of a huge shape": named("numpy", "ndarray", b"(tR(I1\n(I1000000000000\ntNI00\nS''\ntb"),
+    "an array type of nested lists": named(
+        "numpy", "ndarray", b"(tR(I1\n(I1\ntcnumpy\ndtype\n(" + doubled(30) + b"tRI00\nS''\ntb"
+    ),
+    "an encoding of nested lists": named("_codecs", "encode", b"(S'a'\n" + doubled(30) + b"tR"),
+    "a text that is encoded again and again": named(
+        "_codecs", "encode", b"q\x010(S'" + b"a" * 10**5 + b"'\nS'latin1'\ntq\x02" + b"0h\x01h\x02R" * 10**3
+    ),
+    "a list that fills array after array": b"]q\x01("
+    + b"N" * 10**6
+    + b"e("
+    + b"".join(
+        named("numpy", "ndarray", b"(tR(I1\n(I100000\ntcnumpy\ndtype\n(S'O'\ntRI00\nh\x01tb")[:-1]
+        for _ in range(200)
+    )
+    + b"l.",
+    "a name without end": named("x" * 10**6, "y"),
+}
+
+
+@pytest.mark.parametrize("bomb", sorted(BOMBS))
+def test_a_small_pickle_does_not_become_large(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opcodes, "FREE", 10**5)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"some\.pkl: ") as caught:
+            read(BOMBS[bomb])
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 500
+
+
+def test_too_many_objects_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opcodes, "FREE", 100)
+    assert len(read(b"(" + b"]" * 90 + b"l.")) == 90
+    with pytest.raises(DataError, match="far more objects than a file of this size holds"):
+        read(
+            named(
+                "_codecs", "encode", b"q\x010(S'" + b"a" * 90 + b"'\nS'latin1'\ntq\x02" + b"0h\x01h\x02R" * 20
+            )
+        )
+
+
+@pytest.mark.parametrize("nested", [b"]" * 10**5 + b"a" * (10**5 - 1), b"N" + b"\x85" * 10**5])
+def test_deep_nesting_harms_nobody(nested: bytes) -> None:
+    value = read(nested + b".")
+    assert type(value) in (list, tuple) and len(value) == 1
+    with pytest.raises(DataError, match="as a key"):
+        read(b"}" + nested + b"Ns.")
+
+
+def test_a_dictionary_has_few_entries() -> None:
+    assert len(read(pickle.dumps({n: None for n in range(1000)}))) == 1000
+    with pytest.raises(DataError, match="a dictionary of more than 1000 entries"):
+        read(pickle.dumps({n: None for n in range(1001)}))

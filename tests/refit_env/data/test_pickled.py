@@ -17,7 +17,9 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refit_env.data.prepare import prepare
 from refit_env.data.readers import guess_format, read_rows
+from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError
 
 PAD, SIZE = 30, 4
@@ -287,7 +289,7 @@ def broken(**state: Any) -> Any:
 
 BAD_MATRICES: list[tuple[Any, str]] = [
     ([1, 2], "expected a dictionary of matrices, found list"),
-    (stored(userCount=4.5), r"'userCount' and 'itemCount' should be whole numbers, found \[4\.5, 6\]"),
+    (stored(userCount=4.5), r"'userCount' and 'itemCount' should be whole numbers, found 4\.5 and 6"),
     (stored(itemCount=None), r"should be whole numbers"),
     (stored(val=None), "'val' should be a matrix in coordinate form"),
     (stored(test=matrix([(0, 0)], (4, 7))), r"'test' is of shape \(4, 7\), expected \(4, 6\)"),
@@ -361,3 +363,56 @@ def test_matrices_are_read_as_written(train: Any, val: Any, test: Any, trust: An
     assert list(zip(rows.users.tolist(), rows.items.tolist(), strict=True)) == train + val + test
     assert rows.social is not None
     assert [tuple(edge) for edge in rows.social.tolist()] == sorted({(a, b) for a, b in trust if a != b})
+
+
+def nested(depth: int = 40) -> list[Any]:
+    """Two references to a list of two references ...: printing it would take 2 ** depth steps."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize("name", ["userCount", "itemCount", "train", "trust"])
+def test_what_is_found_is_never_printed_whole(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "dataset.pkl"
+    for value in (nested(), "x" * 10**6, 10**5000, [1] * 10**6):
+        path.write_bytes(dump(stored(**{name: value})))
+        with pytest.raises(DataError, match=r"dataset\.pkl: ") as caught:
+            read_rows(path, "recdiff")
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("values", [["12", "1_0"], [nested(5), 3], [10**5000, 1], [None, 2.0]])
+def test_items_are_numbers(values: list[Any], tmp_path: Path) -> None:
+    bad = {"seq": [[PAD] * SIZE, [1] + [PAD] * (SIZE - 1)], "len_seq": [1, 1], "next": row_of(values)[0]}
+    with pytest.raises(DataError, match=r"'next' should hold numbers"):
+        read_rows(put(tmp_path, old_frame, train=bad), "dreamrec")
+    inside = {"seq": [[value, PAD, PAD, PAD] for value in values], "len_seq": [1, 1], "next": [1, 2]}
+    with pytest.raises(DataError, match=r"'seq' should hold numbers"):
+        read_rows(put(tmp_path, old_frame, train=inside), "dreamrec")
+
+
+def test_one_history_in_every_row_is_no_way_to_fill_the_memory(tmp_path: Path) -> None:
+    long: list[int] = [PAD] * 5_000
+    bad = {"seq": [long] * 5_000, "len_seq": [1] * 5_000, "next": [1] * 5_000}
+    with pytest.raises(DataError, match=r"train_data\.df: .* bytes claim to hold 25,000,000 values"):
+        read_rows(put(tmp_path, old_frame, train=bad), "dreamrec")
+
+
+def test_an_archive_that_unpacks_to_far_more_is_left_packed(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.pkl.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("dataset.pkl", b"N" * (2 * 10**8))
+    with pytest.raises(DataError, match=r"would unpack to 200,000,000 bytes; at most"):
+        read_rows(path, "recdiff")
+
+
+def test_counts_that_the_rows_cannot_have_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dataset.pkl"
+    large = 10**9
+    shaped = {name: matrix([(0, 0), (1, 2)], (large, 6)) for name in ("train", "val", "test")}
+    content = stored(userCount=large, trust=matrix([(0, 1)], (large, large)), **shaped)
+    path.write_bytes(dump(content))
+    with pytest.raises(DataError, match=r"the number of users is 1,000,000,000, too many for"):
+        prepare("shop", path, Recipe(format="recdiff", task="social", split="published"))
