@@ -34,9 +34,10 @@ def check_reward(env: VectorEnv[Any, Any, Any]) -> None:
     wrong = (~torch.isfinite(reward)).nonzero().flatten()
     if wrong.numel():
         i = int(wrong[0])
+        whose = problem.dataset.users_by_id.named(int(users[i]))
         told = ", ".join(f"{name} {float(value[i]):g}" for name, value in terms.items())
         raise ValueError(
-            f"the reward of user {int(users[i])} is {float(reward[i])} at the vector that its chain starts "
+            f"the reward of {whose} is {float(reward[i])} at the vector that its chain starts "
             f"from (terms: {told or 'none'}): rewards must be finite. Mend the reward function"
         )
 
@@ -58,7 +59,7 @@ def refuse_nonfinite_rewards(
         return
     i = int(np.flatnonzero(~np.isfinite(rewards))[0])
     users = info.get("final_info", info).get("user")
-    whose = f" (user {int(users[i])})" if users is not None and done[i] else ""
+    whose = f" (user number {int(users[i])})" if users is not None and done[i] else ""
     raise ValueError(
         f"the reward of sub-environment {i}{whose} is {rewards[i]}: rewards must be finite. "
         "Mend the reward function, or the wrapper that changes rewards"

@@ -38,7 +38,7 @@ class Negatives:
         self.num_items = int(rows.shape[1])
         if bool((counts >= self.num_items).any()):
             full = int(np.flatnonzero(counts >= self.num_items)[0])
-            raise DataError(f"user {full} has all {self.num_items} items: there is no other to compare with")
+            raise DataError(f"user number {full} has all {self.num_items} items: no other is left to compare")
         place = np.arange(rows.nnz) - np.repeat(rows.indptr[:-1], counts)  # (N,) j
         owner = np.repeat(np.arange(len(counts)), counts)  # (N,)
         # Ascending over all users, so that one search finds a place within a user's own.

@@ -141,7 +141,8 @@ def check_dataset(data: Dataset, where: str) -> None:
     if data.task in ("cf", "social") and lost.any():
         user, others = int(np.flatnonzero(lost)[0]), int(lost.sum()) - 1
         raise DataError(
-            f"{where}: user {user} (and {others} others) has no train items, so nothing can be predicted from"
+            f"{where}: {data.users_by_id.named(user)} (and {others} others) has no train items, so nothing "
+            "can be predicted from"
         )
 
 

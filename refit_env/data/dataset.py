@@ -15,6 +15,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from refit_env.data.fingerprint import fingerprint
+from refit_env.data.ids import IdMap
 
 SPLITS = ("train", "valid", "test")
 """Names of the values 0, 1, 2 of the canonical ``split`` column."""
@@ -160,6 +161,16 @@ class Dataset:
     def num_items(self) -> int:
         """I."""
         return self.train.num_items
+
+    @cached_property
+    def users_by_id(self) -> IdMap:
+        """The source's ids of the users."""
+        return IdMap("user", self.num_users, self.user_ids, self.name)
+
+    @cached_property
+    def items_by_id(self) -> IdMap:
+        """The source's ids of the items."""
+        return IdMap("item", self.num_items, self.item_ids, self.name)
 
     @cached_property
     def fingerprint(self) -> str:

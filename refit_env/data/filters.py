@@ -33,6 +33,7 @@ class RawRows:
             their ids, each once; None where nothing is.
         dropped: rows that the reader left out, by the reason.
         shape: (U, I) where the files state it, else None.
+        user_names: (U,) ids for people, by the number in ``users``, where a filter made the users; else None.
     """
 
     users: npt.NDArray[Any]
@@ -44,6 +45,7 @@ class RawRows:
     item_table: Mapping[str, npt.NDArray[Any]] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     shape: tuple[int, int] | None = None
+    user_names: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
         """N."""
@@ -112,25 +114,33 @@ def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
         utc_offset: hours by which the days begin before those of UTC.
 
     Returns:
-        The rows in order of time; the new users are numbered from 0 by the time of their first row. Social
-        edges are dropped: a session has no friends.
+        The rows in order of time; the new users are numbered from 0 by the time of their first row, and
+        ``user_names`` holds the source's user and the day of each. Social edges are dropped: a session has no
+        friends.
 
     Raises:
         DataError: if the rows have no timestamps.
 
     Example:
         >>> rows = RawRows(np.array([4, 4, 4]), np.array([0, 1, 2]), np.array([0.0, 7200.0, 90000.0]))
-        >>> daily_sessions(rows).users
-        array([0, 0, 1])
+        >>> days = daily_sessions(rows)
+        >>> days.users, days.user_names
+        (array([0, 0, 1]), array(['4 1970-01-01', '4 1970-01-02'], dtype=object))
     """
     if rows.timestamps is None:
         raise DataError("session='day' needs timestamps, and these files have none")
     rows = rows.take(np.argsort(rows.timestamps, kind="stable"))
     assert rows.timestamps is not None
-    days = compact(np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0))[0]  # (N,)
+    dates = np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0)  # (N,) days since 1970
+    days = compact(dates)[0]  # (N,)
     users = compact(rows.users)[0]
     sessions, _ = pd.factorize(users * (int(days.max(initial=0)) + 1) + days)
-    return replace(rows, users=sessions.astype(np.int64), social=None)
+    first = np.unique(sessions, return_index=True)[1]  # (U,)
+    calendar = dates[first].astype("datetime64[D]").astype(str)  # (U,)
+    names = [f"{user} {day}" for user, day in zip(rows.users[first].tolist(), calendar, strict=True)]
+    return replace(
+        rows, users=sessions.astype(np.int64), social=None, user_names=np.array(names, dtype=object)
+    )
 
 
 def k_core(rows: RawRows, k: int, k_items: int | None = None, passes: int = 0) -> RawRows:
@@ -182,7 +192,7 @@ def compact(ids: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[Any]]:
 
 
 def compact_rows(rows: RawRows) -> tuple[RawRows, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Number users and items from 0; also returns the old id of each new user and of each new item.
+    """Number users and items from 0; also returns the source's id of each new user and of each new item.
 
     Social edges of users without rows, loops and repeats of an edge go; so do items without rows.
 
@@ -201,5 +211,7 @@ def compact_rows(rows: RawRows) -> tuple[RawRows, npt.NDArray[Any], npt.NDArray[
         if (place < 0).any():
             raise DataError(f"item {item_ids[place < 0][0]} has rows, but is not in the table of items")
         table = {name: values[place] for name, values in table.items()} | {"item": np.arange(item_ids.size)}
-    rows = replace(rows, users=users, items=items, social=social, item_table=table)
+    if rows.user_names is not None:
+        user_ids = rows.user_names[user_ids]
+    rows = replace(rows, users=users, items=items, social=social, item_table=table, user_names=None)
     return rows, user_ids, item_ids

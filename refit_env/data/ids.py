@@ -1,5 +1,7 @@
 """Ids as the source writes them: numbers where all of them are written as numbers are, else text.
 
+A data set numbers its users and items from 0; ``IdMap`` gives the source's ids of those numbers, and back.
+
 Letters: N values, n ids.
 """
 
@@ -7,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,8 @@ NUMBER = r"(?:0|[1-9][0-9]*)"
 
 _DIGITS = re.compile("[0-9]+")
 _NUMBER = re.compile(NUMBER)
+_COMPARED = 20_000
+"""Ids that are compared with a mistyped one."""
 
 
 def parse_id(text: str) -> int | str:
@@ -66,3 +72,100 @@ def join_ids(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     if any(part.dtype == object for part in parts):
         parts = [part if part.dtype == object else part.astype(str).astype(object) for part in parts]
     return np.concatenate(parts)
+
+
+class IdMap:
+    """Numbers of a data set's users or items -> the source's own ids, and back.
+
+    Attributes:
+        kind: ``"user"`` or ``"item"``.
+        count: n.
+        ids: (n,) the source's ids by number, int64 or text; None where the data set keeps none, so that the
+            numbers themselves are the ids.
+        where: the data set's name, for messages.
+
+    Example:
+        >>> users = IdMap("user", 2, np.array(["ann", "bob"], dtype=object), "shop")
+        >>> users.number("bob"), users.of(0), users.take([1, 0]).tolist(), users.named(1)
+        (1, 'ann', ['bob', 'ann'], "user 'bob' (number 1)")
+        >>> users.number("bop")
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown user 'bop'. Did you mean 'bob'? 'shop' has 2 users, from 'ann' to 'bob'
+    """
+
+    def __init__(self, kind: str, count: int, ids: npt.NDArray[Any] | None, where: str) -> None:
+        """Keep the ids; what else is needed is made when it is first asked for."""
+        self.kind, self.count, self.ids, self.where = kind, count, ids, where
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self.count
+
+    @property
+    def known(self) -> bool:
+        """Whether the data set keeps the source's ids."""
+        return self.ids is not None
+
+    def of(self, number: int) -> int | str:
+        """The source's id of a number; the number itself where none is kept."""
+        if self.ids is None:
+            return int(number)
+        value = self.ids[number]
+        return value if isinstance(value, str) else int(value)
+
+    def take(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
+        """The source's ids of numbers of any shape, in that shape: int64, or objects that are text."""
+        places = np.asarray(numbers, dtype=np.int64)
+        return places.copy() if self.ids is None else self.ids[places]
+
+    def named(self, number: int) -> str:
+        """The user or item in words, for messages and titles."""
+        if self.ids is None:
+            return f"{self.kind} {number}"
+        return f"{self.kind} {self.of(number)!r} (number {number})"
+
+    def number(self, given: int | str) -> int:
+        """The number of the source's id; text must be the id exactly, leading zeros included.
+
+        Raises:
+            ValueError: for an id that is not there, with a did-you-mean, or one that several rows share.
+        """
+        text = str(given)
+        if self.ids is None:
+            if _NUMBER.fullmatch(text) and len(text) <= 19 and int(text) < self.count:
+                return int(text)
+            raise ValueError(
+                f"{self.kind} {text[:40]!r} must lie in 0..{self.count - 1}; {self.where!r} keeps no ids of "
+                "its source, so that its numbers are the ids"
+            )
+        found = self._numbers.get(text)
+        if found is None:
+            raise ValueError(self._unknown(text))
+        if len(self._numbers) < self.count and len(rows := np.flatnonzero(self.ids == self.ids[found])) > 1:
+            raise ValueError(
+                f"{self.kind} {text[:40]!r} has {len(rows)} rows in {self.where!r}; choose one by number, "
+                f"{', '.join(map(str, rows[:3]))} ..."
+            )
+        return found
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        """Text of an id -> the first number that has it."""
+        assert self.ids is not None
+        return {str(value): n for n, value in reversed(list(enumerate(self.ids.tolist())))}
+
+    def _unknown(self, text: str) -> str:
+        """What to say of an id that is not there."""
+        near = [
+            known
+            for known in self._numbers
+            if abs(len(known) - len(text)) <= 2 and (known[:1] == text[:1] or known[-1:] == text[-1:])
+        ]
+        bare = text.strip().lstrip("0").casefold()
+        alike = [known for known in self._numbers if known.lstrip("0").casefold() == bare]
+        close = alike or get_close_matches(text, near[:_COMPARED], n=1)
+        hint = f" Did you mean {close[0][:40]!r}?" if close else ""
+        first, last = (str(self.of(n))[:40] for n in (0, self.count - 1))
+        total = f"{self.count:,} {self.kind}s, from {first!r} to {last!r}"
+        return f"unknown {self.kind} {text[:40]!r}.{hint} {self.where!r} has {total}"

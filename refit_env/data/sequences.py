@@ -176,6 +176,7 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
         parts[2],
         time_ordered=True,
         meta=dict(dataset.meta),
+        user_ids=None if dataset.user_ids is None else dataset.user_ids[users[kept]],
         item_ids=dataset.item_ids,
         item_features=dataset.item_features,
         targets=parts[0],

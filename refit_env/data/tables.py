@@ -100,7 +100,12 @@ def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]
 
 
 def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
-    """(count,) the source's own ids, numbers or text, or None where there is no such file."""
+    """(count,) the source's own ids, int64 or text, or None where there is no such file.
+
+    Raises:
+        DataError: if there is not one for each number, one is neither a whole number nor text, or one stands
+            twice; the message names file and row.
+    """
     if not path.is_file():
         return None
     table = _read(path, (), None)
@@ -115,7 +120,12 @@ def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
     if ids.dtype.kind == "O" and not all(isinstance(value, str) for value in ids):
         row = next(n for n, value in enumerate(ids) if not isinstance(value, str))
         raise DataError(f"{path} row {row}: id is {shown(ids[row])}, expected text")
-    return ids
+    values = ids.tolist()
+    if len(set(values)) < count:
+        before: set[int | str] = set()
+        row = next(n for n, value in enumerate(values) if value in before or before.add(value))
+        raise DataError(f"{path} row {row}: the id {shown(values[row])} stands twice")
+    return ids if ids.dtype.kind == "O" else ids.astype(np.int64)
 
 
 def _open(path: Path) -> pq.ParquetFile:

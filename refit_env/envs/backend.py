@@ -164,5 +164,17 @@ class TorchBackend(Backend):
         return shown | {"t": self.steps(t), "u": u}
 
 
+def spread_ids(ids: npt.NDArray[Any], where: Ints, num_envs: int) -> npt.NDArray[Any]:
+    """The source's ids (n, ...) of the places ``where`` (n,) as (N, ...), as SyncVectorEnv lays them out.
+
+    Elsewhere numbers are 0, and so are the places of lists of text; a single text is None.
+    """
+    out = np.zeros((num_envs, *ids.shape[1:]), ids.dtype)
+    if ids.dtype == object and ids.ndim == 1:
+        out[:] = None
+    out[where] = ids
+    return out
+
+
 BACKENDS: dict[str, type[Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}
 """By name."""

@@ -29,6 +29,9 @@ Observation = dict[str, FloatArray]
 
 RENDER_MODES = ["ansi", "rgb_array"]
 
+USER_OPTIONS = ("user", "user_id")
+"""Options of ``reset`` that choose the user: by number, or by the source's id."""
+
 
 class DenoisingEnv(gym.Env[Observation, FloatArray]):
     """The denoising chain of a diffusion recommender, one user an episode.
@@ -112,8 +115,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``backbone`` | ``"diffrec"`` | whose chain it is |
     | ``bound`` | see above | of the boxes |
     | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
+    | ``source_ids`` | False | whether ``info`` holds the source's own ids, too: ``user_id``, ``top_k_ids`` |
 
-    ``reset(options={"user": id})`` chooses the user. Environments of one process that are made with the
+    ``reset(options={"user": 3})`` chooses the user by number, ``{"user_id": "user-7"}`` by the source's own
+    id. Pictures show the source's ids. Environments of one process that are made with the
     same arguments share the data, the neighbours and the reward. A function as reward cannot be written to
     JSON, so such an environment's spec cannot be serialised. Under ``AsyncVectorEnv`` on Linux pass
     ``context="spawn"`` if PyTorch has worked in the parent already: its threads do not survive a fork.
@@ -149,6 +154,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         bound: float | None = None,
         checkpoint: str | Path | None = None,
         render_mode: str | None = None,
+        source_ids: bool = False,
     ) -> None:
         """Make the environment; the class's docstring explains the arguments.
 
@@ -177,6 +183,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self._renderer = Renderer(self.problem) if render_mode is not None else None
+        self.source_ids = source_ids
         self._user, self._t = -1, num_steps
         self._context: FloatArray | None = None
 
@@ -187,10 +194,10 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
 
         Args:
             seed: of the environment's generator.
-            options: ``{"user": id}`` chooses the user.
+            options: ``{"user": number}`` or ``{"user_id": id of the source}`` chooses the user.
 
         Returns:
-            The observation and ``{"user": id}``.
+            The observation and ``{"user": number}``, with ``source_ids`` ``user_id``, too.
 
         Raises:
             ValueError: for a user that no episode can be about, an unknown option, or within a ``TimeLimit``
@@ -209,7 +216,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         self._t = 0
         if self._renderer is not None:
             self._renderer.begin(self._user, u)
-        return self._observe(u), {"user": self._user}
+        return self._observe(u), self._whose()
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take the next vector.
@@ -237,7 +244,9 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         users = torch.tensor([self._user])
         reward, terms, lists = self.problem.score(torch.from_numpy(u)[None], users)
         info: dict[str, Any] = {name: float(value[0]) for name, value in terms.items()}
-        info |= {"user": self._user, "top_k": lists[0].numpy().copy()}
+        info |= self._whose() | {"top_k": lists[0].numpy().copy()}
+        if self.source_ids:
+            info["top_k_ids"] = self.problem.dataset.items_by_id.take(info["top_k"])
         return self._observe(u), float(reward[0]), True, False, info
 
     def render(self) -> Any:
@@ -248,6 +257,13 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             )
             return None
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
+
+    def _whose(self) -> dict[str, Any]:
+        """The user of the episode, as infos have it."""
+        whose: dict[str, Any] = {"user": self._user}
+        if self.source_ids:
+            whose["user_id"] = self.problem.dataset.users_by_id.of(self._user)
+        return whose
 
     def _observe(self, u: FloatArray) -> Observation:
         """The observation; ``u`` is given away."""
@@ -273,12 +289,22 @@ def choose_user(
     problem: DenoisingProblem, rng: np.random.Generator, options: Mapping[str, Any] | None
 ) -> int:
     """The user that the options name, else one drawn."""
-    for name in options or {}:
-        if name != "user":
-            raise unknown_name("reset option", name, ["user"])
-    if options and options.get("user") is not None:
+    options = options or {}
+    for name in options:
+        if name not in USER_OPTIONS:
+            raise unknown_name("reset option", name, USER_OPTIONS)
+    check_one_user(options)
+    if options.get("user_id") is not None:
+        return problem.user_of_id(options["user_id"])
+    if options.get("user") is not None:
         return problem.check_user(options["user"])
     return int(problem.draw_users([rng])[0])
+
+
+def check_one_user(options: Mapping[str, Any]) -> None:
+    """Refuse options that name the user twice."""
+    if all(options.get(name) is not None for name in USER_OPTIONS):
+        raise ValueError("options name the user twice, by 'user' and by 'user_id'; leave one of them out")
 
 
 def check_render_mode(mode: str | None) -> None:

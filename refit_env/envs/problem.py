@@ -236,14 +236,24 @@ class DenoisingProblem:
         count = self.dataset.num_users
         if isinstance(user, bool) or not isinstance(user, int | np.integer) or not 0 <= user < count:
             raise ValueError(
-                f"user {user!r} must be a whole number in 0..{count - 1}, the users of {self.dataset.name!r}"
+                f"user {user!r} must be a whole number in 0..{count - 1}, the users of "
+                f"{self.dataset.name!r}; the option 'user_id' takes the source's id"
             )
         if not self._may_start[user]:
             raise ValueError(
-                f"user {user} has nothing visible or nothing relevant under relevance "
-                f"{self.relevance.mode!r}; {len(self.users)} of {count} users start episodes (problem.users)"
+                f"{self.dataset.users_by_id.named(int(user))} has nothing visible or nothing relevant under "
+                f"relevance {self.relevance.mode!r}; {len(self.users)} of {count} users start episodes "
+                "(problem.users)"
             )
         return int(user)
+
+    def user_of_id(self, given: Any) -> int:
+        """Return the number of the user with the source's id, if episodes may be about this user.
+
+        Raises:
+            ValueError: if there is no such id, several rows have it, or ``check_user`` refuses the user.
+        """
+        return self.check_user(self.dataset.users_by_id.number(given))
 
     def check_users(self, users: Tensor) -> None:
         """``check_user`` for many at once (N,)."""

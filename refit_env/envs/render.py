@@ -66,11 +66,13 @@ class Renderer:
     def text(self) -> str:
         """One line a step: t, the range of u, hits, and the first items of the list, hits with a ``*``."""
         size = self.problem.reward_fn.k
-        lines = [f"user {self.user}, T = {self.problem.num_steps}, top {min(SHOWN, size)} of {size} (* hit)"]
+        total = self.problem.num_steps
+        lines = [f"{self._whose()}, T = {total}, top {min(SHOWN, size)} of {size} (* hit)"]
+        ids = self.problem.dataset.items_by_id
         for t, u in enumerate(self.chain):
             items, hit = self._list(u)
-            shown = zip(items[:SHOWN].tolist(), hit[:SHOWN], strict=True)
-            marks = " ".join(f"{item}{'*' if found else ''}" for item, found in shown)
+            shown = zip(ids.take(items[:SHOWN]).tolist(), hit[:SHOWN], strict=True)
+            marks = " ".join(f"{short(item, 40)}{'*' if found else ''}" for item, found in shown)
             lines.append(
                 f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  {int(hit.sum()):2d} hits  {marks}"
             )
@@ -93,7 +95,7 @@ class Renderer:
         figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor=_PAPER)
         canvas: Any = FigureCanvasAgg(figure)
         if self.chain:
-            figure.text(0.07, 0.93, self._title(), color=_INK, fontsize=12, weight="bold")
+            figure.text(0.07, 0.93, self._title(), color=_INK, fontsize=12, weight="bold", parse_math=False)
             self._draw_chain(figure)
             self._draw_list(figure.add_axes((0.07, 0.06, 0.86, 0.13)))
         canvas.draw()
@@ -102,7 +104,11 @@ class Renderer:
     def _title(self) -> str:
         """What the picture is of."""
         steps = f"step {len(self.chain) - 1} of {self.problem.num_steps}"
-        return f"{self.problem.dataset.name}, user {self.user}, {steps}"
+        return f"{self.problem.dataset.name}, {self._whose()}, {steps}"
+
+    def _whose(self) -> str:
+        """The user, by the source's id where it is known."""
+        return f"user {short(self.problem.dataset.users_by_id.of(self.user), 40)}"
 
     def _draw_chain(self, figure: Figure) -> None:
         """The heat map: a row a vector, the groups side by side with gaps between them."""
@@ -138,10 +144,14 @@ class Renderer:
         """A tile for each place of the newest list, with the item's id, green where it is a hit."""
         items, hit = self._list(self.chain[-1])
         total = f"top {items.size}: {int(hit.sum())} hits"
-        for place, (item, found) in enumerate(zip(items[:TILES].tolist(), hit, strict=False)):
+        ids = self.problem.dataset.items_by_id.take(items[:TILES]).tolist()
+        for place, (item, found) in enumerate(zip(ids, hit, strict=False)):
             axes.bar(place, 1, width=0.9, color=_HIT if found else _MISS)
             colour = _PAPER if found else _INK
-            axes.text(place, 0.5, str(item), ha="center", va="center", color=colour, fontsize=7.5)
+            text = short(item, 7)  # what a tile has room for
+            axes.text(
+                place, 0.5, text, ha="center", va="center", color=colour, fontsize=7.5, parse_math=False
+            )
         axes.set(xlim=(-0.5, min(items.size, TILES) - 0.5), ylim=(0, 1))
         axes.set_title(total, color=_INK, fontsize=9, loc="left")
         axes.axis("off")
@@ -164,6 +174,17 @@ class Renderer:
         """(1, I) the item scores of ``u`` (D,)."""
         users = torch.tensor([self.user], device=self.problem.device)
         return self.problem.scores(torch.from_numpy(u)[None].to(self.problem.device), users)
+
+
+def short(source_id: int | str, length: int) -> str:
+    """An id as printable text of at most ``length`` characters, its end left out where it is longer.
+
+    Example:
+        >>> short("B00004TKVY", 7), short(12, 7)
+        ('B00004…', '12')
+    """
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(source_id))
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _gathered(values: FloatArray, width: int) -> npt.NDArray[np.float64]:

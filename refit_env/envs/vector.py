@@ -21,10 +21,11 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.backend import BACKENDS, Bools, Ints
+from refit_env.envs.backend import BACKENDS, Bools, Ints, spread_ids
 from refit_env.envs.config import ProblemConfig
 from refit_env.envs.denoising import (
     RENDER_MODES,
+    USER_OPTIONS,
     as_numbers,
     check_render_mode,
     make_spaces,
@@ -90,7 +91,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     | ``device`` | ``"cpu"`` | of the tensors; others than the CPU need ``backend="torch"`` |
     | ``autoreset_mode`` | ``"SameStep"`` | or ``"Disabled"`` |
 
-    ``reset(options={"user": ids})`` takes one id for all, or N of them (list, array or tensor).
+    ``reset(options={"user": numbers})`` takes one number for all, or N of them (list, array or tensor);
+    ``"user_id"`` likewise the source's ids. With ``source_ids``, ``user_id`` and ``top_k_ids`` are NumPy
+    arrays with either backend, since tensors hold no text.
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -132,6 +135,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         device: str = "cpu",
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
+        source_ids: bool = False,
     ) -> None:
         """Make the environments; the class's docstring explains the arguments.
 
@@ -161,6 +165,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             )
         )
         self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
+        self.source_ids = source_ids
         self.single_observation_space, self.single_action_space = make_spaces(self.problem)
         self.render_mode = render_mode
         self._renderers = [Renderer(self.problem) for _ in range(num_envs)] if render_mode is not None else []
@@ -192,26 +197,27 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
         Args:
             seed: an int (sub-environment i takes ``seed + i``), one for each, or None to go on drawing.
-            options: ``"user"``: an id for all, or N ids (list, array or tensor), of which a mask takes its
-                own; ``"reset_mask"``: (N,) bool.
+            options: ``"user"``: a number for all, or N numbers (list, array or tensor), of which a mask takes
+                its own; ``"user_id"``: likewise the source's ids; ``"reset_mask"``: (N,) bool.
 
         Returns:
-            The observations, of chains that were not reset too, and ``{"user": (N,), "_user": mask}``.
+            The observations, of chains that were not reset too, and ``{"user": (N,), "_user": mask}``; with
+            ``source_ids`` ``user_id``, too.
 
         Raises:
             ValueError: for wrong users, options or lengths, and (torch backend) within wrappers that compute
                 with NumPy arrays.
         """
-        for name in options or {}:
-            if name not in ("reset_mask", "user"):
-                raise unknown_name("reset option", name, ["reset_mask", "user"])
         if self.backend == "torch":
             check_tensor_wrappers(self, self.device.type == "cpu")
         options = options or {}
+        for name in options:
+            if name not in ("reset_mask", *USER_OPTIONS):
+                raise unknown_name("reset option", name, ["reset_mask", *USER_OPTIONS])
         begun = self._u.numel() > 0
         chosen = read_mask(options.get("reset_mask"), self.num_envs, begun)  # (N,)
         where = np.flatnonzero(chosen)  # (n,)
-        users = read_users(options.get("user"), where, self.num_envs, self.problem)
+        users = read_users(options, where, self.num_envs, self.problem)
         if seed is not None:
             self._generators.seed(seed, where)
         self._begin(where, users)
@@ -319,6 +325,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         rewards = give.spread(paid, where)
         told: dict[str, Any] = give.info({k: give.spread(v, where) for k, v in terms.items()}, ended)
         told |= self._told_users(ended) | give.info({"top_k": give.spread(lists, where)}, ended)
+        if self.source_ids:
+            items = self.problem.dataset.items_by_id.take(lists.cpu().numpy())  # (n, K)
+            told |= give.info({"top_k_ids": spread_ids(items, where, self.num_envs)}, ended)
         if self.autoreset_mode == AutoresetMode.DISABLED:
             return rewards, told
         final = {
@@ -331,7 +340,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _told_users(self, mask: Bools) -> dict[str, Any]:
         """The users of the masked chains, as infos tell them."""
-        return self._backend.info({"user": self._backend.ids(np.where(mask, self._users, 0))}, mask)
+        users = {"user": self._backend.ids(np.where(mask, self._users, 0))}
+        if self.source_ids:
+            where = np.flatnonzero(mask)  # (n,)
+            own = self.problem.dataset.users_by_id.take(self._users[where])  # (n,)
+            users["user_id"] = spread_ids(own, where, self.num_envs)
+        return self._backend.info(users, mask)
 
     def _observation(self) -> dict[str, Any]:
         """The observation (N, ...)."""

@@ -5,6 +5,7 @@ Letters: N sub-environments, n of them that begin now.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from refit_env.envs.backend import BACKENDS, Bools, Ints
+from refit_env.envs.denoising import check_one_user
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.errors import unknown_name
 
@@ -40,12 +42,24 @@ def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:
     return AutoresetMode(mode)
 
 
-def read_users(wanted: Any, where: Ints, num_envs: int, problem: DenoisingProblem) -> Ints | None:
-    """The users that the option ``user`` names for the places ``where`` (n,); None if it names none.
+def read_users(
+    options: Mapping[str, Any], where: Ints, num_envs: int, problem: DenoisingProblem
+) -> Ints | None:
+    """The users that the options name for the places ``where`` (n,); None if they name none.
+
+    Args:
+        options: of ``reset``; ``user`` holds numbers, ``user_id`` the source's ids.
+        where: the places.
+        num_envs: N.
+        problem: whose users they are.
 
     Raises:
-        ValueError: if they are neither one id nor N, or the problem has no episode about one of them.
+        ValueError: if they are neither one nor N, or the problem has no episode about one of them.
     """
+    check_one_user(options)
+    if options.get("user_id") is not None:
+        return _users_of_ids(options["user_id"], where, num_envs, problem)
+    wanted = options.get("user")
     if wanted is None:
         return None
     if isinstance(wanted, bool | int | float | str | np.integer):
@@ -59,6 +73,16 @@ def read_users(wanted: Any, where: Ints, num_envs: int, problem: DenoisingProble
     users = users[where].astype(np.int64)
     problem.check_users(torch.from_numpy(users))
     return users
+
+
+def _users_of_ids(wanted: Any, where: Ints, num_envs: int, problem: DenoisingProblem) -> Ints:
+    """The users with the source's ids ``wanted``, one for all or N, for the places ``where`` (n,)."""
+    if isinstance(wanted, str | int | np.integer):
+        return np.full(where.size, problem.user_of_id(wanted), dtype=np.int64)
+    ids = list(wanted.tolist() if isinstance(wanted, np.ndarray | Tensor) else wanted)
+    if len(ids) != num_envs:
+        raise ValueError(f"options['user_id'] must be one id or {num_envs} of them, got {len(ids)}")
+    return np.array([problem.user_of_id(ids[place]) for place in where], dtype=np.int64)
 
 
 def read_mask(mask: Any, num_envs: int, begun: bool) -> Bools:

@@ -51,8 +51,9 @@ class CallableReward(Reward):
         wrong = ~torch.isfinite(value)
         if bool(wrong.any()):
             place = int(torch.nonzero(wrong)[0])
+            whose = self.context.dataset.users_by_id.named(int(users[place]))
             raise ValueError(
-                f"reward {self.name!r} gave {float(value[place])} for user {int(users[place])} "
-                f"(episode {place} of the batch); every reward must be finite"
+                f"reward {self.name!r} gave {float(value[place])} for {whose}, episode {place} of the batch; "
+                "every reward must be finite"
             )
         return value, {"custom": value}

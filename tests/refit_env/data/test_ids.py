@@ -7,16 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refit_env.data import delimited, load_dataset
+from refit_env.data import Dataset, Interactions, delimited, load_dataset
 from refit_env.data.delimited import Layout, read_delimited
-from refit_env.data.ids import id_column, join_ids, parse_id
+from refit_env.data.ids import IdMap, id_column, join_ids, parse_id
 from refit_env.data.prepare import prepare
 from refit_env.data.readers import read_rows
 from refit_env.data.recipe import Recipe
+from refit_env.data.tables import read_source_ids
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
@@ -107,3 +109,76 @@ def test_a_column_of_ids_gives_back_the_text_that_it_was_read_from(texts: list[s
     assert [str(value) for value in column] == texts
     joined = join_ids([id_column([parse_id(text)]) for text in texts])
     assert [str(value) for value in joined] == texts
+
+
+def test_text_finds_the_number_and_the_number_the_id() -> None:
+    users = IdMap("user", 3, np.array(["7", "007", "user-9"], dtype=object), "shop")
+    assert [users.number(users.of(n)) for n in range(3)] == [0, 1, 2]
+    assert users.take([[2, 0]]).tolist() == [["user-9", "7"]] and len(users) == 3 and users.known
+    numbers = IdMap("item", 2, np.array([30, 10]), "shop")
+    assert numbers.number("10") == numbers.number(10) == 1 and numbers.of(0) == 30
+    assert type(numbers.of(0)) is int and numbers.named(0) == "item 30 (number 0)"
+    for wrong in ("010", " 10", "+10", "0"):
+        with pytest.raises(ValueError, match="unknown item"):
+            numbers.number(wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            "USER-17",
+            r"unknown user 'USER-17'\. Did you mean 'user-17'\? 'shop' has 300 users, from 'user-0' to",
+        ),
+        ("user-0017", "Did you mean"),
+        ("usr-17", "Did you mean 'user-17'"),
+        ("x" * 99, rf"unknown user '{'x' * 40}'\. 'shop' has"),
+    ],
+)
+def test_an_unknown_id_gets_a_suggestion_and_the_number_of_ids(given: str, message: str) -> None:
+    users = IdMap("user", 300, np.array([f"user-{n}" for n in range(300)], dtype=object), "shop")
+    with pytest.raises(ValueError, match=message):
+        users.number(given)
+
+
+def test_zeros_alone_make_a_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"unknown item '7'\. Did you mean '007'"):
+        IdMap("item", 2, np.array(["007", "12"], dtype=object), "shop").number("7")
+
+
+def test_without_ids_of_the_source_the_numbers_are_the_ids() -> None:
+    users = IdMap("user", 5, None, "shop")
+    assert users.number("4") == 4 and users.of(4) == 4 and users.named(4) == "user 4" and not users.known
+    for wrong in ("5", "-1", "04", "x", "9" * 30):
+        with pytest.raises(ValueError, match=r"must lie in 0\.\.4; 'shop' keeps no ids of its source"):
+            users.number(wrong)
+
+
+def test_rows_have_the_id_of_their_session() -> None:
+    pairs = Interactions.from_pairs([0, 0, 0, 1, 1], [4, 2, 3, 1, 0], num_users=2, num_items=5)
+    none = Interactions.from_pairs([], [], num_users=2, num_items=5)
+    ids = np.array(["ann", "bob"], dtype=object)
+    shop = Dataset("shop", "sequential", pairs, none, none, time_ordered=True, user_ids=ids)
+    rows = shop.episodes.users_by_id
+    assert rows.take([0, 1, 2]).tolist() == ["ann", "ann", "bob"] and rows.number("bob") == 2
+    with pytest.raises(ValueError, match=r"user 'ann' has 2 rows in 'shop'; choose one by number, 0, 1"):
+        rows.number("ann")
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([1, 1, 2, 3], r"user_ids\.parquet row 1: the id '1' stands twice"),
+        (["a", "b", "b", "c"], r"user_ids\.parquet row 2: the id 'b' stands twice"),
+        (["a", None, "b", "c"], r"user_ids\.parquet row 1: the id is a .*, expected whole numbers, or text"),
+        (
+            [0.5, 1.5, 2.5, 3.5],
+            r"user_ids\.parquet row 0: the id is a float, expected whole numbers, or text",
+        ),
+    ],
+)
+def test_tables_of_ids_are_checked(ids: list[object], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "user_ids.parquet"
+    pd.DataFrame({"id": ids}).to_parquet(path)
+    with pytest.raises(DataError, match=message):
+        read_source_ids(path, 4)

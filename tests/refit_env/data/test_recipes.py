@@ -260,12 +260,13 @@ def test_dreamrecs_filter_on_yoochoose(which: str, write: Write) -> None:
     assert data.meta["preparation"]["rows"][step] == len(want)
 
 
-def daily(frame: pd.DataFrame) -> pd.DataFrame:
-    """Users become days of users, Beijing time, numbered by the time of the first row."""
-    day = np.floor((frame.time + 8 * 3600) / 86400)
+def on_days(frame: pd.DataFrame) -> pd.DataFrame:
+    """What DreamRec makes of days of users, Beijing time, as sessions, which are named by user and date."""
     frame = frame.sort_values("time", kind="stable")
-    codes, _ = pd.factorize(frame.user.astype(str) + "/" + day[frame.index].astype(str))
-    return frame.assign(user=codes)
+    day = pd.to_datetime(frame.time + 8 * 3600, unit="s").dt.strftime("%Y-%m-%d")
+    codes, names = pd.factorize(frame.user.astype(str) + " " + day)  # numbered by the time of the first row
+    made = as_dreamrec_does(frame.assign(user=codes))
+    return made.assign(user=np.asarray(names)[made.user])
 
 
 def test_dreamrecs_sessions_of_kuairec(write: Write) -> None:
@@ -278,7 +279,7 @@ def test_dreamrecs_sessions_of_kuairec(write: Write) -> None:
     for row in frame.itertuples():
         lines.append(f"{row.user},{row.item},1,2,2020-07-05 00:00:00.1,20200705,{row.time!r},{row.ratio}\n")
     data = made("kuairec", write("raw/big_matrix.csv", "".join(lines)))
-    want = as_dreamrec_does(daily(frame[frame.ratio >= 2]))
+    want = on_days(frame[frame.ratio >= 2])
     assert rows_of(events(data)) == rows_of(want) and data.time_ordered
 
 
@@ -291,7 +292,7 @@ def test_dreamrecs_clicks_of_zhihu(write: Write) -> None:
         for u, i, t, c in zip(frame.user, frame.item, frame.time, clicked, strict=True)
     ]
     data = made("zhihu", write("raw/inter_impression.csv", "".join(lines)))
-    assert rows_of(events(data)) == rows_of(as_dreamrec_does(daily(frame[clicked])))
+    assert rows_of(events(data)) == rows_of(on_days(frame[clicked]))
     assert data.meta["preparation"]["rows"]["without a click"] == clicked.sum()
     assert "ZhihuRec" in data.meta["source"][0]
 
