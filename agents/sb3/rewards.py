@@ -59,7 +59,7 @@ def refuse_nonfinite_rewards(
         return
     i = int(np.flatnonzero(~np.isfinite(rewards))[0])
     users = info.get("final_info", info).get("user")
-    whose = f" (user number {int(users[i])})" if users is not None and done[i] else ""
+    whose = f" (user {int(users[i])})" if users is not None and done[i] else ""
     raise ValueError(
         f"the reward of sub-environment {i}{whose} is {rewards[i]}: rewards must be finite. "
         "Mend the reward function, or the wrapper that changes rewards"
