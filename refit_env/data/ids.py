@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from refit_env.data.messages import shown
+
 NUMBER = r"(?:0|[1-9][0-9]*)"
 """A whole number as numbers are written; ``007`` and ``+7`` are not, and a number would lose it."""
 
@@ -40,11 +42,11 @@ def parse_id(text: str) -> int | str:
     """
     if not _DIGITS.fullmatch(text):
         what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is no whole number"
-        raise ValueError(f"{text[:40]!r} {what}; ids are whole numbers >= 0")
+        raise ValueError(f"{shown(text)} {what}; ids are whole numbers >= 0")
     if not _NUMBER.fullmatch(text):
         return text
     if len(text) > 19 or int(text) >= 2**63:
-        raise ValueError(f"{text[:40]!r} does not fit 64 bits")
+        raise ValueError(f"{shown(text)} does not fit 64 bits")
     return int(text)
 
 
@@ -123,7 +125,7 @@ class IdMap:
         """The user or item in words, for messages and titles."""
         if self.ids is None:
             return f"{self.kind} {number}"
-        return f"{self.kind} {self.of(number)!r} (number {number})"
+        return f"{self.kind} {shown(self.of(number))} (number {number})"
 
     def number(self, given: int | str) -> int:
         """The number of the source's id; text must be the id exactly, leading zeros included.
@@ -136,7 +138,7 @@ class IdMap:
             if _NUMBER.fullmatch(text) and len(text) <= 19 and int(text) < self.count:
                 return int(text)
             raise ValueError(
-                f"{self.kind} {text[:40]!r} must lie in 0..{self.count - 1}; {self.where!r} keeps no ids of "
+                f"{self.kind} {shown(text)} must lie in 0..{self.count - 1}; {self.where!r} keeps no ids of "
                 "its source, so that its numbers are the ids"
             )
         found = self._numbers.get(text)
@@ -144,7 +146,7 @@ class IdMap:
             raise ValueError(self._unknown(text))
         if len(self._numbers) < self.count and len(rows := np.flatnonzero(self.ids == self.ids[found])) > 1:
             raise ValueError(
-                f"{self.kind} {text[:40]!r} has {len(rows)} rows in {self.where!r}; choose one by number, "
+                f"{self.kind} {shown(text)} has {len(rows)} rows in {self.where!r}; choose one by number, "
                 f"{', '.join(map(str, rows[:3]))} ..."
             )
         return found
@@ -165,7 +167,7 @@ class IdMap:
         bare = text.strip().lstrip("0").casefold()
         alike = [known for known in self._numbers if known.lstrip("0").casefold() == bare]
         close = alike or get_close_matches(text, near[:_COMPARED], n=1)
-        hint = f" Did you mean {close[0][:40]!r}?" if close else ""
-        first, last = (str(self.of(n))[:40] for n in (0, self.count - 1))
-        total = f"{self.count:,} {self.kind}s, from {first!r} to {last!r}"
-        return f"unknown {self.kind} {text[:40]!r}.{hint} {self.where!r} has {total}"
+        hint = f" Did you mean {shown(close[0])}?" if close else ""
+        first, last = (shown(str(self.of(n))) for n in (0, self.count - 1))
+        total = f"{self.count:,} {self.kind}s, from {first} to {last}"
+        return f"unknown {self.kind} {shown(text)}.{hint} {self.where!r} has {total}"

@@ -121,9 +121,9 @@ def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
         row = next(n for n, value in enumerate(ids) if not isinstance(value, str))
         raise DataError(f"{path} row {row}: id is {shown(ids[row])}, expected text")
     values = ids.tolist()
-    if len(set(values)) < count:
-        before: set[int | str] = set()
-        row = next(n for n, value in enumerate(values) if value in before or before.add(value))
+    first = {value: n for n, value in reversed(list(enumerate(values)))}
+    if len(first) < count:
+        row = next(n for n, value in enumerate(values) if first[value] != n)
         raise DataError(f"{path} row {row}: the id {shown(values[row])} stands twice")
     return ids if ids.dtype.kind == "O" else ids.astype(np.int64)
 
