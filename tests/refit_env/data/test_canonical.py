@@ -15,7 +15,7 @@ from refit_env.data import Dataset, Interactions, limits, load_canonical, load_d
 from refit_env.data.canonical import INFO, INTERACTIONS, SOCIAL
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
-from refit_env.data.tables import read_source_ids
+from refit_env.data.tables import read_item_features, read_source_ids
 from refit_env.errors import DataError
 
 ROWS = {"user": [0, 0, 0, 1, 1, 1], "item": [0, 1, 2, 1, 2, 3], "split": [0, 1, 2, 0, 1, 2]}
@@ -153,9 +153,11 @@ def test_a_table_larger_than_the_machines_memory_is_not_read(
 
 
 def test_a_long_text_in_every_row_is_held_once(tmp_path: Path) -> None:
-    pd.DataFrame({"id": ["x" * 100_000] * 5_000 + ["y"]}).to_parquet(tmp_path / "ids.parquet")
-    ids = read_source_ids(tmp_path / "ids.parquet", 5_001)
-    assert ids is not None and len({id(word) for word in ids}) == 2 and ids[-1] == "y"
+    words = ["x" * 100_000] * 5_000 + ["y"]
+    pd.DataFrame({"item": np.arange(5_001), "title": words}).to_parquet(tmp_path / "items.parquet")
+    table = read_item_features(tmp_path / "items.parquet", 5_001)
+    assert table is not None and len({id(word) for word in table["title"]}) == 2
+    assert table["title"][-1] == "y"
 
 
 def test_source_ids_are_all_numbers_or_all_text(tmp_path: Path) -> None:
