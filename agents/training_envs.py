@@ -41,6 +41,9 @@ def make_training_envs(
         ValueError: if hold-outs shall be drawn again under a relevance that draws none.
     """
     kwargs = dict(env_kwargs or {})
+    if not policy.backbone.embedding:  # what u_T holds is up to its settings, which nothing else states
+        kwargs.setdefault("backbone", policy.backbone.name)
+        kwargs.setdefault("backbone_options", policy.backbone.config_dict())
     kwargs |= {"backend": "torch", "device": str(device), "num_steps": policy.num_steps}
     kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
     probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))

@@ -30,8 +30,12 @@ from refit_env.backbones.hdrm import SMALL as HDRM_SMALL
 from refit_env.backbones.ldiffrec import PUBLISHED as LDIFFREC_PUBLISHED
 from refit_env.backbones.ldiffrec import SMALL as LDIFFREC_SMALL
 from refit_env.backbones.ldiffrec import LDiffRec
+from refit_env.backbones.linear import PUBLISHED as LINEAR_PUBLISHED
+from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.recdiff import PUBLISHED as RECDIFF_PUBLISHED
 from refit_env.backbones.recdiff import RecDiff
+from refit_env.backbones.spectral import PUBLISHED as SPECTRAL_PUBLISHED
+from refit_env.backbones.spectral import SpectralDenoiser
 from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
 from refit_env.backbones.tdiffrec import TDiffRec
 from refit_env.data.dataset import Dataset
@@ -43,6 +47,7 @@ __all__ = [
     "Context",
     "Look",
     "backbone_class",
+    "backbone_config",
     "backbone_for",
     "backbone_names",
     "check_task",
@@ -52,7 +57,19 @@ __all__ = [
 ]
 
 _BACKBONES: dict[str, type[Backbone]] = {
-    cls.name: cls for cls in (CFDiff, DiffPoi, DiffRec, DreamRec, HDRM, LDiffRec, RecDiff, TDiffRec)
+    cls.name: cls
+    for cls in (
+        CFDiff,
+        DiffPoi,
+        DiffRec,
+        DreamRec,
+        HDRM,
+        LDiffRec,
+        LinearDenoiser,
+        RecDiff,
+        SpectralDenoiser,
+        TDiffRec,
+    )
 }
 _PUBLISHED: dict[str, Mapping[str, Any]] = {
     CFDiff.name: CFDIFF_PUBLISHED,
@@ -61,7 +78,9 @@ _PUBLISHED: dict[str, Mapping[str, Any]] = {
     DreamRec.name: DREAMREC_PUBLISHED,
     HDRM.name: HDRM_PUBLISHED,
     LDiffRec.name: LDIFFREC_PUBLISHED,
+    LinearDenoiser.name: LINEAR_PUBLISHED,
     RecDiff.name: RECDIFF_PUBLISHED,
+    SpectralDenoiser.name: SPECTRAL_PUBLISHED,
     TDiffRec.name: TDIFFREC_PUBLISHED,
 }
 _SMALL: dict[str, Mapping[str, Any]] = {
@@ -82,7 +101,9 @@ _DEFAULT = {
     DreamRec.name: "yoochoose",
     HDRM.name: "ml-1m",
     LDiffRec.name: "ml-1m",
+    LinearDenoiser.name: "",
     RecDiff.name: "ciao",
+    SpectralDenoiser.name: "",
     TDiffRec.name: "ml-1m",
 }
 """Whose configuration all others take."""
@@ -146,13 +167,30 @@ def backbone_for(
         ValueError: for an unknown name, size or field, with a did-you-mean, or data of another task.
     """
     cls = backbone_class(name)
-    values = {**_plain(sized_config(name, dataset.name, size)), **(options or {})}
-    config = _from_mapping(cls.config_class, values)
+    config = backbone_config(name, dataset.name, options, size=size)
     if seed is None:
         return cls.for_dataset(dataset, config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return cls.for_dataset(dataset, config)
+
+
+def backbone_config(
+    name: str, dataset: str, options: Mapping[str, Any] | None = None, *, size: str = "published"
+) -> Any:
+    """The configuration of a backbone for a data set, with changes.
+
+    Args:
+        name: one of ``backbone_names()``.
+        dataset: name of the data set.
+        options: fields to change.
+        size: see ``sized_config``.
+
+    Raises:
+        ValueError: for an unknown name, size or field, with a did-you-mean.
+    """
+    values = {**_plain(sized_config(name, dataset, size)), **(options or {})}
+    return _from_mapping(backbone_class(name).config_class, values)
 
 
 def sized_config(backbone: str, dataset: str, size: str = "published") -> Any:

@@ -1,6 +1,6 @@
 """T-DiffRec (Wang et al., SIGIR 2023, arXiv 2304.04971, 3.4): DiffRec on rows that weigh recent items more.
 
-Letters: U users, I items, N interactions, n_u train items of a user.
+Letters: U users, I items, n_u train items of a user.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import scipy.sparse as sp
 
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
+from refit_env.backbones.row_weights import rising_weights
 from refit_env.data.dataset import Dataset
 
 
@@ -64,16 +64,7 @@ class TDiffRec(DiffRec):
                 f"backbone 't-diffrec' weighs items by their time; the rows of {dataset.name!r} do not stand "
                 "in order of time. Take 'diffrec'"
             )
-        train = dataset.train
-        place = np.arange(len(train)) - train.indptr[train.users]  # (N,) 0 is the oldest
-        steps = np.maximum(train.counts[train.users] - 1, 1)  # (N,)
-        weight = config.w_min + (config.w_max - config.w_min) * place / steps  # (N,)
-        key = train.users * train.num_items + train.items  # (N,)
-        order = np.lexsort((place, key))
-        latest = np.append(np.diff(key[order]) > 0, True)[: len(train)]  # the last visit of each item
-        out = train.csr.copy()  # stores its values in the order of the keys
-        out.data = weight[order][latest].astype(np.float32)
-        return out
+        return rising_weights(dataset.train, config.w_min, config.w_max)
 
 
 def _published(

@@ -31,6 +31,8 @@ class ProblemConfig:
     """A catalogue name, a canonical folder, or a ``Dataset``."""
     backbone: str = "diffrec"
     """The diffusion recommender whose chain this is."""
+    backbone_options: Mapping[str, Any] | None = None
+    """Changes to its published configuration: what u_T holds and how noisy steps are may depend on them."""
     num_steps: int = 4
     """T."""
     reward: RewardSpec = "racs"

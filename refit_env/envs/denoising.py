@@ -113,6 +113,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``reward_kwargs`` | None | settings of the reward, ``{"alpha": 0.3}`` |
     | ``relevance_kwargs`` | None | ``{"fraction": 0.2, "seed": 0}`` |
     | ``backbone`` | ``"diffrec"`` | whose chain it is |
+    | ``backbone_options`` | None | changes to its configuration, ``{"recency": "rising"}`` |
     | ``bound`` | see above | of the boxes |
     | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
     | ``source_ids`` | False | whether ``info`` holds the source's own ids, too: ``user_id``, ``top_k_ids`` |
@@ -151,6 +152,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         reward_kwargs: Mapping[str, Any] | None = None,
         relevance_kwargs: Mapping[str, Any] | None = None,
         backbone: str = "diffrec",
+        backbone_options: Mapping[str, Any] | None = None,
         bound: float | None = None,
         checkpoint: str | Path | None = None,
         render_mode: str | None = None,
@@ -166,6 +168,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         config = ProblemConfig(
             data=data,
             backbone=backbone,
+            backbone_options=backbone_options,
             num_steps=num_steps,
             reward=reward,
             relevance=relevance,

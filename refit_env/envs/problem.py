@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import Backbone, backbone_class, check_task, published_config
+from refit_env.backbones import Backbone, backbone_class, backbone_config, check_task
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.config import ProblemConfig, check, relevance_settings
@@ -80,11 +80,11 @@ class DenoisingProblem:
             load_judge(config.backbone, config.checkpoint, whole, config.data) if kind.embedding else None
         )
         self.dim, self.bound = self.num_items, BOUND
-        published = published_config(config.backbone, self.dataset.name)
-        self._chain, self._kind = published.diffusion(), kind
+        settings = backbone_config(config.backbone, self.dataset.name, config.backbone_options)
+        self._chain, self._kind = settings.diffusion(), kind
         self.seen = seen = self.dataset.showing(self.relevance.visible)
         if self._judge is None:
-            self._rows = kind.rows(seen, published)
+            self._rows = kind.rows(seen, settings)
             self._visible = SparseRows(self._rows, self.device)
         else:
             self.dim, self._chain = self._judge.dim, self._judge.diffusion

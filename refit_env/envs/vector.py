@@ -128,6 +128,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         reward_kwargs: Mapping[str, Any] | None = None,
         relevance_kwargs: Mapping[str, Any] | None = None,
         backbone: str = "diffrec",
+        backbone_options: Mapping[str, Any] | None = None,
         bound: float | None = None,
         checkpoint: str | Path | None = None,
         render_mode: str | None = None,
@@ -152,6 +153,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ProblemConfig(
                 data=data,
                 backbone=backbone,
+                backbone_options=backbone_options,
                 num_steps=num_steps,
                 reward=reward,
                 relevance=relevance,

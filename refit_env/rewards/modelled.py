@@ -39,8 +39,8 @@ from refit_env.rewards.ridge import (
     leverages,
     on,
     times,
-    weights_of,
 )
+from refit_env.ridge import ridge_weights
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,8 @@ def _ease(context: RewardContext, l2: float) -> Regression:
     targets = _targets(dataset) if isinstance(dataset, RowDataset) else None
     if isinstance(dataset, RowDataset):
         others.append(dataset.targets.items)
-    return ByItems(_WEIGHTS.get(rows, side, lambda: weights_of(rows, l2, targets, device), others), visible)
+    weights = _WEIGHTS.get(rows, side, lambda: ridge_weights(rows, l2, targets, device), others)
+    return ByItems(weights, visible)
 
 
 def _without_itself(context: RewardContext, model: Regression, l2: float) -> WithoutItself:

@@ -14,17 +14,16 @@ Letters: B users in the batch, I items, U users of the data set, R train rows, G
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from refit_env.data.rows import SparseRows
+from refit_env.ridge import l2_too_small, regularised, smallest_l2
 
 ROWS = 1024
 """Rows of G that are filled at a time."""
@@ -120,8 +119,8 @@ class Dual:
         for first in range(0, rows.shape[0], ROWS):
             part = (rows[first : first + ROWS] @ rows.T).toarray()
             gram[first : first + ROWS] = torch.as_tensor(part, dtype=torch.float32, device=device)
-        least = _least(gram.sum(1).max().item(), np.float32)
-        refused = ValueError(_too_small(l2, rows.shape[0], np.float32, least))
+        least = smallest_l2(gram.sum(1).max().item(), np.float32)
+        refused = ValueError(l2_too_small(l2, rows.shape[0], np.float32, least))
         if l2 < least:
             raise refused
         gram.diagonal().add_(l2)
@@ -145,59 +144,6 @@ class Dual:
         return out
 
 
-def _least(norm: float, dtype: type[np.floating[Any]]) -> float:
-    """The l2 below which adding it to a Gram matrix of this norm is lost in rounding, on any processor.
-
-    Above it a factorisation may still fail by the order of its sums, and is refused when it does.
-    """
-    return float(np.finfo(dtype).eps) * norm
-
-
-def _too_small(l2: float, size: int, dtype: type[np.floating[Any]], least: float) -> str:
-    right = max(1.0, 10 * least)
-    return f"l2={l2} is too small to solve {size} equations in {dtype.__name__}; use {right:.3g} or more"
-
-
-def weights_of(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:
-    """W (I, I) float32: of each item on all others, or of ``targets`` (R, I) on the rows (R, I).
-
-    Raises:
-        ValueError: if ``l2`` is too small to solve the system in float64.
-    """
-    weights = _regularised(rows, l2, targets)
-    if targets is None:  # the inverse, whose columns over their diagonals are the regressions
-        weights /= -np.diag(weights).copy()
-        weights[np.diag_indices_from(weights)] = 0.0
-    return torch.as_tensor(weights, dtype=torch.float32, device=device)
-
-
-def _regularised(rows: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None) -> npt.NDArray[np.float64]:
-    """(X^T X + l2)^-1, or that times X^T T, (I, I); the latter by a system of R where the rows are fewer.
-
-    That one by (X^T X + l2)^-1 X^T = X^T (X X^T + l2)^-1.
-
-    Raises:
-        ValueError: if ``l2`` is too small for float64.
-    """
-    few, items = rows.shape
-    by_rows = targets is not None and few < items
-    gram = (rows @ rows.T if by_rows else rows.T @ rows).toarray()
-    least = _least(gram.sum(1).max(), np.float64)
-    refusal = _too_small(l2, len(gram), np.float64, least)
-    if l2 < least:
-        raise ValueError(refusal)
-    gram[np.diag_indices_from(gram)] += l2
-    try:
-        factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
-    except scipy.linalg.LinAlgError as error:
-        raise ValueError(refusal) from error
-    if by_rows and targets is not None:
-        solved = scipy.linalg.cho_solve(factor, targets.toarray(), overwrite_b=True, check_finite=False)
-        return np.asarray(rows.T @ solved)
-    right = np.eye(items) if targets is None else (rows.T @ targets).toarray()
-    return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
-
-
 def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
     """What a fit to ``rows`` (R, I) takes of the own target of each row x, h = x P x^T (R,).
 
@@ -206,8 +152,8 @@ def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
     """
     few, items = rows.shape
     if few < items:  # X P X^T = 1 - l2 (X X^T + l2)^-1
-        return 1.0 - l2 * np.diag(_regularised(sp.csr_matrix(rows.T), l2, None))
-    inverse = _regularised(rows, l2, None)
+        return 1.0 - l2 * np.diag(regularised(sp.csr_matrix(rows.T), l2, None))
+    inverse = regularised(rows, l2, None)
     out = np.zeros(few)
     for row in range(few):  # each by its few items: a product of all of them would fill I columns
         kept = slice(rows.indptr[row], rows.indptr[row + 1])

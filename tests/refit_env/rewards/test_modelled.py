@@ -18,7 +18,8 @@ from refit_env.data.sequences import RowDataset
 from refit_env.kept import Kept
 from refit_env.rewards import make_relevance, make_reward, modelled
 from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward, weighed
-from refit_env.rewards.ridge import ByItems, ByUsers, weights_of
+from refit_env.rewards.ridge import ByItems, ByUsers
+from refit_env.ridge import ridge_weights
 
 ITEMS = 6
 many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -107,7 +108,7 @@ def test_by_users_and_by_items_are_one_model(mode: str) -> None:
     relevance = make_relevance(mode, dataset)
     reward = make_reward("ease", dataset, relevance, l2=20.0)
     assert isinstance(reward, Ease) and isinstance(reward.model, ByUsers)
-    weights = weights_of(sp.csr_matrix(few, dtype=np.float64), 20.0, None, torch.device("cpu")).numpy()
+    weights = ridge_weights(sp.csr_matrix(few, dtype=np.float64), 20.0, None, torch.device("cpu")).numpy()
     expected = relevance.visible.toarray() @ weights
     assert predicted(reward, 300) == pytest.approx(expected, abs=1e-5)
     one = torch.cat([reward.predict(torch.tensor([u])) for u in range(40)])

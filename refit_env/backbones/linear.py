@@ -1,0 +1,112 @@
+"""The linear denoiser: x0_hat(u, k) = u W, with W a ridge regression in closed form.
+
+Without noise in u this is EASE (Steck, WWW 2019, arXiv 1905.03375): the l2 of the regression is the variance
+of the noise that the denoiser is prepared for. With ``each_step`` the noise of the schedule's step k is added
+to it: W_k minimises E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
+
+Letters: B users in a batch, I items (= D), R train rows, S = 1 matrix or T of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from refit_env.backbones.base import Condition
+from refit_env.backbones.closed_form import (
+    ClosedForm,
+    ClosedFormConfig,
+    common_space,
+    popularity_factor,
+    training_pairs,
+)
+from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
+from refit_env.ridge import ridge_weights
+
+LARGEST = 25_000
+"""Items of the largest catalogue: a float32 matrix of that size takes 2.5 GB, and solving it three."""
+DOUBLE = 10_000
+"""Up to so many items the system is solved in float64."""
+
+
+@dataclass(frozen=True)
+class LinearConfig(ClosedFormConfig):
+    """The linear denoiser's settings."""
+
+    each_step: bool = False
+    """Solve a matrix for each of the ``num_steps`` instead of one for all."""
+
+
+class LinearDenoiser(ClosedForm):
+    """A matrix of I^2 weights; rows that predict themselves get a zero diagonal."""
+
+    name: ClassVar[str] = "linear"
+    config_class: ClassVar[type] = LinearConfig
+    config: LinearConfig
+
+    def __init__(self, num_items: int, config: LinearConfig | None = None) -> None:
+        """Build an unfitted denoiser, whose weights are 0.
+
+        Args:
+            num_items: I, at most 25,000.
+            config: settings; the defaults if None.
+
+        Raises:
+            ValueError: for a larger catalogue or a wrong setting.
+        """
+        config = config if config is not None else LinearConfig()
+        super().__init__(num_items, config)
+        if num_items > LARGEST:
+            raise ValueError(
+                f"backbone 'linear' keeps a matrix of items by items: {num_items} are more than {LARGEST}; "
+                "take 'spectral'"
+            )
+        count = config.num_steps if config.each_step else 1
+        self.weight = nn.Parameter(torch.zeros(count, num_items, num_items))
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the clean rows (B, I) from ``u`` (B, I): u W_k."""
+        if len(self.weight) == 1:
+            return u @ self.weight[0]
+        if isinstance(timestep, int):
+            return u @ self.weight[timestep]
+        out = torch.empty_like(u)
+        for k in timestep.unique().tolist():
+            chosen = timestep == k  # (B,)
+            out[chosen] = u[chosen] @ self.weight[k]
+        return out
+
+    @torch.no_grad()
+    def fit(self, dataset: Dataset) -> None:
+        """Solve for W, or each W_k.
+
+        Raises:
+            ValueError: if ``l2`` is too small for the precision.
+        """
+        data = dataset.episodes
+        inputs, targets = training_pairs(data, self.rows(data, self.config))
+        factor = torch.as_tensor(popularity_factor(data, self.config.score_power), dtype=torch.float32)
+        dtype = np.float64 if self.num_items <= DOUBLE else np.float32
+        for k, weight in enumerate(self.weight):
+            abar = float(self.diffusion.abar[k]) if self.config.each_step else 1.0
+            noise = inputs.shape[0] * (1.0 - abar)
+            solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu", dtype)
+            weight.copy_(solved * (factor / abar**0.5))
+
+    @classmethod
+    def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
+        """l2 on a grid of factors of about two, and what all closed forms have."""
+        rows = isinstance(dataset.episodes, RowDataset)
+        few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
+        many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
+        return {"l2": few if rows else many, **common_space(dataset.episodes)}
+
+
+PUBLISHED: dict[str, LinearConfig] = {"": LinearConfig()}
+"""Nothing is published for data sets: ``refit pretrain`` chooses the settings on validation."""

@@ -1,0 +1,60 @@
+"""Interaction rows that weigh a user's recent items more.
+
+Letters: U users, I items, N interactions, n_u interactions of a user.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from refit_env.data.dataset import Interactions
+
+
+def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_matrix:
+    """Weigh each user's items by ``linspace(oldest, newest, n_u)`` in order of time (T-DiffRec, Sec. 3.4).
+
+    Args:
+        train: the interactions, each user's oldest first.
+        oldest: weight of a user's first item; of the only one, too.
+        newest: weight of the last.
+
+    Returns:
+        (U, I) float32; of a repeated item the latest place counts.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
+        >>> rising_weights(rows, 0.5, 1.0).toarray()
+        array([[0.75, 1.  , 0.5 ]], dtype=float32)
+    """
+    place = _places(train)
+    steps = np.maximum(train.counts[train.users] - 1, 1)  # (N,)
+    return _weighted(train, oldest + (newest - oldest) * place / steps)
+
+
+def reciprocal_weights(train: Interactions) -> sp.csr_matrix:
+    """Weigh each user's items by 1, 1/2, 1/3 ... from the newest back; (U, I) float32.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
+        >>> reciprocal_weights(rows).toarray()
+        array([[0.5       , 1.        , 0.33333334]], dtype=float32)
+    """
+    return _weighted(train, 1.0 / (train.counts[train.users] - _places(train)))
+
+
+def _places(train: Interactions) -> npt.NDArray[np.int64]:
+    """(N,) each interaction's place in its user's order of time; 0 is the oldest."""
+    places: npt.NDArray[np.int64] = np.arange(len(train)) - train.indptr[train.users]
+    return places
+
+
+def _weighted(train: Interactions, weight: npt.NDArray[np.float64]) -> sp.csr_matrix:
+    """(U, I) the weight (N,) of each stored item's latest interaction."""
+    key = train.users * train.num_items + train.items  # (N,)
+    order = np.lexsort((_places(train), key))
+    latest = np.append(np.diff(key[order]) > 0, True)[: len(train)]  # the last interaction with each item
+    out = train.csr.copy()  # stores its values in the order of the keys
+    out.data = weight[order][latest].astype(np.float32)
+    return out

@@ -1,0 +1,137 @@
+"""The spectral denoiser: x0_hat(u) = u A f(S) B, a graph filter of low rank for catalogues of any size.
+
+The train rows are normalised as in graph filtering (GF-CF, Shen et al., CIKM 2021), X~ = D_U^-a X D_I^-b, and
+X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, B = Q' D_I^b, and f(S) is the
+Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions.
+
+Letters: B users in a batch, I items (= D), U users, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from scipy.sparse.linalg import svds
+from torch import Tensor, nn
+
+from refit_env.backbones.base import Condition
+from refit_env.backbones.closed_form import (
+    ClosedForm,
+    ClosedFormConfig,
+    common_space,
+    popularity_factor,
+    training_pairs,
+)
+from refit_env.data.dataset import Dataset
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpectralConfig(ClosedFormConfig):
+    """The spectral denoiser's settings."""
+
+    l2: float = 0.1
+    """Of the Wiener filter; the singular values of normalised rows lie in 0..1."""
+    rank: int = 256
+    """r, directions that are kept."""
+    user_power: float = 0.5
+    """a: a user's row is divided by its sum to this power."""
+    item_power: float = 0.5
+    """b: an item's column is divided by its sum to this power, and scores are multiplied by it."""
+
+
+class SpectralDenoiser(ClosedForm):
+    """Two matrices of I * r weights: into the leading directions, and back."""
+
+    name: ClassVar[str] = "spectral"
+    config_class: ClassVar[type] = SpectralConfig
+    config: SpectralConfig
+    tasks: ClassVar[tuple[str, ...]] = ("cf", "sequential", "social", "poi")
+
+    def __init__(self, num_items: int, config: SpectralConfig | None = None) -> None:
+        """Build an unfitted denoiser: it predicts 0, and ELBO training could start there.
+
+        Args:
+            num_items: I.
+            config: settings; the defaults if None.
+
+        Raises:
+            ValueError: for a wrong setting.
+        """
+        config = config if config is not None else SpectralConfig()
+        super().__init__(num_items, config)
+        if config.rank < 1:
+            raise ValueError(f"rank={config.rank} must be at least 1")
+        for name in ("user_power", "item_power"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise ValueError(f"{name}={getattr(config, name)} must lie in 0..1")
+        rank = min(config.rank, num_items)
+        self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
+        self.out = nn.Parameter(torch.zeros(rank, num_items))
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the clean rows (B, I) from ``u`` (B, I); the same at every step."""
+        return u @ self.into @ self.out
+
+    @torch.no_grad()
+    def fit(self, dataset: Dataset) -> None:
+        """Decompose the normalised rows; a rank beyond the matrix's own leaves directions at 0."""
+        data, config = dataset.episodes, self.config
+        inputs, targets = training_pairs(data, self.rows(data, config))
+        scale = _inverse_power(inputs.sum(0), config.item_power)  # (I,)
+        normal = sp.diags(_inverse_power(inputs.sum(1), config.user_power)) @ inputs @ sp.diags(scale)
+        normal = sp.csr_matrix(normal, dtype=np.float64)
+        into, out = _filter(normal, targets, min(config.rank, *(n - 1 for n in normal.shape)), config.l2)
+        into = scale[:, None] * into
+        if targets is None:  # scores of the row itself go back to the items' own scale
+            out = out * np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
+        out = out * popularity_factor(data, config.score_power)
+        width = into.shape[1]
+        self.into.zero_()[:, :width] = torch.as_tensor(into, dtype=torch.float32)
+        self.out.zero_()[:width] = torch.as_tensor(out, dtype=torch.float32)
+
+    @classmethod
+    def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
+        """The rank first, then the filter and the normalisation, and what all closed forms have."""
+        largest = min(dataset.num_users, dataset.num_items) - 1
+        ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
+        return {
+            "rank": ranks,
+            "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
+            "item_power": (0.5, 0.3, 0.7, 0.0),
+            "user_power": (0.5, 0.0, 1.0),
+            **common_space(dataset.episodes),
+        }
+
+
+def _inverse_power(sums: Any, power: float) -> Floats:
+    """(n,) the sums to the power ``-power``; 0 where a sum is 0."""
+    flat = np.asarray(sums, np.float64).ravel()
+    return np.power(flat, -power, out=np.zeros_like(flat), where=flat > 0)
+
+
+def _filter(
+    normal: sp.csr_matrix, targets: sp.csr_matrix | None, rank: int, l2: float
+) -> tuple[Floats, Floats]:
+    """Into (I, r) and out (r, I) of the Wiener filter; with ``targets`` (R, I), of the regression on them.
+
+    The latter is the ridge regression restricted to the leading directions: Q (S^2 + l2)^-1 S P' Y.
+    """
+    start = np.random.default_rng(0).standard_normal(min(normal.shape))  # every process finds the same
+    left, values, right = svds(normal, k=rank, v0=start)  # (R, r), (r,), (r, I)
+    order = np.argsort(-values, kind="stable")
+    left, values, right = left[:, order], values[order], right[order]
+    if targets is None:
+        return right.T, (values**2 / (values**2 + l2))[:, None] * right
+    return right.T, (values / (values**2 + l2))[:, None] * np.asarray((targets.T @ left).T)
+
+
+PUBLISHED: dict[str, SpectralConfig] = {"": SpectralConfig()}
+"""Nothing is published for data sets: ``refit pretrain`` chooses the settings on validation."""

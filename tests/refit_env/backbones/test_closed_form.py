@@ -1,0 +1,203 @@
+"""The closed-form denoisers: their solutions by an independent solver, their rows, their life as policies."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import refit_env  # noqa: F401  # registers the ids
+from refit_env.backbones import backbone_class, backbone_for, make_backbone
+from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.linear import LinearDenoiser
+from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
+from refit_env.backbones.spectral import SpectralDenoiser
+from refit_env.data import Dataset, Interactions, synthesize, synthesize_sessions
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+
+NAMES = ["linear", "spectral"]
+OPTIONS = {"linear": {"l2": 5.0}, "spectral": {"l2": 0.05, "rank": 8}}
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return synthesize(num_users=60, num_items=25)
+
+
+@pytest.fixture(scope="module")
+def sessions() -> Dataset:
+    return synthesize_sessions()
+
+
+def fitted(data: Dataset, name: str, **options: object) -> ClosedForm:
+    backbone = backbone_for(data, name, {**OPTIONS[name], **options})
+    assert isinstance(backbone, ClosedForm)
+    backbone.fit(data)
+    return backbone
+
+
+def test_each_column_of_linear_is_a_ridge_regression_on_all_other_items(data: Dataset) -> None:
+    weight = fitted(data, "linear").state_dict()["weight"][0].double().numpy()
+    rows = data.train.csr.toarray().astype(np.float64)
+    for item in (0, 7, 24):
+        others = np.delete(np.arange(25), item)
+        x = rows[:, others]
+        expected = np.linalg.solve(x.T @ x + 5.0 * np.eye(24), x.T @ rows[:, item])
+        np.testing.assert_allclose(weight[others, item], expected, atol=1e-5)
+        assert weight[item, item] == 0.0
+
+
+def test_linear_on_rows_predicts_the_next_item(sessions: Dataset) -> None:
+    weight = fitted(sessions, "linear", recency="reciprocal").state_dict()["weight"][0].double().numpy()
+    data = sessions.episodes
+    train = data.rows_of("train")  # type: ignore[attr-defined]
+    x = reciprocal_weights(data.train).toarray()[train].astype(np.float64)
+    y = np.zeros_like(x)
+    y[np.arange(len(train)), data.targets.items] = 1.0  # type: ignore[attr-defined]
+    expected = np.linalg.solve(x.T @ x + 5.0 * np.eye(x.shape[1]), x.T @ y)
+    np.testing.assert_allclose(weight, expected, atol=1e-5)
+
+
+def test_a_matrix_for_each_step_adds_the_steps_noise(data: Dataset) -> None:
+    backbone = fitted(data, "linear", each_step=True, num_steps=3, noise_scale=20.0)
+    shared = fitted(data, "linear").state_dict()["weight"][0]
+    abar = backbone.diffusion.abar
+    for k in range(3):
+        l2 = (60 * (1 - abar[k]) + 5.0) / abar[k]
+        alone = fitted(data, "linear", l2=float(l2)).state_dict()["weight"][0] / abar[k] ** 0.5
+        np.testing.assert_allclose(backbone.state_dict()["weight"][k], alone, atol=1e-6)
+    assert not torch.allclose(backbone.state_dict()["weight"][2], shared, atol=1e-3)
+    u = torch.rand(4, 25, generator=torch.Generator().manual_seed(0))
+    steps = torch.tensor([2, 0, 1, 2])
+    together = backbone.predict_x0(u, steps)
+    alone = torch.cat([backbone.predict_x0(u[i : i + 1], int(k)) for i, k in enumerate(steps)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_spectral_with_the_full_rank_is_the_whole_ridge_regression(data: Dataset) -> None:
+    """(X'X + l2)^-1 X'X, the regression without the zero diagonal, by another solver."""
+    options = {"rank": 24, "l2": 3.0, "user_power": 0.0, "item_power": 0.0}
+    backbone = fitted(data, "spectral", **options)
+    x = data.train.csr.toarray().astype(np.float64)
+    values, vectors = np.linalg.eigh(x.T @ x)
+    keep = np.argsort(values)[1:]  # Lanczos finds all but the smallest direction
+    expected = (vectors[:, keep] * values[keep] / (values[keep] + 3.0)) @ vectors[:, keep].T
+    got = backbone.predict_x0(torch.eye(25), 0)
+    np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-5)
+
+
+def test_spectral_normalisation_leaves_the_direction_of_item_degrees_alone(data: Dataset) -> None:
+    """With both powers 1/2 the leading direction of X~ is sqrt(degree), whose singular value is 1."""
+    backbone = fitted(data, "spectral", rank=1, l2=1e-9)
+    degrees = np.asarray(data.train.csr.sum(0)).ravel()
+    got = backbone.predict_x0(torch.ones(1, 25), 0).detach().numpy()[0]
+    np.testing.assert_allclose(got / got.sum(), degrees / degrees.sum(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_score_power_divides_by_popularity(data: Dataset, name: str) -> None:
+    u = torch.rand(3, 25, generator=torch.Generator().manual_seed(1))
+    plain = fitted(data, name).predict_x0(u, 0).detach()
+    divided = fitted(data, name, score_power=0.5).predict_x0(u, 0).detach()
+    counts = np.maximum(np.bincount(data.train.items, minlength=25), 1)
+    torch.testing.assert_close(
+        divided, plain * torch.as_tensor((counts / counts.mean()) ** -0.5).float(), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_weights_of_rows_by_hand() -> None:
+    train = Interactions.from_pairs([0, 0, 0, 2], [4, 1, 4, 3], num_users=3, num_items=5)
+    np.testing.assert_allclose(rising_weights(train, 0.5, 1.0).toarray()[0], [0, 0.75, 0, 0, 1.0])
+    np.testing.assert_allclose(reciprocal_weights(train).toarray()[0], [0, 0.5, 0, 0, 1.0])
+    assert rising_weights(train, 0.5, 1.0).toarray()[2, 3] == 0.5
+    assert not reciprocal_weights(train).toarray()[1].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"l2": 0.0}, "l2=0.0"),
+        ({"l2": float("nan")}, "l2=nan"),
+        ({"recency": "risen"}, "Did you mean 'rising'"),
+        ({"oldest": 0.0}, "oldest=0.0"),
+        ({"score_power": 9.0}, "score_power=9.0"),
+    ],
+)
+def test_wrong_settings_are_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_backbone(name, 10, options)
+
+
+def test_a_catalogue_too_large_for_a_matrix_is_refused_before_it_is_made() -> None:
+    with pytest.raises(ValueError, match="take 'spectral'"):
+        LinearDenoiser(25_001)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_without_time_cannot_be_weighed_by_it(data: Dataset, name: str) -> None:
+    unordered = replace(data, time_ordered=False)
+    with pytest.raises(ValueError, match="recency='none'"):
+        fitted(unordered, name, recency="rising")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["cf", "rows"])
+def test_it_ranks_better_than_chance_and_keeps_its_scores_on_disk(
+    name: str, kind: str, sessions: Dataset, tmp_path: Path
+) -> None:
+    data = synthesize() if kind == "cf" else sessions
+    options = {"l2": 20.0} if name == "linear" else {"rank": 16}
+    recency = "reciprocal" if kind == "rows" else "none"
+    policy = DiffusionPolicy(fitted(data, name, recency=recency, **options), 1)
+    episodes = data.episodes
+    recall = evaluate(policy.scorer(episodes), episodes, "test", device="cpu").means()["recall@20"]
+    assert recall > 2 * 20 / data.num_items  # twice what chance gives
+    policy.save(tmp_path, data.name)
+    again = DiffusionPolicy.load(tmp_path).scorer(episodes)(torch.arange(5))
+    assert torch.equal(again, policy.scorer(episodes)(torch.arange(5)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_environment_starts_from_the_weighted_rows(name: str) -> None:
+    options = {"recency": "rising", "oldest": 0.25}
+    env = gym.make(
+        "ReFiT-Synthetic-v0",
+        backbone=name,
+        num_steps=1,
+        relevance="none",
+        reward="ease",
+        backbone_options=options,
+    )
+    observation, _ = env.reset(options={"user": 3})
+    data = synthesize()
+    np.testing.assert_allclose(observation["u"], rising_weights(data.train, 0.25, 1.0)[3].toarray()[0])
+    assert (observation["u"][data.train.of(3)[:1]] == np.float32(0.25)).all()
+
+
+def test_a_wrong_backbone_option_gets_a_did_you_mean() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'oldest'"):
+        gym.make("ReFiT-Synthetic-v0", backbone="linear", num_steps=1, backbone_options={"oldst": 0.5})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_elbo_falls_when_the_denoiser_is_fitted(data: Dataset, name: str) -> None:
+    shown = torch.as_tensor(data.train.csr.toarray())
+    empty = make_backbone(name, 25, OPTIONS[name])
+    loss = [
+        m.elbo_loss(shown, shown, torch.Generator().manual_seed(0)).item()
+        for m in (empty, fitted(data, name))
+    ]
+    assert loss[1] < loss[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_search_space_names_fields_and_begins_with_settings_that_fit(name: str, data: Dataset) -> None:
+    space = backbone_class(name).search_space(data)  # type: ignore[attr-defined]
+    backbone = backbone_for(data, name, {key: values[0] for key, values in space.items()})
+    assert isinstance(backbone, LinearDenoiser | SpectralDenoiser)
