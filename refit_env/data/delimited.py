@@ -27,6 +27,7 @@ import pandas as pd
 
 from refit_env.data.fields import Kind, fast_column, parse_field
 from refit_env.data.ids import id_column, join_ids
+from refit_env.data.limits import LONGEST_LINE, MOST_COLUMNS
 from refit_env.errors import DataError
 
 CHUNK = 1_000_000
@@ -72,7 +73,8 @@ class Layout:
     @property
     def expected(self) -> str:
         """The pattern, or one made from the names."""
-        return self.pattern or self.separator.join(self.names).replace("\t", "<tab>")
+        pattern = self.pattern or self.separator.join(self.names)
+        return (pattern if len(pattern) <= 120 else f"{pattern[:120]}...").replace("\t", "<tab>")
 
 
 def refuse_pickle(path: Path) -> bytes:
@@ -120,12 +122,34 @@ def line_of(path: Path, layout: Layout, row: int) -> int:
 def read_header(path: Path, separator: str) -> list[str]:
     """The fields of the first line."""
     refuse_binary(path)
-    with _open(path, "utf-8-sig") as file:
-        try:
-            line = file.readline().rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} line 1: not UTF-8 text ({error.reason})") from None
-    return [word.strip() for word in next(csv.reader([line], delimiter=separator), [])]
+    line = next(text_lines(path))[1]
+    try:
+        words = next(csv.reader([line], delimiter=separator, strict=True), [])
+    except csv.Error as error:
+        raise DataError(f"{path} line 1: {error}") from None
+    if len(words) > MOST_COLUMNS:
+        raise DataError(f"{path} line 1: {len(words)} columns; at most {MOST_COLUMNS} are read")
+    return [word.strip() for word in words]
+
+
+def text_lines(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
+    """Line number (from 1) and text of every line, without its end.
+
+    Raises:
+        DataError: for a line that is no text of the encoding, or longer than any in a published file.
+    """
+    number = 0
+    try:
+        with _open(path, encoding) as file:
+            while line := file.readline(LONGEST_LINE):
+                number += 1
+                if len(line) == LONGEST_LINE:
+                    raise DataError(f"{path} line {number}: longer than {LONGEST_LINE:,} characters")
+                yield number, line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path} after line {number}: not {error.encoding.upper()} text ({error.reason})"
+        ) from None
 
 
 def _read_fast(path: Path, layout: Layout) -> Columns | None:
@@ -261,7 +285,7 @@ def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
                 numbered = ((reader.line_num, fields) for fields in reader)
             else:
                 numbered = (
-                    (n, line.rstrip("\r\n").split(layout.separator)) for n, line in enumerate(file, start=1)
+                    (n, line.split(layout.separator)) for n, line in text_lines(path, layout.encoding)
                 )
             for number, fields in numbered:
                 if number > layout.header and fields and (len(fields) > 1 or fields[0].strip()):

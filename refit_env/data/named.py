@@ -16,6 +16,7 @@ from refit_env.data.dataset import SPLITS
 from refit_env.data.delimited import Layout, read_delimited, read_header
 from refit_env.data.fields import Kind
 from refit_env.data.filters import RawRows
+from refit_env.data.messages import listed, shown
 from refit_env.errors import DataError, unknown_name
 
 
@@ -58,7 +59,7 @@ def read_inter(path: Path, options: ReadOptions) -> RawRows:
     untyped = [name for name in header if ":" not in name]
     if untyped:
         raise DataError(
-            f"{path} line 1: {untyped[0]!r} has no type; RecBole's headers read 'user_id:token' and so on"
+            f"{path} line 1: {shown(untyped[0])} has no type; RecBole's headers read 'user_id:token' ..."
         )
     bare = [name.partition(":")[0] for name in header]
     return as_rows(_with_splits(path, read_delimited(path, _named(path, bare, options, "\t"))))
@@ -70,7 +71,7 @@ def _roles(path: Path, header: Sequence[str], chosen: Mapping[str, str]) -> dict
         if role not in ROLES:
             raise unknown_name("role of a column", role, ROLES)
         if name not in header:
-            raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {', '.join(header)}")
+            raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {listed(header)}")
     out = {name: role for role, name in chosen.items()}
     for role, usual in ROLES.items():
         if role in chosen:
@@ -81,7 +82,7 @@ def _roles(path: Path, header: Sequence[str], chosen: Mapping[str, str]) -> dict
     for role in ("user", "item"):
         if role not in out.values():
             raise DataError(
-                f"{path} line 1: which column is the {role}? It has {', '.join(header)}; say {role}=NAME"
+                f"{path} line 1: which column is the {role}? It has {listed(header)}; say {role}=NAME"
             )
     return out
 
@@ -89,7 +90,7 @@ def _roles(path: Path, header: Sequence[str], chosen: Mapping[str, str]) -> dict
 def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: str) -> Layout:
     """The layout of a file with a header: roles where known, else fields that are not used."""
     if len(set(header)) != len(header):
-        raise DataError(f"{path} line 1: a column name stands twice: {', '.join(header)}")
+        raise DataError(f"{path} line 1: a column name stands twice: {listed(header)}")
     roles = _roles(path, header, options.columns)
     names = tuple(roles.get(name, f"column {name}") for name in header)
     kinds: dict[str, Kind] = {"rating": "number", "timestamp": "time", "split": "token"}
@@ -118,7 +119,7 @@ def _with_splits(
     words = [str(word).strip().lower() for word in columns["split"]]
     wrong = next((n for n, word in enumerate(words) if word not in known), None)
     if wrong is not None:
-        raise DataError(f"{path} row {wrong}: split is {words[wrong]!r}, expected train, valid or test")
+        raise DataError(f"{path} row {wrong}: split is {shown(words[wrong])}, expected train, valid or test")
     return columns | {"split": np.array([known[word] for word in words], dtype=np.int8)}
 
 

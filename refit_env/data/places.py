@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from refit_env.data.messages import listed
 from refit_env.errors import DataError
 
 
@@ -51,4 +52,4 @@ def only(folder: Path, found: Sequence[Path], what: str) -> Path:
 
 def _holds(folder: Path) -> str:
     names = sorted(path.name for path in folder.iterdir())
-    return f"the folder holds {', '.join(names[:8]) or 'nothing'}"
+    return f"the folder holds {listed(names) or 'nothing'}"

@@ -33,9 +33,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from refit_env.data.arrays import read_pairs
 from refit_env.data.checkins import read_lbsn, read_tsmc2014
 from refit_env.data.dataset import SPLITS
-from refit_env.data.delimited import Layout, read_delimited, refuse_binary, refuse_pickle
+from refit_env.data.delimited import Layout, read_delimited, refuse_binary
 from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
 from refit_env.data.ids import join_ids
@@ -135,27 +136,7 @@ def _recbole(source: Path, options: ReadOptions) -> RawRows:
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:
     if source.is_file():
         source = source.parent
-    return _join({split: source / f"{split}_list.npy" for split in SPLITS}, _npy_pairs, options)
-
-
-def _npy_pairs(path: Path) -> RawRows:
-    refuse_pickle(path)
-    try:
-        pairs = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path}: not a whole NumPy array of numbers ({error})") from None
-    if not isinstance(pairs, np.ndarray) or pairs.ndim != 2 or pairs.shape[1] != 2:
-        raise DataError(
-            f"{path}: expected an array of shape (n, 2), found {getattr(pairs, 'shape', 'an archive')}"
-        )
-    if pairs.dtype.kind not in "iuf":
-        raise DataError(f"{path}: expected whole numbers, found {pairs.dtype}")
-    wrong = ~((pairs >= 0) & (pairs < 2**62) & (pairs == np.floor(pairs)))  # NaN is wrong, too
-    if wrong.any():
-        row, column = (int(n) for n in np.argwhere(wrong)[0])
-        who = ("user", "item")[column]
-        raise DataError(f"{path} row {row}: {who} {pairs[row, column]} is no whole number >= 0")
-    return RawRows(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64))
+    return _join({split: source / f"{split}_list.npy" for split in SPLITS}, read_pairs, options)
 
 
 def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
@@ -176,7 +157,10 @@ def _adjacency(path: Path) -> RawRows:
             continue
         if _NO_NUMBERS.search(line):  # int() would take '007', '+7' and '1_0', too
             raise DataError(f"{path} line {number}: {_wrong_word(line)}")
-        user, *row = map(int, line.split())
+        try:
+            user, *row = map(int, line.split())
+        except ValueError:  # thousands of digits
+            raise DataError(f"{path} line {number}: {_wrong_word(line)}") from None
         users.append(user)
         items.append(row)
     counts = [len(row) for row in items]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refit_env.data.delimited import Layout, read_delimited, read_header, refuse_binary
+from refit_env.data.delimited import Layout, read_delimited, read_header, refuse_binary, text_lines
 from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
 from refit_env.data.ids import id_column
@@ -110,18 +110,17 @@ def _first_release(path: Path) -> dict[str, Any]:
     answers: list[int | str] = []
     clicks: list[float] = []
     counts: list[int] = []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                user, row = _line_of_first_release(line.rstrip("\r\n"))
-            except ValueError as error:
-                raise DataError(f"{path} line {number}: {error}") from None
-            users.append(user)
-            counts.append(len(row))
-            answers.extend(answer for answer, _ in row)
-            clicks.extend(clicked for _, clicked in row)
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            user, row = _line_of_first_release(line)
+        except ValueError as error:
+            raise DataError(f"{path} line {number}: {error}") from None
+        users.append(user)
+        counts.append(len(row))
+        answers.extend(answer for answer, _ in row)
+        clicks.extend(clicked for _, clicked in row)
     return {
         "user": np.repeat(id_column(users), counts),
         "answer": id_column(answers),

@@ -131,6 +131,26 @@ def test_variables_of_other_names_or_kinds(tmp_path: Path) -> None:
         read_rows(tmp_path, "tang")
 
 
+def test_a_matrix_far_larger_than_its_file_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path) / "rating.mat"
+    zeros = np.zeros((2_200_000, 5), np.uint8)
+    scipy.io.savemat(str(path), {"rating": zeros, "other": RATING}, do_compression=True)
+    assert path.stat().st_size < 20_000
+    monkeypatch.setattr(scipy.io, "loadmat", None)
+    with pytest.raises(DataError, match=r"rating\.mat: .* bytes claim to hold 11,000,000 values; at most"):
+        read_rows(tmp_path, "tang")
+
+
+def test_other_variables_are_left_alone(tmp_path: Path) -> None:
+    put(tmp_path)
+    users = read_rows(tmp_path, "tang").users.tolist()
+    more = {"rating": np.array(RATING, dtype=np.float64), "other": {"deep": [1, "x"]}}
+    scipy.io.savemat(str(tmp_path / "rating.mat"), more)
+    assert read_rows(tmp_path, "tang").users.tolist() == users
+
+
 def test_what_scipy_plans_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path)
     before, load = read_rows(tmp_path, "tang"), scipy.io.loadmat
