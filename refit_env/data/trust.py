@@ -68,9 +68,7 @@ def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.
         raise DataError(f"{path}: {chosen[0]!r} is no matrix of numbers")
     if matrix.shape[1] not in widths or not matrix.shape[0]:
         wanted, found = " or ".join(map(str, widths)), listed(map(str, matrix.shape))
-        raise DataError(
-            f"{path}: expected rows of {wanted} columns, found a matrix of shape ({found})"
-        )
+        raise DataError(f"{path}: expected rows of {wanted} columns, found a matrix of shape ({found})")
     return matrix.astype(np.float64)
 
 
