@@ -64,9 +64,7 @@ def load_training(agent: FineTuner, folder: Path | str) -> None:
     restore_optimizer(agent.optimizer, part(tensors, "optimizer."))
     agent.take_own_tensors(part(tensors, "own."))
     if "lists" in tensors:
-        agent._lists = tensors["lists"].to(agent.device)
-        for env in agent.envs:
-            env.problem.reward_fn.set_lists(agent._lists)
+        agent.take_lists(tensors["lists"].to(agent.device))
     agent.user_generator.set_state(tensors["generator.users"].cpu())
     agent.noise_generator.set_state(tensors["generator.noise"].cpu())
     agent.iteration, agent.history = int(meta["iteration"]), list(meta["history"])

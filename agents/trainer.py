@@ -31,6 +31,7 @@ from agents.training_envs import check_training_env, make_training_envs, reward_
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import refresh_all
 
 __all__ = ["STATE_NAME", "FineTuneResult", "FineTuner", "TrainerConfig"]
 
@@ -122,7 +123,7 @@ class FineTuner(ABC):
         self._train_users, self._selection_users = self._split_users()
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
-        self._lists: Tensor | None = None  # (U, K) what rewards that look at others' lists were last shown
+        self._lists: Tensor | None = None  # (E, U, K) what rewards that look at others' lists were last shown
         self.check_settings()
         self.prepare()
 
@@ -254,11 +255,16 @@ class FineTuner(ABC):
 
     def _refresh_lists(self) -> None:
         """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""
-        reward = self.env.problem.reward_fn
-        if reward.uses_lists:
-            self._lists = reward.context.lists_by(self.policy.scorer(self.env.problem.dataset))
-            for env in self.envs:
-                env.problem.reward_fn.set_lists(self._lists)
+        rewards = [env.problem.reward_fn for env in self.envs]
+        if rewards[0].uses_lists:
+            score = self.policy.scorer(self.env.problem.dataset)
+            self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
+
+    def take_lists(self, lists: Tensor) -> None:
+        """Show each environment's reward the lists (E, U, K) that ``_refresh_lists`` showed it."""
+        self._lists = lists
+        for env, own in zip(self.envs, lists, strict=True):
+            env.problem.reward_fn.set_lists(own)
 
     def evaluate(self, split: str = "test", users: Any = None) -> Evaluation:
         """Full-ranking evaluation of the policy as it is now, by the noise-free chain."""

@@ -40,6 +40,19 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def file_state(path: Path | str) -> tuple[str, int, int, int, int] | None:
+    """What is different once a file has been written anew, for the key of a cache; None if there is no file.
+
+    Its place, inode, times of change and size: an older file put in place with its own date is another, too.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path.resolve()), found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write a value as indented JSON, atomically.
 

@@ -45,6 +45,7 @@ class Kept(Generic[Thing]):
         """
         digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
         for array in (matrix.indptr, matrix.indices, matrix.data, *others):
+            digest.update(f"{array.dtype.str}{array.shape}".encode())  # or bytes could pass for another's
             digest.update(np.ascontiguousarray(array).data)
         key = (digest.hexdigest(), number)
         if key not in self._known:

@@ -23,6 +23,7 @@ from refit_env.envs.wrappers import chain_scorer
 from refit_env.envs.wrappers.chain import Layer, layers
 from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import refresh_all
 
 BEST = "best_model"
 """Stem of the best model's file, as SB3's ``EvalCallback`` calls it."""
@@ -91,6 +92,7 @@ class RankingEvalCallback(BaseCallback):
     def _on_training_start(self) -> None:
         """Refuse what does not fit, and evaluate the model that training begins with."""
         self._problem = denoising_problem(self.training_env)
+        self._problems = denoising_problems(self.training_env)
         if self._problem.relevance.mode == "validation" and self.split == "valid":
             raise ValueError(
                 "relevance 'validation' pays for the validation items, which must then not choose weights: "
@@ -143,7 +145,7 @@ class RankingEvalCallback(BaseCallback):
         """Evaluate, log, keep the weights if they are the best so far."""
         self._last = self.num_timesteps
         score = model_scorer(self.model)
-        self._problem.reward_fn.refresh(score)
+        refresh_all([problem.reward_fn for problem in self._problems], score)
         means = self.evaluate().means()
         if self.select_on not in means:
             raise ValueError(f"select_on={self.select_on!r} must be one of {', '.join(sorted(means))}")
@@ -213,6 +215,22 @@ def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
     if not isinstance(found, DenoisingProblem):
         raise ValueError(f"{type(envs.unwrapped).__name__} holds no denoising environment of refit_env")
     return found
+
+
+def denoising_problems(envs: VecEnv) -> list[DenoisingProblem]:
+    """The problems of all sub-environments, and of all environments that take turns; each once."""
+    base: Any = envs.unwrapped
+    waiting: list[Any] = [base.env] if isinstance(base, GymVecEnv) else list(base.envs)
+    found: dict[int, DenoisingProblem] = {}
+    while waiting:
+        layer = waiting.pop()
+        for name in ("envs_in_turn", "envs", "env"):
+            inner = vars(layer).get(name)
+            waiting += list(inner) if isinstance(inner, list | tuple) else [] if inner is None else [inner]
+        problem = vars(layer).get("problem")
+        if isinstance(problem, DenoisingProblem):
+            found[id(problem)] = problem
+    return list(found.values())
 
 
 def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names, source
@@ -14,6 +15,7 @@ from refit_env.data.download import fetch, how_to_get
 from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError
+from refit_env.files import file_state
 from refit_env.folders import cache_folder, lock_of, restore
 
 HOME_VARIABLE = "REFIT_DATA_HOME"
@@ -62,8 +64,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     else:
         source(name)  # raises, with a did-you-mean
         raise AssertionError("unreachable")
-    stamp = (folder / INFO).stat().st_mtime_ns
-    return _load(str(folder.resolve()), stamp)
+    return _load(str(folder.resolve()), tuple(file_state(file) for file in sorted(folder.iterdir())))
 
 
 def find_dataset(name: str) -> Path | None:
@@ -140,8 +141,8 @@ def _say(message: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def _load(folder: str, stamp: int) -> Dataset:
-    """Read a folder; ``stamp`` is its age, so that a changed one is read again."""
+def _load(folder: str, files: tuple[Any, ...]) -> Dataset:
+    """Read a folder; ``files`` are the states of its files, so that a changed one is read again."""
     return load_canonical(Path(folder))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from refit_env.backbones import Backbone
-from refit_env.checkpoint import POLICY
 from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import TABLE
@@ -44,9 +43,3 @@ def load_judge(backbone: str, checkpoint: str | Path | None, dataset: Dataset, d
             f"environment needs a {backbone!r} of {dataset.num_items} ({dataset.name!r})"
         )
     return model.double().eval().requires_grad_(False)
-
-
-def written(checkpoint: str | Path | None) -> int:
-    """When the checkpoint was written last, in nanoseconds: a run that was made anew is another one."""
-    path = None if checkpoint is None else Path(checkpoint) / f"{POLICY}.safetensors"
-    return path.stat().st_mtime_ns if path is not None and path.is_file() else 0

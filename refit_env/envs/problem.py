@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from refit_env.backbones import Backbone, backbone_class, backbone_config, check_task
+from refit_env.checkpoint import POLICY
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.config import ProblemConfig, check, relevance_settings
-from refit_env.envs.judge import load_judge, written
+from refit_env.envs.judge import load_judge
+from refit_env.files import file_state
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 
 BOUND = 6.0
@@ -34,7 +37,9 @@ SHARED = 8
 class DenoisingProblem:
     """The pure core that the single and the vector environment share; it holds no episode.
 
-    Environments of one process share it, however many there are; it pickles as its configuration.
+    Environments of one process share what is costly to make, however many there are. What changes is an
+    environment's own: the lists that a reward was given (``with_own_lists``), and the weights that score u_0
+    where an agent trains them (``with_own_scores``). It pickles as its configuration.
 
     Attributes:
         config: the arguments.
@@ -82,6 +87,7 @@ class DenoisingProblem:
         self.dim, self.bound = self.num_items, BOUND
         settings = backbone_config(config.backbone, self.dataset.name, config.backbone_options)
         self._chain, self._kind = settings.diffusion(), kind
+        self._scores_move = False
         self.seen = seen = self.dataset.showing(self.relevance.visible)
         if self._judge is None:
             self._rows = kind.rows(seen, settings)
@@ -193,10 +199,24 @@ class DenoisingProblem:
         """
         if self._judge is None:
             raise ValueError(f"backbone {self.config.backbone!r} has no weights that score u_0")
-        own = object.__new__(type(self))
-        own.__dict__ |= self.__dict__
+        own = copy.copy(self)
         own._judge = copy.deepcopy(self._judge)
         own._shown = own._judge.shown(self.seen, self.device)  # what is shown may come from its weights
+        own._scores_move = True
+        return own
+
+    def with_own_lists(self) -> DenoisingProblem:
+        """The same problem with a table of all users' lists of its own; itself if its reward needs none."""
+        if not self.reward_fn.uses_lists:
+            return self
+        own = copy.copy(self)
+        own.reward_fn = self.reward_fn.with_own_lists()
+        return own
+
+    def __copy__(self) -> DenoisingProblem:
+        """A problem on the same data and rewards."""
+        own = object.__new__(type(self))
+        own.__dict__ |= self.__dict__
         return own
 
     def score_by(self, backbone: Backbone) -> None:
@@ -219,8 +239,8 @@ class DenoisingProblem:
         """
         scores = self.scores(u0, users)  # (B, I)
         lists = self.reward_fn.top_k(scores, users)  # (B, K)
-        reward = self.reward_fn(scores, users, lists)
-        return reward, self.reward_fn.terms, lists
+        reward, terms = self.reward_fn.pay(scores, users, lists)
+        return reward, terms, lists
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
         """(B,) one of ``users`` by each generator; ``random`` is ten times faster than ``integers``."""
@@ -268,8 +288,9 @@ class DenoisingProblem:
         return make_problem, (self.config,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DenoisingProblem:
-        """A problem never changes, so a copied environment shares it."""
-        return self
+        """A copied environment shares all but what changes."""
+        own = self.with_own_lists()
+        return own.with_own_scores() if self._scores_move else own
 
 
 _PROBLEMS: dict[Hashable, DenoisingProblem] = {}
@@ -277,6 +298,9 @@ _PROBLEMS: dict[Hashable, DenoisingProblem] = {}
 
 def make_problem(config: ProblemConfig) -> DenoisingProblem:
     """Make a problem; environments of one process with the same arguments share the newest few.
+
+    Nothing that changes is shared: whatever others did with theirs, a new environment pays what its arguments
+    say. Files that the arguments name are read again once they have been written anew.
 
     Example:
         >>> problem = make_problem(ProblemConfig("synthetic"))
@@ -289,7 +313,7 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
     # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
-    key = (id(dataset.episodes), written(config.checkpoint), _frozen(rest))
+    key = (id(dataset.episodes), _files(rest), _frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
     except TypeError:  # an argument without a hash, such as a reward function's closure over an array
@@ -299,7 +323,7 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     _PROBLEMS[key] = known  # the newest stand last
     while len(_PROBLEMS) > SHARED:
         _PROBLEMS.pop(next(iter(_PROBLEMS)))
-    return known
+    return known.with_own_lists()
 
 
 def _natural_relevance(dataset: Dataset) -> str:
@@ -309,11 +333,26 @@ def _natural_relevance(dataset: Dataset) -> str:
     return "recent" if dataset.time_ordered else "holdout"
 
 
-def _frozen(value: Any) -> Hashable:
-    """The value with tuples for its mappings and lists, so that it can be a key."""
+def _files(value: Any) -> Hashable:
+    """The state of every file and checkpoint folder that a value names, mappings and lists searched."""
     if isinstance(value, Mapping):
-        return tuple(sorted((str(name), _frozen(item)) for name, item in value.items()))
+        return tuple(_files(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return tuple(_files(item) for item in value)
+    if not isinstance(value, str | Path):
+        return None
+    folder = file_state(Path(value) / f"{POLICY}.safetensors")
+    return file_state(value) if folder is None and Path(value).is_file() else folder
+
+
+def _frozen(value: Any) -> Hashable:
+    """The value so that it can be a key: tuples for mappings and lists, 1, 1.0 and True told apart.
+
+    The order of a mapping counts: that of a mix's parts is the order in which they are summed.
+    """
+    if isinstance(value, Mapping):
+        return tuple((str(name), _frozen(item)) for name, item in value.items())
     if isinstance(value, list | tuple):
         return tuple(_frozen(item) for item in value)
     frozen: Hashable = value
-    return frozen
+    return type(value).__name__, frozen

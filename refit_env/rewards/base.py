@@ -5,8 +5,9 @@ Letters: B users (episodes) in the batch, I items, K list length, U users of the
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from refit_env.data.sequences import RowDataset
 from refit_env.metrics import discounts, rankable
-from refit_env.rewards.context import RewardContext
+from refit_env.rewards.context import RewardContext, lists_of_each
 
 
 class Reward(ABC):
@@ -27,7 +28,7 @@ class Reward(ABC):
         context: what it was made from.
         terms: the parts of the last call by name, (B,) float32 each, unweighted.
         term_names: their names, known before the first call.
-        uses_lists: whether it looks at all users' lists, so that an agent should ``refresh`` it.
+        uses_lists: whether all users' lists matter to it, so that an agent should ``refresh`` it.
         counts_relevant: whether it counts relevant items, so that there must be some.
         needs_rows: whether it pays for what a history shows, which only lists of sequential and check-in sets
             may hold.
@@ -79,14 +80,21 @@ class Reward(ABC):
         Raises:
             ValueError: if scores hold NaN or have another shape than (B, I).
         """
+        total, self.terms = self.pay(scores, users, lists)
+        return total
+
+    def pay(
+        self, scores: Tensor, users: Tensor, lists: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The rewards (B,) of a call and their terms, none of which it keeps: environments share a reward."""
         expected = (users.numel(), self.context.num_items)
         if tuple(scores.shape) != expected:
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         if lists is None:
             lists = self.top_k(scores, users)
         scores = rankable(scores)
-        total, self.terms = self.compute(scores, users, lists)
-        return total.float()
+        total, terms = self.compute(scores, users, lists)
+        return total.float(), terms
 
     @abstractmethod
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -104,6 +112,13 @@ class Reward(ABC):
         """The rewards that this one is a weighted sum of: itself, unless it is a mix."""
         return [(self, 1.0)]
 
+    def with_own_lists(self) -> Reward:
+        """The same reward with a table of lists of its own; itself if it looks at none.
+
+        A shallow copy: ``set_lists`` must assign what it keeps, not change it in place.
+        """
+        return copy.copy(self) if self.uses_lists else self
+
     def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most rewards look at no other lists
         """Tell the reward all users' lists (U, K) int64; a reward that looks at none ignores them."""
 
@@ -114,8 +129,23 @@ class Reward(ABC):
             score: users (B,) -> scores (B, I), as ``DiffusionPolicy.scorer`` makes it.
             batch: users scored at a time.
         """
-        if self.uses_lists:
-            self.set_lists(self.context.lists_by(score, batch))
+        refresh_all([self], score, batch)
+
+
+def refresh_all(
+    rewards: Sequence[Reward], score: Callable[[Tensor], Tensor], batch: int = 512
+) -> list[Tensor]:
+    """``Reward.refresh`` for the rewards of several environments: each user is scored once.
+
+    Returns:
+        The lists (U, K) that each was given, which its own relevance allows; none where no reward needs them.
+    """
+    using = [reward for reward in rewards if reward.uses_lists]
+    contexts = list({id(reward.context): reward.context for reward in using}.values())
+    found = dict(zip(map(id, contexts), lists_of_each(contexts, score, batch), strict=True))
+    for reward in using:
+        reward.set_lists(found[id(reward.context)])
+    return [found[id(reward.context)] for reward in using]
 
 
 class ListReward(Reward):

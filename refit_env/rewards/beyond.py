@@ -17,7 +17,7 @@ from torch import Tensor
 from refit_env.data.rows import SparseRows
 from refit_env.rewards.accuracy import RelevantItems
 from refit_env.rewards.base import ListReward, Reward, rank_discount
-from refit_env.rewards.context import PeerLists, RewardContext
+from refit_env.rewards.context import RewardContext
 
 
 class ItemReward(ListReward):
@@ -83,31 +83,34 @@ class Coverage(ListReward):
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
         super().__init__(context, rank_discount("flat", context.k), {"coverage": 1.0})
-        self._peers = PeerLists(context)
+        self._lists: Tensor | None = None
         self._shown: Tensor | None = None
+
+    @property
+    def lists(self) -> Tensor:
+        """(U, K) all users' lists."""
+        return self.context.reference_lists() if self._lists is None else self._lists
 
     def set_lists(self, lists: Tensor) -> None:
         """Replace all users' lists (U, K)."""
-        self._peers.replace(lists)
+        self._lists = self.context.checked_lists(lists)
         self._shown = None
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """The user's own list does not count against its items."""
         own = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
-        own.scatter_(1, self._peers.lists[users], 1.0)  # (B, I)
+        own.scatter_(1, self.lists[users], 1.0)  # (B, I)
         return {"coverage": 1.0 / (1.0 + self.shown() - own)}
 
     def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """The same at the lists' items (B, K)."""
-        own = (lists[:, :, None] == self._peers.lists[users][:, None, :]).any(2)  # (B, K)
+        own = (lists[:, :, None] == self.lists[users][:, None, :]).any(2)  # (B, K)
         return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
 
     def shown(self) -> Tensor:
         """(I,) users in whose list each item stands."""
         if self._shown is None:
-            self._shown = torch.bincount(
-                self._peers.lists.flatten(), minlength=self.context.num_items
-            ).float()
+            self._shown = torch.bincount(self.lists.flatten(), minlength=self.context.num_items).float()
         return self._shown
 
 

@@ -6,7 +6,7 @@ Letters: B users (episodes) in the batch, I items, K list length, M neighbours, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class RewardContext:
             raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
         self.model = model
+        self._reference_lists: dict[int, Tensor] = {}
 
     @property
     def num_users(self) -> int:
@@ -120,15 +121,30 @@ class RewardContext:
 
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
         """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""
-        everyone = torch.arange(self.num_users, device=self.device)
-        return torch.cat([self.top_k(score(u), u) for u in torch.split(everyone, batch)])
+        [lists] = lists_of_each([self], score, batch)
+        return lists
+
+    def checked_lists(self, lists: Tensor) -> Tensor:
+        """Lists (U, K) int64 on the device; ValueError for another shape or unknown items."""
+        expected = (self.num_users, self.k)
+        if tuple(lists.shape) != expected:
+            raise ValueError(f"lists of shape {tuple(lists.shape)}, expected {expected}: one for each user")
+        if bool((lists < 0).any()) or bool((lists >= self.num_items).any()):
+            raise ValueError(f"lists hold items outside 0..{self.num_items - 1}")
+        return lists.to(self.device, torch.int64)
 
     def reference_lists(self, neighbors: int = NEIGHBORS) -> Tensor:
         """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.
 
         What rewards that look at other users' lists take before an agent gives them its own. Items that
-        as many neighbours have are ordered by popularity.
+        as many neighbours have are ordered by popularity. Made when first needed: it costs seconds.
         """
+        if neighbors not in self._reference_lists:
+            self._reference_lists[neighbors] = self._make_reference_lists(neighbors)
+        return self._reference_lists[neighbors]
+
+    def _make_reference_lists(self, neighbors: int) -> Tensor:
+        """See ``reference_lists``."""
         rows = SparseRows(neighbor_average(self.neighbors(neighbors), self.relevance.visible), self.device)
         share = self.popularity / max(self.popularity.max(), 1.0) * 0.5 / neighbors  # less than one neighbour
         tie_break = torch.as_tensor(share, dtype=torch.float32, device=self.device)  # (I,)
@@ -141,30 +157,22 @@ def check_whole(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
-class PeerLists:
-    """The lists that all users are shown, for rewards that compare a list with other users'.
+def lists_of_each(
+    contexts: Sequence[RewardContext], score: Callable[[Tensor], Tensor], batch: int = 512
+) -> list[Tensor]:
+    """The lists (U, K) of all users by a model, for each of several relevances of one data set.
 
-    They begin as the reference lists, and stay what they are until they are replaced: between two
-    replacements a reward depends on its own episode alone, so a batch equals its users one by one.
+    Args:
+        contexts: of one data set, K and device.
+        score: users (B,) -> scores (B, I), called once for each user.
+        batch: users scored at a time.
     """
-
-    def __init__(self, context: RewardContext, neighbors: int = NEIGHBORS) -> None:
-        """``neighbors``: M of the reference lists."""
-        self._context, self._neighbors = context, neighbors
-        self._lists: Tensor | None = None
-
-    @property
-    def lists(self) -> Tensor:
-        """(U, K) int64."""
-        if self._lists is None:  # made when first needed: it costs seconds
-            self._lists = self._context.reference_lists(self._neighbors)
-        return self._lists
-
-    def replace(self, lists: Tensor) -> None:
-        """Take other lists (U, K) int64; ValueError for another shape or unknown items."""
-        expected = (self._context.num_users, self._context.k)
-        if tuple(lists.shape) != expected:
-            raise ValueError(f"lists of shape {tuple(lists.shape)}, expected {expected}: one for each user")
-        if bool((lists < 0).any()) or bool((lists >= self._context.num_items).any()):
-            raise ValueError(f"lists hold items outside 0..{self._context.num_items - 1}")
-        self._lists = lists.to(self._context.device, torch.int64)
+    if not contexts:
+        return []
+    everyone = torch.arange(contexts[0].num_users, device=contexts[0].device)
+    found: list[list[Tensor]] = [[] for _ in contexts]
+    for users in torch.split(everyone, batch):
+        scores = score(users)  # (B, I)
+        for context, lists in zip(contexts, found, strict=True):
+            lists.append(context.top_k(scores, users))
+    return [torch.cat(lists) for lists in found]

@@ -5,6 +5,7 @@ Letters: B users in the batch, I items, K list length, U users of the data set.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 
@@ -40,13 +41,21 @@ class Mix(Reward):
         """Each part on the same lists."""
         terms = {}
         for name, (reward, _) in self.rewards.items():
-            terms[name] = reward(scores, users, lists)
-            terms |= {full: reward.terms[inner] for full, inner in _inner(name, reward).items()}
+            terms[name], own = reward.pay(scores, users, lists)
+            terms |= {full: own[inner] for full, inner in _inner(name, reward).items()}
         return weighted_sum([(weight, terms[name]) for name, (_, weight) in self.rewards.items()]), terms
 
     def parts(self) -> list[tuple[Reward, float]]:
         """The rewards with their weights."""
         return list(self.rewards.values())
+
+    def with_own_lists(self) -> Reward:
+        """A mix whose parts that look at lists have their own; the others are shared."""
+        if not self.uses_lists:
+            return self
+        own = copy.copy(self)
+        own.rewards = {name: (part.with_own_lists(), weight) for name, (part, weight) in self.rewards.items()}
+        return own
 
     def set_lists(self, lists: Tensor) -> None:
         """Hand all users' lists (U, K) to every part."""

@@ -20,7 +20,7 @@ from refit_env.data.rows import SparseRows
 from refit_env.errors import unknown_name
 from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
-from refit_env.rewards.context import NEIGHBORS, PeerLists, RewardContext, check_whole
+from refit_env.rewards.context import NEIGHBORS, RewardContext, check_whole
 from refit_env.rewards.relevance import make_relevance
 
 VARIANTS = ("target_list", "neighbor_lists")
@@ -83,7 +83,7 @@ class Racs(ListReward):
             self._neighbor_relevant = make_relevance(
                 str(neighbor_relevance), context.dataset, own.fraction, own.seed
             ).relevant
-        self._peers = PeerLists(context, neighbors)
+        self._lists: Tensor | None = None
         self._neighbor_hits: Tensor | None = None
 
     @property
@@ -127,13 +127,15 @@ class Racs(ListReward):
         Raises:
             ValueError: if its shape is not (U, K), or it holds unknown items.
         """
-        self._peers.replace(lists)
+        self._lists = self.context.checked_lists(lists)
         self._neighbor_hits = None
 
     def neighbor_hits(self) -> Tensor:
         """(U,) mean over a user's neighbours of their own lists' discounted hits in their own items."""
         if self._neighbor_hits is None:
-            lists = self._peers.lists  # (U, K)
+            lists = self._lists  # (U, K)
+            if lists is None:
+                lists = self.context.reference_lists(self.num_neighbors)
             everyone = torch.arange(self.context.num_users, device=self.context.device)
             relevant = SparseRows(self._neighbor_relevant, self.context.device)
             hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)

@@ -21,6 +21,7 @@ from refit_env.data import Dataset
 from refit_env.data.dataset import Interactions
 from refit_env.envs import DenoisingVectorEnv
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.beyond import Coverage
 
 Factory = Callable[..., DiffusionPolicy]
 SMALL = ReinforceConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
@@ -295,6 +296,25 @@ def test_hold_outs_are_taken_in_turns(make_policy: Factory, small_data: Dataset)
     assert torch.equal(shown[0], shown[3]) and not torch.equal(shown[0], shown[1])
     with pytest.raises(ValueError, match="only 'holdout' can be drawn again"):
         agent(make_policy(), small_data, replace(SMALL, relevance_draws=2), relevance="recent")
+
+
+def test_each_hold_out_is_shown_its_own_lists(make_policy: Factory, small_data: Dataset) -> None:
+    """The policy's, less what that hold-out shows; and a new environment pays as before."""
+    config = replace(SMALL, relevance_draws=2)
+    goal: dict[str, Any] = {"reward": "coverage", "k": 5, "relevance": "holdout"}
+    fresh = DenoisingVectorEnv(small_data, num_envs=1, num_steps=3, **goal).problem
+    scores, users = torch.rand(1, 40), torch.from_numpy(fresh.users[:1])
+    before = fresh.score(scores, users)[0]
+    learner = agent(make_policy(), small_data, config, **goal)
+    learner.learn()
+    learner._refresh_lists()
+    shown = [env.problem.reward_fn for env in learner.envs]
+    score = learner.policy.scorer(small_data)
+    lists = [reward.lists for reward in shown if isinstance(reward, Coverage)]
+    assert all(torch.equal(own, r.context.lists_by(score)) for own, r in zip(lists, shown, strict=True))
+    assert not torch.equal(*lists)
+    for problem in (fresh, DenoisingVectorEnv(small_data, num_envs=1, num_steps=3, **goal).problem):
+        assert torch.equal(problem.score(scores, users)[0], before)
 
 
 def test_presets_and_the_literal_estimator(make_policy: Factory, small_data: Dataset) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from refit_env.envs.problem import DenoisingProblem
+from refit_env.files import file_state
 from refit_env.policy import DiffusionPolicy
 
 KEPT = 4
@@ -54,14 +55,13 @@ def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
     file = folder / "policy.safetensors"
     if not file.is_file():
         return DiffusionPolicy.load(folder)  # raises, and names what is missing
-    stat = file.stat()
-    key = (file.resolve(), stat.st_mtime_ns, stat.st_size, device)
+    key = (file_state(file), device)
     if key not in _READ:
         _READ[key] = _freeze(DiffusionPolicy.load(folder, device))
     _READ.move_to_end(key)
     while len(_READ) > KEPT:
         _READ.popitem(last=False)
-    return _READ[key]
+    return _READ[key].respaced()  # its weights are shared; its chain, which can be set, is not
 
 
 def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -21,12 +22,15 @@ from agents.sb3 import (
     evaluate_model,
     to_sb3_vec_env,
 )
-from agents.sb3.callbacks import check_actor, denoising_problem, divergence
+from agents.sb3.callbacks import check_actor, denoising_problem, divergence, model_scorer
+from agents.sb3.comparison import InTurns
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingEnv, DenoisingVectorEnv
 from refit_env.envs.wrappers.vector import ResidualAction
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards import Reward
+from refit_env.rewards.beyond import Coverage
 
 MakeEnvs = Callable[..., GymVecEnv]
 
@@ -111,17 +115,49 @@ def test_the_reference_may_be_given(make_model: Any, make_policy: Any, tmp_path:
     assert callback.history[0]["policy/kl_to_pretrained"] > 0
 
 
-def test_rewards_that_look_at_lists_are_shown_the_models(make_model: Any, make_envs: MakeEnvs) -> None:
-    envs = make_envs(reward="coverage")
-    seen: list[torch.Tensor] = []
-    reward = denoising_problem(envs).reward_fn
-    original = reward.set_lists
-    reward.set_lists = lambda lists: (seen.append(lists), original(lists))[1]  # type: ignore[method-assign, func-returns-value]
-    try:
-        make_model(envs).learn(24, callback=RankingEvalCallback(12))
-    finally:
-        del reward.set_lists
-    assert len(seen) == 3 and seen[0].shape == (60, 5)
+@pytest.mark.parametrize("kind", ["batched", "synchronous", "turns", "dummy"])
+def test_rewards_that_look_at_lists_are_shown_the_models(
+    make_model: Any, small_data: Dataset, kind: str
+) -> None:
+    """Of every sub-environment, and of every hold-out that takes its turn; of no other environment."""
+    settings: dict[str, Any] = {"data": small_data, "num_steps": 3, "reward": "coverage", "k": 5}
+    settings |= {"relevance": "holdout"}
+    if kind == "batched":
+        made: Any = DenoisingVectorEnv(num_envs=4, **settings)
+        problems = [made.problem]
+    elif kind == "turns":
+        each = [
+            DenoisingVectorEnv(
+                num_envs=4, autoreset_mode="Disabled", relevance_kwargs={"seed": n}, **settings
+            )
+            for n in range(2)
+        ]
+        made, problems = InTurns(each, seed=0), [env.problem for env in each]
+    else:
+        singles = [DenoisingEnv(**settings) for _ in range(4)]
+        problems = [env.problem for env in singles]
+        makers = [lambda env=env: env for env in singles]  # type: ignore[misc]
+        made = (
+            DummyVecEnv(makers)
+            if kind == "dummy"
+            else SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        )
+    fresh = DenoisingEnv(**settings).problem
+    before = lists_of(fresh.reward_fn)
+    envs = made if kind == "dummy" else to_sb3_vec_env(made)
+    model = make_model(envs)
+    model.learn(12, callback=RankingEvalCallback(12))
+    score = model_scorer(model)
+    for problem in problems:
+        assert torch.equal(lists_of(problem.reward_fn), problem.reward_fn.context.lists_by(score))
+    assert torch.equal(lists_of(fresh.reward_fn), before)
+    assert torch.equal(lists_of(DenoisingEnv(**settings).problem.reward_fn), before)
+
+
+def lists_of(reward: Reward) -> torch.Tensor:
+    """(U, K) the lists that coverage counts."""
+    assert isinstance(reward, Coverage)
+    return reward.lists
 
 
 def test_other_policies_are_scored_through_the_environment(small_data: Dataset, make_envs: MakeEnvs) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -171,3 +172,15 @@ def test_a_failed_or_changed_download_says_how_to_get_it(
         assert word in str(caught.value)
     assert not (homes[0] / "raw" / "shop" / "ratings.csv").exists()  # nothing half is left
     assert not (homes[0] / "shop").exists()
+
+
+def test_a_folder_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """Also where dataset.json has the old one's date, as in a copy that keeps dates."""
+    folder, info = tmp_path / "mine", tmp_path / "mine" / "dataset.json"
+    save_dataset(synthesize(seed=0, num_users=30, num_items=24), folder)
+    first, written = load_dataset(folder), info.stat()
+    assert load_dataset(folder) is first
+    shutil.rmtree(folder)
+    save_dataset(synthesize(seed=1, num_users=30, num_items=24), folder)
+    os.utime(info, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert load_dataset(folder).fingerprint != first.fingerprint

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import refit_env  # noqa: F401  # registers the ids
+from refit_env.backbones import make_backbone
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
 from refit_env.envs import problem as module
 from refit_env.envs.config import ProblemConfig
-from refit_env.envs.problem import make_problem
+from refit_env.envs.problem import DenoisingProblem, make_problem
+from refit_env.policy import DiffusionPolicy
 
 
 def test_histories_are_written_to_where_they_are_wanted() -> None:
@@ -57,6 +63,99 @@ def test_equal_arguments_share_a_problem_and_others_do_not() -> None:
     assert make_problem(ProblemConfig(**(config | {"reward_kwargs": {"alpha": 0.4}}))) is not one
     assert make_problem(ProblemConfig(**(config | {"k": 10}))) is not one
     assert pickle.loads(pickle.dumps(one)) is one and copy.deepcopy(one) is one
+
+
+LISTS: list[tuple[Any, dict[str, Any]]] = [
+    ("coverage", {}),
+    ("racs", {"variant": "neighbor_lists"}),
+    ({"ndcg": 1.0, "racs": 1.0, "coverage": 0.5}, {"variant": "neighbor_lists"}),
+]
+
+
+@pytest.mark.parametrize(("reward", "kwargs"), LISTS)
+@pytest.mark.parametrize("vector", [False, True])
+def test_lists_given_to_one_environment_change_no_other(
+    reward: Any, kwargs: dict[str, Any], vector: bool
+) -> None:
+    """Neither those made before nor those made after: a new environment pays what its arguments say."""
+
+    def make() -> Any:
+        made: Any = gym.make_vec if vector else gym.make
+        return made("ReFiT-Synthetic-v0", reward=reward, reward_kwargs=kwargs)
+
+    def paid(env: Any) -> list[float]:
+        scores = torch.rand(8, 400, generator=torch.Generator().manual_seed(0))
+        rewards: list[float] = env.unwrapped.problem.score(scores, users)[0].tolist()
+        return rewards
+
+    before, given = make(), make()
+    users = torch.from_numpy(before.unwrapped.problem.users[:8])
+    table = torch.rand(before.unwrapped.problem.dataset.num_users, 400, generator=torch.Generator())
+    first = paid(before)
+    own = given.unwrapped.problem
+    own.reward_fn.refresh(lambda some: table[some])
+    changed = paid(given)
+    assert changed != first
+    assert paid(before) == first and paid(make()) == first
+    copied = copy.deepcopy(given)
+    assert paid(copied) == changed  # a copy has the same lists, but
+    copied.unwrapped.problem.reward_fn.refresh(lambda some: -table[some])
+    assert paid(copied) != changed and paid(given) == changed
+    again = pickle.loads(pickle.dumps(own))
+    again.reward_fn.refresh(lambda some: table[some])
+    assert paid(make()) == first
+    shared = before.unwrapped.problem
+    assert own.reward_fn.context is shared.reward_fn.context and own.seen is shared.seen  # what is costly is
+
+
+def test_a_reward_keeps_nothing_of_what_environments_are_paid() -> None:
+    problem = make_problem(ProblemConfig("synthetic", reward={"racs": 1.0, "coverage": 1.0, "ndcg": 1.0}))
+    kept = dict(problem.reward_fn.terms)
+    problem.score(torch.rand(3, problem.dim), torch.arange(3))
+    assert problem.reward_fn.terms == kept
+    assert not any(part.terms for part, _ in problem.reward_fn.parts())
+
+
+def test_arguments_that_differ_share_nothing() -> None:
+    def made(**changes: Any) -> DenoisingProblem:
+        return make_problem(
+            ProblemConfig("synthetic", **({"reward": {"ndcg": 1.0, "recall": 1.0}} | changes))
+        )
+
+    assert made() is made()
+    assert made(reward={"recall": 1.0, "ndcg": 1.0}).term_names == ("recall", "ndcg")  # in the order given
+    assert made().term_names == ("ndcg", "recall")
+    made(k=20)
+    with pytest.raises(ValueError, match=r"k=20\.0 must be a whole number"):
+        made(k=20.0)
+
+
+def test_a_checkpoint_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """Named by the reward's settings, too; and where the new file has the old one's date and size."""
+
+    def write(seed: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            policy = DiffusionPolicy(make_backbone("diffrec", 400, {"hidden": (8,), "num_steps": 4}))
+        policy.save(tmp_path)
+
+    def paid() -> list[float]:
+        kwargs = {"checkpoint": str(tmp_path)}
+        problem = make_problem(ProblemConfig("synthetic", reward="recommender", reward_kwargs=kwargs))
+        assert make_problem(ProblemConfig("synthetic", reward="recommender", reward_kwargs=kwargs)) is problem
+        scores = torch.rand(4, 400, generator=torch.Generator().manual_seed(0))
+        rewards: list[float] = problem.score(scores, torch.arange(4))[0].tolist()
+        return rewards
+
+    file = tmp_path / "policy.safetensors"
+    write(0)
+    written, first = file.stat(), paid()
+    write(1)
+    os.utime(file, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert (file.stat().st_mtime_ns, file.stat().st_size) == (written.st_mtime_ns, written.st_size)
+    assert paid() != first
+    write(0)
+    assert paid() == first
 
 
 def test_few_problems_are_remembered() -> None:
