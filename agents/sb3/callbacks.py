@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.divergence import divergence
 from agents.sb3.policies import DiffusionActorCriticPolicy
-from agents.sb3.vec_env import GymVecEnv, arrays
+from agents.sb3.stack import check_stack, gym_envs
+from agents.sb3.vec_env import arrays
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers import chain_scorer
-from refit_env.envs.wrappers.chain import Layer, layers
 from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
@@ -101,11 +100,7 @@ class RankingEvalCallback(BaseCallback):
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy):
             check_actor(policy.actor, self._problem)
-            refuse_other_actions(self.training_env)
-            if self.model.get_vec_normalize_env() is not None:
-                raise ValueError(
-                    "VecNormalize changes the vectors that the diffusion policy acts on: leave it out"
-                )
+            check_stack(self.training_env)
             if self.reference is None:
                 self.reference = copy.deepcopy(policy.actor).requires_grad_(False)
             self.reference.to(policy.device).eval()
@@ -219,8 +214,7 @@ def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
 
 def denoising_problems(envs: VecEnv) -> list[DenoisingProblem]:
     """The problems of all sub-environments, and of all environments that take turns; each once."""
-    base: Any = envs.unwrapped
-    waiting: list[Any] = [base.env] if isinstance(base, GymVecEnv) else list(base.envs)
+    waiting = list(gym_envs(envs))
     found: dict[int, DenoisingProblem] = {}
     while waiting:
         layer = waiting.pop()
@@ -247,23 +241,17 @@ def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
         )
 
 
-def refuse_other_actions(envs: VecEnv) -> None:
-    """Refuse wrappers under which an action is no next vector, whatever its box.
+def _wrapped(envs: VecEnv | None) -> Any:
+    """The Gymnasium environment, vector or single, that SB3's environments are made of.
 
     Raises:
-        ValueError: naming the wrapper.
+        ValueError: if it lives in another process.
     """
-    for layer in layers(_wrapped(envs)):
-        if isinstance(layer, Layer) and layer.action_map is not None:
-            raise ValueError(
-                f"behind {type(layer).__name__} an action is no next vector, which is what the diffusion "
-                "policy gives: leave the wrapper out, or use SB3's own policies (SAC, TD3, TQC)"
-            )
-
-
-def _wrapped(envs: VecEnv | None) -> Any:
-    """The Gymnasium environment, vector or single, that SB3's environments are made of."""
     assert envs is not None
-    base: Any = envs.unwrapped
-    found: VectorEnv[Any, Any, Any] | Any = base.env if isinstance(base, GymVecEnv) else base.envs[0]
+    found = next(iter(gym_envs(envs)), None)
+    if found is None:
+        raise ValueError(
+            f"{type(envs.unwrapped).__name__} keeps its environments in other processes, where their "
+            "wrappers cannot be read: use to_sb3_vec_env(gym.make_vec(...)) or DummyVecEnv"
+        )
     return found

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,7 +22,9 @@ from agents.sb3.critic import ChainValue
 from agents.sb3.distribution import FixedStdGaussian
 from agents.sb3.optimizer import SCALE, scale_groups
 from agents.sb3.spaces import Observations, check_context, check_spaces, read_state
+from agents.sb3.stack import check_stack
 from refit_env.backbones import Condition
+from refit_env.callers import running_objects
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy, Reduction
 
@@ -113,6 +116,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Make the networks and the optimiser; called by SB3's constructor."""
+        self._check_stack("_setup_model")
         self.actor, self._weights_missing = make_actor(self.actor_settings)
         self.actor.eval()
         check_spaces(self.observation_space, self.action_space, self.actor)
@@ -164,6 +168,22 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         with torch.no_grad():  # the critic trains no encoder
             u, t, condition = self.state(obs)
         return self._values(u, t, condition)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Switch as ``train`` does; before a rollout, check the wrappers around the algorithm's environments.
+
+        Raises:
+            ValueError: if they change vectors or actions, see ``agents.sb3.stack``.
+        """
+        if not mode:
+            self._check_stack("collect_rollouts")
+        super().set_training_mode(mode)
+
+    def _check_stack(self, method: str) -> None:
+        """Check the environments of the algorithm whose ``method`` is running: a policy is given none."""
+        for algorithm in running_objects(OnPolicyAlgorithm, method)[:1]:
+            if algorithm.env is not None:
+                check_stack(algorithm.env)
 
     def train(self, mode: bool = True) -> DiffusionActorCriticPolicy:
         """Switch the critic; the actor's dropout stays off, or PPO's ratios would not begin at one."""

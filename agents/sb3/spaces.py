@@ -42,7 +42,7 @@ def read_state(observations: Observations, size: int) -> tuple[Tensor, Tensor, T
             f"t = {wrong:g} is no step of a chain: observations were changed on their way to the policy, as "
             "VecNormalize and NormalizeObservation do. Leave such a wrapper out, or pass norm_obs=False"
         )
-    return u, steps.long(), context
+    return u.float(), steps.long(), context if context is None else context.float()
 
 
 def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], actor: DiffusionPolicy) -> None:
@@ -93,7 +93,7 @@ def _parts(
         low, high = observation.low, observation.high
         if observation.shape[0] > size + 1:
             cuts = [slice(0, size), slice(size, size + 1), slice(size + 1, None)]
-            context, t, u = (spaces.Box(low[cut], high[cut]) for cut in cuts)
+            context, t, u = (spaces.Box(low[cut], high[cut], dtype=low.dtype.type) for cut in cuts)
             return (context if size else None), t, u
     raise ValueError(
         f"observation space {_short(observation)} is not {wanted}, which the actor's backbone "

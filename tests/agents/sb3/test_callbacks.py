@@ -26,7 +26,6 @@ from agents.sb3.callbacks import check_actor, denoising_problem, divergence, mod
 from agents.sb3.comparison import InTurns
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingEnv, DenoisingVectorEnv
-from refit_env.envs.wrappers.vector import ResidualAction
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward
@@ -213,18 +212,6 @@ def test_wrong_use_is_refused(make_model: Any, make_envs: MakeEnvs, make_policy:
     policy.backbone.name = "other"
     with pytest.raises(ValueError, match="actor's backbone is 'other', the environment's 'diffrec'"):
         check_actor(policy, denoising_problem(make_envs()))
-
-
-def test_what_changes_vectors_or_actions_is_refused(
-    make_model: Any, make_envs: MakeEnvs, small_data: Dataset, run_folder: Path
-) -> None:
-    """Even where the boxes agree, so that the policy itself cannot tell."""
-    inner = DenoisingVectorEnv(small_data, num_envs=4, num_steps=3)
-    envs = to_sb3_vec_env(ResidualAction(inner, str(run_folder), bound=6.0))
-    with pytest.raises(ValueError, match="behind ResidualAction an action is no next vector"):
-        make_model(envs).learn(12, callback=RankingEvalCallback(12))
-    with pytest.raises(ValueError, match="VecNormalize changes the vectors"):
-        make_model(VecNormalize(make_envs())).learn(12, callback=RankingEvalCallback(12))
 
 
 def test_it_learns_on_the_vector_environment_of_tensors(small_data: Dataset, make_model: Any) -> None:
