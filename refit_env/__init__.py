@@ -14,8 +14,22 @@ Example:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from refit_env.registration import EnvEntry, entry, env_ids, register_envs
 
-__all__ = ["EnvEntry", "entry", "env_ids", "register_envs"]
+if TYPE_CHECKING:
+    from refit_env.pretrained import load_policy
+
+__all__ = ["EnvEntry", "entry", "env_ids", "load_policy", "register_envs"]
 
 register_envs()
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``load_policy`` when it is first used: it needs PyTorch, which the ids do not."""
+    if name == "load_policy":
+        from refit_env.pretrained import load_policy
+
+        return load_policy
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

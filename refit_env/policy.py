@@ -10,10 +10,12 @@ t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -192,6 +194,36 @@ class DiffusionPolicy(nn.Module):
         mean = self.mean(u, t, context)  # (B, D)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         return mean + self.step_std(t) * noise
+
+    @torch.no_grad()
+    def act(self, observation: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+        """Return the noise-free action for an environment's observation.
+
+        Args:
+            observation: as ``gym.make`` or ``gym.make_vec`` give it: ``u`` (D,) or (B, D), ``t`` (1,) or
+                (B, 1), and ``history`` where there is one.
+
+        Returns:
+            (D,) or (B, D) float32, the mean of the next vector.
+
+        Example:
+            >>> import gymnasium as gym, refit_env
+            >>> policy = refit_env.load_policy("ReFiT-Synthetic-v0")
+            >>> observation, _ = gym.make("ReFiT-Synthetic-v0", backbone="linear").reset(seed=0)
+            >>> policy.act(observation).shape
+            (400,)
+        """
+        seen = {
+            name: torch.as_tensor(np.asarray(value), dtype=torch.float32, device=self.device)
+            for name, value in observation.items()
+        }
+        single = seen["u"].dim() == 1
+        u, t = seen["u"].view(-1, self.backbone.dim), seen["t"].view(-1).long()  # (B, D), (B,)
+        history = seen.get("history")
+        context = None if history is None else history.view(len(u), -1)  # (B, C)
+        step: int | Tensor = int(t[0]) if bool((t == t[0]).all()) else t
+        action: npt.NDArray[np.float32] = self.mean(u, step, context).cpu().numpy()  # (B, D)
+        return action[0] if single else action
 
     def log_prob(
         self,
