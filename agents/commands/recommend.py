@@ -8,78 +8,173 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from agents.commands.common import EnvOption, Flag, FolderOption, choose_target, parse
 from agents.runs import RunFolder
 from agents.state import resolve_device
-from refit_env.data import Dataset, load_dataset
+from refit_env.data import Dataset, RowDataset, load_dataset
+from refit_env.data.dataset import SPLITS
+from refit_env.data.ids import IdMap
+from refit_env.data.messages import shown
 from refit_env.policy import DiffusionPolicy
+
+NAMES = ("title", "name")
+"""Columns of ``items.parquet`` that say what an item is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommend:
-    """Print the items that a run's policy ranks first for a user, the user's own items left out."""
+    """Print the items that a run's policy ranks first for a user.
+
+    The model's input is all that is known of the user: every interaction of the data set, validation and test
+    items included; and the list leaves all of those items out. Ids are those of the source. ``--protocol``
+    prints the list that ``refit evaluate`` scores instead.
+    """
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")]
     """The run folder."""
-    user: int
-    """The user's id, 0 to the number of users less 1; of sequential data, a row's."""
+    user: str
+    """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
     top: int = 10
     """Length of the list."""
+    internal_ids: Flag = False
+    """Users and items are the numbers that the data set gives them, from 0, in and out."""
+    protocol: Flag = False
+    """Print the evaluated list: the input is the train items, train and validation items are left out, test
+    items are marked. Of data in order of time: the list of the user's last row, nothing left out."""
     env: EnvOption = None
-    """Environment id; the run's own unless told otherwise."""
+    """Environment id; the run's own if left out."""
     data: FolderOption = None
     """Folder of one's own data set in canonical form, instead of ``--env``."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
     json: Flag = False
-    """Print JSON and nothing else."""
+    """Print JSON and nothing else: ids, and the data set's numbers of them."""
 
     def run(self) -> int:
         """Rank and print."""
         folder = RunFolder.open(self.run_dir)
-        dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset).episodes
+        dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset)
+        users, items = self._ids("user", dataset), self._ids("item", dataset)
+        user = self._number(users)
         policy = DiffusionPolicy.load(folder.path, resolve_device(self.device))
-        items = recommend(policy, dataset, self.user, self.top)
+        found = recommend(policy, dataset, user, self.top, protocol=self.protocol)
+        ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
         if self.json:
-            print(jsonlib.dumps({"user": self.user, "items": items}, indent=2))
+            report = {"user": users.of(user), "user_number": user, "items": ranked}
+            print(jsonlib.dumps(report, indent=2, ensure_ascii=False))
             return 0
-        table = Table("rank", "item", title=f"user {self.user} of {dataset.name}", min_width=48)
-        table.add_column("score", justify="right")
-        table.add_column("held out")
-        for rank, item in enumerate(items, start=1):
-            table.add_row(str(rank), str(item["item"]), f"{item['score']:.4f}", item["held_out"] or "")
-        Console().print(table)
+        console = Console()
+        console.print(self._table(ranked, Text(f"{users.named(user)} of {dataset.name}")))
+        if not (users.known or self.internal_ids):
+            console.print(
+                Text(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
+            )
         return 0
 
+    def _ids(self, kind: str, dataset: Dataset) -> IdMap:
+        """The ids that a person uses: the source's, or the numbers."""
+        known = dataset.users_by_id if kind == "user" else dataset.items_by_id
+        return IdMap(kind, known.count, None, known.where) if self.internal_ids else known
 
-def recommend(policy: DiffusionPolicy, dataset: Dataset, user: int, top: int) -> list[dict[str, Any]]:
-    """Rank the catalogue for one user by the noise-free chain; train items are left out.
+    def _number(self, users: IdMap) -> int:
+        """The number of ``--user``."""
+        try:
+            return users.number(self.user)
+        except ValueError as error:
+            if self.internal_ids:
+                raise ValueError(
+                    f"--user {shown(self.user)} must lie in 0..{users.count - 1}, the numbers of the users "
+                    f"of {users.where!r}; leave out --internal-ids for the source's ids"
+                ) from None
+            hint = f"; --internal-ids takes numbers, 0..{users.count - 1}" if users.known else ""
+            raise ValueError(f"--user: {error}{hint}") from None
+
+    def _table(self, ranked: Sequence[dict[str, Any]], title: Text) -> Table:
+        """The list for the terminal."""
+        table = Table("rank", "item", title=title, min_width=48)
+        named = any("name" in row for row in ranked)
+        if named:
+            table.add_column("name")
+        table.add_column("score", justify="right")
+        if self.protocol:
+            table.add_column("held out")
+        for rank, row in enumerate(ranked, start=1):
+            cells = [str(rank), str(row["item"])]
+            cells += [row["name"]] if named else []
+            cells += [f"{row['score']:.4f}"] + ([row["held_out"] or ""] if self.protocol else [])
+            table.add_row(*map(Text, cells))
+        return table
+
+
+def recommend(
+    policy: DiffusionPolicy, dataset: Dataset, user: int, top: int, *, protocol: bool = False
+) -> list[dict[str, Any]]:
+    """Rank the catalogue for one user by the noise-free chain.
+
+    Args:
+        policy: the recommender.
+        dataset: the data set, not its rows.
+        user: number of the user.
+        top: length of the list.
+        protocol: the evaluated list (input: train items; left out: train and validation items; of data in
+            order of time that of the user's last row, nothing left out) instead of the deployed one (input
+            and left out: every interaction of the user).
 
     Returns:
-        Best first: item, score, and ``held_out``: the split (``valid``, ``test``) in which the user
-        did choose it, or None.
+        Best first: ``item_number``, ``score``, ``name`` where ``items.parquet`` has a title or name, and
+        under ``protocol`` ``held_out``, the split (``valid``, ``test``) in which the user chose it, or None.
 
     Raises:
-        ValueError: if the user does not exist, or ``top`` is outside 1..items left.
+        ValueError: if ``top`` is outside 1..items left, or the user has no row under ``protocol``.
     """
-    if not 0 <= user < dataset.num_users:
-        raise ValueError(f"user {user} must lie in 0..{dataset.num_users - 1} ({dataset.name})")
-    seen = set(dataset.train.of(user).tolist())
-    if not 1 <= top <= dataset.num_items - len(seen):
+    view = dataset.episodes if protocol else dataset.served
+    row = _last_row(view, dataset, user) if protocol and isinstance(view, RowDataset) else user
+    hidden = _hidden(dataset, view, user, row, protocol)  # (n,)
+    if not 1 <= top <= dataset.num_items - hidden.size:
         raise ValueError(
-            f"top={top} must lie in 1..{dataset.num_items - len(seen)}, the items new to user {user}"
+            f"--top {top} must lie in 1..{dataset.num_items - hidden.size}, the items that may be in the "
+            f"list of {dataset.users_by_id.named(user)}"
         )
-    scores: Tensor = policy.scorer(dataset)(torch.tensor([user], device=policy.device))[0]  # (I,)
-    scores[torch.tensor(sorted(seen), dtype=torch.int64, device=scores.device)] = float("-inf")
-    order = torch.sort(scores, descending=True, stable=True).indices[:top].tolist()  # ties: the lower id
-    held_out = {int(item): name for name in ("valid", "test") for item in dataset.split(name).of(user)}
-    return [{"item": item, "score": float(scores[item]), "held_out": held_out.get(item)} for item in order]
+    scores: Tensor = policy.scorer(view)(torch.tensor([row], device=policy.device))[0]  # (I,)
+    free = np.setdiff1d(np.arange(dataset.num_items), hidden)  # (I - n,)
+    items = torch.from_numpy(free).to(scores.device)
+    order = torch.sort(scores[items], descending=True, stable=True).indices[:top]  # ties: the lower number
+    features = dataset.item_features or {}
+    names = next((features[column] for column in NAMES if column in features), None)
+    chosen = {int(item): split for split in SPLITS[1:] for item in view.split(split).of(row)}
+    return [
+        {"item_number": item, "score": float(scores[item])}
+        | ({} if names is None else {"name": str(names[item])})
+        | ({"held_out": chosen.get(item)} if protocol else {})
+        for item in items[order].tolist()
+    ]
+
+
+def _hidden(dataset: Dataset, view: Dataset, user: int, row: int, protocol: bool) -> npt.NDArray[np.int64]:
+    """(n,) the items that the list leaves out."""
+    if protocol:
+        return view.masked("test")[row].indices.astype(np.int64)
+    return np.unique(np.concatenate([dataset.split(split).of(user) for split in SPLITS])).astype(np.int64)
+
+
+def _last_row(rows: RowDataset, dataset: Dataset, user: int) -> int:
+    """The row that evaluation has of a user's latest event."""
+    own = np.flatnonzero(rows.sessions == user)
+    if not own.size:
+        raise ValueError(
+            f"{dataset.users_by_id.named(user)} has one event or none, so that evaluation has no row of it; "
+            "leave out --protocol"
+        )
+    return int(own[-1])
 
 
 def main(words: Sequence[str]) -> int:

@@ -110,6 +110,18 @@ class Interactions:
             None if self.ratings is None else self.ratings[keep],
         )
 
+    def by_time(self) -> Interactions:
+        """The same interactions, each user's oldest first; as they are where no times are known."""
+        if self.timestamps is None:
+            return self
+        order = np.lexsort((self.timestamps, self.users))  # stable: equal times keep their order
+        return replace(
+            self,
+            items=self.items[order],
+            timestamps=self.timestamps[order],
+            ratings=None if self.ratings is None else self.ratings[order],
+        )
+
     @cached_property
     def csr(self) -> sp.csr_matrix:
         """(U, I) float32 binary matrix with sorted indices; repeats count once."""
@@ -191,6 +203,21 @@ class Dataset:
         from refit_env.data.sequences import LENGTHS, as_rows, is_rows  # they are data sets, too
 
         return as_rows(self, LENGTHS[self.task]) if is_rows(self) else self
+
+    @cached_property
+    def served(self) -> Dataset:
+        """This data set as a deployed model sees it: all interactions are train items, none is held out.
+
+        Where episodes are about rows, it has one row for each user of the source: the latest items of the
+        whole history, and no target.
+        """
+        from refit_env.data.sequences import LENGTHS, is_rows, next_rows
+
+        if is_rows(self):
+            return next_rows(self, LENGTHS[self.task])
+        known = _joined(_joined(self.train, self.valid), self.test)
+        none = Interactions.from_pairs([], [], self.num_users, self.num_items)
+        return replace(self, train=known.by_time(), valid=none, test=none)
 
     def masked(self, split: str) -> sp.csr_matrix:
         """(U, I) what lists may not hold when ``"valid"`` or ``"test"`` items are ranked: those before."""

@@ -23,6 +23,7 @@ NUMBER = r"(?:0|[1-9][0-9]*)"
 
 _DIGITS = re.compile("[0-9]+")
 _NUMBER = re.compile(NUMBER)
+_LEADING = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _COMPARED = 20_000
 """Ids that are compared with a mistyped one."""
 
@@ -164,10 +165,15 @@ class IdMap:
             for known in self._numbers
             if abs(len(known) - len(text)) <= 2 and (known[:1] == text[:1] or known[-1:] == text[-1:])
         ]
-        bare = text.strip().lstrip("0").casefold()
-        alike = [known for known in self._numbers if known.lstrip("0").casefold() == bare]
+        bare = _bare(text)
+        alike = [known for known in self._numbers if _bare(known) == bare]
         close = alike or get_close_matches(text, near[:_COMPARED], n=1)
         hint = f" Did you mean {shown(close[0])}?" if close else ""
         first, last = (shown(str(self.of(n))) for n in (0, self.count - 1))
         total = f"{self.count:,} {self.kind}s, from {first} to {last}"
         return f"unknown {self.kind} {shown(text)}.{hint} {self.where!r} has {total}"
+
+
+def _bare(text: str) -> str:
+    """An id without what people leave out: blanks around it, case, leading zeros of its numbers."""
+    return _LEADING.sub("", text.strip()).casefold()

@@ -77,6 +77,15 @@ class RowDataset(Dataset):
         """Itself: its users are the rows already."""
         return self
 
+    @property
+    def served(self) -> Dataset:
+        """Not of rows, which know nothing of what came after them.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"the rows of {self.name!r} cannot be served; the data set that they come from can")
+
     def showing(self, visible: sp.csr_matrix) -> Dataset:
         """Itself: of rows, it is the targets that are hidden, by nature."""
         return self
@@ -185,6 +194,56 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
         sessions=users[kept],
         split_of=splits[kept],
         empty=empty,
+        gaps=gaps,
+        source_fingerprint=dataset.fingerprint,
+    )
+
+
+def next_rows(dataset: Dataset, length: int) -> RowDataset:
+    """One row for each user: the latest items of the whole history, whose next item is not known.
+
+    Args:
+        dataset: its users' rows must stand in order of time.
+        length: L, the most that a history shows.
+
+    Example:
+        >>> pairs = Interactions.from_pairs([0, 0, 0], [4, 2, 3], num_users=2, num_items=5)
+        >>> none = Interactions.from_pairs([], [], num_users=2, num_items=5)
+        >>> shop = Dataset("shop", "sequential", pairs, none, none, time_ordered=True)
+        >>> next_rows(shop, length=2).history.tolist()
+        [[2, 3], [5, 5]]
+    """
+    users, items, _, times = _strung(dataset)  # (N,) each, by user and time
+    ends = np.searchsorted(users, np.arange(dataset.num_users), side="right")  # (U,)
+    counts = np.diff(ends, prepend=0)  # (U,)
+    lengths = np.minimum(counts, length).astype(np.int64)  # (U,)
+    column = np.arange(length)
+    shown = column < lengths[:, None]  # (U, L)
+    source = np.where(shown, (ends - lengths)[:, None] + column, 0)  # (U, L)
+    history = np.where(shown, items[source] if items.size else 0, dataset.num_items).astype(np.int32)
+    gaps = None
+    if times is not None:
+        begun = source == (ends - counts)[:, None]  # (U, L) a user's first event follows none
+        waited = np.diff(times, prepend=0.0)  # (N,)
+        gaps = np.where(shown & ~begun, waited[source], 0.0).astype(np.float32)
+    none = _interactions(np.zeros(dataset.num_users, np.int64), np.zeros(0, np.int32), dataset.num_items)
+    return RowDataset(
+        dataset.name,
+        dataset.task,
+        _interactions(lengths, history[shown], dataset.num_items),
+        none,
+        none,
+        time_ordered=True,
+        meta=dict(dataset.meta),
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        item_features=dataset.item_features,
+        targets=none,
+        history=history,
+        lengths=lengths,
+        sessions=np.arange(dataset.num_users),
+        split_of=np.zeros(dataset.num_users, np.int8),
+        empty=dict.fromkeys(SPLITS, 0),
         gaps=gaps,
         source_fingerprint=dataset.fingerprint,
     )

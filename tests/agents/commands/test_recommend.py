@@ -1,55 +1,194 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from agents.cli import main
-from refit_env.data import load_dataset
+from agents.commands.recommend import recommend
+from refit_env.backbones import backbone_for
+from refit_env.data import (
+    Dataset,
+    Interactions,
+    load_dataset,
+    save_dataset,
+    synthesize,
+    synthesize_checkins,
+    synthesize_sessions,
+    synthesize_social,
+)
+from refit_env.data.dataset import SPLITS
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 
 
-def recommended(
-    run: Path, user: int, top: int, capsys: pytest.CaptureFixture[str]
-) -> list[dict[str, object]]:
-    assert main(["recommend", "--run", str(run), "--user", str(user), "--top", str(top), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["user"] == user
-    items: list[dict[str, object]] = report["items"]
-    return items
+def known(dataset: Dataset, user: int) -> set[int]:
+    return {int(item) for split in SPLITS for item in dataset.split(split).of(user)}
 
 
-def test_the_list_is_the_evaluated_one(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = load_dataset("synthetic")
-    policy = DiffusionPolicy.load(pretrained)
-    lists = evaluate(policy.scorer(dataset), dataset, "valid")  # masks the train items, as recommend does
-    for user in (0, 7, 123):
-        row = lists.lists[list(lists.users).index(user)]
-        items = recommended(pretrained, user, 10, capsys)
-        assert [item["item"] for item in items] == row[:10].tolist()
+def recommended(run: Path, user: object, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    assert main(["recommend", "--run", str(run), f"--user={user}", "--json", *options]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
 
 
-def test_own_items_are_left_out_and_held_out_ones_marked(
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Dataset]:
+    """A run on data whose source has titles, and ids of text with leading zeros."""
+    folder = tmp_path_factory.mktemp("shop")
+    data = synthesize(num_users=30, num_items=50)
+    data = replace(
+        data,
+        name="shop",
+        user_ids=np.array([f"user-{n:02d}" for n in range(30)], dtype=object),
+        item_ids=np.array([f"{n:010d}" for n in range(50)], dtype=object),
+        item_features={"title": np.array([f"[bold]No. {n}[/]" for n in range(50)], dtype=object)},
+    )
+    save_dataset(data, folder / "data")
+    policy = DiffusionPolicy(backbone_for(data, "diffrec", seed=0), num_steps=2)
+    run = folder / "run"
+    policy.save(run, "shop")
+    (run / "config.json").write_text(json.dumps({"env": "ReFiT-Custom-v0", "data": str(folder / "data")}))
+    (run / "metrics.json").write_text("{}")
+    return run, folder / "data", load_dataset(folder / "data")
+
+
+def test_ids_of_the_source_in_and_out(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _, data = shop
+    report = recommended(run, "user-07", capsys, "--top", "5")
+    assert report["user"] == "user-07" and report["user_number"] == 7
+    for row in report["items"]:
+        assert row["item"] == f"{row['item_number']:010d}" == data.item_ids[row["item_number"]]
+        assert row["name"] == f"[bold]No. {row['item_number']}[/]" and "held_out" not in row
+    inside = recommended(run, 7, capsys, "--top", "5", "--internal-ids")
+    assert inside["user"] == 7
+    assert [row["item"] for row in inside["items"]] == [row["item_number"] for row in report["items"]]
+    assert main(["recommend", "--run", str(run), "--user", "user-07", "--top", "3"]) == 0
+    table = capsys.readouterr().out
+    assert "user 'user-07' (number 7) of shop" in table and "[bold]No. " in table
+    assert report["items"][0]["item"] in table and "keeps no ids" not in table
+
+
+def test_the_deployed_list_is_made_from_and_leaves_out_all_that_is_known(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, data = shop
+    policy = DiffusionPolicy.load(run)
+    for user in range(30):
+        rest = data.num_items - len(known(data, user))
+        report = recommended(run, user, capsys, "--internal-ids", "--top", str(rest))
+        assert {row["item"] for row in report["items"]} == set(range(50)) - known(data, user)
+        row = torch.zeros(1, 50)
+        row[0, sorted(known(data, user))] = 1.0
+        scores = policy.recommend_scores(torch.tensor([user]), row)[0]
+        for item in report["items"]:
+            assert item["score"] == pytest.approx(float(scores[item["item"]]), abs=1e-6)
+    assert any(len(data.valid.of(user)) for user in range(30))
+
+
+def test_the_protocols_list_is_the_evaluated_one(
     pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset = load_dataset("synthetic")
-    rest = dataset.num_items - len(dataset.train.of(5))
-    items = recommended(pretrained, 5, rest, capsys)  # the whole rest of the catalogue
-    assert not {item["item"] for item in items} & set(dataset.train.of(5).tolist())
-    marked = {item["item"] for item in items if item["held_out"] == "test"}
-    assert marked == set(dataset.test.of(5).tolist())
-    scores = [float(str(item["score"])) for item in items]
-    assert scores == sorted(scores, reverse=True)
+    lists = evaluate(DiffusionPolicy.load(pretrained).scorer(dataset), dataset, "test")
+    for user in (0, 7, 123):
+        row = lists.lists[list(lists.users).index(user)]
+        report = recommended(pretrained, user, capsys, "--protocol")
+        assert [item["item"] for item in report["items"]] == row[:10].tolist()
+        marked = {item["item"] for item in report["items"] if item["held_out"] == "test"}
+        assert marked == set(row[:10].tolist()) & set(dataset.test.of(user).tolist())
 
 
-def test_the_table(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_ids_of_the_source_the_numbers_are_the_ids(
+    pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["recommend", "--run", str(pretrained), "--user", "5", "--top", "3"]) == 0
-    assert "user 5 of synthetic" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "user 5 of synthetic" in out
+    assert "synthetic keeps no ids of its source: users and items are its own numbers" in out
 
 
-@pytest.mark.parametrize(("user", "top"), [("-1", "3"), ("800", "3"), ("5", "0"), ("5", "100000")])
-def test_mistakes(pretrained: Path, user: str, top: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recommend", "--run", str(pretrained), "--user", user, "--top", top]) == 2
-    assert "must lie in" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--user=-1"], "--user: user '-1' must lie in 0..799; 'synthetic' keeps no ids of its source"),
+        (["--user=800"], "must lie in 0..799"),
+        (["--user=007"], "must lie in 0..799"),
+        (["--user=007", "--internal-ids"], "--user '007' must lie in 0..799, the numbers of the users"),
+        (["--user=5", "--top=0"], "--top 0 must lie in 1.."),
+        (["--user=5", "--top=100000"], "the items that may be in the list of user 5"),
+    ],
+)
+def test_mistakes(
+    pretrained: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recommend", "--run", str(pretrained), *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_unknown_id_gets_a_suggestion(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", "--run", str(shop[0]), "--user", "user-7"]) == 2
+    err = " ".join(capsys.readouterr().err.split())
+    assert "--user: unknown user 'user-7'. Did you mean 'user-07'? 'shop' has 30 users" in err
+    assert "--internal-ids takes numbers, 0..29" in err
+
+
+def events(dataset: Dataset, user: int) -> list[int]:
+    return [int(item) for split in SPLITS for item in dataset.split(split).of(user)]
+
+
+@pytest.mark.parametrize("backbone", ["dreamrec", "diff-poi"])
+def test_in_order_of_time_the_input_is_the_end_of_the_whole_history(backbone: str) -> None:
+    make = {"dreamrec": synthesize_sessions, "diff-poi": synthesize_checkins}[backbone]
+    data = make()
+    policy = DiffusionPolicy(backbone_for(data, backbone, seed=0), num_steps=2).eval()
+    # One more event, whatever it is: evaluation's row of it shows just the history that is known now.
+    users = np.arange(data.num_users)
+    more = Interactions.from_pairs(users, users * 0, data.num_users, data.num_items)
+    parts = [data.split(split) for split in SPLITS]
+    longer = Interactions.from_pairs(
+        *(np.concatenate([getattr(p, name) for p in (*parts, more)]) for name in ("users", "items")),
+        data.num_users,
+        data.num_items,
+    )
+    none = Interactions.from_pairs([], [], data.num_users, data.num_items)
+    timeless = [replace(part, timestamps=None) for part in parts]  # the event that is added has no time
+    plain = replace(data, train=timeless[0], valid=timeless[1], test=timeless[2])
+    rows = replace(data, train=longer, valid=none, test=none).episodes
+    score = policy.scorer(rows)
+    for user in (0, 3, data.num_users - 1):
+        row = int(np.flatnonzero(rows.sessions == user)[-1])  # type: ignore[attr-defined]
+        want = score(torch.tensor([row]))[0]
+        found = recommend(policy, plain, user, data.num_items - len(known(data, user)))
+        assert {item["item_number"] for item in found} == set(range(data.num_items)) - known(data, user)
+        for item in found:
+            assert item["score"] == pytest.approx(float(want[item["item_number"]]), rel=1e-4, abs=1e-5)
+
+
+def test_the_protocol_of_rows_is_the_last_row() -> None:
+    data = synthesize_sessions()
+    policy = DiffusionPolicy(backbone_for(data, "dreamrec", seed=0), num_steps=2).eval()
+    lists = evaluate(policy.scorer(data.episodes), data, "test")
+    rows: Any = data.episodes
+    row = int(rows.rows_of("test")[-1])
+    user = int(rows.sessions[row])
+    found = recommend(policy, data, user, 10, protocol=True)
+    assert [item["item_number"] for item in found] == lists.lists[list(lists.users).index(row)][:10].tolist()
+
+
+@pytest.mark.parametrize("backbone", ["cf-diff", "recdiff", "hdrm", "t-diffrec", "l-diffrec"])
+def test_every_backbone_of_rows_is_shown_all_that_is_known(backbone: str) -> None:
+    data = synthesize_social() if backbone == "recdiff" else synthesize(num_users=40, num_items=60)
+    policy = DiffusionPolicy(backbone_for(data, backbone, seed=0), num_steps=2).eval()
+    user = int(np.flatnonzero(data.valid.counts)[0])
+    want = policy.scorer(data.served)(torch.tensor([user]))[0]
+    seen = policy.scorer(data)(torch.tensor([user]))[0]
+    found = recommend(policy, data, user, data.num_items - len(known(data, user)))
+    items = [item["item_number"] for item in found]
+    assert [item["score"] for item in found] == pytest.approx(want[items].tolist(), abs=1e-6)
+    assert not torch.allclose(want, seen, atol=1e-6, rtol=0)  # validation items change the list

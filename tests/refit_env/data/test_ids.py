@@ -130,7 +130,7 @@ def test_text_finds_the_number_and_the_number_the_id() -> None:
             "USER-17",
             r"unknown user 'USER-17'\. Did you mean 'user-17'\? 'shop' has 300 users, from 'user-0' to",
         ),
-        ("user-0017", "Did you mean"),
+        ("user-0017", "Did you mean 'user-17'"),
         ("usr-17", "Did you mean 'user-17'"),
         ("x" * 99, rf"unknown user '{'x' * 40}'\.\.\.\. 'shop' has"),
     ],

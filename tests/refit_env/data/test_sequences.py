@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import Dataset, Interactions, RowDataset, as_rows, load_dataset, synthesize
+from refit_env.data.sequences import next_rows
 from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
 from refit_env.errors import DataError
@@ -198,3 +199,49 @@ def test_sessions_say_what_comes_next() -> None:
     assert max(len(after) for after in seen.values()) <= 3
     with pytest.raises(ValueError, match="at least 20"):
         synthesize_sessions(num_sessions=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, ITEMS - 1), min_size=1, max_size=7), min_size=1, max_size=5),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_the_served_row_is_the_one_that_an_event_to_come_will_have(
+    histories: list[list[int]], length: int, seed: int, timed: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    users = np.repeat(np.arange(len(histories)), [len(items) + 1 for items in histories])
+    items = np.concatenate([[*items, 0] for items in histories])  # with the event to come
+    times = np.sort(rng.integers(0, 10**9, users.size)).astype(np.float64)
+    last = np.append(np.diff(users) > 0, True)
+    split = np.where(last, 2, rng.integers(0, 3, users.size))
+    split[~last] = np.concatenate([np.sort(split[(users == u) & ~last]) for u in range(len(histories))])
+
+    def made(keep: np.ndarray) -> Dataset:
+        parts = [
+            Interactions.from_pairs(
+                users[keep & (split == s)],
+                items[keep & (split == s)],
+                len(histories),
+                ITEMS,
+                times[keep & (split == s)] if timed else None,
+            )
+            for s in range(3)
+        ]
+        return Dataset("shop", "sequential", *parts, time_ordered=True)
+
+    served = next_rows(made(~last), length)
+    everything = Interactions.from_pairs(users, items, len(histories), ITEMS, times if timed else None)
+    none = Interactions.from_pairs([], [], len(histories), ITEMS, [] if timed else None)
+    later = as_rows(Dataset("shop", "sequential", everything, none, none, time_ordered=True), length)
+    for user in range(len(histories)):
+        row = int(np.flatnonzero(later.sessions == user)[-1])
+        assert served.history[user].tolist() == later.history[row].tolist()
+        assert served.lengths[user] == later.lengths[row]
+        assert (served.gaps is None) == (later.gaps is None) == (not timed)
+        if served.gaps is not None and later.gaps is not None:
+            assert served.gaps[user].tolist() == later.gaps[row].tolist()
+    with pytest.raises(ValueError, match="cannot be served"):
+        _ = served.served
