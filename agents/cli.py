@@ -4,16 +4,25 @@ Each command lives in a file of ``agents.commands`` and is imported when it is c
 list`` does not wait for torch. A command is a frozen dataclass, from whose fields tyro makes the options,
 and a ``run`` method that returns the exit code.
 
-Exit codes: 0 done, 1 a bug (with a traceback), 2 a mistake in what was asked (one line that says what
-would be right; ``REFIT_DEBUG=1`` shows the traceback as well), 130 interrupted.
+Exit codes:
+
+- 0: done.
+- 1: a bug (with a traceback), or a cell of a comparison that failed.
+- 2: a mistake in what was asked, a file that is wrong, or a disk that is full or cannot be written; one line
+  says what would be right, and what stood there before is whole (``REFIT_DEBUG=1`` shows the traceback).
+- 130, 143, 129: ended by Ctrl-C, by SIGTERM or by a terminal that was closed (128 and the signal's number);
+  training is saved first.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module, metadata
+
+from agents.interrupt import INTERRUPTED, signals_interrupt
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("agents.commands.data", "list, prepare, inspect and synthesize data sets"),
@@ -43,18 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"refit-env {metadata.version('refit-env')}")
         return 0
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # names may hold letters that the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
+    with signals_interrupt() as exit_code:
+        code = _reported(words)
+    return exit_code() if code == INTERRUPTED else code
+
+
+def _reported(words: Sequence[str]) -> int:
+    """Run a command and print what went wrong; the exit code."""
     try:
         return run_command(words[0], words[1:])
-    except KeyboardInterrupt:
-        print("refit: interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        from agents.console import say  # slow to import, as the next
+
+        say(": ".join(["refit: interrupted", *map(str, stop.args)]), stderr=True)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader, for example `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if not is_user_error(error) or os.environ.get("REFIT_DEBUG"):
             raise
-        print(f"refit: error: {error}", file=sys.stderr)
+        from agents.console import complain
+
+        complain(str(error))
         return 2
 
 
@@ -62,17 +87,22 @@ def run_command(name: str, words: Sequence[str]) -> int:
     """Import a command and run it with its own arguments.
 
     Raises:
-        ValueError: if there is no such command; with a did-you-mean.
+        ValueError: if there is no such command; with a did-you-mean. For a setting out of its bounds, naming
+            the option as it was typed.
     """
-    if name not in COMMANDS:
-        from refit_env.errors import unknown_name
+    from refit_env.errors import SettingError, unknown_name
 
+    if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
     module, _ = COMMANDS[name]
     try:
         code: int = import_module(module).main(list(words))
     except SystemExit as stop:  # tyro and argparse leave this way after help (0) and wrong options (2)
         return stop.code if isinstance(stop.code, int) else 2
+    except SettingError as error:
+        from agents.commands.options import as_typed
+
+        raise as_typed(error, words) from error
     return code
 
 
@@ -98,11 +128,10 @@ def is_user_error(error: Exception) -> bool:
     """Whether the message of an error is meant for who typed the command.
 
     The library raises ``ValueError`` (``DataError``, ``CheckpointError`` and ``RunError`` are such) for
-    what a caller got wrong, Gymnasium its own ``Error``, the system ``OSError`` for files that cannot be had.
+    what a caller got wrong, Gymnasium its own ``Error``, the system ``OSError`` for files that cannot be read
+    or written.
     """
-    if isinstance(
-        error, ValueError | FileNotFoundError | NotADirectoryError | IsADirectoryError | PermissionError
-    ):
+    if isinstance(error, ValueError | OSError):
         return True
     gymnasium = sys.modules.get("gymnasium")
     return gymnasium is not None and isinstance(error, gymnasium.error.Error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
 from refit_env.errors import CheckpointError
-from refit_env.evaluation import evaluate
+from refit_env.evaluation import evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.relevance import make_relevance
 
@@ -71,9 +71,10 @@ class Pretrainer:
             eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
-            ValueError: for an unknown target or objective, or a backbone of another catalogue or task.
+            ValueError: for an unknown ``select_on`` or device, or a backbone of another catalogue or task.
         """
-        self.config = config if config is not None else PretrainConfig()
+        config = config if config is not None else PretrainConfig()
+        self.config = replace(config, select_on=selecting_metric(config.select_on, dataset))
         if backbone.num_items != dataset.num_items:
             raise ValueError(
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"

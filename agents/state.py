@@ -7,12 +7,37 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from refit_env.errors import SettingError
+
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """``"auto"`` is CUDA where there is a usable one, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of a name.
+
+    Args:
+        device: ``"auto"`` (CUDA where it can be used, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
+
+    Raises:
+        SettingError: if torch cannot use it here; the message names those that it can.
+
+    Example:
+        >>> resolve_device("cpu")
+        device(type='cpu')
+    """
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if cuda else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
+        found = torch.device("meta")
+    if found.type == "meta":
+        usable = "auto, cpu, cuda" if cuda else "auto, cpu"
+        raise SettingError(
+            "device",
+            f"must be one that torch {torch.__version__} can use here ({usable}), found {str(device)!r}",
+        )
+    return found
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -29,7 +29,7 @@ from agents.runlog import RunLog
 from agents.state import resolve_device
 from agents.training_envs import check_training_env, make_training_envs, reward_half
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.evaluation import Evaluation, evaluate
+from refit_env.evaluation import Evaluation, evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 
@@ -111,6 +111,8 @@ class FineTuner(ABC):
             self.envs = [env]
         self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config)
+        metric = selecting_metric(self.config.select_on, self.env.problem.dataset)
+        self.config = replace(self.config, select_on=metric)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
@@ -244,10 +246,7 @@ class FineTuner(ABC):
 
     def _valid_means(self) -> dict[str, float]:
         """The validation metrics of the users that select."""
-        means = self.evaluate("valid", users=self._selection_users).means()
-        if self.config.select_on not in means:
-            raise ValueError(f"select_on={self.config.select_on!r} must be one of {', '.join(sorted(means))}")
-        return means
+        return self.evaluate("valid", users=self._selection_users).means()
 
     def _value(self) -> float:
         """The metric that selects."""

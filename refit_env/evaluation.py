@@ -8,7 +8,7 @@ Letters: B users in a batch, I items, K list length, n evaluated users.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows, without
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError, did_you_mean, unknown_name
 from refit_env.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
 
 ScoreFunction = Callable[[Tensor], Tensor]
@@ -82,7 +82,7 @@ def evaluate(
             (``dataset.episodes``): each has one relevant item, its target, so Recall is the hit rate; all
             items are ranked, nothing is masked, and rows without a history are left out.
         split: ``"valid"`` (train items masked) or ``"test"`` (train and validation items masked).
-        ks: list lengths; None is 10 and 20, and for a sequential set 5 and 50 too.
+        ks: list lengths; None takes those of ``list_lengths``.
         users: evaluate only these (among those with relevant items); None takes all.
         batch: users scored at a time.
         device: where the metrics are computed.
@@ -94,9 +94,7 @@ def evaluate(
     if split not in ("valid", "test"):
         raise unknown_name("evaluation split", split, ("valid", "test"))
     dataset = dataset.episodes
-    if ks is None:
-        usual = LENGTHS.get(dataset.task, LENGTHS["cf"])
-        ks = [k for k in usual if k <= max(20, dataset.num_items)]  # 50 where the catalogue is so large
+    ks = list_lengths(dataset) if ks is None else ks
     _check_lengths(ks, dataset.num_items)
     masked = dataset.masked(split)
     truth = without(dataset.split(split).csr, masked)
@@ -115,6 +113,78 @@ def evaluate(
     return Evaluation(
         chosen, per_user, dataset.population(split), torch.cat(lists).numpy(), dataset.num_items
     )
+
+
+def list_lengths(dataset: Dataset) -> tuple[int, ...]:
+    """The lengths of the lists that are evaluated where nothing is said, ascending.
+
+    10 and 20, and for a sequential set 5 and 50 too; where the catalogue is smaller, all its items.
+
+    Example:
+        >>> from refit_env.data import synthesize
+        >>> list_lengths(synthesize()), list_lengths(synthesize(num_users=9, num_items=12, num_clusters=1))
+        ((10, 20), (10, 12))
+    """
+    usual = LENGTHS.get(dataset.task, LENGTHS["cf"])
+    return fitted_lengths([k for k in usual if k <= max(20, dataset.num_items)], dataset.num_items)
+
+
+def fitted_lengths(ks: Sequence[int], num_items: int) -> tuple[int, ...]:
+    """List lengths, those beyond the catalogue cut to it, ascending.
+
+    Example:
+        >>> fitted_lengths((10, 20), 12), fitted_lengths((10, 20), 3)
+        ((10, 12), (3,))
+    """
+    return tuple(sorted({min(k, num_items) for k in ks}))
+
+
+def selecting_metric(name: str, dataset: Dataset, ks: Sequence[int] | None = None) -> str:
+    """The metric by which validation chooses the weights of a model of a data set.
+
+    Args:
+        name: such as ``"ndcg@20"``, of which a smaller catalogue takes the longest list: ``"ndcg@12"``.
+        dataset: what is evaluated.
+        ks: list lengths; None takes those of ``list_lengths``.
+
+    Raises:
+        SettingError: naming ``select_on``, if there is no such metric, or if less of it is better.
+
+    Example:
+        >>> from refit_env.data import synthesize
+        >>> selecting_metric("ndcg@20", synthesize(num_users=9, num_items=12, num_clusters=1))
+        'ndcg@12'
+    """
+    lengths = list_lengths(dataset.episodes) if ks is None else fitted_lengths(ks, dataset.num_items)
+    kind, _, length = name.partition("@")
+    fitted = name
+    if length.isascii() and length.isdigit() and int(length) > max(lengths) == dataset.num_items:
+        fitted = f"{kind}@{max(lengths)}"
+    known = [f"{kind}@{k}" for k in lengths for kind in ("recall", "ndcg")] + [f"coverage@{max(lengths)}"]
+    if fitted not in known:
+        raise SettingError(
+            "select_on", f"must be one of {', '.join(known)}; found {name!r}.{did_you_mean(name, known)}"
+        )
+    return fitted
+
+
+def nearest_metric(name: str, names: Iterable[str]) -> str:
+    """Of metrics that were measured, the one that stands for ``name`` where the catalogue is small.
+
+    Args:
+        name: such as ``"ndcg@20"``.
+        names: of the metrics.
+
+    Returns:
+        ``name`` itself if it was measured, else that of the longest shorter list.
+
+    Example:
+        >>> nearest_metric("ndcg@20", ["ndcg@10", "ndcg@12", "recall@12"])
+        'ndcg@12'
+    """
+    kind, _, length = name.partition("@")
+    lengths = [int(k) for found, _, k in (n.partition("@") for n in names) if found == kind]
+    return f"{kind}@{max((k for k in lengths if k <= int(length)), default=int(length))}"
 
 
 def _rank(

@@ -7,9 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Any
 
-import tyro
 from rich.table import Table
 
 from agents.resources import Usage
@@ -22,23 +21,6 @@ from refit_env.registration import EnvEntry, entry
 CUSTOM_ENV = "ReFiT-Custom-v0"
 REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """The metrics that ``metrics.json`` and the tables hold."""
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-"""A switch without its ``--no-`` twin."""
-EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
-"""``--env``."""
-FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
-"""A folder that may be left out."""
-NumberOption = Annotated[int | None, tyro.conf.arg(metavar="INT")]
-"""A whole number that may be left out."""
-Command = TypeVar("Command", bound="Runnable")
-
-
-class Runnable(Protocol):
-    """A command: a dataclass of options with a ``run`` method."""
-
-    def run(self) -> int:
-        """Do it; returns the exit code."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +86,6 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
     target = Target(entry(env).env_id, None)
     _ = target.dataset  # refuses an id that needs --data before any work is done
     return target
-
-
-def parse(command: type[Command], words: Sequence[str], default: Command | None = None) -> Command:
-    """Make a command from its words; tyro prints help and wrong options, and leaves by ``SystemExit``."""
-    name = command.__name__.lower()
-    if default is None:
-        return tyro.cli(command, prog=f"refit {name}", args=list(words))
-    return tyro.cli(command, prog=f"refit {name}", args=list(words), default=default)
 
 
 def plain(value: Any) -> Any:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from agents.commands.common import Flag, NumberOption
 from agents.commands.compare_backbones import Backbones
 from agents.commands.comparing import RESULT, Progress, show
+from agents.commands.options import CountOption, Flag, Repeats, Workers, parse
 from agents.comparison.aggregate import by_row, over_environments
 from agents.comparison.cells import run_cells
 from agents.comparison.contest import plan, whose
@@ -27,13 +27,14 @@ from agents.comparison.tables import (
 )
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
+from refit_env.settings import Bounded
 
 FIGURE = "curves.png"
 """What the command leaves in ``--out``, beside the cells and the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Algorithms:
+class Algorithms(Bounded):
     """Compare fine-tuning algorithms: same environment, same pretrained checkpoint, same environment steps.
 
     Each (environment, algorithm, seed) is a cell: a process of its own, one JSON file under ``OUT/cells``.
@@ -45,11 +46,11 @@ class Algorithms:
     """Environment ids."""
     algorithms: str = ""
     """Comma-separated rows; those that they need come with them, all usual ones if left out."""
-    seeds: int = 3
+    seeds: Repeats = 3
     """How many runs of each, from seed 0; a seed is one pretrained checkpoint for all algorithms."""
-    steps: NumberOption = None
+    steps: CountOption = None
     """Environment steps of each run; the environment's own budget unless told otherwise."""
-    workers: int = 2
+    workers: Workers = 2
     """Cells that run at once, one thread each."""
     out: Path = Path("runs/compare-algorithms")
     """Folder for cells, checkpoints, ``comparison.json`` and ``curves.png``."""
@@ -58,8 +59,6 @@ class Algorithms:
 
     def run(self) -> int:
         """Run what is missing, then print the tables, draw the curves and write the result."""
-        if self.seeds < 1:
-            raise ValueError(f"--seeds {self.seeds}: at least 1")
         rows, envs = choose_rows(self.algorithms), list(dict.fromkeys(self.env))
         cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
         progress = Progress(cells, self.out, _gain)
@@ -130,5 +129,5 @@ def main(words: Sequence[str]) -> int:
     if words[0] not in COMPARISONS:
         raise unknown_name("comparison", words[0], COMPARISONS)
     kind = COMPARISONS[words[0]][0]
-    command: Algorithms | Backbones = tyro.cli(kind, prog=f"refit compare {words[0]}", args=list(words[1:]))
+    command: Algorithms | Backbones = parse(kind, words[1:], f"refit compare {words[0]}")
     return command.run()

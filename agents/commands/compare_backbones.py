@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import tyro
 
-from agents.commands.common import Flag, NumberOption
 from agents.commands.comparing import RESULT, Progress, show
+from agents.commands.options import Flag, RepeatsOption, Workers
 from agents.comparison.backbone_tables import (
     grouped,
     model_table,
@@ -27,10 +26,11 @@ from agents.comparison.machine import machine
 from agents.state import resolve_device
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
+from refit_env.settings import Bounded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbones:
+class Backbones(Bounded):
     """Pretrain recommenders, fine-tune them by REINFORCE, and train them further for the same time.
 
     Each (environment, model, row, seed) is a cell: a process of its own, one JSON file under ``OUT/cells``.
@@ -45,9 +45,9 @@ class Backbones:
     rows: str = ""
     """Comma-separated rows: ``pretrained``, ``reinforce``, ``elbo`` and, where a model is the reward,
     ``distill`` and ``reward``; all if left out."""
-    seeds: NumberOption = None
+    seeds: RepeatsOption = None
     """How many runs of each, from seed 0; each environment's own number (3 or 5) unless told otherwise."""
-    workers: int = 2
+    workers: Workers = 2
     """Cells that run at once, one thread each."""
     device: str = "cpu"
     """Where cells run: ``cpu``, ``cuda`` or ``auto``. On a GPU the models that are too large for a CPU are
@@ -61,10 +61,8 @@ class Backbones:
 
     def run(self) -> int:
         """Run what is missing, then print the tables and write the result."""
-        if self.seeds is not None and self.seeds < 1:
-            raise ValueError(f"--seeds {self.seeds}: at least 1")
         models = [name.strip() for name in self.models.split(",") if name.strip()]
-        device = "cpu" if self.finished else usable_device(self.device)
+        device = "cpu" if self.finished else str(resolve_device(self.device))
         cells = plan(
             self.env,
             self.out,
@@ -111,25 +109,6 @@ class Backbones:
         words += ["--seeds", str(self.seeds)] if self.seeds is not None else []
         words += ["--device", device] if device != "cpu" else []
         return " ".join(words)
-
-
-def usable_device(name: str) -> str:
-    """A device's name, ``auto`` resolved.
-
-    Raises:
-        ValueError: if torch cannot use it.
-
-    Example:
-        >>> usable_device("cpu")
-        'cpu'
-    """
-    try:
-        device = resolve_device(name)
-    except RuntimeError as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device {name}: torch {torch.__version__} finds no CUDA device here; use cpu")
-    return str(device)
 
 
 def choose_rows(names: str) -> list[str]:

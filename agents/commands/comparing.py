@@ -7,22 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from agents.comparison.cells import Cell, Outcome
 from agents.comparison.judging import CELLS
 from agents.comparison.tables import TextTable, print_table
+from agents.console import say
 
 RESULT = "comparison.json"
 """What a comparison leaves in its folder, beside the cells."""
 
 
 class Progress:
-    """Prints a line for each cell that ends.
-
-    Attributes:
-        console: where to.
-    """
+    """Prints a line for each cell that ends, to the standard error."""
 
     def __init__(self, cells: Sequence[Cell], out: Path, gain: Callable[[Mapping[str, Any]], str]) -> None:
         """Count what is finished already.
@@ -32,10 +27,9 @@ class Progress:
             out: its folder.
             gain: what a line says of a result's gain; empty for nothing.
         """
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._out, self._total, self._gain = out, len(cells), gain
         self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
-        self.console.print(f"{self._total} cells, {self._done} finished already")
+        say(f"{self._total} cells, {self._done} finished already", stderr=True)
 
     def tell(self, outcome: Outcome) -> None:
         """One line: which cell, its test NDCG@20 and gain, its seconds and memory; or its error."""
@@ -43,23 +37,23 @@ class Progress:
         if outcome.result is None:
             trace = outcome.cell.error_path(self._out / CELLS)
             where = f" (traceback: {trace})" if trace.exists() else ""
-            self.console.print(f"FAILED {cell}: {outcome.error}{where}", markup=False)
+            say(f"FAILED {cell}: {outcome.error}{where}", stderr=True)
             return
         self._done += 1
         result = outcome.result
-        self.console.print(
+        say(
             f"[{self._done}/{self._total}] {cell}: test NDCG@20 {result['test']['ndcg@20']:.4f}"
             f"{self._gain(result)}, valid {result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, "
             f"{result['cost']['peak_memory_mib']:.0f} MiB",
-            markup=False,
+            stderr=True,
         )
 
     def end(self, failed: Mapping[str, str]) -> int:
         """Name the cells that failed; the exit code."""
         for key, error in failed.items():
-            self.console.print(f"failed: {key}: {error}", markup=False)
+            say(f"failed: {key}: {error}", stderr=True)
         if failed:
-            self.console.print(f"{len(failed)} of {self._total} cells failed; run the command again to retry")
+            say(f"{len(failed)} of {self._total} cells failed; run the command again to retry", stderr=True)
         return 1 if failed else 0
 
 
@@ -71,6 +65,6 @@ def show(report: Mapping[str, Any], out: Path, *, json: bool) -> None:
     for table in report["tables"]:
         rows = tuple(tuple(row) for row in table["rows"])
         print_table(TextTable(table["title"], tuple(table["columns"]), rows))
-    Console().print(report["note"], highlight=False)
+    say(report["note"])
     drawn = f", {out / report['figure']}" if "figure" in report else ""
-    Console(soft_wrap=True).print(f"{out / RESULT}{drawn}", highlight=False)
+    say(f"{out / RESULT}{drawn}")

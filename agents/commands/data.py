@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
+from msgspec import Meta
 from rich.table import Table
 
 from agents.commands.data_tables import (
@@ -20,22 +20,19 @@ from agents.commands.data_tables import (
     print_recipes,
     wide_console,
 )
+from agents.commands.options import Flag, FolderOption, NameOption, parse
+from agents.console import console, say
 from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw, writable_home
 from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare, prepare_known, prepare_named
-from refit_env.data.recipe import Recipe
+from refit_env.data.recipe import Core, Rating, Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name
-
-Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-"""A switch without its ``--no-`` twin. (The other commands' helpers would import torch.)"""
-FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
-"""A folder that may be left out."""
-FormatOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
-"""A name that may be left out."""
+from refit_env.errors import SettingError
+from refit_env.settings import Bounded, PartialShare, Seed
 
 
 @dataclass(frozen=True)
@@ -55,17 +52,13 @@ class DataList:
         found = list_datasets()
         for name, folder in found.items():
             table.add_row(*list_row(name, folder))
-        console = wide_console(table)
-        console.print(table)
+        wide_console(table).print(table)
         for name, folder in found.items():
             if folder is None and name in CATALOG:
-                console.print(f"{name}: {CATALOG[name].page}", soft_wrap=True)
+                say(f"{name}: {CATALOG[name].page}")
             elif folder is not None and (wrong := damage(folder)) is not None:
-                console.print(f"{name}: {wrong}", soft_wrap=True)
-        console.print(
-            f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)",
-            soft_wrap=True,
-        )
+                say(f"{name}: {wrong}")
+        say(f"Data homes: {', '.join(map(str, data_homes()))} (REFIT_DATA_HOME changes the first)")
         return 0
 
 
@@ -86,12 +79,12 @@ class DataInfo:
         table.add_column(overflow="fold")
         for key, value in facts.items():
             table.add_row(key, str(value))
-        Console().print(table)
+        console().print(table)
         return 0
 
 
 @dataclass(frozen=True)
-class DataPrepare:
+class DataPrepare(Bounded):
     """Turn official files, or your own, into the canonical form.
 
     A catalogue name brings its own recipes (``refit data list --recipes``); the first whose files are there
@@ -109,9 +102,9 @@ class DataPrepare:
     """Canonical folder to write; ``<data home>/<name>`` if left out."""
     overwrite: Flag = False
     """Replace the data set that is there."""
-    recipe: FormatOption = None
+    recipe: NameOption = None
     """A paper's preprocessing by name, such as ``dreamrec-yoochoose``, ``recdiff`` or ``diff-poi``."""
-    format: FormatOption = None
+    format: NameOption = None
     """``csv``, ``inter``, ``u.data``, ``lightgcn``, ``tsmc2014`` ...; the recipe's, or what the names of the
     files suggest, if left out."""
     columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=NAME")] = ()
@@ -123,9 +116,9 @@ class DataPrepare:
     """Ids may be any text (they are numbered in ascending order)."""
     time_ordered: Flag = False
     """The rows of each user stand in order of time, although the file has no timestamps."""
-    min_rating: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    min_rating: Annotated[Rating | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Keep interactions rated at least this."""
-    k_core: int = 0
+    k_core: Core = 0
     """Drop users and items with fewer interactions, repeatedly."""
     session: Literal["", "day"] = ""
     """``day`` makes each day of a user a session, that is a user, of its own."""
@@ -133,24 +126,23 @@ class DataPrepare:
     """What the set is for; ``sequential`` and ``poi`` keep repeats, as events of their own."""
     split: Literal["published", "random", "time", "quantile", "sessions", "leave-one-out"] = "random"
     """How each user's interactions become train, validation and test; ``sessions`` deals out whole users."""
-    valid_share: float = 0.1
+    valid_share: PartialShare = 0.1
     """Share of each row for validation."""
-    test_share: float = 0.2
+    test_share: PartialShare = 0.2
     """Share of each row for test."""
-    seed: int = 0
+    seed: Seed = 0
     """Of random splits."""
 
     def run(self) -> int:
         """Prepare, write, and say what came out."""
         with as_options():
             folder, dataset = self._prepared()
-        console = Console()
         steps = Table("step", title=f"{dataset.name}: rows", min_width=32)
         steps.add_column("left", justify="right")
         for step, rows in dataset.meta["preparation"]["rows"].items():
             steps.add_row(step, f"{rows:,}")
-        console.print(steps)
-        console.print(f"{folder}: {_sizes(dataset)}", soft_wrap=True)
+        console().print(steps)
+        say(f"{folder}: {_sizes(dataset)}")
         return 0
 
     def _prepared(self) -> tuple[Path, Dataset]:
@@ -219,21 +211,26 @@ class DataPrepare:
 
 
 @dataclass(frozen=True)
-class DataSynthesize:
+class DataSynthesize(Bounded):
     """Write a data set of the generator behind ReFiT-Synthetic-v0, of any size."""
 
     out: Path
     """Canonical folder to write."""
-    seed: int = 0
+    seed: Seed = 0
     """The same seed gives the same data on any platform."""
-    users: int = 800
+    users: Annotated[int, Meta(ge=1, le=1_000_000)] = 800
     """Number of users."""
-    items: int = 400
+    items: Annotated[int, Meta(ge=3, le=100_000)] = 400
     """Number of items."""
-    clusters: int = 8
+    clusters: Annotated[int, Meta(ge=1, le=10_000)] = 8
     """Number of taste clusters."""
     overwrite: Flag = False
     """Replace the data set that is there."""
+
+    def check_together(self) -> None:
+        """Refuse clusters without items."""
+        if self.items < 3 * self.clusters:
+            raise SettingError("items", f"must be >= {3 * self.clusters}, 3 a cluster, found {self.items}")
 
     def run(self) -> int:
         """Generate and write."""
@@ -241,7 +238,7 @@ class DataSynthesize:
             check_free(self.out, self.overwrite)
             dataset = synthesize(self.seed, self.users, self.items, self.clusters)
             save_dataset(dataset, self.out, overwrite=self.overwrite)
-        Console().print(f"{self.out}: {_sizes(dataset)}")
+        say(f"{self.out}: {_sizes(dataset)}")
         return 0
 
 
@@ -260,9 +257,5 @@ DataCommand = (
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    command: DataList | DataInfo | DataPrepare | DataSynthesize = tyro.cli(
-        DataCommand,
-        prog="refit data",
-        args=list(words),
-    )
+    command: DataList | DataInfo | DataPrepare | DataSynthesize = parse(DataCommand, words, "refit data")
     return command.run()

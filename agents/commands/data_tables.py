@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from agents.console import PlainConsole, console, say
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.canonical import read_info
 from refit_env.data.catalog import CATALOG, Source
@@ -143,15 +143,14 @@ def print_recipes() -> int:
         for files, datasets in wanted.items():
             usual = ", ".join(file.split("|")[0] for file in files)
             table.add_row(recipe.name, ", ".join(datasets), usual, recipe.paper)
-    console = wide_console(table)
-    console.print(table)
+    wide_console(table).print(table)
     for recipe in RECIPES.values():
         if recipe.note:
-            console.print(f"{recipe.name}: {recipe.note}", soft_wrap=True)
+            say(f"{recipe.name}: {recipe.note}")
     return 0
 
 
-def wide_console(table: Table) -> Console:
+def wide_console(table: Table) -> PlainConsole:
     """A console in which no column of the table is cut, though its lines may be folded by the terminal."""
-    needed = Console(width=10_000).measure(table).maximum
-    return Console(width=max(Console().width, needed))
+    needed = console(width=10_000).measure(table).maximum
+    return console(width=max(console().width, needed))

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
-from agents.commands.common import REPORTED, Flag, Target, parse, plain, reported
+from agents.commands.common import REPORTED, Target, plain, reported
 from agents.commands.finetune import finetune_run, make_agent
+from agents.commands.options import Flag, Repeats, of_group, parse
 from agents.commands.pretrain import pretrain_run
+from agents.console import console, say
+from agents.interrupt import INTERRUPTED
 from agents.plots import Series, column, mean_line, plot_curves
 from agents.pretrain import Pretrainer
 from agents.pretrain_config import PretrainConfig
@@ -22,12 +24,14 @@ from agents.reinforce import ReinforceConfig
 from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import RunFolder
+from agents.state import resolve_device
 from agents.stats import mean_interval, paired_bootstraps
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
-from refit_env.evaluation import Evaluation, evaluate
+from refit_env.evaluation import Evaluation, evaluate, selecting_metric
 from refit_env.files import write_json
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import Bounded
 
 TARGET = Target("ReFiT-Synthetic-v0", None)
 MODELS = ("pretrained", "control", "reinforce")
@@ -36,7 +40,7 @@ SHOWN = {"ndcg@20": "NDCG@20", "recall@20": "Recall@20"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demo:
+class Demo(Bounded):
     """Pretrain a diffusion recommender, fine-tune it with REINFORCE, compare on test items; several seeds.
 
     Beside it stands the control: the same network trained by its own loss on the information that the
@@ -46,7 +50,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for the runs; a demo that stands there is replaced."""
-    seeds: int = 3
+    seeds: Repeats = 3
     """How many times, each from the beginning with another seed."""
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     """Settings of pretraining."""
@@ -61,27 +65,36 @@ class Demo:
 
     def run(self) -> int:
         """Run all seeds, print the table, draw the curve."""
-        if self.seeds < 1:
-            raise ValueError(f"--seeds {self.seeds}: at least 1")
-        console = Console()
-        console = console if console.is_terminal else Console(width=120)  # a log file has no width of its own
+        self._refuse()
         results = []
         with measure() as usage, one_thread():
             for seed in range(self.seeds):
-                console.print(f"seed {seed}: pretraining, control, REINFORCE ...")
+                say(f"seed {seed}: pretraining, control, REINFORCE ...")
                 tests = self._run_seed(seed)
                 if tests is None:
-                    return 130
+                    return INTERRUPTED
                 results.append(compare(tests))
         summary = {"seeds": results, "over_seeds": over_seeds(results), "cost": {"demo": usage.to_json()}}
         write_json(self.out / "metrics.json", summary)
         curve = draw_demo_curve(self.out, self.seeds)
-        console.print(demo_table(results))
-        console.print(f"{usage.seconds:.0f} s, peak memory {usage.peak_memory_mib:.0f} MiB")
-        console.print(
-            f"picture: {curve}; numbers: {self.out / 'metrics.json'}; tensorboard --logdir {self.out}"
-        )
+        screen = console()
+        screen = screen if screen.is_terminal else console(width=120)  # a log file has no width of its own
+        screen.print(demo_table(results))
+        say(f"{usage.seconds:.0f} s, peak memory {usage.peak_memory_mib:.0f} MiB")
+        say(f"picture: {curve}; numbers: {self.out / 'metrics.json'}; tensorboard --logdir {self.out}")
         return 0
+
+    def _refuse(self) -> None:
+        """Refuse what does not fit before anything is made."""
+        dataset = load_dataset(TARGET.dataset)
+        backbone = backbone_for(dataset, TARGET.spec.backbone, seed=0)
+        with of_group("pretrain"):
+            selecting_metric(self.pretrain.select_on, dataset)
+        resolve_device(self.device)
+        with of_group("agent"):
+            make_agent(
+                DiffusionPolicy(backbone, TARGET.spec.num_steps), TARGET, self.agent, {}, 0, self.device
+            )
 
     def _run_seed(self, seed: int) -> dict[str, Evaluation] | None:
         """Train the three models of a seed and evaluate them on test; None where Ctrl-C ended it."""
@@ -205,4 +218,5 @@ def _span(mean: float, low: float | None, high: float | None) -> str:
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    return parse(Demo, words).run()
+    command: Demo = parse(Demo, words, "refit demo")
+    return command.run()

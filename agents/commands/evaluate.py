@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from agents.commands.common import EnvOption, Flag, FolderOption, choose_target, parse
+from agents.commands.common import choose_target
+from agents.commands.options import EnvOption, Flag, FolderOption, parse
+from agents.console import console
 from agents.runs import RunFolder
 from agents.state import resolve_device
 from refit_env.data import load_dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import Bounded
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(Bounded):
     """Rank the whole catalogue for every user by the noise-free chain, and measure.
 
     Seen items are masked: train items for ``valid``, train and validation items for ``test``.
@@ -65,10 +67,11 @@ class Evaluate:
         table.add_column("value", justify="right")
         for name, value in result.means().items():
             table.add_row(name, f"{value:.4f}")
-        Console().print(table)
+        console().print(table)
         return 0
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    return parse(Evaluate, words).run()
+    command: Evaluate = parse(Evaluate, words, "refit evaluate")
+    return command.run()

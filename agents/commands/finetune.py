@@ -6,29 +6,27 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
+from msgspec import Meta
 
 from agents.commands.common import (
-    EnvOption,
-    Flag,
-    FolderOption,
-    NumberOption,
     Target,
     choose_target,
     comparison,
     comparison_table,
     cost,
     judge_kwargs,
-    parse,
     parse_options,
     parse_reward,
     plain,
     reopen,
 )
+from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
 from agents.config import TrainerConfig, named_settings
+from agents.console import console, say
+from agents.interrupt import INTERRUPTED
 from agents.plots import column, plot_curves
 from agents.registry import algorithm, presets
 from agents.reinforce import ReinforceConfig
@@ -37,17 +35,18 @@ from agents.runlog import read_log
 from agents.runs import CURVE, RunFolder
 from agents.trainer import STATE_NAME, FineTuner
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import Bounded, Seed
 
 
 @dataclass(frozen=True)
-class RewardChoice:
+class RewardChoice(Bounded):
     """What is rewarded."""
 
-    reward: str | None = None
+    reward: NameOption = None
     """A name, or a weighted mix: ``racs=1,coverage=0.1``; else as the env has it."""
-    relevance: str | None = None
+    relevance: NameOption = None
     """What counts as a hit: ``train``, ``recent``, ``holdout``, ``validation``, ``none``; else the env's."""
-    k: int = 20
+    k: Annotated[int, Meta(ge=1, le=10**6)] = 20
     """Length of the rewarded list."""
     reward_options: tuple[str, ...] = ()
     """Further settings of the reward, for example ``alpha=0.3 neighbors=20 variant=neighbor_lists``."""
@@ -65,7 +64,7 @@ class RewardChoice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune:
+class Finetune(Bounded):
     """Fine-tune a pretrained recommender by reinforcement learning.
 
     Leaves a run folder with the policy that validation chose, and in its ``metrics.json`` the test metrics
@@ -80,13 +79,13 @@ class Finetune:
     """Environment id; that of ``--init`` unless told otherwise."""
     data: FolderOption = None
     """Folder of one's own data set in canonical form, instead of ``--env``."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the users drawn and of the noise."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
-    num_steps: NumberOption = None
+    num_steps: CountOption = None
     """T, length of the chain; that of ``--init`` unless told otherwise (fewer steps respace it)."""
-    eta: float | None = None
+    eta: EtaOption = None
     """Share of the posterior's noise in the steps back, and the means that go with it: 1 is DDPM, 0 DDIM;
     that of ``--init`` unless told otherwise."""
     goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
@@ -134,10 +133,10 @@ class Finetune:
             agent, folder, resume=self.resume, progress=not self.quiet, pretraining=_pretraining_cost(init)
         )
         if report is None:
-            Console(stderr=True).print(f"Interrupted and saved; go on with --resume --out {self.out}")
-            return 130
+            say(f"Interrupted and saved; go on with --resume --out {self.out}", stderr=True)
+            return INTERRUPTED
         if not self.quiet:
-            Console().print(comparison_table(report, f"{target.env_id}, seed {self.seed}"))
+            console().print(comparison_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
 
 
@@ -233,4 +232,5 @@ def main(words: Sequence[str]) -> int:
         preset=chosen.preset,
         agent=named_settings(named, chosen.preset, f"preset of {chosen.algorithm}"),
     )
-    return parse(Finetune, words, default).run()
+    command: Finetune = parse(Finetune, words, "refit finetune", default)
+    return command.run()

@@ -6,27 +6,23 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from agents.commands.common import (
     REPORTED,
-    EnvOption,
-    Flag,
-    FolderOption,
-    NumberOption,
     choose_target,
     cost,
-    parse,
     parse_options,
     plain,
     reopen,
     reported,
 )
+from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
+from agents.console import console
 from agents.plots import column, plot_curves
 from agents.pretrain import STATE_NAME, Pretrainer
 from agents.pretrain_config import PretrainConfig, published_training
@@ -38,10 +34,11 @@ from refit_env.data import load_dataset
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
+from refit_env.settings import Bounded, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain:
+class Pretrain(Bounded):
     """Train a diffusion recommender by its own loss (ELBO), with early stopping on validation.
 
     Leaves a run folder that ``refit finetune --init`` starts from.
@@ -53,17 +50,17 @@ class Pretrain:
     """Environment id: it says which data set, backbone and chain length."""
     data: FolderOption = None
     """Folder of one's own data set in canonical form, instead of ``--env``."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the initial weights, the batches and the noise."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
     init: FolderOption = None
     """Run folder of a trained model to go on with, instead of new weights."""
-    backbone: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    backbone: NameOption = None
     """The diffusion recommender; the environment's unless told otherwise."""
-    num_steps: NumberOption = None
+    num_steps: CountOption = None
     """T of the saved policy's chain; if not given, that of ``--init``, else the environment's."""
-    eta: float | None = None
+    eta: EtaOption = None
     """Share of the posterior's noise in the saved policy's steps back: 1 is DDPM, 0 DDIM; if not given, that
     of ``--init``, else 1."""
     size: Literal["published", "small"] = "published"
@@ -120,7 +117,7 @@ class Pretrain:
             folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
         report = pretrain_run(trainer, folder, policy, resume=self.resume, progress=not self.quiet)
         if not self.quiet:
-            Console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
+            console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
 
 
@@ -205,4 +202,6 @@ def main(words: Sequence[str]) -> int:
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
     name = found.backbone or (row.backbone if row is not None else "")
     training = published_training(name, (row.dataset if row is not None else None) or "")
-    return parse(Pretrain, words, Pretrain(out=tyro.MISSING, training=training)).run()
+    default = Pretrain(out=tyro.MISSING, training=training)
+    command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
+    return command.run()

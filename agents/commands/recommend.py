@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
-from rich.console import Console
+from msgspec import Meta
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
-from agents.commands.common import EnvOption, Flag, FolderOption, choose_target, parse
+from agents.commands.common import choose_target
+from agents.commands.options import EnvOption, Flag, FolderOption, parse
+from agents.console import console, say
 from agents.runs import RunFolder
 from agents.state import resolve_device
 from refit_env.data import Dataset, RowDataset, load_dataset
@@ -25,13 +26,14 @@ from refit_env.data.dataset import SPLITS
 from refit_env.data.ids import IdMap
 from refit_env.data.messages import shown
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import Bounded
 
 NAMES = ("title", "name")
 """Columns of ``items.parquet`` that say what an item is called."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recommend:
+class Recommend(Bounded):
     """Print the items that a run's policy ranks first for a user.
 
     The model's input is all that is known of the user: every interaction of the data set, validation and test
@@ -43,7 +45,7 @@ class Recommend:
     """The run folder."""
     user: str
     """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
-    top: int = 10
+    top: Annotated[int, Meta(ge=1)] = 10
     """Length of the list."""
     internal_ids: Flag = False
     """Users and items are the numbers that the data set gives them, from 0, in and out."""
@@ -72,12 +74,9 @@ class Recommend:
             report = {"user": users.of(user), "user_number": user, "items": ranked}
             print(jsonlib.dumps(report, indent=2, ensure_ascii=False))
             return 0
-        console = Console()
-        console.print(self._table(ranked, Text(f"{users.named(user)} of {dataset.name}")))
+        console().print(self._table(ranked, f"{users.named(user)} of {dataset.name}"))
         if not (users.known or self.internal_ids):
-            console.print(
-                Text(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
-            )
+            say(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
         return 0
 
     def _ids(self, kind: str, dataset: Dataset) -> IdMap:
@@ -98,7 +97,7 @@ class Recommend:
             hint = f"; --internal-ids takes numbers, 0..{users.count - 1}" if users.known else ""
             raise ValueError(f"--user: {error}{hint}") from None
 
-    def _table(self, ranked: Sequence[dict[str, Any]], title: Text) -> Table:
+    def _table(self, ranked: Sequence[dict[str, Any]], title: str) -> Table:
         """The list for the terminal."""
         table = Table("rank", "item", title=title, min_width=48)
         named = any("name" in row for row in ranked)
@@ -111,7 +110,7 @@ class Recommend:
             cells = [str(rank), str(row["item"])]
             cells += [row["name"]] if named else []
             cells += [f"{row['score']:.4f}"] + ([row["held_out"] or ""] if self.protocol else [])
-            table.add_row(*map(Text, cells))
+            table.add_row(*cells)
         return table
 
 
@@ -179,4 +178,5 @@ def _last_row(rows: RowDataset, dataset: Dataset, user: int) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    return parse(Recommend, words).run()
+    command: Recommend = parse(Recommend, words, "refit recommend")
+    return command.run()

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from agents.comparison.aggregate import Results, over_environments, over_seeds
 from agents.comparison.rows import BASE, RIVAL, ROWS
+from agents.console import console
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,16 @@ class TextTable:
         }
 
 
-def print_table(table: TextTable, console: Console | None = None) -> None:
+def print_table(table: TextTable) -> None:
     """Print a table; logs and pipes, which pass for 80 columns, get room for a wide one."""
-    console = Console() if console is None else console
-    console.width = max(console.width, 200)
+    screen = console()
+    screen.width = max(screen.width, 200)
     shown = Table(title=table.title)
     for place, column in enumerate(table.columns):
         shown.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
     for row in table.rows:
         shown.add_row(*row)
-    console.print(shown)
+    screen.print(shown)
 
 
 def summarise(results: Results) -> dict[str, dict[str, Any]]:

@@ -20,7 +20,13 @@ from agents.sb3.stack import check_stack, gym_envs
 from agents.sb3.vec_env import arrays
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers import chain_scorer
-from refit_env.evaluation import Evaluation, ScoreFunction, evaluate
+from refit_env.evaluation import (
+    Evaluation,
+    ScoreFunction,
+    evaluate,
+    fitted_lengths,
+    selecting_metric,
+)
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 
@@ -66,7 +72,7 @@ class RankingEvalCallback(BaseCallback):
             eval_freq: environment steps, of all environments together, between two evaluations.
             split: ``"valid"``; ``"test"`` is for curves, never for choosing weights.
             select_on: the metric that chooses the best weights.
-            ks: list lengths.
+            ks: list lengths, cut to the catalogue.
             reference: what the divergence is measured from, a policy or a run folder; None is the actor as
                 it stands when training begins.
             best_model_save_path: folder for ``best_model.zip``; None keeps the best weights in memory only.
@@ -92,6 +98,7 @@ class RankingEvalCallback(BaseCallback):
         """Refuse what does not fit, and evaluate the model that training begins with."""
         self._problem = denoising_problem(self.training_env)
         self._problems = denoising_problems(self.training_env)
+        self.select_on = selecting_metric(self.select_on, self._problem.dataset, self.ks)
         if self._problem.relevance.mode == "validation" and self.split == "valid":
             raise ValueError(
                 "relevance 'validation' pays for the validation items, which must then not choose weights: "
@@ -142,8 +149,6 @@ class RankingEvalCallback(BaseCallback):
         score = model_scorer(self.model)
         refresh_all([problem.reward_fn for problem in self._problems], score)
         means = self.evaluate().means()
-        if self.select_on not in means:
-            raise ValueError(f"select_on={self.select_on!r} must be one of {', '.join(sorted(means))}")
         scalars = {f"{self.split}/{name}": value for name, value in means.items()}
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy) and self.reference is not None:
@@ -170,7 +175,7 @@ def evaluate_model(model: BaseAlgorithm, split: str = "test", *, ks: Sequence[in
     Args:
         model: of any SB3 algorithm, with an environment.
         split: ``"valid"`` or ``"test"``.
-        ks: list lengths.
+        ks: list lengths, cut to the catalogue.
 
     Raises:
         ValueError: if the model has no denoising environment.
@@ -178,7 +183,8 @@ def evaluate_model(model: BaseAlgorithm, split: str = "test", *, ks: Sequence[in
     problem = denoising_problem(model.get_env())
     policy = model.policy
     device = policy.device if isinstance(policy, DiffusionActorCriticPolicy) else problem.device
-    return evaluate(model_scorer(model), problem.dataset, split, ks=ks, device=device)
+    lengths = fitted_lengths(ks, problem.num_items)
+    return evaluate(model_scorer(model), problem.dataset, split, ks=lengths, device=device)
 
 
 def model_scorer(model: BaseAlgorithm) -> ScoreFunction:

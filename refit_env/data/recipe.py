@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from refit_env.errors import unknown_name
+from msgspec import Meta
+
+from refit_env.errors import SettingError
+from refit_env.settings import Bounded, OneOf, PartialShare, Seed
 
 SPLIT_NAMES = ("published", "random", "time", "quantile", "sessions", "leave-one-out")
 """Values of ``Recipe.split``."""
@@ -16,10 +20,16 @@ TASKS = ("cf", "sequential", "social", "poi")
 """Values of ``Recipe.task``."""
 SESSIONS = ("", "day")
 """Values of ``Recipe.session``."""
+Core = Annotated[int, Meta(ge=0, le=10**9, description="0: keep all")]
+"""Fewest rows of a user or an item."""
+Rating = Annotated[float, Meta(ge=-1e9, le=1e9)]
+"""A limit of ratings."""
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+"""Of users or items; their numbers are 32-bit."""
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Bounded):
     """How official files become a data set: read, filter in the order of the fields, then split."""
 
     format: str | None = None
@@ -30,51 +40,50 @@ class Recipe:
     """Between the fields of a CSV."""
     token_ids: bool = False
     """Whether ids may be any text."""
-    task: str = "cf"
+    task: Annotated[str, OneOf(TASKS)] = "cf"
     """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as events of their own."""
     time_ordered: bool = False
     """Whether the rows of the files stand in order of time; rows with timestamps are sorted."""
-    min_rating: float | None = None
+    min_rating: Rating | None = None
     """Keep rows with at least this rating; None keeps all."""
-    session: str = ""
+    session: Annotated[str, OneOf(SESSIONS)] = ""
     """``day`` makes each day of a user a session, that is a user, of its own; empty leaves users alone."""
-    utc_offset: float = 0.0
+    utc_offset: Annotated[float, Meta(ge=-24, le=24)] = 0.0
     """Hours by which the days of ``session`` begin before those of UTC."""
     merge_repeats: bool | None = None
     """Keep one row of a user and an item, the earliest; None does so for ``cf`` and ``social``."""
-    k_core: int = 0
+    k_core: Core = 0
     """Keep the largest part in which every user and item has this many rows; 0 keeps all."""
-    min_user_rows: int = 0
+    min_user_rows: Core = 0
     """Like ``k_core``, for users alone."""
-    min_item_rows: int = 0
+    min_item_rows: Core = 0
     """Like ``k_core``, for items alone."""
-    core_passes: int = 0
+    core_passes: Annotated[int, Meta(ge=0, le=1000)] = 0
     """How often these three count and drop; 0 until every promise holds."""
-    split: str = "random"
+    split: Annotated[str, OneOf(SPLIT_NAMES)] = "random"
     """``published`` (as the files are split), ``random``, ``time`` or ``leave-one-out`` per user,
     ``quantile`` (per user, at quantiles of the user's times), ``sessions`` (whole users, the latest last)."""
-    valid_share: float = 0.1
+    valid_share: PartialShare = 0.1
     """Share of a user's rows, of the times or of the sessions; of the train rows where published files have
     no validation part."""
-    test_share: float = 0.2
+    test_share: PartialShare = 0.2
     """Likewise."""
-    seed: int = 0
+    seed: Seed = 0
     """Of a random split."""
-    num_users: int | None = None
+    num_users: Count | None = None
     """U of published files, where ids must stay below it; None takes the largest id + 1."""
-    num_items: int | None = None
+    num_items: Count | None = None
     """I, likewise."""
 
-    def __post_init__(self) -> None:
-        """Refuse what no data set could be made by."""
-        chosen = (
-            ("split", self.split, SPLIT_NAMES),
-            ("task", self.task, TASKS),
-            ("session", self.session, SESSIONS),
-        )
-        for kind, value, known in chosen:
-            if value not in known:
-                raise unknown_name(kind, value, known)
+    def check_together(self) -> None:
+        """Refuse shares that leave nothing to train on."""
+        own_splits = self.split not in ("published", "leave-one-out")
+        if own_splits and self.valid_share + self.test_share >= 1:
+            raise SettingError(
+                "test_share",
+                f"must be < {1 - self.valid_share:g}, what valid_share={self.valid_share:g} leaves, "
+                f"found {self.test_share:g}",
+            )
 
     @property
     def merges(self) -> bool:

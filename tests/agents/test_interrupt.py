@@ -5,15 +5,39 @@ import threading
 
 import pytest
 
-from agents.interrupt import deferred_interrupt
+from agents.interrupt import SIGNALS, deferred_interrupt, signals_interrupt
 
 
-def test_the_first_one_is_noted_and_the_second_raises() -> None:
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_one_is_noted_and_the_second_raises(number: int) -> None:
     with pytest.raises(KeyboardInterrupt), deferred_interrupt() as interrupted:
         assert not interrupted()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert interrupted()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_elsewhere_every_signal_is_an_interrupt_with_its_exit_code(number: int) -> None:
+    with signals_interrupt() as exit_code:
+        assert exit_code() == 130
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert exit_code() == 128 + number
+    with signals_interrupt() as exit_code, deferred_interrupt() as interrupted:
+        signal.raise_signal(number)
+        assert interrupted() and exit_code() == 128 + number
+
+
+def test_what_the_process_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_interrupt(), deferred_interrupt() as interrupted:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupted()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_afterwards_all_is_as_before() -> None:

@@ -71,9 +71,9 @@ def test_a_comparison_runs_goes_on_and_tells_failures(
         (["--algorithms", "reinforc"], "Did you mean 'reinforce'?"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
         (["--env", "ReFiT-Custom-v0"], "no data set of its own"),
-        (["--seeds", "0"], "--seeds 0: at least 1"),
-        (["--steps", "0"], "steps=0"),
-        (["--workers", "0"], "workers=0"),
+        (["--seeds", "0"], "--seeds must be >= 1"),
+        (["--steps", "0"], "--steps must be >= 1"),
+        (["--workers", "0"], "--workers must be >= 1"),
     ],
 )
 def test_mistakes(more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

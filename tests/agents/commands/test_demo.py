@@ -65,7 +65,7 @@ def test_a_demo_is_replaced_by_the_next(demo: Path) -> None:
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path), "--seeds", "0"]) == 2
-    assert "--seeds 0" in capsys.readouterr().err
+    assert "--seeds must be >= 1 and <= 1000, found 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow

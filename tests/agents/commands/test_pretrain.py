@@ -118,7 +118,7 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ([*ENV, "--target", "recant"], "Did you mean 'recent'?"),
         ([*ENV, "--init", "no-such-run"], "no run folder"),
         ([*ENV, "--num-steps", "1000"], "num_steps=1000 must lie in 1..40"),
-        ([*ENV, "--eta", "2"], "eta=2.0 must lie in 0..1"),
+        ([*ENV, "--eta", "2"], "--eta must be >= 0 and <= 1, found 2.0"),
     ],
 )
 def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from agents.comparison import figures
 from agents.comparison.aggregate import by_row
@@ -86,7 +85,7 @@ def test_numbers_as_they_are_read() -> None:
 
 def test_tables_are_printed_whole_into_pipes(capsys: pytest.CaptureFixture[str]) -> None:
     cells = tuple(f"a wide cell number {n}" for n in range(6))
-    print_table(TextTable("T", cells, (cells,)), Console(width=80))
+    print_table(TextTable("T", cells, (cells,)))
     shown = capsys.readouterr().out
     assert all(shown.count(name) == 2 for name in cells)  # heading and cell
 

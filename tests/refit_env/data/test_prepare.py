@@ -166,7 +166,7 @@ def test_recipes_that_cannot_be_followed(recipe: Recipe, message: str, write: Wr
 def test_unknown_words_in_a_recipe() -> None:
     with pytest.raises(ValueError, match="Did you mean 'random'"):
         Recipe(split="randon")
-    with pytest.raises(ValueError, match="unknown task"):
+    with pytest.raises(ValueError, match="task must be one of cf"):
         Recipe(task="chess")
 
 

@@ -1,0 +1,115 @@
+"""The command line: types of options, and how a command is made from its words. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from msgspec import Meta
+
+from refit_env.errors import SettingError
+from refit_env.settings import Bounded, unchecked
+from refit_env.text import acts, visible
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""A switch without its ``--no-`` twin."""
+EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
+"""``--env``."""
+FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
+"""A folder that may be left out."""
+NameOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
+"""A name that may be left out."""
+CountOption = Annotated[Annotated[int, Meta(ge=1, le=10**9)] | None, tyro.conf.arg(metavar="INT")]
+"""A number of something that may be left out."""
+Repeats = Annotated[int, Meta(ge=1, le=1000)]
+"""How many runs."""
+RepeatsOption = Annotated[Repeats | None, tyro.conf.arg(metavar="INT")]
+"""How many runs; may be left out."""
+Workers = Annotated[int, Meta(ge=1, le=1024)]
+"""Processes that run at once."""
+EtaOption = Annotated[Annotated[float, Meta(ge=0, le=1)] | None, tyro.conf.arg(metavar="FLOAT")]
+"""``--eta``."""
+
+
+def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) -> Any:
+    """Make a command from its words.
+
+    Args:
+        command: a settings class, or a union of them as subcommands.
+        words: what follows its name.
+        prog: how help names the command.
+        default: an instance whose values are those of options left out; None takes the class's.
+
+    Returns:
+        The command; its values lie within their bounds.
+
+    Raises:
+        SettingError: for a value out of its bounds.
+        SystemExit: after help, and for options that cannot be read; what was wrong is printed.
+    """
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    with unchecked(), _plain_output(any(acts(word) for word in words)):
+        made = tyro.cli(command, prog=prog, args=list(words), **given)
+    check_all(made, words)
+    return made
+
+
+def check_all(command: Any, words: Sequence[str]) -> None:
+    """Check a command and the settings that it holds.
+
+    Raises:
+        SettingError: for a value out of its bounds.
+    """
+    if isinstance(command, Bounded):
+        command.check()
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if is_dataclass(value):
+            with of_group(field.name if any(w.startswith(f"--{field.name}.") for w in words) else ""):
+                check_all(value, words)
+
+
+@contextmanager
+def of_group(name: str) -> Iterator[None]:
+    """Within, a wrong setting is one of a group of options: ``--agent.eval-every``. Empty: of none."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{name}.{error.setting}".removeprefix("."), error.fault) from error
+
+
+def as_typed(error: SettingError, words: Sequence[str]) -> ValueError:
+    """The error, naming the option as it was typed; as it would be typed, where it was left out.
+
+    Example:
+        >>> print(as_typed(SettingError("epochs", "must be >= 1, found 0"), ["--training.epochs=0"]))
+        --training.epochs must be >= 1, found 0
+    """
+    wanted = error.setting
+    typed = [word.partition("=")[0] for word in words if word.startswith("--")]
+    names = [word[2:].replace("-", "_") for word in typed]
+    exact = [word for word, name in zip(typed, names, strict=True) if name == wanted]
+    inner = [word for word, name in zip(typed, names, strict=True) if name.endswith(f".{wanted}")]
+    option = next(iter(exact + inner), "--" + wanted.replace("_", "-"))
+    return ValueError(f"{option} {error.fault}")
+
+
+@contextmanager
+def _plain_output(wanted: bool) -> Iterator[None]:
+    """Write out the control characters of what is printed within: help and errors repeat the words."""
+    if not wanted:
+        yield
+        return
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+    finally:
+        sys.stdout.write(visible(out.getvalue()))
+        sys.stderr.write(visible(err.getvalue()))
