@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.pretrain_config import PretrainConfig, published_training
 from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
+from agents.work import Work, counted, work_in
 from refit_env.backbones import Backbone, Look, backbone_for, check_task
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data.dataset import Dataset
@@ -45,6 +46,8 @@ class PretrainResult:
     """The validation metric there."""
     seconds: float = 0.0
     """Wall-clock time of training, validation not counted."""
+    work: Work = field(default_factory=Work)
+    """Rows through the denoiser, validation not counted."""
 
 
 class Pretrainer:
@@ -96,6 +99,7 @@ class Pretrainer:
         self._judge = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.epoch = 0
         self.seconds = 0.0
+        self.work = Work()
         self.history: list[dict[str, float]] = []
         self._best: tuple[float, int] = (float("-inf"), 0)
         self._best_state = copy.deepcopy(backbone.state_dict())
@@ -105,7 +109,7 @@ class Pretrainer:
         run_dir: Path | str | None = None,
         callback: Callable[[int, dict[str, float]], None] | None = None,
     ) -> PretrainResult:
-        """Train until validation stops rising, or epochs or seconds run out.
+        """Train until validation stops rising, or epochs or work run out.
 
         Args:
             run_dir: where the resume state goes after each validation; None writes none.
@@ -119,7 +123,8 @@ class Pretrainer:
                 self.save(run_dir)
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
-        return PretrainResult(self.backbone, self.history, self._best[1], self._best[0], self.seconds)
+        (value, at) = self._best
+        return PretrainResult(self.backbone, self.history, at, value, self.seconds, self.work)
 
     def _step(self) -> dict[str, float]:
         """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
@@ -127,15 +132,20 @@ class Pretrainer:
         self.backbone.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.config.learning_rate_decay**self.epoch
-        losses = []
+        losses, before = [], self.work
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.users.numel(), generator=self.generator, device=self.device)
             for pick in order.split(self.config.users_per_batch):
-                losses.append(self._update(self.users[pick]))
+                with counted(self.backbone) as work:
+                    losses.append(self._update(self.users[pick]))
+                self.work += work
+                if self._out_of_work():
+                    break
         self.epoch += 1
         self.seconds += time.perf_counter() - begin
         scalars = {"train/loss": sum(losses) / len(losses), "seconds/training": self.seconds}
+        scalars |= (self.work - before).scalars()
         return scalars | (self._validate() if self._validates_now() else {})
 
     def _update(self, users: Tensor) -> float:
@@ -168,15 +178,15 @@ class Pretrainer:
         return (
             self.epoch % self.config.eval_every == 0
             or self.epoch == self.config.epochs
-            or self._out_of_time()
+            or self._out_of_work()
         )
 
-    def _out_of_time(self) -> bool:
-        return 0 < self.config.max_seconds <= self.seconds
+    def _out_of_work(self) -> bool:
+        return 0 < self.config.max_work <= self.work.units
 
     def _done(self) -> bool:
         waited = (self.epoch - self._best[1]) // self.config.eval_every  # validations without a gain
-        return self.epoch >= self.config.epochs or self._out_of_time() or 0 < self.config.patience <= waited
+        return self.epoch >= self.config.epochs or self._out_of_work() or 0 < self.config.patience <= waited
 
     def _examples(self) -> tuple[Look, Look, Tensor]:
         """What is shown and what is to be predicted of users (B,), and the users (n,) learnt from.
@@ -242,6 +252,7 @@ class Pretrainer:
         self.generator.set_state(tensors["generator"])
         self.epoch, self.seconds = int(meta["epoch"]), float(meta["seconds"])
         self.history, self._best = list(meta["history"]), (float(meta["best"][0]), int(meta["best"][1]))
+        self.work = work_in(self.history)
         return self
 
 

@@ -48,8 +48,9 @@ class PretrainConfig(Bounded):
     """Share of the row that ``recent`` and ``holdout`` hide."""
     eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
     """Length of the respaced chain that validation runs (0: the whole chain)."""
-    max_seconds: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
-    """Wall-clock limit of training, validation not counted; 0 is none."""
+    max_work: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
+    """Work after which training stops, in rows through the denoiser forward and backward (``agents.work``);
+    0 is no limit. Training stops after the update that reaches it, within an epoch."""
 
 
 _DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select_on="ndcg@20")

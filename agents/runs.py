@@ -28,7 +28,7 @@ CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.sa
 LOG, TENSORBOARD, CURVE = "log.csv", "tb", "curve.png"
 STATES = ("pretrain.safetensors", "resume.safetensors")
 """What resuming needs; gone from a finished run."""
-_PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas")
+_PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
 
 
 class RunError(ValueError):

@@ -231,12 +231,14 @@ def stratified_bootstrap(
         seed: of the resampling.
 
     Returns:
-        The statistic of ``scores`` and its percentile interval.
+        The statistic of ``scores`` and its percentile interval; of one seed the interval is infinite.
     """
     _check_bootstrap(resamples, confidence)
     table = np.asarray(scores, dtype=np.float64)  # (S, E)
     if table.ndim != 2 or table.size == 0:
         raise ValueError(f"scores must be (seeds, environments), got shape {table.shape}")
+    if table.shape[0] == 1:
+        return Interval(float(statistic(table)), float("-inf"), float("inf"), int(table.size))
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, table.shape[0], size=(resamples, *table.shape))  # (R, S, E)
     values = np.array([statistic(np.take_along_axis(table, pick, axis=0)) for pick in picks])  # (R,)

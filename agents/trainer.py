@@ -28,6 +28,7 @@ from agents.rollout import Rollout
 from agents.runlog import RunLog
 from agents.state import resolve_device
 from agents.training_envs import check_training_env, make_training_envs, reward_half
+from agents.work import Work, counted, work_in
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import Evaluation, evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
@@ -57,6 +58,11 @@ class FineTuneResult:
     """Wall-clock time of training, validation included."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the state is saved and can be resumed."""
+
+    @property
+    def work(self) -> Work:
+        """Rows through the denoiser in all iterations, validation not counted."""
+        return work_in(self.history)
 
 
 class FineTuner(ABC):
@@ -210,7 +216,9 @@ class FineTuner(ABC):
         self.env = self.envs[self.iteration % len(self.envs)]
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
-        scalars = self.update(users)
+        with counted(self.policy.backbone, self.reference.backbone) as work:
+            scalars = self.update(users)
+        scalars |= work.scalars()
         self.iteration += 1
         scalars["seconds/update"] = time.perf_counter() - begin
         if self._validates_now():

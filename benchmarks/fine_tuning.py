@@ -8,39 +8,50 @@ Cells, each measured on the test split with weights chosen on the validation spl
 - ``+ REINFORCE (score)``: the paper's estimator with a leave-one-out baseline and an exploration std.
 - ``+ REINFORCE (paper)``: its literal form: no baseline, the posterior's own std, RACS, lr 1e-3, 64 users.
 - ``+ REINFORCE``: the default agent (pathwise Rao-Blackwell estimator).
-- ``+ more ELBO``: plain further training for the wall-clock time that ``+ REINFORCE`` took.
+- ``+ more ELBO``: plain further training, as much work (``agents.work``) as ``+ REINFORCE`` took.
 - ``same-information ELBO``: the control that RL must stand beside. The input is what the reward's relevance
   leaves visible, the target the whole row; what the reward knows, this loss knows.
 - ``same-information ELBO + REINFORCE``: RL on top of it.
 
 One JSON a cell and seed under ``benchmarks/results/fine_tuning/``; finished cells are skipped, so an
-interrupted run goes on where it was. Checkpoints lie under ``runs/fine_tuning/``.
+interrupted run goes on where it was; stale ones are named, and ``--redo`` measures them again. Checkpoints
+lie under ``runs/fine_tuning/``, and are made again where they are gone and needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.comparison.cells import Cell, Outcome, run_cells
-from agents.comparison.training import data_of, fine_tuned, further_elbo, pretrained
+from agents.comparison.aggregate import gain
+from agents.comparison.budgets import budget_note, in_work, mean_work, same, units_of, work_of
+from agents.comparison.cells import Outcome, run_cells
+from agents.comparison.provenance import sources
+from agents.comparison.records import Cell, CellError, other_commits, read_cell
+from agents.comparison.tables import plus_minus
+from agents.comparison.training import data_of, fine_tuned, further_elbo, pretrained, trained_by
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import ReinforceConfig, preset
 from agents.resources import measure
+from agents.runs import POLICY
 from agents.stats import mean_interval, paired_bootstrap
+from agents.work import Work
 from benchmarks.harness import RESULTS, report
+from refit_env.backbones import sized_config
 from refit_env.errors import unknown_name
 from refit_env.evaluation import evaluate
 from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
+from refit_env.registration import entry
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+SHOWN = ("ndcg@20", "recall@20")
 CELLS = RESULTS / "fine_tuning"
 RUNS = Path("runs") / "fine_tuning"
 
@@ -77,13 +88,39 @@ SETTINGS: dict[str, Setting] = {"ReFiT-ML100K-v0": RANDOM_SPLIT, "ReFiT-Anime-v0
 
 
 @dataclass(frozen=True)
+class Made:
+    """What a row's maker gives."""
+
+    policy: DiffusionPolicy
+    """With the weights that validation chose."""
+    how: dict[str, Any]
+    """Settings, and where in training the weights were chosen."""
+    seconds: float
+    """Wall-clock time of training, validation not counted."""
+    work: Work
+    """Rows through the denoiser, validation not counted."""
+    budget: dict[str, Any] | None = None
+    """Of a control."""
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row of the table: how its weights come about, from whose."""
+    """One row of the table.
+
+    Attributes:
+        key: what ``--cells`` calls it.
+        title: what the table calls it.
+        parent: the row from whose weights it begins.
+        make: how its weights come about.
+        uses: fields of ``Setting`` that decide it, besides those of its parent and its needs.
+        needs: rows that must be finished before it, besides its parent.
+    """
 
     key: str
     title: str
     parent: str | None
-    make: Callable[[str, int, Setting], tuple[DiffusionPolicy, dict[str, Any]]]
+    make: Callable[[str, int, Setting], Made]
+    uses: tuple[str, ...]
     needs: tuple[str, ...] = ()
 
 
@@ -92,11 +129,13 @@ def run_cell(env_id: str, key: str, seed: int) -> dict[str, Any]:
     row = next(row for row in ROWS if row.key == key)
     setting = SETTINGS.get(env_id, Setting())
     with measure() as usage:
-        policy, how = row.make(env_id, seed, setting)
-    dataset = data_of(env_id)
+        made = row.make(env_id, seed, setting)
+    policy, dataset = made.policy, data_of(env_id)
     policy.save(run_folder(env_id, key, seed), dataset.name)
     test = evaluate(policy.scorer(dataset), dataset, "test")
-    out: dict[str, Any] = {"env": env_id, "cell": key, "seed": seed, "how": how, "cost": usage.to_json()}
+    out: dict[str, Any] = {"env": env_id, "cell": key, "seed": seed, "how": made.how}
+    out |= {} if made.budget is None else {"budget": made.budget}
+    out["cost"] = usage.to_json() | {"training_seconds": made.seconds, "work": made.work.to_json()}
     out["test"] = test.means()
     out["test_over_all_users"] = test.means_over_all()
     out["valid"] = evaluate(policy.scorer(dataset), dataset, "valid").means()
@@ -117,22 +156,39 @@ def cell_key(env_id: str, key: str, seed: int) -> str:
 
 
 def plan(env_id: str, rows: Sequence[Row], seeds: Sequence[int]) -> list[Cell]:
-    """The cells to run; a row that was not asked for is taken to be there if another needs it."""
-    asked = {row.key for row in rows}
+    """The cells to run: ``rows`` with all that they need (``choose_rows``)."""
+    parents = {row.parent for row in ROWS}
     return [
         Cell(
             cell_key(env_id, row.key, seed),
             run_cell,
             (env_id, row.key, seed),
-            needs=tuple(
-                cell_key(env_id, need, seed)
-                for need in (row.parent, *row.needs)
-                if need is not None and need in asked
-            ),
+            decided_by(env_id, row, seed),
+            entry(env_id).dataset or "",
+            needs=tuple(cell_key(env_id, need, seed) for need in needs_of(row)),
+            leaves=run_folder(env_id, row.key, seed) / POLICY if row.key in parents else None,
         )
         for seed in seeds
         for row in rows
     ]
+
+
+def needs_of(row: Row) -> tuple[str, ...]:
+    """The rows that must be finished before a row."""
+    return ((row.parent,) if row.parent is not None else ()) + row.needs
+
+
+def decided_by(env_id: str, row: Row, seed: int) -> dict[str, Any]:
+    """What decides a cell's result: its own part of the setting and that of the rows that it needs."""
+    setting, model = SETTINGS.get(env_id, Setting()), entry(env_id)
+    names, open_rows = set(row.uses), [row]
+    while open_rows:
+        needed = [other for other in ROWS if other.key in needs_of(open_rows[-1])]
+        open_rows = open_rows[:-1] + needed
+        names |= {name for other in needed for name in other.uses}
+    backbone = {"backbone": model.backbone, "config": sized_config(model.backbone, model.dataset or "")}
+    out: dict[str, Any] = {"env": env_id, "cell": row.key, "seed": seed, "num_steps": model.num_steps}
+    return out | backbone | {name: getattr(setting, name) for name in sorted(names)}
 
 
 def run_folder(env_id: str, key: str, seed: int) -> Path:
@@ -143,7 +199,7 @@ def run_folder(env_id: str, key: str, seed: int) -> Path:
 # ---------------------------------------------------------------------- how the cells come about
 
 
-def published(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
+def published(env_id: str, seed: int, setting: Setting) -> Made:
     """ELBO training from scratch; the chain is then respaced to the environment's T."""
     policy, result = pretrained(env_id, setting.pretrain, seed)
     how = {
@@ -151,15 +207,13 @@ def published(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy
         "backbone": result.backbone.config_dict(),
         "epoch": result.best_epoch,
     }
-    return policy, how | {"seconds": result.seconds}
+    return Made(policy, how, result.seconds, result.work)
 
 
-def reinforce(
-    parent: str, which: str
-) -> Callable[[str, int, Setting], tuple[DiffusionPolicy, dict[str, Any]]]:
+def reinforce(parent: str, which: str) -> Callable[[str, int, Setting], Made]:
     """REINFORCE on the weights of another cell, with one of the setting's agents."""
 
-    def make(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
+    def make(env_id: str, seed: int, setting: Setting) -> Made:
         config: ReinforceConfig = getattr(setting, which)
         policy = DiffusionPolicy.load(run_folder(env_id, parent, seed))
         goal = {
@@ -167,7 +221,8 @@ def reinforce(
             "relevance": setting.relevance,
             "reward_kwargs": setting.reward_kwargs if which != "paper" else {},
         }
-        result, _ = fine_tuned("reinforce", policy, env_id, config, goal, seed)
+        result, taken = fine_tuned("reinforce", policy, env_id, config, goal, seed)
+        trained = trained_by(result, taken, data_of(env_id))
         curve = [
             {k: h[k] for k in ("iteration", "valid/ndcg@20", "valid/recall@20")}
             for h in result.history
@@ -178,61 +233,90 @@ def reinforce(
             "config": asdict(config),
             "env_kwargs": goal,
             "iteration": result.best_iteration,
-            "seconds": result.seconds,
+            "curve": curve,
+            "reward": [round(r, 5) for r in rewards],
         }
-        return policy, how | {"curve": curve, "reward": [round(r, 5) for r in rewards]}
+        return Made(policy, how, trained.training_seconds, result.work)
 
     return make
 
 
-def more_elbo(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
-    """The published training, gone on with for as long as REINFORCE took, validations included in both."""
-    told = read_json(CELLS / f"{cell_key(env_id, 'reinforce', seed)}.json")
-    limit = float(told["how"]["seconds"])
+def more_elbo(env_id: str, seed: int, setting: Setting) -> Made:
+    """The published training, gone on with for as much work as REINFORCE took."""
+    budget = work_of(CELLS / f"{cell_key(env_id, 'reinforce', seed)}.json")
     config = replace(
         setting.pretrain,
-        max_seconds=limit,
+        max_work=budget,
         epochs=10_000,
         patience=0,
         learning_rate=setting.same.learning_rate,
     )
-    return _further(env_id, seed, config)
+    return replace(_further(env_id, seed, config), budget=in_work(budget))
 
 
-def same_information(env_id: str, seed: int, setting: Setting) -> tuple[DiffusionPolicy, dict[str, Any]]:
+def same_information(env_id: str, seed: int, setting: Setting) -> Made:
     """ELBO that predicts the whole row from what the reward's relevance leaves visible."""
     return _further(env_id, seed, replace(setting.same, target=setting.relevance))
 
 
-def _further(env_id: str, seed: int, config: PretrainConfig) -> tuple[DiffusionPolicy, dict[str, Any]]:
+def _further(env_id: str, seed: int, config: PretrainConfig) -> Made:
     """Go on training the published model."""
     policy = DiffusionPolicy.load(run_folder(env_id, "published", seed))
     longer, result = further_elbo(policy, data_of(env_id), config, seed)
-    return longer, {"config": asdict(config), "epoch": result.best_epoch, "seconds": result.seconds}
+    how = {"config": asdict(config), "epoch": result.best_epoch}
+    return Made(longer, how, result.seconds, result.work)
 
 
+_GOAL = ("relevance", "reward", "reward_kwargs")
 ROWS = (
-    Row("published", "DiffRec as published", None, published),
-    Row("reinforce", "+ REINFORCE", "published", reinforce("published", "agent")),
-    Row("same", "+ same-information ELBO", "published", same_information),
-    Row("same-reinforce", "same-information ELBO + REINFORCE", "same", reinforce("same", "agent")),
-    Row("elbo", "+ more ELBO, same wall-clock", "published", more_elbo, ("reinforce",)),
-    Row("score", "+ REINFORCE, score function", "published", reinforce("published", "score")),
-    Row("paper", "+ REINFORCE, literal", "published", reinforce("published", "paper")),
+    Row("published", "DiffRec as published", None, published, ("pretrain",)),
+    Row("reinforce", "+ REINFORCE", "published", reinforce("published", "agent"), ("agent", *_GOAL)),
+    Row("same", "+ same-information ELBO", "published", same_information, ("same", "relevance")),
+    Row(
+        "same-reinforce",
+        "same-information ELBO + REINFORCE",
+        "same",
+        reinforce("same", "agent"),
+        ("agent", *_GOAL),
+    ),
+    Row("elbo", "+ more ELBO", "published", more_elbo, ("same",), ("reinforce",)),
+    Row(
+        "score",
+        "+ REINFORCE, score function",
+        "published",
+        reinforce("published", "score"),
+        ("score", *_GOAL),
+    ),
+    Row(
+        "paper", "+ REINFORCE, literal", "published", reinforce("published", "paper"), ("paper", "relevance")
+    ),
 )
+"""In the order of the table; what a row needs stands before it."""
 
 
 # ---------------------------------------------------------------------- the table
 
 
 def choose_rows(keys: str) -> list[Row]:
-    """The rows named, in the table's order; all of them where none is."""
+    """The rows named and all that they need, in the table's order; all rows where none is named.
+
+    Raises:
+        ValueError: for a key that is not in the table, with a did-you-mean.
+
+    Example:
+        >>> [row.key for row in choose_rows("elbo")]
+        ['published', 'reinforce', 'elbo']
+    """
     known = {row.key: row for row in ROWS}
     wanted = keys.split(",") if keys else list(known)
     for key in wanted:
         if key not in known:
             raise unknown_name("cell", key, known)
-    return [row for row in ROWS if row.key in wanted]
+    chosen: list[Row] = []
+    for row in reversed(ROWS):
+        if row.key in wanted or any(row.key in needs_of(other) for other in chosen):
+            chosen.insert(0, row)
+    return chosen
 
 
 def tabulate(
@@ -246,55 +330,87 @@ def tabulate(
     rows, details = [], {}
     for row in chosen:
         runs = found[row.key]
-        means = {m: mean_interval([r["test"][m] for r in runs]) for m in METRICS}
-        line = [_interval(means["ndcg@20"]), _interval(means["recall@20"])]
-        gain = {}
-        if row.parent is not None:
-            for m in METRICS:
-                base = [r["test"][m] for r in found[row.parent]]
-                gain[m] = mean_interval(
-                    [100 * (r["test"][m] / b - 1) for r, b in zip(runs, base, strict=True)]
-                )
-            line += [_percent(gain["ndcg@20"]), _percent(gain["recall@20"])]
-        else:
-            line += ["", ""]
-        seconds = float(np.mean([r["how"]["seconds"] for r in runs]))
-        memory = max(r["cost"]["peak_memory_mib"] for r in runs)
-        rows.append([row.title, *line, f"{seconds:.0f}", f"{memory:.0f}"])
+        test = {m: mean_interval([r["test"][m] for r in runs]).to_json() for m in METRICS}
+        gains = {m: _gains(runs, found[row.parent], m) for m in METRICS} if row.parent is not None else {}
+        seconds, work = float(np.mean([seconds_of(r) for r in runs])), mean_work(runs)
+        memory, budget = max(r["cost"]["peak_memory_mib"] for r in runs), sorted(units_of(runs))
+        rows.append(
+            [
+                ", ".join(filter(None, (row.title, same(budget)))),
+                *(plus_minus(test[m]) for m in SHOWN),
+                *(_percent(gains.get(m)) for m in SHOWN),
+                "-" if work is None else f"{work / 1000:.0f}",
+                f"{seconds:.0f}",
+                f"{memory:.0f}",
+            ]
+        )
         details[row.key] = {
-            "test": {m: i.to_json() for m, i in means.items()},
-            "gain_percent": {m: i.to_json() for m, i in gain.items()},
+            "test": test,
+            "gain_percent": gains,
             "over": row.parent,
+            "work": work,
             "seconds": seconds,
+            "budget": budget,
         }
     return rows, details
+
+
+def seconds_of(record: Mapping[str, Any]) -> float:
+    """Wall-clock time of a cell's training."""
+    taken = record["cost"].get("training_seconds")
+    return float(record["how"]["seconds"] if taken is None else taken)
+
+
+def _gains(runs: Sequence[Any], base: Sequence[Any], metric: str) -> dict[str, Any] | None:
+    """The mean gain over the parent in per cent, seed by seed; None where a parent's metric is 0."""
+    found = [gain(run, before, metric) for run, before in zip(runs, base, strict=True)]
+    known = [100 * value for value in found if value is not None]
+    return mean_interval(known).to_json() if len(known) == len(found) else None
 
 
 def show(env_id: str, seeds: Sequence[int], chosen: Sequence[Row], command: str) -> None:
     """Print the table and write the result file."""
     rows, details = tabulate(env_id, seeds, chosen)
-    columns = ["model", "NDCG@20", "Recall@20", "NDCG gain, %", "Recall gain, %", "seconds", "peak MiB"]
-    note = (
-        f"Means over {len(seeds)} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the "
-        "row's own starting point: the published model, or the same-information model in the row that names "
-        "it. Weights chosen on validation; test items masked from nothing but seen ones; means over users "
-        "with test items. One thread."
-    )
-    setting = asdict(SETTINGS.get(env_id, Setting()))
+    cells = [read_cell(CELLS, cell, stale=True) or {} for cell in plan(env_id, chosen, seeds)]
+    columns = ["model", "NDCG@20", "Recall@20", "NDCG gain, %", "Recall gain, %", "1000 rows", "seconds"]
     report(
         f"fine_tuning_{env_id}", title=f"Fine-tuning on {env_id} (test)", command=command,
-        columns=columns, rows=rows, note=note, readme=True, cells=details, setting=setting, seeds=list(seeds),
+        columns=[*columns, "peak MiB"], rows=rows, note=note(details, len(seeds)), readme=True, cells=details,
+        setting=asdict(SETTINGS.get(env_id, Setting())), seeds=list(seeds),
+        provenance=sources(cells),
     )  # fmt: skip
 
 
-def _interval(interval: Any) -> str:
-    half = (interval.high - interval.low) / 2
-    return f"{interval.mean:.4f} ± {half:.4f}"
+def note(details: Mapping[str, Mapping[str, Any]], seeds: int) -> str:
+    """What a reader of the table must know.
+
+    Args:
+        details: of ``tabulate``.
+        seeds: how many.
+    """
+    budgets = {unit for row in details.values() for unit in row["budget"]}
+    counted = all(row["work"] is not None for row in details.values())
+    seconds = (
+        "1000 rows and seconds are of training, validation not counted: a row is one through the denoiser, "
+        "forward and backward, at one step of a chain."
+        if counted
+        else "These cells are older records: work was not counted, settings, code and data were not "
+        "recorded, and seconds include validation in rows with REINFORCE."
+    )
+    return (
+        f"Means over {seeds} seeds +- half a 95 % interval (Student's t over seeds). A gain is over the "
+        "row's own starting point: the published model, or the same-information model in the row that names "
+        f"it. Weights chosen on validation. {budget_note(budgets)}{seconds} Full ranking, seen items masked; "
+        "means over users with test items. One thread."
+    )
 
 
-def _percent(interval: Any) -> str:
-    half = (interval.high - interval.low) / 2
-    return f"{interval.mean:+.1f} ± {half:.1f}"
+def _percent(interval: Mapping[str, Any] | None) -> str:
+    """A gain in per cent and half its interval; a dash where one seed has none."""
+    if interval is None:
+        return ""
+    half = "-" if interval["low"] is None else f"{(interval['high'] - interval['low']) / 2:.1f}"
+    return f"{interval['mean']:+.1f} ± {half}"
 
 
 def main() -> None:
@@ -305,14 +421,32 @@ def main() -> None:
     parser.add_argument("--env", default="ReFiT-ML1M-v0")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--cells", default="", help="comma-separated; all if left out")
+    parser.add_argument(
+        "--cells", default="", help="comma-separated, with all that they need; all if left out"
+    )
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
+    parser.add_argument(
+        "--finished", action="store_true", help="run nothing: the table of the cells there are"
+    )
     options = parser.parse_args()
     seeds, rows = list(range(options.seeds)), choose_rows(options.cells)
-    failed = run_cells(plan(options.env, rows, seeds), CELLS, workers=options.workers, tell=_tell)
-    if failed:
-        sys.exit(f"{len(failed)} cells failed; run the command again to retry")
+    cells = plan(options.env, rows, seeds)
+    if not options.finished:
+        _run(cells, options.workers, options.redo)
     command = f"python -m benchmarks.fine_tuning --env {options.env} --seeds {options.seeds}"
     show(options.env, seeds, rows, command + (f" --cells {options.cells}" if options.cells else ""))
+
+
+def _run(cells: Sequence[Cell], workers: int, redo: bool) -> None:
+    """Run what is missing; leave the program where a cell is stale or fails."""
+    try:
+        failed = run_cells(cells, CELLS, workers=workers, tell=_tell, redo=redo)
+    except CellError as error:
+        sys.exit(str(error))
+    if failed:
+        sys.exit(f"{len(failed)} cells failed; run the command again to retry")
+    if others := other_commits(cells, CELLS):
+        print(others)
 
 
 def _tell(outcome: Outcome) -> None:

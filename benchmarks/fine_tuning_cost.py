@@ -8,13 +8,15 @@
 - *Growth*: seconds of one iteration of 128 users, and of what is made once before the first (neighbours,
   environment), on synthetic sets of n users and n items. The paper claims O(max(users, items)) (Fig. 10).
 
-Each figure comes from a process of its own, one after the other; finished cells are kept and skipped.
+Each figure comes from a process of its own, one after the other; finished cells are kept and skipped,
+stale ones are named, and ``--redo`` measures them again.
 
 Letters: n users and items.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Mapping
@@ -23,7 +25,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.comparison.cells import Cell, read_cell, run_cells
+from agents.comparison.cells import run_cells
+from agents.comparison.provenance import sources
+from agents.comparison.records import Cell, CellError, read_cell
 from agents.pretrain import pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.reinforce import Reinforce, ReinforceConfig
@@ -100,10 +104,24 @@ def plan() -> list[Cell]:
     """The cells: all of memory, then all of growth."""
     kinds = [(backbone, row) for backbone in MODELS for row in (PRETRAIN, KEEP, RECOMPUTE)]
     cells = [
-        Cell(f"memory_{backbone}_{row.replace(', ', '-').replace(' ', '-')}", memory_cell, (backbone, row))
+        Cell(
+            f"memory_{backbone}_{row.replace(', ', '-').replace(' ', '-')}",
+            memory_cell,
+            (backbone, row),
+            {
+                "backbone": backbone,
+                "size": MODELS[backbone],
+                "row": row,
+                "users": USERS,
+                "num_steps": NUM_STEPS,
+            }
+            | {"iterations": REPEATS, "env_kwargs": GOAL},
+            "ml-1m",
+        )
         for backbone, row in kinds
     ]
-    return cells + [Cell(f"growth_{size}", growth_cell, (size,)) for size in SIZES]
+    shared = {"users": USERS, "num_steps": NUM_STEPS, "iterations": REPEATS, "env_kwargs": GOAL}
+    return cells + [Cell(f"growth_{n}", growth_cell, (n,), shared | {"size": n}) for n in SIZES]
 
 
 def slope(seconds: Mapping[int, float]) -> float:
@@ -148,15 +166,23 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
 
 def main() -> None:
     """Measure what is missing, print the table, write the JSON."""
-    cells = plan()
-    os.environ.update(GIVEN_BACK)  # read by the processes of the cells
-    failed = run_cells([cell for cell in cells if cell.work is memory_cell], CELLS, workers=1)
-    for name in GIVEN_BACK:
-        del os.environ[name]
-    failed |= run_cells([cell for cell in cells if cell.work is growth_cell], CELLS, workers=1)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
+    redo, cells = parser.parse_args().redo, plan()
+    try:
+        os.environ.update(GIVEN_BACK)  # read by the processes of the cells
+        failed = run_cells([cell for cell in cells if cell.data], CELLS, workers=1, redo=redo)
+        for name in GIVEN_BACK:
+            del os.environ[name]
+        failed |= run_cells([cell for cell in cells if not cell.data], CELLS, workers=1, redo=redo)
+    except CellError as error:
+        raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
-    rows, details = tabulate({cell.key: read_cell(CELLS, cell) or {} for cell in cells})
+    found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
+    rows, details = tabulate(found)
     slopes = details["slopes"]
     report(
         "fine_tuning_cost",
@@ -171,6 +197,7 @@ def main() -> None:
             f"n^{slopes['iteration']:.2f} an iteration and n^{slopes['once']:.2f} once (target at most "
             f"n^{TARGET_SLOPE})."
         ),
+        provenance=sources(found.values()),
         **details,
     )
 

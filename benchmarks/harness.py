@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from agents.comparison.machine import machine
+from agents.comparison.provenance import provenance as here
 from agents.comparison.tables import TextTable, print_table
 from refit_env.files import write_json
 
@@ -95,6 +95,7 @@ def report(
     rows: Sequence[Sequence[str]],
     note: str = "",
     folder: Path = RESULTS,
+    provenance: Mapping[str, Any] | None = None,
     **details: Any,
 ) -> Path:
     """Print the table and write the result file.
@@ -107,6 +108,8 @@ def report(
         rows: cells as they shall be read.
         note: what a reader must know.
         folder: where the file goes.
+        provenance: where the figures come from (``provenance.sources`` of a table's cells); None for this
+            process.
         **details: raw figures that go into the file beside the table.
 
     Returns:
@@ -118,7 +121,8 @@ def report(
         console.print(note)
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"title": title, "command": command, "note": note, "machine": machine()}
+    content: dict[str, Any] = {"title": title, "command": command, "note": note}
+    content["provenance"] = here(command=command).to_json() if provenance is None else dict(provenance)
     write_json(
         path, content | {"table": {"columns": list(columns), "rows": [list(r) for r in rows]}} | details
     )

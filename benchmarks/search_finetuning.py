@@ -5,7 +5,8 @@
 A grid (``GRIDS``) has *starts*, ways to pretrain, and *variants*, ways to fine-tune one of them by REINFORCE.
 Each is a cell of its own with seed 100, which no comparison uses, and one JSON under
 ``benchmarks/results/search/``; finished cells are skipped, so an interrupted search goes on where it was and
-a grid can grow. Checkpoints lie under ``runs/search/`` and are made again where they are gone.
+a grid can grow; stale ones are named, and ``--redo`` measures them again. Checkpoints lie under
+``runs/search/`` and are made again where they are gone.
 
 No test item is looked at. ``gain`` is the relative gain in validation NDCG@20 of the weights that validation
 chose, which are those whose gain it is: the figure ranks variants, it is no measurement. Of each start, the
@@ -21,7 +22,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Cell, Outcome, run_cells
+from agents.comparison.cells import Outcome, run_cells
+from agents.comparison.provenance import sources
+from agents.comparison.records import Cell, CellError
 from agents.comparison.training import data_of, fine_tuned
 from agents.pretrain import pretrain
 from agents.pretrain_config import published_training
@@ -63,6 +66,7 @@ def run_start(env_id: str, name: str, start: Start) -> dict[str, Any]:
         "backbone": result.backbone.config_dict(),
         "epoch": result.best_epoch,
         "seconds": result.seconds,
+        "cost": {"work": result.work.to_json()},
         "valid": evaluate(policy.scorer(dataset), dataset, "valid").means(),
         "curve": curve(result.history, "epoch"),
     }
@@ -87,6 +91,7 @@ def run_variant(env_id: str, start: str, variant: Variant) -> dict[str, Any]:
         "iteration": result.best_iteration,
         "seconds": result.seconds - looked,
         "validation_seconds": looked,
+        "cost": {"work": result.work.to_json()},
         "before": before.means(),
         "after": after.means(),
         "paired_bootstrap": paired.to_json(),
@@ -123,18 +128,20 @@ def plan(env_id: str, grid: Grid) -> list[Cell]:
     cells = []
     for name, start in grid.starts.items():
         key = start_key(env_id, name)
-        settings = {"env": env_id, "seed": SEED, "start": asdict(start)}
+        settings: dict[str, Any] = {"env": env_id, "seed": SEED, "start": start}
         leaves = start_folder(env_id, name) / "policy.safetensors"
-        cells.append(Cell(key, run_start, (env_id, name, start), settings, leaves=leaves))
+        data = entry(env_id).dataset or ""
+        cells.append(Cell(key, run_start, (env_id, name, start), settings, data, leaves=leaves))
         for title, variant in grid.variants.items():
             if name in variant.starts:
-                settings = {"env": env_id, "seed": SEED, "start": asdict(start), "variant": plain(variant)}
+                settings = {"env": env_id, "seed": SEED, "start": start, "variant": plain(variant)}
                 cells.append(
                     Cell(
                         variant_key(env_id, name, title),
                         run_variant,
                         (env_id, name, variant),
                         settings,
+                        data,
                         needs=(key,),
                     )
                 )
@@ -225,11 +232,21 @@ def tabulate(env_id: str, grid: Grid, folder: Path) -> tuple[list[list[str]], di
             if not path.exists():
                 continue
             told = found[title] = read_json(path)
-            gain = told["after"]["ndcg@20"] / told["before"]["ndcg@20"] - 1
+            before = told["before"]["ndcg@20"]
+            gain = told["after"]["ndcg@20"] / before - 1 if before else 0.0  # over nothing there is no gain
             trials.append(Trial(name, title, gain, told["seconds"]))
             span = f"{told['paired_bootstrap']['low']:+.4f} to {told['paired_bootstrap']['high']:+.4f}"
             after = f"{told['after']['ndcg@20']:.4f}"
-            rows.append([f"  {title}", after, f"{gain:+.1%}", span, str(told["iteration"]), _seconds(told)])
+            rows.append(
+                [
+                    f"  {title}",
+                    after,
+                    f"{gain:+.1%}" if before else "",
+                    span,
+                    str(told["iteration"]),
+                    _seconds(told),
+                ]
+            )
         best = choose(trials)
         chosen[name] = None if best is None else {
             "variant": best.name, "gain": round(best.gain, 4), "seconds": round(best.seconds, 1),
@@ -253,6 +270,7 @@ def show(env_id: str, grid: Grid, command: str) -> None:
         f"search_{env_id}", title=f"Validation search on {env_id}, seed {SEED}", command=command,
         columns=["start / variant", "valid NDCG@20", "gain", "paired 95 %", "best at", "seconds"],
         rows=rows, note=note, chosen=chosen,
+        provenance=sources(read_json(path) for path in sorted(CELLS.glob(f"{env_id}_*.json"))),
     )  # fmt: skip
 
 
@@ -263,11 +281,17 @@ def main() -> None:
     )
     parser.add_argument("--env", default="ReFiT-ML1M-v0")
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     parser.add_argument("--starts", default="", help="comma-separated; all if left out")
     parser.add_argument("--variants", default="", help="comma-separated; all if left out")
     options = parser.parse_args()
     grid = choose_grid(options.env, options.starts, options.variants)
-    failed = run_cells(plan(options.env, grid), CELLS, workers=options.workers, tell=_tell)
+    try:
+        failed = run_cells(
+            plan(options.env, grid), CELLS, workers=options.workers, tell=_tell, redo=options.redo
+        )
+    except CellError as error:
+        sys.exit(str(error))
     show(options.env, choose_grid(options.env), f"python -m benchmarks.search_finetuning --env {options.env}")
     if failed:
         sys.exit(f"{len(failed)} cells failed; run the command again to retry")

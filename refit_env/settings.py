@@ -5,7 +5,7 @@ Bounds stand in the field's type, once, for Python, the command line and files a
     @dataclass(frozen=True)
     class Training(Bounded):
         epochs: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
-        max_seconds: Annotated[float, Meta(ge=0, le=1e9, description="0: no limit")] = 0.0
+        max_work: Annotated[float, Meta(ge=0, le=1e9, description="0: no limit")] = 0.0
         target: Annotated[str, OneOf(("train", "recent"))] = "train"
 """
 

@@ -13,11 +13,10 @@ from agents.commands.compare_backbones import Backbones
 from agents.commands.comparing import RESULT, Progress, show
 from agents.commands.options import CountOption, Flag, Repeats, Workers, parse
 from agents.comparison.aggregate import by_row, over_environments
-from agents.comparison.cells import run_cells
 from agents.comparison.contest import plan, whose
 from agents.comparison.figures import draw_learning_curves
-from agents.comparison.judging import CELLS, read_results
-from agents.comparison.machine import machine
+from agents.comparison.judging import read_results
+from agents.comparison.provenance import sources
 from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.tables import (
     aggregate_table,
@@ -54,6 +53,10 @@ class Algorithms(Bounded):
     """Cells that run at once, one thread each."""
     out: Path = Path("runs/compare-algorithms")
     """Folder for cells, checkpoints, ``comparison.json`` and ``curves.png``."""
+    finished: Flag = False
+    """Run nothing; the tables of what is finished, stale cells included, which the note then counts."""
+    redo: Flag = False
+    """Measure stale cells again: those made with other settings, or on other data, than now."""
     json: Flag = False
     """Print the result as JSON, and nothing else, to the standard output."""
 
@@ -61,15 +64,17 @@ class Algorithms(Bounded):
         """Run what is missing, then print the tables, draw the curves and write the result."""
         rows, envs = choose_rows(self.algorithms), list(dict.fromkeys(self.env))
         cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
-        progress = Progress(cells, self.out, _gain)
-        failed = run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
-        results = by_row(read_results(cells, self.out, BASE, whose))
+        progress = Progress(cells, self.out, _gain, redo=self.redo, finished=self.finished)
+        failed = progress.run(self.workers)
+        results = by_row(read_results(cells, self.out, BASE, whose, stale=self.finished))
+        if self.finished and not results:
+            raise ValueError(f"--finished: nothing is finished in {self.out}; leave it out to run the cells")
         if results:
-            show(self._report(results), self.out, json=self.json)
+            show(self._report(results, progress.stale_note()), self.out, json=self.json)
         return progress.end(failed)
 
-    def _report(self, results: dict[str, dict[str, list[Any]]]) -> dict[str, Any]:
-        """Make the result, write it and draw the curves."""
+    def _report(self, results: dict[str, dict[str, list[Any]]], stale: str) -> dict[str, Any]:
+        """Make the result, write it and draw the curves; ``stale`` ends the note."""
         summary = summarise(results)
         tables = [environment_table(env, rows) for env, rows in summary.items()]
         overall = aggregate_table(results)
@@ -77,10 +82,10 @@ class Algorithms(Bounded):
         report = {
             "title": "Algorithms, compared",
             "command": self.command(),
-            "note": note(range(self.seeds)),
+            "note": note(range(self.seeds), results) + stale,
             "readme": True,
             "tables": [table.to_json() for table in tables],
-            "machine": machine(),
+            "provenance": sources(run for rows in results.values() for runs in rows.values() for run in runs),
             "environments": summary,
             "over_environments": over_environments(results),
         }

@@ -19,10 +19,11 @@ from agents.comparison.backbone_tables import (
     summarise,
 )
 from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
-from agents.comparison.cells import run_cells
+from agents.comparison.budgets import units_of
 from agents.comparison.claims import claims_table
-from agents.comparison.judging import CELLS, read_results
-from agents.comparison.machine import machine
+from agents.comparison.judging import read_results
+from agents.comparison.machine import machine_of
+from agents.comparison.provenance import sources
 from agents.state import resolve_device
 from refit_env.errors import unknown_name
 from refit_env.files import write_json
@@ -31,7 +32,7 @@ from refit_env.settings import Bounded
 
 @dataclass(frozen=True, kw_only=True)
 class Backbones(Bounded):
-    """Pretrain recommenders, fine-tune them by REINFORCE, and train them further for the same time.
+    """Pretrain recommenders, fine-tune them by REINFORCE, and train them further for as much work.
 
     Each (environment, model, row, seed) is a cell: a process of its own, one JSON file under ``OUT/cells``.
     Finished cells are skipped, so an interrupted comparison goes on where it was, and one that is finished
@@ -55,7 +56,9 @@ class Backbones(Bounded):
     out: Path = Path("runs/compare-backbones")
     """Folder for cells, checkpoints and ``comparison.json``."""
     finished: Flag = False
-    """Run nothing; the tables of what is finished."""
+    """Run nothing; the tables of what is finished, stale cells included, which the note then counts."""
+    redo: Flag = False
+    """Measure stale cells again: those made with other settings, or on other data, than now."""
     json: Flag = False
     """Print the result as JSON, and nothing else, to the standard output."""
 
@@ -72,29 +75,25 @@ class Backbones(Bounded):
             device=device,
             large=self.finished or device != "cpu",
         )
-        progress = Progress(cells, self.out, _gain)
-        failed = (
-            {}
-            if self.finished
-            else run_cells(cells, self.out / CELLS, workers=self.workers, tell=progress.tell)
-        )
-        results = list(read_results(cells, self.out, PRETRAINED, whose).values())
+        progress = Progress(cells, self.out, _gain, redo=self.redo, finished=self.finished)
+        failed = progress.run(self.workers)
+        results = list(read_results(cells, self.out, PRETRAINED, whose, stale=self.finished).values())
         if self.finished and not results:
             raise ValueError(f"--finished: nothing is finished in {self.out}; leave it out to run the cells")
         if results:
-            show(self._report(results), self.out, json=self.json)
+            show(self._report(results, progress.stale_note()), self.out, json=self.json)
         return progress.end(failed)
 
-    def _report(self, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Make the result and write it."""
+    def _report(self, results: Sequence[dict[str, Any]], stale: str) -> dict[str, Any]:
+        """Make the result and write it; ``stale`` ends the note."""
         summary, on_gpu = summarise(grouped(results)), all(map(_on_gpu, results))
         report = {
             "title": "Backbones, compared" + (" on a GPU" if on_gpu else ""),
             "command": self.command("cuda" if on_gpu else self.device),
-            "note": note({r["machine"]["gpu"] for r in results if _on_gpu(r)}),
+            "note": note({machine_of(r)["gpu"] for r in results if _on_gpu(r)}, units_of(results)) + stale,
             "readme": True,
             "tables": [table(summary).to_json() for table in (claims_table, model_table, slice_table)],
-            "machine": machine(),
+            "provenance": sources(results),
             "models": summary,
         }
         write_json(self.out / RESULT, report)

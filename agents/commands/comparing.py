@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Cell, Outcome
+from agents.comparison.cells import Outcome, run_cells
 from agents.comparison.judging import CELLS
+from agents.comparison.records import Cell, other_commits, unfinished
 from agents.comparison.tables import TextTable, print_table
 from agents.console import say
 
@@ -17,19 +18,60 @@ RESULT = "comparison.json"
 
 
 class Progress:
-    """Prints a line for each cell that ends, to the standard error."""
+    """Prints a line for each cell that ends, to the standard error.
 
-    def __init__(self, cells: Sequence[Cell], out: Path, gain: Callable[[Mapping[str, Any]], str]) -> None:
-        """Count what is finished already.
+    Attributes:
+        stale: cells there that are not what would be measured now.
+    """
+
+    def __init__(
+        self,
+        cells: Sequence[Cell],
+        out: Path,
+        gain: Callable[[Mapping[str, Any]], str],
+        *,
+        redo: bool = False,
+        finished: bool = False,
+    ) -> None:
+        """Count what is finished already, and name what is stale.
 
         Args:
             cells: of the comparison.
             out: its folder.
             gain: what a line says of a result's gain; empty for nothing.
+            redo: whether stale cells are measured again.
+            finished: whether nothing is to run, and stale cells are shown as they are.
+
+        Raises:
+            CellError: a line for each stale cell, unless one of the two is chosen.
         """
-        self._out, self._total, self._gain = out, len(cells), gain
-        self._done = sum(cell.path(out / CELLS).exists() for cell in cells)
+        self._cells, self._out, self._total, self._gain = cells, out, len(cells), gain
+        self._redo, self._finished = redo, finished
+        there = sum(cell.path(out / CELLS).exists() for cell in cells)
+        self.stale = there - (self._total - len(unfinished(cells, out / CELLS, redo=redo or finished)))
+        self._done = there if finished else there - self.stale
         say(f"{self._total} cells, {self._done} finished already", stderr=True)
+        if self.stale:
+            what = "shown as recorded" if finished else "measured again"
+            say(f"{self.stale} stale cells: {what}", stderr=True)
+        if others := other_commits(cells, out / CELLS):
+            say(others, stderr=True)
+
+    def run(self, workers: int) -> dict[str, str]:
+        """Run what is missing, if anything is to run; the errors of the cells that failed, by key."""
+        if self._finished:
+            return {}
+        folder = self._out / CELLS
+        return run_cells(self._cells, folder, workers=workers, tell=self.tell, redo=self._redo)
+
+    def stale_note(self) -> str:
+        """A sentence of a table's note on the stale cells that it shows; empty where there are none."""
+        if not (self._finished and self.stale):
+            return ""
+        return (
+            f" {self.stale} of its cells are older records: made with other settings than those of now, or "
+            "before the data's fingerprint was recorded."
+        )
 
     def tell(self, outcome: Outcome) -> None:
         """One line: which cell, its test NDCG@20 and gain, its seconds and memory; or its error."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agents.comparison.budgets import mean_work, units_of
 from agents.comparison.rows import BASE, RIVAL
 from agents.stats import FloatArray, Interval, mean_interval, stratified_bootstrap
 
@@ -42,7 +43,8 @@ def over_seeds(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, An
         base: those of "no training"; differences are taken seed by seed.
 
     Returns:
-        ``test``, ``valid``, ``difference`` and ``relative_gain``, an interval a metric each; ``seconds``,
+        ``test``, ``valid``, ``difference`` and ``relative_gain``, an interval a metric each (None where a
+        pretrained model's is 0); ``seconds``, ``work``, ``budget`` (its units, of a control),
         ``peak_memory_mib``, ``env_steps`` and ``seeds``.
     """
     start = {run["seed"]: run for run in base}
@@ -56,39 +58,46 @@ def over_seeds(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, An
         out["difference"] = {
             m: _judged(mean_interval([run["test"][m] - b["test"][m] for run, b in pairs])) for m in metrics
         }
-        out["relative_gain"] = {
-            m: mean_interval([gain(run, b, m) for run, b in pairs]).to_json() for m in metrics
-        }
+        out["relative_gain"] = {m: _mean_of([gain(run, b, m) for run, b in pairs]) for m in metrics}
     cost = [run["cost"] for run in runs]
     out["seconds"] = float(np.mean([c["training_seconds"] + c["validation_seconds"] for c in cost]))
     out["training_seconds"] = float(np.mean([c["training_seconds"] for c in cost]))
     out["peak_memory_mib"] = max(c["peak_memory_mib"] for c in cost)
     out["env_steps"] = float(np.mean([run["env_steps"] for run in runs]))
+    out["work"] = mean_work(runs)
+    out["budget"] = sorted(units_of(runs))
     return out | {"seeds": [run["seed"] for run in runs]}
 
 
-def gain(run: Mapping[str, Any], base: Mapping[str, Any], metric: str) -> float:
-    """``after / before - 1`` on test; 0 where there is nothing to divide by and nothing was gained.
+def gain(after: Mapping[str, Any], before: Mapping[str, Any], metric: str) -> float | None:
+    """The relative gain of one cell over another on test; None where the other's metric is 0.
 
-    Raises:
-        ValueError: if ``before`` is 0 and ``after`` is not.
+    Example:
+        >>> gain({"test": {"ndcg@20": 0.5}}, {"test": {"ndcg@20": 0.25}}, "ndcg@20")
+        1.0
     """
-    after, before = float(run["test"][metric]), float(base["test"][metric])
-    if before == 0.0 and after != 0.0:
-        raise ValueError(
-            f"{run['env']}, seed {run['seed']}: {metric} of the pretrained model is 0, no gain over it"
-        )
-    return 0.0 if before == after else after / before - 1.0
+    old = float(before["test"][metric])
+    return None if old == 0 else float(after["test"][metric]) / old - 1.0
+
+
+def without_gains(results: Results, metric: str = "ndcg@20") -> list[str]:
+    """The environments in which a pretrained model's metric is 0, so that there are no relative gains."""
+    return [
+        env for env, rows in results.items() if any(run["test"][metric] == 0 for run in rows.get(BASE, []))
+    ]
 
 
 def over_environments(results: Results, metric: str = "ndcg@20") -> dict[str, dict[str, Any]]:
     """Aggregates of the rows that have the same seeds finished in every environment.
 
+    Environments without relative gains (``without_gains``) are left out.
+
     Returns:
         Row -> ``iqm``, the interquartile mean of relative gains, and ``improvement``, the probability to
         improve on REINFORCE (absent where REINFORCE is, and for itself), both with 95 % intervals.
     """
-    tables = gain_tables(results, metric)
+    left_out = without_gains(results, metric)
+    tables = gain_tables({env: rows for env, rows in results.items() if env not in left_out}, metric)
     out: dict[str, dict[str, Any]] = {}
     for row, scores in tables.items():
         out[row] = {"iqm": stratified_bootstrap(scores).to_json()}
@@ -98,7 +107,12 @@ def over_environments(results: Results, metric: str = "ndcg@20") -> dict[str, di
 
 
 def gain_tables(results: Results, metric: str) -> dict[str, FloatArray]:
-    """Row -> (S, E) relative gains over "no training" of the same seed; complete rows alone."""
+    """Row -> (S, E) relative gains over "no training" of the same seed; complete rows alone.
+
+    Args:
+        results: of environments that have relative gains.
+        metric: on test.
+    """
     seeds = {env: [run["seed"] for run in rows.get(BASE, [])] for env, rows in results.items()}
     shared = next(iter(seeds.values()), [])
     if not shared or any(own != shared for own in seeds.values()):
@@ -112,7 +126,7 @@ def gain_tables(results: Results, metric: str) -> dict[str, FloatArray]:
                 [gain(run, base, metric) for run, base in zip(rows[row], rows[BASE], strict=True)]
                 for rows in results.values()
             ]
-            tables[row] = np.array(table).T  # (S, E)
+            tables[row] = np.array(table, dtype=np.float64).T  # (S, E)
     return tables
 
 
@@ -140,6 +154,12 @@ def _mann_whitney(both: FloatArray) -> float:
     x, y = np.split(both, 2, axis=1)  # (S, E), (S, E)
     wins = (x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])  # (S, S, E)
     return float(wins.mean())
+
+
+def _mean_of(gains: Sequence[float | None]) -> dict[str, Any] | None:
+    """The mean over seeds with its interval; None where a seed has no gain."""
+    known = [value for value in gains if value is not None]
+    return mean_interval(known).to_json() if len(known) == len(gains) else None
 
 
 def _judged(interval: Interval) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.comparison.backbones import PRETRAINED, REINFORCE, REWARD, ROWS, device_of
+from agents.comparison.budgets import budget_note, mean_work, same, units_of
 from agents.comparison.judging import METRICS
 from agents.comparison.tables import TextTable, plus_minus
 from agents.stats import Interval, mean_interval
@@ -70,6 +71,7 @@ def _entry(env_id: str, model: str, row: str, runs: Runs, base: Runs) -> dict[st
     out["seconds"] = float(np.mean([c["training_seconds"] + c["validation_seconds"] for c in cost]))
     out["device"] = " and ".join(sorted({device_of(run) for run in runs}))
     out["peak_memory_mib"] = max(c["peak_device_memory_mib"] or c["peak_memory_mib"] for c in cost)
+    out["work"], out["budget"] = mean_work(runs), sorted(units_of(runs))
     out["seeds"] = [run["seed"] for run in runs]
     if row == PRETRAINED:
         return out
@@ -108,7 +110,7 @@ def model_table(summary: Sequence[Mapping[str, Any]]) -> TextTable:
     )  # fmt: skip
     lines = [
         (
-            _short(found) + {PRETRAINED: "", REWARD: ": "}.get(found["row"], " ") + _title(found["row"]),
+            _short(found) + {PRETRAINED: "", REWARD: ": "}.get(found["row"], " ") + _title(found),
             *(plus_minus(found["test"][m]) for m in ("ndcg@10", "ndcg@20", "recall@10", "recall@20")),
             *(percent(found.get("gain", {}).get(m)) for m in ("ndcg@20", "recall@20")),
             str(len(found["seeds"])),
@@ -151,17 +153,18 @@ def percent(interval: Mapping[str, Any] | None) -> str:
     """
     if interval is None:
         return ""
-    text = f"{100 * interval['mean']:+.1f}"
-    if interval["low"] is not None:
-        text += f" ± {50 * (interval['high'] - interval['low']):.1f}"
+    known = interval["low"] is not None
+    half = f"{50 * (interval['high'] - interval['low']):.1f}" if known else "-"
+    text = f"{100 * interval['mean']:+.1f} ± {half}"
     return text + (" *" if interval["excludes_zero"] else "")
 
 
-def note(gpus: Iterable[str] = ()) -> str:
+def note(gpus: Iterable[str] = (), controls: Iterable[str] = ()) -> str:
     """What a reader of the tables must know.
 
     Args:
         gpus: names of those that cells were measured on.
+        controls: in what the budgets of controls were counted (``budgets.units_of``).
     """
     names = ", ".join(sorted(gpus))
     mark = (
@@ -173,7 +176,7 @@ def note(gpus: Iterable[str] = ()) -> str:
         "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is relative to the "
         "pretrained model of the same seed; * marks those whose interval excludes zero. 'users sure' "
         "counts the seeds of which a paired bootstrap over users puts NDCG@20 above the pretrained "
-        "model's. 'more training' goes on with the same loss for the wall-clock time that REINFORCE took. "
+        f"model's. 'more training' goes on with the same loss. {budget_note(controls)}"
         "Weights chosen on validation (settings: agents/hyperparams.py; where a linear model of the train "
         "items is the reward, a distillation of it, with as many updates of the same step sizes, and that "
         "model's own lists stand below); full ranking, seen items masked (in sequential and POI rows "
@@ -192,8 +195,11 @@ def _mark(found: Mapping[str, Any]) -> str:
     return "" if found["device"] == "cpu" else ON_GPU
 
 
-def _title(row: str) -> str:
-    return "" if row == PRETRAINED else ROWS[row]
+def _title(found: Mapping[str, Any]) -> str:
+    """What stands after a model's name; a control's says what it has in common with its rival."""
+    if found["row"] == PRETRAINED:
+        return ""
+    return ", ".join(filter(None, (ROWS[found["row"]], same(found["budget"]))))
 
 
 def _over(values: Sequence[float | None]) -> dict[str, Any] | None:

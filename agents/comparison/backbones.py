@@ -1,8 +1,8 @@
 """The cells of ``refit compare backbones``: environment x model x row x seed.
 
-Rows: ``pretrained``; ``reinforce``, fine-tuned from it; ``elbo``, its own training gone on with for as long
-as fine-tuning took, which is what REINFORCE has to beat. Where the reward is a model's opinion, two more:
-``distill``, fitted to that opinion by cross-entropy in as many updates of the same step sizes, and
+Rows: ``pretrained``; ``reinforce``, fine-tuned from it; ``elbo``, its own training gone on with for as much
+work as fine-tuning took, which is what REINFORCE has to beat. Where the reward is a model's, two more:
+``distill``, fitted to that reward by cross-entropy in as many updates of the same step sizes, and
 ``reward``, the lists of that model itself, without any recommender.
 
 Letters: B users in a batch, I items.
@@ -18,8 +18,9 @@ from typing import Any
 
 import torch
 
-from agents.comparison.cells import Cell
+from agents.comparison.budgets import in_work, work_of
 from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
+from agents.comparison.records import Cell
 from agents.comparison.training import (
     Trained,
     data_of,
@@ -37,7 +38,6 @@ from agents.training_envs import reward_half
 from refit_env.backbones import backbone_class, sized_config
 from refit_env.data import Dataset
 from refit_env.evaluation import Evaluation
-from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
@@ -95,7 +95,7 @@ class Job:
     settings: Tuned
     """Of the model."""
     device: str = "cpu"
-    """Where it is trained and judged. It decides no result but how far the control comes in its time."""
+    """Where it is trained and evaluated."""
 
     def key(self, row: str | None = None) -> str:
         """Stem of the file of this cell, or of another row of the same model and seed."""
@@ -106,21 +106,21 @@ class Job:
         """Where the pretrained policy lies."""
         return self.out / CHECKPOINTS / f"{self.env_id}_{self.model}_seed{self.seed}"
 
-    def settings_json(self) -> dict[str, Any]:
+    def decided_by(self) -> dict[str, Any]:
         """What decides the result: the row's own settings and those of the rows that it needs."""
         told, row = self.settings, entry(self.env_id)
         config = asdict(sized_config(told.backbone, row.dataset or "", told.size)) | dict(told.options)
         out: dict[str, Any] = {"env": self.env_id, "model": self.model, "row": self.row, "seed": self.seed}
         out |= {"backbone": told.backbone, "size": told.size, "config": config}
-        out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": asdict(told.pretrain)}
+        out |= {"num_steps": told.num_steps or row.num_steps, "pretrain": told.pretrain}
         if self.row == REWARD:
             return out | {"env_kwargs": dict(told.env)}
         if self.row == DISTILL:
-            return out | {"distill": asdict(distilling(told)), "env_kwargs": dict(told.env)}
+            return out | {"distill": distilling(told), "env_kwargs": dict(told.env)}
         if self.row != PRETRAINED:
-            out |= {"reinforce": asdict(told.reinforce), "env_kwargs": dict(told.env)}
+            out |= {"reinforce": told.reinforce, "env_kwargs": dict(told.env)}
         if self.row == ELBO:
-            out |= {"more": asdict(more_training(told))}
+            out |= {"more": more_training(told)}
             out |= {"more_data": MORE_DATA} if _rewards_validation(told) else {}
         return out
 
@@ -171,7 +171,8 @@ def plan(
             job.key(),
             run_job,
             (job,),
-            job.settings_json(),
+            job.decided_by(),
+            entry(job.env_id).dataset or "",
             tuple(job.key(need) for need in NEEDS[job.row]),
             leaves=job.checkpoint / POLICY if job.row == PRETRAINED else None,
         )
@@ -201,7 +202,7 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def more_training(settings: Tuned) -> Any:
-    """The settings with which pretraining is gone on with; its time is set by what fine-tuning took."""
+    """The settings with which pretraining is gone on with; its budget is the work of fine-tuning."""
     rate = settings.more_rate or settings.pretrain.learning_rate
     return replace(
         settings.pretrain,
@@ -242,6 +243,7 @@ def _pretrained(job: Job) -> Trained:
         curve=curve,
         best_steps=float(result.best_epoch),
         training_seconds=result.seconds,
+        work=result.work,
     )
 
 
@@ -257,19 +259,12 @@ def _fine_tuned(job: Job, name: str, config: TrainerConfig) -> Trained:
 
 
 def _more(job: Job) -> Trained:
-    """Go on with the training for the wall-clock time that REINFORCE took, its validations included.
+    """Go on with the training for as much work as REINFORCE took.
 
     Where REINFORCE was rewarded for validation items, they are trained on, too: the same information.
     """
-    path = job.out / CELLS / f"{job.key(REINFORCE)}.json"
-    rival = read_json(path)
-    if device_of(rival) != job.device:
-        raise ValueError(
-            f"{path} was measured on {device_of(rival)!r}: "
-            f"the same time on {job.device!r} is no control of it"
-        )
-    limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
-    config = replace(more_training(job.settings), max_seconds=limit)
+    budget = work_of(job.out / CELLS / f"{job.key(REINFORCE)}.json")
+    config = replace(more_training(job.settings), max_work=budget)
     policy, dataset = DiffusionPolicy.load(job.checkpoint), data_of(job.env_id)
     told = dataset
     if _rewards_validation(job.settings):
@@ -280,6 +275,8 @@ def _more(job: Job) -> Trained:
         policy.scorer(dataset),
         best_steps=float(result.best_epoch),
         training_seconds=result.seconds,
+        work=result.work,
+        budget=in_work(budget),
     )
 
 

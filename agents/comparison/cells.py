@@ -1,19 +1,21 @@
 """Measurements that survive interruptions: one JSON file a cell, each cell in a process of its own.
 
-A cell is one measurement of a long table. What is finished is never done again; what failed is told, does
+A cell is one measurement of a long table. What is finished is never done again; what failed is reported, does
 not stop the others, and is tried again the next time. A process of its own gives each cell its own peak of
 memory, and one thread lets as many cells run as there are cores.
+
+A cell that runs is locked, so that several commands may share a folder: each takes cells that no other has,
+and waits for what another is making.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -22,45 +24,18 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from refit_env.files import read_json, write_json
+from filelock import FileLock, Timeout
+
+from agents.comparison.provenance import command_line, provenance
+from agents.comparison.records import Cell, plain, read_cell, unfinished
+from refit_env.files import write_json
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the numerical libraries read at their start."""
-
-
-class CellError(ValueError):
-    """A folder holds a cell that was made with other settings than those asked for."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One measurement.
-
-    Attributes:
-        key: stem of its file; unlike every other's.
-        work: a function of a module, called with ``arguments``; what it returns is JSON-plain.
-        arguments: picklable.
-        settings: JSON-plain; whatever decides the result. Kept in the file, and a file with others is
-            refused. None keeps none and checks none.
-        needs: keys of the cells that must be finished before this one begins.
-        leaves: a file besides its own that others work with. Where it is gone (it was not kept with the
-            results) and one of them is still to run, the cell is run again.
-    """
-
-    key: str
-    work: Callable[..., dict[str, Any]]
-    arguments: tuple[Any, ...] = ()
-    settings: Mapping[str, Any] | None = None
-    needs: tuple[str, ...] = ()
-    leaves: Path | None = None
-
-    def path(self, folder: Path) -> Path:
-        """Its file."""
-        return folder / f"{self.key}.json"
-
-    def error_path(self, folder: Path) -> Path:
-        """The traceback of its last failure."""
-        return folder / f"{self.key}.error.txt"
+LOCKS = ".locks"
+"""Folder of the locks, within that of the cells."""
+POLL = 0.5
+"""Seconds between two tries for a cell that another command has."""
 
 
 @dataclass(frozen=True)
@@ -84,60 +59,8 @@ class _Job:
     cell: Cell
     process: SpawnProcess
     pipe: Connection
+    lock: FileLock
     begin: float = field(default_factory=time.perf_counter)
-
-
-def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
-    """What a cell's file holds; None where there is none.
-
-    Raises:
-        CellError: if it was made with other settings; the message says which differ.
-    """
-    path = cell.path(folder)
-    if not path.exists():
-        return None
-    found: dict[str, Any] = read_json(path)
-    if cell.settings is not None:
-        changed = differences(found.get("settings"), json.loads(json.dumps(cell.settings)))
-        if changed:
-            raise CellError(
-                f"{path} was made with other settings ({'; '.join(changed)}). "
-                "Delete the file to measure it again, or choose another folder with --out."
-            )
-    return found
-
-
-def unfinished(cells: Sequence[Cell], folder: Path) -> list[Cell]:
-    """The cells that have no file yet.
-
-    Raises:
-        CellError: naming every file that was made with other settings, so that one look is enough.
-    """
-    missing, wrong = [], []
-    for cell in cells:
-        try:
-            if read_cell(folder, cell) is None:
-                missing.append(cell)
-        except CellError as error:
-            wrong.append(str(error))
-    if wrong:
-        raise CellError("\n".join(wrong))
-    return missing
-
-
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Say in which entries two JSON values differ.
-
-    Example:
-        >>> differences({"seed": 0, "agent": {"lr": 1}}, {"seed": 0, "agent": {"lr": 2}})
-        ['agent.lr was 1, now 2']
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        out = []
-        for key in sorted(old.keys() | new.keys()):
-            out += differences(old.get(key), new.get(key), f"{name}.{key}" if name else str(key))
-        return out
-    return [] if old == new else [f"{name or 'settings'} was {old!r}, now {new!r}"]
 
 
 def run_cells(
@@ -146,6 +69,7 @@ def run_cells(
     *,
     workers: int = 2,
     tell: Callable[[Outcome], None] = lambda outcome: None,
+    redo: bool = False,
 ) -> dict[str, str]:
     """Run what is missing; a cell begins as soon as a worker is free and its needs are finished.
 
@@ -154,50 +78,104 @@ def run_cells(
         folder: where their files go.
         workers: cells that run at once.
         tell: called after each cell that ran, or could not.
+        redo: measure stale cells again; their files are replaced when the new ones are whole.
 
     Returns:
         Key -> error of the cells that failed; empty when all are finished.
 
     Raises:
-        CellError: before anything runs, if a finished cell has other settings.
+        CellError: before anything runs, if a finished cell is stale and not to be measured again.
         ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
     """
     _check(cells, workers)
-    missing = unfinished(cells, folder)
+    missing = unfinished(cells, folder, redo=redo)
     needed = {need for cell in missing for need in cell.needs}
     waiting = [cell for cell in cells if cell in missing or (cell.key in needed and _lost(cell))]
-    finished = {cell.key for cell in cells if cell not in waiting}
+    queue = _Queue(folder, waiting, {cell.key for cell in cells if cell not in waiting}, redo)
     running: dict[int, _Job] = {}
-    failed: dict[str, str] = {}
     try:
-        while waiting or running:
-            for cell in [cell for cell in waiting if any(need in failed for need in cell.needs)]:
-                waiting.remove(cell)
-                lost = ", ".join(need for need in cell.needs if need in failed)
-                failed[cell.key] = f"needs {lost}, which failed"
-                tell(Outcome(cell, None, failed[cell.key], 0.0))
-            for cell in [cell for cell in waiting if finished.issuperset(cell.needs)]:
-                if len(running) == workers:
-                    break
-                waiting.remove(cell)
-                if _lost(cell) or unfinished([cell], folder):
-                    job = _begin(cell, folder)
-                    running[job.process.sentinel] = job
-                else:  # another process did it meanwhile
-                    finished.add(cell.key)
-            ended = wait(list(running)) if running else []
+        while queue.waiting or running:
+            for outcome in queue.give_up():
+                tell(outcome)
+            while len(running) < workers and (job := queue.begin()) is not None:
+                running[job.process.sentinel] = job
+            if not running:
+                time.sleep(POLL if queue.waiting else 0)  # other commands have what is left
+                continue
+            ended = wait(list(running), POLL if queue.waiting and len(running) < workers else None)
             for sentinel in [sentinel for sentinel in running if sentinel in ended]:
                 outcome = _end(running.pop(sentinel), folder)
-                if outcome.error:
-                    failed[outcome.cell.key] = outcome.error
-                else:
-                    finished.add(outcome.cell.key)
+                queue.take(outcome)
                 tell(outcome)
     finally:
         for job in running.values():  # interrupted: what has not been written is not finished
             job.process.terminate()
             job.process.join()
-    return failed
+            job.lock.release()
+    return queue.failed
+
+
+@dataclass
+class _Queue:
+    """The cells that are still to begin, and what has become of the others."""
+
+    folder: Path
+    waiting: list[Cell]
+    finished: set[str]
+    redo: bool
+    failed: dict[str, str] = field(default_factory=dict)
+    command: str = field(default_factory=command_line)
+
+    def give_up(self) -> list[Outcome]:
+        """Fail the cells whose needs have failed."""
+        lost = []
+        for cell in list(self.waiting):
+            if needs := [need for need in cell.needs if need in self.failed]:
+                self.waiting.remove(cell)
+                self.failed[cell.key] = f"needs {', '.join(needs)}, which failed"
+                lost.append(Outcome(cell, None, self.failed[cell.key], 0.0))
+        return lost
+
+    def begin(self) -> _Job | None:
+        """Start the first cell whose needs are finished and that no other command has; None without one."""
+        for cell in list(self.waiting):
+            if not self.finished.issuperset(cell.needs):
+                continue
+            if not all(map(self._is_still, cell.needs)):
+                continue
+            if (lock := _try_lock(self.folder, cell.key)) is None:
+                continue
+            self.waiting.remove(cell)
+            if _lost(cell) or unfinished([cell], self.folder, redo=self.redo):
+                return _begin(cell, self.folder, lock, self.command)
+            lock.release()  # another command did it meanwhile
+            self.finished.add(cell.key)
+        return None
+
+    def take(self, outcome: Outcome) -> None:
+        """Note how a cell ended."""
+        if outcome.error:
+            self.failed[outcome.cell.key] = outcome.error
+        else:
+            self.finished.add(outcome.cell.key)
+
+    def _is_still(self, key: str) -> bool:
+        """Whether no other command is making a cell again."""
+        lock = _try_lock(self.folder, key)
+        if lock is not None:
+            lock.release()
+        return lock is not None
+
+
+def _try_lock(folder: Path, key: str) -> FileLock | None:
+    """The lock of a cell; None where another command has it."""
+    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCKS / f"{key}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 def _lost(cell: Cell) -> bool:
@@ -219,15 +197,15 @@ def _check(cells: Sequence[Cell], workers: int) -> None:
                 raise ValueError(f"cell {cell.key!r} needs {need!r}, which does not stand before it")
 
 
-def _begin(cell: Cell, folder: Path) -> _Job:
+def _begin(cell: Cell, folder: Path, lock: FileLock, command: str) -> _Job:
     """Start a cell's process; spawned, so that it inherits neither memory nor threads."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work_in_process, args=(cell, folder, theirs), name=cell.key)
+    process = context.Process(target=work_in_process, args=(cell, folder, theirs, command), name=cell.key)
     with _one_thread():
         process.start()
     theirs.close()
-    return _Job(cell, process, ours)
+    return _Job(cell, process, ours, lock)
 
 
 def _end(job: _Job, folder: Path) -> Outcome:
@@ -239,6 +217,7 @@ def _end(job: _Job, folder: Path) -> Outcome:
     except EOFError:
         error = _death(job.process.exitcode)
     job.pipe.close()
+    job.lock.release()
     return Outcome(job.cell, None if error else read_cell(folder, job.cell), error, seconds)
 
 
@@ -248,11 +227,11 @@ def _death(code: int | None) -> str:
     return f"its process ended with code {code}{hint}"
 
 
-def work_in_process(cell: Cell, folder: Path, pipe: Connection) -> None:
+def work_in_process(cell: Cell, folder: Path, pipe: Connection, command: str) -> None:
     """What a cell's process does: the work, its file, and one word of how it went (empty: well)."""
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        do_cell(cell, folder)
+        do_cell(cell, folder, command)
         pipe.send("")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -270,10 +249,17 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def do_cell(cell: Cell, folder: Path) -> dict[str, Any]:
-    """Do a cell's work here and now, and write its file."""
+def do_cell(cell: Cell, folder: Path, command: str = "") -> dict[str, Any]:
+    """Do a cell's work here and now, and write its file.
+
+    Args:
+        cell: which.
+        folder: where its file goes.
+        command: what the user typed; that of this process if empty.
+    """
+    source = provenance(cell.data, command)  # of the code that is about to run
     result = cell.work(*cell.arguments)
-    content = result if cell.settings is None else {"settings": dict(cell.settings)} | result
+    content = {"settings": plain(dict(cell.settings)), "provenance": source.to_json()} | result
     write_json(cell.path(folder), content)
     cell.error_path(folder).unlink(missing_ok=True)
     return content

@@ -6,18 +6,18 @@ Letters: B users in a batch, I items.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Cell
+from agents.comparison.budgets import in_work, work_of
 from agents.comparison.judging import CELLS, CHECKPOINTS, differences_from, judge
+from agents.comparison.records import Cell
 from agents.comparison.rows import BASE, RIVAL, ROWS, Row, row_config
 from agents.comparison.sb3_settings import SB3Settings
 from agents.comparison.settings import EnvSettings, settings_of
 from agents.comparison.training import (
     Trained,
-    config_json,
     data_of,
     fine_tuned,
     fit_budget,
@@ -28,7 +28,6 @@ from agents.comparison.training import (
 from agents.config import TrainerConfig
 from agents.resources import measure
 from agents.runs import POLICY
-from refit_env.files import read_json
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 
@@ -60,17 +59,17 @@ class Job:
         """Where the pretrained policy of this environment and seed lies."""
         return self.out / CHECKPOINTS / f"{self.env_id}_pretrained_seed{self.seed}"
 
-    def settings_json(self) -> dict[str, Any]:
+    def decided_by(self) -> dict[str, Any]:
         """What decides the result, for the cell's file: the shared settings that the row depends on too."""
-        shared = config_json(self.settings)
+        shared = {f.name: getattr(self.settings, f.name) for f in fields(self.settings)}
         shared.pop("tuned")  # the row's own part of it is in its settings
         more_elbo = shared.pop("more_elbo")
         kept = {"pretrain": shared["pretrain"]} if self.row.key == BASE else shared
-        own = config_json(self.config)
-        if self.row.kind == "elbo":  # its time is that of REINFORCE, whose settings are then its own, too
-            own = more_elbo | {RIVAL: config_json(row_config(ROWS[RIVAL], self.settings))}
+        kept |= {"agent": {} if self.config is None else self.config}
+        if self.row.kind == "elbo":  # its budget is REINFORCE's work: so are its settings
+            kept |= {"agent": more_elbo, RIVAL: row_config(ROWS[RIVAL], self.settings)}
         steps = {"num_steps": entry(self.env_id).num_steps}
-        return {"env": self.env_id, "row": self.row.key, "seed": self.seed} | steps | kept | {"agent": own}
+        return {"env": self.env_id, "row": self.row.key, "seed": self.seed} | steps | kept
 
 
 def cell_key(env_id: str, row: str, seed: int) -> str:
@@ -118,7 +117,8 @@ def plan(
             job.key,
             run_job,
             (job,),
-            job.settings_json(),
+            job.decided_by(),
+            entry(job.env_id).dataset or "",
             tuple(cell_key(job.env_id, need, job.seed) for need in _needs(job.row)),
             leaves=job.checkpoint / POLICY if job.row.key == BASE else None,
         )
@@ -155,16 +155,17 @@ def _no_training(job: Job) -> Trained:
     policy, result = pretrained(job.env_id, job.settings.pretrain, job.seed)
     dataset = data_of(job.env_id)
     policy.save(job.checkpoint, dataset.name)
-    return Trained(policy.scorer(dataset), training_seconds=result.seconds)
+    return Trained(policy.scorer(dataset), training_seconds=result.seconds, work=result.work)
 
 
 def _more_elbo(job: Job) -> Trained:
-    """Go on with the ELBO for the wall-clock time that REINFORCE took, its validations included."""
-    rival = read_json(job.out / CELLS / f"{cell_key(job.env_id, RIVAL, job.seed)}.json")
-    limit = float(rival["cost"]["training_seconds"] + rival["cost"]["validation_seconds"])
-    config, dataset = replace(job.settings.more_elbo, max_seconds=limit), data_of(job.env_id)
+    """Go on with the ELBO for as much work as REINFORCE took."""
+    budget = work_of(job.out / CELLS / f"{cell_key(job.env_id, RIVAL, job.seed)}.json")
+    config, dataset = replace(job.settings.more_elbo, max_work=budget), data_of(job.env_id)
     policy, result = further_elbo(DiffusionPolicy.load(job.checkpoint), dataset, config, job.seed)
-    return Trained(policy.scorer(dataset), training_seconds=result.seconds)
+    return Trained(
+        policy.scorer(dataset), training_seconds=result.seconds, work=result.work, budget=in_work(budget)
+    )
 
 
 def _native(job: Job) -> Trained:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.comparison.cells import Cell, read_cell
-from agents.comparison.machine import machine
+from agents.comparison.records import Cell, read_cell
 from agents.comparison.training import Trained
 from agents.resources import Usage
 from agents.stats import paired_bootstraps
@@ -44,7 +43,12 @@ def differences_over(before: Evaluation, after: Evaluation) -> dict[str, Mapping
 
 
 def read_results(
-    cells: Sequence[Cell], out: Path, base: str, whose: Callable[[Mapping[str, Any]], Hashable]
+    cells: Sequence[Cell],
+    out: Path,
+    base: str,
+    whose: Callable[[Mapping[str, Any]], Hashable],
+    *,
+    stale: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """What finished cells hold, by key, in the order of the plan.
 
@@ -53,11 +57,13 @@ def read_results(
         out: its folder.
         base: the row whose checkpoint the others begin from.
         whose: of a result, the name of that checkpoint.
+        stale: whether stale cells are read, too.
 
     Raises:
+        CellError: if a cell is stale.
         ValueError: if a row began from another checkpoint than the base row.
     """
-    found = {cell.key: read_cell(out / CELLS, cell) for cell in cells}
+    found = {cell.key: read_cell(out / CELLS, cell, stale=stale) for cell in cells}
     results = {key: result for key, result in found.items() if result is not None}
     starts = {whose(r): r["checkpoint"] for r in results.values() if r["row"] == base}
     for key, result in results.items():
@@ -85,9 +91,10 @@ def judge(
         Its evaluation on test, and what its cell's file says of it.
     """
     test, valid = (evaluate(trained.score, dataset, split, device=device) for split in ("test", "valid"))
-    seconds = {
+    taken = {
         "training_seconds": round(trained.training_seconds, 2),
         "validation_seconds": round(trained.validation_seconds, 2),
+        "work": None if trained.work is None else trained.work.to_json(),
     }
     return test, {
         "checkpoint": fingerprint(checkpoint),
@@ -95,11 +102,10 @@ def judge(
         "valid": means_of(valid),
         "best_steps": trained.best_steps,
         "share": trained.share,
-        "cost": usage.to_json() | seconds,
+        "cost": usage.to_json() | taken,
         "curve": trained.curve,
         "reward": trained.reward,
-        "machine": machine(),
-    }
+    } | ({} if trained.budget is None else {"budget": trained.budget})
 
 
 def differences_from(

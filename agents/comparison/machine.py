@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 
 def machine() -> dict[str, Any]:
-    """Processor, threads, load and versions; JSON-plain."""
+    """Processor, threads, load and GPU; JSON-plain. What torch knows is None where it is not in use."""
+    torch = sys.modules.get("torch")
     return {
         "processor": _processor(),
+        "capability": torch.backends.cpu.get_cpu_capability() if torch else None,
         "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
+        "torch_threads": torch.get_num_threads() if torch else None,
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else None,
     }
+
+
+def machine_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The machine of a cell's record; older records hold it at their top level.
+
+    Example:
+        >>> machine_of({"provenance": {"machine": {"gpu": "H200"}}}), machine_of({})
+        ({'gpu': 'H200'}, {})
+    """
+    found: Mapping[str, Any] = (record.get("provenance") or record).get("machine") or {}
+    return found
 
 
 def _processor() -> str:

@@ -5,7 +5,6 @@ Another algorithm is another entry of ``ROWS``; its settings are its class's own
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 from agents.comparison.sb3_settings import SB3_SETTINGS, SB3Settings
@@ -46,7 +45,7 @@ ROWS: dict[str, Row] = {
     for row in (
         Row("none", "no training", "none"),
         Row("reinforce", "REINFORCE", algorithm="reinforce"),
-        Row("elbo", "more ELBO, same wall-clock", "elbo", needs=("reinforce",)),
+        Row("elbo", "more ELBO", "elbo", needs=("reinforce",)),
         Row("ppo", "PPO", algorithm="ppo"),
         Row("grpo", "GRPO", algorithm="grpo"),
         Row("rwr", "RWR", algorithm="rwr"),
@@ -104,11 +103,6 @@ def row_config(row: Row, settings: EnvSettings) -> TrainerConfig | SB3Settings |
         if name not in known:
             raise unknown_name(f"setting of {row.key}", name, known)
     return replace(config, **changes)
-
-
-def titles(rows: Sequence[Row]) -> dict[str, str]:
-    """Key -> title."""
-    return {row.key: row.title for row in rows}
 
 
 def _default_config(row: Row) -> TrainerConfig | SB3Settings | None:

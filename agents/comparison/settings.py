@@ -34,7 +34,7 @@ class EnvSettings:
             learning_rate=1e-4, epochs=10_000, patience=0, select_on="ndcg@20"
         )
     )
-    """The same loss gone on with; the time that REINFORCE took is its limit."""
+    """The same loss gone on with; the work that REINFORCE took is its limit (``agents.work``)."""
     tuned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Row -> changes to its default settings, found on the validation split."""
 

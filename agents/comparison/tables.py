@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.table import Table
 
-from agents.comparison.aggregate import Results, over_environments, over_seeds
+from agents.comparison.aggregate import Results, over_environments, over_seeds, without_gains
+from agents.comparison.budgets import budget_note, same, units_of
 from agents.comparison.rows import BASE, RIVAL, ROWS
 from agents.console import console
 
@@ -69,7 +70,7 @@ def environment_table(env_id: str, rows: Mapping[str, Mapping[str, Any]]) -> Tex
         difference = found.get("difference", {})
         lines.append(
             (
-                ROWS[key].title,
+                row_title(key, found),
                 plus_minus(found["test"]["ndcg@20"]),
                 plus_minus(found["test"]["recall@20"]),
                 signed(difference.get("ndcg@20")),
@@ -82,14 +83,28 @@ def environment_table(env_id: str, rows: Mapping[str, Mapping[str, Any]]) -> Tex
     return TextTable(f"Algorithms on {env_id} (test)", columns, tuple(lines))
 
 
+def row_title(key: str, found: Mapping[str, Any]) -> str:
+    """What a table calls a row; a control's name says what it has in common with its rival.
+
+    Example:
+        >>> row_title("elbo", {"budget": ["work"]}), row_title("ppo", {"budget": []})
+        ('more ELBO, same work', 'PPO')
+    """
+    return ", ".join(filter(None, (ROWS[key].title, same(found["budget"]))))
+
+
 def aggregate_table(results: Results) -> TextTable | None:
     """The rows' aggregates over environments; None where no row is complete."""
-    found = over_environments(results)
+    found, left_out = over_environments(results), without_gains(results)
+    summary = {
+        row: {"budget": sorted(units_of([run for rows in results.values() for run in rows.get(row, [])]))}
+        for row in found
+    }
     if not found:
         return None
     lines = tuple(
         (
-            ROWS[key].title,
+            row_title(key, summary[key]),
             percent_interval(found[key]["iqm"]),
             chance_interval(found[key].get("improvement")),
         )
@@ -98,18 +113,28 @@ def aggregate_table(results: Results) -> TextTable | None:
     )
     columns = ("algorithm", "gain in NDCG@20 over no training, %", f"P(better than {ROWS[RIVAL].title})")
     return TextTable(
-        f"Over {counted(len(results), 'environment')}: interquartile mean and its interval", columns, lines
+        f"Over {counted(len(results) - len(left_out), 'environment')}: interquartile mean and its interval"
+        + (f" ({', '.join(left_out)} left out: a pretrained model's NDCG@20 is 0)" if left_out else ""),
+        columns,
+        lines,
     )
 
 
-def note(seeds: Sequence[int]) -> str:
-    """What a reader of the tables must know."""
+def note(seeds: Sequence[int], results: Results) -> str:
+    """What a reader of the tables must know.
+
+    Args:
+        seeds: of the table.
+        results: behind it.
+    """
+    controls = units_of([run for rows in results.values() for run in rows.get("elbo", [])])
     return (
         f"Means over {counted(len(seeds), 'seed')} +- half a 95 % interval (Student's t over seeds). "
         "Gains are over no training, taken seed by seed; * marks those whose interval excludes zero. All "
         "rows of a seed begin from one checkpoint and may take the same number of environment steps; weights "
-        "chosen on validation NDCG@20. Seconds are of training and validation (of pretraining in the first "
-        "row), one thread, one process a cell; peak MiB is the process's, libraries included. Aggregates "
+        f"chosen on validation NDCG@20. {budget_note(controls)}"
+        "Seconds are of training and validation (of pretraining in the first row), one thread, one process a "
+        "cell; peak MiB is the process's, libraries included. Aggregates "
         "over environments as in arXiv 2108.13264: the interquartile mean of relative gains and the "
         "probability of improvement, with stratified bootstrap intervals."
     )
@@ -130,10 +155,10 @@ def plus_minus(interval: Mapping[str, Any]) -> str:
 
     Example:
         >>> plus_minus({"mean": 0.25, "low": 0.24, "high": 0.26}), plus_minus({"mean": 0.25, "low": None})
-        ('0.2500 ± 0.0100', '0.2500')
+        ('0.2500 ± 0.0100', '0.2500 ± -')
     """
     if interval["low"] is None:
-        return f"{interval['mean']:.4f}"
+        return f"{interval['mean']:.4f} ± -"
     return f"{interval['mean']:.4f} ± {(interval['high'] - interval['low']) / 2:.4f}"
 
 
@@ -142,13 +167,15 @@ def signed(interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return ""
     if interval["low"] is None:
-        return f"{interval['mean']:+.4f}"
+        return f"{interval['mean']:+.4f} ± -"
     half = (interval["high"] - interval["low"]) / 2
     return f"{interval['mean']:+.4f} ± {half:.4f}" + (" *" if interval["excludes_zero"] else "")
 
 
 def percent_interval(interval: Mapping[str, Any]) -> str:
     """A relative gain in per cent and its interval."""
+    if interval["low"] is None:
+        return f"{100 * interval['mean']:+.2f} [-]"
     low, high = 100 * interval["low"], 100 * interval["high"]
     return f"{100 * interval['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
@@ -157,4 +184,6 @@ def chance_interval(interval: Mapping[str, Any] | None) -> str:
     """A probability and its interval."""
     if interval is None:
         return ""
+    if interval["low"] is None:
+        return f"{interval['mean']:.2f} [-]"
     return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

@@ -6,7 +6,7 @@ Letters: B users in a batch, G episodes of each, T steps of a chain.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import gymnasium as gym
@@ -16,6 +16,7 @@ from agents.pretrain import PretrainResult, pretrain
 from agents.pretrain_config import PretrainConfig
 from agents.registry import algorithm
 from agents.trainer import FineTuneResult
+from agents.work import Work
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -48,6 +49,10 @@ class Trained:
     """Wall-clock time, validation not counted."""
     validation_seconds: float = 0.0
     """Wall-clock time of validation."""
+    work: Work | None = None
+    """Rows through the denoiser, validation not counted; None where it was not counted."""
+    budget: Mapping[str, Any] | None = None
+    """Of a control: what it was allowed (``agents.comparison.budgets``)."""
 
 
 def data_of(env_id: str) -> Dataset:
@@ -209,9 +214,5 @@ def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -
         share=result.share,
         training_seconds=result.seconds - validation,
         validation_seconds=validation,
+        work=result.work,
     )
-
-
-def config_json(config: Any) -> dict[str, Any]:
-    """A settings dataclass as a dictionary; None as an empty one."""
-    return {} if config is None else asdict(config)

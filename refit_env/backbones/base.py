@@ -233,6 +233,14 @@ class Backbone(nn.Module, ABC):
         )
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The modules that denoise vectors (B, D), called with them first: what the work of training counts.
+
+        Here the backbone itself.
+        """
+        return [self]
+
+    @property
     def output_layer(self) -> nn.Linear:
         """The linear layer whose output is the prediction, for methods that change nothing else.
 

@@ -256,6 +256,11 @@ class DiffPoi(Backbone):
         return [weight for part in parts for weight in part.parameters()]
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The denoiser of places."""
+        return [self.denoiser]
+
+    @property
     def output_layer(self) -> nn.Linear:
         """The denoiser's last layer."""
         return self.denoiser.last

@@ -152,7 +152,7 @@ class DreamRec(Backbone):
 
     # ------------------------------------------------------------------ the denoiser
 
-    def predict(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
+    def forward(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
         """The denoiser f (B, D) at ``u`` (B, D), the history's ``state`` (B, D) or (1, D), and a step."""
         step = self.time(step_embedding(timestep, self.dim, u))  # (B, D) or (1, D)
         if isinstance(self.predictor, nn.Linear):  # [u | h | e] W without copying the three together
@@ -165,12 +165,15 @@ class DreamRec(Backbone):
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the next item's embedding (B, D), guided; without a condition, of anybody."""
         if condition is None:
-            return self.predict(u, self.nothing, timestep)
+            nobody: Tensor = self(u, self.nothing, timestep)
+            return nobody
         weight = self.config.guidance
         if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance mixes states instead
-            return self.predict(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
-        told = self.predict(u, condition.value, timestep)  # (B, D)
-        return (1 + weight) * told - weight * self.predict(u, self.nothing, timestep)
+            mixed: Tensor = self(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
+            return mixed
+        told: Tensor = self(u, condition.value, timestep)  # (B, D)
+        untold: Tensor = self(u, self.nothing, timestep)  # (B, D)
+        return (1 + weight) * told - weight * untold
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, I) inner products with the real items' embeddings."""
@@ -214,7 +217,7 @@ class DreamRec(Backbone):
             torch.rand(count, 1, generator=generator, device=device) < self.config.drop_condition
         )  # (B, 1)
         state = torch.where(untold, self.nothing, self.encode(shown).value)  # (B, D)
-        return functional.mse_loss(self.predict(self.diffusion.q_sample(x0, k, noise), state, k), x0)
+        return functional.mse_loss(self(self.diffusion.q_sample(x0, k, noise), state, k), x0)
 
     def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Cross-entropy of the target among all items, scored by the guided x0 prediction from pure noise.

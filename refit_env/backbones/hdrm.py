@@ -235,6 +235,11 @@ class HDRM(Backbone):
         return out
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The denoisers of items' and, in training, of users' vectors."""
+        return [self.denoiser, self.user_denoiser]
+
+    @property
     def output_layer(self) -> nn.Linear:
         """The denoiser's last layer."""
         return self.denoiser.output_layer

@@ -186,6 +186,11 @@ class LDiffRec(Backbone):
         return self.denoiser.predict_x0(u, timestep)
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The denoiser of latent vectors."""
+        return [self.denoiser]
+
+    @property
     def output_layer(self) -> nn.Linear:
         """The denoiser's last layer."""
         return self.denoiser.output_layer

@@ -320,6 +320,11 @@ class RecDiff(Backbone):
         return self.denoiser.predict_x0(u, timestep)
 
     @property
+    def denoisers(self) -> list[nn.Module]:
+        """The denoiser of social vectors."""
+        return [self.denoiser]
+
+    @property
     def output_layer(self) -> nn.Linear:
         """The denoiser's last layer."""
         return self.denoiser.output_layer

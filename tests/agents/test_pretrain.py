@@ -77,9 +77,7 @@ def test_the_same_information_control_sees_what_the_reward_leaves_visible(small_
     assert torch.equal(control.target(users), torch.from_numpy(small_data.train.csr.toarray()))
 
 
-def test_seconds_and_patience_end_training(small_data: Dataset) -> None:
-    limited = trainer(small_data, replace(SMALL, epochs=10_000, max_seconds=0.05)).learn()
-    assert 0.05 <= limited.seconds < 5
+def test_patience_ends_training(small_data: Dataset) -> None:
     patient = trainer(small_data, replace(SMALL, epochs=1000, patience=3, learning_rate=0.0)).learn()
     assert patient.history[-1]["epoch"] == 6.0
     assert sum("valid/recall@20" in row for row in patient.history) == 1 + 3  # the start, and three in vain

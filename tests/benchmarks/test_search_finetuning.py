@@ -33,23 +33,24 @@ def small_grid(search: Any) -> Any:
 
 
 def test_a_variant_is_tried_on_its_starts_and_waits_for_them(search: Any) -> None:
-    cells = {cell.key: cell.needs for cell in search.plan("E", small_grid(search))}
+    cells = {cell.key: cell.needs for cell in search.plan(SYNTHETIC, small_grid(search))}
+    one, two = f"{SYNTHETIC}_start-one", f"{SYNTHETIC}_start-two"
     assert cells == {
-        "E_start-one": (),
-        "E_one_a": ("E_start-one",),
-        "E_start-two": (),
-        "E_two_a": ("E_start-two",),
-        "E_two_b": ("E_start-two",),
+        one: (),
+        f"{SYNTHETIC}_one_a": (one,),
+        two: (),
+        f"{SYNTHETIC}_two_a": (two,),
+        f"{SYNTHETIC}_two_b": (two,),
     }
 
 
 def test_trying_a_variant_elsewhere_too_leaves_its_cells_valid(search: Any) -> None:
-    before = {cell.key: cell.settings for cell in search.plan("E", small_grid(search))}
+    before = {cell.key: cell.settings for cell in search.plan(SYNTHETIC, small_grid(search))}
     grid = small_grid(search)
     grid.variants["b"] = search.Variant(grid.variants["b"].agent, {"reward": "ndcg"}, starts=("one", "two"))
-    after = {cell.key: cell.settings for cell in search.plan("E", grid)}
+    after = {cell.key: cell.settings for cell in search.plan(SYNTHETIC, grid)}
     assert before.items() <= after.items()
-    assert set(after) - set(before) == {"E_one_b"}
+    assert set(after) - set(before) == {f"{SYNTHETIC}_one_b"}
 
 
 def test_grids_build_the_settings_that_they_name(search: Any) -> None:
@@ -67,7 +68,9 @@ def test_grids_build_the_settings_that_they_name(search: Any) -> None:
 def test_grids_can_be_cut_by_name(search: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(search.GRIDS, "E", small_grid(search))
     cut = search.choose_grid("E", "two", "b")
-    assert [cell.key for cell in search.plan("E", cut)] == ["E_start-two", "E_two_b"]
+    assert [cell.key for cell in search.plan(SYNTHETIC, cut)] == [
+        f"{SYNTHETIC}_start-two", f"{SYNTHETIC}_two_b",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="Known: one, two"):
         search.choose_grid("E", "three")
     with pytest.raises(ValueError, match="unknown grid"):

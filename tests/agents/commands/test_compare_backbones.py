@@ -57,7 +57,8 @@ def test_a_comparison_runs_and_goes_on(
     report = json.loads((tmp_path / "comparison.json").read_text())
     models = report["tables"][1]["rows"]
     assert [row[0] for row in models] == [
-        "Synthetic, diffrec", "Synthetic, diffrec + REINFORCE", "Synthetic, diffrec + more training",
+        "Synthetic, diffrec", "Synthetic, diffrec + REINFORCE",
+        "Synthetic, diffrec + more training, same work",
     ]  # fmt: skip
     cell = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_reinforce_seed0.json").read_text())
     assert cell["settings"]["config"]["hidden"] == [16]
@@ -91,7 +92,14 @@ def test_changed_settings_are_refused(
     changed = Tuned("diffrec", PretrainConfig(epochs=2), options=OPTIONS)
     monkeypatch.setitem(hyperparams.TUNED, ENV, {"diffrec": changed})
     assert main(words(tmp_path, "--rows", "pretrained")) == 2
-    assert "pretrain.epochs was 1, now 2" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "pretrained_seed0.json: stale, pretrain.epochs was 1, now 2. --redo measures it again" in told
+    assert main(words(tmp_path, "--rows", "pretrained", "--finished")) == 0
+    note = json.loads((tmp_path / "comparison.json").read_text())["note"]
+    assert "1 of its cells are older records" in note
+    assert main(words(tmp_path, "--rows", "pretrained", "--redo")) == 0
+    assert "1 stale cells: measured again" in capsys.readouterr().err
+    assert "older records" not in json.loads((tmp_path / "comparison.json").read_text())["note"]
 
 
 @pytest.mark.parametrize(
@@ -123,17 +131,6 @@ def test_a_comparison_on_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     report = json.loads((tmp_path / "comparison.json").read_text())
     assert report["title"].endswith("on a GPU") and report["command"].endswith("--device cuda")
     assert all(row[-1].endswith(" G") for row in report["tables"][1]["rows"])
-
-
-def test_a_control_has_the_same_device_as_its_rival(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words(tmp_path, "--rows", "reinforce")) == 0
-    rival = tmp_path / "cells" / f"{ENV}_diffrec_reinforce_seed0.json"
-    there = {"device": "cuda", "machine": {"gpu": "H200"}}
-    rival.write_text(json.dumps(json.loads(rival.read_text()) | there))
-    assert main(words(tmp_path)) == 1
-    assert "was measured on 'cuda'" in capsys.readouterr().err
 
 
 def test_what_needs_a_gpu_is_planned_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

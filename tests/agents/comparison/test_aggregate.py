@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.comparison.aggregate import by_row, gain, gain_tables, improvement, over_environments, over_seeds
+from agents.comparison.aggregate import (
+    by_row,
+    gain,
+    gain_tables,
+    improvement,
+    over_environments,
+    over_seeds,
+    without_gains,
+)
+from agents.comparison.tables import aggregate_table
 from agents.stats import interquartile_mean, mean_interval
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -70,11 +79,28 @@ def test_peak_memory_is_the_worst_seed_s() -> None:
     assert over_seeds(runs, runs)["peak_memory_mib"] == 30.0
 
 
-def test_gains_are_relative_and_a_pretrained_model_at_zero_is_told() -> None:
+def test_gains_are_relative_and_over_nothing_there_is_none() -> None:
     assert gain(result("E", "ppo", 0, 0.3), result("E", "none", 0, 0.2), "ndcg@20") == pytest.approx(0.5)
-    assert gain(result("E", "ppo", 0, 0.0), result("E", "none", 0, 0.0), "ndcg@20") == 0.0
-    with pytest.raises(ValueError, match="is 0"):
-        gain(result("E", "ppo", 0, 0.3), result("E", "none", 0, 0.0), "ndcg@20")
+    for after in (0.0, 0.3):
+        assert gain(result("E", "ppo", 0, after), result("E", "none", 0, 0.0), "ndcg@20") is None
+
+
+def test_a_pretrained_model_at_zero_takes_its_environment_out_of_the_aggregates_alone() -> None:
+    values = {
+        "E": {"none": [0.1, 0.2], "reinforce": [0.2, 0.3]},
+        "F": {"none": [0.0, 0.4], "reinforce": [0.4, 0.6]},
+    }
+    results = table(values)
+    assert without_gains(results) == ["F"]
+    found = over_environments(results)["reinforce"]["iqm"]
+    assert found["mean"] == pytest.approx(0.75)  # of 1.0 and 0.5, those of E
+    rows = results["F"]
+    over = over_seeds(rows["reinforce"], rows["none"])
+    assert over["relative_gain"]["ndcg@20"] is None
+    assert over["difference"]["ndcg@20"]["mean"] == pytest.approx(0.3)
+    shown = aggregate_table(results)
+    assert shown is not None and "1 environment" in shown.title and "F left out" in shown.title
+    assert over_environments(table({"F": values["F"]})) == {}
 
 
 def test_aggregates_take_complete_rows_alone() -> None:

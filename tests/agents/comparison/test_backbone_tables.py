@@ -105,6 +105,6 @@ def test_a_model_without_its_pretrained_row_is_left_out() -> None:
 def test_relative_gains_that_are_not_defined() -> None:
     assert relative([]) is None and relative([(0.1, None)]) is None and percent(None) == ""
     one = relative([(0.2, 0.1)])
-    assert one is not None and percent(one) == "+100.0" and not one["excludes_zero"]
+    assert one is not None and percent(one) == "+100.0 ± -" and not one["excludes_zero"]
     sure = relative([(0.2, 0.1), (0.2, 0.1)])
     assert percent(sure) == "+100.0 ± 0.0 *"

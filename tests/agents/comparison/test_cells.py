@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from agents.comparison.cells import Cell, CellError, Outcome, differences, do_cell, read_cell, run_cells
+from agents.comparison.cells import Outcome, _end, _Queue, _try_lock, do_cell, run_cells
+from agents.comparison.records import Cell, CellError, differences, read_cell
 
 
 def cell(key: str, value: Any = 1, **more: Any) -> Cell:
@@ -31,7 +32,7 @@ def test_cells_run_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
     heard: list[Outcome] = []
     failed = run_cells([cell("a"), broken, cell("c")], tmp_path, tell=heard.append)
     assert list(failed) == ["b"] and "JSONDecodeError" in failed["b"]
-    assert json.loads((tmp_path / "a.json").read_text()) == {"value": 1}
+    assert json.loads((tmp_path / "a.json").read_text())["value"] == 1
     assert "Traceback" in broken.error_path(tmp_path).read_text()
     assert sorted(outcome.cell.key for outcome in heard) == ["a", "b", "c"]
     assert all((outcome.result is None) == (outcome.cell.key == "b") for outcome in heard)
@@ -46,10 +47,10 @@ def test_cells_run_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
 
 
 def test_needs_come_first_and_their_failure_is_passed_on(tmp_path: Path) -> None:
-    reads = f"__import__('json').load(open({str(tmp_path / 'first.json')!r}))"
+    reads = f"{{'value': __import__('json').load(open({str(tmp_path / 'first.json')!r}))['value']}}"
     cells = [cell("first", 7), python("second", reads, needs=("first",)), cell("third")]
     assert run_cells(cells, tmp_path, workers=3) == {}
-    assert json.loads((tmp_path / "second.json").read_text()) == {"value": 7}
+    assert json.loads((tmp_path / "second.json").read_text())["value"] == 7
 
     broken = [python("x", "1 / 0"), cell("y", needs=("x",)), cell("z", needs=("y",)), cell("w")]
     failed = run_cells(broken, tmp_path)
@@ -81,12 +82,13 @@ def test_what_others_work_with_is_made_again_where_it_is_gone_and_wanted(tmp_pat
 
 def test_what_another_process_finished_meanwhile_is_not_run_again(tmp_path: Path) -> None:
     other = tmp_path / "b.json"  # written while "a" runs
-    writes = f"__import__('pathlib').Path({str(other)!r}).write_text('{{\"value\": 5}}') and {{'value': 1}}"
+    text = json.dumps({"settings": {}, "value": 5})
+    writes = f"__import__('pathlib').Path({str(other)!r}).write_text({text!r}) and {{'value': 1}}"
     heard: list[str] = []
     cells = [python("a", writes), python("b", "1 / 0"), cell("c", needs=("b",))]
     assert run_cells(cells, tmp_path, workers=1, tell=lambda outcome: heard.append(outcome.cell.key)) == {}
     assert heard == ["a", "c"]
-    assert json.loads(other.read_text()) == {"value": 5}
+    assert json.loads(other.read_text())["value"] == 5
 
 
 def test_each_cell_has_a_process_and_one_thread_of_its_own(
@@ -108,7 +110,7 @@ def test_a_process_that_dies_is_a_failure(tmp_path: Path) -> None:
     failed = run_cells([*dies, cell("fine")], tmp_path)
     assert failed["quiet"] == "its process ended with code 3"
     assert "out of memory?" in failed["killed"]
-    assert read_cell(tmp_path, cell("fine")) == {"value": 1}
+    assert (read_cell(tmp_path, cell("fine")) or {})["value"] == 1
 
 
 def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None:
@@ -116,14 +118,12 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None
     do_cell(old, tmp_path)
     assert run_cells([old], tmp_path) == {}
     new = cell("a", settings={"agent": {"rate": 3, "size": [2]}, "seed": 0})
-    with pytest.raises(CellError, match=r"a\.json was made with other settings \(agent.rate was 1, now 3\)"):
+    with pytest.raises(CellError, match=r"a\.json: stale, agent\.rate was 1, now 3\. --redo measures"):
         run_cells([cell("b"), new], tmp_path)
     do_cell(cell("c", settings={"seed": 1}), tmp_path)
     with pytest.raises(CellError) as both:
         run_cells([new, cell("c", settings={"seed": 2})], tmp_path)
-    assert "a.json" in str(both.value) and "c.json was made with other settings (seed was 1" in str(
-        both.value
-    )
+    assert "a.json" in str(both.value) and "c.json: stale, seed was 1" in str(both.value)
     assert not (tmp_path / "b.json").exists()
 
 
@@ -157,7 +157,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -
 
     with pytest.raises(KeyboardInterrupt):
         run_cells([slow, cell("quick")], tmp_path, tell=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["quick.json"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["quick.json"]
     import multiprocessing
 
     assert not multiprocessing.active_children()
@@ -194,3 +194,52 @@ def _alive(pid: int) -> bool:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_stale_cells_are_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    do_cell(cell("a", 1, settings={"rate": 1}), tmp_path)
+    do_cell(cell("b", 1, settings={"rate": 1}), tmp_path)
+    cells = [cell("a", 2, settings={"rate": 2}), cell("b", 2, settings={"rate": 1})]
+    broken = [Cell("a", json.loads, ("{",), {"rate": 2}), cells[1]]
+    assert set(run_cells(broken, tmp_path, redo=True)) == {"a"}
+    assert json.loads((tmp_path / "a.json").read_text())["settings"] == {"rate": 1}  # until there is another
+    assert run_cells(cells, tmp_path, redo=True) == {}
+    assert [json.loads((tmp_path / f"{key}.json").read_text())["value"] for key in "ab"] == [2, 1]
+
+
+def test_a_cell_that_another_command_is_making_is_waited_for_and_not_repeated(tmp_path: Path) -> None:
+    """Two commands share a folder: each cell is made once, and both end when all is finished."""
+    made = tmp_path / "made.txt"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from agents.comparison.cells import run_cells\n"
+        "from agents.comparison.records import Cell\n"
+        "if __name__ == '__main__':\n"
+        f"    made = {str(made)!r}\n"
+        "    code = f\"(open({made!r}, 'a').write('NAME '), {{'value': __import__('time').sleep(.3)}})[1]\"\n"
+        "    cells = [Cell(name, eval, (code.replace('NAME', name),)) for name in 'abc']\n"
+        "    cells.append(Cell('d', eval, (code.replace('NAME', 'd'),), needs=('a', 'b', 'c')))\n"
+        f"    assert run_cells(cells, Path({str(tmp_path / 'cells')!r}), workers=1) == {{}}\n"
+    )
+    root = Path(__file__).resolve().parents[3]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    commands = [subprocess.Popen([sys.executable, str(script)], env=environment) for _ in range(2)]
+    assert [command.wait(timeout=300) for command in commands] == [0, 0]
+    assert sorted(made.read_text().split()) == ["a", "b", "c", "d"]
+
+
+def test_a_cell_waits_while_another_command_makes_again_what_it_begins_from(tmp_path: Path) -> None:
+    base = cell("base")
+    do_cell(base, tmp_path)
+    queue = _Queue(tmp_path, [cell("reader", needs=("base",))], {"base"}, redo=False)
+    lock = _try_lock(tmp_path, "base")
+    assert lock is not None and queue.begin() is None and _try_lock(tmp_path, "base") is None
+    lock.release()
+    job = queue.begin()
+    assert job is not None
+    assert _try_lock(tmp_path, "reader") is None  # it is ours until it has ended
+    assert _end(job, tmp_path).error == ""
+    free = _try_lock(tmp_path, "reader")
+    assert free is not None
+    free.release()

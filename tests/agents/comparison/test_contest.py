@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from agents.comparison.cells import Cell, CellError, do_cell, read_cell
+from agents.comparison.cells import do_cell
 from agents.comparison.contest import Job, plan, run_job, whose
 from agents.comparison.judging import CELLS, read_results
+from agents.comparison.records import Cell, CellError, read_cell
 from agents.comparison.rows import BASE, ROWS, choose_rows
 from agents.comparison.settings import EnvSettings
 from refit_env.data import load_dataset
+from refit_env.errors import DataError
 from refit_env.evaluation import evaluate
 from refit_env.files import write_json
 from refit_env.policy import DiffusionPolicy
@@ -64,15 +66,23 @@ def test_cells_hold_what_the_tables_need(done: dict[str, dict[str, Any]], finish
         )
 
 
-def test_more_elbo_takes_the_time_that_reinforce_took(tiny: EnvSettings, finished: Path) -> None:
+def test_more_elbo_takes_the_work_that_reinforce_took(tiny: EnvSettings, finished: Path) -> None:
     long = replace(tiny, more_elbo=replace(tiny.more_elbo, epochs=10_000))
     cells = planned(finished, "elbo", settings={ENV: long})
-    told = read_cell(finished / CELLS, cells["reinforce"])
-    assert told is not None
-    told["cost"] |= {"training_seconds": 0.4, "validation_seconds": 0.2}
-    write_json(cells["reinforce"].path(finished / CELLS), told)
+    rival = read_cell(finished / CELLS, cells["reinforce"])
+    assert rival is not None
+    assert rival["cost"]["work"] == {
+        "forward": 576,
+        "backward": 576,
+        "units": 576.0,
+    }  # an environment step each
     elbo = do_cell(cells["elbo"], finished / CELLS)
-    assert 0.6 <= elbo["cost"]["training_seconds"] < 5.0  # it ends with the epoch under way
+    assert elbo["budget"] == {"unit": "work", "amount": 576.0}
+    assert 0 <= elbo["cost"]["work"]["units"] - 576.0 < long.more_elbo.users_per_batch
+    rival["cost"].pop("work")
+    write_json(cells["reinforce"].path(finished / CELLS), rival)
+    with pytest.raises(DataError, match=r"reinforce_seed0\.json: counts no work"):
+        do_cell(cells["elbo"], finished / CELLS)
 
 
 def test_settings_of_other_rows_do_not_touch_a_cell(tiny: EnvSettings, tmp_path: Path) -> None:
@@ -80,14 +90,14 @@ def test_settings_of_other_rows_do_not_touch_a_cell(tiny: EnvSettings, tmp_path:
     tuned = replace(tiny, tuned={**tiny.tuned, "reinforce": {"learning_rate": 1.0}})
     after = {n: c.settings for n, c in planned(tmp_path, "elbo,ppo,sac", settings={ENV: tuned}).items()}
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"reinforce", "elbo"}  # more ELBO lasts as long as REINFORCE
+    assert changed == {"reinforce", "elbo"}  # more ELBO does as much work as REINFORCE
     other = {n: c.settings for n, c in planned(tmp_path, "elbo,ppo,sac", steps=700).items()}
     assert {name for name in before if before[name] != other[name]} == {"reinforce", "elbo", "ppo", "sac"}
 
 
 def test_cells_of_another_budget_are_refused(done: dict[str, dict[str, Any]], finished: Path) -> None:
     cells = planned(finished, "elbo,ppo", steps=700)
-    with pytest.raises(CellError, match=r"steps was 600, now 700.*--out"):
+    with pytest.raises(CellError, match=r"stale, steps was 600, now 700.*--redo"):
         read_results(list(cells.values()), finished, BASE, whose)
     assert read_cell(finished / CELLS, cells["none"]) == done["none"]
 

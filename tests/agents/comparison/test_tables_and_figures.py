@@ -66,7 +66,9 @@ def test_an_environment_s_table_has_a_line_a_row_and_stars_what_is_sure() -> Non
 
 def test_one_seed_has_figures_but_no_intervals() -> None:
     table = environment_table("E", summarise(results(cell("none", 0, 0.3), cell("ppo", 0, 0.36)))["E"])
-    assert table.rows[1][1:5] == ("0.3600", "0.3600", "+0.0600", "+0.0600")
+    assert table.rows[1][1:5] == ("0.3600 ± -", "0.3600 ± -", "+0.0600 ± -", "+0.0600 ± -")
+    overall = aggregate_table(results(cell("none", 0, 0.3), cell("reinforce", 0, 0.3), cell("ppo", 0, 0.36)))
+    assert overall is not None and overall.rows[1][1:] == ("+20.00 [-]", "1.00 [-]")
 
 
 def test_the_aggregate_table_has_percents_and_chances() -> None:

@@ -102,7 +102,7 @@ def test_one_row_and_many_are_the_same() -> None:
 def test_guidance_is_the_weighted_difference(predictor: str, timestep: int | Tensor) -> None:
     backbone = model(predictor=predictor, guidance=3.0)
     u, state = torch.randn(3, 8), torch.randn(3, 8)
-    told, untold = backbone.predict(u, state, timestep), backbone.predict(u, backbone.nothing, timestep)
+    told, untold = backbone(u, state, timestep), backbone(u, backbone.nothing, timestep)
     guided = backbone.predict_x0(u, timestep, Condition(state))
     assert torch.allclose(guided, 4.0 * told - 3.0 * untold, atol=1e-5)
     assert (told - untold).abs().max() > 0.1
@@ -113,7 +113,7 @@ def test_the_one_layer_denoiser_is_the_layer() -> None:
     u, state, k = torch.randn(3, 8), torch.randn(3, 8), torch.tensor([0, 4, 19])
     assert isinstance(backbone.predictor, torch.nn.Linear)
     together = torch.cat([u, state, backbone.time(step_embedding(k, 8, u))], 1)
-    assert torch.allclose(backbone.predict(u, state, k), backbone.predictor(together), atol=1e-6)
+    assert torch.allclose(backbone(u, state, k), backbone.predictor(together), atol=1e-6)
 
 
 def test_step_embedding_by_hand() -> None:
@@ -159,7 +159,7 @@ def test_the_published_loss_is_the_squared_error_of_the_embedding() -> None:
     x0 = backbone.items(target)
     abar = torch.as_tensor(backbone.diffusion.abar)[k][:, None].float()
     u = abar.sqrt() * x0 + (1 - abar).sqrt() * noise
-    out = backbone.predict(u, backbone.encode(shown).value, k)
+    out = backbone(u, backbone.encode(shown).value, k)
     assert torch.allclose(loss, (out - x0).square().mean(), atol=1e-6)
 
 
