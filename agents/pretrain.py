@@ -24,7 +24,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
 from refit_env.errors import CheckpointError
-from refit_env.evaluation import evaluate, selecting_metric
+from refit_env.evaluation import evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.relevance import make_relevance
 
@@ -83,6 +83,7 @@ class Pretrainer:
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
             )
         check_task(type(backbone), dataset)
+        evaluated_users(dataset, "valid")
         self.dataset = dataset.episodes
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device).requires_grad_(True)

@@ -30,7 +30,7 @@ from agents.state import resolve_device
 from agents.training_envs import check_training_env, make_training_envs, reward_half
 from agents.work import Work, counted, work_in
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.evaluation import Evaluation, evaluate, selecting_metric
+from refit_env.evaluation import Evaluation, evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 
@@ -129,6 +129,7 @@ class FineTuner(ABC):
         self._within_step = False  # then generators are ahead of weights: no state to save
         self.history: list[dict[str, float]] = []
         self._train_users, self._selection_users = self._split_users()
+        evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
         self._best_state = copy.deepcopy(self.policy.state_dict())
         self._best: tuple[float, int] = (float("-inf"), 0)
         self._lists: Tensor | None = None  # (E, U, K) what rewards that look at others' lists were last shown

@@ -96,13 +96,9 @@ def evaluate(
     dataset = dataset.episodes
     ks = list_lengths(dataset) if ks is None else ks
     _check_lengths(ks, dataset.num_items)
+    chosen = evaluated_users(dataset, split, users)
     masked = dataset.masked(split)
     truth = without(dataset.split(split).csr, masked)
-    chosen = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
-    if users is not None:
-        chosen = np.intersect1d(chosen, users)
-    if not chosen.size:
-        raise ValueError(f"no user to evaluate: none chosen has relevant items in {dataset.name!r}, {split}")
     seen, relevant = SparseRows(masked, device), SparseRows(truth, device)
     lists, found = [], []
     for ids in torch.split(torch.from_numpy(chosen).to(device), batch):
@@ -113,6 +109,31 @@ def evaluate(
     return Evaluation(
         chosen, per_user, dataset.population(split), torch.cat(lists).numpy(), dataset.num_items
     )
+
+
+def evaluated_users(
+    dataset: Dataset, split: str, users: npt.NDArray[np.int64] | None = None
+) -> npt.NDArray[np.int64]:
+    """The users that an evaluation is about: those with relevant items in a split.
+
+    Args:
+        dataset: what is evaluated; of a sequential set, users are its rows.
+        split: ``"valid"`` or ``"test"``.
+        users: only these; None takes all.
+
+    Returns:
+        (n,) ids, ascending.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    dataset = dataset.episodes
+    truth = without(dataset.split(split).csr, dataset.masked(split))
+    found = np.flatnonzero(np.diff(truth.indptr)).astype(np.int64)
+    found = found if users is None else np.intersect1d(found, users)
+    if not found.size:
+        raise ValueError(f"no user to evaluate: none chosen has relevant items in {dataset.name!r}, {split}")
+    return found
 
 
 def list_lengths(dataset: Dataset) -> tuple[int, ...]:

@@ -11,16 +11,17 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.plots import Series, column
 from agents.resources import Usage
 from agents.runs import CONFIG, RunError, RunFolder
 from agents.stats import paired_bootstraps
-from refit_env.evaluation import Evaluation
+from refit_env.evaluation import Evaluation, nearest_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import EnvEntry, entry
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
 REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
-"""The metrics that ``metrics.json`` and the tables hold."""
+"""The metrics that ``metrics.json`` and the tables hold; a small catalogue has those of its longest lists."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,21 @@ def reopen(path: Path, settings: Mapping[str, Any], state: str) -> RunFolder:
 
 
 def reported(means: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that are reported, in their order."""
-    return {name: float(means[name]) for name in REPORTED}
+    """The metrics that are reported, in their order.
+
+    Example:
+        >>> reported({"recall@3": 0.5, "ndcg@3": 0.25, "coverage@3": 1.0})
+        {'recall@3': 0.5, 'ndcg@3': 0.25}
+    """
+    names = dict.fromkeys(nearest_metric(name, means) for name in REPORTED)
+    return {name: float(means[name]) for name in names}
+
+
+def validation_curves(rows: Sequence[Mapping[str, float]], step_name: str = "iteration") -> dict[str, Series]:
+    """The lines of a log's validation: NDCG@20 and Recall@20, or those of a smaller catalogue's lists."""
+    logged = {name.removeprefix("valid/") for row in rows for name in row if name.startswith("valid/")}
+    names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
+    return {name: column(rows, f"valid/{name}", step_name) for name in names}
 
 
 def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
@@ -179,17 +193,18 @@ def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str
     """
     if list(before.users) != list(after.users):
         raise ValueError("before and after were evaluated on different users")
+    means = reported(before.means())
     table = paired_bootstraps(
-        {name: before.per_user[name] for name in REPORTED},
-        {name: after.per_user[name] for name in REPORTED},
+        {name: before.per_user[name] for name in means},
+        {name: after.per_user[name] for name in means},
         seed=seed,
     )
     return {
         "users": len(before.users),
-        "before": reported(before.means()),
+        "before": means,
         "after": reported(after.means()),
-        "relative_gain": {name: table[name].relative_gain for name in REPORTED},
-        "paired_bootstrap": {name: table[name].to_json() for name in REPORTED},
+        "relative_gain": {name: table[name].relative_gain for name in means},
+        "paired_bootstrap": {name: table[name].to_json() for name in means},
     }
 
 
@@ -198,7 +213,7 @@ def comparison_table(report: Mapping[str, Any], title: str) -> Table:
     table = Table(title=f"{title} (test, {report['users']} users)")
     for name in ("metric", "before", "after", "gain", "difference, 95 % interval over users"):
         table.add_column(name, justify="left" if name == "metric" else "right")
-    for name in REPORTED:
+    for name in report["before"]:
         bootstrap = report["paired_bootstrap"][name]
         table.add_row(
             name,

@@ -22,6 +22,7 @@ from agents.commands.common import (
     parse_reward,
     plain,
     reopen,
+    validation_curves,
 )
 from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
 from agents.config import TrainerConfig, named_settings
@@ -34,6 +35,7 @@ from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import CURVE, RunFolder
 from agents.trainer import STATE_NAME, FineTuner
+from refit_env.evaluation import evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded, Seed
 
@@ -125,6 +127,7 @@ class Finetune(Bounded):
         }
         policy = policy.respaced(self.num_steps, self.eta)
         agent = make_agent(policy, target, self.agent, env_kwargs, self.seed, self.device, self.algorithm)
+        evaluated_users(agent.env.problem.dataset, "test")
         if self.resume:
             folder = reopen(self.out, settings, STATE_NAME)
         else:  # after all that can be refused: a mistake leaves no run in the way
@@ -205,7 +208,7 @@ def draw_curve(folder: RunFolder, title: str) -> None:
     rows = read_log(folder.path)
     panels = {
         "reward (train)": {"mean": column(rows, "reward/mean")},
-        "validation": {name: column(rows, f"valid/{name}") for name in ("ndcg@20", "recall@20")},
+        "validation": validation_curves(rows),
     }
     plot_curves(panels, folder.path / CURVE, title=title)
 

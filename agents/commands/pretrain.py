@@ -13,13 +13,13 @@ from rich.table import Table
 from tqdm import tqdm
 
 from agents.commands.common import (
-    REPORTED,
     choose_target,
     cost,
     parse_options,
     plain,
     reopen,
     reported,
+    validation_curves,
 )
 from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
 from agents.console import console
@@ -31,7 +31,7 @@ from agents.runlog import RunLog, read_log
 from agents.runs import CURVE, RunFolder
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation import evaluate, evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Bounded, Seed
@@ -93,6 +93,7 @@ class Pretrain(Bounded):
             "pretrain": plain(self.training),
         }
         dataset = load_dataset(target.dataset)
+        evaluated_users(dataset, "test")
         if earlier is None:
             name = self.backbone or target.spec.backbone
             backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
@@ -178,7 +179,7 @@ def _draw(folder: RunFolder, title: str) -> None:
     rows = read_log(folder.path)
     panels = {
         "loss (train)": {"mean": column(rows, "train/loss", "epoch")},
-        "validation": {name: column(rows, f"valid/{name}", "epoch") for name in ("ndcg@20", "recall@20")},
+        "validation": validation_curves(rows, "epoch"),
     }
     plot_curves(panels, folder.path / CURVE, title=title, xlabel="epoch")
 
@@ -188,7 +189,7 @@ def _table(report: Mapping[str, Any], title: str) -> Table:
     table = Table("metric", title=title, min_width=48)
     for split in ("valid", "test"):
         table.add_column(split, justify="right")
-    for name in REPORTED:
+    for name in report["test"]:
         table.add_row(name, f"{report['valid'][name]:.4f}", f"{report['test'][name]:.4f}")
     return table
 

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import tyro
-from msgspec import Meta
 from rich.table import Table
 from torch import Tensor
 
 from agents.commands.common import choose_target
-from agents.commands.options import EnvOption, Flag, FolderOption, parse
+from agents.commands.options import CountOption, EnvOption, Flag, FolderOption, parse
 from agents.console import console, say
 from agents.runs import RunFolder
 from agents.state import resolve_device
@@ -45,8 +44,8 @@ class Recommend(Bounded):
     """The run folder."""
     user: str
     """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
-    top: Annotated[int, Meta(ge=1)] = 10
-    """Length of the list."""
+    top: CountOption = None
+    """Length of the list; 10 if left out, or all items that may be in it where they are fewer."""
     internal_ids: Flag = False
     """Users and items are the numbers that the data set gives them, from 0, in and out."""
     protocol: Flag = False
@@ -115,7 +114,7 @@ class Recommend(Bounded):
 
 
 def recommend(
-    policy: DiffusionPolicy, dataset: Dataset, user: int, top: int, *, protocol: bool = False
+    policy: DiffusionPolicy, dataset: Dataset, user: int, top: int | None = None, *, protocol: bool = False
 ) -> list[dict[str, Any]]:
     """Rank the catalogue for one user by the noise-free chain.
 
@@ -123,7 +122,7 @@ def recommend(
         policy: the recommender.
         dataset: the data set, not its rows.
         user: number of the user.
-        top: length of the list.
+        top: length of the list; None is 10, or all items that may be in it where they are fewer.
         protocol: the evaluated list (input: train items; left out: train and validation items; of data in
             order of time that of the user's last row, nothing left out) instead of the deployed one (input
             and left out: every interaction of the user).
@@ -133,15 +132,20 @@ def recommend(
         under ``protocol`` ``held_out``, the split (``valid``, ``test``) in which the user chose it, or None.
 
     Raises:
-        ValueError: if ``top`` is outside 1..items left, or the user has no row under ``protocol``.
+        ValueError: if no item is left, ``top`` is outside 1..items left, or the user has no row under
+            ``protocol``.
     """
     view = dataset.episodes if protocol else dataset.served
     row = _last_row(view, dataset, user) if protocol and isinstance(view, RowDataset) else user
     hidden = _hidden(dataset, view, user, row, protocol)  # (n,)
-    if not 1 <= top <= dataset.num_items - hidden.size:
+    left = dataset.num_items - hidden.size
+    if not left:
+        raise ValueError(f"{dataset.users_by_id.named(user)} has every item; none is left to recommend")
+    top = min(10, left) if top is None else top
+    if not 1 <= top <= left:
         raise ValueError(
-            f"--top {top} must lie in 1..{dataset.num_items - hidden.size}, the items that may be in the "
-            f"list of {dataset.users_by_id.named(user)}"
+            f"--top {top} must lie in 1..{left}, the items that may be in the list of "
+            f"{dataset.users_by_id.named(user)}"
         )
     scores: Tensor = policy.scorer(view)(torch.tensor([row], device=policy.device))[0]  # (I,)
     free = np.setdiff1d(np.arange(dataset.num_items), hidden)  # (I - n,)

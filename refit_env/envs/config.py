@@ -21,6 +21,8 @@ from refit_env.rewards.registry import RewardSpec
 
 STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
+USUAL_K = 20
+"""K where nothing is said."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class ProblemConfig:
     relevance: str | None = None
     """``train``, ``holdout``, ``recent`` or ``validation``; None is ``recent`` where rows stand in order of
     time, else ``holdout``."""
-    k: int = 20
-    """K."""
+    k: int = USUAL_K
+    """K; where it is left at 20 and there are fewer items, lists hold them all."""
     start: str | None = None
     """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I). None is the
     backbone's own."""

@@ -21,7 +21,7 @@ from refit_env.backbones import Backbone, backbone_class, backbone_config, check
 from refit_env.checkpoint import POLICY
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
-from refit_env.envs.config import ProblemConfig, check, relevance_settings
+from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings
 from refit_env.envs.judge import load_judge
 from refit_env.files import file_state
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
@@ -71,7 +71,7 @@ class DenoisingProblem:
             config.reward,
             self.dataset,
             self.relevance,
-            k=config.k,
+            k=min(config.k, self.dataset.num_items) if config.k == USUAL_K else config.k,
             device=self.device,
             model=config.checkpoint,
             **(config.reward_kwargs or {}),

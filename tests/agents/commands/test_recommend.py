@@ -120,7 +120,7 @@ def test_without_ids_of_the_source_the_numbers_are_the_ids(
         (["--user=800"], "must lie in 0..799"),
         (["--user=007"], "must lie in 0..799"),
         (["--user=007", "--internal-ids"], "--user '007' must lie in 0..799, the numbers of the users"),
-        (["--user=5", "--top=0"], "--top must be >= 1, found 0"),
+        (["--user=5", "--top=0"], "--top must be >= 1 and"),
         (["--user=5", "--top=100000"], "the items that may be in the list of user 5"),
     ],
 )
