@@ -6,13 +6,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.refit-installed
 PYTEST_ARGS ?=
+PYTHONS ?= 3.11 3.12 3.13 3.14
 INTEGRATIONS := rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
 test test-slow test-integrations doctest coverage: export OMP_NUM_THREADS ?= 1
-.PHONY: help install demo test test-slow test-integrations $(INTEGRATIONS:%=test-%) check lint types doctest \
-	format coverage docs clean
+.PHONY: help install demo test test-slow test-matrix test-floor test-newest test-pythons \
+	test-integrations $(INTEGRATIONS:%=test-%) check lint types doctest format coverage docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -27,6 +28,21 @@ test: $(INSTALLED) ## Run the fast tests
 
 test-slow: $(INSTALLED) ## Run the slow tests (REFIT_DATA_HOME adds those on real data)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+# Each keeps its finished cells in .matrix and prints a table of them: scripts/matrix.py.
+MATRIX = $(BIN)/python scripts/matrix.py --venv $(VENV) --pytest="$(PYTEST_ARGS)"
+
+test-matrix: $(INSTALLED) ## Run the fast tests by each set of vector instructions of this processor (minutes a cell)
+	$(MATRIX) processors
+
+test-floor: $(INSTALLED) ## Run the fast tests with the lowest versions that pyproject.toml allows, in .venv-floor
+	$(MATRIX) floor
+
+test-newest: $(INSTALLED) ## Run the fast tests with the newest versions, in .venv-newest (torch pinned, or TORCH=torch)
+	$(MATRIX) newest $(TORCH:%=--torch %)
+
+test-pythons: $(INSTALLED) ## Run the fast tests on each Python of PYTHONS that is here, in .venv-3.N
+	$(MATRIX) pythons --pythons $(PYTHONS)
 
 test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (minutes)
 
