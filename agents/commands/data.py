@@ -28,7 +28,7 @@ from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw, writable_home
 from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare, prepare_known, prepare_named
-from refit_env.data.recipe import Core, Rating, Recipe
+from refit_env.data.recipe import Core, Rating, Recipe, Separator
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name
 from refit_env.errors import SettingError
@@ -110,10 +110,16 @@ class DataPrepare(Bounded):
     columns: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ROLE=NAME")] = ()
     """For ``csv`` and ``inter``: ``user=visitor item=article rating=stars timestamp=when split=part``; the
     usual names are found without."""
-    separator: str = ","
-    """For ``csv``: between the fields."""
+    ignore: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """For ``csv`` and ``inter``: columns that are not read, whatever their names."""
+    separator: Annotated[Separator | None, tyro.conf.arg(metavar="CHARACTER")] = None
+    """For ``csv``: between the fields, ``tab`` for a tab; found in the header if left out."""
     token_ids: Flag = False
     """Ids may be any text (they are numbered in ascending order)."""
+    drop_blank: Flag = False
+    """For ``csv`` and ``inter``: drop rows in which a field that is used is empty, and count them."""
+    time_unit: Literal["s", "ms", "us", "ns", "days"] | None = None
+    """Of times that are numbers; found if left out, where it is certain."""
     time_ordered: Flag = False
     """The rows of each user stand in order of time, although the file has no timestamps."""
     min_rating: Annotated[Rating | None, tyro.conf.arg(metavar="FLOAT")] = None
@@ -142,6 +148,8 @@ class DataPrepare(Bounded):
         for step, rows in dataset.meta["preparation"]["rows"].items():
             steps.add_row(step, f"{rows:,}")
         console().print(steps)
+        for note in dataset.meta["preparation"].get("notes", ()):
+            say(note)
         say(f"{folder}: {_sizes(dataset)}")
         return 0
 
@@ -166,6 +174,8 @@ class DataPrepare(Bounded):
                 stored, self.source, self._recipe(), folder, overwrite=self.overwrite, meta=meta
             )
         self._refuse_options(named.name)
+        if self.time_unit is not None:
+            named = replace(named, recipe=replace(named.recipe, time_unit=self.time_unit))
         return folder, self._by_recipe(named, stored, folder)
 
     def _by_recipe(self, named: NamedRecipe, stored: str, folder: Path) -> Dataset:
@@ -180,7 +190,7 @@ class DataPrepare(Bounded):
 
     def _refuse_options(self, recipe: str) -> None:
         """An option that would go unheard is a mistake."""
-        free = ("name", "source", "as_name", "out", "overwrite", "format", "recipe")
+        free = ("name", "source", "as_name", "out", "overwrite", "format", "recipe", "time_unit")
         told = [f.name for f in fields(self) if f.name not in free and getattr(self, f.name) != f.default]
         if told:
             options = ", ".join("--" + name.replace("_", "-") for name in told)
@@ -196,8 +206,11 @@ class DataPrepare(Bounded):
         return Recipe(
             format=self.format,
             columns=dict(word.split("=", 1) for word in self.columns),
+            ignore=self.ignore,
             separator=self.separator,
             token_ids=self.token_ids,
+            drop_blank=self.drop_blank,
+            time_unit=self.time_unit,
             time_ordered=self.time_ordered,
             min_rating=self.min_rating,
             k_core=self.k_core,

@@ -22,7 +22,7 @@ from refit_env.errors import DataError
 
 TSMC2014 = Layout(
     ("user", "item", "category id", "category", "lat", "lon", "offset", "timestamp"),
-    ("id", "token", "skip", "skip", "number", "number", "skip", "time"),
+    ("id", "token", "skip", "skip", "number", "number", "skip", "date"),
     "\t",
     pattern="user<tab>venue<tab>category id<tab>category<tab>lat<tab>lon<tab>minutes<tab>UTC time",
     encoding="latin-1",  # as published: the categories' names have accents

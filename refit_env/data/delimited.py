@@ -58,6 +58,8 @@ class Layout:
         quoted: whether fields may stand in double quotes.
         pattern: what a line should look like, for error messages.
         hint: what to do where an id is no number, for error messages.
+        blank: what to do where a field that is used is empty, for error messages.
+        drop_blank: whether rows in which one is are dropped.
         encoding: of the text; UTF-8 where the file begins with its byte order mark.
     """
 
@@ -68,6 +70,8 @@ class Layout:
     quoted: bool = False
     pattern: str = ""
     hint: str = ""
+    blank: str = ""
+    drop_blank: bool = False
     encoding: str = "utf-8-sig"
 
     @property
@@ -109,9 +113,25 @@ def read_delimited(path: Path, layout: Layout) -> Columns:
     Raises:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
     """
+    return read_counting(path, layout)[0]
+
+
+def read_counting(path: Path, layout: Layout) -> tuple[Columns, int]:
+    """Read a delimited file, and count the rows that ``layout.drop_blank`` left out.
+
+    Raises:
+        DataError: for the first line that breaks a rule; the message names file, line and rule.
+    """
     refuse_binary(path)
     columns = _read_fast(path, layout)
-    return columns if columns is not None else _read_plain(path, layout)
+    return (columns, 0) if columns is not None else _read_plain(path, layout)
+
+
+def first_value(path: Path, layout: Layout, name: str) -> str:
+    """The first value of a column that is not blank; empty if there is none."""
+    place = layout.names.index(name)
+    values = (fields[place].strip() for _, fields in _lines(path, layout) if place < len(fields))
+    return next((value for value in values if value), "")
 
 
 def line_of(path: Path, layout: Layout, row: int) -> int:
@@ -240,26 +260,36 @@ def _has_open_line(path: Path, separator: str) -> bool:
         return any(text.find(end) >= 0 for end in ends) or text[-len(mark) :] == mark
 
 
-def _read_plain(path: Path, layout: Layout) -> Columns:
-    """The columns, line by line; the reader that explains what is wrong."""
+def _read_plain(path: Path, layout: Layout) -> tuple[Columns, int]:
+    """The columns, line by line, and the rows left out; the reader that explains what is wrong."""
     parts: list[Columns] = []
     rows: list[list[Any]] = []
+    dropped = 0
     for number, fields in _lines(path, layout):
         if len(fields) != len(layout.names):
             raise DataError(f"{path} line {number}: {_wrong_shape(fields, layout)}")
+        if layout.drop_blank and _has_blank(fields, layout):
+            dropped += 1
+            continue
         row = []
         for name, kind, text in zip(layout.names, layout.kinds, fields, strict=True):
             try:
                 row.append(parse_field(text, kind))
             except ValueError as error:
-                hint = layout.hint if kind == "id" else ""
+                hint = layout.blank if not text.strip() else layout.hint if kind == "id" else ""
                 raise DataError(f"{path} line {number}: {name} {error}{hint}") from None
         rows.append(row)
         if len(rows) == CHUNK:
             parts, rows = [*parts, _plain_columns(rows, layout)], []
     if not rows and not parts:
-        raise DataError(f"{path}: no rows")
-    return _joined([*parts, _plain_columns(rows, layout)] if rows else parts)
+        raise DataError(f"{path}: no rows" + (f" without blanks, of {dropped:,}" if dropped else ""))
+    return _joined([*parts, _plain_columns(rows, layout)] if rows else parts), dropped
+
+
+def _has_blank(fields: Sequence[str], layout: Layout) -> bool:
+    """Whether a field that is used, and may not be empty, is."""
+    both = zip(fields, layout.kinds, strict=True)
+    return any(kind not in ("skip", "optional") and not text.strip() for text, kind in both)
 
 
 def _plain_columns(rows: list[list[Any]], layout: Layout) -> Columns:

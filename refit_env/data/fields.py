@@ -15,10 +15,13 @@ import pandas as pd
 
 from refit_env.data.ids import NUMBER, parse_id
 
-Kind = Literal["id", "token", "count", "number", "optional", "time", "skip"]
+Kind = Literal["id", "token", "count", "number", "optional", "date", "skip"]
 """An id of digits (text where a number would lose leading zeros), any text, a whole number >= 0, a finite
-number, a finite number or nothing (NaN), a time (seconds, an ISO date, or ``Tue Apr 03 18:00:09 +0000
-2012``), or what is not used."""
+number, a finite number or nothing (NaN), a date (an ISO date, or ``Tue Apr 03 18:00:09 +0000 2012``) in
+seconds, or what is not used."""
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,5})?")
+"""A decimal number; nothing else that Python takes for one, such as ``1_000`` or ``nan``."""
 
 _ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3}|\.[0-9]{6})?Z?)?"
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
@@ -36,7 +39,7 @@ def parse_field(text: str, kind: Kind) -> Any:
     Example:
         >>> parse_field("12", "id"), parse_field("012", "id"), parse_field("4.5", "number")
         (12, '012', 4.5)
-        >>> parse_field("Tue Apr 03 18:00:09 +0000 2012", "time")
+        >>> parse_field("Tue Apr 03 18:00:09 +0000 2012", "date")
         1333476009.0
     """
     text = text.strip()
@@ -47,19 +50,37 @@ def parse_field(text: str, kind: Kind) -> Any:
             raise ValueError("is empty")
         return text
     if kind in ("id", "count"):
+        if not text:
+            raise ValueError("is empty")
         found = parse_id(text)
         return found if kind == "id" else int(found)
     if kind == "optional" and not text:
         return float("nan")
-    try:
-        value = float(text)
-    except ValueError:
-        seconds = seconds_of(text) if kind == "time" else None
+    if not text:
+        raise ValueError("is empty")
+    if kind == "date":
+        seconds = seconds_of(text)
         if seconds is None:
-            raise ValueError(f"{text[:40]!r} is no {'time' if kind == 'time' else 'number'}") from None
-        value = seconds
+            raise ValueError(f"{text[:40]!r} is no date")
+        return seconds
+    return parse_number(text)
+
+
+def parse_number(text: str) -> float:
+    """Read a decimal number, the way that every reader does.
+
+    Raises:
+        ValueError: with the rule that it breaks.
+
+    Example:
+        >>> parse_number("4.5"), parse_number("-1e3")
+        (4.5, -1000.0)
+    """
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is no number")
+    value = float(text)
     if not np.isfinite(value):
-        raise ValueError(f"{text[:40]!r} is not finite")
+        raise ValueError(f"{text[:40]!r} is too large")
     return value
 
 
@@ -90,9 +111,9 @@ def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
         return values if values.dtype == np.int64 and int(values.min()) >= 0 else None
     if kind == "optional" and values.dtype.kind in "iuf":
         return None if np.isinf(values).any() else values.astype(np.float64)
-    if values.dtype.kind in "iuf":
-        return values.astype(np.float64) if np.isfinite(values).all() else None
-    return _fast_times(series) if kind == "time" else None
+    if kind == "date":
+        return _fast_dates(series)
+    return values.astype(np.float64) if values.dtype.kind in "iuf" and np.isfinite(values).all() else None
 
 
 def id_values(series: pd.Series[Any]) -> npt.NDArray[Any] | None:
@@ -115,7 +136,7 @@ def id_values(series: pd.Series[Any]) -> npt.NDArray[Any] | None:
     return text.to_numpy(dtype=object).astype(np.int64)
 
 
-def _fast_times(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
+def _fast_dates(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
     """(N,) seconds of a column of dates that all have one of the two usual forms, or None."""
     if not pd.api.types.is_string_dtype(series.dtype):
         return None

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from refit_env.data.messages import spelled
+from refit_env.data.times import to_seconds
 from refit_env.errors import DataError
 
 IntArray = npt.NDArray[np.int64]
@@ -25,13 +27,15 @@ class RawRows:
     Attributes:
         users: (N,) int64 ids >= 0, or objects where a format has tokens.
         items: (N,) the same.
-        timestamps: (N,) float64 seconds, or None.
+        timestamps: (N,) float64 seconds, or None. Where ``unix`` is set, the file's numbers, whose unit is
+            yet to be found; see ``in_seconds``.
         ratings: (N,) float64, or None.
         split: (N,) int8 0 train, 1 valid, 2 test, or None where the files are not split.
         social: (S, 2) directed pairs of users, by the same ids, or None.
         item_table: what is known of the items: column name -> (I,) values, the column ``"item"`` holding
             their ids, each once; None where nothing is.
         dropped: rows that the reader left out, by the reason.
+        unix: whether the timestamps are numbers of the file's.
         shape: (U, I) where the files state it, else None.
         user_names: (U,) ids for people, by the number in ``users``, where a filter made the users; else None.
     """
@@ -44,6 +48,7 @@ class RawRows:
     social: npt.NDArray[Any] | None = None
     item_table: Mapping[str, npt.NDArray[Any]] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
+    unix: bool = False
     shape: tuple[int, int] | None = None
     user_names: npt.NDArray[Any] | None = None
 
@@ -69,6 +74,26 @@ class RawRows:
         return self.take(self.split == split)
 
 
+def in_seconds(rows: RawRows, where: str, unit: str | None) -> tuple[RawRows, tuple[str, ...]]:
+    """The rows with their times in seconds, and a note for the report where they were converted.
+
+    Args:
+        rows: as a reader gives them.
+        where: their file, for the message.
+        unit: of the file's times, a key of ``refit_env.data.times.UNITS``; None finds it if it is certain.
+
+    Raises:
+        DataError: if the unit is not certain, or is stated of times that are no numbers.
+    """
+    if rows.timestamps is None or not rows.unix:
+        if unit is not None:
+            what = "no times" if rows.timestamps is None else "times that need none"
+            raise DataError(f"{where}: {spelled('time_unit', repr(unit), unit)}, but these files have {what}")
+        return rows, ()
+    seconds, notes = to_seconds(where, rows.timestamps, unit)
+    return replace(rows, timestamps=seconds, unix=False), notes
+
+
 def at_least(rows: RawRows, min_rating: float) -> RawRows:
     """Keep the rows with ``rating >= min_rating``.
 
@@ -76,7 +101,11 @@ def at_least(rows: RawRows, min_rating: float) -> RawRows:
         DataError: if the rows have no ratings.
     """
     if rows.ratings is None:
-        raise DataError(f"min_rating={min_rating} needs ratings, and these files have none")
+        least, column = f"{min_rating:g}", spelled("columns", "{'rating': NAME}", "rating=NAME")
+        raise DataError(
+            f"{spelled('min_rating', least, least)} needs ratings, and there is no column for them; "
+            f"{column} names one"
+        )
     return rows.take(rows.ratings >= min_rating)
 
 
@@ -128,7 +157,9 @@ def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
         (array([0, 0, 1]), array(['4 1970-01-01', '4 1970-01-02'], dtype=object))
     """
     if rows.timestamps is None:
-        raise DataError("session='day' needs timestamps, and these files have none")
+        raise DataError(
+            f"{spelled('session', repr('day'), 'day')} needs timestamps, and these files have none"
+        )
     rows = rows.take(np.argsort(rows.timestamps, kind="stable"))
     assert rows.timestamps is not None
     dates = np.floor((rows.timestamps + 3600.0 * utc_offset) / 86400.0)  # (N,) days since 1970
@@ -160,7 +191,8 @@ def k_core(rows: RawRows, k: int, k_items: int | None = None, passes: int = 0) -
     """
     k_items = k if k_items is None else k_items
     if min(k, k_items) < 0:
-        raise ValueError(f"k_core={min(k, k_items)} must be 0 (no filter) or more")
+        least = str(min(k, k_items))
+        raise ValueError(f"{spelled('k_core', least, least)} must be 0 (no filter) or more")
     users, items = compact(rows.users)[0], compact(rows.items)[0]
     keep = np.arange(len(rows))
     done = 0

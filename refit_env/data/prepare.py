@@ -16,8 +16,17 @@ import numpy.typing as npt
 from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import Source
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
-from refit_env.data.filters import RawRows, at_least, compact_rows, daily_sessions, k_core, merge_duplicates
+from refit_env.data.filters import (
+    RawRows,
+    at_least,
+    compact_rows,
+    daily_sessions,
+    in_seconds,
+    k_core,
+    merge_duplicates,
+)
 from refit_env.data.limits import check_count
+from refit_env.data.messages import spelled
 from refit_env.data.named import ReadOptions
 from refit_env.data.readers import guess_format, read_rows
 from refit_env.data.recipe import Recipe
@@ -59,7 +68,7 @@ def prepare(
         check_free(out, overwrite)
     source, recipe = Path(source), recipe or Recipe()
     recipe = replace(recipe, format=recipe.format or guess_format(source))
-    rows, steps = _filtered(source, recipe)
+    rows, steps, notes = _filtered(source, recipe)
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     if rows.timestamps is not None:
@@ -67,7 +76,8 @@ def prepare(
             np.lexsort((rows.timestamps, rows.users))
         )  # stable: equal times keep the file's order
     parts = _split(source, replace(numbered, rows=rows), recipe)
-    about = {"split": recipe.in_words(), "preparation": {"recipe": asdict(recipe), "rows": steps}}
+    done = {"recipe": asdict(recipe), "rows": steps} | ({"notes": list(notes)} if notes else {})
+    about = {"split": recipe.in_words(), "preparation": done}
     data = Dataset(
         name,
         recipe.task,
@@ -85,10 +95,17 @@ def prepare(
     return data
 
 
-def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
-    """The rows to split, and how many were left after each step."""
+def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int], tuple[str, ...]]:
+    """The rows to split, how many were left after each step, and notes on their values."""
     options = ReadOptions(
-        recipe.columns, recipe.separator, recipe.token_ids, recipe.num_users, recipe.num_items
+        columns=recipe.columns,
+        ignore=recipe.ignore,
+        separator=recipe.separator,
+        token_ids=recipe.token_ids,
+        drop_blank=recipe.drop_blank,
+        ratings=recipe.min_rating is not None,
+        num_users=recipe.num_users,
+        num_items=recipe.num_items,
     )
     rows = read_rows(source, recipe.format or "", options)
     left = len(rows) + sum(rows.dropped.values())
@@ -96,6 +113,7 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
     for reason, count in rows.dropped.items():
         left -= count
         steps[f"without {reason}"] = left
+    rows, notes = in_seconds(rows, str(source), recipe.time_unit)
     if recipe.min_rating is not None:
         rows = at_least(rows, recipe.min_rating)
         steps[f"rating >= {recipe.min_rating:g}"] = len(rows)
@@ -114,7 +132,7 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int]]:
         steps[f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}"] = len(rows)
     if not len(rows):
         raise DataError(f"{source}: no rows are left; rows after each step: {steps}")
-    return rows, steps
+    return rows, steps, notes
 
 
 def prepare_known(
@@ -217,7 +235,8 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
     if recipe.split == "published":
         if rows.split is None:
             raise DataError(
-                f"{source}: split=published, but the files are not split; use random, time or leave-one-out"
+                f"{source}: {_split_option(recipe)}, but the files are not split; use random, time or "
+                "leave-one-out"
             )
         train, valid, test = (interactions(rows.split == s) for s in range(len(SPLITS)))
         if len(valid) == 0 and len(train):
@@ -227,7 +246,8 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
     ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")
     if recipe.split != "random" and not ordered:
         raise DataError(
-            f"{source}: split={recipe.split} needs timestamps, or rows that stand in order of time"
+            f"{source}: {_split_option(recipe)} needs timestamps, or rows in order of time "
+            f"({spelled('time_ordered', 'True')})"
         )
     valid_share, test_share = recipe.valid_share, recipe.test_share
     ways: dict[str, Callable[[], Parts]] = {
@@ -238,6 +258,10 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
         "leave-one-out": lambda: leave_one_out(everything),
     }
     return ways[recipe.split]()
+
+
+def _split_option(recipe: Recipe) -> str:
+    return spelled("split", repr(recipe.split), recipe.split)
 
 
 def _features(rows: RawRows) -> dict[str, npt.NDArray[Any]] | None:

@@ -8,7 +8,7 @@ ratings.dat one file (MovieLens 1M, 10M)                     user::item::rating:
 diffrec     train_list.npy, valid_list.npy, test_list.npy    (n, 2) whole numbers: user, item
 lightgcn    train.txt, test.txt, perhaps valid.txt           user item item item ...
 inter       NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
-csv         one file with a header                           named columns
+csv         one file with a header, .csv or .tsv             named columns
 yoochoose   yoochoose-clicks.dat, or yoochoose-buys.dat      session,time,item,...
 kuairec     big_matrix.csv, or small_matrix.csv              header; user_id, video_id, timestamp ...
 zhihu       inter_impression.csv, or zhihu1M.txt             user,answer,shown,clicked
@@ -26,6 +26,7 @@ Letters: N rows.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -40,6 +41,7 @@ from refit_env.data.delimited import Layout, read_delimited, refuse_binary
 from refit_env.data.fields import parse_field
 from refit_env.data.filters import RawRows
 from refit_env.data.ids import join_ids
+from refit_env.data.messages import spelled
 from refit_env.data.named import ReadOptions, as_rows, read_csv, read_inter
 from refit_env.data.pickled import read_dreamrec, read_recdiff
 from refit_env.data.places import one_file, only
@@ -50,6 +52,10 @@ from refit_env.errors import DataError, unknown_name
 
 _NO_NUMBERS = re.compile(rb"(?<![0-9])0[0-9]|[^0-9\s]")
 """What a line of LightGCN's numbers has none of."""
+
+
+TABLES = ("csv", "inter")
+"""Formats whose columns have names, so that options can choose among them."""
 
 
 def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
@@ -69,7 +75,17 @@ def read_rows(source: Path | str, format: str, options: ReadOptions | None = Non
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder")
-    return FORMATS[format](source, options or ReadOptions())
+    options = options or ReadOptions()
+    _refuse_unheard(format, options)
+    return FORMATS[format](source, options)
+
+
+def _refuse_unheard(format: str, options: ReadOptions) -> None:
+    """An option that a format does not read would change nothing, and is a mistake."""
+    for name in ("columns", "ignore", "separator", "token_ids", "drop_blank"):
+        formats = ("csv",) if name == "separator" else TABLES
+        if getattr(options, name) and format not in formats:
+            raise DataError(f"{spelled(name)} is for {' and '.join(formats)}, not for {format}")
 
 
 def guess_format(source: Path | str) -> str:
@@ -102,23 +118,28 @@ def guess_format(source: Path | str) -> str:
     for format, fits in rules:
         if any(fits(name) for name in names):
             return format
-    raise DataError(f"{source}: cannot tell the format from the names; say which: {', '.join(FORMATS)}")
+    which = spelled("format", "NAME", "NAME")
+    raise DataError(
+        f"{source}: cannot tell the format from the names; {which} states it: {', '.join(FORMATS)}"
+    )
 
 
 def _u_data(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
-    layout = Layout(names, ("id", "id", "number", "time"), "\t")
-    return as_rows(read_delimited(one_file(source, ("u.data",), ".data"), layout))
+    layout = Layout(names, ("id", "id", "number", "number"), "\t")
+    return as_rows(read_delimited(one_file(source, ("u.data",), ".data"), layout), unix=True)
 
 
 def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
     names = ("user", "item", "rating", "timestamp")
-    layout = Layout(names, ("id", "id", "number", "time"), "::", pattern="user::item::rating::timestamp")
-    return as_rows(read_delimited(one_file(source, ("ratings.dat",), ".dat"), layout))
+    layout = Layout(names, ("id", "id", "number", "number"), "::", pattern="user::item::rating::timestamp")
+    return as_rows(read_delimited(one_file(source, ("ratings.dat",), ".dat"), layout), unix=True)
 
 
 def _csv(source: Path, options: ReadOptions) -> RawRows:
-    return read_csv(one_file(source, ("ratings.csv", "rating.csv", "interactions.csv"), ".csv"), options)
+    usual = [f"{name}.{end}" for end in ("csv", "tsv") for name in ("ratings", "rating", "interactions")]
+    ending = ".csv" if source.is_file() or any(source.glob("*.csv")) else ".tsv"
+    return read_csv(one_file(source, usual, ending), options)
 
 
 def _recbole(source: Path, options: ReadOptions) -> RawRows:
@@ -189,6 +210,10 @@ def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: R
         _check_range(path, "user", parts[split].users, options.num_users)
         _check_range(path, "item", parts[split].items, options.num_items)
     tables = list(parts.values())
+    if len({table.unix for table in tables if table.timestamps is not None}) > 1:
+        raise DataError(
+            f"{next(iter(files.values())).parent}: some files have dates, others numbers as times"
+        )
 
     def together(name: str) -> npt.NDArray[np.float64] | None:
         values = [getattr(table, name) for table in tables]
@@ -201,6 +226,8 @@ def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: R
         together("timestamps"),
         together("ratings"),
         labels,
+        unix=tables[0].unix,
+        dropped=dict(sum((Counter(table.dropped) for table in tables), Counter())),
     )
 
 

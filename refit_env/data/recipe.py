@@ -11,8 +11,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from refit_env.data.messages import shown
+from refit_env.data.times import UNITS
 from refit_env.errors import SettingError
-from refit_env.settings import Bounded, OneOf, PartialShare, Seed
+from refit_env.settings import Bounded, Form, OneOf, PartialShare, Seed
 
 SPLIT_NAMES = ("published", "random", "time", "quantile", "sessions", "leave-one-out")
 """Values of ``Recipe.split``."""
@@ -28,6 +30,32 @@ Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 """Of users or items; their numbers are 32-bit."""
 
 
+_SEPARATORS = {"\\t": "\t", "tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
+"""What stands for a separator that is hard to type."""
+
+
+def separator_of(text: str) -> str:
+    """The separator that a text states: itself, or a tab where it is ``tab`` or a backslash and a ``t``.
+
+    Example:
+        >>> separator_of(";"), separator_of("space")
+        (';', ' ')
+    """
+    return _SEPARATORS.get(text, text)
+
+
+def separator_fault(text: str) -> str | None:
+    """What is wrong with a separator: it must be one character, and none of a field's own."""
+    found = separator_of(text)
+    if len(found) == 1 and not found.isalnum() and found not in '"\r\n\0.-+':
+        return None
+    return f"must be one character, such as , or ; or | or tab; found {shown(text)}"
+
+
+Separator = Annotated[str, Form(separator_fault)]
+"""What stands between the fields of a table."""
+
+
 @dataclass(frozen=True)
 class Recipe(Bounded):
     """How official files become a data set: read, filter in the order of the fields, then split."""
@@ -36,10 +64,16 @@ class Recipe(Bounded):
     """A key of ``refit_env.data.readers.FORMATS``; None guesses from the names of the files."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> column name, for CSV and RecBole files."""
-    separator: str = ","
-    """Between the fields of a CSV."""
+    ignore: tuple[str, ...] = ()
+    """Columns of CSV and RecBole files that are not read, whatever their names."""
+    separator: Separator | None = None
+    """Between the fields of a CSV, one character; None finds it in the header."""
     token_ids: bool = False
     """Whether ids may be any text."""
+    drop_blank: bool = False
+    """Whether rows of CSV and RecBole files with an empty field that is used are dropped, and counted."""
+    time_unit: Annotated[str, OneOf(UNITS)] | None = None
+    """Of times that are numbers: ``s``, ``ms``, ``us``, ``ns`` or ``days``; None finds the certain ones."""
     task: Annotated[str, OneOf(TASKS)] = "cf"
     """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as events of their own."""
     time_ordered: bool = False

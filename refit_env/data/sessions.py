@@ -21,13 +21,13 @@ from refit_env.errors import DataError
 
 CLICKS = Layout(
     ("session", "timestamp", "item", "category"),
-    ("id", "time", "id", "skip"),  # the category is S, 0 or a number
+    ("id", "date", "id", "skip"),  # the category is S, 0 or a number
     ",",
     pattern="session,time,item,category",
 )
 BUYS = Layout(
     ("session", "timestamp", "item", "price", "quantity"),
-    ("id", "time", "id", "skip", "skip"),
+    ("id", "date", "id", "skip", "skip"),
     ",",
     pattern="session,time,item,price,quantity",
 )
@@ -78,7 +78,7 @@ def read_kuairec(source: Path, options: ReadOptions) -> RawRows:
     columns = read_delimited(path, layout)
     timed = ~np.isnan(columns["timestamp"])
     rows = RawRows(
-        columns["user_id"], columns["video_id"], columns["timestamp"], columns["watch_ratio"]
+        columns["user_id"], columns["video_id"], columns["timestamp"], columns["watch_ratio"], unix=True
     ).take(timed)
     return rows if timed.all() else replace(rows, dropped={"a time": int((~timed).sum())})
 
@@ -97,7 +97,7 @@ def read_zhihu(source: Path, options: ReadOptions) -> RawRows:
     else:
         columns = read_delimited(path, IMPRESSIONS)
     clicked = columns["clicked"] > 0  # 0: shown, not clicked
-    rows = RawRows(columns["user"], columns["answer"], columns["clicked"]).take(clicked)
+    rows = RawRows(columns["user"], columns["answer"], columns["clicked"], unix=True).take(clicked)
     if not len(rows):
         raise DataError(f"{path}: none of the {clicked.size} answers shown was clicked")
     return rows if clicked.all() else replace(rows, dropped={"a click": int((~clicked).sum())})

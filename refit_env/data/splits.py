@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from refit_env.data.dataset import Interactions
+from refit_env.data.messages import spelled
 
 Parts = tuple[Interactions, Interactions, Interactions]
 """Train, valid, test."""
@@ -137,9 +138,9 @@ def _by_place(
 
 def _check_shares(valid_share: float, test_share: float) -> None:
     if not (0 <= valid_share < 1 and 0 <= test_share < 1 and valid_share + test_share < 1):
-        raise ValueError(
-            f"valid_share={valid_share} and test_share={test_share} must be in 0..1 and leave train rows"
-        )
+        shares = {"valid_share": f"{valid_share:g}", "test_share": f"{test_share:g}"}
+        found = " and ".join(spelled(name, text, text) for name, text in shares.items())
+        raise ValueError(f"{found} must be in 0..1 and leave train rows")
 
 
 def _parts(rows: Interactions, part: npt.NDArray[np.int64]) -> Parts:

@@ -49,7 +49,7 @@ def read_tang(source: Path, options: ReadOptions) -> RawRows:
     stars = _finite(rating_path, "rating", rating[:, 3])
     times = _finite(rating_path, "time", rating[:, 5]) if rating.shape[1] == 6 else None
     social = np.stack([_whole(trust_path, "userid", trust[:, n]) for n in (0, 1)], axis=1)
-    return RawRows(users, items, times, stars, social=social)
+    return RawRows(users, items, times, stars, unix=times is not None, social=social)
 
 
 def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -73,6 +73,33 @@ def test_mistakes_are_one_line(ratings: Path, capsys: pytest.CaptureFixture[str]
     assert "Did you mean 'ml-1m'" in capsys.readouterr().err
 
 
+def test_options_of_tables(tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "log.csv"
+    rows = [f"{n % 5}\t{n}\t{'' if n == 7 else n % 5 + 1}\t{1_500_000_000_000 + n}\tx\n" for n in range(100)]
+    path.write_text("visitor\tarticle\tstars\ttime\tts\n" + "".join(rows))
+    words = ["data", "prepare", "shop", "--source", str(path), "--separator", r"\t", "--overwrite"]
+    words += ["--columns", "user=visitor", "item=article"]
+    assert main(words) == 0
+    assert "times converted from milliseconds" in capsys.readouterr().out
+    assert load_dataset(own_home / "shop").train.ratings is None
+    fails([*words, "rating=stars"], "rating is empty; --drop-blank drops such rows", capsys)
+    assert main([*words, "rating=stars", "--drop-blank", "--time-unit", "ms"]) == 0
+    assert "without blanks" in (out := capsys.readouterr().out) and "99" in out
+    assert main([*words, "--ignore", "time", "ts"]) == 0
+    assert load_dataset(own_home / "shop").train.timestamps is None
+
+
+def test_a_unit_of_time_goes_with_a_recipe_too(
+    tmp_path: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "inter_impression.csv"
+    path.write_text("".join(f"{n % 5},{n // 5 % 9},{n},{1 + n * 3_600}\n" for n in range(200)))
+    words = ["data", "prepare", "mine", "--source", str(path), "--recipe", "dreamrec-zhihu"]
+    fails(words, "--time-unit UNIT states their unit", capsys)
+    assert main([*words, "--time-unit", "s"]) == 0
+    assert load_dataset(own_home / "mine").meta["preparation"]["recipe"]["time_unit"] == "s"
+
+
 def test_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seed", "3", "--users", "30", "--items", "40", "--clusters", "4"]
     assert main(["data", "synthesize", "--out", str(tmp_path / "a"), *words]) == 0

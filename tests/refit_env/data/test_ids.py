@@ -83,8 +83,7 @@ def test_a_zero_in_a_later_chunk_makes_the_whole_column_text(
     monkeypatch.setattr(delimited, "CHUNK", 2)
     layout = Layout(("user", "item"), ("id", "id"), "\t")
     path = write("file", "1\t2\n3\t4\n5\t6\n7\t08\n")
-    for read in (read_delimited, delimited._read_plain):
-        columns = read(path, layout)
+    for columns in (read_delimited(path, layout), delimited._read_plain(path, layout)[0]):
         assert columns["user"].dtype == np.int64 and columns["user"].tolist() == [1, 3, 5, 7]
         assert columns["item"].tolist() == ["2", "4", "6", "08"]
 

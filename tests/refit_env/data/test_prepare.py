@@ -20,11 +20,13 @@ from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
 CSV = "user,item,rating,timestamp\n"
+START = 1_500_000_000
 
 
 def lines(users: int, items: int) -> str:
     """Everybody rates everything, one item a second."""
-    return CSV + "".join(f"{u * 10},{i * 10},{i % 5 + 1},{i}\n" for u in range(users) for i in range(items))
+    rows = ((u, i) for u in range(users) for i in range(items))
+    return CSV + "".join(f"{u * 10},{i * 10},{i % 5 + 1},{START + i}\n" for u, i in rows)
 
 
 def pairs(data: Dataset, split: str) -> list[tuple[int, int]]:
@@ -79,7 +81,7 @@ def test_a_truncated_download_is_noticed_by_its_counts(data_home: Path, write: W
 
 
 def test_steps_are_counted(write: Write, tmp_path: Path) -> None:
-    path = write("ratings.csv", lines(4, 10) + "0,0,5,99\n" + "70,10,5,1\n")
+    path = write("ratings.csv", lines(4, 10) + f"0,0,5,{START + 99}\n70,10,5,{START}\n")
     data = prepare("shop", path, Recipe(min_rating=2, k_core=2), tmp_path / "shop")
     assert data.meta["preparation"]["rows"] == {
         "read": 42,
@@ -91,10 +93,10 @@ def test_steps_are_counted(write: Write, tmp_path: Path) -> None:
 
 
 def test_duplicates_are_merged_and_counted_but_events_are_kept(write: Write) -> None:
-    path = write("ratings.csv", lines(3, 10) + "0,0,5,-1\n")
+    path = write("ratings.csv", lines(3, 10) + f"0,0,5,{START - 1}\n")
     data = prepare("shop", path, Recipe(split="time"))
     assert data.meta["preparation"]["rows"]["1 duplicates merged"] == 30
-    assert data.train.timestamps is not None and data.train.timestamps[0] == -1  # the earliest is kept
+    assert data.train.timestamps is not None and data.train.timestamps[0] == START - 1  # the earliest is kept
     assert len(prepare("shop", path, Recipe(split="time", task="sequential")).train) == len(data.train) + 1
 
 

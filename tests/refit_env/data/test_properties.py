@@ -160,7 +160,15 @@ def test_prepare_then_load_is_the_identity(rows: RawRows, split: str, core: int)
         known = {name: values.tolist() for name, values in columns.items() if values is not None}
         lines = [",".join(known), *(",".join(map(str, row)) for row in zip(*known.values(), strict=True))]
         path.write_text("\n".join(lines))
-        recipe = Recipe(split=split, k_core=core, valid_share=0.25, test_share=0.25, time_ordered=True)
+        recipe = Recipe(
+            columns={} if rows.ratings is None else {"rating": "rating"},
+            time_unit=None if rows.timestamps is None else "s",
+            split=split,
+            k_core=core,
+            valid_share=0.25,
+            test_share=0.25,
+            time_ordered=True,
+        )
         made = prepare("shop", path, recipe, Path(folder) / "shop")
         assert_equal(load_dataset(Path(folder) / "shop"), made)
         again = save_dataset(load_dataset(Path(folder) / "shop"), Path(folder) / "copy")

@@ -18,7 +18,7 @@ from refit_env.data.readers import FORMATS, guess_format, read_rows
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
-TABS = Layout(("user", "item", "rating", "timestamp"), ("id", "id", "number", "time"), "\t")
+TABS = Layout(("user", "item", "rating", "timestamp"), ("id", "id", "number", "number"), "\t")
 
 
 def npy(values: Any) -> bytes:
@@ -66,7 +66,7 @@ def test_recbole_by_its_header(write: Write) -> None:
 
 def test_recbole_tokens_need_not_be_numbers(write: Write) -> None:
     path = write("shop.inter", "user_id:token\titem_id:token\nA1\tx\nB2\ty\n")
-    with pytest.raises(DataError, match=r"line 2: user 'A1' is no whole number.*say token_ids"):
+    with pytest.raises(DataError, match=r"line 2: user 'A1' is no whole number.*token_ids=True takes"):
         read_rows(path, "inter")
     rows = read_rows(path, "inter", ReadOptions(token_ids=True))
     assert rows.users.tolist() == ["A1", "B2"]
@@ -106,9 +106,9 @@ BAD_LINES = [
     ("u.data", "1\t2\t3\t4\n-1\t2\t3\t4\n", r"line 2: user '-1' is negative"),
     ("u.data", "1\t2\t3\t4\n\n1\t2.5\t3\t4\n", r"line 3: item '2\.5' is no whole number"),
     ("u.data", "1\tx\t3\t4\n", r"line 1: item 'x' is no whole number"),
-    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is not finite"),
-    ("u.data", "1\t2\t\t4\n", r"line 1: rating '' is no number"),
-    ("u.data", "1\t2\t3\tinf\n", r"line 1: timestamp 'inf' is not finite"),
+    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is no number"),
+    ("u.data", "1\t2\t\t4\n", r"line 1: rating is empty"),
+    ("u.data", "1\t2\t3\tinf\n", r"line 1: timestamp 'inf' is no number"),
     ("u.data", "1\t99999999999999999999\t3\t4\n", r"line 1: item .* does not fit 64 bits"),
     ("u.data", "\n \n", "is empty"),
     ("u.data", b"1\t2\t3\t4\n\xff\xfe\t2\t3\t4\n", "not UTF-8"),
@@ -143,18 +143,18 @@ BAD_LINES = [
     ("shop.inter", "user_id:token,item_id:token\n1,2\n", "line 1"),
     ("ratings.csv", "user,item\n1,2\n1\n", r"line 3: expected 'user,item' \(2 fields\), found '1' \(1\)"),
     ("ratings.csv", "user,item,note\n1,2,x\n3,4\n", r"line 3: expected 'user,item,note' .*\(2\)"),
-    ("ratings.csv", "user;item\n1;2\n", r"line 1: which column is the user\?"),
+    ("ratings.csv", "user:item\n1:2\n", r"line 1: which column is the user\? It has user:item; .*separator"),
     ("ratings.csv", "user,item,item\n1,2,3\n", "stands twice"),
     ("ratings.csv", "user,item\n", "no rows"),
     ("ratings.csv", 'user,item\n1,"2\n', "line"),
-    ("ratings.csv", "user,item,timestamp\n1,2,yesterday\n", r"line 2: timestamp 'yesterday' is no time"),
+    ("ratings.csv", "user,item,timestamp\n1,2,yesterday\n", r"line 2: timestamp 'yesterday' is no date"),
     (
         "ratings.csv",
         "user,item,split\n1,2,train\n1,3,later\n",
         "split is 'later', expected train, valid or test",
     ),
-    ("ratings.csv", "user,item\n,2\n", r"line 2: user '' is no whole number"),
-    ("ratings.csv", "user,item\n,\n", r"line 2: user '' is no whole number"),
+    ("ratings.csv", "user,item\n,2\n", r"line 2: user is empty; drop_blank=True drops such rows"),
+    ("ratings.csv", "user,item\n,\n", r"line 2: user is empty; drop_blank=True drops such rows"),
 ]
 
 
@@ -264,12 +264,11 @@ def test_the_format_is_guessed_from_the_names(files: tuple[str, ...], format: st
     assert guess_format(paths[0].parent) == format == guess_format(paths[0])
 
 
+SUSPICIOUS = "+3 1_0 1e3 nan NA None 0x1 12abc \u0663 2020-01-02 1e . +.5 5. 1e999 -inf True 1d3 0012".split()
 words = st.one_of(
     st.integers(-2, 10**20).map(str),
     st.floats().map(str),
-    st.sampled_from(
-        ["", " 7", "+3", "1_0", "1e3", "nan", "NA", "None", "0x1", "12abc", "٣", "'1'", '"1"', "2020-01-02"]
-    ),
+    st.sampled_from(["", " 7", "'1'", '"1"', "1 2", "\uff11", *SUSPICIOUS]),
 )
 
 
@@ -294,7 +293,7 @@ def test_the_fast_reader_takes_nothing_that_the_plain_one_refuses(
         except DataError:
             return
         if fast is not None:
-            plain = delimited._read_plain(path, layout)
+            plain, _ = delimited._read_plain(path, layout)
             assert all(np.array_equal(fast[name], plain[name]) for name in layout.names)
 
 
