@@ -14,6 +14,7 @@ from refit_env import EnvEntry, entry, env_ids
 from refit_env.backbones import backbone_class
 from refit_env.data import load_dataset
 from refit_env.data.catalog import CATALOG
+from refit_env.data.coverage import PUBLISHED, measured, share
 from refit_env.envs.denoising import DenoisingEnv
 from refit_env.envs.vector import DenoisingVectorEnv
 
@@ -71,12 +72,17 @@ def origin(row: EnvEntry) -> list[tuple[str, str]]:
     if row.dataset not in CATALOG:
         dataset = load_dataset(row.dataset)
         made = f"{row.dataset}, made by `refit_env.data.synthesize`; no file needed"
-        return [("data set", made), ("users, items (D)", f"{dataset.num_users:,}, {dataset.num_items:,}")]
-    source = CATALOG[row.dataset]
-    what = "sessions, items" if row.task == "sequential" else "users, items"
-    what += "" if backbone_class(row.backbone).embedding else " (D)"
-    counts = [] if source.counts is None else [(what, "{:,}, {:,}".format(*source.counts))]
-    return [("data set", f"{row.dataset}, from {source.page}"), ("licence", source.licence), *counts]
+        counts = f"{dataset.num_users:,}, {dataset.num_items:,}"
+        return [("data set", made), ("users, items (D)", counts), ("fingerprint", f"`{dataset.fingerprint}`")]
+    source, whole, here = CATALOG[row.dataset], PUBLISHED[row.dataset], measured()[row.dataset]
+    size = "" if backbone_class(row.backbone).embedding else "; D is the number of items"
+    return [
+        ("data set", f"{row.dataset}, from {source.page}"),
+        ("licence", source.licence),
+        ("as published", whole.in_words() + size),
+        ("tables measured on", f"{here.in_words(whole.who)}: {share(row.dataset)}"),
+        ("their fingerprint", f"`{here.fingerprint}`"),
+    ]
 
 
 def example(row: EnvEntry) -> str:

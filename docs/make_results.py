@@ -8,7 +8,9 @@ form of such a file:
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
 
 ``"tables"`` is a list of such tables, each with a ``title`` of its own; ``"figure"`` names a picture that
-lies beside the file.
+lies beside the file. Below the tables stands what they were measured on (``refit_env.data.coverage``), of
+each environment that a title or the first cell of a row names; the name of a set that is not the whole
+published one says so.
 
 Run it with ``make docs``; ``--check`` changes nothing and fails where a page is out of date.
 """
@@ -17,15 +19,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refit_env.data.coverage import PUBLISHED, SHORT, mark, measured, share
+from refit_env.registration import TABLE
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 COMPARISON = "comparison.json"
 """What ``refit compare`` leaves in its folder."""
+DATA = {row.env_id: row.dataset for row in TABLE if row.dataset is not None}
+"""Environment id -> data set."""
+SHORT_NAMES = {env_id.removeprefix("ReFiT-").removesuffix("-v0"): env_id for env_id in DATA}
+"""As the first cells of rows name environments."""
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 
@@ -47,15 +57,70 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "README.md") -> str:
         result: of ``load_results``.
         page: where it will stand; the figure's link starts there.
     """
-    parts = [f"### {result['title']}"]
-    for table in [result["table"]] if "table" in result else result["tables"]:
-        parts += [f"**{table['title']}**"] if "title" in table else []
-        parts.append(markdown_table(table["columns"], table["rows"]))
+    parts = [f"### {marked(result['title'])}"]
+    tables = [result["table"]] if "table" in result else result["tables"]
+    for table in tables:
+        parts += [f"**{marked(table['title'])}**"] if "title" in table else []
+        rows = [[marked_cell(str(row[0])), *row[1:]] for row in table["rows"]]
+        parts.append(markdown_table(table["columns"], rows))
     if result.get("figure"):
         link = Path(os.path.relpath(result["folder"] / result["figure"], page.parent)).as_posix()
         parts.append(f"![{result['title']}]({link})")
+    names = measured_in(result["title"], tables)
+    parts += ["Measured on:", data_table(names, result)] if names else []
     parts.append(f"Made by `{result['command']}`." + (f" {result['note']}" if result.get("note") else ""))
     return "\n\n".join(parts)
+
+
+def marked(title: str) -> str:
+    """A title with what its data set lacks behind an environment's id, such as ``(partial)``."""
+    return re.sub("|".join(map(re.escape, DATA)), lambda found: found[0] + mark(DATA[found[0]]), title)
+
+
+def marked_cell(cell: str) -> str:
+    """The first cell of a row, likewise; it begins with an environment's short name, or its id."""
+    name = re.split("[, ]", cell)[0]
+    env_id = SHORT_NAMES.get(name, name)
+    return name + mark(DATA[env_id]) + cell[len(name) :] if env_id in DATA else cell
+
+
+def measured_in(title: str, tables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The data sets of the environments that the titles and the rows name, in the order of the ids' table."""
+    text = " ".join([title, *(str(table.get("title", "")) for table in tables)])
+    cells = {re.split("[, ]", str(row[0]))[0] for table in tables for row in table["rows"]}
+    return [
+        data
+        for name, env_id in SHORT_NAMES.items()
+        if (env_id in text or {name, env_id} & cells)
+        for data in [DATA[env_id]]
+    ]
+
+
+def data_table(names: Sequence[str], result: Mapping[str, Any]) -> str:
+    """What was measured: a row for each data set.
+
+    Args:
+        names: of the data sets.
+        result: whose cells may have recorded fingerprints (``provenance.data``).
+
+    Raises:
+        ValueError: if one of them is not the fingerprint in ``refit_env/data/measured.json``.
+    """
+    recorded = result.get("provenance", {}).get("data", {})
+    rows = []
+    for name in names:
+        here, known = measured()[name], PUBLISHED.get(name)
+        for fingerprint in recorded.get(name, []):
+            if fingerprint != here.fingerprint:
+                raise ValueError(
+                    f"{result['title']}: measured on {name} {fingerprint[:SHORT]}, measured.json states "
+                    f"{here.fingerprint[:SHORT]}; measure again, or run docs/make_data_coverage.py"
+                )
+        counts = [f"{n:,}" for n in (here.users, here.items, here.interactions)]
+        whole = "" if known is None else known.in_words()
+        rows.append([name + mark(name), *counts, share(name), whole, f"`{here.fingerprint[:SHORT]}`"])
+    columns = ("data set", "users", "items", "interactions", "share", "as published", "fingerprint")
+    return markdown_table(columns, rows)
 
 
 def markdown_table(columns: Sequence[object], rows: Sequence[Sequence[object]]) -> str:

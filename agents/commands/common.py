@@ -11,10 +11,15 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.console import say
 from agents.plots import Series, column
 from agents.resources import Usage
 from agents.runs import CONFIG, RunError, RunFolder
 from agents.stats import paired_bootstraps
+from refit_env.data import Dataset, load_dataset
+from refit_env.data.catalog import CATALOG
+from refit_env.data.coverage import differs
+from refit_env.data.home import find_dataset
 from refit_env.evaluation import Evaluation, nearest_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import EnvEntry, entry
@@ -160,6 +165,20 @@ def reopen(path: Path, settings: Mapping[str, Any], state: str) -> RunFolder:
     if not (path / f"{state}.safetensors").exists():
         raise RunError(f"{path} stopped before its first checkpoint; begin again with --overwrite")
     return folder
+
+
+def note_other_data(dataset: Dataset) -> None:
+    """Print, to the error stream, that published tables were measured on another data set of this name."""
+    line = differs(dataset)
+    if line is not None:
+        say(line, stderr=True)
+
+
+def note_other_sets(envs: Sequence[str]) -> None:
+    """``note_other_data`` for the data sets of environments, as far as they are here."""
+    for name in dict.fromkeys(entry(env).dataset for env in envs):
+        if name is not None and (name not in CATALOG or find_dataset(name) is not None):
+            note_other_data(load_dataset(name))
 
 
 def reported(means: Mapping[str, float]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from agents.commands.common import note_other_sets
 from agents.commands.compare_backbones import Backbones
 from agents.commands.comparing import RESULT, Progress, show
 from agents.commands.options import CountOption, Flag, Repeats, Workers, parse
@@ -64,6 +65,7 @@ class Algorithms(Bounded):
         """Run what is missing, then print the tables, draw the curves and write the result."""
         rows, envs = choose_rows(self.algorithms), list(dict.fromkeys(self.env))
         cells = plan(envs, rows, range(self.seeds), self.out, self.steps)
+        note_other_sets(envs)
         progress = Progress(cells, self.out, _gain, redo=self.redo, finished=self.finished)
         failed = progress.run(self.workers)
         results = by_row(read_results(cells, self.out, BASE, whose, stale=self.finished))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from agents.commands.common import note_other_sets
 from agents.commands.comparing import RESULT, Progress, show
 from agents.commands.options import Flag, RepeatsOption, Workers
 from agents.comparison.backbone_tables import (
@@ -75,6 +76,7 @@ class Backbones(Bounded):
             device=device,
             large=self.finished or device != "cpu",
         )
+        note_other_sets(self.env)
         progress = Progress(cells, self.out, _gain, redo=self.redo, finished=self.finished)
         failed = progress.run(self.workers)
         results = list(read_results(cells, self.out, PRETRAINED, whose, stale=self.finished).values())

@@ -12,6 +12,7 @@ from agents.console import PlainConsole, console, say
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.canonical import read_info
 from refit_env.data.catalog import CATALOG, Source
+from refit_env.data.coverage import PUBLISHED, differs, measured, share
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
 from refit_env.data.recipes import RECIPES, recipes_for
@@ -50,6 +51,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "rows in order of time": "yes" if dataset.time_ordered else "no",
         "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
     }
+    facts["fingerprint"] = dataset.fingerprint
+    if dataset.name in PUBLISHED:
+        facts["as published"] = PUBLISHED[dataset.name].in_words()
+    if dataset.name in measured():
+        what = measured()[dataset.name].in_words() if differs(dataset) else "this data set"
+        facts["published tables measured on"] = f"{what}: {share(dataset.name)}"
     if dataset.item_features is not None:
         facts["known of the items"] = ", ".join(dataset.item_features)
     prepared = dataset.meta.get("preparation") or {}
@@ -75,11 +82,10 @@ def damage(folder: Path) -> str | None:
 def describe_absent(known: Source) -> dict[str, Any]:
     """The facts of ``refit data info`` of a set that is not here."""
     facts: dict[str, Any] = {"task": known.task, "here": "no"}
-    if known.counts is not None:
-        users, items, rows = known.counts
-        facts["users x items"] = f"{users:,} x {items:,}"
-        facts["interactions"] = f"{rows:,}"
-        facts["density"] = _density(*known.counts)
+    counts = PUBLISHED[known.name].counts
+    facts["as published"] = PUBLISHED[known.name].in_words()
+    facts["density"] = _density(counts.users, counts.items, counts.interactions)
+    facts["published tables measured on"] = f"{measured()[known.name].in_words()}: {share(known.name)}"
     facts |= {"page": known.page, "licence": known.licence}
     for recipe in recipes_for(known.name):
         note = f" ({recipe.note})" if recipe.note else ""
@@ -101,9 +107,8 @@ def list_row(name: str, folder: Path | None) -> list[str]:
     order = "yes" if known.time_ordered else "no"
     if folder is None:
         here = "raw" if find_raw(known) is not None else "no"
-        sizes = ["", "", "", "", "", "", "", ""]
-        if known.counts is not None:
-            sizes[:4] = _sizes(*known.counts[:2], [known.counts[2]], None)[:4]
+        whole = PUBLISHED[name].counts
+        sizes = [*_sizes(whole.users, whole.items, [whole.interactions], None)[:4], "", "", "", ""]
         return [name, known.task, *sizes, order, here]
     if damage(folder) is not None:
         return [name, known.task, *[""] * 8, order, "damaged"]

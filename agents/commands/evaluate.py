@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from rich.table import Table
 
-from agents.commands.common import choose_target
+from agents.commands.common import choose_target, note_other_data
 from agents.commands.options import EnvOption, Flag, FolderOption, parse
 from agents.console import console
 from agents.runs import RunFolder
@@ -59,6 +59,7 @@ class Evaluate(Bounded):
             "metrics": {name: float(value) for name, value in result.means().items()},
             "metrics_over_all_users": {name: float(value) for name, value in result.means_over_all().items()},
         }
+        note_other_data(dataset)
         if self.json:
             print(jsonlib.dumps(report, indent=2))
             return 0

@@ -18,6 +18,7 @@ from agents.commands.common import (
     comparison_table,
     cost,
     judge_kwargs,
+    note_other_data,
     parse_options,
     parse_reward,
     plain,
@@ -35,6 +36,7 @@ from agents.resources import measure
 from agents.runlog import read_log
 from agents.runs import CURVE, RunFolder
 from agents.trainer import STATE_NAME, FineTuner
+from refit_env.data import load_dataset
 from refit_env.evaluation import evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded, Seed
@@ -139,6 +141,7 @@ class Finetune(Bounded):
             say(f"Interrupted and saved; go on with --resume --out {self.out}", stderr=True)
             return INTERRUPTED
         if not self.quiet:
+            note_other_data(load_dataset(target.dataset))
             console().print(comparison_table(report, f"{target.env_id}, seed {self.seed}"))
         return 0
 

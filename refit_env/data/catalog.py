@@ -17,7 +17,8 @@ class Source:
         page: where a person gets the official files.
         licence: terms, in short.
         time_ordered: whether each user's rows stand in order of time.
-        counts: (users, items, interactions) of the complete set, or None where it depends on the sample.
+        counts: (users, items, interactions) that a recipe of it must make of the complete files; None where
+            no recipe makes a published set. Published and measured counts: ``refit_env.data.coverage``.
         url: direct download where the official host offers one, with ``sha256``.
         sha256: checksum of the download.
     """
@@ -115,7 +116,6 @@ _SOURCES = (
         "https://www.cse.msu.edu/~tangjili/trust.html",
         _TANG,
         time_ordered=False,
-        counts=(21_338, 44_932, 441_163),
     ),
     Source(
         "yelp",
@@ -123,7 +123,6 @@ _SOURCES = (
         "https://www.yelp.com/dataset",
         _YELP,
         time_ordered=False,
-        counts=(7084, 6871, 116_879),
     ),
     Source(
         "foursquare",
@@ -131,7 +130,6 @@ _SOURCES = (
         "https://github.com/Yifang-Qin/Diff-POI",
         "Yuan et al. 2013 crawl: no licence stated",
         time_ordered=False,
-        counts=(2321, 5596, 98_258),
     ),
     Source(
         "tky",
@@ -139,7 +137,6 @@ _SOURCES = (
         "https://sites.google.com/site/yangdingqi/home/foursquare-dataset",
         _TSMC,
         time_ordered=True,
-        counts=(2173, 7038, 306_778),
     ),
     Source(
         "nyc",
@@ -147,7 +144,6 @@ _SOURCES = (
         "https://sites.google.com/site/yangdingqi/home/foursquare-dataset",
         _TSMC,
         time_ordered=True,
-        counts=(1083, 5135, 147_938),
     ),
 )
 

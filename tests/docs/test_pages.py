@@ -120,6 +120,39 @@ def test_comparisons_have_several_tables_and_a_figure(results: Any, tmp_path: Pa
     assert text.endswith("Made by `refit compare algorithms`.")
 
 
+def test_tables_name_what_they_were_measured_on(results: Any) -> None:
+    result: dict[str, Any] = {
+        "title": "Fine-tuning on ReFiT-Anime-v0 (test)",
+        "command": "refit compare --env ReFiT-Yelp2018-v0",
+        "table": {
+            "columns": ["environment, model", "figure"],
+            "rows": [["Yelp2018, diffrec", 2.0], ["Yelp, recdiff", 1.0], ["ML1M, diffrec", 1.0], ["x", 0]],
+        },
+    }
+    text = results.section(result)
+    assert "### Fine-tuning on ReFiT-Anime-v0 (sample) (test)" in text
+    for name in ("Yelp2018 (partial), diffrec", "Yelp (other filter), recdiff", "ML1M, diffrec", "x"):
+        assert f"\n| {name} | " in text
+    below = text.split("Measured on:")[1]
+    rows = [line.split(" | ") for line in below.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == [
+        "| ml-1m", "| yelp2018 (partial)", "| anime (sample)", "| yelp (other filter)",
+    ]  # fmt: skip
+    assert rows[1][1:4] == ["13,455", "37,878", "776,821"] and rows[1][4].startswith("49.8 %, partial: ")
+    assert "LightGCN (arXiv 2002.02126): 31,668 users, 38,048 items, 1,561,406 interactions" in rows[1]
+    assert text.endswith("Made by `refit compare --env ReFiT-Yelp2018-v0`.")
+    known = results.measured()["yelp2018"].fingerprint
+    assert results.section(result | {"provenance": {"data": {"yelp2018": [known]}}}) == text
+    with pytest.raises(ValueError, match=r"measured on yelp2018 000000000000, measured\.json states"):
+        results.section(result | {"provenance": {"data": {"yelp2018": ["0" * 64]}}})
+
+
+def test_pages_of_environments_name_what_was_measured() -> None:
+    page = (ROOT / "docs" / "environments" / "ReFiT-Yelp2018-v0.md").read_text()
+    assert "| as published | LightGCN (arXiv 2002.02126): 31,668 users" in page
+    assert "| tables measured on | 13,455 users, 37,878 items, 776,821 interactions: 49.8 %, partial" in page
+
+
 def test_bad_results_are_refused(results: Any) -> None:
     with pytest.raises(ValueError, match="cells"):
         results.markdown_table(["a", "b"], [["x"]])

@@ -252,7 +252,7 @@ def test_list_has_the_statistics_of_what_is_here(
     ciao = next(line for line in lines if line.startswith("ciao")).split()
     assert ciao == ["ciao", "social", "1,925", "15,053", "33,175", "0.114%", "no", "no"]
     anime = next(line for line in lines if line.startswith("anime")).split()
-    assert anime == ["anime", "cf", "no", "no"]  # nothing is known of its size
+    assert anime == ["anime", "cf", "73,515", "11,200", "7,813,737", "0.949%", "no", "no"]  # as published
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "null", '{"num_users": "x"}', "[" * 100_000])
@@ -294,4 +294,4 @@ def test_info_of_a_set_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> N
     assert "33,175" in out and "HKUDS/RecDiff" in out and "recipe tang" in out and "0.114%" in out
     assert DataInfo("anime").run() == 0
     out = capsys.readouterr().out
-    assert "rating.csv" in out and "density" not in out
+    assert "rating.csv" in out and "7,813,737" in out and "published tables measured on" in out
