@@ -28,6 +28,10 @@ SHOWN = 20
 """Stale cells that an error names, at most."""
 
 
+SAID, LONGEST = 3, 60
+"""Settings of one cell that a message names, at most, and the characters of a value."""
+
+
 class CellError(ValueError):
     """A folder holds cells that were made with other settings or on other data than those asked for."""
 
@@ -92,7 +96,10 @@ def read_cell(folder: Path, cell: Cell, *, stale: bool = False) -> dict[str, Any
 
 def staleness(found: Mapping[str, Any], cell: Cell) -> list[str]:
     """Why a record is not what would be measured now; empty where it is."""
-    changed = differences(found.get("settings"), cell.settings)
+    old = found.get("settings")
+    changed = ["it does not record its settings"] if old is None else differences(old, cell.settings)
+    if len(changed) > SAID:
+        changed = [*changed[:SAID], f"and {len(changed) - SAID} more settings"]
     if cell.data:
         made = provenance_of(found)
         changed += _other_data(None if made is None else made.data, cell.data)
@@ -161,7 +168,13 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
             out += differences(before, new.get(key), f"{name}.{key}" if name else str(key))
         return out
     new = plain(new)
-    return [] if old == new else [f"{name or 'settings'} was {old!r}, now {new!r}"]
+    return [] if old == new else [f"{name or 'settings'} was {_short(old)}, now {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    """A setting in a message: None is one that is not there, a long one is cut."""
+    text = "not set" if value is None else repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
 def plain(value: Any) -> Any:

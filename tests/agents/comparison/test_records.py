@@ -73,6 +73,9 @@ def test_data_that_are_gone_cannot_be_compared(
 def test_a_record_from_before_provenance_is_stale(record: dict[str, Any]) -> None:
     older = {name: value for name, value in record.items() if name != "provenance"}
     assert staleness(older, CELL) == ["it does not record the fingerprint of its data"]
+    assert staleness({}, CELL)[0] == "it does not record its settings"
+    many = {**record, "settings": {"agent": {"rate": 1.0}, "seed": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}}
+    assert staleness(many, CELL)[2:] == ["c was 3, now not set", "and 2 more settings"]
 
 
 def test_a_setting_that_was_added_later_counts_as_its_default() -> None:
@@ -80,7 +83,7 @@ def test_a_setting_that_was_added_later_counts_as_its_default() -> None:
     assert differences(old, {"agent": Settings()}) == []
     assert differences(old, {"agent": Settings(sizes=(5,))}) == ["agent.sizes was [2, 3], now [5]"]
     assert differences({"agent": {"rate": 1.0, "gone": 4}}, {"agent": Settings()}) == [
-        "agent.gone was 4, now None"
+        "agent.gone was 4, now not set"
     ]
     assert differences({"agent": {"rate": 2.0, "sizes": [2, 3]}}, {"agent": Settings()}) == [
         "agent.rate was 2.0, now 1.0"
