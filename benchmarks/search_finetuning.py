@@ -10,7 +10,8 @@ a grid can grow; stale ones are named, and ``--redo`` measures them again. Check
 
 No test item is looked at. ``gain`` is the relative gain in validation NDCG@20 of the weights that validation
 chose, which are those whose gain it is: the figure ranks variants, it is no measurement. Of each start, the
-variant is chosen that was fastest among those that keep most of the best one's gain (``KEEP``).
+variant is chosen that took least work (``agents.work``) among those that keep most of the best one's gain
+(``KEEP``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 from agents.comparison.cells import Outcome, run_cells
 from agents.comparison.provenance import sources
-from agents.comparison.records import Cell, CellError
+from agents.comparison.records import Cell, CellError, unfinished
 from agents.comparison.training import data_of, fine_tuned
 from agents.pretrain import pretrain
 from agents.pretrain_config import published_training
@@ -42,7 +43,7 @@ from refit_env.registration import entry
 SEED = 100
 """No comparison trains with it, so what is chosen here was not fitted to a run that is reported."""
 KEEP = 0.9
-"""Share of the best gain for which a faster variant is preferred."""
+"""Share of the best gain for which a variant of less work is preferred."""
 CELLS = RESULTS / "search"
 RUNS = Path("runs") / "search"
 CURVE = ("valid/ndcg@20", "valid/recall@20")
@@ -185,12 +186,12 @@ class Trial:
     name: str
     gain: float
     """Relative gain in validation NDCG@20; 0 where the untouched model was kept."""
-    seconds: float
-    """Of training, validation not counted."""
+    work: float
+    """Rows through the denoiser forward and backward, validation not counted."""
 
 
 def choose(trials: Sequence[Trial], keep: float = KEEP) -> Trial | None:
-    """The fastest variant of those that have most of the best gain.
+    """The variant of least work among those that have most of the best gain.
 
     Args:
         trials: of one start.
@@ -200,15 +201,15 @@ def choose(trials: Sequence[Trial], keep: float = KEEP) -> Trial | None:
         None where no variant gained anything.
 
     Example:
-        >>> slow, fast, weak = (Trial("s", "slow", 0.2, 90), Trial("s", "fast", 0.19, 30),
-        ...                     Trial("s", "weak", 0.1, 5))
-        >>> choose([slow, fast, weak]).name
-        'fast'
+        >>> long, short, weak = (Trial("s", "long", 0.2, 90), Trial("s", "short", 0.19, 30),
+        ...                      Trial("s", "weak", 0.1, 5))
+        >>> choose([long, short, weak]).name
+        'short'
     """
     best = max((trial.gain for trial in trials), default=0.0)
     if best <= 0:
         return None
-    return min((t for t in trials if t.gain >= keep * best), key=lambda trial: trial.seconds)
+    return min((t for t in trials if t.gain >= keep * best), key=lambda trial: trial.work)
 
 
 def tabulate(env_id: str, grid: Grid, folder: Path) -> tuple[list[list[str]], dict[str, Any]]:
@@ -234,7 +235,7 @@ def tabulate(env_id: str, grid: Grid, folder: Path) -> tuple[list[list[str]], di
             told = found[title] = read_json(path)
             before = told["before"]["ndcg@20"]
             gain = told["after"]["ndcg@20"] / before - 1 if before else 0.0  # over nothing there is no gain
-            trials.append(Trial(name, title, gain, told["seconds"]))
+            trials.append(Trial(name, title, gain, told["cost"]["work"]["units"]))
             span = f"{told['paired_bootstrap']['low']:+.4f} to {told['paired_bootstrap']['high']:+.4f}"
             after = f"{told['after']['ndcg@20']:.4f}"
             rows.append(
@@ -249,7 +250,7 @@ def tabulate(env_id: str, grid: Grid, folder: Path) -> tuple[list[list[str]], di
             )
         best = choose(trials)
         chosen[name] = None if best is None else {
-            "variant": best.name, "gain": round(best.gain, 4), "seconds": round(best.seconds, 1),
+            "variant": best.name, "gain": round(best.gain, 4), "work": best.work,
             "agent": found[best.name]["config"], "env_kwargs": found[best.name]["env_kwargs"],
         }  # fmt: skip
     return rows, chosen
@@ -290,6 +291,7 @@ def main() -> None:
         failed = run_cells(
             plan(options.env, grid), CELLS, workers=options.workers, tell=_tell, redo=options.redo
         )
+        unfinished(plan(options.env, choose_grid(options.env)), CELLS)  # the table has no stale cells
     except CellError as error:
         sys.exit(str(error))
     show(options.env, choose_grid(options.env), f"python -m benchmarks.search_finetuning --env {options.env}")

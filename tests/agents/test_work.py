@@ -102,6 +102,19 @@ def test_a_budget_ends_training_at_the_update_that_reaches_it(small_data: Datase
     assert work_in(whole.history) == whole.work
 
 
+def test_a_resumed_fine_tuning_counts_all_of_its_work(small_data: Dataset, tmp_path: Path) -> None:
+    config = ReinforceConfig(users_per_batch=USERS, iterations=3, eval_every=1)
+
+    def stop(agent: Any, scalars: dict[str, float]) -> None:
+        if agent.iteration == 2:
+            raise KeyboardInterrupt
+
+    first = tuned(Reinforce, small_data, config).learn(tmp_path, callback=stop)
+    assert first.work == Work(2 * USERS * STEPS, 2 * USERS * STEPS)
+    again = tuned(Reinforce, small_data, config).load(tmp_path).learn(tmp_path)
+    assert again.work == Work(3 * USERS * STEPS, 3 * USERS * STEPS)
+
+
 def test_nothing_is_counted_outside_the_block(small_data: Dataset) -> None:
     backbone = policy_for(small_data).backbone
     rows = torch.ones(3, small_data.num_items)

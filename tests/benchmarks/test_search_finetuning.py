@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agents.comparison.cells import do_cell
+from agents.comparison.records import plain
 from refit_env.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,14 +78,14 @@ def test_grids_can_be_cut_by_name(search: Any, monkeypatch: pytest.MonkeyPatch) 
         search.choose_grid("F")
 
 
-def test_the_choice_prefers_speed_only_among_the_good(search: Any) -> None:
-    slow, fast, weak = (
-        search.Trial("s", "slow", 0.20, 90.0),
-        search.Trial("s", "fast", 0.185, 30.0),  # above nine tenths of the best
+def test_the_choice_prefers_less_work_only_among_the_good(search: Any) -> None:
+    long, short, weak = (
+        search.Trial("s", "long", 0.20, 90.0),
+        search.Trial("s", "short", 0.185, 30.0),  # above nine tenths of the best
         search.Trial("s", "weak", 0.17, 1.0),
     )
-    assert search.choose([slow, fast, weak]) == fast
-    assert search.choose([slow, fast, weak], keep=1.0) == slow
+    assert search.choose([long, short, weak]) == short
+    assert search.choose([long, short, weak], keep=1.0) == long
     assert search.choose([search.Trial("s", "none", 0.0, 1.0)]) is None
     assert search.choose([]) is None
 
@@ -96,6 +97,7 @@ def test_the_table_tells_gains_and_leaves_out_what_has_not_run(search: Any, tmp_
     )
     cell = {"before": {"ndcg@20": 0.1}, "after": {"ndcg@20": 0.12}, "iteration": 40, "seconds": 30.0}
     cell |= {"paired_bootstrap": {"low": 0.01, "high": 0.03}, "config": {"iterations": 2}, "env_kwargs": {}}
+    cell |= {"cost": {"work": {"units": 96.0}}}
     write_json(tmp_path / "E_two_b.json", cell)
     rows, chosen = search.tabulate("E", grid, tmp_path)
     assert rows == [
@@ -103,8 +105,23 @@ def test_the_table_tells_gains_and_leaves_out_what_has_not_run(search: Any, tmp_
         ["  b", "0.1200", "+20.0%", "+0.0100 to +0.0300", "40", "30"],
     ]
     assert chosen["two"] == {
-        "variant": "b", "gain": 0.2, "seconds": 30.0, "agent": {"iterations": 2}, "env_kwargs": {},
+        "variant": "b", "gain": 0.2, "work": 96.0, "agent": {"iterations": 2}, "env_kwargs": {},
     }  # fmt: skip
+
+
+def test_a_table_has_no_stale_cells(search: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A variant that this run does not name, made with other settings, ends the command with its name."""
+    grid = small_grid(search)
+    for cell in search.plan(SYNTHETIC, grid):
+        write_json(cell.path(tmp_path), {"settings": plain(dict(cell.settings))})
+    write_json(tmp_path / f"{SYNTHETIC}_two_b.json", {"settings": {"seed": 1}})
+    monkeypatch.setitem(search.GRIDS, SYNTHETIC, grid)
+    monkeypatch.setattr(search, "CELLS", tmp_path)
+    monkeypatch.setattr(search, "run_cells", lambda *args, **kwargs: {})
+    monkeypatch.setattr("agents.comparison.records._other_data", lambda old, name: [])
+    monkeypatch.setattr("sys.argv", ["search", "--env", SYNTHETIC, "--variants", "a"])
+    with pytest.raises(SystemExit, match=r"two_b\.json: stale"):
+        search.main()
 
 
 def test_a_search_runs_on_validation_alone(
