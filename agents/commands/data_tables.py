@@ -51,6 +51,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "rows in order of time": "yes" if dataset.time_ordered else "no",
         "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
     }
+    kept = [ids.kind + "s" for ids in (dataset.users_by_id, dataset.items_by_id) if ids.known]
+    facts["ids of the source"] = ", ".join(kept) or "not kept: the numbers are the ids"
     facts["fingerprint"] = dataset.fingerprint
     if dataset.name in PUBLISHED:
         facts["as published"] = PUBLISHED[dataset.name].in_words()

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.cli import main
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
-from refit_env.data import list_datasets, load_dataset
+from agents.commands.data_tables import describe
+from refit_env.data import list_datasets, load_dataset, synthesize
 from refit_env.data.recipes import RECIPES
 
 CSV = "visitor,article,stars\n" + "".join(f"{n % 5},{n},{n % 5 + 1}\n" for n in range(100))
@@ -40,6 +43,15 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "info", "synthetic"]) == 0 == DataInfo("synthetic").run()
     out = capsys.readouterr().out
     assert "800 x 400" in out and "MIT" in out and "yes" in out
+
+
+def test_info_says_what_identifies_a_data_set() -> None:
+    data = synthesize(num_users=30, num_items=40)
+    assert describe(data)["ids of the source"] == "not kept: the numbers are the ids"
+    named = describe(replace(data, item_ids=np.arange(40)))
+    assert named["ids of the source"] == "items" and named["fingerprint"] == data.fingerprint
+    assert "800 users, 400 items" in named["published tables measured on"]
+    assert "this data set" in describe(load_dataset("synthetic"))["published tables measured on"]
 
 
 def test_prepare_ones_own_csv(ratings: Path, own_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
