@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from agents.comparison.provenance import provenance as here
+from agents.comparison.provenance import sources
 from agents.comparison.tables import TextTable, print_table
 from refit_env.files import write_json
 
@@ -122,11 +123,17 @@ def report(
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"title": title, "command": command, "note": note}
-    content["provenance"] = here(command=command).to_json() if provenance is None else dict(provenance)
+    content["provenance"] = _here(command) if provenance is None else dict(provenance)
     write_json(
         path, content | {"table": {"columns": list(columns), "rows": [list(r) for r in rows]}} | details
     )
     return path
+
+
+def _here(command: str) -> dict[str, Any]:
+    """Where figures come from that this process measured: as of a table's cells, and the whole machine."""
+    made = here(command=command).to_json()
+    return sources([{"provenance": made}]) | {name: made[name] for name in ("machine", "versions")}
 
 
 def thousands(rate: float) -> str:
