@@ -134,13 +134,14 @@ def slope(seconds: Mapping[int, float]) -> float:
     return float(np.polyfit(np.log(list(seconds)), np.log(list(seconds.values())), 1)[0])
 
 
-def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], dict[str, dict[str, float]]]:
+def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], dict[str, Any]]:
     """The table's rows, and the ratios and exponents behind them.
 
     Args:
         found: what the cells of ``plan`` hold, by key.
     """
-    rows, base = [], {}
+    rows: list[list[str]] = []
+    base: dict[str, float] = {}
     over: dict[str, float] = {}
     grown: dict[int, Mapping[str, Any]] = {}
     for cell in plan():

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from agents.comparison.provenance import provenance as here
 from agents.comparison.provenance import sources
 from agents.comparison.tables import TextTable, print_table
+from agents.console import say
 from refit_env.files import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -116,10 +116,9 @@ def report(
     Returns:
         The file.
     """
-    console = Console()
-    print_table(TextTable(title, tuple(columns), tuple(tuple(row) for row in rows)), console)
+    print_table(TextTable(title, tuple(columns), tuple(tuple(row) for row in rows)))
     if note:
-        console.print(note)
+        say(note)
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"title": title, "command": command, "note": note}
