@@ -27,7 +27,7 @@ from agents.resume import STATE_NAME, load_training, save_training
 from agents.rollout import Rollout
 from agents.runlog import RunLog
 from agents.state import resolve_device
-from agents.training_envs import check_training_env, make_training_envs, reward_half
+from agents.training_envs import check_training_env, make_training_envs
 from agents.work import Work, counted, work_in
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import Evaluation, evaluate, evaluated_users, selecting_metric
@@ -329,12 +329,18 @@ class FineTuner(ABC):
         """Put back what ``own_tensors`` gave, after the weights are."""
 
     def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
-        """Users that episodes are drawn from, and those that selection looks at (None: all).
+        """Users that episodes are drawn from, and those whose validation items select (None: all).
 
         A reward that sees validation items must not choose the weights on the same users.
+
+        Raises:
+            ValueError: if the reward sees everyone's.
         """
-        users = torch.as_tensor(self.env.problem.users, dtype=torch.int64)
-        if self.env.problem.relevance.mode != "validation":
-            return users, None
-        rewarded, others = reward_half(users)
-        return rewarded, others.numpy()
+        problem = self.env.problem
+        selecting, tested = problem.selecting, problem.dataset.valid.users
+        if selecting is not None and not np.isin(selecting, tested).any():
+            raise ValueError(
+                "the reward sees all validation items, so that none is left to choose the weights by: "
+                "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
+            )
+        return torch.as_tensor(problem.users, dtype=torch.int64), selecting

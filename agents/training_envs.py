@@ -8,7 +8,6 @@ from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 import torch
-from torch import Tensor
 
 from agents.config import TrainerConfig
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -48,11 +47,6 @@ def make_training_envs(
     kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
     probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
     mode, batch = probe.problem.relevance.mode, min(config.users_per_batch, len(probe.problem.users))
-    if mode == "validation":
-        batch = min(batch, len(probe.problem.users) // 2)  # the other half selects
-    if not batch:
-        users = len(probe.problem.users)
-        raise ValueError(f"{probe.problem.dataset.name!r} has too few users for relevance {mode!r}: {users}")
     draws = config.relevance_draws
     if draws > 1 and mode != "holdout":
         raise SettingError(
@@ -93,14 +87,3 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
         raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
     if problem.dim != policy.backbone.dim:
         raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {policy.backbone.dim}")
-
-
-def reward_half(users: Tensor) -> tuple[Tensor, Tensor]:
-    """Split users (n,) at random, always in the same way, where the reward sees validation items.
-
-    Returns:
-        those whose items are the reward (n // 2,), and those whose items choose the weights.
-    """
-    order = torch.randperm(users.numel(), generator=torch.Generator().manual_seed(0))
-    half = users.numel() // 2
-    return users[order[:half]], users[order[half:]].sort().values

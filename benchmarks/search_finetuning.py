@@ -26,7 +26,7 @@ from typing import Any
 from agents.comparison.cells import Outcome, run_cells
 from agents.comparison.provenance import sources
 from agents.comparison.records import Cell, CellError, unfinished
-from agents.comparison.training import data_of, fine_tuned
+from agents.comparison.training import data_of, fine_tuned, rewarded_validation
 from agents.pretrain import pretrain
 from agents.pretrain_config import published_training
 from agents.reinforce import ReinforceConfig, preset
@@ -77,12 +77,14 @@ def run_variant(env_id: str, start: str, variant: Variant) -> dict[str, Any]:
     """Fine-tune a start's model."""
     folder, dataset = start_folder(env_id, start), data_of(env_id)
     policy = DiffusionPolicy.load(folder)
-    before = evaluate(policy.scorer(dataset), dataset, "valid")
+    known = rewarded_validation(variant.env, dataset)  # what was rewarded must not choose the variant
+    selecting = None if known is None else known.selecting
+    before = evaluate(policy.scorer(dataset), dataset, "valid", users=selecting)
     config, goal = agent_config(variant), dict(variant.env)
     if policy.backbone.embedding:
         goal["checkpoint"] = str(folder.resolve())
     result, _ = fine_tuned("reinforce", policy, env_id, config, goal, SEED)
-    after = evaluate(policy.scorer(dataset), dataset, "valid")
+    after = evaluate(policy.scorer(dataset), dataset, "valid", users=selecting)
     paid = [row["reward/mean"] for row in result.history if "reward/mean" in row]
     looked = sum(row.get("seconds/validation", 0.0) for row in result.history)
     paired = paired_bootstrap(before.per_user["ndcg@20"], after.per_user["ndcg@20"])

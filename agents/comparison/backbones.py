@@ -27,6 +27,8 @@ from agents.comparison.training import (
     fine_tuned,
     further_elbo,
     pretrained,
+    rewarded_validation,
+    sees_validation,
     trained_by,
 )
 from agents.config import TrainerConfig
@@ -34,7 +36,6 @@ from agents.distill import DistillConfig
 from agents.hyperparams import Tuned, models_of, tuned
 from agents.resources import measure
 from agents.runs import POLICY
-from agents.training_envs import reward_half
 from refit_env.backbones import backbone_class, sized_config
 from refit_env.data import Dataset
 from refit_env.evaluation import Evaluation
@@ -121,7 +122,7 @@ class Job:
             out |= {"reinforce": told.reinforce, "env_kwargs": dict(told.env)}
         if self.row == ELBO:
             out |= {"more": more_training(told)}
-            out |= {"more_data": MORE_DATA} if _rewards_validation(told) else {}
+            out |= {"more_data": MORE_DATA} if sees_validation(told.env) else {}
         return out
 
 
@@ -267,9 +268,9 @@ def _more(job: Job) -> Trained:
     config = replace(more_training(job.settings), max_work=budget)
     policy, dataset = DiffusionPolicy.load(job.checkpoint), data_of(job.env_id)
     told = dataset
-    if _rewards_validation(job.settings):
-        users = torch.from_numpy(make_relevance("validation", dataset).users)
-        told = dataset.learning_validation_of(reward_half(users)[0].numpy())
+    known = rewarded_validation(job.settings.env, dataset)
+    if known is not None:
+        told = dataset.learning_validation_of(known.sources())
     policy, result = further_elbo(policy, told, config, job.seed, job.device)
     return Trained(
         policy.scorer(dataset),
@@ -296,11 +297,6 @@ def _reward(job: Job) -> Trained:
         return weighted_sum([(weight, model.gains(users)) for model, weight in models])
 
     return Trained(score, training_seconds=time.perf_counter() - start)
-
-
-def _rewards_validation(settings: Tuned) -> bool:
-    """Whether fine-tuning sees validation items of some of the users."""
-    return settings.env.get("relevance") == "validation"
 
 
 def _slices(test: Evaluation, dataset: Dataset) -> dict[str, dict[str, float]]:

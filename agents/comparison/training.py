@@ -23,6 +23,7 @@ from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import ScoreFunction
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
+from refit_env.rewards import Relevance, make_relevance
 
 CURVE = ("valid/ndcg@20", "valid/recall@20")
 """The metrics that learning curves show."""
@@ -105,6 +106,25 @@ def further_elbo(
     """
     result = pretrain(dataset, policy.backbone, config, seed=seed, device=device, eta=policy.diffusion.eta)
     return policy.to(device), result
+
+
+def sees_validation(env_kwargs: Mapping[str, Any]) -> bool:
+    """Whether an environment's reward sees validation items of some users, be it as a neighbour's.
+
+    Example:
+        >>> sees_validation({"relevance": "validation"}), sees_validation({"relevance": "recent"})
+        (True, False)
+        >>> sees_validation({"reward": "racs", "reward_kwargs": {"neighbor_relevance": "validation"}})
+        True
+    """
+    neighbors = (env_kwargs.get("reward_kwargs") or {}).get("neighbor_relevance")
+    return "validation" in (env_kwargs.get("relevance"), neighbors)
+
+
+def rewarded_validation(env_kwargs: Mapping[str, Any], dataset: Dataset) -> Relevance | None:
+    """Whose validation items an environment's reward sees, and who selects; None where it sees none."""
+    settings = env_kwargs.get("relevance_kwargs") or {}
+    return make_relevance("validation", dataset, **settings) if sees_validation(env_kwargs) else None
 
 
 def fine_tuned(

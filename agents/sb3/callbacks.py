@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
@@ -99,11 +101,6 @@ class RankingEvalCallback(BaseCallback):
         self._problem = denoising_problem(self.training_env)
         self._problems = denoising_problems(self.training_env)
         self.select_on = selecting_metric(self.select_on, self._problem.dataset, self.ks)
-        if self._problem.relevance.mode == "validation" and self.split == "valid":
-            raise ValueError(
-                "relevance 'validation' pays for the validation items, which must then not choose weights: "
-                "make the environment with relevance='recent' or 'holdout'"
-            )
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy):
             check_actor(policy.actor, self._problem)
@@ -130,8 +127,13 @@ class RankingEvalCallback(BaseCallback):
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, split: str | None = None) -> Evaluation:
-        """Rank by the model as it is now; ``split`` is the callback's own if None."""
-        return evaluate_model(self.model, split or self.split, ks=self.ks)
+        """Rank by the model as it is now; ``split`` is the callback's own if None.
+
+        Where the reward sees validation items, those of the users whom it does not are ranked.
+        """
+        split = split or self.split
+        users = denoising_problem(self.model.get_env()).selecting if split == "valid" else None
+        return evaluate_model(self.model, split, ks=self.ks, users=users)
 
     def load_best(self) -> None:
         """Put the best weights into the model.
@@ -169,13 +171,20 @@ class RankingEvalCallback(BaseCallback):
             print(f"{self.num_timesteps} steps: {self.split} {self.select_on} {means[self.select_on]:.4f}")
 
 
-def evaluate_model(model: BaseAlgorithm, split: str = "test", *, ks: Sequence[int] = (10, 20)) -> Evaluation:
+def evaluate_model(
+    model: BaseAlgorithm,
+    split: str = "test",
+    *,
+    ks: Sequence[int] = (10, 20),
+    users: npt.NDArray[np.int64] | None = None,
+) -> Evaluation:
     """Full-ranking evaluation of a model on the data of its environment.
 
     Args:
         model: of any SB3 algorithm, with an environment.
         split: ``"valid"`` or ``"test"``.
         ks: list lengths, cut to the catalogue.
+        users: evaluate only these; None takes all.
 
     Raises:
         ValueError: if the model has no denoising environment.
@@ -184,7 +193,7 @@ def evaluate_model(model: BaseAlgorithm, split: str = "test", *, ks: Sequence[in
     policy = model.policy
     device = policy.device if isinstance(policy, DiffusionActorCriticPolicy) else problem.device
     lengths = fitted_lengths(ks, problem.num_items)
-    return evaluate(model_scorer(model), problem.dataset, split, ks=lengths, device=device)
+    return evaluate(model_scorer(model), problem.dataset, split, ks=lengths, users=users, device=device)
 
 
 def model_scorer(model: BaseAlgorithm) -> ScoreFunction:

@@ -50,7 +50,7 @@ class ProblemConfig:
     reward_kwargs: Mapping[str, Any] | None = None
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
-    """Settings of the relevance: ``fraction``, ``seed``."""
+    """Settings of the relevance: ``fraction``, ``seed``, ``selection_share``."""
     bound: float | None = None
     """Limit of the spaces; noisy starting states are cut to it. None: five deviations beyond the data."""
     checkpoint: str | Path | None = None

@@ -111,6 +111,11 @@ class DenoisingProblem:
         return self.reward_fn.term_names
 
     @property
+    def selecting(self) -> npt.NDArray[np.int64] | None:
+        """(m,) users whose validation items no reward sees, so that they can select; None: all can."""
+        return self.reward_fn.selecting
+
+    @property
     def needs_noise(self) -> bool:
         """Whether starting states are drawn, so that ``initial_state`` wants noise."""
         return self.start != "history"
@@ -260,6 +265,13 @@ class DenoisingProblem:
                 f"{self.dataset.name!r}; the option 'user_id' takes the source's id"
             )
         if not self._may_start[user]:
+            kept = self.relevance.selecting
+            if kept is not None and user in kept:
+                raise ValueError(
+                    f"{self.dataset.users_by_id.named(int(user))} is kept to select models under relevance "
+                    f"{self.relevance.mode!r}; {len(self.users)} of {count} users start episodes "
+                    "(problem.users)"
+                )
             raise ValueError(
                 f"{self.dataset.users_by_id.named(int(user))} has nothing visible or nothing relevant under "
                 f"relevance {self.relevance.mode!r}; {len(self.users)} of {count} users start episodes "

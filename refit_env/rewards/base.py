@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -111,6 +113,11 @@ class Reward(ABC):
     def parts(self) -> list[tuple[Reward, float]]:
         """The rewards that this one is a weighted sum of: itself, unless it is a mix."""
         return [(self, 1.0)]
+
+    @property
+    def selecting(self) -> npt.NDArray[np.int64] | None:
+        """(m,) users whose validation items it does not see, so that they can select; None: nobody's."""
+        return self.context.relevance.selecting
 
     def with_own_lists(self) -> Reward:
         """The same reward with a table of lists of its own; itself if it looks at none.

@@ -110,7 +110,8 @@ class Coverage(ListReward):
     def shown(self) -> Tensor:
         """(I,) users in whose list each item stands."""
         if self._shown is None:
-            self._shown = torch.bincount(self.lists.flatten(), minlength=self.context.num_items).float()
+            lists = self.lists[self.context.peers]  # (n, K)
+            self._shown = torch.bincount(lists.flatten(), minlength=self.context.num_items).float()
         return self._shown
 
 

@@ -120,9 +120,17 @@ class RewardContext:
         return cached_neighbors(self.relevance.visible, count, self.relevance.groups)
 
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
-        """(U, K) the lists of all users by a model: users (B,) -> scores (B, I)."""
+        """(U, K) the lists of all ``peers`` by a model: users (B,) -> scores (B, I)."""
         [lists] = lists_of_each([self], score, batch)
         return lists
+
+    @cached_property
+    def peers(self) -> Tensor:
+        """(n,) users of whom something is visible: whose lists there are.
+
+        Not a sequential set's rows of other splits, which show what validation and test rows are to predict.
+        """
+        return torch.as_tensor(np.flatnonzero(np.diff(self.relevance.visible.indptr)), device=self.device)
 
     def checked_lists(self, lists: Tensor) -> Tensor:
         """Lists (U, K) int64 on the device; ValueError for another shape or unknown items."""
@@ -162,6 +170,8 @@ def lists_of_each(
 ) -> list[Tensor]:
     """The lists (U, K) of all users by a model, for each of several relevances of one data set.
 
+    Where a user is no peer, nothing is scored and the row is 0 .. K-1, which nobody reads.
+
     Args:
         contexts: of one data set, K and device.
         score: users (B,) -> scores (B, I), called once for each user.
@@ -169,10 +179,11 @@ def lists_of_each(
     """
     if not contexts:
         return []
-    everyone = torch.arange(contexts[0].num_users, device=contexts[0].device)
-    found: list[list[Tensor]] = [[] for _ in contexts]
-    for users in torch.split(everyone, batch):
+    first = contexts[0]
+    out = torch.arange(first.k, device=first.device).expand(len(contexts), first.num_users, -1).clone()
+    peers = torch.unique(torch.cat([context.peers for context in contexts]))  # (n,)
+    for users in torch.split(peers, batch):
         scores = score(users)  # (B, I)
-        for context, lists in zip(contexts, found, strict=True):
-            lists.append(context.top_k(scores, users))
-    return [torch.cat(lists) for lists in found]
+        for context, lists in zip(contexts, out, strict=True):
+            lists[users] = context.top_k(scores, users)
+    return list(out)

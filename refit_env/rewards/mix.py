@@ -9,10 +9,13 @@ import copy
 import math
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from refit_env.rewards.base import Reward, weighted_sum
 from refit_env.rewards.context import RewardContext
+from refit_env.rewards.relevance import common
 
 
 class Mix(Reward):
@@ -48,6 +51,11 @@ class Mix(Reward):
     def parts(self) -> list[tuple[Reward, float]]:
         """The rewards with their weights."""
         return list(self.rewards.values())
+
+    @property
+    def selecting(self) -> npt.NDArray[np.int64] | None:
+        """(m,) users whose validation items no part sees; None: no part sees any."""
+        return common([reward.selecting for reward, _ in self.rewards.values()])
 
     def with_own_lists(self) -> Reward:
         """A mix whose parts that look at lists have their own; the others are shared."""

@@ -13,6 +13,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from refit_env.errors import unknown_name
 from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
 from refit_env.rewards.context import NEIGHBORS, RewardContext, check_whole
-from refit_env.rewards.relevance import make_relevance
+from refit_env.rewards.relevance import common, make_relevance
 
 VARIANTS = ("target_list", "neighbor_lists")
 """Readings of N_sim-K."""
@@ -77,12 +79,12 @@ class Racs(ListReward):
         own = context.relevance
         if neighbor_relevance == "none":
             raise ValueError("neighbor_relevance='none' leaves nothing to hit in RACS")
-        if neighbor_relevance in (None, own.mode):
-            self._neighbor_relevant = own.relevant
-        else:
-            self._neighbor_relevant = make_relevance(
-                str(neighbor_relevance), context.dataset, own.fraction, own.seed
-            ).relevant
+        others = own
+        if neighbor_relevance not in (None, own.mode):
+            made_with = own.fraction, own.seed, own.selection_share
+            others = make_relevance(str(neighbor_relevance), context.dataset, *made_with)
+        self._neighbor_relevant = others.relevant
+        self._selecting = common([own.selecting, others.selecting])
         self._lists: Tensor | None = None
         self._neighbor_hits: Tensor | None = None
 
@@ -90,6 +92,11 @@ class Racs(ListReward):
     def uses_lists(self) -> bool:  # type: ignore[override]  # here it depends on the variant
         """Whether all users' own lists matter."""
         return self.variant == "neighbor_lists"
+
+    @property
+    def selecting(self) -> npt.NDArray[np.int64] | None:
+        """(m,) users whose validation items it does not see, as a neighbour's either; None: nobody's."""
+        return self._selecting
 
     @cached_property
     def similar(self) -> SparseRows:

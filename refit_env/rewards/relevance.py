@@ -10,9 +10,11 @@ mode                    u_T shows            relevant                        kep
 ``none``                the train items      nothing                         the train items
 ======================  ===================  ==============================  =========================
 
-Test items are in no cell of the table. After ``validation``, models must be selected on other users. ``none``
-is the state that recommendations are made in; it is for rewards that have an opinion of their own on a list
-(``ease``, ``gf_cf``, ``recommender``, ``novelty``, one's own function ...).
+Test items are in no cell of the table. Under ``validation`` only a part of the users are rewarded; the others
+(``selection_share``, a half) start no episode, and no matrix holds a validation item of theirs, so that those
+can select a model. Who they are depends on their ids alone. ``none`` is the state that recommendations are
+made in; it is for rewards that score items without relevance labels (``ease``, ``gf_cf``, ``recommender``,
+``novelty``, one's own function ...).
 
 A sequential set's users are its rows (``Dataset.episodes``), each a history and the item that came next; the
 next item is hidden by nature, so two modes are left and nothing is kept out of the lists:
@@ -22,12 +24,17 @@ next item is hidden by nature, so two modes are left and nothing is kept out of 
 ``validation``          those of the validation rows      the validation rows' targets
 ======================  ================================  =====================================
 
+Under ``validation`` the rows of one session are rewarded all or select all: a later row shows what an earlier
+one is to predict.
+
 Letters: U users, I items, n_u train items of a user.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +64,9 @@ class Relevance:
         seed: the seed it was made with.
         groups: (U,) users of one group are no neighbours of each other: the rows of one session. None:
             everyone is a group.
+        selection_share: the share of users for selection it was made with.
+        selecting: (m,) int64, users of whom no matrix holds a validation item, so that those can select a
+            model. None: it holds nobody's, all can.
     """
 
     mode: str
@@ -67,9 +77,17 @@ class Relevance:
     fraction: float = 0.2
     seed: int = 0
     groups: npt.NDArray[np.int64] | None = None
+    selection_share: float = 0.5
+    selecting: npt.NDArray[np.int64] | None = None
+
+    def sources(self) -> npt.NDArray[np.int64]:
+        """The data set's users that ``users`` are of: themselves, or the sessions of the rows."""
+        return self.users if self.groups is None else np.unique(self.groups[self.users])
 
 
-def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0) -> Relevance:
+def make_relevance(
+    mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0, selection_share: float = 0.5
+) -> Relevance:
     """Decide what is shown, what counts and what is kept out.
 
     Args:
@@ -78,27 +96,33 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
         fraction: share of a user's train items that ``holdout`` and ``recent`` hide: round(fraction * n_u),
             at least 1 and at most n_u - 1; users with a single item are left out.
         seed: of the part that ``holdout`` hides.
+        selection_share: of ``validation``, how many users (of a sequential set, sessions) select instead of
+            being rewarded, about; with 0 all are rewarded, and no validation item is left to select by.
 
     Raises:
-        ValueError: for an unknown mode, a fraction outside (0, 1), ``recent`` on a data set without order
-            of time, one but ``train`` and ``validation`` on a sequential one, or a split that leaves no
-            user.
+        ValueError: for an unknown mode, a fraction outside (0, 1), a share outside [0, 1), ``recent`` on a
+            data set without order of time, one but ``train`` and ``validation`` on a sequential one, or a
+            split that leaves no user.
     """
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share")
+    if not 0 <= selection_share < 1:
+        raise ValueError(f"selection_share={selection_share} must be at least 0 and below 1")
     dataset = dataset.episodes
     if isinstance(dataset, RowDataset):
-        return _of_rows(mode, dataset, fraction, seed)
-    train = dataset.train
+        return _of_rows(mode, dataset, fraction, seed, selection_share)
+    train, selecting = dataset.train, None
     if mode == "train":
         visible, relevant, hidden = train.csr, train.csr, None
     elif mode == "none":
         nothing = sp.csr_matrix(train.csr.shape, dtype=train.csr.dtype)
         visible, relevant, hidden = train.csr, nothing, train.csr
     elif mode == "validation":
-        visible, relevant, hidden = train.csr, without(dataset.valid.csr, train.csr), train.csr
+        apart = _selecting(np.arange(dataset.num_users), selection_share)  # (U,)
+        relevant = without(dataset.valid.select(~apart[dataset.valid.users]).csr, train.csr)
+        visible, hidden, selecting = train.csr, train.csr, np.flatnonzero(apart)
     else:
         kept = _visible_part(mode, dataset, fraction, seed)
         visible = train.select(kept).csr
@@ -111,25 +135,46 @@ def make_relevance(mode: str, dataset: Dataset, fraction: float = 0.2, seed: int
     if not users.size:
         raise ValueError(
             f"relevance {mode!r} leaves no user of {dataset.name!r} with both visible and relevant items"
+            + _to_select(selecting)
         )
-    return Relevance(mode, visible, relevant, hidden, users, fraction, seed)
+    return Relevance(mode, visible, relevant, hidden, users, fraction, seed, None, selection_share, selecting)
 
 
-def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int) -> Relevance:
-    """The second table; only one split's rows show anything, so they alone are each other's neighbours."""
+def _selecting(ids: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
+    """(n,) whether the users ``ids`` (n,) select: drawn for each id by itself, whatever the data hold."""
+    chance = np.random.default_rng(0).random(int(ids.max(initial=0)) + 1)  # the same for an id in any number
+    return np.asarray(chance[ids] < share)
+
+
+def _to_select(selecting: npt.NDArray[np.int64] | None) -> str:
+    """What an error adds where some are kept from being rewarded."""
+    count = 0 if selecting is None else selecting.size
+    return f" ({count} are kept to select a model)" if count else ""
+
+
+def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: float) -> Relevance:
+    """The second table; only rewarded rows show anything, so they alone are each other's neighbours."""
     if mode not in ("train", "validation"):
         raise ValueError(
             f"relevance {mode!r} is for sets of items, but {rows.name!r} is sequential: an episode's truth "
             "is the item that came next. Use 'train', or 'validation' (and select on other rows)"
         )
-    split = "train" if mode == "train" else "valid"
-    shown = np.repeat(rows.split_of == SPLITS.index(split), rows.lengths)  # (N,)
-    relevant = rows.targets if mode == "train" else rows.valid
-    users = rows.rows_of(split)
+    relevant, selecting = rows.targets, None
+    paid = rows.split_of == SPLITS.index("train" if mode == "train" else "valid")  # (R,)
+    if mode == "validation":
+        apart = _selecting(rows.sessions, share)  # (R,)
+        selecting, paid = np.flatnonzero(apart), paid & ~apart
+        relevant = rows.valid.select(~apart[rows.valid.users])
+    users = np.flatnonzero(paid).astype(np.int64)
     if not users.size:
-        raise ValueError(f"relevance {mode!r} leaves no row of {rows.name!r} with a history and a target")
-    visible = rows.train.select(shown).csr
-    return Relevance(mode, visible, relevant.csr, None, users, fraction, seed, rows.sessions)
+        raise ValueError(
+            f"relevance {mode!r} leaves no row of {rows.name!r} with a history and a target"
+            + _to_select(selecting)
+        )
+    visible = rows.train.select(np.repeat(paid, rows.lengths)).csr
+    return Relevance(
+        mode, visible, relevant.csr, None, users, fraction, seed, rows.sessions, share, selecting
+    )
 
 
 def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -159,3 +204,14 @@ def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.in
     place = np.empty(len(rows), dtype=np.int64)
     place[order] = _place_in_row(rows)
     return place
+
+
+def common(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
+    """The users who are in each of several ``selecting``; None stands for everyone.
+
+    Example:
+        >>> common([None, np.array([1, 2, 3]), np.array([2, 3])]), common([None])
+        (array([2, 3]), None)
+    """
+    found = [part for part in parts if part is not None]
+    return reduce(np.intersect1d, found) if found else None

@@ -37,9 +37,9 @@ def agent(
 
 
 def three_items(config: ESConfig, **goal: Any) -> EvolutionStrategy:
-    """Two users who had item 0 and will have item 1 of three; one direction, so theta has two numbers."""
-    rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
-    later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
+    """Six users who had item 0 and will have item 1 of three; one direction, so theta has two numbers."""
+    rows = Interactions.from_pairs(range(6), [0] * 6, 6, 3)
+    later = Interactions.from_pairs(range(6), [1] * 6, 6, 3)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         settings = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
@@ -61,7 +61,7 @@ def smoothed(learner: EvolutionStrategy, theta: Tensor, directions: Tensor) -> f
 
 
 def test_estimate_matches_finite_differences_of_the_smoothed_fitness() -> None:
-    # The two users are alike, so the hidden units do not vary over them and M has nothing to read: m decides.
+    # The users are alike, so the hidden units do not vary over them and M has nothing to read: m decides.
     config = ESConfig(
         users_per_batch=1, samples_per_user=4_000, rank=1, sigma=0.4, shaping="centred", learning_rate=0.0,
         basis="weights",

@@ -281,10 +281,36 @@ def test_patience_ends_a_run(make_policy: Factory, small_data: Dataset) -> None:
     assert sum("valid/ndcg@20" in row for row in history) == 1 + 3  # the start, and three in vain
 
 
-def test_validation_relevance_selects_on_other_users(make_policy: Factory, small_data: Dataset) -> None:
-    learner = agent(make_policy(), small_data, relevance="validation")
-    assert learner._selection_users is not None
-    assert not set(learner._selection_users.tolist()) & set(learner._train_users.tolist())
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"relevance": "validation"},
+        {"relevance": "recent", "reward": "racs", "reward_kwargs": {"neighbor_relevance": "validation"}},
+    ],
+)
+def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
+    make_policy: Factory, small_data: Dataset, goal: dict[str, Any]
+) -> None:
+    learner = agent(make_policy(), small_data, **goal)
+    selecting = learner._selection_users
+    assert selecting is not None and 15 < len(selecting) < 45
+    if goal["relevance"] == "validation":
+        assert not set(selecting.tolist()) & set(learner._train_users.tolist())
+    history = learner.learn().history
+    found = learner.evaluate("valid", users=selecting)
+    assert set(found.users.tolist()) <= set(selecting.tolist())
+    assert learner._best[0] == max(row["valid/ndcg@20"] for row in history if "valid/ndcg@20" in row)
+    seen = learner.env.problem.reward_fn
+    own = goal.get("reward_kwargs", {})
+    rows = seen.context.relevance.relevant if not own else seen._neighbor_relevant  # type: ignore[attr-defined]
+    assert rows.nnz and not rows[selecting].nnz
+
+
+def test_selection_needs_validation_items_that_the_reward_does_not_see(
+    make_policy: Factory, small_data: Dataset
+) -> None:
+    with pytest.raises(ValueError, match=r"none is left to choose the weights by: raise .*selection_share"):
+        agent(make_policy(), small_data, relevance="validation", relevance_kwargs={"selection_share": 0.0})
 
 
 def test_hold_outs_are_taken_in_turns(make_policy: Factory, small_data: Dataset) -> None:

@@ -130,9 +130,9 @@ def test_a_search_runs_on_validation_alone(
     looked: list[str] = []
     evaluate = search.evaluate
 
-    def watched(score: Any, data: Any, split: str) -> Any:
+    def watched(score: Any, data: Any, split: str, users: Any = None) -> Any:
         looked.append(split)
-        return evaluate(score, data, split)
+        return evaluate(score, data, split, users=users)
 
     monkeypatch.setattr(search, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(search, "evaluate", watched)
@@ -153,7 +153,7 @@ def test_embeddings_are_judged_by_the_start(search: Any, monkeypatch: pytest.Mon
     policy = SimpleNamespace(backbone=SimpleNamespace(embedding=True), scorer=lambda data: None)
     monkeypatch.setattr(search.DiffusionPolicy, "load", lambda folder: policy)
     monkeypatch.setattr(search, "data_of", lambda env_id: None)
-    monkeypatch.setattr(search, "evaluate", lambda *_: None)
+    monkeypatch.setattr(search, "evaluate", lambda *_, **__: None)
     monkeypatch.setattr(search, "fine_tuned", stop)
     with pytest.raises(InterruptedError):
         search.run_variant("ReFiT-Zhihu-v0", "published", search.Variant({}, {"reward": "log_rank"}))

@@ -197,10 +197,17 @@ def test_a_distillation_shares_what_it_can_with_reinforce(
     assert set(cell["over_pretrained"]) == {"ndcg@10", "ndcg@20", "recall@10", "recall@20"}
 
 
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"reward": "ndcg", "relevance": "validation"},
+        {"reward": "racs", "relevance": "recent", "reward_kwargs": {"neighbor_relevance": "validation"}},
+    ],
+)
 def test_the_control_is_told_the_validation_items_that_the_reward_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    goal: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = replace(TINY, env={"reward": "ndcg", "relevance": "validation"})
+    told = replace(TINY, env=goal)
     trained_on: list[Dataset] = []
 
     def watched(dataset: Dataset, *args: Any, **kwargs: Any) -> Any:

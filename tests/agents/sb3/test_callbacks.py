@@ -153,6 +153,26 @@ def test_rewards_that_look_at_lists_are_shown_the_models(
     assert torch.equal(lists_of(DenoisingEnv(**settings).problem.reward_fn), before)
 
 
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"relevance": "validation"},
+        {"relevance": "recent", "reward": "racs", "reward_kwargs": {"neighbor_relevance": "validation"}},
+    ],
+)
+def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
+    make_model: Any, make_envs: MakeEnvs, small_data: Dataset, goal: dict[str, Any]
+) -> None:
+    model = make_model(make_envs(**goal))
+    callback = RankingEvalCallback(12)
+    model.learn(12, callback=callback)
+    found, others = callback.evaluate(), denoising_problem(model.get_env()).selecting
+    assert others is not None and 0 < len(found.users) < small_data.num_users
+    assert set(found.users.tolist()) <= set(others.tolist())
+    assert callback.history[-1]["valid/ndcg@20"] == found.means()["ndcg@20"]
+    assert len(callback.evaluate("test").users) > len(found.users)  # nothing is kept from the test
+
+
 def lists_of(reward: Reward) -> torch.Tensor:
     """(U, K) the lists that coverage counts."""
     assert isinstance(reward, Coverage)
@@ -196,9 +216,7 @@ def test_wrong_use_is_refused(make_model: Any, make_envs: MakeEnvs, make_policy:
         RankingEvalCallback(0)
     with pytest.raises(ValueError, match=r"select_on must be one of .*ndcg@10.* found 'ndcg@7'"):
         make_model().learn(12, callback=RankingEvalCallback(12, select_on="ndcg@7"))
-    model = make_model(make_envs(relevance="validation"))
-    with pytest.raises(ValueError, match="relevance 'validation' pays for the validation items"):
-        model.learn(12, callback=RankingEvalCallback(12))
+    model = make_model()
     model.env = None
     with pytest.raises(ValueError, match="the model has no environment"):
         evaluate_model(model)

@@ -178,7 +178,8 @@ def test_of_rows_the_next_item_is_regressed_on_what_precedes() -> None:
     weights = np.stack([ridge(histories[:5], next_items[:, i], 2.0) for i in range(ITEMS)], 1)
     for mode in ("train", "validation"):
         rows = data.episodes
-        reward = make_reward("ease", rows, make_relevance(mode, rows), k=2, l2=2.0)
+        relevance = make_relevance(mode, rows, selection_share=0.0)
+        reward = make_reward("ease", rows, relevance, k=2, l2=2.0)
         assert predicted(reward, 7) == pytest.approx(histories @ weights, abs=1e-6)
 
 

@@ -200,7 +200,7 @@ def test_numpy_oracles(
 def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[..., Dataset]) -> None:
     # For users 0 and 1 one item is left for a list of three; the hidden item 0 is not everybody's.
     dataset = make_dataset(np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [-1, 0, 0, 0, 1]], dtype=np.int8))
-    relevance = make_relevance("validation", dataset)
+    relevance = make_relevance("validation", dataset, selection_share=0.0)
     scores, users = torch.zeros(2, 5), torch.arange(2)
     # Novelty: the unseen item is nobody's, 1; item 0 beside it would add log3(3 / 2).
     for name, worth in {"r_ra": 1 / 3, "racs": 1 / 3, "novelty": 1 / 3, "ndcg": 1.0}.items():

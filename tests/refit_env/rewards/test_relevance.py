@@ -50,7 +50,11 @@ def test_the_table_of_modes(
     assert np.array_equal(relevance.hidden.toarray() > 0, visible)
     assert not (visible & relevant).any()
     if mode in ("validation", "none"):
-        assert np.array_equal(visible, train) and np.array_equal(relevant, (table == 1) & (mode != "none"))
+        own = np.ones(len(table), bool)
+        if relevance.selecting is not None:
+            own[relevance.selecting] = False
+        allowed = own[:, None] & (mode != "none")
+        assert np.array_equal(visible, train) and np.array_equal(relevant, (table == 1) & allowed)
         return
     assert np.array_equal(visible | relevant, train)
     for u, count in enumerate(train.sum(1)):
@@ -105,6 +109,7 @@ def test_holdout_hides_each_item_alike() -> None:
         ("holdout", {"fraction": 1.0}, "between 0 and 1"),
         ("holdout", {"fraction": float("nan")}, "between 0 and 1"),
         ("validation", {}, "leaves no user"),
+        ("validation", {"selection_share": 1.0}, r"selection_share=1\.0 must be at least 0 and below 1"),
     ],
 )
 def test_mistakes_are_named(five: Dataset, mode: str, kwargs: dict[str, float], message: str) -> None:
