@@ -18,12 +18,14 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.wrappers.vector import DictInfoToList
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 from torch import Tensor
 
 from agents.sb3.infos import alike, common_options, places, rows_of
 from agents.sb3.rewards import check_reward, refuse_nonfinite_rewards
+from refit_env.envs.wrappers.chain import layers
 
 Bools = npt.NDArray[np.bool_]
 AnyVectorEnv = VectorEnv[Any, Any, Any]
@@ -42,7 +44,8 @@ def to_sb3_vec_env(vector_env: AnyVectorEnv) -> GymVecEnv:
 
     Raises:
         TypeError: for something that is no Gymnasium vector environment.
-        ValueError: for autoreset ``NextStep``, or a denoising environment whose reward is not finite.
+        ValueError: for autoreset ``NextStep``, infos as a list, or a denoising environment whose reward is
+            not finite.
 
     Example:
         >>> import gymnasium as gym
@@ -70,6 +73,11 @@ class GymVecEnv(VecEnv):
             raise TypeError(
                 f"{type(vector_env).__name__} is no gymnasium.vector.VectorEnv: make one with "
                 "gym.make_vec(id, num_envs=N). A single environment needs no adapter"
+            )
+        if any(isinstance(layer, DictInfoToList) for layer in layers(vector_env)):
+            raise ValueError(
+                "DictInfoToList is for loops that read infos by sub-environment; the adapter does so: "
+                "leave it out"
             )
         self.env = vector_env
         self._resets_itself = _resets_itself(vector_env)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TimeLimit
-from gymnasium.wrappers.vector import ClipReward, RecordEpisodeStatistics, TransformReward
+from gymnasium.wrappers.vector import ClipReward, DictInfoToList, RecordEpisodeStatistics, TransformReward
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
@@ -324,5 +324,9 @@ def test_wrong_environments_are_refused(small_data: Dataset) -> None:
     single: Any = DenoisingEnv(small_data, **SETTINGS)
     with pytest.raises(TypeError, match="DenoisingEnv is no gymnasium"):
         to_sb3_vec_env(single)
+    listed: Any = DictInfoToList(ClipReward(DenoisingVectorEnv(small_data, **SETTINGS), 0.0, 1.0))  # type: ignore[arg-type]
+    for envs in (listed, TransformReward(listed, lambda r: r)):
+        with pytest.raises(ValueError, match=r"DictInfoToList is for loops .*leave it out"):
+            to_sb3_vec_env(envs)
     with pytest.raises(ValueError, match="autoreset_mode 'NextStep'"):
         to_sb3_vec_env(SyncVectorEnv([cart(20)]))
