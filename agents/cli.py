@@ -19,6 +19,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
@@ -57,9 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream, io.TextIOWrapper
         ):  # names may hold letters that the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
+    threading.excepthook = _failed_thread
     with signals_interrupt() as exit_code:
         code = _reported(words)
     return exit_code() if code == INTERRUPTED else code
+
+
+def _failed_thread(failure: threading.ExceptHookArgs) -> None:
+    """Print the traceback of a thread that failed; not of a disk that is full, which the writer reports."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _reported(words: Sequence[str]) -> int:

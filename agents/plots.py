@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refit_env.files import atomic_path
+from refit_env.text import visible
+
 Series = tuple[Sequence[float], Sequence[float]]
 """x and y values of one line."""
 
@@ -45,14 +48,10 @@ def plot_curves(
     for axis, (name, lines) in zip(axes, shown.items(), strict=True):
         _draw_panel(axis, name, lines, xlabel)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(visible(title), fontsize=11, parse_math=False)  # names may hold a $
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.png")
-    try:
+    with atomic_path(target) as temporary:
         figure.savefig(temporary, dpi=130)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return target
 
 

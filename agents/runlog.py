@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from refit_env.files import atomic_path, errors_name
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -85,11 +87,13 @@ class RunLog:
             self._rewrite(_read_rows(self.path))
             self._file = self.path.open("a", encoding="utf-8", newline="")
         row = {self.step_name: str(iteration)} | {k: repr(float(v)) for k, v in scalars.items()}
-        self._file.write(_csv_line([row.get(name, "") for name in self._columns]))
-        self._file.flush()
+        with errors_name(self.path):
+            self._file.write(_csv_line([row.get(name, "") for name in self._columns]))
+            self._file.flush()
         if self._writer is not None:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, float(value), iteration)
+            with errors_name(self.folder / TENSORBOARD_NAME):
+                for name, value in scalars.items():
+                    self._writer.add_scalar(name, float(value), iteration)
         self._last = iteration
 
     def flush(self) -> None:
@@ -100,11 +104,13 @@ class RunLog:
     def close(self) -> None:
         """Close both logs; closing twice is harmless."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            with errors_name(self.path):
+                file.close()
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with errors_name(self.folder / TENSORBOARD_NAME):
+                writer.close()
 
     def __enter__(self) -> RunLog:
         """Return the open log."""
@@ -127,12 +133,9 @@ class RunLog:
 
     def _rewrite(self, rows: Iterable[Mapping[str, str]]) -> None:
         """Replace ``log.csv`` by a header and ``rows``, at once."""
-        temporary = self.path.with_name(f".{LOG_NAME}.{os.getpid()}")
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(_csv_line(self._columns))
-            for row in rows:
-                file.write(_csv_line([row.get(name, "") for name in self._columns]))
-        os.replace(temporary, self.path)
+        lines = [self._columns, *([row.get(name, "") for name in self._columns] for row in rows)]
+        with atomic_path(self.path) as temporary:
+            temporary.write_text("".join(map(_csv_line, lines)), encoding="utf-8", newline="")
 
     def _open_tensorboard(self, resume_after: int | None) -> SummaryWriter:
         """Open TensorBoard's writer; events after ``resume_after`` are purged by the reader."""
@@ -143,7 +146,8 @@ class RunLog:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
         purge = None if resume_after is None else resume_after + 1
-        return SummaryWriter(log_dir=str(folder), purge_step=purge, flush_secs=30)
+        with errors_name(folder):
+            return SummaryWriter(log_dir=str(folder), purge_step=purge, flush_secs=30)
 
 
 def read_log(folder: str | os.PathLike[str]) -> list[dict[str, float]]:

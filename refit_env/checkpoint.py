@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,12 +36,20 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
 
     Returns:
         The file's path.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
     """
     path = Path(stem).with_suffix(".safetensors")
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     header = {"format": FORMAT, "meta": json.dumps(dict(meta))}
     with atomic_path(path) as temporary:
-        save_file(plain, str(temporary), metadata=header)
+        try:
+            save_file(plain, str(temporary), metadata=header)
+        except SafetensorError as error:  # its name for an error of the system
+            number = re.search(r"os error ([0-9]+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code)) from error
     return path
 
 

@@ -24,8 +24,30 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     """Yield a path beside ``target`` to write to; it takes the target's place when the block ends well.
 
     After an error nothing is left, and the target is as it was. The folder is made if it is not there.
+
+    Raises:
+        OSError: naming the target, if it cannot be written (a full disk, a folder that is read-only).
     """
     target = Path(target)
+    with errors_name(target), _beside(target) as temporary:
+        yield temporary
+
+
+@contextmanager
+def errors_name(path: Path | str) -> Iterator[None]:
+    """Within, errors of the system that name no file, or the temporary one beside ``path``, name ``path``."""
+    try:
+        yield
+    except OSError as error:
+        named = "" if error.filename is None else Path(os.fsdecode(error.filename)).name
+        if error.errno is None or (named and not named.startswith(f".{Path(path).name}.")):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield a path that takes the place of ``target`` when the block ends well."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
     os.close(handle)

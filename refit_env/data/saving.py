@@ -15,7 +15,7 @@ from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset
 from refit_env.data.messages import spelled
 from refit_env.errors import DataError
-from refit_env.files import write_json
+from refit_env.files import errors_name, write_json
 from refit_env.folders import atomic_folder
 
 FILES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS, INFO)
@@ -99,10 +99,11 @@ def save_dataset(dataset: Dataset, folder: Path | str, *, overwrite: bool = Fals
 
     Raises:
         DataError: if the folder holds what would be lost; nothing is changed then.
+        OSError: naming the folder, if it cannot be written; likewise.
     """
     folder = Path(folder)
     check_free(folder, overwrite)
-    with atomic_folder(folder) as new:
+    with errors_name(folder), atomic_folder(folder) as new:
         check_free(folder, overwrite)  # again: another process may have written while this one waited
         tables = _tables(dataset)
         sums = {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -72,3 +73,10 @@ def test_interrupt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     monkeypatch.setattr(cli, "run_command", stop)
     assert cli.main(["demo"]) == 130
     assert capsys.readouterr().err == "refit: interrupted\n"
+
+
+def test_a_thread_that_finds_the_disk_full_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    for error in (OSError(28, "No space left on device"), KeyError("bug")):
+        failure = threading.ExceptHookArgs((type(error), error, None, None))
+        cli._failed_thread(failure)
+        assert ("KeyError" in capsys.readouterr().err) is isinstance(error, KeyError)

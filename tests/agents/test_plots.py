@@ -47,3 +47,8 @@ def test_columns_and_means_of_lines() -> None:
     rows = [{"iteration": 1.0, "a": 1.0}, {"iteration": 2.0}, {"iteration": 3.0, "a": 2.0}]
     assert column(rows, "a") == ([1.0, 3.0], [1.0, 2.0])
     assert mean_line([]) == ([], [])
+
+
+def test_a_title_is_drawn_as_it_is(tmp_path: Path) -> None:
+    for title in (r"prices in $ and \foo$: pretraining", "$x_$", "red \x1b[31m"):
+        assert plot_curves({"a": {"b": ([1.0], [2.0])}}, tmp_path / "x.png", title=title).exists()

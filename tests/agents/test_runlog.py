@@ -103,3 +103,17 @@ def test_the_log_is_closed_when_the_block_fails(tmp_path: Path) -> None:
 def test_a_missing_log_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_log(tmp_path)
+
+
+def test_a_full_disk_names_the_log(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with RunLog(tmp_path, tensorboard=False) as log:
+        log.write(1, {"reward": 0.1})
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size + 5, hard))
+        try:
+            with pytest.raises(OSError, match=r"File too large: .*log\.csv"):
+                log.write(2, {"reward": 0.123456789})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [row["iteration"] for row in read_log(tmp_path)] == [1.0, 2.0]  # there was room when it was closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -91,3 +92,19 @@ def test_the_readable_copy_says_the_same(tmp_path: Path) -> None:
         "policy.json",
         "policy.safetensors",
     ]
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    save_state(tmp_path / "state", {"w": torch.ones(3)}, {})
+    before = (tmp_path / "state.safetensors").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=r"File too large: .*state\.safetensors") as refused:
+            save_state(tmp_path / "state", {"w": torch.zeros(3000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.errno == errno.EFBIG
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert (tmp_path / "state.safetensors").read_bytes() == before
