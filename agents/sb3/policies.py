@@ -85,7 +85,8 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
             value_width: width of the critic.
             value_activation: its nonlinearity.
             value_learning_rate: the critic's learning rate at the beginning; SB3's ``learning_rate``, the
-                actor's, may be a schedule, which the critic's then follows.
+                actor's, may be a schedule, which the critic's then follows. Of a schedule that begins at 0
+                it is the critic's rate where the actor's is highest.
             optimizer_class: Adam. A2C puts its RMSprop here unless it is made with ``use_rms_prop=False``,
                 which it should be: that RMSprop is for gradients of size one, and those of a mean
                 log-probability are a thousand times smaller, so that nothing moves.
@@ -131,7 +132,10 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self._frozen = frozenset(f"actor.{name}" for name, p in own.items() if not p.requires_grad)
         trained = [p for p in own.values() if p.requires_grad]
         rate = lr_schedule(1.0)
-        scale = self.value_learning_rate / rate if rate > 0 else 1.0  # a policy loaded by itself has no rate
+        full = rate or max(
+            lr_schedule(progress / 100) for progress in range(101)
+        )  # 0: a warm-up begins there
+        scale = self.value_learning_rate / full if full > 0 else 1.0  # a policy loaded by itself has no rate
         groups = [
             {"params": trained, SCALE: 1.0},
             {"params": list(self.value_net.parameters()), SCALE: scale},

@@ -172,6 +172,18 @@ def test_actor_and_critic_step_at_their_own_rates(make_envs: MakeEnvs, run_folde
     assert model.policy.optimizer.param_groups[1]["lr"] == 1e-4  # as SB3 set it
 
 
+def test_the_critics_rate_follows_a_schedule_that_begins_at_zero(
+    make_envs: MakeEnvs, run_folder: Path
+) -> None:
+    """A warm-up: the actor's rate rises from 0 to 1e-4, the critic's from 0 to its own."""
+    warm_up: Any = lambda progress: 1e-4 * (1 - progress)  # noqa: E731
+    model = make_model(
+        PPO, make_envs(), run_folder, learning_rate=warm_up, policy_kwargs={"value_learning_rate": 5e-3}
+    )
+    actor, critic = (group["lr_scale"] for group in model.policy.optimizer.param_groups)
+    assert (actor, critic) == (1.0, pytest.approx(50.0))
+
+
 def test_the_pretrained_run_is_not_trained_in_place(make_envs: MakeEnvs, run_folder: Path) -> None:
     before = (run_folder / "policy.safetensors").read_bytes()
     make_model(PPO, make_envs(), run_folder).learn(24)
