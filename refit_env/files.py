@@ -70,7 +70,7 @@ def file_state(path: Path | str) -> tuple[str, int, int, int, int] | None:
     path = Path(path)
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return None
     return str(path.resolve()), found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size
 

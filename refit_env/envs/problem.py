@@ -7,9 +7,8 @@ U users.
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ import torch
 from torch import Tensor
 
 from refit_env.backbones import Backbone, backbone_class, backbone_config, check_task
-from refit_env.checkpoint import POLICY
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings
 from refit_env.envs.judge import load_judge
-from refit_env.files import file_state
+from refit_env.envs.keys import files_of, frozen
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 
 BOUND = 6.0
@@ -325,7 +323,7 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     dataset = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
     # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
-    key = (id(dataset.episodes), _files(rest), _frozen(rest))
+    key = (id(dataset.episodes), files_of(rest), frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
     except TypeError:  # an argument without a hash, such as a reward function's closure over an array
@@ -343,28 +341,3 @@ def _natural_relevance(dataset: Dataset) -> str:
     if isinstance(dataset, RowDataset):
         return "train"
     return "recent" if dataset.time_ordered else "holdout"
-
-
-def _files(value: Any) -> Hashable:
-    """The state of every file and checkpoint folder that a value names, mappings and lists searched."""
-    if isinstance(value, Mapping):
-        return tuple(_files(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return tuple(_files(item) for item in value)
-    if not isinstance(value, str | Path):
-        return None
-    folder = file_state(Path(value) / f"{POLICY}.safetensors")
-    return file_state(value) if folder is None and Path(value).is_file() else folder
-
-
-def _frozen(value: Any) -> Hashable:
-    """The value so that it can be a key: tuples for mappings and lists, 1, 1.0 and True told apart.
-
-    The order of a mapping counts: that of a mix's parts is the order in which they are summed.
-    """
-    if isinstance(value, Mapping):
-        return tuple((str(name), _frozen(item)) for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(_frozen(item) for item in value)
-    frozen: Hashable = value
-    return type(value).__name__, frozen

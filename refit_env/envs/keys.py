@@ -1,0 +1,35 @@
+"""Keys of an environment's arguments: what they say, and the state of the files that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+from refit_env.checkpoint import POLICY
+from refit_env.files import file_state
+
+
+def files_of(value: Any) -> Hashable:
+    """The state of every file and checkpoint folder that a value names, mappings and lists searched."""
+    if isinstance(value, Mapping):
+        return tuple(files_of(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return tuple(files_of(item) for item in value)
+    if not isinstance(value, str | Path):
+        return None
+    folder = file_state(Path(value) / f"{POLICY}.safetensors")
+    return file_state(value) if folder is None and Path(value).is_file() else folder
+
+
+def frozen(value: Any) -> Hashable:
+    """The value so that it can be a key: tuples for mappings and lists, 1, 1.0 and True told apart.
+
+    The order of a mapping counts: that of a mix's parts is the order in which they are summed.
+    """
+    if isinstance(value, Mapping):
+        return tuple((str(name), frozen(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(frozen(item) for item in value)
+    kept: Hashable = value
+    return type(value).__name__, kept
