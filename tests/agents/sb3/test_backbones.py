@@ -12,7 +12,7 @@ import pytest
 import torch
 from gymnasium.wrappers.vector import FlattenObservation
 from sb3_contrib import TRPO
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from agents.sb3 import (
@@ -25,6 +25,7 @@ from agents.sb3 import (
 from refit_env.backbones import backbone_class, backbone_for, backbone_names
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingVectorEnv
+from refit_env.envs.wrappers.vector import FactorObservation, LowRankAction, ResidualAction
 from refit_env.policy import DiffusionPolicy
 
 ALGORITHMS: dict[type[OnPolicyAlgorithm], dict[str, Any]] = {
@@ -139,6 +140,19 @@ def test_deterministic_predictions_are_the_noise_free_chain(start: Start, flat: 
     with torch.no_grad():
         expected = policy.denoise(u_start, problem.context(users)).clamp(-problem.bound, problem.bound)
     torch.testing.assert_close(torch.from_numpy(last), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sac_steers_the_chains_of_every_backbone(start: Start) -> None:
+    """Off-policy algorithms act with residuals of the frozen policy, of low rank where u holds scores."""
+    envs: Any = ResidualAction(start.envs(4), start.folder)
+    if not backbone_class(start.backbone).embedding:
+        envs = FactorObservation(LowRankAction(envs, rank=3), rank=3)
+    model = SAC(
+        "MultiInputPolicy", to_sb3_vec_env(envs), learning_starts=8, buffer_size=100, seed=0, device="cpu"
+    )
+    before = {name: value.clone() for name, value in model.actor.state_dict().items()}
+    model.learn(16, callback=RankingEvalCallback(8))
+    assert any(not torch.equal(value, before[name]) for name, value in model.actor.state_dict().items())
 
 
 def test_a_saved_model_comes_back_without_the_run_folder(start: Start, tmp_path: Path) -> None:
