@@ -32,16 +32,16 @@ test-slow: $(INSTALLED) ## Run the slow tests (REFIT_DATA_HOME adds those on rea
 # Each keeps its finished cells in .matrix and prints a table of them: scripts/matrix.py.
 MATRIX = $(BIN)/python scripts/matrix.py --venv $(VENV) --pytest="$(PYTEST_ARGS)"
 
-test-matrix: $(INSTALLED) ## Run the fast tests by each set of vector instructions of this processor (minutes a cell)
+test-matrix: $(INSTALLED) ## Run fast tests and doctests by each set of vector instructions of this processor (minutes a cell)
 	$(MATRIX) processors
 
-test-floor: $(INSTALLED) ## Run the fast tests with the lowest versions that pyproject.toml allows, in .venv-floor
+test-floor: $(INSTALLED) ## Run fast tests and doctests with the lowest versions that pyproject.toml allows, in .venv-floor
 	$(MATRIX) floor
 
-test-newest: $(INSTALLED) ## Run the fast tests with the newest versions, in .venv-newest (torch pinned, or TORCH=torch)
+test-newest: $(INSTALLED) ## Run fast tests and doctests with the newest, in .venv-newest (torch pinned, or TORCH=torch)
 	$(MATRIX) newest $(TORCH:%=--torch %)
 
-test-pythons: $(INSTALLED) ## Run the fast tests on each Python of PYTHONS that is here, in .venv-3.N
+test-pythons: $(INSTALLED) ## Run fast tests and doctests on each Python of PYTHONS that is here, in .venv-3.N
 	$(MATRIX) pythons --pythons $(PYTHONS)
 
 test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (minutes)

@@ -1,4 +1,4 @@
-"""Run the fast tests in many surroundings, keep each finished cell, print one table.
+"""Run the fast tests and the doctests in many surroundings, keep each finished cell, print one table.
 
 A cell is an interpreter with what is installed beside it, and variables of the environment. Its counts are
 written to ``.matrix/NAME.json`` with the commit, all versions and the machine, its output to
@@ -32,6 +32,7 @@ CAPABILITIES = ("default", "avx2", "avx512")
 THREADS = (1, 2)
 VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Variables that a cell sets or leaves unset, whatever the caller's are."""
+TESTS = "--doctest-modules tests refit_env agents"
 SHOWN = ("python", "torch", "numpy", "gymnasium", "stable-baselines3")
 
 
@@ -45,7 +46,7 @@ class Cell:
     variables: dict[str, str] = field(default_factory=dict)
     """Added to the environment, in which none of ``VARIABLES`` is set."""
     arguments: tuple[str, ...] = ()
-    """More arguments of pytest."""
+    """What pytest runs, and how."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="others lie beside it: .venv-floor")
     parser.add_argument("--pythons", nargs="+", default=["3.11", "3.12", "3.13", "3.14"], metavar="3.N")
     parser.add_argument("--torch", help="requirement for 'newest' in place of that of constraints.txt")
-    parser.add_argument("--pytest", default="", help="more arguments of pytest: --pytest='-x -k name'")
+    parser.add_argument("--pytest", default="", help=f"arguments of pytest in place of '{TESTS}'")
     options = parser.parse_args(arguments)
     root, kept = venvs.ROOT, venvs.ROOT / ".matrix"
-    given = tuple(shlex.split(options.pytest))
+    given = tuple(shlex.split(options.pytest or TESTS))
 
     venv: Path = options.venv.absolute()
 
