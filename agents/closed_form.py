@@ -13,6 +13,7 @@ from agents.state import resolve_device
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data.dataset import Dataset
+from refit_env.data.identity import DataIdentity
 from refit_env.evaluation import evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -118,6 +119,7 @@ class _Search:
             return False
         backbone = cast("ClosedForm", backbone_for(self.dataset, self.name, settings))
         backbone.fit(self.dataset)
+        backbone.trained_on = DataIdentity.of(self.dataset)
         policy = DiffusionPolicy(backbone.to(self.device), self.num_steps).to(self.device)
         data = self.dataset.episodes
         means = evaluate(policy.scorer(data), data, "valid", device=self.device).means()

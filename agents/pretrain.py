@@ -7,29 +7,63 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import NotRequired
 
 import torch
 from torch import Tensor
 
+from agents.interrupt import deferred_interrupt
 from agents.pretrain_config import PretrainConfig, published_training
-from agents.state import flatten_optimizer, part, resolve_device, restore_optimizer
-from agents.work import Work, counted, work_in
+from agents.resources import Usage, measure, up_to_now
+from agents.resume import (
+    Count,
+    Progress,
+    check_history,
+    check_known,
+    check_same,
+    read_best,
+    read_history,
+    read_moved,
+    read_usage,
+    read_work,
+)
+from agents.state import (
+    check_generator,
+    check_optimizer,
+    flatten_optimizer,
+    part,
+    resolve_device,
+    restore_optimizer,
+    stepped,
+)
+from agents.work import Work, counted
 from refit_env.backbones import Backbone, Look, backbone_for, check_task
+from refit_env.backbones.restore import check_weights
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data.dataset import Dataset
+from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
 from refit_env.errors import CheckpointError
 from refit_env.evaluation import evaluate, evaluated_users, selecting_metric
+from refit_env.files import check_record
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.relevance import make_relevance
 
 STATE_NAME = "pretrain"
 """Stem of the resume state in a run folder."""
+
+
+class PretrainMeta(Progress):
+    """What the resume state of pretraining holds besides tensors."""
+
+    epoch: Count
+    """Epochs done."""
+    data_fingerprint: NotRequired[str]
+    """Of the data set."""
 
 
 @dataclass
@@ -45,13 +79,22 @@ class PretrainResult:
     best_value: float = float("nan")
     """The validation metric there."""
     seconds: float = 0.0
-    """Wall-clock time of training, validation not counted."""
+    """Wall-clock time of training in all sessions, validation not counted."""
+    validation_seconds: float = 0.0
+    """That of validation."""
     work: Work = field(default_factory=Work)
-    """Rows through the denoiser, validation not counted."""
+    """Rows through the denoiser in all sessions, validation not counted."""
+    cost: Usage = field(default_factory=Usage)
+    """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
 
 
 class Pretrainer:
-    """Trains a backbone by its own loss. ``pretrain`` is the one-call form."""
+    """Trains a backbone by its own loss. ``pretrain`` is the one-call form.
+
+    Between two calls of ``learn`` the backbone holds the weights that validation chose. What training has
+    reached is kept beside them: ``save`` writes that, with the optimiser's state that belongs to it, and
+    another ``learn`` goes on from there.
+    """
 
     def __init__(
         self,
@@ -75,6 +118,7 @@ class Pretrainer:
 
         Raises:
             ValueError: for an unknown ``select_on`` or device, or a backbone of another catalogue or task.
+            DataError: if the backbone was trained on another data set.
         """
         config = config if config is not None else PretrainConfig()
         self.config = replace(config, select_on=selecting_metric(config.select_on, dataset))
@@ -83,6 +127,8 @@ class Pretrainer:
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
             )
         check_task(type(backbone), dataset)
+        check_same_data(backbone.trained_on, dataset, "the backbone")
+        backbone.trained_on = DataIdentity.of(dataset)
         evaluated_users(dataset, "valid")
         self.dataset = dataset.episodes
         self.device = resolve_device(device)
@@ -99,8 +145,12 @@ class Pretrainer:
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
         self._judge = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.epoch = 0
-        self.seconds = 0.0
+        self.saved_epoch: int | None = None  # of the state that was saved or loaded last
+        self.seconds = self.validation_seconds = 0.0  # of all sessions
         self.work = Work()
+        self._earlier, self._usage = Usage(), Usage()  # cost of earlier sessions, and of this one
+        self._resting: dict[str, Tensor] | None = None  # what training has reached, see above
+        self._within_epoch = False  # then generators are ahead of weights: no state to save
         self.history: list[dict[str, float]] = []
         self._best: tuple[float, int] = (float("-inf"), 0)
         self._best_state = copy.deepcopy(backbone.state_dict())
@@ -115,21 +165,48 @@ class Pretrainer:
         Args:
             run_dir: where the resume state goes after each validation; None writes none.
             callback: called after each epoch with its number and scalars.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, when the epoch under way is done and (with a ``run_dir``) saved.
+                A second one raises at once, and the state that was saved last stays.
+            RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
-        if self.epoch == 0:
-            self._record(self._validate(), callback)
-        while not self._done():
-            self._record(self._step(), callback)
-            if run_dir is not None and self._validates_now():
-                self.save(run_dir)
+        self._check_whole()
+        if self._resting is not None:
+            self.backbone.load_state_dict(self._resting)
+            self.backbone.requires_grad_(True)
+            self._resting = None
+        try:
+            with measure() as self._usage:
+                self._run(run_dir, callback)
+        finally:
+            self._earlier, self._usage = self.spent(), Usage()
+        self._resting = copy.deepcopy(self.backbone.state_dict())
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
-        (value, at) = self._best
-        return PretrainResult(self.backbone, self.history, at, value, self.seconds, self.work)
+        (value, epoch), times = self._best, (self.seconds, self.validation_seconds)
+        return PretrainResult(self.backbone, self.history, epoch, value, *times, self.work, self._earlier)
+
+    def _run(
+        self, run_dir: Path | str | None, callback: Callable[[int, dict[str, float]], None] | None
+    ) -> None:
+        """Train epoch by epoch."""
+        with deferred_interrupt() as asked_to_stop:
+            if self.epoch == 0 and not self.history:
+                self._record(self._validate(), callback)
+            while not self._done():
+                stop = asked_to_stop()
+                if not stop:
+                    self._record(self._step(), callback)
+                if run_dir is not None and (stop or self._validates_now()):
+                    self.save(run_dir)
+                if stop:
+                    raise KeyboardInterrupt
 
     def _step(self) -> dict[str, float]:
         """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
         begin = time.perf_counter()
+        self._within_epoch = True
         self.backbone.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.config.learning_rate_decay**self.epoch
@@ -162,16 +239,19 @@ class Pretrainer:
         return float(loss.detach())
 
     def _validate(self) -> dict[str, float]:
+        begin = time.perf_counter()
         means = evaluate(self._judge.scorer(self.dataset), self.dataset, "valid", device=self.device).means()
         value = means[self.config.select_on]
         if value > self._best[0]:
             self._best, self._best_state = (value, self.epoch), copy.deepcopy(self.backbone.state_dict())
+        self.validation_seconds += time.perf_counter() - begin
         return {f"valid/{name}": mean for name, mean in means.items()}
 
     def _record(
         self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None
     ) -> None:
         self.history.append({"epoch": float(self.epoch)} | scalars)
+        self._within_epoch = False
         if callback is not None:
             callback(self.epoch, scalars)
 
@@ -226,35 +306,84 @@ class Pretrainer:
         return shown, shown if part is whole else whole.dense, users
 
     def save(self, folder: Path | str) -> None:
-        """Write everything that training needs to go on, atomically."""
-        tensors = {f"backbone.{k}": v for k, v in self.backbone.state_dict().items()}
+        """Write everything that training needs to go on, atomically.
+
+        After ``learn`` this is still the state that training has reached; the chosen weights are part of it.
+
+        Raises:
+            RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
+        """
+        self._check_whole()
+        weights = self.backbone.state_dict() if self._resting is None else self._resting
+        tensors = {f"backbone.{k}": v for k, v in weights.items()}
         tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
         tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
         tensors["generator"] = self.generator.get_state()
-        meta: dict[str, Any] = {"config": asdict(self.config), "seed": self.seed, "epoch": self.epoch}
-        meta |= {"seconds": self.seconds, "best": list(self._best), "history": self.history}
+        meta = {
+            "config": asdict(self.config),
+            "data_fingerprint": self.dataset.fingerprint,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "best": list(self._best),
+            "history": self.history,
+            "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
+            "spent": self.spent().to_json(),
+            "moved": stepped(self.optimizer),
+        }
         save_state(Path(folder) / STATE_NAME, tensors, meta)
+        self.saved_epoch = self.epoch
+
+    def spent(self) -> Usage:
+        """Cost of ``learn`` in all sessions until now."""
+        return self._earlier + up_to_now(self._usage)
+
+    def _check_whole(self) -> None:
+        """Refuse to go on from the middle of an epoch."""
+        if self._within_epoch:
+            raise RuntimeError("the last epoch was cut short: load the last saved state first")
 
     def load(self, folder: Path | str) -> Pretrainer:
         """Take up the state that ``save`` wrote.
 
         Raises:
-            CheckpointError: if there is none, or it belongs to another model or configuration.
+            CheckpointError: if there is none, it belongs to another model, configuration or data set, or is
+                damaged; nothing is changed then.
         """
-        tensors, meta = load_state(Path(folder) / STATE_NAME)
-        if meta["config"] != asdict(self.config) or meta["seed"] != self.seed:
-            raise CheckpointError(f"{folder}: saved with another configuration or seed: {meta['config']}")
-        try:
-            self.backbone.load_state_dict(part(tensors, "backbone."))
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder}: the weights are another model's: {error}") from error
-        self._best_state = part(tensors, "best.")
+        where = f"{Path(folder) / STATE_NAME}.safetensors"
+        tensors, raw = load_state(Path(folder) / STATE_NAME)
+        meta = check_record(raw, PretrainMeta, f"{where}: meta", error=CheckpointError)
+        self._check_saved(tensors, meta, where)
+        self.backbone.load_state_dict(part(tensors, "backbone."))
+        self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
         restore_optimizer(self.optimizer, part(tensors, "optimizer."))
         self.generator.set_state(tensors["generator"])
-        self.epoch, self.seconds = int(meta["epoch"]), float(meta["seconds"])
-        self.history, self._best = list(meta["history"]), (float(meta["best"][0]), int(meta["best"][1]))
-        self.work = work_in(self.history)
+        self.epoch, self.history = meta["epoch"], read_history(meta["history"])
+        self.saved_epoch = self.epoch
+        self._best, self.work = read_best(meta["best"]), read_work(meta["history"], where)
+        self.seconds, self.validation_seconds = meta.get("seconds", 0.0), meta.get("validation_seconds", 0.0)
+        self._earlier, self._resting, self._within_epoch = read_usage(meta), None, False
         return self
+
+    def _check_saved(self, tensors: Mapping[str, Tensor], meta: PretrainMeta, where: str) -> None:
+        """Refuse a state that is not such a training's."""
+        config = asdict(self.config)
+        del config["epochs"]  # more may be asked for
+        now = {"seed": self.seed, "data_fingerprint": self.dataset.fingerprint}
+        check_same({**meta}, now, where)
+        check_same(meta["config"], config, where)
+        if meta["epoch"] > self.config.epochs:
+            raise CheckpointError(
+                f"{where}: {meta['epoch']} epochs are done, this training has epochs={self.config.epochs}"
+            )
+        check_history(meta["history"], meta["epoch"], "epoch", meta["best"][1], where)
+        read_work(meta["history"], where)
+        for name in ("backbone.", "best."):
+            check_weights(self.backbone, part(tensors, name), f"{where}: {name}*")
+        moved = read_moved(meta, tensors, meta["epoch"], where)
+        check_optimizer(self.optimizer, part(tensors, "optimizer."), moved, f"{where}: optimizer.*")
+        check_generator(self.generator, tensors.get("generator"), f"{where}: generator")
+        check_known(tensors, ("generator",), ("backbone.", "best.", "optimizer."), where)
 
 
 def pretrain(

@@ -13,8 +13,8 @@ from typing import Any
 _MIB = 1024.0 * 1024.0
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_OPEN: list[Usage] = []
-"""Measurements now under way: an inner one must not wipe out the peak of an outer one."""
+_OPEN: dict[int, tuple[Usage, float]] = {}
+"""Measurements under way, and when they began: an inner one must not wipe out the peak of an outer one."""
 
 
 @dataclass
@@ -31,6 +31,14 @@ class Usage:
     """
     peak_device_memory_mib: float = 0.0
     """Peak memory that torch held on the CUDA device, in MiB; 0 where none is used."""
+
+    def __add__(self, later: Usage) -> Usage:
+        """The cost of two pieces of work, one after the other: the sum of the times, the higher peaks."""
+        return Usage(
+            self.seconds + later.seconds,
+            max(self.peak_memory_mib, later.peak_memory_mib),
+            max(self.peak_device_memory_mib, later.peak_device_memory_mib),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, rounded to what is meant."""
@@ -56,15 +64,21 @@ def measure() -> Iterator[Usage]:
     usage = Usage()
     _note_peaks()
     _reset_peaks()
-    _OPEN.append(usage)
-    start = time.perf_counter()
+    _OPEN[id(usage)] = usage, time.perf_counter()
     try:
         yield usage
     finally:
         _wait_for_device()
-        usage.seconds = time.perf_counter() - start
+        up_to_now(usage)
+        del _OPEN[id(usage)]
+
+
+def up_to_now(usage: Usage) -> Usage:
+    """Fill in what a ``measure`` block has cost until now, if it is still under way; returns the usage."""
+    if id(usage) in _OPEN:
+        usage.seconds = time.perf_counter() - _OPEN[id(usage)][1]
         _note_peaks()
-        _OPEN.remove(usage)
+    return usage
 
 
 def peak_memory_mib() -> float:
@@ -88,7 +102,7 @@ def _note_peaks() -> None:
     if not _OPEN:
         return
     memory, device = peak_memory_mib(), _device_peak_mib()
-    for usage in _OPEN:
+    for usage, _ in _OPEN.values():
         usage.peak_memory_mib = max(usage.peak_memory_mib, memory)
         usage.peak_device_memory_mib = max(usage.peak_device_memory_mib, device)
 

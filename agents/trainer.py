@@ -23,12 +23,14 @@ from agents.blends import best_between
 from agents.config import TrainerConfig
 from agents.divergence import divergence
 from agents.interrupt import deferred_interrupt
+from agents.resources import Usage, measure, up_to_now
 from agents.resume import STATE_NAME, load_training, save_training
 from agents.rollout import Rollout
 from agents.runlog import RunLog
 from agents.state import resolve_device
 from agents.training_envs import check_training_env, make_training_envs
 from agents.work import Work, counted, work_in
+from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation import Evaluation, evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
@@ -55,7 +57,11 @@ class FineTuneResult:
     """How far from the pretrained weights to those of ``best_iteration`` the policy's lie: 1, unless one of
     the ``blends`` was the best."""
     seconds: float = 0.0
-    """Wall-clock time of training, validation included."""
+    """Wall-clock time of training in all sessions, validation not counted."""
+    validation_seconds: float = 0.0
+    """That of validation."""
+    cost: Usage = field(default_factory=Usage)
+    """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the state is saved and can be resumed."""
 
@@ -70,6 +76,10 @@ class FineTuner(ABC):
 
     Random numbers come from two generators of the agent's own (users, noise), so that neither the
     caller's seeds nor a validation in between changes a run, and a resumed run repeats an unbroken one.
+
+    Between two calls of ``learn`` the policy holds the weights that validation chose. What training has
+    reached is kept beside them: ``save`` writes that, with the optimiser's state that belongs to it, and
+    another ``learn`` goes on from there.
     """
 
     name: ClassVar[str]
@@ -119,6 +129,7 @@ class FineTuner(ABC):
         check_training_env(self.env, self.policy, self.config)
         metric = selecting_metric(self.config.select_on, self.env.problem.dataset)
         self.config = replace(self.config, select_on=metric)
+        self.policy.backbone.trained_on = DataIdentity.of(self.env.problem.dataset)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
@@ -126,8 +137,12 @@ class FineTuner(ABC):
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
         self.iteration = 0
+        self.saved_iteration: int | None = None  # of the state that was saved or loaded last
         self._within_step = False  # then generators are ahead of weights: no state to save
         self.history: list[dict[str, float]] = []
+        self.seconds = self.validation_seconds = 0.0  # of all sessions
+        self._earlier, self._usage = Usage(), Usage()  # cost of earlier sessions, and of this one
+        self._resting: dict[str, Tensor] | None = None  # what training has reached, see above
         self._train_users, self._selection_users = self._split_users()
         evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
         self._best_state = copy.deepcopy(self.policy.state_dict())
@@ -169,10 +184,33 @@ class FineTuner(ABC):
 
         Returns:
             The policy with the best validation weights, and the history. Ctrl-C ends the loop after the
-            iteration under way, and the state is saved; the result then says ``interrupted``.
+            iteration under way, and the state is saved; the result then says ``interrupted``. Where all
+            iterations are done, another call returns the same again.
+
+        Raises:
+            RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
         """
-        start = time.perf_counter()
+        self._check_whole()
+        if self._resting is not None:
+            self.policy.load_state_dict(self._resting)
+            self._resting = None
         folder = None if run_dir is None else Path(run_dir)
+        try:
+            with measure() as self._usage:
+                interrupted = self._iterate(folder, callback, progress)
+                result = self._chosen(interrupted)
+        finally:
+            self._earlier, self._usage = self.spent(), Usage()
+        result.cost = self._earlier
+        return result
+
+    def _iterate(
+        self,
+        folder: Path | None,
+        callback: Callable[[FineTuner, dict[str, float]], None] | None,
+        progress: bool,
+    ) -> bool:
+        """Iterate; returns whether Ctrl-C ended it."""
         log = None if folder is None else RunLog(folder, resume_after=self.iteration or None)
         bar = tqdm(total=self.config.iterations, initial=self.iteration, disable=not progress, desc=self.name)
         interrupted = False
@@ -197,14 +235,29 @@ class FineTuner(ABC):
             bar.close()
             if log is not None:
                 log.close()
+        return interrupted
+
+    def _chosen(self, interrupted: bool) -> FineTuneResult:
+        """Put the chosen weights into the policy, and those that training has reached aside."""
+        begin = time.perf_counter()
+        self._resting = copy.deepcopy(self.policy.state_dict())
         (value, at), share, state = self._best, 1.0, self._best_state
         if self.config.blends and not interrupted:
             found = best_between(self.policy, self.reference, self.config.blends, self._value)
             if found[0] > value:
                 (value, share, state), at = found, self.iteration
         self.policy.load_state_dict(state)
-        seconds = time.perf_counter() - start
-        return FineTuneResult(self.policy, self.history, at, value, share, seconds, interrupted)
+        validation = self.validation_seconds + time.perf_counter() - begin
+        return FineTuneResult(
+            self.policy,
+            self.history,
+            best_iteration=at,
+            best_value=value,
+            share=share,
+            seconds=self.seconds,
+            validation_seconds=validation,
+            interrupted=interrupted,
+        )
 
     def _step(self) -> dict[str, float]:
         """One iteration with its bookkeeping."""
@@ -222,6 +275,7 @@ class FineTuner(ABC):
         scalars |= work.scalars()
         self.iteration += 1
         scalars["seconds/update"] = time.perf_counter() - begin
+        self.seconds += scalars["seconds/update"]
         if self._validates_now():
             scalars |= self._validate()
         return scalars
@@ -251,7 +305,9 @@ class FineTuner(ABC):
         out["policy/kl_to_pretrained"] = divergence(
             self.policy, self.reference, self.envs[0].problem, self._train_users
         )  # always the first hold-out's: chains begin elsewhere in each
-        return out | {"seconds/validation": time.perf_counter() - begin}
+        out["seconds/validation"] = time.perf_counter() - begin
+        self.validation_seconds += out["seconds/validation"]
+        return out
 
     def _valid_means(self) -> dict[str, float]:
         """The validation metrics of the users that select."""
@@ -274,25 +330,55 @@ class FineTuner(ABC):
         for env, own in zip(self.envs, lists, strict=True):
             env.problem.reward_fn.set_lists(own)
 
-    def evaluate(self, split: str = "test", users: Any = None) -> Evaluation:
-        """Full-ranking evaluation of the policy as it is now, by the noise-free chain."""
-        dataset = self.env.problem.dataset
-        return evaluate(self.policy.scorer(dataset), dataset, split, users=users, device=self.device)
+    def evaluate(self, split: str = "test", users: Any = None, *, start: bool = False) -> Evaluation:
+        """Full-ranking evaluation by the noise-free chain.
+
+        Args:
+            split: which items count as relevant.
+            users: whose lists; all if None.
+            start: whether of the policy that training began with, else of the policy as it is now.
+        """
+        dataset, policy = self.env.problem.dataset, self.reference if start else self.policy
+        return evaluate(policy.scorer(dataset), dataset, split, users=users, device=self.device)
 
     # ------------------------------------------------------------------ checkpoint and resume
 
     def save(self, folder: Path | str) -> None:
-        """Write everything that training needs to go on, atomically: a kill leaves the last whole state."""
+        """Write everything that training needs to go on, atomically: a kill leaves the last whole state.
+
+        After ``learn`` this is still the state that training has reached; the chosen weights are part of it.
+        ``policy.save`` writes the chosen weights alone.
+
+        Raises:
+            RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
+        """
+        self._check_whole()
         save_training(self, folder)
+        self.saved_iteration = self.iteration
 
     def load(self: Self, folder: Path | str) -> Self:
         """Take up the state that ``save`` wrote; the next ``learn`` goes on as if never stopped.
 
         Raises:
-            CheckpointError: if there is no state, or it belongs to another agent, configuration or model.
+            CheckpointError: if there is no state, it belongs to another agent, configuration, data set or
+                model, or it is damaged; the agent is then as it was.
         """
         load_training(self, folder)
+        self._within_step, self.saved_iteration = False, self.iteration
         return self
+
+    def training_weights(self) -> dict[str, Tensor]:
+        """The weights that training has reached; the policy's own, unless it holds the chosen ones."""
+        return self.policy.state_dict() if self._resting is None else self._resting
+
+    def spent(self) -> Usage:
+        """Cost of ``learn`` in all sessions until now."""
+        return self._earlier + up_to_now(self._usage)
+
+    def _check_whole(self) -> None:
+        """Refuse to go on from the middle of an update."""
+        if self._within_step:
+            raise RuntimeError("the last update was cut short: load the last saved state first")
 
     # ------------------------------------------------------------------ for subclasses
 

@@ -10,6 +10,7 @@ import gymnasium as gym
 import torch
 
 from agents.config import TrainerConfig
+from refit_env.data.identity import check_same_data
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
@@ -75,6 +76,7 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
 
     Raises:
         ValueError: naming what differs.
+        DataError: if the policy was trained on another data set.
     """
     want = config.users_per_batch * config.samples_per_user
     if env.num_envs != want:
@@ -87,3 +89,4 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
         raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
     if problem.dim != policy.backbone.dim:
         raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {policy.backbone.dim}")
+    check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")

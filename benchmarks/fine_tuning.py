@@ -131,7 +131,7 @@ def run_cell(env_id: str, key: str, seed: int) -> dict[str, Any]:
     with measure() as usage:
         made = row.make(env_id, seed, setting)
     policy, dataset = made.policy, data_of(env_id)
-    policy.save(run_folder(env_id, key, seed), dataset.name)
+    policy.save(run_folder(env_id, key, seed), dataset)
     test = evaluate(policy.scorer(dataset), dataset, "test")
     out: dict[str, Any] = {"env": env_id, "cell": key, "seed": seed, "how": made.how}
     out |= {} if made.budget is None else {"budget": made.budget}

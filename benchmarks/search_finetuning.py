@@ -61,7 +61,7 @@ def run_start(env_id: str, name: str, start: Start) -> dict[str, Any]:
     config = replace(published_training(row.backbone, dataset.name), **start.training)
     result = pretrain(dataset, backbone, config, seed=SEED, device="cpu")
     policy = DiffusionPolicy(result.backbone, row.num_steps)
-    policy.save(start_folder(env_id, name), dataset.name)
+    policy.save(start_folder(env_id, name), dataset)
     return {
         "config": asdict(config),
         "backbone": result.backbone.config_dict(),
@@ -86,14 +86,13 @@ def run_variant(env_id: str, start: str, variant: Variant) -> dict[str, Any]:
     result, _ = fine_tuned("reinforce", policy, env_id, config, goal, SEED)
     after = evaluate(policy.scorer(dataset), dataset, "valid", users=selecting)
     paid = [row["reward/mean"] for row in result.history if "reward/mean" in row]
-    looked = sum(row.get("seconds/validation", 0.0) for row in result.history)
     paired = paired_bootstrap(before.per_user["ndcg@20"], after.per_user["ndcg@20"])
     return {
         "config": asdict(config),
         "env_kwargs": dict(variant.env),
         "iteration": result.best_iteration,
-        "seconds": result.seconds - looked,
-        "validation_seconds": looked,
+        "seconds": result.seconds,
+        "validation_seconds": result.validation_seconds,
         "cost": {"work": result.work.to_json()},
         "before": before.means(),
         "after": after.means(),

@@ -217,7 +217,7 @@ def main(
     if checkpoint is None:
         checkpoint = tempfile.mkdtemp(prefix="refit-pretrained-")
         trained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=seed, device="cpu")
-        DiffusionPolicy(trained.backbone, num_steps=4).save(checkpoint, dataset=data.name)
+        DiffusionPolicy(trained.backbone, num_steps=4).save(checkpoint, data)
     config = make_config(env_id, checkpoint, seed)
     before = ndcg(DiffusionPolicy.load(checkpoint), data)
     after = ndcg(train(config, iterations), data)

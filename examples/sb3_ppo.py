@@ -78,7 +78,7 @@ def main(
         if run is None:
             run = str(Path(scratch) / "elbo")
             trained = pretrain(load_dataset("synthetic"), config=PretrainConfig(epochs=epochs), seed=seed)
-            DiffusionPolicy(trained.backbone, num_steps=4).save(run, dataset="synthetic")
+            DiffusionPolicy(trained.backbone, num_steps=4).save(run)
         model, callback = fine_tune(env_id, run, updates, num_envs, seed)
         found = {"last": evaluate_model(model).means()["ndcg@20"]}
         callback.load_best()

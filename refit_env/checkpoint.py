@@ -1,27 +1,70 @@
-"""Checkpoints: tensors and JSON in one safetensors file, written at once; nothing is ever unpickled."""
+"""Checkpoints: tensors and JSON in one safetensors file, written at once; nothing is ever unpickled.
+
+What is read was perhaps written by others, or damaged: sizes are limited before anything is read, JSON is
+checked against a type, and tensors against those that they replace.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from refit_env.errors import CheckpointError
-from refit_env.files import atomic_path, write_json
+from refit_env.files import atomic_path, check_record, finite, parse_record, read_record, write_json
 
 POLICY = "policy"
 """Stem of a policy's files in a run folder."""
 
 FORMAT = "refit-env/1"
 """Format tag; a reader refuses others."""
+
+LARGEST_HEADER = 64 * 2**20
+"""Bytes of the longest header that is read."""
+LARGEST_POLICY_META = 2**20
+"""Bytes of the longest description of a policy that is read."""
+MOST_TENSORS = 20_000
+"""Tensors in a file, at most."""
+_NOT_JSON = re.compile(r"(?<=[\[,: ])(-?Infinity|NaN)(?=[\],} ])")
+"""Numbers that earlier versions wrote, which JSON does not know."""
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class PolicyMeta(TypedDict):
+    """What a policy's file holds besides the weights."""
+
+    backbone: str
+    """Name in the registry of backbones."""
+    backbone_config: dict[str, Any]
+    """Its configuration."""
+    num_items: Annotated[int, Meta(ge=1)]
+    """I."""
+    num_steps: Annotated[int, Meta(ge=1)]
+    """T of the chain."""
+    exploration_std: Annotated[float, Meta(ge=0)]
+    """Floor of the policy's standard deviation."""
+    posterior_share: NotRequired[Share]
+    """How much of the posterior's deviation is left; 1 if absent."""
+    eta: NotRequired[Share]
+    """Of the steps back; 1 if absent."""
+    dataset: NotRequired[str]
+    """Name of the data set that the weights were trained on; empty if unknown."""
+    data_fingerprint: NotRequired[str | None]
+    """Its fingerprint."""
+    data_source: NotRequired[str]
+    """Where it was taken from."""
 
 
 def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
@@ -32,7 +75,7 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
     Args:
         stem: path without the ending.
         tensors: by name; may share memory, may lie on any device.
-        meta: JSON-plain; infinities and NaN are allowed.
+        meta: JSON-plain; infinities and NaN become null.
 
     Returns:
         The file's path.
@@ -42,7 +85,7 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
     """
     path = Path(stem).with_suffix(".safetensors")
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    header = {"format": FORMAT, "meta": json.dumps(dict(meta))}
+    header = {"format": FORMAT, "meta": json.dumps(finite(dict(meta)), allow_nan=False)}
     with atomic_path(path) as temporary:
         try:
             save_file(plain, str(temporary), metadata=header)
@@ -56,40 +99,141 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
 def load_state(stem: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save_state`` wrote; tensors on the CPU.
 
+    The caller checks the meta (``refit_env.files.check_record``) and the tensors (``check_tensors``).
+
     Raises:
-        CheckpointError: if the file is missing, damaged, or of another format.
+        CheckpointError: if the file is missing, damaged, too large, or of another format.
     """
     path = Path(stem).with_suffix(".safetensors")
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
+    _check_header_size(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # not a dict
+            names = list(file.keys())
+            if len(names) > MOST_TENSORS:
+                raise CheckpointError(f"{path}: {len(names)} tensors; at most {MOST_TENSORS} are read")
+            tensors = {name: file.get_tensor(name) for name in names}
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+        raise CheckpointError(f"{path}: not a whole safetensors file ({_brief(error)})") from error
+    except Exception as error:  # a type of numbers that this version of torch does not have
+        raise CheckpointError(f"{path}: tensors that cannot be read ({_brief(error)})") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: format {header.get('format')!r}, expected {FORMAT!r} (not made by this library?)"
+            f"{path}: format {_brief(header.get('format'))}, expected {FORMAT!r} (not made by this library?)"
         )
-    meta: dict[str, Any] = json.loads(header["meta"])
+    text = _NOT_JSON.sub("null", header.get("meta", "null"))
+    meta: dict[str, Any] = parse_record(text, dict[str, Any], f"{path}: meta", error=CheckpointError)
     return tensors, meta
+
+
+def check_tensors(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, whose: str = "the model's"
+) -> None:
+    """Refuse tensors that cannot take the place of others.
+
+    Args:
+        found: what was read.
+        expected: what it would replace, by the same names: of the same shapes and types. Numbers must be
+            finite, unless those that they replace are not. Of tensors on the ``meta`` device, which hold no
+            numbers, names, shapes and types alone are checked.
+        where: the file, for the message.
+        whose: what the expected tensors are, for the message.
+
+    Raises:
+        CheckpointError: naming the first tensor that does not fit.
+    """
+    for name in expected:
+        if name not in found:
+            raise CheckpointError(f"{where}: {name!r} is missing, a tensor of {whose}")
+    for name, tensor in found.items():
+        if name not in expected:
+            raise CheckpointError(f"{where}: {_brief(name)} is no tensor of {whose}")
+        want = expected[name]
+        if tensor.shape != want.shape or tensor.dtype != want.dtype:
+            raise CheckpointError(
+                f"{where}: {name!r} is {_kind(tensor)}, {whose} is {_kind(want)}: another model's, or damaged"
+            )
+        if not want.is_meta and not _all_finite(tensor) and _all_finite(want):
+            raise CheckpointError(f"{where}: {name!r} holds NaN or infinity")
 
 
 def save_checkpoint(folder: Path | str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write ``policy.safetensors``, and ``policy.json`` with the same meta for people to read.
 
-    The meta that counts is the one in the safetensors header: the two files cannot disagree.
+    The meta that counts is the one in the safetensors header. ``load_checkpoint`` refuses a ``policy.json``
+    that states something else; a kill between the two files leaves none.
     """
     folder = Path(folder)
+    (folder / f"{POLICY}.json").unlink(missing_ok=True)
     save_state(folder / POLICY, state, meta)
-    write_json(folder / f"{POLICY}.json", dict(meta))
+    write_json(folder / f"{POLICY}.json", finite(dict(meta)))
 
 
-def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_checkpoint`` wrote.
+def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], PolicyMeta]:
+    """Read what ``save_checkpoint`` wrote; the tensors are checked by who knows the model.
 
     Raises:
-        CheckpointError: if the folder holds no readable policy.
+        CheckpointError: if the folder holds no readable policy, or its ``policy.json`` is another one's.
     """
-    return load_state(Path(folder) / POLICY)
+    state, raw = load_state(Path(folder) / POLICY)
+    where = f"{Path(folder) / POLICY}.safetensors: meta"
+    meta = check_record(raw, PolicyMeta, where, error=CheckpointError)
+    copy = Path(folder) / f"{POLICY}.json"
+    if copy.exists():
+        says = read_record(copy, dict[str, Any], error=CheckpointError, limit=LARGEST_POLICY_META)
+        other = sorted(name for name in {*says, *raw} if says.get(name) != raw.get(name))
+        if other:
+            name = other[0]
+            raise CheckpointError(
+                f"{copy}: states {_brief(name)} {_brief(says.get(name))}, {POLICY}.safetensors "
+                f"{_brief(raw.get(name))}: the two files are of different models. Restore the one that "
+                f"belongs here; {POLICY}.json is a copy to read and may be deleted"
+            )
+    return state, meta
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights: names and numbers, whatever else their file holds.
+
+    Example:
+        >>> weights_digest({"w": torch.zeros(2)})[:12]
+        'e5868624950d'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        numbers = state[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(numbers.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _check_header_size(path: Path) -> None:
+    """Refuse a header that is longer than the file or than is read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 0 < length <= path.stat().st_size - 8:
+        raise CheckpointError(f"{path}: not a whole safetensors file (its header is cut short)")
+    if length > LARGEST_HEADER:
+        raise CheckpointError(f"{path}: a header of {length} bytes; at most {LARGEST_HEADER} are read")
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    return bool(torch.isfinite(tensor).all())
+
+
+def _kind(tensor: Tensor) -> str:
+    """Type and shape, for a message."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)[:8]}"
+
+
+def _brief(value: object) -> str:
+    """A value for a message, of bounded length."""
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

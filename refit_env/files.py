@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,6 +89,27 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def finite(value: Any) -> Any:
+    """The value with None for the numbers that JSON does not know.
+
+    Example:
+        >>> finite({"best": [float("-inf"), 3], "loss": 0.5})
+        {'best': [None, 3], 'loss': 0.5}
+    """
+    if isinstance(value, Mapping):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def remove_temporaries(target: Path | str) -> None:
+    """Delete what writers that were killed left beside ``target``; only where nobody else writes there."""
+    target = Path(target)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file of any content.
 
@@ -149,11 +172,33 @@ def parse_record(
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as problem:
-        text = str(problem)
-        if len(text) > 200:  # a wrong name stands in the message, however long it is
-            text = f"{text[:120]} ... {text[-60:]}"
-        raise error(f"{where}: {text[:1].lower()}{text[1:]}") from None
+        raise error(_explained(where, problem)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not a JSON file ({problem})") from None
     except RecursionError:
         raise error(f"{where}: not a JSON file of this library (nested too deeply)") from None
+
+
+def check_record(
+    value: Any, kind: type[Record], where: str, *, error: type[ValueError] = DataError
+) -> Record:
+    """Check plain values, such as ``read_json`` gives, against a type; see ``read_record``.
+
+    Example:
+        >>> check_record({"epochs": 3}, dict[str, float], "config.json")
+        {'epochs': 3.0}
+    """
+    try:
+        return msgspec.convert(value, type=kind)
+    except msgspec.ValidationError as problem:
+        raise error(_explained(where, problem)) from None
+    except RecursionError:
+        raise error(f"{where}: nested too deeply") from None
+
+
+def _explained(where: str, problem: msgspec.ValidationError) -> str:
+    """The message for content of another shape."""
+    text = str(problem)
+    if len(text) > 200:  # a wrong name stands in the message, however long it is
+        text = f"{text[:120]} ... {text[-60:]}"
+    return f"{where}: {text[:1].lower()}{text[1:]}"

@@ -19,10 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from refit_env.backbones import make_backbone
 from refit_env.backbones.base import Backbone, Condition, Context, check_task
-from refit_env.checkpoint import load_checkpoint, save_checkpoint
+from refit_env.backbones.restore import restore_backbone
+from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
+from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.errors import CheckpointError
 
 Reduction = Literal["mean", "sum"]
@@ -298,6 +299,7 @@ class DiffusionPolicy(nn.Module):
 
         Raises:
             ValueError: if the data set has another number of items than the policy, or another task.
+            DataError: if it is another data set than the policy was trained on.
         """
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
@@ -305,39 +307,77 @@ class DiffusionPolicy(nn.Module):
                 f"data set {dataset.name!r} has {dataset.num_items}"
             )
         check_task(type(self.backbone), dataset)
+        check_same_data(self.backbone.trained_on, dataset, "the policy")
         shown = self.backbone.shown(dataset, self.device)
         return lambda users: self.recommend_scores(users, shown(users))
 
-    def save(self, folder: Path | str, dataset: str = "") -> None:
+    def save(self, folder: Path | str, dataset: Dataset | None = None) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
 
         Args:
             folder: made if absent.
-            dataset: name of the data set that the weights were trained on.
+            dataset: what the weights were trained on; None keeps what is known of it
+                (``backbone.trained_on``).
         """
-        meta: dict[str, Any] = {
+        trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)
+        save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))
+
+    def describe(self, trained_on: DataIdentity | None = None) -> dict[str, Any]:
+        """What the policy is besides its weights, JSON-plain: the fields of ``PolicyMeta``.
+
+        Args:
+            trained_on: the data set to name.
+        """
+        known = trained_on if trained_on is not None else DataIdentity("", None)
+        return {
             "backbone": self.backbone.name,
             "backbone_config": self.backbone.config_dict(),
             "num_items": self.backbone.num_items,
             **self.chain,
-            "dataset": dataset,
+            "dataset": known.name,
+            "data_fingerprint": known.fingerprint,
+            "data_source": known.source,
         }
-        save_checkpoint(Path(folder), self.backbone.state_dict(), meta)
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> DiffusionPolicy:
+    def load(
+        cls, folder: Path | str, device: torch.device | str = "cpu", *, other_data: bool = False
+    ) -> DiffusionPolicy:
         """Read what ``save`` wrote; the policy is in evaluation mode.
+
+        Args:
+            folder: a run folder.
+            device: where its weights are put.
+            other_data: whether it may meet another data set than the one that it was trained on, which is
+                otherwise refused wherever the two meet.
 
         Raises:
             CheckpointError: if files are missing, damaged, or do not fit each other.
         """
-        state, meta = load_checkpoint(Path(folder))
+        state, meta = load_checkpoint(folder)
+        policy = cls.restore(state, meta, f"{Path(folder) / POLICY}.safetensors").to(device).eval()
+        if other_data:
+            policy.backbone.trained_on = None
+        return policy
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Tensor], meta: PolicyMeta, where: str) -> DiffusionPolicy:
+        """Make the policy that ``describe`` and the backbone's state dict are of.
+
+        Args:
+            state: the backbone's tensors.
+            meta: what ``describe`` gave.
+            where: the file that they were read from, for messages.
+
+        Raises:
+            CheckpointError: if they do not fit each other.
+        """
+        backbone = restore_backbone(state, meta, where)
+        name, source = meta.get("dataset", ""), meta.get("data_source", "")
+        backbone.trained_on = DataIdentity(name, meta.get("data_fingerprint"), source) if name else None
         try:
-            backbone = make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
-            backbone.load_state_dict(state)
-            backbone.freeze_scores()
             later = {name: meta[name] for name in ("eta", "posterior_share") if name in meta}  # old files
             policy = cls(backbone, meta["num_steps"], meta["exploration_std"], **later)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
-            raise CheckpointError(f"{folder}: weights and policy.json do not fit: {error}") from error
-        return policy.to(device).eval()
+        except ValueError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        return policy

@@ -9,6 +9,7 @@ from refit_env.backbones import backbone_class, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.linear import DOUBLE
 from refit_env.data import Dataset, load_dataset
+from refit_env.data.identity import DataIdentity
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 
@@ -50,4 +51,5 @@ def load_policy(
     backbone = backbone_for(dataset, name)
     assert isinstance(backbone, ClosedForm), backbone_class(name)
     backbone.fit(dataset)
+    backbone.trained_on = DataIdentity.of(dataset)
     return DiffusionPolicy(backbone, row.num_steps if num_steps is None else num_steps).eval()

@@ -14,7 +14,6 @@ from rich.table import Table
 from agents.console import say
 from agents.plots import Series, column
 from agents.resources import Usage
-from agents.runs import CONFIG, RunError, RunFolder
 from agents.stats import paired_bootstraps
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
@@ -56,14 +55,14 @@ class Target:
         return {} if self.data is None else {"data": self.data}
 
 
-def judge_kwargs(policy: DiffusionPolicy, run: Path, target: Target) -> dict[str, Any]:
+def judge_kwargs(policy: DiffusionPolicy, run: Path | None, target: Target) -> dict[str, Any]:
     """What an environment must be told of a run's policy, so that it judges its chains by the same model.
 
     The backbone, where it is not the id's own, and the run itself where only a trained model scores u_0.
     """
     own = policy.backbone.name
     out: dict[str, Any] = {} if own == target.spec.backbone else {"backbone": own}
-    return out | ({"checkpoint": str(run.resolve())} if policy.backbone.embedding else {})
+    return out | ({"checkpoint": str(run.resolve())} if policy.backbone.embedding and run else {})
 
 
 def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any] | None = None) -> Target:
@@ -142,29 +141,6 @@ def parse_reward(text: str) -> str | dict[str, float]:
     if wrong:
         raise ValueError(f"--reward {text}: the weight of {', '.join(wrong)} is not a number")
     return mix
-
-
-def reopen(path: Path, settings: Mapping[str, Any], state: str) -> RunFolder:
-    """Find the interrupted run to go on with.
-
-    Args:
-        path: its folder.
-        settings: of the command now; they must be those that the run was begun with.
-        state: stem of its resume state.
-
-    Raises:
-        RunError: if there is no such run, it is finished, it has other settings, or it saved no state yet.
-    """
-    folder = RunFolder.open(path, needs=(CONFIG,))
-    if folder.finished():
-        raise RunError(f"{path} is finished already; there is nothing to resume")
-    changed = [name for name, value in settings.items() if folder.config.get(name) != value]
-    if changed:
-        was = ", ".join(f"{name} was {folder.config.get(name)!r}" for name in changed)
-        raise RunError(f"{path} was begun with other settings ({was}); --resume needs the same ones")
-    if not (path / f"{state}.safetensors").exists():
-        raise RunError(f"{path} stopped before its first checkpoint; begin again with --overwrite")
-    return folder
 
 
 def note_other_data(dataset: Dataset) -> None:

@@ -196,10 +196,8 @@ def draw_demo_curve(out: Path, seeds: int) -> Path:
         panels[title] = {f"_seed {seed}": line for seed, line in enumerate(lines)}
         panels[title]["REINFORCE, mean over seeds"] = mean_line(lines)
     steps = mean_line([column(log, "valid/ndcg@20") for log in logs])[0]
-    levels = [
-        RunFolder(out / f"seed-{seed}" / "control").metrics["valid"]["ndcg@20"] for seed in range(seeds)
-    ]
-    level = sum(levels) / seeds
+    runs = [RunFolder(out / f"seed-{seed}" / "control") for seed in range(seeds)]
+    level = sum(run.metrics["valid"]["ndcg@20"] or 0.0 for run in runs) / seeds
     panels["validation NDCG@20"]["same-information ELBO"] = ([steps[0], steps[-1]], [level, level])
     return plot_curves(panels, out / "curve.png", title=f"{TARGET.env_id}: fine-tuning by REINFORCE")
 

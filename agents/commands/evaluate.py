@@ -39,6 +39,8 @@ class Evaluate(Bounded):
     """Which items count as relevant."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
+    other_data: Flag = False
+    """Let the model meet another data set than the one that it was trained on."""
     json: Flag = False
     """Print JSON and nothing else."""
 
@@ -47,7 +49,7 @@ class Evaluate(Bounded):
         folder = RunFolder.open(self.run_dir)
         target = choose_target(self.env, self.data, fallback=folder.config)
         device = resolve_device(self.device)
-        policy = DiffusionPolicy.load(folder.path, device)
+        policy = DiffusionPolicy.load(folder.path, device, other_data=self.other_data)
         dataset = load_dataset(target.dataset)
         result = evaluate(policy.scorer(dataset), dataset, self.split, device=device)
         report = {

@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from rich.table import Table
 from tqdm import tqdm
+from typing_extensions import TypedDict
 
 from agents.commands.common import (
+    Target,
     choose_target,
     cost,
     parse_options,
     plain,
-    reopen,
     reported,
     validation_curves,
 )
 from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
+from agents.commands.resuming import (
+    as_words,
+    begun_settings,
+    check_begun_on,
+    check_unchanged,
+    check_weights_unchanged,
+    interrupted,
+    weights_of,
+)
 from agents.console import console
 from agents.plots import column, plot_curves
 from agents.pretrain import STATE_NAME, Pretrainer
 from agents.pretrain_config import PretrainConfig, published_training
 from agents.resources import measure
 from agents.runlog import RunLog, read_log
-from agents.runs import CURVE, RunFolder
+from agents.runs import CONFIG, CURVE, RunError, RunFolder
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
+from refit_env.data.identity import DataIdentity
 from refit_env.evaluation import evaluate, evaluated_users
+from refit_env.files import check_record
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Bounded, Seed
@@ -69,8 +81,11 @@ class Pretrain(Bounded):
     """Changes to the backbone's configuration, for example ``dropout=0.1 hidden=[200]``."""
     training: tyro.conf.OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
     """Settings of training."""
+    other_data: Flag = False
+    """Let the model of ``--init`` meet another data set than the one that it was trained on."""
     resume: Flag = False
-    """Go on with the interrupted run in ``--out``, with the settings it was begun with."""
+    """Go on with the interrupted run in ``--out``: what it was begun with is read from there, and of other
+    options only more ``--epochs`` can be given."""
     overwrite: Flag = False
     """Replace the run in ``--out``."""
     quiet: Flag = False
@@ -78,23 +93,50 @@ class Pretrain(Bounded):
 
     def run(self) -> int:
         """Train, evaluate, and write the run folder."""
-        earlier = None if self.init is None else RunFolder.open(self.init)
-        target = choose_target(self.env, self.data, fallback=None if earlier is None else earlier.config)
+        if self.resume:
+            if self.overwrite:
+                raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
+            with RunFolder.resume(self.out) as folder:
+                return self._train(folder, *self._resumed(folder))
+        target = self._target()
+        trainer, policy = self._trainer(target)
+        needs = {} if self.init is None else {"--init": self.init}
+        begun = {
+            "dataset": asdict(DataIdentity.of(trainer.dataset)),
+            "weights": weights_of(needs.values()),
+        }
+        # After all that can be refused: a mistake leaves no run in the way.
+        with RunFolder.create(
+            self.out, "pretrain", self._settings(target) | begun, overwrite=self.overwrite, needs=needs
+        ) as folder:
+            return self._train(folder, trainer, policy)
+
+    def _target(self) -> Target:
+        """The environment."""
+        fallback = None if self.init is None else RunFolder.open(self.init).config
+        return choose_target(self.env, self.data, fallback=fallback)
+
+    def _settings(self, target: Target) -> dict[str, Any]:
+        """What the run is known by, JSON-plain."""
         options = parse_options(self.backbone_options)
-        settings = {
+        return {
             "env": target.env_id,
             "data": target.data,
             "seed": self.seed,
-            "init": None if self.init is None else str(self.init),
+            "init": None if self.init is None else str(self.init.resolve()),
             "num_steps": self.num_steps,
             "eta": self.eta,
             "backbone": options if self.backbone is None else options | {"name": self.backbone},
             "size": self.size,
             "pretrain": plain(self.training),
         }
+
+    def _trainer(self, target: Target) -> tuple[Pretrainer, DiffusionPolicy]:
+        """The trainer, and the policy on its backbone that will be saved; what does not fit is refused."""
+        options = parse_options(self.backbone_options)
         dataset = load_dataset(target.dataset)
         evaluated_users(dataset, "test")
-        if earlier is None:
+        if self.init is None:
             name = self.backbone or target.spec.backbone
             backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
             usual = min(target.spec.num_steps, backbone.diffusion.num_steps)
@@ -103,7 +145,9 @@ class Pretrain(Bounded):
         elif options or self.backbone:
             raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
         else:
-            policy = DiffusionPolicy.load(earlier.path).respaced(self.num_steps, self.eta)
+            policy = DiffusionPolicy.load(self.init, other_data=self.other_data).respaced(
+                self.num_steps, self.eta
+            )
         trainer = Pretrainer(
             dataset,
             policy.backbone,
@@ -112,14 +156,67 @@ class Pretrain(Bounded):
             device=self.device,
             eta=policy.diffusion.eta,
         )
-        if self.resume:
-            folder = reopen(self.out, settings, STATE_NAME)
-        else:  # after all that can be refused: a mistake leaves no run in the way
-            folder = RunFolder.create(self.out, "pretrain", settings, overwrite=self.overwrite)
-        report = pretrain_run(trainer, folder, policy, resume=self.resume, progress=not self.quiet)
+        return trainer, policy
+
+    def _resumed(self, folder: RunFolder) -> tuple[Pretrainer, DiffusionPolicy]:
+        """The training of a run that was begun, as far as it came."""
+        begun = folder.config
+        check_begun_on(folder.path, begun, load_dataset(choose_target(self.env, self.data).dataset))
+        saved = (folder.path / f"{STATE_NAME}.safetensors").exists()
+        target = self._target()
+        settings = self._settings(target)
+        grows = check_unchanged(folder.path, begun, settings)
+        if self.init is not None and not saved:  # it begins, from the same model
+            check_weights_unchanged(folder.path, begun, [self.init])
+        trainer, policy = self._trainer(target)
+        if saved:
+            trainer.load(folder.path)
+        if grows:
+            kept = {name: begun.get(name) for name in ("dataset", "weights")}
+            folder.write_config("pretrain", settings | kept)
+        return trainer, policy
+
+    def _train(self, folder: RunFolder, trainer: Pretrainer, policy: DiffusionPolicy) -> int:
+        """Train, report, and return the exit code."""
+        try:
+            report = pretrain_run(trainer, folder, policy, progress=not self.quiet)
+        except KeyboardInterrupt as stop:
+            raise interrupted("pretrain", self.out, "epoch", trainer.saved_epoch) from stop
         if not self.quiet:
-            console().print(_table(report, f"{target.env_id}, seed {self.seed}"))
+            console().print(_table(report, f"{folder.config['env']}, seed {self.seed}"))
         return 0
+
+
+def begun_command(out: Path) -> Pretrain:
+    """The command that began the run in ``out``: what ``--resume`` takes for the options that are left out.
+
+    Raises:
+        RunError: if there is no such run, or its ``config.json`` is damaged.
+    """
+    config, where = begun_settings(out, "pretrain"), f"{out / CONFIG}"
+    data, init, backbone = config.get("data"), config.get("init"), dict(config.get("backbone") or {})
+    settings = {"size": config.get("size", "published"), "name": backbone.pop("name", None)}
+    network = check_record(settings, Network, where, error=RunError)
+    return Pretrain(
+        out=out,
+        env=None if data is not None else config["env"],
+        data=None if data is None else Path(data),
+        seed=config.get("seed", 0),
+        init=None if init is None else Path(init),
+        backbone=network["name"],
+        num_steps=config.get("num_steps"),
+        eta=config.get("eta"),
+        size=network["size"],
+        backbone_options=as_words(backbone),
+        training=check_record(config.get("pretrain"), PretrainConfig, f"{where}: pretrain", error=RunError),
+    )
+
+
+class Network(TypedDict):
+    """What ``config.json`` says of the network."""
+
+    size: Literal["published", "small"]
+    name: str | None
 
 
 def pretrain_run(
@@ -127,34 +224,30 @@ def pretrain_run(
     folder: RunFolder,
     policy: DiffusionPolicy,
     *,
-    resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Train a backbone and write its run folder.
 
     Args:
-        trainer: with the backbone, its data and settings.
+        trainer: with the backbone, its data and settings, and the state of a resumed run.
         folder: a run folder that was begun.
         policy: on the trainer's backbone; it is saved, so that its chain is the one to go on with.
-        resume: take up the state in the folder.
         progress: show a progress bar.
 
     Returns:
         What ``metrics.json`` holds.
     """
-    if resume:
-        trainer.load(folder.path)
     config, dataset = trainer.config, trainer.dataset
     log = RunLog(folder.path, resume_after=trainer.epoch or None, step_name="epoch")
     bar = tqdm(total=config.epochs, initial=trainer.epoch, desc="pretrain", disable=not progress)
-    with log, bar, measure() as training:
+    with log, bar:
 
         def note(epoch: int, scalars: dict[str, float]) -> None:
             log.write(epoch, scalars)
             bar.update(epoch - bar.n)
 
         result = trainer.learn(folder.path, note)
-    policy.to(trainer.device).save(folder.path, dataset=dataset.name)
+    policy.to(trainer.device).save(folder.path, dataset)
     with measure() as evaluation:
         means = {
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())
@@ -168,7 +261,7 @@ def pretrain_run(
             "selected_on": f"valid {config.select_on}",
             "best_value": result.best_value,
         },
-        "cost": cost(pretraining=training, evaluation=evaluation),
+        "cost": cost(pretraining=result.cost, evaluation=evaluation),
     }
     folder.finish(report)
     return report
@@ -199,7 +292,12 @@ def main(words: Sequence[str]) -> int:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--env", default="")
     chooser.add_argument("--backbone", default="")
+    chooser.add_argument("--out", default=None)
+    chooser.add_argument("--resume", action="store_true")
     found = chooser.parse_known_args(list(words))[0]
+    if found.resume and found.out is not None:
+        resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun_command(Path(found.out)))
+        return resumed.run()
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
     name = found.backbone or (row.backbone if row is not None else "")
     training = published_training(name, (row.dataset if row is not None else None) or "")

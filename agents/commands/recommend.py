@@ -57,6 +57,8 @@ class Recommend(Bounded):
     """Folder of one's own data set in canonical form, instead of ``--env``."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
+    other_data: Flag = False
+    """Let the model meet another data set than the one that it was trained on."""
     json: Flag = False
     """Print JSON and nothing else: ids, and the data set's numbers of them."""
 
@@ -66,7 +68,8 @@ class Recommend(Bounded):
         dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset)
         users, items = self._ids("user", dataset), self._ids("item", dataset)
         user = self._number(users)
-        policy = DiffusionPolicy.load(folder.path, resolve_device(self.device))
+        device = resolve_device(self.device)
+        policy = DiffusionPolicy.load(folder.path, device, other_data=self.other_data)
         found = recommend(policy, dataset, user, self.top, protocol=self.protocol)
         ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
         if self.json:

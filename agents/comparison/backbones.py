@@ -235,7 +235,7 @@ def _pretrained(job: Job) -> Trained:
         device=job.device,
     )
     dataset = data_of(job.env_id)
-    policy.save(job.checkpoint, dataset.name)
+    policy.save(job.checkpoint, dataset)
     metric = f"valid/{told.pretrain.select_on}"
     looked = [row for row in result.history if metric in row]
     curve = {"epoch": [r["epoch"] for r in looked], metric: [round(r[metric], 6) for r in looked]}

@@ -154,7 +154,7 @@ def _no_training(job: Job) -> Trained:
     """Pretrain, and keep the checkpoint that all others of the seed begin from."""
     policy, result = pretrained(job.env_id, job.settings.pretrain, job.seed)
     dataset = data_of(job.env_id)
-    policy.save(job.checkpoint, dataset.name)
+    policy.save(job.checkpoint, dataset)
     return Trained(policy.scorer(dataset), training_seconds=result.seconds, work=result.work)
 
 

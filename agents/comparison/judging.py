@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from agents.comparison.records import Cell, read_cell
 from agents.comparison.training import Trained
 from agents.resources import Usage
 from agents.stats import paired_bootstraps
-from refit_env.checkpoint import load_checkpoint
+from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset
 from refit_env.evaluation import Evaluation, evaluate
 from refit_env.policy import DiffusionPolicy
@@ -118,9 +117,4 @@ def differences_from(
 
 def fingerprint(checkpoint: Path) -> str:
     """SHA-256 of a checkpoint's weights, whatever else its file tells of them."""
-    weights, _ = load_checkpoint(checkpoint)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return weights_digest(load_checkpoint(checkpoint)[0])

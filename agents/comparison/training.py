@@ -220,7 +220,6 @@ def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -
     at = {int(row["iteration"]): steps for row, steps in zip(result.history, taken, strict=True)}
     looked = [row for row in result.history if CURVE[0] in row]
     paid = [row for row in result.history if "reward/mean" in row]
-    validation = sum(row.get("seconds/validation", 0.0) for row in result.history)
     return Trained(
         score=result.policy.scorer(dataset),
         env_steps=taken[-1],
@@ -232,7 +231,7 @@ def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -
         },
         best_steps=float(at[result.best_iteration]),
         share=result.share,
-        training_seconds=result.seconds - validation,
-        validation_seconds=validation,
+        training_seconds=result.seconds,
+        validation_seconds=result.validation_seconds,
         work=result.work,
     )

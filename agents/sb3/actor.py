@@ -12,7 +12,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from refit_env.backbones import make_backbone
+from refit_env.backbones import Backbone, make_backbone
+from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import load_checkpoint
 from refit_env.errors import CheckpointError, unknown_name
 from refit_env.policy import DiffusionPolicy
@@ -64,19 +65,16 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
                 f"actor run {str(settings['run'])!r}: {error}. Make one with 'refit pretrain --out FOLDER'"
             ) from error
         return _build(settings), f"the run folder {str(settings['run'])!r} is gone ({error})"
-    other = [name for name in BUILD if name in settings and _plain(settings[name]) != _plain(meta[name])]
+    saved = dict(meta)
+    other = [name for name in BUILD if name in settings and _plain(settings[name]) != saved[name]]
     if other and not completed:
         name = other[0]
         raise CheckpointError(
-            f"actor run {str(settings['run'])!r} holds {name} {meta[name]!r}, not {settings[name]!r}"
+            f"actor run {str(settings['run'])!r} holds {name} {saved[name]!r}, not {settings[name]!r}"
         )
     if other:
         return _build(settings), f"the run folder {str(settings['run'])!r} holds another network since"
-    policy = _build({**meta, **settings})
-    try:
-        policy.backbone.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{settings['run']}: weights and policy.json do not fit: {error}") from error
+    policy = _chain(restore_backbone(state, meta, str(settings["run"])), saved | settings)
     settings.setdefault("dataset", meta.get("dataset", ""))
     return _complete(settings, policy), None
 
@@ -85,6 +83,11 @@ def _build(settings: dict[str, Any]) -> DiffusionPolicy:
     """The policy without its weights; its own random numbers are the caller's global ones."""
     backbone = make_backbone(settings["backbone"], settings["num_items"], settings.get("backbone_config"))
     backbone.freeze_scores()
+    return _chain(backbone, settings)
+
+
+def _chain(backbone: Backbone, settings: dict[str, Any]) -> DiffusionPolicy:
+    """The policy of a backbone, its chain as the settings have it."""
     chain = {name: settings[name] for name in CHAIN if settings.get(name) is not None}
     policy = DiffusionPolicy(backbone, **chain)
     if bool((policy.std <= 0).any()):

@@ -14,7 +14,7 @@ L history length.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from refit_env.data.dataset import Dataset
+from refit_env.data.identity import DataIdentity
 from refit_env.data.rows import SparseRows
 from refit_env.diffusion import Diffusion
 
@@ -74,6 +75,7 @@ class Backbone(nn.Module, ABC):
     tasks: ClassVar[tuple[str, ...]] = ("cf", "social", "poi")
     start: ClassVar[str] = "history"
 
+    trained_on: DataIdentity | None = None
     num_items: int
     dim: int
     diffusion: Diffusion
@@ -248,6 +250,16 @@ class Backbone(nn.Module, ABC):
             ValueError: if the backbone has no such layer, or does not name it.
         """
         raise ValueError(f"backbone {self.name!r} names no linear output layer")
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:  # most hold no indices
+        """Refuse tensors read from a file that would index others out of range.
+
+        Args:
+            state: of the names, shapes and types of the state dict.
+
+        Raises:
+            ValueError: naming the tensor.
+        """
 
     def config_dict(self) -> dict[str, Any]:
         """The configuration as JSON-plain values."""

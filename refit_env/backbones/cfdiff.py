@@ -6,6 +6,7 @@ embedding, M = L + E tokens with the step's, W width of a token, T steps of trai
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.elbo import StepLoss
-from refit_env.backbones.graphs import Latest, Operator, count_edges
+from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
 
@@ -147,6 +148,10 @@ class CFDiff(Backbone):
         out = cls(dataset.num_items, replace(config, **sizes))
         out.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
         return out
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a graph of other users or items."""
+        check_edges("interactions", state["interactions"], (self.config.num_users, self.num_items))
 
     # ------------------------------------------------------------------ the hops
 

@@ -118,6 +118,17 @@ def count_edges(nodes: Tensor, count: int) -> Tensor:
     return torch.bincount(nodes.long(), minlength=count)
 
 
+def check_edges(name: str, edges: Tensor, shape: tuple[int, int]) -> None:
+    """Refuse edges (2, n) of nodes that are not in a graph of ``shape``.
+
+    Raises:
+        ValueError: naming them.
+    """
+    for side, count in zip(edges, shape, strict=True):
+        if side.numel() and not 0 <= int(side.min()) <= int(side.max()) < count:
+            raise ValueError(f"{name!r} names a node outside 0..{count - 1}")
+
+
 def _by_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
     """A sparse CSR matrix of ``shape`` from its entries (n,), in any order."""
     order = torch.argsort(rows * shape[1] + columns)

@@ -6,6 +6,7 @@ size (of the diffused vector), L layers of the graph, E size of the time embeddi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar, Self
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.backbones.diffrec import time_embedding
-from refit_env.backbones.graphs import Latest, Operator, count_edges
+from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.backbones.lorentz import squared_distance, squared_distances
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
@@ -133,6 +134,10 @@ class HDRM(Backbone):
         out = cls(dataset.num_items, replace(config, **sizes))
         out.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
         return out
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a graph of other users or items."""
+        check_edges("interactions", state["interactions"], (self.config.num_users, self.num_items))
 
     # ------------------------------------------------------------------ the graph
 

@@ -6,7 +6,7 @@ the diffused vector), D_c a cluster's share of it, E size of the time embedding,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -151,6 +151,11 @@ class LDiffRec(Backbone):
         out = cls(dataset.num_items, replace(config, cluster_sizes=sizes, num_users=dataset.num_users))
         out.order.copy_(torch.from_numpy(np.argsort(cluster, kind="stable")))
         return out
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse an order that is not one of the items."""
+        if not torch.equal(state["order"].sort().values.cpu(), torch.arange(self.num_items)):
+            raise ValueError("'order' must hold each item once")
 
     # ------------------------------------------------------------------ the autoencoder
 

@@ -6,7 +6,7 @@ of a graph, T steps of training.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
-from refit_env.backbones.graphs import Latest, Operator, count_edges
+from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
@@ -166,6 +166,11 @@ class RecDiff(Backbone):
         model.interactions.copy_(torch.from_numpy(np.stack([train.row, train.col])))
         model.ties.copy_(torch.from_numpy(ties))
         return model
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse a graph of other users or items."""
+        check_edges("interactions", state["interactions"], (self.config.num_users, self.num_items))
+        check_edges("ties", state["ties"], (self.config.num_users, self.config.num_users))
 
     # ------------------------------------------------------------------ the graphs
 

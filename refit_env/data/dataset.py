@@ -150,6 +150,7 @@ class Dataset:
         user_ids: (U,) the source's own id of each user, where preparation renumbered them, else None.
         item_ids: (I,) likewise.
         item_features: what is known of the items, for example ``"lat"`` and ``"lon"``: name -> (I,) values.
+        origin: fingerprint of the data set that this one is a part or another arrangement of, else None.
     """
 
     name: str
@@ -163,6 +164,7 @@ class Dataset:
     user_ids: npt.NDArray[Any] | None = None
     item_ids: npt.NDArray[Any] | None = None
     item_features: Mapping[str, npt.NDArray[Any]] | None = None
+    origin: str | None = None
 
     @property
     def num_users(self) -> int:
@@ -186,8 +188,12 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits, the sha256 of the content; see ``refit_env.data.fingerprint``."""
-        return fingerprint(self)
+        """64 hexadecimal digits, the sha256 of the content; see ``refit_env.data.fingerprint``.
+
+        Of rows (``episodes``) and parts (``showing``, ``learning_validation_of``) it is that of the data set
+        that they were made of: a model of theirs belongs to that one.
+        """
+        return fingerprint(self) if self.origin is None else self.origin
 
     def split(self, name: str) -> Interactions:
         """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
@@ -217,7 +223,7 @@ class Dataset:
             return next_rows(self, LENGTHS[self.task])
         known = _joined(_joined(self.train, self.valid), self.test)
         none = Interactions.from_pairs([], [], self.num_users, self.num_items)
-        return replace(self, train=known.by_time(), valid=none, test=none)
+        return replace(self, train=known.by_time(), valid=none, test=none, origin=self.fingerprint)
 
     def masked(self, split: str) -> sp.csr_matrix:
         """(U, I) what lists may not hold when ``"valid"`` or ``"test"`` items are ranked: those before."""
@@ -246,7 +252,7 @@ class Dataset:
         stored = np.repeat(np.arange(self.num_users, dtype=np.int64), np.diff(visible.indptr)) * width
         keep = np.isin(train.users * width + train.items, stored + visible.indices)  # (N,)
         nothing = Interactions.from_pairs([], [], self.num_users, width)
-        return replace(self, train=train.select(keep), test=nothing)
+        return replace(self, train=train.select(keep), test=nothing, origin=self.fingerprint)
 
     def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
         """This data set with the validation items of ``users`` (n,) moved to the end of their train items.
@@ -262,9 +268,8 @@ class Dataset:
             (array([2, 0], dtype=int32), array([], dtype=int32), array([0], dtype=int32))
         """
         moved = np.isin(self.valid.users, users)  # (N,)
-        return replace(
-            self, train=_joined(self.train, self.valid.select(moved)), valid=self.valid.select(~moved)
-        )
+        more = _joined(self.train, self.valid.select(moved))
+        return replace(self, train=more, valid=self.valid.select(~moved), origin=self.fingerprint)
 
 
 def _joined(first: Interactions, then: Interactions) -> Interactions:

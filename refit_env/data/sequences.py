@@ -65,12 +65,6 @@ class RowDataset(Dataset):
     split_of: npt.NDArray[np.int8] = field(kw_only=True)
     empty: Mapping[str, int] = field(kw_only=True)
     gaps: npt.NDArray[np.float32] | None = field(kw_only=True, default=None)
-    source_fingerprint: str = field(kw_only=True)
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the data set that the rows were made of."""
-        return self.source_fingerprint
 
     @property
     def episodes(self) -> Dataset:
@@ -195,7 +189,7 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
         split_of=splits[kept],
         empty=empty,
         gaps=gaps,
-        source_fingerprint=dataset.fingerprint,
+        origin=dataset.fingerprint,
     )
 
 
@@ -245,7 +239,7 @@ def next_rows(dataset: Dataset, length: int) -> RowDataset:
         split_of=np.zeros(dataset.num_users, np.int8),
         empty=dict.fromkeys(SPLITS, 0),
         gaps=gaps,
-        source_fingerprint=dataset.fingerprint,
+        origin=dataset.fingerprint,
     )
 
 

@@ -57,6 +57,8 @@ class ProblemConfig:
     """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
     device: str = "cpu"
     """Where batches live."""
+    other_data: bool = False
+    """Whether models that meet the environment may have been trained on another data set."""
 
 
 def relevance_settings(config: ProblemConfig) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``reward`` | ``"racs"`` | name, mix ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
     | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"``, ``"none"`` |
     | ``checkpoint`` | None | folder of the pretrained model that scores u_0; embeddings only |
+    | ``other_data`` | False | whether that model may have been trained on other data |
     | ``k`` | 20 | list length K |
     | ``start`` | the backbone's | ``"history"``, ``"diffused"``, ``"noise"`` |
     | ``reward_kwargs`` | None | settings of the reward, ``{"alpha": 0.3}`` |
@@ -155,6 +156,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         backbone_options: Mapping[str, Any] | None = None,
         bound: float | None = None,
         checkpoint: str | Path | None = None,
+        other_data: bool = False,
         render_mode: str | None = None,
         source_ids: bool = False,
     ) -> None:
@@ -178,6 +180,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             relevance_kwargs=relevance_kwargs,
             bound=bound,
             checkpoint=checkpoint,
+            other_data=other_data,
         )
         self.problem = make_problem(config)
         observation_space, action_space = make_spaces(self.problem)

@@ -72,6 +72,7 @@ class DenoisingProblem:
             k=min(config.k, self.dataset.num_items) if config.k == USUAL_K else config.k,
             device=self.device,
             model=config.checkpoint,
+            other_data=config.other_data,
             **(config.reward_kwargs or {}),
         )
         self.users: npt.NDArray[np.int64] = self.relevance.users
@@ -80,7 +81,9 @@ class DenoisingProblem:
         self._may_start = np.zeros(self.dataset.num_users, dtype=np.bool_)
         self._may_start[self.users] = True
         self._judge = (
-            load_judge(config.backbone, config.checkpoint, whole, config.data) if kind.embedding else None
+            load_judge(config.backbone, config.checkpoint, whole, config.data, config.other_data)
+            if kind.embedding
+            else None
         )
         self.dim, self.bound = self.num_items, BOUND
         settings = backbone_config(config.backbone, self.dataset.name, config.backbone_options)

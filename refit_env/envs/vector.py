@@ -131,6 +131,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         backbone_options: Mapping[str, Any] | None = None,
         bound: float | None = None,
         checkpoint: str | Path | None = None,
+        other_data: bool = False,
         render_mode: str | None = None,
         backend: str = "numpy",
         device: str = "cpu",
@@ -163,6 +164,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
                 relevance_kwargs=relevance_kwargs,
                 bound=bound,
                 checkpoint=checkpoint,
+                other_data=other_data,
                 device=device,
             )
         )

@@ -39,6 +39,7 @@ class RewardContext:
         k: list length K.
         device: where scores will come from.
         model: folder of the environment's pretrained model, if it has one.
+        other_data: whether models may have been trained on another data set.
     """
 
     def __init__(
@@ -48,13 +49,14 @@ class RewardContext:
         k: int = 20,
         device: torch.device | str = "cpu",
         model: str | Path | None = None,
+        other_data: bool = False,
     ) -> None:
         """Collect; ``ValueError`` if k is not a whole number in 1..I."""
         check_whole("k", k)
         if k > dataset.num_items:
             raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
-        self.model = model
+        self.model, self.other_data = model, other_data
         self._reference_lists: dict[int, Tensor] = {}
 
     @property

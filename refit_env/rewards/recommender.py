@@ -50,8 +50,8 @@ class Recommender(ModelReward):
                 "pass reward_kwargs={'checkpoint': FOLDER}, a run folder of refit pretrain"
             )
         super().__init__(context)
-        policy = DiffusionPolicy.load(folder)
-        policy.scorer(context.dataset)  # refuses another catalogue or task
+        policy = DiffusionPolicy.load(folder, other_data=context.other_data)
+        policy.scorer(context.dataset)  # refuses another catalogue, task or data set
         self.policy = policy.to(context.device).double().eval().requires_grad_(False)
         self.temperature = float(temperature)
         seen = context.dataset.showing(context.relevance.visible)

@@ -117,6 +117,7 @@ def make_reward(
     k: int = 20,
     device: torch.device | str = "cpu",
     model: str | Path | None = None,
+    other_data: bool = False,
     **kwargs: Any,
 ) -> Reward:
     """Make a reward.
@@ -129,6 +130,7 @@ def make_reward(
         k: list length K.
         device: where scores will come from.
         model: folder of the environment's own pretrained model, for rewards that ask it.
+        other_data: whether models may have been trained on another data set.
         **kwargs: settings of the reward; in a mix, each goes to every part that knows it.
 
     Returns:
@@ -150,7 +152,7 @@ def make_reward(
             ...
         ValueError: unknown reward 'rac'. Did you mean 'racs'? Known: ...
     """
-    context = RewardContext(dataset, relevance, k, device, model)
+    context = RewardContext(dataset, relevance, k, device, model, other_data)
     if isinstance(spec, str):
         return _make(spec, context, kwargs)
     if isinstance(spec, Mapping):

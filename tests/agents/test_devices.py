@@ -50,7 +50,7 @@ def start(
     result = pretrain(
         data, backbone_for(data, name, small_configs[name], seed=0), settings, seed=0, device=device
     )
-    DiffusionPolicy(result.backbone, 2).to(device).save(folder, data.name)
+    DiffusionPolicy(result.backbone, 2).to(device).save(folder, data)
     return name, data, folder
 
 
@@ -135,7 +135,7 @@ def test_distillation(start: tuple[str, Dataset, Path], device: str) -> None:
 def test_other_algorithms(device: str, task_data: dict[str, Dataset], tmp_path: Path, name: str) -> None:
     data = task_data["cf"]
     backbone = backbone_for(data, "diffrec", DIFFREC, seed=0)
-    DiffusionPolicy(backbone, 2).save(tmp_path, data.name)
+    DiffusionPolicy(backbone, 2).save(tmp_path, data)
     config = algorithm(name).config_class(users_per_batch=8, samples_per_user=4, iterations=2, eval_every=1)
     check(agent_of(("diffrec", data, tmp_path), device, name, config, {"reward": "ndcg"}), device)
 

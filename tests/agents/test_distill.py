@@ -37,7 +37,7 @@ def start(
     data, folder = task_data[backbone_class(name).tasks[0]], tmp_path_factory.mktemp(name)
     settings = PretrainConfig(epochs=2, users_per_batch=64, eval_every=2, eval_steps=2, learning_rate=3e-3)
     trained = pretrain(data, backbone_for(data, name, OPTIONS[name], seed=0), settings, device="cpu")
-    DiffusionPolicy(trained.backbone, 2).save(folder, data.name)
+    DiffusionPolicy(trained.backbone, 2).save(folder, data)
     return name, folder, data
 
 

@@ -173,7 +173,7 @@ def checkpoint(sessions: Dataset, tmp_path_factory: pytest.TempPathFactory) -> s
     settings = PretrainConfig(epochs=3, users_per_batch=128, eval_steps=4, learning_rate=3e-3)
     trained = pretrain(sessions, model, settings, seed=0, device="cpu").backbone
     folder = tmp_path_factory.mktemp("sessions") / "run"
-    DiffusionPolicy(trained, num_steps=4).save(folder, sessions.name)
+    DiffusionPolicy(trained, num_steps=4).save(folder, sessions)
     return str(folder)
 
 

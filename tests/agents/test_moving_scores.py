@@ -35,9 +35,7 @@ def learner(
     data, folder = task_data[backbone_class(name).tasks[0]], tmp_path_factory.mktemp(name)
     backbone = backbone_for(data, name, OPTIONS[name], seed=0)
     settings = PretrainConfig(epochs=2, users_per_batch=64, eval_every=2, eval_steps=2, learning_rate=3e-3)
-    DiffusionPolicy(pretrain(data, backbone, settings, seed=0, device="cpu").backbone, 2).save(
-        folder, data.name
-    )
+    DiffusionPolicy(pretrain(data, backbone, settings, seed=0, device="cpu").backbone, 2).save(folder, data)
     return made(name, data, folder)
 
 

@@ -13,6 +13,7 @@ from agents.pretrain import Pretrainer, pretrain
 from agents.pretrain_config import PretrainConfig, published_training
 from refit_env.backbones import backbone_for, make_backbone
 from refit_env.data import Dataset, RowDataset, load_dataset, synthesize_sessions, synthesize_social
+from refit_env.errors import CheckpointError
 from refit_env.rewards import make_relevance
 
 SMALL = PretrainConfig(epochs=4, users_per_batch=16, eval_every=2, patience=0)
@@ -65,8 +66,23 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(small_data: Dataset, t
 
 def test_resume_refuses_another_configuration(small_data: Dataset, tmp_path: Path) -> None:
     trainer(small_data).save(tmp_path)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(CheckpointError, match=r"saved with learning_rate=0\.001, this one has 0\.1"):
         trainer(small_data, replace(SMALL, learning_rate=0.1)).load(tmp_path)
+    with pytest.raises(CheckpointError, match="saved with seed=0, this one has 3"):
+        trainer(small_data, seed=3).load(tmp_path)
+    other = replace(small_data, valid=small_data.test, test=small_data.valid)
+    with pytest.raises(CheckpointError, match="saved with data_fingerprint="):
+        trainer(other).load(tmp_path)
+
+
+def test_more_epochs_than_before_can_be_asked_for(small_data: Dataset, tmp_path: Path) -> None:
+    whole = trainer(small_data, replace(SMALL, epochs=6)).learn()
+    trainer(small_data).learn(tmp_path)  # four
+    more = trainer(small_data, replace(SMALL, epochs=6)).load(tmp_path).learn()
+    for name, value in whole.backbone.state_dict().items():
+        assert torch.equal(value, more.backbone.state_dict()[name])
+    with pytest.raises(CheckpointError, match="4 epochs are done, this training has epochs=2"):
+        trainer(small_data, replace(SMALL, epochs=2)).load(tmp_path)
 
 
 def test_the_same_information_control_sees_what_the_reward_leaves_visible(small_data: Dataset) -> None:

@@ -252,10 +252,13 @@ def test_resume_refuses_another_configuration(
     make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
     agent(make_policy(), small_data).save(tmp_path)
-    with pytest.raises(ValueError, match="saved with config"):
+    with pytest.raises(ValueError, match=r"saved with learning_rate=0\.001, this one has 0\.5"):
         agent(make_policy(), small_data, replace(SMALL, learning_rate=0.5)).load(tmp_path)
-    with pytest.raises(ValueError, match="saved with problem"):
+    with pytest.raises(ValueError, match=r"saved with reward=\['ndcg'\], this one has \['recall'\]"):
         agent(make_policy(), small_data, reward="recall").load(tmp_path)
+    other = replace(small_data, valid=small_data.test, test=small_data.valid)
+    with pytest.raises(ValueError, match="saved with data_fingerprint="):
+        agent(make_policy(), other).load(tmp_path)
 
 
 def test_the_untouched_model_is_kept_if_nothing_is_better(make_policy: Factory, small_data: Dataset) -> None:

@@ -58,7 +58,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a policy, pretrained on the embedded data set."""
     folder = tmp_path_factory.mktemp("pretrained")
     trained = pretrain(load_dataset("synthetic"), config=PretrainConfig(epochs=20), seed=0, device="cpu")
-    DiffusionPolicy(trained.backbone, num_steps=4).save(folder, dataset="synthetic")
+    DiffusionPolicy(trained.backbone, num_steps=4).save(folder)
     return folder
 
 

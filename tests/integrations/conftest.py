@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a policy, pretrained on the embedded data set until validation is content."""
     folder = tmp_path_factory.mktemp("pretrained")
     trained = pretrain(load_dataset("synthetic"), config=PretrainConfig(), seed=0, device="cpu")
-    DiffusionPolicy(trained.backbone, num_steps=4).save(folder, dataset="synthetic")
+    DiffusionPolicy(trained.backbone, num_steps=4).save(folder)
     return folder
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import pickle
 import signal
@@ -17,9 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from refit_env.checkpoint import load_checkpoint, load_state, save_checkpoint, save_state
+from refit_env.checkpoint import check_tensors, load_checkpoint, load_state, save_checkpoint, save_state
 from refit_env.errors import CheckpointError
 
+DESCRIPTION = {
+    "backbone": "diffrec",
+    "backbone_config": {},
+    "num_items": 3,
+    "num_steps": 2,
+    "exploration_std": 0.5,
+}
 WRITER = """
 import sys, torch
 from refit_env.checkpoint import save_state
@@ -43,7 +52,7 @@ def test_what_is_saved_is_loaded(shapes: dict[str, int]) -> None:
         save_state(Path(folder) / "state", tensors, {"best": [float("-inf"), 0], "names": list(shapes)})
         again, meta = load_state(Path(folder) / "state")
     assert again.keys() == tensors.keys() and all(torch.equal(again[k], tensors[k]) for k in tensors)
-    assert meta == {"best": [float("-inf"), 0], "names": list(shapes)}
+    assert meta == {"best": [None, 0], "names": list(shapes)}  # JSON knows no infinity
 
 
 def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
@@ -86,8 +95,16 @@ def test_a_stranger_safetensors_file_is_told_apart(tmp_path: Path) -> None:
 
 
 def test_the_readable_copy_says_the_same(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "deep" / "run", {"w": torch.ones(2)}, {"backbone": "diffrec", "num_items": 3})
-    assert load_checkpoint(tmp_path / "deep" / "run")[1] == {"backbone": "diffrec", "num_items": 3}
+    meta = {
+        "backbone": "diffrec",
+        "backbone_config": {},
+        "num_items": 3,
+        "num_steps": 2,
+        "exploration_std": 0.5,
+    }
+    save_checkpoint(tmp_path / "deep" / "run", {"w": torch.ones(2)}, meta)
+    assert load_checkpoint(tmp_path / "deep" / "run")[1] == meta
+    assert json.loads((tmp_path / "deep" / "run" / "policy.json").read_text()) == meta
     assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == [
         "policy.json",
         "policy.safetensors",
@@ -108,3 +125,64 @@ def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Pat
     assert refused.value.errno == errno.EFBIG
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
     assert (tmp_path / "state.safetensors").read_bytes() == before
+
+
+def test_a_file_of_an_earlier_version_may_hold_infinity(tmp_path: Path) -> None:
+    meta = '{"best": [-Infinity, 0], "loss": NaN, "name": "NaN, Infinity"}'
+    save_file({"w": torch.zeros(1)}, str(tmp_path / "s.safetensors"), {"format": "refit-env/1", "meta": meta})
+    assert load_state(tmp_path / "s")[1] == {"best": [None, 0], "loss": None, "name": "NaN, Infinity"}
+
+
+@pytest.mark.parametrize("meta", ["[]", "3", "", "{", "[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
+def test_meta_that_is_no_object_is_refused(meta: str, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, str(tmp_path / "s.safetensors"), {"format": "refit-env/1", "meta": meta})
+    with pytest.raises(CheckpointError, match=r"s\.safetensors: meta: ") as refused:
+        load_state(tmp_path / "s")
+    assert len(str(refused.value)) < 400
+
+
+def test_a_header_beyond_the_limit_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_state(tmp_path / "s", {"w": torch.zeros(1)}, {"text": "x" * 5000})
+    monkeypatch.setattr("refit_env.checkpoint.LARGEST_HEADER", 4000)
+    with pytest.raises(CheckpointError, match="bytes; at most 4000 are read"):
+        load_state(tmp_path / "s")
+    monkeypatch.undo()
+    monkeypatch.setattr("refit_env.checkpoint.MOST_TENSORS", 0)
+    with pytest.raises(CheckpointError, match="1 tensors; at most 0 are read"):
+        load_state(tmp_path / "s")
+
+
+def test_tensors_that_cannot_take_the_place_of_others_are_named() -> None:
+    here = {"a": torch.zeros(2, 3), "b": torch.tensor([math.nan]), "n": torch.zeros(2, dtype=torch.int64)}
+    check_tensors({name: tensor.clone() for name, tensor in here.items()}, here, "file")
+    for found, message in [
+        (here | {"a": torch.zeros(1)}, r"file: 'a' is float32 \[1\], the model's is float32 \[2, 3\]"),
+        (here | {"n": torch.zeros(2)}, r"file: 'n' is float32 \[2\], the model's is int64 \[2\]"),
+        (here | {"a": torch.full((2, 3), math.inf)}, "file: 'a' holds NaN or infinity"),
+        (here | {"c": torch.zeros(1)}, "file: 'c' is no tensor of the model's"),
+        ({"a": here["a"]}, "file: 'b' is missing"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            check_tensors(found, here, "file")
+
+
+def test_a_kill_between_the_two_files_leaves_no_policy_json_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meta = {
+        "backbone": "diffrec",
+        "backbone_config": {},
+        "num_items": 3,
+        "num_steps": 2,
+        "exploration_std": 0.5,
+    }
+    save_checkpoint(tmp_path, {"w": torch.ones(2)}, meta)
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("refit_env.checkpoint.write_json", killed)
+    with pytest.raises(SystemExit):
+        save_checkpoint(tmp_path, {"w": torch.ones(3)}, meta | {"num_steps": 1})
+    state, again = load_checkpoint(tmp_path)
+    assert state["w"].numel() == 3 and again["num_steps"] == 1

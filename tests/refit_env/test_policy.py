@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from refit_env.backbones import make_backbone
 from refit_env.checkpoint import save_state
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
-from refit_env.errors import CheckpointError
+from refit_env.errors import CheckpointError, DataError
 from refit_env.policy import DiffusionPolicy
+from tests.fuzzing import generators, mutate_json, mutate_safetensors
 
 CONFIG = {"hidden": (8,), "num_steps": 6, "noise_scale": 0.5, "noise_min": 0.01, "noise_max": 0.5}
 
@@ -121,12 +123,12 @@ def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> No
 
 def test_save_and_load_give_the_same_policy(tmp_path: Path) -> None:
     p = policy(num_steps=3, exploration_std=0.07)
-    p.save(tmp_path, dataset="synthetic")
+    p.save(tmp_path)
     again = DiffusionPolicy.load(tmp_path)
     u = torch.rand(2, 12)
     assert torch.equal(p.denoise(u), again.eval().denoise(u))
     assert again.num_steps == 3 and again.exploration_std == 0.07 and torch.equal(p.std, again.std)
-    assert json.loads((tmp_path / "policy.json").read_text())["dataset"] == "synthetic"
+    assert json.loads((tmp_path / "policy.json").read_text())["backbone"] == "diffrec"
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
@@ -140,8 +142,9 @@ def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     state = {k: v for k, v in policy().backbone.state_dict().items() if k != "time.weight"}
     meta = json.loads((tmp_path / "policy.json").read_text())
     save_state(tmp_path / "policy", state, meta)
-    with pytest.raises(CheckpointError, match="do not fit"):
+    with pytest.raises(CheckpointError, match=r"policy\.safetensors: 'time\.weight' is missing"):
         DiffusionPolicy.load(tmp_path)
+    (tmp_path / "policy.json").unlink()
     save_state(tmp_path / "policy", policy().backbone.state_dict(), meta | {"backbone": "diffrex"})
     with pytest.raises(CheckpointError, match="Did you mean 'diffrec'"):
         DiffusionPolicy.load(tmp_path)
@@ -192,3 +195,107 @@ def test_on_cuda_the_chain_is_the_same() -> None:
     p, u = policy(), torch.rand(2, 12)
     expected = p.denoise(u)
     assert torch.allclose(p.cuda().denoise(u.cuda()).cpu(), expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- whose data it was trained on
+
+
+def test_a_policy_meets_no_other_data_set_than_its_own(tmp_path: Path) -> None:
+    own = synthesize(num_users=20, num_items=24, num_clusters=4)
+    other = synthesize(seed=5, num_users=20, num_items=24, num_clusters=4)
+    policy(items=24).save(tmp_path, own)
+    loaded = DiffusionPolicy.load(tmp_path)
+    loaded.scorer(own)
+    loaded.scorer(own.learning_validation_of(np.arange(5)))  # another arrangement of the same data
+    with pytest.raises(DataError) as refused:
+        loaded.scorer(other)
+    message = str(refused.value)
+    assert own.fingerprint[:12] in message and other.fingerprint[:12] in message
+    assert "synthesize(seed=0)" in message and "synthesize(seed=5)" in message and "--other-data" in message
+    loaded.save(tmp_path / "again")  # what is known is kept
+    with pytest.raises(DataError):
+        DiffusionPolicy(DiffusionPolicy.load(tmp_path / "again").backbone, 2).scorer(other)
+    DiffusionPolicy.load(tmp_path, other_data=True).scorer(other)
+
+
+def test_a_policy_of_an_earlier_version_names_no_data_set_and_loads(tmp_path: Path) -> None:
+    p = policy(items=24)
+    meta = p.describe() | {"dataset": "synthetic"}
+    for name in ("data_fingerprint", "data_source", "eta", "posterior_share"):
+        del meta[name]
+    save_state(tmp_path / "policy", p.backbone.state_dict(), meta)
+    loaded = DiffusionPolicy.load(tmp_path)
+    loaded.scorer(synthesize(seed=5, num_users=20, num_items=24, num_clusters=4))
+    assert loaded.diffusion.eta == 1.0
+
+
+# ---------------------------------------------------------------------- damaged and hostile files
+
+
+def test_policy_json_of_another_model_is_refused(tmp_path: Path) -> None:
+    policy(items=12).save(tmp_path / "a")
+    policy(items=15).save(tmp_path / "b")
+    (tmp_path / "a" / "policy.json").write_bytes((tmp_path / "b" / "policy.json").read_bytes())
+    with pytest.raises(CheckpointError, match=r"policy\.json: states 'num_items' 15, policy\.safetensors 12"):
+        DiffusionPolicy.load(tmp_path / "a")
+    (tmp_path / "a" / "policy.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"policy\.json: expected `object`, got `array`"):
+        DiffusionPolicy.load(tmp_path / "a")
+    (tmp_path / "a" / "policy.json").unlink()
+    assert DiffusionPolicy.load(tmp_path / "a").backbone.num_items == 12
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_items": 10**9}, "num_items holds a size beyond"),
+        ({"backbone_config": {"hidden": [10**9]}}, "backbone_config holds a size beyond"),
+        ({"backbone_config": {"hidden": [1] * 20_000}}, "backbone_config holds a size beyond"),
+        ({"backbone_config": {"hidden": "wide"}}, r"expected `array`, got `str` - at `\$\.hidden`"),
+        ({"backbone_config": {"num_steps": -3}}, "describes no backbone that can be built"),
+        ({"num_steps": 0}, r"expected `int` >= 1 - at `\$\.num_steps`"),
+        ({"num_steps": 7}, r"num_steps=7 must lie in 1\.\.6"),
+        ({"eta": 2}, r"expected `float` <= 1\.0 - at `\$\.eta`"),
+        ({"exploration_std": None}, "expected `float`, got `null`"),
+        ({"backbone": ["diffrec"]}, "expected `str`, got `array`"),
+    ],
+)
+def test_a_description_of_no_policy_is_refused_before_anything_is_built(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    p = policy()
+    save_state(tmp_path / "policy", p.backbone.state_dict(), p.describe() | change)
+    with pytest.raises(CheckpointError, match=message):
+        DiffusionPolicy.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -> None:
+    p = policy()
+    state = p.backbone.state_dict()
+    state["layers.0.bias"][3] = value
+    save_state(tmp_path / "policy", state, p.describe())
+    with pytest.raises(CheckpointError, match=r"'layers\.0\.bias' holds NaN or infinity"):
+        DiffusionPolicy.load(tmp_path)
+
+
+@pytest.mark.fuzz
+def test_a_damaged_policy_is_refused_or_ranks(tmp_path: Path) -> None:
+    data = synthesize(num_users=6, num_items=12, num_clusters=2)
+    policy(items=12).save(tmp_path, data)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("policy.safetensors", "policy.json")}
+    outcomes = set()
+    for rng in generators():
+        name = rng.choice(("policy.safetensors", "policy.safetensors", "policy.json"))
+        damage = mutate_json if name == "policy.json" else mutate_safetensors
+        for file, content in whole.items():
+            (tmp_path / file).write_bytes(damage(content, rng) if file == name else content)
+        try:
+            loaded = DiffusionPolicy.load(tmp_path, other_data=True)
+        except CheckpointError as error:
+            assert len(str(error)) < 1000
+            outcomes.add("refused")
+        else:
+            assert torch.isfinite(loaded.scorer(data)(torch.arange(6))).all()
+            outcomes.add("loaded")
+    assert outcomes == {"refused", "loaded"}

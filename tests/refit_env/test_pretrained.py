@@ -49,7 +49,7 @@ def test_a_batch_acts_as_its_members_do() -> None:
 
 def test_a_run_folder_gives_its_own_policy(tmp_path: Path) -> None:
     saved = refit_env.load_policy("ReFiT-Synthetic-v0", num_steps=3)
-    saved.save(tmp_path, "synthetic")
+    saved.save(tmp_path)
     again = refit_env.load_policy(tmp_path)
     assert again.num_steps == 3
     users = torch.arange(4)

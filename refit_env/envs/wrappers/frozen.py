@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from refit_env.data.identity import check_same_data
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.files import file_state
 from refit_env.policy import DiffusionPolicy
@@ -72,6 +73,8 @@ def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
             f"the policy ranks {backbone.num_items} items, the environment's data set {data!r} has "
             f"{problem.num_items}: take a checkpoint that was trained on it"
         )
+    if not problem.config.other_data:
+        check_same_data(backbone.trained_on, problem.dataset, "the policy")
     if backbone.name != problem.config.backbone:
         raise ValueError(
             f"the policy's backbone is {backbone.name!r}, the environment's {problem.config.backbone!r}: "

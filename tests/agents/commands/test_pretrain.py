@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from agents.cli import main
-from agents.commands.pretrain import Pretrain
+from agents.commands.pretrain import Pretrain, begun_command
 from agents.pretrain import Pretrainer
+from agents.pretrain_config import PretrainConfig
 from agents.runlog import read_log
 from agents.runs import RunFolder
 from refit_env.checkpoint import load_checkpoint
 from refit_env.policy import DiffusionPolicy
+from tests.fuzzing import generators, mutate_json
 
 ENV = ["--env", "ReFiT-Synthetic-v0"]
 SMALL = ["--quiet", "--device", "cpu", "--backbone-options", "hidden=[32]", "num_steps=10"]
@@ -52,7 +55,7 @@ def test_going_on_keeps_the_chain_of_the_run_that_it_starts_from(pretrained: Pat
     own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
     start = tmp_path / "start"
     shutil.copytree(pretrained, start)
-    DiffusionPolicy(DiffusionPolicy.load(start).backbone, **own).save(start, "synthetic")
+    DiffusionPolicy(DiffusionPolicy.load(start).backbone, **own).save(start)
     words = ["pretrain", "--quiet", "--device", "cpu", "--init", str(start), "--epochs", "1", "--out"]
     assert main([*words, str(tmp_path / "same")]) == 0
     assert DiffusionPolicy.load(tmp_path / "same").chain == own
@@ -75,9 +78,11 @@ def test_resuming_gives_the_run_that_was_not_stopped(
         patch.setattr(Pretrainer, "_step", stop_in_the_fourth)
         assert main(words) == 130
     assert not RunFolder(tmp_path / "run").finished()
-    assert main([*words[:-1], str(tmp_path / "run"), "--resume", "--learning-rate", "0.5"]) == 2
-    assert "begun with other settings" in capsys.readouterr().err
-    assert main([*words, "--resume"]) == 0
+    assert main([*words, "--resume", "--learning-rate", "0.5"]) == 2
+    assert "was begun with --learning-rate 0.001, not 0.5; leave the option out" in capsys.readouterr().err
+    assert main([*words, "--resume", "--backbone-options", "hidden=[16]", "num_steps=10"]) == 2
+    assert "--backbone-options hidden [32], not [16]" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", "--out", str(tmp_path / "run"), "--quiet", "--device", "cpu"]) == 0
     whole, _ = load_checkpoint(pretrained)
     parts, _ = load_checkpoint(tmp_path / "run")
     assert all(whole[name].equal(parts[name]) for name in whole)
@@ -136,3 +141,79 @@ def test_a_wrong_option_leaves_with_2(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_command_has_an_option_for_each_setting() -> None:
     assert Pretrain(out=Path("x"), env="ReFiT-Synthetic-v0").training.epochs > 0
+
+
+# ---------------------------------------------------------------------- interrupted, and gone on with
+
+
+def stop_after(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Press Ctrl-C within the next epoch."""
+    step = Pretrainer._step
+
+    def pressed(self: Pretrainer) -> dict[str, float]:
+        if self.epoch == epoch:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Pretrainer, "_step", pressed)
+
+
+def test_ctrl_c_saves_the_epoch_under_way_and_says_how_to_go_on(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["pretrain", *ENV, *SMALL, "--epochs", "4", "--out", str(run)]
+    with monkeypatch.context() as patch:
+        stop_after(2, patch)
+        assert main(words) == 130
+    err = capsys.readouterr().err
+    assert "refit: interrupted: epoch 3 is saved" in err and f"refit pretrain --resume --out {run}" in err
+    assert main(["pretrain", "--resume", "--out", str(run), "--quiet", "--device", "cpu"]) == 0
+    whole, parts = load_checkpoint(pretrained)[0], load_checkpoint(run)[0]
+    assert all(whole[name].equal(parts[name]) for name in whole)
+    assert RunFolder(run).metrics["test"] == RunFolder(pretrained).metrics["test"]
+
+
+def test_more_epochs_than_before_and_a_kill_before_the_first_checkpoint(
+    pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+
+        def killed(self: Pretrainer) -> dict[str, float]:
+            raise KeyboardInterrupt
+
+        patch.setattr(Pretrainer, "_step", killed)
+        assert main(["pretrain", *ENV, *SMALL, "--epochs", "2", "--out", str(run)]) == 130
+    assert "nothing was saved yet" in capsys.readouterr().err
+    assert not (run / "pretrain.safetensors").exists()
+    resume = ["pretrain", "--resume", "--out", str(run), "--quiet", "--device", "cpu"]
+    assert main([*resume, "--epochs", "1"]) == 2
+    assert "--epochs 2 (or more), not 1" in capsys.readouterr().err
+    assert main([*resume, "--epochs", "4"]) == 0
+    whole, parts = load_checkpoint(pretrained)[0], load_checkpoint(run)[0]
+    assert all(whole[name].equal(parts[name]) for name in whole)
+    assert RunFolder(run).config["pretrain"]["epochs"] == 4
+
+
+def test_a_run_of_another_command_is_named(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["finetune", "--resume", "--out", str(pretrained)]) == 2
+    assert "is a run of pretrain, not of finetune" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", "--out", str(pretrained / "gone")]) == 2
+    assert "no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.fuzz
+def test_what_a_damaged_config_begins_is_refused_or_known(pretrained: Path, tmp_path: Path) -> None:
+    content, outcomes = (pretrained / "config.json").read_bytes(), set()
+    for rng in generators():
+        (tmp_path / "config.json").write_bytes(mutate_json(content, rng))
+        try:
+            command = begun_command(tmp_path)
+        except ValueError as error:
+            assert len(str(error)) < 1000
+            outcomes.add("refused")
+        else:
+            assert isinstance(command.training, PretrainConfig)
+            outcomes.add("read")
+    assert outcomes == {"refused", "read"}

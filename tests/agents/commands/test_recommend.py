@@ -52,8 +52,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Dataset]
     save_dataset(data, folder / "data")
     policy = DiffusionPolicy(backbone_for(data, "diffrec", seed=0), num_steps=2)
     run = folder / "run"
-    policy.save(run, "shop")
-    (run / "config.json").write_text(json.dumps({"env": "ReFiT-Custom-v0", "data": str(folder / "data")}))
+    policy.save(run)
+    config = {"command": "pretrain", "env": "ReFiT-Custom-v0", "data": str(folder / "data")}
+    (run / "config.json").write_text(json.dumps(config))
     (run / "metrics.json").write_text("{}")
     return run, folder / "data", load_dataset(folder / "data")
 

@@ -14,10 +14,10 @@ from refit_env.envs import DenoisingVectorEnv
 
 
 @pytest.fixture
-def run_folder(make_policy: Any, tmp_path: Path) -> Path:
+def run_folder(make_policy: Any, small_data: Dataset, tmp_path: Path) -> Path:
     """What a pretraining run of the small data leaves: T = 3, std 0.1."""
     folder = tmp_path / "run"
-    make_policy().save(folder, dataset="small")
+    make_policy().save(folder, small_data)
     return folder
 
 

@@ -77,7 +77,7 @@ def make_start(
 ) -> Start:
     data = task_data[backbone_class(name).tasks[0]]
     policy = DiffusionPolicy(backbone_for(data, name, small_configs[name], seed=0), 2, 0.3)
-    policy.save(folder / "run", data.name)
+    policy.save(folder / "run", data)
     return Start(name, data, folder / "run")
 
 

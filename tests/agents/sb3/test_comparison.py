@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         backbone = make_backbone("diffrec", 400, {"hidden": (16,), "num_steps": 5})
-    DiffusionPolicy(backbone, 4).save(folder, "synthetic")
+    DiffusionPolicy(backbone, 4).save(folder)
     return folder
 
 

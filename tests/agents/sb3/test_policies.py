@@ -269,7 +269,7 @@ def test_policy_kwargs_are_json_plain_and_complete(make_envs: MakeEnvs, run_fold
         "exploration_std": 0.2,
         "posterior_share": 1.0,
         "eta": 1.0,
-        "dataset": "small",
+        "dataset": "synthetic",
     }
     assert settings["backbone_config"]["hidden"] == [16]
     assert float(model.policy.actor.std.min()) == pytest.approx(0.2)  # type: ignore[union-attr]
@@ -278,7 +278,7 @@ def test_policy_kwargs_are_json_plain_and_complete(make_envs: MakeEnvs, run_fold
 def test_the_actor_runs_the_chain_of_its_run(make_envs: MakeEnvs, make_policy: Any, tmp_path: Path) -> None:
     own = {"num_steps": 3, "exploration_std": 0.01, "posterior_share": 0.5, "eta": 0.25}
     run = DiffusionPolicy(make_policy().backbone, **own)
-    run.save(tmp_path / "run", dataset="small")
+    run.save(tmp_path / "run")
     model = make_model(PPO, make_envs(), {"run": str(tmp_path / "run")})
     model.save(tmp_path / "model")
     for made in (model, PPO.load(tmp_path / "model", device="cpu")):

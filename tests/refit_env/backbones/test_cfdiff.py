@@ -159,7 +159,7 @@ def test_it_learns_to_tell_users_apart(data: Dataset) -> None:
 def test_a_checkpoint_holds_the_graph(data: Dataset, tmp_path: Path) -> None:
     model = backbone_for(data, "cf-diff", {"tokens": 6, "heads": 1}, seed=0).eval()
     policy = DiffusionPolicy(model, num_steps=3)
-    policy.save(tmp_path, "synthetic")
+    policy.save(tmp_path, data)
     users = torch.arange(5)
     again = DiffusionPolicy.load(tmp_path)
     scores = policy.scorer(data)(users)

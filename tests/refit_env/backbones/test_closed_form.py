@@ -158,7 +158,7 @@ def test_it_ranks_better_than_chance_and_keeps_its_scores_on_disk(
     episodes = data.episodes
     recall = evaluate(policy.scorer(episodes), episodes, "test", device="cpu").means()["recall@20"]
     assert recall > 2 * 20 / data.num_items  # twice what chance gives
-    policy.save(tmp_path, data.name)
+    policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path).scorer(episodes)(torch.arange(5))
     assert torch.equal(again, policy.scorer(episodes)(torch.arange(5)))
 

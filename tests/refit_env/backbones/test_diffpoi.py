@@ -264,7 +264,7 @@ def test_the_chain_is_deterministic_and_the_step_matters(checkins: Dataset, pred
 
 def test_a_checkpoint_needs_no_data(checkins: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(model(checkins), num_steps=4)
-    policy.save(tmp_path, "town")
+    policy.save(tmp_path, checkins)
     again = DiffusionPolicy.load(tmp_path)
     users = torch.tensor([0, 5, 40])
     assert torch.equal(policy.scorer(checkins)(users), again.scorer(checkins)(users))

@@ -162,7 +162,7 @@ def test_pretraining_beats_the_untrained_network(data: Dataset) -> None:
 
 def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(small(data), 3)
-    policy.save(tmp_path, "synthetic")
+    policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path)
     users = torch.arange(4)
     torch.testing.assert_close(again.scorer(data)(users), policy.scorer(data)(users))
@@ -172,7 +172,7 @@ def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path
 
 def test_an_episode_sees_the_visible_row_alone(data: Dataset, tmp_path: Path) -> None:
     backbone = small(data)
-    DiffusionPolicy(backbone, 2).save(tmp_path, "synthetic")
+    DiffusionPolicy(backbone, 2).save(tmp_path, data)
     kwargs = {"data": data, "backbone": "hdrm", "relevance": "recent", "checkpoint": str(tmp_path)}
     env = gym.make("ReFiT-Custom-v0", num_steps=2, **kwargs)
     observation, info = env.reset(seed=0)
@@ -190,7 +190,7 @@ def test_an_episode_sees_the_visible_row_alone(data: Dataset, tmp_path: Path) ->
 
 
 def test_it_can_be_fine_tuned(data: Dataset, tmp_path: Path) -> None:
-    DiffusionPolicy(small(data), 2).save(tmp_path, "synthetic")
+    DiffusionPolicy(small(data), 2).save(tmp_path, data)
     policy = DiffusionPolicy.load(tmp_path)
     before = {name: p.clone() for name, p in policy.named_parameters()}
     kwargs = {"data": data, "backbone": "hdrm", "relevance": "recent", "checkpoint": str(tmp_path)}

@@ -165,7 +165,7 @@ def test_groups_have_their_step_sizes(data: Dataset) -> None:
 def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path) -> None:
     backbone = backbone_for(data, "l-diffrec", {"latent": 6, "hidden": (8,)}, seed=0)
     policy = DiffusionPolicy(backbone, 3)
-    policy.save(tmp_path, "synthetic")
+    policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path)
     users = torch.arange(4)
     assert torch.equal(again.scorer(data)(users), policy.scorer(data)(users))
@@ -175,7 +175,7 @@ def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path
 
 def test_an_environment_scores_by_the_checkpoint(data: Dataset, tmp_path: Path) -> None:
     backbone = backbone_for(data, "l-diffrec", {"latent": 6, "hidden": (8,)}, seed=0)
-    DiffusionPolicy(backbone, 2).save(tmp_path, "synthetic")
+    DiffusionPolicy(backbone, 2).save(tmp_path, data)
     env = gym.make(
         "ReFiT-Custom-v0",
         data=data,

@@ -214,7 +214,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training(social: Dataset) -> Non
 
 def test_a_checkpoint_holds_the_graphs(social: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(model(social), num_steps=3)
-    policy.save(tmp_path, social.name)
+    policy.save(tmp_path, social)
     again = DiffusionPolicy.load(tmp_path)
     for users in (torch.arange(social.num_users), torch.tensor([7])):
         assert torch.allclose(again.scorer(social)(users), policy.scorer(social)(users), atol=1e-5)

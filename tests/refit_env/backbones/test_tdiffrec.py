@@ -79,7 +79,7 @@ def test_an_episode_starts_from_the_weighted_visible_row(data: Dataset) -> None:
 
 def test_a_checkpoint_remembers_the_weights(data: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(backbone_for(data, "t-diffrec", TINY, seed=0), 2)
-    policy.save(tmp_path, "synthetic")
+    policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path)
     assert again.backbone.config == TDiffRecConfig(**{**vars(policy.backbone.config)})
     users = torch.arange(3)

@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Data
         where = folder / f"{backbone}-{dataset.name}-{dataset.num_items}"
         if not where.exists():
             model = backbone_for(dataset, backbone, seed=0)
-            DiffusionPolicy(model, num_steps=10).save(where, dataset.name)
+            DiffusionPolicy(model, num_steps=10).save(where, dataset)
         return str(where)
 
     return make

@@ -105,5 +105,5 @@ def make_vec(data: Dataset) -> Callable[..., Any]:
 def synthetic_run(make_policy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a policy of ReFiT-Synthetic-v0."""
     folder = tmp_path_factory.mktemp("run")
-    make_policy(items=400).save(folder, dataset="synthetic")
+    make_policy(items=400).save(folder)
     return folder

@@ -1,0 +1,175 @@
+"""``--resume``: a run goes on with the settings, the start and the data that it was begun with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.runs import RunConfig, RunError, RunFolder
+from refit_env.checkpoint import load_checkpoint, weights_digest
+from refit_env.data import Dataset
+from refit_env.data.identity import DataIdentity, check_same_data
+
+MAY_GROW = ("agent.iterations", "pretrain.epochs")
+"""Settings of which more may be asked for."""
+SHORT = 12
+"""Digits of a hash in messages."""
+
+
+def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> bool:
+    """Refuse settings that are not those that a run was begun with.
+
+    Args:
+        path: its folder.
+        begun: its ``config.json``.
+        now: the settings of the command that resumes it.
+
+    Returns:
+        Whether more iterations or epochs are asked for than before.
+
+    Raises:
+        RunError: naming the first option that differs.
+    """
+    grows = False
+    for name, was, wanted in _differences({**begun}, json.loads(json.dumps(now))):
+        if name in MAY_GROW and isinstance(was, int) and was < wanted:
+            grows = True
+            continue
+        more = " (or more)" if name in MAY_GROW else ""
+        raise RunError(
+            f"{path} was begun with {_option(name)} {_short(was)}{more}, not {_short(wanted)}; "
+            "leave the option out: --resume takes what the run was begun with"
+        )
+    return grows
+
+
+def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset) -> None:
+    """Refuse another data set than a run was begun on.
+
+    Raises:
+        DataError: naming both.
+    """
+    known = begun.get("dataset") or {}
+    identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
+    advice = "A resumed run needs the data that it was begun on; begin another one with another --out"
+    check_same_data(identity, dataset, f"the run {path}", advice)
+
+
+def check_weights_unchanged(path: Path, begun: RunConfig, folders: Iterable[str | Path]) -> None:
+    """Refuse to go on where a model that the run was begun with is another one by now.
+
+    Args:
+        path: the run's folder.
+        begun: its ``config.json``.
+        folders: of the models that it still needs.
+
+    Raises:
+        RunError: naming the first that changed.
+        CheckpointError: if one cannot be read.
+    """
+    known = begun.get("weights") or {}
+    for folder, digest in weights_of(folders).items():
+        if folder in known and known[folder] != digest:
+            raise RunError(
+                f"{path} was begun with the model {known[folder][:SHORT]} in {folder}, which holds "
+                f"{digest[:SHORT]} now: put the former back, or begin another run with another --out"
+            )
+
+
+def weights_of(folders: Iterable[str | Path]) -> dict[str, str]:
+    """sha256 of the weights in each folder, by its resolved path."""
+    return {str(Path(folder).resolve()): weights_digest(load_checkpoint(folder)[0]) for folder in folders}
+
+
+def checkpoints_in(env_kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Folders of the models that an environment reads, by the option that names each."""
+    named = {
+        "--init": env_kwargs.get("checkpoint"),
+        "--reward-options checkpoint": (env_kwargs.get("reward_kwargs") or {}).get("checkpoint"),
+    }
+    return {option: folder for option, folder in named.items() if isinstance(folder, str)}
+
+
+def begun_settings(out: Path, command: str) -> RunConfig:
+    """The ``config.json`` of the run that ``--resume --out`` goes on with.
+
+    Raises:
+        RunError: if there is no such run, or it is one of another command.
+    """
+    config = RunFolder.open(out, needs=("config.json",)).config
+    if config["command"] != command:
+        raise RunError(
+            f"{out} is a run of {_short(config['command'])}, not of {command}: resume it by the command that "
+            "began it"
+        )
+    return config
+
+
+def interrupted(command: str, out: Path, unit: str, saved: int | None) -> KeyboardInterrupt:
+    """The end of a command by Ctrl-C, which says what is kept and how to go on.
+
+    Args:
+        command: its name.
+        out: the run folder.
+        unit: what ``saved`` counts.
+        saved: of the last state that was saved; None if there is none.
+
+    Example:
+        >>> print(interrupted("pretrain", Path("runs/a"), "epoch", 3))
+        epoch 3 is saved; go on with: refit pretrain --resume --out runs/a
+    """
+    kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
+    return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {out}")
+
+
+def as_words(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """``name=value`` words that ``parse_options`` reads back.
+
+    Example:
+        >>> as_words({"alpha": 0.3, "variant": "neighbor_lists"})
+        ('alpha=0.3', 'variant="neighbor_lists"')
+    """
+    return tuple(f"{name}={json.dumps(value)}" for name, value in options.items())
+
+
+def _differences(
+    was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, former and present value of each setting that differs.
+
+    A setting of a class that the run does not know came with a later version, and is at its default.
+    """
+    free = prefix.split(".")[0] in ("env_kwargs", "backbone")  # what is left out there was not given
+    for name in {**(was if free else {}), **now}:
+        if name not in was and not free:
+            continue
+        had, wanted = was.get(name), now.get(name)
+        if isinstance(had, Mapping) and isinstance(wanted, Mapping):
+            yield from _differences(had, wanted, f"{prefix}{name}.")
+        elif had != wanted and not _same_path(name, had, wanted):
+            yield f"{prefix}{name}", had, wanted
+
+
+def _same_path(name: str, one: Any, other: Any) -> bool:
+    """Whether a setting that names a folder names the same one both times."""
+    if name not in ("init", "data", "checkpoint") or not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def _option(name: str) -> str:
+    """A setting as the command line spells it."""
+    first, _, last = name.rpartition(".")
+    if first == "env_kwargs.reward_kwargs":
+        return f"--reward-options {last}"
+    if first == "backbone" and last != "name":
+        return f"--backbone-options {last}"
+    return "--backbone" if name == "backbone.name" else f"--{last.replace('_', '-')}"
+
+
+def _short(value: Any) -> str:
+    """A value for a message, of bounded length."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

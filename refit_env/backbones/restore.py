@@ -1,0 +1,87 @@
+"""A backbone from a checkpoint: nothing is built or replaced before what was read is found to fit.
+
+A configuration states sizes, and a damaged one states any. So the network is first built on torch's ``meta``
+device, where tensors have shapes and no memory, and its shapes are compared with those of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from refit_env.backbones import make_backbone
+from refit_env.backbones.base import Backbone
+from refit_env.checkpoint import PolicyMeta, check_tensors
+from refit_env.errors import CheckpointError
+
+LEAST_LIMIT = 10_000
+"""Whole numbers and lengths in a configuration may be so large however few weights there are."""
+
+
+def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) -> Backbone:
+    """Build the backbone that a checkpoint describes, with its weights.
+
+    Args:
+        state: the weights that were read.
+        meta: what was read beside them.
+        where: the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: if the description is of no backbone, or the weights are not of this one.
+    """
+    limit = max(LEAST_LIMIT, sum(tensor.numel() for tensor in state.values()))
+    for name in ("num_items", "backbone_config"):
+        if not _within(meta[name], limit):
+            raise CheckpointError(f"{where}: {name} holds a size beyond {limit}, the number of weights")
+    with torch.device("meta"):
+        check_tensors(state, _built(meta, where).state_dict(), where, f"backbone {meta['backbone']!r}")
+    backbone = _built(meta, where)
+    load_weights(backbone, state, where)
+    backbone.freeze_scores()
+    return backbone
+
+
+def load_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
+    """Put weights into a backbone, if they are such a backbone's.
+
+    Raises:
+        CheckpointError: if a name, a shape, a type or a number does not fit; then nothing was replaced.
+    """
+    check_weights(backbone, state, where)
+    backbone.load_state_dict(state)
+
+
+def check_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
+    """Refuse weights that are not such a backbone's.
+
+    Raises:
+        CheckpointError: naming the tensor that does not fit.
+    """
+    check_tensors(state, backbone.state_dict(), where, f"backbone {backbone.name!r}")
+    try:
+        backbone.check_state(state)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _built(meta: PolicyMeta, where: str) -> Backbone:
+    """The untrained backbone; whatever its configuration breaks is the checkpoint's fault."""
+    try:
+        return make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
+    except Exception as error:
+        text = str(error)[:200].split("\n")[0]
+        raise CheckpointError(f"{where}: describes no backbone that can be built: {text}") from error
+
+
+def _within(value: Any, limit: int) -> bool:
+    """Whether no whole number and no length in a plain value is beyond the limit."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= limit
+    if isinstance(value, Mapping | list | str) and len(value) > limit:
+        return False
+    if isinstance(value, Mapping):
+        return all(_within(part, limit) for part in value.values())
+    return not isinstance(value, list) or all(_within(part, limit) for part in value)
