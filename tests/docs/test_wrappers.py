@@ -206,7 +206,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
     folder = tmp_path_factory.mktemp("run")
     backbone = make_backbone("diffrec", 400, {"hidden": (4,)})
-    DiffusionPolicy(backbone, STEPS).save(folder, "synthetic")
+    DiffusionPolicy(backbone, STEPS).save(folder)
     return str(folder)
 
 
