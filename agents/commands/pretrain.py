@@ -13,6 +13,7 @@ from rich.table import Table
 from tqdm import tqdm
 from typing_extensions import TypedDict
 
+from agents.closed_form import is_closed_form
 from agents.commands.common import (
     Target,
     choose_target,
@@ -22,6 +23,7 @@ from agents.commands.common import (
     reported,
     validation_curves,
 )
+from agents.commands.fitting import fit_run
 from agents.commands.options import CountOption, EnvOption, EtaOption, Flag, FolderOption, NameOption, parse
 from agents.commands.resuming import (
     as_words,
@@ -97,7 +99,12 @@ class Pretrain(Bounded):
             if self.overwrite:
                 raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
             with RunFolder.resume(self.out) as folder:
+                if self._closed_form():
+                    self._check_resumed(folder)
+                    return self._fit(folder)
                 return self._train(folder, *self._resumed(folder))
+        if self._closed_form():
+            return self._begin_fit()
         target = self._target()
         trainer, policy = self._trainer(target)
         needs = {} if self.init is None else {"--init": self.init}
@@ -158,14 +165,59 @@ class Pretrain(Bounded):
         )
         return trainer, policy
 
+    def _closed_form(self) -> str | None:
+        """The name of the backbone if a closed form of it is fitted here, else None."""
+        if self.init is not None:
+            return None
+        name = self.backbone or self._target().spec.backbone
+        return name if is_closed_form(name) else None
+
+    def _begin_fit(self) -> int:
+        """Fit a closed form in a new run folder, and return the exit code."""
+        target = self._target()
+        dataset = load_dataset(target.dataset)
+        evaluated_users(dataset, "test")
+        name = self._closed_form() or ""
+        backbone_for(
+            dataset, name, parse_options(self.backbone_options), size=self.size
+        )  # refuses what is wrong
+        begun = {"dataset": asdict(DataIdentity.of(dataset)), "weights": {}}
+        with RunFolder.create(
+            self.out, "pretrain", self._settings(target) | begun, overwrite=self.overwrite
+        ) as folder:
+            return self._fit(folder)
+
+    def _fit(self, folder: RunFolder) -> int:
+        """Fit a closed form, report, and return the exit code."""
+        target = self._target()
+        report = fit_run(
+            folder,
+            load_dataset(target.dataset),
+            self._closed_form() or "",
+            parse_options(self.backbone_options),
+            num_steps=1 if self.num_steps is None else self.num_steps,
+            eta=1.0 if self.eta is None else self.eta,
+            select_on=self.training.select_on,
+            device=self.device,
+            progress=not self.quiet,
+        )
+        if not self.quiet:
+            console().print(_table(report, f"{target.env_id}, {self._closed_form()} in closed form"))
+        return 0
+
+    def _check_resumed(self, folder: RunFolder) -> bool:
+        """Refuse to go on with other data or settings; returns whether more epochs are asked for."""
+        begun = folder.config
+        check_begun_on(folder.path, begun, load_dataset(choose_target(self.env, self.data).dataset))
+        return check_unchanged(folder.path, begun, self._settings(self._target()))
+
     def _resumed(self, folder: RunFolder) -> tuple[Pretrainer, DiffusionPolicy]:
         """The training of a run that was begun, as far as it came."""
         begun = folder.config
-        check_begun_on(folder.path, begun, load_dataset(choose_target(self.env, self.data).dataset))
+        grows = self._check_resumed(folder)
         saved = (folder.path / f"{STATE_NAME}.safetensors").exists()
         target = self._target()
         settings = self._settings(target)
-        grows = check_unchanged(folder.path, begun, settings)
         if self.init is not None and not saved:  # it begins, from the same model
             check_weights_unchanged(folder.path, begun, [self.init])
         trainer, policy = self._trainer(target)

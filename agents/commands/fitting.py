@@ -1,0 +1,86 @@
+"""``refit pretrain`` of a backbone in closed form: validation chooses the settings, nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+from tqdm import tqdm
+
+from agents.closed_form import fit_closed_form
+from agents.commands.common import cost, reported, validation_curves
+from agents.plots import plot_curves
+from agents.resources import measure
+from agents.runlog import RunLog, read_log
+from agents.runs import CURVE, RunFolder
+from refit_env.data import Dataset
+from refit_env.evaluation import evaluate
+from refit_env.policy import DiffusionPolicy
+
+
+def fit_run(
+    folder: RunFolder,
+    dataset: Dataset,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    num_steps: int = 1,
+    eta: float = 1.0,
+    select_on: str = "ndcg@20",
+    device: str = "auto",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Fit a closed-form denoiser and write its run folder.
+
+    Args:
+        folder: a run folder that was begun.
+        dataset: the data.
+        name: of the backbone.
+        options: settings that are not searched.
+        num_steps: T of the saved policy's chain.
+        eta: of its steps back.
+        select_on: the validation metric that chooses the other settings.
+        device: where validation runs.
+        progress: show a progress bar.
+
+    Returns:
+        What ``metrics.json`` holds.
+    """
+    bar = tqdm(desc=f"fit {name}", unit=" settings", disable=not progress)
+    with RunLog(folder.path, step_name="trial") as log, bar, measure() as fitting:
+
+        def note(row: Mapping[str, Any]) -> None:
+            numbers = {key: value for key, value in row["settings"].items() if isinstance(value, int | float)}
+            metrics = {key: value for key, value in row.items() if key != "settings"}
+            log.write(next(trials), {**numbers, **metrics})
+            bar.update()
+
+        trials = count(1)
+        result = fit_closed_form(
+            dataset, name, options, num_steps=num_steps, select_on=select_on, device=device, callback=note
+        )
+    policy = DiffusionPolicy(result.backbone, num_steps, eta=eta)
+    policy.to(next(result.backbone.parameters()).device).save(folder.path, dataset)
+    with measure() as evaluation:
+        means = {
+            split: reported(evaluate(policy.scorer(dataset), dataset, split, device=policy.device).means())
+            for split in ("valid", "test")
+        }
+    plot_curves(
+        {"validation": validation_curves(read_log(folder.path), "trial")},
+        folder.path / CURVE,
+        title=f"{dataset.name}: settings of {name}",
+        xlabel="trial",
+    )
+    report = means | {
+        "training": {
+            "trials": len(result.tried),
+            "settings": result.backbone.config_dict(),
+            "selected_on": f"valid {select_on}",
+            "best_value": result.best_value,
+        },
+        "cost": cost(pretraining=fitting, evaluation=evaluation),
+    }
+    folder.finish(report)
+    return report

@@ -1,0 +1,74 @@
+"""``refit pretrain --backbone linear``: a run folder like any other, from which fine-tuning begins."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.cli import main
+from agents.runlog import read_log
+from agents.runs import RunFolder
+from refit_env.policy import DiffusionPolicy
+
+FIT = [
+    "pretrain",
+    "--env",
+    "ReFiT-Synthetic-v0",
+    "--backbone",
+    "linear",
+    "--quiet",
+    "--device",
+    "cpu",
+    "--out",
+]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fit") / "linear"
+    assert main([*FIT, str(out)]) == 0
+    return out
+
+
+def test_the_run_folder_is_complete(fitted: Path) -> None:
+    names = {path.name for path in fitted.iterdir() if not path.name.startswith(".")}
+    assert {
+        "config.json",
+        "policy.safetensors",
+        "policy.json",
+        "metrics.json",
+        "log.csv",
+        "curve.png",
+    } <= names
+    run, rows = RunFolder.open(fitted), read_log(fitted)
+    training = run.metrics["training"]
+    assert training["trials"] == len(rows) > 5 and training["selected_on"] == "valid ndcg@20"
+    assert training["best_value"] == max(row["valid/ndcg@20"] for row in rows)
+    assert run.metrics["valid"]["ndcg@20"] == training["best_value"]
+    policy = DiffusionPolicy.load(fitted)
+    assert policy.num_steps == 1 and policy.backbone.config_dict() == training["settings"]
+
+
+def test_fine_tuning_begins_from_it_with_its_rows(fitted: Path, tmp_path: Path) -> None:
+    words = ["finetune", "--init", str(fitted), "--out", str(tmp_path / "rl"), "--quiet", "--device", "cpu"]
+    assert main([*words, "--reward", "ndcg", "--iterations", "4", "--eval-every", "4"]) == 0
+    before, start = RunFolder.open(tmp_path / "rl").metrics["before"], RunFolder.open(fitted).metrics["test"]
+    assert before == start
+
+
+def test_a_fit_that_was_killed_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "killed"
+    words = [*FIT, str(out), "--backbone-options", "l2=50", "recency=none", "score_power=0", "oldest=0.5"]
+    assert main(words) == 0
+    assert main(words) == 2  # a finished run is not replaced
+    (out / "metrics.json").unlink()
+    assert main(["pretrain", "--resume", "--out", str(out), "--quiet", "--device", "cpu"]) == 0
+    assert json.loads((out / "metrics.json").read_text())["training"]["settings"]["l2"] == 50
+
+
+def test_a_wrong_option_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*FIT, str(tmp_path / "x"), "--backbone-options", "oldst=0.5"]) == 2
+    assert "Did you mean 'oldest'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
