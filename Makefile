@@ -11,8 +11,8 @@ INTEGRATIONS := rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
-test test-slow test-integrations doctest coverage: export OMP_NUM_THREADS ?= 1
-.PHONY: help install demo test test-slow test-matrix test-floor test-newest test-pythons \
+test test-slow fuzz test-integrations doctest coverage: export OMP_NUM_THREADS ?= 1
+.PHONY: help install demo test test-slow fuzz test-matrix test-floor test-newest test-pythons \
 	test-integrations $(INTEGRATIONS:%=test-%) check lint types doctest format coverage docs clean
 
 help: ## Show the targets
@@ -28,6 +28,9 @@ test: $(INSTALLED) ## Run the fast tests
 
 test-slow: $(INSTALLED) ## Run the slow tests (REFIT_DATA_HOME adds those on real data)
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+fuzz: $(INSTALLED) ## Feed thousands of damaged files to everything that reads files (minutes)
+	REFIT_FUZZ_EXAMPLES=$${REFIT_FUZZ_EXAMPLES:-5000} $(BIN)/python -m pytest -m fuzz $(PYTEST_ARGS)
 
 # Each keeps its finished cells in .matrix and prints a table of them: scripts/matrix.py.
 MATRIX = $(BIN)/python scripts/matrix.py --venv $(VENV) --pytest="$(PYTEST_ARGS)"

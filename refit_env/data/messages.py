@@ -59,17 +59,20 @@ def shown(value: Any, length: int = 40) -> str:
 
 
 def listed(names: Iterable[str], length: int = 8) -> str:
-    """The first names of many, each bounded.
+    r"""The first names of many, each bounded.
 
     Example:
         >>> listed(["user", "item"]), listed(map(str, range(100)), 3)
         ('user, item', '0, 1, 2, ...')
+        >>> print(listed(["with\na line end"]))
+        'with\na line end'
     """
     texts: list[str] = []
     for name in names:
         if len(texts) == length:
             return ", ".join([*texts, "..."])
-        texts.append(name if len(name) <= 40 else f"{name[:40]}...")
+        begin = name[:40] if name[:40].isprintable() else repr(name[:40])
+        texts.append(begin if len(name) <= 40 else f"{begin}...")
     return ", ".join(texts)
 
 
@@ -85,4 +88,5 @@ def reason(error: BaseException) -> str:
     except Exception:  # the error's own text may be what is broken
         text = ""
     first = text.splitlines()[0][:120] if text else ""
+    first = first if first.isprintable() else repr(first)
     return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -5,22 +5,14 @@ Letters: N ratings, S trust statements.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from functools import partial
-from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.io
-import scipy.sparse as sp
 
-from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
-from refit_env.data.limits import check_values
-from refit_env.data.messages import listed, reason
+from refit_env.data.matlab import read_matrix
+from refit_env.data.messages import listed
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import all_files
 from refit_env.errors import DataError
@@ -53,36 +45,14 @@ def read_tang(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """The matrix of a file: the variable of a usual name, or the only one; no other variable is read."""
-    refuse_pickle(path)
-    held = {name: shape for name, shape, _ in _of_scipy(path, scipy.io.whosmat)}
-    chosen = [name for name in names if name in held] or list(held)[: 2 - len(held)]
-    if not chosen:
-        raise DataError(f"{path}: no variable {names[0]!r}; the file holds {listed(held) or 'none at all'}")
-    check_values(path, prod(held[chosen[0]]))
-    read = partial(scipy.io.loadmat, variable_names=chosen[:1], mat_dtype=True, chars_as_strings=False)
-    matrix = _of_scipy(path, read).get(chosen[0])
-    if sp.issparse(matrix):
-        raise DataError(f"{path}: {chosen[0]!r} is a sparse matrix, expected rows of {widths[0]} columns")
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iuf" or matrix.ndim != 2:
-        raise DataError(f"{path}: {chosen[0]!r} is no matrix of numbers")
+    """The matrix of a file: the variable of a usual name, or the only one."""
+    _, matrix = read_matrix(path, names)
+    if matrix.ndim != 2:
+        raise DataError(f"{path}: expected a matrix, found {matrix.ndim} dimensions")
     if matrix.shape[1] not in widths or not matrix.shape[0]:
         wanted, found = " or ".join(map(str, widths)), listed(map(str, matrix.shape))
         raise DataError(f"{path}: expected rows of {wanted} columns, found a matrix of shape ({found})")
-    return matrix.astype(np.float64)
-
-
-def _of_scipy(path: Path, read: Callable[[str], Any]) -> Any:
-    """What a function of SciPy's returns for a file; of a damaged one, any error is the file's."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scipy warns of what it cannot read, and goes on
-            warnings.simplefilter("ignore", DeprecationWarning)  # of its own plans
-            return read(str(path))
-    except NotImplementedError:
-        raise DataError(f"{path}: a MATLAB 7.3 (HDF5) file; save it again with -v7") from None
-    except Exception as error:  # scipy and zlib raise many kinds; all mean the same to the reader
-        raise DataError(f"{path}: not a whole MATLAB file ({reason(error)})") from None
+    return matrix
 
 
 def _whole(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

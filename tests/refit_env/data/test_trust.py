@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from refit_env.data import matlab
 from refit_env.data.readers import guess_format, read_rows
 from refit_env.data.recipes import RECIPES
 from refit_env.data.trust import RATING_FILES, TRUST_FILES
@@ -138,7 +138,7 @@ def test_a_matrix_far_larger_than_its_file_is_not_read(
     zeros = np.zeros((2_200_000, 5), np.uint8)
     scipy.io.savemat(str(path), {"rating": zeros, "other": RATING}, do_compression=True)
     assert path.stat().st_size < 20_000
-    monkeypatch.setattr(scipy.io, "loadmat", None)
+    monkeypatch.setattr(matlab, "_numbers", None)
     with pytest.raises(DataError, match=r"rating\.mat: .* bytes claim to hold 11,000,000 values; at most"):
         read_rows(tmp_path, "tang")
 
@@ -149,18 +149,6 @@ def test_other_variables_are_left_alone(tmp_path: Path) -> None:
     more = {"rating": np.array(RATING, dtype=np.float64), "other": {"deep": [1, "x"]}}
     scipy.io.savemat(str(tmp_path / "rating.mat"), more)
     assert read_rows(tmp_path, "tang").users.tolist() == users
-
-
-def test_what_scipy_plans_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(tmp_path)
-    before, load = read_rows(tmp_path, "tang"), scipy.io.loadmat
-
-    def warning(*args: Any, **kwargs: Any) -> Any:
-        warnings.warn("the default of `spmatrix` is changing", DeprecationWarning, stacklevel=2)
-        return load(*args, **kwargs)
-
-    monkeypatch.setattr(scipy.io, "loadmat", warning)
-    assert np.array_equal(read_rows(tmp_path, "tang").users, before.users)
 
 
 numbers = st.integers(0, 2**31)
@@ -183,3 +171,41 @@ def test_matrices_are_read_as_written(
     assert rows.items.tolist() == [row[1] for row in ratings]
     assert rows.ratings is not None and rows.ratings.tolist() == [row[3] for row in ratings]
     assert rows.social is not None and rows.social.tolist() == [list(pair) for pair in trust]
+
+
+DTYPES = ["f8", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{"format": "4"}, {}, {"do_compression": True}])
+def test_matrices_of_every_type_are_what_scipy_reads(
+    options: dict[str, Any], dtype: str, tmp_path: Path
+) -> None:
+    if "format" in options and dtype in ("i1", "u4", "i8", "u8"):
+        pytest.skip("level 4 has no such type")
+    path, values = tmp_path / "a.mat", np.arange(-20, 40).reshape(12, 5).astype(dtype)
+    held = {"x": np.ones((2, 2)), "rating": values, "a_longer_name": np.zeros((1, 3))}
+    scipy.io.savemat(str(path), held, **options)
+    for name, wanted in held.items():
+        found = matlab.read_matrix(path, (name,))
+        assert found[0] == name and found[1].dtype == np.float64
+        assert np.array_equal(found[1], wanted.astype(np.float64))
+        assert np.array_equal(found[1], scipy.io.loadmat(str(path), mat_dtype=True)[name])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.array([[1 + 2j]]), "no matrix of numbers"),
+        ("text", "no matrix of numbers"),
+        ({"a": 1}, "no matrix of numbers"),
+        (np.array([[1, "a"]], dtype=object), "no matrix of numbers"),
+        (np.zeros((2, 5, 2)), "expected a matrix, found 3 dimensions"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_other_variables_are_no_matrices(value: Any, message: str, packed: bool, tmp_path: Path) -> None:
+    put(tmp_path)
+    scipy.io.savemat(str(tmp_path / "rating.mat"), {"rating": value}, do_compression=packed)
+    with pytest.raises(DataError, match=rf"rating\.mat: .*{message}"):
+        read_rows(tmp_path, "tang")

@@ -1,0 +1,91 @@
+"""Damaged files of every kind that is read: each loads, or is refused by one short line."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from refit_env.data.readers import FORMATS
+from tests.fuzzing import generators
+from tests.fuzzing_data import Case, Files, binary_cases, text_cases
+
+resource = pytest.importorskip("resource", reason="limits of time and memory as Unix knows them")
+
+LONGEST = 500
+"""Characters of a message."""
+GROWTH = 2**30
+"""Bytes by which a test's peak of memory may grow."""
+HANG = 60
+"""Seconds after which a file is said to hang its reader; a usual one takes milliseconds."""
+
+TEXTS = "u.data ratings.dat csv inter lightgcn yoochoose kuairec zhihu zhihu1M tsmc2014 lbsn yelp".split()
+BINARIES = "diffrec tang recdiff dreamrec pickle canonical".split()
+CASES = (*TEXTS, "csv of text", *BINARIES, "canonical places")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path_factory.mktemp("cache")))
+        return text_cases() | binary_cases(tmp_path_factory.mktemp("made"))
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Ends a reader that hangs."""
+
+    def stop(number: int, frame: object) -> None:
+        raise AssertionError(f"a file hung its reader for {HANG} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(HANG)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def peak() -> int:
+    """Bytes of memory that this process has had at most."""
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+
+
+def write(folder: Path, files: Files) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_every_format_is_tried() -> None:
+    assert set(FORMATS) <= set(CASES)
+
+
+@pytest.mark.fuzz
+@pytest.mark.parametrize("name", CASES)
+def test_damaged_files_are_read_or_refused_by_a_short_line(
+    name: str, cases: dict[str, Case], tmp_path: Path
+) -> None:
+    case, before = cases[name], peak()
+    case.read(write(tmp_path / "f", case.files))  # whole, they are read
+    refused = 0
+    for number, rng in enumerate(islice(generators(), CASES.index(name), None, len(CASES))):
+        file = rng.choice(sorted(case.mutate))
+        content = case.mutate[file](case.files[file], rng)
+        folder = write(tmp_path / "f", case.files | {file: content})
+        try:
+            with guarded():
+                case.read(folder)
+        except ValueError as error:
+            assert len(str(error)) < LONGEST and "\n" not in str(error), (number, str(error)[:2000])
+            refused += 1
+    assert refused, "no damage was noticed"
+    assert peak() - before < GROWTH
