@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -32,6 +34,8 @@ from refit_env.files import write_json
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the numerical libraries read at their start."""
+GRACE = 10.0
+"""Seconds that a process has to end by itself once it is asked to."""
 LOCKS = ".locks"
 """Folder of the locks, within that of the cells."""
 POLL = 0.5
@@ -107,9 +111,16 @@ def run_cells(
                 outcome = _end(running.pop(sentinel), folder)
                 queue.take(outcome)
                 tell(outcome)
-    finally:
-        for job in running.values():  # interrupted: what has not been written is not finished
+    except KeyboardInterrupt:
+        done = sum(cell.path(folder).exists() for cell in cells)
+        text = f"{done} of {len(cells)} cells are finished and kept; the same command goes on"
+        raise KeyboardInterrupt(text) from None
+    finally:  # interrupted: what has not been written is not finished
+        for job in running.values():
             job.process.terminate()
+        for job in running.values():
+            job.process.join(GRACE)
+            job.process.kill()
             job.process.join()
             job.lock.release()
     return queue.failed
@@ -202,7 +213,7 @@ def _begin(cell: Cell, folder: Path, lock: FileLock, command: str) -> _Job:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work_in_process, args=(cell, folder, theirs, command), name=cell.key)
-    with _one_thread():
+    with _one_thread(), _ctrl_c_held_back():
         process.start()
     theirs.close()
     return _Job(cell, process, ours, lock)
@@ -263,6 +274,23 @@ def do_cell(cell: Cell, folder: Path, command: str = "") -> dict[str, Any]:
     write_json(cell.path(folder), content)
     cell.error_path(folder).unlink(missing_ok=True)
     return content
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Keep Ctrl-C, which reaches all processes of a terminal, from those started here: the parent ends them.
+
+    A signal that comes meanwhile is delivered afterwards. On Windows the block changes nothing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # once it runs, it leaves the mask alone
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -156,12 +157,22 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -
     def stop(outcome: Outcome) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(
+        KeyboardInterrupt, match="1 of 2 cells are finished and kept; the same command goes on"
+    ):
         run_cells([slow, cell("quick")], tmp_path, tell=stop)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["quick.json"]
     import multiprocessing
 
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="a POSIX mask of signals")
+def test_ctrl_c_is_the_parents(tmp_path: Path) -> None:
+    asks = python("asks", "{'blocked': 2 in __import__('signal').pthread_sigmask(0, [])}")
+    assert run_cells([asks], tmp_path) == {}
+    assert json.loads((tmp_path / "asks.json").read_text())["blocked"] is True
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
