@@ -5,8 +5,8 @@
     python examples/sb3_ppo.py ReFiT-ML1M-v0 runs/elbo      # a run of yours
 
 It prints the test NDCG@20 before and after 50 updates, of the weights that validation chose and of the last
-ones, and checks that a saved model comes back as it was. SB3's ``PPO.load`` can unpickle what a file holds, which
-runs its code: load only files that you trust.
+ones, and checks that a saved model comes back as it was. SB3's ``PPO.load`` can unpickle what a file
+holds, which runs its code: load only files that you trust.
 """
 
 from __future__ import annotations

@@ -34,6 +34,15 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 PartialShare = Annotated[float, Meta(ge=0, lt=1)]
 """A part of a whole that leaves something."""
 
+Size = Annotated[int, Meta(ge=1, le=1_000_000)]
+"""Of a layer, an embedding, a list."""
+Steps = Annotated[int, Meta(ge=1, le=100_000)]
+"""Of a chain."""
+Nonnegative = Annotated[float, Meta(ge=0)]
+"""A weight, a scale."""
+Known = Annotated[int, Meta(ge=0, le=2**62, description="0: set from the data")]
+"""A count that a data set gives."""
+
 _CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
 
 

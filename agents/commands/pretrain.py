@@ -44,6 +44,7 @@ from agents.runs import CONFIG, CURVE, RunError, RunFolder
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
+from refit_env.errors import SettingError
 from refit_env.evaluation import evaluate, evaluated_users
 from refit_env.files import check_record
 from refit_env.policy import DiffusionPolicy
@@ -145,7 +146,10 @@ class Pretrain(Bounded):
         evaluated_users(dataset, "test")
         if self.init is None:
             name = self.backbone or target.spec.backbone
-            backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
+            try:
+                backbone = backbone_for(dataset, name, options, size=self.size, seed=self.seed)
+            except SettingError as error:
+                raise SettingError("backbone_options", str(error)) from error
             usual = min(target.spec.num_steps, backbone.diffusion.num_steps)
             steps = usual if self.num_steps is None else self.num_steps
             policy = DiffusionPolicy(backbone, steps, eta=1.0 if self.eta is None else self.eta)

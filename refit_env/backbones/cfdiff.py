@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,51 +22,53 @@ from refit_env.backbones.elbo import StepLoss
 from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
+from refit_env.diffusion.schedule import SCHEDULES
+from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
 
 
 @dataclass(frozen=True)
-class CFDiffConfig:
+class CFDiffConfig(Bounded):
     """CF-Diff's settings; the defaults are those published for ML-1M."""
 
-    hops: int = 3
+    hops: Annotated[int, Meta(ge=2, le=3)] = 3
     """2: the network looks at the 2-hop row; 3: at the 2-hop and the 3-hop row."""
-    tokens: int = 512
+    tokens: Size = 512
     """L, numbers that a row is compressed to; attention costs its square."""
-    width: int = 16
+    width: Size = 16
     """W, size of a token."""
-    heads: int = 4
+    heads: Size = 4
     """Attention heads."""
-    layers: int = 2
+    layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Attention layers."""
-    num_steps: int = 5
+    num_steps: Steps = 5
     """T of training."""
-    schedule: str = "linear-var"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_scale: float = 0.01
+    noise_scale: Nonnegative = 0.01
     """Multiplies both ends of the schedule."""
-    noise_min: float = 0.001
+    noise_min: Share = 0.001
     """Lower end."""
-    noise_max: float = 0.01
+    noise_max: Share = 0.01
     """Upper end."""
-    embedding: int = 10
+    embedding: Size = 10
     """E, size of the time embedding; each of its numbers is a token."""
-    dropout: float = 0.5
+    dropout: PartialShare = 0.5
     """Share set to 0 in training of the compressed row and of each layer's tokens."""
-    attention_dropout: float = 0.5
+    attention_dropout: PartialShare = 0.5
     """The same of attention weights."""
-    attended_dropout: float = 0.5
+    attended_dropout: PartialShare = 0.5
     """The same of what attention found (0.8 in the published 2-hop network)."""
-    second_hop: float = 0.15
+    second_hop: Nonnegative = 0.15
     """With 3 hops: weight of what attention by the 2-hop row found."""
-    third_hop: float = 0.5
+    third_hop: Nonnegative = 0.5
     """The same of the 3-hop row."""
-    mix: float = 0.9
+    mix: Share = 0.9
     """With 3 hops: share of the 2-hop branch in the output."""
-    sharpness: float = 1.0
+    sharpness: Nonnegative = 1.0
     """Exponent of the likeness of users whose items make the 3-hop row."""
-    num_users: int = 0
+    num_users: Known = 0
     """U, of the graph; set from the data."""
-    num_interactions: int = 0
+    num_interactions: Known = 0
     """N, of the graph; set from the data."""
 
     def diffusion(self) -> Diffusion:
@@ -114,12 +117,10 @@ class CFDiff(Backbone):
             config: settings; those of ML-1M if None.
 
         Raises:
-            ValueError: for a wrong number of hops or a wrong schedule.
+            ValueError: for a wrong schedule.
         """
         super().__init__()
         self.config: CFDiffConfig = config if config is not None else CFDiffConfig()
-        if self.config.hops not in (2, 3):
-            raise ValueError(f"hops={self.config.hops} must be 2 or 3")
         self.num_items = self.dim = num_items
         self.diffusion = self.config.diffusion()
         self.loss = StepLoss(self.diffusion)

@@ -12,12 +12,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone
@@ -25,33 +26,33 @@ from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
 from refit_env.diffusion import Diffusion, betas
-from refit_env.errors import unknown_name
+from refit_env.settings import Bounded, Nonnegative, OneOf, Share, Steps
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""
 
 
 @dataclass(frozen=True)
-class ClosedFormConfig:
+class ClosedFormConfig(Bounded):
     """Settings of rows, scores and schedule that every closed-form denoiser has."""
 
-    l2: float = 500.0
+    l2: Annotated[float, Meta(gt=0)] = 500.0
     """Weight of the squared weights: the variance of the noise that the denoiser expects."""
-    recency: str = "none"
+    recency: Annotated[str, OneOf(RECENCY)] = "none"
     """What u_T holds of a user's items: ``none``, ones; ``rising``, from ``oldest`` to 1 in order of time, as
     T-DiffRec; ``reciprocal``, 1 / b of the b-th latest."""
-    oldest: float = 0.5
+    oldest: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """With ``rising``: what u_T holds of the oldest item."""
-    score_power: float = 0.0
+    score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
-    num_steps: int = 40
+    num_steps: Steps = 40
     """T of the schedule; policies keep as many of its steps as they are told, from 1."""
-    noise_scale: float = 0.005
+    noise_scale: Nonnegative = 0.005
     """Multiplies both ends of the schedule (``linear-var``)."""
-    noise_min: float = 0.005
+    noise_min: Share = 0.005
     """Lower end."""
-    noise_max: float = 0.01
+    noise_max: Share = 0.01
     """Upper end."""
 
     def diffusion(self) -> Diffusion:
@@ -77,20 +78,8 @@ class ClosedForm(Backbone):
     config: ClosedFormConfig
 
     def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
-        """Check the settings; the weights are a subclass's.
-
-        Raises:
-            ValueError: for a setting out of its range.
-        """
+        """Keep the settings; the weights are a subclass's."""
         super().__init__()
-        if not (np.isfinite(config.l2) and config.l2 > 0):
-            raise ValueError(f"l2={config.l2} must be a finite number above 0")
-        if config.recency not in RECENCY:
-            raise unknown_name("recency", config.recency, RECENCY)
-        if not 0 < config.oldest <= 1:
-            raise ValueError(f"oldest={config.oldest} must lie in (0, 1]: the newest item holds 1")
-        if not (np.isfinite(config.score_power) and abs(config.score_power) <= 2):
-            raise ValueError(f"score_power={config.score_power} must lie in -2..2")
         self.config = config
         self.num_items = self.dim = num_items
         self.diffusion = config.diffusion()

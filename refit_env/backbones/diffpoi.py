@@ -6,9 +6,10 @@ Letters: B histories in a batch, L visits of each, D embedding size, I places, T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,44 +27,45 @@ from refit_env.backbones.visits import (
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
 from refit_env.diffusion import Diffusion, vp_betas
+from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Size, Steps
 
 PREDICTS = ("x0", "noise")
 """Names for ``DiffPoiConfig.predicts``."""
 
 
 @dataclass(frozen=True)
-class DiffPoiConfig:
+class DiffPoiConfig(Bounded):
     """Diff-POI's settings; the defaults are the published ones but for ``history`` and ``predicts``."""
 
-    embedding: int = 64
+    embedding: Size = 64
     """D, size of all embeddings and layers."""
-    history: int = 50
+    history: Size = 50
     """L, visits that the encoders read; 100 as published, 50 of which rows show here."""
-    num_steps: int = 100
+    num_steps: Steps = 100
     """T of training: steps of the SDE on [0, 1]."""
-    beta_min: float = 0.1
+    beta_min: Annotated[float, Meta(gt=0, le=1000)] = 0.1
     """The SDE's beta(0)."""
-    beta_max: float = 20.0
+    beta_max: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     """The SDE's beta(1)."""
-    predicts: str = "x0"
+    predicts: Annotated[str, OneOf(PREDICTS)] = "x0"
     """What the denoiser gives: ``noise`` (as published) or ``x0``."""
-    chain_steps: int = 10
+    chain_steps: Steps = 10
     """Steps of the respaced chain that the ranking loss runs through in training."""
     chain_noise: bool = False
     """Whether that chain draws noise, as the published one does; without, it is the chain of evaluation."""
-    denoising_weight: float = 0.2
+    denoising_weight: Nonnegative = 0.2
     """Weight of the denoising loss beside the ranking loss."""
-    geo_layers: int = 2
+    geo_layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Convolutions over the graph of near places."""
-    radius: float = 1.0
+    radius: Nonnegative = 1.0
     """Kilometres within which places are near."""
-    nearest: int = 0
+    nearest: Annotated[int, Meta(ge=0, le=10**9, description="0: keep all")] = 0
     """Keep only pairs of which one is among the other's so many nearest; 0 keeps all, as published."""
-    heads: int = 2
+    heads: Size = 2
     """Of the self-attention."""
-    buckets: int = 256
+    buckets: Size = 256
     """Of ways and of times."""
-    dropout: float = 0.2
+    dropout: PartialShare = 0.2
     """Share of the encoders' numbers set to 0 in training."""
 
     def diffusion(self) -> Diffusion:
@@ -119,8 +121,6 @@ class DiffPoi(Backbone):
         super().__init__()
         self.config: DiffPoiConfig = config if config is not None else DiffPoiConfig()
         settings = self.config
-        if settings.predicts not in PREDICTS:
-            raise ValueError(f"predicts={settings.predicts!r} must be 'x0' or 'noise'")
         if settings.embedding % settings.heads:
             raise ValueError(f"heads={settings.heads} must divide embedding={settings.embedding}")
         size = settings.embedding

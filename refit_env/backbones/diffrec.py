@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -19,31 +19,36 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.sampling import StepSampler
 from refit_env.diffusion import Diffusion, betas
+from refit_env.diffusion.schedule import SCHEDULES
+from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Share, Size, Steps
+
+MEAN_TYPES = ("x0", "eps")
+"""Names for ``DiffRecConfig.mean_type``."""
 
 
 @dataclass(frozen=True)
-class DiffRecConfig:
+class DiffRecConfig(Bounded):
     """DiffRec's settings; the defaults are those published for ML-1M."""
 
-    hidden: tuple[int, ...] = (600, 200, 600)
+    hidden: tuple[Size, ...] = (600, 200, 600)
     """Widths of the hidden layers, input to output. (The reference's ``[200, 600]`` means 600, 200, 600.)"""
-    num_steps: int = 40
+    num_steps: Steps = 40
     """T of training."""
-    schedule: str = "linear-var"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_scale: float = 0.005
+    noise_scale: Nonnegative = 0.005
     """Multiplies both ends of the schedule."""
-    noise_min: float = 0.005
+    noise_min: Share = 0.005
     """Lower end."""
-    noise_max: float = 0.01
+    noise_max: Share = 0.01
     """Upper end."""
     beta_fixed: bool = True
     """Set beta_0 to 1e-5."""
-    mean_type: str = "x0"
+    mean_type: Annotated[str, OneOf(MEAN_TYPES)] = "x0"
     """What the network predicts: ``x0`` or ``eps``."""
-    embedding: int = 10
+    embedding: Size = 10
     """E, size of the time embedding."""
-    dropout: float = 0.5
+    dropout: PartialShare = 0.5
     """Share of the input set to 0 in training."""
     normalize: bool = False
     """Scale the input rows to length 1."""
@@ -86,12 +91,10 @@ class DiffRec(Backbone):
             config: settings; those of ML-1M if None.
 
         Raises:
-            ValueError: for a wrong ``mean_type`` or schedule.
+            ValueError: for a wrong schedule.
         """
         super().__init__()
         self.config: DiffRecConfig = config if config is not None else DiffRecConfig()
-        if self.config.mean_type not in ("x0", "eps"):
-            raise ValueError(f"mean_type={self.config.mean_type!r} must be 'x0' or 'eps'")
         self.num_items = self.dim = num_items
         self.diffusion = self.config.diffusion()
         self.sampler = StepSampler(self.config.num_steps)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,34 +18,36 @@ from refit_env.backbones.base import Backbone, Condition, Look, check_task
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
 from refit_env.diffusion import Diffusion, betas
+from refit_env.diffusion.schedule import SCHEDULES
+from refit_env.settings import Bounded, OneOf, PartialShare, Share, Size, Steps
 
 PREDICTORS = ("linear", "mlp")
 """Names for ``DreamRecConfig.predictor``."""
 
 
 @dataclass(frozen=True)
-class DreamRecConfig:
+class DreamRecConfig(Bounded):
     """DreamRec's settings; the defaults are those published for YooChoose."""
 
-    embedding: int = 64
+    embedding: Size = 64
     """D, size of the item embeddings and of everything else in the network."""
-    history: int = 10
+    history: Size = 10
     """L, items that a row shows."""
-    num_steps: int = 500
+    num_steps: Steps = 500
     """T of training."""
-    schedule: str = "exp"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "exp"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_min: float = 1e-4
+    noise_min: Share = 1e-4
     """Lower end of the schedule ``linear``."""
-    noise_max: float = 0.02
+    noise_max: Share = 0.02
     """Upper end of the schedule ``linear``."""
-    guidance: float = 2.0
+    guidance: Annotated[float, Meta(ge=-1, le=1000)] = 2.0
     """w: the prediction is (1 + w) f(u, history) - w f(u, nothing)."""
-    drop_condition: float = 0.1
+    drop_condition: Share = 0.1
     """Share of training rows whose history the denoiser is not told, so that it learns both."""
-    dropout: float = 0.1
+    dropout: PartialShare = 0.1
     """Share of the encoder's numbers set to 0 in training."""
-    predictor: str = "linear"
+    predictor: Annotated[str, OneOf(PREDICTORS)] = "linear"
     """The denoiser on [u | history | step]: ``linear``, one layer (the published ``mlp1``), or ``mlp``, two
     with a GELU between (``mlp2``)."""
 
@@ -94,8 +97,6 @@ class DreamRec(Backbone):
         """
         super().__init__()
         self.config: DreamRecConfig = config if config is not None else DreamRecConfig()
-        if self.config.predictor not in PREDICTORS:
-            raise ValueError(f"predictor={self.config.predictor!r} must be 'linear' or 'mlp'")
         size = self.config.embedding
         self.num_items, self.dim = num_items, size
         self.diffusion = self.config.diffusion()

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,39 +24,40 @@ from refit_env.backbones.lorentz import squared_distance, squared_distances
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion, betas
+from refit_env.settings import Bounded, Known, Nonnegative, PartialShare, Share, Size, Steps
 
 
 @dataclass(frozen=True)
-class HDRMConfig:
+class HDRMConfig(Bounded):
     """HDRM's settings; the defaults are those published for ML-1M."""
 
-    embedding: int = 512
+    embedding: Size = 512
     """D, size of the embeddings of users and items."""
-    layers: int = 3
+    layers: Annotated[int, Meta(ge=0, le=1000)] = 3
     """L, layers of the graph; their outputs are added up."""
-    hidden: tuple[int, ...] = (1100, 200, 1100)
+    hidden: tuple[Size, ...] = (1100, 200, 1100)
     """Widths of the denoisers' hidden layers. (The reference's ``[200, 1100]`` means 1100, 200, 1100.)"""
-    time_embedding: int = 10
+    time_embedding: Size = 10
     """E, size of the denoisers' time embedding."""
-    dropout: float = 0.5
+    dropout: PartialShare = 0.5
     """Share of the denoisers' noisy input set to 0 in training."""
-    num_steps: int = 50
+    num_steps: Steps = 50
     """T of training."""
-    noise_scale: float = 1e-5
+    noise_scale: Nonnegative = 1e-5
     """Multiplies both ends of the schedule ``linear-var``."""
-    noise_min: float = 1e-5
+    noise_min: Share = 1e-5
     """Lower end."""
-    noise_max: float = 1e-4
+    noise_max: Share = 1e-4
     """Upper end."""
-    margin: float = 0.2
+    margin: Annotated[float, Meta(ge=-1e6, le=1e6)] = 0.2
     """By how much nearer than another item the user's own should be, in squared distance."""
-    reconstruction: float = 0.05
+    reconstruction: Share = 0.05
     """alpha: weight of the denoisers' errors; 1 - alpha is the ranking's."""
-    epsilon: float = 0.05
+    epsilon: Annotated[float, Meta(gt=0, le=1)] = 0.05
     """Share of the denoised vector in the user's; the rest is the user's clean one."""
-    num_users: int = 0
+    num_users: Known = 0
     """U; set from the data, as the next."""
-    num_interactions: int = 0
+    num_interactions: Known = 0
     """N."""
 
     def diffusion(self) -> Diffusion:
@@ -104,14 +106,9 @@ class HDRM(Backbone):
         Args:
             num_items: I.
             config: settings, with U and N; those of ML-1M if None.
-
-        Raises:
-            ValueError: if epsilon is not in (0, 1].
         """
         super().__init__()
         config = self.config = config if config is not None else HDRMConfig()
-        if not 0 < config.epsilon <= 1:
-            raise ValueError(f"epsilon={config.epsilon} must lie in (0, 1]: the share of u_0 in the scores")
         size = config.embedding
         self.num_items, self.dim = num_items, size
         self.diffusion = config.diffusion()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,47 +23,49 @@ from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.elbo import StepLoss
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
+from refit_env.diffusion.schedule import SCHEDULES
 from refit_env.factors import item_factors
+from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
 
 FACTORS = 64
 """Numbers of an item by which it is clustered, where there are as many."""
 
 
 @dataclass(frozen=True)
-class LDiffRecConfig:
+class LDiffRecConfig(Bounded):
     """L-DiffRec's settings; the defaults are those published for ML-1M."""
 
-    latent: int = 300
+    latent: Size = 300
     """D, size of the latent vector."""
-    hidden: tuple[int, ...] = (300,)
+    hidden: tuple[Size, ...] = (300,)
     """Widths of the denoiser's hidden layers."""
-    clusters: int = 2
+    clusters: Size = 2
     """C, groups of items with an encoder of their own."""
-    num_steps: int = 40
+    num_steps: Steps = 40
     """T of training."""
-    schedule: str = "linear-var"
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_scale: float = 0.005
+    noise_scale: Nonnegative = 0.005
     """Multiplies both ends of the schedule."""
-    noise_min: float = 0.005
+    noise_min: Share = 0.005
     """Lower end."""
-    noise_max: float = 0.02
+    noise_max: Share = 0.02
     """Upper end."""
-    embedding: int = 10
+    embedding: Size = 10
     """E, size of the time embedding."""
-    dropout: float = 0.5
+    dropout: PartialShare = 0.5
     """Share of the denoiser's input set to 0 in training."""
-    input_dropout: float = 0.1
+    input_dropout: PartialShare = 0.1
     """Share of the row set to 0 in training."""
-    elbo_weight: float = 0.03
+    elbo_weight: Nonnegative = 0.03
     """Weight of the denoiser's loss at first; it falls to 0.005 in 500 epochs."""
-    kl_weight: float = 0.3
+    kl_weight: Nonnegative = 0.3
     """Weight of the encoder's KL divergence, reached in steps of 1/200 an update."""
-    denoiser_rate: float = 0.5
+    denoiser_rate: Nonnegative = 0.5
     """The denoiser's step size as a share of the autoencoder's."""
-    num_users: int = 0
+    num_users: Known = 0
     """U, by which epochs are counted; set from the data."""
-    cluster_sizes: tuple[int, ...] = ()
+    cluster_sizes: tuple[Size, ...] = ()
     """(C,) items of each cluster; set from the data, equal shares if nothing is said."""
 
     def denoiser(self) -> DiffRecConfig:

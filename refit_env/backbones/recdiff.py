@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,44 +24,45 @@ from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.errors import DataError
+from refit_env.settings import Bounded, Known, Nonnegative, PartialShare, Share, Size, Steps
 
 SLOPE = 0.5
 """Of the LeakyReLU below zero."""
 
 
 @dataclass(frozen=True)
-class RecDiffConfig:
+class RecDiffConfig(Bounded):
     """RecDiff's settings; the defaults are those published for Ciao."""
 
-    embedding: int = 64
+    embedding: Size = 64
     """D, size of the embeddings of users and items."""
-    layers: int = 2
+    layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Layers of the graph of users and items."""
-    social_layers: int = 2
+    social_layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Layers of the social graph."""
-    hidden: int = 64
+    hidden: Size = 64
     """Width of the denoiser's hidden layer."""
-    time_embedding: int = 16
+    time_embedding: Size = 16
     """Size of the denoiser's time embedding."""
-    dropout: float = 0.5
+    dropout: PartialShare = 0.5
     """Share of the denoiser's input set to 0 in training."""
-    num_steps: int = 20
+    num_steps: Steps = 20
     """T of training."""
-    noise_scale: float = 1.0
+    noise_scale: Nonnegative = 1.0
     """Multiplies both ends of the schedule ``linear-var``."""
-    noise_min: float = 1e-4
+    noise_min: Share = 1e-4
     """Lower end."""
-    noise_max: float = 0.01
+    noise_max: Share = 0.01
     """Upper end."""
-    regularization: float = 1e-2
+    regularization: Nonnegative = 1e-2
     """Weight of the squared lengths of the vectors that a pair of items is compared by."""
-    denoiser_rate: float = 0.2
+    denoiser_rate: Nonnegative = 0.2
     """The denoiser's step size as a share of the graphs'."""
-    num_users: int = 0
+    num_users: Known = 0
     """U; taken from the data set, as the two below."""
-    num_interactions: int = 0
+    num_interactions: Known = 0
     """N."""
-    num_ties: int = 0
+    num_ties: Known = 0
     """S, each tie counted in both directions."""
 
     def denoiser(self) -> DiffRecConfig:

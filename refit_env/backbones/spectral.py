@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
+from msgspec import Meta
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
@@ -29,6 +30,7 @@ from refit_env.backbones.closed_form import (
     training_pairs,
 )
 from refit_env.data.dataset import Dataset
+from refit_env.settings import Share, Size
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,13 +39,13 @@ Floats = npt.NDArray[np.float64]
 class SpectralConfig(ClosedFormConfig):
     """The spectral denoiser's settings."""
 
-    l2: float = 0.1
+    l2: Annotated[float, Meta(gt=0)] = 0.1
     """Of the Wiener filter; the singular values of normalised rows lie in 0..1."""
-    rank: int = 256
+    rank: Size = 256
     """r, directions that are kept."""
-    user_power: float = 0.5
+    user_power: Share = 0.5
     """a: a user's row is divided by its sum to this power."""
-    item_power: float = 0.5
+    item_power: Share = 0.5
     """b: an item's column is divided by its sum to this power, and scores are multiplied by it."""
 
 
@@ -61,17 +63,9 @@ class SpectralDenoiser(ClosedForm):
         Args:
             num_items: I.
             config: settings; the defaults if None.
-
-        Raises:
-            ValueError: for a wrong setting.
         """
         config = config if config is not None else SpectralConfig()
         super().__init__(num_items, config)
-        if config.rank < 1:
-            raise ValueError(f"rank={config.rank} must be at least 1")
-        for name in ("user_power", "item_power"):
-            if not 0 <= getattr(config, name) <= 1:
-                raise ValueError(f"{name}={getattr(config, name)} must lie in 0..1")
         rank = min(config.rank, num_items)
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))

@@ -6,24 +6,31 @@ Letters: U users, I items, n_u train items of a user.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import scipy.sparse as sp
+from msgspec import Meta
 
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.row_weights import rising_weights
 from refit_env.data.dataset import Dataset
+from refit_env.errors import SettingError
 
 
 @dataclass(frozen=True)
 class TDiffRecConfig(DiffRecConfig):
     """T-DiffRec's settings; the defaults are DiffRec's for ML-1M, which its authors did not weigh."""
 
-    w_min: float = 0.5
+    w_min: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """What u_T holds of a user's oldest item."""
-    w_max: float = 1.0
+    w_max: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """What it holds of the newest."""
+
+    def check_together(self) -> None:
+        """Refuse weights that fall."""
+        if self.w_min > self.w_max:
+            raise SettingError("w_min", f"must be <= w_max={self.w_max:g}, found {self.w_min:g}")
 
 
 class TDiffRec(DiffRec):
@@ -44,12 +51,8 @@ class TDiffRec(DiffRec):
             num_items: I.
             config: settings; those of ML-1M if None.
 
-        Raises:
-            ValueError: for weights that do not rise from w_min > 0 to w_max <= 1, or as ``DiffRec`` does.
         """
         config = config if config is not None else TDiffRecConfig()
-        if not 0 < config.w_min <= config.w_max <= 1:
-            raise ValueError(f"w_min={config.w_min} and w_max={config.w_max} must rise within (0, 1]")
         super().__init__(num_items, config)
 
     @classmethod

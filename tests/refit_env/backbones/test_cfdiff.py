@@ -181,7 +181,7 @@ def test_an_environment_shows_the_row_that_the_network_reads(data: Dataset) -> N
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="hops=4 must be 2 or 3"):
+    with pytest.raises(ValueError, match="hops must be >= 2 and <= 3, found 4"):
         make_backbone("cf-diff", 5, {"hops": 4})
     with pytest.raises(ValueError, match="give that row"):
         over_rows().predict_x0(torch.zeros(1, 5), 0)

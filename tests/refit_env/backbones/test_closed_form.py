@@ -122,11 +122,11 @@ def test_weights_of_rows_by_hand() -> None:
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"l2": 0.0}, "l2=0.0"),
-        ({"l2": float("nan")}, "l2=nan"),
+        ({"l2": 0.0}, "l2 must be > 0, found 0"),
+        ({"l2": float("nan")}, "l2 must be a number > 0, found nan"),
         ({"recency": "risen"}, "Did you mean 'rising'"),
-        ({"oldest": 0.0}, "oldest=0.0"),
-        ({"score_power": 9.0}, "score_power=9.0"),
+        ({"oldest": 0.0}, "oldest must be > 0 and <= 1, found 0"),
+        ({"score_power": 9.0}, "score_power must be >= -2 and <= 2, found 9"),
     ],
 )
 def test_wrong_settings_are_refused(name: str, options: dict[str, object], message: str) -> None:

@@ -133,7 +133,7 @@ def test_places_without_times_are_read_too(checkins: Dataset) -> None:
 def test_what_does_not_fit_is_refused(checkins: Dataset) -> None:
     with pytest.raises(ValueError, match="is for poi data"):
         model(synthesize_sessions(num_sessions=30))
-    with pytest.raises(ValueError, match="predicts='mean'"):
+    with pytest.raises(ValueError, match="predicts must be one of x0, noise; found 'mean'"):
         model(checkins, predicts="mean")
     with pytest.raises(ValueError, match="heads=3"):
         model(checkins, heads=3)

@@ -132,7 +132,7 @@ def test_registry_helps_with_wrong_names() -> None:
         make_backbone("difrec", 5)
     with pytest.raises(ValueError, match="Did you mean 'hidden'"):
         make_backbone("diffrec", 5, {"hiden": (3,)})
-    with pytest.raises(ValueError, match="mean_type='v' must be"):
+    with pytest.raises(ValueError, match="mean_type must be one of x0, eps; found 'v'"):
         make_backbone("diffrec", 5, {"mean_type": "v"})
 
 

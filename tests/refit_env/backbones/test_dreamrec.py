@@ -232,7 +232,7 @@ def test_settings_and_names() -> None:
     assert published_config("dreamrec", "kuairec").diffusion().num_steps == 2000
     abar = [published_config("dreamrec", name).diffusion().abar[-1] for name in ("yoochoose", "zhihu")]
     assert abar == pytest.approx([0.0063, 0.0064], abs=5e-5)
-    with pytest.raises(ValueError, match="predictor='cnn'"):
+    with pytest.raises(ValueError, match="predictor must be one of linear, mlp; found 'cnn'"):
         model(predictor="cnn")
     with pytest.raises(ValueError, match="no ranking objective"):
         make_backbone("diffrec", 5).ranking_loss(torch.zeros(1, 5), torch.zeros(1, 5))

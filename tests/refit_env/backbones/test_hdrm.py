@@ -203,7 +203,7 @@ def test_it_can_be_fine_tuned(data: Dataset, tmp_path: Path) -> None:
 
 
 def test_refusals_and_published_settings() -> None:
-    with pytest.raises(ValueError, match="epsilon=0"):
+    with pytest.raises(ValueError, match="epsilon must be > 0 and <= 1, found 0"):
         make_backbone("hdrm", 5, {"epsilon": 0})
     last = {name: 1 - published_config("hdrm", name).diffusion().abar[-1] for name in ("ml-1m", "yelp2018")}
     assert last["ml-1m"] == pytest.approx(1e-5, rel=0.01)

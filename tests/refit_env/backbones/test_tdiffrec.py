@@ -89,7 +89,9 @@ def test_a_checkpoint_remembers_the_weights(data: Dataset, tmp_path: Path) -> No
 def test_refusals_and_published_settings(data: Dataset) -> None:
     with pytest.raises(ValueError, match="do not stand in order of time"):
         TDiffRec.rows(replace(data, time_ordered=False), CONFIG)
-    with pytest.raises(ValueError, match="must rise within"):
+    with pytest.raises(ValueError, match="w_min must be > 0 and <= 1, found 0"):
         make_backbone("t-diffrec", 5, {"w_min": 0.0})
+    with pytest.raises(ValueError, match=r"w_min must be <= w_max=0\.5, found 0\.6"):
+        make_backbone("t-diffrec", 5, {"w_min": 0.6, "w_max": 0.5})
     assert published_config("t-diffrec", "amazon").w_min == 0.1
     assert published_config("t-diffrec", "yelp2018").hidden == (1000,)
