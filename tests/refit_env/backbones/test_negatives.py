@@ -37,5 +37,5 @@ def test_draws_are_even() -> None:
 
 
 def test_a_user_with_everything_is_refused() -> None:
-    with pytest.raises(DataError, match="user 1 has all 2 items"):
+    with pytest.raises(DataError, match="user number 1 has all 2 items"):
         Negatives(sp.csr_matrix(np.array([[1, 0], [1, 1]])))
