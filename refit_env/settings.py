@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from msgspec import Meta
 
 from refit_env.errors import SettingError, did_you_mean
+from refit_env.text import shown
 
 LARGEST_SEED = 2**32 - 1
 """What NumPy, Gymnasium and torch all take."""
@@ -57,7 +58,8 @@ class OneOf:
         """What is wrong with a name; None if it is known."""
         if value in self.names:
             return None
-        return f"must be one of {', '.join(self.names)}; found {value!r}.{did_you_mean(value, self.names)}"
+        hint = did_you_mean(value[:100], self.names)
+        return f"must be one of {', '.join(self.names)}; found {shown(value)}.{hint}"
 
 
 class Form:
@@ -127,17 +129,17 @@ def _fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None:
         return None if None in faults else faults[0]
     if origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         if not isinstance(value, tuple | list):
-            return f"must be a list, found {value!r}"
+            return f"must be a list, found {shown(value)}"
         return next((f for f in (_fault(parts[0], one, notes) for one in value) if f is not None), None)
     if origin is Literal:
         return OneOf(parts).fault(value)
     if hint is bool:
-        return None if isinstance(value, bool) else f"must be true or false, found {value!r}"
+        return None if isinstance(value, bool) else f"must be true or false, found {shown(value)}"
     if hint in (int, float):
         return _number_fault(value, hint is int, notes)
     if hint is str:
         if not isinstance(value, str):
-            return f"must be a text, found {value!r}"
+            return f"must be a text, found {shown(value)}"
         return next((f for n in notes if isinstance(n, OneOf | Form) and (f := n.fault(value))), None)
     return None
 
@@ -147,13 +149,21 @@ def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:
     stated = [note for note in notes if isinstance(note, Meta)]
     bounds = [bound for meta in stated for bound in _limits(meta)]
     kind: Any = Integral if whole else Real
-    right = not isinstance(value, bool) and isinstance(value, kind) and math.isfinite(value)
+    right = not isinstance(value, bool) and isinstance(value, kind) and _finite(value)
     if right and all(_HOLDS[sign](value, limit) for sign, limit in bounds):
         return None
     word = "" if right else "a whole number " if whole else "a number "
     said = " and ".join(f"{sign} {limit}" for sign, limit in bounds)
     means = "".join(f" ({meta.description})" for meta in stated if meta.description)
-    return f"must be {word}{said}".rstrip() + f"{means}, found {value!r}"
+    return f"must be {word}{said}".rstrip() + f"{means}, found {shown(value)}"
+
+
+def _finite(value: Any) -> bool:
+    """Whether a number is one that a float can hold."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 _HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {

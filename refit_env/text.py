@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import Any
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that change the direction in which a terminal shows what follows."""
@@ -24,6 +25,24 @@ def visible(text: str, keep: str = "\n") -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if c in keep or not _acts(c) else _written(c) for c in text)
+
+
+def shown(value: Any, length: int = 40) -> str:
+    """A value in at most ``length`` characters and a few: of anything but plain values, only the type.
+
+    Texts that would take long to make (of nested lists, of numbers with thousands of digits) are not made.
+
+    Example:
+        >>> shown("ratings"), shown("x" * 50, 5), shown([[1], [2]]), shown(None)
+        ("'ratings'", "'xxxxx'...", 'a list', 'None')
+    """
+    if isinstance(value, str | bytes):
+        return repr(value[:length]) + ("..." if len(value) > length else "")
+    if value is None or isinstance(value, bool | float):
+        return repr(value)
+    if isinstance(value, int):
+        return repr(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
+    return f"a {type(value).__name__}"
 
 
 def acts(text: str) -> bool:

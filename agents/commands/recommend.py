@@ -23,9 +23,9 @@ from agents.state import resolve_device
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.dataset import SPLITS
 from refit_env.data.ids import IdMap
-from refit_env.data.messages import shown
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded
+from refit_env.text import shown
 
 NAMES = ("title", "name")
 """Columns of ``items.parquet`` that say what an item is called."""

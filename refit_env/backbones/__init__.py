@@ -40,7 +40,6 @@ from refit_env.backbones.tdiffrec import PUBLISHED as TDIFFREC_PUBLISHED
 from refit_env.backbones.tdiffrec import TDiffRec
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
-from refit_env.files import check_record
 
 __all__ = [
     "Backbone",
@@ -231,4 +230,4 @@ def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:
     for key in values:
         if key not in known:
             raise unknown_name(f"{cls.__name__} field", key, known)
-    return check_record(dict(values), cls, cls.__name__, error=ValueError)
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})

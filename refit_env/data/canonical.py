@@ -22,7 +22,6 @@ from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.filters import RawRows, merge_duplicates
 from refit_env.data.limits import LARGEST_COUNT, LARGEST_INFO, check_count
-from refit_env.data.messages import shown
 from refit_env.data.tables import (
     count_rows,
     read_interactions,
@@ -32,6 +31,7 @@ from refit_env.data.tables import (
 )
 from refit_env.errors import DataError
 from refit_env.files import read_record
+from refit_env.text import shown
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
 ITEMS = "items.parquet"

@@ -17,9 +17,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.messages import reason, shown
+from refit_env.data.messages import reason
 from refit_env.data.opcodes import Machine
 from refit_env.errors import DataError
+from refit_env.text import shown
 
 _PLAIN_TYPE = re.compile("[biuf][1248]")
 

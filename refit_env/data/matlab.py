@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from refit_env.data.delimited import refuse_pickle
 from refit_env.data.limits import check_values
-from refit_env.data.messages import listed, shown
+from refit_env.data.messages import listed
 from refit_env.errors import DataError
+from refit_env.text import shown
 
 _HEADER = 2**16
 """Bytes of a variable, unpacked, in which its name and shape must stand."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 _OPTIONS: ContextVar[bool] = ContextVar("options", default=False)
 
@@ -38,24 +37,6 @@ def as_options() -> Iterator[None]:
         yield
     finally:
         _OPTIONS.reset(token)
-
-
-def shown(value: Any, length: int = 40) -> str:
-    """A value in at most ``length`` characters and a few: of anything but plain values, only the type.
-
-    Texts that would take long to make (of nested lists, of numbers with thousands of digits) are not made.
-
-    Example:
-        >>> shown("ratings"), shown("x" * 50, 5), shown([[1], [2]]), shown(None)
-        ("'ratings'", "'xxxxx'...", 'a list', 'None')
-    """
-    if isinstance(value, str | bytes):
-        return repr(value[:length]) + ("..." if len(value) > length else "")
-    if value is None or isinstance(value, bool | float):
-        return repr(value)
-    if isinstance(value, int):
-        return repr(value) if value.bit_length() <= 64 else f"a number of {value.bit_length()} bits"
-    return f"a {type(value).__name__}"
 
 
 def listed(names: Iterable[str], length: int = 8) -> str:

@@ -17,9 +17,10 @@ from refit_env.data.delimited import Layout, first_value, read_counting, read_he
 from refit_env.data.fields import Kind, parse_number
 from refit_env.data.filters import RawRows
 from refit_env.data.limits import MOST_COLUMNS
-from refit_env.data.messages import listed, shown, spelled
+from refit_env.data.messages import listed, spelled
 from refit_env.data.recipe import separator_fault, separator_of
 from refit_env.errors import DataError, unknown_name
+from refit_env.text import shown
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from refit_env.data.limits import FREE
-from refit_env.data.messages import shown
+from refit_env.text import shown
 
 MOST_ENTRIES = 1000
 """Entries of a dictionary: those of the published files hold attributes, up to ten."""

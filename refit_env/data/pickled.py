@@ -17,10 +17,11 @@ from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
 from refit_env.data.inert import Array, Block, BlockManager, CooMatrix, DataFrame, Index, Inert, read_inert
 from refit_env.data.limits import LARGEST_COUNT, MOST_COLUMNS, check_unpacked, check_values
-from refit_env.data.messages import listed, reason, shown
+from refit_env.data.messages import listed, reason
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import all_files
 from refit_env.errors import DataError
+from refit_env.text import shown
 
 IntArray = npt.NDArray[np.int64]
 

@@ -11,10 +11,10 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from refit_env.data.messages import shown
 from refit_env.data.times import UNITS
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, Form, OneOf, PartialShare, Seed
+from refit_env.text import shown
 
 SPLIT_NAMES = ("published", "random", "time", "quantile", "sessions", "leave-one-out")
 """Values of ``Recipe.split``."""

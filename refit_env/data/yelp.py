@@ -18,11 +18,11 @@ import numpy as np
 from refit_env.data.delimited import refuse_binary, text_lines
 from refit_env.data.fields import seconds_of
 from refit_env.data.filters import RawRows
-from refit_env.data.messages import shown
 from refit_env.data.named import ReadOptions
 from refit_env.data.places import all_files
 from refit_env.errors import DataError
 from refit_env.files import parse_record
+from refit_env.text import shown
 
 REVIEW_FILES = ("yelp_academic_dataset_review.json", "review.json")
 USER_FILES = ("yelp_academic_dataset_user.json", "user.json")

@@ -77,3 +77,10 @@ def test_a_parser_may_check_later() -> None:
         made.check()
     with pytest.raises(SettingError):
         Example(epochs=0)
+
+
+def test_what_was_found_is_bounded_in_the_message() -> None:
+    for change in ({"name": "x" * 10**6}, {"epochs": 10**5000}, {"limit": [[0] * 10**5]}):
+        with pytest.raises(SettingError) as refused:
+            replace(Example(), **change)  # type: ignore[arg-type]
+        assert len(str(refused.value)) < 200

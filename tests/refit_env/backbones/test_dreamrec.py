@@ -197,7 +197,7 @@ def test_a_context_may_be_encoded_before(sessions: Dataset) -> None:
 
 def test_scores_are_frozen_in_a_policy_that_was_loaded(tmp_path: Path, sessions: Dataset) -> None:
     backbone = model(history=10)
-    DiffusionPolicy(backbone, num_steps=4).save(tmp_path / "run", "sessions")
+    DiffusionPolicy(backbone, num_steps=4).save(tmp_path / "run", sessions)
     policy = DiffusionPolicy.load(tmp_path / "run")
     assert not policy.backbone.items.weight.requires_grad  # type: ignore[union-attr]
     assert sum(p.requires_grad for p in policy.parameters()) == sum(1 for _ in policy.parameters()) - 1
