@@ -14,6 +14,7 @@ from torch import Tensor
 
 from refit_env.backbones import make_backbone
 from refit_env.backbones.base import Backbone
+from refit_env.backbones.sampling import StepSampler
 from refit_env.checkpoint import PolicyMeta, check_tensors
 from refit_env.errors import CheckpointError
 
@@ -63,6 +64,9 @@ def check_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
     check_tensors(state, backbone.state_dict(), where, f"backbone {backbone.name!r}")
     try:
         backbone.check_state(state)
+        for name, module in backbone.named_modules():
+            if isinstance(module, StepSampler):
+                module.check_state(state[f"{name}.losses"], state[f"{name}.seen"])
     except ValueError as error:
         raise CheckpointError(f"{where}: {error}") from error
 

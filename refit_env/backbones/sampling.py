@@ -33,12 +33,17 @@ class StepSampler(nn.Module):
 
     def probabilities(self) -> Tensor:
         """(T,) float64, summing to 1."""
-        steps = self.seen.numel()
-        uniform = torch.full((steps,), 1.0 / steps, dtype=torch.float64, device=self.seen.device)
-        if not bool((self.seen >= HISTORY).all()):
-            return uniform
-        weight = self.losses.square().mean(1).sqrt()  # (T,)
-        return (1.0 - UNIFORM_SHARE) * weight / weight.sum() + UNIFORM_SHARE * uniform
+        return _probabilities(self.losses, self.seen)
+
+    def check_state(self, losses: Tensor, seen: Tensor) -> None:
+        """Refuse a memory, read from a file, that no step could be drawn by.
+
+        Raises:
+            ValueError: if it gives no probabilities.
+        """
+        p = _probabilities(losses, seen)
+        if bool((seen < 0).any()) or not bool((torch.isfinite(p) & (p >= 0)).all()):
+            raise ValueError("the memory of the steps' losses gives no probabilities")
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Draw steps.
@@ -58,6 +63,16 @@ class StepSampler(nn.Module):
         place = (self.seen[k] + nth) % HISTORY  # a ring: the mean does not care where it begins
         self.losses[k[kept], place[kept]] = losses.detach().double()[kept]
         self.seen += counts
+
+
+def _probabilities(losses: Tensor, seen: Tensor) -> Tensor:
+    """(T,) float64 by the remembered losses (T, H) of steps that were seen (T,) times."""
+    steps = seen.numel()
+    uniform = torch.full((steps,), 1.0 / steps, dtype=torch.float64, device=seen.device)
+    if not bool((seen >= HISTORY).all()):
+        return uniform
+    weight = losses.square().mean(1).sqrt()  # (T,)
+    return (1.0 - UNIFORM_SHARE) * weight / weight.sum() + UNIFORM_SHARE * uniform
 
 
 def _occurrence(k: Tensor, counts: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from refit_env.backbones import make_backbone
+from refit_env.backbones import backbone_for, make_backbone
 from refit_env.checkpoint import save_state
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
@@ -277,6 +277,36 @@ def test_weights_that_are_no_numbers_are_refused(value: float, tmp_path: Path) -
     save_state(tmp_path / "policy", state, p.describe())
     with pytest.raises(CheckpointError, match=r"'layers\.0\.bias' holds NaN or infinity"):
         DiffusionPolicy.load(tmp_path)
+
+
+@pytest.mark.parametrize("loss", [0.0, 1e200])
+def test_a_memory_that_no_step_can_be_drawn_by_is_refused(loss: float, tmp_path: Path) -> None:
+    p = policy()
+    state = p.backbone.state_dict()
+    state["sampler.losses"].fill_(loss)
+    state["sampler.seen"].fill_(10)
+    save_state(tmp_path / "policy", state, p.describe())
+    with pytest.raises(CheckpointError, match="gives no probabilities"):
+        DiffusionPolicy.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("hdrm", "interactions", "'interactions' names a node outside"),
+        ("cf-diff", "interactions", "'interactions' names a node outside"),
+        ("l-diffrec", "order", "'order' must hold each item once"),
+    ],
+)
+def test_indices_beyond_the_model_are_refused(name: str, tensor: str, message: str, tmp_path: Path) -> None:
+    data = synthesize(num_users=30, num_items=24, num_clusters=4)
+    p = DiffusionPolicy(backbone_for(data, name, seed=0), 2)
+    for value in (10**9, -1):
+        state = p.backbone.state_dict()
+        state[tensor].view(-1)[0] = value
+        save_state(tmp_path / "policy", state, p.describe())
+        with pytest.raises(CheckpointError, match=message):
+            DiffusionPolicy.load(tmp_path)
 
 
 @pytest.mark.fuzz
