@@ -251,7 +251,7 @@ def test_policy_json_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"num_items": 10**9}, "num_items holds a size beyond"),
         ({"backbone_config": {"hidden": [10**9]}}, "backbone_config holds a size beyond"),
         ({"backbone_config": {"hidden": [1] * 20_000}}, "backbone_config holds a size beyond"),
-        ({"backbone_config": {"hidden": "wide"}}, r"expected `array`, got `str` - at `\$\.hidden`"),
+        ({"backbone_config": {"hidden": "wide"}}, "that can be built: hidden must be a list"),
         ({"backbone_config": {"num_steps": -3}}, "describes no backbone that can be built"),
         ({"num_steps": 0}, r"expected `int` >= 1 - at `\$\.num_steps`"),
         ({"num_steps": 7}, r"num_steps=7 must lie in 1\.\.6"),
