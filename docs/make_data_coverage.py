@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from refit_env.data import list_datasets, load_dataset
-from refit_env.data.catalog import CATALOG
+from refit_env.data.catalog import CATALOG, known_names
 from refit_env.data.coverage import FILE, Measured, measured
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
@@ -23,6 +23,8 @@ def entries() -> dict[str, Measured]:
     """The entry of every known data set: of the data where they are, else the one that is written down."""
     out = {}
     for name, folder in list_datasets().items():
+        if name not in known_names():
+            continue  # one's own
         here = name not in CATALOG or folder is not None or find_raw(CATALOG[name]) is not None
         if here:
             data = load_dataset(name)

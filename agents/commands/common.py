@@ -70,7 +70,8 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
 
     Args:
         env: what ``--env`` said.
-        data: what ``--data`` said: a folder, which then goes with ``ReFiT-Custom-v0``.
+        data: what ``--data`` said: a folder, or the name of a set in a data home, which then goes with
+            ``ReFiT-Custom-v0``.
         fallback: the ``config.json`` of an earlier run, which decides where neither is given.
 
     Raises:
@@ -81,9 +82,10 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
             raise ValueError(
                 f"--data {data} goes with {CUSTOM_ENV}, not with --env {env}; leave one of them out"
             )
-        if not data.is_dir():
-            raise ValueError(f"--data {data}: there is no such folder")
-        return Target(CUSTOM_ENV, str(data.resolve()))
+        folder = data if data.is_dir() else find_dataset(str(data)) if len(data.parts) == 1 else None
+        if folder is None:
+            raise ValueError(f"--data {data}: there is no such folder, nor such a set in the data homes")
+        return Target(CUSTOM_ENV, str(folder.resolve()))
     if env is None and fallback is not None:
         return Target(str(fallback["env"]), fallback.get("data"))
     if env is None:

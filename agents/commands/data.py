@@ -151,6 +151,8 @@ class DataPrepare(Bounded):
         for note in dataset.meta["preparation"].get("notes", ()):
             say(note)
         say(f"{folder}: {_sizes(dataset)}")
+        if dataset.name not in CATALOG:
+            say(f"Use it by --data {dataset.name if self.out is None else self.out}")
         return 0
 
     def _prepared(self) -> tuple[Path, Dataset]:

@@ -99,26 +99,26 @@ def list_row(name: str, folder: Path | None) -> list[str]:
     """One line of ``refit data list``; of the files, only ``dataset.json`` is read.
 
     Args:
-        name: a known name.
+        name: a known name, or that of one's own set.
         folder: the canonical folder, or None where it is not here, or not needed.
     """
     known = CATALOG.get(name)
-    if known is None:
+    if known is None and folder is None:
         data = load_dataset(name)
         return [name, data.task, *_sizes(data.num_users, data.num_items, _counts(data), None), "yes", "yes"]
-    order = "yes" if known.time_ordered else "no"
-    if folder is None:
+    task, order = ("", "") if known is None else (known.task, "yes" if known.time_ordered else "no")
+    if folder is None and known is not None:
         here = "raw" if find_raw(known) is not None else "no"
         whole = PUBLISHED[name].counts
         sizes = [*_sizes(whole.users, whole.items, [whole.interactions], None)[:4], "", "", "", ""]
-        return [name, known.task, *sizes, order, here]
-    if damage(folder) is not None:
-        return [name, known.task, *[""] * 8, order, "damaged"]
+        return [name, task, *sizes, order, here]
+    if folder is None or damage(folder) is not None:
+        return [name, task, *[""] * 8, order, "damaged"]
     info = read_info(folder)[1]
     splits = [info.num_train or 0, info.num_valid or 0, info.num_test or 0]
-    order = "yes" if (known.time_ordered and info.time_ordered is None) or info.time_ordered else "no"
+    ordered = order == "yes" if info.time_ordered is None else info.time_ordered
     sizes = _sizes(info.num_users, info.num_items, splits, info.social_edges)
-    return [name, known.task, *sizes, order, "yes"]
+    return [name, task or info.task, *sizes, "yes" if ordered else "no", "yes"]
 
 
 def _sizes(users: int, items: int, splits: list[int], edges: int | None) -> list[str]:

@@ -34,7 +34,7 @@ class Evaluate(Bounded):
     env: EnvOption = None
     """Environment id; the run's own unless told otherwise."""
     data: FolderOption = None
-    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    """A data set of one's own, instead of ``--env``: its canonical folder, or its name in a data home."""
     split: Literal["valid", "test"] = "test"
     """Which items count as relevant."""
     device: str = "auto"

@@ -37,7 +37,7 @@ from agents.commands.resuming import (
     weights_of,
 )
 from agents.config import TrainerConfig, named_settings
-from agents.console import console
+from agents.console import console, say
 from agents.plots import column, plot_curves
 from agents.registry import algorithm, presets
 from agents.reinforce import ReinforceConfig
@@ -94,7 +94,7 @@ class Finetune(Bounded):
     env: EnvOption = None
     """Environment id; that of ``--init`` unless told otherwise."""
     data: FolderOption = None
-    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    """A data set of one's own, instead of ``--env``: its canonical folder, or its name in a data home."""
     seed: Seed = 0
     """Of the users drawn and of the noise."""
     device: str = "auto"
@@ -214,7 +214,22 @@ class Finetune(Bounded):
         if not self.quiet:
             note_other_data(load_dataset(choose_target(None, None, folder.config).dataset))
             console().print(comparison_table(report, f"{folder.config['env']}, seed {self.seed}"))
+            say(_chosen(report["training"]))
         return 0
+
+
+def _chosen(training: Mapping[str, Any]) -> str:
+    """Which weights validation chose, in words.
+
+    Example:
+        >>> training = {"iterations": 5, "best_iteration": 0, "best_value": 0.25}
+        >>> print(_chosen(training | {"selected_on": "valid ndcg@20"}))
+        Iteration 0 of 5 has the best valid ndcg@20, 0.2500: the weights are those of the start.
+    """
+    best, last = training["best_iteration"], training["iterations"]
+    start = ": the weights are those of the start" if best == 0 else ""
+    value = f"{training['selected_on']}, {training['best_value']:.4f}"
+    return f"Iteration {best} of {last} has the best {value}{start}."
 
 
 def make_agent(

@@ -64,7 +64,7 @@ class Pretrain(Bounded):
     env: EnvOption = None
     """Environment id: it says which data set, backbone and chain length."""
     data: FolderOption = None
-    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    """A data set of one's own, instead of ``--env``: its canonical folder, or its name in a data home."""
     seed: Seed = 0
     """Of the initial weights, the batches and the noise."""
     device: str = "auto"

@@ -54,7 +54,7 @@ class Recommend(Bounded):
     env: EnvOption = None
     """Environment id; the run's own if left out."""
     data: FolderOption = None
-    """Folder of one's own data set in canonical form, instead of ``--env``."""
+    """A data set of one's own, instead of ``--env``: its canonical folder, or its name in a data home."""
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda`` ..."""
     other_data: Flag = False

@@ -40,6 +40,10 @@ class Interactions:
     timestamps: npt.NDArray[np.float64] | None = None
     ratings: npt.NDArray[np.float32] | None = None
 
+    def __repr__(self) -> str:
+        """The counts, without the arrays."""
+        return f"Interactions({self.num_users} users, {self.num_items} items, {len(self)} rows)"
+
     @classmethod
     def from_pairs(
         cls,
@@ -165,6 +169,12 @@ class Dataset:
     item_ids: npt.NDArray[Any] | None = None
     item_features: Mapping[str, npt.NDArray[Any]] | None = None
     origin: str | None = None
+
+    def __repr__(self) -> str:
+        """Name, task and counts, without the arrays."""
+        rows = " / ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
+        sizes = f"{self.num_users} users, {self.num_items} items"
+        return f"{type(self).__name__}({self.name!r}, {self.task}, {sizes}, {rows})"
 
     @property
     def num_users(self) -> int:

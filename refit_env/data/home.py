@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
-from refit_env.data.catalog import CATALOG, Source, known_names, source
+from refit_env.data.catalog import CATALOG, Source, known_names
 from refit_env.data.dataset import Dataset
 from refit_env.data.download import fetch, how_to_get
 from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
-from refit_env.errors import DataError
+from refit_env.errors import DataError, unknown_name
 from refit_env.files import file_state
 from refit_env.folders import cache_folder, lock_of, restore
 
@@ -37,10 +37,11 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     the cache folder, and a home that cannot be written to is only read. A data set is read once per process.
 
     Args:
-        name_or_folder: a name of ``refit data list``, ``"synthetic"``, or a folder in canonical form.
+        name_or_folder: a name of ``refit data list`` (a known one, or one's own set in a data home),
+            ``"synthetic"``, or a folder in canonical form.
 
     Raises:
-        ValueError: for a name that is neither known nor a folder, with a did-you-mean.
+        ValueError: for a name that is neither known, nor in a data home, nor a folder, with a did-you-mean.
         DataError: if the files are not there (the message says which to get, from where, and where to put
             them), or break a rule.
 
@@ -62,13 +63,15 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
                 "'refit data prepare' makes one"
             )
     else:
-        source(name)  # raises, with a did-you-mean
-        raise AssertionError("unreachable")
+        own = find_dataset(name)
+        if own is None:
+            raise unknown_name("data set", name, list_datasets())
+        folder = own
     return _load(str(folder.resolve()), tuple(file_state(file) for file in sorted(folder.iterdir())))
 
 
 def find_dataset(name: str) -> Path | None:
-    """The canonical folder of a known data set, or None if no home holds it."""
+    """The canonical folder of a data set by its name, known or one's own, or None if no home holds it."""
     for home in data_homes():
         restore(home / name)
         if is_canonical(home / name):
@@ -77,8 +80,14 @@ def find_dataset(name: str) -> Path | None:
 
 
 def list_datasets() -> dict[str, Path | None]:
-    """Every known name with its canonical folder, None where it is not here; ``synthetic`` needs none."""
-    return {name: None if name == "synthetic" else find_dataset(name) for name in known_names()}
+    """Every known name with its canonical folder, None where it is not here; ``synthetic`` needs none.
+
+    One's own sets in the data homes follow by name.
+    """
+    found = {name: None if name == "synthetic" else find_dataset(name) for name in known_names()}
+    folders = [folder for home in data_homes() if home.is_dir() for folder in home.iterdir()]
+    own = {folder.name for folder in folders if is_canonical(folder)} - set(found)
+    return found | {name: find_dataset(name) for name in sorted(own)}
 
 
 def find_raw(entry: Source) -> Path | None:

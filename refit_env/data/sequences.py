@@ -30,7 +30,7 @@ def is_rows(dataset: Dataset) -> bool:
     return dataset.task in LENGTHS and (dataset.time_ordered or dataset.task == "sequential")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RowDataset(Dataset):
     """A sequential or check-in set seen as rows. Everywhere else a row is simply a *user*.
 

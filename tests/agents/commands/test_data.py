@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agents.cli import main
+from agents.commands.common import choose_target
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
 from agents.commands.data_tables import describe
 from refit_env.data import list_datasets, load_dataset, synthesize
@@ -66,6 +67,26 @@ def test_prepare_ones_own_csv(ratings: Path, own_home: Path, capsys: pytest.Capt
 def test_prepare_goes_to_the_data_home_by_itself(ratings: Path, own_home: Path) -> None:
     command = DataPrepare("shop", ratings, columns=("user=visitor", "item=article"))
     assert command.run() == 0 and load_dataset(own_home / "shop").num_users == 5
+
+
+def test_a_set_of_ones_own_in_the_data_home_goes_by_its_name(
+    ratings: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert DataPrepare("shop", ratings, columns=("user=visitor", "item=article")).run() == 0
+    assert "Use it by --data shop" in capsys.readouterr().out
+    assert list_datasets()["shop"] == own_home / "shop"
+    assert load_dataset("shop").fingerprint == load_dataset(own_home / "shop").fingerprint
+    with pytest.raises(ValueError, match="Did you mean 'shop'"):
+        load_dataset("shopp")
+    assert main(["data", "info", "shop"]) == 0 and "5 x 100" in capsys.readouterr().out
+    assert main(["data", "list"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shop"))
+    assert row.split()[:5] == ["shop", "cf", "5", "100", "100"] and row.split()[-2:] == ["no", "yes"]
+    assert choose_target(None, Path("shop")).dataset == str((own_home / "shop").resolve())
+    with pytest.raises(ValueError, match="--data shopp: there is no such folder"):
+        choose_target(None, Path("shopp"))
+    (own_home / "shop" / "dataset.json").write_text("{")
+    assert main(["data", "list"]) == 0 and "damaged" in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -165,8 +165,10 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
     data, elbo, tuned = ["--data", str(own_data)], str(tmp_path / "elbo"), str(tmp_path / "rl")
     small = ["--backbone-options", "hidden=[16]", "num_steps=5"]
     assert main(["pretrain", *data, "--epochs", "2", "--out", elbo, "--quiet", *small]) == 0
-    assert main([*words(Path(elbo), Path(tuned)), *data]) == 0
     capsys.readouterr()
+    assert main([word for word in [*words(Path(elbo), Path(tuned)), *data] if word != "--quiet"]) == 0
+    best = RunFolder(tuned).metrics["training"]["best_iteration"]
+    assert f"Iteration {best} of 6 has the best valid ndcg@20" in " ".join(capsys.readouterr().out.split())
     assert main(["evaluate", *data, "--run", tuned, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["env"] == "ReFiT-Custom-v0"
