@@ -21,7 +21,7 @@ Patience = Annotated[int, Meta(ge=0, le=10**7, description="0: never stop early"
 """Of early stopping."""
 Every = Annotated[int, Meta(ge=1, le=10**7)]
 """Of what is done again and again."""
-Weight = Annotated[float, Meta(ge=0)]
+Weight = Annotated[float, Meta(ge=0, le=1e6)]
 """Of a term of a loss."""
 REDUCTIONS = ("mean", "sum")
 """Names for the ``logprob_reduction`` of an algorithm."""
@@ -44,7 +44,7 @@ class TrainerConfig(Bounded):
     trained with falling ones is shaken out of where it lay by any that stay."""
     max_grad_norm: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Gradients longer than this are cut to it; 0 leaves them."""
-    exploration_std: Annotated[float, Meta(ge=0)] = 0.05
+    exploration_std: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
     """Floor of the policy's standard deviation, in units of the scores."""
     posterior_share: Share = 1.0
     """How much of the chain's own standard deviation is left; less explores nearer to the noise-free

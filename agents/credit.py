@@ -58,7 +58,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
         (N, D) float32; 0 for items that no list may hold.
 
     Raises:
-        TypeError: if the reward does not say what each list position is worth.
+        ValueError: if the reward does not say what each list position is worth.
     """
     step = last_step(rollout, policy, reward)
 

@@ -26,11 +26,11 @@ from refit_env.rewards.base import ListReward, Reward
 
 
 def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
-    """The list rewards of a reward with their weights; TypeError if it has other parts."""
+    """The list rewards of a reward with their weights; ValueError if it has other parts."""
     found = []
     for part, weight in reward.parts():
         if not isinstance(part, ListReward):
-            raise TypeError(
+            raise ValueError(
                 f"estimators 'rao_blackwell' and 'pathwise' and credit 'coordinate' need a list reward (one "
                 f"with gains and discount, as racs, r_ra or ndcg); {type(part).__name__} is none: use "
                 f"estimator 'score', credit 'episode'"
@@ -123,7 +123,7 @@ def sum_over_parts(
         (N, I) float32; 0 for items that no list may hold, which are worth nothing.
 
     Raises:
-        TypeError: if the reward does not say what each list position is worth.
+        ValueError: if the reward does not say what each list position is worth.
     """
     out = torch.zeros_like(step.mean)  # (N, I)
     for part, share in list_parts(reward):

@@ -61,7 +61,7 @@ class Distill(FineTuner):
         """Refuse a reward that does not say what an item is worth.
 
         Raises:
-            TypeError: if the reward has a part without gains.
+            ValueError: if the reward has a part without gains.
         """
         linear_parts(self.env.problem.reward_fn, self._train_users[:1].to(self.device))
 

@@ -98,7 +98,7 @@ class DPO(FineTuner):
 
         Raises:
             ValueError: for a deterministic policy.
-            TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
         if bool((self.policy.std <= 0).any()):
@@ -233,7 +233,7 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
         for items that no list may hold.
 
     Raises:
-        TypeError: if the reward does not say what each list position is worth.
+        ValueError: if the reward does not say what each list position is worth.
     """
     step = last_step(rollout, policy, reward)
     mirrored = 2.0 * step.mean - step.scores  # (N, D)

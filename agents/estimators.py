@@ -77,7 +77,7 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
 
     Raises:
-        TypeError: if the reward does not say what each list position is worth.
+        ValueError: if the reward does not say what each list position is worth.
     """
     step = last_step(rollout, policy, reward)
 

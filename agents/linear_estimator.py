@@ -74,7 +74,7 @@ def linear_pathwise(
         a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
 
     Raises:
-        TypeError: if the reward has a part that is neither a list reward nor ``log_rank`` of one target.
+        ValueError: if the reward has a part that is neither a list reward nor ``log_rank`` of one target.
         ValueError: if scores are not linear in u_0.
     """
     table = problem.score_table
@@ -113,7 +113,7 @@ def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
     What a swap is worth is the sum of what it is worth in the parts that discount alike.
 
     Raises:
-        TypeError: if a part is neither a list reward nor ``log_rank`` of one target.
+        ValueError: if a part is neither a list reward nor ``log_rank`` of one target.
     """
     found: list[tuple[Tensor, Tensor]] = []
     for part, weight in reward.parts():
@@ -127,11 +127,11 @@ def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _linear(part: Reward, users: Tensor) -> tuple[Tensor, Tensor]:
-    """A part's gains (B, I) of ``users`` (B,) and its discount (K,); TypeError if it has none."""
+    """A part's gains (B, I) of ``users`` (B,) and its discount (K,); ValueError if it has none."""
     if isinstance(part, LogRank):
         relevant = part.context.relevant
         if bool((relevant.counts(users) > 1).any()):
-            raise TypeError("'log_rank' of several relevant items is no sum over them: use 'score'")
+            raise ValueError("'log_rank' of several relevant items is no sum over them: use 'score'")
         return relevant.dense(users), discounts(part.context.num_items, part.context.device)  # (I,) no cut
     [(listed, _)] = list_parts(part)
     return listed.gains(users), listed.discount

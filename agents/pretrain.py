@@ -47,7 +47,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
-from refit_env.errors import CheckpointError
+from refit_env.errors import CheckpointError, SettingError
 from refit_env.evaluation import evaluate, evaluated_users, selecting_metric
 from refit_env.files import check_record
 from refit_env.policy import DiffusionPolicy
@@ -86,6 +86,11 @@ class PretrainResult:
     """Rows through the denoiser in all sessions, validation not counted."""
     cost: Usage = field(default_factory=Usage)
     """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
+
+
+def has_ranking_loss(backbone: Backbone) -> bool:
+    """Whether a backbone can be trained by the objective ``ranking``."""
+    return type(backbone).ranking_loss is not Backbone.ranking_loss
 
 
 class Pretrainer:
@@ -127,6 +132,10 @@ class Pretrainer:
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
             )
         check_task(type(backbone), dataset)
+        if config.objective == "ranking" and not has_ranking_loss(backbone):
+            raise SettingError(
+                "objective", f"must be elbo: backbone {backbone.name!r} has no ranking objective"
+            )
         check_same_data(backbone.trained_on, dataset, "the backbone")
         backbone.trained_on = DataIdentity.of(dataset)
         evaluated_users(dataset, "valid")

@@ -128,7 +128,7 @@ class Reinforce(FineTuner):
 
         Raises:
             ValueError: for a deterministic policy, or scores that are not to be trained.
-            TypeError: if the estimator needs a list reward and the reward is none.
+            ValueError: if the estimator needs a list reward and the reward is none.
         """
         if self.config.estimator != "score":
             self._check_reward()
@@ -251,9 +251,10 @@ class Reinforce(FineTuner):
     def _check_scores(self) -> None:
         """Refuse to train scores where no embeddings turn u_0 into scores."""
         if self.config.estimator != "pathwise" or self.env.problem.score_table is None:
-            raise ValueError(
-                "scores_learning_rate needs estimator 'pathwise' and a backbone whose item embeddings score "
-                f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}"
+            raise SettingError(
+                "scores_learning_rate",
+                "needs estimator 'pathwise' and a backbone whose item embeddings score "
+                f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}",
             )
 
     def _kl_derivatives(self, rollout: Rollout) -> list[tuple[Tensor, Tensor]]:

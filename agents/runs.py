@@ -140,8 +140,8 @@ class RunFolder:
             needs: folders that the run reads, by the option that names them: none of them may be ``path``.
 
         Raises:
-            RunError: if the folder holds a run already, another process works on it, the run would replace
-                what it reads, or the path is a file.
+            RunError: if the folder holds a run already, or files of another kind that the run would replace,
+                another process works on it, the run would replace what it reads, or the path is a file.
         """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
@@ -162,6 +162,11 @@ class RunFolder:
                         "Choose another folder with --out, or pass --overwrite to replace it."
                     )
                 run.clear()
+            elif others := run.others():
+                raise RunError(
+                    f"{run.path} holds {', '.join(others)}, which a run would replace, and no {CONFIG} "
+                    "of a run: choose another folder with --out"
+                )
             run.write_config(command, settings)
         except BaseException:
             run.close()
@@ -227,6 +232,11 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether the folder holds a run, finished or not."""
         return (self.path / CONFIG).exists()
+
+    def others(self) -> list[str]:
+        """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
+        names = (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TENSORBOARD)
+        return [name for name in names if (self.path / name).exists()]
 
     def finished(self) -> bool:
         """Whether the run came to its end."""

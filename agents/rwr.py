@@ -94,7 +94,7 @@ class RewardWeighted(FineTuner):
 
         Raises:
             ValueError: for a policy that is deterministic at its last step.
-            TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
         if float(self.policy.std[-1]) <= 0:

@@ -104,7 +104,7 @@ class ClippedSurrogate(FineTuner):
 
         Raises:
             ValueError: for a deterministic policy.
-            TypeError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
         if bool((self.policy.std <= 0).any()):

@@ -112,7 +112,7 @@ class FineTuner(ABC):
 
         Raises:
             ValueError: if the environment does not fit the policy or the configuration; for a wrong setting.
-            TypeError: if the settings need another kind of reward than the environment's.
+            ValueError: if the settings need another kind of reward than the environment's.
         """
         self.config = config if config is not None else self.config_class()
         self.device = resolve_device(device)
@@ -156,7 +156,7 @@ class FineTuner(ABC):
 
         Raises:
             ValueError: for a wrong setting, or a policy that does not go with it.
-            TypeError: if the settings need another kind of reward.
+            ValueError: if the settings need another kind of reward.
         """
 
     def prepare(self) -> None:  # noqa: B027  # most need nothing

@@ -24,7 +24,7 @@ from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
-from refit_env.errors import CheckpointError
+from refit_env.errors import CheckpointError, SettingError
 
 Reduction = Literal["mean", "sum"]
 
@@ -81,8 +81,9 @@ class DiffusionPolicy(nn.Module):
         own = backbone.diffusion.num_steps
         steps = own if num_steps is None else num_steps
         if not 1 <= steps <= own:
-            raise ValueError(
-                f"num_steps={steps} must lie in 1..{own}, the steps that the backbone was trained on"
+            raise SettingError(
+                "num_steps",
+                f"must lie in 1..{own}, the steps that the backbone was trained on, found {steps}",
             )
         chain = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
         self.diffusion = chain.with_eta(eta)

@@ -87,7 +87,7 @@ class Bounded:
         """
         kind: Any = type(self)
         for name, hint in field_types(kind).items():
-            fault = _fault(hint, getattr(self, name))
+            fault = type_fault(hint, getattr(self, name))
             if fault is not None:
                 raise SettingError(name, fault)
         self.check_together()
@@ -117,20 +117,30 @@ def field_types(cls: Any) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
-def _fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None:
-    """What is wrong with a value of a field of a type; None if nothing is."""
+def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None:
+    """What is wrong with a value of a type, bounds included; None if nothing is.
+
+    Args:
+        hint: the type.
+        value: what was found.
+        notes: metadata of the type.
+
+    Example:
+        >>> type_fault(float | None, "x"), type_fault(float | None, 3)
+        ("must be a number, found 'x'", None)
+    """
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _fault(parts[0], value, notes + tuple(hint.__metadata__))
+        return type_fault(parts[0], value, notes + tuple(hint.__metadata__))
     if origin in (Union, types.UnionType):
         if value is None and type(None) in parts:
             return None
-        faults = [_fault(part, value, notes) for part in parts if part is not type(None)]
+        faults = [type_fault(part, value, notes) for part in parts if part is not type(None)]
         return None if None in faults else faults[0]
     if origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         if not isinstance(value, tuple | list):
             return f"must be a list, found {shown(value)}"
-        return next((f for f in (_fault(parts[0], one, notes) for one in value) if f is not None), None)
+        return next((f for f in (type_fault(parts[0], one, notes) for one in value) if f is not None), None)
     if origin is Literal:
         return OneOf(parts).fault(value)
     if hint is bool:

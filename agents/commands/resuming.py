@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
             grows = True
             continue
         more = " (or more)" if name in MAY_GROW else ""
+        option = _option(name)
+        had = f"without {option}, not with" if was is None else f"with {option} {_short(was)}{more}, not"
         raise RunError(
-            f"{path} was begun with {_option(name)} {_short(was)}{more}, not {_short(wanted)}; "
+            f"{path} was begun {had} {_short(wanted)}; "
             "leave the option out: --resume takes what the run was begun with"
         )
     return grows
@@ -119,9 +122,11 @@ def interrupted(command: str, out: Path, unit: str, saved: int | None) -> Keyboa
     Example:
         >>> print(interrupted("pretrain", Path("runs/a"), "epoch", 3))
         epoch 3 is saved; go on with: refit pretrain --resume --out runs/a
+        >>> print(interrupted("finetune", Path("my runs/a"), "iteration", None))
+        nothing was saved yet; go on with: refit finetune --resume --out 'my runs/a'
     """
     kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
-    return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {out}")
+    return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
 
 
 def as_words(options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -146,6 +151,8 @@ def _differences(
         if name not in was and not free:
             continue
         had, wanted = was.get(name), now.get(name)
+        if name == "reward_kwargs":  # left out, it has no settings
+            had, wanted = had or {}, wanted or {}
         if isinstance(had, Mapping) and isinstance(wanted, Mapping):
             yield from _differences(had, wanted, f"{prefix}{name}.")
         elif had != wanted and not _same_path(name, had, wanted):

@@ -130,6 +130,13 @@ def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str,
         if name not in header:
             raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {listed(header)}")
     out = {name: role for role, name in chosen.items()}
+    for column in out:
+        roles = [role for role, name in chosen.items() if name == column]
+        if len(roles) > 1:
+            raise DataError(
+                f"{path} line 1: {spelled('columns')} names {column!r} for {' and '.join(roles)}; "
+                "one role each"
+            )
     for role, usual in ROLES.items():
         if role in chosen:
             continue

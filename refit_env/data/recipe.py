@@ -11,6 +11,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from refit_env.data.messages import spelled
 from refit_env.data.times import UNITS
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, Form, OneOf, PartialShare, Seed
@@ -113,9 +114,10 @@ class Recipe(Bounded):
         """Refuse shares that leave nothing to train on."""
         own_splits = self.split not in ("published", "leave-one-out")
         if own_splits and self.valid_share + self.test_share >= 1:
+            valid = f"{self.valid_share:g}"
             raise SettingError(
                 "test_share",
-                f"must be < {1 - self.valid_share:g}, what valid_share={self.valid_share:g} leaves, "
+                f"must be < {1 - self.valid_share:g}, what {spelled('valid_share', valid, valid)} leaves, "
                 f"found {self.test_share:g}",
             )
 

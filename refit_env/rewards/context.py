@@ -17,6 +17,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
+from refit_env.errors import SettingError
 from refit_env.metrics import rankable, top_k
 from refit_env.neighbors import cached_neighbors, neighbor_average
 from refit_env.rewards.relevance import Relevance
@@ -54,7 +55,7 @@ class RewardContext:
         """Collect; ``ValueError`` if k is not a whole number in 1..I."""
         check_whole("k", k)
         if k > dataset.num_items:
-            raise ValueError(f"k={k} must lie in 1..{dataset.num_items}, the number of items")
+            raise SettingError("k", f"must lie in 1..{dataset.num_items}, the number of items, found {k}")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
         self.model, self.other_data = model, other_data
         self._reference_lists: dict[int, Tensor] = {}

@@ -19,6 +19,7 @@ from torch import Tensor
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.modelled import ModelReward
+from refit_env.text import shown
 
 
 class Recommender(ModelReward):
@@ -47,8 +48,11 @@ class Recommender(ModelReward):
         if folder is None:
             raise ValueError(
                 "reward 'recommender' asks a trained model, and this environment has none of its own: "
-                "pass reward_kwargs={'checkpoint': FOLDER}, a run folder of refit pretrain"
+                "pass reward_kwargs={'checkpoint': FOLDER}, a run folder of refit pretrain "
+                "(--reward-options checkpoint=FOLDER)"
             )
+        if not isinstance(folder, str | Path):
+            raise ValueError(f"checkpoint of reward 'recommender' must be a folder, found {shown(folder)}")
         super().__init__(context)
         policy = DiffusionPolicy.load(folder, other_data=context.other_data)
         policy.scorer(context.dataset)  # refuses another catalogue, task or data set

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 import torch
+from msgspec import Meta
 
 from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
@@ -22,9 +23,13 @@ from refit_env.rewards.personal import PersonalFrequency
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
+from refit_env.settings import type_fault
 
 RewardSpec = str | Mapping[str, float] | Callable[..., Any]
 """A name, a weighted mix of names, or one's own function of (scores, users)."""
+
+Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
+"""Of a reward in a mix; less than 0 makes it a cost."""
 
 RewardClass = TypeVar("RewardClass", bound=type[Reward])
 
@@ -169,9 +174,13 @@ def make_reward(
 def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Reward:
     """One reward by name."""
     allowed = _settings(name)
-    for key in kwargs:
+    types = _types(name)
+    for key, value in kwargs.items():
         if key not in allowed:
             raise _unknown_setting(f"reward {name!r}", key, allowed)
+        fault = None if key not in types else type_fault(types[key], value)
+        if fault is not None:
+            raise ValueError(f"{key} of reward {name!r} {fault}")
     return _REWARDS[name](context, **kwargs)
 
 
@@ -186,6 +195,9 @@ def _make_mix(spec: Mapping[str, float], context: RewardContext, kwargs: Mapping
     parts = {}
     for name, weight in spec.items():
         own = {key: value for key, value in kwargs.items() if key in _settings(name)}
+        fault = type_fault(Weight, weight)
+        if fault is not None:
+            raise ValueError(f"weight of reward {name!r} {fault}")
         parts[name] = (_make(name, context, own), float(weight))
     return Mix(context, parts)
 
@@ -197,6 +209,14 @@ def _settings(name: str) -> list[str]:
     parameters = list(inspect.signature(_REWARDS[name].__init__).parameters.values())[2:]  # self, context
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.kind in named]
+
+
+def _types(name: str) -> dict[str, Any]:
+    """The types of a reward's keyword arguments, where they can be found: one's own class may state none."""
+    try:
+        return get_type_hints(_REWARDS[name].__init__)
+    except (NameError, TypeError):
+        return {}
 
 
 def _unknown_setting(of: str, key: str, allowed: list[str]) -> ValueError:

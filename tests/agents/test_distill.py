@@ -123,7 +123,7 @@ def test_a_resumed_run_repeats_an_unbroken_one(start: tuple[str, Path, Dataset],
 
 
 def test_rewards_that_say_nothing_of_an_item_are_refused(start: tuple[str, Path, Dataset]) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="Diversity is none"):
         made(start, goal={"reward": "diversity"})
     with pytest.raises(ValueError, match="temperature"):
         made(start, temperature=-1.0)

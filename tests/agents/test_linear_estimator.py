@@ -277,7 +277,7 @@ def test_list_rewards_and_mixes_are_taken_apart(reward: Any, checkpoint: str, se
 
 
 def test_what_cannot_be_taken_apart_is_refused(checkpoint: str, sessions: Dataset) -> None:
-    with pytest.raises(TypeError, match="ReciprocalRank is none"):
+    with pytest.raises(ValueError, match="ReciprocalRank is none"):
         agent(checkpoint, sessions, "reciprocal_rank", estimator="pathwise")
     with pytest.raises(ValueError, match="'pathwise' and 'score' know embeddings"):
         agent(checkpoint, sessions, "ndcg", estimator="rao_blackwell")

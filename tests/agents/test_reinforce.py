@@ -391,7 +391,7 @@ def test_wrong_settings_are_refused_before_training(
 
 
 def test_misfits_are_refused_before_training(make_policy: Factory, small_data: Dataset) -> None:
-    with pytest.raises(TypeError, match="use estimator 'score'"):
+    with pytest.raises(ValueError, match="use estimator 'score'"):
         agent(make_policy(), small_data, reward="r_cos")
     env = DenoisingVectorEnv(small_data, num_envs=3, num_steps=3, relevance="recent", backend="torch")
     with pytest.raises(ValueError, match=r"3 sub-environments; users_per_batch \* samples_per_user is 16"):

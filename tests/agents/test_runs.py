@@ -55,6 +55,16 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     assert names == ["config.json", "notes.txt"]  # others' files stay
 
 
+@pytest.mark.parametrize("name", ["metrics.json", "log.csv", "curve.png", "policy.json", "tb"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_are_no_runs_are_not_replaced(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / name).mkdir() if name == "tb" else (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=f"holds {name}, which a run would replace, .* another folder"):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert name == "tb" or (tmp_path / name).read_text() == "mine"
+
+
 def test_a_missing_run_names_what_is_missing(tmp_path: Path) -> None:
     finished(tmp_path / "elbo")
     with pytest.raises(RunError, match=r"no run folder .*elbu'. Runs in .*: elbo\."):

@@ -234,7 +234,7 @@ def test_wrong_settings_are_refused_before_training(
 
 
 def test_coordinate_credit_needs_a_list_reward(make_policy: Factory, small_data: Dataset) -> None:
-    with pytest.raises(TypeError, match="use"):
+    with pytest.raises(ValueError, match="use"):
         agent(make_policy(), small_data, reward="r_cos")
     config = replace(SMALL, credit="episode", iterations=1)
     assert agent(make_policy(), small_data, config, reward="r_cos").learn().history

@@ -234,7 +234,7 @@ def test_wrong_settings_are_refused_before_training(
 
 
 def test_misfits_are_refused_before_training(make_policy: Factory, small_data: Dataset) -> None:
-    with pytest.raises(TypeError, match="credit 'episode'"):
+    with pytest.raises(ValueError, match="credit 'episode'"):
         make(PPO, make_policy(), small_data, SMALL, reward="r_cos")
     with pytest.raises(
         ValueError, match="baseline must be one of leave_one_out, group, group_mean; found 'batch'"

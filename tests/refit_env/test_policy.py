@@ -180,7 +180,7 @@ def test_a_rebuilt_policy_keeps_every_setting_that_is_not_named() -> None:
 
 @pytest.mark.parametrize("steps", [0, 7])
 def test_impossible_chains_are_refused(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"num_steps={steps} must lie in 1..6"):
+    with pytest.raises(ValueError, match=f"num_steps must lie in 1..6, .* found {steps}"):
         policy(steps)
 
 
@@ -254,7 +254,7 @@ def test_policy_json_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"backbone_config": {"hidden": "wide"}}, "that can be built: hidden must be a list"),
         ({"backbone_config": {"num_steps": -3}}, "describes no backbone that can be built"),
         ({"num_steps": 0}, r"expected `int` >= 1 - at `\$\.num_steps`"),
-        ({"num_steps": 7}, r"num_steps=7 must lie in 1\.\.6"),
+        ({"num_steps": 7}, r"num_steps must lie in 1\.\.6.*found 7"),
         ({"eta": 2}, r"expected `float` <= 1\.0 - at `\$\.eta`"),
         ({"exploration_std": None}, "expected `float`, got `null`"),
         ({"backbone": ["diffrec"]}, "expected `str`, got `array`"),

@@ -116,6 +116,10 @@ def test_resuming_gives_the_run_that_was_not_stopped(
     assert f"refit finetune --resume --out {tmp_path / 'run'}" in capsys.readouterr().err
     assert main([*command, "--resume", "--seed", "1"]) == 2
     assert "was begun with --seed 0, not 1; leave the option out" in capsys.readouterr().err
+    assert main([*command, "--resume", "--reward-options", "alpha=0.25"]) == 2
+    assert "was begun without --reward-options alpha, not with 0.25" in capsys.readouterr().err
+    assert main([*command, "--resume", "--num-steps", "2"]) == 2
+    assert "was begun without --num-steps, not with 2" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
     whole, _ = load_checkpoint(tuned)
     parts, _ = load_checkpoint(tmp_path / "run")
@@ -190,7 +194,15 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--estimator", "scor"], "Did you mean 'score'?"),
         (["--reward-options", "alfa=1"], "alpha"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
-        (["--num-steps", "1000"], "num_steps"),
+        (["--num-steps", "1000"], "--num-steps must lie in 1.."),
+        (["--k", "1000"], "--k must lie in 1..400, the number of items, found 1000"),
+        (["--reward-options", "alpha=much"], "alpha of reward 'racs' must be a number, found 'much'"),
+        (["--reward", "racs=1e300"], "weight of reward 'racs' must be >= -1000000.0"),
+        (["--exploration-std", "1e38"], "--exploration-std must be >= 0 and <= 1000000.0, found 1e+38"),
+        (["--reward", "recommender"], "--reward-options checkpoint=FOLDER"),
+        (["--reward", "log_rank"], "use estimator 'score'"),
+        (["--reward", "r_cos", "--algorithm", "ppo"], "credit 'episode'"),
+        (["--scores-learning-rate", "0.1"], "--scores-learning-rate needs estimator 'pathwise'"),
         (["--init", "no-such-run"], "no run folder"),
     ],
 )

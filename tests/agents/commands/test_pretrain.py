@@ -122,7 +122,11 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ([*ENV, "--backbone-options", "hidden"], "should read name=value"),
         ([*ENV, "--target", "recant"], "Did you mean 'recent'?"),
         ([*ENV, "--init", "no-such-run"], "no run folder"),
-        ([*ENV, "--num-steps", "1000"], "num_steps=1000 must lie in 1..40"),
+        (
+            [*ENV, "--num-steps", "1000"],
+            "--num-steps must lie in 1..40, the steps that the backbone",
+        ),
+        ([*ENV, "--objective", "ranking"], "--objective must be elbo: backbone 'diffrec' has no ranking"),
         ([*ENV, "--eta", "2"], "--eta must be >= 0 and <= 1, found 2.0"),
     ],
 )
@@ -130,6 +134,7 @@ def test_mistakes(words: list[str], message: str, tmp_path: Path, capsys: pytest
     assert main(["pretrain", *words, "--out", str(tmp_path / "run"), "--quiet"]) == 2
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
+    assert not (tmp_path / "run").exists()
     assert err.count("\n") == 1
 
 

@@ -246,6 +246,8 @@ def test_columns_that_are_not_there(write: Write) -> None:
         read_rows(path, "csv", ReadOptions(columns={"user": "visitor"}))
     with pytest.raises(ValueError, match="Did you mean 'user'"):
         read_rows(path, "csv", ReadOptions(columns={"usr": "user"}))
+    with pytest.raises(DataError, match="columns names 'user' for user and item; one role each"):
+        read_rows(path, "csv", ReadOptions(columns={"user": "user", "item": "user"}))
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def test_a_row_can_be_judged_by_what_all_others_say(longer: bool) -> None:
     [
         ("ease", {"leave_one_out": True}, "leave_one_out=True is for sequential .* 'holdout'"),
         ("ease", {"l2": 0.0}, "l2=0.0"),
-        ("ease", {"l2": float("nan")}, "l2=nan"),
+        ("ease", {"l2": float("nan")}, "l2 of reward .ease. must be a number, found nan"),
         ("gf_cf", {"rank": 0}, "rank=0"),
         ("gf_cf", {"alpha": -1.0}, "alpha=-1.0"),
     ],
