@@ -73,12 +73,15 @@ coverage: $(INSTALLED) ## Run the fast tests and print what they do not reach
 	$(BIN)/python -m coverage run -m pytest -m "not slow" $(PYTEST_ARGS)
 	$(BIN)/python -m coverage report --show-missing --skip-covered
 
-docs: $(INSTALLED) ## Write the environments' pages and the README's tables again
+docs: $(VENV)/.refit-docs-installed ## Write the generated pages again and build the site into docs/_build (no warnings)
 	$(BIN)/python docs/make_env_pages.py
+	$(BIN)/python docs/make_registry_pages.py
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "the site: docs/_build/index.html"
 
 clean: ## Remove caches and build products (keeps .venv and runs)
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
+	rm -rf build dist docs/_build docs/api .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov
 	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
 $(BIN)/python $(INTEGRATIONS:%=$(VENV)-%/bin/python):
@@ -88,6 +91,10 @@ $(BIN)/python $(INTEGRATIONS:%=$(VENV)-%/bin/python):
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/.refit-docs-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	@touch $@
 
 # A library's pins stand beside those of constraints.txt, or in their place: pip takes no two for one package.

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from docstrings import markdown
+
 from refit_env import EnvEntry, entry, env_ids
 from refit_env.backbones import backbone_class
 from refit_env.data import load_dataset
@@ -20,6 +22,9 @@ from refit_env.envs.vector import DenoisingVectorEnv
 
 FOLDER = Path(__file__).resolve().parent / "environments"
 NOTE = "<!-- Made by docs/make_env_pages.py from the docstrings; edit those. -->"
+
+NOT_RUN = "<!-- not run: needs the data set -->\n"
+"""Above a block, for the test that runs all others."""
 
 
 def pages() -> dict[str, str]:
@@ -40,7 +45,8 @@ def index_page() -> str:
         "Gymnasium >= 1.0 loads no plug-ins: `import refit_env` before `gym.make(id)`, or write\n"
         '`gym.make("refit_env:ID")`. The ids share one class; they differ in their data and defaults.'
     )
-    return "\n\n".join([NOTE, "# Environments", text, "\n".join(head + rows)]) + "\n"
+    toc = "\n".join(["```{toctree}", ":hidden:", "", *env_ids(), "```"])
+    return "\n\n".join([NOTE, "# Environments", text, "\n".join(head + rows), toc]) + "\n"
 
 
 def env_page(row: EnvEntry) -> str:
@@ -90,26 +96,14 @@ def example(row: EnvEntry) -> str:
     data = ', data="my-data"' if row.dataset is None else ""
     if backbone_class(row.backbone).embedding:  # a trained model scores its vectors
         data += ', checkpoint="runs/pretrained"'
-    return f"""```python
+    mark = "" if row.dataset and row.dataset not in CATALOG else NOT_RUN
+    return f"""{mark}```python
 import gymnasium as gym
 import refit_env
 
 env = gym.make("{row.env_id}"{data})
 envs = gym.make_vec("{row.env_id}"{data}, num_envs=64)
 ```"""
-
-
-def markdown(docstring: str) -> str:
-    """Docstring to Markdown: double backticks become single ones, doctests become code blocks."""
-    out: list[str] = []
-    inside = False
-    for line in docstring.splitlines():
-        doctest = line.lstrip().startswith((">>>", "...")) or (inside and bool(line.strip()))
-        if doctest != inside:
-            out.append("```python" if doctest else "```")
-            inside = doctest
-        out.append(line if doctest else line.replace("``", "`"))
-    return "\n".join([*out, "```"] if inside else out)
 
 
 def main(arguments: Sequence[str]) -> int:

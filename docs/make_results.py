@@ -1,10 +1,10 @@
-"""Write the tables of measured results into README.md and docs/results.md.
+"""Write the tables of measured results into docs/results.md, and a choice of their rows into README.md.
 
 Every file of benchmarks/results, and every ``comparison.json`` of its folders, that has a ``table`` or
-``tables`` becomes one section of docs/results.md; those with ``"readme": true`` also stand in README.md. The
+``tables`` becomes one section of docs/results.md; README.md shows the rows that ``HEADLINE`` names. The
 form of such a file:
 
-    {"title": "...", "command": "python -m benchmarks...", "note": "...", "readme": true,
+    {"title": "...", "command": "python -m benchmarks...", "note": "...",
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
 
 ``"tables"`` is a list of such tables, each with a ``title`` of its own; ``"figure"`` names a picture that
@@ -36,6 +36,33 @@ DATA = {row.env_id: row.dataset for row in TABLE if row.dataset is not None}
 """Environment id -> data set."""
 SHORT_NAMES = {env_id.removeprefix("ReFiT-").removesuffix("-v0"): env_id for env_id in DATA}
 """As the first cells of rows name environments."""
+HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
+    "Fine-tuning on ReFiT-ML1M-v0 (test)": (
+        "ML1M",
+        (
+            "DiffRec as published",
+            "+ REINFORCE",
+            "+ same-information ELBO",
+            "same-information ELBO + REINFORCE",
+        ),
+    ),
+    "Backbones, compared": (
+        "",
+        (
+            "Ciao, recdiff",
+            "Ciao, recdiff + REINFORCE",
+            "Ciao, recdiff + distillation of the reward",
+            "Ciao, recdiff: the reward model alone",
+            "YooChoose, dreamrec-ranking",
+            "YooChoose, dreamrec-ranking + REINFORCE",
+            "YooChoose, dreamrec-ranking + distillation of the reward",
+            "YooChoose, dreamrec-ranking: the reward model alone",
+        ),
+    ),
+}
+"""README's rows: title of the result -> the environment that its rows belong to, where they do not name it,
+and their first cells. A gain never stands without its controls."""
+HEADLINE_COLUMNS = ("environment, model", "NDCG@20", "Recall@20", "NDCG@20 gain, %")
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 
@@ -50,14 +77,47 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-def section(result: Mapping[str, Any], page: Path = ROOT / "README.md") -> str:
+def headline(results: Sequence[Mapping[str, Any]]) -> str:
+    """README's table: the rows that ``HEADLINE`` names.
+
+    Raises:
+        ValueError: if a result or a row is not there.
+    """
+    titled = {result["title"]: result for result in results}
+    rows = []
+    for title, (environment, names) in HEADLINE.items():
+        if title not in titled:
+            raise ValueError(f"README shows rows of {title!r}, which no file of benchmarks/results has")
+        result = titled[title]
+        found = {}
+        for table in [result["table"]] if "table" in result else result["tables"]:
+            places = headline_places(table["columns"])
+            found |= {row[0]: [row[place] for place in places] for row in table["rows"] if len(places) == 3}
+        for name in names:
+            if name not in found:
+                raise ValueError(
+                    f"README shows the row {name!r}, which {title!r} has not: {', '.join(found)}"
+                )
+            cell = f"{environment}, {name}" if environment else name
+            rows.append([marked_cell(cell), *found[name]])
+    return markdown_table(HEADLINE_COLUMNS, rows)
+
+
+def headline_places(columns: Sequence[str]) -> list[int]:
+    """Where a table has NDCG@20, Recall@20 and NDCG's gain; fewer places if it has not all of them."""
+    gains = [name for name in columns if name.startswith("NDCG") and "gain" in name]
+    wanted = ["NDCG@20", "Recall@20", *gains[-1:]]
+    return [columns.index(name) for name in wanted if name in columns]
+
+
+def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md") -> str:
     """One result as Markdown: title, tables, figure, the command that made it, what to know.
 
     Args:
         result: of ``load_results``.
         page: where it will stand; the figure's link starts there.
     """
-    parts = [f"### {marked(result['title'])}"]
+    parts = [f"## {marked(result['title'])}"]
     tables = [result["table"]] if "table" in result else result["tables"]
     for table in tables:
         parts += [f"**{marked(table['title'])}**"] if "title" in table else []
@@ -136,8 +196,8 @@ def markdown_table(columns: Sequence[object], rows: Sequence[Sequence[object]]) 
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def fill(page: str, results: Sequence[Mapping[str, Any]], path: Path = ROOT / "README.md") -> str:
-    """Put the results between the markers of a page, which lies at ``path``.
+def fill(page: str, body: str) -> str:
+    """Put text between the markers of a page.
 
     Raises:
         ValueError: if the page has not exactly one pair of markers.
@@ -145,19 +205,16 @@ def fill(page: str, results: Sequence[Mapping[str, Any]], path: Path = ROOT / "R
     if page.count(BEGIN) != 1 or page.count(END) != 1:
         raise ValueError(f"the page needs {BEGIN} and {END} once each")
     head, rest = page.split(BEGIN)
-    tail = rest.split(END)[1]
-    body = "\n\n".join(section(result, path) for result in results) or NOTHING_YET
-    return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
+    return f"{head}{BEGIN}\n\n{body}\n\n{END}{rest.split(END)[1]}"
 
 
 def pages(root: Path = ROOT) -> dict[Path, str]:
     """The two pages as they should be."""
     results = load_results(root / "benchmarks" / "results")
-    chosen = {
-        root / "README.md": [result for result in results if result.get("readme")],
-        root / "docs" / "results.md": results,
-    }
-    return {path: fill(path.read_text(encoding="utf-8"), of, path) for path, of in chosen.items()}
+    readme, page = root / "README.md", root / "docs" / "results.md"
+    sections = "\n\n".join(section(result, page) for result in results) or NOTHING_YET
+    bodies = {readme: headline(results), page: sections}
+    return {path: fill(path.read_text(encoding="utf-8"), body) for path, body in bodies.items()}
 
 
 def main(arguments: Sequence[str]) -> int:

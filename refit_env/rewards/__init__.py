@@ -3,7 +3,13 @@
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.modelled import ModelReward
-from refit_env.rewards.registry import make_reward, models_in, register_reward, reward_names
+from refit_env.rewards.registry import (
+    make_reward,
+    models_in,
+    register_reward,
+    reward_class,
+    reward_names,
+)
 from refit_env.rewards.relevance import MODES, Relevance, make_relevance
 
 __all__ = [
@@ -17,5 +23,6 @@ __all__ = [
     "make_reward",
     "models_in",
     "register_reward",
+    "reward_class",
     "reward_names",
 ]

@@ -77,6 +77,18 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
     return add
 
 
+def reward_class(name: str) -> type[Reward]:
+    """Return the class of a reward; a ValueError with a did-you-mean for an unknown name.
+
+    Example:
+        >>> reward_class("racs").__name__
+        'Racs'
+    """
+    if name not in _REWARDS:
+        raise unknown_name("reward", name, _REWARDS)
+    return _REWARDS[name]
+
+
 def _check_class(name: str, cls: object) -> None:
     """Refuse what is no reward class."""
     if not (inspect.isclass(cls) and issubclass(cls, Reward)):
@@ -204,9 +216,7 @@ def _make_mix(spec: Mapping[str, float], context: RewardContext, kwargs: Mapping
 
 def _settings(name: str) -> list[str]:
     """The keyword arguments that a reward takes; the did-you-mean error for an unknown name."""
-    if name not in _REWARDS:
-        raise unknown_name("reward", name, _REWARDS)
-    parameters = list(inspect.signature(_REWARDS[name].__init__).parameters.values())[2:]  # self, context
+    parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.kind in named]
 

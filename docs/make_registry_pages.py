@@ -1,0 +1,224 @@
+"""Write docs/rewards, docs/algorithms and docs/backbones: one page for each registered name.
+
+The pages come from the registries, the docstrings and the settings; an index lists each group. Run it with
+``make docs``; ``--check`` changes nothing and fails where a page is out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from docstrings import first_sentence, google, settings_table, table
+
+from agents.registry import ALGORITHMS, algorithm
+from refit_env.backbones import backbone_class, backbone_names
+from refit_env.rewards import ListReward, reward_class, reward_names
+
+ROOT = Path(__file__).resolve().parent
+NOTE = "<!-- Made by docs/make_registry_pages.py from the docstrings; edit those. -->"
+
+
+def pages() -> dict[str, str]:
+    """Every page by its path below docs."""
+    out = {}
+    groups: dict[str, tuple[Callable[[], dict[str, str]], Callable[[str], str]]] = {
+        "rewards": (rewards, reward_page),
+        "algorithms": (algorithms, algorithm_page),
+        "backbones": (backbones, backbone_page),
+    }
+    for group, (summaries, page) in groups.items():
+        names = summaries()
+        out[f"{group}/index.md"] = index_page(group, names)
+        out |= {f"{group}/{name}.md": page(name) for name in names}
+    return out
+
+
+EXAMPLE = """```python
+import gymnasium as gym
+
+import refit_env
+
+env = gym.make("{env}", reward="{reward}")
+```"""
+HEADS = {
+    "rewards": (
+        "Rewards",
+        '`gym.make(id, reward="NAME", reward_kwargs={...})`. A mix: `reward={"racs": 1, "coverage": 0.1}`;\n'
+        "your own is a function of (scores, users) or a registered class ([how](../howto/own-reward.md)).\n"
+        "The reward is paid once, at the end of an episode.\n"
+        "[Reward models](../concepts/reward-models.md) says when a model as the reward helps.",
+    ),
+    "algorithms": (
+        "Algorithms",
+        "`refit finetune --algorithm NAME`, or the class in Python. All have one surface: `learn`, `save`,\n"
+        "`load`, `evaluate`. [Results](../results.md) compares them; PPO, A2C, TRPO, SAC and others of\n"
+        "Stable-Baselines3 run on the same environments ([how](../howto/stable-baselines3.md)).",
+    ),
+    "backbones": (
+        "Backbones",
+        "`refit pretrain --backbone NAME`, `gym.make(id, backbone=NAME)`.\n"
+        "[Recommenders](../concepts/recommenders.md) compares what they diffuse and where chains start.",
+    ),
+}
+
+
+def index_page(group: str, names: dict[str, str]) -> str:
+    """The list of a group: each name with what it is."""
+    title, text = HEADS[group]
+    rows = [[f"[{name}]({name}.md)", what] for name, what in names.items()]
+    toc = "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
+    return "\n\n".join([NOTE, f"# {title}", text, table(["name", "what it is"], rows), toc]) + "\n"
+
+
+def rewards() -> dict[str, str]:
+    """Every reward's first sentence."""
+    return {name: first_sentence(reward_class(name).__doc__) for name in reward_names()}
+
+
+def reward_page(name: str) -> str:
+    """A reward: its class, what it needs, its settings, the module's equations."""
+    cls = reward_class(name)
+    facts = [
+        ["class", f"`{cls.__module__}.{cls.__qualname__}`"],
+        ["counts relevant items", _yes(cls.counts_relevant)],
+        ["needs rows in order of time", _yes(cls.needs_rows)],
+        ["is a sum over the list", _yes(issubclass(cls, ListReward))],
+        ["settings", ", ".join(f"`{key}={value!r}`" for key, value in keywords(cls).items()) or "none"],
+    ]
+    parts = [table(["", ""], facts), google(cls.__doc__ or ""), arguments(cls), module_text(cls)]
+    example = EXAMPLE.format(env="ReFiT-Synthetic-v0", reward=name)
+    if cls.needs_rows is True:
+        example = skipped("needs check-ins in order of time", EXAMPLE.format(env="ReFiT-NYC-v0", reward=name))
+    elif "checkpoint" in keywords(cls):
+        example = skipped("needs a pretrained run", EXAMPLE.format(env="ReFiT-Zhihu-v0", reward=name))
+    return page(name, [parts[0], example, *parts[1:]])
+
+
+def keywords(cls: type) -> dict[str, Any]:
+    """The settings of a reward with their defaults."""
+    parameters = list(inspect.signature(cls).parameters.values())[1:]  # after the context
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def arguments(cls: type) -> str:
+    """What the constructor's docstring says, where it has settings."""
+    return f"## Settings\n\n{google(cls.__init__.__doc__ or '')}" if keywords(cls) else ""
+
+
+def algorithms() -> dict[str, str]:
+    """Every algorithm's first sentence."""
+    return {name: first_sentence(algorithm(name).__doc__) for name in sorted(ALGORITHMS)}
+
+
+def algorithm_page(name: str) -> str:
+    """An algorithm: its class, its equation, its settings and presets."""
+    cls = algorithm(name)
+    config = cls.config_class
+    changed = [
+        [f"`{label}`", ", ".join(changes(preset, config())) or "the defaults"]
+        for label, preset in {"default": config(), **cls.presets}.items()
+    ]
+    return page(
+        name,
+        [
+            f"`{cls.__module__}.{cls.__qualname__}`",
+            f"```\nrefit finetune --init runs/elbo --algorithm {name} --out runs/{name}\n```",
+            google(cls.__doc__ or ""),
+            module_text(cls),
+            "## Settings",
+            settings_table(config),
+            "## Presets",
+            table(["`--preset`", "what it changes"], changed),
+        ],
+    )
+
+
+def changes(preset: Any, base: Any) -> list[str]:
+    """The fields of a preset that are not the defaults."""
+    pairs = [(field.name, getattr(preset, field.name)) for field in fields(base)]
+    return [f"`{name}={value!r}`" for name, value in pairs if value != getattr(base, name)]
+
+
+def backbones() -> dict[str, str]:
+    """Every backbone's first sentence."""
+    return {name: first_sentence(backbone_class(name).__doc__) for name in backbone_names()}
+
+
+def backbone_page(name: str) -> str:
+    """A backbone: its class, what its chain is, its settings."""
+    cls = backbone_class(name)
+    facts = [
+        ["class", f"`{cls.__module__}.{cls.__qualname__}`"],
+        ["tasks", ", ".join(cls.tasks)],
+        ["u is", "an embedding; a trained model scores it" if cls.embedding else "one number an item"],
+        ["chains start from", cls.start],
+        [
+            "the network also sees",
+            "a context" if cls.conditional or cls.shows_rows else "nothing but u and t",
+        ],
+    ]
+    return page(
+        name,
+        [
+            table(["", ""], facts),
+            google(cls.__doc__ or ""),
+            module_text(cls),
+            "## Configuration",
+            "The defaults; the sets that the authors treated have their published values.",
+            settings_table(cls.config_class, "field"),
+        ],
+    )
+
+
+def module_text(cls: type) -> str:
+    """The docstring of the file, where equations and departures from the reference code stand."""
+    module = inspect.getmodule(cls)
+    text = google((module.__doc__ if module else None) or "")
+    return f"## Method\n\n{text}" if text else ""
+
+
+def page(title: str, parts: list[str]) -> str:
+    """A page of its parts."""
+    return "\n\n".join([NOTE, f"# {title}", *(part for part in parts if part)]) + "\n"
+
+
+def skipped(reason: str, block: str) -> str:
+    """A code block that the tests compile and do not run."""
+    return f"<!-- not run: {reason} -->\n{block}"
+
+
+def _yes(value: object) -> str:
+    return "depends on its settings" if not isinstance(value, bool) else "yes" if value else "no"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with ``--check`` compare them."""
+    wanted = pages()
+    folders = {path.split("/")[0] for path in wanted}
+    there = {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in (ROOT / folder).glob("*.md")
+    }
+    stale = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
+    for name in stale:
+        path = ROOT / name
+        if "--check" in arguments:
+            print(f"out of date: docs/{name} (run `make docs`)", file=sys.stderr)
+        elif name in wanted:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[name], encoding="utf-8")
+            print(f"wrote docs/{name}")
+        else:
+            path.unlink()
+            print(f"deleted docs/{name}: no such name")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
