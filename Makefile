@@ -103,5 +103,5 @@ $(INTEGRATIONS:%=$(VENV)-%/.refit-installed): $(VENV)-%/.refit-installed: \
 	awk -F '==' '{name = tolower($$1); gsub(/[-_.]+/, "-", name)} NR == FNR {own[name]} NR == FNR || !(name in own)' \
 		constraints-$*.txt constraints.txt > $(VENV)-$*/constraints.txt
 	$(VENV)-$*/bin/python -m pip install --quiet --disable-pip-version-check \
-		-c $(VENV)-$*/constraints.txt -e '.[$*]' pytest
+		-c $(VENV)-$*/constraints.txt -e '.[$*]' hypothesis pytest
 	@touch $@

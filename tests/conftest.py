@@ -1,11 +1,21 @@
-"""Shared fixtures: the real data sets are used where they are, and skipped with a reason where not."""
+"""What all tests share: the real data sets, or a skip with a reason, and the same surroundings everywhere."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(  # a busy machine is no failure
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from refit_env.rewards.ridge import ByItems, ByUsers
 from refit_env.ridge import ridge_weights
 
 ITEMS = 6
-many = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+many = settings(max_examples=30, suppress_health_check=UNCHECKED)
 tables = hnp.arrays(
     np.int8, st.tuples(st.integers(3, 7), st.integers(4, 7)), elements=st.sampled_from([-1, 0])
 )

@@ -28,7 +28,8 @@ tables = hnp.arrays(
     st.tuples(st.integers(2, 6), st.integers(4, 9)),
     elements=st.sampled_from([-1, -1, 0, 0, 0, 1, 2]),
 )
-many = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+many = settings(max_examples=40, suppress_health_check=UNCHECKED)
 
 
 ModelFor = Callable[[Dataset], Path]

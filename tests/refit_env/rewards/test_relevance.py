@@ -21,7 +21,8 @@ from refit_env.rewards import MODES, Relevance, make_relevance, make_reward, rew
 tables = hnp.arrays(
     np.int8, st.tuples(st.integers(2, 6), st.integers(4, 9)), elements=st.sampled_from([-1, 0, 0, 0, 1, 2])
 )
-many = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+many = settings(max_examples=60, suppress_health_check=UNCHECKED)
 
 
 def relevance_or_skip(mode: str, dataset: Dataset, **kwargs: float) -> Relevance:
