@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +21,14 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(**vars(fine_tuning_cost))
 
 
-def test_the_published_table_is_what_the_published_cells_give(benchmark: Any) -> None:
+def test_the_published_table_is_what_the_published_cells_give(
+    benchmark: Any, assert_alike: Callable[[Any, Any], None]
+) -> None:
     published = json.loads((ROOT / "benchmarks" / "results" / "fine_tuning_cost.json").read_text())
     found = {cell.key: json.loads(cell.path(benchmark.CELLS).read_text()) for cell in benchmark.plan()}
     rows, details = benchmark.tabulate(found)
     assert rows == published["table"]["rows"]
-    for name, values in details.items():  # floats of a least-squares fit: the last digits are the processor's
-        assert published[name] == pytest.approx(values, rel=1e-9)
+    assert_alike(details, {name: published[name] for name in details})
 
 
 def test_ratios_and_exponents(benchmark: Any) -> None:
