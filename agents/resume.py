@@ -13,12 +13,11 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import torch
 from msgspec import Meta
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from agents.resources import Usage
 from agents.state import (

@@ -20,10 +20,9 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, NotRequired, TypedDict
 
 from filelock import FileLock, Timeout
-from typing_extensions import TypedDict
 
 from refit_env.files import finite, read_record, remove_temporaries, write_json
 

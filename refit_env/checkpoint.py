@@ -13,14 +13,13 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
 from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from typing_extensions import TypedDict
 
 from refit_env.errors import CheckpointError
 from refit_env.files import atomic_path, check_record, finite, parse_record, read_record, write_json

@@ -6,11 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 import tyro
 from msgspec import Meta
-from typing_extensions import TypedDict
 
 from agents.commands.common import (
     Target,

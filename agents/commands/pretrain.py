@@ -6,12 +6,11 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import tyro
 from rich.table import Table
 from tqdm import tqdm
-from typing_extensions import TypedDict
 
 from agents.closed_form import is_closed_form
 from agents.commands.common import (

@@ -41,7 +41,7 @@ def test_a_shifted_row_is_the_folded_policy(basis: str, make_policy: Factory, sm
         for n in range(6):
             other = make_policy().eval()
             subspace.fold(other.backbone.output_layer, layer, matrices[n], shifts[n])
-            assert torch.allclose(other.denoise(u[n : n + 1])[0], together[n], atol=1e-5)
+            assert torch.allclose(other.denoise(u[n : n + 1])[0], together[n], atol=1e-4)
         assert float((together - plain).abs().mean()) > 0.01
 
 
