@@ -44,7 +44,7 @@ def _inline_math(translator: Any, node: nodes.math) -> None:
 
 def _mathml(node: nodes.Node, display: bool) -> str:
     tree = latex2mathml.tex2mathml(node.astext(), as_block=display)
-    return f'<div class="math">{tree}</div>' if display else str(tree)
+    return f'<div class="math" style="padding: 0.5em 0">{tree}</div>' if display else str(tree)
 
 
 def _write_api(app: Any) -> None:

@@ -16,7 +16,7 @@ import refit_env
 
 PICTURE = Path(__file__).resolve().parent / "images" / "chain.png"
 USER = 19
-"""Of the embedded set: 15 items shown, 3 of 6 hidden ones in the list, near the mean of all users."""
+"""Of the embedded set: 15 items shown, 3 of 4 hidden ones in the list."""
 
 
 def chain(user: int) -> np.ndarray:
