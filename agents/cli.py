@@ -23,7 +23,7 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
-from agents.interrupt import INTERRUPTED, signals_interrupt
+from agents.training.interrupt import INTERRUPTED, signals_interrupt
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("agents.commands.data", "list, prepare, inspect and synthesize data sets"),

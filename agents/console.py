@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from refit_env.text import visible
+from refit_env.utils.text import visible
 
 
 class PlainConsole(Console):

@@ -8,7 +8,7 @@ Cells, each measured on the test split with weights chosen on the validation spl
 - ``+ REINFORCE (score)``: the paper's estimator with a leave-one-out baseline and an exploration std.
 - ``+ REINFORCE (paper)``: its literal form: no baseline, the posterior's own std, RACS, lr 1e-3, 64 users.
 - ``+ REINFORCE``: the default agent (pathwise Rao-Blackwell estimator).
-- ``+ more ELBO``: plain further training, as much work (``agents.work``) as ``+ REINFORCE`` took.
+- ``+ more ELBO``: plain further training, as much work (``agents.runs.work``) as ``+ REINFORCE`` took.
 - ``same-information ELBO``: the control that RL must stand beside. The input is what the reward's relevance
   leaves visible, the target the whole row; what the reward knows, this loss knows.
 - ``same-information ELBO + REINFORCE``: RL on top of it.
@@ -29,26 +29,26 @@ from typing import Any
 
 import numpy as np
 
-from agents.comparison.aggregate import gain
-from agents.comparison.budgets import budget_note, in_work, mean_work, same, units_of, work_of
-from agents.comparison.cells import Outcome, run_cells
-from agents.comparison.provenance import sources
-from agents.comparison.records import Cell, CellError, other_commits, read_cell
-from agents.comparison.tables import plus_minus
-from agents.comparison.training import data_of, fine_tuned, further_elbo, pretrained, trained_by
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import ReinforceConfig, preset
-from agents.resources import measure
-from agents.runs import POLICY
-from agents.stats import mean_interval, paired_bootstrap
-from agents.work import Work
+from agents.algorithms.reinforce import ReinforceConfig, preset
+from agents.experiments.aggregate import gain
+from agents.experiments.budgets import budget_note, in_work, mean_work, same, units_of, work_of
+from agents.experiments.cells import Outcome, run_cells
+from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, CellError, other_commits, read_cell
+from agents.experiments.tables import plus_minus
+from agents.experiments.training import data_of, fine_tuned, further_elbo, pretrained, trained_by
+from agents.runs.folder import POLICY
+from agents.runs.profiling import measure
+from agents.runs.work import Work
+from agents.training.pretrain_config import PretrainConfig
 from benchmarks.harness import RESULTS, report
 from refit_env.backbones import sized_config
 from refit_env.errors import unknown_name
-from refit_env.evaluation import evaluate
-from refit_env.files import read_json
+from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.statistics import mean_interval, paired_bootstrap
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
+from refit_env.utils.atomic_io import read_json
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 SHOWN = ("ndcg@20", "recall@20")

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.comparison.cells import run_cells
-from agents.comparison.provenance import sources
-from agents.comparison.records import Cell, CellError, read_cell
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.resources import measure
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.experiments.cells import run_cells
+from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, CellError, read_cell
+from agents.runs.profiling import measure
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, report
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset

@@ -19,7 +19,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
 from benchmarks.harness import report
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from agents.comparison.provenance import provenance as here
-from agents.comparison.provenance import sources
-from agents.comparison.tables import TextTable, print_table
 from agents.console import say
-from refit_env.files import write_json
+from agents.experiments.provenance import provenance as here
+from agents.experiments.provenance import sources
+from agents.experiments.tables import TextTable, print_table
+from refit_env.utils.atomic_io import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
 """Where result files go; ``docs/make_results.py`` reads them there."""

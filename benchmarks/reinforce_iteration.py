@@ -5,7 +5,8 @@
 All on ReFiT-ML1M-v0 with DiffRec's published network (or, without the data, a synthetic set of that size),
 64 users x 16 episodes, T = 4, score-function estimator:
 
-- *agent*: ``agents.reinforce``: one rollout with its graph kept, log-probabilities from the sampling pass
+- *agent*: ``agents.algorithms.reinforce``: one rollout with its graph kept, log-probabilities from the
+sampling pass
   itself, the first step computed once a user.
 - *two passes*: the textbook way: sample without a graph, recompute every log-probability with one.
 - *bare products*: only the matrix products that the agent needs (forward, weight gradients, input gradients
@@ -22,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.advantages import advantage
-from agents.reinforce import Reinforce, preset
+from agents.algorithms.reinforce import Reinforce, preset
+from agents.gradients.advantages import advantage
 from benchmarks.harness import in_turns, report
 from refit_env.backbones import make_backbone, published_config
 from refit_env.data import load_dataset, synthesize

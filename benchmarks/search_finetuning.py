@@ -10,8 +10,8 @@ a grid can grow; stale ones are named, and ``--redo`` measures them again. Check
 
 No test item is looked at. ``gain`` is the relative gain in validation NDCG@20 of the weights that validation
 chose, which are those whose gain it is: the figure ranks variants, it is no measurement. Of each start, the
-variant is chosen that took least work (``agents.work``) among those that keep most of the best one's gain
-(``KEEP``).
+variant is chosen that took least work (``agents.runs.work``) among those that keep most of the best one's
+gain (``KEEP``).
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Outcome, run_cells
-from agents.comparison.provenance import sources
-from agents.comparison.records import Cell, CellError, unfinished
-from agents.comparison.training import data_of, fine_tuned, rewarded_validation
-from agents.pretrain import pretrain
-from agents.pretrain_config import published_training
-from agents.reinforce import ReinforceConfig, preset
-from agents.stats import paired_bootstrap
+from agents.algorithms.reinforce import ReinforceConfig, preset
+from agents.experiments.cells import Outcome, run_cells
+from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, CellError, unfinished
+from agents.experiments.training import data_of, fine_tuned, rewarded_validation
+from agents.hyperparams.search import GRIDS, Grid, Start, Variant
+from agents.training.pretrain_config import published_training
+from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, report
-from benchmarks.search_grids import GRIDS, Grid, Start, Variant
 from refit_env.backbones import backbone_for
 from refit_env.errors import unknown_name
-from refit_env.evaluation import evaluate
-from refit_env.files import read_json
+from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.statistics import paired_bootstrap
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
+from refit_env.utils.atomic_io import read_json
 
 SEED = 100
 """No comparison trains with it, so what is chosen here was not fitted to a run that is reported."""

@@ -16,7 +16,7 @@ from refit_env.data.catalog import CATALOG, known_names
 from refit_env.data.coverage import FILE, Measured, measured
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
-from refit_env.files import write_json
+from refit_env.utils.atomic_io import write_json
 
 
 def entries() -> dict[str, Measured]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from docstrings import first_sentence, google, settings_table, table
 
-from agents.registry import ALGORITHMS, algorithm
+from agents.algorithms.registry import ALGORITHMS, algorithm
 from refit_env.backbones import backbone_class, backbone_names
 from refit_env.rewards import ListReward, reward_class, reward_names
 

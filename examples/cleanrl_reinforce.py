@@ -4,9 +4,9 @@
     tensorboard --logdir runs
 
 The policy's mean and standard deviation, the log-probability, the advantage, the loop, the logs and the
-selection are written out here, on ``gym.make_vec`` and a pretrained network. ``agents.reinforce`` with the
-preset ``score`` is the same algorithm in the library's form: with one seed both draw the same users and the
-same noise, and a test finds the same rewards in both, number by number.
+selection are written out here, on ``gym.make_vec`` and a pretrained network. ``agents.algorithms.reinforce``
+with the preset ``score`` is the same algorithm in the library's form: with one seed both draw the same users
+and the same noise, and a test finds the same rewards in both, number by number.
 
 Letters: B users in a batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
 """
@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.backbones import Backbone
 from refit_env.data import Dataset
 from refit_env.data.rows import SparseRows
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 

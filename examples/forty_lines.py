@@ -12,10 +12,10 @@ import gymnasium as gym
 import torch
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.data import load_dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 

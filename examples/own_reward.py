@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import ListReward, RewardContext, register_reward

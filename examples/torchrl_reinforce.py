@@ -24,10 +24,10 @@ from torchrl.objectives import ReinforceLoss
 from torchrl.objectives.value import GAE
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.data import Dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 

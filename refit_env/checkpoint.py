@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from refit_env.errors import CheckpointError
-from refit_env.files import atomic_path, check_record, finite, parse_record, read_record, write_json
+from refit_env.utils.atomic_io import atomic_path, check_record, finite, parse_record, read_record, write_json
 
 POLICY = "policy"
 """Stem of a policy's files in a run folder."""
@@ -98,7 +98,8 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
 def load_state(stem: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what ``save_state`` wrote; tensors on the CPU.
 
-    The caller checks the meta (``refit_env.files.check_record``) and the tensors (``check_tensors``).
+    The caller checks the meta (``refit_env.utils.atomic_io.check_record``) and the tensors
+    (``check_tensors``).
 
     Raises:
         CheckpointError: if the file is missing, damaged, too large, or of another format.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
 
-from refit_env.kept import Kept
+from refit_env.utils.content_cache import Kept
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

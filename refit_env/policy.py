@@ -292,7 +292,7 @@ class DiffusionPolicy(nn.Module):
         return scores
 
     def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:
-        """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.evaluate`` takes.
+        """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.ranking.evaluate`` takes.
 
         What is seen of users (``dataset.episodes``) are their train rows, or the histories of rows, as in the
         published protocols. For a data set of another catalogue or task the function is refused here, before

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from msgspec import Meta
 
 from refit_env.errors import SettingError, did_you_mean
-from refit_env.text import shown
+from refit_env.utils.text import shown
 
 LARGEST_SEED = 2**32 - 1
 """What NumPy, Gymnasium and torch all take."""

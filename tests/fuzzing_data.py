@@ -18,8 +18,8 @@ import scipy.io
 import scipy.sparse as sp
 
 from refit_env.data import load_canonical, save_dataset, synthesize_checkins, synthesize_social
-from refit_env.data.inert import read_inert
 from refit_env.data.prepare import prepare
+from refit_env.data.readers.safe_unpickle import read_inert
 from refit_env.data.recipe import Recipe
 from tests.fuzzing import mutate_bytes, mutate_json
 

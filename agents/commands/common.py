@@ -12,14 +12,14 @@ from typing import Any
 from rich.table import Table
 
 from agents.console import say
-from agents.plots import Series, column
-from agents.resources import Usage
-from agents.stats import paired_bootstraps
+from agents.runs.plots import Series, column
+from agents.runs.profiling import Usage
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.coverage import differs
 from refit_env.data.home import find_dataset
-from refit_env.evaluation import Evaluation, nearest_metric
+from refit_env.evaluation.ranking import Evaluation, nearest_metric
+from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import EnvEntry, entry
 

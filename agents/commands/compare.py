@@ -13,21 +13,21 @@ from agents.commands.common import note_other_sets
 from agents.commands.compare_backbones import Backbones
 from agents.commands.comparing import RESULT, Progress, show
 from agents.commands.options import CountOption, Flag, Repeats, Workers, parse
-from agents.comparison.aggregate import by_row, over_environments
-from agents.comparison.contest import plan, whose
-from agents.comparison.figures import draw_learning_curves
-from agents.comparison.judging import read_results
-from agents.comparison.provenance import sources
-from agents.comparison.rows import BASE, ROWS, choose_rows
-from agents.comparison.tables import (
+from agents.experiments.aggregate import by_row, over_environments
+from agents.experiments.contest import plan, whose
+from agents.experiments.figures import draw_learning_curves
+from agents.experiments.judging import read_results
+from agents.experiments.provenance import sources
+from agents.experiments.rows import BASE, ROWS, choose_rows
+from agents.experiments.tables import (
     aggregate_table,
     environment_table,
     note,
     summarise,
 )
 from refit_env.errors import unknown_name
-from refit_env.files import write_json
 from refit_env.settings import Bounded
+from refit_env.utils.atomic_io import write_json
 
 FIGURE = "curves.png"
 """What the command leaves in ``--out``, beside the cells and the result."""

@@ -12,23 +12,23 @@ import tyro
 from agents.commands.common import note_other_sets
 from agents.commands.comparing import RESULT, Progress, show
 from agents.commands.options import Flag, RepeatsOption, Workers
-from agents.comparison.backbone_tables import (
+from agents.experiments.backbone_tables import (
     grouped,
     model_table,
     note,
     slice_table,
     summarise,
 )
-from agents.comparison.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
-from agents.comparison.budgets import units_of
-from agents.comparison.claims import claims_table
-from agents.comparison.judging import read_results
-from agents.comparison.machine import machine_of
-from agents.comparison.provenance import sources
-from agents.state import resolve_device
+from agents.experiments.backbones import NEEDS, PRETRAINED, ROWS, TWELVE, device_of, plan, whose
+from agents.experiments.budgets import units_of
+from agents.experiments.claims import claims_table
+from agents.experiments.judging import read_results
+from agents.experiments.provenance import sources
+from agents.runs.hardware import machine_of
+from agents.training.tensors import resolve_device
 from refit_env.errors import unknown_name
-from refit_env.files import write_json
 from refit_env.settings import Bounded
+from refit_env.utils.atomic_io import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Backbones(Bounded):
     env: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")] = TWELVE
     """Environment ids; the twelve of the paper unless told otherwise."""
     models: str = ""
-    """Comma-separated models; all that ``agents.hyperparams`` names if left out."""
+    """Comma-separated models; all that ``agents.hyperparams.backbones`` names if left out."""
     rows: str = ""
     """Comma-separated rows: ``pretrained``, ``reinforce``, ``elbo`` and, where a model is the reward,
     ``distill`` and ``reward``; all if left out."""

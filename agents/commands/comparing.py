@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.cells import Outcome, run_cells
-from agents.comparison.judging import CELLS
-from agents.comparison.records import Cell, other_commits, unfinished
-from agents.comparison.tables import TextTable, print_table
 from agents.console import say
+from agents.experiments.cells import Outcome, run_cells
+from agents.experiments.judging import CELLS
+from agents.experiments.records import Cell, other_commits, unfinished
+from agents.experiments.tables import TextTable, print_table
 
 RESULT = "comparison.json"
 """What a comparison leaves in its folder, beside the cells."""

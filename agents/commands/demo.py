@@ -11,27 +11,27 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from agents.algorithms.reinforce import ReinforceConfig
 from agents.commands.common import REPORTED, Target, plain, reported
 from agents.commands.finetune import finetune_run, make_agent
 from agents.commands.options import Flag, Repeats, of_group, parse
 from agents.commands.pretrain import pretrain_run
 from agents.console import console, say
-from agents.interrupt import INTERRUPTED
-from agents.plots import Series, column, mean_line, plot_curves
-from agents.pretrain import Pretrainer
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import ReinforceConfig
-from agents.resources import measure
-from agents.runlog import read_log
-from agents.runs import RunFolder
-from agents.state import resolve_device
-from agents.stats import mean_interval, paired_bootstraps
+from agents.runs.folder import RunFolder
+from agents.runs.log import read_log
+from agents.runs.plots import Series, column, mean_line, plot_curves
+from agents.runs.profiling import measure
+from agents.training.interrupt import INTERRUPTED
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import Pretrainer
+from agents.training.tensors import resolve_device
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
-from refit_env.evaluation import Evaluation, evaluate, selecting_metric
-from refit_env.files import write_json
+from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_metric
+from refit_env.evaluation.statistics import mean_interval, paired_bootstraps
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded
+from refit_env.utils.atomic_io import write_json
 
 TARGET = Target("ReFiT-Synthetic-v0", None)
 MODELS = ("pretrained", "control", "reinforce")

@@ -14,10 +14,10 @@ from rich.table import Table
 from agents.commands.common import choose_target, note_other_data
 from agents.commands.options import EnvOption, Flag, FolderOption, parse
 from agents.console import console
-from agents.runs import RunFolder
-from agents.state import resolve_device
+from agents.runs.folder import RunFolder
+from agents.training.tensors import resolve_device
 from refit_env.data import load_dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded
 

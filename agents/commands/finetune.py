@@ -11,6 +11,8 @@ from typing import Annotated, Any, TypedDict
 import tyro
 from msgspec import Meta
 
+from agents.algorithms.registry import algorithm, presets
+from agents.algorithms.reinforce import ReinforceConfig
 from agents.commands.common import (
     Target,
     choose_target,
@@ -35,22 +37,20 @@ from agents.commands.resuming import (
     interrupted,
     weights_of,
 )
-from agents.config import TrainerConfig, named_settings
 from agents.console import console, say
-from agents.plots import column, plot_curves
-from agents.registry import algorithm, presets
-from agents.reinforce import ReinforceConfig
-from agents.resources import measure
-from agents.resume import policy_of
-from agents.runlog import read_log
-from agents.runs import CONFIG, CURVE, RunError, RunFolder
-from agents.trainer import STATE_NAME, FineTuner
+from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
+from agents.runs.log import read_log
+from agents.runs.plots import column, plot_curves
+from agents.runs.profiling import measure
+from agents.training.checkpoint import policy_of
+from agents.training.config import TrainerConfig, named_settings
+from agents.training.fine_tuner import STATE_NAME, FineTuner
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
-from refit_env.evaluation import evaluated_users
-from refit_env.files import check_record
+from refit_env.evaluation.ranking import evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded, Seed
+from refit_env.utils.atomic_io import check_record
 
 
 @dataclass(frozen=True)

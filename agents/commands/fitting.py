@@ -8,14 +8,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.closed_form import fit_closed_form
 from agents.commands.common import cost, reported, validation_curves
-from agents.plots import plot_curves
-from agents.resources import measure
-from agents.runlog import RunLog, read_log
-from agents.runs import CURVE, RunFolder
+from agents.runs.folder import CURVE, RunFolder
+from agents.runs.log import RunLog, read_log
+from agents.runs.plots import plot_curves
+from agents.runs.profiling import measure
+from agents.training.closed_form import fit_closed_form
 from refit_env.data import Dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, unchecked
-from refit_env.text import acts, visible
+from refit_env.utils.text import acts, visible
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin."""

@@ -12,7 +12,6 @@ import tyro
 from rich.table import Table
 from tqdm import tqdm
 
-from agents.closed_form import is_closed_form
 from agents.commands.common import (
     Target,
     choose_target,
@@ -34,21 +33,22 @@ from agents.commands.resuming import (
     weights_of,
 )
 from agents.console import console
-from agents.plots import column, plot_curves
-from agents.pretrain import STATE_NAME, Pretrainer
-from agents.pretrain_config import PretrainConfig, published_training
-from agents.resources import measure
-from agents.runlog import RunLog, read_log
-from agents.runs import CONFIG, CURVE, RunError, RunFolder
+from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
+from agents.runs.log import RunLog, read_log
+from agents.runs.plots import column, plot_curves
+from agents.runs.profiling import measure
+from agents.training.closed_form import is_closed_form
+from agents.training.pretrain_config import PretrainConfig, published_training
+from agents.training.pretrainer import STATE_NAME, Pretrainer
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
-from refit_env.evaluation import evaluate, evaluated_users
-from refit_env.files import check_record
+from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Bounded, Seed
+from refit_env.utils.atomic_io import check_record
 
 
 @dataclass(frozen=True, kw_only=True)

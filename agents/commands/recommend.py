@@ -18,14 +18,14 @@ from torch import Tensor
 from agents.commands.common import choose_target
 from agents.commands.options import CountOption, EnvOption, Flag, FolderOption, parse
 from agents.console import console, say
-from agents.runs import RunFolder
-from agents.state import resolve_device
+from agents.runs.folder import RunFolder
+from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.dataset import SPLITS
 from refit_env.data.ids import IdMap
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded
-from refit_env.text import shown
+from refit_env.utils.text import shown
 
 NAMES = ("title", "name")
 """Columns of ``items.parquet`` that say what an item is called."""

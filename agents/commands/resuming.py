@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agents.runs import RunConfig, RunError, RunFolder
+from agents.runs.folder import RunConfig, RunError, RunFolder
 from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data

@@ -2,7 +2,7 @@
 
 from agents.sb3.buffers import LeaveOneOutFlatRolloutBuffer, LeaveOneOutRolloutBuffer
 from agents.sb3.callbacks import RankingEvalCallback, evaluate_model
-from agents.sb3.chain_log import ChainLogCallback
+from agents.sb3.chain_callback import ChainLogCallback
 from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.vec_env import GymVecEnv, to_sb3_vec_env
 

@@ -19,7 +19,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
-from agents.advantages import leave_one_out
+from agents.gradients.advantages import leave_one_out
 
 Bools = npt.NDArray[np.bool_]
 

@@ -16,13 +16,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
-from agents.divergence import divergence
 from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.stack import check_stack, gym_envs
 from agents.sb3.vec_env import arrays
+from agents.training.kl import divergence
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers import chain_scorer
-from refit_env.evaluation import (
+from refit_env.evaluation.ranking import (
     Evaluation,
     ScoreFunction,
     evaluate,
@@ -40,8 +40,8 @@ class RankingEvalCallback(BaseCallback):
     """Ranks the validation items every so often, logs what it finds, and keeps the best weights.
 
     SB3's ``EvalCallback`` looks at the mean reward of some episodes; what a recommender is judged by is the
-    full ranking of every user (``refit_env.evaluation``), and it is deterministic. Evaluated are the model
-    before training, every ``eval_freq`` environment steps, and at the end.
+    full ranking of every user (``refit_env.evaluation.ranking``), and it is deterministic. Evaluated are the
+    model before training, every ``eval_freq`` environment steps, and at the end.
 
     Logged: ``valid/ndcg@20`` and the like, ``valid/coverage@20``, ``valid/gini@20``; for a
     ``DiffusionActorCriticPolicy`` also ``policy/kl_to_pretrained``, the mean over users of

@@ -20,13 +20,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from agents.sb3.actor import make_actor
 from agents.sb3.critic import ChainValue
 from agents.sb3.distribution import FixedStdGaussian
-from agents.sb3.optimizer import SCALE, scale_groups
+from agents.sb3.lr_scale import SCALE, scale_groups
 from agents.sb3.spaces import Observations, check_context, check_spaces, read_state
 from agents.sb3.stack import check_stack
 from refit_env.backbones import Condition
-from refit_env.callers import running_objects
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy, Reduction
+from refit_env.utils.callers import running_objects
 
 
 class DiffusionActorCriticPolicy(ActorCriticPolicy):

@@ -21,7 +21,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from refit_env.envs.wrappers.chain import Layer, layers
+from refit_env.envs.wrappers.state_tracker import Layer, layers
 
 CHANGING = (gym.ObservationWrapper, gym.ActionWrapper, VectorObservationWrapper, VectorActionWrapper)
 """Bases of Gymnasium's wrappers that change what is observed or done."""

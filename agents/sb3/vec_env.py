@@ -23,9 +23,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 from torch import Tensor
 
-from agents.sb3.infos import alike, common_options, places, rows_of
-from agents.sb3.rewards import check_reward, refuse_nonfinite_rewards
-from refit_env.envs.wrappers.chain import layers
+from agents.sb3.info_layout import alike, common_options, places, rows_of
+from agents.sb3.reward_check import check_reward, refuse_nonfinite_rewards
+from refit_env.envs.wrappers.state_tracker import layers
 
 Bools = npt.NDArray[np.bool_]
 AnyVectorEnv = VectorEnv[Any, Any, Any]

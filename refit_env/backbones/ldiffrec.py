@@ -24,7 +24,7 @@ from refit_env.backbones.elbo import StepLoss
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.diffusion.schedule import SCHEDULES
-from refit_env.factors import item_factors
+from refit_env.item_factors import item_factors
 from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
 
 FACTORS = 64

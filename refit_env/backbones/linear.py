@@ -27,7 +27,7 @@ from refit_env.backbones.closed_form import (
 )
 from refit_env.data.dataset import Dataset
 from refit_env.data.sequences import RowDataset
-from refit_env.ridge import ridge_weights
+from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000
 """Items of the largest catalogue: a float32 matrix of that size takes 2.5 GB, and solving it three."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
 from refit_env.data.messages import listed, reason
+from refit_env.data.readers.delimited import refuse_pickle
 from refit_env.errors import DataError
 
 

@@ -30,8 +30,8 @@ from refit_env.data.tables import (
     read_source_ids,
 )
 from refit_env.errors import DataError
-from refit_env.files import read_record
-from refit_env.text import shown
+from refit_env.utils.atomic_io import read_record
+from refit_env.utils.text import shown
 
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
 ITEMS = "items.parquet"

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from refit_env.files import read_record
+from refit_env.utils.atomic_io import read_record
 
 if TYPE_CHECKING:
     from refit_env.data.dataset import Dataset

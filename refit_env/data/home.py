@@ -15,8 +15,8 @@ from refit_env.data.download import fetch, how_to_get
 from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError, unknown_name
-from refit_env.files import file_state
-from refit_env.folders import cache_folder, lock_of, restore
+from refit_env.utils.atomic_io import file_state
+from refit_env.utils.folders import cache_folder, lock_of, restore
 
 HOME_VARIABLE = "REFIT_DATA_HOME"
 

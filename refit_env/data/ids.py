@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.text import shown
+from refit_env.utils.text import shown
 
 NUMBER = r"(?:0|[1-9][0-9]*)"
 """A whole number as numbers are written; ``007`` and ``+7`` are not, and a number would lose it."""

@@ -27,8 +27,8 @@ from refit_env.data.filters import (
 )
 from refit_env.data.limits import check_count
 from refit_env.data.messages import spelled
-from refit_env.data.named import ReadOptions
-from refit_env.data.readers import guess_format, read_rows
+from refit_env.data.readers.formats import guess_format, read_rows
+from refit_env.data.readers.header_tables import ReadOptions
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name, check_own_name, save_dataset

@@ -15,7 +15,7 @@ from refit_env.data.messages import spelled
 from refit_env.data.times import UNITS
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, Form, OneOf, PartialShare, Seed
-from refit_env.text import shown
+from refit_env.utils.text import shown
 
 SPLIT_NAMES = ("published", "random", "time", "quantile", "sessions", "leave-one-out")
 """Values of ``Recipe.split``."""
@@ -62,7 +62,7 @@ class Recipe(Bounded):
     """How official files become a data set: read, filter in the order of the fields, then split."""
 
     format: str | None = None
-    """A key of ``refit_env.data.readers.FORMATS``; None guesses from the names of the files."""
+    """A key of ``refit_env.data.readers.formats.FORMATS``; None guesses from the names of the files."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> column name, for CSV and RecBole files."""
     ignore: tuple[str, ...] = ()

@@ -15,8 +15,8 @@ from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset
 from refit_env.data.messages import spelled
 from refit_env.errors import DataError
-from refit_env.files import errors_name, write_json
-from refit_env.folders import atomic_folder
+from refit_env.utils.atomic_io import errors_name, write_json
+from refit_env.utils.folders import atomic_folder
 
 FILES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS, INFO)
 """All that a canonical folder may hold."""

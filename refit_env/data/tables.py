@@ -14,12 +14,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from refit_env.data.delimited import refuse_pickle
 from refit_env.data.filters import RawRows
 from refit_env.data.limits import MOST_COLUMNS, check_unpacked, check_values
 from refit_env.data.messages import listed, reason
+from refit_env.data.readers.delimited import refuse_pickle
 from refit_env.errors import DataError
-from refit_env.text import shown
+from refit_env.utils.text import shown
 
 _LIMITS = {"lat": 90.0, "lon": 180.0}
 """Largest absolute value of a column of the items' table."""

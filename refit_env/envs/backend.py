@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.envs.buffers import ArrayPool
+from refit_env.envs.array_pool import ArrayPool
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]

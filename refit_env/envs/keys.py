@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refit_env.checkpoint import POLICY
-from refit_env.files import file_state
+from refit_env.utils.atomic_io import file_state
 
 
 def files_of(value: Any) -> Hashable:

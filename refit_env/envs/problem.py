@@ -20,8 +20,8 @@ from refit_env.backbones import Backbone, backbone_class, backbone_config, check
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings
-from refit_env.envs.judge import load_judge
 from refit_env.envs.keys import files_of, frozen
+from refit_env.envs.score_model import load_judge
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
 
 BOUND = 6.0

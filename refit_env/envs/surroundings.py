@@ -19,7 +19,7 @@ from gymnasium.wrappers.vector import (
     VectorizeTransformReward,
 )
 
-from refit_env.callers import argument_of_caller, running_objects
+from refit_env.utils.callers import argument_of_caller, running_objects
 
 ARRAYS_ONLY = (DictInfoToList, NormalizeReward, RecordEpisodeStatistics)
 """Gymnasium's vector wrappers that compute with NumPy arrays of rewards, flags or infos."""

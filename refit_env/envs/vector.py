@@ -31,11 +31,11 @@ from refit_env.envs.denoising import (
     make_spaces,
     refuse_nonfinite,
 )
-from refit_env.envs.generators import Generators
 from refit_env.envs.problem import make_problem
 from refit_env.envs.render import Renderer
+from refit_env.envs.rngs import Generators
 from refit_env.envs.surroundings import check_limit, check_tensor_wrappers
-from refit_env.envs.vector_arguments import check_arguments, read_mask, read_users, resolve_autoreset
+from refit_env.envs.vector_options import check_arguments, read_mask, read_users, resolve_autoreset
 from refit_env.errors import unknown_name
 from refit_env.rewards.registry import RewardSpec
 

@@ -2,7 +2,7 @@
 
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.context import RewardContext
-from refit_env.rewards.modelled import ModelReward
+from refit_env.rewards.linear_models import ModelReward
 from refit_env.rewards.registry import (
     make_reward,
     models_in,

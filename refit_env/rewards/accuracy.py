@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from refit_env.metrics import discounts, ideal_dcg
+from refit_env.evaluation.metrics import discounts, ideal_dcg
 from refit_env.rewards.base import ListReward, Reward, rank_discount
 from refit_env.rewards.context import RewardContext
 

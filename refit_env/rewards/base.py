@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from refit_env.data.sequences import RowDataset
-from refit_env.metrics import discounts, rankable
+from refit_env.evaluation.metrics import discounts, rankable
 from refit_env.rewards.context import RewardContext, lists_of_each
 
 
@@ -159,7 +159,7 @@ class ListReward(Reward):
     """A reward that adds up over the list: sum over ranks of discount[rank] * gains[item at that rank].
 
     Subclasses give the gains of each term and its weight. Estimators that know this form have far less
-    variance than the score function: see ``agents.estimators``.
+    variance than the score function: see ``agents.gradients.estimators``.
 
     Attributes:
         weights: weight of each term in the reward.

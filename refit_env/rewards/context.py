@@ -18,7 +18,7 @@ from torch import Tensor
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.errors import SettingError
-from refit_env.metrics import rankable, top_k
+from refit_env.evaluation.metrics import rankable, top_k
 from refit_env.neighbors import cached_neighbors, neighbor_average
 from refit_env.rewards.relevance import Relevance
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.context import RewardContext
-from refit_env.rewards.modelled import ModelReward
-from refit_env.text import shown
+from refit_env.rewards.linear_models import ModelReward
+from refit_env.utils.text import shown
 
 
 class Recommender(ModelReward):

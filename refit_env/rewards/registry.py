@@ -14,12 +14,12 @@ from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, ReciprocalRank, TargetHits
 from refit_env.rewards.base import Reward
-from refit_env.rewards.beyond import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
+from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
+from refit_env.rewards.callable_reward import CallableReward
 from refit_env.rewards.context import RewardContext
-from refit_env.rewards.custom import CallableReward
+from refit_env.rewards.frequency import PersonalFrequency
+from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward
 from refit_env.rewards.mix import Mix
-from refit_env.rewards.modelled import Ease, GraphFilter, ModelReward
-from refit_env.rewards.personal import PersonalFrequency
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from agents.distill import DistillConfig
-from agents.pretrain import Pretrainer, pretrain
-from agents.pretrain_config import PretrainConfig
-from agents.registry import algorithm
-from agents.reinforce import ReinforceConfig
-from agents.trainer import FineTuner
+from agents.algorithms.distillation import DistillConfig
+from agents.algorithms.registry import algorithm
+from agents.algorithms.reinforce import ReinforceConfig
+from agents.training.fine_tuner import FineTuner
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import Pretrainer, pretrain
 from refit_env.backbones import backbone_class, backbone_for, backbone_names
 from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy

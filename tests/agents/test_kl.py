@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.divergence import divergence
-from agents.grpo import GRPO, GRPOConfig
-from agents.ppo import PPO, PPOConfig
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.rollout import Rollout, roll_out
-from agents.trainer import FineTuner
+from agents.algorithms.grpo import GRPO, GRPOConfig
+from agents.algorithms.ppo import PPO, PPOConfig
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.rollouts.rollout import Rollout, roll_out
+from agents.training.fine_tuner import FineTuner
+from agents.training.kl import divergence
 from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy
 

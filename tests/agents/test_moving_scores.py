@@ -9,10 +9,10 @@ from typing import Any, cast
 import pytest
 import torch
 
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.rollout import roll_out
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.rollouts.rollout import roll_out
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from agents.comparison.cells import do_cell
-from agents.comparison.records import plain
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import ReinforceConfig
+from agents.algorithms.reinforce import ReinforceConfig
+from agents.experiments.cells import do_cell
+from agents.experiments.records import plain
+from agents.training.pretrain_config import PretrainConfig
 
 SYNTHETIC = "ReFiT-Synthetic-v0"
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agents.comparison.cells import do_cell
-from agents.comparison.records import plain
-from refit_env.files import write_json
+from agents.experiments.cells import do_cell
+from agents.experiments.records import plain
+from refit_env.utils.atomic_io import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SYNTHETIC = "ReFiT-Synthetic-v0"
@@ -55,7 +55,7 @@ def test_trying_a_variant_elsewhere_too_leaves_its_cells_valid(search: Any) -> N
 
 
 def test_grids_build_the_settings_that_they_name(search: Any) -> None:
-    from agents.pretrain_config import PretrainConfig
+    from agents.training.pretrain_config import PretrainConfig
 
     for env_id, grid in search.GRIDS.items():
         assert search.plan(env_id, grid)
@@ -118,7 +118,7 @@ def test_a_table_has_no_stale_cells(search: Any, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(search.GRIDS, SYNTHETIC, grid)
     monkeypatch.setattr(search, "CELLS", tmp_path)
     monkeypatch.setattr(search, "run_cells", lambda *args, **kwargs: {})
-    monkeypatch.setattr("agents.comparison.records._other_data", lambda old, name: [])
+    monkeypatch.setattr("agents.experiments.records._other_data", lambda old, name: [])
     monkeypatch.setattr("sys.argv", ["search", "--env", SYNTHETIC, "--variants", "a"])
     with pytest.raises(SystemExit, match=r"two_b\.json: stale"):
         search.main()

@@ -181,7 +181,7 @@ def test_the_readme_shows_a_choice_of_rows_with_their_controls(
 
 
 def test_every_registered_name_has_a_page() -> None:
-    from agents.registry import ALGORITHMS
+    from agents.algorithms.registry import ALGORITHMS
     from refit_env.backbones import backbone_names
     from refit_env.rewards import reward_names
 
@@ -222,7 +222,7 @@ def test_docstrings_become_markdown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fields_have_their_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents.registry import algorithm
+    from agents.algorithms.registry import algorithm
     from refit_env.backbones import backbone_class, backbone_names
 
     docstrings = script("docstrings.py", monkeypatch)

@@ -14,8 +14,8 @@ from types import ModuleType
 
 import pytest
 
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.backbones import make_backbone
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy

@@ -12,7 +12,7 @@ import torch
 import refit_env
 from refit_env.data import load_dataset, synthesize
 from refit_env.errors import CheckpointError
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 
 
 def test_its_lists_are_better_than_those_of_item_popularity() -> None:

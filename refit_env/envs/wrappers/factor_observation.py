@@ -11,10 +11,10 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import Env, problem_of, shown_vector
 from refit_env.envs.wrappers.low_rank_action import train_factors
-from refit_env.envs.wrappers.maps import FactorMap
 from refit_env.envs.wrappers.single import ChainWrapper
+from refit_env.envs.wrappers.state_tracker import Env, problem_of, shown_vector
+from refit_env.envs.wrappers.transforms import FactorMap
 
 
 class FactorObservation(ChainWrapper):

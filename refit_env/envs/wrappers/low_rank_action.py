@@ -13,10 +13,10 @@ from gymnasium.utils import RecordConstructorArgs
 from torch import Tensor
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import problem_of, require_residual
-from refit_env.envs.wrappers.maps import LowRankMap
 from refit_env.envs.wrappers.single import ChainWrapper
-from refit_env.factors import item_factors
+from refit_env.envs.wrappers.state_tracker import problem_of, require_residual
+from refit_env.envs.wrappers.transforms import LowRankMap
+from refit_env.item_factors import item_factors
 
 LOW_RANK_BOUND = 3.0
 """Of each coordinate of a low-rank action."""

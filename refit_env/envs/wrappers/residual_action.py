@@ -13,10 +13,10 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import Env, problem_of
-from refit_env.envs.wrappers.frozen import frozen_policy
-from refit_env.envs.wrappers.maps import ResidualMap
+from refit_env.envs.wrappers.frozen_policy import frozen_policy
 from refit_env.envs.wrappers.single import ChainWrapper
+from refit_env.envs.wrappers.state_tracker import Env, problem_of
+from refit_env.envs.wrappers.transforms import ResidualMap
 from refit_env.policy import DiffusionPolicy
 
 RESIDUAL_BOUND = 5.0

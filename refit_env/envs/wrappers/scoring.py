@@ -19,9 +19,9 @@ from torch import Tensor
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import Env, Layer, layers, read_actions
-from refit_env.envs.wrappers.maps import Moment, ResidualMap
-from refit_env.evaluation import ScoreFunction
+from refit_env.envs.wrappers.state_tracker import Env, Layer, layers, read_actions
+from refit_env.envs.wrappers.transforms import Moment, ResidualMap
+from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.policy import DiffusionPolicy
 
 Act = Callable[[Any], Any]
@@ -32,7 +32,7 @@ Resolve = Callable[[Any, Moment], Any]
 
 
 def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFunction:
-    """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.evaluate`` takes.
+    """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.ranking.evaluate`` takes.
 
     Whole chains are run through the environment's observation and action maps, but not through the
     environment: any users can be scored, any number at a time, and the environment's own episodes are left

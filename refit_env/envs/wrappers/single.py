@@ -13,8 +13,8 @@ import torch
 from gymnasium.utils import RecordConstructorArgs
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import Layer, read_actions, shown_vector
-from refit_env.envs.wrappers.maps import ActionMap, ObservationMap
+from refit_env.envs.wrappers.state_tracker import Layer, read_actions, shown_vector
+from refit_env.envs.wrappers.transforms import ActionMap, ObservationMap
 
 
 class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

@@ -10,9 +10,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from refit_env.envs.wrappers.chain import problem_of, shown_vector
-from refit_env.envs.wrappers.maps import TopKMap
 from refit_env.envs.wrappers.single import ChainWrapper
+from refit_env.envs.wrappers.state_tracker import problem_of, shown_vector
+from refit_env.envs.wrappers.transforms import TopKMap
 
 
 class TopKObservation(ChainWrapper):

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agents.cli import main
-from agents.comparison import settings
-from agents.comparison.settings import EnvSettings
-from agents.pretrain_config import PretrainConfig
+from agents.hyperparams import algorithms as settings
+from agents.hyperparams.algorithms import EnvSettings
+from agents.training.pretrain_config import PretrainConfig
 
 ENV = "ReFiT-Synthetic-v0"
 TINY = EnvSettings(
@@ -55,7 +55,7 @@ def test_a_comparison_runs_goes_on_and_tells_failures(
     assert report["command"] == f"refit compare algorithms --env {ENV} --seeds 1 --algorithms reinforce,grpo"
     assert report["figure"] == "curves.png" and set(report["over_environments"]) == {"reinforce", "grpo"}
 
-    monkeypatch.setattr("agents.comparison.cells._begin", None)  # nothing may run any more
+    monkeypatch.setattr("agents.experiments.cells._begin", None)  # nothing may run any more
     assert main(words(tmp_path, "--algorithms", "reinforce,grpo", "--json")) == 0
     assert json.loads(capsys.readouterr().out)["environments"] == report["environments"]
     assert main(words(tmp_path, "--algorithms", "none", "--json")) == 0

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from agents import hyperparams
+from agents.algorithms.reinforce import ReinforceConfig
 from agents.cli import main
-from agents.comparison.backbones import MORE_SEEDS, TWELVE, more_training, plan
-from agents.comparison.cells import do_cell
-from agents.hyperparams import Tuned, tuned
-from agents.pretrain import pretrain
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import ReinforceConfig
+from agents.experiments.backbones import MORE_SEEDS, TWELVE, more_training, plan
+from agents.experiments.cells import do_cell
+from agents.hyperparams import backbones as hyperparams
+from agents.hyperparams.backbones import Tuned, tuned
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import pretrain
 from refit_env.data import Dataset, load_dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.registration import env_ids
 
 ENV = "ReFiT-Synthetic-v0"
@@ -67,7 +67,7 @@ def test_a_comparison_runs_and_goes_on(
     start = json.loads((tmp_path / "cells" / f"{ENV}_diffrec_pretrained_seed0.json").read_text())
     assert cell["test"]["ndcg@20"] - start["test"]["ndcg@20"] == pytest.approx(mean, abs=1e-6)
 
-    monkeypatch.setattr("agents.comparison.cells._begin", None)  # nothing may run any more
+    monkeypatch.setattr("agents.experiments.cells._begin", None)  # nothing may run any more
     assert main(words(tmp_path, "--json")) == 0
     assert json.loads(capsys.readouterr().out)["models"] == report["models"]
 
@@ -76,7 +76,7 @@ def test_tables_of_what_is_finished_run_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(words(tmp_path, "--rows", "pretrained")) == 0
-    monkeypatch.setattr("agents.comparison.cells._begin", None)
+    monkeypatch.setattr("agents.experiments.cells._begin", None)
     assert main(words(tmp_path, "--finished")) == 0
     report = json.loads((tmp_path / "comparison.json").read_text())
     assert [row[0] for row in report["tables"][1]["rows"]] == ["Synthetic, diffrec"]
@@ -214,7 +214,7 @@ def test_the_control_is_told_the_validation_items_that_the_reward_was(
         trained_on.append(dataset)
         return pretrain(dataset, *args, **kwargs)
 
-    monkeypatch.setattr("agents.comparison.training.pretrain", watched)
+    monkeypatch.setattr("agents.experiments.training.pretrain", watched)
     cells = plan([ENV], tmp_path, seeds=1, settings={ENV: {"diffrec": told}})
     for cell in cells:
         do_cell(cell, tmp_path / "cells")

@@ -7,7 +7,7 @@ import pytest
 
 from agents.cli import main
 from agents.commands.demo import demo_table, over_seeds
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
 
 QUICK = [
     "--seeds", "2", "--pretrain.epochs", "2", "--agent.iterations", "4", "--agent.eval-every", "2",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
 
 
 def test_json_agrees_with_what_the_run_reported(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:

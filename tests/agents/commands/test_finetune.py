@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from agents.algorithms.reinforce import Reinforce
 from agents.cli import main
 from agents.commands.common import comparison, parse_reward
 from agents.commands.finetune import RewardChoice, begun_command
-from agents.reinforce import Reinforce
-from agents.runlog import read_log
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
+from agents.runs.log import read_log
 from refit_env.checkpoint import load_checkpoint
 from refit_env.data import load_dataset
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 from tests.fuzzing import generators, mutate_json
 

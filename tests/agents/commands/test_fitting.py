@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.runlog import read_log
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
+from agents.runs.log import read_log
 from refit_env.policy import DiffusionPolicy
 
 FIT = [

@@ -9,10 +9,10 @@ import pytest
 
 from agents.cli import main
 from agents.commands.pretrain import Pretrain, begun_command
-from agents.pretrain import Pretrainer
-from agents.pretrain_config import PretrainConfig
-from agents.runlog import read_log
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
+from agents.runs.log import read_log
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import Pretrainer
 from refit_env.checkpoint import load_checkpoint
 from refit_env.policy import DiffusionPolicy
 from tests.fuzzing import generators, mutate_json

@@ -23,7 +23,7 @@ from refit_env.data import (
     synthesize_social,
 )
 from refit_env.data.dataset import SPLITS
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from agents.cli import main
-from agents.runs import RunFolder
+from agents.runs.folder import RunFolder
 from refit_env.data import Dataset, Interactions, load_dataset, save_dataset
 
 FEW = ["--quiet", "--device", "cpu", "--users-per-batch", "8"]

@@ -23,13 +23,13 @@ from agents.sb3 import (
     to_sb3_vec_env,
 )
 from agents.sb3.callbacks import check_actor, denoising_problem, divergence, model_scorer
-from agents.sb3.comparison import InTurns
+from agents.sb3.experiment import InTurns
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingEnv, DenoisingVectorEnv
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward
-from refit_env.rewards.beyond import Coverage
+from refit_env.rewards.beyond_accuracy import Coverage
 
 MakeEnvs = Callable[..., GymVecEnv]
 

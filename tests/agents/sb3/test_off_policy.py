@@ -23,7 +23,7 @@ from agents.sb3 import (
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingVectorEnv
 from refit_env.envs.wrappers.vector import FactorObservation, LowRankAction, ResidualAction
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 RANK = 4

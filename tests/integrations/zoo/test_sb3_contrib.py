@@ -14,7 +14,7 @@ import refit_env  # noqa: F401
 from agents.sb3 import DiffusionActorCriticPolicy, evaluate_model, to_sb3_vec_env
 from refit_env.data import load_dataset
 from refit_env.envs.wrappers.vector import FactorObservation, LowRankAction, ResidualAction
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.backbones.spectral import SpectralDenoiser
 from refit_env.data import Dataset, Interactions, synthesize, synthesize_sessions
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 NAMES = ["linear", "spectral"]

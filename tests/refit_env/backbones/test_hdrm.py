@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.pretrain import Pretrainer
-from agents.pretrain_config import PretrainConfig
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for, make_backbone, published_config, sized_config
 from refit_env.backbones.hdrm import HDRM, HDRMConfig
 from refit_env.backbones.lorentz import squared_distances

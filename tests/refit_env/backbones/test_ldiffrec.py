@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.pretrain import Pretrainer
-from agents.pretrain_config import PretrainConfig, published_training
+from agents.training.pretrain_config import PretrainConfig, published_training
+from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for, make_backbone, published_config, sized_config
 from refit_env.backbones.ldiffrec import LDiffRec, LDiffRecConfig, _none_empty, _split, item_clusters
 from refit_env.data import Dataset, synthesize

@@ -17,7 +17,7 @@ from refit_env.backbones.recdiff import RecDiff, both_directions
 from refit_env.checkpoint import load_checkpoint, save_checkpoint
 from refit_env.data import Dataset, Interactions, synthesize, synthesize_social
 from refit_env.errors import CheckpointError, DataError
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import make_relevance
 

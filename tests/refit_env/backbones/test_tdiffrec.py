@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.pretrain import Pretrainer
-from agents.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for, make_backbone, published_config
 from refit_env.backbones.tdiffrec import TDiffRec, TDiffRecConfig
 from refit_env.data import Dataset, Interactions, synthesize

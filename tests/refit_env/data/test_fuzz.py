@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from refit_env.data.readers import FORMATS
+from refit_env.data.readers.formats import FORMATS
 from tests.fuzzing import generators
 from tests.fuzzing_data import Case, Files, binary_cases, text_cases
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refit_env.data import Dataset, Interactions, delimited, load_dataset
-from refit_env.data.delimited import Layout, read_delimited
+from refit_env.data import Dataset, Interactions, load_dataset
 from refit_env.data.ids import IdMap, id_column, join_ids, parse_id
 from refit_env.data.prepare import prepare
-from refit_env.data.readers import read_rows
+from refit_env.data.readers import delimited
+from refit_env.data.readers.delimited import Layout, read_delimited
+from refit_env.data.readers.formats import read_rows
 from refit_env.data.recipe import Recipe
 from refit_env.data.tables import read_source_ids
 from refit_env.errors import DataError

@@ -18,7 +18,7 @@ from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
 from refit_env.data.prepare import prepare_known, prepare_named
-from refit_env.data.readers import FORMATS
+from refit_env.data.readers.formats import FORMATS
 from refit_env.data.recipes import RECIPES, choose_recipe, recipes_for
 from refit_env.errors import DataError
 

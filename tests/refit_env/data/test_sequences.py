@@ -16,7 +16,7 @@ from refit_env.data.sequences import next_rows
 from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
 from refit_env.errors import DataError
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 
 ITEMS = 9
 

@@ -13,7 +13,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import refit_env
-from agents.sb3.rewards import check_reward
+from agents.sb3.reward_check import check_reward
 from refit_env.data import save_dataset, synthesize
 
 KINDS = {

@@ -13,8 +13,8 @@ from gymnasium.wrappers import TimeLimit
 from gymnasium.wrappers import vector as gym_vector
 from gymnasium.wrappers.vector import VectorizeTransformAction, VectorizeTransformObservation
 
-from refit_env.callers import argument_of_caller, running_objects
 from refit_env.envs import DenoisingEnv
+from refit_env.utils.callers import argument_of_caller, running_objects
 
 ID = "ReFiT-Synthetic-v0"
 REFUSED = r"max_episode_steps=3: a chain ends by itself, after T=4 steps.*pass num_steps=3"

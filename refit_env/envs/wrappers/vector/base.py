@@ -16,8 +16,8 @@ from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.chain import Layer, read_actions, shown_vector
-from refit_env.envs.wrappers.maps import ActionMap, ObservationMap
+from refit_env.envs.wrappers.state_tracker import Layer, read_actions, shown_vector
+from refit_env.envs.wrappers.transforms import ActionMap, ObservationMap
 
 if TYPE_CHECKING:
     AnyVectorWrapper: TypeAlias = VectorWrapper[Any, Any, Any, Any, Any]

@@ -6,8 +6,8 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from refit_env.envs.wrappers.chain import problem_of
 from refit_env.envs.wrappers.factor_observation import factor_map
+from refit_env.envs.wrappers.state_tracker import problem_of
 from refit_env.envs.wrappers.vector.base import ChainVectorWrapper
 
 

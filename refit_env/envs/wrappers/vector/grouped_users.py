@@ -13,7 +13,7 @@ import numpy.typing as npt
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from refit_env.envs.wrappers.chain import problem_of
+from refit_env.envs.wrappers.state_tracker import problem_of
 from refit_env.envs.wrappers.vector.base import AnyVectorWrapper
 
 Ints = npt.NDArray[np.int64]

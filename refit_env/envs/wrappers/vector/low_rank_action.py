@@ -6,8 +6,8 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from refit_env.envs.wrappers.chain import problem_of, require_residual
 from refit_env.envs.wrappers.low_rank_action import LOW_RANK_BOUND, low_rank_map
+from refit_env.envs.wrappers.state_tracker import problem_of, require_residual
 from refit_env.envs.wrappers.vector.base import ChainVectorWrapper
 
 

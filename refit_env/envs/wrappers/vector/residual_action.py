@@ -7,8 +7,8 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from refit_env.envs.wrappers.chain import problem_of
 from refit_env.envs.wrappers.residual_action import RESIDUAL_BOUND, residual_map
+from refit_env.envs.wrappers.state_tracker import problem_of
 from refit_env.envs.wrappers.vector.base import ChainVectorWrapper
 from refit_env.policy import DiffusionPolicy
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from refit_env.envs.wrappers.chain import problem_of, shown_vector
-from refit_env.envs.wrappers.maps import TopKMap
+from refit_env.envs.wrappers.state_tracker import problem_of, shown_vector
+from refit_env.envs.wrappers.transforms import TopKMap
 from refit_env.envs.wrappers.vector.base import ChainVectorWrapper
 
 

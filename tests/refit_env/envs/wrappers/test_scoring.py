@@ -13,7 +13,7 @@ from gymnasium.wrappers import vector as gym_vector
 from refit_env.data import Dataset, synthesize
 from refit_env.envs import wrappers
 from refit_env.envs.wrappers import chain_scorer
-from refit_env.evaluation import evaluate
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 USERS = torch.tensor([3, 0, 41, 7, 7])

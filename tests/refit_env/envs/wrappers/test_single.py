@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from refit_env.envs.wrappers import FactorObservation, LowRankAction, ResidualAction, TopKObservation
-from refit_env.factors import item_factors
+from refit_env.item_factors import item_factors
 from refit_env.policy import DiffusionPolicy
 
 ALLOWED_WARNINGS = (

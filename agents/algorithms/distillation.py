@@ -1,0 +1,137 @@
+"""Distillation: the supervised rival of a reward that is a model's opinion.
+
+Such a reward (``ease``, ``gf_cf``, a target) says what every item is worth, so no agent has to find out by
+trial: the noise-free chain's scores s can be fitted to those gains g at once, by the cross-entropy of ListNet
+(Cao et al., ICML 2007, top one; the teacher's gains in place of graded labels),
+
+    L = - mean_n sum_i p_ni log softmax(s_n / temperature)_i,    p_n = g_n / sum_i g_ni,
+
+with the same visible rows, batches, optimiser and selection as the agents have. What reinforcement learning
+is worth where the teacher is known is what it gains over this; there is no exploration here, and no list.
+
+Letters: B users in the batch, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from agents.gradients.linear_scores import linear_parts
+from agents.training.config import Rate, TrainerConfig
+from agents.training.fine_tuner import FineTuner
+from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.evaluation.metrics import coverage_at_k, gini
+
+TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
+"""What is tried where the temperature is to be fitted."""
+
+
+@dataclass(frozen=True)
+class DistillConfig(TrainerConfig):
+    """Distillation of a reward's gains. The chain is noise-free: ``exploration_std`` changes nothing."""
+
+    temperature: Annotated[float, Meta(ge=0, description="0: fitted")] = 0.0
+    """What scores are divided by; 0 takes the power of two with which the pretrained model loses least."""
+    scores_learning_rate: Rate = 0.0
+    """Adam's step size for what reads scores from u_0, the item embeddings; 0 leaves them as they are."""
+
+
+class Distill(FineTuner):
+    """Fits the noise-free chain to what the reward says of every item.
+
+    Example:
+        >>> from agents.algorithms.distillation import Distill
+        >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
+        >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
+        >>> kwargs = {"reward": "ease", "relevance": "holdout"}
+        >>> Distill(policy, "ReFiT-Anime-v0", env_kwargs=kwargs).learn("runs/distilled")  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "distill"
+    config_class: ClassVar[type[TrainerConfig]] = DistillConfig
+    config: DistillConfig
+
+    def check_settings(self) -> None:
+        """Refuse a reward that does not say what an item is worth.
+
+        Raises:
+            ValueError: if the reward has a part without gains.
+        """
+        linear_parts(self.env.problem.reward_fn, self._train_users[:1].to(self.device))
+
+    def prepare(self) -> None:
+        """Let the item embeddings move if they are to, and fit the temperature."""
+        if self.config.scores_learning_rate:
+            self.train_scores(self.config.scores_learning_rate)
+        backbone = self.policy.backbone
+        self._looks = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
+        self.temperature = self.config.temperature or self._fitted()
+
+    def update(self, users: Tensor) -> dict[str, float]:
+        """One step down the cross-entropy of ``users`` (B,)."""
+        scores = self._scores(self.env, users)  # (B, I)
+        loss = listwise(scores / self.temperature, self._gains(users))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = self.take_step()
+        reward_fn = self.env.problem.reward_fn
+        lists = reward_fn.top_k(scores.detach(), users)  # (B, K)
+        reward = reward_fn(scores.detach(), users, lists)
+        return {
+            "reward/mean": float(reward.mean()),
+            "train/loss": float(loss.detach()),
+            "train/gradient_norm": norm,
+            "lists/coverage": coverage_at_k(lists, self.env.problem.num_items),
+            "lists/gini": gini(lists, self.env.problem.num_items),
+        }
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """The temperature, which the first model decided."""
+        return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
+
+    def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put it back."""
+        self.temperature = float(tensors["temperature"])
+
+    def _scores(self, env: DenoisingVectorEnv, users: Tensor) -> Tensor:
+        """(B, I) of the noise-free chain, with the graph of all that is trained; hidden items at -inf."""
+        scores = self.policy.scores(users, self._looks[env](users))  # (B, I)
+        hidden = env.problem.reward_fn.hidden(users)
+        return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
+
+    def _gains(self, users: Tensor) -> Tensor:
+        """(B, I) what the reward says that items are worth, never below 0; hidden ones nothing."""
+        reward_fn = self.env.problem.reward_fn
+        worth = torch.stack([gains for gains, _ in linear_parts(reward_fn, users)]).sum(0)
+        hidden, worth = reward_fn.hidden(users), worth.clamp(min=0.0)
+        return worth if hidden is None else worth.masked_fill(hidden, 0.0)
+
+    @torch.no_grad()
+    def _fitted(self) -> float:
+        """The temperature with the least loss of the model as it is."""
+        users = self._train_users[: max(self.config.users_per_batch, 1)].to(self.device)
+        scores, gains = self._scores(self.env, users), self._gains(users)
+        return min(TEMPERATURES, key=lambda t: float(listwise(scores / t, gains)))
+
+
+def listwise(logits: Tensor, gains: Tensor) -> Tensor:
+    """ListNet's cross-entropy, the mean over users who have gains at all.
+
+    Args:
+        logits: (B, I), -inf where an item is no candidate.
+        gains: (B, I) at least 0, and 0 for those.
+
+    Example:
+        >>> float(listwise(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 0.0, 1.0]])).exp())
+        4.0
+    """
+    total = gains.sum(1)  # (B,)
+    told = torch.log_softmax(logits, 1).masked_fill(gains == 0, 0.0)  # (B, I); 0 * -inf would be nan
+    each = -(gains * told).sum(1) / total.clamp(min=1e-30)  # (B,)
+    return each.sum() / (total > 0).sum().clamp(min=1)

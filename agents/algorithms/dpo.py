@@ -1,0 +1,252 @@
+"""DPO on the denoising chain: pairs that the reward prefers one way, against the frozen pretrained policy.
+
+Diffusion-DPO (arXiv 2311.12908) and D3PO (2311.13231) learn from pairs of chains of the same start, w better
+than l, by
+
+    L = -log sigmoid(beta [ log pi/pi_ref (w) - log pi/pi_ref (l) ])    at each step of the chain.
+
+Here the reward itself is the judge, and the chains are the policy's own, drawn anew for each batch. Which
+pairs:
+
+- ``credit="episode"``: the G chains of a user are compared with each other. Of a chain's thousands of numbers
+  only a few decided the comparison, and log-ratios are averaged over D, so that beta means the same for every
+  catalogue.
+- ``credit="coordinate"``: a chain is compared with what it would have been, had number i alone of its last
+  action fallen on the other side of its mean (as likely, since the Gaussian is symmetric). A list reward
+  judges such a counterfactual exactly (``agents.gradients.rank_thresholds``). All that the two chains share
+  cancels in the log-ratio: what is left is the last step's number i, so each chain gives D pairs, of which
+  most are ties and drop out.
+
+Ties are dropped in both cases, and counted (``train/tie_share``). DPO asks only which of two is better; the
+reward also tells by how much, and ``weigh_by_gap`` uses it. At pi = pi_ref the expected gradient is then that
+of the mean reward, times beta for pairs of independent chains, times 2 beta for mirrored numbers.
+
+Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user, D size of the diffused vector
+(= I items for ``coordinate``), T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+from torch.nn import functional
+
+from agents.gradients.counterfactual_advantage import CREDITS, check_credit
+from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
+from agents.rollouts.rollout import Rollout, roll_out
+from agents.training.config import Passes, TrainerConfig
+from agents.training.fine_tuner import FineTuner
+from agents.training.step_subset import TrainSteps, trained_steps
+from refit_env.errors import SettingError
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import Reward
+from refit_env.settings import OneOf
+
+PAIRS = ("all", "best_worst")
+"""Names for ``DPOConfig.pairs``."""
+
+
+@dataclass(frozen=True)
+class DPOConfig(TrainerConfig):
+    """Direct preference optimisation. Defaults: measured best on validation, see docs/results.md."""
+
+    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
+    """``episode``: pairs of a user's chains; ``coordinate``: each chain against its counterfactuals in one
+    number of the last action (list rewards)."""
+    pairs: Annotated[str, OneOf(PAIRS)] = "all"
+    """Of a user's chains (credit ``episode``): ``all`` pairs, or only ``best_worst``."""
+    beta: Annotated[float, Meta(gt=0)] = 0.1
+    """Strength of the pull to the pretrained policy, per unit of log-ratio (credit ``episode``: averaged over
+    D, so there it wants to be thousands of times larger)."""
+    weigh_by_gap: bool = True
+    """Weigh each pair by the difference of its rewards; False counts every pair alike, as published."""
+    epochs: Passes = 1
+    """Updates on a batch of pairs."""
+    train_steps: TrainSteps = "all"
+    """``all``; ``random:n`` or ``last:n``: the steps of the chain that pairs of chains train."""
+
+    def check_together(self) -> None:
+        """Refuse to compare a user's chains where there is one."""
+        if self.credit == "episode" and self.samples_per_user < 2:
+            raise SettingError(
+                "samples_per_user",
+                "must be >= 2 for credit 'episode', which compares a user's chains, "
+                f"found {self.samples_per_user}",
+            )
+
+
+class DPO(FineTuner):
+    """Direct preference optimisation with the reward as the judge.
+
+    Example:
+        >>> from agents.algorithms.dpo import DPO, DPOConfig
+        >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
+        >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
+        >>> DPO(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "dpo"
+    config_class: ClassVar[type[TrainerConfig]] = DPOConfig
+    config: DPOConfig
+
+    def check_settings(self) -> None:
+        """Refuse rewards and policies that make no pairs.
+
+        Raises:
+            ValueError: for a deterministic policy.
+            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
+        """
+        check_credit(self.config.credit, self.policy, self.env.problem)
+        if bool((self.policy.std <= 0).any()):
+            raise ValueError(
+                "the policy's std is 0 at some step, so log-ratios have no meaning: raise exploration_std"
+            )
+
+    def update(self, users: Tensor) -> dict[str, float]:
+        """Roll out, let the reward judge pairs, and descend their loss."""
+        with torch.no_grad():
+            rollout = roll_out(self.policy, self.env, users, generator=self.noise_generator)
+        judged = self._judge_numbers if self.config.credit == "coordinate" else self._judge_chains
+        scalars = rollout.scalars(self.env.problem.num_items) | judged(rollout)
+        return scalars
+
+    # ------------------------------------------------------------------ pairs of chains
+
+    def _judge_chains(self, rollout: Rollout) -> dict[str, float]:
+        """Compare the chains of each user; ``epochs`` updates."""
+        group = rollout.samples_per_user
+        winner, loser, gap, ties = chain_pairs(rollout.reward.view(-1, group), self.config.pairs)
+        found = {"train/pairs": float(gap.numel()), "train/tie_share": ties}
+        if not gap.numel():  # nobody preferred anything: there is nothing to learn
+            return found | {"train/loss": 0.0, "train/accuracy": 0.0, "train/gradient_norm": 0.0}
+        steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
+        weight = self._pair_weight(gap) / rollout.users.numel()  # (P,)
+        for _ in range(self.config.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss, right = 0.0, 0.0
+            for t in steps:  # a graph at a time
+                ratio = self._log_ratio(rollout, t)  # (N,)
+                logit = self.config.beta * (ratio[winner] - ratio[loser])  # (P,)
+                part = -(weight * functional.logsigmoid(logit)).sum()
+                part.backward()
+                loss += float(part.detach())
+                right += float((logit > 0).float().mean()) / len(steps)
+            norm = self.take_step()
+        return found | {"train/loss": loss, "train/accuracy": right, "train/gradient_norm": norm}
+
+    def _log_ratio(self, rollout: Rollout, t: int) -> Tensor:
+        """(N,) log pi/pi_ref of the actions at step t, averaged over D.
+
+        Of two Gaussians of one deviation it is (mu - mu_ref)(a - (mu + mu_ref) / 2) / std^2, which keeps the
+        digits that a difference of two log-densities of thousands of numbers would lose.
+        """
+        rows, std = rollout.reward.numel(), float(self.policy.std[t])
+        action = _of_each(rollout.means[t], rows) + std * rollout.noise[t]  # (N, D)
+        mean, anchor = (_of_each(m, rows) for m in self._means(rollout, t))  # (N, D)
+        return ((mean - anchor) * (action - 0.5 * (mean + anchor))).mean(1) / std**2
+
+    # ------------------------------------------------------------------ pairs of numbers
+
+    def _judge_numbers(self, rollout: Rollout) -> dict[str, float]:
+        """Compare each chain with its counterfactuals in one number; ``epochs`` updates."""
+        last = self.policy.num_steps - 1
+        gap = mirrored_gap(rollout, self.policy, self.env.problem.reward_fn)  # (N, D)
+        apart = (2.0 / float(self.policy.std[last])) * rollout.noise[last]  # (N, D) (s - s') / std
+        apart = apart * gap.sign()  # winner less loser, and 0 for ties
+        weight = self._pair_weight(gap.abs()) / gap.numel()  # (N, D)
+        for _ in range(self.config.epochs):
+            self.optimizer.zero_grad(set_to_none=True)
+            mean, anchor = self._means(rollout, last)
+            lead = _of_each(mean - anchor, gap.shape[0])  # (N, D)
+            logit = self.config.beta * lead * apart  # (N, D)
+            loss = -(weight * functional.logsigmoid(logit)).sum()
+            loss.backward()
+            norm = self.take_step()
+        pairs = int((gap != 0).sum())
+        return {
+            "train/pairs": float(pairs),
+            "train/tie_share": 1.0 - pairs / gap.numel(),
+            "train/loss": float(loss.detach()),
+            "train/accuracy": float((logit > 0).sum()) / max(pairs, 1),
+            "train/gradient_norm": norm,
+        }
+
+    # ------------------------------------------------------------------ shared
+
+    def _pair_weight(self, gap: Tensor) -> Tensor:
+        """What each pair counts, in the shape of its ``gap`` >= 0; ties count nothing."""
+        return gap if self.config.weigh_by_gap else (gap > 0).float()
+
+    def _means(self, rollout: Rollout, t: int) -> tuple[Tensor, Tensor]:
+        """Means of the policy, with graph, and of the frozen one at the states of step t."""
+        states = rollout.states[t]  # (N, D), or (B, D) where a user's chains share it
+        context = self.context_of(rollout, states.shape[0])
+        with torch.no_grad():
+            anchor = self.reference.mean(states, t, context)
+        return self.policy.mean(states, t, context), anchor
+
+
+def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Which of a user's chains are preferred to which.
+
+    Args:
+        reward: (B, G).
+        pairs: ``all`` or ``best_worst``.
+
+    Returns:
+        winners (P,) and losers (P,), places in the flattened (B * G,) episodes; their gaps (P,), above 0; and
+        the share of the compared pairs that were ties, which are left out.
+
+    Example:
+        >>> winner, loser, gap, ties = chain_pairs(torch.tensor([[0.0, 2.0, 0.0], [1.0, 1.0, 1.0]]), "all")
+        >>> winner.tolist(), loser.tolist(), gap.tolist(), round(ties, 2)
+        ([1, 1], [0, 2], [2.0, 2.0], 0.67)
+    """
+    users, group = reward.shape
+    first = torch.arange(users, device=reward.device)[:, None] * group  # (B, 1)
+    if pairs == "best_worst":
+        one, other = reward.argmax(1, keepdim=True), reward.argmin(1, keepdim=True)  # (B, 1)
+    else:
+        index = torch.combinations(torch.arange(group, device=reward.device))  # (P, 2)
+        one, other = index[:, 0].expand(users, -1), index[:, 1].expand(users, -1)  # (B, P)
+    gap = reward.gather(1, one) - reward.gather(1, other)  # (B, P)
+    winner = first + torch.where(gap > 0, one, other)
+    loser = first + torch.where(gap > 0, other, one)
+    kept = gap != 0
+    return winner[kept], loser[kept], gap[kept].abs(), 1.0 - float(kept.float().mean())
+
+
+def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
+    """What each number's own draw earned over its mirror image about the mean, all other numbers held.
+
+    Args:
+        rollout: N finished episodes.
+        policy: gives the last step's standard deviation.
+        reward: a list reward, or a mix of which every part is one.
+
+    Returns:
+        (N, D) float32, r(s) - r(s_{-i}, 2 mu_i - s_i): positive where the draw is preferred, 0 for ties and
+        for items that no list may hold.
+
+    Raises:
+        ValueError: if the reward does not say what each list position is worth.
+    """
+    step = last_step(rollout, policy, reward)
+    mirrored = 2.0 * step.mean - step.scores  # (N, D)
+
+    def gap(gains: Tensor, discount: Tensor) -> Tensor:
+        out = torch.zeros_like(step.mean)  # (N, D)
+        for edge, worth in crossings(step.scores, gains, discount):
+            out += worth * ((step.scores > edge).float() - (mirrored > edge).float())  # times -1, 0 or 1
+        return out
+
+    return sum_over_parts(rollout, reward, step, gap)
+
+
+def _of_each(value: Tensor, rows: int) -> Tensor:
+    """(N, D): a user's row (B, D) is repeated for each of the chains that share it."""
+    return value.repeat_interleave(rows // value.shape[0], 0)

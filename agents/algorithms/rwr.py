@@ -1,0 +1,174 @@
+"""Reward- and advantage-weighted regression of the denoiser on its own chains (RWR, AWR, AWM).
+
+The model regresses on the vectors u_0 that it sampled itself, each weighed by how well it was rewarded:
+
+    L = E_n E_k [ 1/D sum_i w_ni (x0_theta(state_nk, k)_i - u_0,ni)^2 / (2 std^2) ]
+
+which is the ELBO of training with a weight, at a random step k for each chain, instead of the likelihood of
+every step that was taken (DDPO): the chain's own noise is not in it, and that is why it varies less (AWM).
+The weights:
+
+- ``advantage``: w = A, which may be negative. E[A] = 0, so whatever does not depend on the sample's own draw,
+  such as the distance between the prediction at another state and the last mean, drops out in expectation.
+- ``exp_advantage``: w = exp(A / temperature), scaled to a mean of 1 (AWR, arXiv 1910.00177).
+- ``exp_reward``: w = exp(r / temperature), scaled to a mean of 1 (RWR; DDPO's rival in arXiv 2305.13301).
+
+With ``credit="coordinate"`` each number of u_0 has an advantage of its own
+(``agents.gradients.counterfactual_advantage``), and numbers that could not have changed the list weigh
+nothing. Where the prediction is the policy's last mean (a chain of one step), the gradient of ``advantage``
+is REINFORCE's, and that of ``exp_reward`` is the gradient of log E[exp(r / temperature)].
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from agents.gradients import advantages
+from agents.gradients.counterfactual_advantage import CREDITS, check_credit, coordinate_credit
+from agents.rollouts.rollout import Rollout, roll_out
+from agents.training.config import Passes, TrainerConfig
+from agents.training.fine_tuner import FineTuner
+from refit_env.errors import SettingError
+from refit_env.settings import OneOf
+
+WEIGHTINGS = ("advantage", "exp_advantage", "exp_reward")
+"""Names for ``RWRConfig.weighting``."""
+
+STATES = ("history", "chain", "sample")
+"""Names for ``RWRConfig.states``."""
+
+
+@dataclass(frozen=True)
+class RWRConfig(TrainerConfig):
+    """Weighted regression. Defaults: measured best on validation, see docs/results.md."""
+
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "advantage"
+    """``advantage`` (may be negative), ``exp_advantage`` or ``exp_reward``."""
+    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
+    """``episode``: one weight a chain; ``coordinate``: one for each number of u_0 (list rewards)."""
+    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
+    """What is taken off a chain's reward where its advantage is asked for: see
+    ``agents.gradients.advantages``."""
+    temperature: Annotated[float, Meta(gt=0)] = 0.1
+    """What rewards and advantages are divided by in an exponential; small is greedy."""
+    states: Annotated[str, OneOf(STATES)] = "chain"
+    """What the regression starts from: ``history``, the starting vector noised to step k, as in training;
+    ``chain``, the state that the chain visited there; ``sample``, u_0 itself noised (AWM as published)."""
+    regressions: Passes = 1
+    """Updates on a batch of chains, each at newly drawn steps."""
+
+    def check_together(self) -> None:
+        """Refuse weights that do not go with the credit, and a baseline without the episodes it needs."""
+        if self.weighting == "exp_reward" and self.credit == "coordinate":
+            raise SettingError(
+                "weighting",
+                "must be 'advantage' or 'exp_advantage' for credit 'coordinate', found 'exp_reward', "
+                "which weighs whole chains: use credit 'episode' for it",
+            )
+        if self.credit == "episode" and self.weighting != "exp_reward":
+            advantages.check_baseline(self.baseline, self.samples_per_user)
+
+
+class RewardWeighted(FineTuner):
+    """Reward-weighted regression: what earned more is imitated more.
+
+    Example:
+        >>> from agents.algorithms.rwr import RewardWeighted, RWRConfig
+        >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
+        >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
+        >>> RewardWeighted(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP
+    """
+
+    name: ClassVar[str] = "rwr"
+    config_class: ClassVar[type[TrainerConfig]] = RWRConfig
+    config: RWRConfig
+
+    def check_settings(self) -> None:
+        """Refuse rewards and policies that give no weights.
+
+        Raises:
+            ValueError: for a policy that is deterministic at its last step.
+            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
+        """
+        check_credit(self.config.credit, self.policy, self.env.problem)
+        if float(self.policy.std[-1]) <= 0:
+            raise ValueError(
+                "the policy's std is 0 at the last step, so all that it samples is its mean and there is "
+                "nothing to weigh: raise exploration_std"
+            )
+
+    def update(self, users: Tensor) -> dict[str, float]:
+        """Roll out, weigh, and regress on what was sampled."""
+        with torch.no_grad():
+            rollout = roll_out(self.policy, self.env, users, generator=self.noise_generator)
+            weight = self._weights(rollout)  # (N, 1) or (N, D)
+        losses, norms = [], []
+        for _ in range(self.config.regressions):
+            state, k, context = self._states(rollout)
+            step, condition = self.policy.diffusion.network_timestep(k), self.policy.encode(context)
+            x0 = self.policy.backbone.predict_x0(state, step, condition)  # (N, D)
+            error = (x0 - rollout.u0) / self.policy.std[-1]  # (N, D)
+            loss = 0.5 * (weight * error.square()).mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            losses.append(float(loss.detach()))
+            norms.append(self.take_step())
+        scalars = rollout.scalars(self.env.problem.num_items)
+        scalars |= {"train/loss": sum(losses) / len(losses), "train/gradient_norm": sum(norms) / len(norms)}
+        return scalars | {"train/effective_share": effective_share(weight)}
+
+    def _weights(self, rollout: Rollout) -> Tensor:
+        """(N, 1) or (N, D) how much each sampled number counts."""
+        config = self.config
+        if config.weighting == "exp_reward":
+            return exponential(rollout.reward[:, None], config.temperature)  # (N, 1)
+        if config.credit == "coordinate":
+            advantage = coordinate_credit(rollout, self.policy, self.env.problem.reward_fn)  # (N, D)
+        else:
+            reward = rollout.reward.view(rollout.users.numel(), -1)  # (B, G)
+            advantage = advantages.advantage(config.baseline, reward).reshape(-1, 1)  # (N, 1)
+        return advantage if config.weighting == "advantage" else exponential(advantage, config.temperature)
+
+    def _states(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
+        """States (N, D) at random steps k (N,), and their contexts."""
+        rows, group = rollout.u0.shape[0], rollout.samples_per_user
+        k = torch.randint(
+            self.policy.num_steps, (rows,), generator=self.noise_generator, device=self.device
+        )  # (N,)
+        context = self.context_of(rollout, rows)
+        if self.config.states == "chain":
+            step = self.policy.timestep(k)  # (N,) the episode's t
+            visited = torch.empty_like(rollout.u0)  # (N, D)
+            for t, states in enumerate(rollout.states):
+                whole = states if states.shape[0] == rows else states.repeat_interleave(group, 0)  # (N, D)
+                visited[step == t] = whole[step == t]
+            return visited, k, context
+        clean = rollout.u0
+        if self.config.states == "history":
+            clean = self.env.problem.initial_state(rollout.users).repeat_interleave(group, 0)  # (N, D)
+        noise = torch.randn(clean.shape, generator=self.noise_generator, device=self.device)  # (N, D)
+        return self.policy.diffusion.q_sample(clean, k, noise), k, context
+
+
+def exponential(value: Tensor, temperature: float) -> Tensor:
+    """Weights exp(value / temperature), scaled to a mean of 1, in the shape of ``value``.
+
+    Example:
+        >>> exponential(torch.tensor([0.0, 0.0, 0.0]), 0.1).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    weight = torch.exp((value - value.max()) / temperature)  # at most 1, so nothing overflows
+    return weight / weight.mean()
+
+
+def effective_share(weight: Tensor) -> float:
+    """Kish's effective sample size over the number of weights: 1 if all are alike, 1 / n if one is all."""
+    total = weight.abs().sum().square()
+    return float(total / (weight.square().sum() * weight.numel()).clamp(min=1e-30))

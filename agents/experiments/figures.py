@@ -1,0 +1,106 @@
+"""Learning curves of a comparison: one panel an environment, a line an algorithm, the band of its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.experiments.aggregate import Results
+from agents.experiments.rows import BASE, ROWS
+from refit_env.utils.atomic_io import atomic_path
+
+COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
+STYLES = ("-", "--", "-.", ":")
+ROOM_BELOW = 0.6
+"""How far below "no training" a panel reaches, as a share of the greatest gain."""
+
+
+def draw_learning_curves(results: Results, path: Path, metric: str = "ndcg@20") -> Path:
+    """Draw validation against environment steps, and write a PNG.
+
+    Lines are means over seeds, bands reach from the worst seed to the best. What takes no environment steps
+    is a level: "no training", and more ELBO. A panel is cut a little below "no training", so that an
+    algorithm that falls does not flatten all others.
+
+    Args:
+        results: of ``by_row``.
+        path: the file; replaced at once.
+        metric: of validation.
+
+    Raises:
+        ValueError: if there is no curve to draw.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    name = f"valid/{metric}"
+    shown = {env: rows for env, rows in results.items() if any(_has_curve(r, name) for r in rows.values())}
+    if not shown:
+        raise ValueError(f"nothing to draw for {path}: no finished cell has a learning curve")
+    figure = Figure(figsize=(4.9 * len(shown) + 2.2, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    handles: dict[str, Any] = {}
+    for axis, (env, rows) in zip(axes, shown.items(), strict=True):
+        handles |= _draw_panel(axis, env, rows, name)
+    order = [key for key in ROWS if key in handles]
+    figure.legend(
+        [handles[key] for key in order],
+        [ROWS[key].title for key in order],
+        loc="outside right center",
+        fontsize=8,
+        frameon=False,
+    )
+    axes[0].set_ylabel(
+        f"validation {metric.replace('ndcg', 'NDCG')}, mean and range of the seeds", fontsize=9
+    )
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=140)
+    return path
+
+
+def seed_curves(runs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[list[float]]]:
+    """Validation values at the environment steps that all seeds have: x, and a list a seed."""
+    tables = [dict(zip(run["curve"]["steps"], run["curve"][name], strict=True)) for run in runs]
+    steps = [x for x in tables[0] if all(x in table for table in tables)]
+    return steps, [[table[x] for x in steps] for table in tables]
+
+
+def _has_curve(runs: Sequence[Mapping[str, Any]], name: str) -> bool:
+    return any(len(run["curve"].get(name, ())) > 1 for run in runs)
+
+
+def _draw_panel(
+    axis: Any, env: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], name: str
+) -> dict[str, Any]:
+    """Draw one environment on a matplotlib ``Axes``; returns a handle a row for the legend."""
+    handles, tops = {}, []
+    for place, (key, row) in enumerate(ROWS.items()):
+        if key not in rows:
+            continue
+        color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
+        if _has_curve(rows[key], name):
+            steps, seeds = seed_curves(rows[key], name)
+            mean = np.mean(seeds, axis=0)  # (steps,)
+            (line,) = axis.plot(steps, mean, style, color=color, linewidth=1.6, label=row.title)
+            axis.fill_between(
+                steps, np.min(seeds, axis=0), np.max(seeds, axis=0), color=color, alpha=0.12, lw=0
+            )
+            tops.append(float(np.max(seeds)))
+        else:
+            level = float(np.mean([run["valid"][name.removeprefix("valid/")] for run in rows[key]]))
+            gray = "black" if key == BASE else "gray"
+            line = axis.axhline(level, color=gray, linestyle=":" if key == BASE else "--", linewidth=1.2)
+            tops.append(level)
+        handles[key] = line
+    if BASE in rows:
+        floor = float(np.mean([run["valid"][name.removeprefix("valid/")] for run in rows[BASE]]))
+        rise = max(max(tops) - floor, 0.01 * floor, 1e-6)
+        axis.set_ylim(floor - ROOM_BELOW * rise, floor + 1.08 * rise)
+    axis.set_title(env, fontsize=10)
+    axis.set_xlabel("environment steps")
+    axis.grid(alpha=0.25)
+    return handles

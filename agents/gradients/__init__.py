@@ -1,0 +1,1 @@
+"""Pure functions: a rollout and a reward give derivatives or advantages."""

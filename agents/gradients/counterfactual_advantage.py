@@ -1,0 +1,99 @@
+"""Credit: how much of a chain's reward each number of its last action earned.
+
+The policy is a product of D independent Gaussians, one an item, and one scalar advantage weighs them all
+alike. Of thousands of items only a few could have entered or left the list; for the rest that weight is
+noise. The counterfactual baseline of a coordinate (action-dependent factorised baselines, arXiv 1803.07246;
+COMA, arXiv 1705.08926) asks what the reward would have been, on average, had that one been drawn anew:
+
+    A_i = r(s) - E_{s_i' ~ N(mu_i, std^2)} [ r(s_{-i}, s_i') ].
+
+The baseline does not depend on the coordinate's own draw, so sum_i A_i grad log pi_i has the expectation of
+REINFORCE's gradient. For a list reward the expectation is exact (``agents.gradients.rank_thresholds``):
+
+    A_i = sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) (1[s_i > v_j] - Phi((mu_i - v_j) / std)).
+
+Unlike the slope of ``agents.gradients.estimators`` it is an advantage, so whatever is made of advantages
+(clipped ratios, weights of a regression, preferences) can be made of it.
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector (= I items).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from agents.gradients.rank_thresholds import crossings, last_step, list_parts, sum_over_parts
+from agents.rollouts.rollout import Rollout
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import Reward
+
+CREDITS = ("episode", "coordinate")
+"""Names for an agent's ``credit``."""
+
+
+def check_credit(credit: str, policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
+    """Refuse a credit that the reward or the chain cannot give.
+
+    Raises:
+        ValueError: for ``coordinate`` where u_0 are not the item scores.
+        TypeError: for ``coordinate`` where the reward is no list reward.
+    """
+    if credit == "coordinate":
+        list_parts(problem.reward_fn)
+        if policy.backbone.dim != problem.num_items:
+            raise ValueError("credit 'coordinate' needs u_0 to be the item scores; use 'episode'")
+
+
+def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
+    """The counterfactual advantage of each number of the last action.
+
+    Args:
+        rollout: N finished episodes.
+        policy: gives the last step's standard deviation.
+        reward: a list reward, or a mix of which every part is one.
+
+    Returns:
+        (N, D) float32; 0 for items that no list may hold.
+
+    Raises:
+        ValueError: if the reward does not say what each list position is worth.
+    """
+    step = last_step(rollout, policy, reward)
+
+    def advantage(gains: Tensor, discount: Tensor) -> Tensor:
+        return counterfactual_advantage(step.scores, step.mean, gains, discount, step.std)
+
+    return sum_over_parts(rollout, reward, step, advantage)
+
+
+def counterfactual_advantage(
+    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float
+) -> Tensor:
+    """What a list reward owes to each item's own draw: the reward less its mean over that draw alone.
+
+    Args:
+        scores: (N, I) sampled scores; items that no list may hold are -inf.
+        mean: (N, I) means of the scores.
+        gains: (N, I) value of having an item in the list.
+        discount: (K,) weight of each rank, non-increasing.
+        std: the scores' standard deviation.
+
+    Returns:
+        (N, I) float32.
+
+    Example:
+        Two items of equal means, a list of one, item 1 relevant and drawn higher: half of the times it would
+        not have been.
+
+        >>> scores, mean = torch.tensor([[0.5, 0.6]]), torch.tensor([[0.5, 0.5]])
+        >>> counterfactual_advantage(scores, mean, torch.tensor([[0.0, 1.0]]), torch.ones(1), std=0.1)
+        tensor([[0.1587, 0.5000]])
+    """
+    out = torch.zeros_like(mean)
+    for edge, worth in crossings(scores, gains, discount):
+        above = (scores > edge).float()  # (N, I)
+        chance = torch.special.ndtr((mean - edge) / std)  # (N, I)
+        out += worth * (above - chance)
+    return out

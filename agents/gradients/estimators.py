@@ -1,0 +1,125 @@
+"""Estimators of the policy gradient of a chain's terminal reward, all of the same expectation.
+
+The policy is N(mu_t, std_t^2 I) and the transition is the action, so all that the gradient needs is the
+derivative of the expected reward in each mean. Each estimator returns that derivative (one tensor a
+step), and ``torch.autograd.backward(rollout.means, ...)`` carries it to the weights.
+
+- ``score``: REINFORCE. d/d mu_t = advantage * noise_t / std_t (ReFiT, arXiv 2511.06937; DDPO, 2305.13301).
+- ``rao_blackwell``: the last step's term is replaced by its conditional expectation given everything
+  but one coordinate. A list reward depends on item i's score only through the ranks that it crosses, so
+  that expectation is exact and cheap:
+  sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) phi((s_{o_j} - mu_i) / std) / std,
+  with o_j the rank-j item of all others, g the gains, d the discounts. Earlier steps keep the score function.
+- ``pathwise``: the same last term, carried through the reparameterised chain to the earlier steps. The
+  transition is known and deterministic, so nothing is left to estimate but the noise average.
+
+Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996).
+docs/results.md has them side by side on ML-1M.
+
+Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector (= I items
+for the Rao-Blackwell estimators), K list length, T denoising steps.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
+from agents.rollouts.rollout import Rollout
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import Reward
+
+ESTIMATORS = ("score", "rao_blackwell", "pathwise")
+"""Names for ``ReinforceConfig.estimator``."""
+
+
+def score_function(
+    rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]
+) -> dict[int, Tensor]:
+    """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
+
+    Args:
+        rollout: N finished episodes; the noise of ``steps`` is used up.
+        policy: gives the standard deviations.
+        advantage: (B, G).
+        steps: which steps to estimate.
+
+    Returns:
+        by step, a tensor shaped as ``rollout.means[t]``; the episodes that share a mean are summed.
+
+    Raises:
+        ValueError: if the policy is deterministic at one of the steps.
+    """
+    weight = advantage.reshape(-1, 1) / advantage.numel()  # (N, 1)
+    out = {}
+    for t in steps:
+        std = float(policy.std[t])
+        if std == 0.0:
+            raise ValueError(f"step {t} is deterministic: REINFORCE needs exploration_std > 0 there")
+        # In the noise's own memory: at N x D numbers a fresh array costs as much as the product.
+        out[t] = _to_mean(rollout, t, rollout.noise[t].mul_(weight / std))
+    return out
+
+
+def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Tensor:
+    """The mean list reward's derivative in the last step's mean, each coordinate's own noise integrated out.
+
+    Args:
+        rollout: N finished episodes.
+        policy: gives the last step's standard deviation.
+        reward: a list reward, or a mix of which every part is one.
+        scale: factor of the derivative.
+
+    Returns:
+        a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
+
+    Raises:
+        ValueError: if the reward does not say what each list position is worth.
+    """
+    step = last_step(rollout, policy, reward)
+
+    def slope(gains: Tensor, discount: Tensor) -> Tensor:
+        return expected_slope(step.scores, step.mean, gains, discount, step.std)
+
+    out = sum_over_parts(rollout, reward, step, slope, scale / rollout.reward.numel())  # (N, I)
+    return _to_mean(rollout, policy.num_steps - 1, out)
+
+
+def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
+    """Derivative in each item's mean of the list reward's expectation over that item's own noise.
+
+    Args:
+        scores: (N, I) sampled scores; items that no list may hold are -inf.
+        mean: (N, I) means of the scores.
+        gains: (N, I) value of having an item in the list.
+        discount: (K,) weight of each rank, non-increasing.
+        std: the scores' standard deviation.
+
+    Returns:
+        (N, I) float32.
+
+    Example:
+        Two items, a list of one: item 1 is relevant and must rise above item 0.
+
+        >>> slope = expected_slope(torch.tensor([[0.5, 0.4]]), torch.tensor([[0.5, 0.4]]),
+        ...                        torch.tensor([[0.0, 1.0]]), torch.tensor([1.0]), std=0.1)
+        >>> [round(v, 2) for v in slope[0].tolist()]
+        [-2.42, 2.42]
+    """
+    out = torch.zeros_like(mean)
+    for edge, worth in crossings(scores, gains, discount):
+        z = (edge - mean) / std  # (N, I)
+        density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
+        out += worth * density
+    return out
+
+
+def _to_mean(rollout: Rollout, t: int, derivative: Tensor) -> Tensor:
+    """Sum (N, D) over the episodes that share a mean, if they do at step t."""
+    rows = rollout.means[t].shape[0]
+    if rows == derivative.shape[0]:
+        return derivative
+    return derivative.view(rows, -1, derivative.shape[1]).sum(1)

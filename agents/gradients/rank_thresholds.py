@@ -1,0 +1,132 @@
+"""How a list reward depends on one item's own score: it jumps where the item overtakes another.
+
+Hold all scores but item i's. If o_j is the item at rank j among the others, with score v_j, then item i
+stands at rank j or better when its score is above v_j, and crossing v_j changes the reward by
+(d_j - d_{j+1}) (g_i - g_{o_j}), with g the gains and d the discounts. So with s_i the item's score
+
+    r(s_i) = r(below all) + sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) 1[s_i > v_j],
+
+which estimators integrate over the item's own Gaussian noise.
+
+Letters: B users in the batch, G episodes of each, N = B * G, I items, K list length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.rollouts.rollout import Rollout
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import ListReward, Reward
+
+
+def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
+    """The list rewards of a reward with their weights; ValueError if it has other parts."""
+    found = []
+    for part, weight in reward.parts():
+        if not isinstance(part, ListReward):
+            raise ValueError(
+                f"estimators 'rao_blackwell' and 'pathwise' and credit 'coordinate' need a list reward (one "
+                f"with gains and discount, as racs, r_ra or ndcg); {type(part).__name__} is none: use "
+                f"estimator 'score', credit 'episode'"
+            )
+        found.append((part, weight))
+    return found
+
+
+@dataclass(frozen=True)
+class LastStep:
+    """What decides a chain's list.
+
+    Attributes:
+        scores: (N, I) the sampled u_0; items that no list may hold are -inf.
+        mean: (N, I) its mean, without graph.
+        std: its standard deviation.
+        hidden: (N, I) bool, the items that no list may hold, or None.
+    """
+
+    scores: Tensor
+    mean: Tensor
+    std: float
+    hidden: Tensor | None
+
+
+def last_step(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> LastStep:
+    """The last step of N finished episodes whose u_0 are the item scores."""
+    last = policy.num_steps - 1
+    mean = rollout.means[last].detach()  # (N, I), or (B, I) where a one-step chain shares it
+    group = rollout.samples_per_user
+    if mean.shape[0] != rollout.u0.shape[0]:
+        mean = mean.repeat_interleave(group, 0)
+    hidden = reward.hidden(rollout.users)  # (B, I) bool or None
+    hidden = None if hidden is None else hidden.repeat_interleave(group, 0)
+    scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
+    return LastStep(scores, mean, float(policy.std[last]), hidden)
+
+
+def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The scores that an item must overtake, and what that is worth.
+
+    Args:
+        scores: (N, I) sampled scores; items that no list may hold are -inf.
+        gains: (N, I) value of having an item in the list.
+        discount: (K,) weight of each rank, non-increasing.
+
+    Yields:
+        For each rank that is worth more than the next: (N, I) the score of the item that holds it among the
+        others, and (N, I) what taking it changes.
+
+    Example:
+        Two items, a list of one: to overtake the other is all there is, and only item 1 is relevant.
+
+        >>> [(edge, worth)] = crossings(torch.tensor([[0.5, 0.4]]), torch.tensor([[0.0, 1.0]]), torch.ones(1))
+        >>> edge.tolist(), worth.tolist()
+        ([[0.4000000059604645, 0.5]], [[-1.0, 1.0]])
+    """
+    depth = min(discount.numel() + 1, scores.shape[1])
+    value, item = scores.topk(depth, dim=1)  # (N, K + 1)
+    held = gains.gather(1, item)  # (N, K + 1)
+    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
+    for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
+        # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
+        edge, rival = (
+            column[:, j, None]
+            .expand_as(scores)
+            .scatter(1, item[:, : j + 1], column[:, j + 1, None].expand(-1, j + 1))
+            for column in (value, held)
+        )
+        yield edge, drop[j] * (gains - rival)
+
+
+def sum_over_parts(
+    rollout: Rollout,
+    reward: Reward,
+    step: LastStep,
+    each: Callable[[Tensor, Tensor], Tensor],
+    scale: float = 1.0,
+) -> Tensor:
+    """What a list reward owes to each number of the last action, its parts weighed and summed.
+
+    Args:
+        rollout: N finished episodes.
+        reward: a list reward, or a mix of which every part is one.
+        step: their last step.
+        each: from a part's gains (N, I) and discount (K,) to (N, I).
+        scale: factor of the sum.
+
+    Returns:
+        (N, I) float32; 0 for items that no list may hold, which are worth nothing.
+
+    Raises:
+        ValueError: if the reward does not say what each list position is worth.
+    """
+    out = torch.zeros_like(step.mean)  # (N, I)
+    for part, share in list_parts(reward):
+        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, I)
+        out.add_(each(gains, part.discount), alpha=share * scale)
+    return out if step.hidden is None else out.masked_fill_(step.hidden, 0.0)

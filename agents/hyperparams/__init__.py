@@ -1,0 +1,1 @@
+"""The settings that validation chose, by environment."""

@@ -1,0 +1,1 @@
+"""Makes training environments and runs chains in them."""

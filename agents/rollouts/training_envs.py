@@ -1,0 +1,92 @@
+"""The environments that a fine-tuning agent rolls out on: made to fit its policy, or checked that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, TypeVar, cast
+
+import gymnasium as gym
+import torch
+
+from agents.training.config import TrainerConfig
+from refit_env.data.identity import check_same_data
+from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import SettingError
+from refit_env.policy import DiffusionPolicy
+
+Config = TypeVar("Config", bound=TrainerConfig)
+
+
+def make_training_envs(
+    env_id: str,
+    policy: DiffusionPolicy,
+    config: Config,
+    device: torch.device,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Config, list[DenoisingVectorEnv]]:
+    """Make the torch-backend environments that fit a policy, one for each of ``relevance_draws``.
+
+    Args:
+        env_id: a registered id.
+        policy: gives T.
+        config: gives the batch.
+        device: where batches live.
+        env_kwargs: what ``gym.make_vec`` is given besides.
+
+    Returns:
+        The configuration, its batch cut where the data have fewer users, and the environments.
+
+    Raises:
+        ValueError: if hold-outs shall be drawn again under a relevance that draws none.
+    """
+    kwargs = dict(env_kwargs or {})
+    if not policy.backbone.embedding:  # what u_T holds is up to its settings, which nothing else states
+        kwargs.setdefault("backbone", policy.backbone.name)
+        kwargs.setdefault("backbone_options", policy.backbone.config_dict())
+    kwargs |= {"backend": "torch", "device": str(device), "num_steps": policy.num_steps}
+    kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
+    probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
+    mode, batch = probe.problem.relevance.mode, min(config.users_per_batch, len(probe.problem.users))
+    draws = config.relevance_draws
+    if draws > 1 and mode != "holdout":
+        raise SettingError(
+            "relevance_draws",
+            f"must be 1 for relevance {mode!r}, found {draws}: only 'holdout' can be drawn again",
+        )
+    chosen = dict(kwargs.pop("relevance_kwargs", None) or {})
+    first = chosen.pop("seed", 0)
+    envs = [
+        cast(
+            "DenoisingVectorEnv",
+            gym.make_vec(
+                env_id,
+                num_envs=batch * config.samples_per_user,
+                relevance_kwargs=chosen | ({"seed": first + n} if mode == "holdout" else {}),
+                **kwargs,
+            ),
+        )
+        for n in range(draws)
+    ]
+    return replace(config, users_per_batch=batch), envs
+
+
+def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config: TrainerConfig) -> None:
+    """Refuse an environment that does not fit, before any work is done.
+
+    Raises:
+        ValueError: naming what differs.
+        DataError: if the policy was trained on another data set.
+    """
+    want = config.users_per_batch * config.samples_per_user
+    if env.num_envs != want:
+        raise ValueError(
+            f"the environment has {env.num_envs} sub-environments; "
+            f"users_per_batch * samples_per_user is {want}"
+        )
+    problem = env.problem
+    if problem.num_steps != policy.num_steps:
+        raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
+    if problem.dim != policy.backbone.dim:
+        raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {policy.backbone.dim}")
+    check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")

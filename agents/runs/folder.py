@@ -1,0 +1,329 @@
+"""The run folder: what a training command leaves behind, and how the others find it.
+
+===================  =========================================================================
+file                 holds
+===================  =========================================================================
+``config.json``      the command with all its settings, the seed, versions and the machine
+``policy.*``         the weights (``.safetensors``) and what they belong to (``.json``)
+``metrics.json``     the result; written last, so its presence says that the run ended
+``log.csv``, ``tb``  scalars of every iteration, as a table and as TensorBoard events
+``curve.png``        a picture of the log
+``.lock``            there while a process works on the run
+===================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from filelock import FileLock, Timeout
+
+from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, write_json
+
+CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
+LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
+LARGEST = 2**20
+"""Bytes of the largest ``config.json`` or ``metrics.json`` that is read."""
+STATES = ("pretrain.safetensors", "resume.safetensors")
+"""What resuming needs; gone from a finished run."""
+_PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
+
+
+class RunError(ValueError):
+    """A run folder is missing, incomplete, or holds another run than the one asked for."""
+
+
+class RunConfig(TypedDict):
+    """What ``config.json`` holds: the settings of the command that the run is of."""
+
+    command: str
+    """``pretrain`` or ``finetune``."""
+    env: str
+    """Environment id."""
+    data: NotRequired[str | None]
+    """Folder of one's own data set."""
+    dataset: NotRequired[dict[str, str | None]]
+    """Name, fingerprint and source of the data set (``DataIdentity``)."""
+    seed: NotRequired[int]
+    """Of everything random."""
+    init: NotRequired[str | None]
+    """Run folder of the model that was gone on with."""
+    weights: NotRequired[dict[str, str]]
+    """sha256 of each model that the run was begun with, by its folder."""
+    pretraining: NotRequired[dict[str, float] | None]
+    """Fine-tuning: what the model that it began with cost."""
+    env_kwargs: NotRequired[dict[str, Any]]
+    """Fine-tuning: what the environment is made with."""
+    num_steps: NotRequired[int | None]
+    """T."""
+    eta: NotRequired[float | None]
+    """Of the steps back."""
+    algorithm: NotRequired[str]
+    """Fine-tuning: its name."""
+    preset: NotRequired[str]
+    """Fine-tuning: the named settings."""
+    agent: NotRequired[dict[str, Any]]
+    """Fine-tuning: its settings."""
+    backbone: NotRequired[dict[str, Any]]
+    """Pretraining: name and options of the network, where they were given."""
+    size: NotRequired[str]
+    """Pretraining: whose configuration."""
+    pretrain: NotRequired[dict[str, Any]]
+    """Pretraining: its settings."""
+    made_with: NotRequired[dict[str, str]]
+    """Versions and machine."""
+
+
+class RunMetrics(TypedDict, total=False):
+    """What ``metrics.json`` holds; null where a number was not finite."""
+
+    valid: dict[str, float | None]
+    """Pretraining: validation metrics."""
+    test: dict[str, float | None]
+    """Pretraining: test metrics."""
+    before: dict[str, float | None]
+    """Fine-tuning: test metrics of the model that it began with."""
+    after: dict[str, float | None]
+    """Fine-tuning: test metrics of the chosen model."""
+    users: int
+    """Fine-tuning: who was evaluated."""
+    relative_gain: dict[str, float | None]
+    """Fine-tuning: of ``after`` over ``before``."""
+    paired_bootstrap: dict[str, dict[str, Any]]
+    """Fine-tuning: intervals of the difference."""
+    training: dict[str, Any]
+    """How long, and what was chosen by what."""
+    cost: dict[str, dict[str, float]]
+    """Seconds and peak memory of each part."""
+
+
+class RunFolder:
+    """One run on disk.
+
+    A folder that ``create`` or ``resume`` gave is locked: no other process can begin, resume or replace the
+    run until it is finished, closed (it is a context manager), or the process ends.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Name a folder; use ``create``, ``resume`` or ``open``, which check it."""
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        command: str,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        needs: Mapping[str, str | os.PathLike[str]] | None = None,
+    ) -> RunFolder:
+        """Begin a run: make the folder, lock it and write ``config.json``.
+
+        Args:
+            path: the folder; an empty one or none.
+            command: what makes the run, for example ``"finetune"``.
+            settings: JSON-plain settings of the command, enough to repeat it.
+            overwrite: whether an earlier run in the folder is deleted. Only the files of a run are;
+                others stay.
+            needs: folders that the run reads, by the option that names them: none of them may be ``path``.
+
+        Raises:
+            RunError: if the folder holds a run already, or files of another kind that the run would replace,
+                another process works on it, the run would replace what it reads, or the path is a file.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise RunError(f"{run.path} is a file; a run needs a folder")
+        for option, other in (needs or {}).items():
+            if Path(other).resolve() == run.path.resolve():
+                raise RunError(
+                    f"--out {run.path} is the folder of {option}, which the run reads and would replace: "
+                    "choose another --out"
+                )
+        run.path.mkdir(parents=True, exist_ok=True)
+        run._acquire()
+        try:
+            if run.exists():
+                if not overwrite:
+                    raise RunError(
+                        f"{run.path} holds a run already ({run.describe()}). "
+                        "Choose another folder with --out, or pass --overwrite to replace it."
+                    )
+                run.clear()
+            elif others := run.others():
+                raise RunError(
+                    f"{run.path} holds {', '.join(others)}, which a run would replace, and no {CONFIG} "
+                    "of a run: choose another folder with --out"
+                )
+            run.write_config(command, settings)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Lock a run that was begun and did not end.
+
+        Args:
+            path: its folder.
+
+        Raises:
+            RunError: if there is no such run, it is finished, or another process works on it.
+        """
+        run = cls.open(path, needs=(CONFIG,))
+        run._acquire()
+        if run.finished():
+            run.close()
+            raise RunError(f"{path} is finished already; there is nothing to resume")
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], needs: Sequence[str] = (CONFIG, POLICY)) -> RunFolder:
+        """Find an earlier run, to read it.
+
+        Args:
+            path: its folder.
+            needs: the files that must be there.
+
+        Raises:
+            RunError: if the folder or one of the files is missing; the message names them.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunError(f"no run folder {str(run.path)!r}" + _neighbours(run.path))
+        missing = [name for name in needs if not (run.path / name).exists()]
+        if missing:
+            there = [p.name for p in run.path.iterdir() if not p.name.startswith(".")]
+            raise RunError(
+                f"{run.path} is no finished run: {', '.join(missing)} missing. "
+                f"It holds: {', '.join(sorted(there)[:20]) or 'nothing'}."
+            )
+        return run
+
+    def close(self) -> None:
+        """Let other processes work on the run; closing twice is harmless."""
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            if os.name == "posix":  # while it is held: whoever waits for it sees that it is gone
+                (self.path / LOCK).unlink(missing_ok=True)
+            lock.release()
+
+    def __enter__(self) -> RunFolder:
+        """Return the folder."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it, whatever happened."""
+        self.close()
+
+    def exists(self) -> bool:
+        """Whether the folder holds a run, finished or not."""
+        return (self.path / CONFIG).exists()
+
+    def others(self) -> list[str]:
+        """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
+        names = (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TENSORBOARD)
+        return [name for name in names if (self.path / name).exists()]
+
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / METRICS).exists()
+
+    def describe(self) -> str:
+        """Say in a few words what the folder holds."""
+        state = "finished" if self.finished() else "not finished"
+        try:
+            config = self.config
+        except RunError:
+            return f"its {CONFIG} is damaged, {state}"
+        command, env = _short(config["command"]), _short(config["env"])
+        return f"{command} of {env}, seed {config.get('seed')}, {state}"
+
+    @property
+    def config(self) -> RunConfig:
+        """What ``config.json`` holds.
+
+        Raises:
+            RunError: if it is damaged; the message names the field.
+        """
+        return read_record(self.path / CONFIG, RunConfig, error=RunError, limit=LARGEST)
+
+    @property
+    def metrics(self) -> RunMetrics:
+        """What ``metrics.json`` holds.
+
+        Raises:
+            RunError: if it is damaged; the message names the field.
+        """
+        return read_record(self.path / METRICS, RunMetrics, error=RunError, limit=LARGEST)
+
+    def write_config(self, command: str, settings: Mapping[str, Any]) -> None:
+        """Write ``config.json``."""
+        write_json(self.path / CONFIG, {"command": command, **settings, "made_with": made_with()})
+
+    def finish(self, metrics: Mapping[str, Any]) -> None:
+        """Write ``metrics.json``, drop the resume states and the lock; NaN and infinity become null."""
+        write_json(self.path / METRICS, finite(metrics))
+        for name in STATES:
+            (self.path / name).unlink(missing_ok=True)
+        self.close()
+
+    def clear(self) -> None:
+        """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
+        for name in (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        (self.path / CONFIG).unlink(missing_ok=True)
+
+    def _acquire(self) -> None:
+        """Take the lock, and delete what a process that was killed left half written."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError(
+                f"another process works on the run in {self.path} now: let it end, or choose another folder"
+            ) from None
+        self._lock = lock
+        for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):
+            remove_temporaries(self.path / name)
+
+
+def made_with() -> dict[str, str]:
+    """Versions and machine, for ``config.json``: what a repetition would have to match."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+            versions[package] = "unknown"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    } | versions
+
+
+def _neighbours(path: Path) -> str:
+    """Name the runs beside a missing folder."""
+    if not path.parent.is_dir():
+        return f": there is no folder {str(path.parent)!r} either"
+    runs = sorted(p.name for p in path.parent.iterdir() if (p / CONFIG).exists())
+    return f". Runs in {str(path.parent)!r}: {', '.join(runs)}." if runs else ""
+
+
+def _short(text: str) -> str:
+    """Text of a file for a message, of bounded length."""
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,258 @@
+"""Readers of the official formats: each gives the rows of a file or of a folder of split files.
+
+=========== ================================================ =========================================
+format      files                                            line
+=========== ================================================ =========================================
+u.data      one file (MovieLens 100K)                        user, item, rating, seconds, by tabs
+ratings.dat one file (MovieLens 1M, 10M)                     user::item::rating::seconds
+diffrec     train_list.npy, valid_list.npy, test_list.npy    (n, 2) whole numbers: user, item
+lightgcn    train.txt, test.txt, perhaps valid.txt           user item item item ...
+inter       NAME.inter, or NAME.train.inter, NAME.valid...   tab-separated, header of name:type
+csv         one file with a header, .csv or .tsv             named columns
+yoochoose   yoochoose-clicks.dat, or yoochoose-buys.dat      session,time,item,...
+kuairec     big_matrix.csv, or small_matrix.csv              header; user_id, video_id, timestamp ...
+zhihu       inter_impression.csv, or zhihu1M.txt             user,answer,shown,clicked
+tsmc2014    dataset_TSMC2014_NYC.txt, ..._TKY.txt            eight fields by tabs, Latin-1
+lbsn        train.txt, tune.txt, test.txt                    USER_1 LOC_2 lat,lon HH:MM day, by tabs
+tang        rating.mat, trustnetwork.mat                     MATLAB matrices
+yelp        ..._review.json, ..._user.json                   a JSON object
+recdiff     dataset.pkl, or dataset.pkl.zip                  a pickle of sparse matrices
+dreamrec    train_data.df, val_data.df, test_data.df         pickles of tables seq, len_seq, next
+=========== ================================================ =========================================
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from refit_env.data.arrays import read_pairs
+from refit_env.data.dataset import SPLITS
+from refit_env.data.filters import RawRows
+from refit_env.data.ids import join_ids
+from refit_env.data.messages import spelled
+from refit_env.data.readers.checkins import read_lbsn, read_tsmc2014
+from refit_env.data.readers.delimited import Layout, read_delimited, refuse_binary
+from refit_env.data.readers.field_parsing import parse_field
+from refit_env.data.readers.file_lookup import one_file, only
+from refit_env.data.readers.header_tables import ReadOptions, as_rows, read_csv, read_inter
+from refit_env.data.readers.pickles import read_dreamrec, read_recdiff
+from refit_env.data.readers.sessions import read_kuairec, read_yoochoose, read_zhihu
+from refit_env.data.readers.tang import read_tang
+from refit_env.data.readers.yelp import read_yelp
+from refit_env.errors import DataError, unknown_name
+
+_NO_NUMBERS = re.compile(rb"(?<![0-9])0[0-9]|[^0-9\s]")
+"""What a line of LightGCN's numbers has none of."""
+
+
+TABLES = ("csv", "inter")
+"""Formats whose columns have names, so that options can choose among them."""
+
+
+def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
+    """Read official files.
+
+    Args:
+        source: the file, or the folder with it.
+        format: a key of ``FORMATS``.
+        options: names of columns and the like.
+
+    Raises:
+        ValueError: for an unknown format, with a did-you-mean.
+        DataError: for a file that is missing or breaks a rule; the message names file, line and rule.
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder")
+    options = options or ReadOptions()
+    _refuse_unheard(format, options)
+    return FORMATS[format](source, options)
+
+
+def _refuse_unheard(format: str, options: ReadOptions) -> None:
+    """An option that a format does not read would change nothing, and is a mistake."""
+    for name in ("columns", "ignore", "separator", "token_ids", "drop_blank"):
+        formats = ("csv",) if name == "separator" else TABLES
+        if getattr(options, name) and format not in formats:
+            raise DataError(f"{spelled(name)} is for {' and '.join(formats)}, not for {format}")
+
+
+def guess_format(source: Path | str) -> str:
+    """The format that the names of the files suggest.
+
+    Raises:
+        DataError: if none does.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder")
+    names = [source.name] if source.is_file() else sorted(p.name for p in source.iterdir())
+    rules: tuple[tuple[str, Callable[[str], bool]], ...] = (
+        ("u.data", lambda name: name == "u.data"),
+        ("yoochoose", lambda name: name.startswith("yoochoose-")),
+        ("kuairec", lambda name: name in ("big_matrix.csv", "small_matrix.csv")),
+        ("zhihu", lambda name: name in ("inter_impression.csv", "zhihu1M.txt")),
+        ("tsmc2014", lambda name: name.startswith("dataset_TSMC2014")),
+        ("lbsn", lambda name: name == "tune.txt"),
+        ("tang", lambda name: name.endswith(".mat")),
+        ("yelp", lambda name: name.endswith("review.json")),
+        ("recdiff", lambda name: name in ("dataset.pkl", "dataset.pkl.zip")),
+        ("dreamrec", lambda name: name.endswith("_data.df")),
+        ("ratings.dat", lambda name: name.endswith(".dat")),
+        ("diffrec", lambda name: name.endswith("_list.npy")),
+        ("inter", lambda name: name.endswith(".inter")),
+        ("lightgcn", lambda name: name in ("train.txt", "test.txt")),
+        ("csv", lambda name: name.endswith((".csv", ".tsv"))),
+    )
+    for format, fits in rules:
+        if any(fits(name) for name in names):
+            return format
+    which = spelled("format", "NAME", "NAME")
+    raise DataError(
+        f"{source}: cannot tell the format from the names; {which} states it: {', '.join(FORMATS)}"
+    )
+
+
+def _u_data(source: Path, options: ReadOptions) -> RawRows:
+    names = ("user", "item", "rating", "timestamp")
+    layout = Layout(names, ("id", "id", "number", "number"), "\t")
+    return as_rows(read_delimited(one_file(source, ("u.data",), ".data"), layout), unix=True)
+
+
+def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
+    names = ("user", "item", "rating", "timestamp")
+    layout = Layout(names, ("id", "id", "number", "number"), "::", pattern="user::item::rating::timestamp")
+    return as_rows(read_delimited(one_file(source, ("ratings.dat",), ".dat"), layout), unix=True)
+
+
+def _csv(source: Path, options: ReadOptions) -> RawRows:
+    usual = [f"{name}.{end}" for end in ("csv", "tsv") for name in ("ratings", "rating", "interactions")]
+    ending = ".csv" if source.is_file() or any(source.glob("*.csv")) else ".tsv"
+    return read_csv(one_file(source, usual, ending), options)
+
+
+def _recbole(source: Path, options: ReadOptions) -> RawRows:
+    if source.is_file():
+        return read_inter(source, options)
+    parts = [sorted(source.glob(f"*.{split}.inter")) for split in SPLITS]
+    if parts[0] and parts[2]:
+        found = {
+            split: only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
+        }
+        return _join(found, lambda path: read_inter(path, options), options)
+    return read_inter(only(source, sorted(source.glob("*.inter")), "*.inter"), options)
+
+
+def _diffrec(source: Path, options: ReadOptions) -> RawRows:
+    if source.is_file():
+        source = source.parent
+    return _join({split: source / f"{split}_list.npy" for split in SPLITS}, read_pairs, options)
+
+
+def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
+    folder = source.parent if source.is_file() else source
+    files = {split: folder / f"{split}.txt" for split in SPLITS}
+    if not files["valid"].is_file():
+        del files["valid"]
+    return _join(files, _adjacency, options)
+
+
+def _adjacency(path: Path) -> RawRows:
+    """Lines of ``user item item ...``; a user without items is allowed, and has no row."""
+    refuse_binary(path)
+    users: list[int] = []
+    items: list[list[int]] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        if _NO_NUMBERS.search(line):  # int() would take '007', '+7' and '1_0', too
+            raise DataError(f"{path} line {number}: {_wrong_word(line)}")
+        try:
+            user, *row = map(int, line.split())
+        except ValueError:  # thousands of digits
+            raise DataError(f"{path} line {number}: {_wrong_word(line)}") from None
+        users.append(user)
+        items.append(row)
+    counts = [len(row) for row in items]
+    try:
+        flat = np.fromiter(chain.from_iterable(items), dtype=np.int64, count=sum(counts))
+        return RawRows(np.repeat(np.array(users, dtype=np.int64), counts), flat)
+    except OverflowError:
+        raise DataError(f"{path}: an id does not fit 64 bits") from None
+
+
+def _wrong_word(line: bytes) -> str:
+    """What is wrong with a line of ids."""
+    for word in line.decode("utf-8", "replace").split():
+        try:
+            if isinstance(parse_field(word, "id"), str):
+                raise ValueError(f"{word[:40]!r} has a leading zero, and this format's ids are numbers")
+        except ValueError as error:
+            return f"id {error}; expected 'user item item ...', separated by spaces"
+    return f"expected 'user item item ...', found {line[:60]!r}"
+
+
+def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: ReadOptions) -> RawRows:
+    """One table of the files of the splits; a column that one of them lacks is dropped."""
+    parts = {split: read(path) for split, path in files.items()}
+    for split, path in files.items():
+        _check_range(path, "user", parts[split].users, options.num_users)
+        _check_range(path, "item", parts[split].items, options.num_items)
+    tables = list(parts.values())
+    if len({table.unix for table in tables if table.timestamps is not None}) > 1:
+        raise DataError(
+            f"{next(iter(files.values())).parent}: some files have dates, others numbers as times"
+        )
+
+    def together(name: str) -> npt.NDArray[np.float64] | None:
+        values = [getattr(table, name) for table in tables]
+        return None if any(v is None for v in values) else np.concatenate(values)
+
+    labels = np.concatenate([np.full(len(t), SPLITS.index(s), np.int8) for s, t in parts.items()])
+    return RawRows(
+        join_ids([t.users for t in tables]),
+        join_ids([t.items for t in tables]),
+        together("timestamps"),
+        together("ratings"),
+        labels,
+        unix=tables[0].unix,
+        dropped=dict(sum((Counter(table.dropped) for table in tables), Counter())),
+    )
+
+
+def _check_range(path: Path, who: str, ids: npt.NDArray[np.generic], count: int | None) -> None:
+    """Numeric ids lie below the stated count."""
+    if count is not None and ids.dtype.kind in "iu" and ids.size and int(ids.max()) >= count:
+        row = int(np.flatnonzero(ids >= np.int64(count))[0])
+        raise DataError(f"{path} interaction {row}: {who} {ids[row]} is outside 0..{count - 1} (num_{who}s)")
+
+
+FORMATS: dict[str, Callable[[Path, ReadOptions], RawRows]] = {
+    "u.data": _u_data,
+    "ratings.dat": _ratings_dat,
+    "diffrec": _diffrec,
+    "lightgcn": _lightgcn,
+    "inter": _recbole,
+    "csv": _csv,
+    "yoochoose": read_yoochoose,
+    "kuairec": read_kuairec,
+    "zhihu": read_zhihu,
+    "tsmc2014": read_tsmc2014,
+    "lbsn": read_lbsn,
+    "tang": read_tang,
+    "yelp": read_yelp,
+    "recdiff": read_recdiff,
+    "dreamrec": read_dreamrec,
+}
+"""Name of a format -> its reader."""

@@ -1,0 +1,205 @@
+"""Tables with a header, whose columns are found by name: CSV, and RecBole's atomic files.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from refit_env.data.dataset import SPLITS
+from refit_env.data.filters import RawRows
+from refit_env.data.limits import MOST_COLUMNS
+from refit_env.data.messages import listed, spelled
+from refit_env.data.readers.delimited import Layout, first_value, read_counting, read_header
+from refit_env.data.readers.field_parsing import Kind, parse_number
+from refit_env.data.recipe import separator_fault, separator_of
+from refit_env.errors import DataError, unknown_name
+from refit_env.utils.text import shown
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """What a reader may be told beyond the place of the files; the names matter to ``csv`` and ``inter``."""
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
+    ignore: Sequence[str] = ()
+    """Columns that are not read, whatever their names."""
+    separator: str | None = None
+    """Between the fields of a CSV; None finds it in the header."""
+    token_ids: bool = False
+    """Whether ids may be any text; they are numbered in ascending order."""
+    drop_blank: bool = False
+    """Whether rows with an empty field that is used are dropped, and counted."""
+    ratings: bool = False
+    """Whether ratings are used; else they are read only where ``columns`` names them."""
+    num_users: int | None = None
+    """Numeric ids must lie below it; None allows any."""
+    num_items: int | None = None
+    """Likewise."""
+
+
+ROLES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "user_id", "userid", "uid", "user id", "session_id", "session"),
+    "item": ("item", "item_id", "itemid", "iid", "movieid", "movie_id", "anime_id", "book_id", "product_id"),
+    "rating": ("rating", "ratings", "score", "stars"),
+    "timestamp": ("timestamp", "time", "unixtime", "ts", "date", "datetime"),
+    "split": ("split",),
+}
+"""Role -> the column names that are taken for it where nothing is said, in lower case."""
+
+
+def read_csv(path: Path, options: ReadOptions) -> RawRows:
+    """Rows of a CSV file."""
+    stated = options.separator
+    if stated is not None and (fault := separator_fault(stated)) is not None:
+        raise DataError(f"{spelled('separator')} {fault}")
+    separator = _separator(path, options) if stated is None else separator_of(stated)
+    header = read_header(path, separator)
+    return _read_named(path, replace(_named(path, header, options, separator), quoted=True), options)
+
+
+def read_inter(path: Path, options: ReadOptions) -> RawRows:
+    """Rows of an ``.inter`` file, whose header reads ``name:type``."""
+    header = read_header(path, "\t")
+    untyped = [name for name in header if ":" not in name]
+    if untyped:
+        raise DataError(
+            f"{path} line 1: {shown(untyped[0])} has no type; RecBole's headers read 'user_id:token' ..."
+        )
+    bare = [name.partition(":")[0] for name in header]
+    return _read_named(path, _named(path, bare, options, "\t"), options)
+
+
+def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
+    """The rows of a file whose columns are known."""
+    timed = "timestamp" in layout.names
+    dated = timed and not _is_number(first_value(path, layout, "timestamp"))
+    if dated:
+        kinds = zip(layout.names, layout.kinds, strict=True)
+        layout = replace(layout, kinds=tuple("date" if n == "timestamp" else k for n, k in kinds))
+    columns, dropped = read_counting(path, layout)
+    rows = as_rows(_with_splits(path, columns), unix=timed and not dated)
+    return replace(rows, dropped={"blanks": dropped}) if options.drop_blank else rows
+
+
+def _is_number(text: str) -> bool:
+    try:
+        parse_number(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _separator(path: Path, options: ReadOptions) -> str:
+    """The separator by which the header has a user and an item, else the most columns."""
+    usual = ("\t", ",", ";", "|") if path.suffix == ".tsv" else (",", "\t", ";", "|")
+
+    def fit(separator: str) -> tuple[bool, int]:
+        try:
+            header = read_header(path, separator)
+        except DataError:
+            return False, MOST_COLUMNS + 1  # to be said again
+        try:
+            _roles(path, header, options)
+        except ValueError:
+            return False, len(header)
+        return True, len(header)
+
+    return max(usual, key=fit)  # the first of the best
+
+
+def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str, str]:
+    """Column name -> role, as stated or by the usual names."""
+    chosen = options.columns
+    for name in options.ignore:
+        option = spelled("ignore", repr((name,)), name)
+        if name not in header:
+            raise DataError(f"{path} line 1: {option}: no such column; it has {listed(header)}")
+        if name in chosen.values():
+            raise DataError(f"{path} line 1: {option}: the column is named for a role, too")
+    for role, name in chosen.items():
+        if role not in ROLES:
+            raise unknown_name("role of a column", role, ROLES)
+        if name not in header:
+            raise DataError(f"{path} line 1: no column {name!r} for {role}; it has {listed(header)}")
+    out = {name: role for role, name in chosen.items()}
+    for column in out:
+        roles = [role for role, name in chosen.items() if name == column]
+        if len(roles) > 1:
+            raise DataError(
+                f"{path} line 1: {spelled('columns')} names {column!r} for {' and '.join(roles)}; "
+                "one role each"
+            )
+    for role, usual in ROLES.items():
+        if role in chosen:
+            continue
+        fitting = [n for n in header if n.lower() in usual and n not in out and n not in options.ignore]
+        if fitting:
+            out[min(fitting, key=lambda name: usual.index(name.lower()))] = role
+    for role in ("user", "item"):
+        if role not in out.values():
+            raise DataError(
+                f"{path} line 1: which column is the {role}? It has {listed(header)}; "
+                f"{spelled('columns', '{' + repr(role) + ': NAME}', role + '=NAME')} states it"
+                + ("" if len(header) > 1 else f", or {spelled('separator')} what stands between columns")
+            )
+    return out
+
+
+def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: str) -> Layout:
+    """The layout of a file with a header: roles where known, else fields that are not used."""
+    if len(set(header)) != len(header):
+        raise DataError(f"{path} line 1: a column name stands twice: {listed(header)}")
+    roles = _roles(path, header, options)
+    names = tuple(roles.get(name, f"column {name}") for name in header)
+    kinds: dict[str, Kind] = {"timestamp": "number", "split": "token"}
+    if options.ratings or "rating" in options.columns:
+        kinds["rating"] = "number"
+    kinds["user"] = kinds["item"] = "token" if options.token_ids else "id"
+    return Layout(
+        names,
+        tuple(kinds.get(name, "skip") for name in names),
+        separator,
+        header=1,
+        pattern=separator.join(header),
+        hint=f"; {spelled('token_ids', 'True')} takes ids of any text",
+        blank=f"; {spelled('drop_blank', 'True')} drops such rows, {spelled('ignore')} leaves a column out",
+        drop_blank=options.drop_blank,
+    )
+
+
+def _with_splits(
+    path: Path, columns: dict[str, npt.NDArray[np.generic]]
+) -> dict[str, npt.NDArray[np.generic]]:
+    """Turn a column of split names or numbers into 0, 1, 2."""
+    if "split" not in columns:
+        return columns
+    known = (
+        {name: n for n, name in enumerate(SPLITS)}
+        | {str(n): n for n in range(3)}
+        | {"validation": 1, "val": 1}
+    )
+    words = [str(word).strip().lower() for word in columns["split"]]
+    wrong = next((n for n, word in enumerate(words) if word not in known), None)
+    if wrong is not None:
+        raise DataError(f"{path} row {wrong}: split is {shown(words[wrong])}, expected train, valid or test")
+    return columns | {"split": np.array([known[word] for word in words], dtype=np.int8)}
+
+
+def as_rows(columns: Mapping[str, npt.NDArray[np.generic]], unix: bool = False) -> RawRows:
+    """The rows of a table whose columns are named by role; with ``unix``, times are numbers of any unit."""
+    return RawRows(
+        columns["user"],
+        columns["item"],
+        None if "timestamp" not in columns else columns["timestamp"].astype(np.float64),
+        None if "rating" not in columns else columns["rating"].astype(np.float64),
+        None if "split" not in columns else columns["split"].astype(np.int8),
+        unix=unix,
+    )

@@ -1,0 +1,95 @@
+"""The pretrained policy that a wrapper steers: checked against the environment, then frozen."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refit_env.data.identity import check_same_data
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.policy import DiffusionPolicy
+from refit_env.utils.atomic_io import file_state
+
+KEPT = 4
+"""Policies read from disk that are kept for the next wrapper of the same file."""
+
+_READ: OrderedDict[tuple[Any, ...], DiffusionPolicy] = OrderedDict()
+
+
+def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProblem) -> DiffusionPolicy:
+    """A policy that nobody trains, on the environment's device.
+
+    Args:
+        policy: a policy, of which a copy is made (its owner may train on), or the folder of a run, whose
+            weights all wrappers of a process share.
+        problem: what the environment is about.
+
+    Returns:
+        The policy in evaluation mode, without gradients.
+
+    Raises:
+        ValueError: if it does not fit the environment, or cannot explore.
+        CheckpointError: if the folder holds no readable policy.
+    """
+    if isinstance(policy, Path | str):
+        frozen = _read(Path(policy), problem.device)
+    elif isinstance(policy, DiffusionPolicy):
+        frozen = _freeze(copy.deepcopy(policy).to(problem.device))
+    else:
+        raise ValueError(f"policy must be a DiffusionPolicy or the folder of a run, not {policy!r}")
+    _check_fit(frozen, problem)
+    return frozen
+
+
+def _freeze(policy: DiffusionPolicy) -> DiffusionPolicy:
+    """Switch training and gradients off."""
+    policy.eval().requires_grad_(False)
+    return policy
+
+
+def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
+    """The policy of a folder, read once while the file stays the same."""
+    file = folder / "policy.safetensors"
+    if not file.is_file():
+        return DiffusionPolicy.load(folder)  # raises, and names what is missing
+    key = (file_state(file), device)
+    if key not in _READ:
+        _READ[key] = _freeze(DiffusionPolicy.load(folder, device))
+    _READ.move_to_end(key)
+    while len(_READ) > KEPT:
+        _READ.popitem(last=False)
+    return _READ[key].respaced()  # its weights are shared; its chain, which can be set, is not
+
+
+def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
+    """Refuse a policy of other chains than the environment's."""
+    data, backbone = problem.dataset.name, policy.backbone
+    if backbone.num_items != problem.num_items:
+        raise ValueError(
+            f"the policy ranks {backbone.num_items} items, the environment's data set {data!r} has "
+            f"{problem.num_items}: take a checkpoint that was trained on it"
+        )
+    if not problem.config.other_data:
+        check_same_data(backbone.trained_on, problem.dataset, "the policy")
+    if backbone.name != problem.config.backbone:
+        raise ValueError(
+            f"the policy's backbone is {backbone.name!r}, the environment's {problem.config.backbone!r}: "
+            f"make the environment with backbone={backbone.name!r}, or take another checkpoint"
+        )
+    if backbone.dim != problem.dim:
+        raise ValueError(f"the policy diffuses {backbone.dim} numbers, the environment {problem.dim}")
+    if policy.num_steps != problem.num_steps:
+        raise ValueError(
+            f"the policy's chain has T={policy.num_steps} steps, the environment's {problem.num_steps}: "
+            f"make the environment with num_steps={policy.num_steps}, or the policy with "
+            f"num_steps={problem.num_steps}"
+        )
+    if bool((policy.std <= 0).any()):
+        raise ValueError(
+            "the policy's std is 0 at a step, so that no residual would change it: give it an "
+            "exploration_std > 0 (policy.set_exploration)"
+        )

@@ -1,0 +1,201 @@
+"""What wrappers of single and of vector environments share: where the chain stands, what is below.
+
+Letters: N chains (1 in a single environment), D size of the diffused vector, A numbers of an action.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import VectorEnv, VectorWrapper
+from torch import Tensor
+
+from refit_env.envs.denoising import refuse_nonfinite
+from refit_env.envs.problem import DenoisingProblem
+from refit_env.envs.wrappers.transforms import ActionMap, Moment, ObservationMap, Observations, ResidualMap
+
+Env = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
+
+
+class Watch:
+    """Remembers the raw state of the chains, whatever the wrappers above show of it.
+
+    The innermost wrapper of this package keeps it; those above share it.
+
+    Attributes:
+        problem: what the environment is about.
+    """
+
+    def __init__(self, problem: DenoisingProblem) -> None:
+        """Nothing has been seen yet."""
+        self.problem = problem
+        self._u: Tensor | None = None  # (N, D)
+        self._t: Tensor | None = None  # (N, 1)
+        self._users: Tensor | None = None  # (N,)
+        self._moment: Moment | None = None
+
+    def see(self, observations: Observations, users: Tensor | None, where: Tensor | None, keep: bool) -> None:
+        """Take note of an observation.
+
+        Args:
+            observations: the environment's own, ``t`` (N, 1) and ``u`` (N, D).
+            users: (N,) int64 that the infos tell, or None.
+            where: (N,) bool, of which chains they tell; None: all.
+            keep: whether the caller gets the same memory, so that a copy must be kept.
+        """
+        self._u = observations["u"].clone() if keep else observations["u"]
+        self._t, self._moment = observations["t"].clone(), None
+        if users is not None:
+            old = self._users
+            self._users = users.clone() if old is None or where is None else torch.where(where, users, old)
+
+    def moment(self) -> Moment:
+        """Where the chains stand.
+
+        Raises:
+            gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
+        """
+        if self._moment is not None:
+            return self._moment
+        if self._u is None or self._t is None or self._users is None:
+            raise ResetNeeded("no episode is running: call reset() before step()")
+        t = self._t[:, 0].long()  # (N,)
+        first, last = int(t.min()), int(t.max())
+        if last >= self.problem.num_steps:
+            place = f"sub-environment {int(t.argmax())}" if len(t) > 1 else "this environment"
+            raise ResetNeeded(f"{place} has no running episode: reset it before step()")
+        context = self.problem.context(self._users)  # (N, C) or None
+        self._moment = Moment(self._u, first if first == last else t, context)
+        return self._moment
+
+
+def layers(env: Env) -> Iterator[Env]:
+    """The environment and those that it wraps, outermost first."""
+    yield env
+    while isinstance(env, gym.Wrapper | VectorWrapper):
+        env = env.env
+        yield env
+
+
+def problem_of(env: Any, wrapper: type, *, vector: bool) -> DenoisingProblem:
+    """What a denoising environment is about.
+
+    Args:
+        env: the environment that is to be wrapped.
+        wrapper: the wrapper's class, for messages.
+        vector: whether a vector environment is wanted.
+
+    Raises:
+        ValueError: if it is no denoising environment, or of the other kind.
+    """
+    name = wrapper.__name__
+    wanted, other = (VectorEnv, gym.Env) if vector else (gym.Env, VectorEnv)
+    if isinstance(env, other):
+        module = "refit_env.envs.wrappers" + ("" if vector else ".vector")
+        kind = "a single environment" if vector else "a vector environment"
+        raise ValueError(f"{env} is {kind}: wrap it in {module}.{name}")
+    problem = getattr(env.unwrapped, "problem", None) if isinstance(env, wanted) else None
+    if not isinstance(problem, DenoisingProblem):
+        made = "gym.make_vec" if vector else "gym.make"
+        raise ValueError(
+            f"{name} wraps denoising environments, such as {made}('ReFiT-Synthetic-v0') makes, not {env}"
+        )
+    return problem
+
+
+def shown_vector(env: Env, wrapper: type) -> gym.spaces.Box:
+    """The space of u, if the environment's observations hold the whole state.
+
+    Raises:
+        ValueError: if another wrapper has taken it away.
+    """
+    space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
+    there = space.spaces if isinstance(space, gym.spaces.Dict) else {}
+    vector = there.get("u")
+    if "t" not in there or not isinstance(vector, gym.spaces.Box):
+        raise ValueError(
+            f"{wrapper.__name__} needs observations with t and u, and {env} shows {space}: put it beneath "
+            "the wrapper that takes them away"
+        )
+    return vector
+
+
+def read_actions(actions: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """The actions as a float32 tensor of ``shape`` (N, A) or (A,), without graph.
+
+    Raises:
+        ValueError: for another shape, NaN, infinity, or what is no array of numbers.
+    """
+    if not isinstance(actions, Tensor):
+        try:
+            actions = torch.from_numpy(np.array(actions, dtype=np.float32))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"action {str(actions)[:80]} is no array of shape {shape}: {error}") from error
+    if tuple(actions.shape) != shape:
+        raise ValueError(f"action of shape {tuple(actions.shape)}, expected {shape}")
+    out: Tensor = actions.detach().to(device, torch.float32)
+    if not math.isfinite(float(out.sum())):  # which may overflow by itself, hence the second look
+        refuse_nonfinite(out)
+    return out
+
+
+class Layer:
+    """A wrapper of this package, single or vector: what it does to actions and to observations.
+
+    Attributes:
+        action_map: from its actions to those of the environment below; None passes them on.
+        observation_map: from the observations below to its own; None passes them on.
+        watch: where the chains stand, shared by all layers of one environment.
+    """
+
+    action_map: ActionMap | None
+    observation_map: ObservationMap | None
+    watch: Watch
+    _watches: bool
+
+    def attach(
+        self,
+        env: Env,
+        problem: DenoisingProblem,
+        action_map: ActionMap | None,
+        observation_map: ObservationMap | None,
+    ) -> None:
+        """Set the maps, and share the watch of a layer below or begin one."""
+        self.action_map, self.observation_map = action_map, observation_map
+        below = next((layer for layer in layers(env) if isinstance(layer, Layer)), None)
+        self._watches = below is None
+        if below is None:
+            shown_vector(env, type(self))
+        self.watch = Watch(problem) if below is None else below.watch
+
+    def seen(self, observations: Observations, users: Tensor | None, where: Tensor | None) -> Observations:
+        """Take note of what the environment below shows (N, ...), and give what this one shows."""
+        if self._watches:
+            self.watch.see(observations, users, where, keep=self.observation_map is None)
+        return observations if self.observation_map is None else self.observation_map(observations)
+
+
+def require_residual(env: Env, wrapper: type) -> None:
+    """Refuse an environment whose actions are not residuals, as ``ResidualAction`` makes them.
+
+    Raises:
+        ValueError: saying what to do.
+    """
+    for layer in layers(env):
+        if isinstance(layer, Layer) and layer.action_map is not None:
+            if isinstance(layer.action_map, ResidualMap):
+                return
+            break
+        if getattr(layer, "_action_space", None) is not None:
+            break  # Gymnasium's wrappers set it where they change actions
+    raise ValueError(
+        f"{wrapper.__name__} needs an environment whose actions are residuals: next vectors themselves lie "
+        f"in no low-dimensional span. Wrap ResidualAction(env, policy), with nothing between that changes "
+        f"actions, instead of {env}"
+    )

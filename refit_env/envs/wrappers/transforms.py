@@ -1,0 +1,187 @@
+"""What the wrappers compute, as pure maps on batches: no environment, no episode.
+
+Letters: B chains in a batch, D size of the diffused vector, C size of a context, A numbers of an action,
+r rank, K entries shown, t the episode's step.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor
+
+from refit_env.evaluation.metrics import top_k
+from refit_env.policy import DiffusionPolicy
+
+Observations = dict[str, Tensor]
+"""Name -> (B, ...)."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where chains stand: what a policy is told.
+
+    Attributes:
+        u: (B, D) the current vectors.
+        t: the step, one number where all chains are in step, else (B,) int64.
+        context: (B, C) what the network is conditioned on, or None.
+    """
+
+    u: Tensor
+    t: int | Tensor
+    context: Tensor | None = None
+
+
+class ActionMap(ABC):
+    """From the actions of the wrapped environment to those of the one below.
+
+    Attributes:
+        space: of a single action.
+    """
+
+    space: gym.spaces.Box
+
+    @abstractmethod
+    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+        """Actions (B, A) in the chains' moment -> actions of the environment below."""
+
+
+class ResidualMap(ActionMap):
+    """next = mean(u, t) + scale * std_t * a, of a frozen policy.
+
+    A next vector is cut to the environment's bound, but never the mean: a = 0 gives the pretrained chain
+    itself, bit for bit, even where that leaves the box.
+    """
+
+    def __init__(self, policy: DiffusionPolicy, scale: float, bound: float, limit: float) -> None:
+        """Make the map.
+
+        Args:
+            policy: gives mean and std; frozen.
+            scale: multiplies the policy's std.
+            bound: of the actions' box, in standard deviations.
+            limit: of the diffused vectors' box.
+        """
+        self.policy, self.scale, self.limit = policy, positive("scale", scale), limit
+        self.space = box(positive("bound", bound), policy.backbone.dim)
+
+    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+        """Residuals (B, D) -> next vectors (B, D)."""
+        with torch.no_grad():
+            mean = self.policy.mean(moment.u, moment.t, moment.context)  # (B, D)
+            std = self.scale * self.policy.step_std(moment.t)  # () or (B, 1)
+            moved = mean + std * actions  # (B, D)
+            moved = torch.minimum(moved, mean.clamp(min=self.limit))  # (B, D)
+            return torch.maximum(moved, mean.clamp(max=-self.limit))  # (B, D)
+
+
+class LowRankMap(ActionMap):
+    """residual = sqrt(D / r) z F^T: unit-variance z makes a residual of unit root-mean-square."""
+
+    def __init__(self, factors: Tensor, bound: float) -> None:
+        """Make the map of ``factors`` (D, r), whose columns are orthonormal, for z within ``bound``."""
+        dim, rank = factors.shape
+        # z F^T has the expected square length r, whichever way F lies; D numbers of size 1 have D.
+        self.matrix = (factors.T * math.sqrt(dim / rank)).contiguous()  # (r, D)
+        self.space = box(positive("bound", bound), rank)
+
+    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+        """Coordinates (B, r) -> residuals (B, D)."""
+        return actions @ self.matrix
+
+
+class ObservationMap(ABC):
+    """Replaces ``u`` in observations by something smaller; the other entries stay."""
+
+    @property
+    @abstractmethod
+    def spaces(self) -> dict[str, gym.spaces.Box]:
+        """Spaces of the entries that stand for u, single."""
+
+    @abstractmethod
+    def features(self, u: Tensor) -> Observations:
+        """The entries that stand for ``u`` (B, D)."""
+
+    def __call__(self, observations: Observations) -> Observations:
+        """Observations with the features in the place of u, by name as their space has them."""
+        rest = {name: value for name, value in observations.items() if name != "u"}
+        shown = rest | self.features(observations["u"])
+        return {name: shown[name] for name in sorted(shown)}
+
+    def observation_space(self, below: gym.spaces.Dict) -> gym.spaces.Dict:
+        """The space of what is observed, from that of the environment below."""
+        rest = {name: space for name, space in below.spaces.items() if name != "u"}
+        return gym.spaces.Dict(rest | self.spaces)
+
+
+class TopKMap(ObservationMap):
+    """The k highest entries of u: which, scaled to 0..1, and how high."""
+
+    def __init__(self, k: Any, vector: gym.spaces.Box) -> None:
+        """Make the map for vectors u of the space ``vector`` (D,).
+
+        Raises:
+            ValueError: if k is no whole number in 1..D.
+        """
+        dim = vector.shape[0]
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= dim:
+            raise ValueError(f"k={k!r} must be a whole number in 1..{dim}, the entries of u")
+        self.k, self.dim = int(k), dim
+        self.low, self.high = float(vector.low.min()), float(vector.high.max())
+
+    @property
+    def spaces(self) -> dict[str, gym.spaces.Box]:
+        """``ids`` in 0..1 and ``values`` within the bounds of u, (K,) each."""
+        ids = gym.spaces.Box(0.0, 1.0, (self.k,), np.float32)
+        return {"ids": ids, "values": gym.spaces.Box(self.low, self.high, (self.k,), np.float32)}
+
+    def features(self, u: Tensor) -> Observations:
+        """Ids and values (B, K) of the highest entries of ``u`` (B, D), highest first, ties by id."""
+        ids = top_k(u, self.k)  # (B, K)
+        return {"ids": ids.to(u.dtype) / max(self.dim - 1, 1), "values": u.gather(1, ids)}
+
+
+class FactorMap(ObservationMap):
+    """The coordinates of u along the item factors."""
+
+    def __init__(self, factors: Tensor, vector: gym.spaces.Box) -> None:
+        """Make the map of ``factors`` (D, r) for vectors u of the space ``vector`` (D,)."""
+        self.factors = factors
+        limit = float(max(vector.high.max(), -vector.low.min()))
+        # No u in the box can go further along a column than this; a little wider, for rounding.
+        self.reach = (limit * 1.001 * factors.abs().sum(0)).cpu().numpy()  # (r,)
+
+    @property
+    def spaces(self) -> dict[str, gym.spaces.Box]:
+        """``factors`` (r,)."""
+        return {"factors": gym.spaces.Box(-self.reach, self.reach, dtype=np.float32)}
+
+    def features(self, u: Tensor) -> Observations:
+        """Coordinates (B, r) of ``u`` (B, D)."""
+        return {"factors": u @ self.factors}
+
+
+def box(bound: float, size: int) -> gym.spaces.Box:
+    """The symmetric float32 box (size,)."""
+    return gym.spaces.Box(-bound, bound, (size,), np.float32)
+
+
+def positive(name: str, value: Any) -> float:
+    """The number, refused unless it is finite and above 0 (Stable-Baselines3 refuses infinite boxes).
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not (math.isfinite(value) and value > 0)
+    ):
+        raise ValueError(f"{name}={value!r} must be a finite number above 0")
+    return float(value)

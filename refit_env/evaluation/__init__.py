@@ -1,0 +1,1 @@
+"""Full ranking, metrics, slices of users and items, and statistics."""

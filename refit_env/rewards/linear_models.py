@@ -1,0 +1,291 @@
+"""Rewards by a linear model of who has what: a list is worth what the model says that its items are.
+
+A user's train items say little about the one list that a policy draws, and a network of millions of weights
+soon knows them by heart. A linear item-item model, fitted in closed form to the same train split, has an
+opinion on every item of every user, so the reward of an episode is dense, and it carries what the columns
+of the matrix know of each other. It is a reward model in the sense of learning from human feedback; how
+well the model itself ranks is to be reported beside what a policy learnt from it.
+
+Letters: B users in the batch, I items, K list length, U users of the data set, R train rows, N stored
+values, n visible items of the batch, r rank.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
+from refit_env.data.sequences import RowDataset
+from refit_env.evaluation.metrics import discounts
+from refit_env.item_factors import item_factors
+from refit_env.rewards.base import ListReward
+from refit_env.rewards.context import RewardContext, check_whole
+from refit_env.rewards.ridge_solver import (
+    ByItems,
+    ByUsers,
+    Dual,
+    Regression,
+    WithoutItself,
+    leverages,
+    on,
+    times,
+)
+from refit_env.utils.content_cache import Kept
+from refit_env.utils.ridge import ridge_weights
+
+
+@dataclass(frozen=True)
+class Filters:
+    """A fitted graph filter, in float64: what a batch earns must not depend on what is in it.
+
+    Attributes:
+        into: (I, r) from a visible row to the leading directions, weighed.
+        out: (r, I) back.
+        normal: (R, I) sparse, the normalised train rows.
+        transposed: (I, R) sparse.
+    """
+
+    into: Tensor
+    out: Tensor
+    normal: Tensor
+    transposed: Tensor
+
+
+LARGEST = 25_000
+"""Items or, where they are fewer, users that ``ease`` takes: it holds the square, its time is the cube."""
+
+_WEIGHTS: Kept[Tensor] = Kept()
+_DUALS: Kept[Dual] = Kept()
+_FILTERS: Kept[Filters] = Kept()
+_LEVERAGES: Kept[npt.NDArray[np.float64]] = Kept()
+
+
+class ModelReward(ListReward):
+    """NDCG@K of the list where an item's graded relevance is what a model predicts from the visible row.
+
+    Predictions below 0 count as 0, as those of hidden items do; the ideal list is the model's own.
+    """
+
+    term: ClassVar[str]
+
+    def __init__(self, context: RewardContext) -> None:
+        """Keep the context."""
+        super().__init__(context, discounts(context.k), {self.term: 1.0})
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def predict(self, users: Tensor) -> Tensor:
+        """What the model says of every item, (B, I) float, to ``users`` (B,) int64; the higher the better."""
+
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """The predictions over the DCG of the model's own list; 0 for who has nothing to be predicted.
+
+        An iteration judges the lists of a batch and then asks for its gains: they are kept until asked for
+        again, and no longer, since each of many hold-outs has a reward of its own.
+        """
+        last, self._last = self._last, None
+        if last is not None and torch.equal(last[0], users):
+            return {self.term: last[1]}
+        gains = self._worth(users)
+        self._last = users.clone(), gains
+        return {self.term: gains}
+
+    def _worth(self, users: Tensor) -> Tensor:
+        """(B, I) the gains of ``users`` (B,)."""
+        worth = self.predict(users).clamp(min=0.0)  # (B, I)
+        hidden = self.hidden(users)
+        if hidden is not None:
+            worth = worth.masked_fill(hidden, 0.0)
+        best = worth.topk(self.k, 1).values  # (B, K)
+        ideal = (best * self.discount).double().sum(1, keepdim=True).float()  # (B, 1)
+        return torch.where(ideal > 0, worth / ideal.clamp(min=1e-30), 0.0)
+
+
+class Ease(ModelReward):
+    """``ease``: EASE, the ridge regression of each item on all others (Steck, WWW 2019, arXiv 1905.03375).
+
+    Weights W minimise |X - X W|^2 + l2 |W|^2 with a zero diagonal, X the train rows; a prediction is the
+    visible row times W. In sequential and check-in sets the next item is known apart from what precedes, so
+    W minimises |T - X W|^2 + l2 |W|^2 with T the next items of the train rows and X their histories, the
+    item b places back weighed 1 / b (the transition model of SLIST, Choi et al., WWW 2021, arXiv 2103.16104).
+
+    Memory I^2 and time I^3, once for a data set, or U^2 and U^3 where there are fewer users than items and
+    no rows in order: for sets of which one side is at most 25,000 (``refit_env.rewards.ridge_solver``).
+    """
+
+    term = "ease"
+
+    def __init__(self, context: RewardContext, *, l2: float = 200.0, leave_one_out: bool = False) -> None:
+        """Fit.
+
+        Args:
+            context: data, relevance, K.
+            l2: weight of the squared weights, above 0; 50 to 500 for sets of 10,000s to 1,000,000s of rows.
+            leave_one_out: ask, of each train row in order, the model that was fitted to all others. One that
+                was fitted to the row, too, knows the target by heart and says little of other rows.
+
+        Raises:
+            ValueError: if ``l2`` is not a finite number above 0, the data set is too large, or a row is to be
+                left out of a set that has none in order.
+        """
+        if not (np.isfinite(l2) and l2 > 0):
+            raise ValueError(f"l2={l2} must be a finite number above 0")
+        super().__init__(context)
+        self.model: Regression = _ease(context, float(l2))
+        if leave_one_out:
+            self.model = _without_itself(context, self.model, float(l2))
+
+    def predict(self, users: Tensor) -> Tensor:
+        """The visible row times W."""
+        return self.model.predict(users)
+
+
+class GraphFilter(ModelReward):
+    """``gf_cf``: GF-CF, a graph filter in closed form (Shen et al., CIKM 2021, arXiv 2108.07567).
+
+    With R = D_U^-1/2 X D_I^-1/2 the normalised train rows and V its r leading right singular vectors, a
+    prediction is x (R^T R + alpha D_I^-1/2 V V^T D_I^1/2), x the visible row: a linear and an ideal low-pass
+    filter. Time and memory are linear in the interactions and in r * (U + I).
+    """
+
+    term = "gf_cf"
+
+    def __init__(self, context: RewardContext, *, rank: int = 64, alpha: float = 1.0) -> None:
+        """Fit.
+
+        Args:
+            context: data, relevance, K.
+            rank: r; data of a lower rank have fewer.
+            alpha: weight of the low-pass filter, at least 0.
+
+        Raises:
+            ValueError: if one is out of range.
+        """
+        check_whole("rank", rank)
+        if not (np.isfinite(alpha) and alpha >= 0):
+            raise ValueError(f"alpha={alpha} must be a finite number of at least 0")
+        super().__init__(context)
+        self.filters = _filters(context.dataset, rank, alpha, context.device)
+        self._rows = SparseRows(_visible(context), context.device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """The visible row through both filters."""
+        low = times(self._rows, users, self.filters.into) @ self.filters.out  # (B, I)
+        visible = self._rows.dense(users).double().T.contiguous()  # (I, B)
+        linear = self.filters.transposed @ (self.filters.normal @ visible)  # (I, B)
+        return (low + linear.T).float()
+
+
+def _ease(context: RewardContext, l2: float) -> Regression:
+    """EASE of a data set, fitted once, asked about what the relevance shows.
+
+    Raises:
+        ValueError: if the smaller of its sides is too large.
+    """
+    dataset, device = context.dataset, context.device
+    ordered = isinstance(dataset, RowDataset)
+    by_users = not ordered and dataset.num_users < dataset.num_items
+    side = dataset.num_users if by_users else dataset.num_items
+    if side > LARGEST:
+        what = "items" if ordered else "users and more items" if by_users else "items and more users"
+        raise ValueError(
+            f"reward 'ease' solves a system of users or of items: {dataset.name!r} has {side} {what}, "
+            f"more than {LARGEST}; use 'gf_cf'"
+        )
+    rows, visible = _train_rows(dataset), _visible(context)
+    others = [np.array([l2]), _bytes(device)]
+    if by_users:
+        return ByUsers(_DUALS.get(rows, side, lambda: Dual(rows, l2, device), others), visible)
+    targets = _targets(dataset) if isinstance(dataset, RowDataset) else None
+    if isinstance(dataset, RowDataset):
+        others.append(dataset.targets.items)
+    weights = _WEIGHTS.get(rows, side, lambda: ridge_weights(rows, l2, targets, device), others)
+    return ByItems(weights, visible)
+
+
+def _without_itself(context: RewardContext, model: Regression, l2: float) -> WithoutItself:
+    """The model, each train row's predictions by what all others say.
+
+    Raises:
+        ValueError: if the data set has no rows in order.
+    """
+    dataset = context.dataset
+    if not isinstance(dataset, RowDataset):
+        raise ValueError(
+            f"leave_one_out=True is for sequential and check-in rows, whose next item the model was told; "
+            f"{dataset.name!r} has none: hide part of each row instead, with relevance 'holdout'"
+        )
+    rows = _train_rows(dataset)
+    told = dataset.rows_of("train")
+    targets = torch.zeros(dataset.num_users, dtype=torch.int64)
+    shares = torch.zeros(dataset.num_users)
+    targets[told] = torch.as_tensor(dataset.targets.items, dtype=torch.int64)
+    known = _LEVERAGES.get(rows, rows.shape[1], lambda: leverages(rows, l2), [np.array([l2])])
+    shares[told] = torch.tensor(known, dtype=torch.float32)
+    return WithoutItself(model, targets.to(context.device), shares.to(context.device))
+
+
+def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) -> Filters:
+    """The two filters of ``GraphFilter``, kept for the next who asks."""
+    rows = _train_rows(dataset)
+
+    def make() -> Filters:
+        by_user, by_item = (np.maximum(np.asarray(rows.sum(axis)).ravel(), 1.0) for axis in (1, 0))
+        normal = sp.csr_matrix(sp.diags(by_user**-0.5) @ rows @ sp.diags(by_item**-0.5))  # (R, I)
+        factors = item_factors(normal, min(rank, min(normal.shape) - 1)).astype(np.float64)  # (I, r)
+        return Filters(
+            torch.as_tensor(alpha * by_item[:, None] ** -0.5 * factors, device=device),
+            torch.as_tensor(factors.T * by_item**0.5, device=device),
+            on(normal, device),
+            on(sp.csr_matrix(normal.T), device),
+        )
+
+    return _FILTERS.get(rows, rank, make, [np.array([alpha]), _bytes(device)])
+
+
+def _bytes(device: torch.device) -> npt.NDArray[np.uint8]:
+    """A device's name as an array."""
+    return np.frombuffer(str(device).encode(), np.uint8)
+
+
+def _train_rows(dataset: Dataset) -> sp.csr_matrix:
+    """(R, I) float64 what a model is fitted to: all train rows, whatever an episode hides of them."""
+    if isinstance(dataset, RowDataset):
+        return sp.csr_matrix(weighed(dataset)[dataset.rows_of("train")])
+    rows = sp.csr_matrix(dataset.train.csr, dtype=np.float64, copy=True)
+    rows.data[:] = 1.0
+    return rows
+
+
+def _targets(dataset: RowDataset) -> sp.csr_matrix:
+    """(R, I) the next items of the train rows."""
+    return sp.csr_matrix(dataset.targets.csr[dataset.rows_of("train")], dtype=np.float64)
+
+
+def _visible(context: RewardContext) -> sp.csr_matrix:
+    """(U, I) what a model is asked about: the visible rows, as those that it was fitted to are weighed."""
+    if isinstance(context.dataset, RowDataset):
+        return weighed(context.dataset)
+    rows = sp.csr_matrix(context.relevance.visible, dtype=np.float64, copy=True)
+    rows.data[:] = 1.0
+    return rows
+
+
+def weighed(rows: RowDataset, decay: float = 1.0) -> sp.csr_matrix:
+    """(U, I) each history, an item b places back weighed 1 / b^decay; repeats add up."""
+    longest = rows.history.shape[1]
+    back = rows.lengths[:, None] - np.arange(longest)  # (U, L) 1 is the latest
+    row, place = np.nonzero(back > 0)
+    values = (1.0 / back[row, place] ** decay, (row, rows.history[row, place]))
+    out = sp.csr_matrix(values, shape=(rows.num_users, rows.num_items))
+    out.sum_duplicates()
+    return out

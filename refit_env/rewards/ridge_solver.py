@@ -1,0 +1,181 @@
+"""EASE in closed form: by a system of items, or by one of users where there are fewer of them.
+
+EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 of the train rows X. P takes
+I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 takes only U^2, so that the row of a user u, less
+what is kept back of it, h, times P is (G_u + h X^T G / l2) X - h / l2.
+
+The regression of next items T on rows X is known without a row x of its own, too: the prediction x W takes
+h = x P x^T of the row's own target, and without the row it is (x W - h t) / (1 - h) (the leave-one-out
+identity of linear smoothers; Hastie, Tibshirani and Friedman, Elements of Statistical Learning, Eq. 7.64).
+
+Letters: B users in the batch, I items, U users of the data set, R train rows, G (U, U), W = (I, I) weights.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from refit_env.data.rows import SparseRows
+from refit_env.utils.ridge import l2_too_small, regularised, smallest_l2
+
+ROWS = 1024
+"""Rows of G that are filled at a time."""
+
+
+class Regression(ABC):
+    """A fitted model, asked about rows that it was told before."""
+
+    @abstractmethod
+    def predict(self, users: Tensor) -> Tensor:
+        """Predictions (B, I) float32 of every item for the rows of ``users`` (B,) int64."""
+
+
+class ByItems(Regression):
+    """A row times W."""
+
+    def __init__(self, weights: Tensor, visible: sp.csr_matrix) -> None:
+        """``weights`` (I, I) float32, and the rows (U, I) to be asked about."""
+        self.weights = weights
+        self._rows = SparseRows(visible, weights.device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """Each row's weights added up in the order of its items."""
+        return times(self._rows, users, self.weights)
+
+
+class WithoutItself(Regression):
+    """What a model of next items says of each row that it was fitted to, as if it had not been."""
+
+    def __init__(self, model: Regression, targets: Tensor, shares: Tensor) -> None:
+        """The model, and of every row (U,) its next item and h: 0 where the model was not told."""
+        self.model = model
+        self._targets, self._shares = targets, shares
+
+    def predict(self, users: Tensor) -> Tensor:
+        """(x W - h t) / (1 - h)."""
+        share = self._shares[users][:, None]  # (B, 1)
+        told = self.model.predict(users)  # (B, I)
+        return told.scatter_add(1, self._targets[users][:, None], -share) / (1.0 - share)
+
+
+class ByUsers(Regression):
+    """The same without W: memory U^2, and time B for each stored value of X.
+
+    Where nothing of a row is kept back, its prediction is read off its row of G.
+    """
+
+    def __init__(self, fitted: Dual, visible: sp.csr_matrix) -> None:
+        """What was fitted to X, and the part (U, I) of X that is shown."""
+        self.fitted = fitted
+        rest = sp.csr_matrix(fitted.rows - visible)
+        rest.eliminate_zeros()
+        self._rest = rest if rest.nnz else None
+        self._visible = SparseRows(visible, fitted.inverse.device)
+
+    def predict(self, users: Tensor) -> Tensor:
+        """The visible row, less that row times P over P's diagonal."""
+        fitted = self.fitted
+        by_user = fitted.inverse[users]  # (B, U)
+        rest = None if self._rest is None else self._rest[users.cpu().numpy()]  # (B, I) h
+        each = torch.arange(users.numel(), device=users.device)
+        if rest is not None:
+            shared = SparseRows(sp.csr_matrix(rest @ fitted.rows.T), users.device)  # (B, U)
+            by_user += times(shared, each, fitted.inverse) / fitted.l2
+        # In float64: what a batch earns must not depend on what is in it.
+        # Contiguous: a sparse sum over strided columns takes five times as long.
+        product = (fitted.transposed @ by_user.T.double().contiguous()).T.float()  # (B, I)
+        if rest is not None:
+            product -= SparseRows(rest, users.device).dense(each) / fitted.l2
+        return self._visible.dense(users) - product / fitted.diagonal
+
+
+class Dual:
+    """What ``ByUsers`` keeps of the train rows, whatever is shown of them.
+
+    Attributes:
+        rows: (U, I) float64, X.
+        transposed: (I, U) sparse float64.
+        inverse: (U, U) float32, G.
+        diagonal: (I,) float32, that of P.
+        l2: weight of the squared weights.
+    """
+
+    def __init__(self, rows: sp.csr_matrix, l2: float, device: torch.device) -> None:
+        """Solve, in float32, which is exact enough unless l2 is tiny.
+
+        Raises:
+            ValueError: if it is too small for that.
+        """
+        self.rows, self.l2 = rows, l2
+        self.transposed = on(sp.csr_matrix(rows.T), device)
+        gram = torch.empty(rows.shape[0], rows.shape[0], device=device)  # (U, U)
+        for first in range(0, rows.shape[0], ROWS):
+            part = (rows[first : first + ROWS] @ rows.T).toarray()
+            gram[first : first + ROWS] = torch.as_tensor(part, dtype=torch.float32, device=device)
+        least = smallest_l2(gram.sum(1).max().item(), np.float32)
+        refused = ValueError(l2_too_small(l2, rows.shape[0], np.float32, least))
+        if l2 < least:
+            raise refused
+        gram.diagonal().add_(l2)
+        lower, failed = torch.linalg.cholesky_ex(gram)
+        del gram  # the largest things that there are: two at a time
+        if bool(failed):  # before the inverse, which raises an error of its own
+            raise refused
+        self.inverse = torch.cholesky_inverse(lower)
+        self.diagonal = (1.0 - self._within()) / l2
+        if not bool((self.diagonal > 0).all()):
+            raise refused
+
+    def _within(self) -> Tensor:
+        """(I,) x_i^T G x_i of each column x_i of X."""
+        columns, device = sp.csc_matrix(self.rows), self.inverse.device
+        out = torch.zeros(columns.shape[1], device=device)
+        users = torch.as_tensor(columns.indices, dtype=torch.int64, device=device)
+        # Nothing leaves the device in the loop: on a GPU the processor must not wait for each item.
+        for item, who in enumerate(users.split(np.diff(columns.indptr).tolist())):
+            out[item] = self.inverse[who[:, None], who].sum(dtype=torch.float64)
+        return out
+
+
+def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
+    """What a fit to ``rows`` (R, I) takes of the own target of each row x, h = x P x^T (R,).
+
+    Raises:
+        ValueError: if ``l2`` is too small for float64.
+    """
+    few, items = rows.shape
+    if few < items:  # X P X^T = 1 - l2 (X X^T + l2)^-1
+        return 1.0 - l2 * np.diag(regularised(sp.csr_matrix(rows.T), l2, None))
+    inverse = regularised(rows, l2, None)
+    out = np.zeros(few)
+    for row in range(few):  # each by its few items: a product of all of them would fill I columns
+        kept = slice(rows.indptr[row], rows.indptr[row + 1])
+        column, value = rows.indices[kept], rows.data[kept]
+        out[row] = value @ inverse[np.ix_(column, column)] @ value
+    return out
+
+
+def times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
+    """The rows of ``users`` (B,) times ``table`` (I, C), each row's sum in the order of its items."""
+    _, column, value = rows.entries(users)  # (n,) each
+    counts = rows.counts(users)
+    first = torch.cumsum(counts, 0) - counts  # (B,)
+    weights = value.to(table.dtype)
+    return functional.embedding_bag(column, table, first, mode="sum", per_sample_weights=weights)
+
+
+def on(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
+    """A SciPy matrix as a sparse tensor."""
+    entries = matrix.tocoo()
+    places = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
+    made = torch.sparse_coo_tensor(
+        places, torch.as_tensor(entries.data), matrix.shape, check_invariants=False
+    )
+    return made.coalesce().to(device)

@@ -1,0 +1,1 @@
+"""Files written atomically, and caches keyed by content."""

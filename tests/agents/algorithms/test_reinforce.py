@@ -1,0 +1,410 @@
+"""REINFORCE: unbiased in every option, resumable bit for bit, and it learns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.algorithms.reinforce import PRESETS, Reinforce, ReinforceConfig, preset
+from agents.gradients.advantages import advantage
+from agents.gradients.estimators import ESTIMATORS
+from agents.rollouts.rollout import roll_out
+from refit_env.data import Dataset
+from refit_env.data.dataset import Interactions
+from refit_env.envs import DenoisingVectorEnv
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.beyond_accuracy import Coverage
+
+Factory = Callable[..., DiffusionPolicy]
+SMALL = ReinforceConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
+
+
+def agent(
+    policy: DiffusionPolicy, data: Dataset, config: ReinforceConfig = SMALL, **kwargs: Any
+) -> Reinforce:
+    goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
+    return Reinforce(
+        policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu"
+    )
+
+
+# ---------------------------------------------------------------------- the gradient
+
+
+def two_items() -> Dataset:
+    """One user who had item 0 and will have item 1 of two, and again, so that every split has something."""
+    rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
+    later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
+    return Dataset("two", "cf", rows, later, later, time_ordered=True)
+
+
+def expected_reward(policy: DiffusionPolicy, u: Tensor, noise: list[Tensor], data: Dataset) -> float:
+    """Mean NDCG@1 over common random numbers: item 0 is seen and kept out, item 1 relevant, item 2 not."""
+    with torch.no_grad():
+        x = u.expand(len(noise[0]), -1)
+        for t in range(policy.num_steps):
+            x = policy.mean(x, t) + policy.std[t] * noise[t]
+    return float((x[:, 1] > x[:, 2]).double().mean())
+
+
+@pytest.mark.parametrize(
+    ("estimator", "baseline", "train_steps", "share"),
+    [
+        ("score", "none", "all", True),
+        ("score", "batch", "all", False),
+        ("score", "leave_one_out", "all", True),
+        ("score", "leave_one_out", "random:1", True),
+        ("rao_blackwell", "leave_one_out", "all", True),
+        ("rao_blackwell", "leave_one_out", "random:1", True),
+        ("pathwise", "batch", "all", True),
+    ],
+)
+def test_gradient_matches_finite_differences_of_the_expected_reward(
+    estimator: str, baseline: str, train_steps: str, share: bool
+) -> None:
+    data = two_items()
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        from refit_env.backbones import make_backbone
+
+        config = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
+        policy = DiffusionPolicy(make_backbone("diffrec", 3, config), 2, exploration_std=0.4).eval()
+    config_ = ReinforceConfig(
+        estimator=estimator,
+        baseline=baseline,
+        train_steps=train_steps,
+        share_first_step=share,
+        logprob_reduction="sum",
+        users_per_batch=1,
+        samples_per_user=20_000,
+        exploration_std=0.4,
+    )
+    learner = agent(policy, data, config_, reward="r_ra", k=1, relevance="validation")
+    parameter = policy.backbone.layers[1].weight  # type: ignore[union-attr,index]
+    grads = []
+    for _ in range(12):
+        learner.optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+        learner.update(torch.tensor([0]))
+        assert parameter.grad is not None
+        grads.append(parameter.grad.detach().clone())
+    estimate, error = torch.stack(grads).mean(0), torch.stack(grads).std(0) / math.sqrt(len(grads))
+
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randn(400_000, 3, generator=generator) for _ in range(2)]
+    start = learner.env.problem.initial_state(torch.tensor([0]))
+    for index in [(1, 0), (2, 1), (1, 3)]:
+        with torch.no_grad():
+            parameter[index] += 0.05
+            high = expected_reward(policy, start, noise, data)
+            parameter[index] -= 0.1
+            low = expected_reward(policy, start, noise, data)
+            parameter[index] += 0.05
+        assert abs(float(estimate[index]) - (high - low) / 0.1) < 5 * float(error[index]) + 0.006, index
+
+
+def test_rao_blackwell_varies_less_than_the_score_function(make_policy: Factory, small_data: Dataset) -> None:
+    spread = {}
+    for name in ESTIMATORS:
+        config = replace(SMALL, estimator=name, baseline="leave_one_out", samples_per_user=4)
+        learner = agent(make_policy(), small_data, config)
+        grads = []
+        for _ in range(30):
+            learner.optimizer = torch.optim.SGD(learner.policy.parameters(), lr=0.0)
+            learner.update(torch.arange(8))
+            grads.append(learner.policy.backbone.layers[-1].weight.grad.clone())  # type: ignore[union-attr,index]
+        spread[name] = float(torch.stack(grads).var(0).sum())
+    assert spread["rao_blackwell"] < 0.5 * spread["score"]
+    assert spread["pathwise"] < 0.5 * spread["score"]
+
+
+def test_kl_pulls_back_to_the_pretrained_policy(make_policy: Factory, small_data: Dataset) -> None:
+    gaps = {}
+    for weight in (0.0, 100.0):
+        learner = agent(make_policy(), small_data, replace(SMALL, kl_weight=weight, iterations=20))
+        learner.learn()
+        gaps[weight] = learner.history[-1]["policy/kl_to_pretrained"]
+    assert gaps[100.0] < 0.5 * gaps[0.0]
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_recomputing_spares_memory_and_changes_nothing(
+    make_policy: Factory, small_data: Dataset, estimator: str
+) -> None:
+    found = []
+    for recompute in (False, True):
+        config = replace(SMALL, estimator=estimator, recompute=recompute)
+        learner, ran = agent(make_policy(), small_data, config), []
+        learner.policy.backbone.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
+        learner.update(torch.arange(8))
+        found.append((learner.policy.state_dict(), len(ran)))
+    (kept, once), (again, twice) = found
+    assert all(torch.equal(a, b) for a, b in zip(kept.values(), again.values(), strict=True))
+    assert (once, twice) == (3, 6)  # T, and T more in the backward pass
+
+
+# ---------------------------------------------------------------------- rollouts
+
+
+def test_log_prob_of_the_rollout_is_the_policys(make_policy: Factory, small_data: Dataset) -> None:
+    """The score function's weight is d log pi / d mean: noise / std, as autograd gets it from log_prob."""
+    policy = make_policy()
+    learner = agent(policy, small_data)
+    users = torch.arange(8)
+    rollout = roll_out(policy, learner.env, users, generator=learner.noise_generator)
+    for t in range(policy.num_steps):
+        state = rollout.states[t] if t else rollout.states[0].repeat_interleave(2, 0)
+        mean = policy.mean(state, t).detach().requires_grad_()
+        action = mean.detach() + policy.std[t] * rollout.noise[t]
+        log_prob = torch.distributions.Normal(mean, policy.std[t]).log_prob(action).sum(1)
+        (slope,) = torch.autograd.grad(log_prob.sum(), mean)
+        assert torch.allclose(slope, rollout.noise[t] / policy.std[t], atol=1e-3)
+        assert torch.allclose(policy.log_prob(action, state, t), log_prob, atol=1e-2)
+
+
+def test_episodes_of_a_user_share_the_first_mean_and_nothing_else(
+    make_policy: Factory, small_data: Dataset
+) -> None:
+    learner = agent(make_policy(), small_data)
+    shared = roll_out(
+        learner.policy, learner.env, torch.arange(8), generator=torch.Generator().manual_seed(0)
+    )
+    apart = roll_out(
+        learner.policy,
+        learner.env,
+        torch.arange(8),
+        generator=torch.Generator().manual_seed(0),
+        share_first=False,
+    )
+    assert shared.means[0].shape[0] == 8 and apart.means[0].shape[0] == 16
+    assert torch.allclose(shared.u0, apart.u0, atol=1e-5) and torch.equal(shared.reward, apart.reward)
+    assert shared.samples_per_user == 2
+
+
+def test_episodes_that_start_apart_share_nothing(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, start="diffused")
+    rollout = roll_out(learner.policy, learner.env, torch.arange(8))
+    assert rollout.means[0].shape[0] == 16
+    assert not torch.equal(rollout.states[0][0], rollout.states[0][1])
+    assert torch.allclose(rollout.means[0], learner.policy.mean(rollout.states[0], 0), atol=1e-6)
+
+
+def test_reward_of_the_environment_is_what_the_lists_earn(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data)
+    users = torch.arange(8)
+    rollout = roll_out(learner.policy, learner.env, users)
+    problem = learner.env.problem
+    again, _, lists = problem.score(rollout.u0, users.repeat_interleave(2))
+    assert torch.equal(rollout.reward, again) and torch.equal(rollout.lists, lists)
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_it_raises_its_reward(make_policy: Factory, small_data: Dataset) -> None:
+    for name in ("pathwise", "score"):
+        config = replace(
+            SMALL, estimator=name, baseline="leave_one_out", iterations=150, samples_per_user=8,
+            users_per_batch=32, learning_rate=3e-3, eval_every=150,
+        )  # fmt: skip
+        history = agent(make_policy(), small_data, config).learn().history
+        rewards = [row["reward/mean"] for row in history if "reward/mean" in row]
+        assert sum(rewards[-20:]) / 20 > sum(rewards[:20]) / 20 + 0.05, name
+
+
+@pytest.mark.parametrize(("stop", "reward"), [(2, "ndcg"), (4, "ndcg"), (3, {"ndcg": 1.0, "coverage": 0.5})])
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
+    stop: int, reward: Any, make_policy: Factory, small_data: Dataset, tmp_path: Path
+) -> None:
+    config = replace(SMALL, iterations=6, anneal_lr=stop == 4, blends=1)
+    whole = agent(make_policy(), small_data, config, reward=reward)
+    whole.learn(tmp_path / "whole")
+    first = agent(make_policy(), small_data, config, reward=reward)
+
+    def interrupt(learner: Any, scalars: dict[str, float]) -> None:
+        if learner.iteration == stop:
+            raise KeyboardInterrupt
+
+    result = first.learn(tmp_path / "broken", callback=interrupt)
+    assert result.interrupted and result.history[-1]["iteration"] == stop
+    second = agent(make_policy(seed=9), small_data, config, reward=reward).load(
+        tmp_path / "broken"
+    )  # other weights: all is loaded
+    second.learn(tmp_path / "broken")
+    for a, b in zip(whole.policy.state_dict().values(), second.policy.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    timeless = [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in whole.history]
+    assert timeless == [
+        {k: v for k, v in row.items() if not k.startswith("seconds")} for row in second.history
+    ]
+    log = (tmp_path / "broken" / "log.csv").read_text().splitlines()
+    assert len(log) == 1 + 1 + 6  # header, the untouched model, six iterations
+
+
+def test_resume_refuses_another_configuration(
+    make_policy: Factory, small_data: Dataset, tmp_path: Path
+) -> None:
+    agent(make_policy(), small_data).save(tmp_path)
+    with pytest.raises(ValueError, match=r"saved with learning_rate=0\.001, this one has 0\.5"):
+        agent(make_policy(), small_data, replace(SMALL, learning_rate=0.5)).load(tmp_path)
+    with pytest.raises(ValueError, match=r"saved with reward=\['ndcg'\], this one has \['recall'\]"):
+        agent(make_policy(), small_data, reward="recall").load(tmp_path)
+    other = replace(small_data, valid=small_data.test, test=small_data.valid)
+    with pytest.raises(ValueError, match="saved with data_fingerprint="):
+        agent(make_policy(), other).load(tmp_path)
+
+
+def test_the_untouched_model_is_kept_if_nothing_is_better(make_policy: Factory, small_data: Dataset) -> None:
+    policy = make_policy()
+    before = {k: v.clone() for k, v in policy.state_dict().items()}
+    learner = agent(policy, small_data, replace(SMALL, learning_rate=10.0))
+    learner._best = (2.0, 0)  # no metric can beat it
+    result = learner.learn()
+    assert result.best_iteration == 0
+    assert all(torch.equal(before[k], v) for k, v in policy.state_dict().items())
+
+
+def test_annealed_steps_shrink_to_nothing(make_policy: Factory, small_data: Dataset) -> None:
+    learner, rates = agent(make_policy(), small_data, replace(SMALL, iterations=4, anneal_lr=True)), []
+    learner.learn(callback=lambda a, _: rates.append(a.optimizer.param_groups[0]["lr"]))
+    assert rates == pytest.approx([SMALL.learning_rate * share for share in (1.0, 0.75, 0.5, 0.25)])
+
+
+def test_patience_ends_a_run(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, iterations=100, learning_rate=0.0, patience=3))
+    history = learner.learn().history
+    assert history[-1]["iteration"] == 6
+    assert sum("valid/ndcg@20" in row for row in history) == 1 + 3  # the start, and three in vain
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"relevance": "validation"},
+        {"relevance": "recent", "reward": "racs", "reward_kwargs": {"neighbor_relevance": "validation"}},
+    ],
+)
+def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
+    make_policy: Factory, small_data: Dataset, goal: dict[str, Any]
+) -> None:
+    learner = agent(make_policy(), small_data, **goal)
+    selecting = learner._selection_users
+    assert selecting is not None and 15 < len(selecting) < 45
+    if goal["relevance"] == "validation":
+        assert not set(selecting.tolist()) & set(learner._train_users.tolist())
+    history = learner.learn().history
+    found = learner.evaluate("valid", users=selecting)
+    assert set(found.users.tolist()) <= set(selecting.tolist())
+    assert learner._best[0] == max(row["valid/ndcg@20"] for row in history if "valid/ndcg@20" in row)
+    seen = learner.env.problem.reward_fn
+    own = goal.get("reward_kwargs", {})
+    rows = seen.context.relevance.relevant if not own else seen._neighbor_relevant  # type: ignore[attr-defined]
+    assert rows.nnz and not rows[selecting].nnz
+
+
+def test_selection_needs_validation_items_that_the_reward_does_not_see(
+    make_policy: Factory, small_data: Dataset
+) -> None:
+    with pytest.raises(ValueError, match=r"none is left to choose the weights by: raise .*selection_share"):
+        agent(make_policy(), small_data, relevance="validation", relevance_kwargs={"selection_share": 0.0})
+
+
+def test_hold_outs_are_taken_in_turns(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, relevance_draws=3), relevance="holdout")
+    shown = []
+    for _ in range(4):
+        learner._step()
+        shown.append(learner.env.problem.initial_state(torch.arange(8)))
+    assert torch.equal(shown[0], shown[3]) and not torch.equal(shown[0], shown[1])
+    with pytest.raises(ValueError, match="only 'holdout' can be drawn again"):
+        agent(make_policy(), small_data, replace(SMALL, relevance_draws=2), relevance="recent")
+
+
+def test_each_hold_out_is_shown_its_own_lists(make_policy: Factory, small_data: Dataset) -> None:
+    """The policy's, less what that hold-out shows; and a new environment pays as before."""
+    config = replace(SMALL, relevance_draws=2)
+    goal: dict[str, Any] = {"reward": "coverage", "k": 5, "relevance": "holdout"}
+    fresh = DenoisingVectorEnv(small_data, num_envs=1, num_steps=3, **goal).problem
+    scores, users = torch.rand(1, 40), torch.from_numpy(fresh.users[:1])
+    before = fresh.score(scores, users)[0]
+    learner = agent(make_policy(), small_data, config, **goal)
+    learner.learn()
+    learner._refresh_lists()
+    shown = [env.problem.reward_fn for env in learner.envs]
+    score = learner.policy.scorer(small_data)
+    lists = [reward.lists for reward in shown if isinstance(reward, Coverage)]
+    assert all(torch.equal(own, r.context.lists_by(score)) for own, r in zip(lists, shown, strict=True))
+    assert not torch.equal(*lists)
+    for problem in (fresh, DenoisingVectorEnv(small_data, num_envs=1, num_steps=3, **goal).problem):
+        assert torch.equal(problem.score(scores, users)[0], before)
+
+
+def test_presets_and_the_literal_estimator(make_policy: Factory, small_data: Dataset) -> None:
+    paper = preset("paper")
+    assert (paper.learning_rate, paper.users_per_batch, paper.iterations) == (1e-3, 64, 200)
+    assert paper.baseline == "none" and paper.exploration_std == 0.0
+    config = replace(paper, iterations=2, eval_every=2)
+    learner = agent(make_policy(), small_data, config, reward="racs")
+    assert float(learner.policy.std.max()) < 0.02  # the posterior's own
+    assert all(math.isfinite(row.get("reward/mean", 0.0)) for row in learner.learn().history)
+    assert set(PRESETS) == {"default", "score", "paper"}
+    with pytest.raises(ValueError, match="Did you mean 'paper'"):
+        preset("papr")
+
+
+def test_saved_state_is_one_plain_file(make_policy: Factory, small_data: Dataset, tmp_path: Path) -> None:
+    learner = agent(make_policy(), small_data)
+    learner.learn(tmp_path)
+    names = {p.name for p in tmp_path.iterdir()}
+    assert "resume.safetensors" in names and not any(n.startswith(".") for n in names)
+    header = (tmp_path / "resume.safetensors").read_bytes()[8:200_000].split(b"}}")[0]
+    assert b"reinforce" in header
+    assert json.loads(json.dumps(learner.history))  # plain numbers
+
+
+# ---------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"estimator": "scor"}, "Did you mean 'score'"),
+        ({"baseline": "groop"}, "Did you mean 'group'"),
+        ({"baseline": "leave_one_out", "samples_per_user": 1}, "samples_per_user must be >= 2 for baseline"),
+        ({"train_steps": "first:2"}, "must be 'all', 'random:n' or 'last:n'"),
+        ({"train_steps": "last:1"}, "train_steps must be 'all' for estimator 'pathwise'"),
+        ({"logprob_reduction": "max"}, "must be one of mean, sum; found 'max'"),
+    ],
+)
+def test_wrong_settings_are_refused_before_training(
+    change: dict[str, Any], message: str, make_policy: Factory, small_data: Dataset
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        agent(make_policy(), small_data, replace(SMALL, **change))
+
+
+def test_misfits_are_refused_before_training(make_policy: Factory, small_data: Dataset) -> None:
+    with pytest.raises(ValueError, match="use estimator 'score'"):
+        agent(make_policy(), small_data, reward="r_cos")
+    env = DenoisingVectorEnv(small_data, num_envs=3, num_steps=3, relevance="recent", backend="torch")
+    with pytest.raises(ValueError, match=r"3 sub-environments; users_per_batch \* samples_per_user is 16"):
+        Reinforce(make_policy(), env, SMALL)
+    env = DenoisingVectorEnv(small_data, num_envs=16, num_steps=2, relevance="recent", backend="torch")
+    with pytest.raises(ValueError, match="environment's T is 2, the policy's 3"):
+        Reinforce(make_policy(), env, SMALL)
+    with pytest.raises(ValueError, match=r"select_on must be one of .*found 'ndcg@21'"):
+        agent(make_policy(), small_data, replace(SMALL, select_on="ndcg@21"))
+
+
+def test_a_batch_larger_than_the_data_shrinks(make_policy: Factory, small_data: Dataset) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, users_per_batch=1000))
+    assert learner.config.users_per_batch == len(learner.env.problem.users) <= 60
+    assert advantage("batch", torch.zeros(2, 1)).sum() == 0
+    assert learner.learn().history

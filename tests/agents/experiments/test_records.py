@@ -1,0 +1,159 @@
+"""Records of cells: where they come from, and what makes them stale."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.experiments import provenance
+from agents.experiments.cells import do_cell
+from agents.experiments.provenance import Commit, command_line, commit, provenance_of, sources
+from agents.experiments.records import Cell, CellError, differences, other_commits, read_cell, staleness
+from agents.runs.folder import made_with
+from refit_env.data import load_dataset
+from refit_env.errors import DataError
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: float = 1.0
+    sizes: tuple[int, ...] = (2, 3)
+
+
+CELL = Cell("a", json.loads, ('{"value": 1}',), {"agent": Settings(), "seed": 0}, data="synthetic")
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    do_cell(CELL, tmp_path, "refit compare something")
+    found = read_cell(tmp_path, CELL)
+    assert found is not None
+    return found
+
+
+def test_a_record_holds_all_that_a_repetition_would_have_to_match(record: dict[str, Any]) -> None:
+    assert record["value"] == 1
+    assert record["settings"] == {"agent": {"rate": 1.0, "sizes": [2, 3]}, "seed": 0}
+    found = provenance_of(record)
+    assert found is not None and found.data is not None
+    assert (found.data.name, found.data.fingerprint) == ("synthetic", load_dataset("synthetic").fingerprint)
+    assert found.command == "refit compare something"
+    assert found.versions == made_with() and found.versions["torch"] != "unknown"
+    assert found.machine["cores"] >= 1 and found.commit == commit()
+
+
+def test_data_of_another_content_make_a_record_stale(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = provenance.Data("synthetic", "f" * 64)
+    monkeypatch.setattr("agents.experiments.records.data_of_name", lambda name: other)
+    with pytest.raises(
+        CellError, match=r"a\.json: stale, data was synthetic [0-9a-f]{12}, now synthetic f{12}"
+    ):
+        read_cell(tmp_path, CELL)
+    assert read_cell(tmp_path, CELL, stale=True) == record
+
+
+def test_data_that_are_gone_cannot_be_compared(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(name: str) -> None:
+        raise DataError("there is no synthetic")
+
+    monkeypatch.setattr("agents.experiments.records.data_of_name", gone)
+    assert staleness(record, CELL) == ["its data cannot be compared: there is no synthetic"]
+
+
+def test_a_record_from_before_provenance_is_stale(record: dict[str, Any]) -> None:
+    older = {name: value for name, value in record.items() if name != "provenance"}
+    assert staleness(older, CELL) == ["it does not record the fingerprint of its data"]
+    assert staleness({}, CELL)[0] == "it does not record its settings"
+    many = {**record, "settings": {"agent": {"rate": 1.0}, "seed": 0, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}}
+    assert staleness(many, CELL)[2:] == ["c was 3, now not set", "and 2 more settings"]
+
+
+def test_a_setting_that_was_added_later_counts_as_its_default() -> None:
+    old = {"agent": {"rate": 1.0}}
+    assert differences(old, {"agent": Settings()}) == []
+    assert differences(old, {"agent": Settings(sizes=(5,))}) == ["agent.sizes was [2, 3], now [5]"]
+    assert differences({"agent": {"rate": 1.0, "gone": 4}}, {"agent": Settings()}) == [
+        "agent.gone was 4, now not set"
+    ]
+    assert differences({"agent": {"rate": 2.0, "sizes": [2, 3]}}, {"agent": Settings()}) == [
+        "agent.rate was 2.0, now 1.0"
+    ]
+
+
+def test_another_commit_is_information(
+    record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other_commits([CELL], tmp_path) == ""
+    monkeypatch.setattr("agents.experiments.records.commit", lambda: Commit("0" * 40, False))
+    assert other_commits([CELL], tmp_path).endswith("the code is now 000000000000")
+    assert read_cell(tmp_path, CELL) == record  # it is used all the same
+
+
+def test_damaged_records_are_named(record: dict[str, Any], tmp_path: Path) -> None:
+    path = CELL.path(tmp_path)
+    for text in ("[]", "3", "{", '{"provenance": 3}', '{"provenance": {"commit": []}}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"a\.json: "):
+            read_cell(tmp_path, CELL)
+
+
+def test_many_stale_records_are_counted(tmp_path: Path) -> None:
+    cells = [replace(CELL, key=f"c{number}", data="") for number in range(25)]
+    for cell in cells:
+        cell.path(tmp_path).write_text("{}")
+    from agents.experiments.records import unfinished
+
+    with pytest.raises(CellError) as error:
+        unfinished(cells, tmp_path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 21 and lines[-1] == "... and 5 more"
+    assert len(unfinished(cells, tmp_path, redo=True)) == 25
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+def test_a_commit_is_that_of_the_source_tree_and_says_whether_it_changed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "agents").mkdir(parents=True)
+    (source / "agents" / "a.py").write_text("a = 1\n")
+    assert commit(source) == Commit(None, None)
+    git(source, "init", "-q")
+    git(source, "add", ".")
+    git(source, "commit", "-qm", "one")
+    clean = commit(source)
+    assert clean.id is not None and len(clean.id) == 40 and clean.dirty is False
+    (source / "benchmarks" / "results").mkdir(parents=True)
+    (source / "benchmarks" / "results" / "cell.json").write_text("{}")
+    assert commit(source) == clean  # results are no code
+    (source / "agents" / "b.py").write_text("b = 1\n")
+    assert commit(source) == Commit(clean.id, True)
+    installed = source / "site-packages"
+    installed.mkdir()
+    assert commit(installed) == Commit(None, None)  # somebody else's checkout around it says nothing
+
+
+def test_the_command_line_is_what_was_typed_without_folders() -> None:
+    code = "from agents.experiments.provenance import command_line; print(command_line())"
+    done = subprocess.run([sys.executable, "-c", code, "--seeds", "2"], capture_output=True, text=True)
+    assert done.stdout.strip() == "-c --seeds 2"
+    assert "/" not in command_line().split()[0]
+
+
+def test_sources_count_commits_and_name_data(record: dict[str, Any]) -> None:
+    found = sources([record, record, {"machine": {"processor": "P"}}])
+    assert found["commits"] == {str(commit()): 2} and found["unrecorded"] == 1
+    assert found["data"] == {"synthetic": [load_dataset("synthetic").fingerprint]}
+    assert found["processors"]["P"] == 1 and sum(found["processors"].values()) == 3

@@ -1,0 +1,141 @@
+"""What a reader of a comparison sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from agents.experiments import figures
+from agents.experiments.aggregate import by_row
+from agents.experiments.figures import draw_learning_curves, seed_curves
+from agents.experiments.tables import (
+    TextTable,
+    aggregate_table,
+    environment_table,
+    percent_interval,
+    print_table,
+    signed,
+    summarise,
+)
+
+METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+
+
+def cell(
+    row: str, seed: int, value: float, curve: list[float] | None = None, env: str = "E"
+) -> dict[str, Any]:
+    steps = [100.0 * n for n in range(len(curve or ()))]
+    return {
+        "env": env,
+        "row": row,
+        "seed": seed,
+        "test": dict.fromkeys(METRICS, value),
+        "valid": dict.fromkeys(METRICS, value),
+        "env_steps": 0 if row == "none" else 12_800,
+        "cost": {"training_seconds": 5.0, "validation_seconds": 2.0, "peak_memory_mib": 321.0},
+        "curve": {} if curve is None else {"steps": steps, "valid/ndcg@20": curve},
+    }
+
+
+def results(*cells: dict[str, Any]) -> Any:
+    return by_row({str(place): one for place, one in enumerate(cells)})
+
+
+GOOD = (
+    *(cell("none", seed, 0.3 + seed / 100) for seed in range(2)),
+    *(cell("ppo", seed, 0.36 + seed / 100, [0.3, 0.33, 0.36 + seed / 100]) for seed in range(2)),
+    *(cell("reinforce", seed, 0.3 + 3 * seed / 100, [0.3, 0.31, 0.32]) for seed in range(2)),
+)
+
+
+def test_an_environment_s_table_has_a_line_a_row_and_stars_what_is_sure() -> None:
+    table = environment_table("E", summarise(results(*GOOD))["E"])
+    lines = {line[0]: dict(zip(table.columns, line, strict=True)) for line in table.rows}
+    assert list(lines) == ["no training", "REINFORCE", "PPO"]
+    assert lines["PPO"]["NDCG@20 gain"] == "+0.0600 ± 0.0000 *"
+    assert lines["REINFORCE"]["NDCG@20 gain"].startswith("+0.0100 ±")
+    assert not lines["REINFORCE"]["NDCG@20 gain"].endswith("*")
+    assert lines["no training"]["NDCG@20 gain"] == "" and lines["no training"]["steps"] == ""
+    assert lines["PPO"]["steps"] == "12,800" and lines["PPO"]["seconds"] == "7"
+    assert lines["PPO"]["peak MiB"] == "321"
+
+
+def test_one_seed_has_figures_but_no_intervals() -> None:
+    table = environment_table("E", summarise(results(cell("none", 0, 0.3), cell("ppo", 0, 0.36)))["E"])
+    assert table.rows[1][1:5] == ("0.3600 ± -", "0.3600 ± -", "+0.0600 ± -", "+0.0600 ± -")
+    overall = aggregate_table(results(cell("none", 0, 0.3), cell("reinforce", 0, 0.3), cell("ppo", 0, 0.36)))
+    assert overall is not None and overall.rows[1][1:] == ("+20.00 [-]", "1.00 [-]")
+
+
+def test_the_aggregate_table_has_percents_and_chances() -> None:
+    table = aggregate_table(results(*GOOD))
+    assert table is not None
+    lines = {line[0]: line[1:] for line in table.rows}
+    assert set(lines) == {"REINFORCE", "PPO"} and lines["REINFORCE"][1] == ""
+    assert lines["PPO"][1] == "1.00 [1.00, 1.00]" and lines["PPO"][0].startswith("+19.68 [")
+    assert aggregate_table(results(cell("none", 0, 0.3), cell("ppo", 1, 0.3))) is None
+
+
+def test_numbers_as_they_are_read() -> None:
+    assert signed({"mean": -0.01, "low": -0.02, "high": 0.0, "excludes_zero": False}) == "-0.0100 ± 0.0100"
+    assert percent_interval({"mean": 0.025, "low": 0.01, "high": 0.04}) == "+2.50 [+1.00, +4.00]"
+
+
+def test_tables_are_printed_whole_into_pipes(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = tuple(f"a wide cell number {n}" for n in range(6))
+    print_table(TextTable("T", cells, (cells,)))
+    shown = capsys.readouterr().out
+    assert all(shown.count(name) == 2 for name in cells)  # heading and cell
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn."""
+    kept: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (kept.append(self), save(self, *a, **k))[1])
+    return kept
+
+
+def test_a_line_an_algorithm_and_a_band_of_its_seeds(drawn: list[Figure], tmp_path: Path) -> None:
+    other = [cell("ppo", 0, 0.5, [0.4, 0.5], env="F"), cell("none", 0, 0.4, env="F")]
+    path = draw_learning_curves(results(*GOOD, *other), tmp_path / "curves.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    figure = drawn[0]
+    assert [axis.get_title() for axis in figure.axes] == ["E", "F"]
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    np.testing.assert_allclose(lines["PPO"].get_ydata(), [0.3, 0.33, 0.365])
+    np.testing.assert_allclose(lines["PPO"].get_xdata(), [0, 100, 200])
+    band = figure.axes[0].collections[1].get_paths()[0].vertices[:, 1]  # reinforce's is the first
+    assert band.max() == pytest.approx(0.37)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["no training", "REINFORCE", "PPO"]
+
+
+def test_what_falls_does_not_flatten_the_others(drawn: list[Figure], tmp_path: Path) -> None:
+    fallen = [cell("es", seed, 0.3, [0.3, 0.0, 0.0]) for seed in range(2)]
+    draw_learning_curves(results(*GOOD, *fallen), tmp_path / "curves.png")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert 0.2 < low < 0.305 and high > 0.37
+
+
+def test_seeds_are_averaged_where_all_of_them_looked() -> None:
+    runs = [cell("ppo", 0, 0.3, [0.1, 0.2, 0.3]), cell("ppo", 1, 0.3, [0.3, 0.4])]
+    assert seed_curves(runs, "valid/ndcg@20") == ([0.0, 100.0], [[0.1, 0.2], [0.3, 0.4]])
+
+
+def test_nothing_to_draw(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_learning_curves(results(cell("none", 0, 0.3)), tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_every_row_has_a_look_of_its_own() -> None:
+    looks = [
+        (figures.COLORS[n % len(figures.COLORS)], figures.STYLES[n // len(figures.COLORS)])
+        for n in range(len(figures.ROWS))
+    ]
+    assert len(set(looks)) == len(looks)

@@ -1,0 +1,90 @@
+"""Every estimator has the same expectation: the derivative of the expected reward.
+
+The oracle is finite differences of the expected reward under common random numbers, on problems small
+enough for hundreds of thousands of samples. Letters as in ``agents.gradients.estimators``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.gradients.estimators import expected_slope
+
+STD = 0.3
+SAMPLES = 400_000
+
+
+def list_reward(scores: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
+    """(N,) what the ranks of ``scores`` (N, I) earn."""
+    order = scores.argsort(dim=1, descending=True)[:, : discount.numel()]
+    return (gains[order] * discount).sum(1)
+
+
+def expected_reward(mean: Tensor, gains: Tensor, discount: Tensor, noise: Tensor) -> float:
+    """The mean of the reward over the noise, in float64."""
+    return float(list_reward(mean + STD * noise, gains, discount).double().mean())
+
+
+@pytest.mark.parametrize(
+    ("gains", "discount"),
+    [
+        ([0.0, 1.0], [1.0]),
+        ([1.0, 0.0, 0.5, 0.2], [0.5, 0.5]),
+        ([1.0, 0.0, 0.5, 0.2], [1.0, 1 / math.log2(3), 0.5]),
+        ([0.3, 0.9, 0.1], [1.0, 0.6, 0.4]),  # a list as long as the catalogue
+    ],
+)
+def test_slope_matches_finite_differences(gains: list[float], discount: list[float]) -> None:
+    worth, weight = torch.tensor(gains), torch.tensor(discount)
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.rand(len(gains), generator=generator) * 0.5
+    noise = torch.randn(SAMPLES, len(gains), generator=generator)
+    noise = torch.cat([noise, -noise])
+    each = expected_slope(mean + STD * noise, mean.expand_as(noise), worth.expand_as(noise), weight, STD)
+    estimate, error = each.double().mean(0), each.double().std(0) / math.sqrt(len(each))
+    for i in range(len(gains)):
+        step = torch.zeros(len(gains))
+        step[i] = 0.02
+        rise = expected_reward(mean + step, worth, weight, noise) - expected_reward(
+            mean - step, worth, weight, noise
+        )
+        assert abs(float(estimate[i]) - rise / 0.04) < 5 * float(error[i]) + 0.01
+
+
+def test_slope_has_the_score_function_mean_and_a_fraction_of_its_variance() -> None:
+    gains, discount = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0]), torch.tensor([0.5, 0.5])
+    mean = torch.linspace(0.5, 0.0, 6)
+    noise = torch.randn(SAMPLES, 6, generator=torch.Generator().manual_seed(1))
+    scores = mean + STD * noise
+    reward = list_reward(scores, gains, discount)
+    score = (reward - reward.mean())[:, None] * noise / STD
+    blackwell = expected_slope(scores, mean.expand_as(noise), gains.expand_as(noise), discount, STD)
+    error = (score.std(0) + blackwell.std(0)) / math.sqrt(SAMPLES)
+    assert bool(((score.mean(0) - blackwell.mean(0)).abs() < 5 * error).all())
+    assert blackwell.var(0).sum() < 0.5 * score.var(0).sum()
+
+
+def test_items_that_no_list_may_hold_have_no_slope_and_are_no_rivals() -> None:
+    mean = torch.tensor([[0.9, 0.5, 0.4]])
+    hidden = torch.tensor([[True, False, False]])
+    scores = mean.masked_fill(hidden, -math.inf)
+    gains, discount = torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([1.0])
+    slope = expected_slope(scores, mean.masked_fill(hidden, -math.inf), gains, discount, STD)
+    pair = expected_slope(scores[:, 1:], mean[:, 1:], gains[:, 1:], discount, STD)
+    assert torch.allclose(slope[:, 1:], pair, atol=1e-6) and slope[0, 0] == 0.0
+
+
+def test_slope_of_each_user_is_its_own() -> None:
+    generator = torch.Generator().manual_seed(2)
+    mean, noise = torch.rand(5, 7, generator=generator), torch.randn(5, 7, generator=generator)
+    gains, discount = torch.rand(5, 7, generator=generator), torch.tensor([0.6, 0.4])
+    whole = expected_slope(mean + STD * noise, mean, gains, discount, STD)
+    for n in range(5):
+        one = expected_slope(
+            (mean + STD * noise)[n : n + 1], mean[n : n + 1], gains[n : n + 1], discount, STD
+        )
+        assert torch.equal(whole[n : n + 1], one)

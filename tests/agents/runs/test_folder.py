@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents.runs.folder import RunError, RunFolder
+from tests.fuzzing import generators, mutate_json
+
+SETTINGS = {"env": "ReFiT-Synthetic-v0", "seed": 3}
+
+
+def finished(path: Path) -> RunFolder:
+    run = RunFolder.create(path, "pretrain", SETTINGS)
+    for name in ("policy.safetensors", "policy.json", "log.csv", "curve.png", "pretrain.safetensors"):
+        (path / name).write_text("x")
+    (path / "tb").mkdir()
+    (path / "tb" / "events.out.tfevents.1").write_text("x")
+    run.finish(
+        {"test": {"ndcg@20": 0.25, "recall@20": float("nan")}, "training": {"list": [float("inf"), 1]}}
+    )
+    return run
+
+
+def test_a_new_run_says_how_to_repeat_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "a" / "b", "pretrain", SETTINGS)
+    assert run.exists() and not run.finished()
+    assert run.config["command"] == "pretrain" and run.config["seed"] == 3
+    assert run.config["made_with"]["torch"].startswith("2.")
+    assert run.describe() == "pretrain of ReFiT-Synthetic-v0, seed 3, not finished"
+
+
+def test_a_finished_run_has_metrics_and_no_resume_state(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    assert run.finished() and not (tmp_path / "pretrain.safetensors").exists()
+    assert run.metrics == {
+        "test": {"ndcg@20": 0.25, "recall@20": None},
+        "training": {"list": [None, 1]},
+    }
+    json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(
+        RunError, match=r"holds a run already .pretrain of ReFiT-Synthetic-v0, seed 3, finished"
+    ):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS)
+    RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True)
+    names = sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock")
+    assert names == ["config.json", "notes.txt"]  # others' files stay
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "log.csv", "curve.png", "policy.json", "tb"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_that_are_no_runs_are_not_replaced(tmp_path: Path, name: str, overwrite: bool) -> None:
+    (tmp_path / name).mkdir() if name == "tb" else (tmp_path / name).write_text("mine")
+    with pytest.raises(RunError, match=f"holds {name}, which a run would replace, .* another folder"):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert name == "tb" or (tmp_path / name).read_text() == "mine"
+
+
+def test_a_missing_run_names_what_is_missing(tmp_path: Path) -> None:
+    finished(tmp_path / "elbo")
+    with pytest.raises(RunError, match=r"no run folder .*elbu'. Runs in .*: elbo\."):
+        RunFolder.open(tmp_path / "elbu")
+    with pytest.raises(RunError, match="there is no folder"):
+        RunFolder.open(tmp_path / "nowhere" / "elbo")
+    (tmp_path / "elbo" / "policy.safetensors").unlink()
+    with pytest.raises(RunError, match=r"policy\.safetensors missing\. It holds: config\.json"):
+        RunFolder.open(tmp_path / "elbo")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match=r"config\.json, policy\.safetensors missing\. It holds: nothing"):
+        RunFolder.open(tmp_path / "empty")
+
+
+def test_a_file_is_not_a_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunError, match="is a file"):
+        RunFolder.create(tmp_path / "file", "pretrain", SETTINGS)
+    with pytest.raises(RunError, match="no run folder"):
+        RunFolder.open(tmp_path / "file")
+
+
+# ---------------------------------------------------------------------- the lock
+
+
+def test_a_run_that_a_process_works_on_is_left_alone(tmp_path: Path) -> None:
+    first = RunFolder.create(tmp_path, "pretrain", SETTINGS)
+    for act in (
+        lambda: RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=True),
+        lambda: RunFolder.resume(tmp_path),
+    ):
+        with pytest.raises(RunError, match=f"another process works on the run in {tmp_path} now"):
+            act()
+    assert first.config["seed"] == 3  # nothing was replaced
+    assert RunFolder.open(tmp_path, needs=("config.json",)).describe().endswith("not finished")
+    first.close()
+    with RunFolder.resume(tmp_path) as again:
+        with pytest.raises(RunError, match="another process"):
+            RunFolder.resume(tmp_path)
+        again.finish({})
+    assert not (tmp_path / ".lock").exists()
+    with pytest.raises(RunError, match="finished already"):
+        RunFolder.resume(tmp_path)
+    RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=True).close()  # a refusal keeps no lock
+
+
+def test_a_process_that_was_killed_holds_no_lock_and_leaves_no_halves(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from agents.runs.folder import RunFolder\n"
+        "from refit_env.utils.atomic_io import atomic_path\n"
+        f"run = RunFolder.create({str(tmp_path)!r}, 'pretrain', {SETTINGS!r})\n"
+        "with atomic_path(run.path / 'resume.safetensors') as half, atomic_path(run.path / 'mine.json'):\n"
+        "    half.write_bytes(b'x'); os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -9
+    halves = [path.name for path in tmp_path.glob(".resume.safetensors.*")]
+    assert len(halves) == 1
+    (tmp_path / ".log.csv.123").write_text("x")
+    with RunFolder.resume(tmp_path):
+        left = sorted(path.name for path in tmp_path.iterdir())
+        assert left[0].startswith(".lock") and left[1].startswith(".mine.json.")  # others' files stay
+        assert left[2:] == ["config.json"]
+
+
+def test_a_run_never_replaces_what_it_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished(tmp_path / "base")
+    monkeypatch.chdir(tmp_path)
+    for other in ("base", tmp_path / "base", "x/../base"):
+        with pytest.raises(RunError, match="--out base is the folder of --init"):
+            RunFolder.create("base", "finetune", SETTINGS, overwrite=True, needs={"--init": other})
+    assert (tmp_path / "base" / "policy.safetensors").exists()
+
+
+# ---------------------------------------------------------------------- damaged files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", r"config\.json: expected `object`, got `array`"),
+        ("3", r"config\.json: expected `object`, got `int`"),
+        ("{}", r"config\.json: object missing required field `command`"),
+        ("null", r"config\.json: expected `object`, got `null`"),
+        ('{"command": "pretrain", "env": 3}', r"expected `str`, got `int` - at `\$\.env`"),
+        ('{"command": "pretrain", "env": "x", "seed": "1"}', r"expected `int`, got `str` - at `\$\.seed`"),
+        ("[" * 100_000, r"config\.json: "),
+        ("\x00", r"config\.json: not a JSON file"),
+    ],
+)
+def test_a_damaged_config_is_named(content: str, message: str, tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError, match=message) as refused:
+        _ = run.config
+    assert len(str(refused.value)) < 400
+    with pytest.raises(RunError, match=r"its config\.json is damaged, finished"):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS)  # it is a run all the same
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    for content, message in [("null", "got `null`"), ('{"cost": {"pretraining": 3}}', "expected `object`")]:
+        (tmp_path / "metrics.json").write_text(content)
+        with pytest.raises(RunError, match=rf"metrics\.json: .*{message}"):
+            _ = run.metrics
+    (tmp_path / "metrics.json").write_text(" " * (2**20 + 1))
+    with pytest.raises(RunError, match="a file of this kind has at most 1048576"):
+        _ = run.metrics
+
+
+@pytest.mark.fuzz
+def test_damaged_records_are_refused_or_read(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("config.json", "metrics.json")}
+    outcomes = set()
+    for rng in generators():
+        for name, content in whole.items():
+            (tmp_path / name).write_bytes(mutate_json(content, rng))
+            try:
+                record = run.config if name == "config.json" else run.metrics
+            except RunError as error:
+                assert len(str(error)) < 1000 and name in str(error)
+                outcomes.add((name, "refused"))
+            else:
+                assert isinstance(record, dict)
+                outcomes.add((name, "read"))
+        assert run.describe()
+    assert len(outcomes) == 4

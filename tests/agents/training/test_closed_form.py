@@ -1,0 +1,55 @@
+"""The search of settings on validation: what it chooses, what it leaves alone, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.training.closed_form import fit_closed_form
+from refit_env.data import Dataset, synthesize
+from refit_env.evaluation.ranking import evaluate
+from refit_env.policy import DiffusionPolicy
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return synthesize(num_users=150, num_items=60)
+
+
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_it_gives_the_best_of_what_it_tried(data: Dataset, name: str) -> None:
+    result = fit_closed_form(data, name, device="cpu")
+    values = [row["valid/ndcg@20"] for row in result.tried]
+    assert len(values) > 5 and result.best_value == max(values) > values[0] * 0.999
+    again = evaluate(DiffusionPolicy(result.backbone, 1).scorer(data), data, "valid", device="cpu")
+    assert again.means()["ndcg@20"] == result.best_value
+    settings = [tuple(sorted(row["settings"].items())) for row in result.tried]
+    assert len(set(settings)) == len(settings)  # nothing is tried twice
+
+
+def test_given_options_are_not_searched(data: Dataset) -> None:
+    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "oldest": 0.5}
+    result = fit_closed_form(data, "linear", options, device="cpu")
+    assert len(result.tried) == 1 and result.backbone.config.l2 == 7.0
+
+
+def test_wrong_names_are_refused(data: Dataset) -> None:
+    with pytest.raises(ValueError, match="has no closed form"):
+        fit_closed_form(data, "diffrec")
+    with pytest.raises(ValueError, match="ndgc@20"):
+        fit_closed_form(data, "linear", select_on="ndgc@20", device="cpu")
+
+
+def test_reinforce_moves_its_matrix(data: Dataset) -> None:
+    policy = DiffusionPolicy(fit_closed_form(data, "linear", {"recency": "rising"}, device="cpu").backbone, 1)
+    before = policy.backbone.state_dict()["weight"].clone()
+    config = ReinforceConfig(iterations=3, users_per_batch=32, eval_every=3, learning_rate=1e-3)
+    kwargs = {"data": data, "reward": "ndcg", "relevance": "recent", "k": 5}
+    agent = Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs=kwargs, device="cpu")
+    problem = agent.env.problem
+    assert problem.config.backbone == "linear"
+    row = problem.initial_state(torch.as_tensor(problem.users[:1]))
+    assert 0 < float(row[row > 0].min()) < 1  # the environment starts from the policy's weighted rows
+    agent.learn()
+    assert not torch.equal(agent.policy.backbone.state_dict()["weight"], before) or agent._best[1] == 0

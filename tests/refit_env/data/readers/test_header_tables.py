@@ -1,0 +1,173 @@
+"""Tables with a header: which columns are read, what separates them, what is done about blanks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from refit_env.data.messages import as_options
+from refit_env.data.prepare import prepare
+from refit_env.data.readers.formats import FORMATS, guess_format, read_rows
+from refit_env.data.readers.header_tables import ReadOptions
+from refit_env.data.recipe import Recipe
+from refit_env.errors import DataError
+
+Write = Callable[[str, str | bytes], Path]
+HEADER = "user,item,rating,timestamp"
+BLANKS = f"{HEADER}\n1,2,5,1500000000\n1,3,,1500000001\n2,2,4,\n,4,3,1500000003\n2,4,1,1500000004\n"
+
+
+def whole(blank: str = "") -> str:
+    """A hundred rows, one of which has a rating that is something else."""
+    rows = [f"{n % 5},{n},{blank if n == 7 else 4}\n" for n in range(100)]
+    return "user,item,rating\n" + "".join(rows)
+
+
+@pytest.mark.parametrize("blank", ["", "n/a", "good"])
+def test_a_rating_that_nobody_asked_for_stops_nothing(blank: str, write: Write) -> None:
+    path = write("ratings.csv", whole(blank))
+    data = prepare("shop", path)
+    assert data.num_items == 100 and data.train.ratings is None
+    for recipe in (Recipe(min_rating=1), Recipe(columns={"rating": "rating"})):
+        with pytest.raises(DataError, match=r"ratings\.csv line 9: rating (is empty|'.*' is no number)"):
+            prepare("shop", path, recipe)
+
+
+def test_a_column_can_be_ignored(write: Write) -> None:
+    path = write("log.csv", "user,item,time,ts\n1,2,,soon\n2,3,1500000000,\n")
+    with pytest.raises(DataError, match=r"line 2: timestamp is empty; drop_blank=True drops .*, ignore"):
+        read_rows(path, "csv")
+    with pytest.raises(DataError, match=r"line 2: timestamp 'soon' is no date"):
+        read_rows(path, "csv", ReadOptions(ignore=("time",)))
+    rows = read_rows(path, "csv", ReadOptions(ignore=("time", "ts")))
+    assert rows.timestamps is None and len(rows) == 2
+    with pytest.raises(DataError, match=r"ignore=\('when',\): no such column; it has user, item, time, ts"):
+        read_rows(path, "csv", ReadOptions(ignore=("when",)))
+    with pytest.raises(DataError, match=r"ignore=\('time',\): the column is named for a role, too"):
+        read_rows(path, "csv", ReadOptions(ignore=("time",), columns={"timestamp": "time"}))
+
+
+@pytest.mark.parametrize("format", ["csv", "inter"])
+def test_rows_with_blanks_are_dropped_when_asked_and_counted(format: str, write: Write) -> None:
+    text = BLANKS
+    if format == "inter":
+        text = text.replace(",", "\t").replace(
+            HEADER.replace(",", "\t"), "user_id:t\titem_id:t\trating:f\ttime:f"
+        )
+    path = write(f"shop.{format}", text)
+    for columns, kept in (({}, [2, 3, 4]), ({"rating": "rating"}, [2, 4])):
+        rows = read_rows(path, format, ReadOptions(columns=columns, drop_blank=True))
+        assert rows.items.tolist() == kept and rows.dropped == {"blanks": 5 - len(kept)}
+    path = write(f"shop.{format}", text.splitlines()[0] + "\n\t,\t\n")
+    with pytest.raises(DataError):
+        read_rows(path, format, ReadOptions(drop_blank=True))
+
+
+def test_dropped_blanks_are_in_the_report(write: Write) -> None:
+    path = write("ratings.csv", whole())
+    data = prepare("shop", path, Recipe(min_rating=1, drop_blank=True))
+    assert data.meta["preparation"]["rows"] == {
+        "read": 100,
+        "without blanks": 99,
+        "rating >= 1": 99,
+        "0 duplicates merged": 99,
+    }
+    path = write("ratings.csv", whole("3"))
+    assert prepare("shop", path, Recipe(drop_blank=True)).meta["preparation"]["rows"]["without blanks"] == 100
+
+
+def test_dropped_blanks_of_split_files_are_added_up(write: Write) -> None:
+    for split in ("train", "valid", "test"):
+        path = write(f"shop.{split}.inter", "user_id:token\titem_id:token\n1\t2\n1\t\n")
+    rows = read_rows(path.parent, "inter", ReadOptions(drop_blank=True))
+    assert len(rows) == 3 and rows.dropped == {"blanks": 3}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv"])
+def test_the_separator_is_found(name: str, separator: str, write: Write) -> None:
+    text = "user,item,note; or | none\n1,2,a; b | c\n".replace(",", separator)
+    rows = read_rows(write(name, text), "csv")
+    assert (rows.users.tolist(), rows.items.tolist()) == ([1], [2])
+
+
+@pytest.mark.parametrize("stated", ["\t", r"\t", "tab"])
+def test_a_tab_can_be_stated(stated: str, write: Write) -> None:
+    path = write("log.csv", "user\titem\n1\t2\n")
+    assert read_rows(path, "csv", ReadOptions(separator=stated)).items.tolist() == [2]
+    data = prepare("shop", write("log.csv", whole().replace(",", "\t")), Recipe(separator=stated))
+    assert data.num_items == 100
+
+
+@pytest.mark.parametrize("stated", ["", "ab", "::", "\n", '"', "a", "1", r"\n", "."])
+def test_what_cannot_separate_is_refused(stated: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^separator must be one character, such as , or ; or \| or tab; found"
+    ):
+        Recipe(separator=stated)
+
+
+def test_a_folder_with_one_tsv(write: Write) -> None:
+    path = write("shop/visits.tsv", "user\titem\n1\t2\n")
+    assert guess_format(path.parent) == "csv" == guess_format(path)
+    assert read_rows(path.parent, "csv").items.tolist() == [2]
+
+
+def test_options_that_a_format_does_not_read_are_refused(write: Write) -> None:
+    path = write("u.data", "1\t2\t3\t1500000000\n")
+    for name, value in {
+        "columns": {"user": "a"},
+        "ignore": ("a",),
+        "separator": ",",
+        "token_ids": True,
+        "drop_blank": True,
+    }.items():
+        with pytest.raises(DataError, match=rf"^{name} is for csv( and inter)?, not for u\.data"):
+            read_rows(path, "u.data", ReadOptions(**{name: value}))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"separator is for csv, not for inter"):
+        read_rows(write("a.inter", "user_id:t\titem_id:t\n1\t2\n"), "inter", ReadOptions(separator=","))
+
+
+MESSAGES = [
+    ("visitor,item\n1,2\n", {}, "--columns user=NAME states it"),
+    ("visitor item\n1 2\n", {}, "--separator what stands between columns"),
+    ("user,item\na,2\n", {}, "--token-ids takes ids of any text"),
+    (",".join(["user", "item", "time"]) + "\n1,2,\n", {}, "--drop-blank drops such rows, --ignore leaves"),
+    ("user,item\n1,2\n", {"min_rating": 3}, "--min-rating 3 needs ratings"),
+    ("user,item\n1,2\n", {"min_rating": 3}, "--columns rating=NAME names one"),
+    ("user,item\n1,2\n", {"session": "day"}, "--session day needs timestamps"),
+    ("user,item\n1,2\n", {"split": "published"}, "--split published, but the files are not split"),
+    (
+        "user,item\n1,2\n",
+        {"split": "time"},
+        "--split time needs timestamps, or rows in order of time (--ti",
+    ),
+    ("user,item\n1,2\n", {"ignore": ("x",)}, "--ignore x: no such column"),
+    ("user,item,time\n1,2,3\n", {}, "--time-unit UNIT states their unit"),
+    ("user,item\n1,2\n", {"time_unit": "ms"}, "--time-unit ms, but these files have no times"),
+]
+
+
+@pytest.mark.parametrize(("text", "options", "message"), MESSAGES)
+def test_errors_name_options_as_they_were_typed(
+    text: str, options: dict[str, object], message: str, write: Write
+) -> None:
+    path = write("log.csv", text)
+    for context, wanted in ((True, message), (False, None)):
+        with pytest.raises(ValueError) as caught:
+            if context:
+                with as_options():
+                    prepare("shop", path, Recipe(**options))  # type: ignore[arg-type]
+            else:
+                prepare("shop", path, Recipe(**options))  # type: ignore[arg-type]
+        assert wanted in str(caught.value) if wanted else "--" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_every_format_is_guessed_or_named(tmp_path: Path) -> None:
+    (tmp_path / "x.bin").write_text("x")
+    with as_options(), pytest.raises(DataError, match=r"--format NAME states it") as caught:
+        guess_format(tmp_path)
+    assert all(format in str(caught.value) for format in FORMATS)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import time
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from refit_env.evaluation.statistics import (
+    interquartile_mean,
+    mean_interval,
+    paired_bootstrap,
+    paired_bootstraps,
+    stratified_bootstrap,
+)
+
+
+def test_paired_bootstrap_agrees_with_scipy_and_with_the_normal_limit() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.random(400)
+    after = before + rng.normal(0.01, 0.1, 400)
+    ours = paired_bootstrap(before, after, resamples=4000)
+    scipys = scipy_stats.bootstrap(
+        (after - before,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    error = (after - before).std(ddof=1) / 20
+    assert ours.low == pytest.approx(scipys.low, abs=0.15 * error)
+    assert ours.high == pytest.approx(scipys.high, abs=0.15 * error)
+    assert ours.high - ours.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert ours.mean_difference == pytest.approx((after - before).mean())
+    assert ours.after - ours.before == pytest.approx(ours.mean_difference)
+    assert ours.relative_gain == pytest.approx(ours.after / ours.before - 1)
+
+
+def test_pairing_removes_the_spread_between_users() -> None:
+    users = np.random.default_rng(0).random(500)  # users differ much, each gains the same
+    result = paired_bootstrap(users, users + 0.01)
+    assert result.low == pytest.approx(0.01) and result.high == pytest.approx(0.01)
+    assert result.excludes_zero
+    assert not paired_bootstrap(users, users).excludes_zero
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    covered = 0
+    for trial in range(200):
+        gain = rng.normal(0.5, 1.0, 60)
+        result = paired_bootstrap(np.zeros(60), gain, resamples=500, seed=trial)
+        covered += result.low <= 0.5 <= result.high
+    assert 178 <= covered <= 200
+
+
+def test_same_seed_same_interval_and_metrics_do_not_disturb_each_other() -> None:
+    rng = np.random.default_rng(0)
+    before = {"a": rng.random(50), "b": rng.random(50)}
+    after = {"b": rng.random(50), "a": rng.random(50)}  # another order of names
+    table = paired_bootstraps(before, after, resamples=300, seed=5)
+    assert table["a"] == paired_bootstrap(before["a"], after["a"], resamples=300, seed=5)
+    assert table["b"] == paired_bootstrap(before["b"], after["b"], resamples=300, seed=5)
+    assert table["a"] != paired_bootstrap(before["a"], after["a"], resamples=300, seed=6)
+    assert json.loads(json.dumps(table["a"].to_json()))["num_users"] == 50
+
+
+def test_many_users_are_bootstrapped_in_seconds() -> None:
+    values = np.random.default_rng(0).random((2, 20_000))
+    start = time.perf_counter()
+    paired_bootstrap(values[0], values[1], resamples=1000)
+    assert time.perf_counter() - start < 5.0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ([0.1, 0.2], [0.1], "2 users"),
+        ([], [], "shape"),
+        ([0.1, float("nan")], [0.1, 0.2], "NaN"),
+        ([[0.1]], [[0.1]], "shape"),
+    ],
+)
+def test_bad_values_are_refused(before: list[float], after: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(before, after)
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        paired_bootstrap([0.0], [1.0], confidence=95)
+    with pytest.raises(ValueError, match="resamples"):
+        paired_bootstrap([0.0], [1.0], resamples=0)
+    with pytest.raises(ValueError, match="metrics"):
+        paired_bootstraps({"a": [0.0]}, {"b": [0.0]})
+    with pytest.raises(ValueError, match="method"):
+        mean_interval([1.0, 2.0], method="z")
+
+
+def test_mean_interval_over_seeds() -> None:
+    values = [0.11, 0.12, 0.14, 0.10, 0.13]
+    interval = mean_interval(values)
+    low, high = scipy_stats.t.interval(0.95, 4, loc=np.mean(values), scale=scipy_stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+    bootstrap = mean_interval(values, method="bootstrap")
+    assert low < bootstrap.low < bootstrap.mean < bootstrap.high < high
+    assert mean_interval([0.3]).high == float("inf")
+    assert mean_interval([0.3]).to_json() == {"mean": 0.3, "low": None, "high": None, "count": 1}
+
+
+def test_interquartile_mean() -> None:
+    assert interquartile_mean([0, 1, 2, 3, 4, 5, 6, 1000]) == 3.5
+    assert interquartile_mean([1.0, 2.0, 6.0]) == 3.0  # too few to trim
+    np.testing.assert_array_equal(interquartile_mean(np.arange(8).reshape(4, 2), axis=0), [3.0, 4.0])
+
+
+def test_stratified_bootstrap_keeps_environments_apart() -> None:
+    scores = np.array([[0.1, 10.0], [0.1, 10.0], [0.1, 10.0]])  # no spread within an environment
+    interval = stratified_bootstrap(scores, statistic=lambda table: float(table.mean()), resamples=50)
+    assert interval.low == interval.mean == interval.high == pytest.approx(5.05)
+    with pytest.raises(ValueError, match="environments"):
+        stratified_bootstrap([1.0, 2.0])
