@@ -1,1 +1,75 @@
-"""Agents that fine-tune diffusion recommenders."""
+"""Agents that fine-tune diffusion recommenders.
+
+The algorithms and their settings are here by name and imported when they are first used, so that ``import
+agents`` loads nothing heavy.
+
+Example:
+    >>> from agents import Reinforce, ReinforceConfig
+    >>> Reinforce.name, ReinforceConfig(iterations=5).iterations
+    ('reinforce', 5)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agents.algorithms.distillation import Distill, DistillConfig
+    from agents.algorithms.dpo import DPO, DPOConfig
+    from agents.algorithms.es import ESConfig, EvolutionStrategy
+    from agents.algorithms.grpo import GRPO, GRPOConfig
+    from agents.algorithms.ppo import PPO, PPOConfig
+    from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+    from agents.algorithms.rwr import RewardWeighted, RWRConfig
+    from agents.training.closed_form import fit_closed_form
+    from agents.training.pretrain_config import PretrainConfig
+    from agents.training.pretrainer import pretrain
+
+_PLACES = {
+    "DPO": "algorithms.dpo",
+    "DPOConfig": "algorithms.dpo",
+    "Distill": "algorithms.distillation",
+    "DistillConfig": "algorithms.distillation",
+    "ESConfig": "algorithms.es",
+    "EvolutionStrategy": "algorithms.es",
+    "GRPO": "algorithms.grpo",
+    "GRPOConfig": "algorithms.grpo",
+    "PPO": "algorithms.ppo",
+    "PPOConfig": "algorithms.ppo",
+    "PretrainConfig": "training.pretrain_config",
+    "RWRConfig": "algorithms.rwr",
+    "Reinforce": "algorithms.reinforce",
+    "ReinforceConfig": "algorithms.reinforce",
+    "RewardWeighted": "algorithms.rwr",
+    "fit_closed_form": "training.closed_form",
+    "pretrain": "training.pretrainer",
+}
+"""Name -> the module that defines it."""
+
+__all__ = [
+    "DPO",
+    "GRPO",
+    "PPO",
+    "DPOConfig",
+    "Distill",
+    "DistillConfig",
+    "ESConfig",
+    "EvolutionStrategy",
+    "GRPOConfig",
+    "PPOConfig",
+    "PretrainConfig",
+    "RWRConfig",
+    "Reinforce",
+    "ReinforceConfig",
+    "RewardWeighted",
+    "fit_closed_form",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in _PLACES:
+        return getattr(import_module(f"agents.{_PLACES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,8 +36,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from agents.gradients.counterfactual_advantage import CREDITS, check_credit
+from agents.gradients.episodes import Rollout
 from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
-from agents.rollouts.rollout import Rollout, roll_out
+from agents.rollouts.rollout import roll_out
 from agents.training.config import Passes, TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import TrainSteps, trained_steps

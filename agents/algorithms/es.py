@@ -29,7 +29,8 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from agents.rollouts.rollout import Rollout, roll_out
+from agents.gradients.episodes import Rollout
+from agents.rollouts.rollout import roll_out
 from agents.training.config import Batch, Rate, TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.output_subspace import BASES, OutputSubspace, output_subspace

@@ -26,10 +26,11 @@ from msgspec import Meta
 from torch import Tensor
 
 from agents.gradients import advantages
+from agents.gradients.episodes import Rollout
 from agents.gradients.estimators import ESTIMATORS, rao_blackwell, score_function
 from agents.gradients.linear_scores import Reading, linear_parts, linear_pathwise
 from agents.gradients.rank_thresholds import list_parts
-from agents.rollouts.rollout import Rollout, roll_out, step_mean
+from agents.rollouts.rollout import roll_out, step_mean
 from agents.training.config import REDUCTIONS, Rate, TrainerConfig, Weight, named_settings
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import TrainSteps, trained_steps

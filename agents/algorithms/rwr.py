@@ -32,7 +32,8 @@ from torch import Tensor
 
 from agents.gradients import advantages
 from agents.gradients.counterfactual_advantage import CREDITS, check_credit, coordinate_credit
-from agents.rollouts.rollout import Rollout, roll_out
+from agents.gradients.episodes import Rollout
+from agents.rollouts.rollout import roll_out
 from agents.training.config import Passes, TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from refit_env.errors import SettingError

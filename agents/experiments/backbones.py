@@ -23,7 +23,6 @@ from agents.experiments.budgets import in_work, work_of
 from agents.experiments.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
 from agents.experiments.records import Cell
 from agents.experiments.training import (
-    Trained,
     data_of,
     fine_tuned,
     further_elbo,
@@ -36,6 +35,7 @@ from agents.hyperparams.backbones import Tuned, models_of, tuned
 from agents.runs.folder import POLICY
 from agents.runs.profiling import measure
 from agents.training.config import TrainerConfig
+from agents.training.trained import Trained
 from refit_env.backbones import backbone_class, sized_config
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import Evaluation

@@ -14,20 +14,13 @@ from agents.experiments.budgets import in_work, work_of
 from agents.experiments.judging import CELLS, CHECKPOINTS, differences_from, judge
 from agents.experiments.records import Cell
 from agents.experiments.rows import BASE, RIVAL, ROWS, Row, row_config
-from agents.experiments.training import (
-    Trained,
-    data_of,
-    fine_tuned,
-    fit_budget,
-    further_elbo,
-    pretrained,
-    trained_by,
-)
+from agents.experiments.training import data_of, fine_tuned, fit_budget, further_elbo, pretrained, trained_by
 from agents.hyperparams.algorithms import EnvSettings, settings_of
 from agents.hyperparams.sb3 import SB3Settings
 from agents.runs.folder import POLICY
 from agents.runs.profiling import measure
 from agents.training.config import TrainerConfig
+from agents.training.trained import Trained
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 

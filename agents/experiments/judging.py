@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.experiments.records import Cell, read_cell
-from agents.experiments.training import Trained
 from agents.runs.profiling import Usage
+from agents.training.trained import Trained
 from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import Evaluation, evaluate

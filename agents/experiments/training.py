@@ -6,54 +6,25 @@ Letters: B users in a batch, G episodes of each, T steps of a chain.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import gymnasium as gym
 
 from agents.algorithms.registry import algorithm
-from agents.runs.work import Work
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuneResult
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import PretrainResult, pretrain
+from agents.training.trained import CURVE, Trained
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 from refit_env.rewards import Relevance, make_relevance
 
-CURVE = ("valid/ndcg@20", "valid/recall@20")
-"""The metrics that learning curves show."""
 Config = TypeVar("Config", bound=TrainerConfig)
-
-
-@dataclass
-class Trained:
-    """A model whose weights validation chose, and what it took."""
-
-    score: ScoreFunction
-    """Users (B,) -> scores (B, I), for ``evaluate``."""
-    env_steps: int = 0
-    """Environment steps really taken."""
-    curve: dict[str, list[float]] = field(default_factory=dict)
-    """``steps`` and, by name, the validation metrics there."""
-    reward: dict[str, list[float]] = field(default_factory=dict)
-    """``steps`` and the ``mean`` training reward there."""
-    best_steps: float = 0.0
-    """Environment steps of the chosen weights; 0 is the untouched pretrained model."""
-    share: float = 1.0
-    """How far from the pretrained weights to those the judged ones lie (``TrainerConfig.blends``)."""
-    training_seconds: float = 0.0
-    """Wall-clock time, validation not counted."""
-    validation_seconds: float = 0.0
-    """Wall-clock time of validation."""
-    work: Work | None = None
-    """Rows through the denoiser, validation not counted; None where it was not counted."""
-    budget: Mapping[str, Any] | None = None
-    """Of a control: what it was allowed (``agents.experiments.budgets``)."""
 
 
 def data_of(env_id: str) -> Dataset:

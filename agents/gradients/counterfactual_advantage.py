@@ -23,8 +23,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from agents.gradients.episodes import Rollout
 from agents.gradients.rank_thresholds import crossings, last_step, list_parts, sum_over_parts
-from agents.rollouts.rollout import Rollout
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward

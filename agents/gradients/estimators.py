@@ -27,8 +27,8 @@ import math
 import torch
 from torch import Tensor
 
+from agents.gradients.episodes import Rollout
 from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
-from agents.rollouts.rollout import Rollout
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from agents.gradients.episodes import Rollout
 from agents.gradients.rank_thresholds import list_parts
 from agents.gradients.sampled_pairs import Ends, Slope, linear_slope
 from agents.gradients.topk_pairs import list_slope
-from agents.rollouts.rollout import Rollout
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.evaluation.metrics import discounts
 from refit_env.policy import DiffusionPolicy

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agents.rollouts.rollout import Rollout
+from agents.gradients.episodes import Rollout
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import ListReward, Reward
 

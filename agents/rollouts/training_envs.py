@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, cast
 
 import gymnasium as gym
 import torch
 
-from agents.training.config import TrainerConfig
 from refit_env.data.identity import check_same_data
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 
-Config = TypeVar("Config", bound=TrainerConfig)
+
+class BatchSettings(Protocol):
+    """The settings of an agent that decide how many episodes are run at a time."""
+
+    @property
+    def users_per_batch(self) -> int:
+        """Users in a batch."""
+
+    @property
+    def samples_per_user(self) -> int:
+        """Episodes of each user."""
+
+    @property
+    def relevance_draws(self) -> int:
+        """Hold-outs that iterations take in turns."""
 
 
 def make_training_envs(
     env_id: str,
     policy: DiffusionPolicy,
-    config: Config,
+    config: BatchSettings,
     device: torch.device,
     env_kwargs: Mapping[str, Any] | None = None,
-) -> tuple[Config, list[DenoisingVectorEnv]]:
+) -> tuple[int, list[DenoisingVectorEnv]]:
     """Make the torch-backend environments that fit a policy, one for each of ``relevance_draws``.
 
     Args:
@@ -35,7 +47,7 @@ def make_training_envs(
         env_kwargs: what ``gym.make_vec`` is given besides.
 
     Returns:
-        The configuration, its batch cut where the data have fewer users, and the environments.
+        Users in a batch, fewer than asked for where the data have fewer, and the environments.
 
     Raises:
         ValueError: if hold-outs shall be drawn again under a relevance that draws none.
@@ -68,10 +80,10 @@ def make_training_envs(
         )
         for n in range(draws)
     ]
-    return replace(config, users_per_batch=batch), envs
+    return batch, envs
 
 
-def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config: TrainerConfig) -> None:
+def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config: BatchSettings) -> None:
     """Refuse an environment that does not fit, before any work is done.
 
     Raises:

@@ -21,13 +21,13 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.experiments.training import CURVE, Trained
 from agents.hyperparams.algorithms import EnvSettings
 from agents.hyperparams.sb3 import SB3_SETTINGS, SB3Settings
 from agents.sb3.buffers import LeaveOneOutRolloutBuffer
 from agents.sb3.callbacks import RankingEvalCallback, model_scorer
 from agents.sb3.policies import DiffusionActorCriticPolicy
 from agents.sb3.vec_env import GymVecEnv, to_sb3_vec_env
+from agents.training.trained import CURVE, Trained
 from refit_env.envs.wrappers.vector import (
     FactorObservation,
     GroupedUsers,

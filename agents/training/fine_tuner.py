@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.rollouts.rollout import Rollout
+from agents.gradients.episodes import Rollout
 from agents.rollouts.training_envs import check_training_env, make_training_envs
 from agents.runs.log import RunLog
 from agents.runs.profiling import Usage, measure, up_to_now
@@ -120,9 +120,8 @@ class FineTuner(ABC):
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
         if isinstance(env, str):
-            self.config, self.envs = make_training_envs(
-                env, self.policy, self.config, self.device, env_kwargs
-            )
+            batch, self.envs = make_training_envs(env, self.policy, self.config, self.device, env_kwargs)
+            self.config = replace(self.config, users_per_batch=batch)
         else:
             self.envs = [env]
         self.env = self.envs[0]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from agents.algorithms.grpo import GRPO, GRPOConfig
 from agents.algorithms.ppo import PPO, PPOConfig
 from agents.algorithms.reinforce import Reinforce, ReinforceConfig
-from agents.rollouts.rollout import Rollout, roll_out
+from agents.gradients.episodes import Rollout
+from agents.rollouts.rollout import roll_out
 from agents.training.fine_tuner import FineTuner
 from agents.training.kl import divergence
 from refit_env.data import Dataset

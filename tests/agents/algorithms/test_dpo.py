@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.dpo import DPO, DPOConfig, chain_pairs, mirrored_gap
-from agents.rollouts.rollout import Rollout, roll_out
+from agents.gradients.episodes import Rollout
+from agents.rollouts.rollout import roll_out
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
 from refit_env.data.dataset import Interactions

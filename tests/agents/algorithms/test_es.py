@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.es import ESConfig, EvolutionStrategy, block_means, centred_ranks
-from agents.rollouts.rollout import Rollout
+from agents.gradients.episodes import Rollout
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
 from refit_env.data.dataset import Interactions

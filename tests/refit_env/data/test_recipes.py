@@ -23,7 +23,7 @@ from refit_env.data.recipes import RECIPES, choose_recipe, recipes_for
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
-DOCS = Path(__file__).resolve().parents[3] / "docs" / "data.md"
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "howto" / "own-data.md"
 
 
 def events(data: Dataset) -> pd.DataFrame:

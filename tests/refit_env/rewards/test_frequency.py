@@ -51,7 +51,7 @@ def test_a_batch_earns_what_its_rows_earn() -> None:
 @pytest.mark.parametrize("decay", [-0.1, float("inf")])
 def test_the_decay_is_checked(decay: float) -> None:
     rows = visits([0, 1, 2, 3])
-    with pytest.raises(ValueError, match="decay="):
+    with pytest.raises(ValueError, match="decay"):
         make_reward("personal_frequency", rows, make_relevance("train", rows), k=2, decay=decay)
 
 

@@ -1,0 +1,61 @@
+"""Finished episodes, as the estimators and the algorithms read them.
+
+Letters: B users in the batch, G episodes of each, N = B * G episodes, D size of the diffused vector, K list
+length, T denoising steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from agents.gradients.advantages import EPSILON
+from refit_env.evaluation.metrics import coverage_at_k, gini
+
+
+@dataclass
+class Rollout:
+    """N finished episodes.
+
+    Attributes:
+        users: (B,) int64; episode n belongs to ``users[n // G]``.
+        means: T means with their graphs, (N, D) each; the first is (B, D) where a user's episodes share it.
+        noise: T standard-normal draws (N, D); the action at t is ``means[t] + std[t] * noise[t]``.
+        states: T vectors (N, D) that the actions were taken in, the first (B, D) where shared; without graph,
+            but where the chain is a function of the weights (``pathwise``).
+        u0: (N, D) the last action, without graph.
+        reward: (N,) terminal rewards.
+        terms: the reward's terms by name, (N,) each.
+        lists: (N, K) int64 the rewarded lists.
+        steps: the steps whose gradient is wanted; the others' means carry no graph.
+    """
+
+    users: Tensor
+    means: list[Tensor] = field(default_factory=list)
+    noise: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
+    u0: Tensor = field(default_factory=lambda: torch.empty(0))
+    reward: Tensor = field(default_factory=lambda: torch.empty(0))
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    lists: Tensor = field(default_factory=lambda: torch.empty(0))
+    steps: tuple[int, ...] = ()
+
+    @property
+    def samples_per_user(self) -> int:
+        """G."""
+        return self.reward.numel() // self.users.numel()
+
+    def scalars(self, num_items: int) -> dict[str, float]:
+        """What an iteration logs about its episodes: rewards by term, their spread, what is recommended."""
+        out = {"reward/mean": float(self.reward.mean())}
+        out |= {f"reward/{name}": float(value.float().mean()) for name, value in self.terms.items()}
+        if self.samples_per_user > 1:
+            spread = self.reward.view(self.users.numel(), -1).std(1)  # (B,)
+            out["reward/within_user_std"] = float(spread.mean())
+            out["reward/zero_variance_share"] = float((spread < EPSILON).float().mean())
+        return out | {
+            "lists/coverage": coverage_at_k(self.lists, num_items),
+            "lists/gini": gini(self.lists, num_items),
+        }
