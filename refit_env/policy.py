@@ -136,6 +136,7 @@ class DiffusionPolicy(nn.Module):
         """What the constructor takes besides the backbone, JSON-plain: whoever rebuilds a policy passes all.
 
         Example:
+            >>> from refit_env.backbones import make_backbone
             >>> policy = DiffusionPolicy(make_backbone("diffrec", 5), 3, eta=0.0)
             >>> policy.chain == DiffusionPolicy(policy.backbone, **policy.chain).chain
             True

@@ -30,10 +30,12 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
     Example:
         >>> import signal
+        >>> before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
         >>> with deferred_interrupt() as interrupted:
         ...     signal.raise_signal(signal.SIGINT)
         ...     interrupted()
         True
+        >>> _ = signal.signal(signal.SIGINT, before)
     """
     pressed = threading.Event()
 
