@@ -14,8 +14,10 @@ settings.register_profile(  # a busy machine is no failure
 )
 settings.load_profile("patient")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell starts what it puts into the background, and nohup what it runs, without these signals.
+for name, handler in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    if signal.getsignal(number := getattr(signal, name, signal.SIGINT)) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 @pytest.fixture
