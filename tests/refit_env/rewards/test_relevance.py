@@ -21,7 +21,7 @@ from refit_env.rewards import MODES, Relevance, make_relevance, make_reward, rew
 tables = hnp.arrays(
     np.int8, st.tuples(st.integers(2, 6), st.integers(4, 9)), elements=st.sampled_from([-1, 0, 0, 0, 1, 2])
 )
-UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
 many = settings(max_examples=60, suppress_health_check=UNCHECKED)
 
 
