@@ -99,12 +99,12 @@ class Pretrain(Bounded):
             if self.overwrite:
                 raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
             with RunFolder.resume(self.out) as folder:
-                if self._closed_form():
+                if name := self._closed_form():
                     self._check_resumed(folder)
-                    return self._fit(folder)
+                    return self._fit(folder, name)
                 return self._train(folder, *self._resumed(folder))
-        if self._closed_form():
-            return self._begin_fit()
+        if name := self._closed_form():
+            return self._begin_fit(name)
         target = self._target()
         trainer, policy = self._trainer(target)
         needs = {} if self.init is None else {"--init": self.init}
@@ -175,12 +175,11 @@ class Pretrain(Bounded):
         name = self.backbone or self._target().spec.backbone
         return name if is_closed_form(name) else None
 
-    def _begin_fit(self) -> int:
+    def _begin_fit(self, name: str) -> int:
         """Fit a closed form in a new run folder, and return the exit code."""
         target = self._target()
         dataset = load_dataset(target.dataset)
         evaluated_users(dataset, "test")
-        name = self._closed_form() or ""
         backbone_for(
             dataset, name, parse_options(self.backbone_options), size=self.size
         )  # refuses what is wrong
@@ -188,15 +187,15 @@ class Pretrain(Bounded):
         with RunFolder.create(
             self.out, "pretrain", self._settings(target) | begun, overwrite=self.overwrite
         ) as folder:
-            return self._fit(folder)
+            return self._fit(folder, name)
 
-    def _fit(self, folder: RunFolder) -> int:
+    def _fit(self, folder: RunFolder, name: str) -> int:
         """Fit a closed form, report, and return the exit code."""
         target = self._target()
         report = fit_run(
             folder,
             load_dataset(target.dataset),
-            self._closed_form() or "",
+            name,
             parse_options(self.backbone_options),
             num_steps=1 if self.num_steps is None else self.num_steps,
             eta=1.0 if self.eta is None else self.eta,
@@ -205,7 +204,7 @@ class Pretrain(Bounded):
             progress=not self.quiet,
         )
         if not self.quiet:
-            console().print(_table(report, f"{target.env_id}, {self._closed_form()} in closed form"))
+            console().print(_table(report, f"{target.env_id}, {name} in closed form"))
         return 0
 
     def _check_resumed(self, folder: RunFolder) -> bool:

@@ -55,7 +55,6 @@ class SpectralDenoiser(ClosedForm):
     name: ClassVar[str] = "spectral"
     config_class: ClassVar[type] = SpectralConfig
     config: SpectralConfig
-    tasks: ClassVar[tuple[str, ...]] = ("cf", "sequential", "social", "poi")
 
     def __init__(self, num_items: int, config: SpectralConfig | None = None) -> None:
         """Build an unfitted denoiser: it predicts 0, and ELBO training could start there.
