@@ -15,32 +15,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.algorithms.distillation import Distill, DistillConfig
-    from agents.algorithms.dpo import DPO, DPOConfig
-    from agents.algorithms.es import ESConfig, EvolutionStrategy
-    from agents.algorithms.grpo import GRPO, GRPOConfig
-    from agents.algorithms.ppo import PPO, PPOConfig
-    from agents.algorithms.reinforce import Reinforce, ReinforceConfig
-    from agents.algorithms.rwr import RewardWeighted, RWRConfig
+    from agents.algorithms.configs import (
+        DistillConfig,
+        DPOConfig,
+        ESConfig,
+        GRPOConfig,
+        PPOConfig,
+        ReinforceConfig,
+        RWRConfig,
+    )
+    from agents.algorithms.distillation import Distill
+    from agents.algorithms.dpo import DPO
+    from agents.algorithms.es import EvolutionStrategy
+    from agents.algorithms.grpo import GRPO
+    from agents.algorithms.ppo import PPO
+    from agents.algorithms.reinforce import Reinforce
+    from agents.algorithms.rwr import RewardWeighted
     from agents.training.closed_form import fit_closed_form
     from agents.training.pretrain_config import PretrainConfig
     from agents.training.pretrainer import pretrain
 
 _PLACES = {
     "DPO": "algorithms.dpo",
-    "DPOConfig": "algorithms.dpo",
+    "DPOConfig": "algorithms.configs",
     "Distill": "algorithms.distillation",
-    "DistillConfig": "algorithms.distillation",
-    "ESConfig": "algorithms.es",
+    "DistillConfig": "algorithms.configs",
+    "ESConfig": "algorithms.configs",
     "EvolutionStrategy": "algorithms.es",
     "GRPO": "algorithms.grpo",
-    "GRPOConfig": "algorithms.grpo",
+    "GRPOConfig": "algorithms.configs",
     "PPO": "algorithms.ppo",
-    "PPOConfig": "algorithms.ppo",
+    "PPOConfig": "algorithms.configs",
     "PretrainConfig": "training.pretrain_config",
-    "RWRConfig": "algorithms.rwr",
+    "RWRConfig": "algorithms.configs",
     "Reinforce": "algorithms.reinforce",
-    "ReinforceConfig": "algorithms.reinforce",
+    "ReinforceConfig": "algorithms.configs",
     "RewardWeighted": "algorithms.rwr",
     "fit_closed_form": "training.closed_form",
     "pretrain": "training.pretrainer",

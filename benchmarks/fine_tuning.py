@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.algorithms.reinforce import ReinforceConfig, preset
+from agents.algorithms.configs import ReinforceConfig
 from agents.experiments.aggregate import gain
 from agents.experiments.budgets import budget_note, in_work, mean_work, same, units_of, work_of
 from agents.experiments.cells import Outcome, run_cells
@@ -71,15 +71,19 @@ class Setting:
     )
     agent: ReinforceConfig = field(default_factory=lambda: ReinforceConfig(eval_every=50))
     score: ReinforceConfig = field(
-        default_factory=lambda: replace(preset("score"), iterations=100, samples_per_user=8, eval_every=50)
+        default_factory=lambda: replace(
+            ReinforceConfig.preset("score"), iterations=100, samples_per_user=8, eval_every=50
+        )
     )
-    paper: ReinforceConfig = field(default_factory=lambda: replace(preset("paper"), eval_every=50))
+    paper: ReinforceConfig = field(
+        default_factory=lambda: replace(ReinforceConfig.preset("paper"), eval_every=50)
+    )
 
 
 RANDOM_SPLIT = Setting(
     relevance="holdout",
     agent=ReinforceConfig(learning_rate=5e-6, relevance_draws=32, eval_every=30),
-    score=replace(preset("score"), iterations=60, samples_per_user=8, eval_every=20),
+    score=replace(ReinforceConfig.preset("score"), iterations=60, samples_per_user=8, eval_every=20),
 )
 """Where the split is random, short steps and many hold-outs keep REINFORCE from learning one by heart."""
 

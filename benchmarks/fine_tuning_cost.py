@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.experiments.cells import run_cells
 from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, CellError, read_cell

@@ -19,7 +19,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from benchmarks.harness import report
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.algorithms.reinforce import Reinforce, preset
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
 from benchmarks.harness import in_turns, report
 from refit_env.backbones import make_backbone, published_config
@@ -44,7 +45,7 @@ def make_agent() -> tuple[Reinforce, str]:
         make_backbone("diffrec", data.num_items, published_config("diffrec", "ml-1m")), 4
     )
     goal = {"data": data, "relevance": "recent", "reward": "racs"}
-    return Reinforce(policy, "ReFiT-Custom-v0", preset("score"), env_kwargs=goal), name
+    return Reinforce(policy, "ReFiT-Custom-v0", ReinforceConfig.preset("score"), env_kwargs=goal), name
 
 
 def two_passes(agent: Reinforce, users: Tensor) -> Callable[[], None]:

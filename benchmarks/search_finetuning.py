@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms.reinforce import ReinforceConfig, preset
+from agents.algorithms.configs import ReinforceConfig
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, CellError, unfinished
@@ -104,7 +104,7 @@ def run_variant(env_id: str, start: str, variant: Variant) -> dict[str, Any]:
 
 def agent_config(variant: Variant) -> ReinforceConfig:
     """The variant's preset with its changes."""
-    return replace(preset(variant.preset), **variant.agent)
+    return replace(ReinforceConfig.preset(variant.preset), **variant.agent)
 
 
 def curve(history: Sequence[Mapping[str, float]], count: str) -> list[dict[str, float]]:

@@ -121,7 +121,7 @@ def algorithm_page(name: str) -> str:
     config = cls.config_class
     changed = [
         [f"`{label}`", ", ".join(changes(preset, config())) or "the defaults"]
-        for label, preset in {"default": config(), **cls.presets}.items()
+        for label, preset in config.presets().items()
     ]
     return page(
         name,

@@ -26,62 +26,19 @@ Letters: B users in the batch, G episodes of each, N = B * G, n of them in a min
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
+from agents.algorithms.configs import SurrogateConfig
 from agents.gradients import advantages
-from agents.gradients.counterfactual_advantage import CREDITS, check_credit, coordinate_credit
+from agents.gradients.counterfactual_advantage import check_credit, coordinate_credit
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
-from agents.training.config import REDUCTIONS, Passes, TrainerConfig, Weight
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
-from agents.training.step_subset import TrainSteps, trained_steps
-from refit_env.errors import SettingError
-from refit_env.settings import OneOf
-
-
-@dataclass(frozen=True)
-class SurrogateConfig(TrainerConfig):
-    """Settings that the clipped surrogates share."""
-
-    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
-    """``episode``: one advantage a chain; ``coordinate``: one for each number of the last action (list
-    rewards)."""
-    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
-    """What is taken off a chain's reward: ``none``, ``batch``, ``leave_one_out``, ``group`` or
-    ``group_mean``."""
-    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2
-    """c: ratios are cut to 1 - c .. 1 + c."""
-    epochs: Passes = 2
-    """Passes over a batch."""
-    minibatches: Annotated[int, Meta(ge=1, le=10**6)] = 2
-    """Parts of a batch, by users; each makes an update in each pass."""
-    advantage_clip: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
-    """Chains' advantages are cut to -this .. this; 0 leaves them."""
-    logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
-    """``mean`` takes a chain's ratio from log-probabilities averaged over D, ``sum`` from the density's."""
-    train_steps: TrainSteps = "all"
-    """``all``; ``random:n`` or ``last:n``: the steps of the chain that an iteration trains."""
-    kl_weight: Weight = 0.0
-    """Weight of the closed-form KL to the pretrained policy at visited states; with credit ``coordinate`` its
-    gradient runs through the chain, as the surrogate's does (``agents.algorithms.reinforce`` has both
-    equations)."""
-    target_kl: Annotated[float, Meta(ge=0, description="0: never")] = 0.0
-    """KL to the batch's own policy (mean over the batch, a number of the vector, a step) that ends the passes
-    if it is exceeded after one; 0 never."""
-
-    def check_together(self) -> None:
-        """Refuse random steps under credit ``coordinate``, and a baseline without the episodes it needs."""
-        if self.credit == "coordinate" and self.train_steps.startswith("random"):
-            raise SettingError(
-                "train_steps",
-                f"must be 'all' or 'last:n' for credit 'coordinate', which runs through the chain, "
-                f"found {self.train_steps!r}",
-            )
-        advantages.check_baseline(self.baseline, self.samples_per_user)
+from agents.training.step_subset import trained_steps
 
 
 @dataclass

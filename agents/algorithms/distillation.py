@@ -15,15 +15,14 @@ Letters: B users in the batch, I items.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
+from agents.algorithms.configs import DistillConfig
 from agents.gradients.linear_scores import linear_parts
-from agents.training.config import Rate, TrainerConfig
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation.metrics import coverage_at_k, gini
@@ -32,21 +31,11 @@ TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
 """What is tried where the temperature is to be fitted."""
 
 
-@dataclass(frozen=True)
-class DistillConfig(TrainerConfig):
-    """Distillation of a reward's gains. The chain is noise-free: ``exploration_std`` changes nothing."""
-
-    temperature: Annotated[float, Meta(ge=0, description="0: fitted")] = 0.0
-    """What scores are divided by; 0 takes the power of two with which the pretrained model loses least."""
-    scores_learning_rate: Rate = 0.0
-    """Adam's step size for what reads scores from u_0, the item embeddings; 0 leaves them as they are."""
-
-
 class Distill(FineTuner):
     """Fits the noise-free chain to what the reward says of every item.
 
     Example:
-        >>> from agents.algorithms.distillation import Distill
+        >>> from agents import Distill
         >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
         >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
         >>> kwargs = {"reward": "ease", "relevance": "holdout"}

@@ -27,64 +27,29 @@ Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 from torch.nn import functional
 
-from agents.gradients.counterfactual_advantage import CREDITS, check_credit
+from agents.algorithms.configs import DPOConfig
+from agents.gradients.counterfactual_advantage import check_credit
 from agents.gradients.episodes import Rollout
 from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
 from agents.rollouts.rollout import roll_out
-from agents.training.config import Passes, TrainerConfig
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
-from agents.training.step_subset import TrainSteps, trained_steps
-from refit_env.errors import SettingError
+from agents.training.step_subset import trained_steps
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
-from refit_env.settings import OneOf
-
-PAIRS = ("all", "best_worst")
-"""Names for ``DPOConfig.pairs``."""
-
-
-@dataclass(frozen=True)
-class DPOConfig(TrainerConfig):
-    """Direct preference optimisation. Defaults: measured best on validation, see docs/results.md."""
-
-    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
-    """``episode``: pairs of a user's chains; ``coordinate``: each chain against its counterfactuals in one
-    number of the last action (list rewards)."""
-    pairs: Annotated[str, OneOf(PAIRS)] = "all"
-    """Of a user's chains (credit ``episode``): ``all`` pairs, or only ``best_worst``."""
-    beta: Annotated[float, Meta(gt=0)] = 0.1
-    """Strength of the pull to the pretrained policy, per unit of log-ratio (credit ``episode``: averaged over
-    D, so there it wants to be thousands of times larger)."""
-    weigh_by_gap: bool = True
-    """Weigh each pair by the difference of its rewards; False counts every pair alike, as published."""
-    epochs: Passes = 1
-    """Updates on a batch of pairs."""
-    train_steps: TrainSteps = "all"
-    """``all``; ``random:n`` or ``last:n``: the steps of the chain that pairs of chains train."""
-
-    def check_together(self) -> None:
-        """Refuse to compare a user's chains where there is one."""
-        if self.credit == "episode" and self.samples_per_user < 2:
-            raise SettingError(
-                "samples_per_user",
-                "must be >= 2 for credit 'episode', which compares a user's chains, "
-                f"found {self.samples_per_user}",
-            )
 
 
 class DPO(FineTuner):
     """Direct preference optimisation with the reward as the judge.
 
     Example:
-        >>> from agents.algorithms.dpo import DPO, DPOConfig
+        >>> from agents import DPO
         >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
         >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
         >>> DPO(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP

@@ -22,22 +22,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
+from agents.algorithms.configs import ESConfig
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
-from agents.training.config import Batch, Rate, TrainerConfig
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
-from agents.training.output_subspace import BASES, OutputSubspace, output_subspace
+from agents.training.output_subspace import OutputSubspace, output_subspace
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
-from refit_env.settings import OneOf
 
 
 def centred_ranks(fitness: Tensor) -> Tensor:
@@ -65,49 +62,11 @@ SHAPES = {"ranks": centred_ranks, "centred": centred}
 """By name, for ``ESConfig.shaping``."""
 
 
-@dataclass(frozen=True)
-class ESConfig(TrainerConfig):
-    """Evolution strategies. Defaults: measured best on validation, see docs/results.md."""
-
-    users_per_batch: Batch = 256
-    """Users in a batch."""
-    samples_per_user: Annotated[int, Meta(ge=2, le=100_000)] = 2
-    """Members of the population, half of them the others' mirror images; each runs its users once."""
-    blocks: Annotated[int, Meta(ge=0, le=10**9, description="0: one for each user")] = 0
-    """Parts of the batch whose users see perturbations of their own; 1 is OpenAI-ES, 0 makes a user one."""
-    rank: Annotated[int, Meta(ge=1, le=100_000)] = 8
-    """r: theta has r * r + r numbers."""
-    sigma: Annotated[float, Meta(gt=0)] = 0.06
-    """Standard deviation of the perturbations: how far one moves the score of a listed item (rms)."""
-    basis: Annotated[str, OneOf(BASES)] = "factors"
-    """Directions of the catalogue: ``factors`` of the train rows, of the ``relevant`` part of them, or
-    singular vectors of the ``weights``."""
-    shaping: Annotated[str, OneOf(SHAPES)] = "ranks"
-    """What a fitness counts: ``ranks`` in -1/2 .. 1/2, or ``centred``, less its mean over its deviation."""
-    noisy: bool = False
-    """Judge the chain with its noise (a member's users share it) instead of the noise-free one."""
-    learning_rate: Rate = 0.002
-    """Adam's step size, in the units of ``sigma``."""
-
-    def check_together(self) -> None:
-        """Refuse an odd population, and more blocks than users."""
-        if self.samples_per_user % 2:
-            raise SettingError(
-                "samples_per_user",
-                f"must be even, found {self.samples_per_user}: half of the population are the others' mirror "
-                "images",
-            )
-        if self.blocks > self.users_per_batch:
-            raise SettingError(
-                "blocks", f"must be <= {self.users_per_batch}, users_per_batch, found {self.blocks}"
-            )
-
-
 class EvolutionStrategy(FineTuner):
     """Antithetic evolution strategies with rank-shaped fitness.
 
     Example:
-        >>> from agents.algorithms.es import EvolutionStrategy, ESConfig
+        >>> from agents import EvolutionStrategy
         >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
         >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
         >>> EvolutionStrategy(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP

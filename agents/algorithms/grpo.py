@@ -10,38 +10,11 @@ deviation, which favours users whose rewards hardly differ.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from msgspec import Meta
-
-from agents.algorithms.clipped_surrogate import ClippedSurrogate, SurrogateConfig
-from agents.gradients.advantages import OF_A_GROUP
-from agents.gradients.counterfactual_advantage import CREDITS
-from agents.training.config import Batch, Passes, Rate, TrainerConfig
-from refit_env.settings import OneOf
-
-
-@dataclass(frozen=True)
-class GRPOConfig(SurrogateConfig):
-    """GRPO fine-tuning. Defaults: measured best on validation, see docs/results.md."""
-
-    credit: Annotated[str, OneOf(CREDITS)] = "episode"
-    """``episode``, as published; ``coordinate`` gives the numbers of the last action credits of their own."""
-    baseline: Annotated[str, OneOf(OF_A_GROUP)] = "group"
-    """``group`` (standardised), ``group_mean`` (Dr. GRPO) or ``leave_one_out``."""
-    users_per_batch: Batch = 64
-    """Users in a batch."""
-    samples_per_user: Annotated[int, Meta(ge=2, le=100_000)] = 8
-    """Chains in a group."""
-    clip_range: Annotated[float, Meta(gt=0, lt=1)] = 1e-4
-    """c, on the ratio of mean log-probabilities."""
-    epochs: Passes = 1
-    """Passes over a batch."""
-    advantage_clip: Annotated[float, Meta(ge=0, description="0: no limit")] = 5.0
-    """Advantages are cut to -this .. this; 0 leaves them."""
-    learning_rate: Rate = 2e-5
-    """Adam's step size."""
+from agents.algorithms.clipped_surrogate import ClippedSurrogate
+from agents.algorithms.configs import GRPOConfig
+from agents.training.config import TrainerConfig
 
 
 class GRPO(ClippedSurrogate):

@@ -18,102 +18,28 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from msgspec import Meta
 from torch import Tensor
 
+from agents.algorithms.configs import ReinforceConfig
 from agents.gradients import advantages
 from agents.gradients.episodes import Rollout
-from agents.gradients.estimators import ESTIMATORS, rao_blackwell, score_function
+from agents.gradients.estimators import rao_blackwell, score_function
 from agents.gradients.linear_scores import Reading, linear_parts, linear_pathwise
 from agents.gradients.rank_thresholds import list_parts
 from agents.rollouts.rollout import roll_out, step_mean
-from agents.training.config import REDUCTIONS, Rate, TrainerConfig, Weight, named_settings
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
-from agents.training.step_subset import TrainSteps, trained_steps
+from agents.training.step_subset import trained_steps
 from refit_env.errors import SettingError
-from refit_env.settings import OneOf
-
-
-@dataclass(frozen=True)
-class ReinforceConfig(TrainerConfig):
-    """REINFORCE fine-tuning. Defaults: measured best on validation, see docs/results.md."""
-
-    estimator: Annotated[str, OneOf(ESTIMATORS)] = "pathwise"
-    """``score`` (REINFORCE proper), ``rao_blackwell`` or ``pathwise``: see
-    ``agents.gradients.estimators``."""
-    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
-    """What is taken off the reward: ``none``, ``batch``, ``leave_one_out`` or ``group``."""
-    logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
-    """``mean`` divides log-probabilities by D; ``sum`` is the density's."""
-    train_steps: TrainSteps = "all"
-    """``all``; ``random:n`` (n steps an iteration, reweighted: unbiased) or ``last:n`` (biased)."""
-    kl_weight: Weight = 0.0
-    """Weight of the closed-form KL to the pretrained policy at visited states (DPOK, arXiv 2305.16381); the
-    module has its gradient."""
-    pairs: Annotated[int, Meta(ge=1, le=100_000)] = 4
-    """Pairs of items that ``pathwise`` draws an episode where u_0 is an embedding and every rank counts
-    (``log_rank``): see ``agents.gradients.sampled_pairs``."""
-    draw_lists: bool = False
-    """Draw them for rewards of a list, too: unbiased and noisy, where ``agents.gradients.topk_pairs`` sums
-    all pairs with nearly no bias."""
-    scores_learning_rate: Rate = 0.0
-    """Adam's step size for what reads scores from u_0, the item embeddings (``pathwise`` alone can train
-    them); 0 leaves them as they are."""
-    share_first_step: bool = True
-    """Compute the first mean once a user instead of once an episode."""
-    recompute: bool = False
-    """Run each step's network again in the backward pass instead of keeping what it computed: the memory of
-    one step instead of T, for up to a third more time, and the same gradients."""
-
-    def check_together(self) -> None:
-        """Refuse a window under ``pathwise``, and a baseline without the episodes that it needs."""
-        if self.estimator == "pathwise" and self.train_steps != "all":
-            raise SettingError(
-                "train_steps",
-                f"must be 'all' for estimator 'pathwise', which carries one gradient through all steps, "
-                f"found {self.train_steps!r}",
-            )
-        advantages.check_baseline(self.baseline, self.samples_per_user)
-
-
-PRESETS: dict[str, ReinforceConfig] = {
-    "default": ReinforceConfig(),
-    "score": ReinforceConfig(
-        estimator="score",
-        baseline="leave_one_out",
-        users_per_batch=64,
-        samples_per_user=16,
-        learning_rate=2e-5,
-    ),
-    "paper": ReinforceConfig(
-        estimator="score",
-        baseline="none",
-        users_per_batch=64,
-        samples_per_user=1,
-        learning_rate=1e-3,
-        iterations=200,
-        exploration_std=0.0,
-        logprob_reduction="sum",
-        share_first_step=False,
-    ),
-}
-"""Named settings: ``default``; ``score``, REINFORCE with the leave-one-out baseline; ``paper``, literally."""
-
-
-def preset(name: str) -> ReinforceConfig:
-    """Return the settings called ``name``; a ValueError with a did-you-mean if there are none."""
-    return named_settings(PRESETS, name)
 
 
 class Reinforce(FineTuner):
     """ReFiT's agent: whole chains are rolled out, the terminal reward weighs every step's log-probability.
 
     Example:
-        >>> from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+        >>> from agents import Reinforce
         >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
         >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
         >>> Reinforce(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP
@@ -121,7 +47,6 @@ class Reinforce(FineTuner):
 
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
-    presets: ClassVar[Mapping[str, TrainerConfig]] = PRESETS
     maximize: ClassVar[bool] = True  # what is carried to the weights is the derivative of J itself
     config: ReinforceConfig
 

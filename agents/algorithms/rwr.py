@@ -23,65 +23,25 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor
 
+from agents.algorithms.configs import RWRConfig
 from agents.gradients import advantages
-from agents.gradients.counterfactual_advantage import CREDITS, check_credit, coordinate_credit
+from agents.gradients.counterfactual_advantage import check_credit, coordinate_credit
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
-from agents.training.config import Passes, TrainerConfig
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
-from refit_env.errors import SettingError
-from refit_env.settings import OneOf
-
-WEIGHTINGS = ("advantage", "exp_advantage", "exp_reward")
-"""Names for ``RWRConfig.weighting``."""
-
-STATES = ("history", "chain", "sample")
-"""Names for ``RWRConfig.states``."""
-
-
-@dataclass(frozen=True)
-class RWRConfig(TrainerConfig):
-    """Weighted regression. Defaults: measured best on validation, see docs/results.md."""
-
-    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "advantage"
-    """``advantage`` (may be negative), ``exp_advantage`` or ``exp_reward``."""
-    credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
-    """``episode``: one weight a chain; ``coordinate``: one for each number of u_0 (list rewards)."""
-    baseline: Annotated[str, OneOf(advantages.BASELINES)] = "batch"
-    """What is taken off a chain's reward where its advantage is asked for: see
-    ``agents.gradients.advantages``."""
-    temperature: Annotated[float, Meta(gt=0)] = 0.1
-    """What rewards and advantages are divided by in an exponential; small is greedy."""
-    states: Annotated[str, OneOf(STATES)] = "chain"
-    """What the regression starts from: ``history``, the starting vector noised to step k, as in training;
-    ``chain``, the state that the chain visited there; ``sample``, u_0 itself noised (AWM as published)."""
-    regressions: Passes = 1
-    """Updates on a batch of chains, each at newly drawn steps."""
-
-    def check_together(self) -> None:
-        """Refuse weights that do not go with the credit, and a baseline without the episodes it needs."""
-        if self.weighting == "exp_reward" and self.credit == "coordinate":
-            raise SettingError(
-                "weighting",
-                "must be 'advantage' or 'exp_advantage' for credit 'coordinate', found 'exp_reward', "
-                "which weighs whole chains: use credit 'episode' for it",
-            )
-        if self.credit == "episode" and self.weighting != "exp_reward":
-            advantages.check_baseline(self.baseline, self.samples_per_user)
 
 
 class RewardWeighted(FineTuner):
     """Reward-weighted regression: what earned more is imitated more.
 
     Example:
-        >>> from agents.algorithms.rwr import RewardWeighted, RWRConfig
+        >>> from agents import RewardWeighted
         >>> from refit_env.policy import DiffusionPolicy  # doctest: +SKIP
         >>> policy = DiffusionPolicy.load("runs/pretrained")  # doctest: +SKIP
         >>> RewardWeighted(policy, "ReFiT-ML1M-v0").learn("runs/finetuned")  # doctest: +SKIP

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.algorithms.reinforce import ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
 from agents.commands.common import REPORTED, Target, plain, reported
 from agents.commands.finetune import finetune_run, make_agent
 from agents.commands.options import Flag, Repeats, of_group, parse

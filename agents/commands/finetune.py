@@ -11,8 +11,8 @@ from typing import Annotated, Any, TypedDict
 import tyro
 from msgspec import Meta
 
+from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.registry import algorithm, presets
-from agents.algorithms.reinforce import ReinforceConfig
 from agents.commands.common import (
     Target,
     choose_target,

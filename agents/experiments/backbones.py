@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from agents.algorithms.distillation import DistillConfig
+from agents.algorithms.configs import DistillConfig
 from agents.experiments.budgets import in_work, work_of
 from agents.experiments.judging import CELLS, CHECKPOINTS, differences_from, judge, means_of
 from agents.experiments.records import Cell

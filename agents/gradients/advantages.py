@@ -6,10 +6,12 @@ Letters: B users in the batch, G episodes of each user. Rewards come as (B, G) f
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from refit_env.errors import SettingError, unknown_name
+
+if TYPE_CHECKING:  # the baselines' names are in settings, which are read without PyTorch
+    from torch import Tensor
 
 EPSILON = 1e-3
 """Floor of a group's deviation; with less, rounding residue of equal counts is blown up."""

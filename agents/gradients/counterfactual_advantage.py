@@ -29,9 +29,6 @@ from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 
-CREDITS = ("episode", "coordinate")
-"""Names for an agent's ``credit``."""
-
 
 def check_credit(credit: str, policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
     """Refuse a credit that the reward or the chain cannot give.

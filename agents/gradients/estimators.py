@@ -32,9 +32,6 @@ from agents.gradients.rank_thresholds import crossings, last_step, sum_over_part
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 
-ESTIMATORS = ("score", "rao_blackwell", "pathwise")
-"""Names for ``ReinforceConfig.estimator``."""
-
 
 def score_function(
     rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agents.algorithms.reinforce import ReinforceConfig, preset
+from agents.algorithms.configs import ReinforceConfig
 from agents.training.pretrain_config import PretrainConfig, published_training
 from refit_env.errors import unknown_name
 from refit_env.registration import entry
@@ -92,7 +92,7 @@ _GRAPHS = ReinforceConfig(
 
 
 _CAREFUL = replace(
-    preset("score"),
+    ReinforceConfig.preset("score"),
     users_per_batch=256,
     learning_rate=2e-5,
     exploration_std=0.3,

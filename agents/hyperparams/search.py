@@ -32,7 +32,7 @@ class Variant:
     env: Mapping[str, Any] = field(default_factory=dict)
     """What the environment is made with."""
     preset: str = "default"
-    """Settings to start from, see ``agents.algorithms.reinforce.PRESETS``."""
+    """Settings to start from, see ``agents.algorithms.configs``."""
     starts: tuple[str, ...] = ("published",)
     """The starts that it is tried on."""
 

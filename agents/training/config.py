@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from msgspec import Meta
 
 from refit_env.errors import unknown_name
-from refit_env.settings import Bounded, Share
+from refit_env.settings import Bounded, Form, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
 """Rows that are taken at a time; a batch is cut to the rows that there are."""
@@ -25,6 +26,24 @@ Weight = Annotated[float, Meta(ge=0, le=1e6)]
 """Of a term of a loss."""
 REDUCTIONS = ("mean", "sum")
 """Names for the ``logprob_reduction`` of an algorithm."""
+BASES = ("factors", "relevant", "weights")
+"""Names for the directions of the catalogue that ``agents.training.output_subspace`` moves scores along."""
+
+
+def train_steps_fault(text: str) -> str | None:
+    """What is wrong with a ``train_steps`` that cannot be read; None if nothing is.
+
+    Example:
+        >>> train_steps_fault("first:2")
+        "must be 'all', 'random:n' or 'last:n' with n in 1..99999, found 'first:2'"
+    """
+    if text == "all" or re.fullmatch("(random|last):[1-9][0-9]{0,4}", text):
+        return None
+    return f"must be 'all', 'random:n' or 'last:n' with n in 1..99999, found {text!r}"
+
+
+TrainSteps = Annotated[str, Form(train_steps_fault)]
+"""Which steps of the chain an iteration trains: see ``agents.training.step_subset``."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,20 @@ class TrainerConfig(Bounded):
     """How many points on the straight line from the pretrained to the last weights validation looks at in
     the end: what fine-tuning gains and what it forgets are not the same weights (WiSE-FT, arXiv 2109.01903;
     WARP, 2406.16768)."""
+
+    @classmethod
+    def presets(cls) -> dict[str, Self]:
+        """The named settings of the algorithm; ``default`` is always there."""
+        return {"default": cls()}
+
+    @classmethod
+    def preset(cls, name: str) -> Self:
+        """The settings called ``name``.
+
+        Raises:
+            ValueError: if there are none of that name, with a did-you-mean.
+        """
+        return named_settings(cls.presets(), name)
 
 
 Config = TypeVar("Config", bound=TrainerConfig)

@@ -86,8 +86,6 @@ class FineTuner(ABC):
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
     maximize: ClassVar[bool] = False
     """Whether the gradients that ``update`` makes are those of what shall rise, so that Adam climbs."""
-    presets: ClassVar[Mapping[str, TrainerConfig]] = {}
-    """Named settings besides the class's defaults."""
 
     def __init__(
         self,

@@ -28,13 +28,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from agents.training.config import BASES
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.errors import unknown_name
 from refit_env.item_factors import item_factors
 from refit_env.policy import DiffusionPolicy
-
-BASES = ("factors", "relevant", "weights")
-"""Names for the directions of the catalogue."""
 
 CALIBRATION_USERS = 512
 """Users over whom the subspace is scaled."""

@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
-
 import torch
-
-from refit_env.settings import Form
-
-
-def window_fault(text: str) -> str | None:
-    """What is wrong with a text that ``trained_steps`` cannot read; None if it can.
-
-    Example:
-        >>> window_fault("first:2")
-        "must be 'all', 'random:n' or 'last:n' with n in 1..99999, found 'first:2'"
-    """
-    if text == "all" or re.fullmatch("(random|last):[1-9][0-9]{0,4}", text):
-        return None
-    return f"must be 'all', 'random:n' or 'last:n' with n in 1..99999, found {text!r}"
-
-
-TrainSteps = Annotated[str, Form(window_fault)]
-"""The type of an algorithm's ``train_steps``."""
 
 
 def trained_steps(text: str, total: int, generator: torch.Generator) -> tuple[int, ...]:

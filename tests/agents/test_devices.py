@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from agents.algorithms.distillation import DistillConfig
+from agents.algorithms.configs import DistillConfig, ReinforceConfig
 from agents.algorithms.registry import algorithm
-from agents.algorithms.reinforce import ReinforceConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer, pretrain

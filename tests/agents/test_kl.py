@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.algorithms.grpo import GRPO, GRPOConfig
-from agents.algorithms.ppo import PPO, PPOConfig
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import GRPOConfig, PPOConfig, ReinforceConfig
+from agents.algorithms.grpo import GRPO
+from agents.algorithms.ppo import PPO
+from agents.algorithms.reinforce import Reinforce
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
 from agents.training.fine_tuner import FineTuner

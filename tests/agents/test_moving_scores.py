@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.rollouts.rollout import roll_out
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain

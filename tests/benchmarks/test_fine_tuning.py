@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agents.algorithms.reinforce import ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
 from agents.experiments.cells import do_cell
 from agents.experiments.records import plain
 from agents.training.pretrain_config import PretrainConfig

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from agents.algorithms.reinforce import Reinforce, preset
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from refit_env.backbones import make_backbone
@@ -65,7 +66,9 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cleanrl_style_is_reinforce_number_by_number(seed: int, pretrained: Path, tmp_path: Path) -> None:
     """Rewards, weights and metrics are those of ``agents.algorithms.reinforce`` with the preset ``score``."""
-    config = replace(preset("score"), iterations=5, users_per_batch=16, samples_per_user=8, eval_every=2)
+    config = replace(
+        ReinforceConfig.preset("score"), iterations=5, users_per_batch=16, samples_per_user=8, eval_every=2
+    )
     config = replace(config, share_first_step=False)  # products of other shapes differ in the last bit
     agent = Reinforce(DiffusionPolicy.load(pretrained), "ReFiT-Synthetic-v0", config, seed=seed, device="cpu")
     before, history = agent.evaluate("test").means()["ndcg@20"], agent.learn().history

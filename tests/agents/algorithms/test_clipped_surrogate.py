@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from agents.algorithms.clipped_surrogate import ClippedSurrogate, SurrogateConfig, clipped_gain
-from agents.algorithms.grpo import GRPO, GRPOConfig
-from agents.algorithms.ppo import PPO, PRESETS, PPOConfig, preset
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.clipped_surrogate import ClippedSurrogate, clipped_gain
+from agents.algorithms.configs import GRPOConfig, PPOConfig, ReinforceConfig, SurrogateConfig
+from agents.algorithms.grpo import GRPO
+from agents.algorithms.ppo import PPO
+from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
 from agents.gradients.counterfactual_advantage import coordinate_credit
 from agents.rollouts.rollout import roll_out
@@ -203,11 +204,11 @@ def test_it_raises_its_reward(
 
 
 def test_ddpos_preset() -> None:
-    ddpo = preset("ddpo")
+    ddpo = PPOConfig.preset("ddpo")
     assert (ddpo.credit, ddpo.clip_range, ddpo.epochs, ddpo.advantage_clip) == ("episode", 1e-4, 1, 5.0)
-    assert ddpo.train_steps == "all" and set(PRESETS) == {"default", "ddpo"}
+    assert ddpo.train_steps == "all" and set(PPOConfig.presets()) == {"default", "ddpo"}
     with pytest.raises(ValueError, match="Did you mean 'ddpo'"):
-        preset("dpo")
+        PPOConfig.preset("dpo")
 
 
 # ---------------------------------------------------------------------- bad input

@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from agents.algorithms.distillation import Distill, DistillConfig, listwise
+from agents.algorithms.configs import DistillConfig
+from agents.algorithms.distillation import Distill, listwise
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from refit_env.backbones import backbone_class, backbone_for

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.dpo import DPO, DPOConfig, chain_pairs, mirrored_gap
+from agents.algorithms.configs import DPOConfig
+from agents.algorithms.dpo import DPO, chain_pairs, mirrored_gap
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
 from refit_env.backbones import make_backbone

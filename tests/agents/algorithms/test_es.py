@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.es import ESConfig, EvolutionStrategy, block_means, centred_ranks
+from agents.algorithms.configs import SHAPINGS, ESConfig
+from agents.algorithms.es import SHAPES, EvolutionStrategy, block_means, centred_ranks
 from agents.gradients.episodes import Rollout
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
@@ -216,3 +217,7 @@ def test_wrong_settings_are_refused_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         agent(make_policy(), small_data, replace(SMALL, **change))
+
+
+def test_every_shaping_has_a_function() -> None:
+    assert tuple(SHAPES) == SHAPINGS

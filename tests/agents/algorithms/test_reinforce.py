@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.reinforce import PRESETS, Reinforce, ReinforceConfig, preset
+from agents.algorithms.configs import ESTIMATORS, ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
-from agents.gradients.estimators import ESTIMATORS
 from agents.rollouts.rollout import roll_out
 from refit_env.data import Dataset
 from refit_env.data.dataset import Interactions
@@ -347,16 +347,16 @@ def test_each_hold_out_is_shown_its_own_lists(make_policy: Factory, small_data: 
 
 
 def test_presets_and_the_literal_estimator(make_policy: Factory, small_data: Dataset) -> None:
-    paper = preset("paper")
+    paper = ReinforceConfig.preset("paper")
     assert (paper.learning_rate, paper.users_per_batch, paper.iterations) == (1e-3, 64, 200)
     assert paper.baseline == "none" and paper.exploration_std == 0.0
     config = replace(paper, iterations=2, eval_every=2)
     learner = agent(make_policy(), small_data, config, reward="racs")
     assert float(learner.policy.std.max()) < 0.02  # the posterior's own
     assert all(math.isfinite(row.get("reward/mean", 0.0)) for row in learner.learn().history)
-    assert set(PRESETS) == {"default", "score", "paper"}
+    assert set(ReinforceConfig.presets()) == {"default", "score", "paper"}
     with pytest.raises(ValueError, match="Did you mean 'paper'"):
-        preset("papr")
+        ReinforceConfig.preset("papr")
 
 
 def test_saved_state_is_one_plain_file(make_policy: Factory, small_data: Dataset, tmp_path: Path) -> None:

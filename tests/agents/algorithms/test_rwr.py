@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.rwr import STATES, WEIGHTINGS, RewardWeighted, RWRConfig, effective_share, exponential
+from agents.algorithms.configs import STATES, WEIGHTINGS, RWRConfig
+from agents.algorithms.rwr import RewardWeighted, effective_share, exponential
 from agents.gradients.counterfactual_advantage import coordinate_credit
 from agents.rollouts.rollout import roll_out
 from refit_env.backbones import make_backbone

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms.reinforce import ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
 from agents.cli import main
 from agents.experiments.backbones import MORE_SEEDS, TWELVE, more_training, plan
 from agents.experiments.cells import do_cell

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from agents.algorithms.registry import ALGORITHMS, presets
+from agents.algorithms.registry import ALGORITHMS, algorithm, presets, settings_class
 from agents.experiments.rows import ROWS, Row, choose_rows, row_config
 from agents.hyperparams.algorithms import DEFAULT, SETTINGS, EnvSettings, settings_of
 from agents.hyperparams.sb3 import SB3Settings
@@ -52,6 +52,12 @@ def test_tuned_settings_change_one_row_and_typos_are_refused() -> None:
         ValueError, match=r"unknown setting of ppo 'lerning_rate'\. Did you mean 'learning_rate'"
     ):
         row_config(ROWS["ppo"], EnvSettings(tuned={"ppo": {"lerning_rate": 1}}))
+
+
+def test_the_table_names_the_settings_of_each_algorithm() -> None:
+    for name in ALGORITHMS:
+        assert settings_class(name) is algorithm(name).config_class
+        assert {type(preset) for preset in presets(name).values()} == {settings_class(name)}
 
 
 def test_presets_of_every_algorithm_have_its_default() -> None:

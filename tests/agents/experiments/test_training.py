@@ -9,7 +9,8 @@ import gymnasium as gym
 import pytest
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.experiments.training import StepCounter, data_of, fine_tuned, fit_budget, further_elbo, trained_by
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.gradients.linear_scores import linear_parts
 from agents.gradients.sampled_pairs import Ends, linear_slope
 from agents.training.pretrain_config import PretrainConfig

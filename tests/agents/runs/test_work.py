@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from agents.algorithms.es import ESConfig, EvolutionStrategy
-from agents.algorithms.ppo import PPO, PPOConfig
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ESConfig, PPOConfig, ReinforceConfig
+from agents.algorithms.es import EvolutionStrategy
+from agents.algorithms.ppo import PPO
+from agents.algorithms.reinforce import Reinforce
 from agents.runs.work import Work, counted, work_in
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms.es import ESConfig, EvolutionStrategy
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ESConfig, ReinforceConfig
+from agents.algorithms.es import EvolutionStrategy
+from agents.algorithms.reinforce import Reinforce
 from agents.runs.profiling import Usage
 from agents.training.fine_tuner import FineTuner
 from agents.training.pretrain_config import PretrainConfig

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.training.closed_form import fit_closed_form
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate

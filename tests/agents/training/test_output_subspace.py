@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.training.output_subspace import BASES, output_subspace
+from agents.training.config import BASES
+from agents.training.output_subspace import output_subspace
 from refit_env.data import Dataset
 from refit_env.envs.config import ProblemConfig
 from refit_env.envs.problem import DenoisingProblem, make_problem

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.training.fine_tuner import FineTuneResult
 from agents.training.weight_interpolation import best_between, between
 from refit_env.backbones import backbone_for

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.algorithms.reinforce import Reinforce, ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for, make_backbone, published_config, sized_config
