@@ -18,8 +18,6 @@ from refit_env.envs.array_pool import ArrayPool
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
-Times = int | Ints
-"""Steps taken: one number while all sub-environments are in step, else (N,)."""
 
 
 class Backend(ABC):
@@ -56,8 +54,8 @@ class Backend(ABC):
         """The vectors ``u`` (N, D) as they are returned, not copied."""
 
     @abstractmethod
-    def steps(self, t: Times) -> Any:
-        """(N, 1) float32."""
+    def steps(self, t: Ints) -> Any:
+        """The steps taken ``t`` (N,) as (N, 1) float32."""
 
     @abstractmethod
     def flags(self, raised: Bools | None = None) -> Any:
@@ -76,7 +74,7 @@ class Backend(ABC):
         """Values (n, ...) of the places ``where`` (n,) as (N, ...), zeros elsewhere."""
 
     @abstractmethod
-    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
+    def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
         """The last observation of the chains ``where`` (n,): t, ``u`` (N, D), ``history`` (N, L)."""
 
 
@@ -87,11 +85,9 @@ class NumpyBackend(Backend):
         """See ``Backend``."""
         return u.numpy()
 
-    def steps(self, t: Times) -> Any:
+    def steps(self, t: Ints) -> Any:
         """See ``Backend``."""
-        out = np.empty((self.num_envs, 1), np.float32)
-        out[:, 0] = t
-        return out
+        return t.astype(np.float32)[:, None]
 
     def flags(self, raised: Bools | None = None) -> Any:
         """See ``Backend``."""
@@ -112,7 +108,7 @@ class NumpyBackend(Backend):
         out[where] = values.numpy()
         return out
 
-    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
+    def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
         """See ``Backend``; an object array of dicts, None where no chain ended."""
         out = np.full(self.num_envs, None, dtype=object)
         parts = {} if history is None else {"history": history.numpy().copy()}
@@ -130,10 +126,8 @@ class TorchBackend(Backend):
         """See ``Backend``."""
         return u
 
-    def steps(self, t: Times) -> Any:
+    def steps(self, t: Ints) -> Any:
         """See ``Backend``."""
-        if isinstance(t, int):
-            return torch.full((self.num_envs, 1), float(t), device=self.device)
         return self.tensor(t.astype(np.float32)[:, None])
 
     def flags(self, raised: Bools | None = None) -> Any:
@@ -158,7 +152,7 @@ class TorchBackend(Backend):
         out[self.tensor(where)] = values
         return out
 
-    def final_observation(self, u: Tensor, t: Times, where: Ints, history: Tensor | None = None) -> Any:
+    def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
         """See ``Backend``; one dict of tensors, of the chains that did not end, too."""
         shown = {} if history is None else {"history": history.clone()}
         return shown | {"t": self.steps(t), "u": u}

@@ -1,4 +1,4 @@
-"""The arguments of an environment, and what is refused of them before any file is read.
+"""The arguments of an environment, stated once, and which are refused before any file is read.
 
 Letters: B episodes, I items, K list length, T steps.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +22,26 @@ from refit_env.rewards.registry import RewardSpec
 STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 USUAL_K = 20
-"""K where nothing is said."""
+"""K unless an argument sets another."""
 
 
 @dataclass(frozen=True)
 class ProblemConfig:
-    """What an environment is told; the arguments of ``gym.make``."""
+    """The arguments that ``gym.make`` and ``gym.make_vec`` pass on; ``read_config`` makes it of theirs."""
 
     data: Any = None
     """A catalogue name, a canonical folder, or a ``Dataset``."""
     backbone: str = "diffrec"
     """The diffusion recommender whose chain this is."""
     backbone_options: Mapping[str, Any] | None = None
-    """Changes to its published configuration: what u_T holds and how noisy steps are may depend on them."""
+    """Changes to its published configuration, on which u_T and the noise of the steps may depend."""
     num_steps: int = 4
     """T."""
     reward: RewardSpec = "racs"
     """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
     relevance: str | None = None
-    """``train``, ``holdout``, ``recent`` or ``validation``; None is ``recent`` where rows stand in order of
-    time, else ``holdout``."""
+    """``train``, ``holdout``, ``recent``, ``validation`` or ``none``; None is ``recent`` where rows stand in
+    order of time, else ``holdout``."""
     k: int = USUAL_K
     """K; where it is left at 20 and there are fewer items, lists hold them all."""
     start: str | None = None
@@ -56,9 +56,40 @@ class ProblemConfig:
     checkpoint: str | Path | None = None
     """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
     device: str = "cpu"
-    """Where batches live."""
+    """Where batches live; of vector environments only."""
     other_data: bool = False
-    """Whether models that meet the environment may have been trained on another data set."""
+    """Whether models that score or act may have been trained on another data set."""
+
+
+def read_config(
+    constructor: Callable[..., Any], data: Any, settings: Mapping[str, Any], without: Collection[str] = ()
+) -> ProblemConfig:
+    """Return the keyword arguments of an environment as its configuration.
+
+    Args:
+        constructor: of the environment, whose own keyword arguments are known, too.
+        data: its argument ``data``.
+        settings: the keyword arguments that its signature does not name.
+        without: fields that the environment does not have.
+
+    Raises:
+        ValueError: for a name that is no argument, with a did-you-mean.
+
+    Example:
+        >>> read_config(ProblemConfig, "synthetic", {"k": 10}).k
+        10
+        >>> read_config(ProblemConfig, "synthetic", {"rewrad": "ndcg"})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: unknown argument 'rewrad'. Did you mean 'reward'? Known: ...
+    """
+    known = [field.name for field in fields(ProblemConfig) if field.name not in without]
+    for name in settings:
+        if name not in known:
+            own = inspect.signature(constructor).parameters
+            named = [p.name for p in own.values() if p.kind == p.KEYWORD_ONLY]
+            raise unknown_name("argument", name, {*known, *named})
+    return ProblemConfig(data=data, **settings)
 
 
 def relevance_settings(config: ProblemConfig) -> dict[str, Any]:

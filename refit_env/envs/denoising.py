@@ -17,12 +17,11 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from refit_env.data.dataset import Dataset
-from refit_env.envs.config import ProblemConfig
+from refit_env.envs.config import read_config
 from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.envs.surroundings import check_maker, check_single_wrappers
 from refit_env.errors import unknown_name
-from refit_env.rewards.registry import RewardSpec
 
 FloatArray = npt.NDArray[np.float32]
 Observation = dict[str, FloatArray]
@@ -145,43 +144,20 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         self,
         data: str | Path | Dataset | None = None,
         *,
-        num_steps: int = 4,
-        reward: RewardSpec = "racs",
-        relevance: str | None = None,
-        k: int = 20,
-        start: str | None = None,
-        reward_kwargs: Mapping[str, Any] | None = None,
-        relevance_kwargs: Mapping[str, Any] | None = None,
-        backbone: str = "diffrec",
-        backbone_options: Mapping[str, Any] | None = None,
-        bound: float | None = None,
-        checkpoint: str | Path | None = None,
-        other_data: bool = False,
         render_mode: str | None = None,
         source_ids: bool = False,
+        **settings: Any,
     ) -> None:
         """Make the environment; the class's docstring explains the arguments.
+
+        ``settings`` are fields of ``ProblemConfig``.
 
         Raises:
             ValueError: for a wrong name, user, T or setting, with what would be right.
             DataError: if the data are not there or break a rule.
         """
-        check_maker(num_steps)
-        config = ProblemConfig(
-            data=data,
-            backbone=backbone,
-            backbone_options=backbone_options,
-            num_steps=num_steps,
-            reward=reward,
-            relevance=relevance,
-            k=k,
-            start=start,
-            reward_kwargs=reward_kwargs,
-            relevance_kwargs=relevance_kwargs,
-            bound=bound,
-            checkpoint=checkpoint,
-            other_data=other_data,
-        )
+        config = read_config(type(self), data, settings, without=["device"])
+        check_maker(config.num_steps)
         self.problem = make_problem(config)
         observation_space, action_space = make_spaces(self.problem)
         self.observation_space = cast("gym.Space[Observation]", observation_space)
@@ -190,7 +166,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         self.render_mode = render_mode
         self._renderer = Renderer(self.problem) if render_mode is not None else None
         self.source_ids = source_ids
-        self._user, self._t = -1, num_steps
+        self._user, self._t = -1, config.num_steps
         self._context: FloatArray | None = None
 
     def reset(

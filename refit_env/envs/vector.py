@@ -7,7 +7,7 @@ L history length, T steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.envs.backend import BACKENDS, Bools, Ints, spread_ids
-from refit_env.envs.config import ProblemConfig
+from refit_env.envs.config import read_config
 from refit_env.envs.denoising import (
     RENDER_MODES,
     USER_OPTIONS,
@@ -37,7 +37,6 @@ from refit_env.envs.rngs import Generators
 from refit_env.envs.surroundings import check_limit, check_tensor_wrappers
 from refit_env.envs.vector_options import check_arguments, read_mask, read_users, resolve_autoreset
 from refit_env.errors import unknown_name
-from refit_env.rewards.registry import RewardSpec
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -120,54 +119,29 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         data: str | Path | Dataset | None = None,
         *,
         num_envs: int = 1,
-        num_steps: int = 4,
-        reward: RewardSpec = "racs",
-        relevance: str | None = None,
-        k: int = 20,
-        start: str | None = None,
-        reward_kwargs: Mapping[str, Any] | None = None,
-        relevance_kwargs: Mapping[str, Any] | None = None,
-        backbone: str = "diffrec",
-        backbone_options: Mapping[str, Any] | None = None,
-        bound: float | None = None,
-        checkpoint: str | Path | None = None,
-        other_data: bool = False,
         render_mode: str | None = None,
         backend: str = "numpy",
-        device: str = "cpu",
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
         max_episode_steps: int | None = None,
         source_ids: bool = False,
+        **settings: Any,
     ) -> None:
         """Make the environments; the class's docstring explains the arguments.
+
+        ``settings`` are fields of ``ProblemConfig``; ``max_episode_steps``, as ``gym.make_vec`` passes it, is
+        refused below T.
 
         Raises:
             ValueError: for a wrong name or setting, with what would be right.
             DataError: if the data are not there or break a rule.
         """
-        check_arguments(num_envs, backend, device)
+        config = read_config(type(self), data, settings)
+        check_arguments(num_envs, backend, config.device)
         check_render_mode(render_mode)
-        check_limit(max_episode_steps, num_steps)
+        check_limit(max_episode_steps, config.num_steps)
         self.autoreset_mode = resolve_autoreset(autoreset_mode)
         self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
-        self.problem = make_problem(
-            ProblemConfig(
-                data=data,
-                backbone=backbone,
-                backbone_options=backbone_options,
-                num_steps=num_steps,
-                reward=reward,
-                relevance=relevance,
-                k=k,
-                start=start,
-                reward_kwargs=reward_kwargs,
-                relevance_kwargs=relevance_kwargs,
-                bound=bound,
-                checkpoint=checkpoint,
-                other_data=other_data,
-                device=device,
-            )
-        )
+        self.problem = make_problem(config)
         self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
         self.source_ids = source_ids
         self.single_observation_space, self.single_action_space = make_spaces(self.problem)
@@ -175,7 +149,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         self._renderers = [Renderer(self.problem) for _ in range(num_envs)] if render_mode is not None else []
         self._backend = BACKENDS[backend](num_envs, self.problem.dim, self.device)
         self._generators = Generators(num_envs)
-        self._t: int | Ints = num_steps  # one number while all chains are in step; T: none is running
+        self._t = np.full(num_envs, config.num_steps, np.int64)  # (N,) steps taken; T: no chain is running
         self._users = np.full(num_envs, -1, dtype=np.int64)
         self._u = torch.empty(0)  # (N, D) the vectors of the last observation
         self._context: Tensor | None = None  # (N, L) the histories shown
@@ -241,13 +215,11 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         ids = self._backend.tensor(users)  # (n,)
         fresh = self._backend.empty()  # (N, D)
         context = self.problem.context(ids)  # (n, L) or None
+        self._t[where] = 0
         if where.size == self.num_envs:
-            self._t = 0
             self._u = self.problem.initial_state(ids, noise, out=fresh)
             self._context = context
         else:
-            self._t = np.array(np.broadcast_to(self._t, self.num_envs))
-            self._t[where] = 0
             self._u = fresh.copy_(self._u)
             self._u[self._backend.tensor(where)] = self.problem.initial_state(ids, noise)
             if context is not None and self._context is not None:
@@ -288,7 +260,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             first = int(np.argmax(over))
             raise ResetNeeded(f"sub-environment {first} has no running episode: reset it before step()")
         self._u = self._taken(actions)
-        self._t = self._t + 1
+        self._t += 1
         for i, renderer in enumerate(self._renderers):
             renderer.add(self._u[i].cpu().numpy())
         ended = self._over()
@@ -299,10 +271,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _over(self) -> Bools | None:
         """(N,) whether each chain has come to its end; None if no one has."""
-        total = self.problem.num_steps
-        if isinstance(self._t, int):
-            return None if self._t < total else np.ones(self.num_envs, np.bool_)
-        over = self._t >= total  # (N,)
+        over = self._t >= self.problem.num_steps  # (N,)
         return over if over.any() else None
 
     def _taken(self, actions: Any) -> Tensor:

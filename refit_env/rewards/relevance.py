@@ -34,7 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,13 @@ class Relevance:
     groups: npt.NDArray[np.int64] | None = None
     selection_share: float = 0.5
     selecting: npt.NDArray[np.int64] | None = None
+
+    @cached_property
+    def starts(self) -> npt.NDArray[np.bool_]:
+        """(U,) whether each user is one of ``users``."""
+        out = np.zeros(self.visible.shape[0], dtype=np.bool_)
+        out[self.users] = True
+        return out
 
     def sources(self) -> npt.NDArray[np.int64]:
         """The data set's users that ``users`` are of: themselves, or the sessions of the rows."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import inspect
 import pickle
+import re
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from refit_env.backbones import backbone_class
 from refit_env.data import synthesize
 from refit_env.envs import DenoisingEnv
+from refit_env.envs.config import ProblemConfig
 
 ALLOWED_WARNINGS = (
     # both checkers, of every Box that is not [-1, 1]: ours holds the vectors of the chain themselves
@@ -309,11 +314,27 @@ def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
         ({"relevance_kwargs": {"fracton": 0.3}}, "Did you mean 'fraction'"),
         ({"relevance_kwargs": {"fraction": 1.5}}, "fraction=1.5"),
         ({"render_mode": "human"}, "render_mode='human'"),
+        ({"rewrad": "ndcg"}, "unknown argument 'rewrad'. Did you mean 'reward'?"),
+        ({"render_mod": "ansi"}, "unknown argument 'render_mod'. Did you mean 'render_mode'?"),
+        ({"device": "cpu"}, "unknown argument 'device'."),
     ],
 )
 def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace(".", r"\.")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         DenoisingEnv(**({"data": "synthetic"} | kwargs))
+
+
+def test_the_page_lists_every_argument_with_its_default() -> None:
+    """Those of the settings and the constructor's own; a default that depends on more is in words."""
+    rows = re.findall(r"^    \| ``(\w+)`` \| (.+?) \| ", DenoisingEnv.__doc__ or "", re.M)
+    listed = dict(row for row in rows if row[0] not in ("t", "u", "history"))
+    own = inspect.signature(DenoisingEnv.__init__).parameters.values()
+    defaults = {p.name: p.default for p in own if p.kind == p.KEYWORD_ONLY}
+    defaults |= {field.name: field.default for field in fields(ProblemConfig) if field.name != "device"}
+    assert listed.keys() == defaults.keys()
+    for name, text in listed.items():
+        if defaults[name] is not None:
+            assert ast.literal_eval(text.strip("`")) == defaults[name], name
 
 
 def test_the_custom_id_without_data_says_what_is_missing() -> None:

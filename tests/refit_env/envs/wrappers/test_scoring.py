@@ -198,6 +198,6 @@ def test_other_environments_are_refused(make: Any, monkeypatch: pytest.MonkeyPat
         with pytest.raises(ValueError, match="takes a denoising environment"):
             chain_scorer(env, zeros)  # type: ignore[arg-type]
     env = make()
-    monkeypatch.setattr(env.unwrapped.problem, "dim", 16)
+    monkeypatch.setattr(env.unwrapped.problem.scorer, "dim", 16)
     with pytest.raises(ValueError, match=r"the chain's 16 numbers are no scores of 60 items"):
         chain_scorer(env, zeros(env))

@@ -210,7 +210,7 @@ def test_low_rank_actions_need_residuals(make: Any, policy: DiffusionPolicy) -> 
 
 def test_factors_are_of_items(make: Any, policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     env = ResidualAction(make(), policy)
-    monkeypatch.setattr(env.unwrapped.problem, "dim", 16)
+    monkeypatch.setattr(env.unwrapped.problem.scorer, "dim", 16)
     for wrap in (LowRankAction, FactorObservation):
         with pytest.raises(ValueError, match=f"{wrap.__name__} speaks of items, and the chain of 'diffrec'"):
             wrap(env)
