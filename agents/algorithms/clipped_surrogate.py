@@ -32,10 +32,9 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.configs import SurrogateConfig
-from agents.gradients import advantages
 from agents.gradients.counterfactual_advantage import check_credit, coordinate_credit
 from agents.gradients.episodes import Rollout
-from agents.rollouts.rollout import roll_out
+from agents.rollouts.rollout import Graph
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import trained_steps
@@ -64,13 +63,10 @@ class ClippedSurrogate(FineTuner):
 
         Raises:
             ValueError: for a deterministic policy.
-            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: for credit ``coordinate`` and a reward that is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
-        if bool((self.policy.std <= 0).any()):
-            raise ValueError(
-                "the policy's std is 0 at some step, so there is no probability ratio: raise exploration_std"
-            )
+        self.require_noise("there is no probability ratio")
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out once, then climb the surrogate: ``epochs`` passes of ``minibatches`` updates."""
@@ -94,9 +90,9 @@ class ClippedSurrogate(FineTuner):
         """Chains of ``users`` (B,) and their advantages."""
         steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
         with torch.no_grad():
-            rollout = roll_out(self.policy, self.env, users, generator=self.noise_generator, steps=steps)
+            rollout = self.roll_out(users, graph=Graph(steps))
         rows, dim = users.numel(), self.policy.backbone.dim
-        advantage = advantages.advantage(self.config.baseline, rollout.reward.view(rows, -1))  # (B, G)
+        advantage = rollout.advantage(self.config.baseline)  # (B, G)
         if self.config.advantage_clip:
             advantage = advantage.clamp(-self.config.advantage_clip, self.config.advantage_clip)
         credit = None

@@ -61,7 +61,7 @@ class ReinforceConfig(TrainerConfig):
     one step instead of T, for up to a third more time, and the same gradients."""
 
     def check_together(self) -> None:
-        """Refuse a window under ``pathwise``, and a baseline without the episodes that it needs."""
+        """Refuse fewer steps under ``pathwise``, and a baseline without the episodes that it needs."""
         if self.estimator == "pathwise" and self.train_steps != "all":
             raise SettingError(
                 "train_steps",

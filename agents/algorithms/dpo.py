@@ -36,8 +36,7 @@ from torch.nn import functional
 from agents.algorithms.configs import DPOConfig
 from agents.gradients.counterfactual_advantage import check_credit
 from agents.gradients.episodes import Rollout
-from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
-from agents.rollouts.rollout import roll_out
+from agents.gradients.rank_thresholds import crossings, sum_over_parts
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import trained_steps
@@ -64,25 +63,21 @@ class DPO(FineTuner):
 
         Raises:
             ValueError: for a deterministic policy.
-            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: for credit ``coordinate`` and a reward that is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
-        if bool((self.policy.std <= 0).any()):
-            raise ValueError(
-                "the policy's std is 0 at some step, so log-ratios have no meaning: raise exploration_std"
-            )
+        self.require_noise("log-ratios have no meaning")
 
     def update(self, users: Tensor) -> dict[str, float]:
-        """Roll out, let the reward judge pairs, and descend their loss."""
+        """Roll out, compare pairs by their rewards, and descend their loss."""
         with torch.no_grad():
-            rollout = roll_out(self.policy, self.env, users, generator=self.noise_generator)
-        judged = self._judge_numbers if self.config.credit == "coordinate" else self._judge_chains
-        scalars = rollout.scalars(self.env.problem.num_items) | judged(rollout)
-        return scalars
+            rollout = self.roll_out(users)
+        compare = self._compare_numbers if self.config.credit == "coordinate" else self._compare_chains
+        return rollout.scalars(self.env.problem.num_items) | compare(rollout)
 
     # ------------------------------------------------------------------ pairs of chains
 
-    def _judge_chains(self, rollout: Rollout) -> dict[str, float]:
+    def _compare_chains(self, rollout: Rollout) -> dict[str, float]:
         """Compare the chains of each user; ``epochs`` updates."""
         group = rollout.samples_per_user
         winner, loser, gap, ties = chain_pairs(rollout.reward.view(-1, group), self.config.pairs)
@@ -110,14 +105,14 @@ class DPO(FineTuner):
         Of two Gaussians of one deviation it is (mu - mu_ref)(a - (mu + mu_ref) / 2) / std^2, which keeps the
         digits that a difference of two log-densities of thousands of numbers would lose.
         """
-        rows, std = rollout.reward.numel(), float(self.policy.std[t])
-        action = _of_each(rollout.means[t], rows) + std * rollout.noise[t]  # (N, D)
-        mean, anchor = (_of_each(m, rows) for m in self._means(rollout, t))  # (N, D)
+        std = float(self.policy.std[t])
+        action = rollout.of_each(rollout.means[t]) + std * rollout.noise[t]  # (N, D)
+        mean, anchor = (rollout.of_each(m) for m in self._means(rollout, t))  # (N, D)
         return ((mean - anchor) * (action - 0.5 * (mean + anchor))).mean(1) / std**2
 
     # ------------------------------------------------------------------ pairs of numbers
 
-    def _judge_numbers(self, rollout: Rollout) -> dict[str, float]:
+    def _compare_numbers(self, rollout: Rollout) -> dict[str, float]:
         """Compare each chain with its counterfactuals in one number; ``epochs`` updates."""
         last = self.policy.num_steps - 1
         gap = mirrored_gap(rollout, self.policy, self.env.problem.reward_fn)  # (N, D)
@@ -127,7 +122,7 @@ class DPO(FineTuner):
         for _ in range(self.config.epochs):
             self.optimizer.zero_grad(set_to_none=True)
             mean, anchor = self._means(rollout, last)
-            lead = _of_each(mean - anchor, gap.shape[0])  # (N, D)
+            lead = rollout.of_each(mean - anchor)  # (N, D)
             logit = self.config.beta * lead * apart  # (N, D)
             loss = -(weight * functional.logsigmoid(logit)).sum()
             loss.backward()
@@ -201,18 +196,11 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
     Raises:
         ValueError: if the reward does not say what each list position is worth.
     """
-    step = last_step(rollout, policy, reward)
-    mirrored = 2.0 * step.mean - step.scores  # (N, D)
 
-    def gap(gains: Tensor, discount: Tensor) -> Tensor:
-        out = torch.zeros_like(step.mean)  # (N, D)
-        for edge, worth in crossings(step.scores, gains, discount):
-            out += worth * ((step.scores > edge).float() - (mirrored > edge).float())  # times -1, 0 or 1
+    def gap(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
+        mirrored, out = 2.0 * mean - scores, torch.zeros_like(mean)  # (N, D)
+        for edge, worth in crossings(scores, gains, discount):
+            out += worth * ((scores > edge).float() - (mirrored > edge).float())  # times -1, 0 or 1
         return out
 
-    return sum_over_parts(rollout, reward, step, gap)
-
-
-def _of_each(value: Tensor, rows: int) -> Tensor:
-    """(N, D): a user's row (B, D) is repeated for each of the chains that share it."""
-    return value.repeat_interleave(rows // value.shape[0], 0)
+    return sum_over_parts(rollout, policy, reward, gap)

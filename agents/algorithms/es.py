@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from agents.algorithms.configs import ESConfig
 from agents.gradients.episodes import Rollout
-from agents.rollouts.rollout import roll_out
+from agents.rollouts.rollout import Noise
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.output_subspace import OutputSubspace, output_subspace
@@ -132,14 +132,8 @@ class EvolutionStrategy(FineTuner):
         moved = self.config.sigma * directions  # (N, r, r + 1); the weights hold theta already
         layer = self.policy.backbone.output_layer
         with self.subspace.shifted(layer, moved[:, :, :-1], moved[:, :, -1]):
-            return roll_out(
-                self.policy,
-                self.env,
-                users,
-                generator=self.noise_generator,
-                share_first=False,  # a user's episodes are different members'
-                noise="user" if self.config.noisy else "none",
-            )
+            noise = Noise.OF_USER if self.config.noisy else Noise.NONE
+            return self.roll_out(users, noise=noise, share_first=False)  # an episode each member
 
     # ------------------------------------------------------------------ checkpoint
 

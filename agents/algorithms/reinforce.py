@@ -17,18 +17,16 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 
 from __future__ import annotations
 
-import time
 from typing import ClassVar
 
 from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
-from agents.gradients import advantages
-from agents.gradients.episodes import Rollout
+from agents.gradients.episodes import Rollout, Slopes
 from agents.gradients.estimators import rao_blackwell, score_function
-from agents.gradients.linear_scores import Reading, linear_parts, linear_pathwise
+from agents.gradients.linear_scores import PairDraws, TrainedScores, linear_parts, linear_pathwise
 from agents.gradients.rank_thresholds import list_parts
-from agents.rollouts.rollout import roll_out, step_mean
+from agents.rollouts.rollout import Graph, step_mean
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import trained_steps
@@ -61,95 +59,70 @@ class Reinforce(FineTuner):
             self._check_reward()
         if self.config.scores_learning_rate:
             self._check_scores()
-        if bool((self.policy.std <= 0).any()):
-            raise ValueError(
-                "the policy's std is 0 at some step, so REINFORCE has no gradient: raise exploration_std"
-            )
+        self.require_noise("REINFORCE has no gradient")
 
     def prepare(self) -> None:
-        """Let the item embeddings move, and give the environments scores of their own that move with them."""
+        """Train the item embeddings if they are to move, in environments whose scores move with them."""
         rate = self.config.scores_learning_rate
         if rate:
             self.train_scores(rate)
             for env in self.envs:
                 env.problem = env.problem.with_own_scores()
             backbone = self.policy.backbone
-            if backbone.scores_by_context:  # its weights make what an environment shows, too
-                self._looks = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
+            if backbone.scores_by_context:  # its weights compute what an environment shows, too
+                self._shown = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
 
     def update(self, users: Tensor) -> dict[str, float]:
-        """Roll out, estimate the mean reward's derivative in each step's mean, carry it to the weights."""
+        """Roll out, estimate the derivatives of the mean reward, ascend."""
+        trained = self._trained_scores(users)  # what scores u_0, where it is trained, too
+        rollout = self._roll_out(users, trained)  # u_T .. u_0 and r(u_0)
+        slopes = self._slopes(rollout, trained)  # d E[r] / d mean_t
+        slopes += self._kl_slopes(rollout)  # - kl_weight d KL_t / d mean_t
+        norm = self.ascend(slopes)  # theta += Adam(sum_t d mean_t / d theta * slope_t)
+        return rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
+
+    def _roll_out(self, users: Tensor, trained: TrainedScores | None) -> Rollout:
+        """Chains of ``users`` (B,), with the graphs that the estimator needs."""
         config = self.config
-        start = time.perf_counter()
-        reading = self._read(users) if config.scores_learning_rate else None
-        rollout = roll_out(
-            self.policy,
-            self.env,
-            users,
-            generator=self.noise_generator,
+        graph = Graph(
             steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
-            pathwise=config.estimator == "pathwise",
-            share_first=config.share_first_step,
-            start=None if reading is None else reading.start,
+            through_actions=config.estimator == "pathwise",
+            start=None if trained is None else trained.start,
             recompute=config.recompute,
         )
-        rolled = time.perf_counter()
-        reward = rollout.reward.view(users.numel(), -1)  # (B, G)
-        gradients = self._derivatives(rollout, advantages.advantage(config.baseline, reward), reading)
-        carried = [(rollout.means[t], slope) for t, slope in gradients.items()]
-        carried += [] if reading is None else reading.slopes
-        carried += self._kl_derivatives(rollout) if config.kl_weight else []
-        norm = self.ascend([tensor for tensor, _ in carried], [slope for _, slope in carried])
-        scalars = rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
-        return scalars | {"seconds/rollout": rolled - start, "seconds/backward": time.perf_counter() - rolled}
+        return self.roll_out(users, share_first=config.share_first_step, graph=graph)
 
-    def _read(self, users: Tensor) -> Reading:
-        """What scores u_0 of ``users`` (B,), with graphs; the environment scores by the same from now on."""
+    def _slopes(self, rollout: Rollout, trained: TrainedScores | None) -> Slopes:
+        """Derivatives of the mean reward in each trained step's mean, by the configured estimator."""
+        config, policy, problem = self.config, self.policy, self.env.problem
+        scale, last = self._scale(rollout), policy.num_steps - 1
+        if config.estimator == "pathwise":
+            if problem.score_table is None:
+                return rao_blackwell(rollout, policy, problem.reward_fn, scale)
+            draws = PairDraws(config.pairs, self.noise_generator, config.draw_lists)
+            return linear_pathwise(rollout, policy, problem, draws=draws, trained=trained, scale=scale)
+        advantage = rollout.advantage(config.baseline) * scale  # (B, G)
+        if config.estimator == "score":
+            return score_function(rollout, policy, advantage, rollout.steps)
+        slopes = score_function(rollout, policy, advantage, tuple(t for t in rollout.steps if t != last))
+        if last in rollout.steps:
+            slopes += rao_blackwell(rollout, policy, problem.reward_fn, scale)
+        return slopes
+
+    def _trained_scores(self, users: Tensor) -> TrainedScores | None:
+        """What scores u_0 of ``users`` (B,) where it is trained; from now on the environment scores by it."""
+        if not self.config.scores_learning_rate:
+            return None
         backbone = self.policy.backbone
         self.env.problem.score_by(backbone)
         table = backbone.score_table()
         assert table is not None  # checked
         if not backbone.scores_by_context:
-            return Reading(table)
-        shown = self._looks[self.env](users)
-        told, read_by = backbone.context(users, shown), backbone.context_table(table)
-        assert told is not None and read_by is not None  # scores_by_context says so
-        return Reading(table, (told, read_by), backbone.initial_state(users, shown))
-
-    def _derivatives(
-        self, rollout: Rollout, advantage: Tensor, reading: Reading | None = None
-    ) -> dict[int, Tensor]:
-        """Derivative of the mean reward in each trained step's mean, by the configured estimator.
-
-        ``reading``, if given, notes those in what scores u_0.
-        """
-        config, last, scale = self.config, self.policy.num_steps - 1, self._scale(rollout)
-        reward_fn = self.env.problem.reward_fn
-        if config.estimator == "pathwise":
-            if self.env.problem.score_table is None:
-                out = {last: rao_blackwell(rollout, self.policy, reward_fn, scale)}
-            else:
-                pairs, generator = config.pairs, self.noise_generator
-                slope = linear_pathwise(
-                    rollout,
-                    self.policy,
-                    self.env.problem,
-                    pairs,
-                    generator,
-                    scale,
-                    reading,
-                    config.draw_lists,
-                )
-                out = {last: slope}
-        elif config.estimator == "rao_blackwell":
-            out = score_function(
-                rollout, self.policy, advantage * scale, tuple(t for t in rollout.steps if t != last)
-            )
-            if last in rollout.steps:
-                out[last] = rao_blackwell(rollout, self.policy, reward_fn, scale)
-        else:
-            out = score_function(rollout, self.policy, advantage * scale, rollout.steps)
-        return out
+            return TrainedScores(table)
+        shown = self._shown[self.env](users)
+        context, by_context = backbone.context(users, shown), backbone.context_table(table)
+        assert context is not None and by_context is not None  # scores_by_context says so
+        return TrainedScores(table, (context, by_context), backbone.initial_state(users, shown))
 
     def _scale(self, rollout: Rollout) -> float:
         """Factor of all derivatives: 1 / D where log-probabilities are averaged, T / n for n drawn steps."""
@@ -184,12 +157,15 @@ class Reinforce(FineTuner):
                 f"u_0; this is {self.config.estimator!r} on {self.policy.backbone.name!r}",
             )
 
-    def _kl_derivatives(self, rollout: Rollout) -> list[tuple[Tensor, Tensor]]:
-        """Derivatives of -kl_weight sum_t KL_t(u_t), batch mean, as (tensor, derivative); see the module.
+    def _kl_slopes(self, rollout: Rollout) -> Slopes:
+        """Derivatives of -kl_weight sum_t KL_t(u_t), batch mean; the module has the equation.
 
         Those in the pretrained means are there where their states are functions of the weights.
         """
-        out, factor = [], self.config.kl_weight * self._scale(rollout)
+        out: Slopes = []
+        if not self.config.kl_weight:
+            return out
+        factor = self.config.kl_weight * self._scale(rollout)
         for t in rollout.steps:
             mean, state = rollout.means[t], rollout.states[t]  # (N, D) or (B, D)
             context = self.context_of(rollout, mean.shape[0])

@@ -29,10 +29,8 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.configs import RWRConfig
-from agents.gradients import advantages
 from agents.gradients.counterfactual_advantage import check_credit, coordinate_credit
 from agents.gradients.episodes import Rollout
-from agents.rollouts.rollout import roll_out
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 
@@ -55,20 +53,16 @@ class RewardWeighted(FineTuner):
         """Refuse rewards and policies that give no weights.
 
         Raises:
-            ValueError: for a policy that is deterministic at its last step.
-            ValueError: if credit ``coordinate`` is asked for and the reward is no list reward.
+            ValueError: for a deterministic policy.
+            ValueError: for credit ``coordinate`` and a reward that is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
-        if float(self.policy.std[-1]) <= 0:
-            raise ValueError(
-                "the policy's std is 0 at the last step, so all that it samples is its mean and there is "
-                "nothing to weigh: raise exploration_std"
-            )
+        self.require_noise("all that it samples is its mean and there is nothing to weigh")
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, weigh, and regress on what was sampled."""
         with torch.no_grad():
-            rollout = roll_out(self.policy, self.env, users, generator=self.noise_generator)
+            rollout = self.roll_out(users)
             weight = self._weights(rollout)  # (N, 1) or (N, D)
         losses, norms = [], []
         for _ in range(self.config.regressions):
@@ -93,13 +87,12 @@ class RewardWeighted(FineTuner):
         if config.credit == "coordinate":
             advantage = coordinate_credit(rollout, self.policy, self.env.problem.reward_fn)  # (N, D)
         else:
-            reward = rollout.reward.view(rollout.users.numel(), -1)  # (B, G)
-            advantage = advantages.advantage(config.baseline, reward).reshape(-1, 1)  # (N, 1)
+            advantage = rollout.advantage(config.baseline).reshape(-1, 1)  # (N, 1)
         return advantage if config.weighting == "advantage" else exponential(advantage, config.temperature)
 
     def _states(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
         """States (N, D) at random steps k (N,), and their contexts."""
-        rows, group = rollout.u0.shape[0], rollout.samples_per_user
+        rows = rollout.u0.shape[0]
         k = torch.randint(
             self.policy.num_steps, (rows,), generator=self.noise_generator, device=self.device
         )  # (N,)
@@ -108,12 +101,11 @@ class RewardWeighted(FineTuner):
             step = self.policy.timestep(k)  # (N,) the episode's t
             visited = torch.empty_like(rollout.u0)  # (N, D)
             for t, states in enumerate(rollout.states):
-                whole = states if states.shape[0] == rows else states.repeat_interleave(group, 0)  # (N, D)
-                visited[step == t] = whole[step == t]
+                visited[step == t] = rollout.of_each(states)[step == t]
             return visited, k, context
         clean = rollout.u0
         if self.config.states == "history":
-            clean = self.env.problem.initial_state(rollout.users).repeat_interleave(group, 0)  # (N, D)
+            clean = rollout.of_each(self.env.problem.initial_state(rollout.users))  # (N, D)
         noise = torch.randn(clean.shape, generator=self.noise_generator, device=self.device)  # (N, D)
         return self.policy.diffusion.q_sample(clean, k, noise), k, context
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from agents.gradients.episodes import Rollout
-from agents.gradients.rank_thresholds import crossings, last_step, list_parts, sum_over_parts
+from agents.gradients.rank_thresholds import crossings, list_parts, sum_over_parts
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
@@ -57,12 +57,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
     Raises:
         ValueError: if the reward does not say what each list position is worth.
     """
-    step = last_step(rollout, policy, reward)
-
-    def advantage(gains: Tensor, discount: Tensor) -> Tensor:
-        return counterfactual_advantage(step.scores, step.mean, gains, discount, step.std)
-
-    return sum_over_parts(rollout, reward, step, advantage)
+    return sum_over_parts(rollout, policy, reward, counterfactual_advantage)
 
 
 def counterfactual_advantage(

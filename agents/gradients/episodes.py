@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from agents.gradients.advantages import EPSILON
+from agents.gradients import advantages
 from refit_env.evaluation.metrics import coverage_at_k, gini
+
+Slopes = list[tuple[Tensor, Tensor]]
+"""Tensors with graphs, each with the derivative of the objective in it, for ``torch.autograd.backward``."""
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Rollout:
         terms: the reward's terms by name, (N,) each.
         lists: (N, K) int64 the rewarded lists.
         steps: the steps whose gradient is wanted; the others' means carry no graph.
+        seconds: wall-clock time that it took.
     """
 
     users: Tensor
@@ -41,20 +45,37 @@ class Rollout:
     terms: dict[str, Tensor] = field(default_factory=dict)
     lists: Tensor = field(default_factory=lambda: torch.empty(0))
     steps: tuple[int, ...] = ()
+    seconds: float = 0.0
 
     @property
     def samples_per_user(self) -> int:
         """G."""
         return self.reward.numel() // self.users.numel()
 
+    def advantage(self, baseline: str) -> Tensor:
+        """(B, G) the rewards less a baseline of ``agents.gradients.advantages``."""
+        return advantages.advantage(baseline, self.reward.view(self.users.numel(), -1))
+
+    def of_each(self, value: Tensor) -> Tensor:
+        """(N, ...) the rows of ``value``: (N, ...) itself, or (B, ...) repeated for a user's episodes."""
+        rows = self.reward.numel()
+        return value if value.shape[0] == rows else value.repeat_interleave(rows // value.shape[0], 0)
+
+    def of_shared(self, derivative: Tensor, t: int) -> Tensor:
+        """The derivative in ``means[t]`` from that in each episode's mean (N, D): summed where shared."""
+        rows = self.means[t].shape[0]
+        if rows == derivative.shape[0]:
+            return derivative
+        return derivative.view(rows, -1, derivative.shape[1]).sum(1)
+
     def scalars(self, num_items: int) -> dict[str, float]:
         """What an iteration logs about its episodes: rewards by term, their spread, what is recommended."""
-        out = {"reward/mean": float(self.reward.mean())}
+        out = {"reward/mean": float(self.reward.mean()), "seconds/rollout": self.seconds}
         out |= {f"reward/{name}": float(value.float().mean()) for name, value in self.terms.items()}
         if self.samples_per_user > 1:
             spread = self.reward.view(self.users.numel(), -1).std(1)  # (B,)
             out["reward/within_user_std"] = float(spread.mean())
-            out["reward/zero_variance_share"] = float((spread < EPSILON).float().mean())
+            out["reward/zero_variance_share"] = float((spread < advantages.EPSILON).float().mean())
         return out | {
             "lists/coverage": coverage_at_k(self.lists, num_items),
             "lists/gini": gini(self.lists, num_items),

@@ -1,8 +1,8 @@
 """Estimators of the policy gradient of a chain's terminal reward, all of the same expectation.
 
 The policy is N(mu_t, std_t^2 I) and the transition is the action, so all that the gradient needs is the
-derivative of the expected reward in each mean. Each estimator returns that derivative (one tensor a
-step), and ``torch.autograd.backward(rollout.means, ...)`` carries it to the weights.
+derivative of the expected reward in each mean. Each estimator returns the means with that derivative, and
+``torch.autograd.backward`` carries it to the weights.
 
 - ``score``: REINFORCE. d/d mu_t = advantage * noise_t / std_t (ReFiT, arXiv 2511.06937; DDPO, 2305.13301).
 - ``rao_blackwell``: the last step's term is replaced by its conditional expectation given everything
@@ -27,15 +27,15 @@ import math
 import torch
 from torch import Tensor
 
-from agents.gradients.episodes import Rollout
-from agents.gradients.rank_thresholds import crossings, last_step, sum_over_parts
+from agents.gradients.episodes import Rollout, Slopes
+from agents.gradients.rank_thresholds import crossings, sum_over_parts
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 
 
 def score_function(
     rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]
-) -> dict[int, Tensor]:
+) -> Slopes:
     """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
 
     Args:
@@ -45,23 +45,24 @@ def score_function(
         steps: which steps to estimate.
 
     Returns:
-        by step, a tensor shaped as ``rollout.means[t]``; the episodes that share a mean are summed.
+        The mean of each step with its derivative; that of the episodes that share a mean is summed.
 
     Raises:
         ValueError: if the policy is deterministic at one of the steps.
     """
     weight = advantage.reshape(-1, 1) / advantage.numel()  # (N, 1)
-    out = {}
+    out: Slopes = []
     for t in steps:
         std = float(policy.std[t])
         if std == 0.0:
             raise ValueError(f"step {t} is deterministic: REINFORCE needs exploration_std > 0 there")
         # In the noise's own memory: at N x D numbers a fresh array costs as much as the product.
-        out[t] = _to_mean(rollout, t, rollout.noise[t].mul_(weight / std))
+        slope = rollout.noise[t].mul_(weight / std)  # (N, D)
+        out.append((rollout.means[t], rollout.of_shared(slope, t)))
     return out
 
 
-def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Tensor:
+def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Slopes:
     """The mean list reward's derivative in the last step's mean, each coordinate's own noise integrated out.
 
     Args:
@@ -71,18 +72,14 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         scale: factor of the derivative.
 
     Returns:
-        a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
+        The last mean with its derivative.
 
     Raises:
         ValueError: if the reward does not say what each list position is worth.
     """
-    step = last_step(rollout, policy, reward)
-
-    def slope(gains: Tensor, discount: Tensor) -> Tensor:
-        return expected_slope(step.scores, step.mean, gains, discount, step.std)
-
-    out = sum_over_parts(rollout, reward, step, slope, scale / rollout.reward.numel())  # (N, I)
-    return _to_mean(rollout, policy.num_steps - 1, out)
+    last = policy.num_steps - 1
+    slope = sum_over_parts(rollout, policy, reward, expected_slope, scale / rollout.reward.numel())  # (N, I)
+    return [(rollout.means[last], rollout.of_shared(slope, last))]
 
 
 def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
@@ -112,11 +109,3 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
         density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
         out += worth * density
     return out
-
-
-def _to_mean(rollout: Rollout, t: int, derivative: Tensor) -> Tensor:
-    """Sum (N, D) over the episodes that share a mean, if they do at step t."""
-    rows = rollout.means[t].shape[0]
-    if rows == derivative.shape[0]:
-        return derivative
-    return derivative.view(rows, -1, derivative.shape[1]).sum(1)

@@ -7,12 +7,12 @@ context, I items, K list length, J pairs drawn for each relevant item.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from agents.gradients.episodes import Rollout
+from agents.gradients.episodes import Rollout, Slopes
 from agents.gradients.rank_thresholds import list_parts
 from agents.gradients.sampled_pairs import Ends, Slope, linear_slope
 from agents.gradients.topk_pairs import list_slope
@@ -23,88 +23,102 @@ from refit_env.rewards.accuracy import LogRank
 from refit_env.rewards.base import Reward
 
 
-@dataclass
-class Reading:
-    """How a policy's own weights turn u_0 into scores, where they are trained: tensors with their graphs.
+@dataclass(frozen=True)
+class TrainedScores:
+    """What scores u_0 where a policy trains that, too: tensors with the graphs of its weights.
 
     Attributes:
         table: (I, D) the slope of the scores in u_0.
         context: (B, C) and (I, C), the users' contexts and the slope of the scores in them, if they have one.
-        start: (B, D) the users' u_T, if weights make it.
-        slopes: what ``linear_pathwise`` found, as (tensor, derivative) for ``torch.autograd.backward``.
+        start: (B, D) the users' u_T, if weights compute it.
     """
 
     table: Tensor
     context: tuple[Tensor, Tensor] | None = None
     start: Tensor | None = None
-    slopes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
-    def add(self, slope: Slope, group: int, scale: float) -> None:
-        """Note the derivatives of N = B * ``group`` episodes, times ``scale``."""
-        self.slopes.append((self.table, slope.table * scale))
+    def slopes(self, slope: Slope, group: int, scale: float) -> Slopes:
+        """The tensors with their derivatives, those of B * ``group`` episodes summed and times ``scale``."""
+        out = [(self.table, slope.table * scale)]
         if self.context is not None:
-            told, table = self.context
-            each = slope.context.view(told.shape[0], group, -1).sum(1)  # (B, C)
-            self.slopes += [(told, each * scale), (table, slope.context_table * scale)]
+            context, table = self.context
+            each = slope.context.view(context.shape[0], group, -1).sum(1)  # (B, C)
+            out += [(context, each * scale), (table, slope.context_table * scale)]
+        return out
+
+
+@dataclass(frozen=True)
+class PairDraws:
+    """How pairs of items are drawn where not all of them are summed."""
+
+    count: int = 4
+    """J, pairs for each relevant item of an episode."""
+    generator: torch.Generator | None = None
+    """Draws them."""
+    for_lists: bool = False
+    """Whether they are drawn for rewards of a list, too, instead of all summed at once."""
 
 
 def linear_pathwise(
     rollout: Rollout,
     policy: DiffusionPolicy,
     problem: DenoisingProblem,
-    pairs: int = 4,
-    generator: torch.Generator | None = None,
+    *,
+    draws: PairDraws | None = None,
+    trained: TrainedScores | None = None,
     scale: float = 1.0,
-    reading: Reading | None = None,
-    draw_lists: bool = False,
-) -> Tensor:
-    """The mean reward's derivative in the last step's mean, for ``torch.autograd`` to carry back.
+) -> Slopes:
+    """The mean reward's derivative in the last step's mean and in what is trained of the scores.
 
     Args:
-        rollout: N finished episodes, rolled out with ``pathwise=True``.
+        rollout: N finished episodes, whose graph runs through the actions.
         policy: gives the last step's standard deviation.
         problem: gives the reward and the embeddings that score u_0.
-        pairs: J.
-        generator: source of the pairs drawn.
-        scale: factor of the derivative.
-        reading: what scores u_0, where that is trained, too: it notes its own derivatives.
-        draw_lists: whether pairs are drawn for rewards of a list, too, instead of all summed at once.
+        draws: how pairs are drawn; None for the defaults.
+        trained: what scores u_0, where that is trained, too.
+        scale: factor of the derivatives.
 
     Returns:
-        a tensor shaped as the last mean, (N, D), or (B, D) where a one-step chain shares it.
+        The last mean, and the tensors of ``trained``, with their derivatives.
 
     Raises:
         ValueError: if the reward has a part that is neither a list reward nor ``log_rank`` of one target.
         ValueError: if scores are not linear in u_0.
     """
+    draws = PairDraws() if draws is None else draws
+    ends = _ends(rollout, policy, problem, trained)
+    last, count = policy.num_steps - 1, ends.u0.shape[0]
+    factor, moving = scale / count, trained is not None
+    total, others = torch.zeros_like(ends.mean), Slopes()  # (N, D)
+    for gains, discount in linear_parts(problem.reward_fn, rollout.users):
+        each = rollout.of_each(gains)  # (N, I)
+        if draws.for_lists or discount.numel() == each.shape[1]:  # every rank counts
+            slope = linear_slope(ends, each, discount, draws.count, draws.generator, moving)
+        else:
+            slope = list_slope(ends, each, discount, moving)
+        total.add_(slope.mean, alpha=factor)
+        if trained is not None:
+            others += trained.slopes(slope, rollout.samples_per_user, factor)
+    return [(rollout.means[last], rollout.of_shared(total, last)), *others]
+
+
+def _ends(
+    rollout: Rollout, policy: DiffusionPolicy, problem: DenoisingProblem, trained: TrainedScores | None
+) -> Ends:
+    """The last steps of a rollout, and how their u_0 are scored."""
     table = problem.score_table
     if table is None:
         raise ValueError(f"backbone {problem.config.backbone!r} does not score u_0 by a table of embeddings")
-    last, group = policy.num_steps - 1, rollout.samples_per_user
-    users = rollout.users.repeat_interleave(group)  # (N,)
-    mean = rollout.means[last].detach()  # (N, D) or (B, D)
-    whole = mean if mean.shape[0] == users.numel() else mean.repeat_interleave(group, 0)  # (N, D)
+    last, users = policy.num_steps - 1, rollout.of_each(rollout.users)  # (N,)
     scores = problem.scores(rollout.u0, users)  # (N, I)
     hidden = problem.reward_fn.hidden(users)  # (N, I) bool or None
     if hidden is not None:
         scores = scores.masked_fill(hidden, -math.inf)
-    out = torch.zeros_like(whole)  # (N, D)
     context = None
-    if reading is not None and reading.context is not None:
-        told, read_by = reading.context
-        context = told.repeat_interleave(group, 0), read_by  # (N, C), (I, C)
-    ends = Ends(rollout.u0, whole, scores, table, float(policy.std[last]), context)
-    factor = scale / users.numel()
-    for gains, discount in linear_parts(problem.reward_fn, rollout.users):
-        each, moving = gains.repeat_interleave(group, 0), reading is not None  # (N, I)
-        if draw_lists or discount.numel() == scores.shape[1]:  # every rank counts
-            slope = linear_slope(ends, each, discount, pairs, generator, moving)
-        else:
-            slope = list_slope(ends, each, discount, moving)
-        out.add_(slope.mean, alpha=factor)
-        if reading is not None:
-            reading.add(slope, group, factor)
-    return out if mean.shape[0] == users.numel() else out.view(mean.shape[0], group, -1).sum(1)
+    if trained is not None and trained.context is not None:
+        context = rollout.of_each(trained.context[0]), trained.context[1]  # (N, C), (I, C)
+    mean = rollout.of_each(rollout.means[last].detach())  # (N, D)
+    return Ends(rollout.u0, mean, scores, table, float(policy.std[last]), context)
 
 
 def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,36 +36,6 @@ def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
             )
         found.append((part, weight))
     return found
-
-
-@dataclass(frozen=True)
-class LastStep:
-    """What decides a chain's list.
-
-    Attributes:
-        scores: (N, I) the sampled u_0; items that no list may hold are -inf.
-        mean: (N, I) its mean, without graph.
-        std: its standard deviation.
-        hidden: (N, I) bool, the items that no list may hold, or None.
-    """
-
-    scores: Tensor
-    mean: Tensor
-    std: float
-    hidden: Tensor | None
-
-
-def last_step(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> LastStep:
-    """The last step of N finished episodes whose u_0 are the item scores."""
-    last = policy.num_steps - 1
-    mean = rollout.means[last].detach()  # (N, I), or (B, I) where a one-step chain shares it
-    group = rollout.samples_per_user
-    if mean.shape[0] != rollout.u0.shape[0]:
-        mean = mean.repeat_interleave(group, 0)
-    hidden = reward.hidden(rollout.users)  # (B, I) bool or None
-    hidden = None if hidden is None else hidden.repeat_interleave(group, 0)
-    scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
-    return LastStep(scores, mean, float(policy.std[last]), hidden)
 
 
 def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -103,20 +72,21 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
         yield edge, drop[j] * (gains - rival)
 
 
+Term = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
+"""Sampled scores (N, I), means (N, I), gains (N, I), discount (K,), standard deviation -> what a list reward
+owes to each item's own draw (N, I)."""
+
+
 def sum_over_parts(
-    rollout: Rollout,
-    reward: Reward,
-    step: LastStep,
-    each: Callable[[Tensor, Tensor], Tensor],
-    scale: float = 1.0,
+    rollout: Rollout, policy: DiffusionPolicy, reward: Reward, term: Term, scale: float = 1.0
 ) -> Tensor:
     """What a list reward owes to each number of the last action, its parts weighed and summed.
 
     Args:
-        rollout: N finished episodes.
+        rollout: N finished episodes whose u_0 are the item scores.
+        policy: gives the last step's standard deviation.
         reward: a list reward, or a mix of which every part is one.
-        step: their last step.
-        each: from a part's gains (N, I) and discount (K,) to (N, I).
+        term: of one part.
         scale: factor of the sum.
 
     Returns:
@@ -125,8 +95,13 @@ def sum_over_parts(
     Raises:
         ValueError: if the reward does not say what each list position is worth.
     """
-    out = torch.zeros_like(step.mean)  # (N, I)
+    last = policy.num_steps - 1
+    mean, std = rollout.of_each(rollout.means[last].detach()), float(policy.std[last])  # (N, I)
+    hidden = reward.hidden(rollout.users)  # (B, I) bool or None
+    hidden = None if hidden is None else rollout.of_each(hidden)  # (N, I)
+    scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
+    out = torch.zeros_like(mean)
     for part, share in list_parts(reward):
-        gains = part.gains(rollout.users).repeat_interleave(rollout.samples_per_user, 0)  # (N, I)
-        out.add_(each(gains, part.discount), alpha=share * scale)
-    return out if step.hidden is None else out.masked_fill_(step.hidden, 0.0)
+        gains = rollout.of_each(part.gains(rollout.users))  # (N, I)
+        out.add_(term(scores, mean, gains, part.discount, std), alpha=share * scale)
+    return out if hidden is None else out.masked_fill_(hidden, 0.0)

@@ -49,7 +49,7 @@ FLOOR = 0.02
 """Share of the first rank's worth that, over the rank, the guess gives every pair: none has no chance."""
 
 MOST = 8
-"""Relevant items of an episode that are all looked at; of more, so many are drawn by their gains."""
+"""Relevant items of an episode that are all used; of more, so many are drawn by their gains."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Ends:
         """(N, I) the mean's scores."""
         return self.scores - (self.u0 - self.mean) @ self.table.T
 
-    def told_and_read_by(self) -> tuple[Tensor, Tensor]:
+    def second_part(self) -> tuple[Tensor, Tensor]:
         """The context (N, C) and the scores' slope in it (I, C), without graphs; C = 0 where none is."""
         if self.context is None:
             return self.mean[:, :0], self.table[:, :0]
@@ -102,8 +102,7 @@ class Ends:
 
     def no_slope(self) -> Slope:
         """Nothing found yet."""
-        told, read_by = self.told_and_read_by()
-        return Slope(*(torch.zeros_like(t) for t in (self.mean, self.table, told, read_by)))
+        return Slope(*(torch.zeros_like(t) for t in (self.mean, self.table, *self.second_part())))
 
 
 def drops(discount: Tensor) -> Tensor:
@@ -133,7 +132,8 @@ def linear_slope(
     drop = drops(discount)  # (K,)
     drop = torch.cat([drop, drop.new_zeros(max(0, count + 1 - drop.numel()))])  # (I + 1,)
     guess = _guess(discount, count)[_ranks(ends.scores)]  # (N, I)
-    out, told, read_by, table = ends.no_slope(), *ends.told_and_read_by(), ends.table
+    out, table = ends.no_slope(), ends.table
+    context, by_context = ends.second_part()
     for i, times in _relevant_items(gains, guess, generator):  # (N,), (N, 1)
         rivals, weights, meeting = _of_item(i, ends, gains, drop, guess, pairs, generator)
         for j, each, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
@@ -142,8 +142,9 @@ def linear_slope(
             if of_table:
                 out.table.index_add_(0, i, weight * level).index_add_(0, j, weight * level, alpha=-1)
             if ends.context is not None:
-                out.context += weight * (read_by[i] - read_by[j])
-                out.context_table.index_add_(0, i, weight * told).index_add_(0, j, weight * told, alpha=-1)
+                out.context += weight * (by_context[i] - by_context[j])
+                move = weight * context  # (N, C)
+                out.context_table.index_add_(0, i, move).index_add_(0, j, move, alpha=-1)
     return out
 
 
@@ -209,7 +210,7 @@ def _of_item(
     size = size.scatter(1, at, 0.0)
     chance = size.abs() * guess  # (N, I)
     total = chance.sum(1, keepdim=True)  # (N, 1)
-    chance = torch.where(total > 1e-30, chance, 1.0)  # nothing to tell: any pair will do
+    chance = torch.where(total > 1e-30, chance, 1.0)  # no pair counts: any will do
     drawn = torch.multinomial(chance, pairs, replacement=True, generator=generator)  # (N, J)
     weights, meeting = [], []
     for j in drawn.unbind(1):  # (N,)

@@ -69,13 +69,15 @@ def list_slope(ends: Ends, gains: Tensor, discount: Tensor, of_table: bool = Fal
     found = list_swaps(ends, gains, drops(discount))
     items, pull = found.items, found.pull()  # (N, C) each
     near = ends.table[items]  # (N, C, D)
-    out, told, read_by = ends.no_slope(), *ends.told_and_read_by()
+    out = ends.no_slope()
     out.mean += (pull[:, None] @ near).squeeze(1)
     if of_table:
         out.table.index_add_(0, items.flatten(), found.table_slope(ends.u0, near).flatten(0, 1))
     if ends.context is not None:
-        out.context += (pull[:, None] @ read_by[items]).squeeze(1)
-        out.context_table.index_add_(0, items.flatten(), (pull[..., None] * told[:, None]).flatten(0, 1))
+        context, by_context = ends.second_part()
+        out.context += (pull[:, None] @ by_context[items]).squeeze(1)
+        move = pull[..., None] * context[:, None]  # (N, C, E)
+        out.context_table.index_add_(0, items.flatten(), move.flatten(0, 1))
     return out
 
 

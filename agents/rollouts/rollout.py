@@ -1,4 +1,4 @@
-"""Roll whole chains out on the torch environment, the means' graphs kept for the policy gradient.
+"""Runs whole chains on the torch environment and keeps the graphs of the means for the policy gradient.
 
 Letters: B users in the batch, G episodes of each, N = B * G episodes, D size of the diffused vector,
 T denoising steps.
@@ -6,6 +6,9 @@ T denoising steps.
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,22 +23,44 @@ if TYPE_CHECKING:
     from refit_env.policy import DiffusionPolicy
 
 
+class Noise(Enum):
+    """Which episodes share the noise of a step, and that of their start where starts are drawn."""
+
+    OF_EPISODE = "episode"
+    """Each episode draws its own."""
+    OF_USER = "user"
+    """The episodes of a user share theirs (common random numbers)."""
+    NONE = "none"
+    """The chain is noise-free; starts that are drawn are shared by the episodes of a user."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What ``torch.autograd`` keeps of a rollout."""
+
+    steps: tuple[int, ...] | None = None
+    """The steps t whose means keep a graph; None for all."""
+    through_actions: bool = False
+    """Whether the graph runs on through the actions (reparameterised chain), so that a gradient of the last
+    mean reaches every step."""
+    start: Tensor | None = None
+    """(B, D) the users' u_T with the graph of the weights that compute it, for a gradient in those."""
+    recompute: bool = False
+    """Whether a step keeps no graph within: its network runs once more in the backward pass (Chen et al.,
+    arXiv 1604.06174), which takes the memory of one step instead of T for the same gradients."""
+
+
 def roll_out(
     policy: DiffusionPolicy,
     env: DenoisingVectorEnv,
     users: Tensor,
     *,
     generator: torch.Generator | None = None,
-    steps: tuple[int, ...] | None = None,
-    pathwise: bool = False,
+    noise: Noise = Noise.OF_EPISODE,
     share_first: bool = True,
-    noise: str = "episode",
-    start: Tensor | None = None,
-    recompute: bool = False,
+    graph: Graph | None = None,
 ) -> Rollout:
     """Run one episode in each sub-environment, G = num_envs / B of them for each user.
-
-    Where all episodes of a user start in the same u_T (``start="history"``), its mean is computed once.
 
     Args:
         policy: acts; its network must be in evaluation mode (dropout off), or the log-probabilities
@@ -43,50 +68,49 @@ def roll_out(
         env: a torch-backend vector environment of B * G sub-environments and the policy's T.
         users: (B,) int64.
         generator: source of the noise, on the policy's device.
-        steps: the steps t to keep a graph for; None keeps all.
-        pathwise: let the graph run on through the actions (reparameterised chain), so that a gradient
-            of the last mean reaches every step.
-        share_first: compute the first mean once a user; off for measurement, or where a user's episodes are
-            different policies'.
-        noise: ``episode``: each draws its own; ``user``: a user's episodes share theirs (common random
-            numbers); ``none``: the noise-free chain. Where starts are drawn, a user's episodes share that,
-            too, but for ``episode``.
-        start: (B, D) the users' u_T with the graph of the weights that make it, for a gradient in those.
-        recompute: keep no graph within a step; its network runs once more in the backward pass (Chen et al.,
-            arXiv 1604.06174). Memory of one step instead of T, the same gradients.
+        noise: which episodes share it.
+        share_first: compute the first mean once a user where all episodes of a user start in the same u_T
+            (``start="history"``). False for measurement, or where the episodes of a user have policies of
+            their own.
+        graph: what is kept for the backward pass; None keeps the graph of every mean.
 
     Returns:
         The finished episodes.
     """
+    begin = time.perf_counter()
+    graph = Graph() if graph is None else graph
     total = policy.num_steps
-    wanted = tuple(range(total)) if steps is None else steps
+    wanted = tuple(range(total)) if graph.steps is None else graph.steps
     group = env.num_envs // users.numel()
     out = Rollout(users=users, steps=wanted)
     share_first = share_first and not env.problem.needs_noise  # noised episodes of a user start apart
     seed = _start_seeds(env, group, noise, generator)
     observation, _ = env.reset(seed=seed, options={"user": users.repeat_interleave(group)})
     u = observation["u"][::group] if share_first else observation["u"]  # (B, D) or (N, D)
-    if start is not None:  # the environment's numbers, the policy's graph
-        u = u + (start - start.detach()).repeat_interleave(u.shape[0] // users.numel(), 0)
+    if graph.start is not None:  # the environment's numbers, the policy's graph
+        own = graph.start - graph.start.detach()  # (B, D) zeros
+        u = u + own.repeat_interleave(u.shape[0] // users.numel(), 0)
     context = policy.encode(env.problem.context(users))  # (B, H) or None: a user's episodes share it
     if context is not None and not share_first:
         context = context.repeat_interleave(group)  # (N, H)
     for t in range(total):
-        with torch.set_grad_enabled(torch.is_grad_enabled() and (pathwise or t in wanted)):
-            mean = step_mean(policy, u, t, context, recompute)  # (B, D) if t = 0 and shared, else (N, D)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (graph.through_actions or t in wanted)):
+            mean = step_mean(policy, u, t, context, graph.recompute)  # (B, D) if t = 0 and shared, or (N, D)
         out.states.append(u)
         out.means.append(mean)
         if t == 0 and share_first:
             mean = mean.repeat_interleave(group, 0)  # (N, D)
             context = None if context is None else context.repeat_interleave(group, 0)
         drawn = _draw(mean, group, noise, generator)  # (N, D)
-        action = torch.add(mean if pathwise else mean.detach(), drawn, alpha=float(policy.std[t]))  # (N, D)
+        kept = mean if graph.through_actions else mean.detach()
+        action = torch.add(kept, drawn, alpha=float(policy.std[t]))  # (N, D)
         out.noise.append(drawn)
         _, reward, _, _, info = env.step(action.detach())
         u = action
     out.u0, out.reward = u.detach(), reward
-    told = info.get("final_info", info)  # there if the environment resets itself
-    out.terms, out.lists = {name: told[name] for name in env.problem.term_names}, told["top_k"]
+    final = info.get("final_info", info)  # there if the environment resets itself
+    out.terms, out.lists = {name: final[name] for name in env.problem.term_names}, final["top_k"]
+    out.seconds = time.perf_counter() - begin
     return out
 
 
@@ -104,24 +128,25 @@ def step_mean(
 
 
 def _start_seeds(
-    env: DenoisingVectorEnv, group: int, noise: str, generator: torch.Generator | None
+    env: DenoisingVectorEnv, group: int, noise: Noise, generator: torch.Generator | None
 ) -> int | list[int] | None:
     """Seeds of the environments where starts are drawn, from ``generator``, so that a run can be repeated.
 
-    The sub-environments of a user have one seed where they are to share what is drawn.
+    The sub-environments of a user have one seed where they share what is drawn.
     """
-    if not env.problem.needs_noise or (generator is None and noise == "episode"):
+    own = noise is Noise.OF_EPISODE
+    if not env.problem.needs_noise or (generator is None and own):
         return None
     device = None if generator is None else generator.device
     seed = int(torch.randint(2**31, (), generator=generator, device=device))
-    return seed if noise == "episode" else [seed + n // group for n in range(env.num_envs)]
+    return seed if own else [seed + n // group for n in range(env.num_envs)]
 
 
-def _draw(like: Tensor, group: int, noise: str, generator: torch.Generator | None) -> Tensor:
-    """The noise of a step in the shape of ``like`` (N, D), see ``roll_out``."""
-    if noise == "none":
+def _draw(like: Tensor, group: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
+    """The noise of a step in the shape of ``like`` (N, D)."""
+    if noise is Noise.NONE:
         return torch.zeros_like(like)
-    if noise == "user":
+    if noise is Noise.OF_USER:
         some = torch.randn((like.shape[0] // group, like.shape[1]), generator=generator, device=like.device)
         return some.repeat_interleave(group, 0)
     return torch.randn(like.shape, generator=generator, device=like.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from agents.gradients.episodes import Rollout
+from agents.gradients.episodes import Rollout, Slopes
+from agents.rollouts.rollout import Graph, Noise, roll_out
 from agents.rollouts.training_envs import check_training_env, make_training_envs
 from agents.runs.log import RunLog
 from agents.runs.profiling import Usage, measure, up_to_now
@@ -379,10 +380,43 @@ class FineTuner(ABC):
 
     # ------------------------------------------------------------------ for subclasses
 
-    def ascend(self, means: Sequence[Tensor], derivatives: Sequence[Tensor]) -> float:
-        """Carry derivatives in the chain's means to the weights and take a step; returns its norm."""
+    def roll_out(
+        self,
+        users: Tensor,
+        *,
+        noise: Noise = Noise.OF_EPISODE,
+        share_first: bool = True,
+        graph: Graph | None = None,
+    ) -> Rollout:
+        """Run chains of ``users`` (B,) by the agent's policy, environment and noise, see ``roll_out``."""
+        generator = self.noise_generator
+        return roll_out(
+            self.policy,
+            self.env,
+            users,
+            generator=generator,
+            noise=noise,
+            share_first=share_first,
+            graph=graph,
+        )
+
+    def require_noise(self, consequence: str) -> None:
+        """Refuse a policy that is deterministic at some step.
+
+        Raises:
+            ValueError: with what follows from it.
+        """
+        if bool((self.policy.std <= 0).any()):
+            raise ValueError(f"the policy's std is 0 at some step, so {consequence}: raise exploration_std")
+
+    def ascend(self, slopes: Slopes) -> float:
+        """Carry derivatives, such as those in the chain's means, to the weights and take a step.
+
+        Returns:
+            The norm of the gradient.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(means), list(derivatives))
+        torch.autograd.backward([tensor for tensor, _ in slopes], [slope for _, slope in slopes])
         return self.take_step()
 
     def take_step(self) -> float:

@@ -152,7 +152,7 @@ def test_loss_of_a_hand_made_pair(gapped: bool, make_policy: Factory, small_data
         ratios = [learner._log_ratio(rollout, t) for t in range(3)]
     lead = [float(r[1] - r[0]) for r in ratios]
     expected = sum(math.log1p(math.exp(-300.0 * x)) for x in lead) * (0.75 if gapped else 1.0)
-    found = learner._judge_chains(rollout)
+    found = learner._compare_chains(rollout)
     assert found["train/loss"] == pytest.approx(expected, rel=1e-4)
     assert found["train/accuracy"] == pytest.approx(sum(x > 0 for x in lead) / 3)
     assert found["train/pairs"] == 1.0 and found["train/tie_share"] == 0.0
@@ -163,7 +163,7 @@ def test_nothing_is_learnt_from_ties(make_policy: Factory, small_data: Dataset) 
     before = [p.detach().clone() for p in policy.parameters()]
     learner = agent(policy, small_data, replace(SMALL, credit="episode"))
     rollout = Rollout(users=torch.arange(8), reward=torch.ones(16))
-    found = learner._judge_chains(rollout)
+    found = learner._compare_chains(rollout)
     assert found["train/tie_share"] == 1.0 and found["train/pairs"] == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
