@@ -1,4 +1,4 @@
-"""NumPy's own files of pairs; of a header, nothing is believed that the file is too small for.
+"""Reads ``.npy`` files of (user, item) pairs, after checking the header against the size of the file.
 
 Letters: N rows.
 """
@@ -19,22 +19,23 @@ from refit_env.errors import DataError
 
 
 def read_pairs(path: Path) -> RawRows:
-    """Users and items of an ``.npy`` file of shape (N, 2).
+    """Read the users and items of an ``.npy`` file of shape (N, 2).
 
     Raises:
-        DataError: if it is no such file, or holds other than whole numbers >= 0; the message names the row.
+        DataError: if the file is not such an array, or a value is not a whole number >= 0; the message names
+            the row.
     """
     pairs = _read(path)
-    wrong = ~((pairs >= 0) & (pairs < 2**62) & (pairs == np.floor(pairs)))  # NaN is wrong, too
+    wrong = ~((pairs >= 0) & (pairs < 2**62) & (pairs == np.floor(pairs)))  # includes NaN
     if wrong.any():
         row, column = (int(n) for n in np.argwhere(wrong)[0])
         who = ("user", "item")[column]
-        raise DataError(f"{path} row {row}: {who} {pairs[row, column]} is no whole number >= 0")
+        raise DataError(f"{path} row {row}: {who} {pairs[row, column]} is not a whole number >= 0")
     return RawRows(pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64))
 
 
 def _read(path: Path) -> npt.NDArray[Any]:
-    """(N, 2) numbers, read only where the file is as large as its header says."""
+    """Read (N, 2) numbers; refuse a file whose size differs from what its header states."""
     refuse_pickle(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -62,5 +63,5 @@ def _read(path: Path) -> npt.NDArray[Any]:
 
 
 def _size(length: int) -> str:
-    """A length as text, however many digits it has."""
+    """Format a length; a header may state a number of any size."""
     return str(length) if abs(length) < 10**12 else "far too many"

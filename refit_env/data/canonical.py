@@ -1,10 +1,10 @@
 """The canonical form on disk: a folder with parquet tables and ``dataset.json``.
 
-``interactions.parquet`` has int columns user and item, split (0 train, 1 valid, 2 test), and where known
-timestamp (seconds) and rating; ``social.parquet`` two user columns; ``items.parquet`` a column item and what
-is known of each (lat, lon); ``user_ids.parquet`` and ``item_ids.parquet`` the source's own id of each number.
-The rows of a user stand in order of time where time is known. ``dataset.json`` states the counts, the source,
-the licence and the tables' checksums.
+``interactions.parquet`` has int columns user and item, split (0 train, 1 valid, 2 test), and optionally
+timestamp (seconds) and rating; ``social.parquet`` has two user columns; ``items.parquet`` has a column item
+and the items' features (lat, lon); ``user_ids.parquet`` and ``item_ids.parquet`` map each number to the
+source's id. The rows of a user are sorted by time where timestamps are known. ``dataset.json`` states the
+counts, the source, the licence and the tables' checksums.
 
 Letters: U users, I items, N interactions, S social edges.
 """
@@ -48,7 +48,7 @@ Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Preparation(msgspec.Struct):
-    """What ``dataset.json`` says of how its data set was made; every field may be missing."""
+    """How a data set was made, in ``dataset.json``; every field may be missing."""
 
     name: str = ""
     paper: str = ""
@@ -57,7 +57,7 @@ class Preparation(msgspec.Struct):
 
 
 class Info(msgspec.Struct):
-    """The fields of ``dataset.json`` that are used, with their types; others are kept as they are."""
+    """The fields of ``dataset.json`` that are used, with their types; other fields are not changed."""
 
     num_users: Size
     num_items: Size
@@ -77,18 +77,18 @@ class Info(msgspec.Struct):
 
 
 def is_canonical(folder: Path) -> bool:
-    """Whether the folder claims to be in canonical form."""
+    """Return whether the folder holds the files of the canonical form."""
     return (folder / INFO).is_file() and (folder / INTERACTIONS).is_file()
 
 
 def load_canonical(folder: Path | str) -> Dataset:
-    """Read a canonical folder and check it.
+    """Read a canonical folder and validate it.
 
     Repeated (user, item) rows of a cf or social set are merged (the first split's row, then the earliest,
     is kept) and counted in ``meta["duplicates_merged"]``.
 
     Raises:
-        DataError: if a file is missing, damaged, not what its checksum says, or breaks a rule; the message
+        DataError: if a file is missing, damaged, differs from its checksum, or breaks a rule; the message
             names file, row and rule.
     """
     folder = Path(folder)
@@ -106,9 +106,8 @@ def load_canonical(folder: Path | str) -> Dataset:
         rows, merged = merge_duplicates(rows)
         info = info | ({"duplicates_merged": merged} if merged else {})
     if rows.timestamps is not None:
-        rows = rows.take(
-            np.lexsort((rows.timestamps, rows.users))
-        )  # stable: equal times keep the file's order
+        # lexsort is stable: rows with equal times keep the file's order.
+        rows = rows.take(np.lexsort((rows.timestamps, rows.users)))
     train, valid, test = (
         Interactions.from_pairs(p.users, p.items, num_users, num_items, p.timestamps, p.ratings)
         for p in (rows.part(s) for s in range(len(SPLITS)))
@@ -125,14 +124,14 @@ def load_canonical(folder: Path | str) -> Dataset:
 
 
 def check_dataset(data: Dataset, where: str) -> None:
-    """Refuse a data set that no model can be trained and tested on.
+    """Raise an error for a data set on which no model can be trained and tested.
 
     Args:
         data: the data set.
         where: its file, for the message.
 
     Raises:
-        DataError: for an empty split, or for a user of a cf or social set with nothing to predict from.
+        DataError: for an empty split, or for a user of a cf or social set without train items.
     """
     for split in SPLITS:
         if not len(data.split(split)):
@@ -141,8 +140,8 @@ def check_dataset(data: Dataset, where: str) -> None:
     if data.task in ("cf", "social") and lost.any():
         user, others = int(np.flatnonzero(lost)[0]), int(lost.sum()) - 1
         raise DataError(
-            f"{where}: {data.users_by_id.named(user)} (and {others} others) has no train items, so nothing "
-            "can be predicted from"
+            f"{where}: {data.users_by_id.named(user)} (and {others} others) has no train items to predict "
+            "from"
         )
 
 
@@ -150,7 +149,7 @@ def verify_checksums(folder: Path, sums: dict[str, str]) -> None:
     """Compare the files with the checksums in ``dataset.json``; DataError names the file that differs."""
     for file, expected in sums.items():
         if file not in TABLES:
-            raise DataError(f"{folder / INFO}: sha256 of {shown(file)}, which is no table of a data set")
+            raise DataError(f"{folder / INFO}: sha256 of {shown(file)}, which is not a table of a data set")
         path = folder / file
         if not path.is_file():
             raise DataError(f"{path}: {INFO} lists this file, but it is not there")
@@ -165,10 +164,10 @@ def verify_checksums(folder: Path, sums: dict[str, str]) -> None:
 
 
 def read_info(folder: Path) -> tuple[dict[str, Any], Info]:
-    """All that ``dataset.json`` holds, and the fields that are used, checked.
+    """Read ``dataset.json``: all its fields, and the validated fields that are used.
 
     Raises:
-        DataError: if it is not there, or a field is of another type; the message names the field.
+        DataError: if the file is missing, or a field has another type; the message names the field.
     """
     path = folder / INFO
     known = read_record(path, Info, limit=LARGEST_INFO)
@@ -176,7 +175,7 @@ def read_info(folder: Path) -> tuple[dict[str, Any], Info]:
 
 
 def _check_counts(path: Path, rows: RawRows, info: Info) -> None:
-    """As many rows as stated."""
+    """Compare the number of rows of each split with ``dataset.json``."""
     for number, split in enumerate(SPLITS):
         stated, found = getattr(info, f"num_{split}"), len(rows.part(number))
         if stated is not None and stated != found:

@@ -1,4 +1,4 @@
-"""The table of known data sets: where each comes from, what it must count, what may be done with it."""
+"""The table of known data sets: source, licence and expected counts of each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from refit_env.errors import unknown_name
 
 @dataclass(frozen=True)
 class Source:
-    """One known data set. How it is made from which files, ``refit_env.data.recipes`` knows.
+    """One known data set; ``refit_env.data.recipes`` states how it is made from which files.
 
     Attributes:
         name: folder name under the data home.
         task: ``"cf"``, ``"sequential"``, ``"social"`` or ``"poi"``.
-        page: where a person gets the official files.
-        licence: terms, in short.
-        time_ordered: whether each user's rows stand in order of time.
-        counts: (users, items, interactions) that a recipe of it must make of the complete files; None where
-            no recipe makes a published set. Published and measured counts: ``refit_env.data.coverage``.
-        url: direct download where the official host offers one, with ``sha256``.
+        page: web page with the official files.
+        licence: summary of the terms.
+        time_ordered: whether each user's rows are sorted by time.
+        counts: (users, items, interactions) that a recipe must produce from the complete files; None where
+            no recipe produces a published set. ``refit_env.data.coverage`` has published and measured counts.
+        url: direct download, where the official host offers one; needs ``sha256``.
         sha256: checksum of the download.
     """
 
@@ -34,8 +34,8 @@ class Source:
 
 
 _MOVIELENS = "GroupLens: research use, no redistribution without permission"
-_TANG = "Tang et al.: research, citation asked"
-_TSMC = "Foursquare TSMC2014: research only, citation asked"
+_TANG = "Tang et al.: research, citation requested"
+_TSMC = "Foursquare TSMC2014: research only, citation requested"
 _YELP = "Yelp Dataset terms: academic use, no redistribution"
 
 _SOURCES = (
@@ -148,16 +148,16 @@ _SOURCES = (
 )
 
 CATALOG: dict[str, Source] = {source.name: source for source in _SOURCES}
-"""Known data sets by name. ``synthetic`` is not among them: it is made, not found."""
+"""Known data sets by name, without ``synthetic``, which is generated."""
 
 
 def known_names() -> list[str]:
-    """Every name that ``load_dataset`` takes, ``synthetic`` included."""
+    """Return every name that ``load_dataset`` accepts, ``synthetic`` included."""
     return sorted([*CATALOG, "synthetic"])
 
 
 def source(name: str) -> Source:
-    """The catalogue's entry; a did-you-mean error for an unknown name."""
+    """Return the catalogue's entry; raise a did-you-mean error for an unknown name."""
     if name not in CATALOG:
         raise unknown_name("data set", name, known_names())
     return CATALOG[name]

@@ -1,7 +1,7 @@
-"""What the published tables were measured on: how much of each known data set, and its fingerprint.
+"""The data sets behind the published tables: how complete each is, and its fingerprint.
 
-``measured.json`` beside this file holds the counts and fingerprints, which ``docs/make_data_coverage.py``
-takes from the data; what a person must state stands here.
+``docs/make_data_coverage.py`` computes the counts and fingerprints from the data and writes them to
+``measured.json``. This module holds what cannot be computed.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from refit_env.data.dataset import Dataset
 
 Completeness = Literal["whole", "partial", "sample", "other filter"]
-"""Of a measured set beside the published one: all of it, a part, a random part, or another choice of rows."""
+"""How a measured set relates to the published one: all of it, a part, a random part, or other rows."""
 
 FILE = Path(__file__).with_name("measured.json")
 SHORT = 12
-"""Digits of a fingerprint that are shown."""
+"""Digits of a fingerprint in messages."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How large a data set is."""
+    """The size of a data set."""
 
     users: int
-    """Users; sessions of a sequential set."""
+    """Users; in a sequential set, sessions."""
     items: int
     """Items."""
     interactions: int
     """Rows of all splits."""
 
     def in_words(self, who: str = "users") -> str:
-        """The counts for people; ``who`` the users are.
+        """Format the counts as text; ``who`` is the noun for users.
 
         Example:
             >>> Counts(13455, 37878, 776821).in_words()
@@ -56,21 +56,21 @@ class Measured(Counts):
 
 @dataclass(frozen=True)
 class Published:
-    """A data set as its publisher or its paper has it."""
+    """A data set as its publisher or its paper describes it."""
 
     counts: Counts
     """Its counts."""
     whose: str
-    """Who states them."""
+    """The publisher or paper that states them."""
     completeness: Completeness = "whole"
-    """Of the measured set."""
+    """How the measured set relates to it."""
     note: str = ""
-    """What the measured set is, where it is not the whole."""
+    """How the measured set differs, where it is not the whole."""
     who: str = "users"
-    """What its users are."""
+    """The noun for users."""
 
     def in_words(self) -> str:
-        """Whose data set it is, and how large.
+        """Format the publisher and the counts as text.
 
         Example:
             >>> PUBLISHED["zhihu"].in_words()
@@ -114,24 +114,24 @@ PUBLISHED: dict[str, Published] = {
     ),
     "foursquare": Published(
         Counts(2321, 5596, 194_108),
-        "Yuan et al. (SIGIR 2013), as Diff-POI (arXiv 2304.07041) takes it",
+        "Yuan et al. (SIGIR 2013), as used by Diff-POI (arXiv 2304.07041)",
         "partial",
-        "all users and places, each pair once: repeated visits and their order are not there",
+        "all users and places, each pair once: repeated visits and their order are missing",
     ),
     "tky": Published(Counts(2293, 61_858, 573_703), _TSMC, "other filter", "MSTHN's rows of TSMC2014"),
     "nyc": Published(Counts(1083, 38_333, 227_428), _TSMC, "other filter", "STAN's rows of TSMC2014"),
 }
-"""Known data sets by name, as published, and how the measured ones differ."""
+"""Known data sets by name, as published, and how the measured sets differ."""
 
 
 @lru_cache(maxsize=1)
 def measured() -> Mapping[str, Measured]:
-    """The data sets behind the published tables, by name."""
+    """Return the data sets behind the published tables, by name."""
     return read_record(FILE, dict[str, Measured])
 
 
 def mark(name: str) -> str:
-    """What stands behind the name of a measured set in tables; nothing where it is whole.
+    """Return the suffix of a measured set's name in tables; empty where the set is whole.
 
     Example:
         >>> mark("yelp2018"), mark("ml-1m")
@@ -142,7 +142,7 @@ def mark(name: str) -> str:
 
 
 def share(name: str) -> str:
-    """The share of the published interactions that was measured on, with what was left out.
+    """Return the measured share of the published interactions, and how the sets differ.
 
     Example:
         >>> share("gowalla"), share("epinions").split(":")[0]
@@ -159,10 +159,10 @@ def share(name: str) -> str:
 
 
 def differs(dataset: Dataset) -> str | None:
-    """One line where a data set is not the one of its name that the published tables were measured on.
+    """Return a one-line warning if a data set is not the one behind the published tables.
 
     Returns:
-        The line; None for the same data, and for a data set of which no table was published.
+        The line; None for the same data, and for a data set without published tables.
     """
     known = measured().get(dataset.name)
     if known is None or known.fingerprint == dataset.fingerprint:

@@ -1,4 +1,4 @@
-"""A data set in memory: ragged rows in each user's order of time, and their sparse matrices.
+"""A data set in memory: ragged rows, sorted by time within each user, and their sparse matrices.
 
 Letters: U users, I items, N interactions of one split, B users in a batch.
 """
@@ -23,12 +23,12 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """The interactions of one split, user by user, oldest first where time is known.
+    """The interactions of one split, grouped by user, oldest first where time is known.
 
     Attributes:
-        indptr: (U + 1,) int64; user ``u`` owns ``items[indptr[u]:indptr[u + 1]]``.
+        indptr: (U + 1,) int64; user ``u`` has ``items[indptr[u]:indptr[u + 1]]``.
         items: (N,) int32 item ids, each at most once per user, except in sequential and POI
-            sets, where a repeat is an event of its own.
+            sets, where a repeat is a separate event.
         num_items: I.
         timestamps: (N,) float64 seconds, or None where the source has none.
         ratings: (N,) float32, or None where the source has none.
@@ -41,7 +41,7 @@ class Interactions:
     ratings: npt.NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
-        """The counts, without the arrays."""
+        """Return the counts, without the arrays."""
         return f"Interactions({self.num_users} users, {self.num_items} items, {len(self)} rows)"
 
     @classmethod
@@ -81,7 +81,7 @@ class Interactions:
         )
 
     def __len__(self) -> int:
-        """N, the number of interactions."""
+        """Return N, the number of interactions."""
         return int(self.items.size)
 
     @property
@@ -100,7 +100,7 @@ class Interactions:
         return np.repeat(np.arange(self.num_users, dtype=np.int64), self.counts)
 
     def of(self, user: int) -> npt.NDArray[np.int32]:
-        """(n_u,) the items of one user, oldest first where time is known."""
+        """Return the items (n_u,) of one user, oldest first where time is known."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]
 
     def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
@@ -115,7 +115,7 @@ class Interactions:
         )
 
     def by_time(self) -> Interactions:
-        """The same interactions, each user's oldest first; as they are where no times are known."""
+        """Return the interactions sorted by time within each user; unchanged where no times are known."""
         if self.timestamps is None:
             return self
         order = np.lexsort((self.timestamps, self.users))  # stable: equal times keep their order
@@ -133,7 +133,7 @@ class Interactions:
             (np.ones(len(self), np.float32), self.items.astype(np.int64), self.indptr),
             shape=(self.num_users, self.num_items),
         )
-        matrix.sum_duplicates()  # sorts the indices, too
+        matrix.sum_duplicates()  # also sorts the indices
         matrix.data[:] = 1.0
         return matrix
 
@@ -145,16 +145,16 @@ class Dataset:
     Attributes:
         name: catalogue name, for example ``"ml-1m"``, or the folder's name.
         task: ``"cf"``, ``"sequential"``, ``"social"`` or ``"poi"``.
-        train: what a model may learn from and what it sees of a user.
-        valid: what selection may look at.
-        test: what only the final evaluation may look at.
-        time_ordered: whether each user's rows stand in order of time (``"recent"`` needs it).
+        train: interactions for training, and the input of a model.
+        valid: interactions for model selection.
+        test: interactions for the final evaluation only.
+        time_ordered: whether each user's rows are sorted by time (``"recent"`` needs it).
         social: (S, 2) int32 directed user pairs, or None.
-        meta: the rest of ``dataset.json`` (source, licence, counts ...).
-        user_ids: (U,) the source's own id of each user, where preparation renumbered them, else None.
-        item_ids: (I,) likewise.
-        item_features: what is known of the items, for example ``"lat"`` and ``"lon"``: name -> (I,) values.
-        origin: fingerprint of the data set that this one is a part or another arrangement of, else None.
+        meta: the other fields of ``dataset.json`` (source, licence, counts ...).
+        user_ids: (U,) the source's id of each user, where preparation renumbered them, else None.
+        item_ids: (I,) the same for items.
+        item_features: features of the items, for example ``"lat"`` and ``"lon"``: name -> (I,) values.
+        origin: fingerprint of the data set from which this one was derived, else None.
     """
 
     name: str
@@ -171,7 +171,7 @@ class Dataset:
     origin: str | None = None
 
     def __repr__(self) -> str:
-        """Name, task and counts, without the arrays."""
+        """Return name, task and counts, without the arrays."""
         rows = " / ".join(f"{len(self.split(name))} {name}" for name in SPLITS)
         sizes = f"{self.num_users} users, {self.num_items} items"
         return f"{type(self).__name__}({self.name!r}, {self.task}, {sizes}, {rows})"
@@ -200,8 +200,8 @@ class Dataset:
     def fingerprint(self) -> str:
         """64 hexadecimal digits, the sha256 of the content; see ``refit_env.data.fingerprint``.
 
-        Of rows (``episodes``) and parts (``showing``, ``learning_validation_of``) it is that of the data set
-        that they were made of: a model of theirs belongs to that one.
+        Derived data sets (``episodes``, ``showing``, ``learning_validation_of``) have the fingerprint of the
+        data set from which they were derived, so that their models belong to that data set.
         """
         return fingerprint(self) if self.origin is None else self.origin
 
@@ -211,21 +211,22 @@ class Dataset:
 
     @cached_property
     def episodes(self) -> Dataset:
-        """The data set whose *users* are what episodes, rewards and evaluation are about.
+        """The data set in which one *user* is one episode.
 
-        This one, unless a user is many cases: a sequential set, and a check-in set in order of time, becomes
-        its rows, each a history and the item that came next (``refit_env.data.sequences.RowDataset``).
+        This data set itself, unless one user has many episodes: a sequential set, and a check-in set that is
+        sorted by time, becomes rows, each a history and the item that came next
+        (``refit_env.data.sequences.RowDataset``).
         """
-        from refit_env.data.sequences import LENGTHS, as_rows, is_rows  # they are data sets, too
+        from refit_env.data.sequences import LENGTHS, as_rows, is_rows  # that module imports this one
 
         return as_rows(self, LENGTHS[self.task]) if is_rows(self) else self
 
     @cached_property
     def served(self) -> Dataset:
-        """This data set as a deployed model sees it: all interactions are train items, none is held out.
+        """The data set for a deployed model: all interactions are train items, none is held out.
 
-        Where episodes are about rows, it has one row for each user of the source: the latest items of the
-        whole history, and no target.
+        Where episodes are rows, it has one row for each user of the source: the latest items of the whole
+        history, without a target.
         """
         from refit_env.data.sequences import LENGTHS, is_rows, next_rows
 
@@ -236,19 +237,19 @@ class Dataset:
         return replace(self, train=known.by_time(), valid=none, test=none, origin=self.fingerprint)
 
     def masked(self, split: str) -> sp.csr_matrix:
-        """(U, I) what lists may not hold when ``"valid"`` or ``"test"`` items are ranked: those before."""
+        """Return the seen items (U, I) that are masked when ``"valid"`` or ``"test"`` items are ranked."""
         if split == "valid":
             return self.train.csr
         return sp.csr_matrix(self.train.csr + self.valid.csr)
 
     def population(self, split: str) -> int:
-        """How many users metrics that count everybody divide by: U."""
+        """Return the number of users for metrics that average over all users: U."""
         return self.num_users
 
     def showing(self, visible: sp.csr_matrix) -> Dataset:
-        """This data set with only the train items that ``visible`` (U, I) stores, in their order.
+        """Return this data set with only the train items that ``visible`` (U, I) stores, in their order.
 
-        What is made for this has no test items; where all is shown, it is this data set itself.
+        The result has no test items. If ``visible`` is the whole train matrix, it is this data set itself.
 
         Example:
             >>> pairs = Interactions.from_pairs([0, 0, 1], [2, 0, 1], num_users=2, num_items=3)
@@ -265,9 +266,9 @@ class Dataset:
         return replace(self, train=train.select(keep), test=nothing, origin=self.fingerprint)
 
     def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
-        """This data set with the validation items of ``users`` (n,) moved to the end of their train items.
+        """Return this data set with the validation items of ``users`` (n,) appended to their train items.
 
-        A supervised model that is trained on it knows what a reward on those items tells an agent.
+        A supervised model that is trained on it has the information that a reward on those items contains.
 
         Example:
             >>> train = Interactions.from_pairs([0, 1], [2, 1], num_users=2, num_items=3)
@@ -283,7 +284,7 @@ class Dataset:
 
 
 def _joined(first: Interactions, then: Interactions) -> Interactions:
-    """The rows of both, user by user, those of ``first`` before those of ``then``."""
+    """Concatenate the rows of each user, those of ``first`` before those of ``then``."""
     both = first, then
     times, ratings = [part.timestamps for part in both], [part.ratings for part in both]
     return Interactions.from_pairs(

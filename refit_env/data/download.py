@@ -17,18 +17,18 @@ def fetch(entry: Source, home: Path) -> Path:
         The folder.
 
     Raises:
-        DataError: if the host does not answer or the file is not the known one; the message names the file,
-            the page where a person gets it, and the folder to put it in.
+        DataError: if the host does not answer or the checksum differs; the message names the file, the page
+            to get it from, and the folder to put it in.
     """
     if entry.url is None or entry.sha256 is None:
         raise DataError(how_to_get(entry, [home]))
-    import pooch  # slow to import, and seldom needed
+    import pooch  # slow to import, and rarely needed
 
     folder = home / "raw" / entry.name
     file = entry.url.rsplit("/", 1)[-1]
     try:
         pooch.retrieve(entry.url, f"sha256:{entry.sha256}", fname=file, path=folder)
-    except Exception as error:  # requests, urllib3, pooch and the system each have kinds of their own
+    except Exception as error:  # requests, urllib3, pooch and the system each raise different types
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(
             f"{entry.url} could not be fetched ({reason}); {how_to_get(entry, [home])}"
@@ -37,7 +37,7 @@ def fetch(entry: Source, home: Path) -> Path:
 
 
 def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
-    """Say what to fetch by hand, from where, and where to put it: the first of the data homes."""
+    """Return instructions: which files to fetch, from where, and into which folder (the first data home)."""
     ways = [
         f"{recipe.files_in_words(entry.name)} from {recipe.page or entry.page}"
         for recipe in recipes_for(entry.name)

@@ -1,4 +1,4 @@
-"""Filters of raw rows before they are split: rating threshold, duplicates, sessions, k-core, dense ids.
+"""Filters of raw rows before the split: rating threshold, duplicates, sessions, k-core, dense ids.
 
 Letters: N rows, M rows kept, U users, I items, S social edges.
 """
@@ -22,22 +22,23 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class RawRows:
-    """Rows as a reader gives them, in the order of the file.
+    """Rows as a reader returns them, in the order of the file.
 
     Attributes:
         users: (N,) int64 ids >= 0, or objects where a format has tokens.
         items: (N,) the same.
-        timestamps: (N,) float64 seconds, or None. Where ``unix`` is set, the file's numbers, whose unit is
-            yet to be found; see ``in_seconds``.
+        timestamps: (N,) float64 seconds, or None. If ``unix`` is set, numbers of a unit that is not known
+            yet; see ``in_seconds``.
         ratings: (N,) float64, or None.
         split: (N,) int8 0 train, 1 valid, 2 test, or None where the files are not split.
         social: (S, 2) directed pairs of users, by the same ids, or None.
-        item_table: what is known of the items: column name -> (I,) values, the column ``"item"`` holding
-            their ids, each once; None where nothing is.
-        dropped: rows that the reader left out, by the reason.
-        unix: whether the timestamps are numbers of the file's.
+        item_table: features of the items: column name -> (I,) values; the column ``"item"`` holds their ids,
+            each once. None where there are none.
+        dropped: number of rows that the reader dropped, by reason.
+        unix: whether the timestamps are the file's numbers, not yet converted to seconds.
         shape: (U, I) where the files state it, else None.
-        user_names: (U,) ids for people, by the number in ``users``, where a filter made the users; else None.
+        user_names: (U,) readable ids, by the number in ``users``, where a filter created the users; else
+            None.
     """
 
     users: npt.NDArray[Any]
@@ -53,11 +54,11 @@ class RawRows:
     user_names: npt.NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        """N."""
+        """Return N."""
         return int(self.users.size)
 
     def take(self, chosen: npt.NDArray[Any]) -> RawRows:
-        """The rows where ``chosen`` (N,) is true, or those with the positions in ``chosen`` (M,)."""
+        """Return the rows where ``chosen`` (N,) is true, or those at the positions in ``chosen`` (M,)."""
         return replace(
             self,
             users=self.users[chosen],
@@ -68,26 +69,26 @@ class RawRows:
         )
 
     def part(self, split: int) -> RawRows:
-        """The rows of one split; none where the rows are not split."""
+        """Return the rows of one split; no rows where there is no split."""
         if self.split is None:
             return self.take(np.zeros(len(self), dtype=bool))
         return self.take(self.split == split)
 
 
 def in_seconds(rows: RawRows, where: str, unit: str | None) -> tuple[RawRows, tuple[str, ...]]:
-    """The rows with their times in seconds, and a note for the report where they were converted.
+    """Return the rows with times in seconds, and a note for the report if they were converted.
 
     Args:
-        rows: as a reader gives them.
+        rows: as a reader returns them.
         where: their file, for the message.
-        unit: of the file's times, a key of ``refit_env.data.times.UNITS``; None finds it if it is certain.
+        unit: unit of the file's times, a key of ``refit_env.data.times.UNITS``; None detects it.
 
     Raises:
-        DataError: if the unit is not certain, or is stated of times that are no numbers.
+        DataError: if the unit is ambiguous, or is stated for times that are not numbers.
     """
     if rows.timestamps is None or not rows.unix:
         if unit is not None:
-            what = "no times" if rows.timestamps is None else "times that need none"
+            what = "no times" if rows.timestamps is None else "dates, not numbers"
             raise DataError(f"{where}: {spelled('time_unit', repr(unit), unit)}, but these files have {what}")
         return rows, ()
     seconds, notes = to_seconds(where, rows.timestamps, unit)
@@ -103,7 +104,7 @@ def at_least(rows: RawRows, min_rating: float) -> RawRows:
     if rows.ratings is None:
         least, column = f"{min_rating:g}", spelled("columns", "{'rating': NAME}", "rating=NAME")
         raise DataError(
-            f"{spelled('min_rating', least, least)} needs ratings, and there is no column for them; "
+            f"{spelled('min_rating', least, least)} needs ratings, but no column holds them; "
             f"{column} names one"
         )
     return rows.take(rows.ratings >= min_rating)
@@ -113,7 +114,7 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
     """Keep one row of each (user, item) pair: the first split's, then the earliest, then the first.
 
     Returns:
-        The rows, in their order, and how many were dropped.
+        The rows, in their order, and the number of rows dropped.
 
     Example:
         >>> twice = RawRows(np.array([0, 0, 1]), np.array([5, 5, 5]), np.array([9.0, 3.0, 4.0]))
@@ -121,14 +122,12 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
         >>> rows.timestamps, dropped
         (array([3., 4.]), 1)
     """
-    if (
-        not pd.DataFrame({"user": rows.users, "item": rows.items}).duplicated().any()
-    ):  # quick, and the usual case
+    if not pd.DataFrame({"user": rows.users, "item": rows.items}).duplicated().any():  # the usual case
         return rows, 0
     users, items = compact(rows.users)[0], compact(rows.items)[0]
     keys: list[npt.NDArray[Any]] = [np.arange(len(rows))]
     keys += [k for k in (rows.timestamps, rows.split) if k is not None]
-    order = np.lexsort((*keys, items, users))  # the last key counts first
+    order = np.lexsort((*keys, items, users))  # the last key is the primary one
     first = np.ones(len(rows), dtype=bool)
     first[1:] = (np.diff(users[order]) != 0) | (np.diff(items[order]) != 0)
     keep = np.sort(order[first])
@@ -136,16 +135,16 @@ def merge_duplicates(rows: RawRows) -> tuple[RawRows, int]:
 
 
 def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
-    """Make a user of each day of each user, in order of time.
+    """Turn each day of each user into a separate user, sorted by time.
 
     Args:
         rows: with timestamps.
         utc_offset: hours by which the days begin before those of UTC.
 
     Returns:
-        The rows in order of time; the new users are numbered from 0 by the time of their first row, and
-        ``user_names`` holds the source's user and the day of each. Social edges are dropped: a session has no
-        friends.
+        The rows, sorted by time; the new users are numbered from 0 by the time of their first row, and
+        ``user_names`` holds the source's user and the day of each. Social edges are dropped, because they
+        connect users, not sessions.
 
     Raises:
         DataError: if the rows have no timestamps.
@@ -158,7 +157,7 @@ def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
     """
     if rows.timestamps is None:
         raise DataError(
-            f"{spelled('session', repr('day'), 'day')} needs timestamps, and these files have none"
+            f"{spelled('session', repr('day'), 'day')} needs timestamps, but these files have none"
         )
     rows = rows.take(np.argsort(rows.timestamps, kind="stable"))
     assert rows.timestamps is not None
@@ -175,14 +174,14 @@ def daily_sessions(rows: RawRows, utc_offset: float = 0.0) -> RawRows:
 
 
 def k_core(rows: RawRows, k: int, k_items: int | None = None, passes: int = 0) -> RawRows:
-    """The largest part in which every user has at least ``k`` rows, and every item ``k_items``.
+    """Return the largest part in which every user has at least ``k`` rows, and every item ``k_items``.
 
     Args:
         rows: to filter.
         k: least number of rows of a user.
         k_items: least number of rows of an item; None is ``k``.
-        passes: how often to count and drop; 0 until nothing is left to drop. After a fixed number, as the
-            scripts of some papers have it, the promise may be broken.
+        passes: how often to count and drop; 0 repeats until nothing is dropped. After a fixed number of
+            passes, as in the scripts of some papers, some users or items may still have fewer rows.
 
     Example:
         >>> rows = RawRows(np.array([0, 0, 1, 1, 2]), np.array([0, 1, 0, 1, 1]))
@@ -216,7 +215,7 @@ def compact(ids: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[Any]]:
         >>> compact(np.array([30, 10, 30]))
         (array([1, 0, 1]), array([10, 30]))
     """
-    if ids.dtype == object:  # text: hashing is many times faster than sorting all of it
+    if ids.dtype == object:  # text: hashing is many times faster than sorting
         codes, found = pd.factorize(ids, sort=True)
         return codes.astype(np.int64), np.asarray(found)
     known, new = np.unique(ids, return_inverse=True)
@@ -224,12 +223,12 @@ def compact(ids: npt.NDArray[Any]) -> tuple[IntArray, npt.NDArray[Any]]:
 
 
 def compact_rows(rows: RawRows) -> tuple[RawRows, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Number users and items from 0; also returns the source's id of each new user and of each new item.
+    """Number users and items from 0; also return the source's id of each new user and of each new item.
 
-    Social edges of users without rows, loops and repeats of an edge go; so do items without rows.
+    Drops social edges of users without rows, self-loops, repeated edges, and items without rows.
 
     Raises:
-        DataError: if the table of items knows nothing of an item that has rows.
+        DataError: if an item that has rows is missing from the table of items.
     """
     users, user_ids = compact(rows.users)
     items, item_ids = compact(rows.items)

@@ -1,4 +1,4 @@
-"""The sha256 of a data set's content: two data sets with the same fingerprint give the same results."""
+"""The sha256 of a data set's content: data sets with equal fingerprints produce equal results."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from refit_env.data.dataset import Dataset
 
 _VERSION = b"refit-env data 1"
-"""Hashed first, so that another rule of hashing gives other fingerprints."""
+"""Version of the hashing rule. It is hashed first, so that a new rule produces new fingerprints."""
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Hash what a model or an evaluation can see of a data set.
+    """Hash the content of a data set that models and evaluation read.
 
-    That is the task, the numbers of users and items, each split's items by user in their order, the
+    This content is the task, the numbers of users and items, each split's items by user in their order, the
     timestamps, the social edges and the numeric item features. Names, source ids, ratings, the files' layout
-    and their compression are not part of it.
+    and their compression are not hashed.
 
     Args:
         dataset: the data set.
@@ -49,6 +49,6 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def _add(digest: Any, name: str, values: npt.NDArray[Any], kind: str) -> None:
-    """Hash an array with its name and shape, in one byte order on every machine."""
+    """Hash an array with its name and shape, in the same byte order on every machine."""
     digest.update(f"|{name} {values.shape}|".encode())
     digest.update(np.ascontiguousarray(values, dtype=kind).tobytes())

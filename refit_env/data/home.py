@@ -1,4 +1,4 @@
-"""Where data sets are: the data homes, the cache, and ``load_dataset``."""
+"""The data homes (folders that hold data sets) and ``load_dataset``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOME_VARIABLE = "REFIT_DATA_HOME"
 
 
 def data_homes() -> list[Path]:
-    """Folders that are searched, in order: ``$REFIT_DATA_HOME`` if set, then the platform's cache folder."""
+    """Return the folders that are searched: ``$REFIT_DATA_HOME`` if set, then the platform's cache folder."""
     cache = cache_folder()
     chosen = os.environ.get(HOME_VARIABLE)
     return [Path(chosen), cache] if chosen else [cache]
@@ -31,18 +31,19 @@ def data_homes() -> list[Path]:
 def load_dataset(name_or_folder: str | Path) -> Dataset:
     """Load a data set by catalogue name or from a canonical folder.
 
-    A name is sought as ``<home>/<name>`` in every data home. If it is not there but its official files
-    are (``<home>/raw/<name>/``), it is prepared from them into the first home that can be written; else,
-    where the official host offers a download, it is fetched. Both are said on standard error. Locks lie in
-    the cache folder, and a home that cannot be written to is only read. A data set is read once per process.
+    The function searches every data home for ``<home>/<name>``. If the data set is not there but its official
+    files are (``<home>/raw/<name>/``), it is prepared from them into the first writable home; otherwise it is
+    downloaded, where the official host offers a download. A message on standard error announces both. Locks
+    are in the cache folder, and a home that is not writable is only read. A data set is read once per
+    process.
 
     Args:
-        name_or_folder: a name of ``refit data list`` (a known one, or one's own set in a data home),
+        name_or_folder: a name of ``refit data list`` (a known one, or the user's own set in a data home),
             ``"synthetic"``, or a folder in canonical form.
 
     Raises:
         ValueError: for a name that is neither known, nor in a data home, nor a folder, with a did-you-mean.
-        DataError: if the files are not there (the message says which to get, from where, and where to put
+        DataError: if the files are missing (the message names which to get, from where, and where to put
             them), or break a rule.
 
     Example:
@@ -60,7 +61,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         if not is_canonical(folder):
             raise DataError(
                 f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
-                "'refit data prepare' makes one"
+                "'refit data prepare' creates one"
             )
     else:
         own = find_dataset(name)
@@ -71,7 +72,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 
 
 def find_dataset(name: str) -> Path | None:
-    """The canonical folder of a data set by its name, known or one's own, or None if no home holds it."""
+    """Return the canonical folder of a data set, known or the user's own; None if no home holds it."""
     for home in data_homes():
         restore(home / name)
         if is_canonical(home / name):
@@ -80,9 +81,9 @@ def find_dataset(name: str) -> Path | None:
 
 
 def list_datasets() -> dict[str, Path | None]:
-    """Every known name with its canonical folder, None where it is not here; ``synthetic`` needs none.
+    """Return every known name with its canonical folder, or None where it is missing or ``synthetic``.
 
-    One's own sets in the data homes follow by name.
+    The user's own sets in the data homes follow, sorted by name.
     """
     found = {name: None if name == "synthetic" else find_dataset(name) for name in known_names()}
     folders = [folder for home in data_homes() if home.is_dir() for folder in home.iterdir()]
@@ -91,7 +92,7 @@ def list_datasets() -> dict[str, Path | None]:
 
 
 def find_raw(entry: Source) -> Path | None:
-    """The folder with the official files of one of a data set's recipes, or None."""
+    """Return the folder with the official files for one of a data set's recipes, or None."""
     known = recipes_for(entry.name)
     for home in data_homes():
         for folder in (home / "raw" / entry.name, home / "raw" / f"{entry.name}_clean"):
@@ -101,10 +102,10 @@ def find_raw(entry: Source) -> Path | None:
 
 
 def writable_home() -> Path:
-    """The first data home that can be written to, made if need be.
+    """Return the first writable data home; create it if it does not exist.
 
     Raises:
-        DataError: if none can.
+        DataError: if no home is writable.
     """
     for home in data_homes():
         try:
@@ -113,7 +114,7 @@ def writable_home() -> Path:
             continue
         if (
             os.access(home, os.W_OK) and home.stat().st_mode & 0o200
-        ):  # root may write anywhere; respect the mode
+        ):  # root can write anywhere: check the mode
             return home
     raise DataError(
         f"no data home can be written to: {', '.join(map(str, data_homes()))}; set {HOME_VARIABLE}"
@@ -121,7 +122,7 @@ def writable_home() -> Path:
 
 
 def _find(name: str) -> Path:
-    """The canonical folder of a known name, prepared or fetched if need be, by one process at a time."""
+    """Return the canonical folder of a known name; if missing, download or prepare it under a lock."""
     found = find_dataset(name)
     if found is not None:
         return found
@@ -132,26 +133,26 @@ def _find(name: str) -> Path:
     home = writable_home()
     folder = home / name
     with lock_of(folder, "prepare"):
-        if is_canonical(folder):  # another process was faster
+        if is_canonical(folder):  # another process prepared it while this one waited
             return folder
         from refit_env.data.prepare import prepare_known
 
         if raw is None:
-            _say(f"fetching {entry.url} into {home / 'raw' / name}")
+            _report(f"fetching {entry.url} into {home / 'raw' / name}")
             raw = fetch(entry, home)
-        _say(f"preparing {name} from {raw} into {folder}, once")
+        _report(f"preparing {name} from {raw} into {folder}, once")
         prepare_known(entry, raw, folder)
     return folder
 
 
-def _say(message: str) -> None:
-    """Print what is written into the user's folders, for whoever only made an environment."""
+def _report(message: str) -> None:
+    """Announce on standard error what is written into the user's folders."""
     print(f"refit-env: {message}", file=sys.stderr, flush=True)
 
 
 @lru_cache(maxsize=8)
 def _load(folder: str, files: tuple[Any, ...]) -> Dataset:
-    """Read a folder; ``files`` are the states of its files, so that a changed one is read again."""
+    """Read a folder; ``files`` holds the states of its files, so that a changed file is read again."""
     return load_canonical(Path(folder))
 
 

@@ -1,4 +1,4 @@
-"""Which data set a model was trained on, so that it meets no other one unnoticed."""
+"""The identity of the data set that a model was trained on, and a check against another data set."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ SHORT = 12
 
 @dataclass(frozen=True)
 class DataIdentity:
-    """A data set, as far as it matters which one it is."""
+    """Name, fingerprint and source of a data set."""
 
     name: str
-    """Of the catalogue or of a folder."""
+    """Name in the catalogue, or of a folder."""
     fingerprint: str | None
-    """Of its content; None where a model was saved before fingerprints were."""
+    """Fingerprint of the content; None for a model that was saved by a version without fingerprints."""
     source: str = ""
-    """Where it was taken from."""
+    """Where the data came from."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataIdentity:
-        """The identity of a data set; rows and parts of one have that of the whole.
+        """Return the identity of a data set; a derived data set has the identity of its origin.
 
         Example:
             >>> from refit_env.data import load_dataset
@@ -40,7 +40,7 @@ class DataIdentity:
         return cls(dataset.name, dataset.fingerprint, ", ".join(str(part) for part in listed)[:200])
 
     def __str__(self) -> str:
-        """Name, short fingerprint and source."""
+        """Return name, short fingerprint and source."""
         digits = "unknown" if self.fingerprint is None else self.fingerprint[:SHORT]
         return f"{self.name!r} (fingerprint {digits}{f', source {self.source!r}' if self.source else ''})"
 
@@ -48,26 +48,26 @@ class DataIdentity:
 def check_same_data(
     trained_on: DataIdentity | None, dataset: Dataset, what: str, advice: str | None = None
 ) -> None:
-    """Refuse a data set that is not the one that a model was trained on.
+    """Raise an error if a data set is not the one that a model was trained on.
 
-    Models of which that is not known pass: they were made in memory, or saved by an earlier version.
+    A model without an identity passes: it was made in memory, or saved by an earlier version.
 
     Args:
-        trained_on: the model's.
-        dataset: what it is to rank, or to be trained on.
+        trained_on: the identity of the model's data set.
+        dataset: the data set on which the model is to be used.
         what: the model, for the message.
-        advice: what would be right, for the message; None names the ways to allow another data set.
+        advice: how to correct it, for the message; None names the ways to allow another data set.
 
     Raises:
-        DataError: if the fingerprints differ; it names both.
+        DataError: if the fingerprints differ; the message names both.
     """
     if trained_on is None or trained_on.fingerprint in (None, dataset.fingerprint):
         return
     if advice is None:
         advice = (
-            "What is held out here may have been trained on there. Take the data set of the model; or, if "
-            "another one is meant, pass --other-data (in Python other_data=True, to DiffusionPolicy.load or "
-            "to the environment)"
+            "The model may have been trained on items that are held out here. Use the model's data set, or "
+            "pass --other-data to use another one (in Python other_data=True, to DiffusionPolicy.load or to "
+            "the environment)"
         )
     raise DataError(
         f"{what} was trained on {trained_on}; this data set is {DataIdentity.of(dataset)}. {advice}"

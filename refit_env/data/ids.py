@@ -1,6 +1,6 @@
-"""Ids as the source writes them: numbers where all of them are written as numbers are, else text.
+"""The source's ids: numbers if all ids of a column are written as plain numbers, otherwise text.
 
-A data set numbers its users and items from 0; ``IdMap`` gives the source's ids of those numbers, and back.
+A data set numbers its users and items from 0; ``IdMap`` maps these numbers to the source's ids and back.
 
 Letters: N values, n ids.
 """
@@ -19,30 +19,30 @@ import numpy.typing as npt
 from refit_env.utils.text import shown
 
 NUMBER = r"(?:0|[1-9][0-9]*)"
-"""A whole number as numbers are written; ``007`` and ``+7`` are not, and a number would lose it."""
+"""A plain whole number; ``007`` and ``+7`` do not match, because an int would lose the zeros or the sign."""
 
 _DIGITS = re.compile("[0-9]+")
 _NUMBER = re.compile(NUMBER)
 _LEADING = re.compile(r"(?<![0-9])0+(?=[0-9])")
 _COMPARED = 20_000
-"""Ids that are compared with a mistyped one."""
+"""The number of ids that are compared with a mistyped one."""
 
 
 def parse_id(text: str) -> int | str:
-    """Read one id of digits.
+    """Parse one id of digits.
 
     Returns:
-        The number; the text itself where it has leading zeros, which a number would lose.
+        The number; the text itself if it has leading zeros, which an int would lose.
 
     Raises:
-        ValueError: for anything but digits, or more than 64 bits hold.
+        ValueError: for anything but digits, or a number that does not fit 64 bits.
 
     Example:
         >>> parse_id("108"), parse_id("0108")
         (108, '0108')
     """
     if not _DIGITS.fullmatch(text):
-        what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is no whole number"
+        what = "is negative" if re.fullmatch(r"-[0-9]+", text) else "is not a whole number"
         raise ValueError(f"{shown(text)} {what}; ids are whole numbers >= 0")
     if not _NUMBER.fullmatch(text):
         return text
@@ -52,7 +52,7 @@ def parse_id(text: str) -> int | str:
 
 
 def id_column(ids: Sequence[int | str]) -> npt.NDArray[Any]:
-    """(N,) the ids as one column: int64, or objects that are all text as soon as one of them is.
+    """Return the ids as one column (N,): int64, or text objects if any of them is text.
 
     Example:
         >>> id_column([7, 12]), id_column([7, "007"])
@@ -64,9 +64,9 @@ def id_column(ids: Sequence[int | str]) -> npt.NDArray[Any]:
 
 
 def join_ids(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """(N,) columns of ids end to end; numbers become text where another part has text.
+    """Concatenate columns of ids into (N,); numbers become text if another part has text.
 
-    Numbers are kept only where they are written as numbers are, so that their text is the source's again.
+    Only plain numbers are parsed as int64, so converting them back restores the source's text.
 
     Example:
         >>> join_ids([np.array([7, 12]), np.array(["007"], dtype=object)])
@@ -78,12 +78,12 @@ def join_ids(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
 
 
 class IdMap:
-    """Numbers of a data set's users or items -> the source's own ids, and back.
+    """Maps the numbers of a data set's users or items to the source's ids, and back.
 
     Attributes:
         kind: ``"user"`` or ``"item"``.
         count: n.
-        ids: (n,) the source's ids by number, int64 or text; None where the data set keeps none, so that the
+        ids: (n,) the source's ids by number, int64 or text; None where the data set stores none, so that the
             numbers themselves are the ids.
         where: the data set's name, for messages.
 
@@ -98,41 +98,41 @@ class IdMap:
     """
 
     def __init__(self, kind: str, count: int, ids: npt.NDArray[Any] | None, where: str) -> None:
-        """Keep the ids; what else is needed is made when it is first asked for."""
+        """Store the ids; the inverse map is built at its first use."""
         self.kind, self.count, self.ids, self.where = kind, count, ids, where
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return n."""
         return self.count
 
     @property
     def known(self) -> bool:
-        """Whether the data set keeps the source's ids."""
+        """Whether the data set stores the source's ids."""
         return self.ids is not None
 
     def of(self, number: int) -> int | str:
-        """The source's id of a number; the number itself where none is kept."""
+        """Return the source's id of a number; the number itself where no ids are stored."""
         if self.ids is None:
             return int(number)
         value = self.ids[number]
         return value if isinstance(value, str) else int(value)
 
     def take(self, numbers: npt.ArrayLike) -> npt.NDArray[Any]:
-        """The source's ids of numbers of any shape, in that shape: int64, or objects that are text."""
+        """Return the source's ids of numbers of any shape, in that shape: int64, or text objects."""
         places = np.asarray(numbers, dtype=np.int64)
         return places.copy() if self.ids is None else self.ids[places]
 
     def named(self, number: int) -> str:
-        """The user or item in words, for messages and titles."""
+        """Format the user or item for messages and titles."""
         if self.ids is None:
             return f"{self.kind} {number}"
         return f"{self.kind} {shown(self.of(number))} (number {number})"
 
     def number(self, given: int | str) -> int:
-        """The number of the source's id; text must be the id exactly, leading zeros included.
+        """Return the number of the source's id; text must equal the id, leading zeros included.
 
         Raises:
-            ValueError: for an id that is not there, with a did-you-mean, or one that several rows share.
+            ValueError: for an unknown id, with a did-you-mean, or an id that several rows share.
         """
         text = str(given)
         if self.ids is None:
@@ -140,7 +140,7 @@ class IdMap:
                 return int(text)
             raise ValueError(
                 f"{self.kind} {shown(text)} must lie in 0..{self.count - 1}; {self.where!r} keeps no ids of "
-                "its source, so that its numbers are the ids"
+                "its source, so its numbers are the ids"
             )
         found = self._numbers.get(text)
         if found is None:
@@ -154,12 +154,12 @@ class IdMap:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """Text of an id -> the first number that has it."""
+        """Text of an id -> the first number with that id."""
         assert self.ids is not None
         return {str(value): n for n, value in reversed(list(enumerate(self.ids.tolist())))}
 
     def _unknown(self, text: str) -> str:
-        """What to say of an id that is not there."""
+        """Return the message for an unknown id."""
         near = [
             known
             for known in self._numbers
@@ -175,5 +175,5 @@ class IdMap:
 
 
 def _bare(text: str) -> str:
-    """An id without what people leave out: blanks around it, case, leading zeros of its numbers."""
+    """Return an id without surrounding blanks, letter case and leading zeros of its numbers."""
     return _LEADING.sub("", text.strip()).casefold()

@@ -1,4 +1,4 @@
-"""What stands in a message: options as the reader spells them, and bounded pieces of what was found."""
+"""Parts of error messages: options as the user spells them, and shortened input values."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _OPTIONS: ContextVar[bool] = ContextVar("options", default=False)
 
 
 def spelled(argument: str, value: str | None = None, option_value: str = "") -> str:
-    """Name an option in the way of whoever reads the message.
+    """Format an option as the user spells it: a Python argument or a command-line option.
 
     Args:
         argument: its name in Python.
-        value: its value in Python, as source text; None leaves it out.
-        option_value: what stands behind the option on the command line.
+        value: its value in Python, as source text; None omits it.
+        option_value: its value on the command line.
 
     Example:
         >>> spelled("token_ids", "True"), spelled("columns", "{'user': NAME}", "user=NAME")
@@ -31,7 +31,7 @@ def spelled(argument: str, value: str | None = None, option_value: str = "") -> 
 
 @contextmanager
 def as_options() -> Iterator[None]:
-    """Within, messages name options as the command line spells them."""
+    """Return a context in which ``spelled`` formats options as the command line spells them."""
     token = _OPTIONS.set(True)
     try:
         yield
@@ -40,7 +40,7 @@ def as_options() -> Iterator[None]:
 
 
 def listed(names: Iterable[str], length: int = 8) -> str:
-    r"""The first names of many, each bounded.
+    r"""Join the first ``length`` names, each shortened to 40 characters.
 
     Example:
         >>> listed(["user", "item"]), listed(map(str, range(100)), 3)
@@ -58,7 +58,7 @@ def listed(names: Iterable[str], length: int = 8) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The kind of an error and the beginning of what it says, for libraries that say anything at any length.
+    """Format the type of an error and the beginning of its message, which libraries do not bound.
 
     Example:
         >>> reason(ValueError("no such thing"))
@@ -66,7 +66,7 @@ def reason(error: BaseException) -> str:
     """
     try:
         text = str(error).strip()
-    except Exception:  # the error's own text may be what is broken
+    except Exception:  # str() of a library's error can fail, too
         text = ""
     first = text.splitlines()[0][:120] if text else ""
     first = first if first.isprintable() else repr(first)

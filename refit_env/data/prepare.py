@@ -1,4 +1,4 @@
-"""From official files to a canonical folder: read, filter, number, split, check, save.
+"""Prepares official files into a canonical folder: read, filter, number, split, check, save.
 
 Letters: N rows, U users, I items.
 """
@@ -45,22 +45,22 @@ def prepare(
     overwrite: bool = False,
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Read official files and make a data set of them.
+    """Read official files and prepare a data set from them.
 
     Args:
-        name: of the data set; with ``out``, none of the catalogue's, whose sets ``prepare_known`` makes.
+        name: name of the data set; with ``out``, it must not be in the catalogue (see ``prepare_known``).
         source: the file, or the folder with the files.
-        recipe: how; the default guesses the format and splits at random.
+        recipe: the steps; the default guesses the format and splits at random.
         out: canonical folder to write, by one process at a time; None only returns the data set.
-        overwrite: whether a data set that ``out`` holds is replaced.
-        meta: more for ``dataset.json``.
+        overwrite: whether to replace a data set in ``out``.
+        meta: further fields for ``dataset.json``.
 
     Returns:
-        The data set; ``meta["preparation"]`` holds the recipe and counts the rows after every step.
+        The data set; ``meta["preparation"]`` holds the recipe and the number of rows after every step.
 
     Raises:
-        DataError: if a file or what is left of it breaks a rule; the message names file, row and rule. Also
-            for a name or an ``out`` that cannot be taken, before anything is read.
+        DataError: if a file or the filtered data break a rule; the message names file, row and rule. Also for
+            an invalid name or a non-empty ``out``, before anything is read.
     """
     check_name(name)
     if out is not None:
@@ -72,9 +72,8 @@ def prepare(
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     if rows.timestamps is not None:
-        rows = rows.take(
-            np.lexsort((rows.timestamps, rows.users))
-        )  # stable: equal times keep the file's order
+        # lexsort is stable: rows with equal times keep the file's order.
+        rows = rows.take(np.lexsort((rows.timestamps, rows.users)))
     parts = _split(source, replace(numbered, rows=rows), recipe)
     done = {"recipe": asdict(recipe), "rows": steps} | ({"notes": list(notes)} if notes else {})
     about = {"split": recipe.in_words(), "preparation": done}
@@ -96,7 +95,7 @@ def prepare(
 
 
 def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int], tuple[str, ...]]:
-    """The rows to split, how many were left after each step, and notes on their values."""
+    """Read and filter the rows; also return the number of rows after each step, and notes on their values."""
     options = ReadOptions(
         columns=recipe.columns,
         ignore=recipe.ignore,
@@ -147,15 +146,15 @@ def prepare_known(
     """Prepare a data set of the catalogue from its official files into ``out``.
 
     Args:
-        entry: of the catalogue.
+        entry: the data set's entry in the catalogue.
         source: the file, or the folder with the files.
         out: canonical folder to write.
-        recipe: one of the data set's; None takes the first whose files are there.
-        name: under which it is stored; None is the catalogue's.
-        overwrite: whether a data set that ``out`` holds is replaced.
+        recipe: one of the data set's recipes; None uses the first whose files are there.
+        name: name of the stored data set; None uses the catalogue's.
+        overwrite: whether to replace a data set in ``out``.
 
     Raises:
-        DataError: if a rule is broken, the counts are not those of the catalogue, or ``out`` is taken.
+        DataError: if a rule is broken, the counts differ from the catalogue's, or ``out`` is not empty.
     """
     if name not in (None, entry.name):
         check_own_name(name or "")
@@ -176,25 +175,26 @@ def prepare_known(
 def prepare_named(
     name: str, source: Path, recipe: NamedRecipe, *, meta: Mapping[str, Any] | None = None
 ) -> Dataset:
-    """Prepare by a named recipe, which ``meta["preparation"]`` then names; nothing is written."""
+    """Prepare a data set by a named recipe, recorded in ``meta["preparation"]``; write nothing."""
     data = prepare(name, recipe.source_in(name, source), recipe.recipe, meta=meta)
     done = {"name": recipe.name, "paper": recipe.paper} | data.meta["preparation"]
     return replace(data, meta={**data.meta, "preparation": done})
 
 
 def check_counts(entry: Source, data: Dataset, source: Path) -> None:
-    """Compare a prepared data set with what the catalogue says of the complete one."""
+    """Compare the counts of a prepared data set with those in the catalogue."""
     found = (data.num_users, data.num_items, sum(len(data.split(s)) for s in SPLITS))
     if entry.counts is not None and entry.counts != found:
-        told, here = (f"{u:,} users, {i:,} items, {n:,} interactions" for u, i, n in (entry.counts, found))
+        counts = (entry.counts, found)
+        stated, here = (f"{u:,} users, {i:,} items, {n:,} interactions" for u, i, n in counts)
         raise DataError(
-            f"{source}: {entry.name} has {told}; these files give {here}. Truncated, or another version?"
+            f"{source}: {entry.name} has {stated}; these files give {here}. Truncated, or another version?"
         )
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Rows with ids from 0 on, how many there are of each, and the source's ids where they were others."""
+    """Rows with ids from 0 on, the counts of users and items, and the source's ids where they differed."""
 
     rows: RawRows
     num_users: int
@@ -204,10 +204,10 @@ class _Numbered:
 
 
 def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
-    """Number users and items from 0, except in published files, whose numbers others use, too."""
+    """Number users and items from 0, except in published files, where the published numbers are kept."""
     filters = (recipe.k_core, recipe.min_user_rows, recipe.min_item_rows)
     published = recipe.split == "published" and recipe.min_rating is None and max(filters) < 2
-    published = published and rows.item_table is None  # which has items with rows only
+    published = published and rows.item_table is None  # the table has only items with rows
     if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
         try:
             rows, users, items = compact_rows(rows)
@@ -223,7 +223,7 @@ def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
 
 
 def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
-    """Train, valid and test."""
+    """Split the rows into train, valid and test."""
     rows = numbered.rows
 
     def interactions(chosen: npt.NDArray[Any]) -> Interactions:
@@ -246,7 +246,7 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
     ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")
     if recipe.split != "random" and not ordered:
         raise DataError(
-            f"{source}: {_split_option(recipe)} needs timestamps, or rows in order of time "
+            f"{source}: {_split_option(recipe)} needs timestamps, or rows sorted by time "
             f"({spelled('time_ordered', 'True')})"
         )
     valid_share, test_share = recipe.valid_share, recipe.test_share
@@ -265,7 +265,7 @@ def _split_option(recipe: Recipe) -> str:
 
 
 def _features(rows: RawRows) -> dict[str, npt.NDArray[Any]] | None:
-    """Column name -> (I,) values of the items' table, which numbering has put in order of item."""
+    """Return column name -> (I,) values of the items' table, which ``compact_rows`` sorted by item."""
     if rows.item_table is None:
         return None
     return {name: values for name, values in rows.item_table.items() if name != "item"}

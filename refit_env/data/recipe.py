@@ -1,4 +1,4 @@
-"""How official files become a data set, as data: what is read, kept, numbered and split.
+"""``Recipe``: the settings by which official files become a data set.
 
 Letters: N rows, U users, I items.
 """
@@ -26,17 +26,17 @@ SESSIONS = ("", "day")
 Core = Annotated[int, Meta(ge=0, le=10**9, description="0: keep all")]
 """Fewest rows of a user or an item."""
 Rating = Annotated[float, Meta(ge=-1e9, le=1e9)]
-"""A limit of ratings."""
+"""Threshold for ratings."""
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-"""Of users or items; their numbers are 32-bit."""
+"""Number of users or items, which have 32-bit ids."""
 
 
 _SEPARATORS = {"\\t": "\t", "tab": "\t", "space": " ", "comma": ",", "semicolon": ";"}
-"""What stands for a separator that is hard to type."""
+"""Names of separators that are hard to type on a command line."""
 
 
 def separator_of(text: str) -> str:
-    """The separator that a text states: itself, or a tab where it is ``tab`` or a backslash and a ``t``.
+    r"""Return the separator that a text names: ``tab`` or ``\\t`` is a tab, any other character is itself.
 
     Example:
         >>> separator_of(";"), separator_of("space")
@@ -46,7 +46,7 @@ def separator_of(text: str) -> str:
 
 
 def separator_fault(text: str) -> str | None:
-    """What is wrong with a separator: it must be one character, and none of a field's own."""
+    """Return what is wrong with a separator, or None: it must be one character that no field contains."""
     found = separator_of(text)
     if len(found) == 1 and not found.isalnum() and found not in '"\r\n\0.-+':
         return None
@@ -54,12 +54,12 @@ def separator_fault(text: str) -> str | None:
 
 
 Separator = Annotated[str, Form(separator_fault)]
-"""What stands between the fields of a table."""
+"""The character between the fields of a table."""
 
 
 @dataclass(frozen=True)
 class Recipe(Bounded):
-    """How official files become a data set: read, filter in the order of the fields, then split."""
+    """The steps from official files to a data set: read, filter in the order of the fields, split."""
 
     format: str | None = None
     """A key of ``refit_env.data.readers.formats.FORMATS``; None guesses from the names of the files."""
@@ -68,21 +68,21 @@ class Recipe(Bounded):
     ignore: tuple[str, ...] = ()
     """Columns of CSV and RecBole files that are not read, whatever their names."""
     separator: Separator | None = None
-    """Between the fields of a CSV, one character; None finds it in the header."""
+    """Separator of a CSV file, one character; None detects it from the header."""
     token_ids: bool = False
     """Whether ids may be any text."""
     drop_blank: bool = False
-    """Whether rows of CSV and RecBole files with an empty field that is used are dropped, and counted."""
+    """Whether rows of CSV and RecBole files in which a used field is empty are dropped, and counted."""
     time_unit: Annotated[str, OneOf(UNITS)] | None = None
-    """Of times that are numbers: ``s``, ``ms``, ``us``, ``ns`` or ``days``; None finds the certain ones."""
+    """Unit of numeric times: ``s``, ``ms``, ``us``, ``ns`` or ``days``; None detects it, except days."""
     task: Annotated[str, OneOf(TASKS)] = "cf"
-    """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as events of their own."""
+    """``cf``, ``social``, ``sequential`` or ``poi``; the last two keep repeats, as separate events."""
     time_ordered: bool = False
-    """Whether the rows of the files stand in order of time; rows with timestamps are sorted."""
+    """Whether the rows of the files are sorted by time; rows with timestamps are always sorted."""
     min_rating: Rating | None = None
     """Keep rows with at least this rating; None keeps all."""
     session: Annotated[str, OneOf(SESSIONS)] = ""
-    """``day`` makes each day of a user a session, that is a user, of its own; empty leaves users alone."""
+    """``day`` turns each day of a user into a session, which is then a separate user; empty does nothing."""
     utc_offset: Annotated[float, Meta(ge=-24, le=24)] = 0.0
     """Hours by which the days of ``session`` begin before those of UTC."""
     merge_repeats: bool | None = None
@@ -94,24 +94,24 @@ class Recipe(Bounded):
     min_item_rows: Core = 0
     """Like ``k_core``, for items alone."""
     core_passes: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """How often these three count and drop; 0 until every promise holds."""
+    """Passes of these three filters; 0 repeats until all users and items satisfy them."""
     split: Annotated[str, OneOf(SPLIT_NAMES)] = "random"
     """``published`` (as the files are split), ``random``, ``time`` or ``leave-one-out`` per user,
     ``quantile`` (per user, at quantiles of the user's times), ``sessions`` (whole users, the latest last)."""
     valid_share: PartialShare = 0.1
-    """Share of a user's rows, of the times or of the sessions; of the train rows where published files have
-    no validation part."""
+    """Validation share of a user's rows, of the times or of the sessions; of the train rows where published
+    files have no validation part."""
     test_share: PartialShare = 0.2
-    """Likewise."""
+    """Test share, likewise."""
     seed: Seed = 0
-    """Of a random split."""
+    """Seed of a random split."""
     num_users: Count | None = None
-    """U of published files, where ids must stay below it; None takes the largest id + 1."""
+    """U of published files, whose ids must be below it; None uses the largest id + 1."""
     num_items: Count | None = None
     """I, likewise."""
 
     def check_together(self) -> None:
-        """Refuse shares that leave nothing to train on."""
+        """Raise an error for shares that leave nothing to train on."""
         own_splits = self.split not in ("published", "leave-one-out")
         if own_splits and self.valid_share + self.test_share >= 1:
             valid = f"{self.valid_share:g}"
@@ -123,11 +123,11 @@ class Recipe(Bounded):
 
     @property
     def merges(self) -> bool:
-        """Whether a user's repeats of an item become one row."""
+        """Whether repeated rows of a user and an item are merged into one."""
         return self.task in ("cf", "social") if self.merge_repeats is None else self.merge_repeats
 
     def in_words(self) -> str:
-        """The split, for ``dataset.json``.
+        """Describe the split, for ``dataset.json``.
 
         Example:
             >>> Recipe(split="time").in_words()

@@ -15,13 +15,13 @@ class NamedRecipe:
     """One way from official files to a data set.
 
     Attributes:
-        name: what ``--recipe`` takes.
-        paper: whose preprocessing it is.
-        files: data set -> the official files, by their usual names; ``a|b`` where either will do.
+        name: value of ``--recipe``.
+        paper: the paper with this preprocessing.
+        files: data set -> the official files, by their usual names; ``a|b`` means either file.
         recipe: the steps.
-        exact: the data sets of which it must make the counts that the catalogue states.
-        note: what is inferred, or differs from the paper.
-        page: where a person gets the files; empty where it is the data set's own page.
+        exact: the data sets for which the result must have the counts of the catalogue.
+        note: what was inferred, or differs from the paper.
+        page: web page with the files; empty where it is the data set's own page.
     """
 
     name: str
@@ -33,7 +33,7 @@ class NamedRecipe:
     page: str = ""
 
     def found_in(self, dataset: str, source: Path) -> bool:
-        """Whether a folder has all its files for a data set, or a file is one of them."""
+        """Return whether a folder has all files for a data set, or whether a file is one of them."""
         files = self.files.get(dataset, ())
         if source.is_file():
             return any(source.name in file.split("|") for file in files)
@@ -42,7 +42,7 @@ class NamedRecipe:
         )
 
     def source_in(self, dataset: str, source: Path) -> Path:
-        """What its reader is to be given: where it reads one file, that file, for a folder may hold others.
+        """Return the path for the reader: the file if the recipe reads one file, else the folder.
 
         Raises:
             DataError: if the folder does not hold the files of a known data set.
@@ -58,7 +58,7 @@ class NamedRecipe:
         return next((source / name for name in names if (source / name).is_file()), source)
 
     def files_in_words(self, dataset: str) -> str:
-        """The files, to be read by a person.
+        """Format the names of the files.
 
         Example:
             >>> RECIPES["recdiff"].files_in_words("ciao")
@@ -81,7 +81,7 @@ _TANG_FILES = (
 _SESSIONS = Recipe(
     task="sequential", min_user_rows=3, min_item_rows=5, split="sessions", valid_share=0.1, test_share=0.1
 )
-_DAYS = replace(_SESSIONS, session="day", utc_offset=8.0)  # both logs are of people in China
+_DAYS = replace(_SESSIONS, session="day", utc_offset=8.0)  # the users of both logs live in China
 _DREAMREC = "DreamRec (arXiv 2310.20453)"
 
 _RECIPES = (
@@ -117,21 +117,21 @@ _RECIPES = (
             min_rating=8.0,
             k_core=5,
         ),
-        note="-1 (watched, not rated) is no liking",
+        note="-1 (watched, not rated) does not count as a positive rating",
     ),
     NamedRecipe(
         "cf-diff",
         "CF-Diff (arXiv 2404.14240)",
         {"anime": ("rating.csv",)},
         Recipe(format="csv", columns={"user": "user_id", "item": "anime_id", "rating": "rating"}),
-        note="every row counts, -1 too, as the paper's counts (73,515 users, 7,813,737 rows) have it",
+        note="every row counts, -1 too, as in the paper's counts (73,515 users, 7,813,737 rows)",
     ),
     NamedRecipe(
         "dreamrec-yoochoose",
         _DREAMREC,
         {"yoochoose": ("yoochoose-buys.dat",)},
         replace(_SESSIONS, format="yoochoose", merge_repeats=True),
-        note="purchases: inferred from the paper's counts and from its sessions, which repeat no item",
+        note="purchases: inferred from the paper's counts and its sessions, which do not repeat items",
     ),
     NamedRecipe(
         "yoochoose-clicks",
@@ -158,7 +158,7 @@ _RECIPES = (
         {"zhihu": _DREAMREC_FILES, "yoochoose": _DREAMREC_FILES, "kuairec": _DREAMREC_FILES},
         Recipe(format="dreamrec", task="sequential", time_ordered=True, split="published"),
         exact=("zhihu",),
-        note="pickles, of which only the arrays are read; each session is put together from its rows",
+        note="pickles, from which only the arrays are read; each session is rebuilt from its rows",
         page="https://github.com/YangZhengyi98/DreamRec",
     ),
     NamedRecipe(
@@ -182,7 +182,7 @@ _RECIPES = (
         {"ciao": _RECDIFF_FILES, "epinions": _RECDIFF_FILES, "yelp": _RECDIFF_FILES},
         Recipe(format="recdiff", task="social", split="published"),
         exact=("ciao",),
-        note="a pickle, of which only the matrices are read",
+        note="a pickle, from which only the matrices are read",
         page="https://github.com/HKUDS/RecDiff",
     ),
     NamedRecipe(
@@ -215,18 +215,18 @@ RECIPES: dict[str, NamedRecipe] = {recipe.name: recipe for recipe in _RECIPES}
 
 
 def recipes_for(dataset: str) -> list[NamedRecipe]:
-    """The recipes of a data set; one that makes the stated counts comes first."""
+    """Return the recipes of a data set; those with checked counts come first."""
     known = [recipe for recipe in RECIPES.values() if dataset in recipe.files]
     return sorted(known, key=lambda recipe: dataset not in recipe.exact)
 
 
 def choose_recipe(dataset: str, source: Path, name: str | None = None) -> NamedRecipe | None:
-    """The named recipe, or the first of the data set's whose files are there.
+    """Return the named recipe, or the first recipe of the data set whose files are there.
 
     Args:
         dataset: name of the data set, known or not.
-        source: the official file, or the folder with them.
-        name: of the recipe; None looks at the files.
+        source: the official file, or the folder with the files.
+        name: name of the recipe; None chooses by the files.
 
     Returns:
         The recipe; None where the data set has none.
@@ -253,6 +253,6 @@ def choose_recipe(dataset: str, source: Path, name: str | None = None) -> NamedR
         if recipe.found_in(dataset, source):
             return recipe
     if source.is_file() and len(known) == 1:
-        return known[0]  # a file of another name
+        return known[0]  # a renamed file
     wanted = "; ".join(f"{recipe.name}: {recipe.files_in_words(dataset)}" for recipe in known)
     raise DataError(f"{source}: no official files of {dataset} there; its recipes read {wanted}")

@@ -1,4 +1,4 @@
-"""Sparse rows on a device: the rows of some users as a dense batch, never the whole matrix.
+"""``SparseRows``: a sparse matrix on a device, of which batches of rows are made dense.
 
 Letters: U users, I items, N stored values, B users in a batch.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 class SparseRows:
     """A (U, I) CSR matrix on a device, read a batch of rows at a time.
 
-    Memory is linear in the stored values; a batch costs B * I values, as any full ranking does.
+    Memory is linear in the stored values; a dense batch needs B * I values.
 
     Example:
         >>> import scipy.sparse as sp
@@ -30,36 +30,36 @@ class SparseRows:
             matrix = matrix.sorted_indices()
         self.shape: tuple[int, int] = (int(matrix.shape[0]), int(matrix.shape[1]))
         self.indptr = torch.as_tensor(matrix.indptr, dtype=torch.int64, device=device)
-        # Each value's row * I + column: ascending, so that a look-up is one search.
+        # row * I + column of each value, ascending, so that ``at`` is one binary search.
         row = np.repeat(np.arange(self.shape[0], dtype=np.int64), np.diff(matrix.indptr))
         self.keys = torch.as_tensor(row * self.shape[1] + matrix.indices, device=device)
         self.values = torch.as_tensor(matrix.data, dtype=torch.float32, device=device)
 
     @property
     def device(self) -> torch.device:
-        """Where the rows live."""
+        """The device of the rows."""
         return self.indptr.device
 
     def counts(self, users: Tensor) -> Tensor:
-        """(B,) int64 stored values of each user in ``users`` (B,) int64."""
+        """Return the number of stored values (B,) int64 of each user in ``users`` (B,) int64."""
         return self.indptr[users + 1] - self.indptr[users]
 
     def dense(self, users: Tensor) -> Tensor:
-        """(B, I) float32, the rows of ``users`` (B,) int64."""
+        """Return the rows (B, I) float32 of ``users`` (B,) int64."""
         row, column, value = self.entries(users)
         out = torch.zeros(users.numel(), self.shape[1], device=self.device)
         out[row, column] = value
         return out
 
     def mask(self, users: Tensor) -> Tensor:
-        """(B, I) bool, true where the rows of ``users`` (B,) int64 store a value."""
+        """Return a mask (B, I) bool, true where the rows of ``users`` (B,) int64 store a value."""
         row, column, _ = self.entries(users)
         out = torch.zeros(users.numel(), self.shape[1], dtype=torch.bool, device=self.device)
         out[row, column] = True
         return out
 
     def at(self, users: Tensor, columns: Tensor) -> Tensor:
-        """Values at some columns, without making the rows dense.
+        """Return the values at some columns, without making the rows dense.
 
         Args:
             users: (B,) int64.
@@ -82,7 +82,7 @@ class SparseRows:
         return torch.where(self.keys[place] == key, self.values[place], 0.0)
 
     def fill(self, dense: Tensor, users: Tensor, value: float) -> Tensor:
-        """A copy of ``dense`` (B, I) with ``value`` where the rows of ``users`` (B,) int64 store one.
+        """Return a copy of ``dense`` (B, I) with ``value`` where the rows of ``users`` (B,) store a value.
 
         Example:
             >>> import scipy.sparse as sp
@@ -96,7 +96,7 @@ class SparseRows:
         return out
 
     def entries(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Batch row, column and value (each (n,)) of every stored value of ``users`` (B,) int64."""
+        """Return batch row, column and value, each (n,), of every stored value of ``users`` (B,) int64."""
         counts = self.counts(users)
         total = int(counts.sum())
         row = torch.repeat_interleave(
@@ -109,7 +109,7 @@ class SparseRows:
 
 
 def without(matrix: sp.csr_matrix, other: sp.csr_matrix) -> sp.csr_matrix:
-    """The matrix less the entries where ``other`` (of the same shape) stores a value.
+    """Return the matrix without the entries where ``other`` (of the same shape) stores a value.
 
     Example:
         >>> import scipy.sparse as sp

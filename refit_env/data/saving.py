@@ -1,4 +1,4 @@
-"""A data set to disk in canonical form: written beside its place, swapped in whole, nothing lost unasked."""
+"""Writes data sets in canonical form: atomically, and without replacing files unless ``overwrite`` is set."""
 
 from __future__ import annotations
 
@@ -19,52 +19,51 @@ from refit_env.utils.atomic_io import errors_name, write_json
 from refit_env.utils.folders import atomic_folder
 
 FILES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS, INFO)
-"""All that a canonical folder may hold."""
+"""All files that a canonical folder may hold."""
 
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
-_TAKEN = ("raw", "synthetic")
+_RESERVED = ("raw", "synthetic")
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that is no plain name of a folder in the data home.
+    """Raise an error for a name that is not a plain folder name in the data home.
 
     Raises:
-        DataError: if it is empty, hidden, a path, longer than 100 characters, or means something else.
+        DataError: if it is empty, hidden, a path, longer than 100 characters, or reserved.
 
     Example:
         >>> check_name("x/y")
         Traceback (most recent call last):
             ...
-        refit_env.errors.DataError: 'x/y' cannot name a data set; take letters and digits, then also . _ + -
+        refit_env.errors.DataError: 'x/y' cannot name a data set; use letters and digits, then also . _ + -
     """
     if not _NAME.fullmatch(name):
-        raise DataError(f"{name[:40]!r} cannot name a data set; take letters and digits, then also . _ + -")
-    if name in _TAKEN:
-        raise DataError(f"{name!r} cannot name a data set; the data home uses that name itself")
+        raise DataError(f"{name[:40]!r} cannot name a data set; use letters and digits, then also . _ + -")
+    if name in _RESERVED:
+        raise DataError(f"{name!r} cannot name a data set; the data home reserves that name")
 
 
 def check_own_name(name: str) -> None:
-    """Refuse a name of the catalogue for what none of its recipes made.
+    """Raise an error for a catalogue name, which only the catalogue's recipes may use.
 
     Raises:
-        DataError: see also ``check_name``.
+        DataError: for a name of the catalogue, or one that ``check_name`` refuses.
     """
     check_name(name)
     if name in CATALOG:
-        raise DataError(
-            f"{name!r} is a known data set, and only its recipes make it; give this one another name"
-        )
+        raise DataError(f"{name!r} is a known data set, which only its recipes create; choose another name")
 
 
 def check_free(folder: Path | str, overwrite: bool) -> None:
-    """Refuse a folder whose content would be lost.
+    """Raise an error for a folder whose content would be lost.
 
     Args:
-        folder: where a data set is to be written.
-        overwrite: whether a data set that is there may be replaced.
+        folder: the folder to write a data set to.
+        overwrite: whether a data set in the folder may be replaced.
 
     Raises:
-        DataError: if it is a file, holds other things than a data set, or a data set that must stay.
+        DataError: if it is a file, holds other files than a data set's, or holds a data set that must not be
+            replaced.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -76,8 +75,8 @@ def check_free(folder: Path | str, overwrite: bool) -> None:
     if others:
         more = " ..." if len(others) > 3 else ""
         raise DataError(
-            f"{folder}: holds {', '.join(others[:3])}{more}, which is no part of a data set; choose a folder "
-            "that is new or empty"
+            f"{folder}: holds {', '.join(others[:3])}{more}, not part of a data set; choose a new or empty "
+            "folder"
         )
     if there and not overwrite:
         raise DataError(f"{folder}: a data set is there already; {spelled('overwrite', 'True')} replaces it")
@@ -86,25 +85,25 @@ def check_free(folder: Path | str, overwrite: bool) -> None:
 def save_dataset(dataset: Dataset, folder: Path | str, *, overwrite: bool = False) -> Path:
     """Write a data set in canonical form.
 
-    It is written beside the folder and takes its place when all of it is there: whatever happens, the folder
-    holds the old data set or the new one, whole.
+    The data set is written to a temporary folder beside ``folder``, then moved: at any time the folder holds
+    the complete old data set or the complete new one.
 
     Args:
         dataset: the data set.
-        folder: a folder that is not there yet, is empty, or, with ``overwrite``, holds a data set.
-        overwrite: whether a data set that is there is replaced.
+        folder: a folder that does not exist, is empty, or, with ``overwrite``, holds a data set.
+        overwrite: whether to replace a data set in the folder.
 
     Returns:
         The folder.
 
     Raises:
-        DataError: if the folder holds what would be lost; nothing is changed then.
-        OSError: naming the folder, if it cannot be written; likewise.
+        DataError: if files in the folder would be lost; nothing has been changed.
+        OSError: naming the folder, if it is not writable; nothing has been changed.
     """
     folder = Path(folder)
     check_free(folder, overwrite)
     with errors_name(folder), atomic_folder(folder) as new:
-        check_free(folder, overwrite)  # again: another process may have written while this one waited
+        check_free(folder, overwrite)  # again: another process may have written it while this one waited
         tables = _tables(dataset)
         sums = {}
         for file, table in tables.items():
@@ -115,12 +114,12 @@ def save_dataset(dataset: Dataset, folder: Path | str, *, overwrite: bool = Fals
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file is one of a canonical folder, or what a killed writer left of one."""
+    """Return whether a file belongs to a canonical folder, or is a temporary file of a killed process."""
     return name in FILES or any(name.startswith(f".{file}.") for file in FILES)
 
 
 def _tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
-    """File name -> table."""
+    """Return file name -> table."""
     parts = [dataset.train, dataset.valid, dataset.test]
     columns: dict[str, Any] = {
         "user": np.concatenate([p.users for p in parts]).astype(np.int32),
@@ -144,7 +143,7 @@ def _tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
 
 
 def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[str, Any]:
-    """What ``dataset.json`` holds."""
+    """Return the fields of ``dataset.json``."""
     kept = {k: v for k, v in dataset.meta.items() if k not in ("sha256", "columns")}
     return kept | {
         "name": dataset.name,

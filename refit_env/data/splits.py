@@ -1,4 +1,4 @@
-"""Splits of interactions into train, validation and test: disjoint, and nothing is lost.
+"""Splits of interactions into disjoint train, validation and test parts that together hold every row.
 
 Letters: U users, N interactions, n_u interactions of a user.
 """
@@ -16,11 +16,11 @@ Parts = tuple[Interactions, Interactions, Interactions]
 
 
 def by_time(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2) -> Parts:
-    """The latest ``test_share`` of each user's row is test, what precedes it validation.
+    """Split each user's row by time: the latest items are test, those before them validation.
 
     Args:
-        rows: in each user's order of time.
-        valid_share: share of the row, rounded; at least one of the row stays train.
+        rows: sorted by time within each user.
+        valid_share: share of the row, rounded; at least one item of the row is train.
         test_share: share of the row, rounded.
 
     Raises:
@@ -32,13 +32,13 @@ def by_time(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.
 def random_per_user(
     rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2, seed: int = 0
 ) -> Parts:
-    """A random ``test_share`` of each user's row is test, another ``valid_share`` validation.
+    """Split each user's row at random.
 
     Args:
-        rows: in any order; each part keeps it.
-        valid_share: share of the row, rounded; at least one of the row stays train.
+        rows: in any order, which each part keeps.
+        valid_share: share of the row, rounded; at least one item of the row is train.
         test_share: share of the row, rounded.
-        seed: of the choice.
+        seed: seed of the random order.
     """
     order = np.lexsort((np.random.default_rng(seed).random(len(rows)), rows.users))
     place = np.empty(len(rows), dtype=np.int64)
@@ -47,14 +47,14 @@ def random_per_user(
 
 
 def by_quantile(rows: Interactions, valid_from: float = 0.8, test_from: float = 0.9) -> Parts:
-    """Cut each user's row at two quantiles of its timestamps, as Diff-POI does.
+    """Split each user's row at two quantiles of its timestamps, as Diff-POI does.
 
-    An event before the first quantile is train, one at or after the second test. A quantile is a time, not
-    a place in the row, so the shares follow from how the events lie in time; where all times of a row are
-    equal it is all test.
+    An event before the first quantile is train, an event at or after the second is test. A quantile is a
+    time, not a position in the row, so the shares depend on the distribution of the times; if all times of a
+    row are equal, the whole row is test.
 
     Args:
-        rows: with timestamps, in order of time.
+        rows: with timestamps, sorted by time.
         valid_from: quantile of the times at which validation begins.
         test_from: quantile of the times at which test begins.
 
@@ -80,9 +80,9 @@ def by_quantile(rows: Interactions, valid_from: float = 0.8, test_from: float = 
 
 
 def by_session(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.2) -> Parts:
-    """Give whole rows to a split: the sessions that begin last are test, those before them validation.
+    """Split whole rows: the sessions that begin last are test, those before them validation.
 
-    Without timestamps the order of the sessions' numbers stands for the order of time.
+    Without timestamps, sessions are assumed to be numbered in order of time.
 
     Args:
         rows: one user is one session.
@@ -109,9 +109,9 @@ def by_session(rows: Interactions, valid_share: float = 0.1, test_share: float =
 
 
 def leave_one_out(rows: Interactions) -> Parts:
-    """The last item of each user is test, the one before it validation; the rest is train.
+    """Split each user's row: the last item is test, the one before it validation, the rest train.
 
-    A row of two has no validation item, a row of one only train.
+    A row of two items has no validation item; a row of one item is train.
     """
     left = rows.counts[rows.users] - _place(rows)  # (N,) 1 for the last of a row
     long = rows.counts[rows.users]
@@ -119,14 +119,14 @@ def leave_one_out(rows: Interactions) -> Parts:
 
 
 def _place(rows: Interactions) -> npt.NDArray[np.int64]:
-    """(N,) each interaction's place in its row."""
+    """Return the position (N,) of each interaction in its row."""
     return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
 
 
 def _by_place(
     rows: Interactions, place: npt.NDArray[np.int64], valid_share: float, test_share: float
 ) -> Parts:
-    """Cut each row at its places: train first, then validation, then test."""
+    """Split each row by position: train first, then validation, then test."""
     _check_shares(valid_share, test_share)
     counts = rows.counts
     test = np.minimum(np.round(test_share * counts), np.maximum(counts - 1, 0)).astype(np.int64)  # (U,)
@@ -144,5 +144,5 @@ def _check_shares(valid_share: float, test_share: float) -> None:
 
 
 def _parts(rows: Interactions, part: npt.NDArray[np.int64]) -> Parts:
-    """The interactions of part 0, 1 and 2."""
+    """Return the interactions of part 0, 1 and 2."""
     return rows.select(part == 0), rows.select(part == 1), rows.select(part == 2)

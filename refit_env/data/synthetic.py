@@ -1,8 +1,8 @@
-"""The embedded data set: tastes in clusters that drift, Zipf popularity, log-normal activity.
+"""The embedded data set: clusters of items, preferences that drift, Zipf popularity, log-normal activity.
 
-It is made from a seed by PCG64's uniform draws alone. Powers, which libraries round differently, become whole
-numbers at once, and every sum and choice is of whole numbers; so a seed gives the same data on every
-platform, with no file and no network.
+It is generated from a seed by PCG64's uniform draws. Powers, which libraries round differently, are rounded
+to whole numbers at once, and all sums and comparisons use whole numbers, so a seed generates the same data on
+every platform, without a file or a network.
 
 Letters: U users, I items, C clusters, n_u events of a user.
 """
@@ -18,10 +18,10 @@ from refit_env.data.splits import by_time
 IntArray = npt.NDArray[np.int64]
 
 FINE = 2.0**30
-"""Steps into which weights and draws are cut before they are added up."""
+"""Factor by which weights and draws are scaled before they are rounded to whole numbers."""
 DAY = 86_400.0
 EPOCH = 1_600_000_000.0
-"""Seconds of the first possible event (September 2020)."""
+"""Unix time of the earliest possible event (September 2020)."""
 
 
 def synthesize(
@@ -34,27 +34,27 @@ def synthesize(
     popularity: float = 0.9,
     focus: float = 0.85,
 ) -> Dataset:
-    """Make a data set.
+    """Generate the synthetic data set.
 
-    Every item belongs to a cluster and has a Zipf popularity within the catalogue. A user has a home
-    cluster and moves, over the user's own time, towards the next one; each event draws a cluster (the
-    mixture of the moment with probability ``focus``, any cluster else), then an unseen item of it by
-    popularity. Rows are split by time within each user, 7:1:2. All who start in a cluster move to the
-    same one, so what came late in some histories tells what comes next in others; a model that learns to
-    reconstruct whole rows, without regard to time, does not see it.
+    Every item belongs to a cluster and has a Zipf popularity within the catalogue. A user has a first
+    cluster and drifts over time towards the next one. Each event draws a cluster (from the user's current
+    mixture with probability ``focus``, else any cluster), then an unseen item of it by popularity. Rows are
+    split by time within each user, 7:1:2. All users with the same first cluster drift to the same second one,
+    so the late items of some histories predict the next items of others. A model that reconstructs whole
+    rows, without regard to time, does not learn this.
 
     Args:
-        seed: of everything.
+        seed: seed of all draws.
         num_users: U.
         num_items: I.
         num_clusters: C.
         mean_events: median of the log-normal activity; rows have 10 to I / 3 events.
-        drift: how much of the taste has moved to the next cluster at the end of the row, 0..1.
+        drift: probability of the second cluster at the end of the row, 0..1.
         popularity: exponent of the Zipf law.
-        focus: share of events that follow the taste.
+        focus: share of events from the user's two clusters.
 
     Returns:
-        A data set named ``"synthetic"`` with timestamps, in order of time.
+        A data set named ``"synthetic"`` with timestamps, sorted by time.
 
     Raises:
         ValueError: if there are fewer than 3 items a cluster.
@@ -99,13 +99,13 @@ def _row(
     drift: float,
     focus: float,
 ) -> IntArray:
-    """(n_u,) distinct items of one user, oldest first."""
+    """Draw the distinct items (n_u,) of one user, oldest first."""
     num_clusters = len(members)
     home = int(rng.random() * num_clusters)
     goal = (home + 1) % num_clusters
     spread = int((rng.random(12) * FINE).astype(np.int64).sum()) / FINE - 6.0  # close to N(0, 1)
     count = int(np.clip(np.floor(mean_events * np.exp2(0.6 * spread)), 10, appeal.size // 3))
-    free = appeal.copy()  # (I,) 0 once taken
+    free = appeal.copy()  # (I,) 0 once drawn
     out = np.empty(count, dtype=np.int64)
     for n in range(count):
         moved = drift * (n / count)
@@ -113,7 +113,7 @@ def _row(
         if rng.random() < focus:
             wanted = int(goal if rng.random() < moved else home)
         choice = members[wanted]
-        if not free[choice].any():  # the cluster is used up
+        if not free[choice].any():  # no unseen item of the cluster is left
             choice = np.flatnonzero(free)
         heap = np.cumsum(free[choice])
         out[n] = choice[np.searchsorted(heap, int(rng.random() * heap[-1]), side="right")]

@@ -1,6 +1,6 @@
-"""Embedded check-ins: people who go back to their places and to what is near.
+"""The embedded check-in data set: users return to visited places or go to nearby ones.
 
-As ``refit_env.data.synthetic``: from a seed by uniform draws alone, with no file and no network.
+Like ``refit_env.data.synthetic``, it is generated from a seed by uniform draws, without a file or a network.
 
 Letters: U users, I places, N check-ins of a user.
 """
@@ -12,10 +12,10 @@ import numpy as np
 from refit_env.data.dataset import Dataset, Interactions
 
 CITY = (40.7, -74.0)
-"""Latitude and longitude of the corner of the town."""
+"""Latitude and longitude of a corner of the area."""
 
 WIDTH = 0.05
-"""Side of the town in degrees: about 5 km."""
+"""Side of the area in degrees: about 5 km."""
 
 
 def synthesize_checkins(
@@ -26,26 +26,27 @@ def synthesize_checkins(
     again: float = 0.5,
     nearby: int = 5,
 ) -> Dataset:
-    """Make a check-in data set with coordinates and times.
+    """Generate a check-in data set with coordinates and times.
 
-    Places lie anywhere in a small town. A person begins anywhere; each further check-in is, with probability
-    ``again``, where the person has been before (any earlier check-in alike, so that habits form), else at
-    one of the ``nearby`` nearest places of the last one. Between two check-ins 1 to 24 hours pass. The last
-    tenth of a person's check-ins is for test, the tenth before it for validation.
+    Places are distributed uniformly over a small area. The first check-in of a user is at any place. Each
+    further one repeats, with probability ``again``, an earlier check-in (all equally likely, so frequent
+    places become more frequent); else it is at one of the ``nearby`` places nearest to the last one. Two
+    check-ins are 1 to 24 hours apart. The last tenth of a user's check-ins is test, the tenth before it
+    validation.
 
     Args:
-        seed: of everything.
+        seed: seed of all draws.
         num_users: U.
         num_items: I.
         checkins: N.
         again: share of check-ins that are repeats.
-        nearby: places around the last one that may be next.
+        nearby: number of nearest places that may come next.
 
     Returns:
-        A data set named ``"synthetic-checkins"``, in order of time.
+        A data set named ``"synthetic-checkins"``, sorted by time.
 
     Raises:
-        ValueError: if people could not have a check-in for each split, or there are too few places.
+        ValueError: if users have too few check-ins for three splits, or there are too few places.
 
     Example:
         >>> data = synthesize_checkins(seed=0)

@@ -1,6 +1,6 @@
-"""Embedded sessions: walks through a catalogue in which some items lead to others.
+"""The embedded sequential data set: sessions that are random walks over the items.
 
-As ``refit_env.data.synthetic``: from a seed by uniform draws alone, with no file and no network.
+Like ``refit_env.data.synthetic``, it is generated from a seed by uniform draws, without a file or a network.
 
 Letters: U sessions, I items, N events.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from refit_env.data.dataset import Dataset, Interactions
 
 FOLLOWERS = 3
-"""Items that each item may lead to."""
+"""Number of likely successors of each item."""
 
 
 def synthesize_sessions(
@@ -22,24 +22,24 @@ def synthesize_sessions(
     max_events: int = 8,
     focus: float = 0.8,
 ) -> Dataset:
-    """Make a sequential data set.
+    """Generate a sequential data set.
 
-    A session begins anywhere and has 3 to ``max_events`` events. Each event is, with probability ``focus``,
-    one of the three followers of the item before, the first of them as likely as the other two together;
-    else it is any item. Every tenth session is for validation, every tenth for test.
+    A session begins at any item and has 3 to ``max_events`` events. Each event is, with probability
+    ``focus``, one of the three followers of the previous item, the first of them as likely as the other two
+    together; else it is any item. One tenth of the sessions is validation, another tenth test.
 
     Args:
-        seed: of everything.
+        seed: seed of all draws.
         num_sessions: U.
         num_items: I.
         max_events: longest session.
-        focus: share of events that follow.
+        focus: share of events that are followers of the previous item.
 
     Returns:
-        A data set named ``"synthetic-sessions"``, in order of time.
+        A data set named ``"synthetic-sessions"``, sorted by time.
 
     Raises:
-        ValueError: if sessions could not have three events, or no split would get one.
+        ValueError: if sessions cannot have three events, or there are too few for three splits.
 
     Example:
         >>> data = synthesize_sessions(seed=0)

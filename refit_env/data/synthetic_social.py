@@ -1,6 +1,6 @@
-"""Embedded social data: the embedded data set, and friends who like the same.
+"""The embedded social data set: synthetic interactions, and friends with similar preferences.
 
-As ``refit_env.data.synthetic``: from a seed by uniform draws alone, with no file and no network.
+Like ``refit_env.data.synthetic``, it is generated from a seed by uniform draws, without a file or a network.
 
 Letters: U users, M people that a user meets, F friends that a user chooses, S ties.
 """
@@ -23,25 +23,25 @@ def synthesize_social(
     meets: int = 40,
     mean_events: float = 20.0,
 ) -> Dataset:
-    """Make a social data set.
+    """Generate a social data set.
 
-    Everybody meets some people at random and befriends those with whom most train items are shared (the lower
-    id where it is a tie); friendship goes both ways. So a user's friends tell of a taste that the user's own
-    few items may not.
+    Each user draws M other users at random and becomes friends with the F of them who share the most train
+    items (the lower id in a tie); friendship is symmetric. A user's friends therefore carry information about
+    preferences that the user's own few items may not show.
 
     Args:
         seed: of everything.
         num_users: U.
-        num_items: at least 24.
+        num_items: number of items, at least 24.
         friends: F.
         meets: M, at least F.
         mean_events: median activity of the users.
 
     Returns:
-        A data set named ``"synthetic-social"``; users may have more than F ties, others chose them too.
+        A data set named ``"synthetic-social"``; a user can have more than F ties, because others choose, too.
 
     Raises:
-        ValueError: if more friends are wanted than there are people to meet.
+        ValueError: unless 1 <= F <= M < U.
 
     Example:
         >>> data = synthesize_social(seed=0)
@@ -50,14 +50,14 @@ def synthesize_social(
     """
     if not 1 <= friends <= meets < num_users:
         raise ValueError(
-            f"friends={friends}, meets={meets}: must rise, from 1 to below the {num_users} users"
+            f"friends={friends}, meets={meets}: must satisfy 1 <= friends <= meets < {num_users} users"
         )
     data = synthesize(seed, num_users, num_items, mean_events=mean_events)
     rng = np.random.Generator(np.random.PCG64(seed + 1))
     shared = (data.train.csr @ data.train.csr.T).toarray().astype(np.int64)  # (U, U)
     pairs = []
     for user in range(num_users):
-        met = (user + 1 + (rng.random(meets) * (num_users - 1)).astype(np.int64)) % num_users  # never oneself
+        met = (user + 1 + (rng.random(meets) * (num_users - 1)).astype(np.int64)) % num_users  # not the user
         met = np.unique(met)
         chosen = met[np.argsort(-shared[user, met], kind="stable")[:friends]]
         pairs += [(user, int(friend)) for friend in chosen] + [(int(friend), user) for friend in chosen]

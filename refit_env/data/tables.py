@@ -1,4 +1,4 @@
-"""The parquet tables of a canonical folder, every value checked.
+"""Reads and validates the parquet tables of a canonical folder.
 
 Letters: U users, I items, N rows, S social edges.
 """
@@ -24,20 +24,20 @@ from refit_env.utils.text import shown
 _LIMITS = {"lat": 90.0, "lon": 180.0}
 """Largest absolute value of a column of the items' table."""
 _LATEST = 4_102_444_800.0
-"""Seconds to the year 2100; a later time was not written in seconds."""
+"""Unix time of the year 2100; a later time cannot be in seconds."""
 
 
 def count_rows(path: Path) -> int:
-    """N, as a parquet file states it; of its rows, nothing is read.
+    """Return N, as a parquet file states it, without reading rows.
 
     Raises:
-        DataError: if it is none, or claims more than a file of its size can hold.
+        DataError: if the file is not parquet, or states more rows than a file of its size can hold.
     """
     return int(_open(path).metadata.num_rows)
 
 
 def read_interactions(path: Path, num_users: int, num_items: int) -> RawRows:
-    """The rows of ``interactions.parquet``; columns beyond the known ones are not read.
+    """Read the rows of ``interactions.parquet``; unknown columns are ignored.
 
     Raises:
         DataError: if a column is missing or a value breaks a rule; the message names file and row.
@@ -62,7 +62,7 @@ def read_interactions(path: Path, num_users: int, num_items: int) -> RawRows:
 
 
 def read_social(path: Path, num_users: int) -> npt.NDArray[np.int32] | None:
-    """(S, 2) int32 directed user pairs of ``social.parquet``, or None where there is no such file."""
+    """Read the directed user pairs (S, 2) int32 of ``social.parquet``; None where there is no such file."""
     if not path.is_file():
         return None
     table = _read(path)
@@ -73,10 +73,10 @@ def read_social(path: Path, num_users: int) -> npt.NDArray[np.int32] | None:
 
 
 def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]] | None:
-    """Column name -> (I,) values of ``items.parquet``, in order of item, or None where there is no such file.
+    """Read column name -> (I,) values of ``items.parquet``, sorted by item; None where there is no such file.
 
     Raises:
-        DataError: if there is not one row for each item, or a latitude or longitude is none.
+        DataError: if there is not one row for each item, or a latitude or longitude is out of range.
     """
     if not path.is_file():
         return None
@@ -101,11 +101,11 @@ def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]
 
 
 def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
-    """(count,) the source's own ids, int64 or text, or None where there is no such file.
+    """Read the source's ids (count,), int64 or text; None where there is no such file.
 
     Raises:
-        DataError: if there is not one for each number, one is neither a whole number nor text, or one stands
-            twice; the message names file and row.
+        DataError: if there is not one id for each number, an id is neither a whole number nor text, or an id
+            appears twice; the message names file and row.
     """
     if not path.is_file():
         return None
@@ -125,12 +125,12 @@ def read_source_ids(path: Path, count: int) -> npt.NDArray[Any] | None:
     first = {value: n for n, value in reversed(list(enumerate(values)))}
     if len(first) < count:
         row = next(n for n, value in enumerate(values) if first[value] != n)
-        raise DataError(f"{path} row {row}: the id {shown(values[row])} stands twice")
+        raise DataError(f"{path} row {row}: the id {shown(values[row])} appears twice")
     return ids if ids.dtype.kind == "O" else ids.astype(np.int64)
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    """The file with its metadata; its claims are checked before a row is read."""
+    """Open the file and check the sizes that its metadata state, before a row is read."""
     refuse_pickle(path)
     try:
         file = pq.ParquetFile(path)
@@ -139,7 +139,7 @@ def _open(path: Path) -> pq.ParquetFile:
         groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
         stated = sum(group.num_rows for group in groups)
         unpacked = sum(group.total_byte_size for group in groups)
-    except Exception as error:  # pyarrow raises many kinds; all mean the same to the reader
+    except Exception as error:  # pyarrow raises many types
         raise DataError(f"{path}: not a whole parquet file ({reason(error)})") from None
     if columns > MOST_COLUMNS or rows < 0 or stated != rows:
         raise DataError(
@@ -153,12 +153,12 @@ def _open(path: Path) -> pq.ParquetFile:
 def _read(
     path: Path, required: Sequence[str] = (), optional: Sequence[str] | None = None
 ) -> dict[str, npt.NDArray[Any]]:
-    """Column name -> (N,) values: numbers, booleans, or text as objects.
+    """Read column name -> (N,) values: numbers, booleans, or text as objects.
 
     Args:
         path: the file.
-        required: columns that must be there.
-        optional: columns that are read where they are there; None reads all.
+        required: columns that must exist.
+        optional: columns that are read if they exist; None reads all.
     """
     file = _open(path)
     schema = file.schema_arrow
@@ -167,7 +167,7 @@ def _read(
             raise DataError(f"{path}: no column {name!r}; it has {listed(schema.names)}")
     names = [n for n in schema.names if optional is None or n in (*required, *optional)]
     if len(set(names)) != len(names):
-        raise DataError(f"{path}: a column name stands twice: {listed(names)}")
+        raise DataError(f"{path}: a column name appears twice: {listed(names)}")
     texts = []
     for name in names:
         kind = schema.field(name).type
@@ -176,7 +176,7 @@ def _read(
         elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
             raise DataError(f"{path}: column {shown(name)} is {str(kind)[:40]}, expected numbers or text")
     try:
-        # each text is held once, so that a long one in every row is no bomb
+        # A dictionary stores each text once, so a long text in every row does not fill the memory.
         file = pq.ParquetFile(path, read_dictionary=texts)
         table = file.read(columns=names)
         values = {name: _numpy(table.column(name)) for name in names}
@@ -188,13 +188,13 @@ def _read(
 
 
 def _numpy(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    """(N,) the values; a missing number is NaN, a missing text None."""
+    """Return the values (N,); a missing number is NaN, a missing text None."""
     if not pa.types.is_dictionary(column.type):
         values: npt.NDArray[Any] = column.to_numpy()
         return values
     parts = [np.zeros(0, dtype=object)]
     for chunk in column.chunks:
-        words = np.empty(len(chunk.dictionary) + 1, dtype=object)  # the last one stands for none: index -1
+        words = np.empty(len(chunk.dictionary) + 1, dtype=object)  # the last one, at index -1, is None
         words[:-1] = chunk.dictionary.to_pylist()
         parts.append(words[chunk.indices.fill_null(-1).to_numpy()])
     return np.concatenate(parts)
@@ -205,11 +205,11 @@ def _kind(values: npt.NDArray[Any]) -> str:
 
 
 def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDArray[np.int64]:
-    """Whole numbers in 0..count - 1."""
+    """Return the values as int64; raise an error unless they are whole numbers in 0..count - 1."""
     if values.dtype.kind not in "iu":
         if values.dtype.kind == "f" and not (whole := values == np.floor(values)).all():
             row = int(np.flatnonzero(~whole)[0])
-            raise DataError(f"{path} row {row}: {name} {values[row]} is no whole number")
+            raise DataError(f"{path} row {row}: {name} {values[row]} is not a whole number")
         raise DataError(f"{path}: column {name!r} is {_kind(values)}, expected whole numbers")
     if (wrong := (values < 0) | (values >= count)).any():
         row = int(np.flatnonzero(wrong)[0])
@@ -218,7 +218,7 @@ def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDA
 
 
 def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Finite numbers."""
+    """Return the values as float64; raise an error unless they are finite numbers."""
     if values.dtype.kind not in "iuf":
         raise DataError(f"{path}: column {name!r} is {_kind(values)}, expected numbers")
     if (wrong := ~np.isfinite(values)).any():

@@ -1,4 +1,4 @@
-"""Times that are numbers: their unit is found where it is certain, else it must be stated.
+"""Converts numeric times to seconds; the unit is detected where it is unambiguous, else it must be stated.
 
 Letters: N rows.
 """
@@ -17,28 +17,29 @@ UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "days": 86_400.0}
 """Unit -> seconds."""
 NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds", "days": "days"}
 _EARLIEST = 631_152_000.0
-"""Seconds to 1990: an earlier time is no log's."""
-_CERTAIN = ("s", "ms", "us", "ns")
-"""Units whose plausible numbers no other unit shares; days could be any small numbers."""
+"""Unix time of 1990: logs are not older."""
+_DETECTED = ("s", "ms", "us", "ns")
+"""Units that can be detected, because their plausible ranges do not overlap; days could be any small
+numbers."""
 
 
 def to_seconds(
     where: str, values: npt.NDArray[np.float64], unit: str | None = None, now: float | None = None
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Seconds since 1970 of times in another unit.
+    """Convert times to seconds since 1970.
 
     Args:
         where: the file, for the message.
         values: (N,) numbers.
-        unit: a key of ``UNITS``, which is then believed; None finds the unit in which every time lies between
-            1990 and tomorrow.
-        now: seconds since 1970; None asks the clock.
+        unit: a key of ``UNITS``, not checked; None detects the unit in which every time is between 1990 and
+            tomorrow.
+        now: seconds since 1970; None reads the clock.
 
     Returns:
-        (N,) seconds, and a note for the report where they were converted.
+        (N,) seconds, and a note for the report if they were converted.
 
     Raises:
-        DataError: if no unit is certain; the message names the option that states it.
+        DataError: if no unit fits; the message names the option that states it.
 
     Example:
         >>> to_seconds("log.csv", np.array([1.5e12, 1.6e12]))
@@ -48,7 +49,7 @@ def to_seconds(
         return values, ()
     if unit is None:
         latest = (time.time() if now is None else now) + UNITS["days"]
-        found = [u for u in _CERTAIN if _plausible(values * UNITS[u], latest).all()]
+        found = [u for u in _DETECTED if _plausible(values * UNITS[u], latest).all()]
         if not found:
             raise DataError(f"{where}: {_wrong(values, latest)}")
         unit = found[0]
@@ -58,16 +59,16 @@ def to_seconds(
 
 
 def _plausible(seconds: npt.NDArray[np.float64], latest: float) -> npt.NDArray[np.bool_]:
-    """(N,) whether each lies between 1990 and tomorrow."""
+    """Return (N,) whether each time is between 1990 and tomorrow."""
     return (seconds >= _EARLIEST) & (seconds <= latest)
 
 
 def _wrong(values: npt.NDArray[np.float64], latest: float) -> str:
-    """What is wrong with times of no certain unit, and what to do."""
+    """Return the message for times whose unit cannot be detected."""
     wrong = ~_plausible(values, latest)
     first = int(np.flatnonzero(wrong)[0])
     option = spelled("time_unit", "UNIT", "UNIT")
     return (
-        f"{int(wrong.sum()):,} of {values.size:,} times, the first of them {values[first]:.15g}, are no "
+        f"{int(wrong.sum()):,} of {values.size:,} times, the first of them {values[first]:.15g}, are not "
         f"seconds between 1990 and today; {option} states their unit ({', '.join(UNITS)})"
     )

@@ -1,1 +1,1 @@
-"""Readers of official file formats, and the unpickler that runs nothing."""
+"""Readers of official file formats, and an unpickler that runs no code."""

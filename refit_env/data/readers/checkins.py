@@ -1,4 +1,4 @@
-"""Check-ins: Foursquare's TSMC2014 files, and the tab-separated files that Diff-POI and others use.
+"""Readers of check-ins: Foursquare's TSMC2014 files, and the tab-separated files of Diff-POI and others.
 
 Letters: N rows, I places.
 """
@@ -25,7 +25,7 @@ TSMC2014 = Layout(
     ("id", "token", "skip", "skip", "number", "number", "skip", "date"),
     "\t",
     pattern="user<tab>venue<tab>category id<tab>category<tab>lat<tab>lon<tab>minutes<tab>UTC time",
-    encoding="latin-1",  # as published: the categories' names have accents
+    encoding="latin-1",  # the published files have accented category names in Latin-1
 )
 LBSN = Layout(
     ("user", "place", "lat,lon", "clock", "day"),
@@ -34,11 +34,11 @@ LBSN = Layout(
     pattern="USER_1<tab>LOC_2<tab>lat,lon<tab>HH:MM<tab>day",
 )
 NOWHERE = "LOC_null"
-"""What stands for the place of a check-in whose place is unknown; Diff-POI drops such rows."""
+"""Place of a check-in whose place is unknown; Diff-POI drops such rows."""
 
 
 def read_tsmc2014(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of ``dataset_TSMC2014_NYC.txt`` or ``dataset_TSMC2014_TKY.txt``; venues are tokens.
+    """Read the rows of ``dataset_TSMC2014_NYC.txt`` or ``dataset_TSMC2014_TKY.txt``; venues are tokens.
 
     Raises:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
@@ -50,10 +50,10 @@ def read_tsmc2014(source: Path, options: ReadOptions) -> RawRows:
 
 
 def read_lbsn(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of ``train.txt``, ``tune.txt`` and ``test.txt``; ids are the numbers behind USER_ and LOC_.
+    """Read ``train.txt``, ``tune.txt`` and ``test.txt``; ids are the numbers after USER_ and LOC_.
 
-    The time of a row is the day, counted from the first of the crawl, and the hour: seconds from that
-    day's midnight. Within a file the rows are in no order.
+    The time of a row is in seconds since midnight of the crawl's first day. The rows of a file are not
+    sorted.
 
     Raises:
         DataError: for a missing file, or the first line that breaks a rule; the message names file and line.
@@ -74,7 +74,7 @@ def read_lbsn(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _lbsn(path: Path) -> tuple[Columns, int]:
-    """The columns of one file's check-ins at known places, and how many are at unknown ones."""
+    """Read the columns of one file's check-ins at known places; also count those at unknown places."""
     raw = read_delimited(path, LBSN)
     user = _extract(path, raw, "user", r"USER_([0-9]{1,18})", "USER_ and a number")["0"]
     known = raw["place"] != NOWHERE  # (N,)
@@ -82,7 +82,7 @@ def _lbsn(path: Path) -> tuple[Columns, int]:
     item = _extract(path, raw | {"place": place}, "place", r"LOC_([0-9]{1,18})", "LOC_ and a number")["0"]
     clock = _extract(path, raw, "clock", r"([01]?[0-9]|2[0-3]):([0-5][0-9])", "a time HH:MM")
     number = r"([+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?)"
-    where = np.where(known, raw["lat,lon"], "0,0")  # an unknown place may have none
+    where = np.where(known, raw["lat,lon"], "0,0")  # an unknown place may have no coordinates
     both = _extract(path, raw | {"lat,lon": where}, "lat,lon", f"{number}, ?{number}", "two numbers lat,lon")
     columns: Columns = {
         "timestamp": 86400.0 * raw["day"]
@@ -97,14 +97,14 @@ def _lbsn(path: Path) -> tuple[Columns, int]:
 
 
 def _ids(digits: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The ids (N,) that stand behind USER_ or LOC_."""
+    """Parse the digits (N,) after USER_ or LOC_ as ids."""
     values = id_values(pd.Series(digits, dtype=str))
-    assert values is not None  # the pattern of the line leaves digits only
+    assert values is not None  # the pattern matches digits only
     return values
 
 
 def _extract(path: Path, columns: Columns, name: str, pattern: str, what: str) -> Columns:
-    """The groups of a pattern, "0", "1" ..., each (N,) text; an error where a value does not fit it."""
+    """Return the groups "0", "1" ... of a pattern, each (N,) text; every value must match."""
     texts = pd.Series(columns[name], dtype=object)
     found = texts.str.extract(f"^{pattern}$")
     if found.isna().to_numpy().any():
@@ -115,7 +115,7 @@ def _extract(path: Path, columns: Columns, name: str, pattern: str, what: str) -
 
 
 def _check_coordinates(path: Path, layout: Layout, columns: Columns) -> None:
-    """Latitudes and longitudes are such."""
+    """Raise an error for a latitude or longitude out of range."""
     for name, limit in (("lat", 90.0), ("lon", 180.0)):
         if (wrong := np.abs(columns[name]) > limit).any():
             row = int(np.flatnonzero(wrong)[0])
@@ -126,6 +126,6 @@ def _check_coordinates(path: Path, layout: Layout, columns: Columns) -> None:
 
 
 def _places(columns: Columns) -> dict[str, npt.NDArray[Any]]:
-    """Item, lat and lon of each place, as its first row has them."""
+    """Return item, lat and lon of each place, from its first row."""
     kept = ~pd.Series(columns["item"]).duplicated().to_numpy()
     return {name: columns[name][kept] for name in ("item", "lat", "lon")}

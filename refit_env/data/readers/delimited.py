@@ -1,10 +1,9 @@
-"""Delimited text, read fast where it is well formed and line by line where it is not, to name the line.
+"""Reads delimited text: fast with pandas if it is well formed, else line by line, to name the faulty line.
 
-Pandas parses the file, a million rows at a time, so that memory holds the columns that are used and no more;
-only a table in which every id is made of digits and every other value is finite passes as it is. Ids are
-parsed as numbers where no field begins with a zero before a digit; where one does, as text, which keeps it.
-Anything else goes through a plain reader, which either finds the rule that a line breaks or shows that pandas
-was too strict.
+Pandas parses the file in chunks of a million rows, so that memory holds only the columns that are used. Its
+result is accepted if every id consists of digits and every other value is finite. If a field begins with a
+zero before a digit, ids are parsed as text, which keeps the zero. Any other file is read by a slower reader,
+which either finds the rule that a line breaks, or accepts the file.
 
 Letters: N rows.
 """
@@ -31,11 +30,11 @@ from refit_env.data.readers.field_parsing import Kind, fast_column, parse_field
 from refit_env.errors import DataError
 
 CHUNK = 1_000_000
-"""Rows that are parsed at a time; what is not used of them is dropped before the next ones are read."""
+"""Rows of a chunk; its unused columns are dropped before the next chunk is read."""
 
 Columns = dict[str, npt.NDArray[Any]]
-"""Field name -> (N,) values: ids as ``refit_env.data.ids`` has them, object tokens, int64 counts, float64
-numbers and seconds."""
+"""Field name -> (N,) values: ids as in ``refit_env.data.ids``, object tokens, int64 counts, float64 numbers
+and seconds."""
 
 _MAGIC = (
     (b"\x93NUMPY", "a NumPy array"),
@@ -48,19 +47,19 @@ _MAGIC = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How the lines of a file look.
+    """The format of the lines of a file.
 
     Attributes:
-        names: of the fields, in order.
-        kinds: of the fields.
-        separator: between fields; one character, or ``"::"``.
-        header: how many lines precede the first row.
-        quoted: whether fields may stand in double quotes.
-        pattern: what a line should look like, for error messages.
-        hint: what to do where an id is no number, for error messages.
-        blank: what to do where a field that is used is empty, for error messages.
-        drop_blank: whether rows in which one is are dropped.
-        encoding: of the text; UTF-8 where the file begins with its byte order mark.
+        names: names of the fields, in order.
+        kinds: kinds of the fields.
+        separator: separator of the fields; one character, or ``"::"``.
+        header: number of lines before the first row.
+        quoted: whether fields may be in double quotes.
+        pattern: the expected line, for error messages.
+        hint: advice for an id that is not a number, for error messages.
+        blank: advice for an empty field that is used, for error messages.
+        drop_blank: whether rows with an empty field that is used are dropped.
+        encoding: encoding of the text; UTF-8 if the file begins with its byte order mark.
     """
 
     names: tuple[str, ...]
@@ -82,21 +81,21 @@ class Layout:
 
 
 def refuse_pickle(path: Path) -> bytes:
-    """The first bytes of a file; a ``DataError`` if it is not there, or a pickle, which is not read here."""
+    """Return the first bytes of a file; raise a ``DataError`` if it is missing or a pickle."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file")
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         raise DataError(
-            f"{path}: this is a pickle, which can run code when it is loaded; of pickles, only the formats "
-            "recdiff and dreamrec are read, and none is run"
+            f"{path}: this is a pickle, which can run code when it is loaded; only the formats recdiff and "
+            "dreamrec may be pickles, and their code is not run"
         )
     return head
 
 
 def refuse_binary(path: Path) -> None:
-    """Raise a ``DataError`` for a file that is not there, is empty, or is no text."""
+    """Raise a ``DataError`` for a file that is missing, empty, or not text."""
     head = refuse_pickle(path)
     if not head.strip():
         raise DataError(f"{path}: the file is empty")
@@ -117,7 +116,7 @@ def read_delimited(path: Path, layout: Layout) -> Columns:
 
 
 def read_counting(path: Path, layout: Layout) -> tuple[Columns, int]:
-    """Read a delimited file, and count the rows that ``layout.drop_blank`` left out.
+    """Read a delimited file, and count the rows that ``layout.drop_blank`` dropped.
 
     Raises:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
@@ -128,19 +127,19 @@ def read_counting(path: Path, layout: Layout) -> tuple[Columns, int]:
 
 
 def first_value(path: Path, layout: Layout, name: str) -> str:
-    """The first value of a column that is not blank; empty if there is none."""
+    """Return the first value of a column that is not blank; an empty string if there is none."""
     place = layout.names.index(name)
     values = (fields[place].strip() for _, fields in _lines(path, layout) if place < len(fields))
     return next((value for value in values if value), "")
 
 
 def line_of(path: Path, layout: Layout, row: int) -> int:
-    """The number (from 1) of the line that holds a row (from 0); blank lines are no rows."""
+    """Return the number (from 1) of the line that holds a row (from 0); blank lines are not rows."""
     return next(number for n, (number, _) in enumerate(_lines(path, layout)) if n == row)
 
 
 def read_header(path: Path, separator: str) -> list[str]:
-    """The fields of the first line."""
+    """Read the fields of the first line."""
     refuse_binary(path)
     line = next(text_lines(path))[1]
     try:
@@ -153,10 +152,10 @@ def read_header(path: Path, separator: str) -> list[str]:
 
 
 def text_lines(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, str]]:
-    """Line number (from 1) and text of every line, without its end.
+    """Yield line number (from 1) and text of every line, without the line end.
 
     Raises:
-        DataError: for a line that is no text of the encoding, or longer than any in a published file.
+        DataError: for a line that is not text of the encoding, or longer than any in a published file.
     """
     number = 0
     try:
@@ -173,8 +172,8 @@ def text_lines(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, s
 
 
 def _read_fast(path: Path, layout: Layout) -> Columns | None:
-    """The columns, or None where pandas fails or any value is suspicious."""
-    wide = len(layout.separator)  # '::' is read as ':' with an empty field between every two
+    """Read the columns with pandas; None if pandas fails or any value needs the slower reader."""
+    wide = len(layout.separator)  # '::' is read as ':' with an empty field between every two fields
     names: list[str] = []
     for name in layout.names:
         names += [name, *(f"{name} gap {n}" for n in range(1, wide))]
@@ -191,21 +190,16 @@ def _read_fast(path: Path, layout: Layout) -> Columns | None:
                 if columns is None:
                     return None
                 parts.append(columns)
-    except (
-        ValueError,
-        pd.errors.ParserWarning,
-        OverflowError,
-    ):  # ParserError and UnicodeDecodeError are such
+    except (ValueError, pd.errors.ParserWarning, OverflowError):  # includes ParserError, UnicodeDecodeError
         return None
     return _joined(parts) if parts else None
 
 
 def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFrame]:
-    """The file as tables of text and numbers."""
+    """Yield the file as tables of text and numbers."""
     as_text = {"token", "skip"} | ({"id"} if _has_leading_zero(path, layout.separator) else set())
-    text = {
-        n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in as_text
-    }  # all other types are pandas' to find
+    # pandas infers the types of all other columns
+    text = {n: str for n, k in zip(layout.names, layout.kinds, strict=True) if k in as_text}
     with pd.read_csv(
         path,
         sep=layout.separator[0],
@@ -224,10 +218,10 @@ def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFra
 
 
 def _fast_columns(table: pd.DataFrame, layout: Layout) -> Columns | None:
-    """The columns of one chunk, or None."""
+    """Return the columns of one chunk; None if any value needs the slower reader."""
     gaps = [name for name in table.columns if name not in layout.names]
     if table.empty or table[gaps].notna().to_numpy().any() or table[layout.names[-1]].isna().any():
-        return None  # no line ends in a separator, so that a last field without a value is not there
+        return None  # no line ends in a separator, so a missing last value is a missing field
     columns: Columns = {}
     for name, kind in zip(layout.names, layout.kinds, strict=True):
         if kind == "skip":
@@ -240,12 +234,12 @@ def _fast_columns(table: pd.DataFrame, layout: Layout) -> Columns | None:
 
 
 def _joined(parts: list[Columns]) -> Columns:
-    """The chunks' columns end to end, each freed as soon as it is joined."""
+    """Concatenate the chunks' columns, and free each one as soon as it is copied."""
     return {name: join_ids([part.pop(name) for part in parts]) for name in list(parts[0])}
 
 
 def _has_leading_zero(path: Path, separator: str) -> bool:
-    """Whether any field may be a number that begins with a sign or a zero, which pandas would drop."""
+    """Return whether any field may be a number that begins with a plus or a zero, which pandas would drop."""
     mark = re.escape(separator[-1].encode())
     pattern = rb"(?:[%s\s\"]|\A(?:\xef\xbb\xbf)?)(?:0|\+)[0-9]" % mark
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -253,7 +247,7 @@ def _has_leading_zero(path: Path, separator: str) -> bool:
 
 
 def _has_open_line(path: Path, separator: str) -> bool:
-    """Whether a line ends in a separator: an empty last field, which pandas cannot tell from none."""
+    """Return whether a line ends in a separator: pandas reads an empty last field as a missing one."""
     mark = separator.encode()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         ends = (mark + end for end in (b"\n", b"\r"))
@@ -261,7 +255,7 @@ def _has_open_line(path: Path, separator: str) -> bool:
 
 
 def _read_plain(path: Path, layout: Layout) -> tuple[Columns, int]:
-    """The columns, line by line, and the rows left out; the reader that explains what is wrong."""
+    """Read the columns line by line, and count the dropped rows; errors name the line and the rule."""
     parts: list[Columns] = []
     rows: list[list[Any]] = []
     dropped = 0
@@ -287,13 +281,13 @@ def _read_plain(path: Path, layout: Layout) -> tuple[Columns, int]:
 
 
 def _has_blank(fields: Sequence[str], layout: Layout) -> bool:
-    """Whether a field that is used, and may not be empty, is."""
+    """Return whether a field that is used and must not be empty is empty."""
     both = zip(fields, layout.kinds, strict=True)
     return any(kind not in ("skip", "optional") and not text.strip() for text, kind in both)
 
 
 def _plain_columns(rows: list[list[Any]], layout: Layout) -> Columns:
-    """The columns of parsed rows."""
+    """Return the columns of parsed rows."""
     types: dict[Kind, Any] = {"count": np.int64, "token": object}
     columns: Columns = {}
     for n, (name, kind) in enumerate(zip(layout.names, layout.kinds, strict=True)):
@@ -306,7 +300,7 @@ def _plain_columns(rows: list[list[Any]], layout: Layout) -> Columns:
 
 
 def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """Line number (from 1) and fields of every line that is not blank."""
+    """Yield line number (from 1) and fields of every line that is not blank."""
     number = 0
     try:
         with _open(path, layout.encoding) as file:
@@ -333,13 +327,13 @@ def _open(path: Path, encoding: str) -> Any:
 
 
 def _encoding(path: Path, encoding: str) -> str:
-    """The layout's, but UTF-8 where the file says so by its byte order mark."""
+    """Return the layout's encoding, or UTF-8 if the file begins with its byte order mark."""
     with path.open("rb") as file:
         return "utf-8-sig" if file.read(3) == codecs.BOM_UTF8 else encoding
 
 
 def _wrong_shape(fields: Sequence[str], layout: Layout) -> str:
-    """Say how a line differs from the layout, and what it may be."""
+    """Return the message for a line with the wrong number of fields, with a guess at the cause."""
     line = layout.separator.join(fields)
     found = f"expected {layout.expected!r} ({len(layout.names)} fields), found {line[:60]!r} ({len(fields)})"
     others = [s for s in ("::", "\t", ",", ";", "|", " ") if s != layout.separator]

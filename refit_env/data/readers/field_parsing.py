@@ -1,4 +1,4 @@
-"""One field of a text file: its kind, and its value or the rule that it breaks.
+"""Parses one field of a text file by its kind.
 
 Letters: N rows.
 """
@@ -16,12 +16,12 @@ import pandas as pd
 from refit_env.data.ids import NUMBER, parse_id
 
 Kind = Literal["id", "token", "count", "number", "optional", "date", "skip"]
-"""An id of digits (text where a number would lose leading zeros), any text, a whole number >= 0, a finite
-number, a finite number or nothing (NaN), a date (an ISO date, or ``Tue Apr 03 18:00:09 +0000 2012``) in
-seconds, or what is not used."""
+"""Kinds of fields: ``id``, digits (text if it has leading zeros); ``token``, any text; ``count``, a whole
+number >= 0; ``number``, a finite number; ``optional``, a finite number or empty (NaN); ``date``, an ISO date
+or ``Tue Apr 03 18:00:09 +0000 2012``, in seconds; ``skip``, not used."""
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,5})?")
-"""A decimal number; nothing else that Python takes for one, such as ``1_000`` or ``nan``."""
+"""A decimal number; other text that ``float`` accepts, such as ``1_000`` or ``nan``, does not match."""
 
 _ISO = r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{3}|\.[0-9]{6})?Z?)?"
 _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
@@ -31,10 +31,10 @@ _STAMP_UTC, _STAMP_ANY = _STAMP % r"\+0000", re.compile(_STAMP % "([+-])([0-9]{2
 
 
 def parse_field(text: str, kind: Kind) -> Any:
-    """Read one field.
+    """Parse one field.
 
     Raises:
-        ValueError: with the rule that it breaks, to stand behind the field's name.
+        ValueError: with the rule that it breaks, as a message that follows the field's name.
 
     Example:
         >>> parse_field("12", "id"), parse_field("012", "id"), parse_field("4.5", "number")
@@ -61,13 +61,13 @@ def parse_field(text: str, kind: Kind) -> Any:
     if kind == "date":
         seconds = seconds_of(text)
         if seconds is None:
-            raise ValueError(f"{text[:40]!r} is no date")
+            raise ValueError(f"{text[:40]!r} is not a date")
         return seconds
     return parse_number(text)
 
 
 def parse_number(text: str) -> float:
-    """Read a decimal number, the way that every reader does.
+    """Parse a decimal number; all readers use this function.
 
     Raises:
         ValueError: with the rule that it breaks.
@@ -77,7 +77,7 @@ def parse_number(text: str) -> float:
         (4.5, -1000.0)
     """
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is no number")
+        raise ValueError(f"{text[:40]!r} is not a number")
     value = float(text)
     if not np.isfinite(value):
         raise ValueError(f"{text[:40]!r} is too large")
@@ -85,7 +85,7 @@ def parse_number(text: str) -> float:
 
 
 def seconds_of(text: str) -> float | None:
-    """Seconds since 1970 of a date such as 2014-04-07T10:51:09.277Z, or None; without a zone it is UTC."""
+    """Return Unix time of a date such as 2014-04-07T10:51:09.277Z, or None; the default zone is UTC."""
     stamp = _STAMP_ANY.fullmatch(text)
     try:
         if stamp:
@@ -100,7 +100,7 @@ def seconds_of(text: str) -> float | None:
 
 
 def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
-    """(N,) values of a column as pandas parsed it, or None where any of them is suspicious."""
+    """Return the values (N,) of a column that pandas parsed; None if any needs the slower reader."""
     if kind == "token":
         text = series.str.strip()
         return None if text.isna().any() or text.eq("").any() else text.to_numpy(dtype=object)
@@ -117,7 +117,7 @@ def fast_column(series: pd.Series[Any], kind: Kind) -> npt.NDArray[Any] | None:
 
 
 def id_values(series: pd.Series[Any]) -> npt.NDArray[Any] | None:
-    """(N,) ids of a column of text: int64, text where one has leading zeros, None where one is no id.
+    """Parse a column of text as ids (N,): int64, or text if one has leading zeros; None if one is not an id.
 
     Raises:
         OverflowError: if one does not fit 64 bits.
@@ -137,10 +137,10 @@ def id_values(series: pd.Series[Any]) -> npt.NDArray[Any] | None:
 
 
 def _fast_dates(series: pd.Series[Any]) -> npt.NDArray[np.float64] | None:
-    """(N,) seconds of a column of dates that all have one of the two usual forms, or None."""
+    """Return the seconds (N,) of a column of dates if all have one of the two usual forms, else None."""
     if not pd.api.types.is_string_dtype(series.dtype):
         return None
-    if series.str.fullmatch(_STAMP_UTC).eq(True).all():  # fixed places: no parser that knows a locale
+    if series.str.fullmatch(_STAMP_UTC).eq(True).all():  # sliced, because a date parser depends on the locale
         month = series.str[4:7].map({name: f"{n:02d}" for n, name in enumerate(_MONTHS, start=1)})
         series = series.str[26:30] + "-" + month + "-" + series.str[8:10] + "T" + series.str[11:19]
     elif not series.str.fullmatch(_ISO).eq(True).all():

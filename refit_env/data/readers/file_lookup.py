@@ -1,4 +1,4 @@
-"""Which file of a folder is meant."""
+"""Finds the official files in a folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refit_env.errors import DataError
 
 
 def one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
-    """The file itself, or the one in the folder that has a usual name or the ending.
+    """Return the file itself, or the one in the folder that has a usual name or the ending.
 
     Raises:
         DataError: if there is none, or more than one with the ending; the message lists what is there.
@@ -24,11 +24,11 @@ def one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
 
 
 def all_files(source: Path, wanted: Sequence[Sequence[str]]) -> list[Path]:
-    """The files that belong together, each by the first of its usual names that is there.
+    """Return the files that belong together, each by the first of its usual names that exists.
 
     Args:
-        source: their folder, or one of them.
-        wanted: the usual names of each.
+        source: their folder, or one of the files.
+        wanted: the usual names of each file.
 
     Raises:
         DataError: if one is missing; the message names it, and lists what is there.
@@ -44,7 +44,7 @@ def all_files(source: Path, wanted: Sequence[Sequence[str]]) -> list[Path]:
 
 
 def only(folder: Path, found: Sequence[Path], what: str) -> Path:
-    """The one file that was found."""
+    """Return the one file that was found; raise an error if there is none, or more than one."""
     if len(found) == 1:
         return found[0]
     raise DataError(f"{folder}: {'more than one' if found else 'no'} {what}; {_holds(folder)}")

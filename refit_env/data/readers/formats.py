@@ -1,4 +1,4 @@
-"""Readers of the official formats: each gives the rows of a file or of a folder of split files.
+"""Readers of the official formats; each returns the rows of a file or of a folder of split files.
 
 =========== ================================================ =========================================
 format      files                                            line
@@ -51,11 +51,12 @@ from refit_env.data.readers.yelp import read_yelp
 from refit_env.errors import DataError, unknown_name
 
 _NO_NUMBERS = re.compile(rb"(?<![0-9])0[0-9]|[^0-9\s]")
-"""What a line of LightGCN's numbers has none of."""
+"""What a line of plain numbers does not contain: a leading zero, or a character other than a digit or
+blank."""
 
 
 TABLES = ("csv", "inter")
-"""Formats whose columns have names, so that options can choose among them."""
+"""Formats with named columns, which options can choose."""
 
 
 def read_rows(source: Path | str, format: str, options: ReadOptions | None = None) -> RawRows:
@@ -64,7 +65,7 @@ def read_rows(source: Path | str, format: str, options: ReadOptions | None = Non
     Args:
         source: the file, or the folder with it.
         format: a key of ``FORMATS``.
-        options: names of columns and the like.
+        options: settings such as the names of columns.
 
     Raises:
         ValueError: for an unknown format, with a did-you-mean.
@@ -76,12 +77,12 @@ def read_rows(source: Path | str, format: str, options: ReadOptions | None = Non
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder")
     options = options or ReadOptions()
-    _refuse_unheard(format, options)
+    _refuse_unused(format, options)
     return FORMATS[format](source, options)
 
 
-def _refuse_unheard(format: str, options: ReadOptions) -> None:
-    """An option that a format does not read would change nothing, and is a mistake."""
+def _refuse_unused(format: str, options: ReadOptions) -> None:
+    """Raise an error for an option that the format does not use."""
     for name in ("columns", "ignore", "separator", "token_ids", "drop_blank"):
         formats = ("csv",) if name == "separator" else TABLES
         if getattr(options, name) and format not in formats:
@@ -89,10 +90,10 @@ def _refuse_unheard(format: str, options: ReadOptions) -> None:
 
 
 def guess_format(source: Path | str) -> str:
-    """The format that the names of the files suggest.
+    """Guess the format from the names of the files.
 
     Raises:
-        DataError: if none does.
+        DataError: if no name is known.
     """
     source = Path(source)
     if not source.exists():
@@ -120,7 +121,7 @@ def guess_format(source: Path | str) -> str:
             return format
     which = spelled("format", "NAME", "NAME")
     raise DataError(
-        f"{source}: cannot tell the format from the names; {which} states it: {', '.join(FORMATS)}"
+        f"{source}: cannot guess the format from the names; {which} states it: {', '.join(FORMATS)}"
     )
 
 
@@ -169,14 +170,14 @@ def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _adjacency(path: Path) -> RawRows:
-    """Lines of ``user item item ...``; a user without items is allowed, and has no row."""
+    """Read lines ``user item item ...``; a user without items is allowed, and has no row."""
     refuse_binary(path)
     users: list[int] = []
     items: list[list[int]] = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
-        if _NO_NUMBERS.search(line):  # int() would take '007', '+7' and '1_0', too
+        if _NO_NUMBERS.search(line):  # int() would also accept '007', '+7' and '1_0'
             raise DataError(f"{path} line {number}: {_wrong_word(line)}")
         try:
             user, *row = map(int, line.split())
@@ -193,7 +194,7 @@ def _adjacency(path: Path) -> RawRows:
 
 
 def _wrong_word(line: bytes) -> str:
-    """What is wrong with a line of ids."""
+    """Return the message for a faulty line of ids."""
     for word in line.decode("utf-8", "replace").split():
         try:
             if isinstance(parse_field(word, "id"), str):
@@ -204,7 +205,7 @@ def _wrong_word(line: bytes) -> str:
 
 
 def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: ReadOptions) -> RawRows:
-    """One table of the files of the splits; a column that one of them lacks is dropped."""
+    """Concatenate the files of the splits; a column that one of them lacks is dropped."""
     parts = {split: read(path) for split, path in files.items()}
     for split, path in files.items():
         _check_range(path, "user", parts[split].users, options.num_users)
@@ -212,7 +213,7 @@ def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: R
     tables = list(parts.values())
     if len({table.unix for table in tables if table.timestamps is not None}) > 1:
         raise DataError(
-            f"{next(iter(files.values())).parent}: some files have dates, others numbers as times"
+            f"{next(iter(files.values())).parent}: the times are dates in some files, numbers in others"
         )
 
     def together(name: str) -> npt.NDArray[np.float64] | None:
@@ -232,7 +233,7 @@ def _join(files: Mapping[str, Path], read: Callable[[Path], RawRows], options: R
 
 
 def _check_range(path: Path, who: str, ids: npt.NDArray[np.generic], count: int | None) -> None:
-    """Numeric ids lie below the stated count."""
+    """Raise an error if a numeric id is not below the stated count."""
     if count is not None and ids.dtype.kind in "iu" and ids.size and int(ids.max()) >= count:
         row = int(np.flatnonzero(ids >= np.int64(count))[0])
         raise DataError(f"{path} interaction {row}: {who} {ids[row]} is outside 0..{count - 1} (num_{who}s)")

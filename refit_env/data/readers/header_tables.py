@@ -1,4 +1,4 @@
-"""Tables with a header, whose columns are found by name: CSV, and RecBole's atomic files.
+"""Reads tables with a header, whose columns are found by name: CSV, and RecBole's atomic files.
 
 Letters: N rows.
 """
@@ -25,22 +25,22 @@ from refit_env.utils.text import shown
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a reader may be told beyond the place of the files; the names matter to ``csv`` and ``inter``."""
+    """Settings of a reader; ``columns`` to ``drop_blank`` apply to the formats ``csv`` and ``inter``."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
     ignore: Sequence[str] = ()
     """Columns that are not read, whatever their names."""
     separator: str | None = None
-    """Between the fields of a CSV; None finds it in the header."""
+    """Separator of a CSV file; None detects it from the header."""
     token_ids: bool = False
     """Whether ids may be any text; they are numbered in ascending order."""
     drop_blank: bool = False
     """Whether rows with an empty field that is used are dropped, and counted."""
     ratings: bool = False
-    """Whether ratings are used; else they are read only where ``columns`` names them."""
+    """Whether ratings are used; if not, they are read only where ``columns`` names them."""
     num_users: int | None = None
-    """Numeric ids must lie below it; None allows any."""
+    """Numeric ids must be below it; None allows any."""
     num_items: int | None = None
     """Likewise."""
 
@@ -52,11 +52,11 @@ ROLES: dict[str, tuple[str, ...]] = {
     "timestamp": ("timestamp", "time", "unixtime", "ts", "date", "datetime"),
     "split": ("split",),
 }
-"""Role -> the column names that are taken for it where nothing is said, in lower case."""
+"""Role -> its usual column names, in lower case, for roles that ``columns`` does not name."""
 
 
 def read_csv(path: Path, options: ReadOptions) -> RawRows:
-    """Rows of a CSV file."""
+    """Read the rows of a CSV file."""
     stated = options.separator
     if stated is not None and (fault := separator_fault(stated)) is not None:
         raise DataError(f"{spelled('separator')} {fault}")
@@ -66,19 +66,19 @@ def read_csv(path: Path, options: ReadOptions) -> RawRows:
 
 
 def read_inter(path: Path, options: ReadOptions) -> RawRows:
-    """Rows of an ``.inter`` file, whose header reads ``name:type``."""
+    """Read the rows of an ``.inter`` file, whose header has the form ``name:type``."""
     header = read_header(path, "\t")
     untyped = [name for name in header if ":" not in name]
     if untyped:
         raise DataError(
-            f"{path} line 1: {shown(untyped[0])} has no type; RecBole's headers read 'user_id:token' ..."
+            f"{path} line 1: {shown(untyped[0])} has no type; RecBole's headers have the form 'user_id:token'"
         )
     bare = [name.partition(":")[0] for name in header]
     return _read_named(path, _named(path, bare, options, "\t"), options)
 
 
 def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
-    """The rows of a file whose columns are known."""
+    """Read the rows of a file whose columns are known."""
     timed = "timestamp" in layout.names
     dated = timed and not _is_number(first_value(path, layout, "timestamp"))
     if dated:
@@ -98,14 +98,14 @@ def _is_number(text: str) -> bool:
 
 
 def _separator(path: Path, options: ReadOptions) -> str:
-    """The separator by which the header has a user and an item, else the most columns."""
+    """Return the separator with which the header has a user and an item, else the most columns."""
     usual = ("\t", ",", ";", "|") if path.suffix == ".tsv" else (",", "\t", ";", "|")
 
     def fit(separator: str) -> tuple[bool, int]:
         try:
             header = read_header(path, separator)
         except DataError:
-            return False, MOST_COLUMNS + 1  # to be said again
+            return False, MOST_COLUMNS + 1  # chosen, so that reading the header raises the error again
         try:
             _roles(path, header, options)
         except ValueError:
@@ -116,14 +116,14 @@ def _separator(path: Path, options: ReadOptions) -> str:
 
 
 def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str, str]:
-    """Column name -> role, as stated or by the usual names."""
+    """Return column name -> role, as stated by the options or by the usual names."""
     chosen = options.columns
     for name in options.ignore:
         option = spelled("ignore", repr((name,)), name)
         if name not in header:
             raise DataError(f"{path} line 1: {option}: no such column; it has {listed(header)}")
         if name in chosen.values():
-            raise DataError(f"{path} line 1: {option}: the column is named for a role, too")
+            raise DataError(f"{path} line 1: {option}: the column is also named for a role")
     for role, name in chosen.items():
         if role not in ROLES:
             raise unknown_name("role of a column", role, ROLES)
@@ -148,15 +148,15 @@ def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str,
             raise DataError(
                 f"{path} line 1: which column is the {role}? It has {listed(header)}; "
                 f"{spelled('columns', '{' + repr(role) + ': NAME}', role + '=NAME')} states it"
-                + ("" if len(header) > 1 else f", or {spelled('separator')} what stands between columns")
+                + ("" if len(header) > 1 else f", or {spelled('separator')} the character between columns")
             )
     return out
 
 
 def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: str) -> Layout:
-    """The layout of a file with a header: roles where known, else fields that are not used."""
+    """Return the layout of a file with a header: columns with a role are read, others are skipped."""
     if len(set(header)) != len(header):
-        raise DataError(f"{path} line 1: a column name stands twice: {listed(header)}")
+        raise DataError(f"{path} line 1: a column name appears twice: {listed(header)}")
     roles = _roles(path, header, options)
     names = tuple(roles.get(name, f"column {name}") for name in header)
     kinds: dict[str, Kind] = {"timestamp": "number", "split": "token"}
@@ -169,8 +169,8 @@ def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: s
         separator,
         header=1,
         pattern=separator.join(header),
-        hint=f"; {spelled('token_ids', 'True')} takes ids of any text",
-        blank=f"; {spelled('drop_blank', 'True')} drops such rows, {spelled('ignore')} leaves a column out",
+        hint=f"; {spelled('token_ids', 'True')} accepts ids of any text",
+        blank=f"; {spelled('drop_blank', 'True')} drops such rows, {spelled('ignore')} skips a column",
         drop_blank=options.drop_blank,
     )
 
@@ -178,7 +178,7 @@ def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: s
 def _with_splits(
     path: Path, columns: dict[str, npt.NDArray[np.generic]]
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """Turn a column of split names or numbers into 0, 1, 2."""
+    """Convert a column of split names or numbers to 0, 1, 2."""
     if "split" not in columns:
         return columns
     known = (
@@ -194,7 +194,7 @@ def _with_splits(
 
 
 def as_rows(columns: Mapping[str, npt.NDArray[np.generic]], unix: bool = False) -> RawRows:
-    """The rows of a table whose columns are named by role; with ``unix``, times are numbers of any unit."""
+    """Return the rows of a table whose columns are named by role; with ``unix``, times have any unit."""
     return RawRows(
         columns["user"],
         columns["item"],

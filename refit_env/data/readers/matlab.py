@@ -1,7 +1,7 @@
-"""MATLAB's own files (level 4 and level 5, versions 4 to 7): one matrix of numbers, by its name.
+"""Reads one matrix of a MATLAB file (level 4 and level 5, versions 4 to 7) by its name.
 
-SciPy's reader follows damaged sizes out of its buffers, which ends the process. This one reads full matrices
-of real numbers and nothing else, and compares each size with what is there.
+SciPy's reader crashes the process on damaged sizes. This one reads only full matrices of real numbers, and
+compares each stated size with the size of the file.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from refit_env.errors import DataError
 from refit_env.utils.text import shown
 
 _HEADER = 2**16
-"""Bytes of a variable, unpacked, in which its name and shape must stand."""
+"""Unpacked bytes of a variable that must contain its name and shape."""
 _COMPRESSED, _MATRIX = 15, 14
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
-"""Level 5's type of stored numbers -> NumPy's."""
+"""Type of stored numbers in level 5 -> NumPy's type."""
 _OLD_TYPES = ("f8", "f4", "i4", "i2", "u2", "u1")
-"""Level 4's, by their number."""
+"""NumPy's types by their number in level 4."""
 _SPARSE, _NUMBERS = 5, range(6, 16)
 """Classes of level 5."""
 
 
 class _Damaged(Exception):
-    """A size or a type that no file of MATLAB's has."""
+    """A size or a type that no MATLAB file has."""
 
 
 @dataclass(frozen=True)
 class _Variable:
-    """A variable whose numbers are yet to be read.
+    """A variable whose numbers have not been read yet.
 
     Attributes:
-        name: as stored.
-        shape: as stated.
+        name: its name.
+        shape: its stated shape.
         kind: ``"numbers"``, ``"sparse"`` or ``"other"``.
-        order: ``"<"`` or ``">"``, of the bytes.
-        content: the bytes of the variable, packed or not.
-        packed: whether they are.
-        start: where the numbers begin in them, unpacked.
-        dtype: NumPy's type of level 4's numbers; empty in level 5, where it stands before them.
+        order: byte order, ``"<"`` or ``">"``.
+        content: the bytes of the variable.
+        packed: whether the bytes are compressed.
+        start: position of the numbers in the unpacked bytes.
+        dtype: NumPy's type of the numbers in level 4; empty in level 5, where a tag states it.
     """
 
     name: str
@@ -63,18 +63,18 @@ class _Variable:
 
 
 def read_matrix(path: Path, names: Sequence[str]) -> tuple[str, npt.NDArray[np.float64]]:
-    """Read the variable of one of the names, or the only one.
+    """Read the variable that has one of the names, or the only variable.
 
     Args:
         path: the file.
-        names: which are usual.
+        names: the usual names of the variable.
 
     Returns:
         The variable's name, and its numbers as doubles, in two or more dimensions.
 
     Raises:
-        DataError: if it is no such file, has no such variable, claims more numbers than a file of its size
-            can hold, or the variable is no full matrix of real numbers.
+        DataError: if it is not a MATLAB file, has no such variable, states more numbers than a file of its
+            size can hold, or the variable is not a full matrix of real numbers.
     """
     refuse_pickle(path)
     content = memoryview(path.read_bytes())
@@ -90,7 +90,7 @@ def read_matrix(path: Path, names: Sequence[str]) -> tuple[str, npt.NDArray[np.f
         raise DataError(f"{path}: no variable {names[0]!r}; the file holds {holds}")
     variable = chosen[0]
     if variable.kind != "numbers":
-        what = "a sparse matrix" if variable.kind == "sparse" else "no matrix of numbers"
+        what = "a sparse matrix" if variable.kind == "sparse" else "not a matrix of numbers"
         raise DataError(f"{path}: {shown(variable.name)} is {what}, expected a full one of numbers")
     check_values(path, prod(variable.shape))
     try:
@@ -100,14 +100,14 @@ def read_matrix(path: Path, names: Sequence[str]) -> tuple[str, npt.NDArray[np.f
 
 
 def _unpacked(form: str, content: memoryview, place: int = 0) -> tuple[int, ...]:
-    """Whole numbers at a place."""
+    """Unpack whole numbers at a position."""
     if place + struct.calcsize(form) > len(content):
         raise _Damaged("the end is missing")
     return struct.unpack_from(form, content, place)
 
 
 def _variables(content: memoryview) -> Iterator[_Variable]:
-    """The variables of a file of either level."""
+    """Yield the variables of a file of either level."""
     mark = bytes(content[126:128])
     if mark in (b"IM", b"MI"):
         yield from _new_variables(content, "<" if mark == b"IM" else ">")
@@ -118,7 +118,7 @@ def _variables(content: memoryview) -> Iterator[_Variable]:
 
 
 def _old_variables(content: memoryview) -> Iterator[_Variable]:
-    """Those of level 4: five numbers, the name and the numbers, one variable after another."""
+    """Yield the variables of a level 4 file: each is five numbers, the name and the numbers."""
     place = 0
     order = "<" if _unpacked("<i", content)[0] in range(1000) else ">"
     while place < len(content):
@@ -138,7 +138,7 @@ def _old_variables(content: memoryview) -> Iterator[_Variable]:
 
 
 def _new_variables(content: memoryview, order: str) -> Iterator[_Variable]:
-    """Those of level 5: elements after the header, each packed or not."""
+    """Yield the variables of a level 5 file: elements after the header, each packed or not."""
     place = 128
     while place < len(content):
         kind, size, start = _tag(content, place, order)
@@ -157,13 +157,13 @@ def _new_variables(content: memoryview, order: str) -> Iterator[_Variable]:
 
 
 def _variable(head: memoryview, whole: memoryview, packed: bool, order: str) -> _Variable:
-    """A variable by the elements that stand before its numbers: flags, shape and name."""
+    """Parse the elements before a variable's numbers: flags, shape and name."""
     parts: list[memoryview] = []
     place = 0
     for _ in range(3):
         _, size, start = _tag(head, place, order)
         if start + size > len(head):
-            raise _Damaged("a name or shape without end")
+            raise _Damaged("a truncated name or shape")
         parts.append(head[start : start + size])
         small = start - place == 4
         place = place + 8 if small else start + size + -size % 8
@@ -178,7 +178,7 @@ def _variable(head: memoryview, whole: memoryview, packed: bool, order: str) -> 
 
 
 def _tag(content: memoryview, place: int, order: str) -> tuple[int, int, int]:
-    """Type, size and place of an element's data; of a small one, they stand in the tag."""
+    """Return type, size and position of an element's data; a small element's data are in the tag."""
     (first,) = _unpacked(f"{order}I", content, place)
     if first >> 16:
         return first & 0xFFFF, min(first >> 16, 4), place + 4
@@ -187,7 +187,7 @@ def _tag(content: memoryview, place: int, order: str) -> tuple[int, int, int]:
 
 
 def _numbers(variable: _Variable) -> npt.NDArray[np.float64]:
-    """The numbers of a variable, in its shape."""
+    """Read the numbers of a variable, in its shape."""
     count = prod(variable.shape)
     content = variable.content
     if variable.packed:

@@ -1,9 +1,8 @@
-"""A reader of pickles that bounds what they do: no other names, no hashing of tuples, no large claims.
+"""Runs pickle operations with limits: only listed names, no hashing of tuples, bounded sizes.
 
-Python's own reader believes a pickle: it makes room for a memo of the size that ten bytes ask for, hashes a
-tuple of tuples of tuples for years when it is a key, and copies a long text as often as a function is called
-with it. This one knows the operations that data need, keeps the memo no longer than the file, and counts what
-is made.
+Python's own unpickler does not bound its work: ten bytes can allocate a memo of any size, a nested tuple as a
+key can need years to hash, and a long text is copied at every call that passes it. This one supports only the
+operations that data need, keeps the memo shorter than the file, and counts the objects that it makes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ from refit_env.data.limits import FREE
 from refit_env.utils.text import shown
 
 MOST_ENTRIES = 1000
-"""Entries of a dictionary: those of the published files hold attributes, up to ten."""
+"""Most entries of a dictionary; those of the published files hold up to ten attributes."""
 _KEYS = (str, bytes, int, float, bool, type(None))
-"""Types of a dictionary's keys: none that takes longer to hash than to read."""
+"""Types that may be a dictionary's keys: their hash needs no more time than reading them."""
 _MARK = object()
 
 
@@ -28,9 +27,9 @@ class Machine:
 
     Args:
         content: the pickle.
-        find: the stand-in of (module, name), or an error.
-        is_known: whether a value is a stand-in that may be called.
-        set_state: sets the state of a made object, or raises an error.
+        find: returns the placeholder of (module, name), or raises an error.
+        is_known: returns whether a value is a placeholder that may be called.
+        set_state: sets the state of an object, or raises an error.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class Machine:
         is_known: Callable[[Any], bool],
         set_state: Callable[[Any, Any], None],
     ) -> None:
-        """Begin at the first byte."""
+        """Start at the first byte."""
         self.content, self.place = content, 0
         self.find, self.is_known, self.set_state = find, is_known, set_state
         self.stack: list[Any] = []
@@ -48,11 +47,12 @@ class Machine:
         self.left = FREE + 2 * len(content)
 
     def run(self) -> Any:
-        """The value of the pickle.
+        """Run the pickle and return its value.
 
         Raises:
-            pickle.UnpicklingError: for an operation that no data need, or a claim beyond the file's size.
-            Exception: of some built-in kind, where a pickle is damaged.
+            pickle.UnpicklingError: for an unsupported operation, or more objects than a file of this size
+            holds.
+            Exception: of some built-in type, if the pickle is damaged.
         """
         content, handlers, end = self.content, _HANDLERS, len(self.content)
         while self.place < end:
@@ -67,7 +67,7 @@ class Machine:
         raise pickle.UnpicklingError("the end is missing")
 
     def take(self, size: int) -> bytes:
-        """The next bytes."""
+        """Read the next bytes."""
         end = self.place + size
         if end > len(self.content):
             raise pickle.UnpicklingError("the end is missing")
@@ -76,32 +76,32 @@ class Machine:
         return taken
 
     def number(self, form: str) -> Any:
-        """The next number in a form of ``struct``."""
+        """Read the next number, in a format of ``struct``."""
         (value,) = struct.unpack(form, self.take(struct.calcsize(form)))
         return value
 
     def line(self) -> bytes:
-        """The bytes up to the next line end."""
+        """Read the bytes up to the next line end."""
         end = self.content.index(b"\n", self.place)
         taken = self.content[self.place : end]
         self.place = end + 1
         return taken
 
     def charge(self, units: int) -> None:
-        """Count work and memory that few bytes can ask for; an error when it is too much."""
+        """Count units of work and memory; raise an error above the limit for a file of this size."""
         self.left -= units
         if self.left < 0:
             raise pickle.UnpicklingError("far more objects than a file of this size holds")
 
     def pop(self) -> Any:
-        """The topmost value."""
+        """Remove and return the topmost value."""
         value = self.stack.pop()
         if value is _MARK:
             raise pickle.UnpicklingError("a mark in place of a value")
         return value
 
     def pop_to_mark(self) -> list[Any]:
-        """The values above the topmost mark, which goes, too."""
+        """Remove the topmost mark and the values above it, and return the values."""
         stack = self.stack
         for place in range(len(stack) - 1, -1, -1):
             if stack[place] is _MARK:
@@ -120,20 +120,20 @@ class Machine:
         self.stack.append(value)
 
     def top(self, kind: type) -> Any:
-        """The topmost value, which must be of a type."""
+        """Return the topmost value, which must be of a type."""
         value = self.stack[-1]
         if type(value) is not kind:
             raise pickle.UnpicklingError(f"{shown(value)} in place of a {kind.__name__}")
         return value
 
     def remember(self, key: int) -> None:
-        """Keep the topmost value under a number, no larger than the place that was reached."""
+        """Store the topmost value in the memo, under a number no larger than the current position."""
         if key > self.place:
-            raise pickle.UnpicklingError(f"the memo's entry {key}, of far fewer")
+            raise pickle.UnpicklingError(f"entry {key} of a memo with far fewer entries")
         self.memo[key] = self.stack[-1]
 
     def fill(self, entries: dict[Any, Any], values: list[Any]) -> None:
-        """Set keys and values, which stand in turns."""
+        """Set keys and values, which alternate in ``values``."""
         if len(values) % 2:
             raise pickle.UnpicklingError("a key without a value")
         for key, value in zip(values[::2], values[1::2], strict=True):
@@ -144,26 +144,26 @@ class Machine:
                 raise pickle.UnpicklingError(f"a dictionary of more than {MOST_ENTRIES} entries")
 
     def call(self, function: Any, arguments: Any) -> None:
-        """Call a stand-in."""
+        """Call a placeholder."""
         if type(arguments) is not tuple or not self.is_known(function):
             raise pickle.UnpicklingError(f"a call of {shown(function)}")
         self.charge(1 + _length(arguments))
         self.stack.append(function(*arguments))
 
     def build(self) -> None:
-        """Set the state of the value below."""
+        """Set the state of the object below the topmost value to that value."""
         state = self.pop()
         self.charge(_length(state) if type(state) is tuple else 1)
         self.set_state(self.stack[-1], state)
 
     def name(self, module: Any, name: Any) -> None:
-        """Put the stand-in of a name on the stack."""
+        """Put the placeholder of a name on the stack."""
         if type(module) is not str or type(name) is not str:
-            raise pickle.UnpicklingError("a name that is no text")
+            raise pickle.UnpicklingError("a name that is not text")
         self.stack.append(self.find(module, name))
 
     def called(self, keywords: bool = False) -> None:
-        """Make an object of a class and its arguments; of keyword arguments, there may be none."""
+        """Create an object from a class and its arguments; keyword arguments must be empty."""
         if keywords and self.pop() != {}:
             raise pickle.UnpicklingError("keyword arguments")
         arguments = self.pop()
@@ -171,19 +171,19 @@ class Machine:
 
 
 def _length(values: tuple[Any, ...]) -> int:
-    """How much there is to copy of the values, which may all be the same one."""
+    """Return the number of elements to copy, counting a repeated value each time."""
     return len(values) + sum(len(v) for v in values if type(v) in (str, bytes, bytearray, list, tuple))
 
 
 def _integer(line: bytes) -> int | bool:
-    """A number as protocol 0 writes it; ``00`` and ``01`` are booleans."""
+    """Parse a number of protocol 0; ``00`` and ``01`` are booleans."""
     if line in (b"00", b"01"):
         return line == b"01"
     return int(line.removesuffix(b"L"))
 
 
 def _quoted(line: bytes) -> str:
-    """A text as Python 2 wrote it in protocol 0."""
+    """Parse a text of protocol 0, as Python 2 wrote it."""
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in b"'\"":
         raise pickle.UnpicklingError("a text without quotes")
     return line[1:-1].decode("unicode_escape")
@@ -234,7 +234,7 @@ def _stacked_name(machine: Machine) -> None:
 
 
 def _sized(form: str, decode: Callable[[bytes], Any]) -> Callable[[Machine], None]:
-    """An operation that pushes what follows a size."""
+    """Return an operation that reads a size, then pushes the value of that many bytes."""
     return lambda machine: machine.push(decode(machine.take(machine.number(form))))
 
 
@@ -251,7 +251,7 @@ def _old_text(content: bytes) -> str:
 
 
 def _frame(machine: Machine) -> None:
-    machine.number("<Q")  # the bytes of a frame follow each other as the others do
+    machine.number("<Q")  # the size of a frame, which is not needed
 
 
 def _protocol(machine: Machine) -> None:
@@ -329,4 +329,4 @@ _HANDLERS: dict[int, Callable[[Machine], None]] = {
     ord("\x81"): Machine.called,
     ord("\x92"): lambda m: m.called(keywords=True),
 }
-"""Operation -> what it does. Sets, persistent ids, extensions, buffers and old classes are left out."""
+"""Operation -> handler. Sets, persistent ids, extensions, buffers and old classes are not supported."""

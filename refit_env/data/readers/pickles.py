@@ -1,4 +1,4 @@
-"""The published pickles of RecDiff and DreamRec, read without running them.
+"""Reads the published pickles of RecDiff and DreamRec without running their code.
 
 Letters: N rows, U users or sessions, I items, S social edges, L length of a stored history.
 """
@@ -41,14 +41,14 @@ DREAMREC_FILES = (
     ("test_data.df", "Test_data.df"),
 )
 STATISTICS = "data_statis.df"
-"""DreamRec's table of the history's length and the number of items; used where it is there."""
+"""DreamRec's table with the length of histories and the number of items; used if it exists."""
 
 
 def read_recdiff(source: Path, options: ReadOptions) -> RawRows:
-    """Rows and social edges of RecDiff's ``dataset.pkl``, also inside the zip archive that it comes in.
+    """Read rows and social edges of RecDiff's ``dataset.pkl``, or of the zip archive that contains it.
 
     Raises:
-        DataError: if the file is damaged, asks for code to be run, or holds other than the usual matrices.
+        DataError: if the file is damaged, would run code, or does not hold the expected matrices.
     """
     path = source if source.is_file() else all_files(source, (RECDIFF_FILES,))[0]
     with ExitStack() as stack:
@@ -69,7 +69,7 @@ def read_recdiff(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _open_pickle(path: Path, stack: ExitStack) -> IO[bytes]:
-    """The bytes of the pickle, unpacked if need be."""
+    """Open the pickle, inside its zip archive if it has one."""
     with path.open("rb") as file:
         packed = file.read(4) == b"PK\x03\x04"
     if not packed:
@@ -90,7 +90,7 @@ def _open_pickle(path: Path, stack: ExitStack) -> IO[bytes]:
 
 
 def _pairs(path: Path, stored: dict[Any, Any], name: str, shape: tuple[int, int]) -> IntArray:
-    """(N, 2) row and column of each value of a matrix that is not zero."""
+    """Return row and column (N, 2) of each nonzero value of a matrix."""
     matrix = stored.get(name)
     if not isinstance(matrix, CooMatrix) or not isinstance(matrix.state, dict):
         raise DataError(f"{path}: {name!r} should be a matrix in coordinate form")
@@ -123,15 +123,15 @@ def _numbers(path: Path, name: str, values: Any, kinds: str) -> npt.NDArray[Any]
 
 
 def read_dreamrec(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of DreamRec's ``train_data.df``, ``val_data.df`` and ``test_data.df``; sessions are the users.
+    """Read DreamRec's ``train_data.df``, ``val_data.df`` and ``test_data.df``; sessions are users.
 
     Each row of a file is one position of a session: ``next`` is its item, ``seq`` the L items before it,
-    filled up with the pad item; a row of pads only begins a session. The sessions are put together again, and
-    each history is compared with the items that came before.
+    padded with the pad item; a row with only pad items begins a session. The reader rebuilds the sessions,
+    and compares each history with the items of the rows before it.
 
     Raises:
-        DataError: if a file is missing, damaged, asks for code to be run, or a row does not follow from the
-            rows before it.
+        DataError: if a file is missing, damaged, would run code, or a history differs from the rows before
+            it.
     """
     paths = all_files(source, DREAMREC_FILES)
     tables = [_table(path) for path in paths]
@@ -149,7 +149,7 @@ def read_dreamrec(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _pad_item(statistics: Path, tables: list[tuple[IntArray, IntArray]]) -> int:
-    """The number after the last item's: as stated, or the largest of all histories, where each begins."""
+    """Return the pad item, the number after the last item's: as stated, or the largest in all histories."""
     if not statistics.is_file():
         return max(int(histories.max()) for histories, _ in tables)
     columns = _frame(statistics)
@@ -159,7 +159,7 @@ def _pad_item(statistics: Path, tables: list[tuple[IntArray, IntArray]]) -> int:
 
 
 def _table(path: Path) -> tuple[IntArray, IntArray]:
-    """The histories (N, L) and the targets (N,) of a file."""
+    """Read the histories (N, L) and the targets (N,) of a file."""
     columns = _frame(path)
     missing = [name for name in ("seq", "len_seq", "next") if name not in columns]
     if missing:
@@ -169,13 +169,13 @@ def _table(path: Path) -> tuple[IntArray, IntArray]:
     if len(lengths) != 1 or min(lengths) < 1:
         found = listed(map(str, sorted(lengths))) or "none"
         raise DataError(f"{path}: the histories in 'seq' should be lists of one length, found {found}")
-    check_values(path, targets.size * max(lengths))  # one list may stand in every row
+    check_values(path, targets.size * max(lengths))  # all rows may share one list
     flat = np.fromiter((item for row in columns["seq"] for item in row), dtype=object)
     return _whole(path, "seq", flat).reshape(targets.size, -1), targets
 
 
 def _sessions(path: Path, histories: IntArray, targets: IntArray, pad: int) -> IntArray:
-    """(N,) number of the session of each row, from 0."""
+    """Return the session number (N,) of each row, from 0."""
     size = histories.shape[1]
     sessions = np.empty(targets.size, dtype=np.int64)
     seen: list[int] = []
@@ -184,28 +184,28 @@ def _sessions(path: Path, histories: IntArray, targets: IntArray, pad: int) -> I
         if history[0] == pad:
             seen, number = [], number + 1
         if number < 0 or history != (seen[-size:] + [pad] * size)[:size]:
-            raise DataError(f"{path} row {row}: the history is not the items of the rows before it")
+            raise DataError(f"{path} row {row}: the history differs from the items of the rows before it")
         if target >= pad:
-            raise DataError(f"{path} row {row}: next is {target}, items lie below the pad item {pad}")
+            raise DataError(f"{path} row {row}: next is {target}, items must be below the pad item {pad}")
         seen.append(target)
         sessions[row] = number
     return sessions
 
 
 def _frame(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Column name -> (N,) values of a pickled data frame."""
+    """Read column name -> (N,) values of a pickled data frame."""
     if not path.is_file():
-        refuse_pickle(path)  # which says that there is none
+        refuse_pickle(path)  # raises the error for a missing file
     with path.open("rb") as file:
         frame = read_inert(path, file)
     try:
         return _columns(frame)
     except Exception as error:
-        raise DataError(f"{path}: not a table as DreamRec publishes ({type(error).__name__})") from None
+        raise DataError(f"{path}: not a table as published by DreamRec ({type(error).__name__})") from None
 
 
 def _columns(frame: Any) -> dict[str, npt.NDArray[Any]]:
-    """The columns out of the blocks of a data frame; any mistake in its making is some built-in error."""
+    """Return the columns of a data frame's blocks; a damaged frame raises some built-in error."""
     if not isinstance(frame, DataFrame):
         raise TypeError("no data frame")
     manager = frame.state["_mgr" if "_mgr" in frame.state else "_data"]
@@ -232,7 +232,7 @@ def _columns(frame: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 def _labels(index: Inert) -> npt.NDArray[Any]:
-    """(n,) labels of an axis."""
+    """Return the labels (n,) of an axis."""
     if not isinstance(index, Index):
         raise TypeError("no index")
     labels: npt.NDArray[Any] = index.args[0]["data"].value
@@ -240,7 +240,7 @@ def _labels(index: Inert) -> npt.NDArray[Any]:
 
 
 def _whole(path: Path, name: str, values: npt.NDArray[Any]) -> IntArray:
-    """(N,) whole numbers >= 0, from numbers of any type."""
+    """Convert numbers (N,) of any type to whole numbers >= 0."""
     plain = values.dtype.kind in "iuf" or all(type(value) in (int, float) for value in values)
     try:
         if not plain:
@@ -251,5 +251,5 @@ def _whole(path: Path, name: str, values: npt.NDArray[Any]) -> IntArray:
     wrong = ~((numbers >= 0) & (numbers < 2**53) & (numbers == np.floor(numbers)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path}: {name} {numbers[row]} (value {row}) is no whole number >= 0")
+        raise DataError(f"{path}: {name} {numbers[row]} (value {row}) is not a whole number >= 0")
     return numbers.astype(np.int64)

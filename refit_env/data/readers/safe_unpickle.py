@@ -1,9 +1,9 @@
-"""Read the data of a pickle without running any of it.
+"""Reads the data of a pickle without running its code.
 
 A pickle is a program: it names functions of installed packages and calls them. Here the few names that the
-published files use stand for inert stand-ins, which only remember what they were given; arrays are put
-together from their bytes. A name outside the list below ends the reading before anything is called. No code
-of SciPy or pandas is run on the file's behalf, so the versions that wrote and read it need not agree.
+published files use map to placeholders, which only store their arguments; arrays are built from their bytes.
+A name that is not listed below raises an error before anything is called. No code of SciPy or pandas runs, so
+their versions at writing and at reading may differ.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ _PLAIN_TYPE = re.compile("[biuf][1248]")
 
 
 class Inert:
-    """What stands for an object of a pickle.
+    """Placeholder for an object of a pickle.
 
     Attributes:
-        args: what its class was called with.
-        state: what it was set to afterwards, or None.
+        args: the arguments of its class.
+        state: the state that was set afterwards, or None.
     """
 
     args: tuple[Any, ...]
     state: Any
 
     def __new__(cls, *args: Any) -> Inert:
-        """Remember the arguments."""
+        """Store the arguments."""
         made = super().__new__(cls)
         made.args, made.state = args, None
         return made
 
     def __setstate__(self, state: Any) -> None:
-        """Remember the state."""
+        """Store the state."""
         self.state = state
 
 
 class Call:
-    """What stands for a function: it can be called, and a pickle can change nothing about it."""
+    """Placeholder for a function: a pickle can call it, but cannot change it."""
 
     __slots__ = ("_function",)
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        """Hide the function."""
+        """Store the function."""
         self._function = function
 
     def __call__(self, *args: Any) -> Any:
@@ -61,35 +61,35 @@ class Call:
         return self._function(*args)
 
     def __setstate__(self, state: Any) -> None:
-        """Refuse: no published file does so."""
+        """Raise an error: no published file sets the state of a function."""
         raise pickle.UnpicklingError("a change of a function")
 
 
 class DataFrame(Inert):
-    """Stands for ``pandas.DataFrame``."""
+    """Placeholder for ``pandas.DataFrame``."""
 
 
 class BlockManager(Inert):
-    """Stands for the holder of a data frame's blocks of columns."""
+    """Placeholder for the manager of a data frame's blocks of columns."""
 
 
 class Block(Inert):
-    """Stands for a block: values, the places of its columns, number of dimensions."""
+    """Placeholder for a block: values, positions of its columns, number of dimensions."""
 
 
 class Index(Inert):
-    """Stands for the labels of an axis."""
+    """Placeholder for the labels of an axis."""
 
 
 class CooMatrix(Inert):
-    """Stands for ``scipy.sparse.coo_matrix``."""
+    """Placeholder for ``scipy.sparse.coo_matrix``."""
 
 
 class Dtype(Inert):
-    """Stands for ``numpy.dtype``."""
+    """Placeholder for ``numpy.dtype``."""
 
     def resolve(self) -> np.dtype[Any]:
-        """The type of plain numbers, or of objects; any other is refused."""
+        """Return the type of plain numbers or of objects; raise an error for any other."""
         code = self.args[0] if self.args else None
         code = code.decode("latin-1") if isinstance(code, bytes) else code
         order = self.state[1] if isinstance(self.state, tuple) and len(self.state) > 1 else "="
@@ -102,17 +102,17 @@ class Dtype(Inert):
 
 
 class Array(Inert):
-    """Stands for ``numpy.ndarray``; ``value`` is the array, put together from its bytes or its list."""
+    """Placeholder for ``numpy.ndarray``; ``value`` is the array, built from its bytes or its list."""
 
     value: npt.NDArray[Any]
 
     def __setstate__(self, state: Any) -> None:
-        """Put the array together from (version, shape, type, Fortran order, bytes or list)."""
+        """Build the array from (version, shape, type, Fortran order, bytes or list)."""
         _, shape, dtype, fortran, raw = state
         self.fill(raw, dtype, shape, "F" if fortran else "C")
 
     def fill(self, raw: Any, dtype: Any, shape: Any, order: str) -> None:
-        """Set ``value``; an error for what is no array of plain numbers or of objects."""
+        """Set ``value``; raise an error unless it is an array of plain numbers or of objects."""
         if not isinstance(dtype, Dtype) or order not in ("C", "F"):
             raise pickle.UnpicklingError("an array without a type")
         kind = dtype.resolve()
@@ -128,21 +128,21 @@ class Array(Inert):
 
 
 def _frombuffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
-    """An array of protocol 5."""
+    """Return an array of protocol 5."""
     array = Array()
     array.fill(raw, dtype, shape, order)
     return array
 
 
 def _reconstruct(subtype: Any, shape: Any, dtype: Any) -> Array:
-    """An array that is yet to be filled."""
+    """Return an array without content, which is set later."""
     if subtype is not Array:
         raise pickle.UnpicklingError("a subclass of ndarray")
     return Array()
 
 
 def _scalar(dtype: Any, raw: Any = None) -> Any:
-    """One number."""
+    """Return one number."""
     return _frombuffer(raw, dtype, (1,), "C").value[0].item()
 
 
@@ -151,26 +151,26 @@ def _new_index(kind: Any, values: Any) -> Index:
 
 
 def _reconstructor(kind: Any, base: Any, state: Any) -> Inert:
-    """An object of protocol 0 or 1."""
+    """Return an object of protocol 0 or 1."""
     if not (isinstance(kind, type) and issubclass(kind, Inert)):
         raise pickle.UnpicklingError("an object of no known class")
     return kind()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Bytes, as protocols 0 to 2 write them."""
+    """Return bytes, as protocols 0 to 2 store them."""
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError(f"bytes in {shown(encoding)}")
     return text.encode("latin-1")
 
 
 def _no_bytes() -> bytes:
-    """What protocols 0 to 2 write for empty bytes."""
+    """Return empty bytes, as protocols 0 to 2 store them."""
     return b""
 
 
 def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
-    """(module, name) -> what it stands for; the whole list of what a file may ask for."""
+    """Return (module, name) -> placeholder, for every name that a file may use."""
     table: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): Array,
         ("numpy", "dtype"): Dtype,
@@ -203,49 +203,49 @@ def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
 
 
 ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = _stand_ins()
-"""What a pickle may name, and what stands for it."""
+"""(module, name) that a pickle may use -> its placeholder."""
 
 
 class Refused(pickle.UnpicklingError):
-    """A pickle asks for a name that no published file has."""
+    """A pickle uses a name that no published file uses."""
 
 
 def _find(module: str, name: str) -> Any:
-    """The stand-in of a name; an error for any other, before anything is called."""
+    """Return the placeholder of a name; raise an error for an unlisted name."""
     if (module, name) not in ALLOWED:
         raise Refused(f"{module}.{name}")
     return ALLOWED[module, name]
 
 
 def _is_stand_in(value: Any) -> bool:
-    """Whether a value was written here, and may be called."""
+    """Return whether a value is a placeholder, which may be called."""
     return isinstance(value, Call) or (isinstance(value, type) and issubclass(value, Inert))
 
 
 def _set_state(made: Any, state: Any) -> None:
-    """Set the state of a made object; functions and classes refuse it."""
+    """Set the state of an object; raise an error for functions and classes."""
     if not isinstance(made, Inert | Call):
         raise pickle.UnpicklingError(f"a state of {shown(made)}")
     made.__setstate__(state)
 
 
 def read_inert(path: Path, file: IO[bytes]) -> Any:
-    """The data of a pickle: plain Python values, and stand-ins for the rest.
+    """Read the data of a pickle: plain Python values, and placeholders for other objects.
 
     Args:
         path: its name, for error messages.
         file: its bytes.
 
     Raises:
-        DataError: if it asks for anything that the published files do not, claims more than a file of its
-            size can hold, or is damaged. Nothing of it has been run.
+        DataError: if it uses a name that the published files do not, states more objects than a file of its
+            size can hold, or is damaged. None of its code has been run.
     """
     try:
         return Machine(file.read(), _find, _is_stand_in, _set_state).run()
     except Refused as error:
         name = re.sub(r"[^\w.<>]", "?", str(error)[:100])
         raise DataError(
-            f"{path}: this pickle asks for {name}, which no published file does; refused, nothing was run"
+            f"{path}: this pickle uses {name}, which no published file does; refused, nothing was run"
         ) from None
     except Exception as error:  # a damaged pickle can fail in any way
         what = str(error) if type(error) is pickle.UnpicklingError else reason(error)

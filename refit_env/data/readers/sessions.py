@@ -1,4 +1,4 @@
-"""Logs of clicks and views: YooChoose (RecSys Challenge 2015), KuaiRec, ZhihuRec.
+"""Reads logs of clicks and views: YooChoose (RecSys Challenge 2015), KuaiRec, ZhihuRec.
 
 Letters: N rows.
 """
@@ -46,9 +46,9 @@ IMPRESSIONS = Layout(("user", "answer", "shown", "clicked"), ("id", "id", "numbe
 
 
 def read_yoochoose(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of ``yoochoose-clicks.dat``, or of ``yoochoose-buys.dat`` (five fields); sessions are the users.
+    """Read the rows of ``yoochoose-clicks.dat`` or ``yoochoose-buys.dat`` (five fields); sessions are users.
 
-    Neither file has a header. A folder's clicks come before its purchases; name the file for the latter.
+    Neither file has a header. In a folder with both, the clicks are read; pass the file to read purchases.
 
     Raises:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
@@ -60,7 +60,7 @@ def read_yoochoose(source: Path, options: ReadOptions) -> RawRows:
 
 
 def read_kuairec(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of ``big_matrix.csv`` or ``small_matrix.csv``; the rating is the watch ratio.
+    """Read the rows of ``big_matrix.csv`` or ``small_matrix.csv``; the rating is the watch ratio.
 
     Some rows of the small matrix have no time; they are dropped, and counted.
 
@@ -84,9 +84,9 @@ def read_kuairec(source: Path, options: ReadOptions) -> RawRows:
 
 
 def read_zhihu(source: Path, options: ReadOptions) -> RawRows:
-    """The clicks of ZhihuRec: ``inter_impression.csv``, or ``zhihu1M.txt`` of its first release.
+    """Read the clicks of ZhihuRec: ``inter_impression.csv``, or ``zhihu1M.txt`` of its first release.
 
-    A row's time is that of the click. Answers that were shown and not clicked are dropped, and counted.
+    The time of a row is the time of the click. Answers that were not clicked are dropped, and counted.
 
     Raises:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
@@ -104,7 +104,7 @@ def read_zhihu(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _first_release(path: Path) -> dict[str, Any]:
-    """Columns of lines ``user <tab> n <tab> answer|shown|clicked,... <tab> m <tab> query|time,...``."""
+    """Read lines ``user <tab> n <tab> answer|shown|clicked,... <tab> m <tab> query|time,...`` as columns."""
     refuse_binary(path)
     users: list[int | str] = []
     answers: list[int | str] = []
@@ -129,7 +129,7 @@ def _first_release(path: Path) -> dict[str, Any]:
 
 
 def _line_of_first_release(line: str) -> tuple[int | str, list[tuple[int | str, float]]]:
-    """The user, and of each answer that was shown to the user its id and the time of the click, or 0."""
+    """Parse the user, and id and time of the click (or 0) of each answer that was shown to the user."""
     fields = line.split("\t")
     if len(fields) < 3:
         raise ValueError(

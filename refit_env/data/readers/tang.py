@@ -1,4 +1,4 @@
-"""Ciao and Epinions as Tang et al. publish them: MATLAB matrices of ratings and of trust.
+"""Reads Ciao and Epinions as published by Tang et al.: MATLAB matrices of ratings and of trust.
 
 Letters: N ratings, S trust statements.
 """
@@ -18,20 +18,20 @@ from refit_env.data.readers.matlab import read_matrix
 from refit_env.errors import DataError
 
 RATING_FILES = ("rating.mat", "rating_with_timestamp.mat", "epinions_rating_with_timestamp.mat")
-"""Usual names of the ratings: userid, productid, categoryid, rating, helpfulness, perhaps time."""
+"""Usual names of the ratings; columns userid, productid, categoryid, rating, helpfulness, optionally time."""
 TRUST_FILES = ("trustnetwork.mat", "trust.mat", "epinion_trust_with_timestamp.mat")
-"""Usual names of the trust statements: userid, userid, perhaps time."""
+"""Usual names of the trust statements; columns userid, userid, optionally time."""
 
 
 def read_tang(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of ``rating.mat``, social edges of ``trustnetwork.mat`` (the first user trusts the second).
+    """Read rows of ``rating.mat`` and social edges of ``trustnetwork.mat``: who trusts whom.
 
-    The files hold whole numbers in whatever small type they fit into (uint8, uint16); they are read as the
-    doubles that they are in MATLAB, so that nothing overflows, and are checked before they become int64.
+    The files store whole numbers in the smallest type (uint8, uint16). They are read as doubles, so that
+    nothing overflows, and checked before they become int64.
 
     Raises:
-        DataError: if one of the pair is missing, is no MATLAB file, or breaks a rule; the message names file
-            and row.
+        DataError: if one of the two files is missing, is not a MATLAB file, or breaks a rule; the message
+            names file and row.
     """
     rating_path, trust_path = all_files(source, (RATING_FILES, TRUST_FILES))
     rating = _matrix(rating_path, ("rating", "rating_with_timestamp"), (5, 6))  # (N, 5 or 6)
@@ -45,7 +45,7 @@ def read_tang(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """The matrix of a file: the variable of a usual name, or the only one."""
+    """Read the matrix of a file: the variable with a usual name, or the only variable."""
     _, matrix = read_matrix(path, names)
     if matrix.ndim != 2:
         raise DataError(f"{path}: expected a matrix, found {matrix.ndim} dimensions")
@@ -56,11 +56,11 @@ def _matrix(path: Path, names: tuple[str, ...], widths: tuple[int, ...]) -> npt.
 
 
 def _whole(path: Path, name: str, values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """(N,) ids: whole numbers >= 0."""
-    wrong = ~((values >= 0) & (values < 2**53) & (values == np.floor(values)))  # NaN is wrong, too
+    """Convert values (N,) to ids; raise an error unless they are whole numbers >= 0."""
+    wrong = ~((values >= 0) & (values < 2**53) & (values == np.floor(values)))  # includes NaN
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: {name} {values[row]:g} is no whole number >= 0")
+        raise DataError(f"{path} row {row}: {name} {values[row]:g} is not a whole number >= 0")
     return values.astype(np.int64)
 
 

@@ -1,6 +1,6 @@
-"""The Yelp academic data set: a JSON object a line, reviews and users with their friends.
+"""Reads the Yelp academic data set: one JSON object per line, reviews and users with their friends.
 
-Both files are gigabytes: they are read line by line, and of each line only the ids, stars and date are kept.
+Both files have gigabytes: they are read line by line, and only ids, stars and date of a line are stored.
 
 Letters: N reviews, S friendships.
 """
@@ -33,7 +33,7 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 
 
 class Review(msgspec.Struct):
-    """What is used of a review."""
+    """The fields of a review that are used."""
 
     user_id: Id
     business_id: Id
@@ -42,20 +42,20 @@ class Review(msgspec.Struct):
 
 
 class User(msgspec.Struct):
-    """What is used of a user."""
+    """The fields of a user that are used."""
 
     user_id: Id
     friends: str | list[str]
 
 
 def read_yelp(source: Path, options: ReadOptions) -> RawRows:
-    """Rows of the reviews, social edges of the users' friends; ids are Yelp's own, as text.
+    """Read the reviews as rows and the users' friends as social edges; ids are Yelp's, as text.
 
-    A friend is kept who wrote a review, too. ``friends`` is text, ids separated by commas or ``None``, and a
-    list in the releases before 2018.
+    Friends without a review are dropped. ``friends`` is text: ids separated by commas, or ``None``; in the
+    releases before 2018 it is a list.
 
     Raises:
-        DataError: if one of the pair is missing, or for the first line that breaks a rule.
+        DataError: if one of the two files is missing, or for the first line that breaks a rule.
     """
     review_path, user_path = all_files(source, (REVIEW_FILES, USER_FILES))
     users: dict[str, int] = {}
@@ -81,7 +81,7 @@ def read_yelp(source: Path, options: ReadOptions) -> RawRows:
 
 
 def _friends(path: Path, users: dict[str, int]) -> array[int]:
-    """Numbers of a user and of a friend, in turns."""
+    """Return the numbers of user and friend of each edge, alternating."""
     edges = array("q")
     for _, user in _objects(path, User):
         code = users.get(user.user_id)
@@ -99,7 +99,7 @@ def _friends(path: Path, users: dict[str, int]) -> array[int]:
 
 
 def _objects(path: Path, kind: type[Record]) -> Iterator[tuple[str, Record]]:
-    """The place, for messages, and the object of every line that is not blank."""
+    """Yield file and line, for messages, and the object of every line that is not blank."""
     refuse_binary(path)
     for number, line in text_lines(path):
         if line.strip():

@@ -231,7 +231,7 @@ def test_a_data_set_is_replaced_only_when_asked(
     assert load_dataset(own_home / "shop").train.items.tolist() != first
     made = ["data", "synthesize", "--users", "30", "--items", "40", "--clusters", "4", "--out"]
     fails([*made, str(own_home / "shop")], "--overwrite replaces it", capsys)
-    fails([*made, str(tmp_path)], "is no part of a data set", capsys)  # the folder with ratings.csv
+    fails([*made, str(tmp_path)], "not part of a data set", capsys)  # the folder with ratings.csv
     assert ratings.is_file()
 
 

@@ -213,7 +213,7 @@ def test_it_reads_the_rows_of_sequential_data_alone(sessions: Dataset) -> None:
     assert np.array_equal(shown(torch.tensor([0, 3])).numpy(), rows.history[[0, 3]])  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="is for sequential, poi data; data set 'synthetic' is cf"):
         model(history=10).shown(synthesize(num_users=20, num_items=30), "cpu")
-    with pytest.raises(ValueError, match=r"a history of 11 items was asked for; rows of .* show 1\.\.10"):
+    with pytest.raises(ValueError, match=r"a history of 11 items is not available; rows of .* have 1\.\.10"):
         model(history=11).shown(sessions, "cpu")
 
 

@@ -21,7 +21,7 @@ def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
 
 @pytest.fixture
 def is_here() -> Callable[[str], bool]:
-    """Whether a known data set, or its official files, is in a data home."""
+    """Return whether a data home holds a known data set, or its official files."""
     from refit_env.data.catalog import CATALOG
     from refit_env.data.home import find_dataset, find_raw
 

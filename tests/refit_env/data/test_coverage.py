@@ -1,4 +1,4 @@
-"""What the published tables were measured on is stated, and true of the data."""
+"""Tests of the data sets behind the published tables."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_every_known_data_set_is_described() -> None:
         assert stated is None or stated == tuple(vars(known.counts).values())
 
 
-def test_a_part_is_called_a_part() -> None:
+def test_a_partial_set_is_marked_as_partial() -> None:
     assert mark("yelp2018") == " (partial)" and mark("anime") == " (sample)"
     assert share("yelp2018") == "49.8 %, partial: the first 13,455 users, each whole"
     assert share("epinions").startswith("other filter: ") and share("synthetic") == "made, not published"
 
 
-def test_another_data_set_of_a_measured_name_is_noticed() -> None:
+def test_another_data_set_with_a_measured_name_is_detected() -> None:
     here = load_dataset("synthetic")
     assert differs(here) is None and differs(replace(here, name="mine")) is None
     other = synthesize(seed=1, num_users=30, num_items=40)
@@ -50,7 +50,7 @@ def test_another_data_set_of_a_measured_name_is_noticed() -> None:
     assert "another yelp2018 (partial): 13,455 users" in str(differs(rows))
 
 
-def test_the_measured_sets_are_the_ones_here(data_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_data_home_holds_the_measured_sets(data_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runpy.run_path(str(SCRIPT))["main"](["--check"]) == 0, capsys.readouterr().err
 
 

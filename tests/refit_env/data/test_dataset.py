@@ -1,4 +1,4 @@
-"""What a data set prints."""
+"""Tests of ``Dataset.__repr__``."""
 
 from refit_env.data import synthesize, synthesize_sessions
 from refit_env.data.dataset import SPLITS
@@ -11,7 +11,7 @@ def test_a_data_set_prints_its_counts_and_no_arrays() -> None:
     assert repr(data.train) == f"Interactions(30 users, 40 items, {len(data.train)} rows)"
 
 
-def test_so_do_rows() -> None:
+def test_rows_print_their_counts_and_no_arrays() -> None:
     rows = synthesize_sessions(num_sessions=20, num_items=30).episodes
     assert repr(rows).startswith(f"RowDataset({rows.name!r}, sequential, {rows.num_users} users")
     assert "array" not in repr(rows)

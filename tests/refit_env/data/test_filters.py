@@ -50,8 +50,8 @@ def test_users_and_items_have_their_own_least_numbers(
         assert np.unique(core.items, return_counts=True)[1].min() >= k_items
 
 
-def test_one_pass_may_break_the_promise() -> None:
-    """User 2 has two rows, of which one is of a rare item; after one pass it has one."""
+def test_one_pass_may_leave_users_with_fewer_rows() -> None:
+    """User 2 has two rows, one of them with a rare item; after one pass it has one row."""
     log = RawRows(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 0, 1, 1, 9]))
     assert k_core(log, 2, passes=1).users.tolist() == [0, 0, 1, 1, 2]
     assert k_core(log, 2, passes=2).users.tolist() == [0, 0, 1, 1] == k_core(log, 2).users.tolist()
@@ -71,18 +71,20 @@ def test_friends_and_places_are_numbered_like_the_rows() -> None:
     )
     new, users, items = compact_rows(log)
     assert users.tolist() == [10, 30] and items.tolist() == ["x", "z"] and new.users.tolist() == [1, 0, 1]
-    assert new.social is not None and new.social.tolist() == [[0, 1]]  # no loop, no repeat, no stranger
+    assert new.social is not None and new.social.tolist() == [
+        [0, 1]
+    ]  # no self-loop, no repeated edge, no user without rows
     assert new.item_table is not None and new.item_table["lat"].tolist() == [3.0, 1.0]
     assert new.item_table["item"].tolist() == [0, 1]
 
 
-def test_an_item_that_the_table_does_not_know() -> None:
+def test_an_item_that_is_missing_from_the_table() -> None:
     log = RawRows(np.array([0, 0]), np.array([5, 7]), item_table={"item": np.array([5])})
     with pytest.raises(DataError, match="item 7 has rows, but is not in the table of items"):
         compact_rows(log)
 
 
-def test_taking_rows_keeps_what_is_known_beside_them() -> None:
+def test_taking_rows_keeps_social_edges_and_item_features() -> None:
     log = RawRows(np.array([0, 1]), np.array([5, 7]), social=np.array([[0, 1]]), dropped={"a time": 2})
     assert log.take(np.array([True, False])).social is log.social
     assert log.take(np.array([1])).dropped == {"a time": 2}

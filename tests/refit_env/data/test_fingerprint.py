@@ -1,4 +1,4 @@
-"""A fingerprint is of the content: kept by a round trip, changed by any change that can be seen."""
+"""A fingerprint survives a round trip, and changes with any change of content."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_round_trip_keeps_it(shop, tmp_path):
     assert load_canonical(save_dataset(shop, tmp_path / "other-name")).fingerprint == shop.fingerprint
 
 
-def test_names_and_ids_are_no_part_of_it(shop):
+def test_names_and_ids_are_not_part_of_it(shop):
     assert replace(shop, name="b", user_ids=np.array(["x", "y", "z"])).fingerprint == shop.fingerprint
 
 
@@ -38,7 +38,7 @@ def test_names_and_ids_are_no_part_of_it(shop):
         {"item_features": {"lat": np.arange(5.0)}},
     ],
 )
-def test_other_content_has_another(shop, change):
+def test_other_content_has_another_fingerprint(shop, change):
     assert replace(shop, **change).fingerprint != shop.fingerprint
 
 
@@ -51,7 +51,7 @@ def test_the_order_of_a_users_items_is_part_of_it(shop):
     assert replace(shop, train=train).fingerprint != shop.fingerprint
 
 
-def test_rows_have_that_of_their_data_set():
+def test_rows_have_the_fingerprint_of_their_data_set():
     sessions = load_dataset("synthetic")
     assert sessions.episodes.fingerprint == sessions.fingerprint
     from refit_env.data.synthetic_sessions import synthesize_sessions

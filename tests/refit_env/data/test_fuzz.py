@@ -1,4 +1,4 @@
-"""Damaged files of every kind that is read: each loads, or is refused by one short line."""
+"""Every damaged file of every format either loads or raises an error of one short line."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from refit_env.data.readers.formats import FORMATS
 from tests.fuzzing import generators
 from tests.fuzzing_data import Case, Files, binary_cases, text_cases
 
-resource = pytest.importorskip("resource", reason="limits of time and memory as Unix knows them")
+resource = pytest.importorskip("resource", reason="needs Unix's limits of time and memory")
 
 LONGEST = 500
-"""Characters of a message."""
+"""Most characters of a message."""
 GROWTH = 2**30
-"""Bytes by which a test's peak of memory may grow."""
+"""Most bytes by which a test may raise the peak of memory."""
 HANG = 60
-"""Seconds after which a file is said to hang its reader; a usual one takes milliseconds."""
+"""Time limit of a reader in seconds; a usual file needs milliseconds."""
 
 TEXTS = "u.data ratings.dat csv inter lightgcn yoochoose kuairec zhihu zhihu1M tsmc2014 lbsn yelp".split()
 BINARIES = "diffrec tang recdiff dreamrec pickle canonical".split()
@@ -38,7 +38,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Ends a reader that hangs."""
+    """Raise an error in a reader that exceeds the time limit."""
 
     def stop(number: int, frame: object) -> None:
         raise AssertionError(f"a file hung its reader for {HANG} seconds")
@@ -53,7 +53,7 @@ def guarded() -> Iterator[None]:
 
 
 def peak() -> int:
-    """Bytes of memory that this process has had at most."""
+    """Return the peak memory of this process in bytes."""
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
@@ -75,7 +75,7 @@ def test_damaged_files_are_read_or_refused_by_a_short_line(
     name: str, cases: dict[str, Case], tmp_path: Path
 ) -> None:
     case, before = cases[name], peak()
-    case.read(write(tmp_path / "f", case.files))  # whole, they are read
+    case.read(write(tmp_path / "f", case.files))  # without damage, they are read
     refused = 0
     for number, rng in enumerate(islice(generators(), CASES.index(name), None, len(CASES))):
         file = rng.choice(sorted(case.mutate))
@@ -87,5 +87,5 @@ def test_damaged_files_are_read_or_refused_by_a_short_line(
         except ValueError as error:
             assert len(str(error)) < LONGEST and "\n" not in str(error), (number, str(error)[:2000])
             refused += 1
-    assert refused, "no damage was noticed"
+    assert refused, "no damage was detected"
     assert peak() - before < GROWTH

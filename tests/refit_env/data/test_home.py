@@ -25,7 +25,7 @@ CSV = "user,item\n" + "".join(f"{n % 5},{n}\n" for n in range(100))
 
 @pytest.fixture
 def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Empty data homes of this test's own: the chosen one, and the cache."""
+    """Create two empty data homes: the chosen one, and the cache."""
     monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path / "cache"))
     return tmp_path / "home", tmp_path / "cache"
@@ -33,7 +33,7 @@ def homes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Source:
-    """A known data set that is prepared from a CSV."""
+    """Add a known data set that is prepared from a CSV file."""
     entry = Source("shop", "cf", "https://shop.example", "CC0", False)
     recipe = NamedRecipe("shop", "nobody's", {"shop": ("ratings.csv",)}, Recipe(format="csv"))
     monkeypatch.setitem(CATALOG, "shop", entry)
@@ -64,7 +64,7 @@ def test_names_are_found_in_either_home(homes: tuple[Path, Path]) -> None:
     assert load_dataset("ml-1m").num_users == 25
 
 
-def test_raw_files_are_prepared_where_they_are_and_that_is_said(
+def test_raw_files_are_prepared_in_their_home_and_reported(
     homes: tuple[Path, Path], shop: Source, write: Write, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("home/raw/shop/ratings.csv", CSV)
@@ -77,7 +77,7 @@ def test_raw_files_are_prepared_where_they_are_and_that_is_said(
     assert list_datasets()["shop"] == homes[0] / "shop"
 
 
-def test_a_read_only_home_is_left_alone(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+def test_a_read_only_home_is_not_changed(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
     write("home/raw/shop/ratings.csv", CSV)
     for path in (homes[0] / "raw" / "shop", homes[0] / "raw", homes[0]):
         path.chmod(0o555)
@@ -90,7 +90,7 @@ def test_a_read_only_home_is_left_alone(homes: tuple[Path, Path], shop: Source, 
     assert list_datasets()["shop"] == homes[1] / "shop" and os.listdir(homes[0]) == ["raw"]
 
 
-def test_nowhere_to_write(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
+def test_no_writable_home(homes: tuple[Path, Path], shop: Source, write: Write) -> None:
     write("home/raw/shop/ratings.csv", CSV)
     write("cache", "a file in the way")
     homes[0].chmod(0o555)
@@ -134,7 +134,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[str]:
-    """A web server on this machine that offers the folder ``served``."""
+    """Start a local web server for the folder ``served``."""
     (tmp_path / "served").mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path / "served")))
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -145,7 +145,7 @@ def host(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def offered(shop: Source, host: str, monkeypatch: pytest.MonkeyPatch) -> Source:
-    """The same, with a download."""
+    """Add a known data set that has a download."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     checksum = hashlib.sha256(CSV.encode()).hexdigest()
@@ -170,12 +170,12 @@ def test_a_failed_or_changed_download_says_how_to_get_it(
         load_dataset("shop")
     for word in ("ratings.csv", offered.page, str(homes[0] / "raw" / "shop")):
         assert word in str(caught.value)
-    assert not (homes[0] / "raw" / "shop" / "ratings.csv").exists()  # nothing half is left
+    assert not (homes[0] / "raw" / "shop" / "ratings.csv").exists()  # no partial file is left
     assert not (homes[0] / "shop").exists()
 
 
-def test_a_folder_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    """Also where dataset.json has the old one's date, as in a copy that keeps dates."""
+def test_a_rewritten_folder_is_read_again(tmp_path: Path) -> None:
+    """Also if dataset.json keeps the old modification time, as in a copy that preserves times."""
     folder, info = tmp_path / "mine", tmp_path / "mine" / "dataset.json"
     save_dataset(synthesize(seed=0, num_users=30, num_items=24), folder)
     first, written = load_dataset(folder), info.stat()

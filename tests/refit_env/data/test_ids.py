@@ -1,4 +1,4 @@
-"""Ids stay as the source writes them, in every format of text."""
+"""Ids stay as the source writes them, in every text format."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("case", FILES)
-def test_leading_zeros_stay_in_every_format_of_text(case: str, write: Write) -> None:
+def test_leading_zeros_stay_in_every_text_format(case: str, write: Write) -> None:
     for name, content in FILES[case].items():
         path = write(name, content)
     rows = read_rows(path.parent if len(FILES[case]) > 1 else path, case.split(" ")[0])
@@ -65,7 +65,7 @@ def test_a_leading_zero_is_found_by_the_fast_reader(
     case: str, write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delimited, "_read_plain", lambda *_: pytest.fail("read line by line"))
-    test_leading_zeros_stay_in_every_format_of_text(case, write)
+    test_leading_zeros_stay_in_every_text_format(case, write)
 
 
 def test_two_items_that_differ_in_zeros_alone_stay_two(write: Write, tmp_path: Path) -> None:
@@ -91,7 +91,11 @@ def test_a_zero_in_a_later_chunk_makes_the_whole_column_text(
 
 def test_numbers_of_a_published_order_have_no_leading_zeros(write: Write) -> None:
     write("test.txt", "0 1\n")
-    for word, rule in (("007", "has a leading zero"), ("+7", "is no whole number"), ("1_0", "is no whole")):
+    for word, rule in (
+        ("007", "has a leading zero"),
+        ("+7", "is not a whole number"),
+        ("1_0", "is not a w"),
+    ):
         path = write("train.txt", f"0 1\n1 {word}\n")
         with pytest.raises(DataError, match=rf"train\.txt line 2: id '{re.escape(word)}' {rule}"):
             read_rows(path.parent, "lightgcn")
@@ -104,14 +108,14 @@ def test_an_id_has_no_sign(sign: str, write: Write) -> None:
 
 
 @given(st.lists(st.from_regex(r"\A[0-9]{1,12}\Z"), min_size=1, max_size=6))
-def test_a_column_of_ids_gives_back_the_text_that_it_was_read_from(texts: list[str]) -> None:
+def test_a_column_of_ids_restores_the_text_it_was_read_from(texts: list[str]) -> None:
     column = id_column([parse_id(text) for text in texts])
     assert [str(value) for value in column] == texts
     joined = join_ids([id_column([parse_id(text)]) for text in texts])
     assert [str(value) for value in joined] == texts
 
 
-def test_text_finds_the_number_and_the_number_the_id() -> None:
+def test_ids_map_to_numbers_and_back() -> None:
     users = IdMap("user", 3, np.array(["7", "007", "user-9"], dtype=object), "shop")
     assert [users.number(users.of(n)) for n in range(3)] == [0, 1, 2]
     assert users.take([[2, 0]]).tolist() == [["user-9", "7"]] and len(users) == 3 and users.known
@@ -168,8 +172,8 @@ def test_rows_have_the_id_of_their_session() -> None:
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1, 1, 2, 3], r"user_ids\.parquet row 1: the id 1 stands twice"),
-        (["a", "b", "b", "c"], r"user_ids\.parquet row 2: the id 'b' stands twice"),
+        ([1, 1, 2, 3], r"user_ids\.parquet row 1: the id 1 appears twice"),
+        (["a", "b", "b", "c"], r"user_ids\.parquet row 2: the id 'b' appears twice"),
         (["a", None, "b", "c"], r"user_ids\.parquet row 1: id is None, expected text"),
         (
             [0.5, 1.5, 2.5, 3.5],

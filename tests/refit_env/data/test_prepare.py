@@ -24,7 +24,7 @@ START = 1_500_000_000
 
 
 def lines(users: int, items: int) -> str:
-    """Everybody rates everything, one item a second."""
+    """Every user rates every item, one per second."""
     rows = ((u, i) for u in range(users) for i in range(items))
     return CSV + "".join(f"{u * 10},{i * 10},{i % 5 + 1},{START + i}\n" for u, i in rows)
 
@@ -69,7 +69,7 @@ def test_ml100k_is_prepared_from_u_data(data_home: Path, tmp_path: Path) -> None
         assert times[users[user], items[item]] == time
 
 
-def test_a_truncated_download_is_noticed_by_its_counts(data_home: Path, write: Write) -> None:
+def test_a_truncated_download_is_detected_by_its_counts(data_home: Path, write: Write) -> None:
     raw = find_raw(CATALOG["ml-100k"])
     if raw is None:
         pytest.skip(f"raw/ml-100k/u.data is not in {data_home}")
@@ -165,7 +165,7 @@ def test_recipes_that_cannot_be_followed(recipe: Recipe, message: str, write: Wr
     assert "ratings" in str(caught.value)
 
 
-def test_unknown_words_in_a_recipe() -> None:
+def test_unknown_values_in_a_recipe() -> None:
     with pytest.raises(ValueError, match="Did you mean 'random'"):
         Recipe(split="randon")
     with pytest.raises(ValueError, match="task must be one of cf"):
@@ -218,6 +218,8 @@ def test_two_processes_prepare_the_same_set_at_once(
     finally:
         for process in both:
             process.kill()
-    assert len(list(tmp_path.glob("prepared-by-*"))) == 1  # the other waited, and took what was there
+    assert (
+        len(list(tmp_path.glob("prepared-by-*"))) == 1
+    )  # the second process waited, and used the first one's result
     assert len(load_dataset(tmp_path / "shop").train) == 70_000
     assert not [path for path in (tmp_path / "shop").iterdir() if path.name.startswith(".")]

@@ -1,4 +1,4 @@
-"""What holds for every set of interactions: filters, splits, and the way to disk and back."""
+"""Properties of filters, splits, saving and loading for any set of interactions."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ shares = st.sampled_from([(0.1, 0.2), (0.0, 0.2), (0.2, 0.0), (0.45, 0.45), (0.0
 
 @st.composite
 def raw_rows(draw: st.DrawFn, timed: bool | None = None, base: bool = False) -> RawRows:
-    """Any interactions: few users and items, so that repeats and small cores are common.
+    """Draw interactions of few users and items, so that repeats and small cores are common.
 
-    With ``base``, two users have eight items each besides, so that no split is empty.
+    With ``base``, two more users have eight items each, so that no split is empty.
     """
     pairs = draw(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), min_size=1, max_size=40))
     pairs += [(user, item) for user in (0, 1) for item in range(8)] if base else []
@@ -44,17 +44,17 @@ def grouped(rows: RawRows) -> Interactions:
 
 
 def as_rows(part: Interactions) -> list[tuple[float, ...]]:
-    """Every interaction with all that is known of it, in order."""
+    """Return every interaction with all its values, in order."""
     extra = [column.tolist() for column in (part.timestamps, part.ratings) if column is not None]
     return list(zip(part.users.tolist(), part.items.tolist(), *extra, strict=True))
 
 
 @given(raw_rows(), st.integers(0, 4))
-def test_k_core_is_the_largest_part_that_keeps_its_promise(rows: RawRows, k: int) -> None:
+def test_k_core_is_the_largest_part_with_enough_rows(rows: RawRows, k: int) -> None:
     core = k_core(rows, k)
     for ids in (core.users, core.items):
         assert all(count >= k for count in Counter(ids.tolist()).values())
-    # the largest: whatever set of users and items keeps the promise lies inside it
+    # the largest: it contains every set of users and items with enough rows
     left = list(zip(rows.users.tolist(), rows.items.tolist(), strict=True))
     while True:
         users, items = Counter(u for u, _ in left), Counter(i for _, i in left)
@@ -78,14 +78,14 @@ def test_merging_keeps_the_earliest_of_each_pair_and_counts_the_rest(rows: RawRo
 
 
 @given(raw_rows())
-def test_new_ids_are_dense_and_lead_back(rows: RawRows) -> None:
+def test_new_ids_are_dense_and_map_back(rows: RawRows) -> None:
     new, users, items = compact_rows(rows)
     assert sorted(set(new.users.tolist())) == list(range(users.size))
     assert np.array_equal(users[new.users], rows.users) and np.array_equal(items[new.items], rows.items)
 
 
 @given(raw_rows(), st.integers(1, 5))
-def test_the_rating_threshold_keeps_exactly_the_good_ones(rows: RawRows, least: int) -> None:
+def test_the_rating_threshold_keeps_exactly_the_rows_above(rows: RawRows, least: int) -> None:
     if rows.ratings is None:
         with pytest.raises(DataError, match="ratings"):
             at_least(rows, least)
@@ -113,7 +113,9 @@ def test_splits_are_disjoint_and_lose_nothing(rows: RawRows, share: tuple[float,
     for parts in results:
         together = Counter(row for part in parts for row in as_rows(part))
         assert together == Counter(as_rows(everything))
-        assert np.array_equal(parts[0].counts > 0, everything.counts > 0)  # whoever has rows has train rows
+        assert np.array_equal(
+            parts[0].counts > 0, everything.counts > 0
+        )  # every user with rows has train rows
         for part in parts:  # each part keeps the order of the rows
             left = iter(as_rows(everything))
             assert all(row in left for row in as_rows(part))
@@ -123,7 +125,7 @@ def test_splits_are_disjoint_and_lose_nothing(rows: RawRows, share: tuple[float,
 
 
 @given(raw_rows(timed=True), st.sampled_from([0.0, 0.1, 0.45]))
-def test_a_split_by_time_never_looks_ahead(rows: RawRows, share: float) -> None:
+def test_a_split_by_time_puts_earlier_items_first(rows: RawRows, share: float) -> None:
     rows = rows.take(np.lexsort((rows.timestamps, rows.users)))  # type: ignore[arg-type]
     for parts in (by_time(grouped(rows), share, 0.2), leave_one_out(grouped(rows))):
         for user in range(7):
@@ -176,7 +178,7 @@ def test_prepare_then_load_is_the_identity(rows: RawRows, split: str, core: int)
 
 
 def assert_equal(one: Dataset, other: Dataset) -> None:
-    """Equal in every value and type."""
+    """Assert equality of every value and type."""
     for name in ("name", "task", "time_ordered", "num_users", "num_items"):
         assert getattr(one, name) == getattr(other, name)
     for name in ("user_ids", "item_ids"):

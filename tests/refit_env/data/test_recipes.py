@@ -1,4 +1,4 @@
-"""Each paper's preprocessing, from invented files in the published formats, against the paper's own words."""
+"""Tests of each paper's preprocessing on generated files in the published formats."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DOCS = Path(__file__).resolve().parents[3] / "docs" / "howto" / "own-data.md"
 
 
 def events(data: Dataset) -> pd.DataFrame:
-    """Every row with its split, and the source's own ids."""
+    """Return every row with its split and the source's ids."""
     parts = []
     assert data.user_ids is not None and data.item_ids is not None
     for number, name in enumerate(SPLITS):
@@ -50,7 +50,7 @@ def rows_of(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
 
 
 def made(name: str, folder: Path, recipe: str | None = None) -> Dataset:
-    """Prepare, load again, and see that the recipe is written down and nothing changed on the way."""
+    """Prepare and load again; check that the recipe is stored and the data are unchanged."""
     out = folder.parent / "canonical"
     named = None if recipe is None else RECIPES[recipe]
     data = prepare_known(CATALOG[name], folder, out, named, overwrite=True)
@@ -108,7 +108,7 @@ def test_the_recipe_is_chosen_by_the_files_that_are_there(write: Write, tmp_path
         choose_recipe("epinions", tmp_path / "nowhere")
 
 
-def test_of_a_folder_with_more_the_recipes_own_file_is_read(write: Write) -> None:
+def test_the_recipes_file_is_read_from_a_folder_with_others(write: Write) -> None:
     clocks = [f"18:{n // 60:02d}:{n % 60:02d}" for n in range(200)]
     lines = "".join(
         f"{n % 5}\t%s{n % 3}\tc\tCafe\t35.1\t139.1\t540\tTue Apr 03 {clock} +0000 2012\n"
@@ -168,13 +168,13 @@ def visits(rng: np.random.Generator, users: int, items: int, rows: int) -> pd.Da
 
 
 def one_pass(frame: pd.DataFrame) -> pd.DataFrame:
-    """Users and items with five rows, counted once."""
+    """Filter users and items with at least five rows, in one pass."""
     users, items = frame.user.value_counts(), frame.item.value_counts()
     return frame[(frame.user.map(users) >= 5) & (frame.item.map(items) >= 5)]
 
 
 def as_diff_poi_does(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the paper's script does, in its order: one pass of 5-core, then quantiles of each user's times."""
+    """Do the steps of the paper's script: one pass of 5-core, then quantiles of each user's times."""
     frame = one_pass(frame).copy()
     assert len(one_pass(frame)) < len(frame)  # another pass would drop more
     frame["split"] = -1
@@ -220,7 +220,7 @@ def test_diff_poi_from_lbsn_files(write: Write) -> None:
 
 
 def as_dreamrec_does(frame: pd.DataFrame) -> pd.DataFrame:
-    """Items with 5 rows, sessions with 3, until both hold; sessions by their first time, 8:1:1."""
+    """Filter items with 5 rows and sessions with 3; split sessions by their first time, 8:1:1."""
     while True:
         users, items = frame.user.value_counts(), frame.item.value_counts()
         kept = frame[(frame.user.map(users) >= 3) & (frame.item.map(items) >= 5)]
@@ -238,7 +238,7 @@ def as_dreamrec_does(frame: pd.DataFrame) -> pd.DataFrame:
 def session_log(seed: int, rows: int = 1500) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     frame = pd.DataFrame({"user": rng.integers(1, 300, rows), "item": rng.zipf(1.4, rows) % 60 + 1000})
-    times = rng.permutation(rows) * 1000.0 + frame.user * 86400.0  # no two alike
+    times = rng.permutation(rows) * 1000.0 + frame.user * 86400.0  # no two are equal
     return frame.assign(time=times + 1_396_000_000)
 
 
@@ -249,7 +249,7 @@ def test_dreamrecs_filter_on_yoochoose(which: str, write: Write) -> None:
     moments = pd.to_datetime(frame.time, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     lines = [f"{u},{t},{i},{end}\n" for u, t, i in zip(frame.user, moments, frame.item, strict=True)]
     data = made("yoochoose", write(f"raw/yoochoose-{which}.dat", "".join(lines)))
-    if which == "buys":  # no item twice in a session
+    if which == "buys":  # no session repeats an item
         frame = frame.sort_values("time").drop_duplicates(["user", "item"])
     want = as_dreamrec_does(frame)
     assert rows_of(events(data)) == rows_of(want)
@@ -261,7 +261,7 @@ def test_dreamrecs_filter_on_yoochoose(which: str, write: Write) -> None:
 
 
 def on_days(frame: pd.DataFrame) -> pd.DataFrame:
-    """What DreamRec makes of days of users, Beijing time, as sessions, which are named by user and date."""
+    """Apply DreamRec's filter to days (Beijing time) of users as sessions, named by user and date."""
     frame = frame.sort_values("time", kind="stable")
     day = pd.to_datetime(frame.time + 8 * 3600, unit="s").dt.strftime("%Y-%m-%d")
     codes, names = pd.factorize(frame.user.astype(str) + " " + day)  # numbered by the time of the first row
@@ -272,7 +272,7 @@ def on_days(frame: pd.DataFrame) -> pd.DataFrame:
 def test_dreamrecs_sessions_of_kuairec(write: Write) -> None:
     rng = np.random.default_rng(5)
     frame = session_log(5, 3000).assign(user=lambda f: f.user % 40)
-    # Eighths: what every pandas reads without an error in the last digit.
+    # Eighths: every version of pandas reads them exactly.
     frame["time"] = 1_593_878_400 + rng.integers(0, 10 * 86400 * 8, len(frame)) / 8
     frame["ratio"] = rng.uniform(0, 4, len(frame)).round(3)
     lines = ["user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"]
@@ -297,7 +297,7 @@ def test_dreamrecs_clicks_of_zhihu(write: Write) -> None:
     assert "ZhihuRec" in data.meta["source"][0]
 
 
-def test_trust_among_those_who_are_left(write: Write, tmp_path: Path) -> None:
+def test_trust_among_the_users_that_are_left(write: Write, tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     rating = np.unique(rng.integers(1, 40, (500, 2)), axis=0)
     rating = np.column_stack(
@@ -350,7 +350,7 @@ def test_a_recipe_for_ones_own_data(write: Write) -> None:
     assert data.meta["preparation"]["name"] == "yoochoose-clicks"
 
 
-def test_an_exact_recipe_notices_other_counts(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exact_recipe_refuses_other_counts(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     write("raw/train.txt", "0 " + " ".join(map(str, range(30))) + "\n1 5 6 7 8 9 10 11\n")
     path = write("raw/test.txt", "0 31\n1 30\n")
     with pytest.raises(DataError, match=r"gowalla has 29,858 users.*these files give 2 users, 32 items"):
@@ -360,7 +360,7 @@ def test_an_exact_recipe_notices_other_counts(write: Write, monkeypatch: pytest.
     assert data.meta["preparation"]["name"] == "lightgcn"
 
 
-def test_the_documentation_knows_every_recipe_and_format() -> None:
+def test_the_documentation_names_every_recipe_and_format() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for recipe in RECIPES.values():
         line = next(line for line in text.splitlines() if line.startswith(f"| `{recipe.name}` |"))

@@ -1,4 +1,4 @@
-"""Sparse rows: a batch is what the whole matrix says."""
+"""A batch of sparse rows equals the rows of the dense matrix."""
 
 from __future__ import annotations
 

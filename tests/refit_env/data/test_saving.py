@@ -18,11 +18,11 @@ OLD, NEW = synthesize(num_users=30, num_items=40), synthesize(num_users=40, num_
 
 
 def whole(folder: Path) -> int:
-    """How many users the set there has; its checksums hold."""
+    """Load the data set, which checks the checksums, and return its number of users."""
     return load_canonical(folder).num_users
 
 
-def test_a_set_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_a_set_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     folder = save_dataset(OLD, tmp_path / "shop")
     with pytest.raises(DataError, match=r"shop: a data set is there already; overwrite=True replaces it"):
         save_dataset(NEW, folder)
@@ -30,11 +30,11 @@ def test_a_set_is_replaced_only_when_asked(tmp_path: Path) -> None:
     assert whole(save_dataset(NEW, folder, overwrite=True)) == 40
 
 
-def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
+def test_other_files_are_never_replaced(tmp_path: Path) -> None:
     folder = save_dataset(OLD, tmp_path / "shop")
     (folder / "notes.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for path, message in ((folder, r"holds notes\.txt, which is no part"), (tmp_path / "file", "is a file")):
+    for path, message in ((folder, r"holds notes\.txt, not part"), (tmp_path / "file", "is a file")):
         with pytest.raises(DataError, match=message):
             save_dataset(NEW, path, overwrite=True)
     assert whole(folder) == 30 and (folder / "notes.txt").read_text() == "mine"
@@ -42,7 +42,7 @@ def test_what_is_no_data_set_is_never_replaced(tmp_path: Path) -> None:
     assert whole(save_dataset(NEW, tmp_path / "empty")) == 40
 
 
-def test_what_killed_writers_left_inside_is_no_obstacle(tmp_path: Path) -> None:
+def test_temporary_files_of_killed_processes_may_be_replaced(tmp_path: Path) -> None:
     folder = save_dataset(OLD, tmp_path / "shop")
     (folder / f".{FILES[0]}.x1y2.parquet").write_text("half")
     save_dataset(NEW, folder, overwrite=True)
@@ -78,17 +78,17 @@ USERS = pd.RangeIndex(NEW.num_users).astype(str).to_numpy(dtype=object)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "x/y", "x\\y", ".hidden", "a\nb", "raw", "-x"])
-def test_names_are_names(name: str, write: Write) -> None:
+def test_names_that_are_not_folder_names_are_refused(name: str, write: Write) -> None:
     with pytest.raises(DataError, match="cannot name a data set"):
         check_name(name)
     with pytest.raises(DataError, match="cannot name a data set"):
         prepare(name, write("ratings.csv", "user,item\n"))
 
 
-def test_known_names_take_only_what_their_recipes_make(write: Write, tmp_path: Path) -> None:
+def test_known_names_are_for_their_recipes_only(write: Write, tmp_path: Path) -> None:
     text = "user,item\n" + "".join(f"{n % 5},{n}\n" for n in range(100))
     path = write("ratings.csv", text)
-    with pytest.raises(DataError, match=r"'ml-1m' is a known data set, and only its recipes make it"):
+    with pytest.raises(DataError, match=r"'ml-1m' is a known data set, which only its recipes create"):
         prepare("ml-1m", path, Recipe(), tmp_path / "out")
     with pytest.raises(DataError, match=r"'nyc' is a known data set"):
         from refit_env.data.catalog import CATALOG
@@ -97,7 +97,7 @@ def test_known_names_take_only_what_their_recipes_make(write: Write, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
-def test_a_taken_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_folder_in_use_is_refused_before_anything_is_read(tmp_path: Path) -> None:
     save_dataset(OLD, tmp_path / "shop")
     with pytest.raises(DataError, match="a data set is there already"):
         prepare("shop", tmp_path / "nowhere.csv", Recipe(), tmp_path / "shop")

@@ -1,4 +1,4 @@
-"""Sequential sets as rows: what precedes, what comes next, and nothing else."""
+"""Sequential sets as rows: histories and targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ITEMS = 9
 
 
 def dataset(sessions: list[tuple[list[int], int]], time_ordered: bool = True) -> Dataset:
-    """Sessions as (items, split)."""
+    """Build a data set from sessions (items, split)."""
     parts = []
     for code in range(3):
         pairs = [(u, i) for u, (items, split) in enumerate(sessions) for i in items if split == code]
@@ -38,7 +38,7 @@ sessions = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(sessions, st.integers(1, 4), st.booleans())
-def test_a_row_is_what_precedes_an_event_and_the_event(
+def test_a_row_is_a_history_and_a_target(
     some: list[tuple[list[int], int]], length: int, keep_empty: bool
 ) -> None:
     rows = as_rows(dataset(some), length, keep_empty)
@@ -48,7 +48,7 @@ def test_a_row_is_what_precedes_an_event_and_the_event(
         for p in range(len(items))
         if p > 0 or keep_empty
     ]
-    wanted.sort(key=lambda row: row[0])  # train rows first, sessions and places as they were
+    wanted.sort(key=lambda row: row[0])  # train rows first; the order of sessions and positions is kept
     assert rows.num_users == len(wanted)
     for r, (split, user, history, target) in enumerate(wanted):
         assert rows.split_of[r] == split and rows.sessions[r] == user and rows.lengths[r] == len(history)
@@ -64,7 +64,7 @@ def test_a_row_is_what_precedes_an_event_and_the_event(
         assert rows.population(name) == sum(len(items) for items, split in some if split == code)
 
 
-def test_a_user_whose_events_lie_in_several_splits_is_one_string() -> None:
+def test_events_of_a_user_in_several_splits_are_concatenated() -> None:
     train = Interactions.from_pairs([0, 0], [1, 2], 1, ITEMS)
     valid, test = Interactions.from_pairs([0], [3], 1, ITEMS), Interactions.from_pairs([0], [4], 1, ITEMS)
     rows = as_rows(Dataset("shop", "sequential", train, valid, test, time_ordered=True))
@@ -72,7 +72,7 @@ def test_a_user_whose_events_lie_in_several_splits_is_one_string() -> None:
     assert rows.split_of.tolist() == [0, 1, 2]
 
 
-def test_episodes_are_rows_where_a_user_is_many_cases_and_users_elsewhere() -> None:
+def test_episodes_are_rows_where_a_user_has_many_and_users_elsewhere() -> None:
     data = synthesize_sessions()
     assert isinstance(data.episodes, RowDataset)
     assert data.episodes is data.episodes and data.episodes.episodes is data.episodes
@@ -80,10 +80,10 @@ def test_episodes_are_rows_where_a_user_is_many_cases_and_users_elsewhere() -> N
     assert other.episodes is other
 
 
-def test_what_has_no_order_or_no_row_is_refused() -> None:
-    with pytest.raises(DataError, match="no order of time"):
+def test_sets_without_order_or_rows_are_refused() -> None:
+    with pytest.raises(DataError, match="is not sorted by time"):
         as_rows(dataset([([0, 1], 0)], time_ordered=False))
-    with pytest.raises(DataError, match="nothing to learn from"):
+    with pytest.raises(DataError, match="nothing to train on"):
         as_rows(dataset([([0], 0), ([1, 2], 1)]))
     with pytest.raises(ValueError, match="length=0"):
         as_rows(dataset([([0, 1], 0)]), length=0)
@@ -100,7 +100,7 @@ def test_evaluation_is_the_hit_rate_of_every_row_and_masks_nothing() -> None:
             order = [*others[: rank - 1], item, *others[rank - 1 :]]
             scores[row, order] = torch.arange(ITEMS, 0, -1).float()
     found = evaluate(lambda users: scores[users], data, "test", ks=(1, 2, 5))
-    assert found.users.tolist() == [1, 2, 3]  # the row (3) -> 3 counts: a repeat is no seen item
+    assert found.users.tolist() == [1, 2, 3]  # the row (3) -> 3 counts: repeated items are not masked
     assert found.per_user["recall@1"].tolist() == [1.0, 0.0, 0.0]
     assert found.per_user["recall@2"].tolist() == [1.0, 1.0, 0.0]
     assert found.per_user["ndcg@2"].tolist() == pytest.approx([1.0, 1 / np.log2(3), 0.0])
@@ -122,7 +122,7 @@ def test_no_row_is_dropped_whatever_the_batch() -> None:
 def test_real_rows_are_counted(data_home: Path, name: str, empty: int) -> None:
     rows = load_dataset(name).episodes
     assert isinstance(rows, RowDataset)
-    assert rows.empty["test"] == empty  # of Zhihu, the figure that DreamRec's own files give
+    assert rows.empty["test"] == empty  # for Zhihu, the number in DreamRec's own files
     assert len(rows.test) + empty == rows.population("test")
 
 
@@ -137,7 +137,7 @@ def test_gaps_are_the_seconds_since_the_event_before() -> None:
     items, gaps = rows.latest(1)
     assert items.ravel().tolist() == [1, 2, 1, 3] and gaps.ravel().tolist() == [0, 5, 20, 65]
     assert rows.latest(2)[0] is rows.history
-    with pytest.raises(ValueError, match=r"3 items was asked for; rows of 'town' show 1\.\.2"):
+    with pytest.raises(ValueError, match=r"3 items is not available; rows of 'town' have 1\.\.2"):
         rows.latest(3)
 
 
@@ -149,7 +149,7 @@ def test_the_latest_items_are_those_of_shorter_rows(some: list[tuple[list[int], 
     assert np.array_equal(items, as_rows(data, length).history) and not gaps.any()
 
 
-def test_checkins_are_rows_where_visits_stand_in_order() -> None:
+def test_checkins_are_rows_where_visits_are_sorted_by_time() -> None:
     town = synthesize_checkins(num_users=12)
     rows = town.episodes
     assert isinstance(rows, RowDataset) and rows.history.shape[1] == 50
@@ -157,14 +157,14 @@ def test_checkins_are_rows_where_visits_stand_in_order() -> None:
     assert rows.gaps is not None and rows.gaps.max() <= 24 * 3600
     assert rows.item_features is not None and not rows.masked("test").nnz
     again = rows.test.items[:, None] == rows.history[rows.rows_of("test")]
-    assert 0.3 < again.any(1).mean() < 1  # most go where they have been: all places are ranked
+    assert 0.3 < again.any(1).mean() < 1  # most check-ins are repeats: all places are ranked
     unordered = replace(town, time_ordered=False)
     assert unordered.episodes is unordered  # sets of places
-    with pytest.raises(DataError, match="no order of time"):
+    with pytest.raises(DataError, match="is not sorted by time"):
         as_rows(unordered)
 
 
-def test_synthetic_people_go_back_and_near() -> None:
+def test_synthetic_users_repeat_places_or_go_to_nearby_ones() -> None:
     town = synthesize_checkins(num_users=30, again=0.0, nearby=3)
     rows, places = town.episodes, town.item_features
     assert isinstance(rows, RowDataset) and places is not None
@@ -188,7 +188,7 @@ def test_real_checkins_are_counted(data_home: Path, name: str, users: int, rows:
     assert (data.episodes.gaps is None) == (name == "tky")
 
 
-def test_sessions_say_what_comes_next() -> None:
+def test_sessions_predict_the_next_item() -> None:
     data = synthesize_sessions(num_sessions=400, num_items=30, focus=1.0)
     rows = data.episodes
     assert isinstance(rows, RowDataset)
@@ -208,12 +208,12 @@ def test_sessions_say_what_comes_next() -> None:
     st.integers(0, 3),
     st.booleans(),
 )
-def test_the_served_row_is_the_one_that_an_event_to_come_will_have(
+def test_the_served_row_has_the_history_of_the_next_event(
     histories: list[list[int]], length: int, seed: int, timed: bool
 ) -> None:
     rng = np.random.default_rng(seed)
     users = np.repeat(np.arange(len(histories)), [len(items) + 1 for items in histories])
-    items = np.concatenate([[*items, 0] for items in histories])  # with the event to come
+    items = np.concatenate([[*items, 0] for items in histories])  # with the next event
     times = np.sort(rng.integers(0, 10**9, users.size)).astype(np.float64)
     last = np.append(np.diff(users) > 0, True)
     split = np.where(last, 2, rng.integers(0, 3, users.size))

@@ -1,4 +1,4 @@
-"""The splits of Diff-POI and DreamRec; the others are in test_properties."""
+"""Tests of the splits of Diff-POI and DreamRec; test_properties has the others."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_quantiles_cut_each_users_time(log: list[tuple[int, int, int]], at: tupl
 
 
 @given(logs, st.sampled_from([(0.1, 0.1), (0.25, 0.25), (0.0, 0.5)]), st.booleans())
-def test_whole_sessions_are_dealt_out_in_order_of_time(
+def test_whole_sessions_are_split_by_time(
     log: list[tuple[int, int, int]], shares: tuple[float, float], timed: bool
 ) -> None:
     rows = interactions(log, timed)

@@ -13,7 +13,7 @@ PINNED = "e64bd14f4c45a73c9db0541d4c54cc52a9f4238b62336d1d861a0ee95b2ae172"
 
 
 def fingerprint(data: Dataset) -> str:
-    """A checksum of every value, in little-endian bytes of fixed types."""
+    """Hash every value, in little-endian bytes of fixed types."""
     digest = hashlib.sha256()
     for split in SPLITS:
         part = data.split(split)
@@ -53,12 +53,12 @@ def test_split_by_time_within_each_user(data: Dataset) -> None:
 
 def test_activity_is_skewed_and_popularity_is_steep(data: Dataset) -> None:
     counts = data.train.counts
-    assert counts.mean() > 1.05 * np.median(counts)  # log-normal: the mean lies above the median
+    assert counts.mean() > 1.05 * np.median(counts)  # log-normal: the mean is above the median
     popularity = np.sort(np.bincount(data.train.items, minlength=data.num_items))[::-1]
     assert popularity[: data.num_items // 10].sum() > 0.25 * popularity.sum()
 
 
-def test_there_is_something_to_learn_and_room_above(data: Dataset) -> None:
+def test_neighbours_beat_popularity(data: Dataset) -> None:
     train = data.train.csr.toarray()
     popularity = recall(data, np.tile(train.sum(0), (data.num_users, 1)))
     together = train.T @ train
@@ -69,8 +69,8 @@ def test_there_is_something_to_learn_and_room_above(data: Dataset) -> None:
     assert 2 * popularity < neighbours < 0.7
 
 
-def test_late_items_foretell_the_next_ones(data: Dataset) -> None:
-    """The taste drifts: the last third of a row says more of the test items than the first third."""
+def test_late_items_predict_the_next_ones(data: Dataset) -> None:
+    """The last third of a row predicts the test items better than the first third."""
     train, users = data.train, data.train.users
     place = (np.arange(len(train)) - train.indptr[users]) / train.counts[users]
     full = train.csr.toarray()

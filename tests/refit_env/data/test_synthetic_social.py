@@ -1,4 +1,4 @@
-"""The embedded social data: the same everywhere, and friends who tell something."""
+"""The embedded social data are the same on every platform, and friends predict test items."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 from refit_env.data import synthesize_social
 
 
-def test_a_seed_gives_the_same_ties_and_another_others() -> None:
+def test_the_ties_depend_on_the_seed() -> None:
     one, two, other = (synthesize_social(seed) for seed in (0, 0, 1))
     assert one.social is not None and two.social is not None and other.social is not None
     assert np.array_equal(one.social, two.social) and not np.array_equal(one.social, other.social)
 
 
-def test_ties_go_both_ways_and_never_to_oneself() -> None:
+def test_ties_are_symmetric_without_self_loops() -> None:
     data = synthesize_social(num_users=50, meets=10)
     assert data.social is not None
     ties = set(map(tuple, data.social.tolist()))

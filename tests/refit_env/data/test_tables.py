@@ -1,4 +1,4 @@
-"""items.parquet: what is known of the items, on the way to disk and back."""
+"""Tests of ``items.parquet``, the features of the items."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_features_of_items_survive(lat: list[float], lon: list[float], text: lis
         assert found["lat"].dtype == np.float64
 
 
-def test_rows_in_another_order_are_put_in_order_of_item(tmp_path: Path) -> None:
+def test_rows_in_another_order_are_sorted_by_item(tmp_path: Path) -> None:
     folder = save_dataset(SMALL, tmp_path / "a")
     order = np.random.default_rng(0).permutation(30)
     pd.DataFrame({"item": order, "lat": order / 10, "lon": -order / 10}).to_parquet(folder / ITEMS)
@@ -80,7 +80,7 @@ def test_bad_tables_are_named_with_row_and_rule(
     assert "items.parquet" in str(caught.value)
 
 
-def test_a_truncated_table_is_noticed(tmp_path: Path) -> None:
+def test_a_truncated_table_is_detected(tmp_path: Path) -> None:
     folder = save_dataset(located(lat=np.zeros(30)), tmp_path / "a")
     (folder / ITEMS).write_bytes((folder / ITEMS).read_bytes()[:-9])
     with pytest.raises(DataError, match=r"items\.parquet: sha256 is .*truncated or changed"):

@@ -19,7 +19,7 @@ NOW = 1_700_000_000.0
 @pytest.mark.parametrize(
     ("unit", "name"), [("ms", "milliseconds"), ("us", "microseconds"), ("ns", "nanoseconds")]
 )
-def test_a_unit_that_is_certain_is_found(unit: str, name: str) -> None:
+def test_an_unambiguous_unit_is_detected(unit: str, name: str) -> None:
     found, notes = to_seconds("log", SECONDS / UNITS[unit], now=NOW)
     assert found == pytest.approx(SECONDS) and notes == (f"times converted from {name}",)
 
@@ -27,7 +27,7 @@ def test_a_unit_that_is_certain_is_found(unit: str, name: str) -> None:
 def test_seconds_are_seconds() -> None:
     assert to_seconds("log", SECONDS, now=NOW) == (SECONDS, ())
     assert to_seconds("log", np.zeros(0), now=NOW)[1] == ()
-    assert to_seconds("log", np.array([NOW + 80_000]), now=NOW)[1] == ()  # a clock may be a day behind
+    assert to_seconds("log", np.array([NOW + 80_000]), now=NOW)[1] == ()  # a clock may be a day late
 
 
 @pytest.mark.parametrize(
@@ -45,20 +45,20 @@ def test_seconds_are_seconds() -> None:
 def test_other_times_need_their_unit(values: list[float], count: str, first: str) -> None:
     with pytest.raises(DataError) as caught:
         to_seconds("log.csv", np.array(values, dtype=np.float64), now=NOW)
-    assert f"log.csv: {count} times, the first of them {first}, are no seconds between 1990" in str(
+    assert f"log.csv: {count} times, the first of them {first}, are not seconds between 1990" in str(
         caught.value
     )
     assert "time_unit=UNIT states their unit (s, ms, us, ns, days)" in str(caught.value)
 
 
 @pytest.mark.parametrize("unit", sorted(UNITS))
-def test_a_stated_unit_is_believed(unit: str) -> None:
+def test_a_stated_unit_is_not_checked(unit: str) -> None:
     found, notes = to_seconds("log", np.array([3.0, -1.0]), unit, now=NOW)
     assert found.tolist() == [3 * UNITS[unit], -UNITS[unit]] and bool(notes) == (unit != "s")
 
 
 def log(unit: float, users: int = 4, days: int = 10) -> str:
-    """Six events a day of every user; sessions of a day depend on the unit of the times."""
+    """Write six events per day of every user; daily sessions depend on the unit of the times."""
     events = ((u, d, n) for u in range(users) for d in range(days) for n in range(6))
     rows = (f"{u},{n + d},{(1_500_000_000 + 86_400 * d + 60 * n) * unit:.0f}\n" for u, d, n in events)
     return "user,item,timestamp\n" + "".join(rows)
@@ -74,11 +74,11 @@ def test_sessions_do_not_depend_on_the_unit(thousands: int, write: Write) -> Non
     assert (notes is None) == (thousands == 1)
 
 
-def test_a_unit_of_what_is_no_number_is_a_mistake(write: Write) -> None:
+def test_a_unit_for_dates_or_no_times_is_refused(write: Write) -> None:
     text = "user,item,date\n" + "".join(f"{n % 5},{n},2020-01-0{1 + n % 9}\n" for n in range(100))
     path = write("log.csv", text)
     assert prepare("shop", path).train.timestamps is not None
-    with pytest.raises(DataError, match=r"time_unit='ms', but these files have times that need none"):
+    with pytest.raises(DataError, match=r"time_unit='ms', but these files have dates, not numbers"):
         prepare("shop", path, Recipe(time_unit="ms"))
     with pytest.raises(DataError, match=r"time_unit='ms', but these files have no times"):
         prepare("shop", path, Recipe(time_unit="ms", ignore=("date",)))

@@ -49,13 +49,16 @@ def test_tsmc2014_may_be_saved_again_as_utf_8_with_windows_lines(
 
 
 BAD_TSMC = [
-    (NYC.replace("979", "x9"), r"line 2: user 'x9' is no whole number"),
-    (NYC.replace("18:00:25 +0000", "18:00:61 +0000"), r"line 2: timestamp 'Tue Apr 03 18:00:61.*is no date"),
-    (NYC.replace("40.719810375488535", "4O.7"), r"line 1: lat '4O\.7' is no number"),
+    (NYC.replace("979", "x9"), r"line 2: user 'x9' is not a whole number"),
+    (
+        NYC.replace("18:00:25 +0000", "18:00:61 +0000"),
+        r"line 2: timestamp 'Tue Apr 03 18:00:61.*is not a d",
+    ),
+    (NYC.replace("40.719810375488535", "4O.7"), r"line 1: lat '4O\.7' is not a number"),
     (NYC.replace("40.719810375488535", "94.7"), r"line 1: lat 94\.7 is outside -90\.\.90"),
     (NYC.replace("-74.0441\t-300", "-274\t-300"), r"line 3: lon -274\.0 is outside -180\.\.180"),
     (NYC.replace("\t-300\t", "\t"), r"line 3: expected 'user<tab>venue<tab>.*\(8 fields\), found .*\(7\)"),
-    (NYC[:-20], r"line 3: timestamp 'Sat Feb 16' is no date"),
+    (NYC[:-20], r"line 3: timestamp 'Sat Feb 16' is not a date"),
     (NYC[: NYC.rindex("\t", 0, -40)], r"line 3: .*Is the file truncated\?"),
     (NYC.replace("4a43c0aef964a520c6a61fe3", " "), "line 2: item is empty"),
     (NYC.replace("\t", ","), r"line 1: .*Separated by ','\?"),

@@ -37,7 +37,7 @@ def test_u_data(write: Write) -> None:
 def test_ratings_dat(write: Write) -> None:
     path = write(
         "ratings.dat", "1::1193::5::978300760\r\n1::661::3::978302109\r\n"
-    )  # the real one ends so, too
+    )  # as in the published file
     rows = read_rows(path.parent, "ratings.dat")
     assert rows.items.tolist() == [1193, 661] and rows.ratings is not None and rows.ratings.tolist() == [5, 3]
 
@@ -66,7 +66,7 @@ def test_recbole_by_its_header(write: Write) -> None:
 
 def test_recbole_tokens_need_not_be_numbers(write: Write) -> None:
     path = write("shop.inter", "user_id:token\titem_id:token\nA1\tx\nB2\ty\n")
-    with pytest.raises(DataError, match=r"line 2: user 'A1' is no whole number.*token_ids=True takes"):
+    with pytest.raises(DataError, match=r"line 2: user 'A1' is not a whole number.*token_ids=True accepts"):
         read_rows(path, "inter")
     rows = read_rows(path, "inter", ReadOptions(token_ids=True))
     assert rows.users.tolist() == ["A1", "B2"]
@@ -79,7 +79,7 @@ def test_recbole_benchmark_files_are_split(write: Write) -> None:
     assert rows.split is not None and rows.split.tolist() == [0, 1, 2] and rows.items.tolist() == [0, 1, 2]
 
 
-def test_csv_finds_the_usual_names_and_takes_others(write: Write) -> None:
+def test_csv_finds_the_usual_names_and_accepts_others(write: Write) -> None:
     path = write(
         "ratings.csv", 'movieId,userId,"note, or none",rating,timestamp\n7,1,"a, b",4.5,2020-01-02\n'
     )
@@ -104,11 +104,11 @@ BAD_LINES = [
     ("u.data", "1,2,3,4\n", r"line 1: .*Separated by ','"),
     ("u.data", "1::2::3::4\n", r"line 1: .*Separated by '::'"),
     ("u.data", "1\t2\t3\t4\n-1\t2\t3\t4\n", r"line 2: user '-1' is negative"),
-    ("u.data", "1\t2\t3\t4\n\n1\t2.5\t3\t4\n", r"line 3: item '2\.5' is no whole number"),
-    ("u.data", "1\tx\t3\t4\n", r"line 1: item 'x' is no whole number"),
-    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is no number"),
+    ("u.data", "1\t2\t3\t4\n\n1\t2.5\t3\t4\n", r"line 3: item '2\.5' is not a whole number"),
+    ("u.data", "1\tx\t3\t4\n", r"line 1: item 'x' is not a whole number"),
+    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is not a number"),
     ("u.data", "1\t2\t\t4\n", r"line 1: rating is empty"),
-    ("u.data", "1\t2\t3\tinf\n", r"line 1: timestamp 'inf' is no number"),
+    ("u.data", "1\t2\t3\tinf\n", r"line 1: timestamp 'inf' is not a number"),
     ("u.data", "1\t99999999999999999999\t3\t4\n", r"line 1: item .* does not fit 64 bits"),
     ("u.data", "\n \n", "is empty"),
     ("u.data", b"1\t2\t3\t4\n\xff\xfe\t2\t3\t4\n", "not UTF-8"),
@@ -123,8 +123,8 @@ BAD_LINES = [
     ("ratings.dat", "1::2::3::4\n1:2::3::4\n", r"line 2: expected .*found '1:2::3::4' \(3\)"),
     ("ratings.dat", "1::2::3::4\n1::2::3::4::5\n", r"line 2: expected .*\(5\)"),
     ("lightgcn/train.txt", "0 1 2\n1 2 -3\n", r"train.txt line 2: id '-3' is negative"),
-    ("lightgcn/train.txt", "0 1\n1 2.0\n", r"train.txt line 2: id '2.0' is no whole number"),
-    ("lightgcn/train.txt", "0,1,2\n", r"line 1: id '0,1,2' is no whole number.*separated by spaces"),
+    ("lightgcn/train.txt", "0 1\n1 2.0\n", r"train.txt line 2: id '2.0' is not a whole number"),
+    ("lightgcn/train.txt", "0,1,2\n", r"line 1: id '0,1,2' is not a whole number.*separated by spaces"),
     ("lightgcn/train.txt", "0 99999999999999999999\n", "does not fit 64 bits"),
     ("lightgcn/train.txt", "0 " + "9" * 5000 + "\n", "line 1: .*does not fit 64 bits"),
     (
@@ -133,7 +133,11 @@ BAD_LINES = [
         "1002 columns; at most 1000",
     ),
     ("ratings.csv", '"user,item\n1,2\n', "line 1: unexpected end"),
-    ("ratings.csv", ",".join("c" * 300 for _ in range(99)) + "\n1,2\n", "line 1: a column name stands twice"),
+    (
+        "ratings.csv",
+        ",".join("c" * 300 for _ in range(99)) + "\n1,2\n",
+        "line 1: a column name appears twice",
+    ),
     (
         "ratings.csv",
         "user,item," + ",".join(f"{n}" * 99 for n in range(9)) + "\n1,2\n",
@@ -144,10 +148,10 @@ BAD_LINES = [
     ("ratings.csv", "user,item\n1,2\n1\n", r"line 3: expected 'user,item' \(2 fields\), found '1' \(1\)"),
     ("ratings.csv", "user,item,note\n1,2,x\n3,4\n", r"line 3: expected 'user,item,note' .*\(2\)"),
     ("ratings.csv", "user:item\n1:2\n", r"line 1: which column is the user\? It has user:item; .*separator"),
-    ("ratings.csv", "user,item,item\n1,2,3\n", "stands twice"),
+    ("ratings.csv", "user,item,item\n1,2,3\n", "appears twice"),
     ("ratings.csv", "user,item\n", "no rows"),
     ("ratings.csv", 'user,item\n1,"2\n', "line"),
-    ("ratings.csv", "user,item,timestamp\n1,2,yesterday\n", r"line 2: timestamp 'yesterday' is no date"),
+    ("ratings.csv", "user,item,timestamp\n1,2,yesterday\n", r"line 2: timestamp 'yesterday' is not a date"),
     (
         "ratings.csv",
         "user,item,split\n1,2,train\n1,3,later\n",
@@ -188,8 +192,8 @@ def headed(header: bytes) -> bytes:
 
 PAIRS = b"{'descr': '<i8', 'fortran_order': False, 'shape': %s}"
 BAD_ARRAYS = [
-    (npy([[0, 1], [2, -1]]), r"row 1: item -1 is no whole number"),
-    (npy([[0, 1.5]]), r"row 0: item 1\.5 is no whole number"),
+    (npy([[0, 1], [2, -1]]), r"row 1: item -1 is not a whole number"),
+    (npy([[0, 1.5]]), r"row 0: item 1\.5 is not a whole number"),
     (npy([[np.nan, 1]]), r"row 0: user nan"),
     (npy([0, 1]), r"shape \(n, 2\), found \(2\)"),
     (npy([["0", "1"]]), "expected whole numbers"),
@@ -233,7 +237,7 @@ def test_missing_files_and_unknown_formats(tmp_path: Path, write: Write) -> None
             read_rows(tmp_path / "nowhere", format)
     with pytest.raises(ValueError, match="Did you mean 'lightgcn'"):
         read_rows(tmp_path, "lightgcm")
-    with pytest.raises(DataError, match="cannot tell the format"):
+    with pytest.raises(DataError, match="cannot guess the format"):
         guess_format(tmp_path)
     write("a.inter", "x"), write("b.inter", "x")
     with pytest.raises(DataError, match="more than one"):
@@ -281,9 +285,7 @@ words = st.one_of(
     st.lists(st.lists(words, min_size=3, max_size=5), min_size=1, max_size=4),
     st.sampled_from(["\t", "::", ","]),
 )
-def test_the_fast_reader_takes_nothing_that_the_plain_one_refuses(
-    rows: list[list[str]], separator: str
-) -> None:
+def test_the_fast_reader_refuses_all_that_the_slow_one_refuses(rows: list[list[str]], separator: str) -> None:
     import tempfile
 
     layout = Layout(TABS.names, TABS.kinds, separator, quoted=separator == ",")

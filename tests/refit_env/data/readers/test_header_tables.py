@@ -26,12 +26,12 @@ def whole(blank: str = "") -> str:
 
 
 @pytest.mark.parametrize("blank", ["", "n/a", "good"])
-def test_a_rating_that_nobody_asked_for_stops_nothing(blank: str, write: Write) -> None:
+def test_a_faulty_rating_that_is_not_used_is_ignored(blank: str, write: Write) -> None:
     path = write("ratings.csv", whole(blank))
     data = prepare("shop", path)
     assert data.num_items == 100 and data.train.ratings is None
     for recipe in (Recipe(min_rating=1), Recipe(columns={"rating": "rating"})):
-        with pytest.raises(DataError, match=r"ratings\.csv line 9: rating (is empty|'.*' is no number)"):
+        with pytest.raises(DataError, match=r"ratings\.csv line 9: rating (is empty|'.*' is not a number)"):
             prepare("shop", path, recipe)
 
 
@@ -39,18 +39,18 @@ def test_a_column_can_be_ignored(write: Write) -> None:
     path = write("log.csv", "user,item,time,ts\n1,2,,soon\n2,3,1500000000,\n")
     with pytest.raises(DataError, match=r"line 2: timestamp is empty; drop_blank=True drops .*, ignore"):
         read_rows(path, "csv")
-    with pytest.raises(DataError, match=r"line 2: timestamp 'soon' is no date"):
+    with pytest.raises(DataError, match=r"line 2: timestamp 'soon' is not a date"):
         read_rows(path, "csv", ReadOptions(ignore=("time",)))
     rows = read_rows(path, "csv", ReadOptions(ignore=("time", "ts")))
     assert rows.timestamps is None and len(rows) == 2
     with pytest.raises(DataError, match=r"ignore=\('when',\): no such column; it has user, item, time, ts"):
         read_rows(path, "csv", ReadOptions(ignore=("when",)))
-    with pytest.raises(DataError, match=r"ignore=\('time',\): the column is named for a role, too"):
+    with pytest.raises(DataError, match=r"ignore=\('time',\): the column is also named for a role"):
         read_rows(path, "csv", ReadOptions(ignore=("time",), columns={"timestamp": "time"}))
 
 
 @pytest.mark.parametrize("format", ["csv", "inter"])
-def test_rows_with_blanks_are_dropped_when_asked_and_counted(format: str, write: Write) -> None:
+def test_rows_with_blanks_are_dropped_with_the_option_and_counted(format: str, write: Write) -> None:
     text = BLANKS
     if format == "inter":
         text = text.replace(",", "\t").replace(
@@ -102,7 +102,7 @@ def test_a_tab_can_be_stated(stated: str, write: Write) -> None:
 
 
 @pytest.mark.parametrize("stated", ["", "ab", "::", "\n", '"', "a", "1", r"\n", "."])
-def test_what_cannot_separate_is_refused(stated: str) -> None:
+def test_invalid_separators_are_refused(stated: str) -> None:
     with pytest.raises(
         ValueError, match=r"^separator must be one character, such as , or ; or \| or tab; found"
     ):
@@ -132,9 +132,9 @@ def test_options_that_a_format_does_not_read_are_refused(write: Write) -> None:
 
 MESSAGES = [
     ("visitor,item\n1,2\n", {}, "--columns user=NAME states it"),
-    ("visitor item\n1 2\n", {}, "--separator what stands between columns"),
-    ("user,item\na,2\n", {}, "--token-ids takes ids of any text"),
-    (",".join(["user", "item", "time"]) + "\n1,2,\n", {}, "--drop-blank drops such rows, --ignore leaves"),
+    ("visitor item\n1 2\n", {}, "--separator the character between columns"),
+    ("user,item\na,2\n", {}, "--token-ids accepts ids of any text"),
+    (",".join(["user", "item", "time"]) + "\n1,2,\n", {}, "--drop-blank drops such rows, --ignore skips"),
     ("user,item\n1,2\n", {"min_rating": 3}, "--min-rating 3 needs ratings"),
     ("user,item\n1,2\n", {"min_rating": 3}, "--columns rating=NAME names one"),
     ("user,item\n1,2\n", {"session": "day"}, "--session day needs timestamps"),
@@ -142,7 +142,7 @@ MESSAGES = [
     (
         "user,item\n1,2\n",
         {"split": "time"},
-        "--split time needs timestamps, or rows in order of time (--ti",
+        "--split time needs timestamps, or rows sorted by time (--ti",
     ),
     ("user,item\n1,2\n", {"ignore": ("x",)}, "--ignore x: no such column"),
     ("user,item,time\n1,2,3\n", {}, "--time-unit UNIT states their unit"),

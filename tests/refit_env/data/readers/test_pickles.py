@@ -1,4 +1,4 @@
-"""RecDiff's and DreamRec's files: pickles of matrices and tables, as old and new libraries write them."""
+"""Tests of RecDiff's and DreamRec's pickles, as old and new libraries write them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class OldPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
 
 
 def old_frame(columns: dict[str, Any]) -> bytes:
-    """A data frame as pandas 1.1 of Python 3.6 pickled it: the manager's state, in protocol 4."""
+    """Build a data frame as pandas 1.1 on Python 3.6 pickled it: the manager's state, in protocol 4."""
     blocks = [
         {"values": np.array([values]) if name != "seq" else row_of(values), "mgr_locs": slice(n, n + 1, 1)}
         for n, (name, values) in enumerate(columns.items())
@@ -94,7 +94,7 @@ def new_frame(columns: dict[str, Any]) -> bytes:
 
 
 def table(sessions: Sessions, kind: type = float) -> dict[str, Any]:
-    """The rows that DreamRec's script makes of sessions."""
+    """Return the rows that DreamRec's script writes for sessions."""
     seq, lengths, targets = [], [], []
     for session in sessions:
         for n, target in enumerate(session):
@@ -119,7 +119,7 @@ def put(folder: Path, write: Callable[[dict[str, Any]], bytes] = new_frame, **ta
 
 @pytest.mark.parametrize("form", sorted(WRITERS))
 @pytest.mark.parametrize("kind", [int, float])
-def test_dreamrecs_rows_become_sessions_again(form: str, kind: type, tmp_path: Path) -> None:
+def test_dreamrecs_rows_are_joined_to_sessions(form: str, kind: type, tmp_path: Path) -> None:
     tables = {name: table(SESSIONS, kind) for name in ("train", "val", "test")}
     rows = read_rows(put(tmp_path, WRITERS[form], **tables), "dreamrec")
     assert guess_format(tmp_path) == "dreamrec"
@@ -130,12 +130,12 @@ def test_dreamrecs_rows_become_sessions_again(form: str, kind: type, tmp_path: P
     assert rows.shape == (9, PAD)
 
 
-def test_the_statistics_tell_the_number_of_items(tmp_path: Path) -> None:
+def test_the_statistics_state_the_number_of_items(tmp_path: Path) -> None:
     folder = put(tmp_path)
     (folder / "data_statis.df").write_bytes(new_frame({"seq_size": [SIZE], "item_num": [PAD]}))
     assert read_rows(folder, "dreamrec").shape == (6, PAD)
     (folder / "data_statis.df").write_bytes(new_frame({"seq_size": [SIZE], "item_num": [PAD + 1]}))
-    with pytest.raises(DataError, match=r"train_data\.df row 0: the history is not the items"):
+    with pytest.raises(DataError, match=r"train_data\.df row 0: the history differs from the items"):
         read_rows(folder, "dreamrec")
     (folder / "data_statis.df").write_bytes(new_frame({"seq_size": [SIZE]}))
     with pytest.raises(DataError, match=r"data_statis\.df: expected one row with 'item_num', found seq_size"):
@@ -155,18 +155,24 @@ def changed(name: str, row: int, value: Any) -> dict[str, Any]:
 BAD = [
     (without("next"), "no column 'next'; it has seq, len_seq"),
     (without("seq"), "no column 'seq'"),
-    (changed("next", 3, 4.5), r"next 4\.5 \(value 3\) is no whole number"),
+    (changed("next", 3, 4.5), r"next 4\.5 \(value 3\) is not a whole number"),
     (changed("next", 3, float("nan")), r"next nan \(value 3\)"),
-    (changed("next", 11, PAD), rf"row 11: next is {PAD}, items lie below the pad item {PAD}"),
-    (changed("next", 3, 9.0), "row 4: the history is not the items of the rows before it"),
-    (changed("seq", 5, [1.0, 2.0, 3.0, 4.0]), "row 5: the history is not the items of the rows before it"),
-    (changed("seq", 0, [1.0, PAD, PAD, PAD]), "row 0: the history is not the items of the rows before it"),
+    (changed("next", 11, PAD), rf"row 11: next is {PAD}, items must be below the pad item {PAD}"),
+    (changed("next", 3, 9.0), "row 4: the history differs from the items"),
+    (
+        changed("seq", 5, [1.0, 2.0, 3.0, 4.0]),
+        "row 5: the history differs from the items",
+    ),
+    (
+        changed("seq", 0, [1.0, PAD, PAD, PAD]),
+        "row 0: the history differs from the items",
+    ),
     (changed("seq", 5, [1.0]), "should be lists of one length"),
     (changed("seq", 5, "1"), "should be lists of one length"),
     (changed("seq", 5, [1.0, 2.0, "x", 4.0]), "'seq' should hold numbers"),
     ({"seq": [], "len_seq": [], "next": []}, "should be lists of one length|found 0"),
     (new_frame(table(SESSIONS))[:-30], "not a whole pickle"),
-    (pickle.dumps({"seq": []}), "not a table as DreamRec publishes"),
+    (pickle.dumps({"seq": []}), "not a table as published by DreamRec"),
     (b"seq,len_seq,next\n", "not a whole pickle"),
     (b"", "not a whole pickle"),
 ]
@@ -278,7 +284,7 @@ def holes() -> Any:
     return values
 
 
-def test_a_stored_zero_is_no_interaction(tmp_path: Path) -> None:
+def test_a_stored_zero_is_not_an_interaction(tmp_path: Path) -> None:
     (tmp_path / "dataset.pkl").write_bytes(dump(stored(train=holes())))
     assert read_rows(tmp_path, "recdiff").users.tolist() == [0, 2, 3, 0, 3, 1]
 
@@ -311,7 +317,7 @@ def test_bad_matrices_are_named_with_the_rule(value: Any, message: str, tmp_path
     assert "dataset.pkl" in str(caught.value)
 
 
-def test_archives_that_are_none(tmp_path: Path) -> None:
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "dataset.pkl.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/dataset.pkl", dump(stored()))
@@ -330,16 +336,14 @@ def test_archives_that_are_none(tmp_path: Path) -> None:
 
 def test_a_malicious_file_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     (tmp_path / "dataset.pkl").write_bytes(pickle.dumps(stored(extra=Trap())))
-    with pytest.raises(
-        DataError, match=r"dataset\.pkl: this pickle asks for builtins\.setattr.*nothing was run"
-    ):
+    with pytest.raises(DataError, match=r"dataset\.pkl: this pickle uses builtins\.setattr.*nothing was run"):
         read_rows(tmp_path, "recdiff")
     put(tmp_path, train=pickle.dumps(Trap()))
-    with pytest.raises(DataError, match=r"train_data\.df: this pickle asks for builtins\.setattr"):
+    with pytest.raises(DataError, match=r"train_data\.df: this pickle uses builtins\.setattr"):
         read_rows(tmp_path, "dreamrec")
     put(tmp_path)
     (tmp_path / "data_statis.df").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(DataError, match=r"data_statis\.df: this pickle asks for builtins\.setattr"):
+    with pytest.raises(DataError, match=r"data_statis\.df: this pickle uses builtins\.setattr"):
         read_rows(tmp_path, "dreamrec")
     assert not Trap.sprung
 
@@ -374,7 +378,7 @@ def nested(depth: int = 40) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", ["userCount", "itemCount", "train", "trust"])
-def test_what_is_found_is_never_printed_whole(name: str, tmp_path: Path) -> None:
+def test_found_values_are_shortened_in_messages(name: str, tmp_path: Path) -> None:
     path = tmp_path / "dataset.pkl"
     for value in (nested(), "x" * 10**6, 10**5000, [1] * 10**6):
         path.write_bytes(dump(stored(**{name: value})))
@@ -393,18 +397,18 @@ def test_items_are_numbers(values: list[Any], tmp_path: Path) -> None:
         read_rows(put(tmp_path, old_frame, train=inside), "dreamrec")
 
 
-def test_one_history_in_every_row_is_no_way_to_fill_the_memory(tmp_path: Path) -> None:
+def test_one_history_shared_by_many_rows_is_refused(tmp_path: Path) -> None:
     long: list[int] = [PAD] * 5_000
     bad = {"seq": [long] * 5_000, "len_seq": [1] * 5_000, "next": [1] * 5_000}
     with pytest.raises(DataError, match=r"train_data\.df: .* bytes claim to hold 25,000,000 values"):
         read_rows(put(tmp_path, old_frame, train=bad), "dreamrec")
 
 
-def test_an_archive_that_unpacks_to_far_more_is_left_packed(tmp_path: Path) -> None:
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "dataset.pkl.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("dataset.pkl", b"N" * (2 * 10**8))
-    with pytest.raises(DataError, match=r"would unpack to 200,000,000 bytes; at most"):
+    with pytest.raises(DataError, match=r"would unpack to 200,000,000 bytes; a file of this size may"):
         read_rows(path, "recdiff")
 
 

@@ -62,7 +62,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for value in (trap(), {"train": [trap()]}, (1, {2: trap()}), np.array([trap()], dtype=object)):
-        with pytest.raises(DataError, match=r"some\.pkl: this pickle asks for .*; refused, nothing was run"):
+        with pytest.raises(DataError, match=r"some\.pkl: this pickle uses .*; refused, nothing was run"):
             read(pickle.dumps(value, protocol))
     assert not Trap.sprung and not (tmp_path / "sprung").exists()
 
@@ -94,7 +94,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_runs(
 def test_only_the_listed_names_are_known(module: str, name: str) -> None:
     with pytest.raises(DataError, match=r"refused, nothing was run|not a whole pickle"):
         read(named(module, name))
-    text = pickle.dumps((module, name), 4)  # as protocol 4 names things: two texts and STACK_GLOBAL
+    text = pickle.dumps((module, name), 4)  # a name in protocol 4: two texts and STACK_GLOBAL
     texts = [arg for op, arg, _ in pickletools.genops(text) if "UNICODE" in op.name]
     assert texts == [module, name]
     stacked = (
@@ -104,7 +104,7 @@ def test_only_the_listed_names_are_known(module: str, name: str) -> None:
         read(stacked)
 
 
-def test_nothing_that_can_be_named_is_anybody_elses() -> None:
+def test_every_allowed_name_maps_to_a_placeholder() -> None:
     """Whatever a pickle can reach was written here, and takes no action."""
     for (module, name), stand_in in ALLOWED.items():
         assert isinstance(stand_in, safe_unpickle.Call) or issubclass(stand_in, safe_unpickle.Inert), (
@@ -160,7 +160,7 @@ numbers = st.sampled_from(["<i8", "<i4", ">i2", "|u1", "<f8", ">f8", "<f4", "|b1
     st.sampled_from(PROTOCOLS),
     st.booleans(),
 )
-def test_arrays_come_out_as_they_went_in(values: Any, protocol: int, transpose: bool) -> None:
+def test_arrays_survive_a_round_trip(values: Any, protocol: int, transpose: bool) -> None:
     values = values.T if transpose else values
     found = read(pickle.dumps({"x": values, "y": [values, values]}, protocol))
     assert isinstance(found["x"], Array)
@@ -177,7 +177,7 @@ plain = st.recursive(
 
 
 @given(plain, st.sampled_from(PROTOCOLS[1:]))
-def test_plain_values_come_out_as_they_went_in(value: Any, protocol: int) -> None:
+def test_plain_values_survive_a_round_trip(value: Any, protocol: int) -> None:
     assert read(pickle.dumps(value, protocol)) == value
 
 
@@ -264,7 +264,7 @@ def test_too_many_objects_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("nested", [b"]" * 10**5 + b"a" * (10**5 - 1), b"N" + b"\x85" * 10**5])
-def test_deep_nesting_harms_nobody(nested: bytes) -> None:
+def test_deep_nesting_is_data_or_an_error(nested: bytes) -> None:
     value = read(nested + b".")
     assert type(value) in (list, tuple) and len(value) == 1
     with pytest.raises(DataError, match="as a key"):

@@ -58,7 +58,7 @@ def test_yoochoose_is_read_by_the_chunk(write: Write, monkeypatch: pytest.Monkey
         assert np.array_equal(getattr(whole, name), getattr(chunked, name))
         assert np.array_equal(getattr(whole, name), plain[column])
     path.write_text(CLICKS * 50 + "3,2014-04-07T10:51:09.277Z,x,0\n")
-    with pytest.raises(DataError, match=r"line 151: item 'x' is no whole number"):
+    with pytest.raises(DataError, match=r"line 151: item 'x' is not a whole number"):
         read_rows(path, "yoochoose")
 
 
@@ -94,7 +94,9 @@ def test_kuairec_keeps_the_watch_ratio_and_drops_rows_without_a_time(write: Writ
     assert rows.ratings is not None and rows.ratings[0] == 1.2733965215790926
     assert rows.timestamps is not None and rows.timestamps.tolist() == [1593878903.438, 1593879221.297]
     assert rows.dropped == {"a time": 1}
-    big = read_rows(write("big_matrix.csv", KUAIREC).parent, "kuairec")  # of both, the big one
+    big = read_rows(
+        write("big_matrix.csv", KUAIREC).parent, "kuairec"
+    )  # in a folder with both, the big matrix
     assert not big.dropped and len(big) == 2
 
 
@@ -106,7 +108,7 @@ def test_zhihu_keeps_the_clicks(write: Write) -> None:
     assert rows.timestamps is not None and rows.timestamps.tolist() == [1525300007.0, 1525300009.0]
 
 
-def test_zhihus_first_release_says_the_same(write: Write) -> None:
+def test_zhihus_first_release_has_the_same_rows(write: Write) -> None:
     path = write("zhihu1M.txt", FIRST + "\n")
     assert guess_format(path) == "zhihu"
     rows = read_rows(path, "zhihu")
@@ -120,7 +122,7 @@ BAD = [
     (
         "yoochoose-clicks.dat",
         CLICKS.replace("10:54:09.868Z", "yesterday"),
-        r"line 2: timestamp .* is no date",
+        r"line 2: timestamp .* is not a date",
     ),
     ("yoochoose-clicks.dat", CLICKS.replace("214662742", "-1"), r"line 3: item '-1' is negative"),
     ("yoochoose-clicks.dat", CLICKS.replace(",12\n", "\n"), r"line 3: expected 'session,time,item,category'"),
@@ -138,16 +140,20 @@ BAD = [
         KUAIREC.replace("watch_ratio", "ratio"),
         "line 1: no column 'watch_ratio'; KuaiRec's are",
     ),
-    ("big_matrix.csv", KUAIREC.replace("9598", "9598.5"), r"line 3: video_id '9598\.5' is no whole number"),
-    ("big_matrix.csv", KUAIREC.replace("1593879221.297", "x"), r"line 3: timestamp 'x' is no number"),
+    (
+        "big_matrix.csv",
+        KUAIREC.replace("9598", "9598.5"),
+        r"line 3: video_id '9598\.5' is not a whole",
+    ),
+    ("big_matrix.csv", KUAIREC.replace("1593879221.297", "x"), r"line 3: timestamp 'x' is not a number"),
     (
         "big_matrix.csv",
         KUAIREC.replace("1.2440823015294975", "inf"),
-        r"line 3: watch_ratio 'inf' is no number",
+        r"line 3: watch_ratio 'inf' is not a number",
     ),
     ("big_matrix.csv", KUAIREC.replace("1.2440823015294975", ""), r"line 3: watch_ratio is empty"),
     ("big_matrix.csv", KUAIREC[:-30], r"line 3: expected .*truncated"),
-    ("inter_impression.csv", ZHIHU.replace("0,2,", "0,2.5,"), r"line 2: answer '2\.5' is no whole number"),
+    ("inter_impression.csv", ZHIHU.replace("0,2,", "0,2.5,"), r"line 2: answer '2\.5' is not a whole number"),
     ("inter_impression.csv", ZHIHU.replace("1525300009", ""), r"line 3: clicked is empty"),
     ("inter_impression.csv", ZHIHU[:-12], r"line 3: expected .*\(3\)"),
     ("inter_impression.csv", "0,1,1525300000,0\n", "none of the 1 answers shown was clicked"),
@@ -157,7 +163,7 @@ BAD = [
         FIRST.replace("6|1525300004|1525300005", "6|1525300004"),
         r"line 2: expected 'answer\|shown",
     ),
-    ("zhihu1M.txt", FIRST.replace("12\t", "x\t"), r"line 1: 'x' is no whole number"),
+    ("zhihu1M.txt", FIRST.replace("12\t", "x\t"), r"line 1: 'x' is not a whole number"),
     ("zhihu1M.txt", FIRST + "14", r"line 3: expected 'user<tab>n<tab>.*\(1 fields\)"),
 ]
 FORMATS = {"yoochoose": "yoochoose", "big_matri": "kuairec", "inter_imp": "zhihu", "zhihu1M.t": "zhihu"}
