@@ -58,6 +58,26 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     )
 
 
+def unknown_setting(name: str, of: str, known: Iterable[str]) -> SettingError:
+    """Build the error for a setting that something does not have.
+
+    Args:
+        name: what was passed.
+        of: what has no such setting, for example ``"reward 'racs'"``.
+        known: the settings that it has.
+
+    Returns:
+        A ``SettingError`` (to be raised by the caller) with a did-you-mean and the known names.
+
+    Example:
+        >>> print(unknown_setting("alhpa", "reward 'racs'", ["alpha", "variant"]))
+        alhpa is no setting of reward 'racs'. Did you mean 'alpha'? Known: alpha, variant.
+    """
+    known = sorted(known)
+    hint = f"{did_you_mean(name, known)} Known: {', '.join(known)}." if known else ", which has none"
+    return SettingError(name, f"is no setting of {of}{'.' if known else ''}{hint}")
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A question that names the known name nearest to ``name``, after a space; empty where none is near.
 

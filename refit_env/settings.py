@@ -37,6 +37,8 @@ PartialShare = Annotated[float, Meta(ge=0, lt=1)]
 
 Size = Annotated[int, Meta(ge=1, le=1_000_000)]
 """Of a layer, an embedding, a list."""
+Positive = Annotated[float, Meta(gt=0)]
+"""A divisor, a weight that may not vanish."""
 Steps = Annotated[int, Meta(ge=1, le=100_000)]
 """Of a chain."""
 Nonnegative = Annotated[float, Meta(ge=0)]
@@ -152,6 +154,28 @@ def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None
             return f"must be a text, found {shown(value)}"
         return next((f for n in notes if isinstance(n, OneOf | Form) and (f := n.fault(value))), None)
     return None
+
+
+def check_setting(name: str, value: Any, hint: Any) -> None:
+    """Refuse a setting that is not of a type, bounds included.
+
+    Args:
+        name: of the setting.
+        value: what was found.
+        hint: the type.
+
+    Raises:
+        SettingError: naming the setting, what was found and what would be right.
+
+    Example:
+        >>> check_setting("alpha", -1, Share)
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.SettingError: alpha must be >= 0 and <= 1, found -1
+    """
+    fault = type_fault(hint, value)
+    if fault is not None:
+        raise SettingError(name, fault)
 
 
 def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:

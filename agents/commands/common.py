@@ -118,6 +118,8 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
+        if name in options:
+            raise ValueError(f"{word!r}: {name} stands twice, leave one of them out")
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:

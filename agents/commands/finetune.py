@@ -47,6 +47,7 @@ from agents.training.config import TrainerConfig, named_settings
 from agents.training.fine_tuner import STATE_NAME, FineTuner
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
+from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluated_users
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import Bounded, Seed
@@ -180,7 +181,11 @@ class Finetune(Bounded):
     def _agent(self, policy: DiffusionPolicy, target: Target, settings: Mapping[str, Any]) -> FineTuner:
         """The agent; whatever does not fit is refused here."""
         kwargs = settings["env_kwargs"]
-        agent = make_agent(policy, target, self.agent, kwargs, self.seed, self.device, self.algorithm)
+        try:
+            agent = make_agent(policy, target, self.agent, kwargs, self.seed, self.device, self.algorithm)
+        except SettingError as error:
+            typed = {"reward_kwargs": "reward_options"}.get(error.setting, error.setting)
+            raise SettingError(typed, error.fault) from error
         evaluated_users(agent.env.problem.dataset, "test")
         return agent
 

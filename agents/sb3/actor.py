@@ -17,6 +17,7 @@ from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import load_checkpoint
 from refit_env.errors import CheckpointError, unknown_name
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.text import shown
 
 BUILD = ("backbone", "num_items", "backbone_config")
 """What a network is built from."""
@@ -24,6 +25,10 @@ CHAIN = ("num_steps", "exploration_std", "posterior_share", "eta")
 """What its chain is besides (``DiffusionPolicy.chain``); all have defaults."""
 SETTINGS = ("run", *BUILD, *CHAIN, "dataset")
 """Every setting of an actor."""
+WHICH = (
+    "Pass policy_kwargs={'actor': {'run': FOLDER}}, a folder that 'refit pretrain' made, or {'backbone': "
+    "'diffrec', 'num_items': I} for an untrained one"
+)
 
 
 def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
@@ -46,16 +51,13 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
         CheckpointError: if the folder holds no readable policy, or another backbone than the settings say.
         ValueError: for an unknown setting, or too few of them.
     """
-    for name in settings:
+    for name in check_actor(settings):
         if name not in SETTINGS:
             raise unknown_name("actor setting", name, SETTINGS)
     completed = all(name in settings for name in BUILD)
     if settings.get("run") is None:
         if not all(settings.get(name) is not None for name in BUILD[:2]):
-            raise ValueError(
-                "which actor? Pass policy_kwargs={'actor': {'run': FOLDER}}, a folder that 'refit pretrain' "
-                "made, or {'backbone': 'diffrec', 'num_items': I} for an untrained one"
-            )
+            raise ValueError(f"which actor? {WHICH}")
         return _complete(settings, _build(settings)), None
     try:
         state, meta = load_checkpoint(Path(settings["run"]))
@@ -77,6 +79,17 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
     policy = _chain(restore_backbone(state, meta, str(settings["run"])), saved | settings)
     settings.setdefault("dataset", meta.get("dataset", ""))
     return _complete(settings, policy), None
+
+
+def check_actor(settings: Any) -> dict[str, Any]:
+    """The settings of an actor, if they are such.
+
+    Raises:
+        ValueError: if there are none, or something else; it says what to pass.
+    """
+    if isinstance(settings, dict):
+        return settings
+    raise ValueError(f"which actor? {WHICH}" + ("" if settings is None else f"; found {shown(settings)}"))
 
 
 def _build(settings: dict[str, Any]) -> DiffusionPolicy:

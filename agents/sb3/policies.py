@@ -17,7 +17,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from agents.sb3.actor import make_actor
+from agents.sb3.actor import check_actor, make_actor
 from agents.sb3.critic import ChainValue
 from agents.sb3.distribution import FixedStdGaussian
 from agents.sb3.lr_scale import SCALE, scale_groups
@@ -64,7 +64,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         action_space: spaces.Space[Any],
         lr_schedule: Callable[[float], float],
         *,
-        actor: dict[str, Any],
+        actor: dict[str, Any] | None = None,
         logprob_reduction: Reduction = "mean",
         value_width: int = 64,
         value_activation: type[torch.nn.Module] = torch.nn.Tanh,
@@ -79,7 +79,8 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
             observation_space: ``Dict(t, u)`` or ``Dict(history, t, u)``, or it flattened.
             action_space: ``Box`` of the next vector, with the bounds of u.
             lr_schedule: the actor's learning rate by remaining progress.
-            actor: ``{"run": FOLDER}``, see ``agents.sb3.actor.make_actor``; completed in place.
+            actor: ``{"run": FOLDER}``, see ``agents.sb3.actor.make_actor``; completed in place. Required: it
+                has a default so that an error can say what to pass.
             logprob_reduction: ``"mean"`` divides log-probabilities by D, ``"sum"`` does not: see
                 ``agents.sb3.distribution``. Ratio-based algorithms need ``"mean"`` beyond a few dozen items.
             value_width: width of the critic.
@@ -95,13 +96,14 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
 
         Raises:
             CheckpointError: if the run folder holds no policy, or another backbone than named.
-            ValueError: if the spaces are another item count's, another T's, or not those of a chain.
+            ValueError: if no actor is named, or the spaces are another item count's, another T's, or none of
+                a chain.
         """
         if use_sde:
             raise ValueError("use_sde=True: a diffusion policy has its own noise, pass use_sde=False")
         if logprob_reduction not in ("mean", "sum"):
             raise ValueError(f"logprob_reduction={logprob_reduction!r} must be 'mean' or 'sum'")
-        self.actor_settings, self.logprob_reduction = actor, logprob_reduction
+        self.actor_settings, self.logprob_reduction = check_actor(actor), logprob_reduction
         self.value_width, self.value_activation = value_width, value_activation
         self.value_learning_rate = value_learning_rate
         self._weights_missing: str | None = None

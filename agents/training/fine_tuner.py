@@ -33,6 +33,7 @@ from agents.training.tensors import resolve_device
 from agents.training.weight_interpolation import best_between
 from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
@@ -404,10 +405,12 @@ class FineTuner(ABC):
         """Refuse a policy that is deterministic at some step.
 
         Raises:
-            ValueError: with what follows from it.
+            SettingError: with what follows from it.
         """
         if bool((self.policy.std <= 0).any()):
-            raise ValueError(f"the policy's std is 0 at some step, so {consequence}: raise exploration_std")
+            raise SettingError(
+                "exploration_std", f"must be > 0: the policy's std is 0 at some step, so {consequence}"
+            )
 
     def ascend(self, slopes: Slopes) -> float:
         """Carry derivatives, such as those in the chain's means, to the weights and take a step.

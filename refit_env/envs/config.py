@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from refit_env.backbones import backbone_class
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError, unknown_name, unknown_setting
 from refit_env.rewards import make_relevance
 from refit_env.rewards.registry import RewardSpec
 
@@ -23,6 +24,8 @@ STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 USUAL_K = 20
 """K unless an argument sets another."""
+VECTOR_ONLY = ("num_envs", "backend", "device", "autoreset_mode")
+"""Arguments of the vector environment alone."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,34 @@ def read_config(
     known = [field.name for field in fields(ProblemConfig) if field.name not in without]
     for name in settings:
         if name not in known:
+            if name in VECTOR_ONLY:
+                raise ValueError(
+                    f"argument {name!r} is one of the vector environment: gym.make_vec(ID, {name}=..., "
+                    "vectorization_mode='vector_entry_point')"
+                )
             own = inspect.signature(constructor).parameters
             named = [p.name for p in own.values() if p.kind == p.KEYWORD_ONLY]
             raise unknown_name("argument", name, {*known, *named})
     return ProblemConfig(data=data, **settings)
+
+
+@contextmanager
+def settings_in(argument: str, given: Mapping[str, Any] | None) -> Iterator[None]:
+    """Within, an error of a setting that an argument holds names the argument, too.
+
+    Args:
+        argument: for example ``reward_kwargs``.
+        given: what it holds.
+
+    Raises:
+        SettingError: of the argument.
+    """
+    try:
+        yield
+    except SettingError as error:
+        if error.setting not in (given or {}):
+            raise
+        raise SettingError(argument, str(error)) from error
 
 
 def relevance_settings(config: ProblemConfig) -> dict[str, Any]:
@@ -98,7 +125,7 @@ def relevance_settings(config: ProblemConfig) -> dict[str, Any]:
     settings = dict(config.relevance_kwargs or {})
     for name in settings:
         if name not in known:
-            raise unknown_name("setting of relevance", name, known)
+            raise unknown_setting(name, "relevance", known)
     return settings
 
 

@@ -28,7 +28,7 @@ def frozen(value: Any) -> Hashable:
     The order of a mapping counts: that of a mix's parts is the order in which they are summed.
     """
     if isinstance(value, Mapping):
-        return tuple((str(name), frozen(item)) for name, item in value.items())
+        return tuple((frozen(name), frozen(item)) for name, item in value.items())
     if isinstance(value, list | tuple):
         return tuple(frozen(item) for item in value)
     kept: Hashable = value

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refit_env.backbones import Backbone, backbone_class, check_task
 from refit_env.data import Dataset, RowDataset, load_dataset
-from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings
+from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
 from refit_env.envs.keys import files_of, frozen
 from refit_env.envs.score_model import Scorer, make_scorer
 from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
@@ -261,17 +261,19 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     check_task(backbone_class(config.backbone), whole)
     dataset, device = whole.episodes, torch.device(config.device)
     mode = config.relevance or _natural_relevance(dataset)
-    relevance = make_relevance(mode, dataset, **relevance_settings(config))
-    reward = make_reward(
-        config.reward,
-        dataset,
-        relevance,
-        k=min(config.k, dataset.num_items) if config.k == USUAL_K else config.k,
-        device=device,
-        model=config.checkpoint,
-        other_data=config.other_data,
-        **(config.reward_kwargs or {}),
-    )
+    with settings_in("relevance_kwargs", config.relevance_kwargs):
+        relevance = make_relevance(mode, dataset, **relevance_settings(config))
+    with settings_in("reward_kwargs", config.reward_kwargs):
+        reward = make_reward(
+            config.reward,
+            dataset,
+            relevance,
+            k=min(config.k, dataset.num_items) if config.k == USUAL_K else config.k,
+            device=device,
+            model=config.checkpoint,
+            other_data=config.other_data,
+            **(config.reward_kwargs or {}),
+        )
     seen = dataset.showing(relevance.visible)
     scorer = make_scorer(config, whole, seen, device)
     longest = scorer.diffusion.num_steps

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from refit_env.data.sequences import RowDataset
+from refit_env.errors import SettingError
 from refit_env.evaluation.metrics import discounts, rankable
 from refit_env.rewards.context import RewardContext, lists_of_each
+from refit_env.utils.text import shown
 
 
 class Reward(ABC):
@@ -227,4 +229,4 @@ def rank_discount(name: str, k: int) -> Tensor:
     if name == "log":
         weight = discounts(k)
         return weight / weight.sum()
-    raise ValueError(f"discount={name!r} must be 'flat' or 'log'")
+    raise SettingError("discount", f"must be 'flat' or 'log', found {shown(name)}")

@@ -7,17 +7,19 @@ Letters: B users in the batch, I items, K list length, U users of the data set, 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
 from refit_env.rewards.accuracy import RelevantItems
 from refit_env.rewards.base import ListReward, Reward, rank_discount
 from refit_env.rewards.context import RewardContext
+from refit_env.settings import Nonnegative, Share, check_setting
 
 
 class ItemReward(ListReward):
@@ -60,8 +62,7 @@ class LongTail(ItemReward):
 
     def __init__(self, context: RewardContext, *, head: float = 0.8) -> None:
         """``head`` in 0..1; among equally popular items the lower ids come first."""
-        if not 0.0 <= head <= 1.0:
-            raise ValueError(f"head={head} must lie in 0..1")
+        check_setting("head", head, Share)
         order = np.argsort(-context.popularity, kind="stable")
         before = np.cumsum(context.popularity[order]) - context.popularity[order]  # of more popular items
         gain = np.zeros(context.num_items, dtype=np.float32)
@@ -124,10 +125,8 @@ class UnbiasedHits(RelevantItems):
 
     def __init__(self, context: RewardContext, *, power: float = 0.5, cap: float = 10.0) -> None:
         """``power`` 0 is plain hits over ``cap``; ``cap`` >= 1 limits the weight of rare items."""
-        if not (np.isfinite(power) and power >= 0):
-            raise ValueError(f"power={power} must be a finite number of at least 0")
-        if not (np.isfinite(cap) and cap >= 1):
-            raise ValueError(f"cap={cap} must be a finite number of at least 1")
+        check_setting("power", power, Nonnegative)
+        check_setting("cap", cap, Annotated[float, Meta(ge=1)])
         super().__init__(context, rank_discount("flat", context.k), {"unbiased_hits": 1.0})
         share = np.maximum(context.popularity, 1.0) / max(context.popularity.max(), 1.0)
         weight = np.minimum(share**-power, cap) / cap

@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
@@ -21,6 +23,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.metrics import rankable, top_k
 from refit_env.neighbors import cached_neighbors, neighbor_average
 from refit_env.rewards.relevance import Relevance
+from refit_env.settings import check_setting
 
 NEIGHBORS = 10
 """M of the paper, and of the reference lists."""
@@ -53,7 +56,7 @@ class RewardContext:
         other_data: bool = False,
     ) -> None:
         """Collect; ``ValueError`` if k is not a whole number in 1..I."""
-        check_whole("k", k)
+        check_setting("k", k, Annotated[int, Meta(ge=1)])
         if k > dataset.num_items:
             raise SettingError("k", f"must lie in 1..{dataset.num_items}, the number of items, found {k}")
         self.dataset, self.relevance, self.k, self.device = dataset, relevance, int(k), torch.device(device)
@@ -160,12 +163,6 @@ class RewardContext:
         share = self.popularity / max(self.popularity.max(), 1.0) * 0.5 / neighbors  # less than one neighbour
         tie_break = torch.as_tensor(share, dtype=torch.float32, device=self.device)  # (I,)
         return self.lists_by(lambda users: rows.dense(users) + tie_break)
-
-
-def check_whole(name: str, value: object) -> None:
-    """Raise ``ValueError`` unless the setting is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
 
 
 def lists_of_each(

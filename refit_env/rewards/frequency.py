@@ -10,7 +10,6 @@ Letters: B users in the batch, I items.
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 from torch import Tensor
@@ -19,6 +18,7 @@ from refit_env.data.rows import SparseRows
 from refit_env.data.sequences import RowDataset
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.linear_models import ModelReward, weighed
+from refit_env.settings import Nonnegative, check_setting
 
 
 class PersonalFrequency(ModelReward):
@@ -37,8 +37,7 @@ class PersonalFrequency(ModelReward):
         Raises:
             ValueError: if it is out of range, or the data set has no rows in order.
         """
-        if not (math.isfinite(decay) and decay >= 0):
-            raise ValueError(f"decay={decay} must be a finite number of at least 0")
+        check_setting("decay", decay, Nonnegative)
         super().__init__(context)
         assert isinstance(context.dataset, RowDataset)
         self._rows = SparseRows(weighed(context.dataset, decay), context.device)

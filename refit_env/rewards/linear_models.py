@@ -28,7 +28,7 @@ from refit_env.data.sequences import RowDataset
 from refit_env.evaluation.metrics import discounts
 from refit_env.item_factors import item_factors
 from refit_env.rewards.base import ListReward
-from refit_env.rewards.context import RewardContext, check_whole
+from refit_env.rewards.context import RewardContext
 from refit_env.rewards.ridge_solver import (
     ByItems,
     ByUsers,
@@ -39,6 +39,7 @@ from refit_env.rewards.ridge_solver import (
     on,
     times,
 )
+from refit_env.settings import Nonnegative, Positive, Size, check_setting
 from refit_env.utils.content_cache import Kept
 from refit_env.utils.ridge import ridge_weights
 
@@ -137,8 +138,7 @@ class Ease(ModelReward):
             ValueError: if ``l2`` is not a finite number above 0, the data set is too large, or a row is to be
                 left out of a set that has none in order.
         """
-        if not (np.isfinite(l2) and l2 > 0):
-            raise ValueError(f"l2={l2} must be a finite number above 0")
+        check_setting("l2", l2, Positive)
         super().__init__(context)
         self.model: Regression = _ease(context, float(l2))
         if leave_one_out:
@@ -170,9 +170,8 @@ class GraphFilter(ModelReward):
         Raises:
             ValueError: if one is out of range.
         """
-        check_whole("rank", rank)
-        if not (np.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"alpha={alpha} must be a finite number of at least 0")
+        check_setting("rank", rank, Size)
+        check_setting("alpha", alpha, Nonnegative)
         super().__init__(context)
         self.filters = _filters(context.dataset, rank, alpha, context.device)
         self._rows = SparseRows(_visible(context), context.device)

@@ -11,7 +11,7 @@ Letters: B users in the batch, I items, K list length, M neighbours, U users of 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +19,16 @@ import torch
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
-from refit_env.errors import unknown_name
 from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
-from refit_env.rewards.context import NEIGHBORS, RewardContext, check_whole
-from refit_env.rewards.relevance import common, make_relevance
+from refit_env.rewards.context import NEIGHBORS, RewardContext
+from refit_env.rewards.relevance import MODES, common, make_relevance
+from refit_env.settings import OneOf, Share, Size, check_setting
 
 VARIANTS = ("target_list", "neighbor_lists")
 """Readings of N_sim-K."""
+NeighborRelevance = Annotated[str, OneOf(mode for mode in MODES if mode != "none")] | None
+"""Under ``none`` there would be nothing to hit."""
 
 
 class Racs(ListReward):
@@ -68,17 +70,14 @@ class Racs(ListReward):
         Raises:
             ValueError: if a setting is out of range or unknown.
         """
-        if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha={alpha} must lie in 0..1")
-        check_whole("neighbors", neighbors)
-        if variant not in VARIANTS:
-            raise unknown_name("RACS variant", variant, VARIANTS)
+        check_setting("alpha", alpha, Share)
+        check_setting("neighbors", neighbors, Size)
+        check_setting("variant", variant, Annotated[str, OneOf(VARIANTS)])
+        check_setting("neighbor_relevance", neighbor_relevance, NeighborRelevance)
         weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
         super().__init__(context, rank_discount(discount, context.k), weights)
         self.variant, self.num_neighbors = variant, neighbors
         own = context.relevance
-        if neighbor_relevance == "none":
-            raise ValueError("neighbor_relevance='none' leaves nothing to hit in RACS")
         others = own
         if neighbor_relevance not in (None, own.mode):
             made_with = own.fraction, own.seed, own.selection_share

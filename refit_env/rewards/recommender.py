@@ -10,15 +10,16 @@ Letters: B users in the batch, I items.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.linear_models import ModelReward
+from refit_env.settings import Positive, check_setting
 from refit_env.utils.text import shown
 
 
@@ -42,8 +43,7 @@ class Recommender(ModelReward):
                 temperature is out of range.
             CheckpointError: if the checkpoint is missing or damaged.
         """
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"temperature={temperature} must be a finite number above 0")
+        check_setting("temperature", temperature, Positive)
         folder = context.model if checkpoint is None else checkpoint
         if folder is None:
             raise ValueError(
@@ -52,7 +52,7 @@ class Recommender(ModelReward):
                 "(--reward-options checkpoint=FOLDER)"
             )
         if not isinstance(folder, str | Path):
-            raise ValueError(f"checkpoint of reward 'recommender' must be a folder, found {shown(folder)}")
+            raise SettingError("checkpoint", f"must be a folder, found {shown(folder)}")
         super().__init__(context)
         policy = DiffusionPolicy.load(folder, other_data=context.other_data)
         policy.scorer(context.dataset)  # refuses another catalogue, task or data set

@@ -11,7 +11,7 @@ import torch
 from msgspec import Meta
 
 from refit_env.data.dataset import Dataset
-from refit_env.errors import unknown_name
+from refit_env.errors import SettingError, unknown_name, unknown_setting
 from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, ReciprocalRank, TargetHits
 from refit_env.rewards.base import Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
@@ -23,10 +23,11 @@ from refit_env.rewards.mix import Mix
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
-from refit_env.settings import type_fault
+from refit_env.settings import check_setting, type_fault
+from refit_env.utils.text import shown
 
-RewardSpec = str | Mapping[str, float] | Callable[..., Any]
-"""A name, a weighted mix of names, or one's own function of (scores, users)."""
+RewardSpec = str | Mapping[Any, float] | Callable[..., Any]
+"""A name, one's own function of (scores, users), or a weighted mix of names and functions."""
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 """Of a reward in a mix; less than 0 makes it a cost."""
@@ -123,7 +124,8 @@ def models_in(spec: RewardSpec) -> list[str]:
         (['ease'], [])
     """
     names = [spec] if isinstance(spec, str) else list(spec) if isinstance(spec, Mapping) else []
-    return [name for name in names if name in _REWARDS and issubclass(_REWARDS[name], ModelReward)]
+    known = [name for name in names if isinstance(name, str) and name in _REWARDS]
+    return [name for name in known if issubclass(_REWARDS[name], ModelReward)]
 
 
 def make_reward(
@@ -140,8 +142,8 @@ def make_reward(
     """Make a reward.
 
     Args:
-        spec: a name; a mix ``{"racs": 1.0, "coverage": 0.1}``; or a function
-            (scores (B, I), users (B,)) -> (B,).
+        spec: a name; a function (scores (B, I), users (B,)) -> (B,); or a mix of both,
+            ``{"racs": 1.0, "coverage": 0.1, my_function: 0.5}``.
         dataset: the data.
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
@@ -154,7 +156,10 @@ def make_reward(
         The reward; call it with scores and users.
 
     Raises:
-        ValueError: for an unknown name (with a did-you-mean), or settings that no part knows.
+        ValueError: for an unknown name (with a did-you-mean).
+        SettingError: for a setting that no part knows or that is out of its bounds, naming it; for a mix
+            whose weights are no numbers or all 0, naming ``reward``.
+        TypeError: for what is no reward.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -174,48 +179,70 @@ def make_reward(
         return _make(spec, context, kwargs)
     if isinstance(spec, Mapping):
         return _make_mix(spec, context, kwargs)
-    if callable(spec):
-        if kwargs:
-            raise ValueError(f"a function as reward takes no settings, got {', '.join(sorted(kwargs))}")
-        return CallableReward(context, spec)
-    raise TypeError(
-        f"reward {spec!r} must be a name, a mapping of names to weights, or a function (scores, users)"
-    )
+    for key in kwargs:
+        raise unknown_setting(key, "a function as reward", [])
+    return _own(spec, context)
+
+
+def _own(function: Any, context: RewardContext) -> Reward:
+    """One's own function as a reward; a TypeError for anything else."""
+    if inspect.isclass(function):
+        raise TypeError(
+            f"reward {function.__name__} is a class: pass the name that register_reward gave it, or a "
+            "function"
+        )
+    if not callable(function):
+        raise TypeError(
+            f"reward {shown(function)} must be a name, a function (scores, users), or a mapping of those to "
+            "weights"
+        )
+    return CallableReward(context, function)
 
 
 def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Reward:
     """One reward by name."""
     allowed = _settings(name)
     types = _types(name)
-    for key, value in kwargs.items():
-        if key not in allowed:
-            raise _unknown_setting(f"reward {name!r}", key, allowed)
-        fault = None if key not in types else type_fault(types[key], value)
-        if fault is not None:
-            raise ValueError(f"{key} of reward {name!r} {fault}")
-    return _REWARDS[name](context, **kwargs)
+    try:
+        for key, value in kwargs.items():
+            if key not in allowed:
+                raise unknown_setting(key, f"reward {name!r}", allowed)
+            if key in types:
+                check_setting(key, value, types[key])
+        return _REWARDS[name](context, **kwargs)
+    except SettingError as error:
+        if error.setting not in allowed:
+            raise
+        raise SettingError(error.setting, f"of reward {name!r} {error.fault}") from error
 
 
-def _make_mix(spec: Mapping[str, float], context: RewardContext, kwargs: Mapping[str, Any]) -> Mix:
-    """A weighted sum of named rewards."""
-    if not spec:
-        raise ValueError("a mix of rewards needs at least one name with its weight")
-    known = {key for name in spec for key in _settings(name)}
+def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping[str, Any]) -> Mix:
+    """A weighted sum of named rewards and functions."""
+    known = {key for part in spec for key in _settings(part)}
     for key in kwargs:
         if key not in known:
-            raise _unknown_setting("the mixed rewards", key, sorted(known))
-    parts = {}
-    for name, weight in spec.items():
-        own = {key: value for key, value in kwargs.items() if key in _settings(name)}
+            raise unknown_setting(key, "the mixed rewards", known)
+    parts: dict[str, tuple[Reward, float]] = {}
+    for part, weight in spec.items():
+        name = part if isinstance(part, str) else str(getattr(part, "__name__", type(part).__name__))
+        if name in parts:
+            raise ValueError(f"two rewards of the mix are named {name!r}: give one function another name")
         fault = type_fault(Weight, weight)
         if fault is not None:
-            raise ValueError(f"weight of reward {name!r} {fault}")
-        parts[name] = (_make(name, context, own), float(weight))
+            raise SettingError("reward", f"weight of {name!r} {fault}")
+        own = {key: value for key, value in kwargs.items() if key in _settings(part)}
+        made = _make(part, context, own) if isinstance(part, str) else _own(part, context)
+        parts[name] = made, float(weight)
+    if not any(weight for _, weight in parts.values()):
+        found = ", ".join(f"{name}=0" for name in parts) or "nothing"
+        raise SettingError("reward", f"must weigh something by more or less than 0, found {found}")
     return Mix(context, parts)
 
 
-def _settings(name: str) -> list[str]:
+def _settings(name: Any) -> list[str]:
     """The keyword arguments that a reward takes; the did-you-mean error for an unknown name."""
+    if not isinstance(name, str):  # one's own function
+        return []
     parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.kind in named]
@@ -227,10 +254,3 @@ def _types(name: str) -> dict[str, Any]:
         return get_type_hints(_REWARDS[name].__init__)
     except (NameError, TypeError):
         return {}
-
-
-def _unknown_setting(of: str, key: str, allowed: list[str]) -> ValueError:
-    """The error for a keyword that a reward does not take."""
-    if allowed:
-        return unknown_name(f"setting of {of}", key, allowed)
-    return ValueError(f"unknown setting of {of} {key!r}: it takes none")

@@ -35,18 +35,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+from msgspec import Meta
 
 from refit_env.data.dataset import SPLITS, Dataset, Interactions
 from refit_env.data.rows import without
 from refit_env.data.sequences import RowDataset
 from refit_env.errors import unknown_name
+from refit_env.settings import PartialShare, Seed, check_setting
 
 MODES = ("holdout", "none", "recent", "train", "validation")
 """Names for ``make_relevance``."""
+Fraction = Annotated[float, Meta(gt=0, lt=1, description="the hidden share")]
+"""A part of a whole that is something and leaves something."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,10 +118,9 @@ def make_relevance(
     """
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction={fraction} must lie strictly between 0 and 1: the hidden share")
-    if not 0 <= selection_share < 1:
-        raise ValueError(f"selection_share={selection_share} must be at least 0 and below 1")
+    check_setting("fraction", fraction, Fraction)
+    check_setting("seed", seed, Seed)
+    check_setting("selection_share", selection_share, PartialShare)
     dataset = dataset.episodes
     if isinstance(dataset, RowDataset):
         return _of_rows(mode, dataset, fraction, seed, selection_share)

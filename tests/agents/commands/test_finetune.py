@@ -192,12 +192,20 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--algorithm", "reinforc"], "Did you mean 'reinforce'?"),
         (["--algorithm", "grpo", "--preset", "paper"], "unknown preset of grpo 'paper'. Known: default."),
         (["--estimator", "scor"], "Did you mean 'score'?"),
-        (["--reward-options", "alfa=1"], "alpha"),
+        (["--reward-options", "alhpa=1"],
+         "--reward-options alhpa is no setting of reward 'racs'. Did you mean 'alpha'? Known: alpha"),
+        (["--reward-options", "alpha=-1"],
+         "--reward-options alpha of reward 'racs' must be >= 0 and <= 1, found -1"),
+        (["--reward", "racs=1,coverage=1", "--reward-options", "neighbors=0"],
+         "--reward-options neighbors of reward 'racs' must be >= 1"),
+        (["--reward-options", "alpha=1", "alpha=0"], "alpha stands twice"),
+        (["--reward", "racs=0"], "--reward must weigh something by more or less than 0, found racs=0"),
+        (["--exploration-std", "0", "--posterior-share", "0"], "--exploration-std must be > 0: the policy's"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
         (["--num-steps", "1000"], "--num-steps must lie in 1.."),
         (["--k", "1000"], "--k must lie in 1..400, the number of items, found 1000"),
-        (["--reward-options", "alpha=much"], "alpha of reward 'racs' must be a number, found 'much'"),
-        (["--reward", "racs=1e300"], "weight of reward 'racs' must be >= -1000000.0"),
+        (["--reward-options", "alpha=much"], "--reward-options alpha of reward 'racs' must be a number"),
+        (["--reward", "racs=1e300"], "--reward weight of 'racs' must be >= -1000000.0"),
         (["--exploration-std", "1e38"], "--exploration-std must be >= 0 and <= 1000000.0, found 1e+38"),
         (["--reward", "recommender"], "--reward-options checkpoint=FOLDER"),
         (["--reward", "log_rank"], "use estimator 'score'"),
@@ -205,7 +213,7 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--scores-learning-rate", "0.1"], "--scores-learning-rate needs estimator 'pathwise'"),
         (["--init", "no-such-run"], "no run folder"),
     ],
-)
+)  # fmt: skip
 def test_mistakes(
     more: list[str], message: str, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -340,6 +340,14 @@ def test_wrong_actors_are_refused_when_the_model_is_made(
         make_model(PPO, make_envs(), {"run": str(run_folder)} | change)
 
 
+@pytest.mark.parametrize("policy_kwargs", [{}, {"actor": None}, {"actor": "runs/base"}])
+def test_without_an_actor_the_error_says_what_to_pass(
+    make_envs: MakeEnvs, policy_kwargs: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=r"which actor\? Pass policy_kwargs=\{'actor': \{'run': FOLDER\}\}"):
+        PPO(DiffusionActorCriticPolicy, make_envs(), policy_kwargs=policy_kwargs, device="cpu")
+
+
 def test_another_item_count_is_refused(run_folder: Path) -> None:
     envs = to_sb3_vec_env(DenoisingVectorEnv("synthetic", num_envs=2, num_steps=3))
     with pytest.raises(ValueError, match="vectors of 400 numbers, the actor was made for vectors of 40"):

@@ -309,14 +309,21 @@ def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
         ({"num_steps": 10_000}, "num_steps=10000"),
         ({"bound": float("inf")}, "bound=inf"),
         ({"bound": 0.5}, "bound=0.5"),
-        ({"k": 0}, "k=0"),
-        ({"reward_kwargs": {"alfa": 0.3}}, "Did you mean 'alpha'"),
-        ({"relevance_kwargs": {"fracton": 0.3}}, "Did you mean 'fraction'"),
-        ({"relevance_kwargs": {"fraction": 1.5}}, "fraction=1.5"),
+        ({"k": 0}, "k must be >= 1, found 0"),
+        (
+            {"reward_kwargs": {"alfa": 0.3}},
+            "reward_kwargs alfa is no setting of reward 'racs'. Did you mean",
+        ),
+        ({"reward_kwargs": {"alpha": -1}}, "reward_kwargs alpha of reward 'racs' must be >= 0 and <= 1"),
+        (
+            {"relevance_kwargs": {"fracton": 0.3}},
+            "relevance_kwargs fracton is no setting of relevance. Did",
+        ),
+        ({"relevance_kwargs": {"fraction": 1.5}}, "relevance_kwargs fraction must be > 0 and < 1"),
         ({"render_mode": "human"}, "render_mode='human'"),
+        ({"backend": "torch"}, "argument 'backend' is one of the vector environment: gym.make_vec"),
         ({"rewrad": "ndcg"}, "unknown argument 'rewrad'. Did you mean 'reward'?"),
         ({"render_mod": "ansi"}, "unknown argument 'render_mod'. Did you mean 'render_mode'?"),
-        ({"device": "cpu"}, "unknown argument 'device'."),
     ],
 )
 def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:

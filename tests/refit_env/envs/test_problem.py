@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import refit_env  # noqa: F401  # registers the ids
 from refit_env.backbones import make_backbone
@@ -126,8 +128,22 @@ def test_arguments_that_differ_share_nothing() -> None:
     assert made(reward={"recall": 1.0, "ndcg": 1.0}).term_names == ("recall", "ndcg")  # in the order given
     assert made().term_names == ("ndcg", "recall")
     made(k=20)
-    with pytest.raises(ValueError, match=r"k=20\.0 must be a whole number"):
+    with pytest.raises(ValueError, match=r"k must be a whole number >= 1, found 20\.0"):
         made(k=20.0)
+
+
+def test_mixes_with_a_function_share_a_problem_by_the_function_itself() -> None:
+    def paying(amount: float) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda scores, users: torch.full(users.shape, amount)
+
+    def made(function: Callable[[Tensor, Tensor], Tensor]) -> DenoisingProblem:
+        return make_problem(ProblemConfig("synthetic", reward={"ndcg": 0.0, function: 1.0}))
+
+    one = paying(1.0)
+    assert made(one) is made(one)
+    for amount in (2.0, 3.0, 4.0):  # each may lie where the one before lay
+        paid = made(paying(amount)).score(torch.rand(1, 400), torch.tensor([0]))[0]
+        assert paid.tolist() == [amount]
 
 
 def test_a_checkpoint_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:

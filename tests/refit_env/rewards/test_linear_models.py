@@ -206,10 +206,10 @@ def test_a_row_can_be_judged_by_what_all_others_say(longer: bool) -> None:
     ("name", "kwargs", "message"),
     [
         ("ease", {"leave_one_out": True}, "leave_one_out=True is for sequential .* 'holdout'"),
-        ("ease", {"l2": 0.0}, "l2=0.0"),
+        ("ease", {"l2": 0.0}, "l2 of reward .ease. must be > 0, found 0.0"),
         ("ease", {"l2": float("nan")}, "l2 of reward .ease. must be a number, found nan"),
-        ("gf_cf", {"rank": 0}, "rank=0"),
-        ("gf_cf", {"alpha": -1.0}, "alpha=-1.0"),
+        ("gf_cf", {"rank": 0}, "rank of reward .gf_cf. must be >= 1"),
+        ("gf_cf", {"alpha": -1.0}, "alpha of reward .gf_cf. must be >= 0"),
     ],
 )
 def test_settings_are_checked(five: Dataset, name: str, kwargs: dict[str, float], message: str) -> None:

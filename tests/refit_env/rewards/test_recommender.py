@@ -88,7 +88,7 @@ def test_mistakes_are_named(five: Dataset, model_for: Callable[[Dataset], Path],
         make_reward("recommender", five, relevance, k=2)
     with pytest.raises(ValueError, match=r"data set 'table' has 6"):
         make_reward("recommender", five, relevance, k=2, checkpoint=other)
-    with pytest.raises(ValueError, match="temperature=0"):
+    with pytest.raises(ValueError, match=r"temperature of reward .recommender. must be > 0"):
         make_reward("recommender", five, relevance, k=2, checkpoint=model_for(five), temperature=0.0)
     with pytest.raises(CheckpointError, match="nothing"):
         make_reward("recommender", five, relevance, k=2, checkpoint=tmp_path / "nothing")

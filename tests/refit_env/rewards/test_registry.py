@@ -22,8 +22,13 @@ from refit_env.rewards import (
     registry,
     reward_names,
 )
+from refit_env.rewards.racs import Racs
 
 SCORES, USERS = torch.zeros(3, 6), torch.arange(3)
+
+
+def own_reward(scores: Tensor, users: Tensor) -> Tensor:
+    return scores.sum(1) + users
 
 
 @pytest.fixture
@@ -46,33 +51,43 @@ def names() -> Iterator[None]:
     [
         ("rac", {}, "unknown reward 'rac'. Did you mean 'racs'[?] Known: coverage, diversity"),
         ({"racs": 1.0, "novlety": 1.0}, {}, "Did you mean 'novelty'"),
-        ({}, {}, "at least one name"),
-        ({"racs": math.nan}, {}, "weight of reward 'racs' must be a number.*found nan"),
-        ({"racs": None}, {}, "weight of reward 'racs' must be a number.*found None"),
-        ({"racs": 1e300}, {}, "weight of reward 'racs' must be >= -1000000.0 and <= 1000000.0"),
+        ({}, {}, "reward must weigh something by more or less than 0, found nothing"),
+        ({"racs": 0, "ndcg": 0.0}, {}, "reward must weigh something .* found racs=0, ndcg=0"),
+        ({"racs": math.nan}, {}, "reward weight of 'racs' must be a number.*found nan"),
+        ({"racs": None}, {}, "reward weight of 'racs' must be a number.*found None"),
+        ({"racs": 1e300}, {}, "reward weight of 'racs' must be >= -1000000.0 and <= 1000000.0"),
         ("racs", {"alpha": "much"}, "alpha of reward 'racs' must be a number, found 'much'"),
         ("ease", {"l2": [1]}, "l2 of reward 'ease' must be a number, found a list"),
         ("ease", {"leave_one_out": "no"}, "leave_one_out of reward 'ease' must be true or false"),
         ("recommender", {"checkpoint": 3}, "checkpoint of reward 'recommender' must be a folder, found 3"),
         ({"ndcg": 1, "racs": 1}, {"variant": 3}, "variant of reward 'racs' must be a text, found 3"),
-        ("racs", {"alhpa": 0.3}, "unknown setting of reward 'racs' 'alhpa'. Did you mean 'alpha'"),
+        ("racs", {"alhpa": 0.3}, "alhpa is no setting of reward 'racs'. Did you mean 'alpha'"),
         ("racs", {"power": 1}, "Known: alpha, discount, neighbor_relevance, neighbors, variant"),
-        ("ndcg", {"alpha": 0.3}, "unknown setting of reward 'ndcg' 'alpha': it takes none"),
-        ({"ndcg": 1, "racs": 1}, {"haed": 1}, "unknown setting of the mixed rewards"),
-        ("racs", {"alpha": 1.5}, r"alpha=1.5 must lie in 0\.\.1"),
+        ("ndcg", {"alpha": 0.3}, "alpha is no setting of reward 'ndcg', which has none"),
+        ({"ndcg": 1, "racs": 1}, {"haed": 1}, "haed is no setting of the mixed rewards"),
+        ("racs", {"alpha": 1.5}, "alpha of reward 'racs' must be >= 0 and <= 1, found 1.5"),
         ("racs", {"alpha": math.nan}, "alpha of reward 'racs' must be a number, found nan"),
-        ("racs", {"neighbors": 0}, "neighbors=0 must be a whole number"),
+        ({"ndcg": 1, "racs": 1}, {"alpha": -1}, "alpha of reward 'racs' must be >= 0 and <= 1, found -1"),
+        ("racs", {"neighbors": 0}, "neighbors of reward 'racs' must be >= 1"),
+        ("racs", {"neighbor_relevance": "none"}, "neighbor_relevance of reward 'racs' must be one of"),
         ("racs", {"neighbors": 2.5}, "neighbors of reward 'racs' must be a whole number, found 2.5"),
         ("racs", {"variant": "target"}, "Did you mean 'target_list'"),
         ("racs", {"neighbor_relevance": "trian"}, "Did you mean 'train'"),
         ("racs", {"discount": "linear"}, "'flat' or 'log'"),
-        ("long_tail", {"head": 2.0}, "head=2.0"),
-        ("unbiased_hits", {"cap": 0.5}, "cap=0.5"),
-        ("unbiased_hits", {"power": -1.0}, "power=-1.0"),
-        ("r_ra", {"k": 0}, "k=0"),
+        ("long_tail", {"head": 2.0}, "head of reward 'long_tail' must be >= 0 and <= 1, found 2.0"),
+        ("unbiased_hits", {"cap": 0.5}, "cap of reward 'unbiased_hits' must be >= 1"),
+        ("unbiased_hits", {"power": -1.0}, "power of reward 'unbiased_hits' must be >= 0"),
+        ("ease", {"l2": 0}, "l2 of reward 'ease' must be > 0"),
+        ("gf_cf", {"rank": 0}, "rank of reward 'gf_cf' must be >= 1"),
+        ("gf_cf", {"alpha": -0.5}, "alpha of reward 'gf_cf' must be >= 0"),
+        ("recommender", {"temperature": 0.0}, "temperature of reward 'recommender' must be > 0"),
+        ("r_ra", {"k": 0}, "k must be >= 1, found 0"),
         ("r_ra", {"k": 7}, r"1\.\.6"),
-        ("r_ra", {"k": 2.0}, "k=2.0 must be a whole number"),
-        (lambda s, u: s.sum(1), {"alpha": 1}, "takes no settings, got alpha"),
+        ("r_ra", {"k": 2.0}, "k must be a whole number >= 1, found 2.0"),
+        (lambda s, u: s.sum(1), {"alpha": 1}, "alpha is no setting of a function as reward, which has none"),
+        ({own_reward: 1.0}, {"alpha": 1}, "alpha is no setting of the mixed rewards, which has none"),
+        ({own_reward: 1.0, "own_reward": 1.0}, {}, "unknown reward 'own_reward'|are named 'own_reward'"),
+        ({(lambda s, u: s): 1.0, (lambda s, u: u): 1.0}, {}, "two rewards of the mix are named '<lambda>'"),
     ],
 )
 def test_mistakes_are_named(
@@ -83,8 +98,12 @@ def test_mistakes_are_named(
 
 
 def test_what_is_no_reward_is_refused(make: Callable[..., Reward]) -> None:
-    with pytest.raises(TypeError, match="must be a name, a mapping"):
-        make(3)
+    for spec in (3, {3: 1.0}):
+        with pytest.raises(TypeError, match=r"reward 3 must be a name, a function .* or a mapping"):
+            make(spec)
+    for kind in (Racs, {Racs: 1.0}):
+        with pytest.raises(TypeError, match="reward Racs is a class: pass the name"):
+            make(kind)
 
 
 @pytest.mark.parametrize("name", reward_names(rows=False))
@@ -137,14 +156,17 @@ def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Rewa
         register_reward("other")(dict)  # type: ignore[type-var]
 
 
-def own_reward(scores: Tensor, users: Tensor) -> Tensor:
-    return scores.sum(1) + users
-
-
 def test_ones_own_function(make: Callable[..., Reward]) -> None:
     reward = make(own_reward)
     assert reward(SCORES, USERS).tolist() == [0.0, 1.0, 2.0]
     assert reward.terms["custom"].tolist() == [0.0, 1.0, 2.0] and reward.term_names == ("custom",)
+
+
+def test_ones_own_function_in_a_mix(make: Callable[..., Reward]) -> None:
+    reward = make({"ndcg": 0.0, own_reward: 2.0})
+    assert reward(SCORES, USERS).tolist() == [0.0, 2.0, 4.0]
+    assert reward.term_names == ("ndcg", "own_reward")
+    assert reward.terms["own_reward"].tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(

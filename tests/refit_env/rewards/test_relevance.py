@@ -106,11 +106,12 @@ def test_holdout_hides_each_item_alike() -> None:
     ("mode", "kwargs", "message"),
     [
         ("recnt", {}, "Did you mean 'recent'"),
-        ("holdout", {"fraction": 0.0}, "between 0 and 1"),
-        ("holdout", {"fraction": 1.0}, "between 0 and 1"),
-        ("holdout", {"fraction": float("nan")}, "between 0 and 1"),
+        ("holdout", {"fraction": 0.0}, "fraction must be > 0 and < 1"),
+        ("holdout", {"fraction": 1.0}, "fraction must be > 0 and < 1"),
+        ("holdout", {"fraction": float("nan")}, "fraction must be a number > 0 and < 1"),
+        ("holdout", {"seed": -1}, "seed must be >= 0"),
         ("validation", {}, "leaves no user"),
-        ("validation", {"selection_share": 1.0}, r"selection_share=1\.0 must be at least 0 and below 1"),
+        ("validation", {"selection_share": 1.0}, "selection_share must be >= 0 and < 1, found 1.0"),
     ],
 )
 def test_mistakes_are_named(five: Dataset, mode: str, kwargs: dict[str, float], message: str) -> None:
@@ -197,7 +198,7 @@ def test_without_relevant_items_only_opinions_can_be_rewarded() -> None:
     for name in refused:
         with pytest.raises(ValueError, match="no item is: use 'holdout'"):
             make_reward(name, data, relevance)
-    with pytest.raises(ValueError, match="leaves nothing to hit"):
+    with pytest.raises(ValueError, match=r"neighbor_relevance of reward .racs. must be one of"):
         make_reward("racs", data, make_relevance("holdout", data), neighbor_relevance="none")
 
 
