@@ -44,7 +44,7 @@ from agents.runs.plots import column, plot_curves
 from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
 from agents.training.config import TrainerConfig, named_settings
-from agents.training.fine_tuner import STATE_NAME, FineTuner
+from agents.training.fine_tuner import FineTuner
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
@@ -192,7 +192,7 @@ class Finetune(Bounded):
     def _resumed(self, folder: RunFolder) -> tuple[FineTuner, dict[str, float] | None]:
         """The agent of a run that was begun, as far as it came; and what its pretraining cost."""
         begun = folder.config
-        saved = (folder.path / f"{STATE_NAME}.safetensors").exists()
+        saved = (folder.path / f"{FineTuner.stem}.safetensors").exists()
         state = policy_of(folder.path) if saved else None
         check_begun_on(folder.path, begun, load_dataset(choose_target(self.env, self.data).dataset))
         policy, target = self._start(state)
@@ -214,7 +214,7 @@ class Finetune(Bounded):
         """Train, report, and return the exit code."""
         report = finetune_run(agent, folder, progress=not self.quiet, pretraining=pretraining)
         if report is None:
-            raise interrupted("finetune", self.out, "iteration", agent.saved_iteration)
+            raise interrupted("finetune", self.out, "iteration", agent.saved)
         if not self.quiet:
             note_other_data(load_dataset(choose_target(None, None, folder.config).dataset))
             console().print(comparison_table(report, f"{folder.config['env']}, seed {self.seed}"))

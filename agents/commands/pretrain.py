@@ -39,7 +39,7 @@ from agents.runs.plots import column, plot_curves
 from agents.runs.profiling import measure
 from agents.training.closed_form import is_closed_form
 from agents.training.pretrain_config import PretrainConfig, published_training
-from agents.training.pretrainer import STATE_NAME, Pretrainer
+from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
@@ -217,7 +217,7 @@ class Pretrain(Bounded):
         """The training of a run that was begun, as far as it came."""
         begun = folder.config
         grows = self._check_resumed(folder)
-        saved = (folder.path / f"{STATE_NAME}.safetensors").exists()
+        saved = (folder.path / f"{Pretrainer.stem}.safetensors").exists()
         target = self._target()
         settings = self._settings(target)
         if self.init is not None and not saved:  # it begins, from the same model
@@ -235,7 +235,7 @@ class Pretrain(Bounded):
         try:
             report = pretrain_run(trainer, folder, policy, progress=not self.quiet)
         except KeyboardInterrupt as stop:
-            raise interrupted("pretrain", self.out, "epoch", trainer.saved_epoch) from stop
+            raise interrupted("pretrain", self.out, "epoch", trainer.saved) from stop
         if not self.quiet:
             console().print(_table(report, f"{folder.config['env']}, seed {self.seed}"))
         return 0

@@ -30,8 +30,10 @@ CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.sa
 LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
 LARGEST = 2**20
 """Bytes of the largest ``config.json`` or ``metrics.json`` that is read."""
-STATES = ("pretrain.safetensors", "resume.safetensors")
-"""What resuming needs; gone from a finished run."""
+PRETRAINING, FINE_TUNING = "pretrain", "resume"
+"""Stems of the files that hold the state of a training."""
+STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
+"""Those files; gone from a finished run."""
 _PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
 
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from agents.runs.folder import LOG, TENSORBOARD
 from refit_env.utils.atomic_io import atomic_path, errors_name
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-LOG_NAME = "log.csv"
-TENSORBOARD_NAME = "tb"
 
 
 class RunLog:
@@ -55,7 +53,7 @@ class RunLog:
         """
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.folder / LOG_NAME
+        self.path = self.folder / LOG
         self.step_name = step_name
         self._columns: list[str] = [step_name]
         rows = self._kept_rows(resume_after)
@@ -91,7 +89,7 @@ class RunLog:
             self._file.write(_csv_line([row.get(name, "") for name in self._columns]))
             self._file.flush()
         if self._writer is not None:
-            with errors_name(self.folder / TENSORBOARD_NAME):
+            with errors_name(self.folder / TENSORBOARD):
                 for name, value in scalars.items():
                     self._writer.add_scalar(name, float(value), iteration)
         self._last = iteration
@@ -109,7 +107,7 @@ class RunLog:
                 file.close()
         if self._writer is not None:
             writer, self._writer = self._writer, None
-            with errors_name(self.folder / TENSORBOARD_NAME):
+            with errors_name(self.folder / TENSORBOARD):
                 writer.close()
 
     def __enter__(self) -> RunLog:
@@ -141,7 +139,7 @@ class RunLog:
         """Open TensorBoard's writer; events after ``resume_after`` are purged by the reader."""
         from torch.utils.tensorboard import SummaryWriter  # a slow import, paid only by who logs
 
-        folder = self.folder / TENSORBOARD_NAME
+        folder = self.folder / TENSORBOARD
         if resume_after is None:
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
@@ -159,7 +157,7 @@ def read_log(folder: str | os.PathLike[str]) -> list[dict[str, float]]:
     Raises:
         FileNotFoundError: if the folder has no log.
     """
-    rows = _read_rows(Path(folder) / LOG_NAME)
+    rows = _read_rows(Path(folder) / LOG)
     return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 

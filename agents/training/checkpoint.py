@@ -1,45 +1,25 @@
-"""Stop and go on: everything that a fine-tuning agent needs to repeat an unbroken run, in one plain file.
-
-The file is checked whole before any of it is used: a resumed agent is either the one that was saved or the
-one that it was before.
-
-Letters: E environments, U users, K list length.
-"""
+"""What a saved training holds besides tensors, and checks of what is read from its file."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
-import torch
 from msgspec import Meta
 from torch import Tensor
 
+from agents.runs.folder import FINE_TUNING
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, work_in
-from agents.training.tensors import (
-    check_generator,
-    check_optimizer,
-    flatten_optimizer,
-    part,
-    restore_optimizer,
-    stepped,
-)
-from refit_env.backbones.restore import check_weights
-from refit_env.checkpoint import PolicyMeta, check_tensors, load_state, save_state
+from agents.training.tensors import part
+from refit_env.checkpoint import PolicyMeta, load_state
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.atomic_io import check_record
 
-if TYPE_CHECKING:
-    from agents.training.fine_tuner import FineTuner
-
-STATE_NAME = "resume"
-"""Stem of the resume state's files in a run folder."""
 Count = Annotated[int, Meta(ge=0)]
 History = list[dict[str, float | None]]
 """Scalars of each iteration; null where one was not finite."""
@@ -67,71 +47,26 @@ class Progress(TypedDict):
     """Indices of the parameters that the optimiser has a state of."""
 
 
+class PretrainMeta(Progress):
+    """What the resume state of pretraining holds besides tensors."""
+
+    epoch: Count
+    """Epochs done."""
+    data_fingerprint: NotRequired[str]
+    """Of the data set."""
+
+
 class TrainingMeta(Progress):
     """What the resume state of fine-tuning holds besides tensors."""
 
     agent: str
     """The algorithm."""
     problem: dict[str, Any]
-    """``problem_of`` the agent."""
+    """What is learnt: data set, T, reward."""
     iteration: Count
     """Iterations done."""
     policy: NotRequired[PolicyMeta]
     """What the policy is."""
-
-
-def save_training(agent: FineTuner, folder: Path | str) -> None:
-    """Write an agent's weights, optimiser, generators and history, atomically."""
-    tensors = {f"policy.{k}": v for k, v in agent.training_weights().items()}
-    tensors |= {f"best.{k}": v for k, v in agent._best_state.items()}
-    tensors |= {f"reference.{k}": v for k, v in agent.reference.state_dict().items()}
-    tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(agent.optimizer).items()}
-    tensors |= {f"own.{k}": v for k, v in agent.own_tensors().items()}
-    tensors |= {} if agent._lists is None else {"lists": agent._lists}
-    tensors["generator.users"] = agent.user_generator.get_state()
-    tensors["generator.noise"] = agent.noise_generator.get_state()
-    meta = {
-        "agent": agent.name,
-        "config": asdict(agent.config),
-        "problem": problem_of(agent),
-        "policy": agent.reference.describe(),
-        "seed": agent.seed,
-        "iteration": agent.iteration,
-        "best": list(agent._best),
-        "history": agent.history,
-        "seconds": agent.seconds,
-        "validation_seconds": agent.validation_seconds,
-        "spent": agent.spent().to_json(),
-        "moved": stepped(agent.optimizer),
-    }
-    save_state(Path(folder) / STATE_NAME, tensors, meta)
-
-
-def load_training(agent: FineTuner, folder: Path | str) -> None:
-    """Put back what ``save_training`` wrote.
-
-    Raises:
-        CheckpointError: if there is no state, it belongs to another agent, configuration, data set or model,
-            or it is damaged. The agent is then as it was.
-    """
-    where = f"{Path(folder) / STATE_NAME}.safetensors"
-    tensors, raw = load_state(Path(folder) / STATE_NAME)
-    meta = check_record(raw, TrainingMeta, f"{where}: meta", error=CheckpointError)
-    _check_meta(agent, meta, where)
-    _check_tensors(agent, tensors, meta, where)
-    agent.policy.load_state_dict(part(tensors, "policy."))
-    agent.reference.load_state_dict(part(tensors, "reference."))
-    agent._best_state = {k: v.to(agent.device) for k, v in part(tensors, "best.").items()}
-    restore_optimizer(agent.optimizer, part(tensors, "optimizer."))
-    agent.take_own_tensors(part(tensors, "own."))
-    if "lists" in tensors:
-        agent.take_lists(tensors["lists"].to(agent.device))
-    agent.user_generator.set_state(tensors["generator.users"])
-    agent.noise_generator.set_state(tensors["generator.noise"])
-    agent.iteration, agent.history = meta["iteration"], read_history(meta["history"])
-    agent._best = read_best(meta["best"])
-    agent.seconds, agent.validation_seconds = meta.get("seconds", 0.0), meta.get("validation_seconds", 0.0)
-    agent._earlier, agent._resting = read_usage(meta), None
 
 
 def policy_of(folder: Path | str) -> DiffusionPolicy | None:
@@ -140,24 +75,12 @@ def policy_of(folder: Path | str) -> DiffusionPolicy | None:
     Raises:
         CheckpointError: if there is no state, or it is damaged.
     """
-    where = f"{Path(folder) / STATE_NAME}.safetensors"
-    tensors, raw = load_state(Path(folder) / STATE_NAME)
+    where = f"{Path(folder) / FINE_TUNING}.safetensors"
+    tensors, raw = load_state(Path(folder) / FINE_TUNING)
     meta = check_record(raw, TrainingMeta, f"{where}: meta", error=CheckpointError)
     if "policy" not in meta:
         return None
     return DiffusionPolicy.restore(part(tensors, "reference.backbone."), meta["policy"], where)
-
-
-def problem_of(agent: FineTuner) -> dict[str, Any]:
-    """What a resumed run must share with the broken one, besides the settings."""
-    problem = agent.env.problem
-    reward = {
-        "reward": list(problem.term_names),
-        "relevance": problem.relevance.mode,
-        "k": problem.reward_fn.k,
-    }
-    data = {"data": problem.dataset.name, "data_fingerprint": problem.dataset.fingerprint}
-    return data | {"num_steps": problem.num_steps} | reward
 
 
 def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
@@ -210,13 +133,13 @@ def read_work(history: History, where: str) -> Work:
     return work
 
 
-def read_usage(meta: Progress) -> Usage:
+def read_usage(meta: Mapping[str, Any]) -> Usage:
     """The cost of the sessions before."""
     spent = meta.get("spent", {})
     return Usage(*(spent.get(name, 0.0) for name in ("seconds", "peak_memory_mib", "peak_device_memory_mib")))
 
 
-def read_moved(meta: Progress, tensors: Mapping[str, Tensor], done: int, where: str) -> list[int]:
+def read_moved(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], done: int, where: str) -> list[int]:
     """Indices of the parameters whose optimiser state the file must hold.
 
     Raises:
@@ -224,7 +147,7 @@ def read_moved(meta: Progress, tensors: Mapping[str, Tensor], done: int, where: 
             which do not say which there are.
     """
     if "moved" in meta:
-        return meta["moved"]
+        return list(meta["moved"])
     numbers = {name.split(".")[0] for name in part(tensors, "optimizer.")}
     if (done and not numbers) or not all(number.isdecimal() for number in numbers):
         raise CheckpointError(f"{where}: no state of the optimiser")
@@ -242,48 +165,6 @@ def check_known(
     for name in tensors:
         if name not in names and not name.startswith(prefixes):
             raise CheckpointError(f"{where}: {_short(name)} is no tensor of a resume state")
-
-
-def _check_meta(agent: FineTuner, meta: TrainingMeta, where: str) -> None:
-    """Refuse the state of another agent, or impossible numbers."""
-    check_same(meta, {"agent": agent.name, "seed": agent.seed}, where)
-    check_same(meta["problem"], problem_of(agent), where)
-    config = asdict(agent.config)
-    if not agent.config.anneal_lr:  # else every step size depends on the number of all
-        del config["iterations"]
-    check_same(meta["config"], config, where)
-    if meta["iteration"] > agent.config.iterations:
-        raise CheckpointError(
-            f"{where}: {meta['iteration']} iterations are done, this agent has iterations="
-            f"{agent.config.iterations}"
-        )
-    check_history(meta["history"], meta["iteration"], "iteration", meta["best"][1], where)
-    read_work(meta["history"], where)
-
-
-def _check_tensors(agent: FineTuner, tensors: Mapping[str, Tensor], meta: TrainingMeta, where: str) -> None:
-    """Refuse tensors that are not such an agent's."""
-    parts = ("policy.", "best.", "reference.")
-    for name in parts:
-        found = part(tensors, name)
-        check_tensors(found, agent.policy.state_dict(), f"{where}: {name}*", "the agent's policy")
-        check_weights(agent.policy.backbone, part(found, "backbone."), f"{where}: {name}*")
-    check_tensors(part(tensors, "own."), agent.own_tensors(), f"{where}: own.*", f"agent {agent.name!r}")
-    moved = read_moved(meta, tensors, meta["iteration"], where)
-    check_optimizer(agent.optimizer, part(tensors, "optimizer."), moved, f"{where}: optimizer.*")
-    check_generator(agent.user_generator, tensors.get("generator.users"), f"{where}: generator.users")
-    check_generator(agent.noise_generator, tensors.get("generator.noise"), f"{where}: generator.noise")
-    known = {"generator.users", "generator.noise"}
-    problem = agent.env.problem
-    if problem.reward_fn.uses_lists and meta["history"]:
-        known |= {"lists"}
-        sizes = len(agent.envs), problem.dataset.num_users, problem.reward_fn.k
-        shape = torch.zeros(sizes, dtype=torch.int64)  # (E, U, K)
-        lists = {name: tensor for name, tensor in tensors.items() if name == "lists"}
-        check_tensors(lists, {"lists": shape}, where, "the reward")
-        if not 0 <= int(lists["lists"].min()) <= int(lists["lists"].max()) < problem.num_items:
-            raise CheckpointError(f"{where}: 'lists' names items outside 0..{problem.num_items - 1}")
-    check_known(tensors, known, (*parts, "own.", "optimizer."), where)
 
 
 def _short(value: Any) -> str:

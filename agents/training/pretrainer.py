@@ -1,69 +1,34 @@
 """ELBO training of a backbone, with early stopping on validation; also the controls that RL stands beside.
 
-Letters: B users (of sequential sets: rows) in a batch, I items, L history length, R rows.
+Letters: B users (of sequential sets: rows) in a batch, I items, L history length.
 """
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NotRequired
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.runs.profiling import Usage, measure, up_to_now
-from agents.runs.work import Work, counted
-from agents.training.checkpoint import (
-    Count,
-    Progress,
-    check_history,
-    check_known,
-    check_same,
-    read_best,
-    read_history,
-    read_moved,
-    read_usage,
-    read_work,
-)
+from agents.runs.folder import PRETRAINING
+from agents.runs.profiling import Usage
+from agents.runs.work import Work, counted, work_in
+from agents.training.checkpoint import PretrainMeta
+from agents.training.examples import reconstruction_examples
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig, published_training
-from agents.training.tensors import (
-    check_generator,
-    check_optimizer,
-    flatten_optimizer,
-    part,
-    resolve_device,
-    restore_optimizer,
-    stepped,
-)
-from refit_env.backbones import Backbone, Look, backbone_for, check_task
-from refit_env.backbones.restore import check_weights
-from refit_env.checkpoint import load_state, save_state
+from agents.training.resumable import Resumable
+from agents.training.tensors import resolve_device
+from refit_env.backbones import Backbone, backbone_for, check_task
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
-from refit_env.data.rows import SparseRows
-from refit_env.data.sequences import RowDataset
-from refit_env.errors import CheckpointError, SettingError
+from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
-from refit_env.rewards.relevance import make_relevance
-from refit_env.utils.atomic_io import check_record
-
-STATE_NAME = "pretrain"
-"""Stem of the resume state in a run folder."""
-
-
-class PretrainMeta(Progress):
-    """What the resume state of pretraining holds besides tensors."""
-
-    epoch: Count
-    """Epochs done."""
-    data_fingerprint: NotRequired[str]
-    """Of the data set."""
 
 
 @dataclass
@@ -93,13 +58,15 @@ def has_ranking_loss(backbone: Backbone) -> bool:
     return type(backbone).ranking_loss is not Backbone.ranking_loss
 
 
-class Pretrainer:
+class Pretrainer(Resumable):
     """Trains a backbone by its own loss. ``pretrain`` is the one-call form.
 
-    Between two calls of ``learn`` the backbone holds the weights that validation chose. What training has
-    reached is kept beside them: ``save`` writes that, with the optimiser's state that belongs to it, and
-    another ``learn`` goes on from there.
+    Between two calls of ``learn`` the backbone holds the weights that validation chose; another ``learn``
+    goes on from those that training has reached.
     """
+
+    config: PretrainConfig
+    stem, unit, model_part, meta_class = PRETRAINING, "epoch", "backbone", PretrainMeta
 
     def __init__(
         self,
@@ -143,7 +110,7 @@ class Pretrainer:
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
-        self.shown, self.target, self.users = self._examples()
+        self.examples = reconstruction_examples(backbone, self.dataset, self.config, self.device)
         groups = backbone.parameter_groups(self.config.learning_rate)
         for group in groups:
             group["initial_lr"] = group["lr"]
@@ -152,17 +119,9 @@ class Pretrainer:
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
         steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
-        self._judge = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
-        self.epoch = 0
-        self.saved_epoch: int | None = None  # of the state that was saved or loaded last
-        self.seconds = self.validation_seconds = 0.0  # of all sessions
+        self._chain = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.work = Work()
-        self._earlier, self._usage = Usage(), Usage()  # cost of earlier sessions, and of this one
-        self._resting: dict[str, Tensor] | None = None  # what training has reached, see above
-        self._within_epoch = False  # then generators are ahead of weights: no state to save
-        self.history: list[dict[str, float]] = []
-        self._best: tuple[float, int] = (float("-inf"), 0)
-        self._best_state = copy.deepcopy(backbone.state_dict())
+        self._begin()
 
     def learn(
         self,
@@ -180,17 +139,10 @@ class Pretrainer:
                 A second one raises at once, and the state that was saved last stays.
             RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
-        self._check_whole()
-        if self._resting is not None:
-            self.backbone.load_state_dict(self._resting)
+        with self._session():
             self.backbone.requires_grad_(True)
-            self._resting = None
-        try:
-            with measure() as self._usage:
-                self._run(run_dir, callback)
-        finally:
-            self._earlier, self._usage = self.spent(), Usage()
-        self._resting = copy.deepcopy(self.backbone.state_dict())
+            self._run(run_dir, callback)
+        self._set_aside()
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
         (value, epoch), times = self._best, (self.seconds, self.validation_seconds)
@@ -215,30 +167,31 @@ class Pretrainer:
     def _step(self) -> dict[str, float]:
         """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
         begin = time.perf_counter()
-        self._within_epoch = True
+        self._unfinished = True
         self.backbone.train()
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.config.learning_rate_decay**self.epoch
-        losses, before = [], self.work
+        losses, before, ids = [], self.work, self.examples.ids
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.users.numel(), generator=self.generator, device=self.device)
+            order = torch.randperm(ids.numel(), generator=self.generator, device=self.device)
             for pick in order.split(self.config.users_per_batch):
                 with counted(self.backbone) as work:
-                    losses.append(self._update(self.users[pick]))
+                    losses.append(self._update(ids[pick]))
                 self.work += work
                 if self._out_of_work():
                     break
-        self.epoch += 1
+        self.done += 1
         self.seconds += time.perf_counter() - begin
         scalars = {"train/loss": sum(losses) / len(losses), "seconds/training": self.seconds}
         scalars |= (self.work - before).scalars()
         return scalars | (self._validate() if self._validates_now() else {})
 
-    def _update(self, users: Tensor) -> float:
-        """One gradient step on ``users`` (B,)."""
-        shown = self.shown(users)  # (B, I) or (B, L)
-        target = shown if self.target is self.shown else self.target(users)  # (B, I) or (B,)
+    def _update(self, ids: Tensor) -> float:
+        """One gradient step on the examples ``ids`` (B,)."""
+        shown = self.examples.shown(ids)  # (B, I) or (B, L)
+        same = self.examples.target is self.examples.shown
+        target = shown if same else self.examples.target(ids)  # (B, I) or (B,)
         ranking = self.config.objective == "ranking"
         loss_of = self.backbone.ranking_loss if ranking else self.backbone.elbo_loss
         loss = loss_of(shown, target, self.generator)
@@ -249,10 +202,8 @@ class Pretrainer:
 
     def _validate(self) -> dict[str, float]:
         begin = time.perf_counter()
-        means = evaluate(self._judge.scorer(self.dataset), self.dataset, "valid", device=self.device).means()
-        value = means[self.config.select_on]
-        if value > self._best[0]:
-            self._best, self._best_state = (value, self.epoch), copy.deepcopy(self.backbone.state_dict())
+        means = evaluate(self._chain.scorer(self.dataset), self.dataset, "valid", device=self.device).means()
+        self._keep_if_best(means[self.config.select_on])
         self.validation_seconds += time.perf_counter() - begin
         return {f"valid/{name}": mean for name, mean in means.items()}
 
@@ -260,139 +211,51 @@ class Pretrainer:
         self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None
     ) -> None:
         self.history.append({"epoch": float(self.epoch)} | scalars)
-        self._within_epoch = False
+        self._unfinished = False
         if callback is not None:
             callback(self.epoch, scalars)
 
     def _validates_now(self) -> bool:
-        return (
-            self.epoch % self.config.eval_every == 0
-            or self.epoch == self.config.epochs
-            or self._out_of_work()
-        )
+        return super()._validates_now() or self._out_of_work()
 
     def _out_of_work(self) -> bool:
-        return 0 < self.config.max_work <= self.work.units
+        return bool(0 < self.config.max_work <= self.work.units)
 
     def _done(self) -> bool:
-        waited = (self.epoch - self._best[1]) // self.config.eval_every  # validations without a gain
-        return self.epoch >= self.config.epochs or self._out_of_work() or 0 < self.config.patience <= waited
+        return self.done >= self.config.epochs or self._out_of_work() or self._out_of_patience()
 
-    def _examples(self) -> tuple[Look, Look, Tensor]:
-        """What is shown and what is to be predicted of users (B,), and the users (n,) learnt from.
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.done
 
-        The ids are the backbone's own (interactions, say) where it walks over something else.
-        """
-        own = self.backbone.examples(self.dataset, self.device)
-        if own is not None:
-            if self.config.target != "train":
-                raise ValueError(
-                    f"target={self.config.target!r}: backbone {self.backbone.name!r} learns from 'train' only"
-                )
-            return own
-        if isinstance(self.dataset, RowDataset):
-            if self.config.target != "train":
-                raise ValueError(
-                    f"target={self.config.target!r}: in sequential data the next item is the target"
-                )
-            rows = self.dataset.rows_of("train")
-            users = torch.as_tensor(rows, device=self.device)
-            next_ones = torch.as_tensor(self.dataset.targets.items, dtype=torch.int64, device=self.device)
-            items = torch.full((self.dataset.num_users,), -1, device=self.device)  # (R,)
-            items[users] = next_ones
-            if not self.backbone.embedding:  # it predicts rows: of the next item alone
-                next_items = SparseRows(self.dataset.targets.csr, self.device)
-                return self.backbone.shown(self.dataset, self.device), next_items.dense, users
-            return self.backbone.shown(self.dataset, self.device), lambda some: items[some], users
-        config = self.backbone.config
-        whole = part = SparseRows(self.backbone.rows(self.dataset, config), self.device)
-        if self.config.target != "train":
-            relevance = make_relevance(self.config.target, self.dataset, fraction=self.config.fraction)
-            seen = self.dataset.showing(relevance.visible)
-            part = SparseRows(self.backbone.rows(seen, config), self.device)
-        users = torch.nonzero(part.counts(torch.arange(self.dataset.num_users, device=self.device))).flatten()
-        shown = part.dense
-        return shown, shown if part is whole else whole.dense, users
+    @property
+    def model(self) -> Backbone:
+        """The backbone."""
+        return self.backbone
 
-    def save(self, folder: Path | str) -> None:
-        """Write everything that training needs to go on, atomically.
+    @property
+    def trained_backbone(self) -> Backbone:
+        """The backbone."""
+        return self.backbone
 
-        After ``learn`` this is still the state that training has reached; the chosen weights are part of it.
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """Of the batches, the steps and the noise."""
+        return {"generator": self.generator}
 
-        Raises:
-            RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
-        """
-        self._check_whole()
-        weights = self.backbone.state_dict() if self._resting is None else self._resting
-        tensors = {f"backbone.{k}": v for k, v in weights.items()}
-        tensors |= {f"best.{k}": v for k, v in self._best_state.items()}
-        tensors |= {f"optimizer.{k}": v for k, v in flatten_optimizer(self.optimizer).items()}
-        tensors["generator"] = self.generator.get_state()
-        meta = {
-            "config": asdict(self.config),
-            "data_fingerprint": self.dataset.fingerprint,
-            "seed": self.seed,
-            "epoch": self.epoch,
-            "best": list(self._best),
-            "history": self.history,
-            "seconds": self.seconds,
-            "validation_seconds": self.validation_seconds,
-            "spent": self.spent().to_json(),
-            "moved": stepped(self.optimizer),
-        }
-        save_state(Path(folder) / STATE_NAME, tensors, meta)
-        self.saved_epoch = self.epoch
+    def identity(self) -> dict[str, Any]:
+        """The data set."""
+        return {"data_fingerprint": self.dataset.fingerprint}
 
-    def spent(self) -> Usage:
-        """Cost of ``learn`` in all sessions until now."""
-        return self._earlier + up_to_now(self._usage)
+    def free_settings(self) -> set[str]:
+        """The number of epochs."""
+        return {"epochs"}
 
-    def _check_whole(self) -> None:
-        """Refuse to go on from the middle of an epoch."""
-        if self._within_epoch:
-            raise RuntimeError("the last epoch was cut short: load the last saved state first")
-
-    def load(self, folder: Path | str) -> Pretrainer:
-        """Take up the state that ``save`` wrote.
-
-        Raises:
-            CheckpointError: if there is none, it belongs to another model, configuration or data set, or is
-                damaged; nothing is changed then.
-        """
-        where = f"{Path(folder) / STATE_NAME}.safetensors"
-        tensors, raw = load_state(Path(folder) / STATE_NAME)
-        meta = check_record(raw, PretrainMeta, f"{where}: meta", error=CheckpointError)
-        self._check_saved(tensors, meta, where)
-        self.backbone.load_state_dict(part(tensors, "backbone."))
-        self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
-        restore_optimizer(self.optimizer, part(tensors, "optimizer."))
-        self.generator.set_state(tensors["generator"])
-        self.epoch, self.history = meta["epoch"], read_history(meta["history"])
-        self.saved_epoch = self.epoch
-        self._best, self.work = read_best(meta["best"]), read_work(meta["history"], where)
-        self.seconds, self.validation_seconds = meta.get("seconds", 0.0), meta.get("validation_seconds", 0.0)
-        self._earlier, self._resting, self._within_epoch = read_usage(meta), None, False
-        return self
-
-    def _check_saved(self, tensors: Mapping[str, Tensor], meta: PretrainMeta, where: str) -> None:
-        """Refuse a state that is not such a training's."""
-        config = asdict(self.config)
-        del config["epochs"]  # more may be asked for
-        now = {"seed": self.seed, "data_fingerprint": self.dataset.fingerprint}
-        check_same({**meta}, now, where)
-        check_same(meta["config"], config, where)
-        if meta["epoch"] > self.config.epochs:
-            raise CheckpointError(
-                f"{where}: {meta['epoch']} epochs are done, this training has epochs={self.config.epochs}"
-            )
-        check_history(meta["history"], meta["epoch"], "epoch", meta["best"][1], where)
-        read_work(meta["history"], where)
-        for name in ("backbone.", "best."):
-            check_weights(self.backbone, part(tensors, name), f"{where}: {name}*")
-        moved = read_moved(meta, tensors, meta["epoch"], where)
-        check_optimizer(self.optimizer, part(tensors, "optimizer."), moved, f"{where}: optimizer.*")
-        check_generator(self.generator, tensors.get("generator"), f"{where}: generator")
-        check_known(tensors, ("generator",), ("backbone.", "best.", "optimizer."), where)
+    def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Put back a state that ``check_state`` passed."""
+        super().take_state(tensors, meta)
+        self.work = work_in(self.history)
 
 
 def pretrain(

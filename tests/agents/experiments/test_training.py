@@ -53,7 +53,7 @@ def test_a_control_runs_the_chain_of_its_rival(
     validate = Pretrainer._validate
 
     def spy(self: Pretrainer) -> dict[str, float]:
-        judged.append(self._judge.diffusion.eta)
+        judged.append(self._chain.diffusion.eta)
         return validate(self)
 
     monkeypatch.setattr(Pretrainer, "_validate", spy)

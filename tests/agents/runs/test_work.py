@@ -83,7 +83,7 @@ def test_every_backbone_s_loss_is_counted(name: str, rows: int | None, small_dat
     trainer = Pretrainer(data, backbone, device="cpu")
     each = backbone._chain.num_steps + 1 if rows is None else rows  # the whole chain, and the denoising loss
     with counted(backbone) as work:
-        trainer._update(trainer.users[:5])
+        trainer._update(trainer.examples.ids[:5])
     assert work == Work(5 * each, 5 * each)
 
 
@@ -93,7 +93,7 @@ def test_a_budget_ends_training_at_the_update_that_reaches_it(small_data: Datase
         backbone = make_backbone("diffrec", small_data.num_items, {"hidden": (8,), "num_steps": 5})
         return Pretrainer(small_data, backbone, config, device="cpu")
 
-    users = trainer(0.0).users.numel()
+    users = trainer(0.0).examples.ids.numel()
     budget = 4 * users + 20  # within the fifth epoch
     whole = trainer(float(budget)).learn(tmp_path)
     assert budget <= whole.work.units < budget + 8

@@ -124,7 +124,7 @@ DAMAGE: list[tuple[Change, str]] = [
     (drop("optimizer."), r"'0\.step' is missing"),
     (no_optimizer, "no state of the optimiser"),
     (say(iteration=-1), r"expected `int` >= 0 - at `\$\.iteration`"),
-    (say(iteration=10**9), "1000000000 iterations are done, this agent has iterations=4"),
+    (say(iteration=10**9), "1000000000 iterations are done, this training has iterations=4"),
     (say(iteration=3), "the history is not that of iteration 0 to 3"),
     (say(history=[]), "the history is not that of iteration 0 to 2"),
     (say(history=[{"iteration": "x"}]), r"expected `float \| null`, got `str`"),
@@ -249,6 +249,28 @@ def test_after_learn_the_state_is_what_training_has_reached(
     assert not equal(second.training_weights(), weights(first))
 
 
+@pytest.mark.parametrize("kind", ["fine-tuning", "pretraining"])
+def test_a_state_dict_continues_in_memory(kind: str, make_policy: Factory, small_data: Dataset) -> None:
+    """What one training has reached, another takes up: as an unbroken one goes on."""
+
+    def make(steps: int, seed: int = 0) -> FineTuner | Pretrainer:
+        if kind == "fine-tuning":
+            return agent(make_policy(seed=seed), small_data, replace(SMALL, iterations=steps))
+        backbone = make_policy(seed=seed).backbone
+        return Pretrainer(small_data, backbone, replace(PRETRAIN, epochs=steps), device="cpu")
+
+    whole, first, second = make(4), make(2), make(4, seed=9)
+    whole.learn()
+    first.learn()
+    second.load_state_dict(first.state_dict())
+    assert second.done == second.saved == 2
+    second.learn()
+    assert equal(second.training_weights(), whole.training_weights())
+    assert timeless(second.history) == timeless(whole.history)
+    with pytest.raises(CheckpointError, match=r"the state: 4 .*s are done, this training has .*s=2"):
+        make(2).load_state_dict(whole.state_dict())
+
+
 def test_learn_after_learn_goes_on_or_returns_the_same(make_policy: Factory, small_data: Dataset) -> None:
     whole = agent(make_policy(), small_data, replace(SMALL, blends=1))
     expected = whole.learn()
@@ -307,7 +329,7 @@ def test_pretraining_after_learn_goes_on_from_where_it_was(
     first.save(tmp_path)
     second = make(4).load(tmp_path)
     second.learn()
-    assert equal(second._resting or {}, whole._resting or {})
+    assert equal(second.training_weights(), whole.training_weights())
     chosen = weights(whole)
     whole.learn()
     assert equal(weights(whole), chosen)

@@ -89,8 +89,8 @@ def test_the_same_information_control_sees_what_the_reward_leaves_visible(small_
     control = trainer(small_data, replace(SMALL, target="recent"))
     users = torch.arange(small_data.num_users)
     relevance = make_relevance("recent", small_data)
-    assert torch.equal(control.shown(users), torch.from_numpy(relevance.visible.toarray()))
-    assert torch.equal(control.target(users), torch.from_numpy(small_data.train.csr.toarray()))
+    assert torch.equal(control.examples.shown(users), torch.from_numpy(relevance.visible.toarray()))
+    assert torch.equal(control.examples.target(users), torch.from_numpy(small_data.train.csr.toarray()))
 
 
 def test_patience_ends_training(small_data: Dataset) -> None:
@@ -140,17 +140,20 @@ def test_rows_are_learnt_by_either_objective(objective: str) -> None:
     assert max(values) > 1.3 * values[0]
     assert not result.backbone.items.weight.requires_grad  # scores are an environment's from here on
     again = Pretrainer(learner.dataset, result.backbone, learner.config, device="cpu")
-    assert result.backbone.items.weight.requires_grad and again.users.numel() == learner.users.numel()
+    assert (
+        result.backbone.items.weight.requires_grad
+        and again.examples.ids.numel() == learner.examples.ids.numel()
+    )
 
 
 def test_the_examples_are_the_train_rows_and_their_next_items() -> None:
     learner = sequential("elbo")
     rows = learner.dataset
     assert isinstance(rows, RowDataset)
-    assert learner.users.tolist() == rows.rows_of("train").tolist()
-    some = learner.users[[0, 5, -1]]
-    assert learner.shown(some).tolist() == rows.history[some.numpy()].tolist()
-    assert learner.target(some).tolist() == [int(rows.targets.of(int(r))[0]) for r in some]
+    assert learner.examples.ids.tolist() == rows.rows_of("train").tolist()
+    some = learner.examples.ids[[0, 5, -1]]
+    assert learner.examples.shown(some).tolist() == rows.history[some.numpy()].tolist()
+    assert learner.examples.target(some).tolist() == [int(rows.targets.of(int(r))[0]) for r in some]
 
 
 def test_settings_of_sequential_training_are_checked() -> None:
@@ -199,7 +202,7 @@ def social(seed: int = 0, **changes: Any) -> Pretrainer:
 
 def test_interactions_are_learnt_from_and_the_denoiser_is_what_stays_trainable() -> None:
     learner = social()
-    assert learner.users.numel() == len(learner.dataset.train)
+    assert learner.examples.ids.numel() == len(learner.dataset.train)
     assert [group["lr"] for group in learner.optimizer.param_groups] == [0.02, pytest.approx(0.004)]
     result = learner.learn()
     values = [row["valid/recall@20"] for row in result.history if "valid/recall@20" in row]

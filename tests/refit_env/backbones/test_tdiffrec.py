@@ -61,8 +61,8 @@ def test_training_and_evaluation_see_weighted_rows(data: Dataset) -> None:
     expected = TDiffRec.rows(data, model.config).toarray()
     trainer = Pretrainer(data, model, PretrainConfig(epochs=1), device="cpu")
     users = torch.arange(data.num_users)
-    assert np.array_equal(trainer.shown(users).numpy(), expected)
-    assert np.array_equal(trainer.target(users).numpy(), expected)
+    assert np.array_equal(trainer.examples.shown(users).numpy(), expected)
+    assert np.array_equal(trainer.examples.target(users).numpy(), expected)
     assert np.array_equal(model.shown(data, "cpu")(users).numpy(), expected)
 
 

@@ -1,0 +1,239 @@
+"""What a fine-tuning agent holds between two updates, and that as a state from which it can be resumed.
+
+Letters: E environments, U users, K list length.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from agents.rollouts.training_envs import check_training_env, make_training_envs
+from agents.runs.folder import FINE_TUNING
+from agents.training.checkpoint import TrainingMeta
+from agents.training.config import TrainerConfig
+from agents.training.resumable import Resumable, TrainingState
+from agents.training.tensors import part, resolve_device
+from refit_env.backbones import Backbone
+from refit_env.checkpoint import check_tensors
+from refit_env.data.identity import DataIdentity
+from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import CheckpointError
+from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_metric
+from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import refresh_all
+
+
+class AgentState(Resumable):
+    """A policy, the pretrained one, environments, an optimiser and random numbers.
+
+    Random numbers come from two generators of the agent's own (users, noise), so that neither the
+    caller's seeds nor a validation in between changes a run, and a resumed run repeats an unbroken one.
+    """
+
+    config: TrainerConfig
+    stem, unit, model_part, meta_class = FINE_TUNING, "iteration", "policy", TrainingMeta
+
+    name: ClassVar[str]
+    config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
+    maximize: ClassVar[bool] = False
+    """Whether the gradients that ``update`` makes are those of what shall rise, so that Adam climbs."""
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        env: str | DenoisingVectorEnv,
+        config: TrainerConfig | None = None,
+        *,
+        env_kwargs: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+    ) -> None:
+        """Prepare an agent.
+
+        Args:
+            policy: the pretrained policy; trained in place.
+            env: an environment id, or a torch-backend ``DenoisingVectorEnv`` with
+                ``users_per_batch * samples_per_user`` sub-environments and the policy's T.
+            config: settings; the class's defaults if None.
+            env_kwargs: for an id: what ``gym.make_vec`` is given (reward, relevance, data ...).
+            seed: of the users drawn and of the noise.
+            device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+
+        Raises:
+            ValueError: if the environment does not fit the policy or the configuration; for a wrong setting.
+            ValueError: if the settings need another kind of reward than the environment's.
+        """
+        self.config = config if config is not None else self.config_class()
+        self.device = resolve_device(device)
+        self.seed = seed
+        self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
+        self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
+        if isinstance(env, str):
+            batch, self.envs = make_training_envs(env, self.policy, self.config, self.device, env_kwargs)
+            self.config = replace(self.config, users_per_batch=batch)
+        else:
+            self.envs = [env]
+        self.env = self.envs[0]
+        check_training_env(self.env, self.policy, self.config)
+        metric = selecting_metric(self.config.select_on, self.env.problem.dataset)
+        self.config = replace(self.config, select_on=metric)
+        self.policy.backbone.trained_on = DataIdentity.of(self.env.problem.dataset)
+        self.reference = copy.deepcopy(self.policy).requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
+            self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
+        )
+        self.user_generator = torch.Generator().manual_seed(seed)
+        self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
+        self._begin()
+        self._train_users, self._selection_users = self._split_users()
+        evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
+        self._lists: Tensor | None = None  # (E, U, K) last shown to rewards that use others' lists
+        self.check_settings()
+        self.prepare()
+
+    def check_settings(self) -> None:
+        """Refuse what the algorithm cannot work with, before any work is done; subclasses add their own.
+
+        Raises:
+            ValueError: for a wrong setting, or a policy that does not go with it.
+            ValueError: if the settings need another kind of reward.
+        """
+
+    def prepare(self) -> None:
+        """What is left to do once the settings are found good."""
+
+    def evaluate(self, split: str = "test", users: Any = None, *, start: bool = False) -> Evaluation:
+        """Full-ranking evaluation by the noise-free chain.
+
+        Args:
+            split: which items count as relevant.
+            users: whose lists; all if None.
+            start: whether of the policy that training began with, else of the policy as it is now.
+        """
+        dataset, policy = self.env.problem.dataset, self.reference if start else self.policy
+        return evaluate(policy.scorer(dataset), dataset, split, users=users, device=self.device)
+
+    def _refresh_lists(self) -> None:
+        """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""
+        rewards = [env.problem.reward_fn for env in self.envs]
+        if rewards[0].uses_lists:
+            score = self.policy.scorer(self.env.problem.dataset)
+            self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
+
+    def _show_lists(self, lists: Tensor) -> None:
+        """Show each environment's reward the lists (E, U, K) that ``_refresh_lists`` showed it."""
+        self._lists = lists
+        for env, own in zip(self.envs, lists, strict=True):
+            env.problem.reward_fn.set_lists(own)
+
+    # ------------------------------------------------------------------ state
+
+    @property
+    def iteration(self) -> int:
+        """Iterations done."""
+        return self.done
+
+    @property
+    def model(self) -> DiffusionPolicy:
+        """The policy."""
+        return self.policy
+
+    @property
+    def trained_backbone(self) -> Backbone:
+        """The policy's network."""
+        return self.policy.backbone
+
+    @property
+    def generators(self) -> dict[str, torch.Generator]:
+        """Of the users drawn and of the noise."""
+        return {"generator.users": self.user_generator, "generator.noise": self.noise_generator}
+
+    def identity(self) -> dict[str, Any]:
+        """The algorithm, the data set, T and the reward."""
+        problem = self.env.problem
+        data = {"data": problem.dataset.name, "data_fingerprint": problem.dataset.fingerprint}
+        reward = {
+            "reward": list(problem.term_names),
+            "relevance": problem.relevance.mode,
+            "k": problem.reward_fn.k,
+        }
+        return {"agent": self.name, "problem": data | {"num_steps": problem.num_steps} | reward}
+
+    def free_settings(self) -> set[str]:
+        """The number of iterations, but where every step size depends on it."""
+        return set() if self.config.anneal_lr else {"iterations"}
+
+    def state_dict(self) -> TrainingState:
+        """The state of the training, with the pretrained policy and what the algorithm keeps."""
+        tensors, meta = super().state_dict()
+        tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
+        tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
+        tensors |= {} if self._lists is None else {"lists": self._lists}
+        return TrainingState(tensors, meta | {"policy": self.reference.describe()})
+
+    def check_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], where: str) -> None:
+        """Refuse a state that is not such an agent's."""
+        super().check_state(tensors, meta, where)
+        self.check_model(part(tensors, "reference."), f"{where}: reference.*")
+        own = part(tensors, "own.")
+        check_tensors(own, self.own_tensors(), f"{where}: own.*", f"agent {self.name!r}")
+        problem = self.env.problem
+        lists = {name: tensor for name, tensor in tensors.items() if name == "lists"}
+        if problem.reward_fn.uses_lists and meta["history"]:
+            sizes = len(self.envs), problem.dataset.num_users, problem.reward_fn.k
+            shape = torch.zeros(sizes, dtype=torch.int64)  # (E, U, K)
+            check_tensors(lists, {"lists": shape}, where, "the reward")
+            if not 0 <= int(lists["lists"].min()) <= int(lists["lists"].max()) < problem.num_items:
+                raise CheckpointError(f"{where}: 'lists' names items outside 0..{problem.num_items - 1}")
+        elif lists:
+            raise CheckpointError(f"{where}: 'lists' is no tensor of a resume state")
+
+    def check_model(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Refuse tensors that are not such a policy's."""
+        check_tensors(tensors, self.policy.state_dict(), where, "the agent's policy")
+        super().check_model(part(tensors, "backbone."), where)
+
+    def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
+        """Those of every training, and those that ``state_dict`` adds."""
+        names, prefixes = super().known_tensors()
+        return names | {"lists"}, (*prefixes, "reference.", "own.")
+
+    def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Put back a state that ``check_state`` passed."""
+        super().take_state(tensors, meta)
+        self.reference.load_state_dict(part(tensors, "reference."))
+        self.take_own_tensors(part(tensors, "own."))
+        if "lists" in tensors:
+            self._show_lists(tensors["lists"].to(self.device))
+
+    def own_tensors(self) -> dict[str, Tensor]:
+        """What an agent keeps besides weights, optimiser and generators; goes into the resume state."""
+        return {}
+
+    def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # most keep nothing
+        """Put back what ``own_tensors`` gave, after the weights are."""
+
+    def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
+        """Users that episodes are drawn from, and those whose validation items select (None: all).
+
+        A reward that sees validation items must not choose the weights on the same users.
+
+        Raises:
+            ValueError: if the reward sees everyone's.
+        """
+        problem = self.env.problem
+        selecting, tested = problem.selecting, problem.dataset.valid.users
+        if selecting is not None and not np.isin(selecting, tested).any():
+            raise ValueError(
+                "the reward sees all validation items, so that none is left to choose the weights by: "
+                "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
+            )
+        return torch.as_tensor(problem.users, dtype=torch.int64), selecting

@@ -1,0 +1,79 @@
+"""What pretraining shows of users and what it predicts, by the setting ``target``.
+
+Letters: B users (of sequential sets: rows) in a batch, I items, L history length, R rows, n examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.training.pretrain_config import PretrainConfig
+from refit_env.backbones import Backbone, Look
+from refit_env.data.dataset import Dataset
+from refit_env.data.rows import SparseRows
+from refit_env.data.sequences import RowDataset
+from refit_env.rewards.relevance import make_relevance
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What training goes through.
+
+    Attributes:
+        ids: (n,) int64 users, or what else the backbone trains on (interactions, say).
+        shown: ids (B,) -> what is shown of them, (B, I) or (B, L).
+        target: ids (B,) -> what is to be predicted, (B, I) or (B,).
+    """
+
+    ids: Tensor
+    shown: Look
+    target: Look
+
+
+def reconstruction_examples(
+    backbone: Backbone, dataset: Dataset, config: PretrainConfig, device: torch.device
+) -> Examples:
+    """The examples of a backbone's own loss.
+
+    Raises:
+        ValueError: for a target that the backbone or the data set does not have.
+    """
+    own = backbone.examples(dataset, device)
+    if own is not None:
+        if config.target != "train":
+            raise ValueError(f"target={config.target!r}: backbone {backbone.name!r} learns from 'train' only")
+        shown, target, ids = own
+        return Examples(ids, shown, target)
+    if isinstance(dataset, RowDataset):
+        return next_item_examples(backbone, dataset, config, device)
+    settings = backbone.config
+    whole = part = SparseRows(backbone.rows(dataset, settings), device)
+    if config.target != "train":
+        relevance = make_relevance(config.target, dataset, fraction=config.fraction)
+        seen = dataset.showing(relevance.visible)
+        part = SparseRows(backbone.rows(seen, settings), device)
+    users = torch.nonzero(part.counts(torch.arange(dataset.num_users, device=device))).flatten()
+    shown = part.dense
+    return Examples(users, shown, shown if part is whole else whole.dense)
+
+
+def next_item_examples(
+    backbone: Backbone, dataset: RowDataset, config: PretrainConfig, device: torch.device
+) -> Examples:
+    """The train rows of sequential data and the item that follows each.
+
+    Raises:
+        ValueError: for another target.
+    """
+    if config.target != "train":
+        raise ValueError(f"target={config.target!r}: in sequential data the next item is the target")
+    rows = torch.as_tensor(dataset.rows_of("train"), device=device)
+    shown = backbone.shown(dataset, device)
+    if not backbone.embedding:  # it predicts rows: of the next item alone
+        return Examples(rows, shown, SparseRows(dataset.targets.csr, device).dense)
+    items = torch.full((dataset.num_users,), -1, device=device)  # (R,)
+    items[rows] = torch.as_tensor(dataset.targets.items, dtype=torch.int64, device=device)
+    return Examples(rows, shown, lambda some: items[some])

@@ -1,0 +1,279 @@
+"""Training that can be stopped and continued: what pretraining and fine-tuning have in common.
+
+A state is checked as a whole before any of it is used, so that a resumed training is either the one that was
+saved or the one that it was before.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from agents.runs.profiling import Usage, measure, up_to_now
+from agents.training.checkpoint import (
+    Progress,
+    check_history,
+    check_known,
+    check_same,
+    read_best,
+    read_history,
+    read_moved,
+    read_usage,
+    read_work,
+)
+from agents.training.tensors import (
+    check_generator,
+    check_optimizer,
+    flatten_optimizer,
+    part,
+    restore_optimizer,
+    stepped,
+)
+from refit_env.backbones import Backbone
+from refit_env.backbones.restore import check_weights
+from refit_env.checkpoint import load_state, save_state
+from refit_env.errors import CheckpointError
+from refit_env.utils.atomic_io import check_record
+
+
+class TrainingState(NamedTuple):
+    """All that a training needs to repeat an unbroken one."""
+
+    tensors: dict[str, Tensor]
+    """Weights, moments of the optimiser, states of the generators."""
+    meta: dict[str, Any]
+    """JSON-plain: settings, history, cost."""
+
+
+class Resumable(ABC):
+    """A training with a state.
+
+    Between two sessions the model holds the weights that validation chose. What training has reached is kept
+    beside them: ``save`` writes that, with the optimiser's state that belongs to it, and another session
+    goes on from there.
+
+    Attributes:
+        done: iterations or epochs that are done.
+        saved: ``done`` of the state that was saved or loaded last; None if there is none.
+        history: scalars of each iteration or epoch.
+        seconds: wall-clock time of training in all sessions, validation not counted.
+        validation_seconds: that of validation.
+    """
+
+    stem: ClassVar[str]
+    """Of the state's file in a run folder."""
+    unit: ClassVar[str]
+    """What ``done`` counts; its plural is the setting that limits it."""
+    model_part: ClassVar[str]
+    """Prefix of the model's tensors."""
+    meta_class: ClassVar[type[Progress]]
+    """What ``TrainingState.meta`` holds."""
+
+    config: Any
+    seed: int
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+
+    def _begin(self) -> None:
+        """Nothing is done yet; called once the model is there."""
+        self.done = 0
+        self.saved: int | None = None
+        self.history: list[dict[str, float]] = []
+        self.seconds = self.validation_seconds = 0.0
+        self._earlier, self._usage = Usage(), Usage()  # cost of earlier sessions, and of this one
+        self._reached: dict[str, Tensor] | None = None  # while the model holds the chosen weights
+        self._unfinished = False  # within an update generators are ahead of weights: no state to save
+        self._best: tuple[float, int] = (float("-inf"), 0)
+        self._best_state = copy.deepcopy(self.model.state_dict())
+
+    @property
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """What is trained."""
+
+    @property
+    @abstractmethod
+    def trained_backbone(self) -> Backbone:
+        """The network in it."""
+
+    @property
+    @abstractmethod
+    def generators(self) -> dict[str, torch.Generator]:
+        """Sources of random numbers, by the names of their states."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What a saved state must share with this training besides the settings, JSON-plain."""
+
+    @abstractmethod
+    def free_settings(self) -> set[str]:
+        """Settings in which a resumed training may differ."""
+
+    # ------------------------------------------------------------------ progress
+
+    @contextmanager
+    def _session(self) -> Iterator[None]:
+        """Within, training goes on from the weights that it has reached, and its cost is measured."""
+        self._check_finished()
+        if self._reached is not None:
+            self.model.load_state_dict(self._reached)
+            self._reached = None
+        try:
+            with measure() as self._usage:
+                yield
+        finally:
+            self._earlier, self._usage = self.spent(), Usage()
+
+    def _set_aside(self) -> None:
+        """Keep the weights that training has reached, so that the model can hold others."""
+        self._reached = copy.deepcopy(self.model.state_dict())
+
+    def _keep_if_best(self, value: float) -> None:
+        """Keep the weights if the metric that selects is the best so far."""
+        if value > self._best[0]:
+            self._best = (value, self.done)
+            self._best_state = copy.deepcopy(self.model.state_dict())
+
+    def _limit(self) -> int:
+        """Of ``done``."""
+        return int(getattr(self.config, f"{self.unit}s"))
+
+    def _validates_now(self) -> bool:
+        return self.done % int(self.config.eval_every) == 0 or self.done == self._limit()
+
+    def _out_of_patience(self) -> bool:
+        every, patience = int(self.config.eval_every), int(self.config.patience)
+        return 0 < patience <= (self.done - self._best[1]) // every  # validations without a gain
+
+    def spent(self) -> Usage:
+        """Cost of ``learn`` in all sessions until now."""
+        return self._earlier + up_to_now(self._usage)
+
+    def training_weights(self) -> dict[str, Tensor]:
+        """The weights that training has reached; the model's own, unless it holds the chosen ones."""
+        return self.model.state_dict() if self._reached is None else self._reached
+
+    def _check_finished(self) -> None:
+        """Refuse to go on from the middle of an update."""
+        if self._unfinished:
+            raise RuntimeError("the last update was cut short: load the last saved state first")
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> TrainingState:
+        """The state of the training, from which ``load_state_dict`` continues.
+
+        Raises:
+            RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
+        """
+        self._check_finished()
+        tensors = {f"{self.model_part}.{name}": value for name, value in self.training_weights().items()}
+        tensors |= {f"best.{name}": value for name, value in self._best_state.items()}
+        optimizer = flatten_optimizer(self.optimizer)
+        tensors |= {f"optimizer.{name}": value for name, value in optimizer.items()}
+        tensors |= {name: generator.get_state() for name, generator in self.generators.items()}
+        meta = self.identity() | {
+            "config": asdict(self.config),
+            "seed": self.seed,
+            self.unit: self.done,
+            "best": list(self._best),
+            "history": self.history,
+            "seconds": self.seconds,
+            "validation_seconds": self.validation_seconds,
+            "spent": self.spent().to_json(),
+            "moved": stepped(self.optimizer),
+        }
+        return TrainingState(tensors, meta)
+
+    def load_state_dict(self, state: TrainingState, where: str = "the state") -> None:
+        """Continue from what ``state_dict`` gave.
+
+        Args:
+            state: what to take up.
+            where: its file, for the message.
+
+        Raises:
+            CheckpointError: if it belongs to another agent, configuration, data set or model, or is damaged;
+                the training is then as it was.
+        """
+        meta: dict[str, Any] = dict(
+            check_record(state.meta, self.meta_class, f"{where}: meta", error=CheckpointError)
+        )
+        self.check_state(state.tensors, meta, where)
+        self.take_state(state.tensors, meta)
+
+    def check_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], where: str) -> None:
+        """Refuse a state that is not such a training's."""
+        check_same(meta, {"seed": self.seed}, where)
+        for name, own in self.identity().items():
+            if isinstance(own, Mapping):
+                check_same(meta[name], own, where)
+            else:
+                check_same(meta, {name: own}, where)
+        config = {k: v for k, v in asdict(self.config).items() if k not in self.free_settings()}
+        check_same(meta["config"], config, where)
+        done, unit = meta[self.unit], self.unit
+        if done > self._limit():
+            raise CheckpointError(
+                f"{where}: {done} {unit}s are done, this training has {unit}s={self._limit()}"
+            )
+        check_history(meta["history"], done, unit, meta["best"][1], where)
+        read_work(meta["history"], where)
+        for name in (f"{self.model_part}.", "best."):
+            self.check_model(part(tensors, name), f"{where}: {name}*")
+        moved = read_moved(meta, tensors, done, where)
+        check_optimizer(self.optimizer, part(tensors, "optimizer."), moved, f"{where}: optimizer.*")
+        for name, generator in self.generators.items():
+            check_generator(generator, tensors.get(name), f"{where}: {name}")
+        check_known(tensors, *self.known_tensors(), where)
+
+    def check_model(self, tensors: Mapping[str, Tensor], where: str) -> None:
+        """Refuse tensors that are not such a model's."""
+        check_weights(self.trained_backbone, tensors, where)
+
+    def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
+        """Names, and prefixes of names, of the tensors of a state."""
+        return set(self.generators), (f"{self.model_part}.", "best.", "optimizer.")
+
+    def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        """Put back a state that ``check_state`` passed."""
+        self.model.load_state_dict(part(tensors, f"{self.model_part}."))
+        self._best_state = {k: v.to(self.device) for k, v in part(tensors, "best.").items()}
+        restore_optimizer(self.optimizer, part(tensors, "optimizer."))
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[name])
+        self.done, self.history = meta[self.unit], read_history(meta["history"])
+        self._best = read_best(meta["best"])
+        self.seconds, self.validation_seconds = meta.get("seconds", 0.0), meta.get("validation_seconds", 0.0)
+        self._earlier, self._reached, self._unfinished = read_usage(meta), None, False
+        self.saved = self.done
+
+    def save(self, folder: Path | str) -> None:
+        """Write the state into a run folder, atomically: a kill leaves the last whole one.
+
+        After ``learn`` this is still the state that training has reached; the chosen weights are part of it.
+
+        Raises:
+            RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
+        """
+        save_state(Path(folder) / self.stem, *self.state_dict())
+        self.saved = self.done
+
+    def load(self, folder: Path | str) -> Self:
+        """Take up the state that ``save`` wrote; the next ``learn`` goes on as if never stopped.
+
+        Raises:
+            CheckpointError: if there is no state, it belongs to another agent, configuration, data set or
+                model, or it is damaged; the training is then as it was.
+        """
+        path = Path(folder) / self.stem
+        self.load_state_dict(TrainingState(*load_state(path)), f"{path}.safetensors")
+        return self
