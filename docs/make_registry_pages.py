@@ -1,4 +1,4 @@
-"""Write docs/rewards, docs/algorithms and docs/backbones: one page for each registered name.
+"""Write docs/rewards, docs/algorithms, docs/backbones and docs/baselines: one page for each registered name.
 
 The pages come from the registries, the docstrings and the settings; an index lists each group. Run it with
 ``make docs``; ``--check`` changes nothing and fails where a page is out of date.
@@ -16,6 +16,7 @@ from typing import Any
 from docstrings import first_sentence, google, settings_table, table
 
 from agents.algorithms.registry import ALGORITHMS, algorithm
+from agents.baselines import baseline, names
 from refit_env.backbones import backbone_class, backbone_names
 from refit_env.rewards import ListReward, reward_class, reward_names
 
@@ -30,11 +31,12 @@ def pages() -> dict[str, str]:
         "rewards": (rewards, reward_page),
         "algorithms": (algorithms, algorithm_page),
         "backbones": (backbones, backbone_page),
+        "baselines": (baselines, baseline_page),
     }
     for group, (summaries, page) in groups.items():
-        names = summaries()
-        out[f"{group}/index.md"] = index_page(group, names)
-        out |= {f"{group}/{name}.md": page(name) for name in names}
+        found = summaries()
+        out[f"{group}/index.md"] = index_page(group, found)
+        out |= {f"{group}/{name}.md": page(name) for name in found}
     return out
 
 
@@ -64,14 +66,23 @@ HEADS = {
         "`refit pretrain --backbone NAME`, `gym.make(id, backbone=NAME)`.\n"
         "[Recommenders](../concepts/recommenders.md) compares what they diffuse and where chains start.",
     ),
+    "baselines": (
+        "Baselines",
+        "Recommenders that a team would take instead of a diffusion model. `refit baseline NAME --env ID`\n"
+        "fits one to the train items and measures it by the evaluation of policies: full ranking,\n"
+        "seen items masked. `--refit` fits it again to train and validation items, as LightGCN's tables do.\n"
+        "In Python: "
+        "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(env_id, NAME)`.\n"
+        "[Your own baseline](../howto/own-baseline.md) is one class.",
+    ),
 }
 
 
-def index_page(group: str, names: dict[str, str]) -> str:
+def index_page(group: str, found: dict[str, str]) -> str:
     """The list of a group: each name with what it is."""
     title, text = HEADS[group]
-    rows = [[f"[{name}]({name}.md)", what] for name, what in names.items()]
-    toc = "\n".join(["```{toctree}", ":hidden:", "", *names, "```"])
+    rows = [[f"[{name}]({name}.md)", what] for name, what in found.items()]
+    toc = "\n".join(["```{toctree}", ":hidden:", "", *found, "```"])
     return "\n\n".join([NOTE, f"# {title}", text, table(["name", "what it is"], rows), toc]) + "\n"
 
 
@@ -173,6 +184,26 @@ def backbone_page(name: str) -> str:
             settings_table(cls.config_class, "field"),
         ],
     )
+
+
+def baselines() -> dict[str, str]:
+    """Every baseline's first sentence."""
+    return {name: first_sentence(baseline(name).__doc__) for name in names()}
+
+
+def baseline_page(name: str) -> str:
+    """A baseline: its class, what it is for, its settings."""
+    cls = baseline(name)
+    tasks = [task for task in ("cf", "sequential", "social", "poi") if name in names(task)]
+    facts = [
+        ["class", f"`{cls.__module__}.{cls.__qualname__}`"],
+        ["tasks", ", ".join(tasks)],
+        ["takes", " and ".join(cls.forms) + (" in order of time" if cls.ordered else "")],
+        ["needs", cls.needs or "nothing else"],
+        ["its fit is random", _yes(cls.seeded)],
+    ]
+    own = "## Settings\n\n" + settings_table(cls.config_class) if fields(cls.config_class) else ""
+    return page(name, [table(["", ""], facts), google(cls.__doc__ or ""), module_text(cls), own])
 
 
 def module_text(cls: type) -> str:

@@ -1,0 +1,115 @@
+"""iALS: matrix factorisation of implicit feedback by alternating least squares.
+
+Users W and items H minimise sum_(u,i) in X (w_u h_i - 1)^2 + alpha0 sum_(u,i) (w_u h_i)^2
++ l2 (sum_u q_u |w_u|^2 + sum_i q_i |h_i|^2), q_u = (n_u + alpha0 I)^nu and q_i = (n_i + alpha0 U)^nu (Hu et
+al., ICDM 2008; the regularisation of Rendle et al., RecSys 2022, arXiv 2110.14037, Eq. 3 to 5, whose l2 is
+scaled so that nu does not change its size on average). Each half step solves a system a user (an item).
+
+Letters: U users, I items, N interactions, d size of an embedding, b rows solved at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from agents.baselines.base import Baseline, BaselineConfig, Scorer
+from agents.baselines.matrices import known_sets
+from refit_env.data.dataset import Dataset
+from refit_env.settings import Share, Size
+
+CELLS = 2**24
+"""Numbers that the gathered embeddings of some rows may have."""
+
+
+@dataclass(frozen=True)
+class ImplicitALSConfig(BaselineConfig):
+    """iALS's settings."""
+
+    embedding: Size = 64
+    """d."""
+    unobserved: Annotated[float, Meta(gt=0)] = 0.1
+    """alpha0, the weight of every pair, observed or not, beside the 1 of an observed one."""
+    l2: Annotated[float, Meta(gt=0)] = 0.01
+    """Weight of the squared embeddings."""
+    frequency: Share = 1.0
+    """nu: 0 regularises all alike, 1 in proportion to the interactions."""
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 12
+    """Times that users and then items are solved for."""
+
+
+class ImplicitALS(Baseline):
+    """iALS: matrix factorisation of implicit feedback (Hu et al., ICDM 2008; Rendle et al., RecSys 2022)."""
+
+    name: ClassVar[str] = "ials"
+    seeded: ClassVar[bool] = True
+    config_class: ClassVar[type[BaselineConfig]] = ImplicitALSConfig
+    config: ImplicitALSConfig
+
+    def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
+        """Alternate."""
+        rows, config = known_sets(data), self.config
+        columns = sp.csr_matrix(rows.T)
+        generator = torch.Generator(device).manual_seed(seed)
+        size = config.embedding
+        items = torch.randn(data.num_items, size, generator=generator, device=device) / size**0.5  # (I, d)
+        items *= 0.1
+        users = torch.zeros(data.num_users, size, device=device)  # (U, d)
+        for _ in range(config.epochs):
+            users = solve(rows, items, config)
+            items = solve(columns, users, config)
+
+        def score(ids: Tensor) -> Tensor:
+            """(B, I) the inner products."""
+            out: Tensor = users[ids] @ items.T
+            return out
+
+        return Scorer(score)
+
+
+def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Tensor:
+    """Return the least-squares embeddings (N, d) of ``rows`` (N, M), given those of the columns (M, d)."""
+    device, size = others.device, others.shape[1]
+    counts = np.diff(rows.indptr)
+    weight = (counts + config.unobserved * rows.shape[1]) ** config.frequency
+    ridge = torch.as_tensor(config.l2 * counts.mean() * weight / weight.mean(), dtype=others.dtype)
+    common = config.unobserved * others.T @ others  # (d, d)
+    out = torch.zeros(rows.shape[0], size, dtype=others.dtype, device=device)
+    order = np.argsort(counts, kind="stable")  # rows of like length together: little is padded
+    eye = torch.eye(size, dtype=others.dtype, device=device)
+    padded = torch.cat([others, others.new_zeros(1, size)])  # (M + 1, d)
+    first = 0
+    while first < order.size:
+        last = _end(counts[order], first, size)
+        ids = order[first:last]  # (b,)
+        columns = _columns(rows, ids)  # (b, n)
+        known = padded[torch.as_tensor(columns, device=device)]  # (b, n, d)
+        system = common + known.transpose(1, 2) @ known + ridge[ids].to(device)[:, None, None] * eye
+        out[torch.as_tensor(ids, device=device)] = torch.linalg.solve(system, known.sum(1))
+        first = last
+    return out
+
+
+def _end(counts: np.ndarray, first: int, size: int) -> int:
+    """Where the rows from ``first`` on, of ascending ``counts`` (N,), stop fitting into memory."""
+    last = first + 1
+    most = max(CELLS // size, 1)
+    while last < counts.size and (last + 1 - first) * max(int(counts[last]), size) <= most:
+        last += 1
+    return last
+
+
+def _columns(rows: sp.csr_matrix, ids: np.ndarray) -> np.ndarray:
+    """(b, n) the stored columns of rows ``ids`` (b,), filled up with the number of columns."""
+    part = rows[ids]
+    counts = np.diff(part.indptr)
+    out = np.full((ids.size, max(int(counts.max(initial=0)), 1)), rows.shape[1], dtype=np.int64)
+    row = np.repeat(np.arange(ids.size), counts)
+    out[row, np.arange(part.nnz) - np.repeat(part.indptr[:-1], counts)] = part.indices
+    return out

@@ -1,0 +1,153 @@
+"""Sparse matrices that the baselines share: inputs, and products that keep the largest values of a row.
+
+Letters: U users, I items, N rows of a matrix, M columns, k values that are kept, S sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
+from refit_env.evaluation.ranking import ScoreFunction
+from refit_env.rewards.linear_models import weighed
+
+CELLS = 40_000_000
+"""Stored values of a sparse product that are held at a time, about."""
+
+
+def shown_rows(data: Dataset) -> sp.csr_matrix:
+    """Return the input of each user: the train items (U, I) as ones.
+
+    Of a data set of rows, each history, the item b places back weighted 1 / b.
+    """
+    if isinstance(data, RowDataset):
+        return weighed(data)
+    return sp.csr_matrix(data.train.csr, dtype=np.float64, copy=True)
+
+
+def known_sets(data: Dataset) -> sp.csr_matrix:
+    """Return the sets of items that a neighbourhood model is fitted to: the train items (U, I) as ones.
+
+    Of a data set of rows, the items of each session (S, I) in its train rows, targets included.
+    """
+    if not isinstance(data, RowDataset):
+        return sp.csr_matrix(data.train.csr, dtype=np.float64, copy=True)
+    train = data.rows_of("train")
+    session = np.unique(data.sessions[train], return_inverse=True)[1]  # (R,)
+    shown = data.history[train] < data.num_items  # (R, L)
+    row = np.concatenate([np.repeat(session, shown.sum(1)), session])
+    item = np.concatenate([data.history[train][shown], data.targets.items])
+    shape = (int(session.max()) + 1, data.num_items)
+    out = sp.csr_matrix((np.ones(row.size), (row, item)), shape=shape)
+    out.sum_duplicates()
+    out.data[:] = 1.0
+    return out
+
+
+def largest_of_rows(matrix: sp.csr_matrix, k: int) -> sp.csr_matrix:
+    """Keep the k largest stored values of each row; ties go to the lower column.
+
+    Args:
+        matrix: (N, M).
+        k: values that are kept, >= 1.
+
+    Example:
+        >>> largest_of_rows(sp.csr_matrix([[1.0, 3.0, 2.0, 2.0], [0.0, 1.0, 0.0, 0.0]]), 2).toarray()
+        array([[0., 3., 2., 0.],
+               [0., 1., 0., 0.]])
+    """
+    matrix = matrix.sorted_indices()
+    keep = np.ones(matrix.nnz, dtype=bool)
+    for row in np.flatnonzero(np.diff(matrix.indptr) > k):
+        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
+        values = matrix.data[part]
+        edge = np.partition(values, values.size - k)[values.size - k]
+        above = values > edge
+        ties = np.flatnonzero(values == edge)[: k - int(above.sum())]
+        above[ties] = True
+        keep[part] = above
+    counts = np.add.reduceat(np.append(keep, False), matrix.indptr[:-1]) * (np.diff(matrix.indptr) > 0)
+    indptr = np.append(0, np.cumsum(counts))
+    return sp.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
+
+
+def nearest_columns(
+    left: sp.csr_matrix,
+    right: sp.csr_matrix,
+    k: int,
+    adjust: Callable[[sp.csr_matrix, slice], sp.csr_matrix] = lambda part, rows: part,
+    without_itself: bool = True,
+) -> sp.csr_matrix:
+    """Return the product of two sparse matrices with the k largest values of each row.
+
+    Args:
+        left: (N, D).
+        right: (D, M).
+        k: values that are kept of a row.
+        adjust: changes some rows of the product before the largest are chosen; gets them and their slice.
+        without_itself: whether the diagonal is left out.
+
+    Returns:
+        (N, M) sparse.
+    """
+    parts = []
+    for rows in _slices(left, right):
+        part = sp.csr_matrix(left[rows] @ right)
+        if without_itself:
+            part = _without_diagonal(part, rows.start)
+        parts.append(largest_of_rows(adjust(part, rows), k))
+    return sp.csr_matrix(sp.vstack(parts))
+
+
+def product_scores(
+    rows: sp.csr_matrix, weights: sp.csr_matrix, factor: npt.NDArray[np.float64] | None = None
+) -> ScoreFunction:
+    """Return the function that scores users by their row times a sparse matrix of weights.
+
+    Args:
+        rows: (U, I) inputs.
+        weights: (I, I).
+        factor: (I,) that multiplies the scores of an item; None for ones.
+    """
+    scaled = weights if factor is None else sp.csr_matrix(weights @ sp.diags(factor))
+
+    def score(users: Tensor) -> Tensor:
+        """(B, I) float32 the rows of ``users`` (B,) times the weights."""
+        return dense_tensor(sp.csr_matrix(rows[users.cpu().numpy()] @ scaled), users.device)
+
+    return score
+
+
+def dense_tensor(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
+    """The matrix (B, I) as a float32 tensor."""
+    return torch.from_numpy(matrix.astype(np.float32).toarray()).to(device)
+
+
+def _slices(left: sp.csr_matrix, right: sp.csr_matrix) -> Iterator[slice]:
+    """Slices of the rows of ``left`` whose products hold ``CELLS`` values at most, where one row does."""
+    reach = np.diff(right.indptr).astype(np.float64)  # values that a stored column of left brings
+    ones = sp.csr_matrix((np.ones(left.nnz), left.indices, left.indptr), shape=left.shape)
+    work = np.asarray(ones @ reach).ravel()  # (N,) at least the values of the product's row
+    first, held = 0, 0.0
+    for row, cost in enumerate(np.minimum(work, right.shape[1])):
+        if held and held + cost > CELLS:
+            yield slice(first, row)
+            first, held = row, 0.0
+        held += cost
+    yield slice(first, left.shape[0])
+
+
+def _without_diagonal(part: sp.csr_matrix, first: int) -> sp.csr_matrix:
+    """Rows ``first`` and following of a square matrix, less their diagonal."""
+    row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
+    keep = part.indices != row + first
+    counts = np.bincount(row[keep], minlength=part.shape[0])
+    indptr = np.append(0, np.cumsum(counts))
+    return sp.csr_matrix((part.data[keep], part.indices[keep], indptr), shape=part.shape)

@@ -1,0 +1,34 @@
+"""Popularity: the items that most train rows hold, the same for all.
+
+Letters: B users in a batch, I items.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.baselines.base import ROWS, SETS, Baseline, Scorer
+from refit_env.data.dataset import Dataset
+from refit_env.data.sequences import RowDataset
+
+
+class Popularity(Baseline):
+    """Scores an item by its train interactions; of rows, by how often it came next."""
+
+    name: ClassVar[str] = "popularity"
+    forms: ClassVar[tuple[str, ...]] = (SETS, ROWS)
+
+    def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
+        """Count."""
+        items = data.targets.items if isinstance(data, RowDataset) else data.train.items
+        counts = torch.as_tensor(np.bincount(items, minlength=data.num_items), dtype=torch.float32)  # (I,)
+
+        def score(users: Tensor) -> Tensor:
+            """(B, I) the counts for each of ``users`` (B,)."""
+            return counts.to(users.device).expand(users.numel(), -1).clone()
+
+        return Scorer(score)

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agents.baselines import measure_baseline, names_for
+from agents.cli import main
+from refit_env.data import load_dataset
+
+ENV = ["--env", "ReFiT-Synthetic-v0"]
+
+
+def test_json_is_what_was_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = tmp_path / "ease.json"
+    words = ["baseline", "ease", *ENV, "--settings", "l2=30", "--split", "valid", "--json", "--out", str(out)]
+    assert main(words) == 0
+    [report] = json.loads(capsys.readouterr().out)
+    _, wanted = measure_baseline(load_dataset("synthetic"), "ease", {"l2": 30}, split="valid")
+    assert report["metrics"] == wanted["metrics"] and report["settings"] == {"l2": 30}
+    assert json.loads(out.read_text()) == [report]
+    before = out.read_bytes()
+    assert main(words) == 2 and out.read_bytes() == before
+    assert f"--out {out} exists" in capsys.readouterr().err
+
+
+def test_the_table_has_the_best_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", "popularity", "ease", *ENV]) == 0
+    out = capsys.readouterr().out
+    assert out.index("ease") < out.index("popularity")
+
+
+def test_without_a_name_those_that_fit_are_listed(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["baseline", "--data", str(own_data)]) == 0
+    assert capsys.readouterr().out.split() == names_for(load_dataset(str(own_data)))
+
+
+def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, line in (
+        (["eas", *ENV], "unknown baseline 'eas'. Did you mean 'ease'?"),
+        (["item-knn", *ENV, "--settings", "shrnk=1"], "'item-knn' 'shrnk'. Did you mean 'shrink'?"),
+        (["ease", "slim", *ENV, "--settings", "l2=1"], "--settings are those of one baseline; 2 are named"),
+        (["ease"], "say which environment"),
+        (["ease", *ENV, "--refit", "--split", "valid"], "measure it on 'test', not on 'valid'"),
+    ):
+        assert main(["baseline", *words]) == 2
+        err = capsys.readouterr().err
+        assert line in " ".join(err.split()) and "Traceback" not in err
