@@ -28,6 +28,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from benchmarks.harness import RESULTS, Timing, in_turns, report, thousands
 from refit_env.envs import DenoisingEnv, DenoisingProblem, DenoisingVectorEnv
 from refit_env.registration import entry
+from refit_env.rewards import RewardResult
 
 ENV_ID = "ReFiT-ML1M-v0"
 SIZES = (1, 64, 1024)
@@ -97,8 +98,8 @@ def unpaid(problem: DenoisingProblem) -> Iterator[None]:
     """The problem with rewards that cost nothing, so that only the environments themselves are timed."""
     lists = torch.zeros(1, problem.reward_fn.k, dtype=torch.int64)
 
-    def score(u0: torch.Tensor, users: torch.Tensor) -> Any:
-        return torch.zeros(len(users)), {}, lists.expand(len(users), -1)
+    def score(u0: torch.Tensor, users: torch.Tensor, *, finite: bool = False) -> RewardResult:
+        return RewardResult(torch.zeros(len(users)), {}, lists.expand(len(users), -1))
 
     problem.score = score  # type: ignore[method-assign]
     try:

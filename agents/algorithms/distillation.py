@@ -71,7 +71,7 @@ class Distill(FineTuner):
         norm = self.take_step()
         reward_fn = self.env.problem.reward_fn
         lists = reward_fn.top_k(scores.detach(), users)  # (B, K)
-        reward = reward_fn(scores.detach(), users, lists)
+        reward = reward_fn(scores.detach(), users, lists).value
         return {
             "reward/mean": float(reward.mean()),
             "train/loss": float(loss.detach()),

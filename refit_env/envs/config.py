@@ -76,7 +76,7 @@ def read_config(
         without: fields that the environment does not have.
 
     Raises:
-        ValueError: for a name that is no argument, with a did-you-mean.
+        SettingError: for a name that is no argument, with a did-you-mean.
 
     Example:
         >>> read_config(ProblemConfig, "synthetic", {"k": 10}).k
@@ -84,7 +84,7 @@ def read_config(
         >>> read_config(ProblemConfig, "synthetic", {"rewrad": "ndcg"})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        ValueError: unknown argument 'rewrad'. Did you mean 'reward'? Known: ...
+        refit_env.errors.SettingError: rewrad is no setting of the environment. Did you mean 'reward'? ...
     """
     known = [field.name for field in fields(ProblemConfig) if field.name not in without]
     for name in settings:
@@ -96,7 +96,7 @@ def read_config(
                 )
             own = inspect.signature(constructor).parameters
             named = [p.name for p in own.values() if p.kind == p.KEYWORD_ONLY]
-            raise unknown_name("argument", name, {*known, *named})
+            raise unknown_setting(name, "the environment", {*known, *named})
     return ProblemConfig(data=data, **settings)
 
 

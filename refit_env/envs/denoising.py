@@ -224,7 +224,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         if self._t < self.problem.num_steps:
             return self._observe(u), 0.0, False, False, {}
         users = torch.tensor([self._user])
-        reward, terms, lists = self.problem.score(torch.from_numpy(u)[None], users)
+        reward, terms, lists = self.problem.score(torch.from_numpy(u)[None], users, finite=True)
         info: dict[str, Any] = {name: float(value[0]) for name, value in terms.items()}
         info |= self._whose() | {"top_k": lists[0].numpy().copy()}
         if self.source_ids:

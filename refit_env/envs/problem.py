@@ -19,7 +19,7 @@ from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
 from refit_env.envs.keys import files_of, frozen
 from refit_env.envs.score_model import Scorer, make_scorer
-from refit_env.rewards import Relevance, Reward, make_relevance, make_reward
+from refit_env.rewards import Relevance, Reward, RewardResult, make_relevance, make_reward
 
 SHARED = 8
 """Problems that are kept for the next environment of the same arguments."""
@@ -155,20 +155,22 @@ class DenoisingProblem:
         reward = self.reward_fn.with_own_lists()
         return self if reward is self.reward_fn else replace(self, reward_fn=reward)
 
-    def score(self, u0: Tensor, users: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def score(self, u0: Tensor, users: Tensor, *, finite: bool = False) -> RewardResult:
         """Reward denoised vectors.
 
         Args:
             u0: (B, D).
             users: (B,) int64.
+            finite: whether the caller has checked that every number of ``u0`` is finite.
 
         Returns:
             The reward (B,) float32, its terms by name (B,), and the top-K lists (B, K) int64.
+
+        Raises:
+            ValueError: if a score is NaN.
         """
         scores = self.scores(u0, users)  # (B, I)
-        lists = self.reward_fn.top_k(scores, users)  # (B, K)
-        reward, terms = self.reward_fn.pay(scores, users, lists)
-        return reward, terms, lists
+        return self.reward_fn(scores, users, finite=finite and self.scorer.keeps_finite)
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
         """(B,) one of ``users`` by each generator; ``random`` is ten times faster than ``integers``."""

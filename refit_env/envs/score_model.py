@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,10 @@ class Scorer(ABC):
         dim: D.
         bound: limit of the spaces, unless the environment's arguments set another one.
         diffusion: the backbone's own schedule.
+        keeps_finite: whether the scores of finite vectors are finite.
     """
 
+    keeps_finite: ClassVar[bool] = False
     dim: int
     bound: float
     diffusion: Diffusion
@@ -84,6 +86,8 @@ class Scorer(ABC):
 
 class IdentityScorer(Scorer):
     """The vector u_0 holds the scores: D = I, and chains start from the visible rows."""
+
+    keeps_finite: ClassVar[bool] = True
 
     def __init__(self, backbone: type[Backbone], seen: Dataset, settings: Any, device: torch.device) -> None:
         """Read the visible rows.

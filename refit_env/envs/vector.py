@@ -294,7 +294,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         give, where = self._backend, np.flatnonzero(ended)  # where: (n,)
         last, users = self._u, give.tensor(self._users[where])  # (N, D), (n,)
         u0 = last if where.size == self.num_envs else last[give.tensor(where)]  # (n, D)
-        paid, terms, lists = self.problem.score(u0, users)
+        paid, terms, lists = self.problem.score(u0, users, finite=True)
         rewards = give.spread(paid, where)
         told: dict[str, Any] = give.info({k: give.spread(v, where) for k, v in terms.items()}, ended)
         told |= self._told_users(ended) | give.info({"top_k": give.spread(lists, where)}, ended)

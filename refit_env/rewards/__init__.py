@@ -1,6 +1,6 @@
-"""Terminal rewards r(u_0): RACS, accuracy, beyond accuracy, mixes and one's own functions."""
+"""Terminal rewards r(u_0): RACS, accuracy, beyond accuracy, mixes and users' own functions."""
 
-from refit_env.rewards.base import ListReward, Reward
+from refit_env.rewards.base import ListReward, Reward, RewardResult
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.linear_models import ModelReward
 from refit_env.rewards.registry import (
@@ -19,6 +19,7 @@ __all__ = [
     "Relevance",
     "Reward",
     "RewardContext",
+    "RewardResult",
     "make_relevance",
     "make_reward",
     "models_in",

@@ -1,4 +1,4 @@
-"""Rewards that look at the target's own relevant items alone.
+"""Rewards that depend on the target's own relevant items alone.
 
 Letters: B users in the batch, I items, K list length, n relevant items of the batch.
 """
@@ -17,7 +17,7 @@ from refit_env.rewards.context import RewardContext
 
 
 class RelevantItems(ListReward):
-    """Base of list rewards that pay for the target's relevant items: user_scale[u] * item_weight[i] each.
+    """Base of list rewards in which a relevant item i gains user_scale[u] * item_weight[i].
 
     Attributes:
         item_weight: (I,) float32, or None for 1.
@@ -27,18 +27,18 @@ class RelevantItems(ListReward):
     counts_relevant: ClassVar[bool] = True
 
     def user_scale(self, users: Tensor) -> Tensor:
-        """(B,) float32, what a relevant item is worth to each user; 1 unless a subclass says otherwise."""
+        """(B,) float32, the gain of a relevant item of each user; 1 unless a subclass overrides it."""
         return torch.ones(users.numel(), device=users.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The worth of each relevant item (B, I)."""
+        """The gain of each relevant item, 0 elsewhere (B, I)."""
         gain = self.context.relevant.dense(users) * self.user_scale(users)[:, None]
         return {self.term_names[0]: gain if self.item_weight is None else gain * self.item_weight}
 
-    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+    def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """The same at the lists' items (B, K), without dense rows."""
-        worth = self.context.relevant.at(users, lists) * self.user_scale(users)[:, None]
-        return {self.term_names[0]: worth if self.item_weight is None else worth * self.item_weight[lists]}
+        gain = self.context.relevant.at(users, lists) * self.user_scale(users)[:, None]
+        return {self.term_names[0]: gain if self.item_weight is None else gain * self.item_weight[lists]}
 
 
 class TargetHits(RelevantItems):
@@ -89,19 +89,19 @@ class ReciprocalRank(Reward):
 class LogRank(Reward):
     """``log_rank``: 1 / log2(rank + 1) of the best-ranked relevant item, however low; 1 at the top.
 
-    With one relevant item (sequential sets) it is NDCG without a cut: a target that no list holds yet is paid
-    for rising, so that a weak model has something to climb.
+    With one relevant item (sequential sets) it is NDCG without a cut: a target below the list still raises
+    the reward as it rises, so that a weak model has a gradient.
     """
 
     term_names = ("log_rank",)
     counts_relevant: ClassVar[bool] = True
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Count who stands above the best relevant item; ties go to the lower id."""
-        value = torch.cat([self._worth(s, u) for s, u in self.context.masked(scores, users, -math.inf)])
+        """Count the items above the best relevant one; ties go to the lower id."""
+        value = torch.cat([self._best(s, u) for s, u in self.context.masked(scores, users, -math.inf)])
         return value, {"log_rank": value}
 
-    def _worth(self, scores: Tensor, users: Tensor) -> Tensor:
+    def _best(self, scores: Tensor, users: Tensor) -> Tensor:
         """(B,) of scores (B, I) in which hidden items are -inf; 0 where nothing relevant may be listed."""
         row, item, _ = self.context.relevant.entries(users)  # (n,) each, ids ascending in each row
         own = scores[row, item]  # (n,)
@@ -112,7 +112,7 @@ class LogRank(Reward):
         first = first.scatter_reduce(0, row, at_best, "amin")  # (B,) the lowest id among the best
         above = (scores > best[:, None]).sum(1)  # (B,)
         tied = (scores == best[:, None]).sum(1)  # (B,) itself included
-        if bool((tied > 1).any()):  # rare, so that most calls are spared the second look
+        if bool((tied > 1).any()):  # rare, so that most calls skip the second pass
             ids = torch.arange(scores.shape[1], device=scores.device)
             above = above + ((scores == best[:, None]) & (ids < first[:, None])).sum(1)
         return torch.where(best > -math.inf, 1.0 / torch.log2(above.float() + 2.0), 0.0)

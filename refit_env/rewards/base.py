@@ -1,4 +1,4 @@
-"""What a reward is, and the list rewards: those that add up over the positions of a top-K list.
+"""The base classes of rewards, and of list rewards: sums over the positions of a top-K list.
 
 Letters: B users (episodes) in the batch, I items, K list length, U users of the data set.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,24 +22,35 @@ from refit_env.rewards.context import RewardContext, lists_of_each
 from refit_env.utils.text import shown
 
 
+class RewardResult(NamedTuple):
+    """The reward of each episode of a batch.
+
+    Attributes:
+        value: (B,) float32, r(u_0).
+        terms: the reward's parts by name, (B,) float32 each, unweighted.
+        lists: (B, K) int64, the top-K lists, best item first.
+    """
+
+    value: Tensor
+    terms: dict[str, Tensor]
+    lists: Tensor
+
+
 class Reward(ABC):
     """A terminal reward r(u_0): one number for each episode.
 
-    A call depends on nothing but its arguments and the settings (and, where ``uses_lists``, the table of
-    lists last given): a batch earns what its episodes earn one by one.
+    A call depends on its arguments and the settings alone (and, where ``uses_lists``, on the table of lists
+    last set); it leaves no state. The reward of an episode does not depend on the rest of its batch.
 
     Attributes:
         context: what it was made from.
-        terms: the parts of the last call by name, (B,) float32 each, unweighted.
-        term_names: their names, known before the first call.
-        uses_lists: whether all users' lists matter to it, so that an agent should ``refresh`` it.
+        term_names: names of the terms of its results.
         counts_relevant: whether it counts relevant items, so that there must be some.
-        needs_rows: whether it pays for what a history shows, which only lists of sequential and check-in sets
+        needs_rows: whether it rewards what a history shows, which only lists of sequential and check-in sets
             may hold.
     """
 
     term_names: tuple[str, ...] = ()
-    uses_lists: ClassVar[bool] = False
     counts_relevant: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = False
 
@@ -53,56 +64,58 @@ class Reward(ABC):
         if self.counts_relevant and context.relevance.mode == "none":
             raise ValueError(
                 f"reward {type(self).__name__} counts relevant items, and under relevance 'none' no item is: "
-                "use 'holdout', 'recent', 'train' or 'validation', or a model's opinion ('ease', 'gf_cf')"
+                "use 'holdout', 'recent', 'train' or 'validation', or a reward model ('ease', 'gf_cf')"
             )
         if self.needs_rows and not isinstance(context.dataset, RowDataset):
             raise ValueError(
-                f"reward {type(self).__name__} pays for what a history shows, and of "
-                f"{context.dataset.name!r} that is kept out of lists: use it with sequential and check-in "
+                f"reward {type(self).__name__} rewards items of the history, and lists of "
+                f"{context.dataset.name!r} may not hold those: use it with sequential and check-in "
                 "sets in order of time"
             )
         self.context = context
-        self.terms: dict[str, Tensor] = {}
+
+    @property
+    def uses_lists(self) -> bool:
+        """Whether it depends on the lists of all users, which an agent should then ``refresh``."""
+        return False
 
     @property
     def k(self) -> int:
         """K."""
         return self.context.k
 
-    def __call__(self, scores: Tensor, users: Tensor, lists: Tensor | None = None) -> Tensor:
+    def __call__(
+        self, scores: Tensor, users: Tensor, lists: Tensor | None = None, *, finite: bool = False
+    ) -> RewardResult:
         """Reward each episode.
 
         Args:
-            scores: (B, I) float, as denoised; what no list may hold is masked here. -inf counts as the
-                least number that there is.
+            scores: (B, I) float, as denoised; items that no list may hold are masked here. -inf counts as
+                the lowest finite number.
             users: (B,) int64.
             lists: (B, K) their top-K lists if the caller has them already (from ``top_k``).
+            finite: whether the caller has checked that every score is finite, so that none is checked here.
 
         Returns:
-            (B,) float32.
+            The rewards, their terms and the lists.
 
         Raises:
             ValueError: if scores hold NaN or have another shape than (B, I).
         """
-        total, self.terms = self.pay(scores, users, lists)
-        return total
-
-    def pay(
-        self, scores: Tensor, users: Tensor, lists: Tensor | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The rewards (B,) of a call and their terms, none of which it keeps: environments share a reward."""
         expected = (users.numel(), self.context.num_items)
         if tuple(scores.shape) != expected:
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
-        if lists is None:
-            lists = self.top_k(scores, users)
-        scores = rankable(scores)
-        total, terms = self.compute(scores, users, lists)
-        return total.float(), terms
+        scores = scores if finite else rankable(scores)
+        lists = self.context.ranked(scores, users) if lists is None else lists
+        value, terms = self.compute(scores, users, lists)
+        return RewardResult(value.float(), terms, lists)
 
     @abstractmethod
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward (B,) and its terms, from scores (B, I), users (B,) and lists (B, K)."""
+        """The reward (B,) and its terms by name, from scores (B, I), users (B,) and lists (B, K).
+
+        The scores are finite.
+        """
 
     def top_k(self, scores: Tensor, users: Tensor) -> Tensor:
         """(B, K) the lists of ``scores`` (B, I), best item first, ties to the lower id."""
@@ -118,21 +131,21 @@ class Reward(ABC):
 
     @property
     def selecting(self) -> npt.NDArray[np.int64] | None:
-        """(m,) users whose validation items it does not see, so that they can select; None: nobody's."""
+        """(m,) users whose validation items it does not read, so that they can select; None: all can."""
         return self.context.relevance.selecting
 
     def with_own_lists(self) -> Reward:
-        """The same reward with a table of lists of its own; itself if it looks at none.
+        """The same reward with a table of lists of its own; itself if it uses none.
 
         A shallow copy: ``set_lists`` must assign what it keeps, not change it in place.
         """
         return copy.copy(self) if self.uses_lists else self
 
-    def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most rewards look at no other lists
-        """Tell the reward all users' lists (U, K) int64; a reward that looks at none ignores them."""
+    def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most rewards use no other lists
+        """Set the table of all users' lists (U, K) int64; a reward that uses none ignores it."""
 
     def refresh(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> None:
-        """Make all users' lists by a model, if the reward looks at them.
+        """Set all users' lists to those of a model, if the reward uses them.
 
         Args:
             score: users (B,) -> scores (B, I), as ``DiffusionPolicy.scorer`` makes it.
@@ -147,7 +160,7 @@ def refresh_all(
     """``Reward.refresh`` for the rewards of several environments: each user is scored once.
 
     Returns:
-        The lists (U, K) that each was given, which its own relevance allows; none where no reward needs them.
+        The lists (U, K) of each, as its own relevance allows; none where no reward uses them.
     """
     using = [reward for reward in rewards if reward.uses_lists]
     contexts = list({id(reward.context): reward.context for reward in using}.values())
@@ -160,12 +173,12 @@ def refresh_all(
 class ListReward(Reward):
     """A reward that adds up over the list: sum over ranks of discount[rank] * gains[item at that rank].
 
-    Subclasses give the gains of each term and its weight. Estimators that know this form have far less
+    Subclasses define the gains of each term and its weight. Estimators that use this form have far less
     variance than the score function: see ``agents.gradients.estimators``.
 
     Attributes:
         weights: weight of each term in the reward.
-        discount: (K,) float32 weight of each rank, not rising.
+        discount: (K,) float32 weight of each rank, non-increasing.
     """
 
     def __init__(self, context: RewardContext, discount: Tensor, weights: Mapping[str, float]) -> None:
@@ -177,28 +190,28 @@ class ListReward(Reward):
 
     @abstractmethod
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """By term, (B, I) float32: what having item i in the list of ``users`` (B,) is worth."""
+        """By term, (B, I) float32: the gain of each item in the lists of ``users`` (B,)."""
 
-    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
-        """By term, (B, K) float32: the gains at the lists' items; subclasses may know a shorter way."""
+    def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+        """By term, (B, K) float32: the gains of the lists' items; subclasses may avoid (B, I) gains."""
         some, index = torch.unique_consecutive(users, return_inverse=True)  # a user's episodes stand together
         return {name: gain[index[:, None], lists] for name, gain in self.term_gains(some).items()}
 
     def gains(self, users: Tensor) -> Tensor:
-        """(B, I) float32: what an item is worth in the reward, all terms weighed."""
+        """(B, I) float32: the gain of each item, summed over the weighted terms."""
         out = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
         for name, gain in self.term_gains(users).items():
             out.add_(gain, alpha=self.weights[name])
         return out
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Look the lists up in the gains."""
-        worth = self.term_worth(users, lists)
+        """Sum the discounted gains of each list."""
+        gains = self.term_gains_at(users, lists)
         if self.context.lists_may_fall_short and self.context.hidden is not None:
             filler = self.context.hidden.at(users, lists) > 0  # (B, K)
-            worth = {name: value.masked_fill(filler, 0.0) for name, value in worth.items()}
+            gains = {name: value.masked_fill(filler, 0.0) for name, value in gains.items()}
         # In float64, so that an episode's reward does not depend on the batch that it is summed in.
-        terms = {name: (value * self.discount).double().sum(1).float() for name, value in worth.items()}
+        terms = {name: (value * self.discount).double().sum(1).float() for name, value in gains.items()}
         return weighted_sum([(self.weights[name], value) for name, value in terms.items()]), terms
 
 

@@ -1,13 +1,13 @@
 """Rewards beyond accuracy: novelty, long tail, diversity, coverage, popularity-corrected hits.
 
-Alone they pay for lists that nobody wants; they are meant for mixes, ``{"racs": 1.0, "diversity": 0.1}``.
+Alone they reward irrelevant lists; they are meant for mixes, ``{"racs": 1.0, "diversity": 0.1}``.
 
 Letters: B users in the batch, I items, K list length, U users of the data set, n interactions.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 import scipy.sparse as sp
@@ -26,7 +26,7 @@ class ItemReward(ListReward):
     """Base of list rewards whose gains are the same for every user: the list's mean of a number per item."""
 
     def __init__(self, context: RewardContext, name: str, gain: Tensor) -> None:
-        """``gain``: (I,) what each item is worth."""
+        """``gain``: (I,) the gain of each item."""
         super().__init__(context, rank_discount("flat", context.k), {name: 1.0})
         self.item_gain = gain.float().to(context.device)
 
@@ -34,7 +34,7 @@ class ItemReward(ListReward):
         """The same row for each user."""
         return {self.term_names[0]: self.item_gain.expand(users.numel(), -1)}
 
-    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+    def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """The lists' items' numbers (B, K)."""
         return {self.term_names[0]: self.item_gain[lists]}
 
@@ -75,17 +75,20 @@ class Coverage(ListReward):
 
     Summed over all users and places, 1 / (users who are shown the item) is the number of distinct items
     shown, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the user's share in it.
-    The others' lists are a user-based nearest-neighbour recommender's until ``refresh`` makes them by a
-    model.
+    The others' lists are those of a user-based nearest-neighbour recommender until ``refresh`` replaces them
+    by a model's.
     """
-
-    uses_lists: ClassVar[bool] = True
 
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
         super().__init__(context, rank_discount("flat", context.k), {"coverage": 1.0})
         self._lists: Tensor | None = None
         self._shown: Tensor | None = None
+
+    @property
+    def uses_lists(self) -> bool:
+        """True."""
+        return True
 
     @property
     def lists(self) -> Tensor:
@@ -103,7 +106,7 @@ class Coverage(ListReward):
         own.scatter_(1, self.lists[users], 1.0)  # (B, I)
         return {"coverage": 1.0 / (1.0 + self.shown() - own)}
 
-    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+    def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """The same at the lists' items (B, K)."""
         own = (lists[:, :, None] == self.lists[users][:, None, :]).any(2)  # (B, K)
         return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
@@ -136,9 +139,10 @@ class UnbiasedHits(RelevantItems):
 class Diversity(Reward):
     """``diversity``: intra-list distance, 1 - mean cosine of the visible columns of two items of the list.
 
-    The mean is over all pairs (Ziegler et al., WWW 2005). It needs no item-item matrix: with unit columns
-    c_i, the sum over pairs is (|sum_i c_i|^2 - sum_i |c_i|^2) / 2. An item that nobody has is as far from
-    any other as can be. Not additive over the list, so no list reward. A list of one has diversity 0.
+    The mean is over all pairs (Ziegler et al., WWW 2005), computed without an item-item matrix: with unit
+    columns c_i, the sum over pairs is (|sum_i c_i|^2 - sum_i |c_i|^2) / 2. An item without interactions has
+    the largest distance, 1, to any other. Not additive over the list, so no list reward. A list of one has
+    diversity 0.
     """
 
     term_names = ("diversity",)

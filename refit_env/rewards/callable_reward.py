@@ -1,4 +1,4 @@
-"""One's own function as a reward.
+"""A user's own function as a reward.
 
 Letters: B users in the batch, I items, K list length.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refit_env.rewards.base import Reward
+from refit_env.rewards.base import Reward, RewardResult
 from refit_env.rewards.context import RewardContext
 
 
@@ -34,6 +34,7 @@ class CallableReward(Reward):
             ValueError: if it does not give (B,) of them, or one is NaN or infinite.
         """
         given = self.function(scores, users)
+        given = given.value if isinstance(given, RewardResult) else given  # the function is a reward itself
         try:
             value = torch.as_tensor(given, device=scores.device)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What the rewards of one problem share: data, relevance, neighbours, everybody's lists.
+"""What the rewards of one problem share: data, relevance, neighbours, the lists of all users.
 
 Letters: B users (episodes) in the batch, I items, K list length, M neighbours, U users of the data set.
 """
@@ -38,10 +38,10 @@ class RewardContext:
     The rewards of a mix share one, so that sparse rows and neighbours are made once.
 
     Attributes:
-        dataset: only its train split, and through ``relevance`` the valid one, may be looked at.
+        dataset: rewards read its train split and, through ``relevance``, its valid one; never its test split.
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
-        device: where scores will come from.
+        device: of the scores.
         model: folder of the environment's pretrained model, if it has one.
         other_data: whether models may have been trained on another data set.
     """
@@ -105,7 +105,11 @@ class RewardContext:
         Raises:
             ValueError: if a score is NaN, hidden or not.
         """
-        parts = self.masked(rankable(scores), users, -math.inf)
+        return self.ranked(rankable(scores), users)
+
+    def ranked(self, scores: Tensor, users: Tensor) -> Tensor:
+        """``top_k`` of scores (B, I) that are known to be finite: nothing is checked."""
+        parts = self.masked(scores, users, -math.inf)
         return torch.cat([top_k(part, self.k) for part, _ in parts])
 
     def masked(self, scores: Tensor, users: Tensor, value: float) -> Iterator[tuple[Tensor, Tensor]]:
@@ -150,8 +154,8 @@ class RewardContext:
     def reference_lists(self, neighbors: int = NEIGHBORS) -> Tensor:
         """(U, K) lists of a user-based nearest-neighbour recommender on the visible rows.
 
-        What rewards that look at other users' lists take before an agent gives them its own. Items that
-        as many neighbours have are ordered by popularity. Made when first needed: it costs seconds.
+        Rewards that use other users' lists start from these, until an agent sets its own. Items that
+        as many neighbours have are ordered by popularity. Computed at the first use: it takes seconds.
         """
         if neighbors not in self._reference_lists:
             self._reference_lists[neighbors] = self._make_reference_lists(neighbors)
@@ -170,7 +174,7 @@ def lists_of_each(
 ) -> list[Tensor]:
     """The lists (U, K) of all users by a model, for each of several relevances of one data set.
 
-    Where a user is no peer, nothing is scored and the row is 0 .. K-1, which nobody reads.
+    Users who are no peers are not scored; their rows are 0 .. K-1, which no reward reads.
 
     Args:
         contexts: of one data set, K and device.

@@ -36,15 +36,16 @@ class Mix(Reward):
         self.term_names = tuple(names)
 
     @property
-    def uses_lists(self) -> bool:  # type: ignore[override]  # here it depends on the parts
-        """Whether a part looks at all users' lists."""
+    def uses_lists(self) -> bool:
+        """Whether a part uses the lists of all users."""
         return any(reward.uses_lists for reward, _ in self.rewards.values())
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Each part on the same lists."""
         terms = {}
         for name, (reward, _) in self.rewards.items():
-            terms[name], own = reward.pay(scores, users, lists)
+            value, own = reward.compute(scores, users, lists)
+            terms[name] = value.float()
             terms |= {full: own[inner] for full, inner in _inner(name, reward).items()}
         return weighted_sum([(weight, terms[name]) for name, (_, weight) in self.rewards.items()]), terms
 
@@ -54,11 +55,11 @@ class Mix(Reward):
 
     @property
     def selecting(self) -> npt.NDArray[np.int64] | None:
-        """(m,) users whose validation items no part sees; None: no part sees any."""
+        """(m,) users whose validation items no part reads; None: no part reads any."""
         return common([reward.selecting for reward, _ in self.rewards.values()])
 
     def with_own_lists(self) -> Reward:
-        """A mix whose parts that look at lists have their own; the others are shared."""
+        """A mix whose parts that use lists have their own; the others are shared."""
         if not self.uses_lists:
             return self
         own = copy.copy(self)
@@ -66,7 +67,7 @@ class Mix(Reward):
         return own
 
     def set_lists(self, lists: Tensor) -> None:
-        """Hand all users' lists (U, K) to every part."""
+        """Set the lists of all users (U, K) in every part."""
         for reward, _ in self.rewards.values():
             reward.set_lists(lists)
 

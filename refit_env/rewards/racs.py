@@ -1,20 +1,23 @@
-"""RACS, the collaborative-signal-aware reward of ReFiT (arXiv 2511.06937).
+"""Collaborative-signal-aware reward (RACS) of ReFiT (arXiv 2511.06937).
 
 r(u_0) = alpha * N_K + (1 - alpha) * N_sim-K
 
 N_K counts the target's top-K items that are relevant to the target. The paper's source for N_sim-K is
-not public beyond a summary, so two readings are offered; both counts are divided by K.
+public only as a summary, which allows two meanings; both counts are divided by K.
 
 Letters: B users in the batch, I items, K list length, M neighbours, U users of the data set.
 """
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -25,10 +28,99 @@ from refit_env.rewards.context import NEIGHBORS, RewardContext
 from refit_env.rewards.relevance import MODES, common, make_relevance
 from refit_env.settings import OneOf, Share, Size, check_setting
 
-VARIANTS = ("target_list", "neighbor_lists")
-"""Readings of N_sim-K."""
 NeighborRelevance = Annotated[str, OneOf(mode for mode in MODES if mode != "none")] | None
 """Under ``none`` there would be nothing to hit."""
+
+
+class SimilarUsers(ABC):
+    """The term N_sim-K: gains of the target's items, and a part that does not depend on the target's list.
+
+    Attributes:
+        uses_lists: whether it depends on the lists of all users.
+    """
+
+    uses_lists: ClassVar[bool] = False
+
+    def __init__(self, context: RewardContext, neighbors: int, relevant: sp.csr_matrix, discount: Tensor):
+        """Keep the context, M, what is relevant to neighbours (U, I), and the ranks' weights (K,)."""
+        self.context, self.neighbors, self.relevant, self.discount = context, neighbors, relevant, discount
+
+    @abstractmethod
+    def gains(self, users: Tensor) -> Tensor:
+        """(B, I) the gain of each item in the target's list."""
+
+    @abstractmethod
+    def gains_at(self, users: Tensor, lists: Tensor) -> Tensor:
+        """(B, K) the gains of the items of the target's list."""
+
+    def constant(self, users: Tensor) -> Tensor:
+        """(B,) what is added whatever the target's list holds."""
+        return torch.zeros(users.numel(), device=self.context.device)
+
+    def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most variants use no other lists
+        """Set the lists of all users (U, K)."""
+
+
+class TargetList(SimilarUsers):
+    """``target_list``: mean over the neighbours of the hits of the target's list in their relevant items."""
+
+    @cached_property
+    def rows(self) -> SparseRows:
+        """(U, I) share of each user's neighbours to whom an item is relevant."""
+        share = neighbor_average(self.context.neighbors(self.neighbors), self.relevant)
+        return SparseRows(share, self.context.device)
+
+    def gains(self, users: Tensor) -> Tensor:
+        """See ``SimilarUsers``."""
+        return self.rows.dense(users)
+
+    def gains_at(self, users: Tensor, lists: Tensor) -> Tensor:
+        """See ``SimilarUsers``."""
+        return self.rows.at(users, lists)
+
+
+class NeighborLists(SimilarUsers):
+    """``neighbor_lists``: mean over the neighbours of the hits of their own lists in their relevant items."""
+
+    uses_lists: ClassVar[bool] = True
+
+    def __init__(self, context: RewardContext, neighbors: int, relevant: sp.csr_matrix, discount: Tensor):
+        """See ``SimilarUsers``; the lists are those of a nearest-neighbour recommender until they are set."""
+        super().__init__(context, neighbors, relevant, discount)
+        self._lists: Tensor | None = None  # (U, K)
+        self._hits: Tensor | None = None  # (U,)
+
+    def gains(self, users: Tensor) -> Tensor:
+        """Zeros: the target's list does not change the neighbours' lists."""
+        return torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
+
+    def gains_at(self, users: Tensor, lists: Tensor) -> Tensor:
+        """Zeros."""
+        return torch.zeros(lists.shape, device=self.context.device)
+
+    def constant(self, users: Tensor) -> Tensor:
+        """(B,) mean over a user's neighbours of their own lists' discounted hits in their own items."""
+        if self._hits is None:
+            self._hits = self._mean_hits()
+        return self._hits[users]
+
+    def set_lists(self, lists: Tensor) -> None:
+        """Replace the lists of all users (U, K)."""
+        self._lists, self._hits = lists, None
+
+    def _mean_hits(self) -> Tensor:
+        """(U,) see ``constant``."""
+        lists = self.context.reference_lists(self.neighbors) if self._lists is None else self._lists  # (U, K)
+        everyone = torch.arange(self.context.num_users, device=self.context.device)
+        relevant = SparseRows(self.relevant, self.context.device)
+        hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
+        neighbors = self.context.neighbors(self.neighbors).copy()  # the shared one is read-only
+        index = torch.as_tensor(neighbors, device=self.context.device)  # (U, M)
+        return torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
+
+
+VARIANTS: dict[str, type[SimilarUsers]] = {"target_list": TargetList, "neighbor_lists": NeighborLists}
+"""The meanings of N_sim-K by name."""
 
 
 class Racs(ListReward):
@@ -39,8 +131,8 @@ class Racs(ListReward):
     - ``variant="neighbor_lists"`` (the literal wording): the mean over the neighbours of the hits of
       *their own* lists in their own relevant items. Given the policy, those lists are independent of the
       target's noise; with the target's log-probabilities alone the expected gradient of this term is zero.
-      The lists come from a table that ``refresh`` makes by a model and ``set_lists`` replaces; it begins
-      as a user-based nearest-neighbour recommender's.
+      ``refresh`` sets those lists to a model's, ``set_lists`` to any; they start as those of a user-based
+      nearest-neighbour recommender.
 
     A user with fewer than M neighbours (others with a common item) counts the missing ones as without hits.
     """
@@ -76,76 +168,52 @@ class Racs(ListReward):
         check_setting("neighbor_relevance", neighbor_relevance, NeighborRelevance)
         weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
         super().__init__(context, rank_discount(discount, context.k), weights)
-        self.variant, self.num_neighbors = variant, neighbors
         own = context.relevance
         others = own
         if neighbor_relevance not in (None, own.mode):
             made_with = own.fraction, own.seed, own.selection_share
             others = make_relevance(str(neighbor_relevance), context.dataset, *made_with)
-        self._neighbor_relevant = others.relevant
+        self.similar = VARIANTS[variant](context, neighbors, others.relevant, self.discount)
         self._selecting = common([own.selecting, others.selecting])
-        self._lists: Tensor | None = None
-        self._neighbor_hits: Tensor | None = None
 
     @property
-    def uses_lists(self) -> bool:  # type: ignore[override]  # here it depends on the variant
-        """Whether all users' own lists matter."""
-        return self.variant == "neighbor_lists"
+    def uses_lists(self) -> bool:
+        """Whether the variant uses the lists of all users."""
+        return self.similar.uses_lists
 
     @property
     def selecting(self) -> npt.NDArray[np.int64] | None:
-        """(m,) users whose validation items it does not see, as a neighbour's either; None: nobody's."""
+        """(m,) users whose validation items it does not read, as neighbours either; None: all can select."""
         return self._selecting
 
-    @cached_property
-    def similar(self) -> SparseRows:
-        """(U, I) share of each user's neighbours to whom an item is relevant."""
-        share = neighbor_average(self.context.neighbors(self.num_neighbors), self._neighbor_relevant)
-        return SparseRows(share, self.context.device)
-
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The target's relevant items, and the neighbours' mean row (nothing in ``neighbor_lists``)."""
-        own = self.context.relevant.dense(users)  # (B, I)
-        return {
-            "n_k": own,
-            "n_sim_k": torch.zeros_like(own) if self.uses_lists else self.similar.dense(users),
-        }
+        """The target's relevant items, and the gains by similar users."""
+        return {"n_k": self.context.relevant.dense(users), "n_sim_k": self.similar.gains(users)}
 
-    def term_worth(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
+    def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """The same at the lists' items (B, K), without dense rows."""
         own = self.context.relevant.at(users, lists)  # (B, K)
-        return {
-            "n_k": own,
-            "n_sim_k": torch.zeros_like(own) if self.uses_lists else self.similar.at(users, lists),
-        }
+        return {"n_k": own, "n_sim_k": self.similar.gains_at(users, lists)}
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The two counts; in ``neighbor_lists`` the second does not look at ``lists``."""
+        """The two counts."""
         total, terms = super().compute(scores, users, lists)
-        if self.uses_lists:
-            terms["n_sim_k"] = self.neighbor_hits()[users]  # (B,)
-            total = total + self.weights["n_sim_k"] * terms["n_sim_k"]
-        return total, terms
+        constant = self.similar.constant(users)  # (B,)
+        terms["n_sim_k"] = terms["n_sim_k"] + constant
+        return total + self.weights["n_sim_k"] * constant, terms
+
+    def with_own_lists(self) -> Racs:
+        """See ``Reward``."""
+        if not self.uses_lists:
+            return self
+        own = copy.copy(self)
+        own.similar = copy.copy(self.similar)
+        return own
 
     def set_lists(self, lists: Tensor) -> None:
-        """Replace the table of all users' own lists (U, K) that ``neighbor_lists`` scores.
+        """Replace the table of all users' own lists (U, K), for ``neighbor_lists``.
 
         Raises:
             ValueError: if its shape is not (U, K), or it holds unknown items.
         """
-        self._lists = self.context.checked_lists(lists)
-        self._neighbor_hits = None
-
-    def neighbor_hits(self) -> Tensor:
-        """(U,) mean over a user's neighbours of their own lists' discounted hits in their own items."""
-        if self._neighbor_hits is None:
-            lists = self._lists  # (U, K)
-            if lists is None:
-                lists = self.context.reference_lists(self.num_neighbors)
-            everyone = torch.arange(self.context.num_users, device=self.context.device)
-            relevant = SparseRows(self._neighbor_relevant, self.context.device)
-            hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
-            neighbors = self.context.neighbors(self.num_neighbors).copy()  # the shared one is read-only
-            index = torch.as_tensor(neighbors, device=self.context.device)  # (U, M)
-            self._neighbor_hits = torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
-        return self._neighbor_hits
+        self.similar.set_lists(self.context.checked_lists(lists))

@@ -27,7 +27,7 @@ from refit_env.settings import check_setting, type_fault
 from refit_env.utils.text import shown
 
 RewardSpec = str | Mapping[Any, float] | Callable[..., Any]
-"""A name, one's own function of (scores, users), or a weighted mix of names and functions."""
+"""A name, a function of (scores, users), or a weighted mix of names and functions."""
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 """Of a reward in a mix; less than 0 makes it a cost."""
@@ -97,7 +97,7 @@ def _check_class(name: str, cls: object) -> None:
 
 
 def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
-    """The names for ``make_reward``: all, or those that a relevance or a data set can do with.
+    """The names for ``make_reward``: all, or those that a relevance or a data set allows.
 
     Args:
         relevance: its name; None for any.
@@ -117,7 +117,7 @@ def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
 
 
 def models_in(spec: RewardSpec) -> list[str]:
-    """The names in a specification whose reward is a model's opinion, one that could recommend by itself.
+    """The names in a specification whose reward is a model that could recommend by itself.
 
     Example:
         >>> models_in({"ndcg": 1.0, "ease": 0.5}), models_in("racs")
@@ -147,13 +147,13 @@ def make_reward(
         dataset: the data.
         relevance: what is shown, counted and kept out of lists.
         k: list length K.
-        device: where scores will come from.
-        model: folder of the environment's own pretrained model, for rewards that ask it.
+        device: of the scores.
+        model: folder of the environment's own pretrained model, for rewards that use it.
         other_data: whether models may have been trained on another data set.
         **kwargs: settings of the reward; in a mix, each goes to every part that knows it.
 
     Returns:
-        The reward; call it with scores and users.
+        The reward; called with scores and users, it returns a ``RewardResult``.
 
     Raises:
         ValueError: for an unknown name (with a did-you-mean).
@@ -167,7 +167,7 @@ def make_reward(
         >>> data = load_dataset("synthetic")
         >>> reward = make_reward("racs", data, make_relevance("train", data), k=5, alpha=1.0)
         >>> users = torch.tensor([0, 1])
-        >>> reward(torch.from_numpy(data.train.csr[:2].toarray()), users)  # ranks what they have first
+        >>> reward(torch.from_numpy(data.train.csr[:2].toarray()), users).value  # ranks train items first
         tensor([1., 1.])
         >>> make_reward("rac", data, make_relevance("train", data))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
@@ -249,7 +249,7 @@ def _settings(name: Any) -> list[str]:
 
 
 def _types(name: str) -> dict[str, Any]:
-    """The types of a reward's keyword arguments, where they can be found: one's own class may state none."""
+    """The types of a reward's keyword arguments; none where a user's class states none."""
     try:
         return get_type_hints(_REWARDS[name].__init__)
     except (NameError, TypeError):

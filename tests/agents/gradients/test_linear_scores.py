@@ -189,7 +189,7 @@ def test_parts_of_one_discount_are_one(sessions: Dataset) -> None:
     for gains, discount in parts:
         best = scores.topk(discount.numel(), dim=1).indices
         total += (gains.gather(1, best) * discount).sum(1)
-    assert torch.allclose(total, reward(scores, users), atol=1e-6)
+    assert torch.allclose(total, reward(scores, users).value, atol=1e-6)
 
 
 def agent(checkpoint: str, data: Dataset, reward: Any = "log_rank", **changes: Any) -> Reinforce:

@@ -322,8 +322,8 @@ def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
         ({"relevance_kwargs": {"fraction": 1.5}}, "relevance_kwargs fraction must be > 0 and < 1"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"backend": "torch"}, "argument 'backend' is one of the vector environment: gym.make_vec"),
-        ({"rewrad": "ndcg"}, "unknown argument 'rewrad'. Did you mean 'reward'?"),
-        ({"render_mod": "ansi"}, "unknown argument 'render_mod'. Did you mean 'render_mode'?"),
+        ({"rewrad": "ndcg"}, "rewrad is no setting of the environment. Did you mean 'reward'?"),
+        ({"render_mod": "ansi"}, "render_mod is no setting of the environment. Did you mean 'render_mode'?"),
     ],
 )
 def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:

@@ -23,6 +23,8 @@ from refit_env.envs import problem as module
 from refit_env.envs.config import ProblemConfig
 from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards import base as rewards_base
+from refit_env.rewards import context as rewards_context
 
 
 def test_histories_are_written_to_where_they_are_wanted() -> None:
@@ -53,7 +55,7 @@ def test_the_score_is_the_rewards() -> None:
     problem = make_problem(ProblemConfig("synthetic", reward={"racs": 1.0, "ndcg": 2.0}))
     scores, users = torch.rand(6, problem.dim), torch.arange(6)
     reward, terms, lists = problem.score(scores, users)
-    assert torch.equal(reward, problem.reward_fn(scores, users))
+    assert torch.equal(reward, problem.reward_fn(scores, users).value)
     assert tuple(terms) == tuple(problem.term_names)
     assert torch.equal(lists, problem.reward_fn.top_k(scores, users))
 
@@ -110,12 +112,35 @@ def test_lists_given_to_one_environment_change_no_other(
     assert own.reward_fn.context is shared.reward_fn.context and own.seen is shared.seen  # what is costly is
 
 
-def test_a_reward_keeps_nothing_of_what_environments_are_paid() -> None:
+def test_a_reward_keeps_nothing_of_a_call() -> None:
     problem = make_problem(ProblemConfig("synthetic", reward={"racs": 1.0, "coverage": 1.0, "ndcg": 1.0}))
-    kept = dict(problem.reward_fn.terms)
-    problem.score(torch.rand(3, problem.dim), torch.arange(3))
-    assert problem.reward_fn.terms == kept
-    assert not any(part.terms for part, _ in problem.reward_fn.parts())
+    problem.score(torch.rand(3, problem.dim), torch.arange(3))  # computes what later calls reuse
+    rewards = [problem.reward_fn, *(part for part, _ in problem.reward_fn.parts())]
+    before = [dict(vars(reward)) for reward in rewards]
+    problem.score(torch.rand(5, problem.dim), torch.arange(5))
+    for reward, state in zip(rewards, before, strict=True):
+        assert vars(reward).keys() == state.keys()
+        assert all(vars(reward)[name] is value for name, value in state.items())
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_a_step_looks_for_nan_once(monkeypatch: pytest.MonkeyPatch, vector: bool) -> None:
+    """The action is checked; the reward does not check the same vector again."""
+    make: Any = gym.make_vec if vector else gym.make
+    env = make("ReFiT-Synthetic-v0", num_steps=1, reward={"racs": 1.0, "ndcg": 1.0})
+    observation, _ = env.reset(seed=0)
+
+    def checked(scores: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the scores are checked again")
+
+    for place in (rewards_base, rewards_context):
+        monkeypatch.setattr(place, "rankable", checked)
+    env.step(observation["u"])
+    with pytest.raises(AssertionError, match="checked again"):
+        env.unwrapped.problem.score(torch.ones(1, 400), torch.tensor([0]))
+    env.reset()
+    with pytest.raises(ValueError, match=r"is nan; every number of an action must be finite"):
+        env.step(np.full_like(observation["u"], np.nan))
 
 
 def test_arguments_that_differ_share_nothing() -> None:

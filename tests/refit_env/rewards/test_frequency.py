@@ -34,7 +34,7 @@ def test_the_best_list_earns_one_and_new_places_nothing() -> None:
     rows = visits([0, 1, 0, 2, 3, 3])
     reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=1.0)
     scores = torch.tensor([[0.2, 0.0, 0.9, 0.1], [0.0, 0.0, 0.0, 1.0]])
-    earned = reward(scores, torch.tensor([3, 3]))
+    earned = reward(scores, torch.tensor([3, 3])).value
     assert earned[0] == pytest.approx(1.0) and 0.0 <= float(earned[1]) < 0.6
 
 
@@ -43,8 +43,8 @@ def test_a_batch_earns_what_its_rows_earn() -> None:
     reward = make_reward("personal_frequency", rows, make_relevance("train", rows), decay=0.5)
     users = torch.arange(16)
     scores = torch.rand(16, rows.num_items, generator=torch.Generator().manual_seed(0))
-    alone = torch.cat([reward(scores[n : n + 1], users[n : n + 1]) for n in range(16)])
-    assert torch.equal(reward(scores, users), alone)
+    alone = torch.cat([reward(scores[n : n + 1], users[n : n + 1]).value for n in range(16)])
+    assert torch.equal(reward(scores, users).value, alone)
     assert bool((alone >= 0).all()) and bool((alone <= 1 + 1e-6).all()) and float(alone.max()) > 0
 
 
@@ -58,6 +58,6 @@ def test_the_decay_is_checked(decay: float) -> None:
 def test_sets_that_hide_what_is_shown_are_refused() -> None:
     data = load_dataset("synthetic")
     with pytest.raises(
-        ValueError, match=r"PersonalFrequency .* kept out of lists: use it with sequential and check-in"
+        ValueError, match=r"PersonalFrequency .* may not hold those: use it with sequential and check-in"
     ):
         make_reward("personal_frequency", data, make_relevance("train", data))

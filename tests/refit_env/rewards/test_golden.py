@@ -50,8 +50,16 @@ def make(five: Dataset) -> Callable[..., Reward]:
     return lambda spec, **kwargs: make_reward(spec, five, relevance, k=2, **kwargs)
 
 
-def check(reward: Reward, expected: list[float]) -> None:
-    assert reward(SCORES, USERS).tolist() == pytest.approx(expected, abs=1e-6)
+def check(reward: Reward, expected: list[float]) -> dict[str, list[float]]:
+    """Compare the rewards; their terms."""
+    result = reward(SCORES, USERS)
+    assert result.value.tolist() == pytest.approx(expected, abs=1e-6)
+    assert result.lists.tolist() == LISTS
+    return {name: value.tolist() for name, value in result.terms.items()}
+
+
+def terms_of(reward: Reward) -> dict[str, list[float]]:
+    return {name: value.tolist() for name, value in reward(SCORES, USERS).terms.items()}
 
 
 def test_lists(make: Callable[..., Reward]) -> None:
@@ -60,34 +68,36 @@ def test_lists(make: Callable[..., Reward]) -> None:
 
 def test_racs(make: Callable[..., Reward]) -> None:
     reward = make("racs", neighbors=2)
-    check(reward, [0.5 * own + 0.5 * similar for own, similar in zip(N_K, N_SIM_K, strict=True)])
-    assert reward.terms["n_k"].tolist() == pytest.approx(N_K)
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+    terms = check(reward, [0.5 * own + 0.5 * similar for own, similar in zip(N_K, N_SIM_K, strict=True)])
+    assert terms["n_k"] == pytest.approx(N_K)
+    assert terms["n_sim_k"] == pytest.approx(N_SIM_K)
     assert reward.term_names == ("n_k", "n_sim_k")
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_alpha_weighs_the_terms_and_leaves_them(make: Callable[..., Reward], alpha: float) -> None:
     reward = make("racs", neighbors=2, alpha=alpha)
-    check(reward, [alpha * own + (1 - alpha) * similar for own, similar in zip(N_K, N_SIM_K, strict=True)])
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+    terms = check(
+        reward, [alpha * own + (1 - alpha) * similar for own, similar in zip(N_K, N_SIM_K, strict=True)]
+    )
+    assert terms["n_sim_k"] == pytest.approx(N_SIM_K)
 
 
 def test_one_neighbour(make: Callable[..., Reward]) -> None:
     # User 1's nearest is 0, by a tie with 2. 0: 1 has items 0 2. 1: 0 has 1. 2: 1 has 2. 3: 4 has 3.
     reward = make("racs", neighbors=1)
-    reward(SCORES, USERS)
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx([1.0, 0.5, 0.5, 0.5, 0.0])
+    terms = terms_of(reward)
+    assert terms["n_sim_k"] == pytest.approx([1.0, 0.5, 0.5, 0.5, 0.0])
 
 
 def test_racs_with_discounted_ranks(make: Callable[..., Reward]) -> None:
     reward = make("racs", neighbors=2, discount="log")
-    reward(SCORES, USERS)
+    terms = terms_of(reward)
     first, second = 1 / IDEAL, SECOND / IDEAL  # .613147, .386853
-    assert reward.terms["n_k"].tolist() == pytest.approx([first, second, first, 1.0, 0.0], abs=1e-6)
+    assert terms["n_k"] == pytest.approx([first, second, first, 1.0, 0.0], abs=1e-6)
     # Of two neighbours have: 0: item 0 one, item 2 both. 1: item 1 both. 2: item 2 one. 3: item 3 one.
     expected = [first / 2 + second, second, first / 2, first / 2, 0.0]
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx(expected, abs=1e-6)
+    assert terms["n_sim_k"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_neighbor_lists_look_at_the_others_lists(make: Callable[..., Reward]) -> None:
@@ -95,12 +105,12 @@ def test_neighbor_lists_look_at_the_others_lists(make: Callable[..., Reward]) ->
     reward.set_lists(torch.tensor(LISTS))
     # Own hits over K are N_K; averaged over the neighbours 1 2; 0 2; 1 0; 4; 3:
     similar = [0.5, 0.5, 0.5, 0.0, 0.5]
-    check(reward, [0.5 * own + 0.5 * other for own, other in zip(N_K, similar, strict=True)])
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx(similar)
+    terms = check(reward, [0.5 * own + 0.5 * other for own, other in zip(N_K, similar, strict=True)])
+    assert terms["n_sim_k"] == pytest.approx(similar)
     # Another table: own hits over K 1, 1, 1/2, 1, 1/2. 0: (1 + 1/2) / 2; 1: the same; 2: 1; 3: 1/4; 4: 1/2.
     reward.set_lists(OTHER_LISTS)
-    reward(SCORES, USERS)
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx([0.75, 0.75, 1.0, 0.25, 0.5])
+    terms = terms_of(reward)
+    assert terms["n_sim_k"] == pytest.approx([0.75, 0.75, 1.0, 0.25, 0.5])
 
 
 def test_neighbor_lists_begin_as_a_nearest_neighbour_recommender(make: Callable[..., Reward]) -> None:
@@ -109,9 +119,9 @@ def test_neighbor_lists_begin_as_a_nearest_neighbour_recommender(make: Callable[
     # 0: 1 and 2 both have 1 2; 1: 0 has 0 1, 2 has 1 2: 1 first, then 0 (as popular as 2);
     # 2: both have 0 1: 1 first; 3: 3, then the most popular, 1; 4: 3 4.
     assert reward.context.reference_lists(2).tolist() == [[1, 2], [1, 0], [1, 0], [3, 1], [3, 4]]
-    reward(SCORES, USERS)
+    terms = terms_of(reward)
     # Own hits over K: 1/2, 1, 1/2, 1/2, 1/2. 0: (1 + 1/2) / 2; 1: (1/2 + 1/2) / 2; 2: as 0; 3 and 4: 1/4.
-    assert reward.terms["n_sim_k"].tolist() == pytest.approx([0.75, 0.5, 0.75, 0.25, 0.25])
+    assert terms["n_sim_k"] == pytest.approx([0.75, 0.5, 0.75, 0.25, 0.25])
 
 
 def cosine(user: int, dot: float, items: int) -> float:
@@ -161,13 +171,13 @@ def test_coverage_of_everybody_is_the_number_of_distinct_items(make: Callable[..
     reward = make("coverage")
     reward.set_lists(OTHER_LISTS)
     scores = torch.zeros(5, 6).scatter(1, OTHER_LISTS, 1.0)
-    assert float(reward(scores, USERS).sum()) * 2 == pytest.approx(OTHER_LISTS.unique().numel())
+    assert float(reward(scores, USERS).value.sum()) * 2 == pytest.approx(OTHER_LISTS.unique().numel())
 
 
 def test_mix(make: Callable[..., Reward]) -> None:
     reward = make({"racs": 2.0, "novelty": -0.5}, neighbors=2)
     racs = [0.5 * own + 0.5 * similar for own, similar in zip(N_K, N_SIM_K, strict=True)]
-    check(reward, [2 * r - 0.5 * n for r, n in zip(racs, GOLDEN["novelty"][1], strict=True)])
-    assert tuple(reward.terms) == reward.term_names == ("racs", "racs/n_k", "racs/n_sim_k", "novelty")
-    assert reward.terms["racs/n_sim_k"].tolist() == pytest.approx(N_SIM_K)
+    terms = check(reward, [2 * r - 0.5 * n for r, n in zip(racs, GOLDEN["novelty"][1], strict=True)])
+    assert tuple(terms) == reward.term_names == ("racs", "racs/n_k", "racs/n_sim_k", "novelty")
+    assert terms["racs/n_sim_k"] == pytest.approx(N_SIM_K)
     assert [weight for _, weight in reward.parts()] == [2.0, -0.5]

@@ -83,8 +83,8 @@ def test_the_models_own_list_earns_one_and_hidden_items_nothing() -> None:
         reward = make_reward(name, dataset, relevance)
         assert isinstance(reward, ModelReward)
         own = reward.predict(users)
-        assert torch.allclose(reward(own, users), torch.ones(50)), name
-        assert float(reward(-own, users).max()) < 0.7, name
+        assert torch.allclose(reward(own, users).value, torch.ones(50)), name
+        assert float(reward(-own, users).value.max()) < 0.7, name
         hidden = reward.hidden(users)
         assert hidden is not None and not bool(reward.gains(users)[hidden].any()), name
 
@@ -185,7 +185,7 @@ def test_of_rows_the_next_item_is_regressed_on_what_precedes() -> None:
 
 
 @pytest.mark.parametrize("longer", [False, True], ids=["fewer rows than items", "more"])
-def test_a_row_can_be_judged_by_what_all_others_say(longer: bool) -> None:
+def test_a_row_is_predicted_by_a_model_of_all_other_rows(longer: bool) -> None:
     data = sessions([0, 1, 0, 2], [3, 4], *([[1, 5, 3, 0]] if longer else []), valid=[0, 1], test=[1, 0])
     rows = data.episodes
     assert isinstance(rows, RowDataset)

@@ -63,15 +63,15 @@ def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, model_for: ModelF
     scores = torch.rand(48, synthetic.num_items, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(48, generator=torch.Generator().manual_seed(1))
     for name, reward in every_reward(synthetic, relevance, model=model_for(synthetic)).items():
-        whole = reward(scores, users)
-        terms = reward.terms
+        whole, terms, lists = reward(scores, users)
+        assert torch.equal(lists, reward.top_k(scores, users)), name
         assert whole.dtype == torch.float32 and whole.shape == (48,), name
         assert tuple(terms) == reward.term_names, name
         assert all(term.dtype == torch.float32 and term.shape == (48,) for term in terms.values()), name
-        alone = torch.cat([reward(scores[n : n + 1], users[n : n + 1]) for n in range(48)])
+        alone = torch.cat([reward(scores[n : n + 1], users[n : n + 1]).value for n in range(48)])
         assert torch.equal(whole, alone), name
-        assert torch.equal(whole[order], reward(scores[order], users[order])), name
-        assert torch.equal(whole, reward(scores, users, reward.top_k(scores, users))), name
+        assert torch.equal(whole[order], reward(scores[order], users[order]).value), name
+        assert torch.equal(whole, reward(scores, users, lists, finite=True).value), name
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -82,10 +82,12 @@ def test_single_rewards_are_normalised(synthetic: Dataset, model_for: ModelFor, 
     for scores in (best, -best, torch.rand(best.shape, generator=torch.Generator().manual_seed(0))):
         for name, reward in every_reward(synthetic, relevance, model=model_for(synthetic)).items():
             if name != "mix":
-                value, least = reward(scores, users), -1 - 1e-6 if name == "r_cos" else 0.0
+                value, least = reward(scores, users).value, -1 - 1e-6 if name == "r_cos" else 0.0
                 assert bool((value >= least).all()) and bool((value <= 1 + 1e-6).all()), name
     for name in {"ndcg", "r_cos", "reciprocal_rank"} & set(reward_names(mode)):
-        assert torch.allclose(make_reward(name, synthetic, relevance)(best, users), torch.ones(64)), name
+        assert torch.allclose(make_reward(name, synthetic, relevance)(best, users).value, torch.ones(64)), (
+            name
+        )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -99,13 +101,13 @@ def test_list_rewards_are_discount_times_gains(synthetic: Dataset, model_for: Mo
         lists = reward.top_k(scores, users)
         assert reward.discount.shape == (20,) and bool((reward.discount.diff() <= 0).all())
         by_gains = (reward.gains(users).gather(1, lists) * reward.discount).sum(1)
-        assert torch.allclose(by_gains, reward(scores, users), atol=1e-6), name
-        shorter = reward.term_worth(users, lists)
-        longer = ListReward.term_worth(reward, users, lists)
+        assert torch.allclose(by_gains, reward(scores, users).value, atol=1e-6), name
+        shorter = reward.term_gains_at(users, lists)
+        longer = ListReward.term_gains_at(reward, users, lists)
         assert all(torch.equal(shorter[term], longer[term]) for term in shorter), name
 
 
-def test_neighbor_lists_are_worth_nothing_to_the_target(synthetic: Dataset) -> None:
+def test_neighbor_lists_gain_the_target_nothing(synthetic: Dataset) -> None:
     relevance = make_relevance("holdout", synthetic)
     users = torch.from_numpy(relevance.users[:8])
     reward = make_reward("racs", synthetic, relevance, variant="neighbor_lists", alpha=0.4)
@@ -184,17 +186,17 @@ def test_numpy_oracles(
     users = torch.from_numpy(relevance.users)
     racs = make_reward("racs", dataset, relevance, k=k, neighbors=neighbors, alpha=0.3)
     expected = numpy_racs(relevance, scores, k, neighbors, 0.3)
-    assert racs(torch.from_numpy(scores), users).numpy() == pytest.approx(expected, abs=1e-6)
+    assert racs(torch.from_numpy(scores), users).value.numpy() == pytest.approx(expected, abs=1e-6)
     ndcg = make_reward("ndcg", dataset, relevance, k=k)
-    assert ndcg(torch.from_numpy(scores), users).numpy() == pytest.approx(
+    assert ndcg(torch.from_numpy(scores), users).value.numpy() == pytest.approx(
         numpy_ndcg(relevance, scores, k), abs=1e-6
     )
     cosine = make_reward("r_cos", dataset, relevance, k=k)
-    found = cosine(torch.from_numpy(scores), users).numpy()
+    found = cosine(torch.from_numpy(scores), users).value.numpy()
     assert found == pytest.approx(numpy_cosine(relevance, scores), abs=1e-6)
     diversity = make_reward("diversity", dataset, relevance, k=k)
     lists = diversity.top_k(torch.from_numpy(scores), users)
-    found = diversity(torch.from_numpy(scores), users, lists).numpy()
+    found = diversity(torch.from_numpy(scores), users, lists).value.numpy()
     assert found == pytest.approx(numpy_diversity(relevance, lists.numpy()), abs=1e-6)
 
 
@@ -204,12 +206,12 @@ def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[
     relevance = make_relevance("validation", dataset, selection_share=0.0)
     scores, users = torch.zeros(2, 5), torch.arange(2)
     # Novelty: the unseen item is nobody's, 1; item 0 beside it would add log3(3 / 2).
-    for name, worth in {"r_ra": 1 / 3, "racs": 1 / 3, "novelty": 1 / 3, "ndcg": 1.0}.items():
+    for name, expected in {"r_ra": 1 / 3, "racs": 1 / 3, "novelty": 1 / 3, "ndcg": 1.0}.items():
         kwargs = {"neighbors": 1} if name == "racs" else {}
         reward = make_reward(name, dataset, relevance, k=3, **kwargs)
-        assert reward(scores, users).tolist() == pytest.approx([worth, worth]), name
+        assert reward(scores, users).value.tolist() == pytest.approx([expected, expected]), name
     past = make_reward("racs", dataset, relevance, k=3, neighbors=1, neighbor_relevance="train", alpha=0.0)
-    assert past(scores, users).tolist() == [0.0, 0.0]
+    assert past(scores, users).value.tolist() == [0.0, 0.0]
 
 
 def test_hidden_items_come_after_those_of_score_minus_infinity(make_dataset: Callable[..., Dataset]) -> None:
@@ -220,8 +222,8 @@ def test_hidden_items_come_after_those_of_score_minus_infinity(make_dataset: Cal
     scores[0, 3] = 1.0
     reward = make_reward("log_rank", dataset, relevance, k=3)
     assert reward.top_k(scores, users).tolist() == [[3, 2, 4]]
-    assert reward(scores, users).item() == pytest.approx(1 / np.log2(3))
-    assert make_reward("r_ra", dataset, relevance, k=2)(scores, users).item() == 0.5
+    assert reward(scores, users).value.item() == pytest.approx(1 / np.log2(3))
+    assert make_reward("r_ra", dataset, relevance, k=2)(scores, users).value.item() == 0.5
     scores[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"NaN \(first at row 0, item 0"):
         reward(scores, users)
@@ -235,9 +237,9 @@ def test_device(synthetic: Dataset, model_for: ModelFor, device: str) -> None:
     here = every_reward(synthetic, relevance, model=model_for(synthetic))
     there = every_reward(synthetic, relevance, model=model_for(synthetic), device=device)
     for name in here:
-        value = there[name](scores.to(device), users.to(device))
+        value = there[name](scores.to(device), users.to(device)).value
         assert value.device.type == device
-        assert torch.allclose(value.cpu(), here[name](scores, users), atol=1e-6), name
+        assert torch.allclose(value.cpu(), here[name](scores, users).value, atol=1e-6), name
 
 
 def test_refresh_makes_everybodys_lists_by_the_model(synthetic: Dataset) -> None:
@@ -247,22 +249,22 @@ def test_refresh_makes_everybodys_lists_by_the_model(synthetic: Dataset) -> None
     mix = make_reward(
         {"racs": 1.0, "coverage": 1.0, "ndcg": 1.0}, synthetic, relevance, variant="neighbor_lists", alpha=0.0
     )
-    before = mix(table[users], users)
+    before = mix(table[users], users).value
     mix.refresh(lambda some: table[some], batch=100)
     after = mix(table[users], users)
-    assert not torch.equal(before, after)
+    assert not torch.equal(before, after.value)
     lists = mix.top_k(table, torch.arange(synthetic.num_users))
     hits = np.array(
         [np.isin(row, relevance.relevant[u].indices).mean() for u, row in enumerate(lists.numpy())]
     )
     neighbors = nearest_users(relevance.visible, 10)[0][relevance.users[:16]]
     expected = np.where(neighbors >= 0, hits[neighbors.clip(0)], 0.0).mean(1)
-    assert mix.terms["racs"].numpy() == pytest.approx(expected, abs=1e-6)
+    assert after.terms["racs"].numpy() == pytest.approx(expected, abs=1e-6)
     assert mix.uses_lists and not make_reward("ndcg", synthetic, relevance).uses_lists
 
 
 def test_similar_rows_are_memory_linear(synthetic: Dataset) -> None:
     reward = make_reward("racs", synthetic, make_relevance("train", synthetic))
-    stored = reward.similar.values.numel()  # type: ignore[attr-defined]
+    stored = reward.similar.rows.values.numel()  # type: ignore[attr-defined]
     assert stored <= 10 * synthetic.train.csr.nnz
     assert sp.issparse(reward.context.relevance.relevant)

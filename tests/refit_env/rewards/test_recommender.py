@@ -27,7 +27,7 @@ from refit_env.rewards import ModelReward, make_relevance, make_reward, models_i
 del refit_env  # registers the environments
 
 
-def test_an_item_is_worth_its_probability(model_for: Callable[[Dataset], Path]) -> None:
+def test_the_gain_of_an_item_is_its_probability(model_for: Callable[[Dataset], Path]) -> None:
     """NDCG with the softmax of the policy's scores on what is visible as graded relevance."""
     data = load_dataset("synthetic")
     relevance = make_relevance("holdout", data)
@@ -40,11 +40,11 @@ def test_an_item_is_worth_its_probability(model_for: Callable[[Dataset], Path]) 
     assert torch.allclose(reward.predict(users), odds.float(), atol=1e-7)
     odds[visible > 0] = 0.0  # no list may hold them
     scores = torch.rand(4, data.num_items, generator=torch.Generator().manual_seed(0))
-    worth = 1 / np.log2(np.arange(3) + 2)
+    weights = 1 / np.log2(np.arange(3) + 2)
     listed = scores.masked_fill(visible > 0, -1.0).topk(3, dim=1).indices
-    gained = (odds.gather(1, listed).numpy() * worth).sum(1)
-    ideal = (odds.topk(3, dim=1).values.numpy() * worth).sum(1)
-    assert reward(scores, users).numpy() == pytest.approx(gained / ideal, rel=1e-5)
+    gained = (odds.gather(1, listed).numpy() * weights).sum(1)
+    ideal = (odds.topk(3, dim=1).values.numpy() * weights).sum(1)
+    assert reward(scores, users).value.numpy() == pytest.approx(gained / ideal, rel=1e-5)
     assert models_in({"ease": 1.0, "recommender": 1.0, "ndcg": 1.0}) == ["ease", "recommender"]
 
 
@@ -78,7 +78,7 @@ def test_an_environment_s_own_model_is_asked_unless_another_is_named(backbone: s
         users = torch.from_numpy(problem.users[:3])
         scores = policies[asked].scorer(problem.dataset)(users)
         assert torch.allclose(reward.predict(users), torch.softmax(scores, 1), atol=1e-6)
-        best = problem.reward_fn(scores, users)
+        best = problem.reward_fn(scores, users).value
         assert torch.allclose(best, torch.ones(3), atol=1e-5)
 
 

@@ -146,8 +146,8 @@ def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Rewa
             return value, {"mean": value}
 
     assert "mean_score" in reward_names()
-    assert make("mean_score", scale=3.0)(SCORES + 1, USERS).tolist() == [3.0] * 3
-    assert make({"mean_score": 0.5, "ndcg": 0.0}, scale=2.0)(SCORES + 1, USERS).tolist() == [1.0] * 3
+    assert make("mean_score", scale=3.0)(SCORES + 1, USERS).value.tolist() == [3.0] * 3
+    assert make({"mean_score": 0.5, "ndcg": 0.0}, scale=2.0)(SCORES + 1, USERS).value.tolist() == [1.0] * 3
     with pytest.raises(ValueError, match="Did you mean 'scale'"):
         make("mean_score", scael=3.0)
     with pytest.raises(ValueError, match="registered already"):
@@ -158,15 +158,24 @@ def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Rewa
 
 def test_ones_own_function(make: Callable[..., Reward]) -> None:
     reward = make(own_reward)
-    assert reward(SCORES, USERS).tolist() == [0.0, 1.0, 2.0]
-    assert reward.terms["custom"].tolist() == [0.0, 1.0, 2.0] and reward.term_names == ("custom",)
+    result = reward(SCORES, USERS)
+    assert result.value.tolist() == [0.0, 1.0, 2.0] and reward.term_names == ("custom",)
+    assert {name: value.tolist() for name, value in result.terms.items()} == {"custom": [0.0, 1.0, 2.0]}
+    assert torch.equal(result.lists, reward.top_k(SCORES, USERS))
+
+
+def test_a_reward_is_a_function_too(make: Callable[..., Reward]) -> None:
+    """One that was made for the environment's data can be passed to it, as a plain function can."""
+    inner = make("novelty")
+    assert torch.equal(make(inner)(SCORES, USERS).value, inner(SCORES, USERS).value)
 
 
 def test_ones_own_function_in_a_mix(make: Callable[..., Reward]) -> None:
     reward = make({"ndcg": 0.0, own_reward: 2.0})
-    assert reward(SCORES, USERS).tolist() == [0.0, 2.0, 4.0]
+    result = reward(SCORES, USERS)
+    assert result.value.tolist() == [0.0, 2.0, 4.0]
     assert reward.term_names == ("ndcg", "own_reward")
-    assert reward.terms["own_reward"].tolist() == [0.0, 1.0, 2.0]
+    assert result.terms["own_reward"].tolist() == [0.0, 1.0, 2.0]
 
 
 @pytest.mark.parametrize(
@@ -175,9 +184,9 @@ def test_ones_own_function_in_a_mix(make: Callable[..., Reward]) -> None:
 )
 def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -> None:
     reward = make(lambda scores, users: given)
-    value = reward(SCORES, USERS)
-    assert value.dtype == torch.float32 and value.shape == (3,)
-    assert reward.terms["custom"].dtype == torch.float32
+    result = reward(SCORES, USERS)
+    assert result.value.dtype == torch.float32 and result.value.shape == (3,)
+    assert result.terms["custom"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(

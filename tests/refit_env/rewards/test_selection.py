@@ -87,7 +87,10 @@ def paid(data: Dataset, mode: str, policy: DiffusionPolicy, folder: Path) -> dic
         generator = torch.Generator().manual_seed(0)
         scores = torch.rand(data.episodes.num_users, data.num_items, generator=generator)
         users = torch.from_numpy(relevance.users)
-        found[name] = reward.selecting, (relevance.users.tolist(), reward(scores[users], users).tolist())
+        found[name] = (
+            reward.selecting,
+            (relevance.users.tolist(), reward(scores[users], users).value.tolist()),
+        )
     return found
 
 

@@ -59,8 +59,8 @@ def test_racs_counts_the_target_and_the_targets_of_similar_rows_of_other_session
     assert reward.context.neighbors(2)[1].tolist() == [4, 2]
     scores = torch.zeros(1, ITEMS)
     scores[0, [2, 4]] = torch.tensor([2.0, 1.0])
-    value = reward(scores, torch.tensor([1]))
-    assert reward.terms["n_k"].tolist() == [0.5] and reward.terms["n_sim_k"].tolist() == [0.25]
+    value, terms, _ = reward(scores, torch.tensor([1]))
+    assert terms["n_k"].tolist() == [0.5] and terms["n_sim_k"].tolist() == [0.25]
     assert value.tolist() == [0.375]
 
 
@@ -79,8 +79,8 @@ def test_log_rank_is_ndcg_without_a_cut(values: list[float]) -> None:
     assert isinstance(rows, RowDataset)
     scores = torch.tensor([values] * 6)
     users = torch.arange(6)
-    full = make_reward("ndcg", rows, relevance, k=ITEMS)(scores, users)
-    short = make_reward("log_rank", rows, relevance, k=1)(scores, users)
+    full = make_reward("ndcg", rows, relevance, k=ITEMS)(scores, users).value
+    short = make_reward("log_rank", rows, relevance, k=1)(scores, users).value
     assert torch.allclose(short, full, atol=1e-6)
 
 
@@ -95,7 +95,7 @@ def test_log_rank_takes_the_best_of_many_and_skips_hidden_items() -> None:
     scores[0, relevant[-1]] = 1.0
     others = np.setdiff1d(np.arange(30), [*shown, *relevant])
     scores[0, others[:2]] = 2.0
-    assert float(reward(scores, torch.tensor([user]))) == pytest.approx(1 / math.log2(4))
+    assert float(reward(scores, torch.tensor([user])).value) == pytest.approx(1 / math.log2(4))
 
 
 @pytest.mark.parametrize("name", ["reciprocal_rank", "ndcg", "r_ra", "log_rank"])
@@ -103,5 +103,5 @@ def test_sharper_rewards_look_at_the_target_alone(name: str) -> None:
     reward = make_reward(name, DATA.episodes, make_relevance("train", DATA), k=3)
     best, other = torch.zeros(2, ITEMS)
     best[2], other[4] = 1.0, 1.0
-    high, low = (float(reward(scores[None], torch.tensor([1]))) for scores in (best, other))
+    high, low = (float(reward(scores[None], torch.tensor([1])).value) for scores in (best, other))
     assert high > low

@@ -32,8 +32,7 @@ def gradient_samples(reward: Reward, theta: Tensor, seed: int) -> Tensor:
         reward.refresh(lambda some: (theta + STD * torch.randn(theta.shape, generator=generator))[some])
         noise = torch.randn(EPISODES, *theta.shape, generator=generator)  # (E, U, I)
         scores = (theta + STD * noise).flatten(0, 1)
-        reward(scores, users.repeat(EPISODES))
-        similar = reward.terms["n_sim_k"].view(EPISODES, len(theta), 1)
+        similar = reward(scores, users.repeat(EPISODES)).terms["n_sim_k"].view(EPISODES, len(theta), 1)
         out.append(similar * noise / STD)
     return torch.cat(out).double()
 
@@ -73,8 +72,8 @@ def test_target_list_has_the_gradient_of_its_expectation(five: Dataset, theta: T
         step[item] = 0.1
         ends = []
         for sign in (1, -1):
-            reward(theta[0] + sign * step + STD * noise, users)
-            ends.append(float(reward.terms["n_sim_k"].double().mean()))
+            result = reward(theta[0] + sign * step + STD * noise, users)
+            ends.append(float(result.terms["n_sim_k"].double().mean()))
         error = float(samples[:, 0, item].std()) / math.sqrt(len(samples))
         assert abs(float(samples[:, 0, item].mean()) - (ends[0] - ends[1]) / 0.2) < 4 * error + 0.02
 
@@ -88,7 +87,7 @@ def test_an_exact_pair_of_noises_cancels(five: Dataset, theta: Tensor) -> None:
         reward = make(five, variant)
         total = np.zeros(6)
         for sign in (1, -1):
-            reward(theta[:1] + 3 * sign * noise, users)
-            total += float(reward.terms["n_sim_k"]) * sign * noise[0].numpy()
+            result = reward(theta[:1] + 3 * sign * noise, users)
+            total += float(result.terms["n_sim_k"]) * sign * noise[0].numpy()
         sums[variant] = np.abs(total).max()
     assert sums["neighbor_lists"] == 0.0 and sums["target_list"] > 0.1
