@@ -1,17 +1,21 @@
-"""What the commands print goes through here: text is shown as it is, never obeyed.
+"""Prints the commands' tables, lines, errors and JSON.
 
 Names from files and options may hold square brackets, which rich reads as styles, and control characters,
-which a terminal obeys. Tables, lines and errors show both as plain characters.
+which a terminal acts on. Both are shown as plain characters. Colours follow rich: none where ``NO_COLOR`` is
+set, where ``TERM`` is ``dumb`` or where the output is no terminal, unless ``FORCE_COLOR`` is set.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from refit_env.utils.atomic_io import finite
 from refit_env.utils.text import visible
 
 
@@ -42,3 +46,13 @@ def complain(text: str) -> None:
     """Print an error to the standard error; the further lines of a long one are indented."""
     first, *others = visible(text).split("\n")
     print("\n".join([f"refit: error: {first}", *(f"  {line}" for line in others)]), file=sys.stderr)
+
+
+def print_json(report: Any) -> None:
+    """Print a value as one JSON document to the standard output; NaN and infinity become null."""
+    print(json.dumps(finite(report), indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def shows_progress(quiet: bool) -> bool:
+    """Whether progress bars are drawn: not if the command is quiet, nor where stderr is no terminal."""
+    return not quiet and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")

@@ -1,1 +1,1 @@
-"""The commands of ``refit``: one file each, one typed dataclass each, loaded when it is called."""
+"""The commands of ``refit``: options in one module, the work in ``NAME_run``, loaded when it runs."""

@@ -1,10 +1,9 @@
-"""What the commands share: which environment is meant, settings from the command line, reports."""
+"""Shared by the commands' work: the environment that is meant, reports, tables."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from typing import Any
 from rich.table import Table
 
 from agents.console import say
-from agents.runs.plots import Series, column
+from agents.runs.folder import RunConfig, RunError
+from agents.runs.plots import Panel, column
 from agents.runs.profiling import Usage
+from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.coverage import differs
@@ -24,6 +25,8 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.registration import EnvEntry, entry
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
+SHORT = 12
+"""Digits of a hash in messages."""
 REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """The metrics that ``metrics.json`` and the tables hold; a small catalogue has those of its longest lists."""
 
@@ -44,21 +47,22 @@ class Target:
 
     @property
     def dataset(self) -> str:
-        """What ``load_dataset`` is given."""
+        """The argument of ``load_dataset``."""
         name = self.data if self.data is not None else self.spec.dataset
         if name is None:
             raise ValueError(f"{self.env_id} needs a data set of yours: --data FOLDER")
         return name
 
     def env_kwargs(self) -> dict[str, Any]:
-        """What ``gym.make_vec`` needs to find the data."""
+        """The keyword arguments of ``gym.make_vec`` that name the data."""
         return {} if self.data is None else {"data": self.data}
 
 
-def judge_kwargs(policy: DiffusionPolicy, run: Path | None, target: Target) -> dict[str, Any]:
-    """What an environment must be told of a run's policy, so that it judges its chains by the same model.
+def scorer_kwargs(policy: DiffusionPolicy, run: Path | None, target: Target) -> dict[str, Any]:
+    """Keyword arguments with which an environment scores u_0 by the model of a run.
 
-    The backbone, where it is not the id's own, and the run itself where only a trained model scores u_0.
+    The backbone's name, where it is not the id's own, and the run's folder, where only a trained model scores
+    u_0.
     """
     own = policy.backbone.name
     out: dict[str, Any] = {} if own == target.spec.backbone else {"backbone": own}
@@ -106,47 +110,6 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
-    """Read ``name=value`` words; values are JSON where they can be, else text.
-
-    Example:
-        >>> parse_options(["alpha=0.3", "variant=neighbor_lists"])
-        {'alpha': 0.3, 'variant': 'neighbor_lists'}
-    """
-    options: dict[str, Any] = {}
-    for word in words:
-        name, sign, value = word.partition("=")
-        if not sign or not name:
-            raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
-        if name in options:
-            raise ValueError(f"{word!r}: {name} stands twice, leave one of them out")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
-    return options
-
-
-def parse_reward(text: str) -> str | dict[str, float]:
-    """Read a reward: one name, or a weighted mix.
-
-    Example:
-        >>> parse_reward("racs"), parse_reward("racs=1,coverage=0.1")
-        ('racs', {'racs': 1, 'coverage': 0.1})
-    """
-    if "=" not in text:
-        return text
-    mix = parse_options([word.strip() for word in text.split(",")])
-    wrong = [
-        name
-        for name, weight in mix.items()
-        if isinstance(weight, bool) or not isinstance(weight, int | float)
-    ]
-    if wrong:
-        raise ValueError(f"--reward {text}: the weight of {', '.join(wrong)} is not a number")
-    return mix
-
-
 def note_other_data(dataset: Dataset) -> None:
     """Print, to the error stream, that published tables were measured on another data set of this name."""
     line = differs(dataset)
@@ -172,11 +135,41 @@ def reported(means: Mapping[str, float]) -> dict[str, float]:
     return {name: float(means[name]) for name in names}
 
 
-def validation_curves(rows: Sequence[Mapping[str, float]], step_name: str = "iteration") -> dict[str, Series]:
-    """The lines of a log's validation: NDCG@20 and Recall@20, or those of a smaller catalogue's lists."""
+def validation_panel(
+    rows: Sequence[Mapping[str, float]],
+    select_on: str,
+    chosen: tuple[str, float] | None = None,
+    *,
+    step_name: str = "iteration",
+    start: bool = False,
+) -> Panel:
+    """The panel of a log's validation: NDCG@20 and Recall@20, or those of a smaller catalogue's lists.
+
+    Args:
+        rows: of the log.
+        select_on: the metric that chooses the weights.
+        chosen: label and step of the chosen weights.
+        step_name: the log's first column.
+        start: whether the first row is that of the weights that training began with; their ``select_on``
+            is then a horizontal line.
+    """
     logged = {name.removeprefix("valid/") for row in rows for name in row if name.startswith("valid/")}
     names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
-    return {name: column(rows, f"valid/{name}", step_name) for name in names}
+    names += [select_on] if select_on in logged and select_on not in names else []
+    lines = {metric_name(name): column(rows, f"valid/{name}", step_name) for name in names}
+    first = column(rows, f"valid/{select_on}", step_name)[1]
+    levels = {f"start, {metric_name(select_on)}": first[0]} if start and first else {}
+    return Panel("validation", lines, "mean over users", levels, chosen)
+
+
+def metric_name(name: str) -> str:
+    """A metric as papers write it.
+
+    Example:
+        >>> metric_name("ndcg@20"), metric_name("recall@10")
+        ('NDCG@20', 'Recall@10')
+    """
+    return name.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 
 def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
@@ -236,3 +229,29 @@ def cost(**parts: Usage | Mapping[str, Any] | None) -> dict[str, Any]:
         for name, part in parts.items()
         if part is not None
     }
+
+
+def check_weights_unchanged(path: Path, begun: RunConfig, folders: Iterable[str | Path]) -> None:
+    """Refuse to go on where a model that the run was begun with is another one by now.
+
+    Args:
+        path: the run's folder.
+        begun: its ``config.json``.
+        folders: of the models that it still needs.
+
+    Raises:
+        RunError: naming the first that changed.
+        CheckpointError: if one cannot be read.
+    """
+    known = begun.get("weights") or {}
+    for folder, digest in weights_of(folders).items():
+        if folder in known and known[folder] != digest:
+            raise RunError(
+                f"{path} was begun with the model {known[folder][:SHORT]} in {folder}, which holds "
+                f"{digest[:SHORT]} now: put the former back, or begin another run with another --out"
+            )
+
+
+def weights_of(folders: Iterable[str | Path]) -> dict[str, str]:
+    """sha256 of the weights in each folder, by its resolved path."""
+    return {str(Path(folder).resolve()): weights_digest(load_checkpoint(folder)[0]) for folder in folders}

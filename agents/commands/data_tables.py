@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from refit_env.data.recipes import RECIPES, recipes_for
 from refit_env.errors import DataError
 
 LONGEST_FACT = 1000
-"""Characters that are printed of what ``dataset.json`` says."""
+"""Characters that are printed of a text in ``dataset.json``."""
 COLUMNS = (
     "name",
     "task",
@@ -32,7 +33,7 @@ COLUMNS = (
     "timed",
     "here",
 )
-"""Of the table of ``refit data list``."""
+"""Columns of the table of ``refit data list``."""
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -65,8 +66,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     if "name" in prepared:
         facts["recipe"] = f"{prepared['name']}: {prepared.get('paper', '')}"
     known = ("split", "source", "licence", "note", "duplicates_merged")
-    told = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
-    for name, value in told.items():
+    others = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
+    for name, value in others.items():
         text = "\n".join(value) if isinstance(value, list) else str(value)
         facts[name] = text if len(text) <= LONGEST_FACT else f"{text[:LONGEST_FACT]} ..."
     return facts
@@ -95,37 +96,63 @@ def describe_absent(known: Source) -> dict[str, Any]:
     return facts
 
 
-def list_row(name: str, folder: Path | None) -> list[str]:
-    """One line of ``refit data list``; of the files, only ``dataset.json`` is read.
+def facts_of(name: str, folder: Path | None) -> dict[str, Any]:
+    """One data set for ``refit data list``, JSON-plain; of the files, only ``dataset.json`` is read.
 
     Args:
         name: a known name, or that of one's own set.
         folder: the canonical folder, or None where it is not here, or not needed.
+
+    Returns:
+        ``here`` is ``yes``, ``no``, ``raw`` (official files, not prepared) or ``damaged``; unknown facts are
+        None. Of a set that is not here, the counts are the published ones.
     """
     known = CATALOG.get(name)
+    facts: dict[str, Any] = dict.fromkeys((*COLUMNS, "folder", "page", "damage")) | {"name": name}
+    if known is not None:
+        facts |= {"task": known.task, "timed": known.time_ordered, "page": known.page}
     if known is None and folder is None:
         data = load_dataset(name)
-        return [name, data.task, *_sizes(data.num_users, data.num_items, _counts(data), None), "yes", "yes"]
-    task, order = ("", "") if known is None else (known.task, "yes" if known.time_ordered else "no")
+        splits = [len(data.split(s)) for s in SPLITS]
+        return (
+            facts
+            | {"task": data.task, "timed": True, "here": "yes"}
+            | _sizes(data.num_users, data.num_items, splits)
+        )
     if folder is None and known is not None:
-        here = "raw" if find_raw(known) is not None else "no"
         whole = PUBLISHED[name].counts
-        sizes = [*_sizes(whole.users, whole.items, [whole.interactions], None)[:4], "", "", "", ""]
-        return [name, task, *sizes, order, here]
-    if folder is None or damage(folder) is not None:
-        return [name, task, *[""] * 8, order, "damaged"]
+        sizes = _sizes(whole.users, whole.items, [whole.interactions])
+        return facts | sizes | {"here": "raw" if find_raw(known) is not None else "no"}
+    assert folder is not None
+    facts["folder"] = str(folder)
+    if (wrong := damage(folder)) is not None:
+        return facts | {"here": "damaged", "damage": wrong}
     info = read_info(folder)[1]
     splits = [info.num_train or 0, info.num_valid or 0, info.num_test or 0]
-    ordered = order == "yes" if info.time_ordered is None else info.time_ordered
-    sizes = _sizes(info.num_users, info.num_items, splits, info.social_edges)
-    return [name, task or info.task, *sizes, "yes" if ordered else "no", "yes"]
+    timed = facts["timed"] if info.time_ordered is None else info.time_ordered
+    facts |= {"task": facts["task"] or info.task, "timed": bool(timed), "social edges": info.social_edges}
+    return facts | _sizes(info.num_users, info.num_items, splits) | {"here": "yes"}
 
 
-def _sizes(users: int, items: int, splits: list[int], edges: int | None) -> list[str]:
-    """Users, items, interactions, density, those of each split, and social edges."""
-    numbers = [f"{n:,}" for n in (users, items, sum(splits))]
-    friends = "" if edges is None else f"{edges:,}"
-    return [*numbers, _density(users, items, sum(splits)), *(f"{n:,}" for n in splits), friends]
+def list_row(facts: Mapping[str, Any]) -> list[str]:
+    """``facts_of`` as a line of the table."""
+    return [_cell(name, facts[name]) for name in COLUMNS]
+
+
+def _cell(name: str, value: Any) -> str:
+    """A fact as the table prints it."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3%}" if name == "density" else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _sizes(users: int, items: int, splits: list[int]) -> dict[str, Any]:
+    """Users, items, interactions, density and, where all three are known, those of each split."""
+    total = sum(splits)
+    sizes = {"users": users, "items": items, "interactions": total, "density": total / (users * items)}
+    return sizes | (dict(zip(SPLITS, splits, strict=True)) if len(splits) == len(SPLITS) else {})
 
 
 def _counts(dataset: Dataset) -> list[int]:
@@ -138,23 +165,32 @@ def _density(users: int, items: int, rows: int) -> str:
     return f"{rows / (users * items):.3%}"
 
 
-def print_recipes() -> int:
-    """Print the table of ``refit data list --recipes``, and the notes below it."""
-    table = Table(title="Recipes", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for name in ("recipe", "data sets", "files", "whose"):
-        table.add_column(name)
+def recipe_rows() -> list[dict[str, Any]]:
+    """The recipes of ``refit data prepare``, JSON-plain: a row for each list of files."""
+    rows = []
     for recipe in RECIPES.values():
         wanted: dict[tuple[str, ...], list[str]] = {}
         for dataset, files in recipe.files.items():
             wanted.setdefault(files, []).append(dataset)
         for files, datasets in wanted.items():
-            usual = ", ".join(file.split("|")[0] for file in files)
-            table.add_row(recipe.name, ", ".join(datasets), usual, recipe.paper)
+            names = [file.split("|")[0] for file in files]
+            row = {"recipe": recipe.name, "data sets": datasets, "files": names}
+            rows.append(row | {"paper": recipe.paper, "note": recipe.note})
+    return rows
+
+
+def print_recipes() -> None:
+    """Print the table of ``refit data list --recipes``, and the notes below it."""
+    table = Table(title="Recipes", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    rows = recipe_rows()
+    for name in ("recipe", "data sets", "files", "paper"):
+        table.add_column(name)
+    for row in rows:
+        table.add_row(row["recipe"], ", ".join(row["data sets"]), ", ".join(row["files"]), row["paper"])
     wide_console(table).print(table)
-    for recipe in RECIPES.values():
-        if recipe.note:
-            say(f"{recipe.name}: {recipe.note}")
-    return 0
+    for recipe, note in {row["recipe"]: row["note"] for row in rows}.items():
+        if note:
+            say(f"{recipe}: {note}")
 
 
 def wide_console(table: Table) -> PlainConsole:

@@ -1,4 +1,4 @@
-"""``refit pretrain`` of a backbone in closed form: validation chooses the settings, nothing is trained."""
+"""``refit pretrain`` of a closed-form backbone: validation chooses the settings, nothing is trained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.commands.common import cost, reported, validation_curves
+from agents.commands.common import cost, reported, validation_panel
 from agents.runs.folder import CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import plot_curves
@@ -45,7 +45,7 @@ def fit_run(
         progress: show a progress bar.
 
     Returns:
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
     """
     bar = tqdm(desc=f"fit {name}", unit=" settings", disable=not progress)
     with RunLog(folder.path, step_name="trial") as log, bar, measure() as fitting:
@@ -67,8 +67,11 @@ def fit_run(
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=policy.device).means())
             for split in ("valid", "test")
         }
+    rows = read_log(folder.path)
+    best = max(rows, key=lambda row: row[f"valid/{select_on}"])["trial"]
+    chosen = (f"chosen: trial {best:.0f}", best)
     plot_curves(
-        {"validation": validation_curves(read_log(folder.path), "trial")},
+        [validation_panel(rows, select_on, chosen, step_name="trial")],
         folder.path / CURVE,
         title=f"{dataset.name}: settings of {name}",
         xlabel="trial",

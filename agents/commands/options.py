@@ -1,14 +1,21 @@
-"""The command line: types of options, and how a command is made from its words. Nothing heavy is imported."""
+"""The command line: types of options, and how a command is made from its words.
+
+A command's options stand in a module of their own that imports neither PyTorch nor pandas, so that help comes
+at once; ``Command.work`` names the function that does the work.
+"""
 
 from __future__ import annotations
 
 import io
+import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from msgspec import Meta
@@ -37,6 +44,70 @@ EtaOption = Annotated[Annotated[float, Meta(ge=0, le=1)] | None, tyro.conf.arg(m
 """``--eta``."""
 
 
+class Command(Bounded):
+    """Base of the commands: their options; the work is imported when it is to be done."""
+
+    work: ClassVar[str]
+    """``module:function`` that takes the command and returns the exit code."""
+
+    def run(self) -> int:
+        """Do the work; returns the exit code."""
+        module, _, function = self.work.partition(":")
+        code: int = getattr(import_module(module), function)(self)
+        return code
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``name=value`` words; values are JSON where they can be, else text.
+
+    Example:
+        >>> parse_options(["alpha=0.3", "variant=neighbor_lists"])
+        {'alpha': 0.3, 'variant': 'neighbor_lists'}
+    """
+    options: dict[str, Any] = {}
+    for word in words:
+        name, sign, value = word.partition("=")
+        if not sign or not name:
+            raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
+        if name in options:
+            raise ValueError(f"{word!r}: {name} stands twice, leave one of them out")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
+
+
+def parse_reward(text: str) -> str | dict[str, float]:
+    """Read a reward: one name, or a weighted mix.
+
+    Example:
+        >>> parse_reward("racs"), parse_reward("racs=1,coverage=0.1")
+        ('racs', {'racs': 1, 'coverage': 0.1})
+    """
+    if "=" not in text:
+        return text
+    mix = parse_options([word.strip() for word in text.split(",")])
+    wrong = [
+        name
+        for name, weight in mix.items()
+        if isinstance(weight, bool) or not isinstance(weight, int | float)
+    ]
+    if wrong:
+        raise ValueError(f"--reward {text}: the weight of {', '.join(wrong)} is not a number")
+    return mix
+
+
+def as_words(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """``name=value`` words that ``parse_options`` reads back.
+
+    Example:
+        >>> as_words({"alpha": 0.3, "variant": "neighbor_lists"})
+        ('alpha=0.3', 'variant="neighbor_lists"')
+    """
+    return tuple(f"{name}={json.dumps(value)}" for name, value in options.items())
+
+
 def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) -> Any:
     """Make a command from its words.
 
@@ -54,7 +125,8 @@ def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) ->
         SystemExit: after help, and for options that cannot be read; what was wrong is printed.
     """
     given: dict[str, Any] = {} if default is None else {"default": default}
-    with unchecked(), _plain_output(any(acts(word) for word in words)):
+    no_color = bool(os.environ.get("NO_COLOR"))
+    with unchecked(), _plain_output(no_color or any(acts(word) for word in words)):
         made = tyro.cli(command, prog=prog, args=list(words), **given)
     check_all(made, words)
     return made
@@ -102,7 +174,7 @@ def as_typed(error: SettingError, words: Sequence[str]) -> ValueError:
 
 @contextmanager
 def _plain_output(wanted: bool) -> Iterator[None]:
-    """Write out the control characters of what is printed within: help and errors repeat the words."""
+    """Within, colours are left out and control characters escaped: help and errors repeat the words."""
     if not wanted:
         yield
         return

@@ -2,185 +2,50 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-import torch
 import tyro
-from rich.table import Table
-from torch import Tensor
 
-from agents.commands.common import choose_target
-from agents.commands.options import CountOption, EnvOption, Flag, FolderOption, parse
-from agents.console import console, say
-from agents.runs.folder import RunFolder
-from agents.training.tensors import resolve_device
-from refit_env.data import Dataset, RowDataset, load_dataset
-from refit_env.data.dataset import SPLITS
-from refit_env.data.ids import IdMap
-from refit_env.policy import DiffusionPolicy
-from refit_env.settings import Bounded
-from refit_env.utils.text import shown
-
-NAMES = ("title", "name")
-"""Columns of ``items.parquet`` that say what an item is called."""
+from agents.commands.options import Command, CountOption, EnvOption, Flag, FolderOption, parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recommend(Bounded):
-    """Print the items that a run's policy ranks first for a user.
+class Recommend(Command):
+    """Print the items that a run's model ranks first for a user.
 
-    The model's input is all that is known of the user: every interaction of the data set, validation and test
-    items included; and the list leaves all of those items out. Ids are those of the source. ``--protocol``
-    prints the list that ``refit evaluate`` scores instead.
+    The model sees every interaction of the user, validation and test items included, and the list leaves all
+    of these items out. Ids are those of the data's source. ``--protocol`` prints the list that
+    ``refit evaluate`` measures instead.
     """
 
+    work: ClassVar[str] = "agents.commands.recommend_run:run"
+
     run_dir: Annotated[Path, tyro.conf.arg(name="run")]
-    """The run folder."""
+    """The run folder that holds the model."""
     user: str
     """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
     top: CountOption = None
-    """Length of the list; 10 if left out, or all items that may be in it where they are fewer."""
+    """Length of the list; if left out, 10, or all items that may be in it where they are fewer."""
     internal_ids: Flag = False
     """Users and items are the numbers that the data set gives them, from 0, in and out."""
     protocol: Flag = False
-    """Print the evaluated list: the input is the train items, train and validation items are left out, test
-    items are marked. Of data in order of time: the list of the user's last row, nothing left out."""
+    """Print the list that is measured: the model sees the train items, the list leaves out train and
+    validation items, test items are marked. Of data in order of time: the list of the user's last row, with
+    nothing left out."""
     env: EnvOption = None
-    """Environment id; the run's own if left out."""
+    """Environment id; if left out, that of the run."""
     data: FolderOption = None
-    """A data set of one's own, instead of ``--env``: its canonical folder, or its name in a data home."""
+    """Own data instead of ``--env``: a folder in canonical form, or its name in ``refit data list``."""
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda`` ..."""
+    """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     other_data: Flag = False
-    """Let the model meet another data set than the one that it was trained on."""
+    """Allow a data set other than the one that the model was trained on."""
     json: Flag = False
-    """Print JSON and nothing else: ids, and the data set's numbers of them."""
-
-    def run(self) -> int:
-        """Rank and print."""
-        folder = RunFolder.open(self.run_dir)
-        dataset = load_dataset(choose_target(self.env, self.data, fallback=folder.config).dataset)
-        users, items = self._ids("user", dataset), self._ids("item", dataset)
-        user = self._number(users)
-        device = resolve_device(self.device)
-        policy = DiffusionPolicy.load(folder.path, device, other_data=self.other_data)
-        found = recommend(policy, dataset, user, self.top, protocol=self.protocol)
-        ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
-        if self.json:
-            report = {"user": users.of(user), "user_number": user, "items": ranked}
-            print(jsonlib.dumps(report, indent=2, ensure_ascii=False))
-            return 0
-        console().print(self._table(ranked, f"{users.named(user)} of {dataset.name}"))
-        if not (users.known or self.internal_ids):
-            say(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
-        return 0
-
-    def _ids(self, kind: str, dataset: Dataset) -> IdMap:
-        """The ids that a person uses: the source's, or the numbers."""
-        known = dataset.users_by_id if kind == "user" else dataset.items_by_id
-        return IdMap(kind, known.count, None, known.where) if self.internal_ids else known
-
-    def _number(self, users: IdMap) -> int:
-        """The number of ``--user``."""
-        try:
-            return users.number(self.user)
-        except ValueError as error:
-            if self.internal_ids:
-                raise ValueError(
-                    f"--user {shown(self.user)} must lie in 0..{users.count - 1}, the numbers of the users "
-                    f"of {users.where!r}; leave out --internal-ids for the source's ids"
-                ) from None
-            hint = f"; --internal-ids takes numbers, 0..{users.count - 1}" if users.known else ""
-            raise ValueError(f"--user: {error}{hint}") from None
-
-    def _table(self, ranked: Sequence[dict[str, Any]], title: str) -> Table:
-        """The list for the terminal."""
-        table = Table("rank", "item", title=title, min_width=48)
-        named = any("name" in row for row in ranked)
-        if named:
-            table.add_column("name")
-        table.add_column("score", justify="right")
-        if self.protocol:
-            table.add_column("held out")
-        for rank, row in enumerate(ranked, start=1):
-            cells = [str(rank), str(row["item"])]
-            cells += [row["name"]] if named else []
-            cells += [f"{row['score']:.4f}"] + ([row["held_out"] or ""] if self.protocol else [])
-            table.add_row(*cells)
-        return table
-
-
-def recommend(
-    policy: DiffusionPolicy, dataset: Dataset, user: int, top: int | None = None, *, protocol: bool = False
-) -> list[dict[str, Any]]:
-    """Rank the catalogue for one user by the noise-free chain.
-
-    Args:
-        policy: the recommender.
-        dataset: the data set, not its rows.
-        user: number of the user.
-        top: length of the list; None is 10, or all items that may be in it where they are fewer.
-        protocol: the evaluated list (input: train items; left out: train and validation items; of data in
-            order of time that of the user's last row, nothing left out) instead of the deployed one (input
-            and left out: every interaction of the user).
-
-    Returns:
-        Best first: ``item_number``, ``score``, ``name`` where ``items.parquet`` has a title or name, and
-        under ``protocol`` ``held_out``, the split (``valid``, ``test``) in which the user chose it, or None.
-
-    Raises:
-        ValueError: if no item is left, ``top`` is outside 1..items left, or the user has no row under
-            ``protocol``.
-    """
-    view = dataset.episodes if protocol else dataset.served
-    row = _last_row(view, dataset, user) if protocol and isinstance(view, RowDataset) else user
-    hidden = _hidden(dataset, view, user, row, protocol)  # (n,)
-    left = dataset.num_items - hidden.size
-    if not left:
-        raise ValueError(f"{dataset.users_by_id.named(user)} has every item; none is left to recommend")
-    top = min(10, left) if top is None else top
-    if not 1 <= top <= left:
-        raise ValueError(
-            f"--top {top} must lie in 1..{left}, the items that may be in the list of "
-            f"{dataset.users_by_id.named(user)}"
-        )
-    scores: Tensor = policy.scorer(view)(torch.tensor([row], device=policy.device))[0]  # (I,)
-    free = np.setdiff1d(np.arange(dataset.num_items), hidden)  # (I - n,)
-    items = torch.from_numpy(free).to(scores.device)
-    order = torch.sort(scores[items], descending=True, stable=True).indices[:top]  # ties: the lower number
-    features = dataset.item_features or {}
-    names = next((features[column] for column in NAMES if column in features), None)
-    chosen = {int(item): split for split in SPLITS[1:] for item in view.split(split).of(row)}
-    return [
-        {"item_number": item, "score": float(scores[item])}
-        | ({} if names is None else {"name": str(names[item])})
-        | ({"held_out": chosen.get(item)} if protocol else {})
-        for item in items[order].tolist()
-    ]
-
-
-def _hidden(dataset: Dataset, view: Dataset, user: int, row: int, protocol: bool) -> npt.NDArray[np.int64]:
-    """(n,) the items that the list leaves out."""
-    if protocol:
-        return view.masked("test")[row].indices.astype(np.int64)
-    return np.unique(np.concatenate([dataset.split(split).of(user) for split in SPLITS])).astype(np.int64)
-
-
-def _last_row(rows: RowDataset, dataset: Dataset, user: int) -> int:
-    """The row that evaluation has of a user's latest event."""
-    own = np.flatnonzero(rows.sessions == user)
-    if not own.size:
-        raise ValueError(
-            f"{dataset.users_by_id.named(user)} has one event or none, so that evaluation has no row of it; "
-            "leave out --protocol"
-        )
-    return int(own[-1])
+    """Print one JSON document on the standard output, and nothing else: ids, and the data set's numbers of
+    them."""
 
 
 def main(words: Sequence[str]) -> int:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agents.runs.folder import RunConfig, RunError, RunFolder
-from refit_env.checkpoint import load_checkpoint, weights_digest
-from refit_env.data import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
+
+if TYPE_CHECKING:
+    from refit_env.data import Dataset
 
 MAY_GROW = ("agent.iterations", "pretrain.epochs")
 """Settings of which more may be asked for."""
-SHORT = 12
-"""Digits of a hash in messages."""
 
 
 def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> bool:
@@ -60,32 +59,6 @@ def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset) -> None:
     check_same_data(identity, dataset, f"the run {path}", advice)
 
 
-def check_weights_unchanged(path: Path, begun: RunConfig, folders: Iterable[str | Path]) -> None:
-    """Refuse to go on where a model that the run was begun with is another one by now.
-
-    Args:
-        path: the run's folder.
-        begun: its ``config.json``.
-        folders: of the models that it still needs.
-
-    Raises:
-        RunError: naming the first that changed.
-        CheckpointError: if one cannot be read.
-    """
-    known = begun.get("weights") or {}
-    for folder, digest in weights_of(folders).items():
-        if folder in known and known[folder] != digest:
-            raise RunError(
-                f"{path} was begun with the model {known[folder][:SHORT]} in {folder}, which holds "
-                f"{digest[:SHORT]} now: put the former back, or begin another run with another --out"
-            )
-
-
-def weights_of(folders: Iterable[str | Path]) -> dict[str, str]:
-    """sha256 of the weights in each folder, by its resolved path."""
-    return {str(Path(folder).resolve()): weights_digest(load_checkpoint(folder)[0]) for folder in folders}
-
-
 def checkpoints_in(env_kwargs: Mapping[str, Any]) -> dict[str, str]:
     """Folders of the models that an environment reads, by the option that names each."""
     named = {
@@ -127,16 +100,6 @@ def interrupted(command: str, out: Path, unit: str, saved: int | None) -> Keyboa
     """
     kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
     return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
-
-
-def as_words(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """``name=value`` words that ``parse_options`` reads back.
-
-    Example:
-        >>> as_words({"alpha": 0.3, "variant": "neighbor_lists"})
-        ('alpha=0.3', 'variant="neighbor_lists"')
-    """
-    return tuple(f"{name}={json.dumps(value)}" for name, value in options.items())
 
 
 def _differences(

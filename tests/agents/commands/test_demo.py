@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.commands.demo import demo_table, over_seeds
+from agents.commands.demo_run import demo_table, over_seeds
 from agents.runs.folder import RunFolder
 
 QUICK = [

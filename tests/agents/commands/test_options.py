@@ -37,7 +37,8 @@ def settings_classes() -> list[type[Bounded]]:
     while waiting:
         children = [c for c in waiting.pop().__subclasses__() if not c.__module__.startswith("tests")]
         waiting += children
-        out += [c for c in children if c.__module__.split(".")[0] in ("agents", "refit_env")]
+        ours = [c for c in children if c.__module__.split(".")[0] in ("agents", "refit_env")]
+        out += [c for c in ours if is_dataclass(c)]
     return sorted(out, key=lambda cls: cls.__name__)
 
 

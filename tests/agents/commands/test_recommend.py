@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.commands.recommend import recommend
+from agents.commands.recommend_run import recommend
 from refit_env.backbones import backbone_for
 from refit_env.data import (
     Dataset,

@@ -76,7 +76,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_made(
     for split in ("valid", "test"):
         empty = Interactions.from_pairs([], [], whole.num_users, whole.num_items)
         monkeypatch.setattr(
-            "agents.commands.pretrain.load_dataset", lambda _, e=empty, s=split: replace(whole, **{s: e})
+            "agents.commands.pretrain_run.load_dataset", lambda _, e=empty, s=split: replace(whole, **{s: e})
         )
         assert (
             main(["pretrain", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *TRAIN]) == 2

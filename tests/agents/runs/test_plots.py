@@ -3,16 +3,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from agents.runs.plots import column, mean_line, plot_curves
+from agents.runs.plots import Panel, column, draw_panel, mean_line, plot_curves
+
+LINE = ([1.0, 2.0, 3.0], [0.1, 0.3, 0.2])
 
 
 def test_a_readable_picture_with_a_panel_each(tmp_path: Path) -> None:
-    line = ([1.0, 2.0, 3.0], [0.1, 0.3, 0.2])
-    one = plot_curves({"reward": {"seed 0": line}}, tmp_path / "one.png")
+    one = plot_curves([Panel("reward", {"seed 0": LINE})], tmp_path / "one.png")
+    empty = Panel("empty", {"x": ([], [])}, levels={"start": 1.0})
     two = plot_curves(
-        {"reward": {"mean": line, "_seed 0": line}, "valid": {"ndcg@20": line}, "empty": {"x": ([], [])}},
+        [Panel("reward", {"mean": LINE, "_seed 0": LINE}), Panel("valid", {"ndcg@20": LINE}), empty],
         tmp_path / "two.png",
         title="run",
     )
@@ -25,9 +28,33 @@ def test_a_readable_picture_with_a_panel_each(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
+def test_a_panel_labels_its_axes_and_marks_start_control_and_choice() -> None:
+    panel = Panel(
+        "validation",
+        {"NDCG@20": LINE, "_seed 0": LINE},
+        "mean over users",
+        {"start": 0.1, "control": 0.25},
+        ("chosen: iteration 2", 2.0),
+    )
+    axis = Figure().subplots()
+    draw_panel(axis, panel, "iteration")
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title()) == (
+        "iteration", "mean over users", "validation",
+    )  # fmt: skip
+    legend = axis.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "NDCG@20", "start: 0.1", "control: 0.25", "chosen: iteration 2",
+    ]  # fmt: skip
+    drawn = {str(line.get_label()): line for line in axis.get_lines()}
+    assert list(drawn["control: 0.25"].get_ydata()) == [0.25, 0.25]
+    assert list(drawn["chosen: iteration 2"].get_xdata()) == [2.0, 2.0]
+    assert drawn["start: 0.1"].get_linestyle() != drawn["control: 0.25"].get_linestyle()
+
+
 def test_nothing_to_draw_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
-        plot_curves({"reward": {"a": ([], [])}}, tmp_path / "x.png")
+        plot_curves([Panel("reward", {"a": ([], [])})], tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -36,8 +63,8 @@ def test_drawing_needs_no_display_and_leaves_pyplot_alone(tmp_path: Path) -> Non
     import sys
 
     code = (
-        "import sys; from agents.runs.plots import plot_curves;"
-        f"plot_curves({{'a': {{'b': ([1], [2])}}}}, {str(tmp_path / 'x.png')!r});"
+        "import sys; from agents.runs.plots import Panel, plot_curves;"
+        f"plot_curves([Panel('a', {{'b': ([1], [2])}})], {str(tmp_path / 'x.png')!r});"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"DISPLAY": ""})
@@ -51,4 +78,4 @@ def test_columns_and_means_of_lines() -> None:
 
 def test_a_title_is_drawn_as_it_is(tmp_path: Path) -> None:
     for title in (r"prices in $ and \foo$: pretraining", "$x_$", "red \x1b[31m"):
-        assert plot_curves({"a": {"b": ([1.0], [2.0])}}, tmp_path / "x.png", title=title).exists()
+        assert plot_curves([Panel("a", {"b": ([1.0], [2.0])})], tmp_path / "x.png", title=title).exists()

@@ -1,0 +1,244 @@
+"""The work of ``refit finetune``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from agents.algorithms.registry import algorithm
+from agents.commands.common import (
+    Target,
+    check_weights_unchanged,
+    choose_target,
+    comparison,
+    comparison_table,
+    cost,
+    note_other_data,
+    plain,
+    scorer_kwargs,
+    validation_panel,
+    weights_of,
+)
+from agents.commands.finetune import Finetune
+from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
+from agents.console import console, print_json, say, shows_progress
+from agents.runs.folder import CURVE, RunFolder
+from agents.runs.log import read_log
+from agents.runs.plots import Panel, column, plot_curves
+from agents.runs.profiling import measure
+from agents.training.checkpoint import policy_of
+from agents.training.config import TrainerConfig
+from agents.training.fine_tuner import FineTuner, FineTuneResult
+from refit_env.data import load_dataset
+from refit_env.data.identity import DataIdentity
+from refit_env.errors import SettingError
+from refit_env.evaluation.ranking import evaluated_users
+from refit_env.policy import DiffusionPolicy
+
+REMEDIES = (
+    "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std, or another --relevance (recent "
+    "where the data has times, else holdout)"
+)
+"""What to try where validation never rose."""
+
+
+def run(command: Finetune) -> int:
+    """Fine-tune, evaluate, and write the run folder; returns the exit code."""
+    if command.resume:
+        if command.overwrite:
+            raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
+        with RunFolder.resume(command.out) as folder:
+            return _train(command, folder, *_resumed(command, folder))
+    policy, target = _start(command, None)
+    settings = _settings(command, policy, target)
+    agent = _agent(command, policy, target, settings)
+    needs = {"--init": str(command.init)} | checkpoints_in(settings["env_kwargs"])
+    pretraining = _pretraining_cost(RunFolder(str(command.init)))
+    begun = {
+        "dataset": asdict(DataIdentity.of(agent.env.problem.dataset)),
+        "weights": weights_of(needs.values()),
+        "pretraining": pretraining,
+    }
+    # After all that can be refused: a mistake leaves no run in the way.
+    with RunFolder.create(
+        command.out, "finetune", settings | begun, overwrite=command.overwrite, needs=needs
+    ) as folder:
+        return _train(command, folder, agent, pretraining)
+
+
+def _start(command: Finetune, state: DiffusionPolicy | None) -> tuple[DiffusionPolicy, Target]:
+    """The policy that training begins with (``state`` for a resumed run), and the environment."""
+    if state is not None:
+        return state, choose_target(command.env, command.data)
+    if command.init is None:
+        raise ValueError("which model? --init FOLDER, a run of refit pretrain")
+    init = RunFolder.open(command.init)
+    target = choose_target(command.env, command.data, fallback=init.config)
+    policy = DiffusionPolicy.load(init.path, other_data=command.other_data)
+    return policy.respaced(command.num_steps, command.eta), target
+
+
+def _settings(command: Finetune, policy: DiffusionPolicy, target: Target) -> dict[str, Any]:
+    """The settings of the run for its ``config.json``."""
+    env_kwargs = command.goal.env_kwargs() | scorer_kwargs(policy, command.init, target)
+    return {
+        "env": target.env_id,
+        "data": target.data,
+        "seed": command.seed,
+        "init": None if command.init is None else str(command.init.resolve()),
+        "env_kwargs": env_kwargs | ({"other_data": True} if command.other_data else {}),
+        "num_steps": command.num_steps,
+        "eta": command.eta,
+        "algorithm": command.algorithm,
+        "preset": command.preset,
+        "agent": plain(command.agent),
+    }
+
+
+def _agent(
+    command: Finetune, policy: DiffusionPolicy, target: Target, settings: Mapping[str, Any]
+) -> FineTuner:
+    """The agent; settings that do not fit are refused here."""
+    kwargs = settings["env_kwargs"]
+    try:
+        agent = make_agent(
+            policy, target, command.agent, kwargs, command.seed, command.device, command.algorithm
+        )
+    except SettingError as error:
+        typed = {"reward_kwargs": "reward_options"}.get(error.setting, error.setting)
+        raise SettingError(typed, error.fault) from error
+    evaluated_users(agent.env.problem.dataset, "test")
+    return agent
+
+
+def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str, float] | None]:
+    """The agent of an interrupted run in its last state, and the cost of its pretraining."""
+    begun = folder.config
+    saved = (folder.path / f"{FineTuner.stem}.safetensors").exists()
+    state = policy_of(folder.path) if saved else None
+    check_begun_on(folder.path, begun, load_dataset(choose_target(command.env, command.data).dataset))
+    policy, target = _start(command, state)
+    settings = _settings(command, policy, target)
+    grows = check_unchanged(folder.path, begun, settings)
+    needed = list(checkpoints_in(settings["env_kwargs"]).values())
+    if state is None:  # it begins, or goes on from a state of an earlier version: from the same model
+        needed.append(str(command.init))
+    check_weights_unchanged(folder.path, begun, needed)
+    agent = _agent(command, policy, target, settings)
+    if saved:
+        agent.load(folder.path)
+    if grows:
+        kept = {name: begun.get(name) for name in ("dataset", "weights", "pretraining")}
+        folder.write_config("finetune", settings | kept)
+    return agent, begun.get("pretraining")
+
+
+def _train(
+    command: Finetune, folder: RunFolder, agent: FineTuner, pretraining: Mapping[str, float] | None
+) -> int:
+    """Train, report, and return the exit code."""
+    report = finetune_run(agent, folder, progress=shows_progress(command.quiet), pretraining=pretraining)
+    if report is None:
+        raise interrupted("finetune", command.out, "iteration", agent.saved)
+    outcome = outcome_of(report["training"])
+    if command.json:
+        print_json({"run": str(folder.path), "env": folder.config["env"], "outcome": outcome, **report})
+    elif not command.quiet:
+        note_other_data(load_dataset(choose_target(None, None, folder.config).dataset))
+        console().print(comparison_table(report, f"{folder.config['env']}, seed {command.seed}"))
+        say(outcome)
+    return 0
+
+
+def outcome_of(training: Mapping[str, Any]) -> str:
+    """Which weights validation chose, in words; with advice where it chose those of the start.
+
+    Example:
+        >>> training = {"iterations": 5, "best_iteration": 3, "best_value": 0.25}
+        >>> training["selected_on"] = "valid ndcg@20"
+        >>> print(outcome_of(training))
+        Iteration 3 of 5 has the best valid ndcg@20, 0.2500: the run folder holds its weights.
+        >>> print(outcome_of(training | {"best_iteration": 0}))  # doctest: +ELLIPSIS
+        Validation never rose: in 5 iterations valid ndcg@20 was never above the start's 0.2500. ...
+    """
+    best, last = training["best_iteration"], training["iterations"]
+    metric, value = training["selected_on"], f"{training['best_value']:.4f}"
+    if best == 0:
+        return (
+            f"Validation never rose: in {last} iterations {metric} was never above the start's {value}. The "
+            f"run folder holds the weights of the start. Try {REMEDIES}."
+        )
+    return f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
+
+
+def make_agent(
+    policy: DiffusionPolicy,
+    target: Target,
+    config: TrainerConfig,
+    env_kwargs: Mapping[str, Any],
+    seed: int,
+    device: str,
+    name: str = "reinforce",
+) -> FineTuner:
+    """The agent of the algorithm ``name``; settings that do not fit are refused here."""
+    kwargs = target.env_kwargs() | dict(env_kwargs)
+    return algorithm(name)(policy, target.env_id, config, env_kwargs=kwargs, seed=seed, device=device)
+
+
+def finetune_run(
+    agent: FineTuner,
+    folder: RunFolder,
+    *,
+    progress: bool = False,
+    pretraining: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """Fine-tune an agent's policy in place and write its run folder.
+
+    Args:
+        agent: with the pretrained policy, or as far as a resumed run came; it holds the chosen weights
+            afterwards.
+        folder: a run folder that was begun.
+        progress: show a progress bar.
+        pretraining: the cost of pretraining, for the report.
+
+    Returns:
+        The content of ``metrics.json``, or None if Ctrl-C ended training (its state is saved).
+    """
+    result = agent.learn(folder.path, progress=progress)
+    dataset = agent.env.problem.dataset
+    draw_curve(folder, f"{dataset.name}: {agent.name}", agent.config.select_on, result)
+    if result.interrupted:
+        return None
+    with measure() as evaluation:
+        before = agent.evaluate("test", start=True)
+    after = agent.evaluate("test")
+    agent.policy.save(folder.path, dataset)
+    report = comparison(before, after) | {
+        "training": {
+            "iterations": int(result.history[-1]["iteration"]),
+            "best_iteration": result.best_iteration,
+            "selected_on": f"valid {agent.config.select_on}",
+            "best_value": result.best_value,
+            "share": result.share,
+        },
+        "cost": cost(pretraining=pretraining, finetuning=result.cost, evaluation=evaluation),
+    }
+    folder.finish(report)
+    return report
+
+
+def draw_curve(folder: RunFolder, title: str, select_on: str, result: FineTuneResult) -> None:
+    """Draw ``curve.png`` from the log: the reward, and the validation metrics with the chosen iteration."""
+    rows = read_log(folder.path)
+    chosen = (f"chosen: iteration {result.best_iteration}", float(result.best_iteration))
+    panels = [
+        Panel("training", {"mean reward": column(rows, "reward/mean")}, "reward of the batch", chosen=chosen),
+        validation_panel(rows, select_on, chosen, start=True),
+    ]
+    plot_curves(panels, folder.path / CURVE, title=title)
+
+
+def _pretraining_cost(init: RunFolder) -> dict[str, float] | None:
+    """The cost of the pretrained model, where its run recorded it."""
+    return init.metrics.get("cost", {}).get("pretraining") if init.finished() else None

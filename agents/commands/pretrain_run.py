@@ -1,0 +1,269 @@
+"""The work of ``refit pretrain``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+from tqdm import tqdm
+
+from agents.commands.common import (
+    Target,
+    check_weights_unchanged,
+    choose_target,
+    cost,
+    plain,
+    reported,
+    validation_panel,
+    weights_of,
+)
+from agents.commands.fitting import fit_run
+from agents.commands.options import parse_options
+from agents.commands.pretrain import Pretrain
+from agents.commands.resuming import check_begun_on, check_unchanged, interrupted
+from agents.console import console, print_json, shows_progress
+from agents.runs.folder import CURVE, RunFolder
+from agents.runs.log import RunLog, read_log
+from agents.runs.plots import Panel, column, plot_curves
+from agents.runs.profiling import measure
+from agents.training.closed_form import is_closed_form
+from agents.training.pretrainer import Pretrainer
+from refit_env.backbones import backbone_for
+from refit_env.data import load_dataset
+from refit_env.data.identity import DataIdentity
+from refit_env.errors import SettingError
+from refit_env.evaluation.ranking import evaluate, evaluated_users
+from refit_env.policy import DiffusionPolicy
+
+
+def run(command: Pretrain) -> int:
+    """Train, evaluate, and write the run folder; returns the exit code."""
+    if command.resume:
+        if command.overwrite:
+            raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
+        with RunFolder.resume(command.out) as folder:
+            if name := _closed_form(command):
+                _check_resumed(command, folder)
+                return _fit(command, folder, name)
+            return _train(command, folder, *_resumed(command, folder))
+    if name := _closed_form(command):
+        return _begin_fit(command, name)
+    target = _target(command)
+    trainer, policy = _trainer(command, target)
+    needs = {} if command.init is None else {"--init": command.init}
+    begun = {
+        "dataset": asdict(DataIdentity.of(trainer.dataset)),
+        "weights": weights_of(needs.values()),
+    }
+    # After all that can be refused: a mistake leaves no run in the way.
+    with RunFolder.create(
+        command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite, needs=needs
+    ) as folder:
+        return _train(command, folder, trainer, policy)
+
+
+def _target(command: Pretrain) -> Target:
+    """The environment."""
+    fallback = None if command.init is None else RunFolder.open(command.init).config
+    return choose_target(command.env, command.data, fallback=fallback)
+
+
+def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
+    """The settings of the run for its ``config.json``."""
+    options = parse_options(command.backbone_options)
+    return {
+        "env": target.env_id,
+        "data": target.data,
+        "seed": command.seed,
+        "init": None if command.init is None else str(command.init.resolve()),
+        "num_steps": command.num_steps,
+        "eta": command.eta,
+        "backbone": options if command.backbone is None else options | {"name": command.backbone},
+        "size": command.size,
+        "pretrain": plain(command.training),
+    }
+
+
+def _trainer(command: Pretrain, target: Target) -> tuple[Pretrainer, DiffusionPolicy]:
+    """The trainer, and the policy that will be saved; settings that do not fit are refused."""
+    options = parse_options(command.backbone_options)
+    dataset = load_dataset(target.dataset)
+    evaluated_users(dataset, "test")
+    if command.init is None:
+        name = command.backbone or target.spec.backbone
+        try:
+            backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
+        except SettingError as error:
+            raise SettingError("backbone_options", str(error)) from error
+        usual = min(target.spec.num_steps, backbone.diffusion.num_steps)
+        steps = usual if command.num_steps is None else command.num_steps
+        policy = DiffusionPolicy(backbone, steps, eta=1.0 if command.eta is None else command.eta)
+    elif options or command.backbone:
+        raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
+    else:
+        policy = DiffusionPolicy.load(command.init, other_data=command.other_data).respaced(
+            command.num_steps, command.eta
+        )
+    trainer = Pretrainer(
+        dataset,
+        policy.backbone,
+        command.training,
+        seed=command.seed,
+        device=command.device,
+        eta=policy.diffusion.eta,
+    )
+    return trainer, policy
+
+
+def _closed_form(command: Pretrain) -> str | None:
+    """The name of the backbone if a closed form of it is fitted here, else None."""
+    if command.init is not None:
+        return None
+    name = command.backbone or _target(command).spec.backbone
+    return name if is_closed_form(name) else None
+
+
+def _begin_fit(command: Pretrain, name: str) -> int:
+    """Fit a closed form in a new run folder, and return the exit code."""
+    target = _target(command)
+    dataset = load_dataset(target.dataset)
+    evaluated_users(dataset, "test")
+    backbone_for(
+        dataset, name, parse_options(command.backbone_options), size=command.size
+    )  # refuses what is wrong
+    begun = {"dataset": asdict(DataIdentity.of(dataset)), "weights": {}}
+    with RunFolder.create(
+        command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite
+    ) as folder:
+        return _fit(command, folder, name)
+
+
+def _fit(command: Pretrain, folder: RunFolder, name: str) -> int:
+    """Fit a closed form, report, and return the exit code."""
+    target = _target(command)
+    report = fit_run(
+        folder,
+        load_dataset(target.dataset),
+        name,
+        parse_options(command.backbone_options),
+        num_steps=1 if command.num_steps is None else command.num_steps,
+        eta=1.0 if command.eta is None else command.eta,
+        select_on=command.training.select_on,
+        device=command.device,
+        progress=shows_progress(command.quiet),
+    )
+    return _report(command, folder, report, f"{target.env_id}, {name} in closed form")
+
+
+def _check_resumed(command: Pretrain, folder: RunFolder) -> bool:
+    """Refuse to continue with other data or settings; returns whether ``--epochs`` was raised."""
+    begun = folder.config
+    check_begun_on(folder.path, begun, load_dataset(choose_target(command.env, command.data).dataset))
+    return check_unchanged(folder.path, begun, _settings(command, _target(command)))
+
+
+def _resumed(command: Pretrain, folder: RunFolder) -> tuple[Pretrainer, DiffusionPolicy]:
+    """The trainer and the policy of an interrupted run in its last state."""
+    begun = folder.config
+    grows = _check_resumed(command, folder)
+    saved = (folder.path / f"{Pretrainer.stem}.safetensors").exists()
+    target = _target(command)
+    settings = _settings(command, target)
+    if command.init is not None and not saved:  # it begins, from the same model
+        check_weights_unchanged(folder.path, begun, [command.init])
+    trainer, policy = _trainer(command, target)
+    if saved:
+        trainer.load(folder.path)
+    if grows:
+        kept = {name: begun.get(name) for name in ("dataset", "weights")}
+        folder.write_config("pretrain", settings | kept)
+    return trainer, policy
+
+
+def _train(command: Pretrain, folder: RunFolder, trainer: Pretrainer, policy: DiffusionPolicy) -> int:
+    """Train, report, and return the exit code."""
+    try:
+        report = pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
+    except KeyboardInterrupt as stop:
+        raise interrupted("pretrain", command.out, "epoch", trainer.saved) from stop
+    return _report(command, folder, report, f"{folder.config['env']}, seed {command.seed}")
+
+
+def _report(command: Pretrain, folder: RunFolder, report: Mapping[str, Any], title: str) -> int:
+    """Print the metrics; returns the exit code."""
+    if command.json:
+        print_json({"run": str(folder.path), "env": folder.config["env"], **report})
+    elif not command.quiet:
+        console().print(_table(report, title))
+    return 0
+
+
+def pretrain_run(
+    trainer: Pretrainer,
+    folder: RunFolder,
+    policy: DiffusionPolicy,
+    *,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Train a backbone and write its run folder.
+
+    Args:
+        trainer: with the backbone, its data and settings, and the state of a resumed run.
+        folder: a run folder that was begun.
+        policy: on the trainer's backbone; it is saved, so that its chain is the one to go on with.
+        progress: show a progress bar.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    config, dataset = trainer.config, trainer.dataset
+    log = RunLog(folder.path, resume_after=trainer.epoch or None, step_name="epoch")
+    bar = tqdm(total=config.epochs, initial=trainer.epoch, desc="pretrain", disable=not progress)
+    with log, bar:
+
+        def note(epoch: int, scalars: dict[str, float]) -> None:
+            log.write(epoch, scalars)
+            bar.update(epoch - bar.n)
+
+        result = trainer.learn(folder.path, note)
+    policy.to(trainer.device).save(folder.path, dataset)
+    with measure() as evaluation:
+        means = {
+            split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())
+            for split in ("valid", "test")
+        }
+    _draw(folder, f"{dataset.name}: pretraining", config.select_on, result.best_epoch)
+    report = means | {
+        "training": {
+            "epochs": trainer.epoch,
+            "best_epoch": result.best_epoch,
+            "selected_on": f"valid {config.select_on}",
+            "best_value": result.best_value,
+        },
+        "cost": cost(pretraining=result.cost, evaluation=evaluation),
+    }
+    folder.finish(report)
+    return report
+
+
+def _draw(folder: RunFolder, title: str, select_on: str, best_epoch: int) -> None:
+    """Draw ``curve.png`` from the log: the loss, and the validation metrics with the chosen epoch."""
+    rows = read_log(folder.path)
+    chosen = (f"chosen: epoch {best_epoch}", float(best_epoch))
+    panels = [
+        Panel("training", {"mean loss": column(rows, "train/loss", "epoch")}, "loss", chosen=chosen),
+        validation_panel(rows, select_on, chosen, step_name="epoch"),
+    ]
+    plot_curves(panels, folder.path / CURVE, title=title, xlabel="epoch")
+
+
+def _table(report: Mapping[str, Any], title: str) -> Table:
+    """The metrics for the terminal."""
+    table = Table("metric", title=title, min_width=48)
+    for split in ("valid", "test"):
+        table.add_column(split, justify="right")
+    for name in report["test"]:
+        table.add_row(name, f"{report['valid'][name]:.4f}", f"{report['test'][name]:.4f}")
+    return table
