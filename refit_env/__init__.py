@@ -1,7 +1,7 @@
 """refit-env: reinforcement-learning environments on diffusion recommenders.
 
-Importing the package registers its environment ids with Gymnasium and loads nothing heavy: PyTorch,
-pandas and the data come with the first environment that is made.
+Importing the package registers its environment ids with Gymnasium. PyTorch, pandas and the data are loaded
+when the first environment is made.
 
 Example:
     >>> import gymnasium as gym
@@ -27,7 +27,7 @@ register_envs()
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load_policy`` when it is first used: it needs PyTorch, which the ids do not."""
+    """Import ``load_policy`` at its first use, because it needs PyTorch."""
     if name == "load_policy":
         from refit_env.pretrained import load_policy
 

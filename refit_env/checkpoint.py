@@ -1,7 +1,7 @@
-"""Checkpoints: tensors and JSON in one safetensors file, written at once; nothing is ever unpickled.
+"""Checkpoints: tensors and JSON in one safetensors file, written atomically, without pickle.
 
-What is read was perhaps written by others, or damaged: sizes are limited before anything is read, JSON is
-checked against a type, and tensors against those that they replace.
+A file may come from others, or be damaged: its sizes are limited before anything is read, its JSON is checked
+against a type, and its tensors against those that they replace.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ FORMAT = "refit-env/1"
 """Format tag; a reader refuses others."""
 
 LARGEST_HEADER = 64 * 2**20
-"""Bytes of the longest header that is read."""
+"""Most bytes of a header."""
 LARGEST_POLICY_META = 2**20
-"""Bytes of the longest description of a policy that is read."""
+"""Most bytes of ``policy.json``."""
 MOST_TENSORS = 20_000
-"""Tensors in a file, at most."""
+"""Most tensors of a file."""
 _NOT_JSON = re.compile(r"(?<=[\[,: ])(-?Infinity|NaN)(?=[\],} ])")
-"""Numbers that earlier versions wrote, which JSON does not know."""
+"""Numbers that are not JSON, but that earlier versions wrote."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class PolicyMeta(TypedDict):
-    """What a policy's file holds besides the weights."""
+    """The metadata of a policy's file."""
 
     backbone: str
     """Name in the registry of backbones."""
@@ -55,25 +55,25 @@ class PolicyMeta(TypedDict):
     exploration_std: Annotated[float, Meta(ge=0)]
     """Floor of the policy's standard deviation."""
     posterior_share: NotRequired[Share]
-    """How much of the posterior's deviation is left; 1 if absent."""
+    """Factor of the posterior's standard deviation; 1 if absent."""
     eta: NotRequired[Share]
-    """Of the steps back; 1 if absent."""
+    """DDIM's eta of the reverse steps; 1 if absent."""
     dataset: NotRequired[str]
     """Name of the data set that the weights were trained on; empty if unknown."""
     data_fingerprint: NotRequired[str | None]
     """Its fingerprint."""
     data_source: NotRequired[str]
-    """Where it was taken from."""
+    """Where the data came from."""
 
 
 def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
     """Write ``<stem>.safetensors`` with the JSON-plain ``meta`` in its header.
 
-    One file, renamed into place: a process killed at any moment leaves the last whole state.
+    The file is renamed into place: a process that is killed leaves the previous complete state.
 
     Args:
         stem: path without the ending.
-        tensors: by name; may share memory, may lie on any device.
+        tensors: tensors by name; they may share memory and be on any device.
         meta: JSON-plain; infinities and NaN become null.
 
     Returns:
@@ -88,7 +88,7 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
     with atomic_path(path) as temporary:
         try:
             save_file(plain, str(temporary), metadata=header)
-        except SafetensorError as error:  # its name for an error of the system
+        except SafetensorError as error:  # safetensors wraps errors of the system
             number = re.search(r"os error ([0-9]+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code)) from error
@@ -96,7 +96,7 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
 
 
 def load_state(stem: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what ``save_state`` wrote; tensors on the CPU.
+    """Read tensors (on the CPU) and meta that ``save_state`` wrote.
 
     The caller checks the meta (``refit_env.utils.atomic_io.check_record``) and the tensors
     (``check_tensors``).
@@ -133,15 +133,15 @@ def load_state(stem: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def check_tensors(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, whose: str = "the model's"
 ) -> None:
-    """Refuse tensors that cannot take the place of others.
+    """Raise an error for tensors that cannot replace others.
 
     Args:
-        found: what was read.
-        expected: what it would replace, by the same names: of the same shapes and types. Numbers must be
-            finite, unless those that they replace are not. Of tensors on the ``meta`` device, which hold no
-            numbers, names, shapes and types alone are checked.
+        found: the tensors that were read.
+        expected: the tensors to replace. Names, shapes and types must be equal. Values must be finite, unless
+            those that they replace are not. For tensors on the ``meta`` device, which have no values, only
+            names, shapes and types are checked.
         where: the file, for the message.
-        whose: what the expected tensors are, for the message.
+        whose: owner of the expected tensors, for the message.
 
     Raises:
         CheckpointError: naming the first tensor that does not fit.
@@ -151,7 +151,7 @@ def check_tensors(
             raise CheckpointError(f"{where}: {name!r} is missing, a tensor of {whose}")
     for name, tensor in found.items():
         if name not in expected:
-            raise CheckpointError(f"{where}: {_brief(name)} is no tensor of {whose}")
+            raise CheckpointError(f"{where}: {_brief(name)} is not a tensor of {whose}")
         want = expected[name]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
             raise CheckpointError(
@@ -162,10 +162,10 @@ def check_tensors(
 
 
 def save_checkpoint(folder: Path | str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Write ``policy.safetensors``, and ``policy.json`` with the same meta for people to read.
+    """Write ``policy.safetensors``, and a readable copy of its meta, ``policy.json``.
 
-    The meta that counts is the one in the safetensors header. ``load_checkpoint`` refuses a ``policy.json``
-    that states something else; a kill between the two files leaves none.
+    The meta in the safetensors header is the one that is used. ``load_checkpoint`` refuses a ``policy.json``
+    that differs from it. A process that is killed between the two files leaves no ``policy.json``.
     """
     folder = Path(folder)
     (folder / f"{POLICY}.json").unlink(missing_ok=True)
@@ -174,30 +174,30 @@ def save_checkpoint(folder: Path | str, state: Mapping[str, Tensor], meta: Mappi
 
 
 def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], PolicyMeta]:
-    """Read what ``save_checkpoint`` wrote; the tensors are checked by who knows the model.
+    """Read tensors and meta that ``save_checkpoint`` wrote; the caller checks the tensors.
 
     Raises:
-        CheckpointError: if the folder holds no readable policy, or its ``policy.json`` is another one's.
+        CheckpointError: if the folder holds no readable policy, or its ``policy.json`` differs from the meta.
     """
     state, raw = load_state(Path(folder) / POLICY)
     where = f"{Path(folder) / POLICY}.safetensors: meta"
     meta = check_record(raw, PolicyMeta, where, error=CheckpointError)
     copy = Path(folder) / f"{POLICY}.json"
     if copy.exists():
-        says = read_record(copy, dict[str, Any], error=CheckpointError, limit=LARGEST_POLICY_META)
-        other = sorted(name for name in {*says, *raw} if says.get(name) != raw.get(name))
+        stated = read_record(copy, dict[str, Any], error=CheckpointError, limit=LARGEST_POLICY_META)
+        other = sorted(name for name in {*stated, *raw} if stated.get(name) != raw.get(name))
         if other:
             name = other[0]
             raise CheckpointError(
-                f"{copy}: states {_brief(name)} {_brief(says.get(name))}, {POLICY}.safetensors "
+                f"{copy}: states {_brief(name)} {_brief(stated.get(name))}, {POLICY}.safetensors "
                 f"{_brief(raw.get(name))}: the two files are of different models. Restore the one that "
-                f"belongs here; {POLICY}.json is a copy to read and may be deleted"
+                f"belongs here; {POLICY}.json is only a readable copy and may be deleted"
             )
     return state, meta
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights: names and numbers, whatever else their file holds.
+    """Return the SHA-256 of weights: names and values, without the meta of their file.
 
     Example:
         >>> weights_digest({"w": torch.zeros(2)})[:12]
@@ -212,7 +212,7 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 
 def _check_header_size(path: Path) -> None:
-    """Refuse a header that is longer than the file or than is read."""
+    """Raise an error for a header that is longer than the file or than the limit."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if not 0 < length <= path.stat().st_size - 8:
@@ -222,18 +222,18 @@ def _check_header_size(path: Path) -> None:
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite."""
+    """Return whether no value is NaN or infinite."""
     if not (tensor.is_floating_point() or tensor.is_complex()):
         return True
     return bool(torch.isfinite(tensor).all())
 
 
 def _kind(tensor: Tensor) -> str:
-    """Type and shape, for a message."""
+    """Format type and shape, for a message."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)[:8]}"
 
 
 def _brief(value: object) -> str:
-    """A value for a message, of bounded length."""
+    """Format a value for a message, in bounded length."""
     text = str(value) if isinstance(value, Exception) else repr(value)
     return text if len(text) <= 120 else text[:117] + "..."

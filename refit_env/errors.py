@@ -1,4 +1,4 @@
-"""Errors that say what was wrong and what would be right."""
+"""Errors whose messages state what was wrong and what would be right."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class SettingError(ValueError):
     """
 
     def __init__(self, setting: str, fault: str) -> None:
-        """Keep both; they are the arguments, so that the error survives pickling."""
+        """Store both; they are also the arguments of the base class, so that the error can be pickled."""
         super().__init__(setting, fault)
         self.setting, self.fault = setting, fault
 
     def __str__(self) -> str:
-        """The name, then the fault.
+        """Return the name, then the fault.
 
         Example:
             >>> str(SettingError("epochs", "must be >= 1, found 0"))
@@ -41,9 +41,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is not in a registry.
 
     Args:
-        kind: what the name names, for example ``"reward"``.
-        name: what was passed.
-        known: the names that would be right.
+        kind: kind of the name, for example ``"reward"``.
+        name: the name that was passed.
+        known: the known names.
 
     Returns:
         A ``ValueError`` (to be raised by the caller) with a did-you-mean and the known names.
@@ -79,7 +79,7 @@ def unknown_setting(name: str, of: str, known: Iterable[str]) -> SettingError:
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """A question that names the known name nearest to ``name``, after a space; empty where none is near.
+    """Return " Did you mean ...?" with the known name closest to ``name``; empty if none is close.
 
     Example:
         >>> did_you_mean("rac", ["racs", "ndcg"])
@@ -87,7 +87,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     close = get_close_matches(str(name), names, n=1)
-    if not close:  # the right letters in the wrong case are a near miss too
+    if not close:  # compare again without letter case
         folded = {n.casefold(): n for n in names}
         close = [folded[c] for c in get_close_matches(str(name).casefold(), list(folded), n=1)]
     return f" Did you mean {close[0]!r}?" if close else ""

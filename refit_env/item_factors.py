@@ -1,4 +1,4 @@
-"""Item factors: the directions in which the interactions of a data set vary most (truncated SVD).
+"""Item factors: the leading right singular vectors of a data set's interactions (truncated SVD).
 
 Letters: U users, I items, r rank.
 """
@@ -12,23 +12,23 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from refit_env.utils.content_cache import Kept
+from refit_env.utils.content_cache import ContentCache
 
 Floats = npt.NDArray[np.float32]
 
 DENSE_CELLS = 1_000_000
-"""Up to U * I cells the full decomposition is as fast as Lanczos and exact whatever the matrix's own rank."""
+"""Up to this many cells (U * I) the full decomposition is used: as fast as Lanczos, and exact at any rank."""
 
-_KEPT: Kept[Floats] = Kept()
+_CACHE: ContentCache[Floats] = ContentCache()
 
 
 def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
-    """The r leading right singular vectors of the interactions, kept for the next who asks (the last eight).
+    """Return the r leading right singular vectors of the interactions; the last eight results are cached.
 
-    Columns are orthonormal and ordered by falling singular value; in each, the first of the entries that
-    are largest in size is positive. Lanczos starts in a fixed vector, so every process finds the same
-    factors. Singular values that coincide leave their vectors a choice, as everywhere; a rank beyond the
-    matrix's own is filled up with orthonormal directions in which nobody differs.
+    Columns are orthonormal and sorted by descending singular value; in each, the first of the entries with
+    the largest absolute value is positive. Lanczos starts with a fixed vector, so every process computes the
+    same factors. Vectors of equal singular values are not unique; for a rank above the matrix's rank, further
+    columns are orthonormal vectors with singular value 0.
 
     Args:
         matrix: (U, I) interactions, the train rows.
@@ -38,7 +38,7 @@ def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
         (I, r) float32, read-only.
 
     Raises:
-        ValueError: if the rank is no whole number in that range.
+        ValueError: if the rank is not a whole number in that range.
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
@@ -53,11 +53,11 @@ def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
             f"rank={rank!r} must be a whole number in 1..{highest}: there are {matrix.shape[0]} users and "
             f"{matrix.shape[1]} items, and a truncated SVD has fewer directions than either"
         )
-    return _KEPT.get(matrix, int(rank), lambda: _leading(sp.csr_matrix(matrix, dtype=np.float64), int(rank)))
+    return _CACHE.get(matrix, int(rank), lambda: _leading(sp.csr_matrix(matrix, dtype=np.float64), int(rank)))
 
 
 def _leading(matrix: sp.csr_matrix, rank: int) -> Floats:
-    """The factors (I, r) of ``matrix`` (U, I), computed."""
+    """Compute the factors (I, r) of ``matrix`` (U, I)."""
     if matrix.shape[0] * matrix.shape[1] <= DENSE_CELLS:
         vectors = np.linalg.svd(matrix.toarray(), full_matrices=False)[2][:rank].T  # (I, r)
     else:
@@ -65,7 +65,7 @@ def _leading(matrix: sp.csr_matrix, rank: int) -> Floats:
         _, values, rows = svds(matrix, k=rank, v0=start)
         vectors = rows[np.argsort(-values, kind="stable")].T  # (I, r)
     size = np.abs(vectors)
-    # Rounding must not decide between entries of the same size, hence the tolerance.
+    # The tolerance makes the choice between entries of equal size independent of rounding.
     first = np.argmax(size >= size.max(axis=0) * (1 - 1e-6), axis=0)  # (r,)
     signs = np.sign(vectors[first, np.arange(rank)])  # (r,)
     return np.ascontiguousarray(vectors * signs, dtype=np.float32)

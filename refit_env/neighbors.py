@@ -10,19 +10,19 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
 
-from refit_env.utils.content_cache import Kept
+from refit_env.utils.content_cache import ContentCache
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 CHUNK = 512
-"""Users whose neighbours are sought at a time; bounds the memory where very many users tie."""
+"""Users in a chunk of the search; bounds the memory where very many users tie."""
 
 SPARE = 16
-"""Candidates sought beyond M, so that most ties at the edge are settled without a second look."""
+"""Candidates searched beyond M, so that most ties with the M-th neighbour need no second search."""
 
 SLACK = 1e-9
-"""Relative difference below which two similarities from floating-point sums may be the same."""
+"""Relative difference below which two similarities may be equal, despite rounding."""
 
 
 def nearest_users(
@@ -31,14 +31,14 @@ def nearest_users(
     """Find each user's most similar other users.
 
     Similarity is the cosine of the rows (as in the ReFiT reward, arXiv 2511.06937). Users without a common
-    item are no neighbours. Ties go to the lower user id; for rows of whole numbers (sets, counts) they are
-    decided exactly, in other matrices similarities that agree to nine digits are ties.
+    item are not neighbours. Ties go to the lower user id. For rows of whole numbers (sets, counts) ties are
+    exact; in other matrices similarities that agree to nine digits tie.
 
     Args:
         matrix: (U, I) sparse rows, not negative.
         k: M.
-        groups: (U,) the group of each user; members of one group (the rows of one session) are no
-            neighbours of each other. None: everyone is a group.
+        groups: (U,) the group of each user; members of one group (the rows of one session) are not
+            neighbours of each other. None: each user is a group.
 
     Returns:
         (U, M) int64 user ids, best first, and (U, M) float32 similarities; -1 and 0 where a user has fewer.
@@ -55,10 +55,10 @@ def nearest_users(
         raise ValueError(f"k={k} must be at least 1")
     rows = sp.csr_matrix(matrix, dtype=np.float64)
     if rows.nnz and rows.data.min() < 0:
-        raise ValueError("nearest_users takes rows without negative values")
+        raise ValueError("nearest_users needs rows without negative values")
     count = rows.shape[0]
     groups = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(groups)[groups]  # (U,) 1 where everyone is a group
+    sizes = np.bincount(groups)[groups]  # (U,) 1 where each user is a group
     square = np.asarray(rows.multiply(rows).sum(1)).ravel()  # (U,) squared lengths
     length = np.sqrt(np.maximum(square, 1e-300))
     across = sp.csr_matrix(sp.diags(1.0 / length) @ rows).T.tocsr()  # (I, U), unit columns
@@ -68,18 +68,18 @@ def nearest_users(
     depth = min(k + 1 + SPARE, count)
     for start in range(0, count, CHUNK):
         part = slice(start, min(start + CHUNK, count))
-        # Rows are left at their own length, which does not change who is nearest.
+        # The rows are not normalised: this does not change the order of their neighbours.
         found = sp.csr_matrix(sp_matmul_topn(rows[part], across, top_n=depth, sort=True))
         found = _widen(found, rows[part], across, depth, k - 1 + sizes[part])
         row, column, value = _others(found, start, groups)
         dot = value * length[column]  # (n,)
         if whole:
             dot = np.round(dot)
-        # Cosine squared, times the row's own square. A quotient of whole numbers is rounded correctly, so
-        # equal cosines have equal keys.
+        # Squared cosine times the squared length of the row. A quotient of whole numbers is rounded
+        # correctly, so equal cosines have equal keys.
         key = dot * dot / square[column]  # (n,)
         key = key if whole else _nine_digits(key)
-        if found.nnz > found.shape[0] * depth:  # widened: most candidates are far from the list
+        if found.nnz > found.shape[0] * depth:  # after _widen most candidates rank far below the M-th
             near = _near(row, key, found.shape[0], k)
             row, column, dot, key = row[near], column[near], dot[near], key[near]
         place, order = _places(row, column, key, found.shape[0])
@@ -93,12 +93,12 @@ def nearest_users(
 def _widen(
     found: sp.csr_matrix, rows: sp.csr_matrix, across: sp.csr_matrix, depth: int, edge_place: Ids
 ) -> sp.csr_matrix:
-    """Give rows all their candidates where more than ``SPARE`` tie at the edge of the list.
+    """Return all candidates of the rows in which more than ``SPARE`` tie with the M-th neighbour.
 
-    ``edge_place`` (n,): where the list's last place is at the latest, the own group's members included.
+    ``edge_place`` (n,): largest possible rank of the M-th neighbour, members of the user's group included.
     """
     counts = np.diff(found.indptr)
-    full = np.flatnonzero(counts == depth)  # only here may a candidate have been left out
+    full = np.flatnonzero(counts == depth)  # only these rows may have further candidates
     edge = found.data[found.indptr[full] + np.minimum(edge_place[full], depth - 1)]
     least = found.data[found.indptr[full] + depth - 1]
     cut = full[(least >= edge * (1 - SLACK)) & (depth < across.shape[1])]
@@ -113,7 +113,7 @@ def _widen(
 
 
 def _others(found: sp.csr_matrix, start: int, groups: Ids) -> tuple[Ids, Ids, Floats]:
-    """Row, column and value (n,) of every candidate of another group than the user's."""
+    """Return row, column and value (n,) of every candidate from another group than the user's."""
     row = np.repeat(np.arange(found.shape[0], dtype=np.int64), np.diff(found.indptr))
     column, value = found.indices.astype(np.int64), np.asarray(found.data)
     other = (groups[column] != groups[row + start]) & (value > 0)
@@ -121,9 +121,9 @@ def _others(found: sp.csr_matrix, start: int, groups: Ids) -> tuple[Ids, Ids, Fl
 
 
 def _near(row: Ids, key: Floats, count: int, k: int) -> npt.NDArray[np.bool_]:
-    """(n,) whether a candidate is at least as similar as its row's k-th; ``row`` (n,) ascends.
+    """Return (n,) whether a candidate is at least as similar as its row's k-th; ``row`` (n,) ascends.
 
-    Sorting all candidates of rows with thousands of them would cost ten times this.
+    Sorting all candidates would be ten times slower in rows with thousands of them.
     """
     edge = np.full(count, -np.inf)
     ends = np.searchsorted(row, np.arange(count + 1))
@@ -134,33 +134,33 @@ def _near(row: Ids, key: Floats, count: int, k: int) -> npt.NDArray[np.bool_]:
 
 
 def _places(row: Ids, column: Ids, key: Floats, count: int) -> tuple[Ids, Ids]:
-    """Each candidate's place in its row, in the order that sorts by row, falling key and id."""
+    """Return each candidate's rank in its row, and the order that sorts by row, descending key and id."""
     order = np.lexsort((column, -key, row))
     first = np.searchsorted(row[order], np.arange(count))
     return np.arange(row.size) - first[row[order]], order
 
 
 def _nine_digits(value: Floats) -> Floats:
-    """Round to 30 bits, so that sums of other orders are equal."""
+    """Round to 30 bits, so that equal sums in different orders are equal."""
     mantissa, exponent = np.frexp(value)
     return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30))
 
 
-_KEPT: Kept[Ids] = Kept()
+_CACHE: ContentCache[Ids] = ContentCache()
 
 
 def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -> Ids:
-    """``nearest_users(matrix, k, groups)[0]``, kept for the next who asks with the same (the last eight).
+    """Return ``nearest_users(matrix, k, groups)[0]``; the last eight results are cached.
 
-    The key is the rows' content, so that environments, agents and evaluations of one process that build
-    the same rows independently share the search.
+    The key is the content of the rows, so environments, agents and evaluations of one process that build
+    equal rows independently share the result.
     """
     others = () if groups is None else (groups,)
-    return _KEPT.get(matrix, k, lambda: nearest_users(matrix, k, groups)[0], others)
+    return _CACHE.get(matrix, k, lambda: nearest_users(matrix, k, groups)[0], others)
 
 
 def neighbor_average(neighbors: Ids, matrix: sp.csr_matrix) -> sp.csr_matrix:
-    """The mean row of each user's neighbours, over M whether or not a user has so many.
+    """Return the sum of each user's neighbours' rows, divided by M also where a user has fewer.
 
     Args:
         neighbors: (U, M) int64, -1 where there is none.
@@ -179,6 +179,6 @@ def neighbor_average(neighbors: Ids, matrix: sp.csr_matrix) -> sp.csr_matrix:
     rows = np.repeat(np.arange(count), size).reshape(count, size)[there]
     ones = np.ones(rows.size, dtype=np.float32)
     total = sp.csr_matrix(sp.csr_matrix((ones, (rows, neighbors[there])), shape=(count, count)) @ matrix)
-    total.data /= np.float32(size)  # divided after the sum: counts are exact, so equal shares are equal
+    total.data /= np.float32(size)  # divided after the exact sum of counts, so equal shares stay equal
     total.sort_indices()
     return total

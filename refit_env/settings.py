@@ -1,6 +1,6 @@
-"""Settings classes state the bounds of their fields, and refuse what lies outside when they are made.
+"""Base class of settings: fields declare their bounds, which are checked when a settings object is made.
 
-Bounds stand in the field's type, once, for Python, the command line and files alike::
+Bounds are declared in the field's type, once for Python, the command line and files::
 
     @dataclass(frozen=True)
     class Training(Bounded):
@@ -27,37 +27,37 @@ from refit_env.errors import SettingError, did_you_mean
 from refit_env.utils.text import shown
 
 LARGEST_SEED = 2**32 - 1
-"""What NumPy, Gymnasium and torch all take."""
+"""Largest seed that NumPy, Gymnasium and torch all accept."""
 Seed = Annotated[int, Meta(ge=0, le=LARGEST_SEED)]
-"""Of random numbers."""
+"""Seed of random numbers."""
 Share = Annotated[float, Meta(ge=0, le=1)]
-"""A part of a whole."""
+"""A share, 0 and 1 included."""
 PartialShare = Annotated[float, Meta(ge=0, lt=1)]
-"""A part of a whole that leaves something."""
+"""A share below 1."""
 
 Size = Annotated[int, Meta(ge=1, le=1_000_000)]
-"""Of a layer, an embedding, a list."""
+"""Size of a layer, an embedding or a list."""
 Positive = Annotated[float, Meta(gt=0)]
-"""A divisor, a weight that may not vanish."""
+"""A divisor or a weight, above 0."""
 Steps = Annotated[int, Meta(ge=1, le=100_000)]
-"""Of a chain."""
+"""Number of steps of a chain."""
 Nonnegative = Annotated[float, Meta(ge=0)]
-"""A weight, a scale."""
+"""A weight or a scale."""
 Known = Annotated[int, Meta(ge=0, le=2**62, description="0: set from the data")]
-"""A count that a data set gives."""
+"""A count that is set from the data set."""
 
 _CHECKED: ContextVar[bool] = ContextVar("checked", default=True)
 
 
 class OneOf:
-    """The names that a text setting can have: metadata of its type, beside which ``Meta`` bounds numbers."""
+    """The allowed names of a text setting: metadata of its type, as ``Meta`` is for numbers."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        """Keep the names."""
+        """Store the names."""
         self.names = tuple(names)
 
     def fault(self, value: str) -> str | None:
-        """What is wrong with a name; None if it is known."""
+        """Return what is wrong with a name; None if it is allowed."""
         if value in self.names:
             return None
         hint = did_you_mean(value[:100], self.names)
@@ -68,24 +68,23 @@ class Form:
     """The form that a text setting must have: metadata of its type."""
 
     def __init__(self, fault: Callable[[str], str | None]) -> None:
-        """Keep the check: a function that says what is wrong with a text, or None."""
+        """Store the check: a function that returns what is wrong with a text, or None."""
         self.fault = fault
 
 
 class Bounded:
-    """Base of settings dataclasses: what lies outside the stated bounds is refused when one is made."""
+    """Base of settings dataclasses: checks the fields against their bounds when an object is made."""
 
     def __post_init__(self) -> None:
-        """Check, unless ``unchecked`` puts it off."""
+        """Check the fields, except within ``unchecked``."""
         if _CHECKED.get():
             self.check()
 
     def check(self) -> None:
-        """Refuse wrong values.
+        """Check the fields against their bounds.
 
         Raises:
-            SettingError: naming the first field that is out of its bounds, what was found and what would be
-                right.
+            SettingError: naming the first field that is out of bounds, its value and the bounds.
         """
         kind: Any = type(self)
         for name, hint in field_types(kind).items():
@@ -95,7 +94,7 @@ class Bounded:
         self.check_together()
 
     def check_together(self) -> None:
-        """Refuse values that are wrong beside each other; subclasses add their own.
+        """Check conditions on several fields; subclasses override this method.
 
         Raises:
             SettingError: naming the field to change.
@@ -104,7 +103,7 @@ class Bounded:
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Within, settings are made unchecked: for a parser, after which the caller calls ``check``."""
+    """Return a context in which settings are not checked; the caller calls ``check`` afterwards."""
     token = _CHECKED.set(False)
     try:
         yield
@@ -114,17 +113,17 @@ def unchecked() -> Iterator[None]:
 
 @cache
 def field_types(cls: Any) -> dict[str, Any]:
-    """The types of a settings class, by field, with their bounds."""
+    """Return field -> type of a settings class, with the bounds."""
     hints = get_type_hints(cls, include_extras=True)
     return {f.name: hints[f.name] for f in fields(cls)}
 
 
 def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None:
-    """What is wrong with a value of a type, bounds included; None if nothing is.
+    """Return what is wrong with a value of a type, bounds included; None if nothing is.
 
     Args:
         hint: the type.
-        value: what was found.
+        value: the value.
         notes: metadata of the type.
 
     Example:
@@ -157,15 +156,15 @@ def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None
 
 
 def check_setting(name: str, value: Any, hint: Any) -> None:
-    """Refuse a setting that is not of a type, bounds included.
+    """Raise an error for a value that is not of a type, bounds included.
 
     Args:
-        name: of the setting.
-        value: what was found.
+        name: name of the setting.
+        value: its value.
         hint: the type.
 
     Raises:
-        SettingError: naming the setting, what was found and what would be right.
+        SettingError: naming the setting, its value and the bounds.
 
     Example:
         >>> check_setting("alpha", -1, Share)
@@ -179,7 +178,7 @@ def check_setting(name: str, value: Any, hint: Any) -> None:
 
 
 def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:
-    """What is wrong with a number."""
+    """Return what is wrong with a number, or None."""
     stated = [note for note in notes if isinstance(note, Meta)]
     bounds = [bound for meta in stated for bound in _limits(meta)]
     kind: Any = Integral if whole else Real
@@ -193,7 +192,7 @@ def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:
 
 
 def _finite(value: Any) -> bool:
-    """Whether a number is one that a float can hold."""
+    """Return whether a number is finite as a float."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -209,6 +208,6 @@ _HOLDS: Mapping[str, Callable[[Any, Any], bool]] = {
 
 
 def _limits(meta: Meta) -> list[tuple[str, Any]]:
-    """The bounds that a ``Meta`` states."""
+    """Return the bounds of a ``Meta``."""
     stated = ((">=", meta.ge), (">", meta.gt), ("<=", meta.le), ("<", meta.lt))
     return [(sign, limit) for sign, limit in stated if limit is not None]

@@ -194,7 +194,7 @@ class AgentState(Resumable):
             if not 0 <= int(lists["lists"].min()) <= int(lists["lists"].max()) < problem.num_items:
                 raise CheckpointError(f"{where}: 'lists' names items outside 0..{problem.num_items - 1}")
         elif lists:
-            raise CheckpointError(f"{where}: 'lists' is no tensor of a resume state")
+            raise CheckpointError(f"{where}: 'lists' is not a tensor of a resume state")
 
     def check_model(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Refuse tensors that are not such a policy's."""

@@ -164,7 +164,7 @@ def check_known(
     """
     for name in tensors:
         if name not in names and not name.startswith(prefixes):
-            raise CheckpointError(f"{where}: {_short(name)} is no tensor of a resume state")
+            raise CheckpointError(f"{where}: {_short(name)} is not a tensor of a resume state")
 
 
 def _short(value: Any) -> str:

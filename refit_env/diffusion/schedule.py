@@ -18,10 +18,10 @@ SCHEDULES = ("linear", "linear-var", "cosine", "binomial", "exp")
 """Names for ``betas``."""
 
 FIRST_BETA = 1e-5
-"""What ``beta_fixed`` sets beta_0 to (DiffRec, arXiv 2304.04971, and its descendants)."""
+"""The value of beta_0 with ``beta_fixed`` (DiffRec, arXiv 2304.04971, and models based on it)."""
 
 MAX_BETA = 0.999
-"""No step destroys more than this share of the variance."""
+"""Largest beta of a step."""
 
 
 def betas(
@@ -33,17 +33,17 @@ def betas(
     noise_max: float = 0.02,
     beta_fixed: bool = True,
 ) -> FloatArray:
-    """Make a schedule.
+    """Return the betas of a noise schedule.
 
     Args:
         kind: ``"linear"`` (beta rises linearly), ``"linear-var"`` (1 - abar rises linearly; DiffRec's),
             ``"cosine"`` (Nichol and Dhariwal, 2021), ``"binomial"`` (beta_k = 1 / (T - k + 1)) or ``"exp"``
             (DreamRec's: -log(1 - beta) rises linearly, the VP-SDE of Song et al., 2021, with 0.1 and 10).
         num_steps: T.
-        noise_scale: multiplies both ends; linear and linear-var only.
+        noise_scale: factor of both ends; linear and linear-var only.
         noise_min: lower end before scaling.
         noise_max: upper end before scaling.
-        beta_fixed: set beta_0 to 1e-5 after building, as DiffRec does; every later abar moves with it.
+        beta_fixed: set beta_0 to 1e-5 at the end, as DiffRec does; this changes every later abar.
 
     Returns:
         (T,) float64 in (0, 1).
@@ -81,12 +81,12 @@ def betas(
 
 
 def vp_betas(num_steps: int, low: float = 0.1, high: float = 20.0) -> FloatArray:
-    """The variance-preserving SDE on [0, 1] (Song et al., 2021, Eq. 11) in steps of 1 / T, exactly.
+    """Return the exact betas of the variance-preserving SDE on [0, 1] (Song et al., 2021, Eq. 11).
 
-    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw with beta(t) = low + (high - low) t. A step keeps
-    exp(-integral of beta over it) of the variance, so that abar_k is the SDE's own at t = (k + 1) / T.
-    To first order in 1 / T, beta_k is beta(t) / T, and the ancestral step of such a chain is the
-    Euler-Maruyama step of the SDE run backwards.
+    dx = -beta(t) x / 2 dt + sqrt(beta(t)) dw with beta(t) = low + (high - low) t, in steps of 1 / T. A step
+    keeps exp(-integral of beta over it) of the variance, so abar_k equals the SDE's at t = (k + 1) / T.
+    To first order in 1 / T, beta_k is beta(t) / T, and the ancestral step of the chain is the
+    Euler-Maruyama step of the reverse SDE.
 
     Args:
         num_steps: T.
@@ -113,14 +113,14 @@ def vp_betas(num_steps: int, low: float = 0.1, high: float = 20.0) -> FloatArray
 
 
 def _from_abar(abar: FloatArray) -> FloatArray:
-    """Betas of a chain with the given abar; beta_0 = 1 - abar_0."""
+    """Return the betas of a chain with the given abar; beta_0 = 1 - abar_0."""
     previous = np.append(1.0, abar[:-1])
     out = np.minimum(1.0 - abar / previous, MAX_BETA)
     return np.asarray(out, dtype=np.float64)
 
 
 def _cosine(num_steps: int) -> FloatArray:
-    """Betas whose abar follows cos^2((s + 0.008) / 1.008 * pi / 2)."""
+    """Return betas whose abar follows cos^2((s + 0.008) / 1.008 * pi / 2)."""
 
     def abar(s: float) -> float:
         return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2

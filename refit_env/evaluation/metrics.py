@@ -12,17 +12,16 @@ from torch import Tensor
 
 
 def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
-    """The k best-scored items of each user, best first; ties go to the lower item id.
+    """Return the k best-scored items of each user, best first; ties go to the lower item id.
 
-    ``torch.topk`` alone promises no order among ties. Here only users with ties are looked at again, so
-    that scores without ties cost what ``torch.topk`` costs.
+    ``torch.topk`` does not define the order of ties. Only users with ties need a second step here, so
+    scores without ties cost as much as ``torch.topk``.
 
     Args:
         scores: (B, I) float, higher is better.
         k: list length, 1 <= k <= I.
-        hidden: (B, I) bool, items that no list may hold; they come after all others, those of score -inf
-            included. If fewer than k others are left, hidden items fill the end of the list (callers give
-            them no worth).
+        hidden: (B, I) bool, masked items. They rank after all others, even those with score -inf. If fewer
+            than k other items are left, hidden items fill the end of the list, which callers must ignore.
 
     Returns:
         (B, K) int64.
@@ -41,31 +40,31 @@ def top_k(scores: Tensor, k: int, hidden: Tensor | None = None) -> Tensor:
     else:
         scores = rankable(scores).masked_fill(hidden, -math.inf)
     depth = min(k + 1, scores.shape[1])
-    value, item = scores.topk(depth, dim=1)  # (B, K + 1); the order of ties is torch's own
+    value, item = scores.topk(depth, dim=1)  # (B, K + 1); torch does not define the order of ties
     tied = value[:, 1:] == value[:, :-1]  # (B, K)
     value, item = value[:, :k], item[:, :k]
     if not bool(tied.any()):
         return item
     if depth > k:
-        _settle_edge(scores, value, item, torch.nonzero(tied[:, k - 1]).flatten())
+        _break_last_tie(scores, value, item, torch.nonzero(tied[:, k - 1]).flatten())
     item, order = item.sort(dim=1)
     order = value.gather(1, order).sort(dim=1, descending=True, stable=True).indices  # (B, K)
     return item.gather(1, order)
 
 
-def _settle_edge(scores: Tensor, value: Tensor, item: Tensor, users: Tensor) -> None:
-    """Where the last place is tied with the first one outside, seat the lowest ids of that score.
+def _break_last_tie(scores: Tensor, value: Tensor, item: Tensor, users: Tensor) -> None:
+    """Put the lowest ids into lists whose last item ties with an item outside the list.
 
     Args:
         scores: (B, I).
-        value: (B, K) the lists' scores, falling.
+        value: (B, K) the lists' scores, descending.
         item: (B, K) the lists, changed in place.
-        users: (R,) rows of the batch to settle.
+        users: (R,) rows of the batch with such a tie.
     """
     if not users.numel():
         return
     some = scores if users.numel() == scores.shape[0] else scores[users]  # (R, I)
-    last = value[users, -1:]  # (R, 1) the score at the edge
+    last = value[users, -1:]  # (R, 1) the lowest score in the list
     row, candidate = torch.nonzero(some == last, as_tuple=True)  # (n,), (n,), ids ascending in each row
     count = torch.bincount(row, minlength=users.numel())  # (R,)
     first = (count.cumsum(0) - count)[:, None]  # (R, 1) where each row's candidates begin
@@ -76,42 +75,43 @@ def _settle_edge(scores: Tensor, value: Tensor, item: Tensor, users: Tensor) -> 
 
 def check_no_nan(scores: Tensor) -> None:
     """Raise ``ValueError`` if a score is NaN, naming the first row and item."""
-    # NaN survives a sum, which is cheaper than a look at each number; inf - inf is NaN, too: look again.
+    # A sum propagates NaN and is cheaper than isnan of every score. inf - inf is also NaN, hence the second
+    # test.
     if bool(scores.sum().isnan()) and bool(scores.isnan().any()):
         row, item = torch.nonzero(scores.isnan())[0].tolist()
         raise ValueError(f"scores hold NaN (first at row {row}, item {item}); every score must be a number")
 
 
 def rankable(scores: Tensor) -> Tensor:
-    """Scores (B, I) in which -inf is left to items that no list may hold: what has it takes the least number.
+    """Return scores (B, I) in which the smallest finite number replaces -inf, which marks masked items.
 
-    Without that, an item that a list may hold and one that it may not would tie, and the lower id decide.
+    Otherwise an unmasked item with score -inf would tie with the masked items.
 
     Raises:
-        ValueError: if a score is NaN, naming the first row and item: NaN has no place in an order.
+        ValueError: if a score is NaN, naming the first row and item.
 
     Example:
         >>> rankable(torch.tensor([[-math.inf, 0.5]]))
         tensor([[-3.4028e+38,  5.0000e-01]])
     """
-    if bool(scores.sum().isfinite()):  # so is every score
+    if bool(scores.sum().isfinite()):  # then every score is finite
         return scores
     check_no_nan(scores)
     return scores.clamp(min=torch.finfo(scores.dtype).min)
 
 
 def discounts(k: int, device: torch.device | str = "cpu") -> Tensor:
-    """(K,) float32 weights 1 / log2(rank + 1) of ranks 1..K (Jarvelin and Kekalainen, 2002)."""
+    """Return the weights (K,) float32 1 / log2(rank + 1) of ranks 1..K (Jarvelin and Kekalainen, 2002)."""
     return 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float32, device=device))
 
 
 def hits(lists: Tensor, relevant: Tensor) -> Tensor:
-    """(B, K) float32, 1 where the list's item is relevant; ``lists`` (B, K), ``relevant`` (B, I) bool."""
+    """Return (B, K) float32, 1 where the item of ``lists`` (B, K) is in ``relevant`` (B, I) bool."""
     return relevant.gather(1, lists).float()
 
 
 def recall_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
-    """Hits over the number of relevant items (not over min(K, that number)), 0 where there are none.
+    """Return hits divided by the number of relevant items (not by min(K, that number)); 0 without any.
 
     Args:
         lists: (B, K) int64.
@@ -128,7 +128,7 @@ def recall_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
 
 
 def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
-    """Binary-gain NDCG with the ideal list cut at min(K, relevant items); 0 where there are none.
+    """Return the NDCG with binary gains and an ideal list of min(K, relevant items); 0 without any.
 
     Args:
         lists: (B, K) int64.
@@ -138,7 +138,7 @@ def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
         (B,) float32 in 0..1.
 
     Example:
-        The second place is a hit, the first would have been possible: 1 / log2(3).
+        Only the second item is a hit; an ideal list has it first: 1 / log2(3).
 
         >>> ndcg_at_k(torch.tensor([[2, 0]]), torch.tensor([[True, False, False]]))
         tensor([0.6309])
@@ -149,18 +149,18 @@ def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
 
 
 def ideal_dcg(relevant: Tensor, k: int) -> Tensor:
-    """(B,) DCG of a perfect list of k for users with ``relevant`` (B,) items; 1 where there are none."""
+    """Return the DCG (B,) of an ideal list of length k for ``relevant`` (B,) items; 1 for 0 items."""
     table = discounts(k, relevant.device).cumsum(0)  # (K,)
     return torch.where(relevant > 0, table[(relevant - 1).clamp(min=0, max=k - 1)], 1.0)
 
 
 def coverage_at_k(lists: Tensor, num_items: int) -> float:
-    """Share of the catalogue that at least one list holds; -1 is an empty place."""
+    """Return the share of the catalogue that at least one list contains; -1 marks an empty position."""
     return int(torch.unique(lists[lists >= 0]).numel()) / num_items
 
 
 def gini(lists: Tensor, num_items: int) -> float:
-    """Gini coefficient of how often each item is recommended: 0 is even, 1 - 1/I is one item for all.
+    """Return the Gini coefficient of the recommendation counts: 0 is uniform, 1 - 1/I is one item for all.
 
     Example:
         >>> gini(torch.tensor([[0, 1], [2, 3]]), num_items=4)

@@ -1,7 +1,7 @@
-"""The evaluation protocol: full ranking, seen items masked, per-user metrics.
+"""The evaluation protocol: full ranking, seen items masked, metrics per user.
 
-Recall divides by the number of relevant items; the ideal DCG is cut at min(K, that number). Validation
-masks the train items, test masks train and validation items. The model's input is the train row.
+Recall divides by the number of relevant items; the ideal list of NDCG has min(K, that number) items.
+Validation masks the train items; test masks train and validation items. The model's input is the train row.
 
 Letters: B users in a batch, I items, K list length, n evaluated users.
 """
@@ -25,18 +25,18 @@ ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
 
 LENGTHS: dict[str, tuple[int, ...]] = {"cf": (10, 20), "sequential": (5, 10, 20, 50)}
-"""List lengths that are reported where nothing is said, by task; others' are those of ``cf``."""
+"""Default list lengths by task; other tasks have those of ``cf``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a model reached, user by user.
+    """The metrics of a model for each user.
 
     Attributes:
-        users: (n,) int64, those with at least one relevant item, ascending.
+        users: (n,) int64 users with at least one relevant item, ascending.
         per_user: metric name (``"recall@20"``) -> (n,) float64.
-        num_users: of the whole data set (``means_over_all`` divides by it); of a sequential set, the
-            split's rows, those without a history included.
+        num_users: number of all users, the divisor of ``means_over_all``; for a sequential set, the number of
+            rows of the split, those without a history included.
         lists: (n, K) int64 the longest lists, best item first; -1 where no unseen item is left.
         num_items: I.
     """
@@ -48,7 +48,7 @@ class Evaluation:
     num_items: int
 
     def means(self) -> dict[str, float]:
-        """Means over users with relevant items, and coverage and Gini of the longest lists."""
+        """Return means over users with relevant items, and coverage and Gini of the longest lists."""
         lists = torch.from_numpy(self.lists)
         k = self.lists.shape[1]
         out = {name: float(values.mean()) for name, values in self.per_user.items()}
@@ -57,7 +57,7 @@ class Evaluation:
         return out
 
     def means_over_all(self) -> dict[str, float]:
-        """Sums divided by all users, those without relevant items counting 0, as DiffRec's code does."""
+        """Return means over all users, where users without relevant items count 0, as in DiffRec's code."""
         return {name: float(values.sum() / self.num_users) for name, values in self.per_user.items()}
 
 
@@ -71,25 +71,25 @@ def evaluate(
     batch: int = 512,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Rank all items for every user with relevant items in the split.
+    """Evaluate a model by full ranking, for every user with relevant items in the split.
 
-    An item of the split that the user has among the masked ones can be in no list, so it is not counted
-    as relevant (data sets of the CF task have none).
+    A relevant item that is also masked cannot be in a list, so it does not count as relevant (the data sets
+    of the CF task have no such items).
 
     Args:
         score: the model: users (B,) -> scores (B, I) on ``device``.
-        dataset: gives the relevant items and what is masked. Of a sequential set, the users are its rows
+        dataset: the relevant and the masked items. The users of a sequential set are its rows
             (``dataset.episodes``): each has one relevant item, its target, so Recall is the hit rate; all
-            items are ranked, nothing is masked, and rows without a history are left out.
+            items are ranked, none is masked, and rows without a history are not evaluated.
         split: ``"valid"`` (train items masked) or ``"test"`` (train and validation items masked).
-        ks: list lengths; None takes those of ``list_lengths``.
-        users: evaluate only these (among those with relevant items); None takes all.
-        batch: users scored at a time.
-        device: where the metrics are computed.
+        ks: list lengths; None uses ``list_lengths``.
+        users: evaluate only these users (if they have relevant items); None evaluates all.
+        batch: number of users scored at a time.
+        device: device of the metrics.
 
     Raises:
         ValueError: for an unknown split, a list length outside 1..I, no user with relevant items, or scores
-            that are NaN or of another catalogue.
+            that are NaN or have another number of items.
     """
     if split not in ("valid", "test"):
         raise unknown_name("evaluation split", split, ("valid", "test"))
@@ -114,18 +114,18 @@ def evaluate(
 def evaluated_users(
     dataset: Dataset, split: str, users: npt.NDArray[np.int64] | None = None
 ) -> npt.NDArray[np.int64]:
-    """The users that an evaluation is about: those with relevant items in a split.
+    """Return the users with relevant items in a split, which an evaluation averages over.
 
     Args:
-        dataset: what is evaluated; of a sequential set, users are its rows.
+        dataset: the data set; the users of a sequential set are its rows.
         split: ``"valid"`` or ``"test"``.
-        users: only these; None takes all.
+        users: consider only these; None considers all.
 
     Returns:
         (n,) ids, ascending.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is no such user.
     """
     dataset = dataset.episodes
     truth = without(dataset.split(split).csr, dataset.masked(split))
@@ -137,9 +137,9 @@ def evaluated_users(
 
 
 def list_lengths(dataset: Dataset) -> tuple[int, ...]:
-    """The lengths of the lists that are evaluated where nothing is said, ascending.
+    """Return the default list lengths of an evaluation, ascending.
 
-    10 and 20, and for a sequential set 5 and 50 too; where the catalogue is smaller, all its items.
+    10 and 20, for a sequential set also 5 and 50; a length larger than the catalogue is cut to it.
 
     Example:
         >>> from refit_env.data import synthesize
@@ -151,7 +151,7 @@ def list_lengths(dataset: Dataset) -> tuple[int, ...]:
 
 
 def fitted_lengths(ks: Sequence[int], num_items: int) -> tuple[int, ...]:
-    """List lengths, those beyond the catalogue cut to it, ascending.
+    """Return list lengths, ascending, with lengths larger than the catalogue cut to it.
 
     Example:
         >>> fitted_lengths((10, 20), 12), fitted_lengths((10, 20), 3)
@@ -161,15 +161,15 @@ def fitted_lengths(ks: Sequence[int], num_items: int) -> tuple[int, ...]:
 
 
 def selecting_metric(name: str, dataset: Dataset, ks: Sequence[int] | None = None) -> str:
-    """The metric by which validation chooses the weights of a model of a data set.
+    """Return the metric by which validation selects the weights of a model.
 
     Args:
-        name: such as ``"ndcg@20"``, of which a smaller catalogue takes the longest list: ``"ndcg@12"``.
-        dataset: what is evaluated.
-        ks: list lengths; None takes those of ``list_lengths``.
+        name: name such as ``"ndcg@20"``; with a catalogue of 12 items it becomes ``"ndcg@12"``.
+        dataset: the data set.
+        ks: list lengths; None uses ``list_lengths``.
 
     Raises:
-        SettingError: naming ``select_on``, if there is no such metric, or if less of it is better.
+        SettingError: naming ``select_on``, if there is no such metric, or if a lower value is better.
 
     Example:
         >>> from refit_env.data import synthesize
@@ -190,14 +190,14 @@ def selecting_metric(name: str, dataset: Dataset, ks: Sequence[int] | None = Non
 
 
 def nearest_metric(name: str, names: Iterable[str]) -> str:
-    """Of metrics that were measured, the one that stands for ``name`` where the catalogue is small.
+    """Return the measured metric that replaces ``name`` where the catalogue is small.
 
     Args:
-        name: such as ``"ndcg@20"``.
-        names: of the metrics.
+        name: name such as ``"ndcg@20"``.
+        names: names of the measured metrics.
 
     Returns:
-        ``name`` itself if it was measured, else that of the longest shorter list.
+        ``name`` if it was measured, else the same metric of the longest shorter list.
 
     Example:
         >>> nearest_metric("ndcg@20", ["ndcg@10", "ndcg@12", "recall@12"])
@@ -211,10 +211,10 @@ def nearest_metric(name: str, names: Iterable[str]) -> str:
 def _rank(
     scores: Tensor, seen: Tensor, relevant: Tensor, ks: Sequence[int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Lists (B, K) and their metrics (B,), from scores, seen and relevant items (B, I)."""
+    """Return lists (B, K) and their metrics (B,), from scores, seen and relevant items (B, I)."""
     if scores.shape != seen.shape:
         raise ValueError(
-            f"the model gave scores of shape {tuple(scores.shape)}, expected {tuple(seen.shape)}"
+            f"the model returned scores of shape {tuple(scores.shape)}, expected {tuple(seen.shape)}"
         )
     ranked = top_k(scores, max(ks), seen)  # (B, K)
     values = {}
@@ -225,6 +225,6 @@ def _rank(
 
 
 def _check_lengths(ks: Sequence[int], num_items: int) -> None:
-    """Refuse list lengths that the catalogue cannot fill."""
+    """Raise an error for list lengths outside 1..I."""
     if not ks or min(ks) < 1 or max(ks) > num_items:
         raise ValueError(f"ks={tuple(ks)} must be list lengths in 1..{num_items}, the number of items")

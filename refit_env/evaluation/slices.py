@@ -1,4 +1,4 @@
-"""Parts of an evaluation: users of whom little is known, popular items, the long tail.
+"""Slices of an evaluation: cold users, popular items, long-tail items.
 
 Letters: U users, I items, n evaluated users, B users in a batch, K list length.
 """
@@ -22,16 +22,16 @@ COLD, POPULAR, TAIL = "cold", "popular", "tail"
 FEW = 5
 """Users with fewer train items than this are cold."""
 HEAD = 0.2
-"""Share of the catalogue, the most interacted with in training, that is popular; the rest is the tail."""
+"""Share of items, those with the most train interactions, that are popular; the others are the tail."""
 _BATCH = 512
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """The metrics of one part.
+    """The metrics of one slice.
 
     Attributes:
-        users: (n,) int64, those that count.
+        users: (n,) int64 users of the slice.
         per_user: metric name -> (n,) float64.
     """
 
@@ -39,22 +39,22 @@ class Slice:
     per_user: dict[str, npt.NDArray[np.float64]]
 
     def means(self) -> dict[str, float]:
-        """Means over the slice's users; empty where there is none."""
+        """Return means over the slice's users; empty if it has none."""
         return {name: float(values.mean()) for name, values in self.per_user.items() if values.size}
 
 
 def slices(evaluation: Evaluation, dataset: Dataset, split: str = "test") -> dict[str, Slice]:
-    """Cut an evaluation into parts.
+    """Return the metrics of three slices of an evaluation.
 
-    - ``cold``: the users with fewer than 5 train items (of rows: of items that the model is shown).
-    - ``popular``, ``tail``: only the relevant items among the most popular fifth of the catalogue, or among
-      the others, count; the lists are the same, so the two say whom an improvement serves. Users without
-      such a relevant item are left out.
+    - ``cold``: the users with fewer than 5 train items (for rows: with a history of fewer than 5 items).
+    - ``popular``, ``tail``: only relevant items in the most popular fifth of the catalogue, or only the
+      others, count. The lists are the same, so the two slices show which items an improvement concerns. Users
+      without such a relevant item are not counted.
 
     Args:
-        evaluation: of ``refit_env.evaluation.ranking.evaluate``.
-        dataset: what was evaluated.
-        split: which part of it.
+        evaluation: result of ``refit_env.evaluation.ranking.evaluate``.
+        dataset: the data set of the evaluation.
+        split: the split of the evaluation.
     """
     dataset = dataset.episodes
     cold = dataset.train.csr.getnnz(axis=1)[evaluation.users] < FEW  # (n,)
@@ -68,9 +68,9 @@ def slices(evaluation: Evaluation, dataset: Dataset, split: str = "test") -> dic
 
 
 def popular_items(dataset: Dataset, share: float = HEAD) -> npt.NDArray[np.bool_]:
-    """(I,) whether an item is among the ``share`` most interacted with in training; ties by lower id.
+    """Return (I,) whether an item is in the ``share`` with the most train interactions; ties by lower id.
 
-    Of rows, the train rows' targets are counted: each event once.
+    For rows, the targets of the train rows are counted, so that each event counts once.
     """
     counted = getattr(dataset.episodes, "targets", dataset.episodes.train)
     counts = np.bincount(counted.items, minlength=dataset.num_items)  # (I,)
@@ -80,14 +80,14 @@ def popular_items(dataset: Dataset, share: float = HEAD) -> npt.NDArray[np.bool_
 
 
 def _of_items(evaluation: Evaluation, truth: sp.csr_matrix, num_items: int) -> Slice:
-    """The metrics where only ``truth`` (U, I) is relevant, over the users who have some of it."""
+    """Return the metrics with only ``truth`` (U, I) relevant, over the users with such items."""
     truth.eliminate_zeros()
-    kept = np.flatnonzero(np.diff(truth.indptr)[evaluation.users])  # places in the evaluation
+    kept = np.flatnonzero(np.diff(truth.indptr)[evaluation.users])  # positions in the evaluation
     relevant = SparseRows(truth)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in evaluation.per_user}
     for places in np.array_split(kept, max(1, -(-kept.size // _BATCH))):
         mask = relevant.mask(torch.from_numpy(evaluation.users[places]))  # (B, I)
-        mask = torch.nn.functional.pad(mask, (0, 1))  # empty places of lists, -1, point to the last column
+        mask = torch.nn.functional.pad(mask, (0, 1))  # empty list positions, -1, index the last column
         lists = torch.from_numpy(evaluation.lists[places]) % (num_items + 1)  # (B, K)
         for name, values in found.items():
             metric, k = name.split("@")

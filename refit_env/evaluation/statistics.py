@@ -1,7 +1,7 @@
-"""Statistics of a claim: is a model better than another, and how sure are we?
+"""Statistics for comparing models: bootstrap and confidence intervals.
 
-Two kinds of doubt are kept apart. A paired bootstrap over users says how far a difference would move
-with other users of the same kind; an interval over seeds says how far it moves when training runs again.
+There are two separate sources of uncertainty. A paired bootstrap over users estimates how a difference varies
+with the sample of users; an interval over seeds estimates how it varies with repeated training.
 
 Letters: n users, M metrics, R resamples, S seeds (runs), E environments (tasks).
 """
@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 FloatArray = npt.NDArray[np.float64]
 
 _CHUNK = 4_000_000
-"""Draws held in memory at once by a bootstrap: 32 MB of indices."""
+"""Draws of a bootstrap that are in memory at once: 16 MB of indices."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class PairedBootstrap:
     num_users: int
     """Users compared."""
     confidence: float = 0.95
-    """Probability that the interval is meant to cover."""
+    """Confidence level of the interval."""
     resamples: int = 10_000
-    """Bootstrap resamples behind the interval."""
+    """Bootstrap resamples of the interval."""
 
     @property
     def relative_gain(self) -> float:
@@ -50,7 +50,7 @@ class PairedBootstrap:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies wholly on one side of zero."""
+        """Whether the interval does not contain zero."""
         return self.low > 0.0 or self.high < 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class Interval:
     high: float
     """Upper end."""
     count: int
-    """Values behind it."""
+    """Number of values."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values; an infinite end is null."""
@@ -91,10 +91,10 @@ def paired_bootstrap(
         after: (n,) the same metric of the same users, in the same order, after.
         resamples: R.
         confidence: between 0 and 1.
-        seed: of the resampling; the same seed gives the same interval.
+        seed: seed of the resampling; the same seed gives the same interval.
 
     Raises:
-        ValueError: if the two differ in shape, are empty, or hold NaN or infinity.
+        ValueError: if the two differ in shape, are empty, or contain NaN or infinity.
 
     Example:
         >>> result = paired_bootstrap([0.1, 0.2, 0.0, 0.4], [0.2, 0.3, 0.1, 0.5])
@@ -122,10 +122,10 @@ def paired_bootstraps(
         after: the same names and users.
         resamples: R.
         confidence: between 0 and 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        One result per metric. Sharing the draws makes M metrics hardly dearer than one.
+        One result per metric. Because the draws are shared, M metrics cost little more than one.
 
     Raises:
         ValueError: if names or shapes differ, or a value is NaN or infinite.
@@ -163,18 +163,18 @@ def mean_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Mean over seeds with an interval.
+    """Return the mean over seeds with an interval.
 
     Args:
         values: (S,) one number per seed.
-        method: ``"t"``, Student's interval, right for few seeds, or ``"bootstrap"``, the percentile
+        method: ``"t"``, Student's interval, valid for few seeds, or ``"bootstrap"``, the percentile
             bootstrap, which is too narrow below about ten seeds.
         confidence: between 0 and 1.
         resamples: R, for the bootstrap.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
 
     Returns:
-        The mean and its interval; with one value the interval is infinite (nothing is known of the spread).
+        The mean and its interval; with one value the interval is infinite.
 
     Example:
         >>> interval = mean_interval([1.0, 2.0, 3.0])
@@ -196,14 +196,14 @@ def mean_interval(
 
 
 def interquartile_mean(values: npt.ArrayLike, axis: int | None = None) -> Any:
-    """Mean of the middle half of the values, as the rliable paper recommends for RL results.
+    """Return the mean of the middle half of the values, as the rliable paper recommends for RL results.
 
     Args:
-        values: any shape.
+        values: array of any shape.
         axis: the axis to reduce; None pools all values.
 
     Returns:
-        A float, or an array without ``axis``. Of fewer than four values nothing is trimmed.
+        A float, or an array without ``axis``. Fewer than four values are not trimmed.
 
     Example:
         >>> interquartile_mean([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0])
@@ -221,22 +221,22 @@ def stratified_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Interval of an aggregate over environments: seeds are resampled within each environment.
+    """Return the interval of an aggregate over environments, resampling seeds within each environment.
 
     Args:
         scores: (S, E) one score per seed and environment.
-        statistic: (S, E) -> float, the interquartile mean unless told otherwise.
+        statistic: (S, E) -> float; the default is the interquartile mean.
         resamples: R.
         confidence: between 0 and 1.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
-        The statistic of ``scores`` and its percentile interval; of one seed the interval is infinite.
+        The statistic of ``scores`` and its percentile interval; with one seed the interval is infinite.
     """
     _check_bootstrap(resamples, confidence)
     table = np.asarray(scores, dtype=np.float64)  # (S, E)
     if table.ndim != 2 or table.size == 0:
-        raise ValueError(f"scores must be (seeds, environments), got shape {table.shape}")
+        raise ValueError(f"scores must be (seeds, environments), found shape {table.shape}")
     if table.shape[0] == 1:
         return Interval(float(statistic(table)), float("-inf"), float("inf"), int(table.size))
     rng = np.random.default_rng(seed)
@@ -247,7 +247,7 @@ def stratified_bootstrap(
 
 
 def _bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """(R, M) means of ``values`` (n, M) over users drawn with replacement."""
+    """Return the means (R, M) of ``values`` (n, M) over users drawn with replacement."""
     rng = np.random.default_rng(seed)
     n = values.shape[0]
     block = max(1, _CHUNK // n)
@@ -262,24 +262,24 @@ def _bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArra
 
 
 def _percentiles(samples: FloatArray, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Ends (M,) of the central interval of ``samples`` (R, M)."""
+    """Return the ends (M,) of the central interval of ``samples`` (R, M)."""
     tail = (1.0 - confidence) / 2
     low, high = np.quantile(samples, [tail, 1.0 - tail], axis=0)
     return low, high
 
 
 def _users_values(name: str, values: npt.ArrayLike) -> FloatArray:
-    """Check a (n,) array of finite numbers."""
+    """Return the values as an array (n,); raise an error unless they are finite numbers."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must hold one number per user or seed, got shape {array.shape}")
+        raise ValueError(f"{name} must hold one number per user or seed, found shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds {int((~np.isfinite(array)).sum())} values that are NaN or infinite")
     return array
 
 
 def _check_bootstrap(resamples: int, confidence: float) -> None:
-    """Refuse settings that give no interval."""
+    """Raise an error for invalid settings of a bootstrap."""
     if resamples < 1:
         raise ValueError(f"resamples={resamples} must be at least 1")
     if not 0.0 < confidence < 1.0:

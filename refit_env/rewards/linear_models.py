@@ -40,7 +40,7 @@ from refit_env.rewards.ridge_solver import (
     times,
 )
 from refit_env.settings import Nonnegative, Positive, Size, check_setting
-from refit_env.utils.content_cache import Kept
+from refit_env.utils.content_cache import ContentCache
 from refit_env.utils.ridge import ridge_weights
 
 
@@ -64,10 +64,10 @@ class Filters:
 LARGEST = 25_000
 """Items or, where they are fewer, users that ``ease`` takes: it holds the square, its time is the cube."""
 
-_WEIGHTS: Kept[Tensor] = Kept()
-_DUALS: Kept[Dual] = Kept()
-_FILTERS: Kept[Filters] = Kept()
-_LEVERAGES: Kept[npt.NDArray[np.float64]] = Kept()
+_WEIGHTS: ContentCache[Tensor] = ContentCache()
+_DUALS: ContentCache[Dual] = ContentCache()
+_FILTERS: ContentCache[Filters] = ContentCache()
+_LEVERAGES: ContentCache[npt.NDArray[np.float64]] = ContentCache()
 
 
 class ModelReward(ListReward):

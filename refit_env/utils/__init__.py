@@ -1,1 +1,1 @@
-"""Files written atomically, and caches keyed by content."""
+"""Atomic writing of files and folders, a cache keyed by content, text for terminals, ridge regression."""

@@ -1,4 +1,8 @@
-"""Files are written beside their place and then renamed: a reader sees the old one or the new one, whole."""
+"""Atomic writing of files, and JSON files checked against types.
+
+A file is written to a temporary path beside the target, then renamed: a reader sees the complete old file or
+the complete new one.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +22,17 @@ from refit_env.errors import DataError
 
 Record = TypeVar("Record")
 LARGEST_JSON = 64 * 2**20
-"""Bytes of the largest JSON file that is read."""
+"""Most bytes of a JSON file."""
 
 
 @contextmanager
 def atomic_path(target: Path | str) -> Iterator[Path]:
-    """Yield a path beside ``target`` to write to; it takes the target's place when the block ends well.
+    """Yield a temporary path beside ``target``; it replaces the target if the block ends without an error.
 
-    After an error nothing is left, and the target is as it was. The folder is made if it is not there.
+    After an error the temporary file is removed and the target unchanged. A missing folder is created.
 
     Raises:
-        OSError: naming the target, if it cannot be written (a full disk, a folder that is read-only).
+        OSError: naming the target, if it cannot be written (a full disk, a read-only folder).
     """
     target = Path(target)
     with errors_name(target), _beside(target) as temporary:
@@ -37,7 +41,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def errors_name(path: Path | str) -> Iterator[None]:
-    """Within, errors of the system that name no file, or the temporary one beside ``path``, name ``path``."""
+    """Return a context in which system errors that name no file, or the temporary one, name ``path``."""
     try:
         yield
     except OSError as error:
@@ -49,14 +53,14 @@ def errors_name(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    """Yield a path that takes the place of ``target`` when the block ends well."""
+    """Yield a temporary path that replaces ``target`` if the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=target.suffix, dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)  # mkstemp makes files for the owner alone; give what open() would have given
+        umask = os.umask(0)  # mkstemp creates private files; set the permissions that open() would set
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         os.replace(temporary, target)
@@ -65,9 +69,9 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def file_state(path: Path | str) -> tuple[str, int, int, int, int] | None:
-    """What is different once a file has been written anew, for the key of a cache; None if there is no file.
+    """Return a key that changes whenever a file is written, for caches; None if there is no file.
 
-    Its place, inode, times of change and size: an older file put in place with its own date is another, too.
+    The key holds the path, inode, change times and size, so a file that is replaced by an older one differs.
     """
     path = Path(path)
     try:
@@ -82,7 +86,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
     Raises:
         TypeError: if the value is not JSON-plain.
-        ValueError: if it holds NaN or infinity, which JSON does not know.
+        ValueError: if it contains NaN or infinity, which JSON does not have.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_path(path) as temporary:
@@ -90,7 +94,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The value with None for the numbers that JSON does not know.
+    """Return the value with None in place of NaN and infinity, which JSON does not have.
 
     Example:
         >>> finite({"best": [float("-inf"), 3], "loss": 0.5})
@@ -104,7 +108,7 @@ def finite(value: Any) -> Any:
 
 
 def remove_temporaries(target: Path | str) -> None:
-    """Delete what writers that were killed left beside ``target``; only where nobody else writes there."""
+    """Delete temporary files of killed processes beside ``target``; no other process may write the target."""
     target = Path(target)
     for path in target.parent.glob(f".{glob.escape(target.name)}.*"):
         path.unlink(missing_ok=True)
@@ -114,7 +118,7 @@ def read_json(path: Path | str) -> Any:
     """Read a JSON file of any content.
 
     Raises:
-        DataError: if the file is missing or holds no JSON; the message names it.
+        DataError: if the file is missing or not JSON; the message names it.
     """
     return read_record(path, object)
 
@@ -126,18 +130,18 @@ def read_record(
 
     Args:
         path: the file.
-        kind: what it must hold: a dataclass, ``TypedDict``, ``msgspec.Struct``, or a built-in type such as
+        kind: expected type: a dataclass, ``TypedDict``, ``msgspec.Struct``, or a built-in type such as
             ``dict[str, int]``. Bounds are stated as ``Annotated[int, msgspec.Meta(ge=1)]``. Fields that the
-            type does not name are left out.
-        error: raised for whatever is wrong.
-        limit: bytes; a larger file is refused unread.
+            type does not name are dropped.
+        error: type of the error that is raised.
+        limit: most bytes; a larger file is not read.
 
     Returns:
         The value.
 
     Raises:
-        ValueError: of the type ``error``, if the file is missing, too large, no JSON, or of another shape.
-            The message names the file and the field, and holds none of the file's content.
+        ValueError: of the type ``error``, if the file is missing, too large, not JSON, or of another type.
+            The message names the file and the field, and contains none of the file's content.
     """
     path = Path(path)
     try:
@@ -159,9 +163,9 @@ def parse_record(
 
     Args:
         content: the text.
-        kind: what it must hold.
-        where: the text's place, for the message.
-        error: raised for whatever is wrong.
+        kind: expected type.
+        where: file or line of the text, for the message.
+        error: type of the error that is raised.
 
     Example:
         >>> parse_record('{"num_users": 0}', dict[str, str], "dataset.json")
@@ -182,7 +186,7 @@ def parse_record(
 def check_record(
     value: Any, kind: type[Record], where: str, *, error: type[ValueError] = DataError
 ) -> Record:
-    """Check plain values, such as ``read_json`` gives, against a type; see ``read_record``.
+    """Check plain values, such as ``read_json`` returns, against a type; see ``read_record``.
 
     Example:
         >>> check_record({"epochs": 3}, dict[str, float], "config.json")
@@ -197,8 +201,8 @@ def check_record(
 
 
 def _explained(where: str, problem: msgspec.ValidationError) -> str:
-    """The message for content of another shape."""
+    """Return the message for content of another type."""
     text = str(problem)
-    if len(text) > 200:  # a wrong name stands in the message, however long it is
+    if len(text) > 200:  # msgspec's message contains a wrong name of any length
         text = f"{text[:120]} ... {text[-60:]}"
     return f"{where}: {text[:1].lower()}{text[1:]}"

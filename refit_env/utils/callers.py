@@ -1,7 +1,7 @@
-"""The calls that are running: what wraps an environment or trains a policy, neither of which is told.
+"""Finds objects on the call stack: the wrappers of an environment, or the algorithm of a policy.
 
-Gymnasium's wrappers know what they wrap, not the reverse, and Stable-Baselines3's policies do not know their
-algorithm. But a wrapper's ``reset`` calls that of the environment, and so they stand on the call stack then.
+Gymnasium's wrappers reference the environment, not the reverse, and Stable-Baselines3's policies do not
+reference their algorithm. But a wrapper's ``reset`` calls the environment's, so it is on the call stack then.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ T = TypeVar("T")
 
 
 def running_objects(kind: type[T], method: str) -> list[T]:
-    """The objects of a class of which a method is running, innermost first, each once.
+    """Return the objects of a class with a running method, innermost first, each once.
 
     Args:
         kind: their class.
         method: the method's name.
 
     Returns:
-        The objects; none where the interpreter keeps no stack that can be read.
+        The objects; none where the interpreter does not expose its stack.
 
     Example:
         >>> class Wrapper:
@@ -35,7 +35,7 @@ def running_objects(kind: type[T], method: str) -> list[T]:
     for frame in _frames():
         if frame.f_code.co_name != method:
             continue
-        names = frame.f_code.co_varnames[:1]  # of a method, the object
+        names = frame.f_code.co_varnames[:1]  # in a method, the object
         owner = frame.f_locals.get(names[0]) if names else None
         if isinstance(owner, kind) and not any(owner is other for other in found):
             found.append(owner)
@@ -43,7 +43,7 @@ def running_objects(kind: type[T], method: str) -> list[T]:
 
 
 def argument_of_caller(function: Callable[..., Any], name: str, depth: int) -> Any:
-    """The argument ``name`` of ``function`` if that is the call ``depth`` above the one that asks, else None.
+    """Return the argument ``name`` of ``function`` if it is ``depth`` calls above the caller, else None.
 
     Example:
         >>> def made_by():
@@ -61,7 +61,7 @@ def argument_of_caller(function: Callable[..., Any], name: str, depth: int) -> A
 
 
 def _frames() -> Iterator[FrameType]:
-    """The frames of the calls that are running, from that of who called a function of this module."""
+    """Yield the frames of the running calls, beginning with the caller of this module."""
     frame = inspect.currentframe()
     here = None if frame is None else frame.f_code.co_filename
     while frame is not None:

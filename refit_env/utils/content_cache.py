@@ -1,7 +1,7 @@
-"""Results that are kept by the content of what they were made from.
+"""Caches expensive results, keyed by a hash of the input.
 
-Environments, agents and evaluations of one process often build the same rows independently; what is dear to
-work out from them (neighbours, factors) is then shared.
+Environments, agents and evaluations of one process often build equal matrices independently; they share the
+results that are computed from them (neighbours, factors).
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-Thing = TypeVar("Thing")
+Value = TypeVar("Value")
 
-KEPT = 8
-"""Results of a kind that are kept for the next who asks."""
+CAPACITY = 8
+"""Results that a cache holds; the least recently used one is evicted."""
 
 
-class Kept(Generic[Thing]):
-    """The last eight things of one kind."""
+class ContentCache(Generic[Value]):
+    """A cache of the last eight results of one kind."""
 
     def __init__(self) -> None:
-        """Begin with none."""
-        self._known: OrderedDict[tuple[str, int], Thing] = OrderedDict()
+        """Create an empty cache."""
+        self._known: OrderedDict[tuple[str, int], Value] = OrderedDict()
 
     def get(
         self,
         matrix: sp.csr_matrix,
         number: int,
-        make: Callable[[], Thing],
+        make: Callable[[], Value],
         others: Iterable[npt.NDArray[Any]] = (),
-    ) -> Thing:
-        """What was made from the same content, else a new one; an array is read-only, nothing may be changed.
+    ) -> Value:
+        """Return the cached result of equal inputs, or compute it. Callers must not change it.
 
         Args:
-            matrix: the rows.
-            number: what else it depends on.
-            make: makes it.
+            matrix: a matrix that the result depends on.
+            number: a setting that it depends on.
+            make: computes the result; an array becomes read-only.
             others: further arrays that it depends on.
         """
         digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
         for array in (matrix.indptr, matrix.indices, matrix.data, *others):
-            digest.update(f"{array.dtype.str}{array.shape}".encode())  # or bytes could pass for another's
+            # else equal bytes of other types collide
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         key = (digest.hexdigest(), number)
         if key not in self._known:
@@ -53,6 +54,6 @@ class Kept(Generic[Thing]):
             if isinstance(made, np.ndarray):
                 made.setflags(write=False)
         self._known.move_to_end(key)
-        while len(self._known) > KEPT:
+        while len(self._known) > CAPACITY:
             self._known.popitem(last=False)
         return self._known[key]

@@ -1,4 +1,7 @@
-"""A folder is written beside its place and swapped in: at any moment the old or the new is there, whole."""
+"""Atomic writing of folders: a folder is written beside the target, then exchanged with it.
+
+At any time the target is the complete old folder or the complete new one.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,23 @@ from filelock import FileLock
 _EXCHANGE = 2
 """The flag of ``renameat2`` and of ``renamex_np`` that exchanges two names."""
 _HERE = -100
-"""Linux's AT_FDCWD: paths are taken as ``open`` takes them."""
+"""Linux's AT_FDCWD: relative paths start at the working directory."""
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of this package, which need not be there."""
+    """Return the user's cache folder of this package, which may not exist."""
     return Path(platformdirs.user_cache_dir("refit-env"))
 
 
 def lock_of(folder: Path | str, purpose: str) -> FileLock:
-    """The lock of a folder, kept in the cache folder, so that the folder's neighbours get no lock file.
+    """Return the lock of a folder; its lock file is in the cache folder.
 
     Args:
-        folder: what is locked; another spelling of the same path has the same lock.
-        purpose: what for, a word; two purposes are two locks.
+        folder: folder to lock; another spelling of the same path has the same lock.
+        purpose: name of the purpose; each purpose has its own lock.
 
     Returns:
-        The lock, not yet taken.
+        The lock, not acquired.
     """
     digest = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:32]
     place = cache_folder() / ".locks"
@@ -53,10 +56,10 @@ def lock_of(folder: Path | str, purpose: str) -> FileLock:
 
 @contextmanager
 def atomic_folder(target: Path | str) -> Iterator[Path]:
-    """Yield an empty folder beside ``target`` to fill; it takes the target's place when the block ends well.
+    """Yield an empty folder beside ``target``; it replaces the target if the block ends without an error.
 
-    After an error nothing is left of it, and the target is as it was. What earlier writers that were killed
-    left beside the target is removed first. One process at a time writes a target; others wait.
+    After an error the new folder is removed and the target unchanged. Temporary folders of killed processes
+    are removed first. One process at a time writes a target; others wait.
     """
     target = Path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
         new = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
         try:
             yield new
-            umask = os.umask(0)  # mkdtemp makes folders for the owner alone; give what mkdir would have given
+            umask = os.umask(0)  # mkdtemp creates private folders; set the permissions that mkdir would set
             os.umask(umask)
             new.chmod(0o777 & ~umask)
             _put(new, target)
@@ -75,27 +78,27 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
 
 
 def restore(target: Path) -> None:
-    """Put the old folder back where a kill fell between the two renames of a swap.
+    """Restore the old folder if a process was killed between the two renames of an exchange.
 
-    That can happen only where the system cannot exchange two names in one step.
+    This can happen only where the system cannot exchange two names in one step.
     """
     aside = _aside(target)
     if not target.exists() and aside.is_dir():
         try:
             aside.rename(target)
-        except OSError:  # another process was faster, or may write here
+        except OSError:  # another process restored it, or this one may not write here
             return
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what killed writers of ``target`` left beside it; its lock must be held."""
+    """Remove temporary folders of killed processes beside ``target``; the caller must hold its lock."""
     for left in [*target.parent.glob(f"{glob.escape(_prefix(target))}*"), _aside(target)]:
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
 
 
 def _put(new: Path, target: Path) -> None:
-    """Give ``new`` the name ``target``; what was there is then in ``new``, or removed."""
+    """Rename ``new`` to ``target``; the old target becomes ``new``, or is removed."""
     if not target.exists():
         new.rename(target)
     elif not exchange(new, target):

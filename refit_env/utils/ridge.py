@@ -22,17 +22,17 @@ def ridge_weights(
     device: torch.device | str,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> Tensor:
-    """Solve a ridge regression; without targets, that of each item on all others (EASE).
+    """Solve a ridge regression; without targets, the regression of each item on all others (EASE).
 
     Args:
         rows: (R, I) inputs X.
-        l2: weight of the squared weights, > 0.
+        l2: factor of the squared weights, > 0.
         targets: (R, I) outputs Y; None for X itself with a zero diagonal (Steck, WWW 2019, Eq. 8).
-        device: where the result lies.
-        dtype: of the solution; float32 halves the memory, which is what a large catalogue needs.
+        device: device of the result.
+        dtype: precision of the solution; float32 needs half the memory, for large catalogues.
 
     Returns:
-        W (I, I) float32, so that X W predicts Y.
+        W (I, I) float32, such that X W predicts Y.
 
     Raises:
         ValueError: if ``l2`` is too small to solve the system in that precision.
@@ -43,7 +43,7 @@ def ridge_weights(
                 [0.6667, 0.0000]])
     """
     weights = regularised(rows, l2, targets, dtype)
-    if targets is None:  # the inverse, whose columns over their diagonals are the regressions
+    if targets is None:  # the columns of the inverse, divided by their diagonals, are the regressions
         weights /= -np.diag(weights).copy()
         weights[np.diag_indices_from(weights)] = 0.0
     return torch.as_tensor(weights, dtype=torch.float32, device=device)
@@ -55,16 +55,16 @@ def regularised(
     targets: sp.csr_matrix | None,
     dtype: type[np.floating[Any]] = np.float64,
 ) -> npt.NDArray[Any]:
-    """Return (X^T X + l2)^-1, or that times X^T Y, (I, I).
+    """Return (X^T X + l2)^-1, or with targets (X^T X + l2)^-1 X^T Y, both (I, I).
 
-    The latter is solved by a system of R unknowns where the rows are fewer than the items:
+    With targets and fewer rows than items, a system of R unknowns is solved:
     (X^T X + l2)^-1 X^T = X^T (X X^T + l2)^-1.
 
     Args:
         rows: (R, I), X.
-        l2: what is added to the diagonal.
+        l2: value added to the diagonal.
         targets: (R, I), Y, or None.
-        dtype: of the system.
+        dtype: precision of the system.
 
     Raises:
         ValueError: if ``l2`` is too small for that precision.
@@ -92,12 +92,12 @@ def regularised(
 def smallest_l2(norm: float, dtype: type[np.floating[Any]]) -> float:
     """Return the l2 below which adding it to a Gram matrix of this norm is lost in rounding.
 
-    Above it a factorisation may still fail by the order of its sums, and is refused when it does.
+    Above it a factorisation may still fail because of rounding; ``regularised`` then raises an error.
     """
     return float(np.finfo(dtype).eps) * norm
 
 
 def l2_too_small(l2: float, size: int, dtype: type[np.floating[Any]], least: float) -> str:
-    """Return the message for an l2 that rounding loses: what was passed and what would be right."""
+    """Return the message for an l2 that is too small: the value that was passed, and a sufficient one."""
     right = max(1.0, 10 * least)
     return f"l2={l2} is too small to solve {size} equations in {dtype.__name__}; use {right:.3g} or more"

@@ -1,4 +1,4 @@
-"""Text from files and options, made fit for a terminal."""
+"""Makes text from files and options safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import unicodedata
 from typing import Any
 
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that change the direction in which a terminal shows what follows."""
+"""Marks that change the direction of the following text."""
 _HIDDEN = frozenset({"Cc", "Cs", "Zl", "Zp"})
 """Unicode categories of control characters, lone surrogates and line separators."""
 
 
 def visible(text: str, keep: str = "\n") -> str:
-    r"""The text with its control characters written out, so that none of them reaches a terminal.
+    r"""Return the text with its control characters escaped, so that a terminal does not execute them.
 
     Args:
-        text: any.
-        keep: control characters that stay.
+        text: any text.
+        keep: control characters that are not escaped.
 
     Example:
         >>> print(visible("red \x1b[31m"))
@@ -28,9 +28,9 @@ def visible(text: str, keep: str = "\n") -> str:
 
 
 def shown(value: Any, length: int = 40) -> str:
-    """A value in at most ``length`` characters and a few: of anything but plain values, only the type.
+    """Format a plain value in about ``length`` characters; for any other value, only its type.
 
-    Texts that would take long to make (of nested lists, of numbers with thousands of digits) are not made.
+    The text of a nested list or of a number with thousands of digits, which can need long, is not computed.
 
     Example:
         >>> shown("ratings"), shown("x" * 50, 5), shown([[1], [2]]), shown(None)
@@ -46,7 +46,7 @@ def shown(value: Any, length: int = 40) -> str:
 
 
 def acts(text: str) -> bool:
-    r"""Whether a text holds a control character.
+    r"""Return whether a text contains a control character.
 
     Example:
         >>> acts("plain"), acts("red \x1b[31m")

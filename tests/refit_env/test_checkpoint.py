@@ -1,4 +1,4 @@
-"""Checkpoints: one whole file or none, and nothing that could run code."""
+"""Tests of checkpoints: atomic writing, and no code in files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_what_is_saved_is_loaded(shapes: dict[str, int]) -> None:
         save_state(Path(folder) / "state", tensors, {"best": [float("-inf"), 0], "names": list(shapes)})
         again, meta = load_state(Path(folder) / "state")
     assert again.keys() == tensors.keys() and all(torch.equal(again[k], tensors[k]) for k in tensors)
-    assert meta == {"best": [None, 0], "names": list(shapes)}  # JSON knows no infinity
+    assert meta == {"best": [None, 0], "names": list(shapes)}  # JSON has no infinity
 
 
 def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
-    """kill -9 at any moment: what stands there is a state that was written to its end."""
+    """After kill -9 at any time the file is a complete state."""
     for delay in (0.02, 0.11, 0.23):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "state")])
         path = tmp_path / "state.safetensors"
@@ -88,13 +88,13 @@ def test_a_pickle_is_never_unpickled(tmp_path: Path) -> None:
     assert not (tmp_path / "boom").exists()
 
 
-def test_a_stranger_safetensors_file_is_told_apart(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_another_library_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, str(tmp_path / "policy.safetensors"))
     with pytest.raises(CheckpointError, match="not made by this library"):
         load_checkpoint(tmp_path)
 
 
-def test_the_readable_copy_says_the_same(tmp_path: Path) -> None:
+def test_the_readable_copy_must_equal_the_meta(tmp_path: Path) -> None:
     meta = {
         "backbone": "diffrec",
         "backbone_config": {},
@@ -134,7 +134,7 @@ def test_a_file_of_an_earlier_version_may_hold_infinity(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("meta", ["[]", "3", "", "{", "[" * 100_000, '{"a":' * 100_000 + "1" + "}" * 100_000])
-def test_meta_that_is_no_object_is_refused(meta: str, tmp_path: Path) -> None:
+def test_meta_that_is_not_an_object_is_refused(meta: str, tmp_path: Path) -> None:
     save_file({"w": torch.zeros(1)}, str(tmp_path / "s.safetensors"), {"format": "refit-env/1", "meta": meta})
     with pytest.raises(CheckpointError, match=r"s\.safetensors: meta: ") as refused:
         load_state(tmp_path / "s")
@@ -152,14 +152,14 @@ def test_a_header_beyond_the_limit_is_refused_unread(tmp_path: Path, monkeypatch
         load_state(tmp_path / "s")
 
 
-def test_tensors_that_cannot_take_the_place_of_others_are_named() -> None:
+def test_tensors_that_cannot_replace_others_are_named() -> None:
     here = {"a": torch.zeros(2, 3), "b": torch.tensor([math.nan]), "n": torch.zeros(2, dtype=torch.int64)}
     check_tensors({name: tensor.clone() for name, tensor in here.items()}, here, "file")
     for found, message in [
         (here | {"a": torch.zeros(1)}, r"file: 'a' is float32 \[1\], the model's is float32 \[2, 3\]"),
         (here | {"n": torch.zeros(2)}, r"file: 'n' is float32 \[2\], the model's is int64 \[2\]"),
         (here | {"a": torch.full((2, 3), math.inf)}, "file: 'a' holds NaN or infinity"),
-        (here | {"c": torch.zeros(1)}, "file: 'c' is no tensor of the model's"),
+        (here | {"c": torch.zeros(1)}, "file: 'c' is not a tensor of the model's"),
         ({"a": here["a"]}, "file: 'b' is missing"),
     ]:
         with pytest.raises(CheckpointError, match=message):

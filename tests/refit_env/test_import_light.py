@@ -1,4 +1,4 @@
-"""`import refit_env` registers ids and loads nothing heavy."""
+"""`import refit_env` registers ids and does not load slow packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HEAVY = ("torch", "pandas", "scipy", "pyarrow", "matplotlib", "stable_baselines3
 
 
 def modules_after(statement: str) -> set[str]:
-    """Top-level modules that a fresh interpreter has loaded after ``statement``."""
+    """Return the top-level modules that a new interpreter has loaded after ``statement``."""
     code = (
         f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{m.split('.')[0] for m in sys.modules}})))"
     )
@@ -18,7 +18,7 @@ def modules_after(statement: str) -> set[str]:
     return set(json.loads(done.stdout))
 
 
-def test_the_import_loads_nothing_heavy() -> None:
+def test_the_import_loads_no_slow_package() -> None:
     loaded = modules_after("import refit_env")
     assert "gymnasium" in loaded
     assert not loaded & set(HEAVY)

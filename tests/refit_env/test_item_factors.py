@@ -1,4 +1,4 @@
-"""Item factors: those of NumPy's full decomposition, in either way of finding them, the same every time."""
+"""Item factors equal NumPy's full decomposition, by both methods, in every process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hypothesis.extra import numpy as hnp
 from refit_env import item_factors as factors_module
 from refit_env.data import synthesize
 from refit_env.item_factors import item_factors
-from refit_env.utils.content_cache import KEPT
+from refit_env.utils.content_cache import CAPACITY
 
 
 @st.composite
 def matrices(draw: Any) -> tuple[np.ndarray, int]:
-    """A small matrix of interactions, any own rank, and a rank that may be asked of it."""
+    """Draw a small matrix of interactions, of any rank, and a valid rank for its factors."""
     shape = draw(st.tuples(st.integers(2, 12), st.integers(2, 12)))
     values = st.sampled_from([0.0, 0.0, 1.0, 2.5])
     matrix = draw(hnp.arrays(np.float64, shape, elements=values))
@@ -35,12 +35,13 @@ def test_factors_lose_least_of_the_matrix_and_are_orthonormal(case: tuple[np.nda
     assert found.shape == (matrix.shape[1], rank) and found.dtype == np.float32
     assert np.allclose(found.T @ found, np.eye(rank), atol=1e-5)
     left = matrix - matrix @ found @ found.T
-    least = np.linalg.svd(matrix, compute_uv=False)[rank:]  # Eckart and Young: none loses less
+    # Eckart and Young: no other factors have a smaller error
+    least = np.linalg.svd(matrix, compute_uv=False)[rank:]
     assert np.linalg.norm(left) == pytest.approx(np.linalg.norm(least), abs=1e-4)
 
 
 @given(matrices())
-def test_columns_fall_in_weight_and_have_their_sign(case: tuple[np.ndarray, int]) -> None:
+def test_columns_descend_in_weight_and_have_a_fixed_sign(case: tuple[np.ndarray, int]) -> None:
     matrix, rank = case
     found = item_factors(sp.csr_matrix(matrix), rank)
     weight = np.linalg.norm(matrix @ found, axis=0)
@@ -53,9 +54,7 @@ def test_columns_fall_in_weight_and_have_their_sign(case: tuple[np.ndarray, int]
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000), st.integers(1, 11), st.tuples(st.integers(20, 40), st.integers(12, 40)))
-def test_lanczos_finds_what_the_full_decomposition_finds(
-    seed: int, rank: int, shape: tuple[int, int]
-) -> None:
+def test_lanczos_equals_the_full_decomposition(seed: int, rank: int, shape: tuple[int, int]) -> None:
     matrix = sp.csr_matrix(np.random.default_rng(seed).random(shape))  # distinct singular values
     whole = factors_module._leading(matrix, rank)
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +66,7 @@ def test_lanczos_finds_what_the_full_decomposition_finds(
 def test_the_same_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = synthesize(num_users=30, num_items=40, num_clusters=4).train.csr
     first = item_factors(rows, 5)
-    monkeypatch.setattr(factors_module, "_leading", None)  # a call would fail
+    monkeypatch.setattr(factors_module, "_leading", None)  # a second call would fail
     assert item_factors(rows.copy(), 5) is first
     assert not first.flags.writeable
     changed = rows.copy()
@@ -76,14 +75,14 @@ def test_the_same_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> N
         item_factors(changed, 5)
 
 
-def test_only_the_newest_are_kept() -> None:
+def test_the_oldest_result_is_evicted() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(KEPT + 3):
+    for _ in range(CAPACITY + 3):
         item_factors(sp.csr_matrix(rng.random((4, 4))), 2)
-    assert len(factors_module._KEPT._known) == KEPT
+    assert len(factors_module._CACHE._known) == CAPACITY
 
 
-def test_every_process_finds_the_same_factors() -> None:
+def test_every_process_computes_the_same_factors() -> None:
     code = (
         "import hashlib; from refit_env import item_factors; from refit_env.data import synthesize\n"
         ""

@@ -1,4 +1,4 @@
-"""Nearest users: exact, ties by id, with a dense oracle in whole-number arithmetic."""
+"""Nearest users equal a dense oracle in whole-number arithmetic, ties by id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ counts = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), e
 
 
 def oracle(rows: np.ndarray, k: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """By exact fractions: cosine squared, zero products and the own group left out, ties by id."""
+    """Rank by exact fractions: squared cosine, without zero products and the user's group, ties by id."""
     groups = np.arange(len(rows)) if groups is None else groups
     out = np.full((len(rows), k), -1)
     for u, row in enumerate(rows):
@@ -41,7 +41,7 @@ def oracle(rows: np.ndarray, k: int, groups: np.ndarray | None = None) -> np.nda
 def test_neighbours_equal_the_exact_oracle(chunk: int, rows: np.ndarray, k: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "CHUNK", chunk)
-        patch.setattr(neighbors, "SPARE", 0)  # so that ties straddle the candidates, too
+        patch.setattr(neighbors, "SPARE", 0)  # so that ties also cross the limit of candidates
         users, similarity = nearest_users(sp.csr_matrix(rows), k)
     assert np.array_equal(users, oracle(rows, k))
     assert users.dtype == np.int64 and similarity.dtype == np.float32
@@ -53,7 +53,7 @@ def test_neighbours_equal_the_exact_oracle(chunk: int, rows: np.ndarray, k: int)
 @pytest.mark.parametrize("chunk", [2, 512])
 @given(rows=tables, k=st.integers(1, 4), size=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
-def test_members_of_a_group_are_no_neighbours(chunk: int, rows: np.ndarray, k: int, size: int) -> None:
+def test_members_of_a_group_are_not_neighbours(chunk: int, rows: np.ndarray, k: int, size: int) -> None:
     groups = 7 * (np.arange(len(rows)) // size)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "CHUNK", chunk)
@@ -62,7 +62,7 @@ def test_members_of_a_group_are_no_neighbours(chunk: int, rows: np.ndarray, k: i
     assert np.array_equal(users, oracle(rows, k, groups))
 
 
-def test_many_equal_users_are_told_apart_by_id() -> None:
+def test_many_equal_users_are_ordered_by_id() -> None:
     users, similarity = nearest_users(sp.csr_matrix(np.ones((100, 3))), k=4)
     assert users[0].tolist() == [1, 2, 3, 4]
     assert users[99].tolist() == [0, 1, 2, 3]
@@ -70,7 +70,7 @@ def test_many_equal_users_are_told_apart_by_id() -> None:
     assert np.allclose(similarity, 1.0)
 
 
-def test_cosines_that_are_equal_by_another_way_are_ties() -> None:
+def test_equal_cosines_of_different_counts_are_ties() -> None:
     """1 / sqrt(2) = 3 / sqrt(18): floating-point sums differ in the last digit, the fractions do not."""
     rows = np.zeros((3, 22), dtype=np.int64)
     rows[0, :3] = 1
@@ -95,7 +95,7 @@ def test_user_without_items_has_no_neighbours() -> None:
 
 
 @pytest.mark.parametrize(("rows", "k", "message"), [([[1.0]], 0, "at least 1"), ([[-1.0]], 1, "negative")])
-def test_what_makes_no_sense_is_refused(rows: list[list[float]], k: int, message: str) -> None:
+def test_invalid_arguments_are_refused(rows: list[list[float]], k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest_users(sp.csr_matrix(rows), k)
 
@@ -116,7 +116,7 @@ def test_real_users_have_their_exact_neighbours(data_home: Path, name: str) -> N
     for u in np.random.default_rng(0).integers(0, len(users), 50):
         common = np.rint((rows @ rows[u].T).toarray().ravel()).astype(np.int64)
         common[u] = 0
-        # Cosine squared times the user's own count: quotients of whole numbers, correctly rounded.
+        # Squared cosine times the user's count: quotients of whole numbers, rounded correctly.
         best = np.lexsort((np.arange(len(users)), -(common**2 / np.maximum(counts, 1))))[:10]
         assert np.array_equal(users[u], np.where(common[best] > 0, best, -1))
 
@@ -131,7 +131,7 @@ def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> Non
     rows[0, 0] = 1 - rows[0, 0]
     cached_neighbors(sp.csr_matrix(rows), 3)
     assert calls == [3, 4, 3]
-    cached_neighbors(sp.csr_matrix(rows), 3, np.arange(30) // 2)  # other groups, other neighbours
+    cached_neighbors(sp.csr_matrix(rows), 3, np.arange(30) // 2)  # other groups have other neighbours
     assert calls == [3, 4, 3, 3]
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0] = 7

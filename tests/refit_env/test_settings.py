@@ -49,7 +49,7 @@ class Example(Bounded):
         ({"flag": True, "epochs": 6}, "epochs must be <= 5 with flag"),
     ],
 )
-def test_what_lies_outside_is_refused_by_name(change: dict[str, object], message: str) -> None:
+def test_values_out_of_bounds_are_refused_by_name(change: dict[str, object], message: str) -> None:
     with pytest.raises(SettingError) as refused:
         replace(Example(), **change)  # type: ignore[arg-type]
     assert str(refused.value) == message
@@ -57,7 +57,7 @@ def test_what_lies_outside_is_refused_by_name(change: dict[str, object], message
     assert str(pickle.loads(pickle.dumps(refused.value))) == message
 
 
-def test_what_lies_inside_is_kept() -> None:
+def test_values_within_bounds_are_kept() -> None:
     made = Example(epochs=9, limit=3, share=0.5, widths=(1, 2), name="sum", flag=False)
     assert made.limit == 3 and made.share == 0.5
     assert Example(share=None) == Example()
@@ -79,7 +79,7 @@ def test_a_parser_may_check_later() -> None:
         Example(epochs=0)
 
 
-def test_what_was_found_is_bounded_in_the_message() -> None:
+def test_the_value_is_shortened_in_the_message() -> None:
     for change in ({"name": "x" * 10**6}, {"epochs": 10**5000}, {"limit": [[0] * 10**5]}):
         with pytest.raises(SettingError) as refused:
             replace(Example(), **change)  # type: ignore[arg-type]

@@ -118,8 +118,8 @@ DAMAGE: list[tuple[Change, str]] = [
     (put("optimizer.0.exp_avg_sq", lambda t: t - 1), "negative mean of squares"),
     (put("optimizer.0.step", torch.tensor(0.0)), "is no number of steps"),
     (put("optimizer.0.step", torch.tensor(1e30)), "is no number of steps"),
-    (put("optimizer.99.exp_avg", torch.zeros(1)), r"'99\.exp_avg' is no tensor of the optimiser's state"),
-    (put("optimizer.x", torch.zeros(1)), "'x' is no tensor of the optimiser's state"),
+    (put("optimizer.99.exp_avg", torch.zeros(1)), r"'99\.exp_avg' is not a tensor of the optimiser's state"),
+    (put("optimizer.x", torch.zeros(1)), "'x' is not a tensor of the optimiser's state"),
     (say(moved=[0, 99]), "there is no number 99"),
     (drop("optimizer."), r"'0\.step' is missing"),
     (no_optimizer, "no state of the optimiser"),
@@ -140,8 +140,8 @@ DAMAGE: list[tuple[Change, str]] = [
     (put("lists", lambda t: t + 1000), "'lists' names items outside 0..39"),
     (put("lists", lambda t: t[:, :1]), "'lists' is int64"),
     (drop("lists"), "'lists' is missing"),
-    (put("extra", torch.zeros(1)), "'extra' is no tensor of a resume state"),
-    (put("own.matrix", torch.zeros(1)), "'matrix' is no tensor of agent 'reinforce'"),
+    (put("extra", torch.zeros(1)), "'extra' is not a tensor of a resume state"),
+    (put("own.matrix", torch.zeros(1)), "'matrix' is not a tensor of agent 'reinforce'"),
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The posterior against Bayes' rule, and what respacing must keep."""
+"""Tests of the posterior by Bayes' rule, and of respacing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHAIN = Diffusion.from_betas(betas("linear", 6, noise_min=0.05, noise_max=0.4, b
 
 
 def test_posterior_is_bayes_rule_in_float64() -> None:
-    """q(u_{k-1} | u_k, x0): the product of two Gaussians in u_{k-1}, worked out by precision weighting."""
+    """q(u_{k-1} | u_k, x0) is the product of two Gaussians in u_{k-1}, computed by precision weighting."""
     x0, u = 0.8, -0.3
     for k in range(1, 6):
         abar_prev, beta = CHAIN.abar[k - 1], CHAIN.betas[k]
@@ -50,7 +50,7 @@ def test_q_sample_has_the_moments_of_the_forward_process() -> None:
     assert float(u.std()) == pytest.approx(np.sqrt(1 - CHAIN.abar[4]), abs=0.01)
 
 
-def test_eps_and_x0_are_two_names_of_one_thing() -> None:
+def test_x0_from_eps_inverts_q_sample() -> None:
     x0, noise = torch.rand(3, 5).double(), torch.randn(3, 5).double()
     for k in range(6):
         assert torch.allclose(CHAIN.x0_from_eps(CHAIN.q_sample(x0, k, noise), noise, k), x0)
@@ -83,7 +83,7 @@ def test_respacing_to_an_impossible_length_is_refused(steps: int) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
-def test_ddim_steps_are_song_et_al_written_down(eta: float) -> None:
+def test_ddim_steps_are_the_formula_of_song_et_al(eta: float) -> None:
     chain = CHAIN.respace(4).with_eta(eta)
     x0, u = torch.rand(2, 3).double(), torch.randn(2, 3).double()
     for k in range(1, 4):
@@ -96,8 +96,8 @@ def test_ddim_steps_are_song_et_al_written_down(eta: float) -> None:
     assert torch.equal(chain.posterior_mean(x0, u, 0), x0)
 
 
-def test_ddim_without_noise_keeps_the_noise_that_a_vector_holds() -> None:
-    """With the true x0, the way back from q_sample visits q_sample of every earlier step."""
+def test_ddim_without_noise_keeps_the_noise_of_a_vector() -> None:
+    """With the true x0, the reverse steps from q_sample pass through q_sample of every earlier step."""
     x0, noise = torch.rand(2, 3).double(), torch.randn(2, 3).double()
     chain = CHAIN.with_eta(0.0)
     u = chain.q_sample(x0, 5, noise)
@@ -107,6 +107,6 @@ def test_ddim_without_noise_keeps_the_noise_that_a_vector_holds() -> None:
 
 
 @pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
-def test_impossible_etas_are_refused(eta: float) -> None:
+def test_etas_out_of_range_are_refused(eta: float) -> None:
     with pytest.raises(ValueError, match=r"must lie in 0\.\.1"):
         CHAIN.with_eta(eta)

@@ -10,12 +10,12 @@ import pytest
 from refit_env.diffusion import SCHEDULES, Diffusion, betas
 
 
-def test_linear_var_has_the_variances_it_promises() -> None:
+def test_linear_var_has_its_stated_variances() -> None:
     out = betas("linear-var", 40, noise_scale=0.005, noise_min=0.005, noise_max=0.01, beta_fixed=False)
     np.testing.assert_allclose(1 - np.cumprod(1 - out), np.linspace(2.5e-5, 5e-5, 40), rtol=1e-9)
 
 
-def test_beta_fixed_moves_every_later_abar() -> None:
+def test_beta_fixed_changes_every_later_abar() -> None:
     """DiffRec on ML-1M: 1 - abar ends at 3.5e-5, not 5e-5 (reference: 1 - abar range 1e-5..3.5e-5)."""
     chain = Diffusion.from_betas(betas("linear-var", 40, noise_scale=0.005, noise_min=0.005, noise_max=0.01))
     assert chain.betas[0] == 1e-5
@@ -48,7 +48,7 @@ def test_cosine_follows_its_abar_until_the_cap() -> None:
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 40])
-def test_every_schedule_lies_strictly_between_0_and_1(kind: str, steps: int) -> None:
+def test_every_schedule_is_strictly_between_0_and_1(kind: str, steps: int) -> None:
     out = betas(kind, steps, noise_min=0.001, noise_max=0.02)
     assert out.shape == (steps,) and out.dtype == np.float64 and ((out > 0) & (out < 1)).all()
 

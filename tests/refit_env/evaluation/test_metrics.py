@@ -1,4 +1,4 @@
-"""Lists and metrics: the rule of ties, the published formulae, an independent oracle."""
+"""Tests of lists and metrics: ties, published formulae, an independent oracle."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ few_levels = hnp.arrays(
 
 
 def sorted_lists(scores: np.ndarray, k: int) -> np.ndarray:
-    """Lists by a stable sort: ties keep the order of the ids."""
+    """Return lists by a stable sort: ties keep the order of the ids."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -53,7 +53,7 @@ def test_hidden_items_come_last(scores: np.ndarray, data: st.DataObject) -> None
     hidden = data.draw(hnp.arrays(np.bool_, scores.shape))
     lists = top_k(torch.from_numpy(scores), k, torch.from_numpy(hidden))
     ids = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-    below = np.where(hidden, 0.0, -scores)  # hidden items come by their ids, after those of score -inf
+    below = np.where(hidden, 0.0, -scores)  # hidden items come last, by id, after items with score -inf
     assert np.array_equal(lists.numpy(), np.lexsort((ids, below, hidden), axis=1)[:, :k])
 
 
@@ -66,14 +66,14 @@ def test_lists_of_a_batch_are_the_lists_of_its_users(device: str) -> None:
     assert np.array_equal(lists.cpu().numpy(), sorted_lists(scores.cpu().numpy(), 20))
 
 
-def test_the_scores_are_left_as_they_were() -> None:
+def test_the_scores_are_not_changed() -> None:
     scores = torch.zeros(3, 9)
     top_k(scores, 4, torch.ones(3, 9, dtype=torch.bool))
     assert torch.equal(scores, torch.zeros(3, 9))
 
 
 @pytest.mark.parametrize("hidden", [None, torch.tensor([[False, True, False], [False, False, False]])])
-def test_nan_is_refused_wherever_it_stands(hidden: torch.Tensor | None) -> None:
+def test_nan_is_refused_at_any_position(hidden: torch.Tensor | None) -> None:
     scores = torch.tensor([[3.0, math.nan, 1.0], [1.0, 2.0, 3.0]])
     with pytest.raises(ValueError, match=r"NaN \(first at row 0, item 1\)"):
         top_k(scores, 1, hidden)
@@ -91,7 +91,7 @@ def test_a_length_outside_the_catalogue_is_refused(k: int) -> None:
 
 
 def hand_example() -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists and relevant items of four users over 40 items; the lists are 0, 1, 2 ... 19.
+    """Return lists and relevant items of four users over 40 items; the lists are 0, 1, 2 ... 19.
 
     A: 12 relevant, hits at ranks 1, 3, 4. B: 2 relevant, hits at 2 and 15. C: relevant, never hit.
     D: 3 relevant, hits at 1, 2, 3.
@@ -123,7 +123,7 @@ def test_hand_example() -> None:
 @settings(max_examples=60, deadline=None)
 def test_metrics_equal_trec_eval(scores: np.ndarray, relevant: np.ndarray, k: int) -> None:
     items = scores.shape[1]
-    # trec_eval breaks ties by the greater name: names fall as ids rise.
+    # trec_eval breaks ties by the greater name, so names descend as ids ascend.
     names = [f"{items - i:03d}" for i in range(items)]
     run = {str(u): dict(zip(names, row.tolist(), strict=True)) for u, row in enumerate(scores)}
     qrel = {str(u): {n: int(r) for n, r in zip(names, row, strict=True)} for u, row in enumerate(relevant)}
@@ -136,13 +136,13 @@ def test_metrics_equal_trec_eval(scores: np.ndarray, relevant: np.ndarray, k: in
         assert ndcg[u].item() == pytest.approx(measured[str(u)][f"ndcg_cut_{k}"], abs=1e-6)
 
 
-def test_ideal_dcg_is_a_perfect_list() -> None:
+def test_ideal_dcg_is_the_dcg_of_an_ideal_list() -> None:
     assert ideal_dcg(torch.tensor([0, 1, 2, 99]), 2).tolist() == pytest.approx([1, 1, 1.63093, 1.63093])
     assert discounts(2).tolist() == pytest.approx([1, 0.63093])
 
 
 def test_coverage_and_gini() -> None:
-    lists = torch.tensor([[0, 1], [0, -1]])  # -1 is an empty place
+    lists = torch.tensor([[0, 1], [0, -1]])  # -1 marks an empty position
     assert coverage_at_k(lists, 4) == 0.5
     # Counts 0, 0, 1, 2: (2 * (1*0 + 2*0 + 3*1 + 4*2) - 5 * 3) / (4 * 3) = 7 / 12.
     assert gini(lists, 4) == pytest.approx(7 / 12)

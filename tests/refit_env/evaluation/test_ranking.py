@@ -1,4 +1,4 @@
-"""The evaluation protocol: who counts, what is masked, what is averaged."""
+"""Tests of the evaluation protocol: users, masks, averages."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from refit_env.evaluation.ranking import evaluate
 
 
 def split(pairs: list[tuple[int, int]]) -> Interactions:
-    """Interactions of 4 users with 6 items."""
+    """Return interactions of 4 users with 6 items."""
     users, items = (np.array([p[side] for p in pairs], dtype=np.int64) for side in (0, 1))
     return Interactions.from_pairs(users, items, num_users=4, num_items=6)
 
 
 @pytest.fixture
 def dataset() -> Dataset:
-    """User 3 has no test item; user 2's only test item was seen in training."""
+    """Return a data set: user 3 has no test item; user 2's only test item is a train item."""
     return Dataset(
         name="tiny",
         task="cf",
@@ -31,7 +31,7 @@ def dataset() -> Dataset:
 
 
 def by_id(users: Tensor) -> Tensor:
-    """Every user likes the lower ids better."""
+    """Score lower ids higher for every user."""
     return -torch.arange(6.0).expand(users.numel(), 6)
 
 
@@ -55,13 +55,13 @@ def test_validation_masks_train_alone(dataset: Dataset) -> None:
     assert result.per_user["recall@2"].tolist() == [1.0, 1.0, 0.0]
 
 
-def test_places_that_no_unseen_item_fills_are_empty(dataset: Dataset) -> None:
+def test_positions_without_unseen_items_are_empty(dataset: Dataset) -> None:
     result = evaluate(by_id, dataset, "test", ks=(6,))
     assert result.lists.tolist() == [[2, 3, 4, 5, -1, -1], [2, 3, 4, 5, -1, -1]]
     assert result.means()["coverage@6"] == pytest.approx(4 / 6)
 
 
-def test_some_users_only(dataset: Dataset) -> None:
+def test_a_subset_of_users(dataset: Dataset) -> None:
     whole = evaluate(by_id, dataset, "test", ks=(3,))
     part = evaluate(by_id, dataset, "test", ks=(3,), users=np.array([1, 3]))
     assert part.users.tolist() == [1]
@@ -83,7 +83,7 @@ def test_the_batch_does_not_matter(dataset: Dataset) -> None:
         ({"users": np.array([2, 3])}, "no user to evaluate"),
     ],
 )
-def test_mistakes_are_named(dataset: Dataset, arguments: dict[str, object], message: str) -> None:
+def test_wrong_arguments_are_named(dataset: Dataset, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         evaluate(by_id, dataset, **{"ks": (2,), **arguments})  # type: ignore[arg-type]
 

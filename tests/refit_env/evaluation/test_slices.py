@@ -1,4 +1,4 @@
-"""Cold users, popular items and the tail, against counting by hand and against the evaluation itself."""
+"""Tests of cold users, popular items and the tail, by hand and by separate evaluations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refit_env.evaluation.slices import popular_items, slices
 
 
 def tiny() -> Dataset:
-    """Two users, six items; user 0 has five train items, user 1 one; item 0 is the most popular."""
+    """Return two users, six items; user 0 has five train items, user 1 one; item 0 is the most popular."""
     train = Interactions.from_pairs([0, 0, 0, 0, 1], [0, 1, 2, 3, 0], 2, 6)
     none = Interactions.from_pairs([], [], 2, 6)
     return Dataset("tiny", "cf", train, none, Interactions.from_pairs([0, 1, 1], [4, 1, 5], 2, 6), False)
@@ -32,7 +32,7 @@ def test_a_small_case_by_hand() -> None:
     found = evaluate(lambda users: scores[users], data, ks=(1,))
     parts = slices(found, data)
     assert parts["cold"].users.tolist() == [0, 1]  # four and one train items
-    assert parts["popular"].users.tolist() == []  # item 0 is in nobody's test
+    assert parts["popular"].users.tolist() == []  # item 0 is no user's test item
     assert parts["popular"].means() == {}
     assert parts["tail"].users.tolist() == [0, 1]
     assert parts["tail"].per_user["recall@1"].tolist() == [1.0, 0.5]
@@ -62,7 +62,7 @@ def test_item_slices_equal_an_evaluation_of_that_truth_alone(name: str) -> None:
             np.testing.assert_allclose(parts[part].per_user[metric], values)
 
 
-def test_recall_of_the_whole_lies_between_its_parts() -> None:
+def test_recall_of_the_whole_is_between_its_parts() -> None:
     data = load_dataset("synthetic")
     noise = torch.randn(data.num_users, data.num_items, generator=torch.Generator().manual_seed(1))
     found = evaluate(lambda users: noise[users], data)

@@ -34,14 +34,14 @@ def test_paired_bootstrap_agrees_with_scipy_and_with_the_normal_limit() -> None:
 
 
 def test_pairing_removes_the_spread_between_users() -> None:
-    users = np.random.default_rng(0).random(500)  # users differ much, each gains the same
+    users = np.random.default_rng(0).random(500)  # users differ, but all gain the same
     result = paired_bootstrap(users, users + 0.01)
     assert result.low == pytest.approx(0.01) and result.high == pytest.approx(0.01)
     assert result.excludes_zero
     assert not paired_bootstrap(users, users).excludes_zero
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_covers_the_truth_at_its_confidence() -> None:
     rng = np.random.default_rng(3)
     covered = 0
     for trial in range(200):
@@ -51,7 +51,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     assert 178 <= covered <= 200
 
 
-def test_same_seed_same_interval_and_metrics_do_not_disturb_each_other() -> None:
+def test_same_seed_same_interval_whatever_the_other_metrics() -> None:
     rng = np.random.default_rng(0)
     before = {"a": rng.random(50), "b": rng.random(50)}
     after = {"b": rng.random(50), "a": rng.random(50)}  # another order of names
@@ -111,7 +111,7 @@ def test_interquartile_mean() -> None:
     np.testing.assert_array_equal(interquartile_mean(np.arange(8).reshape(4, 2), axis=0), [3.0, 4.0])
 
 
-def test_stratified_bootstrap_keeps_environments_apart() -> None:
+def test_stratified_bootstrap_resamples_within_environments() -> None:
     scores = np.array([[0.1, 10.0], [0.1, 10.0], [0.1, 10.0]])  # no spread within an environment
     interval = stratified_bootstrap(scores, statistic=lambda table: float(table.mean()), resamples=50)
     assert interval.low == interval.mean == interval.high == pytest.approx(5.05)

@@ -18,7 +18,7 @@ from refit_env.data.sequences import RowDataset
 from refit_env.rewards import linear_models, make_relevance, make_reward
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward, weighed
 from refit_env.rewards.ridge_solver import ByItems, ByUsers
-from refit_env.utils.content_cache import Kept
+from refit_env.utils.content_cache import ContentCache
 from refit_env.utils.ridge import ridge_weights
 
 ITEMS = 6
@@ -132,7 +132,8 @@ def test_a_system_of_users_that_cannot_be_factored_is_refused(
         return torch.zeros_like(gram), torch.tensor(2, dtype=torch.int32)
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
-    monkeypatch.setattr(linear_models, "_DUALS", Kept())  # another test may have solved this very system
+    # another test may have solved this very system
+    monkeypatch.setattr(linear_models, "_DUALS", ContentCache())
     with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 3 equations in float32; use 1 or"):
         make_reward("ease", twins, make_relevance("train", twins), k=2, l2=3.0)
 

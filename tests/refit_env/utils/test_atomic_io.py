@@ -28,7 +28,7 @@ def test_files_are_readable_by_others_as_usual(tmp_path: Path) -> None:
     assert modes[0] == modes[1]
 
 
-def test_json_there_and_back(tmp_path: Path) -> None:
+def test_json_round_trip(tmp_path: Path) -> None:
     value = {"a": [1, 2.5, None], "b": "é"}
     write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
@@ -37,7 +37,7 @@ def test_json_there_and_back(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == value
 
 
-def test_json_that_is_none(tmp_path: Path) -> None:
+def test_files_that_are_not_json(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         read_json(tmp_path / "a.json")
     (tmp_path / "a.json").write_text('{"a": ')

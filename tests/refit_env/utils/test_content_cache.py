@@ -1,30 +1,30 @@
-"""Kept results: found by content, and by all of it."""
+"""Tests of the cache: keys cover all of the content, and old results are evicted."""
 
 from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
 
-from refit_env.utils.content_cache import KEPT, Kept
+from refit_env.utils.content_cache import CAPACITY, ContentCache
 
 
-def test_content_decides_and_nothing_passes_for_another() -> None:
-    kept: Kept[object] = Kept()
+def test_equal_content_is_one_entry_and_other_content_another() -> None:
+    cache: ContentCache[object] = ContentCache()
     rows = sp.csr_matrix(np.eye(3, dtype=np.float32))
-    one = kept.get(rows, 1, object)
-    assert kept.get(rows.copy(), 1, object) is one
-    assert kept.get(rows, 2, object) is not one
+    one = cache.get(rows, 1, object)
+    assert cache.get(rows.copy(), 1, object) is one
+    assert cache.get(rows, 2, object) is not one
     same_bytes = rows.copy()
     same_bytes.data = rows.data.view(np.int32)
-    assert kept.get(same_bytes, 1, object) is not one
+    assert cache.get(same_bytes, 1, object) is not one
     parts = [np.arange(2), np.arange(4)], [np.append(np.arange(2), 0), np.arange(1, 4)]
-    assert kept.get(rows, 1, object, parts[0]) is not kept.get(rows, 1, object, parts[1])
+    assert cache.get(rows, 1, object, parts[0]) is not cache.get(rows, 1, object, parts[1])
 
 
-def test_only_the_newest_are_kept() -> None:
-    kept: Kept[object] = Kept()
+def test_the_oldest_result_is_evicted() -> None:
+    cache: ContentCache[object] = ContentCache()
     rows = sp.csr_matrix(np.eye(3))
-    first = kept.get(rows, 0, object)
-    for number in range(1, KEPT + 1):
-        kept.get(rows, number, object)
-    assert kept.get(rows, 0, object) is not first
+    first = cache.get(rows, 0, object)
+    for number in range(1, CAPACITY + 1):
+        cache.get(rows, number, object)
+    assert cache.get(rows, 0, object) is not first

@@ -14,13 +14,13 @@ from refit_env.utils.folders import atomic_folder, exchange, lock_of, restore
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Locks of this test's own."""
+    """Use a cache folder for this test alone."""
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 def fill(folder: Path, text: str) -> None:
-    """Two files that belong together."""
+    """Write two files with the same content."""
     for name in ("a", "b"):
         (folder / name).write_text(text)
 
@@ -31,7 +31,7 @@ def content(folder: Path) -> set[str]:
 
 @contextmanager
 def killed() -> Iterator[None]:
-    """What a killed process leaves: nothing is cleaned up."""
+    """Simulate a killed process: nothing is cleaned up."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(shutil, "rmtree", lambda *args, **options: None)
         yield
@@ -42,7 +42,7 @@ def beside(target: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
-def test_the_new_folder_takes_the_place_of_the_old(
+def test_the_new_folder_replaces_the_old(
     exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not exchanges:
@@ -58,7 +58,7 @@ def test_the_new_folder_takes_the_place_of_the_old(
     assert target.stat().st_mode == usual.stat().st_mode
 
 
-def test_after_an_error_the_old_one_stays_and_nothing_else(tmp_path: Path) -> None:
+def test_after_an_error_only_the_old_folder_is_left(tmp_path: Path) -> None:
     with atomic_folder(tmp_path / "shop") as folder:
         fill(folder, "old")
     with pytest.raises(OSError, match="disk full"), atomic_folder(tmp_path / "shop") as folder:
@@ -69,7 +69,7 @@ def test_after_an_error_the_old_one_stays_and_nothing_else(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("exchanges", [True, False])
 @pytest.mark.parametrize("step", range(4))
-def test_a_kill_at_any_step_leaves_one_of_the_two_whole(
+def test_a_kill_at_any_step_leaves_the_old_or_the_new_folder(
     step: int, exchanges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "shop"
@@ -91,7 +91,7 @@ def test_a_kill_at_any_step_leaves_one_of_the_two_whole(
         patch.setattr(Path, "chmod", stops(Path.chmod))
         with atomic_folder(target) as folder:
             fill(folder, "new")
-        raise KeyboardInterrupt  # after the swap, before the old one is removed
+        raise KeyboardInterrupt  # after the exchange, before the old folder is removed
     restore(target)
     assert content(target) in ({"old"}, {"new"})
     with atomic_folder(target) as folder:
@@ -99,7 +99,7 @@ def test_a_kill_at_any_step_leaves_one_of_the_two_whole(
     assert content(target) == {"next"} and beside(target) == []
 
 
-def test_only_ones_own_leftovers_are_removed(tmp_path: Path) -> None:
+def test_only_leftovers_of_the_target_are_removed(tmp_path: Path) -> None:
     for name in (".shop.writing-abc", ".shop[1].writing-abc", ".shop2.writing-abc", ".shop.replaced"):
         (tmp_path / name).mkdir()
     with atomic_folder(tmp_path / "shop") as folder:
@@ -107,14 +107,14 @@ def test_only_ones_own_leftovers_are_removed(tmp_path: Path) -> None:
     assert beside(tmp_path / "shop") == [".shop2.writing-abc", ".shop[1].writing-abc"]
 
 
-def test_locks_lie_in_the_cache(tmp_path: Path, cache: Path) -> None:
+def test_locks_are_in_the_cache(tmp_path: Path, cache: Path) -> None:
     with lock_of(tmp_path / "shop", "write") as lock, lock_of(tmp_path / "shop", "prepare"):
         assert lock.lock_file != lock_of(tmp_path / "shop", "prepare").lock_file
     assert lock_of(tmp_path / "x" / ".." / "shop", "write").lock_file == lock.lock_file
     assert Path(lock.lock_file).parent == cache / ".locks" and os.listdir(tmp_path) == ["cache"]
 
 
-def test_without_a_cache_locks_lie_among_temporary_files(
+def test_without_a_cache_locks_are_in_the_temporary_folder(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.write_text("a file in the way")
