@@ -113,7 +113,7 @@ class DataSynthesize(Command):
     """Seed; the same one gives the same data on any platform."""
     users: Annotated[int, Meta(ge=1, le=1_000_000)] = 800
     """Number of users."""
-    items: Annotated[int, Meta(ge=3, le=100_000)] = 400
+    items: Annotated[int, Meta(ge=18, le=100_000)] = 400
     """Number of items."""
     clusters: Annotated[int, Meta(ge=1, le=10_000)] = 8
     """Number of taste clusters."""

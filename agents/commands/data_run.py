@@ -18,6 +18,7 @@ from agents.commands.data_tables import (
     list_row,
     print_recipes,
     recipe_rows,
+    steps_table,
     wide_console,
 )
 from agents.console import console, print_json, say
@@ -90,11 +91,7 @@ def prepare_set(command: DataPrepare) -> int:
     if command.json:
         print_json({"folder": str(folder), **counts_of(dataset), **_preparation(dataset)})
         return 0
-    steps = Table("step", title=f"{dataset.name}: rows", min_width=32)
-    steps.add_column("left", justify="right")
-    for step, rows in dataset.meta["preparation"]["rows"].items():
-        steps.add_row(step, f"{rows:,}")
-    console().print(steps)
+    console().print(steps_table(dataset))
     for note in dataset.meta["preparation"].get("notes", ()):
         say(note)
     say(f"{folder}: {_sizes(dataset)}")
@@ -203,9 +200,10 @@ def counts_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def _preparation(dataset: Dataset) -> Mapping[str, Any]:
-    """The rows that each step of the preparation left, and its notes."""
+    """The rows, users and items that each step of the preparation left, and its notes."""
     done = dataset.meta["preparation"]
-    return {"rows": done["rows"], "notes": list(done.get("notes", ()))}
+    counts = {"rows": done["rows"], "users_after": done["users"], "items_after": done["items"]}
+    return counts | {"notes": list(done.get("notes", ()))}
 
 
 def _sizes(dataset: Dataset) -> str:

@@ -36,6 +36,27 @@ COLUMNS = (
 """Columns of the table of ``refit data list``."""
 
 
+def steps_table(dataset: Dataset) -> Table:
+    """Return the table of ``refit data prepare``: what each step left, and how much it removed."""
+    done = dataset.meta["preparation"]
+    table = Table("step", title=f"{dataset.name}: left after each step, and removed by it")
+    parts = {"interactions": done["rows"], "users": done["users"], "items": done["items"]}
+    for name in parts:
+        table.add_column(name, justify="right")
+    last: dict[str, int] = {}
+    for step in done["rows"]:
+        cells = []
+        for name, counts in parts.items():
+            if step not in counts:
+                cells.append("")
+                continue
+            change = counts[step] - last.get(name, counts[step])
+            cells.append(f"{counts[step]:,}" + (f" ({change:+,})" if change else ""))
+            last[name] = counts[step]
+        table.add_row(step, *cells)
+    return table
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """The facts of ``refit data info``."""
     counts = dataset.train.counts

@@ -53,6 +53,8 @@ class Preparation(msgspec.Struct):
     name: str = ""
     paper: str = ""
     rows: dict[str, int] = {}
+    users: dict[str, int] = {}
+    items: dict[str, int] = {}
     notes: list[str] = []
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import Source
@@ -75,7 +76,7 @@ def prepare(
         # lexsort is stable: rows with equal times keep the file's order.
         rows = rows.take(np.lexsort((rows.timestamps, rows.users)))
     parts = _split(source, replace(numbered, rows=rows), recipe)
-    done = {"recipe": asdict(recipe), "rows": steps} | ({"notes": list(notes)} if notes else {})
+    done = {"recipe": asdict(recipe)} | steps.report() | ({"notes": list(notes)} if notes else {})
     about = {"split": recipe.in_words(), "preparation": done}
     data = Dataset(
         name,
@@ -94,8 +95,42 @@ def prepare(
     return data
 
 
-def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int], tuple[str, ...]]:
-    """Read and filter the rows; also return the number of rows after each step, and notes on their values."""
+class Steps:
+    """The numbers of rows, users and items that were left after each step of the preparation.
+
+    Attributes:
+        rows: step -> interactions.
+        users: step -> users with a row; a step of the reader alone has no entry.
+        items: step -> items with a row, likewise.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a step."""
+        self.rows: dict[str, int] = {}
+        self.users: dict[str, int] = {}
+        self.items: dict[str, int] = {}
+
+    def read(self, rows: RawRows) -> None:
+        """Note what a reader gave, and what it left out."""
+        left = len(rows) + sum(rows.dropped.values())
+        self.rows["read"] = left
+        for reason, count in rows.dropped.items():
+            left -= count
+            self.rows[f"without {reason}"] = left
+        self.note(next(reversed(self.rows)), rows)
+
+    def note(self, step: str, rows: RawRows) -> None:
+        """Note what is left after a step."""
+        self.rows[step] = len(rows)
+        self.users[step], self.items[step] = len(pd.unique(rows.users)), len(pd.unique(rows.items))
+
+    def report(self) -> dict[str, dict[str, int]]:
+        """Return the counts for ``dataset.json``."""
+        return {"rows": self.rows, "users": self.users, "items": self.items}
+
+
+def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, Steps, tuple[str, ...]]:
+    """Read and filter the rows; also return what is left after each step, and notes on their values."""
     options = ReadOptions(
         columns=recipe.columns,
         ignore=recipe.ignore,
@@ -107,30 +142,27 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, dict[str, int], tu
         num_items=recipe.num_items,
     )
     rows = read_rows(source, recipe.format or "", options)
-    left = len(rows) + sum(rows.dropped.values())
-    steps = {"read": left}
-    for reason, count in rows.dropped.items():
-        left -= count
-        steps[f"without {reason}"] = left
+    steps = Steps()
+    steps.read(rows)
     rows, notes = in_seconds(rows, str(source), recipe.time_unit)
     if recipe.min_rating is not None:
         rows = at_least(rows, recipe.min_rating)
-        steps[f"rating >= {recipe.min_rating:g}"] = len(rows)
+        steps.note(f"rating >= {recipe.min_rating:g}", rows)
     if recipe.session:
         rows = daily_sessions(rows, recipe.utc_offset)
-        steps["a session a day"] = len(rows)
+        steps.note("a session a day", rows)
     if recipe.merges:
         rows, merged = merge_duplicates(rows)
-        steps[f"{merged} duplicates merged"] = len(rows)
+        steps.note(f"{merged} duplicates merged", rows)
     user_rows, item_rows = (
         max(recipe.k_core, least) for least in (recipe.min_user_rows, recipe.min_item_rows)
     )
     if max(user_rows, item_rows) > 1:
         rows = k_core(rows, user_rows, item_rows, recipe.core_passes)
         equal = user_rows == item_rows
-        steps[f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}"] = len(rows)
+        steps.note(f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}", rows)
     if not len(rows):
-        raise DataError(f"{source}: no rows are left; rows after each step: {steps}")
+        raise DataError(f"{source}: no rows are left; rows after each step: {steps.rows}")
     return rows, steps, notes
 
 

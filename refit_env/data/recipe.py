@@ -50,7 +50,8 @@ def separator_fault(text: str) -> str | None:
     found = separator_of(text)
     if len(found) == 1 and not found.isalnum() and found not in '"\r\n\0.-+':
         return None
-    return f"must be one character, such as , or ; or | or tab; found {shown(text)}"
+    more = "; format ratings.dat reads user::item::rating::timestamp, without a header"
+    return f"must be one character, such as , or ; or | or tab; found {shown(text)}{more * (found == '::')}"
 
 
 Separator = Annotated[str, Form(separator_fault)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from refit_env.data.readers.file_lookup import named
 from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError, unknown_name
 
@@ -36,10 +37,8 @@ class NamedRecipe:
         """Return whether a folder has all files for a data set, or whether a file is one of them."""
         files = self.files.get(dataset, ())
         if source.is_file():
-            return any(source.name in file.split("|") for file in files)
-        return bool(files) and all(
-            any((source / name).is_file() for name in file.split("|")) for file in files
-        )
+            return any(source.name.lower() in file.lower().split("|") for file in files)
+        return bool(files) and all(named(source, file.split("|")) is not None for file in files)
 
     def source_in(self, dataset: str, source: Path) -> Path:
         """Return the path for the reader: the file if the recipe reads one file, else the folder.
@@ -55,7 +54,7 @@ class NamedRecipe:
             )
         of = [self.files[dataset]] if dataset in self.files else list(self.files.values())
         names = [name for files in of if len(files) == 1 for name in files[0].split("|")]
-        return next((source / name for name in names if (source / name).is_file()), source)
+        return named(source, names) or source
 
     def files_in_words(self, dataset: str) -> str:
         """Format the names of the files.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from refit_env.data.canonical import INFO, INTERACTIONS, ITEM_IDS, ITEMS, SOCIAL, USER_IDS
+from refit_env.data.canonical import INFO, INTERACTIONS, ITEM_IDS, ITEMS, SOCIAL, USER_IDS, check_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import SPLITS, Dataset
 from refit_env.data.messages import spelled
@@ -39,8 +40,19 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise DataError(f"{name[:40]!r} cannot name a data set; use letters and digits, then also . _ + -")
-    if name in _RESERVED:
+    if _folded(name) in _RESERVED:
         raise DataError(f"{name!r} cannot name a data set; the data home reserves that name")
+    known = {_folded(one): one for one in CATALOG}.get(_folded(name), name)
+    if known != name:
+        raise DataError(
+            f"{name!r} cannot name a data set; it is the known data set {known!r} in other letters. Write "
+            f"{known}, or choose another name"
+        )
+
+
+def _folded(name: str) -> str:
+    """Return a name as file systems compare it that ignore capitals and the form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def check_own_name(name: str) -> None:
@@ -66,6 +78,7 @@ def check_free(folder: Path | str, overwrite: bool) -> None:
             replaced.
     """
     folder = Path(folder)
+    _check_neighbours(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -80,6 +93,18 @@ def check_free(folder: Path | str, overwrite: bool) -> None:
         )
     if there and not overwrite:
         raise DataError(f"{folder}: a data set is there already; {spelled('overwrite', 'True')} replaces it")
+
+
+def _check_neighbours(folder: Path) -> None:
+    """Raise an error if a data set beside a folder has the same name in other letters."""
+    beside = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    for other in beside:
+        same = other.name != folder.name and _folded(other.name) == _folded(folder.name)
+        if same and (other / INFO).is_file():
+            raise DataError(
+                f"{folder}: the data set {other.name!r} is beside it, and many file systems take the two "
+                "names for one; choose another name"
+            )
 
 
 def save_dataset(dataset: Dataset, folder: Path | str, *, overwrite: bool = False) -> Path:
@@ -97,11 +122,13 @@ def save_dataset(dataset: Dataset, folder: Path | str, *, overwrite: bool = Fals
         The folder.
 
     Raises:
-        DataError: if files in the folder would be lost; nothing has been changed.
+        DataError: if files in the folder would be lost, or the data set could not be loaded again (an empty
+            split); nothing has been changed.
         OSError: naming the folder, if it is not writable; nothing has been changed.
     """
     folder = Path(folder)
     check_free(folder, overwrite)
+    check_dataset(dataset, str(folder))  # what cannot be loaded is not written
     with errors_name(folder), atomic_folder(folder) as new:
         check_free(folder, overwrite)  # again: another process may have written it while this one waited
         tables = _tables(dataset)

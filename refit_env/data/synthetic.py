@@ -14,12 +14,15 @@ import numpy.typing as npt
 
 from refit_env.data.dataset import Dataset, Interactions
 from refit_env.data.splits import by_time
+from refit_env.errors import SettingError
 
 IntArray = npt.NDArray[np.int64]
 
 FINE = 2.0**30
 """Factor by which weights and draws are scaled before they are rounded to whole numbers."""
 DAY = 86_400.0
+LEAST_ITEMS = 18
+"""Of fewer, a third is not enough for an item of each user in each split."""
 EPOCH = 1_600_000_000.0
 """Unix time of the earliest possible event (September 2020)."""
 
@@ -57,15 +60,20 @@ def synthesize(
         A data set named ``"synthetic"`` with timestamps, sorted by time.
 
     Raises:
-        ValueError: if there are fewer than 3 items a cluster.
+        SettingError: for fewer than 18 items, fewer than 3 a cluster, or no user.
 
     Example:
         >>> data = synthesize(seed=0)
         >>> data.num_users, data.num_items, data.time_ordered
         (800, 400, True)
     """
-    if num_items < 3 * num_clusters:
-        raise ValueError(f"num_items={num_items} must be at least 3 for each of the {num_clusters} clusters")
+    least = max(LEAST_ITEMS, 3 * num_clusters)
+    if num_items < least:
+        raise SettingError(
+            "num_items", f"must be >= {least}, {LEAST_ITEMS} and 3 a cluster, found {num_items}"
+        )
+    if num_users < 1:
+        raise SettingError("num_users", f"must be >= 1, found {num_users}")
     rng = np.random.Generator(np.random.PCG64(seed))
     cluster = (rng.random(num_items) * num_clusters).astype(np.int64)  # (I,)
     members = [np.flatnonzero(cluster == c) for c in range(num_clusters)]

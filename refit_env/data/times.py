@@ -71,4 +71,12 @@ def _wrong(values: npt.NDArray[np.float64], latest: float) -> str:
     return (
         f"{int(wrong.sum()):,} of {values.size:,} times, the first of them {values[first]:.15g}, are not "
         f"seconds between 1990 and today; {option} states their unit ({', '.join(UNITS)})"
+        + ("" if not _calendar(values) else ". Dates as YYYYMMDD? Write them as 2011-04-03")
     )
+
+
+def _calendar(values: npt.NDArray[np.float64]) -> bool:
+    """Return whether all numbers read as dates without separators, such as 20110403."""
+    days, months, years = values % 100, values // 100 % 100, values // 10_000
+    right = (days >= 1) & (days <= 31) & (months >= 1) & (months <= 12) & (years >= 1900) & (years < 2200)
+    return bool((right & (values % 1 == 0)).all())

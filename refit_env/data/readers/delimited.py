@@ -166,9 +166,21 @@ def text_lines(path: Path, encoding: str = "utf-8-sig") -> Iterator[tuple[int, s
                     raise DataError(f"{path} line {number}: longer than {LONGEST_LINE:,} characters")
                 yield number, line.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} after line {number}: not {error.encoding.upper()} text ({error.reason})"
-        ) from None
+        raise _undecodable(path, error) from None
+
+
+def _undecodable(path: Path, error: UnicodeDecodeError) -> DataError:
+    """Return the error for a file that is not text of its encoding; it names the first such line."""
+    number = 0  # decoders read ahead: the error itself does not state the line
+    with path.open("rb") as file:
+        for line in iter(lambda: file.readline(4 * LONGEST_LINE), b""):
+            number += 1
+            try:
+                line.decode(error.encoding)
+            except UnicodeDecodeError as wrong:
+                where = f"{path} line {number}, byte {wrong.start + 1}"
+                return DataError(f"{where}: not {error.encoding.upper()} text; save the file as UTF-8")
+    return DataError(f"{path}: not {error.encoding.upper()} text ({error.reason}); save the file as UTF-8")
 
 
 def _read_fast(path: Path, layout: Layout) -> Columns | None:
@@ -315,9 +327,7 @@ def _lines(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
                 if number > layout.header and fields and (len(fields) > 1 or fields[0].strip()):
                     yield number, fields
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} after line {number}: not {error.encoding.upper()} text ({error.reason})"
-        ) from None
+        raise _undecodable(path, error) from None
     except csv.Error as error:
         raise DataError(f"{path} line {number + 1}: {error}") from None
 

@@ -61,9 +61,18 @@ def parse_field(text: str, kind: Kind) -> Any:
     if kind == "date":
         seconds = seconds_of(text)
         if seconds is None:
-            raise ValueError(f"{text[:40]!r} is not a date")
+            raise ValueError(f"{text[:40]!r} is not a date{_expected_date(text)}")
         return seconds
+    if not _NUMBER.fullmatch(text) and seconds_of(text) is not None:
+        raise ValueError(f"{text[:40]!r} is a date, not a number: all rows of a column need the same kind")
     return parse_number(text)
+
+
+def _expected_date(text: str) -> str:
+    """Return what a message adds about the forms of a date."""
+    if re.match(r"[0-9]{1,2}([/.-])[0-9]{1,2}\1[0-9]{2,4}", text):
+        return ": day and month cannot be told apart; write the year first, as in 2011-04-03"
+    return "; write it as 2011-04-03, 2011-04-03 18:00:09 or 2011-04-03T18:00:09+02:00"
 
 
 def parse_number(text: str) -> float:

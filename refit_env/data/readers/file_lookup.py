@@ -1,12 +1,33 @@
-"""Finds the official files in a folder."""
+"""Finds the official files in a folder, whether their names are written in capitals or not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from refit_env.data.messages import listed
 from refit_env.errors import DataError
+
+
+def named(folder: Path, names: Iterable[str]) -> Path | None:
+    """Return the file of the first of several names that exists; None if there is none.
+
+    A file whose name differs only in capitals counts where no file has the name itself.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+        same = [path for path in with_ending(folder, name) if len(path.name) == len(name)]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def with_ending(folder: Path, ending: str) -> list[Path]:
+    """Return the files of a folder with an ending, in capitals or not, by name."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ending.lower()) and p.is_file())
 
 
 def one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
@@ -17,10 +38,8 @@ def one_file(source: Path, usual: Sequence[str], ending: str) -> Path:
     """
     if source.is_file():
         return source
-    for name in usual:
-        if (source / name).is_file():
-            return source / name
-    return only(source, sorted(source.glob(f"*{ending}")), f"{usual[0]} (or one *{ending})")
+    found = named(source, usual)
+    return found or only(source, with_ending(source, ending), f"{usual[0]} (or one *{ending})")
 
 
 def all_files(source: Path, wanted: Sequence[Sequence[str]]) -> list[Path]:
@@ -36,10 +55,10 @@ def all_files(source: Path, wanted: Sequence[Sequence[str]]) -> list[Path]:
     folder = source.parent if source.is_file() else source
     found = []
     for names in wanted:
-        here = [folder / name for name in names if (folder / name).is_file()]
-        if not here:
+        here = named(folder, names)
+        if here is None:
             raise DataError(f"{folder}: no {' or '.join(names)}; {_holds(folder)}")
-        found.append(here[0])
+        found.append(here)
     return found
 
 

@@ -42,7 +42,7 @@ from refit_env.data.messages import spelled
 from refit_env.data.readers.checkins import read_lbsn, read_tsmc2014
 from refit_env.data.readers.delimited import Layout, read_delimited, refuse_binary
 from refit_env.data.readers.field_parsing import parse_field
-from refit_env.data.readers.file_lookup import one_file, only
+from refit_env.data.readers.file_lookup import named, one_file, only, with_ending
 from refit_env.data.readers.header_tables import ReadOptions, as_rows, read_csv, read_inter
 from refit_env.data.readers.pickles import read_dreamrec, read_recdiff
 from refit_env.data.readers.sessions import read_kuairec, read_yoochoose, read_zhihu
@@ -98,13 +98,14 @@ def guess_format(source: Path | str) -> str:
     source = Path(source)
     if not source.exists():
         raise DataError(f"{source}: there is no such file or folder")
-    names = [source.name] if source.is_file() else sorted(p.name for p in source.iterdir())
+    there = [source] if source.is_file() else sorted(source.iterdir())
+    names = [path.name.lower() for path in there]
     rules: tuple[tuple[str, Callable[[str], bool]], ...] = (
         ("u.data", lambda name: name == "u.data"),
         ("yoochoose", lambda name: name.startswith("yoochoose-")),
         ("kuairec", lambda name: name in ("big_matrix.csv", "small_matrix.csv")),
-        ("zhihu", lambda name: name in ("inter_impression.csv", "zhihu1M.txt")),
-        ("tsmc2014", lambda name: name.startswith("dataset_TSMC2014")),
+        ("zhihu", lambda name: name in ("inter_impression.csv", "zhihu1m.txt")),
+        ("tsmc2014", lambda name: name.startswith("dataset_tsmc2014")),
         ("lbsn", lambda name: name == "tune.txt"),
         ("tang", lambda name: name.endswith(".mat")),
         ("yelp", lambda name: name.endswith("review.json")),
@@ -139,34 +140,39 @@ def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
 
 def _csv(source: Path, options: ReadOptions) -> RawRows:
     usual = [f"{name}.{end}" for end in ("csv", "tsv") for name in ("ratings", "rating", "interactions")]
-    ending = ".csv" if source.is_file() or any(source.glob("*.csv")) else ".tsv"
+    ending = ".csv" if source.is_file() or with_ending(source, ".csv") else ".tsv"
     return read_csv(one_file(source, usual, ending), options)
 
 
 def _recbole(source: Path, options: ReadOptions) -> RawRows:
     if source.is_file():
         return read_inter(source, options)
-    parts = [sorted(source.glob(f"*.{split}.inter")) for split in SPLITS]
+    parts = [with_ending(source, f".{split}.inter") for split in SPLITS]
     if parts[0] and parts[2]:
         found = {
             split: only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
         }
         return _join(found, lambda path: read_inter(path, options), options)
-    return read_inter(only(source, sorted(source.glob("*.inter")), "*.inter"), options)
+    return read_inter(only(source, with_ending(source, ".inter"), "*.inter"), options)
 
 
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:
     if source.is_file():
         source = source.parent
-    return _join({split: source / f"{split}_list.npy" for split in SPLITS}, read_pairs, options)
+    return _join(_files_of_splits(source, "_list.npy"), read_pairs, options)
 
 
 def _lightgcn(source: Path, options: ReadOptions) -> RawRows:
     folder = source.parent if source.is_file() else source
-    files = {split: folder / f"{split}.txt" for split in SPLITS}
+    files = _files_of_splits(folder, ".txt")
     if not files["valid"].is_file():
         del files["valid"]
     return _join(files, _adjacency, options)
+
+
+def _files_of_splits(folder: Path, ending: str) -> dict[str, Path]:
+    """Return the file of each split; its usual name where there is none."""
+    return {s: named(folder, [f"{s}{ending}"]) or folder / f"{s}{ending}" for s in SPLITS}
 
 
 def _adjacency(path: Path) -> RawRows:

@@ -99,7 +99,7 @@ def _is_number(text: str) -> bool:
 
 def _separator(path: Path, options: ReadOptions) -> str:
     """Return the separator with which the header has a user and an item, else the most columns."""
-    usual = ("\t", ",", ";", "|") if path.suffix == ".tsv" else (",", "\t", ";", "|")
+    usual = ("\t", ",", ";", "|") if path.suffix.lower() == ".tsv" else (",", "\t", ";", "|")
 
     def fit(separator: str) -> tuple[bool, int]:
         try:

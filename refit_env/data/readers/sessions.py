@@ -92,7 +92,7 @@ def read_zhihu(source: Path, options: ReadOptions) -> RawRows:
         DataError: for the first line that breaks a rule; the message names file, line and rule.
     """
     path = one_file(source, ("inter_impression.csv", "zhihu1M.txt"), "impression.csv")
-    if path.suffix == ".txt":
+    if path.suffix.lower() == ".txt":
         columns = _first_release(path)
     else:
         columns = read_delimited(path, IMPRESSIONS)

@@ -64,6 +64,18 @@ def test_prepare_ones_own_csv(ratings: Path, own_home: Path, capsys: pytest.Capt
     assert data.meta["source"] == ["ratings.csv"] and len(data.test) == 20
 
 
+def test_prepare_states_what_each_step_removed(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with ratings.open("a") as file:
+        file.write("0,,5\n")
+    words = ["data", "prepare", "shop", "--source", str(ratings), "--columns", "user=visitor", "item=article"]
+    assert main([*words, "rating=stars", "--drop-blank", "--min-rating", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
+    cells = {row[0]: row[1:] for row in rows if row}
+    assert cells["read"] == ["101", "", ""] and cells["without blanks"] == ["100 (-1)", "5", "100"]
+    assert cells["rating >= 3"] == ["60 (-40)", "3 (-2)", "60 (-40)"]
+
+
 def test_prepare_goes_to_the_data_home_by_itself(ratings: Path, own_home: Path) -> None:
     command = DataPrepare("shop", ratings, columns=("user=visitor", "item=article"))
     assert command.run() == 0 and load_dataset(own_home / "shop").num_users == 5

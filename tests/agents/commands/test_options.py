@@ -127,6 +127,8 @@ TUNE = ["finetune", "--init", "x"]
         (["demo", "--pretrain.eval-every", "2", "--agent.eval-every", "0"], "--agent.eval-every must be"),
         (["demo", "--device", "tpu"], "--device must be one that torch"),
         (["data", "synthesize", "--users", "1000000000"], "--users must be >= 1 and <= 1000000"),
+        (["data", "synthesize", "--users", "1", "--items", "3", "--clusters", "1"],
+         "--items must be >= 18 and <= 100000, found 3"),
         (["data", "synthesize", "--items", "20"], "--items must be >= 24, 3 a cluster, found 20"),
         (["data", "prepare", "mine", "--source", "x", "--k-core", "-2"], "--k-core must be >= 0"),
     ],

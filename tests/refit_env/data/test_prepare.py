@@ -89,6 +89,8 @@ def test_steps_are_counted(write: Write, tmp_path: Path) -> None:
         "0 duplicates merged": 34,
         "2-core": 32,
     }
+    assert list(data.meta["preparation"]["users"].values()) == [5, 5, 5, 4]
+    assert list(data.meta["preparation"]["items"].values()) == [10, 9, 9, 8]
     assert load_dataset(tmp_path / "shop").meta["preparation"]["recipe"]["format"] == "csv"
 
 

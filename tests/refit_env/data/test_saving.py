@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -83,6 +85,30 @@ def test_names_that_are_not_folder_names_are_refused(name: str, write: Write) ->
         check_name(name)
     with pytest.raises(DataError, match="cannot name a data set"):
         prepare(name, write("ratings.csv", "user,item\n"))
+
+
+@pytest.mark.parametrize("name", ["ML-1M", "Ml-1m", "YELP2018", "Raw", "SYNTHETIC"])
+def test_names_that_differ_from_known_ones_only_in_capitals_are_refused(name: str) -> None:
+    with pytest.raises(DataError, match=f"'{name}' cannot name a data set"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(("one", "other"), [("shop", "Shop"), ("Caf\u00e9", "cafe\u0301")])
+def test_two_sets_whose_names_many_file_systems_confuse_are_refused(
+    one: str, other: str, tmp_path: Path
+) -> None:
+    save_dataset(OLD, tmp_path / one)
+    (tmp_path / "SHOP").mkdir()  # no data set: no reason to refuse
+    with pytest.raises(DataError, match="is beside it, and many file systems take the two names for one"):
+        save_dataset(NEW, tmp_path / other, overwrite=True)
+    assert whole(tmp_path / one) == 30 and not (tmp_path / other).exists()
+
+
+def test_a_set_that_could_not_be_loaded_is_not_written(tmp_path: Path) -> None:
+    none = NEW.test.select(np.zeros(len(NEW.test), dtype=np.bool_))
+    with pytest.raises(DataError, match="shop: the test split is empty; every split needs rows"):
+        save_dataset(replace(NEW, test=none), tmp_path / "shop")
+    assert not list(tmp_path.iterdir())
 
 
 def test_known_names_are_for_their_recipes_only(write: Write, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 
 from refit_env.data import Dataset, synthesize
 from refit_env.data.dataset import SPLITS
+from refit_env.data.synthetic import LEAST_ITEMS
+from refit_env.errors import SettingError
 
 PINNED = "e64bd14f4c45a73c9db0541d4c54cc52a9f4238b62336d1d861a0ee95b2ae172"
 
@@ -80,9 +82,23 @@ def test_late_items_predict_the_next_ones(data: Dataset) -> None:
     assert recall(data, late) > 1.1 * recall(data, early)
 
 
-def test_too_few_items_are_refused() -> None:
-    with pytest.raises(ValueError, match="num_items=10"):
-        synthesize(num_items=10, num_clusters=8)
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_items": 20}, "num_items must be >= 24, 18 and 3 a cluster, found 20"),
+        ({"num_items": 17, "num_clusters": 1}, "num_items must be >= 18"),
+        ({"num_users": 0}, "num_users must be >= 1"),
+    ],
+)
+def test_sizes_that_leave_a_split_empty_are_refused(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        synthesize(**sizes)  # type: ignore[arg-type]
+
+
+def test_the_least_sizes_leave_no_split_empty() -> None:
+    for seed in range(20):
+        data = synthesize(seed, num_users=1, num_items=LEAST_ITEMS, num_clusters=1)
+        assert all(len(data.split(split)) for split in SPLITS)
 
 
 def recall(data: Dataset, scores: npt.NDArray[np.float32], k: int = 20) -> float:

@@ -51,6 +51,14 @@ def test_other_times_need_their_unit(values: list[float], count: str, first: str
     assert "time_unit=UNIT states their unit (s, ms, us, ns, days)" in str(caught.value)
 
 
+def test_dates_without_separators_are_no_times() -> None:
+    with pytest.raises(DataError, match=r"Dates as YYYYMMDD\? Write them as 2011-04-03"):
+        to_seconds("log.csv", np.array([20110403.0, 20120229.0]), now=NOW)
+    with pytest.raises(DataError) as caught:
+        to_seconds("log.csv", np.array([20110403.0, 20119903.0]), now=NOW)
+    assert "YYYYMMDD" not in str(caught.value)
+
+
 @pytest.mark.parametrize("unit", sorted(UNITS))
 def test_a_stated_unit_is_not_checked(unit: str) -> None:
     found, notes = to_seconds("log", np.array([3.0, -1.0]), unit, now=NOW)

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from refit_env.data.readers import delimited
 from refit_env.data.readers.delimited import Layout, read_delimited
+from refit_env.data.readers.file_lookup import named
 from refit_env.data.readers.formats import FORMATS, guess_format, read_rows
 from refit_env.data.readers.header_tables import ReadOptions
+from refit_env.data.recipes import choose_recipe
 from refit_env.errors import DataError
 
 Write = Callable[[str, str | bytes], Path]
@@ -151,7 +153,26 @@ BAD_LINES = [
     ("ratings.csv", "user,item,item\n1,2,3\n", "appears twice"),
     ("ratings.csv", "user,item\n", "no rows"),
     ("ratings.csv", 'user,item\n1,"2\n', "line"),
-    ("ratings.csv", "user,item,timestamp\n1,2,yesterday\n", r"line 2: timestamp 'yesterday' is not a date"),
+    (
+        "ratings.csv",
+        "user,item,timestamp\n1,2,yesterday\n",
+        r"line 2: timestamp 'yesterday' is not a date; write it as 2011-04-03, ",
+    ),
+    *(
+        ("ratings.csv", f"user,item,timestamp\n1,2,{date}\n", f"'{date}' is not a date: day and month cannot")
+        for date in ("03/04/2011", "3.4.11", "03-04-2011", "03/04/2011 18:00")
+    ),
+    (
+        "ratings.csv",
+        "user,item,timestamp\n1,2,1500000000\n1,3,2011-04-03\n",
+        r"line 3: timestamp '2011-04-03' is a date, not a number",
+    ),
+    (
+        "ratings.csv",
+        b"user,item,note\n" + b"1,2,a\n" * 1999 + b"1,2,caf\xe9\n",
+        r"line 2001, byte 8: not UTF-8 text; save the file as UTF-8",
+    ),
+    ("ratings.dat", b"1::2::3::4\n1::\xff::3::4\n", r"line 2, byte 4: not UTF-8 text"),
     (
         "ratings.csv",
         "user,item,split\n1,2,train\n1,3,later\n",
@@ -268,6 +289,36 @@ def test_columns_that_are_not_there(write: Write) -> None:
 def test_the_format_is_guessed_from_the_names(files: tuple[str, ...], format: str, write: Write) -> None:
     paths = [write(name, "x") for name in files]
     assert guess_format(paths[0].parent) == format == guess_format(paths[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "format"),
+    [
+        ("RATINGS.CSV", "user,item\n1,2\n", "csv"),
+        ("Log.Csv", "user,item\n1,2\n", "csv"),
+        ("LOG.TSV", "user\titem\tnote\n1\t2\ta,b\n", "csv"),
+        ("U.DATA", "1\t2\t3\t881250949\n", "u.data"),
+        ("Ratings.DAT", "1::2::3::978300760\n", "ratings.dat"),
+        ("YooChoose-Clicks.DAT", "1,2014-04-07T10:51:09.277Z,2,0\n", "yoochoose"),
+        ("SHOP.INTER", "user_id:token\titem_id:token\n1\t2\n", "inter"),
+    ],
+)
+def test_names_in_capitals_are_known(name: str, text: str, format: str, write: Write) -> None:
+    path = write(name, text)
+    for source in (path, path.parent):
+        assert guess_format(source) == format
+        rows = read_rows(source, format)
+        assert rows.users.tolist() == [1] and rows.items.tolist() == [2]
+
+
+def test_splits_and_official_files_in_capitals_are_found(write: Write) -> None:
+    for split in ("TRAIN", "TEST"):
+        folder = write(f"{split}.TXT", "0 1 2\n").parent
+    assert guess_format(folder) == "lightgcn" and len(read_rows(folder, "lightgcn")) == 4
+    recipe = choose_recipe("gowalla", folder)
+    assert recipe is not None and recipe.name == "lightgcn" and recipe.source_in("gowalla", folder) == folder
+    exact = write("train.txt", "0 1\n")
+    assert named(folder, ["train.txt"]) == exact and named(folder, ["valid.txt"]) is None
 
 
 SUSPICIOUS = "+3 1_0 1e3 nan NA None 0x1 12abc \u0663 2020-01-02 1e . +.5 5. 1e999 -inf True 1d3 0012".split()

@@ -74,6 +74,7 @@ def test_dropped_blanks_are_in_the_report(write: Write) -> None:
         "rating >= 1": 99,
         "0 duplicates merged": 99,
     }
+    assert "read" not in data.meta["preparation"]["users"]  # a row without an id has none to count
     path = write("ratings.csv", whole("3"))
     assert prepare("shop", path, Recipe(drop_blank=True)).meta["preparation"]["rows"]["without blanks"] == 100
 
