@@ -14,8 +14,8 @@ from dataclasses import asdict
 from refit_env.data import list_datasets, load_dataset
 from refit_env.data.catalog import CATALOG, known_names
 from refit_env.data.coverage import FILE, Measured, measured
-from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
+from refit_env.data.interactions import SPLITS
 from refit_env.utils.atomic_io import write_json
 
 

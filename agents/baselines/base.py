@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.errors import unknown_name
 from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.settings import Bounded

@@ -13,8 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.rewards.linear_models import weighed
 

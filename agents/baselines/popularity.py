@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.baselines.base import ROWS, SETS, Baseline, Scorer
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 
 
 class Popularity(Baseline):

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from agents.baselines.base import ROWS, SETS, Baseline, BaselineConfig, Scorer
 from agents.baselines.matrices import dense_tensor, known_sets, nearest_columns, shown_rows
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.settings import Nonnegative, Share, Size
 
 

@@ -24,8 +24,8 @@ from agents.commands.data_tables import (
 from agents.console import console, print_json, say
 from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw, writable_home
+from refit_env.data.interactions import SPLITS
 from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare, prepare_known, prepare_named
 from refit_env.data.recipe import Recipe

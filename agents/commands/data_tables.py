@@ -14,8 +14,8 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.data.canonical import read_info
 from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.coverage import PUBLISHED, differs, measured, share
-from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
+from refit_env.data.interactions import SPLITS
 from refit_env.data.recipes import RECIPES, recipes_for
 from refit_env.errors import DataError
 

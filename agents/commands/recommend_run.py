@@ -17,8 +17,8 @@ from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, RowDataset, load_dataset
-from refit_env.data.dataset import SPLITS
 from refit_env.data.ids import IdMap
+from refit_env.data.interactions import SPLITS
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.text import shown
 

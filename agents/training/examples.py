@@ -12,9 +12,8 @@ from torch import Tensor
 
 from agents.training.pretrain_config import PretrainConfig
 from refit_env.backbones import Backbone, Look
-from refit_env.data.dataset import Dataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
-from refit_env.data.sequences import RowDataset
 from refit_env.rewards.relevance import make_relevance
 
 

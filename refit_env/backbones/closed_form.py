@@ -23,8 +23,7 @@ from torch import Tensor
 
 from refit_env.backbones.base import Backbone
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
 from refit_env.settings import Bounded, Nonnegative, OneOf, Share, Steps
 

@@ -24,8 +24,7 @@ from refit_env.backbones.visits import (
     norm_bound,
     relative_buckets,
 )
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, vp_betas
 from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Size, Steps
 

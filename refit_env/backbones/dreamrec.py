@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Look, check_task
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
 from refit_env.diffusion.schedule import SCHEDULES
 from refit_env.settings import Bounded, OneOf, PartialShare, Share, Size, Steps

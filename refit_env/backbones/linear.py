@@ -25,8 +25,7 @@ from refit_env.backbones.closed_form import (
     popularity_factor,
     training_pairs,
 )
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000

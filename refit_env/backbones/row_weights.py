@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 
 
 def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_matrix:

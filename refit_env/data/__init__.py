@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refit_env.data.canonical import load_canonical
-    from refit_env.data.dataset import Dataset, Interactions
+    from refit_env.data.dataset import Dataset, RowDataset, as_rows
     from refit_env.data.home import data_homes, list_datasets, load_dataset
+    from refit_env.data.interactions import Interactions
     from refit_env.data.saving import save_dataset
-    from refit_env.data.sequences import RowDataset, as_rows
     from refit_env.data.synthetic import synthesize
     from refit_env.data.synthetic_checkins import synthesize_checkins
     from refit_env.data.synthetic_sessions import synthesize_sessions
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "Dataset": "dataset",
-    "Interactions": "dataset",
-    "RowDataset": "sequences",
-    "as_rows": "sequences",
+    "Interactions": "interactions",
+    "RowDataset": "dataset",
+    "as_rows": "dataset",
     "data_homes": "home",
     "list_datasets": "home",
     "load_canonical": "canonical",

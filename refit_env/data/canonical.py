@@ -19,8 +19,9 @@ import msgspec
 import numpy as np
 
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS, Dataset, Interactions
+from refit_env.data.dataset import Dataset
 from refit_env.data.filters import RawRows, merge_duplicates
+from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.limits import LARGEST_COUNT, LARGEST_INFO, check_count
 from refit_env.data.tables import (
     count_rows,

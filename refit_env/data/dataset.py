@@ -1,6 +1,7 @@
-"""A data set in memory: ragged rows, sorted by time within each user, and their sparse matrices.
+"""A data set in memory, and sequential and check-in sets as rows: a history and the item that came next.
 
-Letters: U users, I items, N interactions of one split, B users in a batch.
+Letters: U users (sessions) of the source, I items, N interactions of one split, B users in a batch, R rows,
+L history length, M items that a backbone reads of it.
 """
 
 from __future__ import annotations
@@ -16,126 +17,9 @@ import scipy.sparse as sp
 
 from refit_env.data.fingerprint import fingerprint
 from refit_env.data.ids import IdMap
-
-SPLITS = ("train", "valid", "test")
-"""Names of the values 0, 1, 2 of the canonical ``split`` column."""
-
-
-@dataclass(frozen=True, eq=False)
-class Interactions:
-    """The interactions of one split, grouped by user, oldest first where time is known.
-
-    Attributes:
-        indptr: (U + 1,) int64; user ``u`` has ``items[indptr[u]:indptr[u + 1]]``.
-        items: (N,) int32 item ids, each at most once per user, except in sequential and POI
-            sets, where a repeat is a separate event.
-        num_items: I.
-        timestamps: (N,) float64 seconds, or None where the source has none.
-        ratings: (N,) float32, or None where the source has none.
-    """
-
-    indptr: npt.NDArray[np.int64]
-    items: npt.NDArray[np.int32]
-    num_items: int
-    timestamps: npt.NDArray[np.float64] | None = None
-    ratings: npt.NDArray[np.float32] | None = None
-
-    def __repr__(self) -> str:
-        """Return the counts, without the arrays."""
-        return f"Interactions({self.num_users} users, {self.num_items} items, {len(self)} rows)"
-
-    @classmethod
-    def from_pairs(
-        cls,
-        users: npt.ArrayLike,
-        items: npt.ArrayLike,
-        num_users: int,
-        num_items: int,
-        timestamps: npt.ArrayLike | None = None,
-        ratings: npt.ArrayLike | None = None,
-    ) -> Interactions:
-        """Group (user, item) rows by user, keeping the order of the rows within a user.
-
-        Args:
-            users: (N,) ids in 0..num_users - 1, in any order.
-            items: (N,) ids in 0..num_items - 1.
-            num_users: U.
-            num_items: I.
-            timestamps: (N,) seconds, optional.
-            ratings: (N,) optional.
-
-        Example:
-            >>> Interactions.from_pairs([1, 0, 1], [7, 3, 2], num_users=2, num_items=8).of(1)
-            array([7, 2], dtype=int32)
-        """
-        user_ids = np.asarray(users, dtype=np.int64)
-        order = np.argsort(user_ids, kind="stable")
-        indptr = np.zeros(num_users + 1, dtype=np.int64)
-        np.cumsum(np.bincount(user_ids, minlength=num_users), out=indptr[1:])
-        return cls(
-            indptr=indptr,
-            items=np.asarray(items, dtype=np.int32)[order],
-            num_items=num_items,
-            timestamps=None if timestamps is None else np.asarray(timestamps, np.float64)[order],
-            ratings=None if ratings is None else np.asarray(ratings, np.float32)[order],
-        )
-
-    def __len__(self) -> int:
-        """Return N, the number of interactions."""
-        return int(self.items.size)
-
-    @property
-    def num_users(self) -> int:
-        """U."""
-        return int(self.indptr.size - 1)
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """(U,) interactions of each user."""
-        return np.diff(self.indptr)
-
-    @property
-    def users(self) -> npt.NDArray[np.int64]:
-        """(N,) the user of each interaction."""
-        return np.repeat(np.arange(self.num_users, dtype=np.int64), self.counts)
-
-    def of(self, user: int) -> npt.NDArray[np.int32]:
-        """Return the items (n_u,) of one user, oldest first where time is known."""
-        return self.items[self.indptr[user] : self.indptr[user + 1]]
-
-    def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
-        """Keep the interactions where ``keep`` (N,) is true; users and items keep their ids."""
-        return Interactions.from_pairs(
-            self.users[keep],
-            self.items[keep],
-            self.num_users,
-            self.num_items,
-            None if self.timestamps is None else self.timestamps[keep],
-            None if self.ratings is None else self.ratings[keep],
-        )
-
-    def by_time(self) -> Interactions:
-        """Return the interactions sorted by time within each user; unchanged where no times are known."""
-        if self.timestamps is None:
-            return self
-        order = np.lexsort((self.timestamps, self.users))  # stable: equal times keep their order
-        return replace(
-            self,
-            items=self.items[order],
-            timestamps=self.timestamps[order],
-            ratings=None if self.ratings is None else self.ratings[order],
-        )
-
-    @cached_property
-    def csr(self) -> sp.csr_matrix:
-        """(U, I) float32 binary matrix with sorted indices; repeats count once."""
-        matrix = sp.csr_matrix(
-            (np.ones(len(self), np.float32), self.items.astype(np.int64), self.indptr),
-            shape=(self.num_users, self.num_items),
-        )
-        matrix.sum_duplicates()  # also sorts the indices
-        matrix.data[:] = 1.0
-        return matrix
+from refit_env.data.interactions import SPLITS, Interactions, joined
+from refit_env.data.sequences import LENGTHS, Events, Histories, ragged
+from refit_env.errors import DataError
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,7 +87,10 @@ class Dataset:
         Derived data sets (``episodes``, ``showing``, ``learning_validation_of``) have the fingerprint of the
         data set from which they were derived, so that their models belong to that data set.
         """
-        return fingerprint(self) if self.origin is None else self.origin
+        if self.origin is not None:
+            return self.origin
+        splits = [self.split(name) for name in SPLITS]
+        return fingerprint(self.task, splits, self.time_ordered, self.social, self.item_features)
 
     def split(self, name: str) -> Interactions:
         """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
@@ -214,12 +101,18 @@ class Dataset:
         """The data set in which one *user* is one episode.
 
         This data set itself, unless one user has many episodes: a sequential set, and a check-in set that is
-        sorted by time, becomes rows, each a history and the item that came next
-        (``refit_env.data.sequences.RowDataset``).
+        sorted by time, becomes rows, each a history and the item that came next (``RowDataset``).
         """
-        from refit_env.data.sequences import LENGTHS, as_rows, is_rows  # that module imports this one
+        return as_rows(self, LENGTHS[self.task]) if self.has_rows else self
 
-        return as_rows(self, LENGTHS[self.task]) if is_rows(self) else self
+    @property
+    def has_rows(self) -> bool:
+        """Whether the episodes are rows.
+
+        This is true for a sequential set, and for a check-in set that is sorted by time. In a check-in set
+        that is not sorted, a user has a set of places, as in the CF task.
+        """
+        return self.task in LENGTHS and (self.time_ordered or self.task == "sequential")
 
     @cached_property
     def served(self) -> Dataset:
@@ -228,11 +121,9 @@ class Dataset:
         Where episodes are rows, it has one row for each user of the source: the latest items of the whole
         history, without a target.
         """
-        from refit_env.data.sequences import LENGTHS, is_rows, next_rows
-
-        if is_rows(self):
+        if self.has_rows:
             return next_rows(self, LENGTHS[self.task])
-        known = _joined(_joined(self.train, self.valid), self.test)
+        known = joined(joined(self.train, self.valid), self.test)
         none = Interactions.from_pairs([], [], self.num_users, self.num_items)
         return replace(self, train=known.by_time(), valid=none, test=none, origin=self.fingerprint)
 
@@ -279,19 +170,204 @@ class Dataset:
             (array([2, 0], dtype=int32), array([], dtype=int32), array([0], dtype=int32))
         """
         moved = np.isin(self.valid.users, users)  # (N,)
-        more = _joined(self.train, self.valid.select(moved))
+        more = joined(self.train, self.valid.select(moved))
         return replace(self, train=more, valid=self.valid.select(~moved), origin=self.fingerprint)
 
 
-def _joined(first: Interactions, then: Interactions) -> Interactions:
-    """Concatenate the rows of each user, those of ``first`` before those of ``then``."""
-    both = first, then
-    times, ratings = [part.timestamps for part in both], [part.ratings for part in both]
-    return Interactions.from_pairs(
-        np.concatenate([part.users for part in both]),
-        np.concatenate([part.items for part in both]),
-        first.num_users,
-        first.num_items,
-        None if any(part is None for part in times) else np.concatenate(times),  # type: ignore[arg-type]
-        None if any(part is None for part in ratings) else np.concatenate(ratings),  # type: ignore[arg-type]
+@dataclass(frozen=True, eq=False, repr=False)
+class RowDataset(Dataset):
+    """A sequential or check-in set as rows. The rest of the code treats a row as a *user*.
+
+    Each event of a session that has an earlier event is a row: the items before it (its history, at most L,
+    oldest first) and the event's item (the target). Row ids are dense: train rows first, then validation and
+    test rows, each sorted by session and position. The fields of a data set then have their usual meaning for
+    environments, rewards and evaluation:
+
+    - ``train`` holds the history of each row, the input of a model, in every split;
+    - ``valid`` and ``test`` hold the targets of the rows of that split, and of no other row;
+    - ``targets`` holds the targets of the train rows, for training and rewards.
+
+    A row's history ends before its target, so similarity between rows uses earlier items only. No item is
+    masked when rows are ranked (repeats are separate events), as in DreamRec's protocol and in Diff-POI's
+    with ``--eval_all``: most next check-ins are at a place that the user has visited before.
+
+    Attributes:
+        targets: (R rows) the targets of the train rows.
+        history: (R, L) int32 item ids, oldest first, padded with I.
+        lengths: (R,) int64 number of items of each history.
+        sessions: (R,) int64 the source's user of each row.
+        split_of: (R,) int8, 0 train, 1 valid, 2 test.
+        empty: by split, the number of rows that were dropped because their target has no earlier event.
+        gaps: (R, L) float32 seconds between each item of a history and the user's event before it, 0 at a
+            user's first event and at padding; None where the source has no times.
+    """
+
+    targets: Interactions = field(kw_only=True)
+    history: npt.NDArray[np.int32] = field(kw_only=True)
+    lengths: npt.NDArray[np.int64] = field(kw_only=True)
+    sessions: npt.NDArray[np.int64] = field(kw_only=True)
+    split_of: npt.NDArray[np.int8] = field(kw_only=True)
+    empty: Mapping[str, int] = field(kw_only=True)
+    gaps: npt.NDArray[np.float32] | None = field(kw_only=True, default=None)
+
+    @property
+    def episodes(self) -> Dataset:
+        """This data set itself: its users are rows."""
+        return self
+
+    @property
+    def served(self) -> Dataset:
+        """Not available for rows, because a row does not hold the items after its target.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(f"the rows of {self.name!r} cannot be served; the data set that they come from can")
+
+    def showing(self, visible: sp.csr_matrix) -> Dataset:
+        """Return this data set itself: the targets of rows are always hidden."""
+        return self
+
+    def masked(self, split: str) -> sp.csr_matrix:
+        """Return an empty mask (R, I): every item is ranked, items of the history included."""
+        none = np.zeros(0, np.int64)
+        shape = (self.num_users, self.num_items)
+        return sp.csr_matrix((np.zeros(0, np.float32), (none, none)), shape=shape)
+
+    def population(self, split: str) -> int:
+        """Return the number of rows of the split, those without a history included."""
+        return int((self.split_of == SPLITS.index(split)).sum()) + self.empty[split]
+
+    def latest(self, length: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Return the last ``length`` items of each history, for a backbone that reads fewer than L.
+
+        Args:
+            length: M, 1..L.
+
+        Returns:
+            Items (R, M), oldest first, padded with I, and their gaps (R, M), 0 where times are unknown.
+
+        Raises:
+            ValueError: if ``length`` is not in 1..L.
+        """
+        longest = self.history.shape[1]
+        if not 1 <= length <= longest:
+            raise ValueError(
+                f"a history of {length} items is not available; rows of {self.name!r} have 1..{longest}"
+            )
+        gaps = np.zeros(self.history.shape, np.float32) if self.gaps is None else self.gaps
+        if length == longest:
+            return self.history, gaps
+        first = np.maximum(self.lengths - length, 0)[:, None]  # (R, 1)
+        place = first + np.arange(length)  # (R, M) < L
+        return np.take_along_axis(self.history, place, 1), np.take_along_axis(gaps, place, 1)
+
+    def rows_of(self, split: str) -> npt.NDArray[np.int64]:
+        """Return the ids (n,) of the rows of one split."""
+        return np.flatnonzero(self.split_of == SPLITS.index(split)).astype(np.int64)
+
+    @classmethod
+    def of_histories(cls, source: Dataset, histories: Histories, **rows: Any) -> RowDataset:
+        """Make the rows of a data set.
+
+        Args:
+            source: the data set.
+            histories: of the rows.
+            **rows: the other fields.
+        """
+        return cls(
+            source.name,
+            source.task,
+            train=histories.as_interactions(),
+            time_ordered=True,
+            meta=dict(source.meta),
+            item_ids=source.item_ids,
+            item_features=source.item_features,
+            history=histories.items,
+            lengths=histories.lengths,
+            gaps=histories.gaps,
+            origin=source.fingerprint,
+            **rows,
+        )
+
+
+def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> RowDataset:
+    """Convert a sequential or check-in set to rows.
+
+    The train, validation and test events of a user are concatenated in this order, which is their order in
+    time; a row belongs to the split of its target. (In sets of sessions each session is in one split.)
+
+    Args:
+        dataset: its users' rows must be sorted by time.
+        length: L, the longest history; older items are dropped.
+        keep_empty: keep the rows with an empty history (the first event of each session). They are 15 to 23 %
+            of the rows of DreamRec's files; a model can only rank them by popularity.
+
+    Returns:
+        The rows; ``dataset.episodes`` has those with the defaults.
+
+    Raises:
+        ValueError: if ``length`` < 1.
+        DataError: if the rows of the data set are not sorted by time, or no train row is left.
+
+    Example:
+        >>> pairs = Interactions.from_pairs([0, 0, 0], [4, 2, 4], num_users=1, num_items=5)
+        >>> none = Interactions.from_pairs([], [], num_users=1, num_items=5)
+        >>> rows = as_rows(Dataset("shop", "sequential", pairs, none, none, time_ordered=True), length=3)
+        >>> rows.history.tolist(), rows.targets.items.tolist(), rows.empty["train"]
+        ([[4, 5, 5], [4, 2, 5]], [2, 4], 1)
+    """
+    if length < 1:
+        raise ValueError(f"length={length} must be at least 1: the number of items of a history")
+    if not dataset.time_ordered:
+        raise DataError(f"{dataset.name!r} is not sorted by time, so its rows have no next item")
+    events = Events.of([dataset.split(name) for name in SPLITS])
+    kept = np.flatnonzero((events.place > 0) | keep_empty)  # (R,) positions of the targets
+    kept = kept[np.argsort(events.splits[kept], kind="stable")]
+    items, splits, sessions = events.items[kept], events.splits[kept], events.users[kept]  # (R,) each
+    chosen = [splits == s for s in range(len(SPLITS))]  # (R,) each
+    parts = [ragged(rows.astype(np.int64), items[rows], dataset.num_items) for rows in chosen]
+    if not len(parts[0]):
+        raise DataError(f"{dataset.name!r} has no train event with an earlier one: nothing to train on")
+    first = np.bincount(events.splits[events.place == 0], minlength=len(SPLITS))  # (3,)
+    return RowDataset.of_histories(
+        dataset,
+        Histories.before(events, kept, events.place[kept], length, dataset.num_items),
+        targets=parts[0],
+        valid=parts[1],
+        test=parts[2],
+        user_ids=None if dataset.user_ids is None else dataset.user_ids[sessions],
+        sessions=sessions,
+        split_of=splits,
+        empty={name: 0 if keep_empty else int(n) for name, n in zip(SPLITS, first, strict=True)},
+    )
+
+
+def next_rows(dataset: Dataset, length: int) -> RowDataset:
+    """Return one row for each user: the latest items of the whole history, without a target.
+
+    Args:
+        dataset: its users' rows must be sorted by time.
+        length: L, the longest history.
+
+    Example:
+        >>> pairs = Interactions.from_pairs([0, 0, 0], [4, 2, 3], num_users=2, num_items=5)
+        >>> none = Interactions.from_pairs([], [], num_users=2, num_items=5)
+        >>> shop = Dataset("shop", "sequential", pairs, none, none, time_ordered=True)
+        >>> next_rows(shop, length=2).history.tolist()
+        [[2, 3], [5, 5]]
+    """
+    events, num_users = Events.of([dataset.split(name) for name in SPLITS]), dataset.num_users
+    ends = np.searchsorted(events.users, np.arange(num_users), side="right")  # (U,)
+    none = ragged(np.zeros(num_users, np.int64), np.zeros(0, np.int32), dataset.num_items)
+    return RowDataset.of_histories(
+        dataset,
+        Histories.before(events, ends, np.diff(ends, prepend=0), length, dataset.num_items),
+        targets=none,
+        valid=none,
+        test=none,
+        user_ids=dataset.user_ids,
+        sessions=np.arange(num_users),
+        split_of=np.zeros(num_users, np.int8),
+        empty=dict.fromkeys(SPLITS, 0),
     )

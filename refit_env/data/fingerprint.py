@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 
 _VERSION = b"refit-env data 1"
 """Version of the hashing rule. It is hashed first, so that a new rule produces new fingerprints."""
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(
+    task: str,
+    splits: Sequence[Interactions],
+    time_ordered: bool,
+    social: npt.NDArray[np.int32] | None,
+    item_features: Mapping[str, npt.NDArray[Any]] | None,
+) -> str:
     """Hash the content of a data set that models and evaluation read.
 
-    This content is the task, the numbers of users and items, each split's items by user in their order, the
-    timestamps, the social edges and the numeric item features. Names, source ids, ratings, the files' layout
-    and their compression are not hashed.
+    Names, source ids, ratings, the files' layout and their compression are not hashed.
 
     Args:
-        dataset: the data set.
+        task: its task.
+        splits: train, valid and test; each user's items in their order, and the timestamps.
+        time_ordered: whether each user's rows are sorted by time.
+        social: (S, 2) directed user pairs, or None.
+        item_features: name -> (I,) values, of which the numeric ones are hashed.
 
     Returns:
         64 hexadecimal digits.
@@ -34,15 +42,15 @@ def fingerprint(dataset: Dataset) -> str:
         64
     """
     digest = hashlib.sha256(_VERSION)
-    digest.update(f"{dataset.task} {dataset.num_users} {dataset.num_items} {dataset.time_ordered}".encode())
-    for split in (dataset.train, dataset.valid, dataset.test):
+    digest.update(f"{task} {splits[0].num_users} {splits[0].num_items} {time_ordered}".encode())
+    for split in splits:
         _add(digest, "indptr", split.indptr, "<i8")
         _add(digest, "items", split.items, "<i4")
         if split.timestamps is not None:
             _add(digest, "timestamps", split.timestamps, "<f8")
-    if dataset.social is not None:
-        _add(digest, "social", dataset.social, "<i4")
-    for name, values in sorted((dataset.item_features or {}).items()):
+    if social is not None:
+        _add(digest, "social", social, "<i4")
+    for name, values in sorted((item_features or {}).items()):
         if values.dtype.kind in "fiu":
             _add(digest, name, values, "<f8")
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import pandas as pd
 
 from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import Source
-from refit_env.data.dataset import SPLITS, Dataset, Interactions
+from refit_env.data.dataset import Dataset
 from refit_env.data.filters import (
     RawRows,
     at_least,
@@ -26,6 +26,7 @@ from refit_env.data.filters import (
     k_core,
     merge_duplicates,
 )
+from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.limits import check_count
 from refit_env.data.messages import spelled
 from refit_env.data.readers.formats import guess_format, read_rows

@@ -13,7 +13,8 @@ import pandas as pd
 
 from refit_env.data.canonical import INFO, INTERACTIONS, ITEM_IDS, ITEMS, SOCIAL, USER_IDS, check_dataset
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS, Dataset
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import SPLITS
 from refit_env.data.messages import spelled
 from refit_env.errors import DataError
 from refit_env.utils.atomic_io import errors_name, write_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.data.messages import spelled
 
 Parts = tuple[Interactions, Interactions, Interactions]

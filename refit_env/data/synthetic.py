@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 from refit_env.data.splits import by_time
 from refit_env.errors import SettingError
 

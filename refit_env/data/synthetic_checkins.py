@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 
 CITY = (40.7, -74.0)
 """Latitude and longitude of a corner of the area."""

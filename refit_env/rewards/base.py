@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import RowDataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.metrics import discounts, rankable
 from refit_env.rewards.context import RewardContext, lists_of_each

@@ -14,8 +14,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from refit_env.data.dataset import RowDataset
 from refit_env.data.rows import SparseRows
-from refit_env.data.sequences import RowDataset
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.linear_models import ModelReward, weighed
 from refit_env.settings import Nonnegative, check_setting

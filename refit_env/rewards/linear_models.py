@@ -22,9 +22,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from refit_env.data.dataset import Dataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
-from refit_env.data.sequences import RowDataset
 from refit_env.evaluation.metrics import discounts
 from refit_env.item_factors import item_factors
 from refit_env.rewards.base import ListReward

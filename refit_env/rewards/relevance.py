@@ -42,9 +42,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from msgspec import Meta
 
-from refit_env.data.dataset import SPLITS, Dataset, Interactions
+from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.rows import without
-from refit_env.data.sequences import RowDataset
 from refit_env.errors import unknown_name
 from refit_env.settings import PartialShare, Seed, check_setting
 

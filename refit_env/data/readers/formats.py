@@ -35,9 +35,9 @@ import numpy as np
 import numpy.typing as npt
 
 from refit_env.data.arrays import read_pairs
-from refit_env.data.dataset import SPLITS
 from refit_env.data.filters import RawRows
 from refit_env.data.ids import join_ids
+from refit_env.data.interactions import SPLITS
 from refit_env.data.messages import spelled
 from refit_env.data.readers.checkins import read_lbsn, read_tsmc2014
 from refit_env.data.readers.delimited import Layout, read_delimited, refuse_binary

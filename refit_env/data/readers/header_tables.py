@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.dataset import SPLITS
 from refit_env.data.filters import RawRows
+from refit_env.data.interactions import SPLITS
 from refit_env.data.limits import MOST_COLUMNS
 from refit_env.data.messages import listed, spelled
 from refit_env.data.readers.delimited import Layout, first_value, read_counting, read_header

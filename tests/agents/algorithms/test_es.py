@@ -17,7 +17,7 @@ from agents.algorithms.es import SHAPES, EvolutionStrategy, block_means, centred
 from agents.gradients.episodes import Rollout
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
 
 Factory = Callable[..., DiffusionPolicy]

@@ -18,7 +18,7 @@ from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
 from agents.rollouts.rollout import roll_out
 from refit_env.data import Dataset
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.envs import DenoisingVectorEnv
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.beyond_accuracy import Coverage

@@ -17,7 +17,7 @@ from agents.gradients.counterfactual_advantage import coordinate_credit
 from agents.rollouts.rollout import roll_out
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
 
 Factory = Callable[..., DiffusionPolicy]

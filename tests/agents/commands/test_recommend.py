@@ -22,7 +22,7 @@ from refit_env.data import (
     synthesize_sessions,
     synthesize_social,
 )
-from refit_env.data.dataset import SPLITS
+from refit_env.data.interactions import SPLITS
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 

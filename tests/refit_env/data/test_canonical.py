@@ -14,7 +14,7 @@ import pytest
 from refit_env.data import Dataset, Interactions, limits, load_canonical, load_dataset, save_dataset
 from refit_env.data.canonical import INFO, INTERACTIONS, SOCIAL
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS
+from refit_env.data.interactions import SPLITS
 from refit_env.data.tables import read_item_features, read_source_ids
 from refit_env.errors import DataError
 

@@ -1,7 +1,7 @@
 """Tests of ``Dataset.__repr__``."""
 
 from refit_env.data import synthesize, synthesize_sessions
-from refit_env.data.dataset import SPLITS
+from refit_env.data.interactions import SPLITS
 
 
 def test_a_data_set_prints_its_counts_and_no_arrays() -> None:

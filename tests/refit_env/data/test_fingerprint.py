@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from refit_env.data import load_canonical, load_dataset, save_dataset
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 
 
 @pytest.fixture

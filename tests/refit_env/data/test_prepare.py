@@ -12,8 +12,8 @@ import pytest
 
 from refit_env.data import Dataset, load_canonical, load_dataset
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_dataset, find_raw
+from refit_env.data.interactions import SPLITS
 from refit_env.data.prepare import prepare, prepare_known
 from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError

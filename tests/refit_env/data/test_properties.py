@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import Dataset, Interactions, load_dataset, save_dataset
-from refit_env.data.dataset import SPLITS
 from refit_env.data.filters import RawRows, at_least, compact, compact_rows, k_core, merge_duplicates
+from refit_env.data.interactions import SPLITS
 from refit_env.data.prepare import prepare
 from refit_env.data.recipe import Recipe
 from refit_env.data.splits import Parts, by_time, leave_one_out, random_per_user

@@ -15,8 +15,8 @@ import scipy.io
 
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
-from refit_env.data.dataset import SPLITS
 from refit_env.data.home import find_raw
+from refit_env.data.interactions import SPLITS
 from refit_env.data.prepare import prepare_known, prepare_named
 from refit_env.data.readers.formats import FORMATS
 from refit_env.data.recipes import RECIPES, choose_recipe, recipes_for

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import Dataset, Interactions, RowDataset, as_rows, load_dataset, synthesize
-from refit_env.data.sequences import next_rows
+from refit_env.data.dataset import next_rows
 from refit_env.data.synthetic_checkins import synthesize_checkins
 from refit_env.data.synthetic_sessions import synthesize_sessions
 from refit_env.errors import DataError

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from refit_env.data import Dataset, synthesize
-from refit_env.data.dataset import SPLITS
+from refit_env.data.interactions import SPLITS
 from refit_env.data.synthetic import LEAST_ITEMS
 from refit_env.errors import SettingError
 

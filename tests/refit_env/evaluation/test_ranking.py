@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 from refit_env.evaluation.ranking import evaluate
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from refit_env.data import Dataset, load_dataset
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.evaluation.ranking import evaluate
 from refit_env.evaluation.slices import popular_items, slices
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from refit_env.backbones import make_backbone
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
 
 Table = npt.NDArray[np.int8]

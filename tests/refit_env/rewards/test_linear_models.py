@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refit_env.data import Interactions, load_dataset
-from refit_env.data.dataset import Dataset
-from refit_env.data.sequences import RowDataset
+from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.rewards import linear_models, make_relevance, make_reward
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward, weighed
 from refit_env.rewards.ridge_solver import ByItems, ByUsers

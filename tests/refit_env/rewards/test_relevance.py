@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from refit_env.data import load_dataset
-from refit_env.data.dataset import Dataset, Interactions
+from refit_env.data.dataset import Dataset
+from refit_env.data.interactions import Interactions
 from refit_env.rewards import MODES, Relevance, make_relevance, make_reward, reward_names
 
 tables = hnp.arrays(

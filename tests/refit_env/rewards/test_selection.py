@@ -14,7 +14,7 @@ import torch
 
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, synthesize, synthesize_checkins, synthesize_sessions
-from refit_env.data.dataset import Interactions
+from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import MODES, Relevance, Reward, make_relevance, make_reward, reward_names
 

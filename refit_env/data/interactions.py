@@ -1,0 +1,154 @@
+"""The interactions of one split: ragged rows, sorted by time within each user, and their sparse matrix.
+
+Letters: U users, I items, N interactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+SPLITS = ("train", "valid", "test")
+"""Names of the values 0, 1, 2 of the canonical ``split`` column."""
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """The interactions of one split, grouped by user, oldest first where time is known.
+
+    Attributes:
+        indptr: (U + 1,) int64; user ``u`` has ``items[indptr[u]:indptr[u + 1]]``.
+        items: (N,) int32 item ids, each at most once per user, except in sequential and POI
+            sets, where a repeat is a separate event.
+        num_items: I.
+        timestamps: (N,) float64 seconds, or None where the source has none.
+        ratings: (N,) float32, or None where the source has none.
+    """
+
+    indptr: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int32]
+    num_items: int
+    timestamps: npt.NDArray[np.float64] | None = None
+    ratings: npt.NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        """Return the counts, without the arrays."""
+        return f"Interactions({self.num_users} users, {self.num_items} items, {len(self)} rows)"
+
+    @classmethod
+    def from_pairs(
+        cls,
+        users: npt.ArrayLike,
+        items: npt.ArrayLike,
+        num_users: int,
+        num_items: int,
+        timestamps: npt.ArrayLike | None = None,
+        ratings: npt.ArrayLike | None = None,
+    ) -> Interactions:
+        """Group (user, item) rows by user, keeping the order of the rows within a user.
+
+        Args:
+            users: (N,) ids in 0..num_users - 1, in any order.
+            items: (N,) ids in 0..num_items - 1.
+            num_users: U.
+            num_items: I.
+            timestamps: (N,) seconds, optional.
+            ratings: (N,) optional.
+
+        Example:
+            >>> Interactions.from_pairs([1, 0, 1], [7, 3, 2], num_users=2, num_items=8).of(1)
+            array([7, 2], dtype=int32)
+        """
+        user_ids = np.asarray(users, dtype=np.int64)
+        order = np.argsort(user_ids, kind="stable")
+        indptr = np.zeros(num_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(user_ids, minlength=num_users), out=indptr[1:])
+        return cls(
+            indptr=indptr,
+            items=np.asarray(items, dtype=np.int32)[order],
+            num_items=num_items,
+            timestamps=None if timestamps is None else np.asarray(timestamps, np.float64)[order],
+            ratings=None if ratings is None else np.asarray(ratings, np.float32)[order],
+        )
+
+    def __len__(self) -> int:
+        """Return N, the number of interactions."""
+        return int(self.items.size)
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return int(self.indptr.size - 1)
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """(U,) interactions of each user."""
+        return np.diff(self.indptr)
+
+    @property
+    def users(self) -> npt.NDArray[np.int64]:
+        """(N,) the user of each interaction."""
+        return np.repeat(np.arange(self.num_users, dtype=np.int64), self.counts)
+
+    def of(self, user: int) -> npt.NDArray[np.int32]:
+        """Return the items (n_u,) of one user, oldest first where time is known."""
+        return self.items[self.indptr[user] : self.indptr[user + 1]]
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> Interactions:
+        """Keep the interactions where ``keep`` (N,) is true; users and items keep their ids."""
+        return Interactions.from_pairs(
+            self.users[keep],
+            self.items[keep],
+            self.num_users,
+            self.num_items,
+            None if self.timestamps is None else self.timestamps[keep],
+            None if self.ratings is None else self.ratings[keep],
+        )
+
+    def by_time(self) -> Interactions:
+        """Return the interactions sorted by time within each user; unchanged where no times are known."""
+        if self.timestamps is None:
+            return self
+        order = np.lexsort((self.timestamps, self.users))  # stable: equal times keep their order
+        return replace(
+            self,
+            items=self.items[order],
+            timestamps=self.timestamps[order],
+            ratings=None if self.ratings is None else self.ratings[order],
+        )
+
+    @cached_property
+    def csr(self) -> sp.csr_matrix:
+        """(U, I) float32 binary matrix with sorted indices; repeats count once."""
+        matrix = sp.csr_matrix(
+            (np.ones(len(self), np.float32), self.items.astype(np.int64), self.indptr),
+            shape=(self.num_users, self.num_items),
+        )
+        matrix.sum_duplicates()  # also sorts the indices
+        matrix.data[:] = 1.0
+        return matrix
+
+
+def joined(first: Interactions, then: Interactions) -> Interactions:
+    """Concatenate the rows of each user, those of ``first`` before those of ``then``."""
+    both = first, then
+    return Interactions.from_pairs(
+        np.concatenate([part.users for part in both]),
+        np.concatenate([part.items for part in both]),
+        first.num_users,
+        first.num_items,
+        _concatenated([part.timestamps for part in both]),
+        _concatenated([part.ratings for part in both]),
+    )
+
+
+def _concatenated(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    """Return the parts as one array; None where one of them is unknown."""
+    known = [part for part in parts if part is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None
