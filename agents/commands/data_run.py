@@ -27,7 +27,7 @@ from refit_env.data.catalog import CATALOG
 from refit_env.data.home import find_dataset, find_raw, writable_home
 from refit_env.data.interactions import SPLITS
 from refit_env.data.messages import as_options
-from refit_env.data.prepare import prepare, prepare_known, prepare_named
+from refit_env.data.prepare import prepare
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name
@@ -117,26 +117,17 @@ def _prepared(command: DataPrepare) -> tuple[Path, Dataset]:
         )
     folder = command.out if command.out is not None else writable_home() / stored
     check_free(folder, command.overwrite)
+    meta = None if named is not None and command.name in CATALOG else {"source": [command.source.name]}
+    recipe: Recipe | NamedRecipe
     if named is None:
-        meta = {"source": [command.source.name]}
-        return folder, prepare(
-            stored, command.source, _recipe(command), folder, overwrite=command.overwrite, meta=meta
-        )
-    _refuse_options(command, named.name)
-    if command.time_unit is not None:
-        named = replace(named, recipe=replace(named.recipe, time_unit=command.time_unit))
-    return folder, _by_recipe(command, named, stored, folder)
-
-
-def _by_recipe(command: DataPrepare, named: NamedRecipe, stored: str, folder: Path) -> Dataset:
-    """The data set, prepared by a recipe of the catalogue."""
-    if command.name in CATALOG:
-        known = CATALOG[command.name]
-        return prepare_known(known, command.source, folder, named, name=stored, overwrite=command.overwrite)
-    dataset = prepare_named(command.name, command.source, named, meta={"source": [command.source.name]})
-    dataset = replace(dataset, name=stored)
-    save_dataset(dataset, folder, overwrite=command.overwrite)
-    return dataset
+        recipe = _recipe(command)
+    else:
+        _refuse_options(command, named.name)
+        unit = named.recipe.time_unit if command.time_unit is None else command.time_unit
+        recipe = replace(named, recipe=replace(named.recipe, time_unit=unit))
+    return folder, prepare(
+        command.name, command.source, recipe, folder, stored=stored, overwrite=command.overwrite, meta=meta
+    )
 
 
 def _refuse_options(command: DataPrepare, recipe: str) -> None:

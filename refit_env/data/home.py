@@ -135,13 +135,13 @@ def _find(name: str) -> Path:
     with lock_of(folder, "prepare"):
         if is_canonical(folder):  # another process prepared it while this one waited
             return folder
-        from refit_env.data.prepare import prepare_known
+        from refit_env.data.prepare import prepare
 
         if raw is None:
             _report(f"fetching {entry.url} into {home / 'raw' / name}")
             raw = fetch(entry, home)
         _report(f"preparing {name} from {raw} into {folder}, once")
-        prepare_known(entry, raw, folder)
+        prepare(name, raw, out=folder)
     return folder
 
 

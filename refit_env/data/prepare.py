@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from refit_env.data.canonical import check_dataset
-from refit_env.data.catalog import Source
+from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.dataset import Dataset
 from refit_env.data.filters import (
     RawRows,
@@ -41,19 +41,22 @@ from refit_env.errors import DataError
 def prepare(
     name: str,
     source: Path | str,
-    recipe: Recipe | None = None,
+    recipe: Recipe | NamedRecipe | None = None,
     out: Path | str | None = None,
     *,
+    stored: str | None = None,
     overwrite: bool = False,
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read official files and prepare a data set from them.
 
     Args:
-        name: name of the data set; with ``out``, it must not be in the catalogue (see ``prepare_known``).
+        name: name of the data set. One of the catalogue is prepared by its own recipes only.
         source: the file, or the folder with the files.
-        recipe: the steps; the default guesses the format and splits at random.
+        recipe: the steps, or a named recipe. None uses, for a name of the catalogue, its first recipe whose
+            files are there; for other names it guesses the format and splits at random.
         out: canonical folder to write, by one process at a time; None only returns the data set.
+        stored: name of the stored data set; None uses ``name``.
         overwrite: whether to replace a data set in ``out``.
         meta: further fields for ``dataset.json``.
 
@@ -61,38 +64,67 @@ def prepare(
         The data set; ``meta["preparation"]`` holds the recipe and the number of rows after every step.
 
     Raises:
-        DataError: if a file or the filtered data break a rule; the message names file, row and rule. Also for
-            an invalid name or a non-empty ``out``, before anything is read.
+        DataError: if a file or the filtered data break a rule, or the counts differ from the catalogue's; the
+            message names file, row and rule. Also for an invalid name or a non-empty ``out``, before anything
+            is read.
     """
+    source, stored = Path(source), stored or name
+    known = None if isinstance(recipe, Recipe) else CATALOG.get(name)
     check_name(name)
     if out is not None:
-        check_own_name(name)
+        if known is None or stored != name:
+            check_own_name(stored)
         check_free(out, overwrite)
-    source, recipe = Path(source), recipe or Recipe()
+    chosen = _chosen_recipe(name, source, recipe)
+    about: dict[str, Any] = {}
+    if isinstance(chosen, Recipe):
+        data = _from_files(stored, source, chosen, about)
+    else:
+        about = {"name": chosen.name, "paper": chosen.paper}
+        data = _from_files(stored, chosen.source_in(name, source), chosen.recipe, about)
+        if known is not None:
+            page = {"source": [chosen.page or known.page], "licence": known.licence}
+            data = replace(data, meta={**data.meta, **page})
+            if name in chosen.exact:
+                _check_counts(known, data, source)
+    data = replace(data, meta={**data.meta, **(meta or {})})
+    if out is not None:
+        save_dataset(data, out, overwrite=overwrite)
+    return data
+
+
+def _chosen_recipe(name: str, source: Path, recipe: Recipe | NamedRecipe | None) -> Recipe | NamedRecipe:
+    """Return the recipe, or the default one of the data set; see ``prepare``."""
+    if recipe is not None:
+        return recipe
+    if name not in CATALOG:
+        return Recipe()
+    found = choose_recipe(name, source)
+    if found is None:
+        raise DataError(f"{name} has no recipe; name the format of {source}")
+    return found
+
+
+def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any]) -> Dataset:
+    """Read, filter, number, split and check; ``about`` is stored with the recipe."""
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, steps, notes = _filtered(source, recipe)
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
-    if rows.timestamps is not None:
-        # lexsort is stable: rows with equal times keep the file's order.
-        rows = rows.take(np.lexsort((rows.timestamps, rows.users)))
-    parts = _split(source, replace(numbered, rows=rows), recipe)
-    done = {"recipe": asdict(recipe)} | steps.report() | ({"notes": list(notes)} if notes else {})
-    about = {"split": recipe.in_words(), "preparation": done}
+    parts = _split(source, numbered, recipe)
+    done = {**about, "recipe": asdict(recipe)} | steps.report() | ({"notes": list(notes)} if notes else {})
     data = Dataset(
         name,
         recipe.task,
         *parts,
         time_ordered=recipe.time_ordered or rows.timestamps is not None,
         social=None if rows.social is None else rows.social.astype(np.int32),
-        meta={**about, **(meta or {})},
+        meta={"split": recipe.in_words(), "preparation": done},
         user_ids=numbered.user_ids,
         item_ids=numbered.item_ids,
         item_features=_features(rows),
     )
     check_dataset(data, str(source))
-    if out is not None:
-        save_dataset(data, out, overwrite=overwrite)
     return data
 
 
@@ -167,54 +199,7 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, Steps, tuple[str, 
     return rows, steps, notes
 
 
-def prepare_known(
-    entry: Source,
-    source: Path,
-    out: Path,
-    recipe: NamedRecipe | None = None,
-    *,
-    name: str | None = None,
-    overwrite: bool = False,
-) -> Dataset:
-    """Prepare a data set of the catalogue from its official files into ``out``.
-
-    Args:
-        entry: the data set's entry in the catalogue.
-        source: the file, or the folder with the files.
-        out: canonical folder to write.
-        recipe: one of the data set's recipes; None uses the first whose files are there.
-        name: name of the stored data set; None uses the catalogue's.
-        overwrite: whether to replace a data set in ``out``.
-
-    Raises:
-        DataError: if a rule is broken, the counts differ from the catalogue's, or ``out`` is not empty.
-    """
-    if name not in (None, entry.name):
-        check_own_name(name or "")
-    check_free(out, overwrite)
-    recipe = recipe or choose_recipe(entry.name, source)
-    if recipe is None:
-        raise DataError(f"{entry.name} has no recipe; name the format of {source}")
-    data = prepare_named(
-        entry.name, source, recipe, meta={"source": [recipe.page or entry.page], "licence": entry.licence}
-    )
-    if entry.name in recipe.exact:
-        check_counts(entry, data, source)
-    data = replace(data, name=name or entry.name)
-    save_dataset(data, out, overwrite=overwrite)
-    return data
-
-
-def prepare_named(
-    name: str, source: Path, recipe: NamedRecipe, *, meta: Mapping[str, Any] | None = None
-) -> Dataset:
-    """Prepare a data set by a named recipe, recorded in ``meta["preparation"]``; write nothing."""
-    data = prepare(name, recipe.source_in(name, source), recipe.recipe, meta=meta)
-    done = {"name": recipe.name, "paper": recipe.paper} | data.meta["preparation"]
-    return replace(data, meta={**data.meta, "preparation": done})
-
-
-def check_counts(entry: Source, data: Dataset, source: Path) -> None:
+def _check_counts(entry: Source, data: Dataset, source: Path) -> None:
     """Compare the counts of a prepared data set with those in the catalogue."""
     found = (data.num_users, data.num_items, sum(len(data.split(s)) for s in SPLITS))
     if entry.counts is not None and entry.counts != found:
@@ -227,7 +212,7 @@ def check_counts(entry: Source, data: Dataset, source: Path) -> None:
 
 @dataclass(frozen=True)
 class _Numbered:
-    """Rows with ids from 0 on, the counts of users and items, and the source's ids where they differed."""
+    """Rows with ids from 0 on, sorted by time; the counts, and the source's ids where they differed."""
 
     rows: RawRows
     num_users: int
@@ -237,6 +222,16 @@ class _Numbered:
 
 
 def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
+    """Number users and items from 0 and sort by time; published files keep their numbers."""
+    numbered = _numbered(source, rows, recipe)
+    if numbered.rows.timestamps is None:
+        return numbered
+    # lexsort is stable: rows with equal times keep the file's order.
+    order = np.lexsort((numbered.rows.timestamps, numbered.rows.users))
+    return replace(numbered, rows=numbered.rows.take(order))
+
+
+def _numbered(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
     """Number users and items from 0, except in published files, where the published numbers are kept."""
     filters = (recipe.k_core, recipe.min_user_rows, recipe.min_item_rows)
     published = recipe.split == "published" and recipe.min_rating is None and max(filters) < 2

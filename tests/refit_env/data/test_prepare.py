@@ -14,7 +14,7 @@ from refit_env.data import Dataset, load_canonical, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.home import find_dataset, find_raw
 from refit_env.data.interactions import SPLITS
-from refit_env.data.prepare import prepare, prepare_known
+from refit_env.data.prepare import prepare
 from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError
 
@@ -38,7 +38,7 @@ def test_ml1m_from_diffrecs_lists_is_the_canonical_one(data_home: Path, tmp_path
     raw, canonical = find_raw(CATALOG["ml-1m"]), find_dataset("ml-1m")
     if raw is None or canonical is None:
         pytest.skip(f"ml-1m and its raw lists are not in {data_home}")
-    made, published = prepare_known(CATALOG["ml-1m"], raw, tmp_path / "ml-1m"), load_canonical(canonical)
+    made, published = prepare("ml-1m", raw, out=tmp_path / "ml-1m"), load_canonical(canonical)
     again = load_canonical(tmp_path / "ml-1m")
     for split in SPLITS:
         for name in ("indptr", "items"):
@@ -52,7 +52,7 @@ def test_ml100k_is_prepared_from_u_data(data_home: Path, tmp_path: Path) -> None
     raw = find_raw(CATALOG["ml-100k"])
     if raw is None:
         pytest.skip(f"raw/ml-100k/u.data is not in {data_home}")
-    data = prepare_known(CATALOG["ml-100k"], raw, tmp_path / "ml-100k")
+    data = prepare("ml-100k", raw, out=tmp_path / "ml-100k")
     table = pd.read_csv(raw / "u.data", sep="\t", names=["user", "item", "rating", "time"])
     good = table[table.rating >= 4]
     assert (data.num_users, data.num_items) == (good.user.nunique(), good.item.nunique())
@@ -76,7 +76,7 @@ def test_a_truncated_download_is_detected_by_its_counts(data_home: Path, write: 
     whole = (raw / "u.data").read_bytes()
     path = write("u.data", whole[: whole.index(b"\n", len(whole) // 2) + 1])  # at the end of a line
     with pytest.raises(DataError, match=r"u\.data: ml-100k has 942 users.*Truncated, or another version\?"):
-        prepare_known(CATALOG["ml-100k"], path, path.parent / "out")
+        prepare("ml-100k", path, out=path.parent / "out")
     assert not (path.parent / "out").exists()
 
 
@@ -185,13 +185,13 @@ from refit_env.data.recipes import RECIPES, NamedRecipe
 
 CATALOG["shop"] = Source("shop", "cf", "page", "mine", False)
 RECIPES["shop"] = NamedRecipe("shop", "nobody's", {"shop": ("ratings.csv",)}, Recipe(format="csv"))
-home, original = Path(os.environ["REFIT_DATA_HOME"]), room.prepare_known
+home, original = Path(os.environ["REFIT_DATA_HOME"]), room.prepare
 
-def noted(*arguments):
+def noted(*arguments, **settings):
     (home / f"prepared-by-{os.getpid()}").touch()
-    return original(*arguments)
+    return original(*arguments, **settings)
 
-room.prepare_known = noted
+room.prepare = noted
 print("ready", flush=True)
 while not (home / "go").exists():
     time.sleep(0.001)

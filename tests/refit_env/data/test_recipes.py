@@ -17,7 +17,7 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.home import find_raw
 from refit_env.data.interactions import SPLITS
-from refit_env.data.prepare import prepare_known, prepare_named
+from refit_env.data.prepare import prepare
 from refit_env.data.readers.formats import FORMATS
 from refit_env.data.recipes import RECIPES, choose_recipe, recipes_for
 from refit_env.errors import DataError
@@ -53,7 +53,7 @@ def made(name: str, folder: Path, recipe: str | None = None) -> Dataset:
     """Prepare and load again; check that the recipe is stored and the data are unchanged."""
     out = folder.parent / "canonical"
     named = None if recipe is None else RECIPES[recipe]
-    data = prepare_known(CATALOG[name], folder, out, named, overwrite=True)
+    data = prepare(name, folder, named, out, overwrite=True)
     again = load_dataset(out)
     info = json.loads((out / "dataset.json").read_text())
     done = info["preparation"]
@@ -118,7 +118,7 @@ def test_the_recipes_file_is_read_from_a_folder_with_others(write: Write) -> Non
         path = write(f"raw/dataset_TSMC2014_{city}.txt", lines.replace("%s", city))
     for name, city in (("tky", "TKY"), ("nyc", "NYC")):
         assert made(name, path.parent).item_ids.tolist() == [f"{city}{n}" for n in range(3)]  # type: ignore[union-attr]
-    mine = prepare_named("mine", path.parent, RECIPES["diff-poi"])
+    mine = prepare("mine", path.parent, RECIPES["diff-poi"])
     assert mine.item_ids is not None and len(mine.item_ids) == 3
     (path.parent / "dataset_TSMC2014_TKY.txt").unlink()
     with pytest.raises(DataError, match=r"recipe diff-poi needs dataset_TSMC2014_TKY\.txt, not found there"):
@@ -345,7 +345,7 @@ def test_a_recipe_for_ones_own_data(write: Write) -> None:
     frame = session_log(10)
     moments = pd.to_datetime(frame.time, unit="s").dt.strftime("%Y-%m-%dT%H:%M:%S.000Z")
     lines = [f"{u},{t},{i},0\n" for u, t, i in zip(frame.user, moments, frame.item, strict=True)]
-    data = prepare_named("mine", write("log.dat", "".join(lines)), RECIPES["yoochoose-clicks"])
+    data = prepare("mine", write("log.dat", "".join(lines)), RECIPES["yoochoose-clicks"])
     assert data.name == "mine" and rows_of(events(data)) == rows_of(as_dreamrec_does(frame))
     assert data.meta["preparation"]["name"] == "yoochoose-clicks"
 
@@ -354,9 +354,9 @@ def test_an_exact_recipe_refuses_other_counts(write: Write, monkeypatch: pytest.
     write("raw/train.txt", "0 " + " ".join(map(str, range(30))) + "\n1 5 6 7 8 9 10 11\n")
     path = write("raw/test.txt", "0 31\n1 30\n")
     with pytest.raises(DataError, match=r"gowalla has 29,858 users.*these files give 2 users, 32 items"):
-        prepare_known(CATALOG["gowalla"], path.parent, path.parent.parent / "out")
+        prepare("gowalla", path.parent, out=path.parent.parent / "out")
     monkeypatch.setitem(CATALOG, "gowalla", dataclasses.replace(CATALOG["gowalla"], counts=(2, 32, 39)))
-    data = prepare_known(CATALOG["gowalla"], path.parent, path.parent.parent / "out")
+    data = prepare("gowalla", path.parent, out=path.parent.parent / "out")
     assert data.meta["preparation"]["name"] == "lightgcn"
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from refit_env.data import Dataset, load_canonical, load_dataset, save_dataset, saving, synthesize
-from refit_env.data.prepare import prepare, prepare_known
+from refit_env.data.prepare import prepare
 from refit_env.data.recipe import Recipe
 from refit_env.data.saving import FILES, check_name
 from refit_env.errors import DataError
@@ -117,9 +117,7 @@ def test_known_names_are_for_their_recipes_only(write: Write, tmp_path: Path) ->
     with pytest.raises(DataError, match=r"'ml-1m' is a known data set, which only its recipes create"):
         prepare("ml-1m", path, Recipe(), tmp_path / "out")
     with pytest.raises(DataError, match=r"'nyc' is a known data set"):
-        from refit_env.data.catalog import CATALOG
-
-        prepare_known(CATALOG["tky"], path, tmp_path / "out", name="nyc")
+        prepare("tky", path, out=tmp_path / "out", stored="nyc")
     assert not (tmp_path / "out").exists()
 
 
