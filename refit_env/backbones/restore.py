@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refit_env.backbones import make_backbone
 from refit_env.backbones.base import Backbone
+from refit_env.backbones.registry import make_backbone, unregistered
 from refit_env.backbones.sampling import StepSampler
 from refit_env.checkpoint import PolicyMeta, check_tensors
 from refit_env.errors import CheckpointError
@@ -33,6 +33,9 @@ def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) 
     Raises:
         CheckpointError: if the description is of no backbone, or the weights are not of this one.
     """
+    missing = unregistered(meta["backbone"])
+    if missing is not None:
+        raise CheckpointError(f"{where}: {missing}")
     limit = max(LEAST_LIMIT, sum(tensor.numel() for tensor in state.values()))
     for name in ("num_items", "backbone_config"):
         if not _within(meta[name], limit):

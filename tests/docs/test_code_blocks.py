@@ -22,6 +22,7 @@ import torch
 from agents.cli import COMMANDS
 from refit_env import env_ids
 from refit_env.rewards import registry
+from tests.own_backbone import registry_restored
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"api", "_build"}
@@ -88,7 +89,8 @@ def params(blocks: list[Block]) -> list[Any]:
 def own_registry() -> Iterator[None]:
     """Names that a block registers are gone after it."""
     before = dict(registry._REWARDS)
-    yield
+    with registry_restored():
+        yield
     registry._REWARDS.clear()
     registry._REWARDS.update(before)
 

@@ -1,0 +1,254 @@
+"""The registry of backbones: names to classes and their configurations by data set."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from refit_env.backbones import (
+    cfdiff,
+    diffpoi,
+    diffrec,
+    dreamrec,
+    hdrm,
+    ldiffrec,
+    linear,
+    recdiff,
+    spectral,
+    tdiffrec,
+)
+from refit_env.backbones.base import Backbone
+from refit_env.data.dataset import Dataset
+from refit_env.errors import did_you_mean, unknown_name
+
+SIZES = ("published", "small")
+"""Names for ``sized_config``."""
+_LIKE = {"yelp2018": "yelp", "gowalla": "yelp"}
+"""Data sets without a published configuration -> related data sets, whose configurations they use."""
+
+BackboneClass = TypeVar("BackboneClass", bound=type[Backbone])
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A backbone of the registry.
+
+    Attributes:
+        cls: its class.
+        published: data set -> the configuration that its authors published.
+        default: the data set whose configuration all others use.
+        small: data set -> a configuration that two cores train in minutes; the key "" is any data set.
+    """
+
+    cls: type[Backbone]
+    published: Mapping[str, Any]
+    default: str = ""
+    small: Mapping[str, Any] = field(default_factory=dict)
+
+
+_BACKBONES: dict[str, Registered] = {
+    one.cls.name: one
+    for one in (
+        Registered(cfdiff.CFDiff, cfdiff.PUBLISHED, "ml-1m", cfdiff.SMALL),
+        Registered(diffpoi.DiffPoi, diffpoi.PUBLISHED, "", diffpoi.SMALL),
+        Registered(diffrec.DiffRec, diffrec.PUBLISHED, "ml-1m", diffrec.SMALL),
+        Registered(dreamrec.DreamRec, dreamrec.PUBLISHED, "yoochoose"),
+        Registered(hdrm.HDRM, hdrm.PUBLISHED, "ml-1m", hdrm.SMALL),
+        Registered(ldiffrec.LDiffRec, ldiffrec.PUBLISHED, "ml-1m", ldiffrec.SMALL),
+        Registered(linear.LinearDenoiser, linear.PUBLISHED),
+        Registered(recdiff.RecDiff, recdiff.PUBLISHED, "ciao"),
+        Registered(spectral.SpectralDenoiser, spectral.PUBLISHED),
+        Registered(tdiffrec.TDiffRec, tdiffrec.PUBLISHED, "ml-1m"),
+    )
+}
+
+
+def register_backbone(name: str) -> Callable[[BackboneClass], BackboneClass]:
+    """Register a ``Backbone`` subclass under a name, as a class decorator, which sets the class's ``name``.
+
+    Its constructor takes the number of items and a configuration. ``config_class`` is a dataclass whose
+    fields all have defaults, and whose method ``diffusion()`` returns the schedule of training. A program
+    that reads a saved model must import the module that registers its backbone::
+
+        @register_backbone("tiny")
+        class Tiny(Backbone):
+            config_class = TinyConfig
+
+    Raises:
+        ValueError: if the name is taken.
+        TypeError: if the class is no ``Backbone``, or its ``config_class`` is no such dataclass.
+    """
+
+    def add(cls: BackboneClass) -> BackboneClass:
+        _check_class(name, cls)
+        if name in _BACKBONES:
+            raise ValueError(f"backbone {name!r} is registered already ({_BACKBONES[name].cls.__name__})")
+        cls.name = name
+        _BACKBONES[name] = Registered(cls, {"": cls.config_class()})
+        return cls
+
+    return add
+
+
+def _check_class(name: str, cls: object) -> None:
+    """Refuse a class that cannot be made, configured and read from a checkpoint by its name."""
+    if not (inspect.isclass(cls) and issubclass(cls, Backbone)):
+        raise TypeError(f"backbone {name!r} must be a subclass of refit_env.backbones.Backbone, got {cls!r}")
+    config = getattr(cls, "config_class", None)
+    if not (inspect.isclass(config) and is_dataclass(config)):
+        raise TypeError(f"backbone {name!r} must have a config_class that is a dataclass, got {config!r}")
+    required = [
+        p.name for p in inspect.signature(config).parameters.values() if p.default is inspect.Parameter.empty
+    ]
+    if required:
+        raise TypeError(f"config_class of backbone {name!r} needs a default for {', '.join(required)}")
+    if not callable(getattr(config, "diffusion", None)):
+        raise TypeError(
+            f"config_class of backbone {name!r} needs a method diffusion(), which returns the "
+            "refit_env.diffusion.Diffusion of its training"
+        )
+
+
+def backbone_names() -> list[str]:
+    """The names for ``make_backbone``."""
+    return sorted(_BACKBONES)
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """Return the class of a backbone.
+
+    Raises:
+        ValueError: for an unknown name, with a did-you-mean.
+    """
+    return _entry(name).cls
+
+
+def _entry(name: str) -> Registered:
+    """The entry of a name; a ValueError with a did-you-mean for an unknown one."""
+    if name not in _BACKBONES:
+        raise unknown_name("backbone", name, _BACKBONES)
+    return _BACKBONES[name]
+
+
+def unregistered(name: object) -> str | None:
+    """What is wrong with a name that a file states, and what to do; None if it is registered."""
+    if name in _BACKBONES:
+        return None
+    hint = did_you_mean(name, _BACKBONES)
+    return (
+        f"no backbone {str(name)[:80]!r} is registered.{hint} Import the module that registers it "
+        "(refit_env.backbones.register_backbone)"
+    )
+
+
+def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | None = None) -> Backbone:
+    """Build an untrained backbone.
+
+    Args:
+        name: one of ``backbone_names()``.
+        num_items: I.
+        config: its configuration, as its dataclass or a mapping of the fields to change; None for defaults.
+
+    Raises:
+        ValueError: for an unknown name or field, with a did-you-mean.
+
+    Example:
+        >>> make_backbone("diffrec", 50, {"hidden": (8,), "num_steps": 5}).dim
+        50
+    """
+    cls = backbone_class(name)
+    if not is_dataclass(config):
+        config = _from_mapping(cls.config_class, config or {})
+    if not isinstance(config, cls.config_class):
+        raise ValueError(
+            f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}"
+        )
+    return cls(num_items, config)
+
+
+def backbone_for(
+    dataset: Dataset,
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    size: str = "published",
+    seed: int | None = None,
+) -> Backbone:
+    """Build an untrained backbone for a data set.
+
+    Args:
+        dataset: source of the items, and of the graphs, clusters and places that some networks use.
+        name: one of ``backbone_names()``.
+        options: fields of its configuration to change.
+        size: size of the configuration, see ``sized_config``.
+        seed: of the initial weights; None draws them from torch's global generator.
+
+    Raises:
+        ValueError: for an unknown name, size or field, with a did-you-mean, or data of another task.
+    """
+    cls = backbone_class(name)
+    config = backbone_config(name, dataset.name, options, size=size)
+    if seed is None:
+        return cls.for_dataset(dataset, config)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return cls.for_dataset(dataset, config)
+
+
+def backbone_config(
+    name: str, dataset: str, options: Mapping[str, Any] | None = None, *, size: str = "published"
+) -> Any:
+    """Return the configuration of a backbone for a data set, with changes.
+
+    Args:
+        name: one of ``backbone_names()``.
+        dataset: name of the data set.
+        options: fields to change.
+        size: see ``sized_config``.
+
+    Raises:
+        ValueError: for an unknown name, size or field, with a did-you-mean.
+    """
+    values = {**_plain(sized_config(name, dataset, size)), **(options or {})}
+    return _from_mapping(backbone_class(name).config_class, values)
+
+
+def sized_config(backbone: str, dataset: str, size: str = "published") -> Any:
+    """Return the configuration of a size: ``published``, or ``small`` where the backbone has one.
+
+    Raises:
+        ValueError: for an unknown name or size, with a did-you-mean.
+    """
+    if size not in SIZES:
+        raise unknown_name("size", size, SIZES)
+    table = _entry(backbone).small if size == "small" else {}
+    found = table.get(dataset, table.get(_LIKE.get(dataset, dataset), table.get("")))
+    return published_config(backbone, dataset) if found is None else found
+
+
+def published_config(backbone: str, dataset: str) -> Any:
+    """Return the configuration that the backbone's authors published for a data set.
+
+    Other data sets use that of the most similar one (``yelp`` for check-ins and reviews with tens of
+    thousands of items, ``ml-1m`` else; DreamRec's is that of ``yoochoose``, RecDiff's that of ``ciao``).
+    """
+    known = _entry(backbone)
+    return known.published.get(_LIKE.get(dataset, dataset), known.published[known.default])
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration's fields."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}
+
+
+def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:
+    """A configuration from JSON-plain values; lists become tuples."""
+    known = [f.name for f in fields(cls)]
+    for key in values:
+        if key not in known:
+            raise unknown_name(f"{cls.__name__} field", key, known)
+    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
