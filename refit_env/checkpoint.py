@@ -64,6 +64,8 @@ class PolicyMeta(TypedDict):
     """Its fingerprint."""
     data_source: NotRequired[str]
     """Where the data came from."""
+    weights: NotRequired[str]
+    """SHA-256 of the weights (``weights_digest``)."""
 
 
 def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
@@ -164,13 +166,15 @@ def check_tensors(
 def save_checkpoint(folder: Path | str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write ``policy.safetensors``, and a readable copy of its meta, ``policy.json``.
 
+    The digest of the weights becomes part of the meta, so that weights of another training are noticed.
     The meta in the safetensors header is the one that is used. ``load_checkpoint`` refuses a ``policy.json``
     that differs from it. A process that is killed between the two files leaves no ``policy.json``.
     """
     folder = Path(folder)
+    meta = {**meta, "weights": weights_digest(state)}
     (folder / f"{POLICY}.json").unlink(missing_ok=True)
     save_state(folder / POLICY, state, meta)
-    write_json(folder / f"{POLICY}.json", finite(dict(meta)))
+    write_json(folder / f"{POLICY}.json", finite(meta))
 
 
 def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], PolicyMeta]:

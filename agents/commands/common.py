@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from agents.console import say
-from agents.runs.folder import RunConfig, RunError
+from agents.runs.folder import RunConfig, RunError, RunFolder
 from agents.runs.plots import Panel, column
 from agents.runs.profiling import Usage
 from refit_env.checkpoint import load_checkpoint, weights_digest
@@ -250,6 +250,19 @@ def check_weights_unchanged(path: Path, begun: RunConfig, folders: Iterable[str 
                 f"{path} was begun with the model {known[folder][:SHORT]} in {folder}, which holds "
                 f"{digest[:SHORT]} now: put the former back, or begin another run with another --out"
             )
+
+
+def check_recorded(weights: Mapping[str, str]) -> None:
+    """Refuse weights that are not those that the runs in their folders ended with.
+
+    Args:
+        weights: digest by folder; folders that hold no finished run pass.
+
+    Raises:
+        RunError: naming the first.
+    """
+    for folder, digest in weights.items():
+        RunFolder(folder).check_weights(digest)
 
 
 def weights_of(folders: Iterable[str | Path]) -> dict[str, str]:

@@ -34,6 +34,8 @@ class Evaluate(Command):
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     other_data: Flag = False
     """Allow a data set other than the one that the model was trained on."""
+    other_weights: Flag = False
+    """Allow weights other than those that the run in the folder ended with."""
     json: Flag = False
     """Print one JSON document on the standard output, and nothing else."""
 

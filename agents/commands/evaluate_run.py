@@ -9,6 +9,7 @@ from agents.commands.evaluate import Evaluate
 from agents.console import console, print_json
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
+from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -20,6 +21,8 @@ def run(command: Evaluate) -> int:
     target = choose_target(command.env, command.data, fallback=folder.config)
     device = resolve_device(command.device)
     policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)
+    if not command.other_weights:
+        folder.check_weights(weights_digest(policy.backbone.state_dict()))
     dataset = load_dataset(target.dataset)
     result = evaluate(policy.scorer(dataset), dataset, command.split, device=device)
     note_other_data(dataset)

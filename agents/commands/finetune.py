@@ -98,6 +98,8 @@ class Finetune(Command):
     """Settings of the algorithm."""
     other_data: Flag = False
     """Allow a data set other than the one that the model was trained on."""
+    other_weights: Flag = False
+    """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
     """Continue the interrupted run in ``--out`` with the options that it was begun with; only
     ``--iterations`` can be raised."""

@@ -9,6 +9,7 @@ from typing import Any
 from agents.algorithms.registry import algorithm
 from agents.commands.common import (
     Target,
+    check_recorded,
     check_weights_unchanged,
     choose_target,
     comparison,
@@ -23,13 +24,14 @@ from agents.commands.common import (
 from agents.commands.finetune import Finetune
 from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
 from agents.console import console, print_json, say, shows_progress
-from agents.runs.folder import CURVE, RunFolder
+from agents.runs.folder import CURVE, RunConfig, RunError, RunFolder
 from agents.runs.log import read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner, FineTuneResult
+from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
@@ -55,9 +57,12 @@ def run(command: Finetune) -> int:
     agent = _agent(command, policy, target, settings)
     needs = {"--init": str(command.init)} | checkpoints_in(settings["env_kwargs"])
     pretraining = _pretraining_cost(RunFolder(str(command.init)))
+    weights = weights_of(needs.values())
+    if not command.other_weights:
+        check_recorded(weights)
     begun = {
         "dataset": asdict(DataIdentity.of(agent.env.problem.dataset)),
-        "weights": weights_of(needs.values()),
+        "weights": weights,
         "pretraining": pretraining,
     }
     # After all that can be refused: a mistake leaves no run in the way.
@@ -124,6 +129,8 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
     needed = list(checkpoints_in(settings["env_kwargs"]).values())
     if state is None:  # it begins, or goes on from a state of an earlier version: from the same model
         needed.append(str(command.init))
+    else:
+        _check_start(folder, begun, state)
     check_weights_unchanged(folder.path, begun, needed)
     agent = _agent(command, policy, target, settings)
     if saved:
@@ -132,6 +139,17 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
         kept = {name: begun.get(name) for name in ("dataset", "weights", "pretraining")}
         folder.write_config("finetune", settings | kept)
     return agent, begun.get("pretraining")
+
+
+def _check_start(folder: RunFolder, begun: RunConfig, start: DiffusionPolicy) -> None:
+    """Refuse the state of a training that began with other weights than the run."""
+    known = (begun.get("weights") or {}).get(begun.get("init") or "")
+    if known not in (None, weights_digest(start.backbone.state_dict())):
+        raise RunError(
+            f"{folder.path / FineTuner.stem}.safetensors is the state of another training: it began with "
+            f"other weights than this run, which began with those in {begun.get('init')}. Put the former "
+            "file back, or begin another run with another --out"
+        )
 
 
 def _train(

@@ -66,6 +66,8 @@ class Pretrain(Command):
     """Settings of training."""
     other_data: Flag = False
     """Allow a data set other than the one that the model of ``--init`` was trained on."""
+    other_weights: Flag = False
+    """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
     """Continue the interrupted run in ``--out`` with the options that it was begun with; only ``--epochs``
     can be raised."""

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from agents.commands.common import (
     Target,
+    check_recorded,
     check_weights_unchanged,
     choose_target,
     cost,
@@ -53,10 +54,10 @@ def run(command: Pretrain) -> int:
     target = _target(command)
     trainer, policy = _trainer(command, target)
     needs = {} if command.init is None else {"--init": command.init}
-    begun = {
-        "dataset": asdict(DataIdentity.of(trainer.dataset)),
-        "weights": weights_of(needs.values()),
-    }
+    weights = weights_of(needs.values())
+    if not command.other_weights:
+        check_recorded(weights)
+    begun = {"dataset": asdict(DataIdentity.of(trainer.dataset)), "weights": weights}
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
         command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite, needs=needs

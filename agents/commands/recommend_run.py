@@ -16,6 +16,7 @@ from agents.commands.recommend import Recommend
 from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
+from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.data.ids import IdMap
 from refit_env.data.interactions import SPLITS
@@ -34,6 +35,8 @@ def run(command: Recommend) -> int:
     user = _number(command, users)
     device = resolve_device(command.device)
     policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)
+    if not command.other_weights:
+        folder.check_weights(weights_digest(policy.backbone.state_dict()))
     found = recommend(policy, dataset, user, command.top, protocol=command.protocol)
     ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
     if command.json:

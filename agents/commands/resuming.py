@@ -37,12 +37,12 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
         if name in MAY_GROW and isinstance(was, int) and was < wanted:
             grows = True
             continue
-        more = " (or more)" if name in MAY_GROW else ""
         option = _option(name)
-        had = f"without {option}, not with" if was is None else f"with {option} {_short(was)}{more}, not"
+        had = f"without {option}, not with" if was is None else f"with {option} {_short(was)}, not"
+        more = ", or a larger number" if name in MAY_GROW else ""
         raise RunError(
             f"{path} was begun {had} {_short(wanted)}; "
-            "leave the option out: --resume takes what the run was begun with"
+            f"leave the option out: --resume takes what the run was begun with{more}"
         )
     return grows
 

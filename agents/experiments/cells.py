@@ -234,8 +234,8 @@ def _end(job: _Job, folder: Path) -> Outcome:
 
 def _death(code: int | None) -> str:
     """What an exit without a word may mean."""
-    hint = " (killed: out of memory?)" if code == -9 else ""
-    return f"its process ended with code {code}{hint}"
+    hints = {-9: " (killed: out of memory?)", -15: " (ended by SIGTERM)", 130: " (interrupted)"}
+    return f"its process ended with code {code}{hints.get(code or 0, '')}"
 
 
 def work_in_process(cell: Cell, folder: Path, pipe: Connection, command: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -103,6 +104,8 @@ class RunMetrics(TypedDict, total=False):
     """How long, and what was chosen by what."""
     cost: dict[str, dict[str, float]]
     """Seconds and peak memory of each part."""
+    weights: str
+    """sha256 of the weights that the run ended with."""
 
 
 class RunFolder:
@@ -188,7 +191,7 @@ class RunFolder:
         run._acquire()
         if run.finished():
             run.close()
-            raise RunError(f"{path} is finished already; there is nothing to resume")
+            raise RunError(run._how_to_go_on())
         return run
 
     @classmethod
@@ -243,6 +246,33 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / METRICS).exists()
 
+    def check_weights(self, digest: str) -> None:
+        """Refuse weights that are not those that the run ended with; of a run that does not say, all pass.
+
+        Args:
+            digest: of the weights that its folder holds (``refit_env.checkpoint.weights_digest``).
+
+        Raises:
+            RunError: naming both, and what to do.
+        """
+        recorded = self.metrics.get("weights") if self.finished() else None
+        if recorded not in (None, digest):
+            raise RunError(
+                f"{self.path}: {POLICY} holds the weights {digest[:12]}, but the run ended with "
+                f"{str(recorded)[:12]}: they are of another training. Put the former file back; or, if these "
+                "weights are meant, pass --other-weights"
+            )
+
+    def _how_to_go_on(self) -> str:
+        """Say how a finished run's model is trained further."""
+        command, name = _short(self.config["command"]), shlex.quote(str(self.path))
+        unit = "epochs" if command == "pretrain" else "iterations"
+        return (
+            f"{self.path} is finished, and a finished run keeps no state to resume. To train its model "
+            f"further, begin another run from it: refit {command} --init {name} --out OTHER --{unit} MORE, "
+            f"with the options in {self.path / CONFIG} that it shall share"
+        )
+
     def describe(self) -> str:
         """Say in a few words what the folder holds."""
         state = "finished" if self.finished() else "not finished"
@@ -276,8 +306,14 @@ class RunFolder:
         write_json(self.path / CONFIG, {"command": command, **settings, "made_with": made_with()})
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write ``metrics.json``, drop the resume states and the lock; NaN and infinity become null."""
-        write_json(self.path / METRICS, finite(metrics))
+        """Write ``metrics.json``, drop the resume states and the lock; NaN and infinity become null.
+
+        The digest of the saved weights is added, by which later commands notice other ones.
+        """
+        policy = self.path / POLICY_META
+        saved = read_record(policy, dict[str, Any], error=RunError, limit=LARGEST) if policy.exists() else {}
+        weights = {"weights": saved["weights"]} if "weights" in saved else {}
+        write_json(self.path / METRICS, finite(metrics) | weights)
         for name in STATES:
             (self.path / name).unlink(missing_ok=True)
         self.close()

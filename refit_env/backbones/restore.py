@@ -15,7 +15,7 @@ from torch import Tensor
 from refit_env.backbones.base import Backbone
 from refit_env.backbones.registry import make_backbone, unregistered
 from refit_env.backbones.sampling import StepSampler
-from refit_env.checkpoint import PolicyMeta, check_tensors
+from refit_env.checkpoint import PolicyMeta, check_tensors, weights_digest
 from refit_env.errors import CheckpointError
 
 LEAST_LIMIT = 10_000
@@ -44,6 +44,8 @@ def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) 
         check_tensors(state, _built(meta, where).state_dict(), where, f"backbone {meta['backbone']!r}")
     backbone = _built(meta, where)
     load_weights(backbone, state, where)
+    if meta.get("weights") not in (None, weights_digest(state)):
+        raise CheckpointError(f"{where}: these are not the weights that were saved: damaged, or changed")
     backbone.freeze_scores()
     return backbone
 

@@ -19,7 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from refit_env.checkpoint import check_tensors, load_checkpoint, load_state, save_checkpoint, save_state
+from refit_env.checkpoint import (
+    check_tensors,
+    load_checkpoint,
+    load_state,
+    save_checkpoint,
+    save_state,
+    weights_digest,
+)
 from refit_env.errors import CheckpointError
 
 DESCRIPTION = {
@@ -103,6 +110,7 @@ def test_the_readable_copy_must_equal_the_meta(tmp_path: Path) -> None:
         "exploration_std": 0.5,
     }
     save_checkpoint(tmp_path / "deep" / "run", {"w": torch.ones(2)}, meta)
+    meta = meta | {"weights": weights_digest({"w": torch.ones(2)})}
     assert load_checkpoint(tmp_path / "deep" / "run")[1] == meta
     assert json.loads((tmp_path / "deep" / "run" / "policy.json").read_text()) == meta
     assert sorted(p.name for p in (tmp_path / "deep" / "run").iterdir()) == [

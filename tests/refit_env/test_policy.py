@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from refit_env.backbones import backbone_for, make_backbone
-from refit_env.checkpoint import save_state
+from refit_env.checkpoint import load_state, save_state
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
 from refit_env.errors import CheckpointError, DataError
@@ -310,9 +311,34 @@ def test_indices_beyond_the_model_are_refused(name: str, tensor: str, message: s
 
 
 @pytest.mark.fuzz
+def test_other_weights_than_those_that_were_saved_are_refused(tmp_path: Path) -> None:
+    policy(items=12).save(tmp_path)
+    state, meta = load_state(tmp_path / "policy")
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    state[name] = state[name] + 1e-3
+    save_state(tmp_path / "policy", state, meta)
+    with pytest.raises(CheckpointError, match="these are not the weights that were saved"):
+        DiffusionPolicy.load(tmp_path)
+
+
+def test_the_weights_of_another_training_are_noticed_by_the_readable_copy(tmp_path: Path) -> None:
+    one, other = policy(items=12), policy(items=12)
+    with torch.no_grad():
+        next(other.parameters()).add_(1.0)
+    one.save(tmp_path / "one")
+    other.save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "policy.safetensors", tmp_path / "one" / "policy.safetensors")
+    with pytest.raises(CheckpointError, match=r"policy\.json: states 'weights' .* of different models"):
+        DiffusionPolicy.load(tmp_path / "one")
+
+
 def test_a_damaged_policy_is_refused_or_ranks(tmp_path: Path) -> None:
-    data = synthesize(num_users=6, num_items=12, num_clusters=2)
-    policy(items=12).save(tmp_path, data)
+    data = synthesize(num_users=6, num_items=18, num_clusters=2)
+    policy(items=18).save(tmp_path, data)
+    state, meta = load_state(tmp_path / "policy")
+    del meta["weights"]  # as earlier versions wrote it; with it, every other weight is refused
+    save_state(tmp_path / "policy", state, meta)
+    (tmp_path / "policy.json").write_text(json.dumps(meta))
     whole = {name: (tmp_path / name).read_bytes() for name in ("policy.safetensors", "policy.json")}
     outcomes = set()
     for rng in generators():

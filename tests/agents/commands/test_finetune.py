@@ -14,7 +14,7 @@ from agents.commands.finetune import RewardChoice, begun_command
 from agents.commands.options import parse_reward
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
-from refit_env.checkpoint import load_checkpoint
+from refit_env.checkpoint import load_checkpoint, load_state, save_state
 from refit_env.data import load_dataset
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -300,7 +300,7 @@ def test_a_resumed_run_is_measured_from_the_start_that_it_had(
     assert same(run, tuned)
     assert RunFolder(run).metrics["cost"]["pretraining"] == RunFolder(tuned).metrics["cost"]["pretraining"]
     # Where nothing was saved before the kill, the run begins again: from the same model, or not at all.
-    interrupt(monkeypatch, words(base, tmp_path / "early", *GOAL), before=1)
+    interrupt(monkeypatch, words(base, tmp_path / "early", *GOAL, "--other-weights"), before=1)
     assert not (tmp_path / "early" / "resume.safetensors").exists()
     shutil.copy(pretrained / "policy.safetensors", base)
     shutil.copy(pretrained / "policy.json", base)
@@ -329,7 +329,7 @@ def test_of_all_settings_only_more_iterations_can_be_given(
     capsys.readouterr()
     for option, value, message in [
         ("--learning-rate", "0.5", "--learning-rate 0.0003, not 0.5"),
-        ("--iterations", "5", "--iterations 6 (or more), not 5"),
+        ("--iterations", "5", "--iterations 6, not 5; leave the option out: "),
         ("--reward", "ndcg", "--reward racs, not ndcg"),
         ("--reward-options", "alpha=0.5", "--reward-options alpha 0.25, not 0.5"),
         ("--init", str(tmp_path), "--init"),
@@ -338,6 +338,14 @@ def test_of_all_settings_only_more_iterations_can_be_given(
     ]:
         assert main([*resume, option, *([value] if value else [])]) == 2, option
         assert message in (err := capsys.readouterr().err) and err.count("\n") == 1
+        assert ("begun with, or a larger number" in err) == (option == "--iterations")
+    begun = (run / "resume.safetensors").read_bytes()
+    tensors, meta = load_state(run / "resume")
+    name = next(name for name in tensors if name.startswith("reference.backbone."))
+    save_state(run / "resume", tensors | {name: tensors[name] + 1}, meta)
+    assert main(resume) == 2
+    assert "resume.safetensors is the state of another training" in capsys.readouterr().err
+    (run / "resume.safetensors").write_bytes(begun)
     monkeypatch.chdir(pretrained.parent)  # the same folder by another path is no other setting
     again = ["--init", pretrained.name, "--iterations", "8"]
     assert main([*resume, *again]) == 0

@@ -15,8 +15,9 @@ SETTINGS = {"env": "ReFiT-Synthetic-v0", "seed": 3}
 
 def finished(path: Path) -> RunFolder:
     run = RunFolder.create(path, "pretrain", SETTINGS)
-    for name in ("policy.safetensors", "policy.json", "log.csv", "curve.png", "pretrain.safetensors"):
+    for name in ("policy.safetensors", "log.csv", "curve.png", "pretrain.safetensors"):
         (path / name).write_text("x")
+    (path / "policy.json").write_text('{"weights": "0123456789abcdef"}')
     (path / "tb").mkdir()
     (path / "tb" / "events.out.tfevents.1").write_text("x")
     run.finish(
@@ -39,8 +40,28 @@ def test_a_finished_run_has_metrics_and_no_resume_state(tmp_path: Path) -> None:
     assert run.metrics == {
         "test": {"ndcg@20": 0.25, "recall@20": None},
         "training": {"list": [None, 1]},
+        "weights": "0123456789abcdef",
     }
     json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_weights_of_another_training_are_refused(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    run.check_weights("0123456789abcdef")
+    with pytest.raises(RunError, match=r"weights fedcba, .* with 0123456789ab.*--other-weights"):
+        run.check_weights("fedcba")
+    (tmp_path / "metrics.json").write_text("{}")  # of an earlier version
+    run.check_weights("fedcba")
+    (tmp_path / "metrics.json").unlink()
+    run.check_weights("fedcba")
+
+
+def test_a_finished_run_says_how_its_model_is_trained_further(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with pytest.raises(
+        RunError, match=r"is finished, and .* refit pretrain --init \S+ --out OTHER --epochs MORE"
+    ):
+        RunFolder.resume(tmp_path)
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
@@ -106,7 +127,7 @@ def test_a_run_that_a_process_works_on_is_left_alone(tmp_path: Path) -> None:
             RunFolder.resume(tmp_path)
         again.finish({})
     assert not (tmp_path / ".lock").exists()
-    with pytest.raises(RunError, match="finished already"):
+    with pytest.raises(RunError, match="is finished, and a finished run"):
         RunFolder.resume(tmp_path)
     RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=True).close()  # a refusal keeps no lock
 
