@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.training.pretrain_config import PretrainConfig
-from refit_env.backbones import Backbone, Look
+from refit_env.backbones import Backbone, Lookup
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
 from refit_env.rewards.relevance import make_relevance
@@ -28,8 +28,8 @@ class Examples:
     """
 
     ids: Tensor
-    shown: Look
-    target: Look
+    shown: Lookup
+    target: Lookup
 
 
 def reconstruction_examples(

@@ -1,10 +1,10 @@
 """Diffusion recommenders, one file each, and their registry.
 
-A file may hold, by data set, the configurations that the authors published (``PUBLISHED``) and smaller ones
-that two cores train in minutes (``SMALL``).
+A file may define, by data set, the configurations that the authors published (``PUBLISHED``) and smaller ones
+that train in minutes on two cores (``SMALL``).
 """
 
-from refit_env.backbones.base import Backbone, Condition, Context, Look, check_task
+from refit_env.backbones.base import Backbone, Condition, Context, Lookup, check_task
 from refit_env.backbones.registry import (
     backbone_class,
     backbone_config,
@@ -20,7 +20,7 @@ __all__ = [
     "Backbone",
     "Condition",
     "Context",
-    "Look",
+    "Lookup",
     "backbone_class",
     "backbone_config",
     "backbone_for",

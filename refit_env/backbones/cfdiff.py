@@ -1,4 +1,4 @@
-"""CF-Diff (Hou et al., SIGIR 2024, arXiv 2404.14240): DiffRec's chain with an attentive network over hops.
+"""CF-Diff (Hou et al., SIGIR 2024, arXiv 2404.14240): DiffRec's chain with attention over multi-hop rows.
 
 Letters: B users in a batch, U users, I items (= D), N interactions, L tokens of a row, E size of the time
 embedding, M = L + E tokens with the step's, W width of a token, T steps of training.
@@ -31,9 +31,9 @@ class CFDiffConfig(Bounded):
     """CF-Diff's settings; the defaults are those published for ML-1M."""
 
     hops: Annotated[int, Meta(ge=2, le=3)] = 3
-    """2: the network looks at the 2-hop row; 3: at the 2-hop and the 3-hop row."""
+    """2: the network uses the 2-hop row; 3: the 2-hop and the 3-hop row."""
     tokens: Size = 512
-    """L, numbers that a row is compressed to; attention costs its square."""
+    """L, size of a compressed row; the cost of attention grows with its square."""
     width: Size = 16
     """W, size of a token."""
     heads: Size = 4
@@ -41,38 +41,38 @@ class CFDiffConfig(Bounded):
     layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Attention layers."""
     num_steps: Steps = 5
-    """T of training."""
+    """T of the training chain."""
     schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
     noise_scale: Nonnegative = 0.01
-    """Multiplies both ends of the schedule."""
+    """Factor of both ends of the schedule."""
     noise_min: Share = 0.001
-    """Lower end."""
+    """Lower end of the schedule."""
     noise_max: Share = 0.01
-    """Upper end."""
+    """Upper end of the schedule."""
     embedding: Size = 10
     """E, size of the time embedding; each of its numbers is a token."""
     dropout: PartialShare = 0.5
-    """Share set to 0 in training of the compressed row and of each layer's tokens."""
+    """Dropout of the compressed row and of each layer's tokens."""
     attention_dropout: PartialShare = 0.5
-    """The same of attention weights."""
+    """Dropout of attention weights."""
     attended_dropout: PartialShare = 0.5
-    """The same of what attention found (0.8 in the published 2-hop network)."""
+    """Dropout of the attention's output (0.8 in the published 2-hop network)."""
     second_hop: Nonnegative = 0.15
-    """With 3 hops: weight of what attention by the 2-hop row found."""
+    """With 3 hops: weight of the attention with the 2-hop row."""
     third_hop: Nonnegative = 0.5
-    """The same of the 3-hop row."""
+    """With 3 hops: weight of the attention with the 3-hop row."""
     mix: Share = 0.9
     """With 3 hops: share of the 2-hop branch in the output."""
     sharpness: Nonnegative = 1.0
-    """Exponent of the likeness of users whose items make the 3-hop row."""
+    """Exponent of the user similarity in the 3-hop row."""
     num_users: Known = 0
-    """U, of the graph; set from the data."""
+    """U of the graph; set from the data."""
     num_interactions: Known = 0
-    """N, of the graph; set from the data."""
+    """N of the graph; set from the data."""
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         table = betas(
             self.schedule,
             self.num_steps,
@@ -86,21 +86,22 @@ class CFDiffConfig(Bounded):
 class CFDiff(Backbone):
     """An attention network whose queries are a user's multi-hop neighbours (CAM-AE).
 
-    A row is compressed to L numbers, each of which is a token of W; the tokens of the noisy row are keys and
-    values, those of the hops are queries. The hops are functions of what is visible of a user, so the visible
-    row is the context:
+    A row is compressed to L numbers, each of which becomes a token of size W; the tokens of the noisy row are
+    keys and values, those of the hops are queries. The hops are functions of the user's visible row, which is
+    therefore the context:
 
-    - 2-hop: x_i * deg(i) / U, the share of users with whom the user has item i in common.
-    - 3-hop: what those users have besides, sum_v like(x, x_v)^sharpness x_v, less the items of x, divided by
-      its largest value; like is the cosine.
+    - 2-hop: x_i * deg(i) / U, the share of users who also have item i.
+    - 3-hop: the other items of these users, sum_v like(x, x_v)^sharpness x_v without the items of x, divided
+      by its largest value; like is the cosine.
 
-    Users who have *everything* that is visible are left out of the 3-hop row: the user is one of them, and
-    the part of the row that an episode hides must not be seen through the graph.
+    Users who have *all* visible items are not counted in the 3-hop row: the user is one of them, and the
+    hidden part of the user's row must not reach the network through the graph.
 
-    Deviations from the reference code: 3-hop rows are only shipped as a file there, of unknown making; here
-    they are defined as above and computed from the sparse graph, a batch at a time. The 3-hop network's
-    scaling to length 1 along the tokens is kept, as are its weights of branches. Layers that the reference
-    never uses are left out, batches of one work, and training rows are shuffled.
+    Deviations from the reference code: there the 3-hop rows are only provided as a file, without the code
+    that made it; here they are defined as above and computed from the sparse graph, a batch at a time. The
+    3-hop network's scaling to length 1 along the tokens is kept, and so are the weights of its branches.
+    Layers that the reference never uses are removed, batches of size one work, and training rows are
+    shuffled.
     """
 
     name: ClassVar[str] = "cf-diff"
@@ -114,10 +115,10 @@ class CFDiff(Backbone):
 
         Args:
             num_items: I.
-            config: settings; those of ML-1M if None.
+            config: settings; None uses those for ML-1M.
 
         Raises:
-            ValueError: for a wrong schedule.
+            ValueError: for an invalid schedule.
         """
         super().__init__()
         self.config: CFDiffConfig = config if config is not None else CFDiffConfig()
@@ -141,7 +142,7 @@ class CFDiff(Backbone):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
-        """An untrained network over the graph of the train split."""
+        """Build an untrained network over the graph of the train split."""
         check_task(cls, dataset)
         config = config if config is not None else CFDiffConfig()
         train = dataset.train.csr.tocoo()
@@ -151,13 +152,13 @@ class CFDiff(Backbone):
         return out
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Refuse a graph of other users or items."""
+        """Raise an error for a graph with ids out of range."""
         check_edges("interactions", state["interactions"], (self.config.num_users, self.num_items))
 
     # ------------------------------------------------------------------ the hops
 
     def _links(self, dtype: torch.dtype) -> tuple[Operator, Tensor, Tensor]:
-        """The binary matrix (U, I), and the degrees of users (U,) and items (I,)."""
+        """Return the binary matrix (U, I), and the degrees of users (U,) and items (I,)."""
         shape, edges = (self.config.num_users, self.num_items), self.interactions
 
         def make() -> tuple[Operator, Tensor, Tensor]:
@@ -169,7 +170,7 @@ class CFDiff(Backbone):
 
     @torch.no_grad()
     def hops(self, row: Tensor) -> list[Tensor]:
-        """The 2-hop and, if the network has it, the 3-hop row, (B, I) each, of visible rows (B, I)."""
+        """Return the 2-hop and, with 3 hops, the 3-hop row, each (B, I), of visible rows (B, I)."""
         owned = (row > 0).to(row.dtype)  # (B, I)
         to_users, of_users, of_items = self._links(row.dtype)
         second = owned * (of_items / max(self.config.num_users, 1))
@@ -179,7 +180,7 @@ class CFDiff(Backbone):
         own = owned.sum(1)  # (B,)
         lengths = of_users.clamp(min=1)[:, None] * own.clamp(min=1)  # (U, B)
         like = (common / lengths.sqrt()) ** self.config.sharpness
-        like = like.masked_fill(common >= own - 0.5, 0.0)  # has everything that is visible
+        like = like.masked_fill(common >= own - 0.5, 0.0)  # users who have all visible items
         third = to_users.T(like).T * (1 - owned)  # (B, I)
         return [second, third / third.amax(1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)]
 
@@ -189,13 +190,13 @@ class CFDiff(Backbone):
         return self.config.tokens * (self.config.hops - 1)
 
     def encode(self, context: Tensor) -> Condition:
-        """The compressed hops (B, L) or (B, 2 L) of visible rows (B, I)."""
+        """Encode visible rows (B, I) as compressed hops (B, L) or (B, 2 L)."""
         return Condition(torch.cat([self.compress(hop) for hop in self.hops(context)], 1))
 
     # ------------------------------------------------------------------ the network
 
     def forward(self, u: Tensor, timestep: int | Tensor, hops: Tensor) -> Tensor:
-        """The clean rows (B, I) predicted of ``u`` (B, I), given compressed ``hops`` (B, (hops - 1) L)."""
+        """Predict clean rows (B, I) from ``u`` (B, I), given compressed ``hops`` (B, (hops - 1) L)."""
         step = self.time(time_embedding(timestep, self.config.embedding, u)).expand(u.shape[0], -1)  # (B, E)
         compressed = self._dropped(self.compress(u), self.config.dropout)  # (B, L)
         tokens = self.lift(torch.cat([compressed, step], 1).unsqueeze(2))  # (B, M, W)
@@ -213,7 +214,7 @@ class CFDiff(Backbone):
         return out
 
     def _branch(self, tokens: Tensor, query: Tensor, weight: float, along_tokens: bool) -> Tensor:
-        """Attention layers over ``tokens`` (B, M, W), asked by one hop's ``query`` (B, M, W)."""
+        """Apply the attention layers to ``tokens`` (B, M, W) with one hop's ``query`` (B, M, W)."""
         last = len(self.mixers) - 1
         for number, (attention, mixer) in enumerate(zip(self.attention, self.mixers, strict=True)):
             found, _ = attention(query, tokens, tokens, need_weights=False)  # (B, M, W)
@@ -231,24 +232,24 @@ class CFDiff(Backbone):
         """Predict the clean rows (B, I).
 
         Raises:
-            ValueError: without a condition; the visible row is not to be guessed from a noisy one.
+            ValueError: without a condition, because the noisy row does not determine the visible one.
         """
         if condition is None:
             raise ValueError(
-                "backbone 'cf-diff' looks at neighbours of the visible row: give that row (B, I) as context"
+                "backbone 'cf-diff' uses neighbours of the visible row: pass that row (B, I) as context"
             )
         out: Tensor = self(u, timestep, condition.value)
         return out
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """DiffRec's reweighted ELBO, told the hops of what is shown; arguments as in ``Backbone``."""
+        """Return DiffRec's reweighted ELBO, conditioned on the hops of ``shown``; see ``Backbone``."""
         hops = self.encode(shown).value
         loss: Tensor = self.loss(shown, target, lambda u, k: self(u, k, hops), generator)[0]
         return loss
 
     @property
     def output_layer(self) -> nn.Linear:
-        """The layer from the tokens' numbers to the items."""
+        """The layer from the tokens to the items."""
         return self.decompress
 
 
@@ -265,7 +266,7 @@ PUBLISHED: dict[str, CFDiffConfig] = {
     ),
     "yelp": CFDiffConfig(hops=2, tokens=650, heads=2, attended_dropout=0.8, num_steps=20),
 }
-"""The configurations of CF-Diff's own checkpoints, by data set."""
+"""The configurations of the authors' checkpoints, by data set."""
 
 _SMALL = replace(
     PUBLISHED["ml-1m"],
@@ -277,4 +278,4 @@ _SMALL = replace(
     sharpness=4.0,
 )
 SMALL: dict[str, CFDiffConfig] = {"ml-1m": _SMALL, "": _SMALL}
-"""One core trains these in minutes: fewer tokens and one head, for attention is what costs."""
+"""Configurations that train in minutes on one core: fewer tokens and one head, as attention costs most."""

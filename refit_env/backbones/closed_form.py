@@ -1,8 +1,8 @@
-"""What the closed-form denoisers share: weighted rows, a fit without gradient steps, a space to search.
+"""The base of closed-form denoisers: weighted rows, a fit without gradient steps, a search space.
 
-The best linear denoiser of an interaction row is a ridge regression, so it is known in closed form. Such a
-backbone is a diffusion recommender like any other: it has a schedule, chains and gradients, and fine-tuning
-trains its matrices.
+The best linear denoiser of an interaction row is a ridge regression, which has a closed form. Such a backbone
+is a diffusion recommender like the others: it has a schedule, chains and gradients, and fine-tuning trains
+its matrices.
 
 Letters: B users in a batch, U users, I items (= D), R train rows, N interactions, T steps.
 """
@@ -33,29 +33,29 @@ RECENCY = ("none", "rising", "reciprocal")
 
 @dataclass(frozen=True)
 class ClosedFormConfig(Bounded):
-    """Settings of rows, scores and schedule that every closed-form denoiser has."""
+    """Settings of rows, scores and schedule of every closed-form denoiser."""
 
     l2: Annotated[float, Meta(gt=0)] = 500.0
-    """Weight of the squared weights: the variance of the noise that the denoiser expects."""
+    """Factor of the squared weights in the ridge regression: the assumed variance of the noise."""
     recency: Annotated[str, OneOf(RECENCY)] = "none"
-    """What u_T holds of a user's items: ``none``, ones; ``rising``, from ``oldest`` to 1 in order of time, as
-    T-DiffRec; ``reciprocal``, 1 / b of the b-th latest."""
+    """Weights of a user's items in u_T: ``none``, ones; ``rising``, from ``oldest`` to 1 in order of time, as
+    in T-DiffRec; ``reciprocal``, 1 / b for the b-th latest."""
     oldest: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """With ``rising``: what u_T holds of the oldest item."""
+    """With ``rising``: weight of the oldest item in u_T."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
     num_steps: Steps = 40
-    """T of the schedule; policies keep as many of its steps as they are told, from 1."""
+    """T of the schedule; a policy uses ``num_steps`` of them, at least 1."""
     noise_scale: Nonnegative = 0.005
-    """Multiplies both ends of the schedule (``linear-var``)."""
+    """Factor of both ends of the schedule (``linear-var``)."""
     noise_min: Share = 0.005
-    """Lower end."""
+    """Lower end of the schedule."""
     noise_max: Share = 0.01
-    """Upper end."""
+    """Upper end of the schedule."""
 
     def diffusion(self) -> Diffusion:
-        """The schedule of the chain, DiffRec's for ML-1M by default."""
+        """Return the chain; by default DiffRec's for ML-1M."""
         table = betas(
             "linear-var",
             self.num_steps,
@@ -67,17 +67,17 @@ class ClosedFormConfig(Bounded):
 
 
 class ClosedForm(Backbone):
-    """A denoiser whose weights ``fit`` solves for.
+    """A denoiser whose weights ``fit`` computes in closed form.
 
     Attributes:
-        config: its settings, from which the fit follows.
+        config: its settings, which determine the fit.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("cf", "sequential", "social", "poi")
     config: ClosedFormConfig
 
     def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
-        """Keep the settings; the weights are a subclass's."""
+        """Store the settings; subclasses create the weights."""
         super().__init__()
         self.config = config
         self.num_items = self.dim = num_items
@@ -85,17 +85,17 @@ class ClosedForm(Backbone):
 
     @classmethod
     def rows(cls, dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
-        """(U, I) what u_T holds: the train rows, weighed as ``config.recency`` says.
+        """Return the rows (U, I) for u_T: the train rows, weighted by ``config.recency``.
 
         Raises:
-            ValueError: if they are to be weighed by time and do not stand in order of time.
+            ValueError: if the weights depend on time and the rows are not sorted by time.
         """
         if config.recency == "none":
             return dataset.train.csr
         if not dataset.time_ordered:
             raise ValueError(
-                f"recency={config.recency!r} weighs items by their time; the rows of {dataset.name!r} do not "
-                "stand in order of time. Take recency='none'"
+                f"recency={config.recency!r} weights items by their time; the rows of {dataset.name!r} are "
+                "not sorted by time. Use recency='none'"
             )
         if config.recency == "reciprocal":
             return reciprocal_weights(dataset.train)
@@ -103,24 +103,24 @@ class ClosedForm(Backbone):
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> None:
-        """Solve for the weights on the train split of ``dataset``; of a sequential set, on its rows.
+        """Compute the weights from the train split of ``dataset``; for a sequential set, from its rows.
 
         Raises:
-            ValueError: if the data set is too large, or an ``l2`` too small, for this backbone.
+            ValueError: if the data set is too large for this backbone, or ``l2`` is too small.
         """
 
     @classmethod
     @abstractmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """Values of each setting that validation chooses from, by field; the first is where it begins."""
+        """Return field -> values from which validation chooses; the search starts at the first ones."""
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mean squared error of the denoised rows at steps drawn evenly, a scalar.
+        """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
 
         Args:
             shown: (B, I) rows that are noised.
-            target: (B, I) what is to be predicted.
-            generator: source of the steps and of the noise.
+            target: (B, I) prediction targets.
+            generator: random generator of the steps and the noise.
         """
         steps, device = self.diffusion.num_steps, shown.device
         k = torch.randint(steps, (shown.shape[0],), generator=generator, device=device)  # (B,)
@@ -130,15 +130,15 @@ class ClosedForm(Backbone):
 
 
 def training_pairs(dataset: Dataset, rows: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
-    """What a closed form is fitted to.
+    """Return the inputs and targets that a closed form is fitted to.
 
     Args:
-        dataset: with the ``rows`` (U, I) of its users.
-        rows: what u_T holds.
+        dataset: the data set.
+        rows: (U, I) the rows for u_T of its users.
 
     Returns:
-        Inputs (R, I), and targets (R, I), the next item of each train row; None where rows are sets that
-        predict themselves.
+        Inputs (R, I), and targets (R, I), the next item of each train row; None for targets where the rows
+        are sets of items, which are their own targets.
     """
     if not isinstance(dataset, RowDataset):
         return rows, None
@@ -150,14 +150,14 @@ def training_pairs(dataset: Dataset, rows: sp.csr_matrix) -> tuple[sp.csr_matrix
 
 
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:
-    """(I,) what scores are multiplied by: (train count / mean count) ^ -power, counts of 0 taken for 1."""
+    """Return the factors (I,) of scores: (train count / mean count) ^ -power, with counts of at least 1."""
     items = dataset.targets.items if isinstance(dataset, RowDataset) else dataset.train.items
     counts = np.maximum(np.bincount(items, minlength=dataset.num_items), 1)  # (I,)
     return np.asarray((counts / counts.mean()) ** -power, np.float64)
 
 
 def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
-    """The part of a search space that does not depend on the solver."""
+    """Return the part of a search space that does not depend on the solver."""
     weights: tuple[str, ...] = ("none",)
     if isinstance(dataset, RowDataset):
         weights = ("reciprocal", "none", "rising")

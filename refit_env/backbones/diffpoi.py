@@ -1,4 +1,4 @@
-"""Diff-POI (Qin et al., TOIS 2023, arXiv 2304.07041): where to next, by the sequence and by what is near.
+"""Diff-POI (Qin et al., TOIS 2023, arXiv 2304.07041): the next place, from the sequence and from geography.
 
 Letters: B histories in a batch, L visits of each, D embedding size, I places, T steps of training.
 """
@@ -13,7 +13,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.geography import GeoEncoder, PlaceGraph, coordinates_of
 from refit_env.backbones.graphs import Latest
@@ -34,67 +34,68 @@ PREDICTS = ("x0", "noise")
 
 @dataclass(frozen=True)
 class DiffPoiConfig(Bounded):
-    """Diff-POI's settings; the defaults are the published ones but for ``history`` and ``predicts``."""
+    """Diff-POI's settings; the defaults are the published ones except ``history`` and ``predicts``."""
 
     embedding: Size = 64
     """D, size of all embeddings and layers."""
     history: Size = 50
-    """L, visits that the encoders read; 100 as published, 50 of which rows show here."""
+    """L, visits that the encoders read; the published value is 100, but rows hold 50 here."""
     num_steps: Steps = 100
-    """T of training: steps of the SDE on [0, 1]."""
+    """T of the training chain: steps of the SDE on [0, 1]."""
     beta_min: Annotated[float, Meta(gt=0, le=1000)] = 0.1
     """The SDE's beta(0)."""
     beta_max: Annotated[float, Meta(gt=0, le=1000)] = 20.0
     """The SDE's beta(1)."""
     predicts: Annotated[str, OneOf(PREDICTS)] = "x0"
-    """What the denoiser gives: ``noise`` (as published) or ``x0``."""
+    """Output of the denoiser: ``noise`` (as published) or ``x0``."""
     chain_steps: Steps = 10
-    """Steps of the respaced chain that the ranking loss runs through in training."""
+    """Steps of the respaced chain that the ranking loss runs in training."""
     chain_noise: bool = False
-    """Whether that chain draws noise, as the published one does; without, it is the chain of evaluation."""
+    """Whether that chain draws noise, as the published one does; without noise it is the evaluation chain."""
     denoising_weight: Nonnegative = 0.2
     """Weight of the denoising loss beside the ranking loss."""
     geo_layers: Annotated[int, Meta(ge=0, le=1000)] = 2
-    """Convolutions over the graph of near places."""
+    """Convolutions over the graph of nearby places."""
     radius: Nonnegative = 1.0
-    """Kilometres within which places are near."""
+    """Distance in kilometres within which places are nearby."""
     nearest: Annotated[int, Meta(ge=0, le=10**9, description="0: keep all")] = 0
-    """Keep only pairs of which one is among the other's so many nearest; 0 keeps all, as published."""
+    """Keep only pairs in which one place is among this many nearest of the other; 0 keeps all, as
+    published."""
     heads: Size = 2
-    """Of the self-attention."""
+    """Heads of the self-attention."""
     buckets: Size = 256
-    """Of ways and of times."""
+    """Buckets of distances and of times."""
     dropout: PartialShare = 0.2
-    """Share of the encoders' numbers set to 0 in training."""
+    """Dropout of the encoders."""
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         return Diffusion.from_betas(vp_betas(self.num_steps, self.beta_min, self.beta_max))
 
 
 class DiffPoi(Backbone):
     """Two encoders of a history of visits, and a diffusion that samples the spatial preference.
 
-    - The sequence encoder gives seq (B, D): attention over moves with their ways and times, self-attention,
-      mean over places (``refit_env.backbones.visits``). It is the context, seen by the denoiser and by the
-      scores.
-    - The spatial encoder gives the start of the chain (B, D): attention, asked by seq, over the visited
+    - The sequence encoder returns seq (B, D): attention over moves with their distances and times,
+      self-attention, mean over places (``refit_env.backbones.visits``). It is the context of the denoiser and
+      of the scores.
+    - The spatial encoder returns the start of the chain (B, D): attention with query seq over the visited
       places' geographic embeddings (``refit_env.backbones.geography``).
-    - The denoiser moves that to u_0, the wanted place's geographic embedding; a place's score is
-      seq . place + u_0 . geo.
+    - The denoiser transforms this to u_0, a prediction of the next place's geographic embedding; the score of
+      a place is seq . place + u_0 . geo.
 
-    The chain is the reverse of the VP-SDE with beta(t) = 0.1 + 19.9 t. The start is taken for x(1); step k
-    goes from t = (k + 1) / T to k / T by the SDE's exact Gaussian transitions, whose means and variances
-    are to first order in 1 / T those of the Euler-Maruyama step
-    u + (beta u / 2 + beta score(u, t)) / T, beta / T (``vp_betas``). So each step has a density.
+    The chain is the reverse of the VP-SDE with beta(t) = 0.1 + 19.9 t. The start is x(1); step k goes from
+    t = (k + 1) / T to k / T by the SDE's exact Gaussian transitions. To first order in 1 / T, their means and
+    variances are those of the Euler-Maruyama step, u + (beta u / 2 + beta score(u, t)) / T and beta / T
+    (``vp_betas``). So each step has a density.
 
-    Deviations from the reference code. Its bugs, not repeated: the chain's time is not reversed, and the
+    Deviations from the reference code. Its bugs are not repeated: the chain's time is not reversed, and the
     score is evaluated at the initial vector at every step, which makes it a forward SDE with a constant
-    drift; evaluation draws unseeded noise. By choice: the denoiser is told the step; it predicts x0
-    (``predicts``: at t near 1 a vector that is not noise, taken apart by predicted noise, is multiplied by up
-    to 150); the denoising loss draws a step for each row, not one for a batch, and does not move the
-    embedding that it is to predict; a place keeps its own embedding in move attention; encodings end in
-    layer normalisations, which bounds the spaces of an environment.
+    drift; evaluation draws unseeded noise. By choice: the denoiser's input includes the step; it predicts x0
+    (``predicts``: at t near 1, x0 computed from predicted noise multiplies the start, which is not noise, by
+    up to 150); the denoising loss draws a step for each row, not one for a batch, and has no gradient in its
+    target embedding; a place keeps its own embedding in move attention; encodings end in layer
+    normalisations, which bound the spaces of an environment.
     """
 
     name: ClassVar[str] = "diff-poi"
@@ -108,14 +109,15 @@ class DiffPoi(Backbone):
     reach: Tensor
 
     def __init__(self, num_items: int, config: DiffPoiConfig | None = None) -> None:
-        """Build an untrained network of places without coordinates; ``for_dataset`` gives them theirs.
+        """Build an untrained network of places without coordinates, which ``for_dataset`` sets.
 
         Args:
             num_items: I.
-            config: settings; the defaults if None.
+            config: settings; None uses the defaults.
 
         Raises:
-            ValueError: for an unknown ``predicts``, heads that do not divide the size, or a wrong schedule.
+            ValueError: for an unknown ``predicts``, heads that do not divide the size, or an invalid
+                schedule.
         """
         super().__init__()
         self.config: DiffPoiConfig = config if config is not None else DiffPoiConfig()
@@ -126,7 +128,7 @@ class DiffPoi(Backbone):
         self.num_items, self.dim = num_items, size
         self.diffusion = settings.diffusion()
         self._chain = self.diffusion.respace(min(settings.chain_steps, settings.num_steps))
-        self.places = nn.Embedding(num_items + 1, size, padding_idx=num_items)  # the last fills histories up
+        self.places = nn.Embedding(num_items + 1, size, padding_idx=num_items)  # the last one is padding
         nn.init.xavier_normal_(self.places.weight.data[:num_items])
         self.graph = PlaceGraph(num_items, settings.radius, settings.nearest)
         self.geo = GeoEncoder(size, settings.geo_layers)
@@ -138,10 +140,10 @@ class DiffPoi(Backbone):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
-        """An untrained network with the data set's coordinates, which become part of its state.
+        """Build an untrained network with the data set's coordinates, which become part of its state.
 
         Raises:
-            ValueError: if the data set is no check-in set in order of time.
+            ValueError: if the data set is not a check-in set that is sorted by time.
             DataError: if it has no coordinates.
         """
         _check_rows(cls, dataset)
@@ -151,10 +153,10 @@ class DiffPoi(Backbone):
 
     # ------------------------------------------------------------------ what is shown
 
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
-        """Make the function rows (B,) -> visits (B, L, 2) float32, oldest first: place and gap.
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
+        """Return the function rows (B,) -> visits (B, L, 2) float32, oldest first: place and gap.
 
-        The place is I where there is no visit; the gap is the seconds since the visit before, 0 if unknown.
+        The place is I where there is no visit; the gap is in seconds since the previous visit, 0 if unknown.
         """
         items, gaps = _check_rows(type(self), dataset).latest(self.config.history)
         places = torch.as_tensor(items, device=device)  # (R, L)
@@ -162,7 +164,7 @@ class DiffPoi(Backbone):
         return lambda users: torch.stack([places[users].float(), waited[users]], 2)
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
-        """The sequence encoding (B, D)."""
+        """Return the sequence encoding (B, D)."""
         return self.encode_visits(shown)
 
     @property
@@ -171,16 +173,16 @@ class DiffPoi(Backbone):
         return self.dim
 
     def context_box(self) -> tuple[float, float, int] | None:
-        """What a mean of layer-normalised vectors can hold."""
+        """Return the bounds of a mean of layer-normalised vectors, and D."""
         bound = norm_bound(self.visits.last)
         return -bound, bound, self.dim
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
-        """The spatial encoding (B, D), the SDE's x(1)."""
+        """Return the spatial encoding (B, D), the SDE's x(1)."""
         return self.encode_places(shown, self.encode_visits(shown), self.geo_table())
 
     def encode_visits(self, shown: Tensor) -> Tensor:
-        """Sequence encodings (B, D) of visits (B, L, 2)."""
+        """Return the sequence encodings (B, D) of visits (B, L, 2)."""
         items = shown[..., 0].long()  # (B, L)
         there = items < self.num_items
         ways = relative_buckets(self.graph.kilometres(items), self.config.buckets)  # (B, L)
@@ -188,12 +190,12 @@ class DiffPoi(Backbone):
         return self._visits(items, there, ways, times)
 
     def _visits(self, items: Tensor, there: Tensor, ways: Tensor, times: Tensor) -> Tensor:
-        """Sequence encodings (B, D) of places, whether there is a visit, and buckets, (B, L) each."""
+        """Return the sequence encodings (B, D) of places, visit masks, and buckets, each (B, L)."""
         out: Tensor = self.visits(self.places(items), first_places(items), there, ways, times)
         return out
 
     def encode_places(self, shown: Tensor, state: Tensor, table: Tensor) -> Tensor:
-        """Spatial encodings (B, D) of visits (B, L, 2), asked by ``state`` (B, D), over ``table`` (I, D)."""
+        """Return spatial encodings (B, D) of visits (B, L, 2) by ``state`` (B, D) and ``table`` (I, D)."""
         items = shown[..., 0].long()  # (B, L)
         there = items < self.num_items
         geo = functional.embedding(items.clamp(max=self.num_items - 1), table)  # (B, L, D)
@@ -201,7 +203,7 @@ class DiffPoi(Backbone):
         return out
 
     def geo_table(self) -> Tensor:
-        """(I, D) geographic embeddings; where no gradient is asked for, computed once for given weights."""
+        """Return the geographic embeddings (I, D); cached while no gradient is needed."""
         parameters = [self.places.weight, *self.geo.parameters(), self.graph.coordinates]
         if torch.is_grad_enabled() and any(p.requires_grad for p in parameters):
             return self._encode_geo()
@@ -215,40 +217,40 @@ class DiffPoi(Backbone):
     # ------------------------------------------------------------------ the chain and its scores
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the next place's geographic embedding (B, D); without a condition, that of anybody."""
+        """Predict the next place's geographic embedding (B, D); without a condition, for an unknown user."""
         state = u.new_zeros(1, self.dim) if condition is None else condition.value
         out: Tensor = self.denoiser(u, state, timestep)
         return out if self.config.predicts == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, I): seq . place + u_0 . geo."""
+        """Return the scores (B, I): seq . place + u_0 . geo."""
         by_space = u0 @ self.geo_table().T
         if context is None:
             return by_space
         return torch.addmm(by_space, context, self.places.weight[: self.num_items].T)
 
     def score_table(self) -> Tensor:
-        """(I, D) the geographic embeddings: the slope of the scores in u_0."""
+        """Return the geographic embeddings (I, D), the slope of the scores in u_0."""
         return self.geo_table()
 
     def context_table(self, table: Tensor) -> Tensor:
-        """(I, D) the places' own embeddings, which the sequence encoding is held against."""
+        """Return the places' embeddings (I, D), the slope of the scores in the sequence encoding."""
         return self.places.weight[: self.num_items]
 
     def largest(self) -> float:
-        """Of what the spatial encoder may give, and of all that training's chains came to.
+        """Return the larger of the spatial encoder's bound and the largest value in training's chains.
 
-        The scores may be sharp though the embeddings are small, so u_0 is many times as long as they are.
+        u_0 can be many times as long as the embeddings, because small embeddings need it for sharp scores.
         """
         return max(float(self.reach), norm_bound(self.spatial.last))
 
     def freeze_scores(self) -> None:
-        """Stop training everything but the denoiser."""
+        """Freeze everything except the denoiser."""
         for part in (self.places, self.geo, self.visits, self.spatial):
             part.requires_grad_(False)
 
     def thaw_scores(self) -> list[nn.Parameter]:
-        """Train the embeddings and the encoders again."""
+        """Unfreeze the embeddings and the encoders."""
         parts = (self.places, self.geo, self.visits, self.spatial)
         for part in parts:
             part.requires_grad_(True)
@@ -267,12 +269,12 @@ class DiffPoi(Backbone):
     # ------------------------------------------------------------------ training
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Cross-entropy of the next place plus the weighted denoising loss, Eq. 21.
+        """Return the cross-entropy of the next place plus the weighted denoising loss, Eq. 21.
 
         Args:
             shown: (B, L, 2) visits, see ``shown``.
             target: (B,) int64 next places.
-            generator: source of steps and noise.
+            generator: random generator of the steps and the noise.
 
         Returns:
             a scalar.
@@ -282,16 +284,16 @@ class DiffPoi(Backbone):
         return ranking + self.config.denoising_weight * self.denoising_loss(state, table[target], generator)
 
     def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The cross-entropy alone, arguments as in ``elbo_loss``: the same information and no denoising."""
+        """Return the cross-entropy without the denoising loss; arguments as in ``elbo_loss``."""
         return self._cross_entropy(shown, self.encode_visits(shown), self.geo_table(), target, generator)
 
     def denoising_loss(self, state: Tensor, x0: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Squared error of what the denoiser gives, a mean over rows and dimensions.
+        """Return the squared error of the denoiser's output, a mean over rows and dimensions.
 
         Args:
-            state: (B, D) sequence encodings; no gradient reaches them, as published.
-            x0: (B, D) the next places' geographic embeddings; likewise.
-            generator: source of steps and noise.
+            state: (B, D) sequence encodings, without a gradient, as published.
+            x0: (B, D) the next places' geographic embeddings, without a gradient.
+            generator: random generator of the steps and the noise.
         """
         x0 = x0.detach()
         k = torch.randint(self.config.num_steps, x0.shape[:1], generator=generator, device=x0.device)  # (B,)
@@ -307,7 +309,7 @@ class DiffPoi(Backbone):
         target: Tensor,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Of ``target`` (B,) scored by ``state`` (B, D) and by the chain's end over ``table`` (I, D)."""
+        """Return the cross-entropy of ``target`` (B,), scored by ``state`` (B, D) and ``table`` (I, D)."""
         condition = Condition(state.detach())
         u = self.encode_places(shown, state, table)  # (B, D)
         for k in reversed(range(self._chain.num_steps)):
@@ -323,17 +325,17 @@ class DiffPoi(Backbone):
 
 
 class Denoiser(nn.Module):
-    """Diff-POI's score network, Linear(2 D, D), ReLU, Linear(D, D) on [u | seq], told the step besides."""
+    """Diff-POI's score network, Linear(2 D, D), ReLU, Linear(D, D) on [u | seq], with a step embedding."""
 
     def __init__(self, size: int) -> None:
-        """Make it for vectors of ``size`` numbers."""
+        """Build it for vectors of ``size`` numbers."""
         super().__init__()
         self.size = size
         self.first, self.time = nn.Linear(2 * size, size), nn.Linear(size, size, bias=False)
         self.last = nn.Linear(size, size)
 
     def forward(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
-        """(B, D) of vectors ``u`` (B, D), encodings ``state`` (B, D) or (1, D), and steps."""
+        """Return (B, D) for vectors ``u`` (B, D), encodings ``state`` (B, D) or (1, D), and steps."""
         by_u, by_state = self.first.weight.split(self.size, 1)
         hidden = functional.linear(u, by_u) + functional.linear(state, by_state, self.first.bias)  # (B, D)
         hidden = hidden + self.time(time_embedding(timestep, self.size, u))
@@ -342,23 +344,23 @@ class Denoiser(nn.Module):
 
 
 def _check_rows(cls: type[Backbone], dataset: Dataset) -> RowDataset:
-    """The rows of a check-in set.
+    """Return the rows of a check-in set.
 
     Raises:
-        ValueError: if it is another task's, or its visits stand in no order of time.
+        ValueError: if it has another task, or its visits are not sorted by time.
     """
     check_task(cls, dataset)
     rows = dataset.episodes
     if not isinstance(rows, RowDataset):
         raise ValueError(
-            f"backbone {cls.name!r} predicts the next visit, but the visits of {dataset.name!r} stand in no "
-            "order of time; its users have sets of places, which 'diffrec' is for"
+            f"backbone {cls.name!r} predicts the next visit, but the visits of {dataset.name!r} are not "
+            "sorted by time; its users have sets of places, for which 'diffrec' can be used"
         )
     return rows
 
 
 PUBLISHED: dict[str, DiffPoiConfig] = {"": DiffPoiConfig()}
-"""The one configuration that the authors give."""
+"""The configuration of the authors."""
 
 SMALL: dict[str, DiffPoiConfig] = {"": DiffPoiConfig(history=20, nearest=16)}
 """A shorter history and a sparser graph."""

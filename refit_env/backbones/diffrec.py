@@ -33,32 +33,32 @@ class DiffRecConfig(Bounded):
     hidden: tuple[Size, ...] = (600, 200, 600)
     """Widths of the hidden layers, input to output. (The reference's ``[200, 600]`` means 600, 200, 600.)"""
     num_steps: Steps = 40
-    """T of training."""
+    """T of the training chain."""
     schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
     noise_scale: Nonnegative = 0.005
-    """Multiplies both ends of the schedule."""
+    """Factor of both ends of the schedule."""
     noise_min: Share = 0.005
-    """Lower end."""
+    """Lower end of the schedule."""
     noise_max: Share = 0.01
-    """Upper end."""
+    """Upper end of the schedule."""
     beta_fixed: bool = True
     """Set beta_0 to 1e-5."""
     mean_type: Annotated[str, OneOf(MEAN_TYPES)] = "x0"
-    """What the network predicts: ``x0`` or ``eps``."""
+    """Output of the network: ``x0`` or ``eps``."""
     embedding: Size = 10
     """E, size of the time embedding."""
     dropout: PartialShare = 0.5
-    """Share of the input set to 0 in training."""
+    """Dropout of the input."""
     normalize: bool = False
     """Scale the input rows to length 1."""
     reweight: bool = True
-    """Weigh each step's loss by the SNR that it has to win."""
+    """Weight each step's loss by the difference of its neighbouring SNRs."""
     importance_sampling: bool = True
-    """Draw steps by the size of their losses."""
+    """Draw steps in proportion to their losses."""
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         table = betas(
             self.schedule,
             self.num_steps,
@@ -71,13 +71,13 @@ class DiffRecConfig(Bounded):
 
 
 class DiffRec(Backbone):
-    """An MLP that predicts the clean interaction row from a noisy one and the step.
+    """An MLP that predicts the clean interaction row from a noisy row and the step.
 
-    The network is ``[dropout(u) | Linear(sinusoid(k))] -> tanh layers -> I``. Weights start as
+    The network is ``[dropout(u) | Linear(sinusoid(k))] -> tanh layers -> I``. Weights are initialised as
     N(0, 2 / (fan_in + fan_out)), biases as N(0, 0.001^2).
 
-    Deviations from the reference code: ``reweight=False`` works (there it crashes), and the memory of
-    the importance sampler is part of the state dict.
+    Deviations from the reference code: ``reweight=False`` works (there it crashes), and the losses stored by
+    the importance sampler are part of the state dict.
     """
 
     name: ClassVar[str] = "diffrec"
@@ -88,10 +88,10 @@ class DiffRec(Backbone):
 
         Args:
             num_items: I.
-            config: settings; those of ML-1M if None.
+            config: settings; None uses those for ML-1M.
 
         Raises:
-            ValueError: for a wrong schedule.
+            ValueError: for an invalid schedule.
         """
         super().__init__()
         self.config: DiffRecConfig = config if config is not None else DiffRecConfig()
@@ -105,13 +105,13 @@ class DiffRec(Backbone):
         _initialise([self.time, *self.layers])
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """The network's raw output (B, I): x0 or eps, as ``mean_type`` says."""
+        """Return the network's output (B, I): x0 or eps, by ``mean_type``."""
         x = functional.normalize(u) if self.config.normalize else u
         if self.training:
             x = functional.dropout(x, self.config.dropout)
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]  # ModuleList forgets the class
         embedded = self.time(time_embedding(timestep, self.config.embedding, u))  # (B, E) or (1, E)
-        # [x | e] W = x W_x + e W_e: saves copying every row, and one product where all rows share the step.
+        # [x | e] W = x W_x + e W_e: avoids a copy of every row, and needs one product for a common step.
         hidden = functional.linear(x, first.weight[:, : self.num_items], first.bias)
         hidden = hidden + functional.linear(embedded, first.weight[:, self.num_items :])
         for layer in self.layers[1:]:
@@ -119,31 +119,31 @@ class DiffRec(Backbone):
         return hidden
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the clean rows (B, I) from ``u`` (B, I) at a step of training's chain."""
+        """Predict the clean rows (B, I) from ``u`` (B, I) at a step of the training chain."""
         out = self(u, timestep)
         return out if self.config.mean_type == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The reweighted ELBO of DiffRec, Eq. 9 and 10.
+        """Return the reweighted ELBO of DiffRec, Eq. 9 and 10.
 
         Args:
-            shown: (B, I) interactions that are noised and shown.
-            target: (B, I) what is to be predicted.
-            generator: source of the steps and of the noise.
+            shown: (B, I) interactions that are noised.
+            target: (B, I) prediction targets.
+            generator: random generator of the steps and the noise.
 
         Returns:
-            a scalar; of order 100, because of the SNR weights.
+            a scalar, of order 100 because of the SNR weights.
         """
         k, share = self._draw_steps(shown.shape[0], generator, shown.device)  # (B,), (B,)
         noise = torch.randn(shown.shape, generator=generator, device=shown.device)
         u = self.diffusion.q_sample(shown, k, noise)  # (B, I)
         weighted = self.step_losses(u, k, target, noise)  # (B,)
         if self.config.importance_sampling and self.training:
-            self.sampler.remember(k, weighted)
+            self.sampler.record(k, weighted)
         return (weighted / share).mean()
 
     def step_losses(self, u: Tensor, k: Tensor, target: Tensor, noise: Tensor) -> Tensor:
-        """(B,) the weighted loss of each row at its step ``k`` (B,), before the importance correction."""
+        """Return the weighted loss (B,) of each row at its step ``k`` (B,), without importance correction."""
         out: Tensor = self(u, k)  # (B, I)
         wanted = target if self.config.mean_type == "x0" else noise
         loss: Tensor = (wanted - out).square().mean(1)  # (B,)
@@ -161,7 +161,7 @@ class DiffRec(Backbone):
         return last
 
     def loss_weights(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """(T,) weight of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
+        """Return the weight (T,) of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
         chain = self.diffusion
         if self.config.mean_type == "eps":
             weights = (1 - chain.abar) / (
@@ -175,7 +175,7 @@ class DiffRec(Backbone):
     def _draw_steps(
         self, count: int, generator: torch.Generator | None, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Steps (B,) and what their losses are divided by (B,)."""
+        """Draw steps (B,), and return the divisors (B,) of their losses."""
         if self.config.importance_sampling:
             return self.sampler.draw(count, generator)
         k = torch.randint(self.config.num_steps, (count,), generator=generator, device=device)
@@ -183,12 +183,12 @@ class DiffRec(Backbone):
 
 
 def time_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
-    """Sinusoidal embedding [cos | sin] with frequencies 10000^(-j / (size / 2)).
+    """Return the sinusoidal embedding [cos | sin] with frequencies 10000^(-j / (size / 2)).
 
     Args:
         timestep: one step for all, or (B,) int64.
         size: E.
-        like: gives dtype and device.
+        like: tensor with the dtype and device of the result.
 
     Returns:
         (1, E) or (B, E); an odd size ends in a zero.
@@ -205,7 +205,7 @@ def time_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def _initialise(layers: Sequence[nn.Module]) -> None:
-    """DiffRec's initial weights."""
+    """Initialise weights as DiffRec does."""
     for layer in layers:
         if isinstance(layer, nn.Linear):
             fan_out, fan_in = layer.weight.shape
@@ -227,7 +227,7 @@ PUBLISHED: dict[str, DiffRecConfig] = {
     "amazon": _published((1000,), 5, 0.0001, 0.0005, 0.005),
     "amazon-noisy": _published((1000,), 10, 0.005, 0.0001, 0.0005),
 }
-"""The configurations of DiffRec's own checkpoints, by data set."""
+"""The configurations of the authors' checkpoints, by data set."""
 
 SMALL: dict[str, DiffRecConfig] = {"yelp": replace(PUBLISHED["yelp"], hidden=(100,))}
-"""For catalogues of tens of thousands of items on two cores: a tenth of the weights."""
+"""Configurations for tens of thousands of items on two cores: a tenth of the weights."""

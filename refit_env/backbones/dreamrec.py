@@ -14,7 +14,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
 from refit_env.diffusion.schedule import SCHEDULES
@@ -29,11 +29,11 @@ class DreamRecConfig(Bounded):
     """DreamRec's settings; the defaults are those published for YooChoose."""
 
     embedding: Size = 64
-    """D, size of the item embeddings and of everything else in the network."""
+    """D, size of the item embeddings and of all layers."""
     history: Size = 10
-    """L, items that a row shows."""
+    """L, length of a history."""
     num_steps: Steps = 500
-    """T of training."""
+    """T of the training chain."""
     schedule: Annotated[str, OneOf(SCHEDULES)] = "exp"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
     noise_min: Share = 1e-4
@@ -43,15 +43,15 @@ class DreamRecConfig(Bounded):
     guidance: Annotated[float, Meta(ge=-1, le=1000)] = 2.0
     """w: the prediction is (1 + w) f(u, history) - w f(u, nothing)."""
     drop_condition: Share = 0.1
-    """Share of training rows whose history the denoiser is not told, so that it learns both."""
+    """Share of training rows whose history is dropped, so that the denoiser also learns without one."""
     dropout: PartialShare = 0.1
-    """Share of the encoder's numbers set to 0 in training."""
+    """Dropout of the encoder."""
     predictor: Annotated[str, OneOf(PREDICTORS)] = "linear"
     """The denoiser on [u | history | step]: ``linear``, one layer (the published ``mlp1``), or ``mlp``, two
     with a GELU between (``mlp2``)."""
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         table = betas(
             self.schedule,
             self.num_steps,
@@ -63,18 +63,18 @@ class DreamRecConfig(Bounded):
 
 
 class DreamRec(Backbone):
-    """A Transformer reads the history, a small denoiser moves noise to the embedding of the next item.
+    """A Transformer that encodes the history, and a small denoiser from noise to the next item's embedding.
 
     The chain starts from N(0, I); each step predicts x0 with classifier-free guidance,
-    (1 + w) f(u, h, k) - w f(u, none, k), and u_0 is compared with all item embeddings by inner product.
+    (1 + w) f(u, h, k) - w f(u, none, k), and scores are inner products of u_0 with all item embeddings.
     The published chain has 500 or 2000 steps; ``DiffusionPolicy(backbone, num_steps=10)`` respaces it, with
-    the Gaussian posterior of the steps that are left, so each step keeps an exact density.
+    the Gaussian posterior of the remaining steps, so each step has an exact density.
 
-    Deviations from the reference code, which are its bugs: dropout is off in evaluation; the filling item can
-    not be recommended; batches of one work. Further: only the last position's state is computed (with
-    one block nothing else reaches it); a history without items is the unconditional embedding; the cosine
-    schedule's betas end at 0.999 (0.9999 there); evaluation runs the noise-free chain from u_T = 0, the
-    mean of the noise, instead of one draw.
+    Deviations from the reference code that correct its bugs: dropout is off in evaluation; the padding item
+    cannot be recommended; batches of size one work. Other deviations: only the last position's state is
+    computed (the other positions do not affect it, with one block); an empty history is the unconditional
+    embedding; the cosine schedule's betas end at 0.999 (0.9999 there); evaluation runs the noise-free chain
+    from u_T = 0, the mean of the noise, instead of one draw.
     """
 
     name: ClassVar[str] = "dreamrec"
@@ -89,7 +89,7 @@ class DreamRec(Backbone):
 
         Args:
             num_items: I.
-            config: settings; those of YooChoose if None.
+            config: settings; None uses those for YooChoose.
 
         Raises:
             ValueError: for an unknown predictor or schedule.
@@ -99,7 +99,7 @@ class DreamRec(Backbone):
         size = self.config.embedding
         self.num_items, self.dim = num_items, size
         self.diffusion = self.config.diffusion()
-        self.items = nn.Embedding(num_items + 1, size)  # the last fills histories up; N(0, 1), as published
+        self.items = nn.Embedding(num_items + 1, size)  # the last one is padding; N(0, 1), as published
         self.nothing = nn.Parameter(torch.randn(1, size))
         self.encoder = HistoryEncoder(size, self.config.history, self.config.dropout)
         self.time = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
@@ -111,26 +111,26 @@ class DreamRec(Backbone):
 
     # ------------------------------------------------------------------ what is shown
 
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
-        """Make the function rows (B,) -> histories (B, L) int64, oldest item first, filled up with I."""
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
+        """Return the function rows (B,) -> histories (B, L) int64, oldest item first, padded with I."""
         check_task(type(self), dataset)
         rows = dataset.episodes
         if not isinstance(rows, RowDataset):
-            raise ValueError(f"backbone 'dreamrec' reads histories; {dataset.name!r} has no order of time")
+            raise ValueError(f"backbone 'dreamrec' reads histories; {dataset.name!r} is not sorted by time")
         items, _ = rows.latest(self.config.history)
         table = torch.as_tensor(items, dtype=torch.int64, device=device)  # (R, L)
         return lambda users: table[users]
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
-        """(B, D) zeros, the mean of the noise that chains start from."""
+        """Return zeros (B, D), the mean of the noise from which chains start."""
         return torch.zeros(users.numel(), self.dim, device=users.device)
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
-        """The history (B, L) as float32, which holds item ids exactly."""
+        """Return the history (B, L) as float32, which represents item ids exactly."""
         return shown.float()
 
     def context_box(self) -> tuple[float, float, int] | None:
-        """Item ids, and I where there is none."""
+        """Return the bounds of item ids with I as padding, and L."""
         return 0.0, float(self.num_items), self.config.history
 
     @property
@@ -144,7 +144,7 @@ class DreamRec(Backbone):
         return self.dim
 
     def encode(self, context: Tensor) -> Condition:
-        """Read histories (B, L) of item ids into states (B, D); an empty one is ``nothing``."""
+        """Encode histories (B, L) of item ids as states (B, D); an empty history is ``nothing``."""
         history = context.long()  # (B, L)
         lengths = (history < self.num_items).sum(1)  # (B,)
         state = self.encoder(self.items(history), lengths)  # (B, D)
@@ -153,9 +153,9 @@ class DreamRec(Backbone):
     # ------------------------------------------------------------------ the denoiser
 
     def forward(self, u: Tensor, state: Tensor, timestep: int | Tensor) -> Tensor:
-        """The denoiser f (B, D) at ``u`` (B, D), the history's ``state`` (B, D) or (1, D), and a step."""
+        """Return the denoiser's f (B, D) of ``u`` (B, D), history ``state`` (B, D) or (1, D), and a step."""
         step = self.time(step_embedding(timestep, self.dim, u))  # (B, D) or (1, D)
-        if isinstance(self.predictor, nn.Linear):  # [u | h | e] W without copying the three together
+        if isinstance(self.predictor, nn.Linear):  # [u | h | e] W without concatenating the three
             by_u, by_state, by_step = self.predictor.weight.split(self.dim, 1)
             rest = functional.linear(state, by_state) + functional.linear(step, by_step, self.predictor.bias)
             return functional.linear(u, by_u) + rest
@@ -163,48 +163,50 @@ class DreamRec(Backbone):
         return out
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the next item's embedding (B, D), guided; without a condition, of anybody."""
+        """Predict the next item's embedding (B, D) with guidance; without a condition, unconditionally."""
         if condition is None:
-            nobody: Tensor = self(u, self.nothing, timestep)
-            return nobody
+            unguided: Tensor = self(u, self.nothing, timestep)
+            return unguided
         weight = self.config.guidance
-        if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance mixes states instead
+        if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance can mix the states
             mixed: Tensor = self(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
             return mixed
-        told: Tensor = self(u, condition.value, timestep)  # (B, D)
-        untold: Tensor = self(u, self.nothing, timestep)  # (B, D)
-        return (1 + weight) * told - weight * untold
+        conditional: Tensor = self(u, condition.value, timestep)  # (B, D)
+        unconditional: Tensor = self(u, self.nothing, timestep)  # (B, D)
+        return (1 + weight) * conditional - weight * unconditional
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, I) inner products with the real items' embeddings."""
+        """Return the scores (B, I): inner products with the items' embeddings, without the padding item."""
         return u0 @ self.score_table().T
 
     def score_table(self) -> Tensor:
-        """(I, D) the real items' embeddings."""
+        """Return the items' embeddings (I, D), without the padding item."""
         return self.items.weight[: self.num_items]
 
     def largest(self) -> float:
-        """Of the items' embeddings."""
+        """Return the largest absolute value in the items' embeddings."""
         return float(self.items.weight.detach().abs().max())
 
     def freeze_scores(self) -> None:
-        """Stop training the item embeddings, which the encoder then reads as they are."""
+        """Freeze the item embeddings, for the encoder and the scores."""
         self.items.requires_grad_(False)
 
     def thaw_scores(self) -> list[nn.Parameter]:
-        """Train the item embeddings again, as the encoder reads them and as the scores do."""
+        """Unfreeze the item embeddings, for the encoder and the scores."""
         self.items.requires_grad_(True)
         return list(self.items.parameters())
 
     # ------------------------------------------------------------------ training
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """DreamRec's loss, Eq. 12: squared error of the predicted embedding; its gradient moves both.
+        """Return DreamRec's loss, Eq. 12: squared error of the predicted embedding.
+
+        Both the prediction and the target embedding have a gradient.
 
         Args:
             shown: (B, L) int64 histories.
             target: (B,) int64 next items.
-            generator: source of the steps, of the noise and of who goes without a history.
+            generator: random generator of the steps, the noise and the dropped histories.
 
         Returns:
             a scalar, the mean over rows and dimensions.
@@ -213,22 +215,21 @@ class DreamRec(Backbone):
         x0 = self.items(target)  # (B, D)
         k = torch.randint(self.config.num_steps, (count,), generator=generator, device=device)  # (B,)
         noise = torch.randn(x0.shape, generator=generator, device=device)  # (B, D)
-        untold = (
-            torch.rand(count, 1, generator=generator, device=device) < self.config.drop_condition
-        )  # (B, 1)
-        state = torch.where(untold, self.nothing, self.encode(shown).value)  # (B, D)
+        # (B, 1)
+        dropped = torch.rand(count, 1, generator=generator, device=device) < self.config.drop_condition
+        state = torch.where(dropped, self.nothing, self.encode(shown).value)  # (B, D)
         return functional.mse_loss(self(self.diffusion.q_sample(x0, k, noise), state, k), x0)
 
     def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Cross-entropy of the target among all items, scored by the guided x0 prediction from pure noise.
+        """Return the cross-entropy of the target, scored by the guided x0 prediction from pure noise.
 
-        It is what the first step of a chain believes; all steps share the denoiser. Not DreamRec's: the
-        supervised loss with the same information that fine-tuning is to be compared with.
+        This is the prediction at the first step of a chain; all steps share the denoiser. The loss is not
+        DreamRec's: it is the supervised baseline for fine-tuning, with the same information.
 
         Args:
             shown: (B, L) int64 histories.
             target: (B,) int64 next items.
-            generator: source of the noise.
+            generator: random generator of the noise.
 
         Returns:
             a scalar.
@@ -239,10 +240,10 @@ class DreamRec(Backbone):
 
 
 class HistoryEncoder(nn.Module):
-    """DreamRec's Transformer: one block, one head; the state of a history's last position."""
+    """DreamRec's Transformer, one block with one head; returns the state of a history's last position."""
 
     def __init__(self, size: int, length: int, dropout: float) -> None:
-        """Encode histories of ``length`` embeddings of ``size`` numbers."""
+        """Build it for histories of ``length`` embeddings of ``size`` numbers."""
         super().__init__()
         self.positions = nn.Embedding(length, size)
         self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
@@ -251,7 +252,7 @@ class HistoryEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, embedded: Tensor, lengths: Tensor) -> Tensor:
-        """States (B, D) of histories (B, L, D), of which the first ``lengths`` (B,) places are real."""
+        """Return states (B, D) of histories (B, L, D), whose first ``lengths`` (B,) positions are items."""
         before, between, inside, after = self.norms
         there = torch.arange(embedded.shape[1], device=lengths.device) < lengths[:, None]  # (B, L)
         sequence = self.dropout(embedded + self.positions.weight) * there[:, :, None]  # (B, L, D)
@@ -268,12 +269,12 @@ class HistoryEncoder(nn.Module):
 
 
 def step_embedding(timestep: int | Tensor, size: int, like: Tensor) -> Tensor:
-    """DreamRec's sinusoids [sin | cos] with frequencies 10000^(-j / (size / 2 - 1)).
+    """Return DreamRec's sinusoids [sin | cos] with frequencies 10000^(-j / (size / 2 - 1)).
 
     Args:
         timestep: one step for all, or (B,) int64.
         size: D, even and at least 4.
-        like: gives dtype and device.
+        like: tensor with the dtype and device of the result.
 
     Returns:
         (1, D) or (B, D).

@@ -1,4 +1,4 @@
-"""The DiffRec family's ELBO on x0: steps drawn, vectors noised, errors weighed by the SNR they have to win.
+"""The ELBO of the DiffRec family on x0: draws steps, adds noise, weights errors by differences of SNR.
 
 Letters: B rows in a batch, D size of the diffused vector, T steps of training.
 """
@@ -19,20 +19,21 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepLoss(nn.Module):
-    """Draws a step for each row and weighs its squared error (DiffRec, arXiv 2304.04971, Eq. 9 and 10).
+    """Draws a step for each row and weights its squared error (DiffRec, arXiv 2304.04971, Eq. 9 and 10).
 
-    The memory of the importance sampler is a buffer, so a resumed training repeats an unbroken one.
+    The losses stored by the importance sampler are a buffer, so a resumed training equals an uninterrupted
+    one.
     """
 
     weights: Tensor
 
     def __init__(self, diffusion: Diffusion, reweight: bool = True, importance_sampling: bool = True) -> None:
-        """Prepare.
+        """Compute the weights of the steps.
 
         Args:
-            diffusion: the chain of training.
-            reweight: weigh step k by SNR(k-1) - SNR(k), step 0 by 1; else all steps by 1.
-            importance_sampling: draw steps by the size of their losses; else uniformly.
+            diffusion: the training chain.
+            reweight: weight step k by SNR(k-1) - SNR(k) and step 0 by 1; else all steps by 1.
+            importance_sampling: draw steps in proportion to their losses; else uniformly.
         """
         super().__init__()
         self.diffusion, self.importance_sampling = diffusion, importance_sampling
@@ -45,13 +46,13 @@ class StepLoss(nn.Module):
     def forward(
         self, clean: Tensor, target: Tensor, denoise: Denoise, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The loss of a batch.
+        """Return the loss of a batch, and the predictions.
 
         Args:
-            clean: (B, D) what is noised.
-            target: (B, D) what is to be predicted.
+            clean: (B, D) vectors that are noised.
+            target: (B, D) prediction targets.
             denoise: the network.
-            generator: source of the steps and of the noise.
+            generator: random generator of the steps and the noise.
 
         Returns:
             The loss, a scalar (of order 100, because of the weights), and the predictions (B, D).
@@ -66,5 +67,5 @@ class StepLoss(nn.Module):
         x0 = denoise(self.diffusion.q_sample(clean, k, noise), k)  # (B, D)
         weighted = (target - x0).square().mean(1) * self.weights[k].to(x0.dtype)  # (B,)
         if self.importance_sampling and self.training:
-            self.sampler.remember(k, weighted)
+            self.sampler.record(k, weighted)
         return (weighted / share).mean(), x0

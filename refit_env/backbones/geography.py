@@ -1,6 +1,6 @@
-"""Where places are, and which are near each other.
+"""Coordinates of places, the graph of nearby places, and graph convolutions on it.
 
-Letters: B histories, L visits of each, D size of an embedding, I places, E pairs of near places, both ways.
+Letters: B histories, L visits of each, D size of an embedding, I places, E directed pairs of nearby places.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ EARTH_KM = 6371.0088
 
 
 def coordinates_of(dataset: Dataset) -> Tensor:
-    """(I, 2) float32 latitude and longitude in degrees; NaN where a place's are unknown.
+    """Return latitude and longitude (I, 2) float32 in degrees; NaN where unknown.
 
     Raises:
         DataError: if the data set has no coordinates.
@@ -32,14 +32,14 @@ def coordinates_of(dataset: Dataset) -> Tensor:
     known = dataset.item_features or {}
     if "lat" not in known or "lon" not in known:
         raise DataError(
-            f"{dataset.name!r} has no coordinates: items.parquet needs the columns 'lat' and 'lon', which "
-            "the graph of near places is made from. Backbones 'dreamrec' and 'diffrec' go without"
+            f"{dataset.name!r} has no coordinates: items.parquet needs the columns 'lat' and 'lon' for the "
+            "graph of nearby places. Backbones 'dreamrec' and 'diffrec' do not need them"
         )
     return torch.from_numpy(np.stack([known["lat"], known["lon"]], 1).astype(np.float32))
 
 
 def kilometres(one: Tensor, other: Tensor) -> Tensor:
-    """Great-circle distances (...,) of places (..., 2) in degrees, by the haversine formula.
+    """Return great-circle distances (...,) of places (..., 2) in degrees, by the haversine formula.
 
     Example:
         >>> equator = torch.tensor([[0.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
@@ -55,21 +55,20 @@ def kilometres(one: Tensor, other: Tensor) -> Tensor:
 def near_pairs(
     coordinates: npt.NDArray[np.floating[Any]], radius: float, nearest: int = 0
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Pairs of different places that are near each other, each both ways round.
+    """Return pairs of different nearby places, each in both directions.
 
     Args:
-        coordinates: (I, 2) degrees; places with NaN are near nothing.
-        radius: kilometres; as published, all pairs within it are near.
-        nearest: keep a pair only if one is among the other's so many nearest; 0 keeps all.
+        coordinates: (I, 2) degrees; places with NaN have no nearby places.
+        radius: kilometres; as published, all pairs within it are nearby.
+        nearest: keep a pair only if one place is among this many nearest of the other; 0 keeps all.
 
     Returns:
         Sources, targets (E,) int64, by target and then source, and kilometres (E,) float64.
     """
     places = np.flatnonzero(np.isfinite(coordinates).all(1))
     lat, lon = np.radians(coordinates[places].astype(np.float64)).T
-    points = np.stack(
-        [np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1
-    )  # on a unit ball
+    # points on the unit sphere
+    points = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], 1)
     chord = 2 * np.sin(min(radius / EARTH_KM, np.pi) / 2)
     pairs = (
         cKDTree(points).query_pairs(chord, output_type="ndarray") if places.size else np.zeros((0, 2), int)
@@ -82,7 +81,7 @@ def near_pairs(
         first = np.searchsorted(pairs[:, 1], pairs[:, 1])  # (E,) where each target's run begins
         chosen = np.zeros(len(pairs), np.bool_)
         chosen[order] = np.arange(len(pairs)) - first < nearest
-        back = np.lexsort((pairs[:, 1], pairs[:, 0]))  # the same pair the other way round
+        back = np.lexsort((pairs[:, 1], pairs[:, 0]))  # the same pair in the other direction
         kept = chosen.copy()
         kept[back] |= chosen
         pairs, across = pairs[kept], across[kept]
@@ -94,7 +93,7 @@ def near_pairs(
 
 
 class PlaceGraph(nn.Module):
-    """The coordinates of places and, made from them when it is first asked for, the graph of near ones.
+    """The coordinates of places, and the graph of nearby places, computed from them at its first use.
 
     Only the coordinates are state, so a checkpoint is small and needs no data. The graph is the symmetric
     sparse matrix exp(-d^2) / sqrt(deg_i deg_j), d in units of the radius, with each place its own neighbour
@@ -105,29 +104,29 @@ class PlaceGraph(nn.Module):
     coordinates: Tensor
 
     def __init__(self, num_items: int, radius: float, nearest: int) -> None:
-        """Hold ``num_items`` places, all of them nowhere as yet; the rest as in ``near_pairs``."""
+        """Create ``num_items`` places without coordinates; for the other arguments see ``near_pairs``."""
         super().__init__()
         self.radius, self.nearest = radius, nearest
         self.register_buffer("coordinates", torch.full((num_items, 2), torch.nan))
         self._matrix: Latest[Tensor] = Latest()
 
     def kilometres(self, items: Tensor) -> Tensor:
-        """(B, L) float64 distance of each visited place from the one before; 0 where unknown.
+        """Return the distance (B, L) float64 of each visited place from the previous one; 0 where unknown.
 
         Args:
-            items: (B, L) int64 ids; I is no place.
+            items: (B, L) int64 ids; I is padding.
         """
         there = functional.pad(self.coordinates.float().double(), (0, 0, 0, 1), value=torch.nan)[items]
         out = kilometres(there[:, 1:], there[:, :-1])  # (B, L - 1)
         return functional.pad(out.nan_to_num(0.0), (1, 0))
 
     def spread(self, x: Tensor) -> Tensor:
-        """The graph's matrix times ``x`` (I, D)."""
+        """Return the graph's matrix times ``x`` (I, D)."""
         out: Tensor = _Symmetric.apply(self.matrix(x), x)  # type: ignore[no-untyped-call]
         return out
 
     def matrix(self, like: Tensor) -> Tensor:
-        """(I, I) sparse CSR in the type and on the device of ``like``."""
+        """Return the graph's matrix (I, I), sparse CSR with the dtype and device of ``like``."""
         kind = (like.device, like.dtype)
         return self._matrix.get([self.coordinates], lambda: self._make().to(*kind), kind)
 
@@ -139,13 +138,13 @@ class PlaceGraph(nn.Module):
         weight = np.exp(-np.square(apart / self.radius)) / np.sqrt(degree[source] * degree[target])  # (E,)
         place = np.stack([np.append(target, own), np.append(source, own)])
         values = torch.from_numpy(np.append(weight, 1.0 / degree))
-        with warnings.catch_warnings():  # torch calls its CSR matrices "beta"
+        with warnings.catch_warnings():  # torch warns that CSR matrices are in beta
             warnings.simplefilter("ignore", UserWarning)
             return torch.sparse_coo_tensor(torch.from_numpy(place), values, (count, count)).to_sparse_csr()
 
 
 class _Symmetric(torch.autograd.Function):
-    """A symmetric sparse matrix times x; the derivative is the same product, and nothing is remembered."""
+    """A symmetric sparse matrix times x; its derivative is the same product, without saved tensors."""
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, x: Tensor) -> Tensor:
@@ -158,18 +157,18 @@ class _Symmetric(torch.autograd.Function):
 
 
 class GeoEncoder(nn.Module):
-    """Diff-POI's graph convolutions over near places: a place is known by what is around it.
+    """Diff-POI's graph convolutions over nearby places.
 
     Each layer is LeakyReLU(A x W); the result is the mean of the input and of all layers' outputs.
     """
 
     def __init__(self, size: int, layers: int) -> None:
-        """Make ``layers`` layers for embeddings of ``size`` numbers."""
+        """Build ``layers`` layers for embeddings of ``size`` numbers."""
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(size, size) for _ in range(layers))
 
     def forward(self, x: Tensor, graph: PlaceGraph) -> Tensor:
-        """Embeddings (I, D) of places whose own are ``x`` (I, D)."""
+        """Return geographic embeddings (I, D) of places with embeddings ``x`` (I, D)."""
         found = [x]
         for layer in self.layers:
             found.append(functional.leaky_relu(layer(graph.spread(found[-1]))))

@@ -1,6 +1,6 @@
-"""Graphs as sparse linear maps: messages from one side's nodes to the other's, with their gradients.
+"""Graphs as sparse linear maps: messages from source nodes to target nodes, with gradients.
 
-Letters: R nodes that are told, C nodes that tell, n edges, D numbers of a message.
+Letters: R target nodes, C source nodes, n edges, D numbers of a message.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Result = TypeVar("Result")
 class Operator:
     """A sparse matrix and its transpose, both stored by rows.
 
-    Torch multiplies by the transpose of a matrix stored by rows many times slower than by the matrix, and its
-    own gradient makes that transpose at every step; here both are made once.
+    In torch, the product with the transpose of a CSR matrix is many times slower than with the matrix, and
+    its gradient computes the transpose at every step; here both are computed once.
 
     Attributes:
         matrix: (R, C) sparse CSR.
@@ -40,13 +40,13 @@ class Operator:
         degrees: tuple[Tensor, Tensor] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Operator:
-        """The symmetrically normalised adjacency D_r^-1/2 A D_c^-1/2 (Kipf and Welling, ICLR 2017, Eq. 2).
+        """Return the symmetrically normalised adjacency D_r^-1/2 A D_c^-1/2 (Kipf and Welling, 2017, Eq. 2).
 
         Args:
-            edges: (2, n) integer: who is told, and who tells.
+            edges: (2, n) integer: target nodes and source nodes.
             shape: R and C.
-            degrees: (R,) and (C,) that divide; None counts the edges. A node without edges counts 1.
-            dtype: of the values.
+            degrees: (R,) and (C,) degrees; None counts the edges. A degree of 0 becomes 1.
+            dtype: dtype of the values.
 
         Example:
             >>> edges = torch.tensor([[0, 0, 1], [0, 1, 1]])
@@ -54,48 +54,49 @@ class Operator:
             tensor([[0.7071, 0.5000],
                     [0.0000, 0.7071]])
         """
-        told, tells = edges[0].long(), edges[1].long()  # (n,)
+        target, source = edges[0].long(), edges[1].long()  # (n,)
         if degrees is None:
-            degrees = count_edges(told, shape[0]), count_edges(tells, shape[1])
+            degrees = count_edges(target, shape[0]), count_edges(source, shape[1])
         left, right = (degree.clamp(min=1).to(dtype) for degree in degrees)  # (R,), (C,)
-        values = (left[told] * right[tells]).rsqrt()  # (n,)
-        return cls(_by_rows(told, tells, values, shape), _by_rows(tells, told, values, (shape[1], shape[0])))
+        values = (left[target] * right[source]).rsqrt()  # (n,)
+        forward = _by_rows(target, source, values, shape)
+        return cls(forward, _by_rows(source, target, values, (shape[1], shape[0])))
 
     @property
-    def T(self) -> Operator:  # as tensors call it
-        """The map the other way."""
+    def T(self) -> Operator:  # named like the attribute of tensors
+        """The transposed map."""
         return Operator(self.transposed, self.matrix)
 
     def __call__(self, messages: Tensor) -> Tensor:
-        """What the nodes are told, (R, D), of ``messages`` (C, D)."""
+        """Return the sums (R, D) of ``messages`` (C, D) at the target nodes."""
         out: Tensor = _Product.apply(self.matrix, self.transposed, messages)  # type: ignore[no-untyped-call]
         return out
 
 
 class Latest(Generic[Result]):
-    """The newest result of a computation, kept while the tensors that it was made from stay what they are.
+    """A cache of one result, valid until a tensor that it was computed from changes.
 
-    A copy begins with nothing, as its tensors are others.
+    A copy is empty, because a copied module has other tensors.
     """
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Create an empty cache."""
         self._key: tuple[Any, ...] | None = None
         self._value: Result | None = None
 
     def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
-        """The result for the ``sources``, known by ``_identity``, and ``extra``."""
+        """Return the result for ``sources`` (compared by ``_identity``) and ``extra``, cached or computed."""
         key = (extra, *(_identity(source) for source in sources))
         if self._value is None or self._key != key:
             self._key, self._value = key, make()
         return self._value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Latest[Result]:
-        """Another one, empty."""
+        """Return an empty cache."""
         return Latest()
 
     def __reduce__(self) -> tuple[type[Latest[Result]], tuple[()]]:
-        """Pickled as an empty one."""
+        """Pickle as an empty cache."""
         return Latest, ()
 
 
@@ -103,9 +104,10 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _identity(source: Tensor) -> tuple[Hashable, ...]:
-    """What changes with a tensor.
+    """Return a key that changes when a tensor is modified.
 
-    Torch counts changes, but not those of a fused optimiser's step: of weights, their bits are summed, too.
+    Torch's version counter does not count the steps of fused optimisers, so the key of a parameter also holds
+    the sum of its bits.
     """
     seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
     if not isinstance(source, Parameter):
@@ -114,15 +116,15 @@ def _identity(source: Tensor) -> tuple[Hashable, ...]:
 
 
 def count_edges(nodes: Tensor, count: int) -> Tensor:
-    """(count,) int64 how often each node stands in ``nodes`` (n,)."""
+    """Return how often each node occurs in ``nodes`` (n,), as (count,) int64."""
     return torch.bincount(nodes.long(), minlength=count)
 
 
 def check_edges(name: str, edges: Tensor, shape: tuple[int, int]) -> None:
-    """Refuse edges (2, n) of nodes that are not in a graph of ``shape``.
+    """Raise an error for edges (2, n) with nodes outside a graph of ``shape``.
 
     Raises:
-        ValueError: naming them.
+        ValueError: naming the tensor.
     """
     for side, count in zip(edges, shape, strict=True):
         if side.numel() and not 0 <= int(side.min()) <= int(side.max()) < count:
@@ -130,11 +132,11 @@ def check_edges(name: str, edges: Tensor, shape: tuple[int, int]) -> None:
 
 
 def _by_rows(rows: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """A sparse CSR matrix of ``shape`` from its entries (n,), in any order."""
+    """Build a sparse CSR matrix of ``shape`` from its entries (n,), in any order."""
     order = torch.argsort(rows * shape[1] + columns)
     ends = torch.cumsum(count_edges(rows, shape[0]), 0)  # (R,)
     pointers = torch.cat([ends.new_zeros(1), ends])
-    with warnings.catch_warnings():  # torch calls the layout a beta; what is used of it is tested here
+    with warnings.catch_warnings():  # the tests cover the operations that are used of this layout
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         return torch.sparse_csr_tensor(
             pointers, columns[order], values[order], size=shape, check_invariants=True

@@ -28,7 +28,7 @@ from refit_env.item_factors import item_factors
 from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
 
 FACTORS = 64
-"""Numbers of an item by which it is clustered, where there are as many."""
+"""Most factors of an item that are used to cluster it."""
 
 
 @dataclass(frozen=True)
@@ -40,36 +40,36 @@ class LDiffRecConfig(Bounded):
     hidden: tuple[Size, ...] = (300,)
     """Widths of the denoiser's hidden layers."""
     clusters: Size = 2
-    """C, groups of items with an encoder of their own."""
+    """C, number of item clusters, each with its own encoder."""
     num_steps: Steps = 40
-    """T of training."""
+    """T of the training chain."""
     schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
     """Noise schedule, see ``refit_env.diffusion.betas``."""
     noise_scale: Nonnegative = 0.005
-    """Multiplies both ends of the schedule."""
+    """Factor of both ends of the schedule."""
     noise_min: Share = 0.005
-    """Lower end."""
+    """Lower end of the schedule."""
     noise_max: Share = 0.02
-    """Upper end."""
+    """Upper end of the schedule."""
     embedding: Size = 10
     """E, size of the time embedding."""
     dropout: PartialShare = 0.5
-    """Share of the denoiser's input set to 0 in training."""
+    """Dropout of the denoiser's input."""
     input_dropout: PartialShare = 0.1
-    """Share of the row set to 0 in training."""
+    """Dropout of the row."""
     elbo_weight: Nonnegative = 0.03
-    """Weight of the denoiser's loss at first; it falls to 0.005 in 500 epochs."""
+    """Initial weight of the denoiser's loss, annealed to 0.005 in 500 epochs."""
     kl_weight: Nonnegative = 0.3
-    """Weight of the encoder's KL divergence, reached in steps of 1/200 an update."""
+    """Final weight of the encoder's KL divergence, which rises by 1/200 per update."""
     denoiser_rate: Nonnegative = 0.5
-    """The denoiser's step size as a share of the autoencoder's."""
+    """The denoiser's learning rate as a share of the autoencoder's."""
     num_users: Known = 0
-    """U, by which epochs are counted; set from the data."""
+    """U, for counting epochs; set from the data."""
     cluster_sizes: tuple[Size, ...] = ()
-    """(C,) items of each cluster; set from the data, equal shares if nothing is said."""
+    """(C,) number of items of each cluster; set from the data, equal sizes if empty."""
 
     def denoiser(self) -> DiffRecConfig:
-        """The denoiser: DiffRec's network on D numbers, beta_0 not fixed."""
+        """Return the denoiser's settings: DiffRec's network on D numbers, beta_0 not fixed."""
         return DiffRecConfig(
             hidden=self.hidden,
             num_steps=self.num_steps,
@@ -83,23 +83,23 @@ class LDiffRecConfig(Bounded):
         )
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         return self.denoiser().diffusion()
 
 
 class LDiffRec(Backbone):
-    """A variational autoencoder compresses rows, cluster by cluster; diffusion runs on D numbers, not on I.
+    """A variational autoencoder that compresses rows by cluster, and a diffusion on its D latent numbers.
 
-    Each cluster's encoder reads the row's items of the cluster and gives a mean and a log-variance of its
+    Each cluster's encoder reads the row's items of the cluster and returns a mean and a log-variance of its
     share of the latent vector, both through tanh, as published; one linear decoder scores all items. Chains
-    start at the encoder's mean of the *visible* row. A step costs what D costs, not what I does, so this is
-    the way to large catalogues.
+    start at the encoder's mean of the *visible* row. The cost of a step depends on D, not on I, so this
+    backbone suits large catalogues.
 
     Deviations from the reference code: items are clustered (k-means) by the leading singular vectors of the
-    normalised train matrix, not by the embeddings of a LightGCN that was trained before; one AdamW with two
-    step sizes for its two optimisers; epochs, which anneal a weight, are counted by the rows seen; the
-    decoder's rows stand in the order of the items, not of the clusters, which changes nothing; biases of the
-    denoiser start as DiffRec's, near 0.
+    normalised train matrix, not by the embeddings of a pretrained LightGCN; one AdamW with two learning rates
+    replaces two optimisers; epochs, by which a weight is annealed, are counted by the rows used; the
+    decoder's rows are sorted by item, not by cluster, which has no effect; the denoiser's biases are
+    initialised as DiffRec's, near 0.
     """
 
     name: ClassVar[str] = "l-diffrec"
@@ -110,11 +110,11 @@ class LDiffRec(Backbone):
     seen: Tensor
 
     def __init__(self, num_items: int, config: LDiffRecConfig | None = None) -> None:
-        """Build an untrained network whose clusters are ranges of ids; ``for_dataset`` makes better ones.
+        """Build an untrained network whose clusters are ranges of ids; ``for_dataset`` clusters by the data.
 
         Args:
             num_items: I.
-            config: settings; those of ML-1M if None.
+            config: settings; None uses those for ML-1M.
 
         Raises:
             ValueError: if clusters or their sizes do not fit the items or the latent size.
@@ -125,7 +125,7 @@ class LDiffRec(Backbone):
         self.sizes = config.cluster_sizes or tuple(_split(num_items, [1] * config.clusters))
         if len(self.sizes) != config.clusters or sum(self.sizes) != num_items or min(self.sizes) < 1:
             raise ValueError(
-                f"cluster_sizes={self.sizes} must be {config.clusters} sizes of {num_items} items together"
+                f"cluster_sizes={self.sizes} must be {config.clusters} sizes with the sum {num_items}"
             )
         if config.latent < config.clusters:
             raise ValueError(f"latent={config.latent} must be at least clusters={config.clusters}")
@@ -145,7 +145,7 @@ class LDiffRec(Backbone):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, config: Any = None) -> Self:
-        """An untrained network on clusters of the items of the train split."""
+        """Build an untrained network with clusters of items computed from the train split."""
         check_task(cls, dataset)
         config = config if config is not None else LDiffRecConfig()
         cluster = item_clusters(dataset.train.csr, config.clusters)  # (I,)
@@ -155,34 +155,34 @@ class LDiffRec(Backbone):
         return out
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Refuse an order that is not one of the items."""
+        """Raise an error for an order that is not a permutation of the items."""
         if not torch.equal(state["order"].sort().values.cpu(), torch.arange(self.num_items)):
             raise ValueError("'order' must hold each item once")
 
     # ------------------------------------------------------------------ the autoencoder
 
     def latent(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance (B, D) of rows (B, I), each within (-1, 1)."""
+        """Encode rows (B, I) as mean and log-variance, each (B, D) within (-1, 1)."""
         parts = row[:, self.order].split(self.sizes, 1)  # C of (B, I_c)
         encoded = [torch.tanh(encoder(part)) for encoder, part in zip(self.encoders, parts, strict=True)]
         halves = [whole.chunk(2, 1) for whole in encoded]  # C of two (B, D_c)
         return torch.cat([mean for mean, _ in halves], 1), torch.cat([width for _, width in halves], 1)
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
-        """(B, D) the encoder's mean of the visible rows (B, I)."""
+        """Return the encoder's mean (B, D) of the visible rows (B, I)."""
         return self.latent(shown.to(self.decoder.weight.dtype))[0]
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, I) the decoder's output."""
+        """Return the decoder's output (B, I)."""
         out: Tensor = self.decoder(u0)
         return out
 
     def score_table(self) -> Tensor:
-        """(I, D) the decoder's weights; its bias does not depend on u_0."""
+        """Return the decoder's weights (I, D); its bias does not depend on u_0."""
         return self.decoder.weight
 
     def freeze_scores(self) -> None:
-        """Stop training the autoencoder: where chains start and how they are scored."""
+        """Freeze the autoencoder, which defines the start and the scores of chains."""
         for module in (self.encoders, self.decoder):
             module.requires_grad_(False)
 
@@ -203,7 +203,7 @@ class LDiffRec(Backbone):
         return self.denoiser.output_layer
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The autoencoder's weights, and the denoiser's with a step size of their own."""
+        """Return the autoencoder's weights, and the denoiser's with their own learning rate."""
         coder = [*self.encoders.parameters(), *self.decoder.parameters()]
         rate = learning_rate * self.config.denoiser_rate
         return [
@@ -212,12 +212,12 @@ class LDiffRec(Backbone):
         ]
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The autoencoder's multinomial loss of what the denoiser restores, with the denoiser's (Eq. 14).
+        """Return the multinomial loss of the decoded denoiser output, plus denoising loss and KL (Eq. 14).
 
         Args:
             shown: (B, I) rows that are encoded and noised.
-            target: (B, I) rows that are to be decoded.
-            generator: source of the latent draw, of the steps and of the noise.
+            target: (B, I) rows that the decoder must predict.
+            generator: random generator of the latent draw, the steps and the noise.
 
         Returns:
             a scalar, the mean over the batch.
@@ -237,7 +237,7 @@ class LDiffRec(Backbone):
         return out
 
     def annealed(self) -> tuple[float, float]:
-        """The weights of the denoiser's loss and of the KL divergence, after the rows and updates seen."""
+        """Return the annealed weights of the denoiser's loss and of the KL divergence."""
         rows, updates = (int(count) for count in self.seen)
         epochs = rows // max(self.config.num_users, 1) if self.config.num_users else 0
         return max((1 - epochs / 500) * self.config.elbo_weight, 0.005), min(
@@ -246,11 +246,11 @@ class LDiffRec(Backbone):
 
 
 def item_clusters(matrix: sp.csr_matrix, clusters: int) -> npt.NDArray[np.int64]:
-    """(I,) the cluster of each item, none empty: k-means on the directions of the items' factors.
+    """Return the cluster (I,) of each item, without empty clusters: k-means on the items' factors.
 
     The factors are the leading right singular vectors of D_u^-1/2 X D_i^-1/2, times the squared singular
-    values (the smooth end of the graph's spectrum, which a LightGCN's embeddings are close to); each item's
-    are scaled to length 1, so that popularity does not decide. Seeded, so that all see the same clusters.
+    values (the low frequencies of the graph, to which a LightGCN's embeddings are close). Each item's factors
+    are scaled to length 1, so that popularity has no effect. The clustering is seeded.
 
     Args:
         matrix: (U, I) binary, the train rows.
@@ -268,14 +268,14 @@ def item_clusters(matrix: sp.csr_matrix, clusters: int) -> npt.NDArray[np.int64]
     left, right = (sp.diags_array(1 / np.sqrt(np.maximum(degree, 1))) for degree in degrees)
     normalised = sp.csr_matrix(left @ matrix @ right)
     factors = item_factors(normalised, min(FACTORS, min(matrix.shape) - 1)).astype(np.float64)  # (I, F)
-    factors = normalised.T @ (normalised @ factors)  # each direction weighed by its squared singular value
+    factors = normalised.T @ (normalised @ factors)  # weights each direction by its squared singular value
     factors /= np.maximum(np.linalg.norm(factors, axis=1, keepdims=True), 1e-12)
     _, labels = kmeans2(factors, clusters, minit="++", seed=0)
     return _none_empty(labels.astype(np.int64), clusters)
 
 
 def _none_empty(labels: npt.NDArray[np.int64], clusters: int) -> npt.NDArray[np.int64]:
-    """The labels (I,) with an item of the largest cluster moved to each empty one."""
+    """Return the labels (I,) after moving an item of the largest cluster to each empty one."""
     for cluster in range(clusters):
         if not (labels == cluster).any():
             labels[np.flatnonzero(labels == np.bincount(labels).argmax())[-1]] = cluster
@@ -283,11 +283,11 @@ def _none_empty(labels: npt.NDArray[np.int64], clusters: int) -> npt.NDArray[np.
 
 
 def _split(total: int, weights: Sequence[int]) -> list[int]:
-    """Parts of ``total`` in proportion to ``weights``, each at least 1; the last takes what is left."""
+    """Split ``total`` in proportion to ``weights`` into parts of at least 1; the last part is the rest."""
     rest = len(weights) - 1
     parts: list[int] = []
     for number, weight in enumerate(weights[:-1]):
-        room = total - sum(parts) - (rest - number)  # those after it need 1 each
+        room = total - sum(parts) - (rest - number)  # the later parts need 1 each
         parts.append(min(max(1, total * weight // sum(weights)), room))
     return [*parts, total - sum(parts)]
 
@@ -300,10 +300,10 @@ PUBLISHED: dict[str, LDiffRecConfig] = {
     ),
     "yelp": LDiffRecConfig(num_steps=5, noise_scale=0.01, noise_max=0.01, denoiser_rate=0.2),
 }
-"""The configurations of L-DiffRec's own checkpoints, by data set."""
+"""The configurations of the authors' checkpoints, by data set."""
 
 SMALL: dict[str, LDiffRecConfig] = {
     "ml-1m": replace(PUBLISHED["ml-1m"], latent=128, hidden=(128,)),
     "": replace(PUBLISHED["yelp"], latent=128, hidden=(128,)),
 }
-"""A smaller latent space, for one core and for catalogues of tens of thousands of items; not tuned."""
+"""Smaller latent spaces, for one core and for tens of thousands of items; not tuned."""

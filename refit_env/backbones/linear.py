@@ -1,8 +1,8 @@
-"""The linear denoiser: x0_hat(u, k) = u W, with W a ridge regression in closed form.
+"""The linear denoiser: x0_hat(u, k) = u W, where W is a ridge regression in closed form.
 
-Without noise in u this is EASE (Steck, WWW 2019, arXiv 1905.03375): the l2 of the regression is the variance
-of the noise that the denoiser is prepared for. With ``each_step`` the noise of the schedule's step k is added
-to it: W_k minimises E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
+Without noise in u this is EASE (Steck, WWW 2019, arXiv 1905.03375): the l2 of the regression is the assumed
+variance of the noise. With ``each_step`` the noise of the schedule's step k is added to it: W_k minimises
+E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
 
 Letters: B users in a batch, I items (= D), R train rows, S = 1 matrix or T of them.
 """
@@ -29,9 +29,9 @@ from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000
-"""Items of the largest catalogue: a float32 matrix of that size takes 2.5 GB, and solving it three."""
+"""Most items: a float32 matrix of that size has 2.5 GB, and the solver needs three of them."""
 DOUBLE = 10_000
-"""Up to so many items the system is solved in float64."""
+"""Up to this many items the system is solved in float64."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class LinearConfig(ClosedFormConfig):
     """The linear denoiser's settings."""
 
     each_step: bool = False
-    """Solve a matrix for each of the ``num_steps`` instead of one for all."""
+    """Solve one matrix for each of the ``num_steps`` steps instead of one for all."""
 
 
 class LinearDenoiser(ClosedForm):
-    """A matrix of I^2 weights; rows that predict themselves get a zero diagonal."""
+    """A matrix of I^2 weights, with a zero diagonal where rows are their own targets."""
 
     name: ClassVar[str] = "linear"
     config_class: ClassVar[type] = LinearConfig
@@ -54,17 +54,17 @@ class LinearDenoiser(ClosedForm):
 
         Args:
             num_items: I, at most 25,000.
-            config: settings; the defaults if None.
+            config: settings; None uses the defaults.
 
         Raises:
-            ValueError: for a larger catalogue or a wrong setting.
+            ValueError: for a larger catalogue or an invalid setting.
         """
         config = config if config is not None else LinearConfig()
         super().__init__(num_items, config)
         if num_items > LARGEST:
             raise ValueError(
-                f"backbone 'linear' keeps a matrix of items by items: {num_items} are more than {LARGEST}; "
-                "take 'spectral'"
+                f"backbone 'linear' has a matrix of items by items: {num_items} are more than {LARGEST}; "
+                "use 'spectral'"
             )
         count = config.num_steps if config.each_step else 1
         self.weight = nn.Parameter(torch.zeros(count, num_items, num_items))
@@ -83,7 +83,7 @@ class LinearDenoiser(ClosedForm):
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
-        """Solve for W, or each W_k.
+        """Compute W, or each W_k.
 
         Raises:
             ValueError: if ``l2`` is too small for the precision.
@@ -100,7 +100,7 @@ class LinearDenoiser(ClosedForm):
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """l2 on a grid of factors of about two, and what all closed forms have."""
+        """Return values of l2 in factors of about two, and the common search space."""
         rows = isinstance(dataset.episodes, RowDataset)
         few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
@@ -108,4 +108,4 @@ class LinearDenoiser(ClosedForm):
 
 
 PUBLISHED: dict[str, LinearConfig] = {"": LinearConfig()}
-"""Nothing is published for data sets: ``refit pretrain`` chooses the settings on validation."""
+"""No configurations are published: ``refit pretrain`` chooses the settings on validation."""

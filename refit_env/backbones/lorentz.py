@@ -1,6 +1,7 @@
-"""The hyperboloid (Lorentz model, curvature -1), its points named by their tangent vectors at the origin.
+"""Distances on the hyperboloid (Lorentz model, curvature -1) of points given as tangent vectors.
 
-A vector a stands for the point (cosh |a|, sinh |a| a / |a|). Letters: B and I points, D size of a vector.
+The tangent vector a at the origin is the point (cosh |a|, sinh |a| a / |a|). Letters: B and I points, D size
+of a vector.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 SMALLEST = 1e-12
-"""Below it, lengths and squares are taken for this, so that gradients stay finite."""
+"""Lower bound of lengths and squares, so that gradients are finite."""
 
 
 def squared_distance(left: Tensor, right: Tensor) -> Tensor:
-    """Squared geodesic distances (...,) of points with tangent vectors ``left`` and ``right`` (..., D).
+    """Return squared geodesic distances (...,) of points ``left`` and ``right`` (..., D).
 
     Example:
         >>> squared_distance(torch.tensor([[3.0, 0.0]]), torch.tensor([[-1.0, 0.0]])).round(decimals=3)
@@ -25,16 +26,16 @@ def squared_distance(left: Tensor, right: Tensor) -> Tensor:
 
 
 def squared_distances(left: Tensor, right: Tensor) -> Tensor:
-    """Squared geodesic distances (B, I) of all pairs of ``left`` (B, D) and ``right`` (I, D)."""
+    """Return squared geodesic distances (B, I) of all pairs of ``left`` (B, D) and ``right`` (I, D)."""
     one, other = _length(left), _length(right)  # (B,), (I,)
     apart = (1 - (left / one[:, None]) @ (right / other[:, None]).T).clamp(min=0)  # (B, I)
     return _from_polar(one[:, None], other[None, :], apart)
 
 
 def _from_polar(one: Tensor, other: Tensor, apart: Tensor) -> Tensor:
-    """d^2 by the hyperbolic law of cosines, cosh d = cosh(r - s) + sinh r sinh s (1 - cos).
+    """Return d^2 by the hyperbolic law of cosines, cosh d = cosh(r - s) + sinh r sinh s (1 - cos).
 
-    In a form that loses no digits where points are close: h = (cosh d - 1) / 2 is
+    The form is accurate for close points: h = (cosh d - 1) / 2 is
     sinh^2((r - s) / 2) + sinh r sinh s (1 - cos) / 2, and d = 2 arsinh sqrt h.
     """
     half = torch.sinh((one - other) / 2).square() + torch.sinh(one) * torch.sinh(other) * apart / 2
@@ -42,5 +43,5 @@ def _from_polar(one: Tensor, other: Tensor, apart: Tensor) -> Tensor:
 
 
 def _length(vectors: Tensor) -> Tensor:
-    """Lengths (...,) of vectors (..., D)."""
+    """Return the lengths (...,) of vectors (..., D)."""
     return vectors.square().sum(-1).clamp(min=SMALLEST).sqrt()

@@ -1,4 +1,4 @@
-"""RecDiff (Li et al., CIKM 2024, arXiv 2406.01629): diffusion on what a user's friends say of the user.
+"""RecDiff (Li et al., CIKM 2024, arXiv 2406.01629): diffusion on users' embeddings from a social graph.
 
 Letters: B users in a batch, U users, I items, D embedding size, N train interactions, S social ties, L layers
 of a graph, T steps of training.
@@ -17,7 +17,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.base import Backbone, Condition, Look, check_task
+from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.backbones.negatives import Negatives, pair_examples
@@ -27,7 +27,7 @@ from refit_env.errors import DataError
 from refit_env.settings import Bounded, Known, Nonnegative, PartialShare, Share, Size, Steps
 
 SLOPE = 0.5
-"""Of the LeakyReLU below zero."""
+"""Slope of the LeakyReLU below zero."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,28 @@ class RecDiffConfig(Bounded):
     time_embedding: Size = 16
     """Size of the denoiser's time embedding."""
     dropout: PartialShare = 0.5
-    """Share of the denoiser's input set to 0 in training."""
+    """Dropout of the denoiser's input."""
     num_steps: Steps = 20
-    """T of training."""
+    """T of the training chain."""
     noise_scale: Nonnegative = 1.0
-    """Multiplies both ends of the schedule ``linear-var``."""
+    """Factor of both ends of the schedule ``linear-var``."""
     noise_min: Share = 1e-4
-    """Lower end."""
+    """Lower end of the schedule."""
     noise_max: Share = 0.01
-    """Upper end."""
+    """Upper end of the schedule."""
     regularization: Nonnegative = 1e-2
-    """Weight of the squared lengths of the vectors that a pair of items is compared by."""
+    """Factor of the squared lengths of the vectors in the BPR loss."""
     denoiser_rate: Nonnegative = 0.2
-    """The denoiser's step size as a share of the graphs'."""
+    """The denoiser's learning rate as a share of the graphs'."""
     num_users: Known = 0
-    """U; taken from the data set, as the two below."""
+    """U; set from the data."""
     num_interactions: Known = 0
-    """N."""
+    """N; set from the data."""
     num_ties: Known = 0
-    """S, each tie counted in both directions."""
+    """S, with each tie counted in both directions; set from the data."""
 
     def denoiser(self) -> DiffRecConfig:
-        """The denoiser: DiffRec's network on D numbers, steps drawn evenly, beta_0 not fixed."""
+        """Return the denoiser's settings: DiffRec's network on D numbers, uniform steps, beta_0 not fixed."""
         return DiffRecConfig(
             hidden=(self.hidden,),
             num_steps=self.num_steps,
@@ -81,33 +81,33 @@ class RecDiffConfig(Bounded):
         )
 
     def diffusion(self) -> Diffusion:
-        """The chain of training."""
+        """Return the training chain."""
         return self.denoiser().diffusion()
 
 
 class RecDiff(Backbone):
-    """Two graph networks make embeddings; diffusion cleans the one that comes from friends.
+    """Two graph networks that compute embeddings, and a diffusion that denoises the social embedding.
 
-    One network runs on the graph of users and items (it gives ui_u and the items' vectors), one on the social
-    graph (e_u); they share the users' own embeddings. A layer multiplies by a matrix for each kind of node,
-    averages over neighbours with symmetric normalisation, and applies a LeakyReLU; its output, scaled to
-    length 1, is added to the embeddings. The denoiser is trained to restore e_u from noise; the chain starts
-    at e_u itself, and items are scored by (ui_u + u_0) . item.
+    One network runs on the graph of users and items (it returns ui_u and the items' vectors), one on the
+    social graph (it returns e_u); they share the users' embeddings. A layer multiplies by a matrix for each
+    kind of node, averages over neighbours with symmetric normalisation, and applies a LeakyReLU; its output,
+    scaled to length 1, is added to the embeddings. The denoiser is trained to restore e_u from noise; the
+    chain starts at e_u, and items are scored by (ui_u + u_0) . item.
 
-    ``context`` is ui_u, made from the *visible* row by the items' side of the checkpoint. So hiding items in
-    an episode changes what the model sees, but not altogether: the user's own embedding, the items' vectors
-    and e_u were learnt from the whole train split, hidden items included. With nothing hidden it is the
-    network's own output. The denoiser does not see it, as published.
+    ``context`` is ui_u, computed from the *visible* row with the items' side of the checkpoint. Hiding items
+    in an episode therefore changes the input only in part: the user's embedding, the items' vectors and e_u
+    were trained on the whole train split, hidden items included. With nothing hidden, ``context`` is the
+    network's own output. The denoiser does not use it, as published.
 
-    As measured, on Ciao u_0 becomes one vector for everybody (it differs between users by .0002, its numbers
-    by .22), a popularity that is added to ui_u; on Yelp it differs by .016 of .10. The loss, whose SNR
-    weights reach 8,400 on Ciao, pays for that: social vectors that are alike are restored at no cost.
+    Measurements: on Ciao u_0 becomes nearly one vector for all users (its standard deviation between users is
+    .0002, between dimensions .22), which adds item popularity to ui_u; on Yelp it is .016 of .10. The cause
+    is the loss, whose SNR weights reach 8,400 on Ciao: equal social vectors are restored without error.
 
-    Graphs are part of the state dict, so a checkpoint scores without a data set at hand.
+    Graphs are part of the state dict, so a checkpoint can score without a data set.
 
-    Deviations from the reference code: ties are taken in both directions, as the published data hold them;
-    the loss of a pair is the mean over the batch, where there it is the sum by the nominal batch size, which
-    differs in an epoch's last batch; a pair's negative is drawn when the pair is used.
+    Deviations from the reference code: ties count in both directions, as in the published data; the loss of
+    pairs is the mean over the batch, not the sum divided by the nominal batch size, which differs in the last
+    batch of an epoch; the negative of a pair is drawn when the pair is used.
     """
 
     name: ClassVar[str] = "recdiff"
@@ -121,21 +121,21 @@ class RecDiff(Backbone):
     ties: Tensor
 
     def __init__(self, num_items: int, config: RecDiffConfig | None = None) -> None:
-        """Build an untrained network with empty graphs, as a checkpoint is read into; see ``for_dataset``.
+        """Build an untrained network with empty graphs, for loading a checkpoint; see ``for_dataset``.
 
         Args:
             num_items: I.
             config: settings, with U, N and S.
 
         Raises:
-            ValueError: if U, N or S is not said.
+            ValueError: if U or N is 0.
         """
         super().__init__()
         config = self.config = config if config is not None else RecDiffConfig()
         if min(config.num_users, config.num_interactions) < 1:
             raise ValueError(
-                "backbone 'recdiff' is made for a data set: backbone_for(dataset, 'recdiff'), whose users "
-                "and graphs it needs"
+                "backbone 'recdiff' needs the users and graphs of a data set: use backbone_for(dataset, "
+                "'recdiff')"
             )
         size = config.embedding
         self.num_items, self.dim = num_items, size
@@ -154,11 +154,11 @@ class RecDiff(Backbone):
 
     @classmethod
     def for_dataset(cls, dataset: Dataset, config: RecDiffConfig | None = None) -> Self:
-        """An untrained network on a data set's two graphs.
+        """Build an untrained network on a data set's two graphs.
 
         Raises:
             ValueError: if the data set is not social.
-            DataError: if it has no social ties, or they name users who are not there.
+            DataError: if it has no social ties, or a tie has an unknown user.
         """
         check_task(cls, dataset)
         ties = both_directions(dataset)  # (2, S)
@@ -170,14 +170,14 @@ class RecDiff(Backbone):
         return model
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
-        """Refuse a graph of other users or items."""
+        """Raise an error for a graph with ids out of range."""
         check_edges("interactions", state["interactions"], (self.config.num_users, self.num_items))
         check_edges("ties", state["ties"], (self.config.num_users, self.config.num_users))
 
     # ------------------------------------------------------------------ the graphs
 
     def _graphs(self) -> tuple[Operator, Operator]:
-        """What tells users of their items (U, I), and users of their friends (U, U)."""
+        """Return the maps of messages from items to users (U, I), and from friends to users (U, U)."""
         count, dtype = self.config.num_users, self.users.dtype
 
         def make() -> tuple[Operator, Operator]:
@@ -189,28 +189,28 @@ class RecDiff(Backbone):
         return self._operators.get([self.interactions, self.ties], make, dtype)
 
     def _item_side(self) -> tuple[Tensor, list[Tensor]]:
-        """The items' vectors (I, D), and what items tell users in each of L layers (I, D)."""
+        """Return the items' vectors (I, D), and the items' messages (I, D) of each of the L layers."""
         to_users, _ = self._graphs()
         users: Tensor = self.users
         items: Tensor = self.items
-        out, told = items, []
+        out, messages = items, []
         for from_users, from_items in zip(self.from_users, self.from_items, strict=True):
             message = items @ from_items  # (I, D)
             items = _activation(to_users.T(users @ from_users))  # (I, D)
             users = _activation(to_users(message))  # (U, D)
             out = out + functional.normalize(items)
-            told.append(message)
-        return out, told
+            messages.append(message)
+        return out, messages
 
-    def _user_side(self, to_users: Operator, told: list[Tensor]) -> Tensor:
-        """The users' vectors (U, D) by what their items tell them, layer by layer."""
+    def _user_side(self, to_users: Operator, messages: list[Tensor]) -> Tensor:
+        """Return the users' vectors (U, D) from the items' messages, layer by layer."""
         out: Tensor = self.users
-        for message in told:
+        for message in messages:
             out = out + functional.normalize(_activation(to_users(message)))
         return out
 
     def _social_side(self) -> Tensor:
-        """The users' social vectors e_u (U, D)."""
+        """Return the users' social vectors e_u (U, D)."""
         _, to_friends = self._graphs()
         users: Tensor = self.users
         out = users
@@ -221,11 +221,11 @@ class RecDiff(Backbone):
 
     # ------------------------------------------------------------------ what is shown, and what is scored
 
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Look:
-        """Make the function users (B,) -> [ui_u | e_u] (B, 2 D), read by the weights of the moment.
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
+        """Return the function users (B,) -> [ui_u | e_u] (B, 2 D), which uses the current weights.
 
-        Where they are trained and gradients are on, the result has their graph; else it is kept until they
-        change.
+        While the weights are trained and gradients enabled, the result has an autograd graph; else it is
+        cached until the weights change.
 
         Raises:
             ValueError: if the data set is not social, or has another number of users or items.
@@ -233,12 +233,12 @@ class RecDiff(Backbone):
         check_task(type(self), dataset)
         if (dataset.num_users, dataset.num_items) != (self.config.num_users, self.num_items):
             raise ValueError(
-                f"this 'recdiff' knows {self.config.num_users} users and {self.num_items} items; "
+                f"this 'recdiff' has {self.config.num_users} users and {self.num_items} items; "
                 f"{dataset.name!r} has {dataset.num_users} and {dataset.num_items}"
             )
         visible = dataset.train.csr.tocoo()
         edges = torch.from_numpy(np.stack([visible.row, visible.col])).to(self.users.device)  # (2, n)
-        # An item's degree is the graph's. A user's scales a whole message, whose length the layer sets to 1.
+        # Items have the degrees of the train graph. A user's degree has no effect: layers scale to length 1.
         degrees = (
             count_edges(edges[0], self.config.num_users),
             count_edges(self.interactions[1], self.num_items),
@@ -252,20 +252,20 @@ class RecDiff(Backbone):
             read = self._user_side(to_users, self._item_side()[1])  # (U, D)
             return torch.cat([read, self._social_side()], 1).to(device)  # (U, 2 D)
 
-        def look(users: Tensor) -> Tensor:
+        def lookup(users: Tensor) -> Tensor:
             if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
                 return make()[users]
             with torch.no_grad():
                 return latest.get([*weights, self.interactions], make)[users]
 
-        return look
+        return lookup
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
-        """e_u (B, D), clean: chains start without noise, as published."""
+        """Return e_u (B, D): chains start without noise, as published."""
         return shown[:, self.dim :]
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
-        """ui_u (B, D), from what is visible."""
+        """Return ui_u (B, D), from the visible row."""
         return shown[:, : self.dim]
 
     @property
@@ -274,56 +274,56 @@ class RecDiff(Backbone):
         return self.dim
 
     def context_box(self) -> tuple[float, float, int] | None:
-        """An embedding and L vectors of length at most 1 on top."""
+        """Return the bounds of the sum of an embedding and L vectors of length at most 1, and D."""
         limit = float(self.users.detach().abs().max()) + self.config.layers
         return -limit, limit, self.dim
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, I) inner products of the items' vectors with ui_u + u_0.
+        """Return the scores (B, I): inner products of the items' vectors with ui_u + u_0.
 
         Raises:
             ValueError: without ``context``.
         """
         if context is None:
-            raise ValueError("backbone 'recdiff' scores by the context too: pass what context() gave")
+            raise ValueError("backbone 'recdiff' also scores by the context: pass the result of context()")
         return (context.to(u0.dtype) + u0) @ self.score_table().T
 
     def score_table(self) -> Tensor:
-        """(I, D) the items' vectors; worked out once where their weights are frozen."""
+        """Return the items' vectors (I, D); cached while their weights are frozen."""
         weights = list(self._graph_weights())
         if any(weight.requires_grad for weight in weights):
             return self._item_side()[0]
         return self._item_vectors.get([*weights, self.interactions], lambda: self._item_side()[0])
 
     def context_table(self, table: Tensor) -> Tensor:
-        """The same: ui_u and u_0 are added."""
+        """Return ``table``, because ui_u and u_0 are added."""
         return table
 
     @torch.no_grad()
     def largest(self) -> float:
-        """Of the social vectors."""
+        """Return the largest absolute value in the social vectors."""
         return float(self._social_side().abs().max())
 
     def freeze_scores(self) -> None:
-        """Stop training all but the denoiser."""
+        """Freeze everything except the denoiser."""
         for weight in self._graph_weights():
             weight.requires_grad_(False)
 
     def thaw_scores(self) -> list[nn.Parameter]:
-        """Train the graphs' weights again, from which all three come."""
+        """Unfreeze the graphs' weights, which scores, contexts and starts depend on."""
         weights = list(self._graph_weights())
         for weight in weights:
             weight.requires_grad_(True)
         return weights
 
     def _graph_weights(self) -> Iterator[nn.Parameter]:
-        """Every parameter that is not the denoiser's."""
+        """Yield every parameter that is not the denoiser's."""
         return (weight for name, weight in self.named_parameters() if not name.startswith("denoiser."))
 
     # ------------------------------------------------------------------ the denoiser and its training
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict clean social vectors (B, D) from ``u`` (B, D); the condition is not looked at."""
+        """Predict clean social vectors (B, D) from ``u`` (B, D); the condition is ignored."""
         return self.denoiser.predict_x0(u, timestep)
 
     @property
@@ -336,12 +336,12 @@ class RecDiff(Backbone):
         """The denoiser's last layer."""
         return self.denoiser.output_layer
 
-    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Look, Look, Tensor] | None:
-        """The train interactions: number -> user, number -> item, all numbers (N,)."""
+    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Lookup, Lookup, Tensor] | None:
+        """Return the train interactions: number -> user, number -> item, all numbers (N,)."""
         return pair_examples(self.interactions, device)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """The graphs' weights, and the denoiser's with a step size of their own."""
+        """Return the graphs' weights, and the denoiser's with their own learning rate."""
         rate = learning_rate * self.config.denoiser_rate
         return [
             {"params": list(self._graph_weights()), "lr": learning_rate},
@@ -349,34 +349,34 @@ class RecDiff(Backbone):
         ]
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The denoiser's reweighted loss, and BPR (Rendle et al., UAI 2009) of the items it leads to.
+        """Return the denoiser's reweighted loss plus BPR (Rendle et al., UAI 2009) with the restored vectors.
 
-        Its gradient moves all weights: the denoiser makes e_u what it can restore, too.
+        All weights have a gradient, so the denoiser's loss also trains e_u.
 
         Args:
             shown: (B,) int64 users.
-            target: (B,) int64 items of theirs.
-            generator: source of the steps, of the noise and of the items compared with.
+            target: (B,) int64 items of these users.
+            generator: random generator of the steps, the noise and the negative items.
 
         Returns:
             a scalar, the mean over the batch.
         """
         other = self._others().draw(shown, generator)  # (B,)
-        items, told = self._item_side()
+        items, messages = self._item_side()
         clean = self._social_side()[shown]  # (B, D) e_u
         k = torch.randint(self.config.num_steps, shown.shape, generator=generator, device=shown.device)
         noise = torch.randn(clean.shape, generator=generator, device=shown.device)
         restored: Tensor = self.denoiser(self.diffusion.q_sample(clean, k, noise), k)  # (B, D)
         weight = torch.as_tensor(self.denoiser.loss_weights(), device=shown.device)[k].to(clean.dtype)
         elbo = (weight * (clean - restored).square().mean(1)).mean()
-        user = self._user_side(self._graphs()[0], told)[shown] + restored  # (B, D)
+        user = self._user_side(self._graphs()[0], messages)[shown] + restored  # (B, D)
         near, far = items[target], items[other]  # (B, D)
         ranking = functional.softplus((user * (far - near)).sum(1)).mean()
         lengths = torch.stack([x.square().sum(1) for x in (user, near, far)]).sum(0).mean()
         return elbo + ranking + self.config.regularization * lengths
 
     def _others(self) -> Negatives:
-        """The items that users have not."""
+        """Return the sampler of items that are not in users' train rows."""
 
         def make() -> Negatives:
             return Negatives.of_pairs(self.interactions, self.config.num_users, self.num_items)
@@ -385,15 +385,15 @@ class RecDiff(Backbone):
 
 
 def both_directions(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """(2, S) every social tie of a data set once in each direction, without ties to oneself, in order.
+    """Return every social tie (2, S) of a data set once in each direction, sorted, without self-loops.
 
     Raises:
-        DataError: if there are none, or they name users who are not there.
+        DataError: if there are none, or a tie has an unknown user.
     """
     if dataset.social is None or not len(dataset.social):
         raise DataError(
-            f"data set {dataset.name!r} has no social ties, which backbone 'recdiff' is built on: "
-            "social.parquet must hold pairs of users"
+            f"data set {dataset.name!r} has no social ties, which backbone 'recdiff' needs: social.parquet "
+            "must hold pairs of users"
         )
     pairs = dataset.social.astype(np.int64)  # (n, 2)
     if pairs.min() < 0 or pairs.max() >= dataset.num_users:
@@ -403,12 +403,12 @@ def both_directions(dataset: Dataset) -> npt.NDArray[np.int64]:
 
 
 def _matrices(count: int, size: int) -> nn.ParameterList:
-    """``count`` square matrices (D, D)."""
+    """Return ``count`` square matrices (D, D)."""
     return nn.ParameterList(nn.init.xavier_uniform_(torch.empty(size, size)) for _ in range(count))
 
 
 def _activation(x: Tensor) -> Tensor:
-    """RecDiff's LeakyReLU."""
+    """Apply RecDiff's LeakyReLU."""
     return functional.leaky_relu(x, SLOPE)
 
 

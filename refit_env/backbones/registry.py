@@ -41,7 +41,7 @@ class Registered:
         cls: its class.
         published: data set -> the configuration that its authors published.
         default: the data set whose configuration all others use.
-        small: data set -> a configuration that two cores train in minutes; the key "" is any data set.
+        small: data set -> a configuration that trains in minutes on two cores; the key "" is any data set.
     """
 
     cls: type[Backbone]
@@ -70,17 +70,17 @@ _BACKBONES: dict[str, Registered] = {
 def register_backbone(name: str) -> Callable[[BackboneClass], BackboneClass]:
     """Register a ``Backbone`` subclass under a name, as a class decorator, which sets the class's ``name``.
 
-    Its constructor takes the number of items and a configuration. ``config_class`` is a dataclass whose
-    fields all have defaults, and whose method ``diffusion()`` returns the schedule of training. A program
-    that reads a saved model must import the module that registers its backbone::
+    Its constructor accepts the number of items and a configuration. ``config_class`` is a dataclass whose
+    fields all have defaults, and whose method ``diffusion()`` returns the training chain. A program that
+    loads a saved model must import the module that registers its backbone::
 
         @register_backbone("tiny")
         class Tiny(Backbone):
             config_class = TinyConfig
 
     Raises:
-        ValueError: if the name is taken.
-        TypeError: if the class is no ``Backbone``, or its ``config_class`` is no such dataclass.
+        ValueError: if the name is registered already.
+        TypeError: if the class is not a ``Backbone``, or its ``config_class`` is not such a dataclass.
     """
 
     def add(cls: BackboneClass) -> BackboneClass:
@@ -95,7 +95,7 @@ def register_backbone(name: str) -> Callable[[BackboneClass], BackboneClass]:
 
 
 def _check_class(name: str, cls: object) -> None:
-    """Refuse a class that cannot be made, configured and read from a checkpoint by its name."""
+    """Raise an error for a class that cannot be built, configured and loaded by its name."""
     if not (inspect.isclass(cls) and issubclass(cls, Backbone)):
         raise TypeError(f"backbone {name!r} must be a subclass of refit_env.backbones.Backbone, got {cls!r}")
     config = getattr(cls, "config_class", None)
@@ -114,7 +114,7 @@ def _check_class(name: str, cls: object) -> None:
 
 
 def backbone_names() -> list[str]:
-    """The names for ``make_backbone``."""
+    """Return the names for ``make_backbone``."""
     return sorted(_BACKBONES)
 
 
@@ -128,14 +128,14 @@ def backbone_class(name: str) -> type[Backbone]:
 
 
 def _entry(name: str) -> Registered:
-    """The entry of a name; a ValueError with a did-you-mean for an unknown one."""
+    """Return the entry of a name; raise a ValueError with a did-you-mean for an unknown one."""
     if name not in _BACKBONES:
         raise unknown_name("backbone", name, _BACKBONES)
     return _BACKBONES[name]
 
 
 def unregistered(name: object) -> str | None:
-    """What is wrong with a name that a file states, and what to do; None if it is registered."""
+    """Return what is wrong with a name in a file, and what to do; None if it is registered."""
     if name in _BACKBONES:
         return None
     hint = did_you_mean(name, _BACKBONES)
@@ -165,7 +165,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
         config = _from_mapping(cls.config_class, config or {})
     if not isinstance(config, cls.config_class):
         raise ValueError(
-            f"backbone {name!r} takes a {cls.config_class.__name__}, not a {type(config).__name__}"
+            f"backbone {name!r} needs a {cls.config_class.__name__}, not a {type(config).__name__}"
         )
     return cls(num_items, config)
 
@@ -185,10 +185,10 @@ def backbone_for(
         name: one of ``backbone_names()``.
         options: fields of its configuration to change.
         size: size of the configuration, see ``sized_config``.
-        seed: of the initial weights; None draws them from torch's global generator.
+        seed: seed of the initial weights; None uses torch's global generator.
 
     Raises:
-        ValueError: for an unknown name, size or field, with a did-you-mean, or data of another task.
+        ValueError: for an unknown name, size or field, with a did-you-mean, or a data set of another task.
     """
     cls = backbone_class(name)
     config = backbone_config(name, dataset.name, options, size=size)
@@ -233,20 +233,21 @@ def sized_config(backbone: str, dataset: str, size: str = "published") -> Any:
 def published_config(backbone: str, dataset: str) -> Any:
     """Return the configuration that the backbone's authors published for a data set.
 
-    Other data sets use that of the most similar one (``yelp`` for check-ins and reviews with tens of
-    thousands of items, ``ml-1m`` else; DreamRec's is that of ``yoochoose``, RecDiff's that of ``ciao``).
+    A data set without one uses that of the most similar data set: ``yelp`` for check-ins and reviews with
+    tens of thousands of items, else the backbone's default (``yoochoose`` for DreamRec, ``ciao`` for RecDiff,
+    ``ml-1m`` for most others).
     """
     known = _entry(backbone)
     return known.published.get(_LIKE.get(dataset, dataset), known.published[known.default])
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A configuration's fields."""
+    """Return a configuration's fields."""
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
 def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:
-    """A configuration from JSON-plain values; lists become tuples."""
+    """Build a configuration from JSON-plain values; lists become tuples."""
     known = [f.name for f in fields(cls)]
     for key in values:
         if key not in known:

@@ -1,7 +1,7 @@
-"""A backbone from a checkpoint: nothing is built or replaced before what was read is found to fit.
+"""Loads a backbone from a checkpoint, after checking the checkpoint's configuration and weights.
 
-A configuration states sizes, and a damaged one states any. So the network is first built on torch's ``meta``
-device, where tensors have shapes and no memory, and its shapes are compared with those of the weights.
+A damaged configuration can state any size. So the network is first built on torch's ``meta`` device, where
+tensors have shapes but no memory, and its shapes are compared with those of the weights.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from refit_env.checkpoint import PolicyMeta, check_tensors, weights_digest
 from refit_env.errors import CheckpointError
 
 LEAST_LIMIT = 10_000
-"""Whole numbers and lengths in a configuration may be so large however few weights there are."""
+"""Whole numbers and lengths in a configuration may be this large, whatever the number of weights."""
 
 
 def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) -> Backbone:
     """Build the backbone that a checkpoint describes, with its weights.
 
     Args:
-        state: the weights that were read.
-        meta: what was read beside them.
+        state: the checkpoint's weights.
+        meta: the checkpoint's metadata.
         where: the checkpoint, for messages.
 
     Raises:
-        CheckpointError: if the description is of no backbone, or the weights are not of this one.
+        CheckpointError: if the metadata describe no backbone, or the weights do not fit it.
     """
     missing = unregistered(meta["backbone"])
     if missing is not None:
@@ -51,17 +51,17 @@ def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) 
 
 
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
-    """Put weights into a backbone, if they are such a backbone's.
+    """Load weights into a backbone, after checking them.
 
     Raises:
-        CheckpointError: if a name, a shape, a type or a number does not fit; then nothing was replaced.
+        CheckpointError: if a name, a shape, a type or a value does not fit; the backbone is unchanged.
     """
     check_weights(backbone, state, where)
     backbone.load_state_dict(state)
 
 
 def check_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:
-    """Refuse weights that are not such a backbone's.
+    """Raise an error for weights that do not fit a backbone.
 
     Raises:
         CheckpointError: naming the tensor that does not fit.
@@ -77,16 +77,16 @@ def check_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -
 
 
 def _built(meta: PolicyMeta, where: str) -> Backbone:
-    """The untrained backbone; whatever its configuration breaks is the checkpoint's fault."""
+    """Build the untrained backbone; report any error in its configuration as a ``CheckpointError``."""
     try:
         return make_backbone(meta["backbone"], meta["num_items"], meta["backbone_config"])
     except Exception as error:
         text = str(error)[:200].split("\n")[0]
-        raise CheckpointError(f"{where}: describes no backbone that can be built: {text}") from error
+        raise CheckpointError(f"{where}: the backbone cannot be built: {text}") from error
 
 
 def _within(value: Any, limit: int) -> bool:
-    """Whether no whole number and no length in a plain value is beyond the limit."""
+    """Return whether all whole numbers and lengths in a plain value are at most the limit."""
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= limit
     if isinstance(value, Mapping | list | str) and len(value) > limit:

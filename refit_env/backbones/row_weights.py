@@ -1,4 +1,4 @@
-"""Interaction rows that weigh a user's recent items more.
+"""Interaction rows with larger weights for a user's recent items.
 
 Letters: U users, I items, N interactions, n_u interactions of a user.
 """
@@ -13,15 +13,15 @@ from refit_env.data.interactions import Interactions
 
 
 def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_matrix:
-    """Weigh each user's items by ``linspace(oldest, newest, n_u)`` in order of time (T-DiffRec, Sec. 3.4).
+    """Weight each user's items by ``linspace(oldest, newest, n_u)`` in order of time (T-DiffRec, Sec. 3.4).
 
     Args:
         train: the interactions, each user's oldest first.
-        oldest: weight of a user's first item; of the only one, too.
-        newest: weight of the last.
+        oldest: weight of a user's first item, and of an only item.
+        newest: weight of the last item.
 
     Returns:
-        (U, I) float32; of a repeated item the latest place counts.
+        (U, I) float32; a repeated item has the weight of its latest position.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
@@ -34,7 +34,7 @@ def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_
 
 
 def reciprocal_weights(train: Interactions) -> sp.csr_matrix:
-    """Weigh each user's items by 1, 1/2, 1/3 ... from the newest back; (U, I) float32.
+    """Return (U, I) float32 with the weights 1, 1/2, 1/3 ... of each user's items, from the newest back.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
@@ -45,13 +45,13 @@ def reciprocal_weights(train: Interactions) -> sp.csr_matrix:
 
 
 def _places(train: Interactions) -> npt.NDArray[np.int64]:
-    """(N,) each interaction's place in its user's order of time; 0 is the oldest."""
+    """Return each interaction's position (N,) in its user's order of time; 0 is the oldest."""
     places: npt.NDArray[np.int64] = np.arange(len(train)) - train.indptr[train.users]
     return places
 
 
 def _weighted(train: Interactions, weight: npt.NDArray[np.float64]) -> sp.csr_matrix:
-    """(U, I) the weight (N,) of each stored item's latest interaction."""
+    """Return (U, I) with the weight (N,) of each item's latest interaction."""
     key = train.users * train.num_items + train.items  # (N,)
     order = np.lexsort((_places(train), key))
     latest = np.append(np.diff(key[order]) > 0, True)[: len(train)]  # the last interaction with each item

@@ -1,4 +1,4 @@
-"""The spectral denoiser: x0_hat(u) = u A f(S) B, a graph filter of low rank for catalogues of any size.
+"""The spectral denoiser: x0_hat(u) = u A f(S) B, a low-rank graph filter for catalogues of any size.
 
 The train rows are normalised as in graph filtering (GF-CF, Shen et al., CIKM 2021), X~ = D_U^-a X D_I^-b, and
 X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, B = Q' D_I^b, and f(S) is the
@@ -40,28 +40,28 @@ class SpectralConfig(ClosedFormConfig):
     """The spectral denoiser's settings."""
 
     l2: Annotated[float, Meta(gt=0)] = 0.1
-    """Of the Wiener filter; the singular values of normalised rows lie in 0..1."""
+    """l2 of the Wiener filter; the singular values of normalised rows are in 0..1."""
     rank: Size = 256
-    """r, directions that are kept."""
+    """r, number of leading directions."""
     user_power: Share = 0.5
     """a: a user's row is divided by its sum to this power."""
     item_power: Share = 0.5
-    """b: an item's column is divided by its sum to this power, and scores are multiplied by it."""
+    """b: an item's column is divided by its sum to this power; its scores are multiplied by the same."""
 
 
 class SpectralDenoiser(ClosedForm):
-    """Two matrices of I * r weights: into the leading directions, and back."""
+    """Two matrices of I * r weights: from items to the leading directions, and back."""
 
     name: ClassVar[str] = "spectral"
     config_class: ClassVar[type] = SpectralConfig
     config: SpectralConfig
 
     def __init__(self, num_items: int, config: SpectralConfig | None = None) -> None:
-        """Build an unfitted denoiser: it predicts 0, and ELBO training could start there.
+        """Build an unfitted denoiser, which predicts 0; ELBO training can start from it.
 
         Args:
             num_items: I.
-            config: settings; the defaults if None.
+            config: settings; None uses the defaults.
         """
         config = config if config is not None else SpectralConfig()
         super().__init__(num_items, config)
@@ -75,7 +75,7 @@ class SpectralDenoiser(ClosedForm):
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
-        """Decompose the normalised rows; a rank beyond the matrix's own leaves directions at 0."""
+        """Decompose the normalised rows; directions beyond the rank of the matrix are 0."""
         data, config = dataset.episodes, self.config
         inputs, targets = training_pairs(data, self.rows(data, config))
         scale = _inverse_power(inputs.sum(0), config.item_power)  # (I,)
@@ -83,7 +83,7 @@ class SpectralDenoiser(ClosedForm):
         normal = sp.csr_matrix(normal, dtype=np.float64)
         into, out = _filter(normal, targets, min(config.rank, *(n - 1 for n in normal.shape)), config.l2)
         into = scale[:, None] * into
-        if targets is None:  # scores of the row itself go back to the items' own scale
+        if targets is None:  # rows are their own targets: undo the normalisation of the items
             out = out * np.divide(1.0, scale, out=np.zeros_like(scale), where=scale > 0)
         out = out * popularity_factor(data, config.score_power)
         width = into.shape[1]
@@ -92,7 +92,7 @@ class SpectralDenoiser(ClosedForm):
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """The rank first, then the filter and the normalisation, and what all closed forms have."""
+        """Return the values of rank, filter and normalisation, and the common search space."""
         largest = min(dataset.num_users, dataset.num_items) - 1
         ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
         return {
@@ -105,7 +105,7 @@ class SpectralDenoiser(ClosedForm):
 
 
 def _inverse_power(sums: Any, power: float) -> Floats:
-    """(n,) the sums to the power ``-power``; 0 where a sum is 0."""
+    """Return the sums (n,) to the power ``-power``; 0 where a sum is 0."""
     flat = np.asarray(sums, np.float64).ravel()
     return np.power(flat, -power, out=np.zeros_like(flat), where=flat > 0)
 
@@ -113,11 +113,11 @@ def _inverse_power(sums: Any, power: float) -> Floats:
 def _filter(
     normal: sp.csr_matrix, targets: sp.csr_matrix | None, rank: int, l2: float
 ) -> tuple[Floats, Floats]:
-    """Into (I, r) and out (r, I) of the Wiener filter; with ``targets`` (R, I), of the regression on them.
+    """Return ``into`` (I, r) and ``out`` (r, I) of the Wiener filter, or of a regression on ``targets``.
 
     The latter is the ridge regression restricted to the leading directions: Q (S^2 + l2)^-1 S P' Y.
     """
-    start = np.random.default_rng(0).standard_normal(min(normal.shape))  # every process finds the same
+    start = np.random.default_rng(0).standard_normal(min(normal.shape))  # the same result in every process
     left, values, right = svds(normal, k=rank, v0=start)  # (R, r), (r,), (r, I)
     order = np.argsort(-values, kind="stable")
     left, values, right = left[:, order], values[order], right[order]
@@ -127,4 +127,4 @@ def _filter(
 
 
 PUBLISHED: dict[str, SpectralConfig] = {"": SpectralConfig()}
-"""Nothing is published for data sets: ``refit pretrain`` chooses the settings on validation."""
+"""No configurations are published: ``refit pretrain`` chooses the settings on validation."""

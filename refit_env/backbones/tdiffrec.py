@@ -1,4 +1,4 @@
-"""T-DiffRec (Wang et al., SIGIR 2023, arXiv 2304.04971, 3.4): DiffRec on rows that weigh recent items more.
+"""T-DiffRec (Wang et al., SIGIR 2023, arXiv 2304.04971, 3.4): DiffRec on rows weighted by recency.
 
 Letters: U users, I items, n_u train items of a user.
 """
@@ -20,15 +20,15 @@ from refit_env.errors import SettingError
 
 @dataclass(frozen=True)
 class TDiffRecConfig(DiffRecConfig):
-    """T-DiffRec's settings; the defaults are DiffRec's for ML-1M, which its authors did not weigh."""
+    """T-DiffRec's settings; the defaults are DiffRec's for ML-1M, without published weights."""
 
     w_min: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """What u_T holds of a user's oldest item."""
+    """Weight of a user's oldest item in u_T."""
     w_max: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    """What it holds of the newest."""
+    """Weight of a user's newest item in u_T."""
 
     def check_together(self) -> None:
-        """Refuse weights that fall."""
+        """Raise an error if ``w_min`` > ``w_max``."""
         if self.w_min > self.w_max:
             raise SettingError("w_min", f"must be <= w_max={self.w_max:g}, found {self.w_min:g}")
 
@@ -36,9 +36,9 @@ class TDiffRecConfig(DiffRecConfig):
 class TDiffRec(DiffRec):
     """DiffRec whose rows hold ``linspace(w_min, w_max, n_u)`` in the user's order of time instead of ones.
 
-    The network learns to reproduce the weighted row, and chains start from it. What is masked and what is
-    rewarded stays binary. A user with one item has ``w_min`` there, as in the reference code; of an item that
-    is repeated the latest visit counts.
+    The network is trained to reconstruct the weighted row, and chains start from it. Masks and rewards stay
+    binary. The only item of a user has the weight ``w_min``, as in the reference code; a repeated item has
+    the weight of its latest visit.
     """
 
     name: ClassVar[str] = "t-diffrec"
@@ -49,23 +49,22 @@ class TDiffRec(DiffRec):
 
         Args:
             num_items: I.
-            config: settings; those of ML-1M if None.
-
+            config: settings; None uses those for ML-1M.
         """
         config = config if config is not None else TDiffRecConfig()
         super().__init__(num_items, config)
 
     @classmethod
     def rows(cls, dataset: Dataset, config: Any) -> sp.csr_matrix:
-        """(U, I) the weights of the train items, by their place in the user's order of time.
+        """Return the weights (U, I) of the train items, by their position in the user's order of time.
 
         Raises:
-            ValueError: if the data set's rows do not stand in order of time.
+            ValueError: if the data set's rows are not sorted by time.
         """
         if not dataset.time_ordered:
             raise ValueError(
-                f"backbone 't-diffrec' weighs items by their time; the rows of {dataset.name!r} do not stand "
-                "in order of time. Take 'diffrec'"
+                f"backbone 't-diffrec' weights items by their time; the rows of {dataset.name!r} are not "
+                "sorted by time. Use 'diffrec'"
             )
         return rising_weights(dataset.train, config.w_min, config.w_max)
 
@@ -88,5 +87,5 @@ PUBLISHED: dict[str, TDiffRecConfig] = {
     "amazon": _published("amazon", 10, 5e-4, 0.001, 0.005, 0.1),
     "yelp": _published("yelp", 5, 0.005, 0.001, 0.01, 0.5),
 }
-"""The configurations of T-DiffRec's own checkpoints, by data set; ``ml-1m`` is DiffRec's with the weights of
-``yelp``, which nobody has tuned."""
+"""The configurations of the authors' checkpoints, by data set; ``ml-1m`` is DiffRec's with the weights of
+``yelp``, not tuned."""

@@ -1,7 +1,7 @@
 """Diff-POI's encoders of a history of visits.
 
-A history is a graph: its nodes are the different places of it, its edges the moves from one visit to the
-next, each with the time that it took and the way that it went.
+A history is a graph: its nodes are its different places, its edges the moves from one visit to the next, each
+with a duration and a distance.
 
 Letters: B histories, L visits of each, D size of an embedding, I places, N buckets of an interval.
 """
@@ -14,26 +14,26 @@ from torch.nn import functional
 
 
 def relative_buckets(intervals: Tensor, count: int) -> Tensor:
-    """Intervals in units of each history's own smallest positive one, rounded down (as TiSASRec has them).
+    """Return intervals in units of each history's smallest positive one, rounded down (as in TiSASRec).
 
     Args:
         intervals: (B, L), 0 where there is none.
         count: N.
 
     Returns:
-        (B, L) int64 in 0..N - 1; longer ones share the last.
+        (B, L) int64 in 0..N - 1; longer intervals share the last bucket.
 
     Example:
         >>> relative_buckets(torch.tensor([[0.0, 2.0, 5.0, 900.0]]), 256)
         tensor([[  0,   1,   2, 255]])
     """
     positive = torch.where(intervals > 0, intervals, torch.inf)  # (B, L)
-    unit = positive.amin(1, keepdim=True)  # (B, 1) infinite if no interval is positive: all go to 0
+    unit = positive.amin(1, keepdim=True)  # (B, 1) infinite if no interval is positive: all become 0
     return (intervals / unit).clamp(0, count - 1).long()
 
 
 def first_places(items: Tensor) -> Tensor:
-    """(B, L) int64 the first visit of each history in ``items`` (B, L) that is at the same place.
+    """Return (B, L) int64, the first visit of each history in ``items`` (B, L) at the same place.
 
     Example:
         >>> first_places(torch.tensor([[7, 3, 7, 3]]))
@@ -44,16 +44,16 @@ def first_places(items: Tensor) -> Tensor:
 
 
 class MoveAttention(nn.Module):
-    """Attention of each place over the places that led to it, and of each over those that it led to.
+    """Attention of each place over its predecessors, and over its successors.
 
     A move from i to j has the logit a . (x_i * x_j + way_ij + time_ij), with a vector a for each of the two
-    directions; shares are a softmax over a place's moves of one direction; a place's new embedding is its
-    own plus what both directions bring. The reference code gives the sum without a place's own embedding:
-    a history of one visit, which has no moves, would be nothing.
+    directions, where way is the embedding of the distance; weights are a softmax over a place's moves of one
+    direction; a place's new embedding is its embedding plus the weighted sums of both directions. The
+    reference code omits the place's embedding, which would make a history of one visit, without moves, zero.
     """
 
     def __init__(self, size: int, buckets: int) -> None:
-        """Make it for embeddings of ``size`` numbers and ``buckets`` ways and times."""
+        """Build it for embeddings of ``size`` numbers and ``buckets`` distances and times."""
         super().__init__()
         self.ways, self.times = nn.Embedding(buckets, size), nn.Embedding(buckets, size)
         self.towards, self.back = (nn.Parameter(torch.empty(size)) for _ in range(2))
@@ -63,17 +63,17 @@ class MoveAttention(nn.Module):
             nn.init.normal_(vector, 0.0, size**-0.5)
 
     def forward(self, x: Tensor, node: Tensor, there: Tensor, ways: Tensor, times: Tensor) -> Tensor:
-        """New embeddings of places.
+        """Return new embeddings of places.
 
         Args:
             x: (B, L, D) the embedding of each visited place.
-            node: (B, L) int64 where each visit's place stands first, see ``first_places``.
+            node: (B, L) int64 first visit at the same place, see ``first_places``.
             there: (B, L) bool, whether there is a visit.
-            ways: (B, L) int64 buckets of the way to each visit from the one before; the first is not read.
-            times: (B, L) likewise.
+            ways: (B, L) int64 buckets of the distance from the previous visit; the first one is ignored.
+            times: (B, L) int64 buckets of the time since the previous visit; the first one is ignored.
 
         Returns:
-            (B, L, D), right at the places' first visits.
+            (B, L, D), valid at the first visit of each place.
         """
         begin, end = x[:, :-1], x[:, 1:]  # (B, L - 1, D)
         product = begin * end
@@ -91,17 +91,17 @@ class MoveAttention(nn.Module):
 
 
 def _shares(logits: Tensor, source: Tensor, target: Tensor, there: Tensor, length: int) -> Tensor:
-    """Softmax of moves over each target's incoming ones, as a matrix.
+    """Return the softmax over each target's incoming moves, as a matrix.
 
     Args:
-        logits: (B, M) of M moves.
+        logits: (B, M) logits of M moves.
         source: (B, M) int64.
         target: (B, M) int64.
         there: (B, M) bool, whether there is a move.
         length: L.
 
     Returns:
-        (B, L, L) by target and source; moves of the same two places add up; rows without moves are 0.
+        (B, L, L) by target and source; moves between the same places are summed; rows without moves are 0.
     """
     count = logits.shape[0]
     logits = logits.masked_fill(~there, torch.finfo(logits.dtype).min)
@@ -119,7 +119,7 @@ class VisitEncoder(nn.Module):
     """The sequence encoder: move attention, self-attention among a history's places, and their mean."""
 
     def __init__(self, size: int, heads: int, buckets: int, dropout: float) -> None:
-        """Make it for embeddings of ``size`` numbers."""
+        """Build it for embeddings of ``size`` numbers."""
         super().__init__()
         self.moves = MoveAttention(size, buckets)
         self.heads = heads
@@ -129,7 +129,7 @@ class VisitEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, node: Tensor, there: Tensor, ways: Tensor, times: Tensor) -> Tensor:
-        """(B, D) of histories, arguments as in ``MoveAttention``; zeros for one without visits."""
+        """Return encodings (B, D) of histories, with ``MoveAttention``'s arguments; 0 without visits."""
         first = torch.arange(x.shape[1], device=x.device) == node  # (B, L)
         nodes = first & there  # (B, L) each place once
         x = self.moves(x, node, there, ways, times)  # (B, L, D)
@@ -139,25 +139,25 @@ class VisitEncoder(nn.Module):
         return torch.einsum("bl,bld->bd", weight, x)
 
     def _attend(self, x: Tensor, nodes: Tensor) -> Tensor:
-        """Scaled dot-product attention of (B, L, D) among ``nodes`` (B, L)."""
+        """Apply scaled dot-product attention to (B, L, D) among ``nodes`` (B, L)."""
         batch, length, size = x.shape
         split = self.qkv(x).view(batch, length, 3, self.heads, size // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4)  # (B, heads, L, D / heads) each
-        seen = nodes | ~nodes.any(1, keepdim=True)  # a history without visits looks at anything: no NaN
+        seen = nodes | ~nodes.any(1, keepdim=True)  # a history without visits attends to all: no NaN
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, size))
         return out
 
 
 class TargetAttention(nn.Module):
-    """The spatial encoder: what a history's sequence encoding looks at among the places that were visited.
+    """The spatial encoder: attention of a history's sequence encoding over the visited places.
 
-    The query is the normalised encoding, keys and values are the geographic embeddings of the visits. A last
-    normalisation gives the result unit variance, which is that of the SDE's x(1).
+    The query is the normalised encoding; keys and values are the geographic embeddings of the visits. A final
+    normalisation gives the result unit variance, the variance of the SDE's x(1).
     """
 
     def __init__(self, size: int, dropout: float) -> None:
-        """Make it for embeddings of ``size`` numbers."""
+        """Build it for embeddings of ``size`` numbers."""
         super().__init__()
         self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
         self.widen, self.narrow = nn.Linear(size, size), nn.Linear(size, size)
@@ -165,7 +165,7 @@ class TargetAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, state: Tensor, geo: Tensor, there: Tensor) -> Tensor:
-        """The spatial encoding (B, D).
+        """Return the spatial encoding (B, D).
 
         Args:
             state: (B, D) sequence encodings.
@@ -181,7 +181,7 @@ class TargetAttention(nn.Module):
 
 
 def norm_bound(norm: nn.LayerNorm) -> float:
-    """The largest number, by size, that a layer normalisation can give.
+    """Return the largest absolute value that a layer normalisation can output.
 
     Example:
         >>> round(norm_bound(nn.LayerNorm(5)), 6)

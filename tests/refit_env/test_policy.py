@@ -252,8 +252,8 @@ def test_policy_json_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"num_items": 10**9}, "num_items holds a size beyond"),
         ({"backbone_config": {"hidden": [10**9]}}, "backbone_config holds a size beyond"),
         ({"backbone_config": {"hidden": [1] * 20_000}}, "backbone_config holds a size beyond"),
-        ({"backbone_config": {"hidden": "wide"}}, "that can be built: hidden must be a list"),
-        ({"backbone_config": {"num_steps": -3}}, "describes no backbone that can be built"),
+        ({"backbone_config": {"hidden": "wide"}}, "cannot be built: hidden must be a list"),
+        ({"backbone_config": {"num_steps": -3}}, "the backbone cannot be built"),
         ({"num_steps": 0}, r"expected `int` >= 1 - at `\$\.num_steps`"),
         ({"num_steps": 7}, r"num_steps must lie in 1\.\.6.*found 7"),
         ({"eta": 2}, r"expected `float` <= 1\.0 - at `\$\.eta`"),
@@ -287,7 +287,7 @@ def test_a_memory_that_no_step_can_be_drawn_by_is_refused(loss: float, tmp_path:
     state["sampler.losses"].fill_(loss)
     state["sampler.seen"].fill_(10)
     save_state(tmp_path / "policy", state, p.describe())
-    with pytest.raises(CheckpointError, match="gives no probabilities"):
+    with pytest.raises(CheckpointError, match="give no probabilities"):
         DiffusionPolicy.load(tmp_path)
 
 

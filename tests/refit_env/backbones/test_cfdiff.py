@@ -1,4 +1,4 @@
-"""CF-Diff: its hops by hand, what they must not see, the published sizes, learning, saving."""
+"""Tests of CF-Diff: hops by hand, hidden items, the published sizes, learning, saving."""
 
 from __future__ import annotations
 
@@ -46,31 +46,31 @@ def test_size_of_the_published_ml_1m_network() -> None:
 def test_hops_by_hand() -> None:
     second, third = over_rows().hops(torch.from_numpy(ROWS[:1]))
     assert second[0].tolist() == [0.75, 0.75, 0, 0, 0]
-    # Users 0 and 3 have all that is visible; user 1 shares 1 of 3 items, user 2 shares 1 of 2.
+    # Users 0 and 3 have all visible items; user 1 shares 1 of 3 items, user 2 shares 1 of 2.
     one, two = 1 / math.sqrt(2 * 3), 1 / math.sqrt(2 * 2)
     expected = np.array([0, 0, one + two, one, 0]) / (one + two)
     np.testing.assert_allclose(third[0], expected, rtol=1e-6)
 
 
-def test_sharpness_favours_those_who_are_most_alike() -> None:
+def test_sharpness_favours_the_most_similar_users() -> None:
     _, third = over_rows(sharpness=4.0).hops(torch.from_numpy(ROWS[:1]))
     assert float(third[0, 3]) == pytest.approx((1 / 36) / (1 / 36 + 1 / 16))
 
 
 @pytest.mark.parametrize("hidden", [0, 2, 3])
-def test_what_is_hidden_of_the_row_is_not_seen_through_the_graph(hidden: int) -> None:
-    """The hops of a part of user 1's row are the same whether the graph knows the rest or not."""
+def test_hidden_items_are_not_visible_through_the_graph(hidden: int) -> None:
+    """The hops of a part of user 1's row do not depend on the rest of the row in the graph."""
     visible = torch.from_numpy(ROWS[1:2]).clone()
     visible[0, hidden] = 0
     knowing = over_rows().hops(visible)[1]
     ignorant = over_rows()
     edited = ROWS.copy()
-    edited[1, hidden], edited[1, 4] = 0, 1  # another hidden item in its place
+    edited[1, hidden], edited[1, 4] = 0, 1  # another hidden item instead
     ignorant.interactions.copy_(torch.from_numpy(np.stack(edited.nonzero())))
     assert torch.equal(knowing, ignorant.hops(visible)[1])
 
 
-def test_nobody_and_an_empty_graph_have_no_hops() -> None:
+def test_empty_rows_and_an_empty_graph_have_no_hops() -> None:
     nobody = torch.zeros(1, 5)
     assert all(not hop.any() for hop in over_rows().hops(nobody))
     assert all(not hop.any() for hop in CFDiff(5, TINY).hops(torch.from_numpy(ROWS)))
@@ -136,7 +136,7 @@ def test_every_parameter_learns_and_dropout_is_off_in_evaluation(hops: int) -> N
     assert not silent
 
 
-def test_it_learns_to_tell_users_apart(data: Dataset) -> None:
+def test_it_learns_to_distinguish_users(data: Dataset) -> None:
     model = backbone_for(
         data, "cf-diff", {"tokens": 16, "heads": 1, "dropout": 0.0, "attention_dropout": 0.0}, seed=0
     )
@@ -167,7 +167,7 @@ def test_a_checkpoint_holds_the_graph(data: Dataset, tmp_path: Path) -> None:
     assert any(p.requires_grad for p in again.parameters())
 
 
-def test_an_environment_shows_the_row_that_the_network_reads(data: Dataset) -> None:
+def test_an_environments_context_is_the_visible_row(data: Dataset) -> None:
     env = gym.make("ReFiT-Custom-v0", data=data, backbone="cf-diff", relevance="holdout", num_steps=2)
     observation, _ = env.reset(seed=0)
     assert np.array_equal(observation["history"], observation["u"])
@@ -183,6 +183,6 @@ def test_an_environment_shows_the_row_that_the_network_reads(data: Dataset) -> N
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="hops must be >= 2 and <= 3, found 4"):
         make_backbone("cf-diff", 5, {"hops": 4})
-    with pytest.raises(ValueError, match="give that row"):
+    with pytest.raises(ValueError, match="pass that row"):
         over_rows().predict_x0(torch.zeros(1, 5), 0)
     assert sized_config("cf-diff", "ml-1m", "small").tokens < published_config("cf-diff", "ml-1m").tokens

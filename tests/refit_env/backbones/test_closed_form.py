@@ -1,4 +1,4 @@
-"""The closed-form denoisers: their solutions by an independent solver, their rows, their life as policies."""
+"""Tests of closed-form denoisers: an independent solver, rows, use as policies."""
 
 from __future__ import annotations
 
@@ -80,19 +80,19 @@ def test_a_matrix_for_each_step_adds_the_steps_noise(data: Dataset) -> None:
 
 
 def test_spectral_with_the_full_rank_is_the_whole_ridge_regression(data: Dataset) -> None:
-    """(X'X + l2)^-1 X'X, the regression without the zero diagonal, by another solver."""
+    """Compare with (X'X + l2)^-1 X'X, the regression without the zero diagonal, by another solver."""
     options = {"rank": 24, "l2": 3.0, "user_power": 0.0, "item_power": 0.0}
     backbone = fitted(data, "spectral", **options)
     x = data.train.csr.toarray().astype(np.float64)
     values, vectors = np.linalg.eigh(x.T @ x)
-    keep = np.argsort(values)[1:]  # Lanczos finds all but the smallest direction
+    keep = np.argsort(values)[1:]  # Lanczos computes all directions except the smallest
     expected = (vectors[:, keep] * values[keep] / (values[keep] + 3.0)) @ vectors[:, keep].T
     got = backbone.predict_x0(torch.eye(25), 0)
     np.testing.assert_allclose(got.detach().numpy(), expected, atol=1e-5)
 
 
-def test_spectral_normalisation_leaves_the_direction_of_item_degrees_alone(data: Dataset) -> None:
-    """With both powers 1/2 the leading direction of X~ is sqrt(degree), whose singular value is 1."""
+def test_spectral_normalisation_keeps_the_direction_of_item_degrees(data: Dataset) -> None:
+    """With both powers 1/2 the leading direction of X~ is sqrt(degree), with singular value 1."""
     backbone = fitted(data, "spectral", rank=1, l2=1e-9)
     degrees = np.asarray(data.train.csr.sum(0)).ravel()
     got = backbone.predict_x0(torch.ones(1, 25), 0).detach().numpy()[0]
@@ -135,12 +135,12 @@ def test_wrong_settings_are_refused(name: str, options: dict[str, object], messa
 
 
 def test_a_catalogue_too_large_for_a_matrix_is_refused_before_it_is_made() -> None:
-    with pytest.raises(ValueError, match="take 'spectral'"):
+    with pytest.raises(ValueError, match="use 'spectral'"):
         LinearDenoiser(25_001)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_rows_without_time_cannot_be_weighed_by_it(data: Dataset, name: str) -> None:
+def test_rows_without_time_cannot_be_weighted_by_time(data: Dataset, name: str) -> None:
     unordered = replace(data, time_ordered=False)
     with pytest.raises(ValueError, match="recency='none'"):
         fitted(unordered, name, recency="rising")
@@ -148,7 +148,7 @@ def test_rows_without_time_cannot_be_weighed_by_it(data: Dataset, name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["cf", "rows"])
-def test_it_ranks_better_than_chance_and_keeps_its_scores_on_disk(
+def test_it_beats_chance_and_scores_the_same_after_loading(
     name: str, kind: str, sessions: Dataset, tmp_path: Path
 ) -> None:
     data = synthesize() if kind == "cf" else sessions
@@ -157,7 +157,7 @@ def test_it_ranks_better_than_chance_and_keeps_its_scores_on_disk(
     policy = DiffusionPolicy(fitted(data, name, recency=recency, **options), 1)
     episodes = data.episodes
     recall = evaluate(policy.scorer(episodes), episodes, "test", device="cpu").means()["recall@20"]
-    assert recall > 2 * 20 / data.num_items  # twice what chance gives
+    assert recall > 2 * 20 / data.num_items  # twice the value of random lists
     policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path).scorer(episodes)(torch.arange(5))
     assert torch.equal(again, policy.scorer(episodes)(torch.arange(5)))
@@ -186,7 +186,7 @@ def test_a_wrong_backbone_option_gets_a_did_you_mean() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_elbo_falls_when_the_denoiser_is_fitted(data: Dataset, name: str) -> None:
+def test_a_fitted_denoiser_has_a_lower_elbo(data: Dataset, name: str) -> None:
     shown = torch.as_tensor(data.train.csr.toarray())
     empty = make_backbone(name, 25, OPTIONS[name])
     loss = [
@@ -197,7 +197,7 @@ def test_the_elbo_falls_when_the_denoiser_is_fitted(data: Dataset, name: str) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_search_space_names_fields_and_begins_with_settings_that_fit(name: str, data: Dataset) -> None:
+def test_the_search_space_names_fields_and_starts_at_valid_settings(name: str, data: Dataset) -> None:
     space = backbone_class(name).search_space(data)  # type: ignore[attr-defined]
     backbone = backbone_for(data, name, {key: values[0] for key, values in space.items()})
     assert isinstance(backbone, LinearDenoiser | SpectralDenoiser)

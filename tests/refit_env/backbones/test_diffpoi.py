@@ -1,4 +1,4 @@
-"""Diff-POI: the SDE, what is shown, scores, gradients, what is frozen, saving."""
+"""Tests of Diff-POI: the SDE, inputs, scores, gradients, freezing, saving."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model(dataset: Dataset, **changes: object) -> DiffPoi:
 
 
 def some(dataset: Dataset, backbone: DiffPoi, count: int = 64) -> tuple[Tensor, Tensor]:
-    """What is shown of the first train rows, and their targets."""
+    """Return the inputs of the first train rows, and their targets."""
     rows = dataset.episodes
     assert isinstance(rows, RowDataset)
     ids = torch.arange(count)
@@ -53,15 +53,15 @@ def test_the_chain_has_the_sdes_marginals() -> None:
 
 
 def euler_maruyama(u: Tensor, score: Tensor, t: float, dt: float) -> tuple[Tensor, float]:
-    """Mean and deviation of a step from t to t - dt of du = -(beta u / 2 + beta score) dt + sqrt(beta) dw
-    run backwards (Song et al., 2021, Eq. 6 with the VP-SDE's drift and diffusion)."""
+    """Return mean and deviation of a step from t to t - dt of du = -(beta u / 2 + beta score) dt + sqrt(beta)
+    dw run backwards (Song et al., 2021, Eq. 6 with the VP-SDE's drift and diffusion)."""
     beta = 0.1 + 19.9 * t
     return u + (beta * u / 2 + beta * score) * dt, math.sqrt(beta * dt)
 
 
 @pytest.mark.parametrize("t", [0.25, 0.5, 1.0])
 def test_a_step_of_the_chain_is_the_reverse_euler_maruyama_step_to_first_order(t: float) -> None:
-    """The means' difference falls with the square of the step, the deviations' ratio goes to 1."""
+    """The difference of the means falls with the square of the step, the ratio of deviations tends to 1."""
     generator = torch.Generator().manual_seed(0)
     u, eps = torch.randn(2, 1, 5, generator=generator, dtype=torch.float64)
     apart, ratios = [], []
@@ -79,8 +79,8 @@ def test_a_step_of_the_chain_is_the_reverse_euler_maruyama_step_to_first_order(t
     assert ratios[0] > ratios[1] > ratios[2] and ratios[2] < 0.02
 
 
-def test_by_the_true_score_the_chain_arrives() -> None:
-    """Were every clean vector N(m, 0.25), backwards from noise the chain would give N(m, 0.25)."""
+def test_with_the_true_score_the_chain_ends_in_the_data_distribution() -> None:
+    """If clean vectors are N(m, 0.25), the reverse chain from noise ends in N(m, 0.25)."""
     chain, mean, var = Diffusion.from_betas(vp_betas(200)), 2.0, 0.25
     generator = torch.Generator().manual_seed(0)
     u = torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_by_the_true_score_the_chain_arrives() -> None:
     assert float(u.mean()) == pytest.approx(mean, abs=0.02) and float(u.var()) == pytest.approx(var, abs=0.02)
 
 
-# ---------------------------------------------------------------------- what is shown
+# ---------------------------------------------------------------------- inputs
 
 
 def test_visits_are_the_latest_with_their_gaps(checkins: Dataset) -> None:
@@ -107,7 +107,7 @@ def test_visits_are_the_latest_with_their_gaps(checkins: Dataset) -> None:
     assert torch.allclose(shown[1, :, 1], torch.from_numpy(np.diff(checkins.train.timestamps[5:12])).float())
 
 
-def test_a_history_is_read_alike_alone_and_with_others(checkins: Dataset) -> None:
+def test_an_encoding_does_not_depend_on_the_batch(checkins: Dataset) -> None:
     backbone = model(checkins)
     shown, _ = some(checkins, backbone, 7)
     ids = torch.arange(7)
@@ -123,24 +123,24 @@ def test_a_history_is_read_alike_alone_and_with_others(checkins: Dataset) -> Non
 
 def test_places_without_times_are_read_too(checkins: Dataset) -> None:
     backbone = model(checkins)
-    shown, _ = some(checkins, backbone, 64)  # among them places that several moves led to
+    shown, _ = some(checkins, backbone, 64)  # some of them places with several predecessors
     timeless = shown.clone()
     timeless[..., 1] = 0
     assert backbone.encode_visits(timeless).isfinite().all()
     assert (backbone.encode_visits(timeless) - backbone.encode_visits(shown)).abs().max() > 1e-5
 
 
-def test_what_does_not_fit_is_refused(checkins: Dataset) -> None:
+def test_invalid_data_and_settings_are_refused(checkins: Dataset) -> None:
     with pytest.raises(ValueError, match="is for poi data"):
         model(synthesize_sessions(num_sessions=30))
     with pytest.raises(ValueError, match="predicts must be one of x0, noise; found 'mean'"):
         model(checkins, predicts="mean")
     with pytest.raises(ValueError, match="heads=3"):
         model(checkins, heads=3)
-    with pytest.raises(ValueError, match=r"rows of 'synthetic-checkins' show 1\.\.50"):
+    with pytest.raises(ValueError, match=r"rows of 'synthetic-checkins' have 1\.\.50"):
         model(checkins, history=51).shown(checkins, "cpu")
     unordered = Dataset("town", "poi", checkins.train, checkins.valid, checkins.test, time_ordered=False)
-    with pytest.raises(ValueError, match="'diffrec' is for"):
+    with pytest.raises(ValueError, match="'diffrec' can be used"):
         model(unordered)
     nowhere = Dataset("town", "poi", checkins.train, checkins.valid, checkins.test, time_ordered=True)
     with pytest.raises(DataError, match="no coordinates"):
@@ -183,12 +183,12 @@ def test_gradients_reach_every_weight(checkins: Dataset, loss: str, predicts: st
     shown, target = some(checkins, backbone, 200)
     getattr(backbone, loss)(shown, target, torch.Generator().manual_seed(3)).backward()
     silent = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert all(name == "spatial.key.bias" for name in silent)  # a softmax does not see what all keys share
+    assert all(name == "spatial.key.bias" for name in silent)  # a softmax is invariant to what all keys share
     assert backbone.places.weight.grad is not None and not backbone.places.weight.grad[24].any()
 
 
-def test_the_loss_is_cross_entropy_of_what_the_policy_ranks_by(checkins: Dataset) -> None:
-    """Training runs through the very chain that evaluation runs."""
+def test_the_loss_is_the_cross_entropy_of_the_policys_scores(checkins: Dataset) -> None:
+    """Training and evaluation run the same chain."""
     backbone = model(checkins, denoising_weight=0.0)
     shown, target = some(checkins, backbone, 9)
     scores = DiffusionPolicy(backbone, num_steps=4).eval().recommend_scores(torch.arange(9), shown)
@@ -221,7 +221,7 @@ def test_the_spatial_query_is_detached_and_the_condition_too(checkins: Dataset) 
     assert state.grad is None
 
 
-def test_training_notes_how_far_its_chains_go(checkins: Dataset, tmp_path: Path) -> None:
+def test_training_records_the_largest_value_of_its_chains(checkins: Dataset, tmp_path: Path) -> None:
     backbone = model(checkins, dropout=0.0)
     with torch.no_grad():
         backbone.denoiser.last.weight.mul_(100.0)
@@ -238,7 +238,7 @@ def test_training_notes_how_far_its_chains_go(checkins: Dataset, tmp_path: Path)
 # ---------------------------------------------------------------------- as a policy
 
 
-def test_only_the_denoiser_is_left_to_fine_tuning(checkins: Dataset) -> None:
+def test_fine_tuning_trains_only_the_denoiser(checkins: Dataset) -> None:
     backbone = model(checkins)
     backbone.freeze_scores()
     left = [name for name, p in backbone.named_parameters() if p.requires_grad]

@@ -1,4 +1,4 @@
-"""DiffRec against hand-computed values and the published facts."""
+"""Tests of DiffRec against values by hand and the published numbers."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_published_schedules_have_the_published_numbers(
     assert found[0] == 1.0
 
 
-def test_network_equals_the_formula_worked_by_hand() -> None:
-    """tanh([u | Linear(sinusoid)] W1 + b1) W2 + b2 in NumPy, float64."""
+def test_network_equals_the_formula_in_numpy() -> None:
+    """Compute tanh([u | Linear(sinusoid)] W1 + b1) W2 + b2 in NumPy, float64."""
     torch.manual_seed(0)
     model = DiffRec(7, SMALL).double().eval()
     u, k = rows().double(), 3
@@ -53,7 +53,7 @@ def test_network_equals_the_formula_worked_by_hand() -> None:
     np.testing.assert_allclose(model.predict_x0(u, k).detach().numpy(), expected, rtol=1e-12)
 
 
-def test_loss_equals_the_formula_worked_by_hand() -> None:
+def test_loss_equals_the_formula_in_numpy() -> None:
     torch.manual_seed(0)
     model = DiffRec(7, SMALL).double().eval()
     x0, noise, k = rows().double(), torch.randn(8, 7).double(), torch.arange(8) % 5
@@ -67,7 +67,7 @@ def test_loss_equals_the_formula_worked_by_hand() -> None:
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12)
 
 
-def test_eps_network_is_weighed_as_the_reference_does() -> None:
+def test_eps_network_has_the_weights_of_the_reference() -> None:
     model = DiffRec(7, DiffRecConfig(**{**vars(SMALL), "mean_type": "eps"})).eval()
     chain = model.diffusion
     expected = (1 - chain.abar[2]) / ((1 - chain.abar[1]) ** 2 * (1 - chain.betas[2]))
@@ -98,15 +98,15 @@ def test_dropout_only_in_training_and_every_parameter_learns() -> None:
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
 
 
-def test_sampler_is_uniform_until_every_step_was_seen_ten_times() -> None:
+def test_sampler_is_uniform_until_every_step_was_drawn_ten_times() -> None:
     sampler = StepSampler(3)
-    sampler.remember(torch.tensor([0] * HISTORY + [1] * HISTORY), torch.ones(2 * HISTORY))
+    sampler.record(torch.tensor([0] * HISTORY + [1] * HISTORY), torch.ones(2 * HISTORY))
     assert torch.allclose(sampler.probabilities(), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
 def test_sampler_follows_the_root_mean_square_of_the_last_ten_losses() -> None:
     sampler = StepSampler(2)
-    sampler.remember(
+    sampler.record(
         torch.tensor([0] * 30 + [1] * 12),
         torch.cat([torch.full((20,), 99.0), torch.ones(10), torch.full((12,), 3.0)]),
     )
@@ -117,12 +117,12 @@ def test_sampler_follows_the_root_mean_square_of_the_last_ten_losses() -> None:
     assert torch.allclose(share[k == 1], torch.tensor(float(expected[1] * 2)))
 
 
-def test_sampler_forgets_in_the_order_it_learnt() -> None:
+def test_sampler_replaces_its_oldest_losses() -> None:
     whole, pieces = StepSampler(2), StepSampler(2)
     k, losses = torch.arange(40) % 2, torch.arange(40).float()
-    whole.remember(k, losses)
+    whole.record(k, losses)
     for a in range(0, 40, 7):
-        pieces.remember(k[a : a + 7], losses[a : a + 7])
+        pieces.record(k[a : a + 7], losses[a : a + 7])
     assert torch.equal(whole.losses, pieces.losses) and torch.equal(whole.seen, pieces.seen)
 
 

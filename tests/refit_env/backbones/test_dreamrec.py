@@ -1,4 +1,4 @@
-"""DreamRec: by hand where it is easy to get wrong (masks, padding, guidance), learning, saving."""
+"""Tests of DreamRec: masks, padding and guidance by hand, learning, saving."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sessions() -> Dataset:
 
 
 def by_the_book(encoder: HistoryEncoder, embedded: Tensor, length: int) -> Tensor:
-    """The published block in full, for one row: all queries, both masks; (D,) at the last real position."""
+    """Compute the whole published block for one row: all queries, both masks; (D,) at the last item."""
     size, total = embedded.shape[1], embedded.shape[0]
     mask = (torch.arange(total) < length).float()[:, None]  # (L, 1)
     sequence = (embedded + encoder.positions.weight) * mask  # (L, D)
@@ -63,7 +63,7 @@ def test_the_last_state_is_the_whole_blocks(length: int) -> None:
     assert torch.allclose(state, expected, atol=1e-6)
 
 
-def test_what_fills_a_history_up_is_not_read() -> None:
+def test_padding_is_ignored() -> None:
     backbone = model()
     before = backbone.encode(histories([3, 1]).float()).value
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_order_and_every_item_of_a_history_matter() -> None:
     assert torch.pdist(states).min() > 1e-3
 
 
-def test_an_empty_history_is_nobodys() -> None:
+def test_an_empty_history_is_the_unconditional_embedding() -> None:
     backbone = model()
     states = backbone.encode(histories([], [2]).float()).value
     assert torch.equal(states[0], backbone.nothing[0]) and not torch.equal(states[1], backbone.nothing[0])
@@ -87,7 +87,7 @@ def test_an_empty_history_is_nobodys() -> None:
     )
 
 
-def test_one_row_and_many_are_the_same() -> None:
+def test_a_row_does_not_depend_on_its_batch() -> None:
     backbone = model()
     rows = histories([3, 1], [5], [2, 2, 7, 11], []).float()
     together = backbone.encode(rows).value
@@ -122,7 +122,7 @@ def test_step_embedding_by_hand() -> None:
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float32), atol=1e-6)
 
 
-def test_the_filling_item_is_never_scored() -> None:
+def test_the_padding_item_is_never_scored() -> None:
     backbone = model()
     with torch.no_grad():
         backbone.items.weight[ITEMS] = 100.0
@@ -143,10 +143,10 @@ def test_gradients_reach_every_weight(loss: str, predictor: str) -> None:
     target = torch.randint(ITEMS, (64,), generator=torch.Generator().manual_seed(2))
     getattr(backbone, loss)(shown, target, torch.Generator().manual_seed(3)).backward()
     silent = [n for n, p in backbone.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # a softmax over keys does not see what is added to all of them
+    # a softmax over keys is invariant to what is added to all of them
     assert silent == ["encoder.key.bias"] or all("key.bias" in name for name in silent)
     assert backbone.items.weight.grad is not None
-    assert not backbone.items.weight.grad[ITEMS].any()  # what fills up learns nothing
+    assert not backbone.items.weight.grad[ITEMS].any()  # padding has no gradient
 
 
 def test_the_published_loss_is_the_squared_error_of_the_embedding() -> None:
@@ -175,7 +175,7 @@ def test_dropout_is_off_in_evaluation_and_on_in_training() -> None:
 
 
 def test_the_chain_from_zero_is_the_mean_of_the_chains_from_noise() -> None:
-    """One linear layer: the noise-free chain from u_T = 0 is what chains from noise scatter around."""
+    """With one linear layer the noise-free chain from u_T = 0 is the mean of chains from noise."""
     policy = DiffusionPolicy(model(), num_steps=5, exploration_std=0.0)
     context = histories([1, 2]).float()
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_the_chain_from_zero_is_the_mean_of_the_chains_from_noise() -> None:
         assert torch.allclose(policy.denoise(torch.zeros(1, 8), context)[0], mean, atol=0.03)
 
 
-def test_a_context_may_be_encoded_before(sessions: Dataset) -> None:
+def test_a_context_may_be_encoded_in_advance(sessions: Dataset) -> None:
     policy = DiffusionPolicy(model(), num_steps=4)
     context, u, t = histories([1, 2], [3]).float(), torch.randn(2, 8), torch.tensor([0, 2])
     encoded = policy.encode(context)
@@ -207,7 +207,7 @@ def test_scores_are_frozen_in_a_policy_that_was_loaded(tmp_path: Path, sessions:
     assert scores.shape == (5, ITEMS)
 
 
-def test_it_reads_the_rows_of_sequential_data_alone(sessions: Dataset) -> None:
+def test_it_accepts_only_rows_of_sequential_data(sessions: Dataset) -> None:
     shown = model(history=10).shown(sessions, "cpu")
     rows = sessions.episodes
     assert np.array_equal(shown(torch.tensor([0, 3])).numpy(), rows.history[[0, 3]])  # type: ignore[attr-defined]
@@ -217,7 +217,7 @@ def test_it_reads_the_rows_of_sequential_data_alone(sessions: Dataset) -> None:
         model(history=11).shown(sessions, "cpu")
 
 
-def test_it_reads_the_latest_of_longer_histories(sessions: Dataset) -> None:
+def test_it_reads_the_latest_items_of_longer_histories(sessions: Dataset) -> None:
     rows = sessions.episodes
     row = int(rows.lengths.argmax())  # type: ignore[attr-defined]
     wanted = rows.train.of(row)[-4:].tolist()

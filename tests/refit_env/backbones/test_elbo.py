@@ -1,4 +1,4 @@
-"""The shared ELBO equals DiffRec's own, which is checked by hand."""
+"""The shared ELBO equals DiffRec's, which is tested against NumPy."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from refit_env.backbones.elbo import StepLoss
 CONFIG = DiffRecConfig(hidden=(3,), num_steps=5, noise_scale=0.1, noise_min=0.01, noise_max=0.5)
 
 
-def test_it_is_diffrecs_and_remembers_as_diffrec_does() -> None:
+def test_it_equals_diffrecs_with_the_same_stored_losses() -> None:
     torch.manual_seed(0)
     model = DiffRec(7, CONFIG)
     loss = StepLoss(model.diffusion)
     rows = (torch.rand(40, 7) < 0.4).float()
     for round_ in range(3):
-        torch.manual_seed(round_)  # of the dropout
+        torch.manual_seed(round_)  # random numbers of the dropout
         expected = model.elbo_loss(rows, rows, torch.Generator().manual_seed(round_))
         torch.manual_seed(round_)
         found, x0 = loss(rows, rows, model.predict_x0, torch.Generator().manual_seed(round_))

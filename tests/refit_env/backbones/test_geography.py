@@ -1,4 +1,4 @@
-"""Near places: distances by hand, pairs against all pairs, the matrix as published, its gradient."""
+"""Tests of nearby places: distances by hand, pairs, the published matrix, its gradient."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from refit_env.data import synthesize, synthesize_checkins
 from refit_env.errors import DataError
 
 KM = 180 / math.pi / EARTH_KM
-"""Degrees of latitude in a kilometre."""
+"""Degrees of latitude per kilometre."""
 
 
 def graph(places: list[tuple[float, float]], radius: float = 1.0, nearest: int = 0) -> PlaceGraph:
@@ -60,7 +60,7 @@ def test_pairs_are_those_of_all_pairs(count: int, nearest: int, seed: int) -> No
 
 
 def test_the_matrix_is_the_published_one() -> None:
-    """Places 0 and 1 are half a kilometre apart, 2 is near 1 alone, 3 is nowhere."""
+    """Places 0 and 1 are half a kilometre apart, 2 is near 1 only, 3 has no coordinates."""
     made = graph([(10.0, 5.0), (10.0 + 0.5 * KM, 5.0), (10.0 + 1.2 * KM, 5.0), (math.nan, math.nan)])
     dense = made.matrix(torch.zeros(1, dtype=torch.float64)).to_dense()
     degree = [2, 3, 2, 1]
@@ -101,7 +101,7 @@ def test_an_encoder_without_layers_is_its_input_and_with_one_the_mean() -> None:
     assert torch.allclose(one(x, made), (x + out) / 2, atol=1e-6)
 
 
-def test_coordinates_are_asked_for() -> None:
+def test_missing_coordinates_are_an_error() -> None:
     found = coordinates_of(synthesize_checkins())
     assert found.shape == (60, 2) and found.dtype == torch.float32
     with pytest.raises(DataError, match="'lat' and 'lon'"):

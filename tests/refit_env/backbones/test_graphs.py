@@ -1,4 +1,4 @@
-"""Sparse maps against dense ones, and results that are kept only while they hold."""
+"""Tests of sparse maps against dense ones, and of the cache of one result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_normalisation_by_hand() -> None:
     assert torch.allclose(operator.transposed.to_dense(), expected.T)
 
 
-def test_degrees_may_be_another_graphs() -> None:
+def test_degrees_may_come_from_another_graph() -> None:
     edges = torch.tensor([[0, 1], [0, 0]])
     operator = Operator.symmetric(edges, (2, 1), (torch.tensor([1, 4]), torch.tensor([9])))
     assert torch.allclose(operator.matrix.to_dense(), torch.tensor([[1 / 3], [1 / 6]]))
@@ -45,7 +45,7 @@ def test_products_and_gradients_are_the_dense_matrixs(pairs: set[tuple[int, int]
 
 
 @pytest.mark.parametrize("change", ["step", "fused step", "load", "dtype"])
-def test_a_result_is_made_anew_when_its_tensors_change(change: str) -> None:
+def test_a_result_is_recomputed_when_its_tensors_change(change: str) -> None:
     layer = torch.nn.Linear(2, 1)
     kept: Latest[torch.Tensor] = Latest()
     made = []
@@ -54,10 +54,10 @@ def test_a_result_is_made_anew_when_its_tensors_change(change: str) -> None:
         made.append(1)
         return layer.weight.detach().clone()
 
-    def ask() -> torch.Tensor:
+    def get() -> torch.Tensor:
         return kept.get([layer.weight], make)
 
-    assert ask() is ask() and len(made) == 1
+    assert get() is get() and len(made) == 1
     if change.endswith("step"):
         layer(torch.ones(1, 2)).sum().backward()
         torch.optim.AdamW(layer.parameters(), 0.1, fused=change == "fused step").step()
@@ -65,6 +65,6 @@ def test_a_result_is_made_anew_when_its_tensors_change(change: str) -> None:
         layer.load_state_dict({"weight": torch.ones(1, 2), "bias": torch.ones(1)})
     else:
         layer.double()
-    assert torch.equal(ask(), layer.weight) and len(made) == 2
+    assert torch.equal(get(), layer.weight) and len(made) == 2
     for twin in (copy.deepcopy(kept), pickle.loads(pickle.dumps(kept))):
         assert twin.get([layer.weight], lambda: torch.zeros(1)).tolist() == [0.0]

@@ -1,4 +1,4 @@
-"""HDRM: the graph by hand, what is visible, the loss, what is frozen, learning, saving."""
+"""Tests of HDRM: the graph by hand, visible items, the loss, freezing, learning, saving."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ def test_scores_are_distances_to_the_mixed_vector() -> None:
     expected = -squared_distances(0.75 * context + 0.25 * u0, model.item_side()[0])
     assert torch.allclose(scores, expected, atol=1e-5) and scores.shape == (2, 5)
     assert model.score_table() is None
-    with pytest.raises(ValueError, match="scores by the context too"):
+    with pytest.raises(ValueError, match="also scores by the context"):
         model.scores(u0, torch.arange(2))
 
 
-def test_kept_vectors_follow_the_weights() -> None:
+def test_cached_vectors_follow_the_weights() -> None:
     model = over_rows()
     with torch.no_grad():
         before = model.item_side()[0]
@@ -103,7 +103,7 @@ def test_one_step_for_all_equals_a_step_for_each(batch: int) -> None:
     whole = model.predict_x0(u, 2, condition)
     assert whole.shape == (batch, 3)
     assert torch.allclose(whole, model.predict_x0(u, torch.full((batch,), 2), condition), atol=1e-6)
-    with pytest.raises(ValueError, match="must be told the user's vector"):
+    with pytest.raises(ValueError, match="needs the user's vector"):
         model.predict_x0(u, 2)
 
 
@@ -130,7 +130,7 @@ def test_loss_is_the_margin_of_mixed_vectors_and_the_errors() -> None:
 
 
 def test_denoisers_do_not_move_the_embeddings() -> None:
-    """They know the pair: with a margin that clean vectors keep, only the denoisers learn."""
+    """If clean vectors satisfy the margin, only the denoisers have a gradient."""
     model = over_rows(epsilon=0.5, margin=-10.0)
     users, items = (torch.from_numpy(side) for side in ROWS.nonzero())
     model.elbo_loss(users, items, torch.Generator().manual_seed(0)).backward()
@@ -161,7 +161,7 @@ def test_pretraining_beats_the_untrained_network(data: Dataset) -> None:
     assert result.best_value > result.history[0]["valid/recall@20"] + 0.05
 
 
-def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path) -> None:
+def test_a_loaded_policy_trains_only_the_denoiser(data: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(small(data), 3)
     policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path)
@@ -171,7 +171,7 @@ def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path
     assert trained and all(name.startswith("denoiser.") for name in trained)
 
 
-def test_an_episode_sees_the_visible_row_alone(data: Dataset, tmp_path: Path) -> None:
+def test_an_episode_depends_only_on_the_visible_row(data: Dataset, tmp_path: Path) -> None:
     backbone = small(data)
     DiffusionPolicy(backbone, 2).save(tmp_path, data)
     kwargs = {"data": data, "backbone": "hdrm", "relevance": "recent", "checkpoint": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""L-DiffRec: clusters and their order, the loss by hand, annealing, what is frozen, learning, saving."""
+"""Tests of L-DiffRec: clusters, the loss by hand, annealing, freezing, learning, saving."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def data() -> Dataset:
 # ---------------------------------------------------------------------- clusters
 
 
-def test_two_tastes_are_two_clusters() -> None:
+def test_two_groups_of_items_are_two_clusters() -> None:
     rng = np.random.default_rng(0)
     block = (rng.random((30, 8)) < 0.6).astype(np.float32)
     matrix = sp.csr_matrix(np.kron(np.eye(2), block))
@@ -53,20 +53,20 @@ def test_two_tastes_are_two_clusters() -> None:
 
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 30), min_size=1, max_size=5))
-def test_shares_add_up_and_nobody_goes_empty(extra: int, weights: list[int]) -> None:
+def test_no_cluster_is_empty(extra: int, weights: list[int]) -> None:
     total = len(weights) + extra
     parts = _split(total, weights)
     assert sum(parts) == total and min(parts) >= 1
 
 
-def test_latent_shares_follow_the_sizes_and_the_last_takes_the_rest() -> None:
+def test_latent_shares_follow_the_sizes_and_the_last_is_the_rest() -> None:
     assert _split(300, [1148, 1662]) == [122, 178]
     assert _none_empty(np.array([2, 2, 2, 0]), 3).tolist() == [2, 2, 1, 0]
     with pytest.raises(ValueError, match=r"clusters=9 must lie in 1..7"):
         item_clusters(sp.csr_matrix(rows().numpy()), 9)
 
 
-def test_each_share_of_the_latent_vector_hears_its_own_cluster() -> None:
+def test_each_share_of_the_latent_vector_depends_on_its_cluster() -> None:
     backbone = model(cluster_sizes=(3, 4), latent=4)
     backbone.order.copy_(torch.tensor([1, 4, 6, 0, 2, 3, 5]))
     one = torch.zeros(1, 7)
@@ -104,7 +104,7 @@ def test_loss_is_the_formula_in_evaluation_mode() -> None:
         torch.distributions.Normal(mean, (width / 2).exp()), torch.distributions.Normal(0.0, 1.0)
     )
     assert torch.allclose(found, 0.03 * elbo + negative + 0.1 * kl.sum(1).mean(), rtol=1e-5)
-    assert int(backbone.seen[1]) == 20  # only training counts
+    assert int(backbone.seen[1]) == 20  # only training counts updates
 
 
 def test_weights_anneal_with_epochs_and_updates() -> None:
@@ -120,7 +120,7 @@ def test_weights_anneal_with_epochs_and_updates() -> None:
 
 def test_every_parameter_learns_and_training_is_noisy() -> None:
     backbone = model()
-    backbone.seen[1] = 200  # else the log-variances wait for the KL weight
+    backbone.seen[1] = 200  # otherwise the log-variances have no gradient
     assert torch.equal(backbone.initial_state(torch.arange(6), rows()), backbone.latent(rows())[0])
     losses = set()
     for seed in range(3):
@@ -155,14 +155,14 @@ def test_pretraining_beats_the_untrained_network(data: Dataset) -> None:
     assert int(backbone.seen[0]) >= 10 * 60
 
 
-def test_groups_have_their_step_sizes(data: Dataset) -> None:
+def test_groups_have_their_learning_rates(data: Dataset) -> None:
     backbone = backbone_for(data, "l-diffrec", {"latent": 6}, seed=0)
     groups = backbone.parameter_groups(1e-3)
     assert [group["lr"] for group in groups] == [1e-3, 5e-4]
     assert sum(len(group["params"]) for group in groups) == len(list(backbone.parameters()))
 
 
-def test_a_loaded_policy_trains_the_denoiser_alone(data: Dataset, tmp_path: Path) -> None:
+def test_a_loaded_policy_trains_only_the_denoiser(data: Dataset, tmp_path: Path) -> None:
     backbone = backbone_for(data, "l-diffrec", {"latent": 6, "hidden": (8,)}, seed=0)
     policy = DiffusionPolicy(backbone, 3)
     policy.save(tmp_path, data)
@@ -195,7 +195,7 @@ def test_an_environment_scores_by_the_checkpoint(data: Dataset, tmp_path: Path) 
 
 
 def test_refusals_and_published_settings() -> None:
-    with pytest.raises(ValueError, match="must be 2 sizes of 7 items together"):
+    with pytest.raises(ValueError, match="must be 2 sizes with the sum 7"):
         make_backbone("l-diffrec", 7, {"cluster_sizes": (3, 3)})
     with pytest.raises(ValueError, match="must be at least clusters=2"):
         make_backbone("l-diffrec", 7, {"latent": 1})

@@ -1,4 +1,4 @@
-"""Distances on the hyperboloid: the ambient formula, the axioms, points that coincide."""
+"""Tests of distances on the hyperboloid: the ambient formula, axioms, equal points."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refit_env.backbones.lorentz import squared_distance, squared_distances
 
 
 def ambient(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """arcosh(-<x, y>)^2 of the points themselves, (B, I)."""
+    """Return arcosh(-<x, y>)^2 of the points, (B, I)."""
 
     def point(vectors: torch.Tensor) -> torch.Tensor:
         length = vectors.norm(dim=-1, keepdim=True)

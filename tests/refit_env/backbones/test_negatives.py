@@ -1,4 +1,4 @@
-"""What is drawn is free, every free item alike."""
+"""Negative items are drawn uniformly from the items that a user does not have."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_only_free_items_are_drawn_and_each_can_be(rows: list[set[int]], seed: i
         )
 
 
-def test_draws_are_even() -> None:
+def test_draws_are_uniform() -> None:
     matrix = sp.csr_matrix(np.array([[0, 1, 0, 0, 1, 1, 0]], np.float32))
     drawn = Negatives(matrix).draw(torch.zeros(40_000, dtype=torch.int64), torch.Generator().manual_seed(0))
     counts = torch.bincount(drawn, minlength=7)

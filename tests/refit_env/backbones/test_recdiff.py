@@ -1,4 +1,4 @@
-"""RecDiff: the graphs by hand, what hiding items does, the loss, freezing, saving."""
+"""Tests of RecDiff: the graphs by hand, hidden items, the loss, freezing, saving."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model(dataset: Dataset, **options: object) -> RecDiff:
 
 
 def by_the_book(backbone: RecDiff, dataset: Dataset) -> tuple[Tensor, Tensor, Tensor]:
-    """The published equations on one dense graph of all nodes: ui (U, D), items (I, D), e (U, D)."""
+    """Compute ui (U, D), items (I, D), e (U, D) by the published equations on one dense graph."""
     count, total = dataset.num_users, dataset.num_users + dataset.num_items
     bipartite = torch.zeros(total, total)
     rows = torch.from_numpy(dataset.train.csr.toarray())
@@ -89,19 +89,19 @@ def test_a_graph_of_two_users_by_hand() -> None:
         backbone.users.copy_(torch.tensor([[1.0, 0.0], [0.0, -2.0]]))
         backbone.items.copy_(torch.tensor([[3.0, 0.0], [0.0, 4.0], [1.0, 1.0]]))
     shown = backbone.shown(data, "cpu")(torch.tensor([0, 1]))
-    # User 0 is told 3 / sqrt(2) of item 0 and 4 / 2 of item 1; user 1 the second alone.
+    # User 0 receives 3 / sqrt(2) from item 0 and 4 / 2 from item 1; user 1 only from item 1.
     first = np.array([3 / 2**0.5, 2.0])
     first /= np.linalg.norm(first)
     expected = [[1 + first[0], first[1], 1.0, -1.0], [0.0, -1.0, 1.0, -2.0]]  # a friend's -2 / 2 -> -1
     assert torch.allclose(shown, torch.tensor(expected, dtype=torch.float32), atol=1e-6)
-    # Item 1 is told 1 / 2 of user 0 and -2 / sqrt(2) of user 1, halved below zero; item 2 nothing.
+    # Item 1 receives 1 / 2 from user 0 and -2 / sqrt(2) from user 1, halved below zero; item 2 nothing.
     second = np.array([0.5, -(2**0.5) / 2])
     second /= np.linalg.norm(second)
     expected = [[4.0, 0.0], [second[0], 4 + second[1]], [1.0, 1.0]]
     assert torch.allclose(backbone.score_table(), torch.tensor(expected, dtype=torch.float32), atol=1e-6)
 
 
-def test_hiding_items_changes_those_users_and_nothing_else(social: Dataset) -> None:
+def test_hiding_items_changes_only_those_users(social: Dataset) -> None:
     backbone = model(social)
     users = torch.arange(social.num_users)
     whole = backbone.shown(social, "cpu")(users)
@@ -111,11 +111,11 @@ def test_hiding_items_changes_those_users_and_nothing_else(social: Dataset) -> N
     part = backbone.shown(social.showing(visible), "cpu")(users)
     moved = (part != whole).any(1)
     assert moved.nonzero().flatten().tolist() == [3]
-    assert torch.equal(part[:, 8:], whole[:, 8:])  # what friends say is not the row's
+    assert torch.equal(part[:, 8:], whole[:, 8:])  # social vectors do not depend on the row
     assert torch.equal(part[3, :8] != whole[3, :8], torch.ones(8, dtype=torch.bool))
 
 
-def test_a_user_of_whom_nothing_is_visible_is_the_own_embedding(social: Dataset) -> None:
+def test_a_user_without_visible_items_has_the_own_embedding(social: Dataset) -> None:
     backbone = model(social)
     visible = social.train.csr.copy()
     visible.data[visible.indptr[5] : visible.indptr[6]] = 0
@@ -181,7 +181,7 @@ def test_gradients_reach_every_weight_and_agree_with_the_dense_graphs(social: Da
         assert torch.allclose(getattr(backbone, name).grad, getattr(twin, name).grad, atol=1e-4)
 
 
-def test_the_denoiser_has_a_step_size_of_its_own(social: Dataset) -> None:
+def test_the_denoiser_has_its_own_learning_rate(social: Dataset) -> None:
     backbone = model(social, denoiser_rate=0.25)
     graphs, denoiser = backbone.parameter_groups(0.4)
     assert (graphs["lr"], denoiser["lr"]) == (0.4, pytest.approx(0.1))
@@ -189,7 +189,7 @@ def test_the_denoiser_has_a_step_size_of_its_own(social: Dataset) -> None:
     assert len(both) == len(set(both)) == sum(1 for _ in backbone.parameters())
 
 
-def test_what_is_frozen_is_all_but_the_denoiser(social: Dataset) -> None:
+def test_everything_except_the_denoiser_is_frozen(social: Dataset) -> None:
     backbone = model(social)
     table = backbone.score_table()
     assert table.requires_grad
@@ -229,7 +229,7 @@ def test_a_checkpoint_holds_the_graphs(social: Dataset, tmp_path: Path) -> None:
 
 
 def test_scores_are_the_published_chain(social: Dataset) -> None:
-    """Start at e_u, all T steps without noise, add ui_u, compare with the items."""
+    """Scores are those of T noise-free steps from e_u, plus ui_u, times the items."""
     backbone = model(social)
     policy = DiffusionPolicy(backbone)
     interaction, items, clean = by_the_book(backbone, social)
@@ -252,13 +252,13 @@ def test_data_without_ties_and_other_data_are_refused(social: Dataset) -> None:
     with pytest.raises(ValueError, match=r"backbone_for\(dataset, 'recdiff'\)"):
         make_backbone("recdiff", 30)
     other = synthesize_social(num_users=41, num_items=30, meets=10)
-    with pytest.raises(ValueError, match="knows 40 users and 30 items"):
+    with pytest.raises(ValueError, match="has 40 users and 30 items"):
         model(social).shown(other, "cpu")
-    with pytest.raises(ValueError, match="scores by the context"):
+    with pytest.raises(ValueError, match="also scores by the context"):
         model(social).scores(torch.zeros(1, 8), torch.tensor([0]))
 
 
-def test_ties_are_taken_both_ways_once(social: Dataset) -> None:
+def test_ties_count_once_in_each_direction(social: Dataset) -> None:
     data = replace(social, social=np.array([[3, 1], [1, 3], [2, 2], [0, 5]], np.int32))
     assert both_directions(data).T.tolist() == [[0, 5], [1, 3], [3, 1], [5, 0]]
 

@@ -1,4 +1,4 @@
-"""T-DiffRec: the weights by hand, in order of time, in training and at the start of chains."""
+"""Tests of T-DiffRec: weights by hand, by time, in training and at the start of chains."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def data() -> Dataset:
 def test_weights_rise_in_order_of_time_not_of_ids() -> None:
     rows = TDiffRec.rows(dataset([0, 0, 0, 0, 2], [5, 1, 3, 0, 4]), CONFIG).toarray()
     np.testing.assert_allclose(rows[0], [1.0, 0.5, 0, 0.75, 0, 0.25])
-    assert not rows[1].any()  # nobody's items
+    assert not rows[1].any()  # a user without items
     np.testing.assert_allclose(rows[2], [0, 0, 0, 0, 0.25, 0])  # a single item has w_min, as published
 
 
-def test_of_a_repeated_item_the_latest_visit_counts() -> None:
+def test_a_repeated_item_has_the_weight_of_its_latest_visit() -> None:
     rows = TDiffRec.rows(dataset([1, 1, 1], [2, 4, 2]), CONFIG).toarray()
     np.testing.assert_allclose(rows[1], [0, 0, 1.0, 0, 0.625, 0])
 
@@ -48,7 +48,7 @@ def test_an_empty_data_set_has_empty_rows() -> None:
     assert TDiffRec.rows(dataset([], []), CONFIG).nnz == 0
 
 
-def test_the_newest_item_weighs_most_in_real_rows(data: Dataset) -> None:
+def test_the_newest_item_has_the_largest_weight_in_real_rows(data: Dataset) -> None:
     rows = TDiffRec.rows(data, CONFIG)
     for user in range(data.num_users):
         items = data.train.of(user)
@@ -56,7 +56,7 @@ def test_the_newest_item_weighs_most_in_real_rows(data: Dataset) -> None:
         np.testing.assert_allclose(rows[user].toarray()[0, items], expected, rtol=1e-6)
 
 
-def test_training_and_evaluation_see_weighted_rows(data: Dataset) -> None:
+def test_training_and_evaluation_use_weighted_rows(data: Dataset) -> None:
     model = backbone_for(data, "t-diffrec", TINY, seed=0)
     expected = TDiffRec.rows(data, model.config).toarray()
     trainer = Pretrainer(data, model, PretrainConfig(epochs=1), device="cpu")
@@ -77,7 +77,7 @@ def test_an_episode_starts_from_the_weighted_visible_row(data: Dataset) -> None:
     assert "history" not in observation
 
 
-def test_a_checkpoint_remembers_the_weights(data: Dataset, tmp_path: Path) -> None:
+def test_a_checkpoint_stores_the_weights(data: Dataset, tmp_path: Path) -> None:
     policy = DiffusionPolicy(backbone_for(data, "t-diffrec", TINY, seed=0), 2)
     policy.save(tmp_path, data)
     again = DiffusionPolicy.load(tmp_path)
@@ -87,7 +87,7 @@ def test_a_checkpoint_remembers_the_weights(data: Dataset, tmp_path: Path) -> No
 
 
 def test_refusals_and_published_settings(data: Dataset) -> None:
-    with pytest.raises(ValueError, match="do not stand in order of time"):
+    with pytest.raises(ValueError, match="not sorted by time"):
         TDiffRec.rows(replace(data, time_ordered=False), CONFIG)
     with pytest.raises(ValueError, match="w_min must be > 0 and <= 1, found 0"):
         make_backbone("t-diffrec", 5, {"w_min": 0.0})

@@ -1,4 +1,4 @@
-"""Diff-POI's encoders, by hand where it is easy to get wrong: moves, repeats, padding."""
+"""Tests of Diff-POI's encoders: moves, repeats and padding by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def moves() -> MoveAttention:
 def loops(
     layer: MoveAttention, visits: list[int], table: Tensor, ways: list[int], times: list[int]
 ) -> Tensor:
-    """New embeddings of the different places of a walk, by their first visits, one edge a time."""
+    """Return new embeddings of a walk's places, by their first visits, one edge at a time."""
     places = list(dict.fromkeys(visits))
     out = {p: table[p].clone() for p in places}
     for vector, ahead in ((layer.towards, True), (layer.back, False)):
@@ -67,7 +67,7 @@ def test_buckets_are_in_units_of_the_shortest() -> None:
     assert relative_buckets(intervals, 16).tolist() == [[0, 2, 1, 3, 15], [0, 0, 0, 0, 0]]
 
 
-def test_what_fills_up_is_not_read_and_an_empty_history_is_zero() -> None:
+def test_padding_is_ignored_and_an_empty_history_is_zero() -> None:
     torch.manual_seed(0)
     encoder = VisitEncoder(8, 2, 8, 0.0).eval()
     items = torch.tensor([[2, 0, 2, 5, 5], [5, 5, 5, 5, 5]])
@@ -81,7 +81,7 @@ def test_what_fills_up_is_not_read_and_an_empty_history_is_zero() -> None:
     assert not state[1].any() and state[0].abs().max() <= norm_bound(encoder.last)
 
 
-def test_order_counts() -> None:
+def test_order_matters() -> None:
     torch.manual_seed(0)
     encoder = VisitEncoder(8, 2, 8, 0.0).eval()
     items = torch.tensor([[2, 0, 1, 0], [1, 2, 0, 0]])
