@@ -23,9 +23,6 @@ from refit_env.data.interactions import SPLITS
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.text import shown
 
-NAMES = ("title", "name")
-"""Columns of ``items.parquet`` that hold an item's name."""
-
 
 def run(command: Recommend) -> int:
     """Rank and print; returns the exit code."""
@@ -124,8 +121,7 @@ def recommend(
     free = np.setdiff1d(np.arange(dataset.num_items), hidden)  # (I - n,)
     items = torch.from_numpy(free).to(scores.device)
     order = torch.sort(scores[items], descending=True, stable=True).indices[:top]  # ties: the lower number
-    features = dataset.item_features or {}
-    names = next((features[column] for column in NAMES if column in features), None)
+    names = dataset.item_names
     chosen = {int(item): split for split in SPLITS[1:] for item in view.split(split).of(row)}
     return [
         {"item_number": item, "score": float(scores[item])}

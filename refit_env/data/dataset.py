@@ -21,6 +21,9 @@ from refit_env.data.interactions import SPLITS, Interactions, joined
 from refit_env.data.sequences import LENGTHS, Events, Histories, ragged
 from refit_env.errors import DataError
 
+NAMES = ("title", "name")
+"""Features of the items that hold their names."""
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -79,6 +82,12 @@ class Dataset:
     def items_by_id(self) -> IdMap:
         """The source's ids of the items."""
         return IdMap("item", self.num_items, self.item_ids, self.name)
+
+    @property
+    def item_names(self) -> npt.NDArray[Any] | None:
+        """(I,) the names of the items, the first of the features in ``NAMES``; None if there is none."""
+        features = self.item_features or {}
+        return next((features[column] for column in NAMES if column in features), None)
 
     @cached_property
     def fingerprint(self) -> str:

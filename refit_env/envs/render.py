@@ -1,4 +1,4 @@
-"""Pictures of a chain: as text for the terminal, and as a heat map for videos.
+"""Renders of a chain: as text for the terminal, and as a heat map for videos.
 
 Letters: T steps, D size of the diffused vector, I items, K list length.
 """
@@ -21,13 +21,13 @@ HEIGHT, WIDTH = 450, 800
 """Size of the picture, in pixels."""
 
 SHOWN = 10
-"""Items of the list that the text shows."""
+"""Items of the list in the text."""
 
 TILES = 20
-"""Places of the list that the picture shows."""
+"""Items of the list in the picture."""
 
 GROUPS = (("shown", 60), ("relevant", 60), ("all others, best first", 160))
-"""Parts of the heat map, and into how many columns the items of each are gathered."""
+"""Parts of the heat map, and the columns of each; a column is the mean of several items."""
 
 GAP = 3
 """Empty columns between two groups."""
@@ -42,7 +42,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class Renderer:
-    """Remembers the vectors of one chain and draws them.
+    """Keeps the vectors of one chain and draws them.
 
     Attributes:
         user: whose chain it is.
@@ -64,26 +64,23 @@ class Renderer:
         self.chain.append(u.copy())
 
     def text(self) -> str:
-        """One line a step: t, the range of u, hits, and the first items of the list, hits with a ``*``."""
+        """One line a step: t, the range of u, hits, and the first items of the list, hits marked by ``*``."""
         size = self.problem.reward_fn.k
         total = self.problem.num_steps
         lines = [f"{self._whose()}, T = {total}, top {min(SHOWN, size)} of {size} (* hit)"]
-        ids = self.problem.dataset.items_by_id
         for t, u in enumerate(self.chain):
             items, hit = self._list(u)
-            shown = zip(ids.take(items[:SHOWN]).tolist(), hit[:SHOWN], strict=True)
-            marks = " ".join(f"{short(item, 40)}{'*' if found else ''}" for item, found in shown)
-            lines.append(
-                f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  {int(hit.sum()):2d} hits  {marks}"
-            )
+            shown = zip(self._labels(items[:SHOWN]), hit[:SHOWN], strict=True)
+            marks = self._between.join(f"{short(item, 40)}{'*' if found else ''}" for item, found in shown)
+            lines.append(f"t={t:<3d} u in [{u.min():+.3f}, {u.max():+.3f}]  {_hits(hit):>7s}  {marks}")
         return "\n".join(lines)
 
     def picture(self) -> npt.NDArray[np.uint8]:
         """The chain as a heat map, a row a vector, and below it the list of the newest one.
 
-        Columns are items (by their scores, where the vectors are embeddings) in three groups: those that
-        the policy was shown, those that the reward counts, all others. So one sees where the chain moves its
-        weight.
+        Columns are items (their scores, where the vectors are embeddings) in three groups: those that the
+        policy is shown, those that the reward counts, all others. One colour is one score in every picture of
+        a chain; scores beyond the scale have its last colour.
 
         Returns:
             (450, 800, 3) uint8.
@@ -125,10 +122,8 @@ class Renderer:
             heading = f"{label} ({members.size})"
             axes.text(left - 0.5, 1.02, heading, color=_INK, fontsize=9, transform=axes.get_xaxis_transform())
             left += width + GAP
-        low = min(0.0, *(float(np.quantile(scores, 0.01)) for scores in chain))
-        norm = PowerNorm(
-            0.6, low, max(float(scores.max()) for scores in chain)
-        )  # shows small scores beside ones
+        low, high = colour_scale(chain[0])
+        norm = PowerNorm(0.6, low, high, clip=True)  # makes small scores visible beside ones
         image = axes.imshow(rows, aspect="auto", cmap="magma", norm=norm, interpolation="nearest")
         every = -(-(total + 1) // 12)
         ticks = range(0, total + 1, every)
@@ -136,19 +131,18 @@ class Renderer:
         axes.set_yticks(list(ticks), [f"u{total - t}".translate(_SUBSCRIPTS) for t in ticks], color=_INK)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        bar = figure.colorbar(image, cax=figure.add_axes((0.88, 0.30, 0.015, 0.55)))
+        bar = figure.colorbar(image, extend="max", cax=figure.add_axes((0.88, 0.30, 0.015, 0.55)))
         bar.ax.tick_params(labelsize=8, length=2, color=_FAINT, labelcolor=_INK)
         bar.outline.set_visible(False)
 
     def _draw_list(self, axes: Axes) -> None:
-        """A tile for each place of the newest list, with the item's id, green where it is a hit."""
+        """A tile for each place of the newest list, with the item's name or id, green where it is a hit."""
         items, hit = self._list(self.chain[-1])
-        total = f"top {items.size}: {int(hit.sum())} hits"
-        ids = self.problem.dataset.items_by_id.take(items[:TILES]).tolist()
-        for place, (item, found) in enumerate(zip(ids, hit, strict=False)):
+        total = f"top {items.size}: {_hits(hit)}"
+        for place, (item, found) in enumerate(zip(self._labels(items[:TILES]), hit, strict=False)):
             axes.bar(place, 1, width=0.9, color=_HIT if found else _MISS)
             colour = _PAPER if found else _INK
-            text = short(item, 7)  # what a tile has room for
+            text = short(item, 7)  # the width of a tile
             axes.text(
                 place, 0.5, text, ha="center", va="center", color=colour, fontsize=7.5, parse_math=False
             )
@@ -164,6 +158,17 @@ class Renderer:
         relevant[self.problem.relevance.relevant[self.user].indices] = True
         return tuple(np.flatnonzero(group) for group in (shown, relevant & ~shown, ~shown & ~relevant))
 
+    @property
+    def _between(self) -> str:
+        """What stands between items in the text: names hold spaces."""
+        return " " if self.problem.dataset.item_names is None else ", "
+
+    def _labels(self, items: npt.NDArray[np.int64]) -> list[Any]:
+        """The names (n,) of items, or the source's ids where the data set has no names."""
+        names = self.problem.dataset.item_names
+        taken = self.problem.dataset.items_by_id.take(items) if names is None else names[items]
+        return list(taken.tolist())
+
     def _list(self, u: FloatArray) -> tuple[npt.NDArray[np.int64], Bools]:
         """The list (K,) that ``u`` (D,) ranks, and which of its items are relevant."""
         users = torch.tensor([self.user], device=self.problem.device)
@@ -176,8 +181,25 @@ class Renderer:
         return self.problem.scores(torch.from_numpy(u)[None].to(self.problem.device), users)
 
 
+def colour_scale(scores: FloatArray) -> tuple[float, float]:
+    """Lowest and highest score of the colours, from the scores (I,) of the first vector of a chain.
+
+    Example:
+        >>> colour_scale(np.array([0.0, 0.0, 1.0], np.float32))
+        (0.0, 1.0)
+    """
+    low, high = min(0.0, float(np.quantile(scores, 0.01))), float(scores.max())
+    return low, high if high > low else low + 1.0
+
+
+def _hits(hit: Bools) -> str:
+    """The number of hits (K,) in words."""
+    count = int(hit.sum())
+    return f"{count} hit" if count == 1 else f"{count} hits"
+
+
 def short(source_id: int | str, length: int) -> str:
-    """An id as printable text of at most ``length`` characters, its end left out where it is longer.
+    """An id or a name as printable text of at most ``length`` characters; the end of a longer one is cut.
 
     Example:
         >>> short("B00004TKVY", 7), short(12, 7)

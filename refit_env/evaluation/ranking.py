@@ -143,8 +143,8 @@ def list_lengths(dataset: Dataset) -> tuple[int, ...]:
 
     Example:
         >>> from refit_env.data import synthesize
-        >>> list_lengths(synthesize()), list_lengths(synthesize(num_users=9, num_items=12, num_clusters=1))
-        ((10, 20), (10, 12))
+        >>> list_lengths(synthesize()), list_lengths(synthesize(num_users=9, num_items=18, num_clusters=1))
+        ((10, 20), (10, 18))
     """
     usual = LENGTHS.get(dataset.task, LENGTHS["cf"])
     return fitted_lengths([k for k in usual if k <= max(20, dataset.num_items)], dataset.num_items)
@@ -173,8 +173,8 @@ def selecting_metric(name: str, dataset: Dataset, ks: Sequence[int] | None = Non
 
     Example:
         >>> from refit_env.data import synthesize
-        >>> selecting_metric("ndcg@20", synthesize(num_users=9, num_items=12, num_clusters=1))
-        'ndcg@12'
+        >>> selecting_metric("ndcg@20", synthesize(num_users=9, num_items=18, num_clusters=1))
+        'ndcg@18'
     """
     lengths = list_lengths(dataset.episodes) if ks is None else fitted_lengths(ks, dataset.num_items)
     kind, _, length = name.partition("@")

@@ -8,7 +8,7 @@ import inspect
 import pickle
 import re
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -436,9 +436,51 @@ def test_texts_mark_the_hits(synthetic: Any) -> None:
     env.step(relevant.toarray()[0].astype(np.float32))
     head, *lines = env.render().splitlines()
     assert f"user {info['user']}" in head and len(lines) == 2
-    items = lines[1].split("hits")[1].split()
+    items = re.split(r" hits? ", lines[1])[1].split()
     assert len(items) == 5 and lines[1].count("*") == min(5, relevant.nnz)
     assert {int(item[:-1]) for item in items if item.endswith("*")} <= set(relevant.indices.tolist())
+
+
+def test_one_hit_is_one_hit(synthetic: Any) -> None:
+    env = synthetic.make(render_mode="ansi", k=5)
+    _, info = env.reset(seed=0)
+    item = env.unwrapped.problem.relevance.relevant[info["user"]].indices[0]
+    scores = np.zeros(400, np.float32)
+    scores[item] = 5.0
+    free = np.setdiff1d(np.arange(400), env.unwrapped.problem.relevance.relevant[info["user"]].indices)
+    scores[free] += 1.0
+    env.step(scores)
+    assert "  1 hit  " in env.render().splitlines()[2]
+
+
+def test_one_colour_scale_over_a_chain(synthetic: Any) -> None:
+    env = synthetic.make(render_mode="rgb_array")
+    env.reset(seed=0)
+    bars = [env.render()[60:320, 690:]]  # right of the heat map
+    for size in (1.0, 3.0, 0.1):
+        env.step(size * env.action_space.sample())
+        bars.append(env.render()[60:320, 690:])
+    assert len(np.unique(bars[0])) > 50 and all(np.array_equal(bars[0], bar) for bar in bars)
+
+
+def test_items_are_shown_by_their_names(synthetic: Any) -> None:
+    data = synthesize(num_users=40, num_items=60)
+    names = np.array([f"Film {n}, part {n % 3}" for n in range(60)], dtype=object)
+    env = gym.make(
+        "ReFiT-Custom-v0", data=replace(data, item_features={"title": names}), render_mode="ansi", k=5
+    )
+    env.reset(seed=0)
+    shown = re.split(r" hits?  ", env.render().splitlines()[1])[1].split(", F")
+    assert len(shown) == 5 and shown[0].startswith("Film ")
+    picture = gym.make(
+        "ReFiT-Custom-v0", data=replace(data, item_features={"title": names}), render_mode="rgb_array"
+    )
+    picture.reset(seed=0)
+    plain = gym.make("ReFiT-Custom-v0", data=data, render_mode="rgb_array")
+    plain.reset(seed=0)
+    tiles = slice(360, 450)  # the list
+    assert not np.array_equal(picture.render()[tiles], plain.render()[tiles])
+    assert np.array_equal(picture.render()[:300], plain.render()[:300])
 
 
 def test_recorded_videos_can_be_played(synthetic: Any, tmp_path: Path) -> None:
