@@ -36,6 +36,10 @@ Columns = dict[str, npt.NDArray[Any]]
 """Field name -> (N,) values: ids as in ``refit_env.data.ids``, object tokens, int64 counts, float64 numbers
 and seconds."""
 
+_EXACT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
+"""Options of pandas with which decimals are read to the last bit; versions from 3.1 on always do so."""
 _MAGIC = (
     (b"\x93NUMPY", "a NumPy array"),
     (b"PAR1", "a parquet file"),
@@ -225,6 +229,7 @@ def _chunks(path: Path, layout: Layout, names: list[str]) -> Iterator[pd.DataFra
         encoding=_encoding(path, layout.encoding),
         dtype=text,
         chunksize=CHUNK,
+        **_EXACT,
     ) as tables:
         yield from tables
 

@@ -175,7 +175,7 @@ def test_a_reward_model_stands_beside_what_was_rewarded_by_it(
     inverse = np.linalg.inv(rows.T @ rows + 300.0 * np.eye(rows.shape[1]))
     scores = torch.from_numpy(rows @ ((1 - np.eye(len(inverse))) * inverse / -np.diag(inverse)))
     test = evaluate(lambda users: scores[users], load_dataset("synthetic"), "test").means()
-    assert cell["test"]["ndcg@20"] == pytest.approx(test["ndcg@20"], abs=1e-4)
+    assert cell["test"]["ndcg@20"] == pytest.approx(test["ndcg@20"], abs=1e-3)
     assert "reinforce" not in cell["settings"]
 
 

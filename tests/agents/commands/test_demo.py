@@ -44,7 +44,7 @@ def test_its_numbers_are_those_of_the_runs(demo: Path) -> None:
             assert result["reinforce"][metric] == pytest.approx(tuned["after"][metric], abs=1e-6)
             assert result["control"][metric] == pytest.approx(control["test"][metric], abs=1e-6)
             gain = result["reinforce_over_control"][metric]["mean_difference"]
-            assert gain == pytest.approx(result["reinforce"][metric] - result["control"][metric])
+            assert gain == pytest.approx(result["reinforce"][metric] - result["control"][metric], abs=1e-9)
     first, second = (result["reinforce"]["ndcg@20"] for result in summary["seeds"])
     assert first != second
     assert summary["over_seeds"]["reinforce"]["ndcg@20"]["mean"] == pytest.approx((first + second) / 2)

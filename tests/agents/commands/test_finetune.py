@@ -88,7 +88,7 @@ def test_metrics_are_those_of_the_two_policies(pretrained: Path, tuned: Path) ->
             assert value == pytest.approx(means[metric], abs=1e-6)
     for metric, gain in metrics["relative_gain"].items():
         bootstrap = metrics["paired_bootstrap"][metric]
-        assert gain == pytest.approx(metrics["after"][metric] / metrics["before"][metric] - 1)
+        assert gain == pytest.approx(metrics["after"][metric] / metrics["before"][metric] - 1, abs=1e-9)
         assert bootstrap["low"] <= bootstrap["mean_difference"] <= bootstrap["high"]
         assert bootstrap["num_users"] == metrics["users"]
     for part in ("pretraining", "finetuning", "evaluation"):

@@ -88,7 +88,7 @@ def test_the_deployed_list_is_made_from_and_leaves_out_all_that_is_known(
         row[0, sorted(known(data, user))] = 1.0
         scores = policy.recommend_scores(torch.tensor([user]), row)[0]
         for item in report["items"]:
-            assert item["score"] == pytest.approx(float(scores[item["item"]]), abs=1e-6)
+            assert item["score"] == pytest.approx(float(scores[item["item"]]), rel=1e-4, abs=1e-5)
     assert any(len(data.valid.of(user)) for user in range(30))
 
 
@@ -173,7 +173,9 @@ def test_in_order_of_time_the_input_is_the_end_of_the_whole_history(backbone: st
 
 def test_the_protocol_of_rows_is_the_last_row() -> None:
     data = synthesize_sessions()
-    policy = DiffusionPolicy(backbone_for(data, "dreamrec", seed=0), num_steps=2).eval()
+    policy = (
+        DiffusionPolicy(backbone_for(data, "dreamrec", seed=0), num_steps=2).double().eval()
+    )  # no near ties
     lists = evaluate(policy.scorer(data.episodes), data, "test")
     rows: Any = data.episodes
     row = int(rows.rows_of("test")[-1])
@@ -191,5 +193,5 @@ def test_every_backbone_of_rows_is_shown_all_that_is_known(backbone: str) -> Non
     seen = policy.scorer(data)(torch.tensor([user]))[0]
     found = recommend(policy, data, user, data.num_items - len(known(data, user)))
     items = [item["item_number"] for item in found]
-    assert [item["score"] for item in found] == pytest.approx(want[items].tolist(), abs=1e-6)
-    assert not torch.allclose(want, seen, atol=1e-6, rtol=0)  # validation items change the list
+    assert [item["score"] for item in found] == pytest.approx(want[items].tolist(), rel=1e-4, abs=1e-5)
+    assert not torch.allclose(want, seen, atol=1e-3, rtol=0)  # validation items change the list

@@ -57,8 +57,9 @@ def test_every_row_trains_within_its_budget_and_keeps_the_best(name: str, checkp
     assert trained.env_steps == 192  # six rollouts of 32; a seventh would take more than 200
     assert trained.curve["steps"][0] == 0.0 and trained.curve["steps"][-1] == 192.0
     assert len(trained.curve["steps"]) >= 3
+    # By a chain of other batches, where near ties of two items may fall the other way:
     if name != "sac":  # an untrained SAC acts near zero, not at zero
-        assert trained.curve["valid/ndcg@20"][0] == pytest.approx(start["ndcg@20"], abs=1e-5)
+        assert trained.curve["valid/ndcg@20"][0] == pytest.approx(start["ndcg@20"], abs=1e-3)
     found = evaluate(trained.score, dataset, "valid").means()["ndcg@20"]
     assert found == pytest.approx(max(trained.curve["valid/ndcg@20"]), abs=1e-5)
     assert trained.best_steps in trained.curve["steps"]

@@ -352,6 +352,19 @@ def test_the_fast_reader_refuses_all_that_the_slow_one_refuses(rows: list[list[s
             assert all(np.array_equal(fast[name], plain[name]) for name in layout.names)
 
 
+def test_decimals_are_read_to_the_last_bit(write: Write) -> None:
+    """As Python reads them, by either reader, so that a data set is the same on every processor."""
+    rng = np.random.default_rng(0)
+    numbers = [float(x) for x in 10.0 ** rng.uniform(-30, 30, 3000)] + [
+        1593878903.438,
+        2.2250738585072014e-308,
+    ]
+    path = write("file", "".join(f"1\t2\t{number!r}\t3\n" for number in numbers))
+    fast = delimited._read_fast(path, TABS)
+    assert fast is not None and fast["rating"].tolist() == numbers
+    assert delimited._read_plain(path, TABS)[0]["rating"].tolist() == numbers
+
+
 def test_a_whole_file_is_read_fast(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delimited, "_read_plain", lambda *_: pytest.fail("read line by line"))
     for separator in ("\t", "::", ","):
