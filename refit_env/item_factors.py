@@ -12,18 +12,16 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from refit_env.utils.content_cache import ContentCache
+from refit_env.utils.content_cache import CACHE
 
 Floats = npt.NDArray[np.float32]
 
 DENSE_CELLS = 1_000_000
 """Up to this many cells (U * I) the full decomposition is used: as fast as Lanczos, and exact at any rank."""
 
-_CACHE: ContentCache[Floats] = ContentCache()
-
 
 def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
-    """Return the r leading right singular vectors of the interactions; the last eight results are cached.
+    """Return the r leading right singular vectors of the interactions; results are cached.
 
     Columns are orthonormal and sorted by descending singular value; in each, the first of the entries with
     the largest absolute value is positive. Lanczos starts with a fixed vector, so every process computes the
@@ -53,7 +51,8 @@ def item_factors(matrix: sp.csr_matrix, rank: int) -> Floats:
             f"rank={rank!r} must be a whole number in 1..{highest}: there are {matrix.shape[0]} users and "
             f"{matrix.shape[1]} items, and a truncated SVD has fewer directions than either"
         )
-    return _CACHE.get(matrix, int(rank), lambda: _leading(sp.csr_matrix(matrix, dtype=np.float64), int(rank)))
+    rows = sp.csr_matrix(matrix, dtype=np.float64)
+    return CACHE.get("item factors", (matrix, int(rank)), lambda: _leading(rows, int(rank)))
 
 
 def _leading(matrix: sp.csr_matrix, rank: int) -> Floats:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
 
-from refit_env.utils.content_cache import ContentCache
+from refit_env.utils.content_cache import CACHE
 
 Ids = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -146,17 +146,13 @@ def _nine_digits(value: Floats) -> Floats:
     return np.asarray(np.ldexp(np.round(np.ldexp(mantissa, 30)), exponent - 30))
 
 
-_CACHE: ContentCache[Ids] = ContentCache()
-
-
 def cached_neighbors(matrix: sp.csr_matrix, k: int, groups: Ids | None = None) -> Ids:
-    """Return ``nearest_users(matrix, k, groups)[0]``; the last eight results are cached.
+    """Return ``nearest_users(matrix, k, groups)[0]``; results are cached.
 
     The key is the content of the rows, so environments, agents and evaluations of one process that build
     equal rows independently share the result.
     """
-    others = () if groups is None else (groups,)
-    return _CACHE.get(matrix, k, lambda: nearest_users(matrix, k, groups)[0], others)
+    return CACHE.get("neighbors", (matrix, k, groups), lambda: nearest_users(matrix, k, groups)[0])
 
 
 def neighbor_average(neighbors: Ids, matrix: sp.csr_matrix) -> sp.csr_matrix:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names
@@ -16,6 +14,7 @@ from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError, unknown_name
 from refit_env.utils.atomic_io import file_state
+from refit_env.utils.content_cache import CACHE
 from refit_env.utils.folders import cache_folder, lock_of, restore
 
 HOME_VARIABLE = "REFIT_DATA_HOME"
@@ -52,7 +51,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     """
     name = str(name_or_folder)
     if name == "synthetic":
-        return _synthetic()
+        return CACHE.get("data set", ("synthetic",), synthesize)
     if name in CATALOG:
         folder = _find(name)
     elif isinstance(name_or_folder, Path) or os.sep in name or Path(name).is_dir():
@@ -68,7 +67,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         if own is None:
             raise unknown_name("data set", name, list_datasets())
         folder = own
-    return _load(str(folder.resolve()), tuple(file_state(file) for file in sorted(folder.iterdir())))
+    return _load(folder.resolve())
 
 
 def find_dataset(name: str) -> Path | None:
@@ -150,12 +149,7 @@ def _report(message: str) -> None:
     print(f"refit-env: {message}", file=sys.stderr, flush=True)
 
 
-@lru_cache(maxsize=8)
-def _load(folder: str, files: tuple[Any, ...]) -> Dataset:
-    """Read a folder; ``files`` holds the states of its files, so that a changed file is read again."""
-    return load_canonical(Path(folder))
-
-
-@lru_cache(maxsize=1)
-def _synthetic() -> Dataset:
-    return synthesize()
+def _load(folder: Path) -> Dataset:
+    """Read a folder, or take its data set from the process's cache; a changed file is read again."""
+    states = (file_state(file) for file in sorted(folder.iterdir()))
+    return CACHE.get("data set", (str(folder), *states), lambda: load_canonical(folder))

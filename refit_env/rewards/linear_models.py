@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ from refit_env.rewards.ridge_solver import (
     times,
 )
 from refit_env.settings import Nonnegative, Positive, Size, check_setting
-from refit_env.utils.content_cache import ContentCache
+from refit_env.utils.content_cache import CACHE
 from refit_env.utils.ridge import ridge_weights
 
 
@@ -62,11 +61,6 @@ class Filters:
 
 LARGEST = 25_000
 """Items or, where they are fewer, users that ``ease`` takes: it holds the square, its time is the cube."""
-
-_WEIGHTS: ContentCache[Tensor] = ContentCache()
-_DUALS: ContentCache[Dual] = ContentCache()
-_FILTERS: ContentCache[Filters] = ContentCache()
-_LEVERAGES: ContentCache[npt.NDArray[np.float64]] = ContentCache()
 
 
 class ModelReward(ListReward):
@@ -200,13 +194,11 @@ def _ease(context: RewardContext, l2: float) -> Regression:
             f"more than {LARGEST}; use 'gf_cf'"
         )
     rows, visible = _train_rows(dataset), _visible(context)
-    others = [np.array([l2]), _bytes(device)]
+    key = (rows, l2, device)
     if by_users:
-        return ByUsers(_DUALS.get(rows, side, lambda: Dual(rows, l2, device), others), visible)
+        return ByUsers(CACHE.get("ease by users", key, lambda: Dual(rows, l2, device)), visible)
     targets = _targets(dataset) if isinstance(dataset, RowDataset) else None
-    if isinstance(dataset, RowDataset):
-        others.append(dataset.targets.items)
-    weights = _WEIGHTS.get(rows, side, lambda: ridge_weights(rows, l2, targets, device), others)
+    weights = CACHE.get("ease", (*key, targets), lambda: ridge_weights(rows, l2, targets, device))
     return ByItems(weights, visible)
 
 
@@ -227,7 +219,7 @@ def _without_itself(context: RewardContext, model: Regression, l2: float) -> Wit
     targets = torch.zeros(dataset.num_users, dtype=torch.int64)
     shares = torch.zeros(dataset.num_users)
     targets[told] = torch.as_tensor(dataset.targets.items, dtype=torch.int64)
-    known = _LEVERAGES.get(rows, rows.shape[1], lambda: leverages(rows, l2), [np.array([l2])])
+    known = CACHE.get("leverages", (rows, l2), lambda: leverages(rows, l2))
     shares[told] = torch.tensor(known, dtype=torch.float32)
     return WithoutItself(model, targets.to(context.device), shares.to(context.device))
 
@@ -247,12 +239,7 @@ def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) ->
             on(sp.csr_matrix(normal.T), device),
         )
 
-    return _FILTERS.get(rows, rank, make, [np.array([alpha]), _bytes(device)])
-
-
-def _bytes(device: torch.device) -> npt.NDArray[np.uint8]:
-    """A device's name as an array."""
-    return np.frombuffer(str(device).encode(), np.uint8)
+    return CACHE.get("graph filters", (rows, rank, alpha, device), make)
 
 
 def _train_rows(dataset: Dataset) -> sp.csr_matrix:

@@ -1,59 +1,88 @@
-"""Caches expensive results, keyed by a hash of the input.
+"""One cache a process for results that are expensive to compute, keyed by the content of their inputs.
 
-Environments, agents and evaluations of one process often build equal matrices independently; they share the
-results that are computed from them (neighbours, factors).
+Environments, agents and evaluations of one process often build the same rows independently; neighbours, item
+factors, linear models, policies and data sets that are made from them are then shared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
-Value = TypeVar("Value")
+Thing = TypeVar("Thing")
 
-CAPACITY = 8
-"""Results that a cache holds; the least recently used one is evicted."""
+CAPACITY = 24
+"""Results of all kinds that the cache holds; the least recently used one is evicted."""
 
 
-class ContentCache(Generic[Value]):
-    """A cache of the last eight results of one kind."""
+class ContentCache:
+    """A cache of results by their inputs; the least recently used one is evicted."""
 
-    def __init__(self) -> None:
-        """Create an empty cache."""
-        self._known: OrderedDict[tuple[str, int], Value] = OrderedDict()
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        """Create an empty cache that holds ``capacity`` results."""
+        self.capacity = capacity
+        self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def get(
-        self,
-        matrix: sp.csr_matrix,
-        number: int,
-        make: Callable[[], Value],
-        others: Iterable[npt.NDArray[Any]] = (),
-    ) -> Value:
-        """Return the cached result of equal inputs, or compute it. Callers must not change it.
+    def __len__(self) -> int:
+        """Number of results that it holds."""
+        return len(self._results)
+
+    def get(self, kind: str, parts: Iterable[Any], make: Callable[[], Thing]) -> Thing:
+        """Return the cached result of equal inputs, or compute it.
 
         Args:
-            matrix: a matrix that the result depends on.
-            number: a setting that it depends on.
-            make: computes the result; an array becomes read-only.
-            others: further arrays that it depends on.
+            kind: what the result is; different kinds never share a result.
+            parts: everything that the result depends on. Arrays and CSR matrices count by their content,
+                shape and type, other parts by equality.
+            make: makes the result.
+
+        Returns:
+            The result, which all callers share: it must not be changed; an array is read-only.
         """
-        digest = hashlib.blake2b(repr(matrix.shape).encode(), digest_size=16)
-        for array in (matrix.indptr, matrix.indices, matrix.data, *others):
-            # else equal bytes of other types collide
-            digest.update(f"{array.dtype.str}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        key = (digest.hexdigest(), number)
-        if key not in self._known:
-            made = self._known[key] = make()
-            if isinstance(made, np.ndarray):
-                made.setflags(write=False)
-        self._known.move_to_end(key)
-        while len(self._known) > CAPACITY:
-            self._known.popitem(last=False)
-        return self._known[key]
+        key = (kind, *map(_key, parts))
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+                found: Thing = self._results[key]
+                return found
+        made = make()
+        if isinstance(made, np.ndarray):
+            made.setflags(write=False)
+        with self._lock:
+            kept: Thing = self._results.setdefault(key, made)  # another thread may have computed it
+            self._results.move_to_end(key)
+            while len(self._results) > self.capacity:
+                self._results.popitem(last=False)
+        return kept
+
+    def clear(self) -> None:
+        """Evict all results."""
+        with self._lock:
+            self._results.clear()
+
+
+CACHE = ContentCache()
+"""The cache of this process."""
+
+
+def _key(part: Any) -> Any:
+    """A part as it stands in a key."""
+    if isinstance(part, sp.csr_matrix):
+        arrays = (part.indptr, part.indices, part.data)
+        return ("csr", part.shape, *map(_digest, arrays))
+    return _digest(part) if isinstance(part, np.ndarray) else part
+
+
+def _digest(array: npt.NDArray[Any]) -> str:
+    """A hash of an array's content, shape and type."""
+    digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

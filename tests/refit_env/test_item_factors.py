@@ -16,7 +16,6 @@ from hypothesis.extra import numpy as hnp
 from refit_env import item_factors as factors_module
 from refit_env.data import synthesize
 from refit_env.item_factors import item_factors
-from refit_env.utils.content_cache import CAPACITY
 
 
 @st.composite
@@ -73,13 +72,6 @@ def test_the_same_rows_are_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> N
     changed.data[0] = 2.0
     with pytest.raises(TypeError):
         item_factors(changed, 5)
-
-
-def test_the_oldest_result_is_evicted() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(CAPACITY + 3):
-        item_factors(sp.csr_matrix(rng.random((4, 4))), 2)
-    assert len(factors_module._CACHE._known) == CAPACITY
 
 
 def test_every_process_computes_the_same_factors() -> None:

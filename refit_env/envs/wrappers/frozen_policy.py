@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,11 +11,7 @@ from refit_env.data.identity import check_same_data
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.atomic_io import file_state
-
-KEPT = 4
-"""Policies read from disk that are kept for the next wrapper of the same file."""
-
-_READ: OrderedDict[tuple[Any, ...], DiffusionPolicy] = OrderedDict()
+from refit_env.utils.content_cache import CACHE
 
 
 def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProblem) -> DiffusionPolicy:
@@ -56,13 +50,9 @@ def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
     file = folder / "policy.safetensors"
     if not file.is_file():
         return DiffusionPolicy.load(folder)  # raises, and names what is missing
-    key = (file_state(file), device)
-    if key not in _READ:
-        _READ[key] = _freeze(DiffusionPolicy.load(folder, device))
-    _READ.move_to_end(key)
-    while len(_READ) > KEPT:
-        _READ.popitem(last=False)
-    return _READ[key].respaced()  # its weights are shared; its chain, which can be set, is not
+    parts = (file_state(file), device)
+    shared = CACHE.get("frozen policy", parts, lambda: _freeze(DiffusionPolicy.load(folder, device)))
+    return shared.respaced()  # its weights are shared; its chain, which can be set, is not
 
 
 def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:

@@ -14,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 
 from refit_env.data import Interactions, load_dataset
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.rewards import linear_models, make_relevance, make_reward
+from refit_env.rewards import make_relevance, make_reward
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward, weighed
 from refit_env.rewards.ridge_solver import ByItems, ByUsers
-from refit_env.utils.content_cache import ContentCache
+from refit_env.utils.content_cache import CACHE
 from refit_env.utils.ridge import ridge_weights
 
 ITEMS = 6
@@ -132,7 +132,7 @@ def test_a_system_of_users_that_cannot_be_factored_is_refused(
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
     # another test may have solved this very system
-    monkeypatch.setattr(linear_models, "_DUALS", ContentCache())
+    CACHE.clear()
     with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 3 equations in float32; use 1 or"):
         make_reward("ease", twins, make_relevance("train", twins), k=2, l2=3.0)
 

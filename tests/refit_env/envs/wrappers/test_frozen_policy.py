@@ -9,10 +9,7 @@ import pytest
 
 from refit_env.backbones import make_backbone
 from refit_env.envs.wrappers import ResidualAction
-from refit_env.envs.wrappers import frozen_policy as frozen_module
-from refit_env.envs.wrappers.frozen_policy import frozen_policy
 from refit_env.errors import CheckpointError
-from refit_env.policy import DiffusionPolicy
 
 
 @pytest.mark.parametrize(
@@ -74,11 +71,3 @@ def test_environments_share_the_weights_of_a_folder_until_they_change(
     second = ResidualAction(make(), tmp_path).action_map.policy
     weights = [next(p.backbone.parameters()) for p in (first, second)]
     assert not weights[0].equal(weights[1])
-
-
-def test_only_the_newest_folders_are_kept(make: Any, make_policy: Any, tmp_path: Path) -> None:
-    problem = make().unwrapped.problem
-    for n in range(frozen_module.KEPT + 2):
-        make_policy().save(tmp_path / str(n))
-        assert isinstance(frozen_policy(tmp_path / str(n), problem), DiffusionPolicy)
-    assert len(frozen_module._READ) == frozen_module.KEPT
