@@ -1,9 +1,9 @@
-"""The actor of an SB3 policy: a diffusion policy made from JSON-plain settings.
+"""The actor of an SB3 policy: a diffusion policy built from JSON-plain settings.
 
-Stable-Baselines3 writes ``policy_kwargs`` into its saved files, and makes the policy from them again before
-it puts the weights back. A network in ``policy_kwargs`` would be saved twice, the caller's own would be
-trained, and loading would unpickle it. So the settings name a run folder, and what is needed to build the
-network without that folder is written beside the name.
+Stable-Baselines3 stores ``policy_kwargs`` in its saved files, and builds the policy from them before it loads
+the weights. A network in ``policy_kwargs`` would be saved twice, training would change the caller's network,
+and loading would unpickle it. So the settings name a run folder, and also hold what is needed to build the
+network without that folder.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.utils.text import shown
 
 BUILD = ("backbone", "num_items", "backbone_config")
-"""What a network is built from."""
+"""Settings that define a network."""
 CHAIN = ("num_steps", "exploration_std", "posterior_share", "eta")
-"""What its chain is besides (``DiffusionPolicy.chain``); all have defaults."""
+"""Settings that define its chain (``DiffusionPolicy.chain``); all have defaults."""
 SETTINGS = ("run", *BUILD, *CHAIN, "dataset")
-"""Every setting of an actor."""
+"""All settings of an actor."""
 WHICH = (
-    "Pass policy_kwargs={'actor': {'run': FOLDER}}, a folder that 'refit pretrain' made, or {'backbone': "
+    "Pass policy_kwargs={'actor': {'run': FOLDER}}, a folder made by 'refit pretrain', or {'backbone': "
     "'diffrec', 'num_items': I} for an untrained one"
 )
 
 
 def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
-    """Build the policy that the settings name, and complete them so that they name it without its folder.
+    """Build the policy that the settings name, and add to them what is needed to build it without its folder.
 
     Args:
-        settings: ``{"run": FOLDER}``, what ``refit pretrain``, ``refit finetune`` or ``DiffusionPolicy.save``
-            left; or ``{"backbone": NAME, "num_items": I, "backbone_config": {...}}``, an untrained network.
-            With either, ``num_steps``, ``exploration_std``, ``posterior_share`` and ``eta`` change the chain,
-            which is the run's where they are not named. **Completed in place**: a
-            run's backbone, its configuration and its chain are added. Stable-Baselines3 keeps and saves this
-            very mapping, which is how a saved file can be loaded where the folder is gone.
+        settings: ``{"run": FOLDER}``, a folder written by ``refit pretrain``, ``refit finetune`` or
+            ``DiffusionPolicy.save``; or ``{"backbone": NAME, "num_items": I, "backbone_config": {...}}``, an
+            untrained network. With either, ``num_steps``, ``exploration_std``, ``posterior_share`` and
+            ``eta`` change the chain; the default is the run's chain. **Changed in place**: a run's backbone,
+            its configuration and its chain are added. Stable-Baselines3 stores and saves this mapping, so a
+            saved file can be loaded after the folder was deleted.
 
     Returns:
-        The policy, its weights those of the run; and None, or why it has no weights of its own yet: the
-        settings were completed earlier and the folder is gone or holds another network since. That is right
-        for a file that is being loaded, whose weights follow, and for nothing else.
+        The policy with the run's weights; and None, or the reason why it has no weights yet: the settings
+        were completed earlier, and the folder was deleted or now holds another network. This is valid only
+        while a saved file is loaded, because its weights are loaded afterwards.
 
     Raises:
-        CheckpointError: if the folder holds no readable policy, or another backbone than the settings say.
+        CheckpointError: if the folder holds no readable policy, or another backbone than the settings name.
         ValueError: for an unknown setting, or too few of them.
     """
     for name in check_actor(settings):
@@ -64,7 +64,7 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
     except CheckpointError as error:
         if not completed:
             raise CheckpointError(
-                f"actor run {str(settings['run'])!r}: {error}. Make one with 'refit pretrain --out FOLDER'"
+                f"actor run {str(settings['run'])!r}: {error}. Create one with 'refit pretrain --out FOLDER'"
             ) from error
         return _build(settings), f"the run folder {str(settings['run'])!r} is gone ({error})"
     saved = dict(meta)
@@ -82,10 +82,10 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
 
 
 def check_actor(settings: Any) -> dict[str, Any]:
-    """The settings of an actor, if they are such.
+    """Return the settings of an actor, after checking that they are a dictionary.
 
     Raises:
-        ValueError: if there are none, or something else; it says what to pass.
+        ValueError: if they are None or of another type; the message states what to pass.
     """
     if isinstance(settings, dict):
         return settings
@@ -93,26 +93,26 @@ def check_actor(settings: Any) -> dict[str, Any]:
 
 
 def _build(settings: dict[str, Any]) -> DiffusionPolicy:
-    """The policy without its weights; its own random numbers are the caller's global ones."""
+    """Build the policy with random weights, from torch's global generator."""
     backbone = make_backbone(settings["backbone"], settings["num_items"], settings.get("backbone_config"))
     backbone.freeze_scores()
     return _chain(backbone, settings)
 
 
 def _chain(backbone: Backbone, settings: dict[str, Any]) -> DiffusionPolicy:
-    """The policy of a backbone, its chain as the settings have it."""
+    """Build the policy of a backbone with the chain of the settings."""
     chain = {name: settings[name] for name in CHAIN if settings.get(name) is not None}
     policy = DiffusionPolicy(backbone, **chain)
     if bool((policy.std <= 0).any()):
         raise ValueError(
-            "the actor's std is 0 at some step, so a policy gradient has nothing to learn from: raise "
+            "the actor's std is 0 at some step, so there is no policy gradient: raise "
             "policy_kwargs={'actor': {'exploration_std': ...}} (0.05 is usual)"
         )
     return policy
 
 
 def _complete(settings: dict[str, Any], policy: DiffusionPolicy) -> DiffusionPolicy:
-    """Write what the policy is into the settings."""
+    """Add the policy's backbone and chain to the settings."""
     settings["run"] = None if settings.get("run") is None else str(settings["run"])
     settings["backbone"], settings["num_items"] = policy.backbone.name, policy.backbone.num_items
     settings["backbone_config"] = _plain(policy.backbone.config_dict())
@@ -121,5 +121,5 @@ def _complete(settings: dict[str, Any], policy: DiffusionPolicy) -> DiffusionPol
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON gives it back: lists for tuples."""
+    """Return the value after a JSON round trip: lists for tuples."""
     return json.loads(json.dumps(value))

@@ -1,8 +1,9 @@
 """Rollout buffers whose advantages compare the chains of one user.
 
 Stable-Baselines3's advantage is the return minus the critic's value. A chain has one reward, at its end, and
-rewards differ much more between users than between the chains of one: a critic must learn all users before
-it takes that away, which 50 updates do not give it. The mean of the user's other chains needs no learning.
+rewards differ much more between users than between the chains of one user. A critic reduces this variance
+only after it has learned the values of all users, which needs more than 50 updates. The mean of the user's
+other chains is a baseline without learning.
 
 Letters: S steps of a rollout, N sub-environments, G chains of each user, C chains of each sub-environment.
 """
@@ -25,11 +26,11 @@ Bools = npt.NDArray[np.bool_]
 
 
 class LeaveOneOut(RolloutBuffer):
-    """What the two buffers share: a chain's advantage is its return less the mean of the user's other ones.
+    """Base of the two buffers: a chain's advantage is its return minus the mean of the user's other chains.
 
-    It is the same at each of the chain's steps (RLOO, arXiv 2402.14740). The critic is trained as before, on
+    It is the same at all steps of the chain (RLOO, arXiv 2402.14740). The critic is still trained on
     Stable-Baselines3's returns, but no advantage depends on it. PPO's ``normalize_advantage`` only scales
-    here: the advantages of a group add up to zero by themselves.
+    here, because the advantages of a group sum to zero.
     """
 
     def __init__(
@@ -45,23 +46,23 @@ class LeaveOneOut(RolloutBuffer):
         group_size: int = 8,
         shared_start: bool = True,
     ) -> None:
-        """Make a buffer; the algorithm does it, with ``rollout_buffer_kwargs`` for what follows ``n_envs``.
+        """Create a buffer; the algorithm does so, with ``rollout_buffer_kwargs`` for the keyword arguments.
 
         Args:
-            buffer_size: S, the algorithm's ``n_steps``; whole chains.
-            observation_space: ``Dict`` for ``LeaveOneOutRolloutBuffer``, ``Box`` for the flat one.
+            buffer_size: S, the algorithm's ``n_steps``, a multiple of T.
+            observation_space: ``Dict`` for ``LeaveOneOutRolloutBuffer``, ``Box`` for the flat buffer.
             action_space: see ``RolloutBuffer``.
-            device: see there.
-            gae_lambda: of the critic's returns.
-            gamma: must be 1: a chain's reward comes at its end, and all its steps share the advantage.
+            device: see ``RolloutBuffer``.
+            gae_lambda: lambda of the critic's returns.
+            gamma: must be 1: a chain's reward is at its end, and all its steps share the advantage.
             n_envs: N, a multiple of ``group_size``.
-            group_size: G, that of ``GroupedUsers``.
-            shared_start: whether one user's chains begin in the same state, as under ``start="history"``;
-                then it is checked. False for ``"diffused"`` and ``"noise"``.
+            group_size: G, the group size of ``GroupedUsers``.
+            shared_start: whether one user's chains begin in the same state, as with ``start="history"``; if
+                true, this is checked. False for ``"diffused"`` and ``"noise"``.
 
         Raises:
-            ValueError: for a ``gamma`` below 1, a group size that does not divide N, or a space of the other
-                kind.
+            ValueError: for a ``gamma`` below 1, a group size that does not divide N, or an observation space
+                of the other type.
         """
         flat = not isinstance(self, DictRolloutBuffer)
         if isinstance(observation_space, spaces.Dict) == flat:
@@ -87,15 +88,15 @@ class LeaveOneOut(RolloutBuffer):
         )
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: npt.NDArray[Any]) -> None:
-        """Set the critic's returns as SB3 does, and the advantages by the user's other chains.
+        """Compute the critic's returns as SB3 does, and the advantages from the user's other chains.
 
         Raises:
-            ValueError: if the rollout cuts a chain in two, or the chains of a group are not one user's.
+            ValueError: if the rollout ends within a chain, or the chains of a group are not one user's.
         """
         super().compute_returns_and_advantage(last_values, dones)
         starts: Bools = self.episode_starts.astype(np.bool_)  # (S, N)
         self._check(starts, np.asarray(dones, np.bool_))
-        chain = starts.cumsum(0) - 1  # (S, N), which of its sub-environment's chains a step belongs to
+        chain = starts.cumsum(0) - 1  # (S, N) number of the step's chain in its sub-environment
         place = np.broadcast_to(np.arange(self.n_envs), chain.shape)  # (S, N)
         total = np.zeros((int(chain.max()) + 1, self.n_envs), np.float32)  # (C, N)
         np.add.at(total, (chain, place), self.rewards)
@@ -104,11 +105,11 @@ class LeaveOneOut(RolloutBuffer):
         self.advantages = advantage[chain, place]  # (S, N)
 
     def _check(self, starts: Bools, dones: Bools) -> None:
-        """Refuse a rollout that does not hold whole chains of whole groups; starts (S, N), dones (N,)."""
+        """Raise an error unless a rollout holds whole chains of whole groups; starts (S, N), dones (N,)."""
         if not (starts[0].all() and dones.all()):
             raise ValueError(
-                f"n_steps={self.buffer_size} must hold whole chains: make it a multiple of the environment's "
-                "T (num_steps), and begin with learn(), which resets"
+                f"n_steps={self.buffer_size} must hold whole chains: use a multiple of the environment's T "
+                "(num_steps), and begin with learn(), which resets"
             )
         together = self._agree(starts) & starts  # (S, N)
         if self.shared_start:
@@ -122,18 +123,18 @@ class LeaveOneOut(RolloutBuffer):
                 f"sub-environments {first}..{first + self.group_size - 1} do not begin the same chain at "
                 f"step {step} of the rollout, so they are not one user's. Wrap the vector environment in "
                 f"refit_env.envs.wrappers.vector.GroupedUsers(envs, group_size={self.group_size}); where "
-                "start is 'diffused' or 'noise', pass rollout_buffer_kwargs={'shared_start': False} besides"
+                "start is 'diffused' or 'noise', also pass rollout_buffer_kwargs={'shared_start': False}"
             )
 
     def _agree(self, values: npt.NDArray[Any]) -> Bools:
-        """(S, N) whether each group holds one value of ``values`` (S, N, ...)."""
+        """Return (S, N) whether all chains of a group have the same ``values`` (S, N, ...)."""
         groups = values.reshape(self.buffer_size, -1, self.group_size, *values.shape[2:])
         same: Bools = (groups == groups[:, :, :1]).reshape(*groups.shape[:2], -1).all(2)  # (S, N / G)
         return same.repeat(self.group_size, axis=1)
 
 
 class LeaveOneOutRolloutBuffer(LeaveOneOut, DictRolloutBuffer):
-    """``rollout_buffer_class=`` for PPO, A2C and TRPO on ``GroupedUsers``: a baseline of the user's own.
+    """``rollout_buffer_class=`` for PPO, A2C and TRPO on ``GroupedUsers``: a leave-one-out baseline per user.
 
     Example:
         >>> import gymnasium as gym

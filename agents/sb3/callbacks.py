@@ -1,4 +1,4 @@
-"""Full-ranking evaluation while Stable-Baselines3 trains, and the weights that validation chooses.
+"""Full-ranking evaluation during Stable-Baselines3 training, and selection of the best weights.
 
 Letters: B users in a batch, D size of the diffused vector, I items, T steps.
 """
@@ -33,28 +33,29 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 
 BEST = "best_model"
-"""Stem of the best model's file, as SB3's ``EvalCallback`` calls it."""
+"""Stem of the best model's file, the same as in SB3's ``EvalCallback``."""
 
 
 class RankingEvalCallback(BaseCallback):
-    """Ranks the validation items every so often, logs what it finds, and keeps the best weights.
+    """Evaluates the validation ranking at intervals, logs the metrics, and stores the best weights.
 
-    SB3's ``EvalCallback`` looks at the mean reward of some episodes; what a recommender is judged by is the
-    full ranking of every user (``refit_env.evaluation.ranking``), and it is deterministic. Evaluated are the
-    model before training, every ``eval_freq`` environment steps, and at the end.
+    SB3's ``EvalCallback`` evaluates the mean reward of some episodes; this callback evaluates the full
+    ranking of every user (``refit_env.evaluation.ranking``), which is deterministic. It evaluates before
+    training, every ``eval_freq`` environment steps, and at the end.
 
-    Logged: ``valid/ndcg@20`` and the like, ``valid/coverage@20``, ``valid/gini@20``; for a
+    It logs metrics such as ``valid/ndcg@20``, ``valid/coverage@20`` and ``valid/gini@20``; for a
     ``DiffusionActorCriticPolicy`` also ``policy/kl_to_pretrained``, the mean over users of
     sum_t KL(pi || reference) / D along the noise-free chain. Other policies are scored through the
     environment's wrappers (``refit_env.envs.wrappers.chain_scorer``).
 
-    Rewards that look at all users' lists (coverage and the like) are shown the model's own each time.
+    At each evaluation, rewards that depend on the lists of all users (such as coverage) receive the model's
+    current lists.
 
     Attributes:
-        history: what each evaluation found, with ``timesteps`` and what the last update logged
+        history: the metrics of each evaluation, with ``timesteps`` and the values that the last update logged
             (``train/...``).
         best_value: the best value of ``select_on``.
-        best_timesteps: environment steps at which it was found.
+        best_timesteps: the environment steps of the best value.
     """
 
     def __init__(
@@ -68,16 +69,16 @@ class RankingEvalCallback(BaseCallback):
         best_model_save_path: str | Path | None = None,
         verbose: int = 0,
     ) -> None:
-        """Make a callback; pass it to ``learn(callback=...)``.
+        """Create a callback; pass it to ``learn(callback=...)``.
 
         Args:
             eval_freq: environment steps, of all environments together, between two evaluations.
-            split: ``"valid"``; ``"test"`` is for curves, never for choosing weights.
-            select_on: the metric that chooses the best weights.
+            split: ``"valid"``; ``"test"`` is for curves, never for selecting weights.
+            select_on: the metric that selects the best weights.
             ks: list lengths, cut to the catalogue.
-            reference: what the divergence is measured from, a policy or a run folder; None is the actor as
-                it stands when training begins.
-            best_model_save_path: folder for ``best_model.zip``; None keeps the best weights in memory only.
+            reference: reference of the KL divergence, a policy or a run folder; None is the actor at the
+                start of training.
+            best_model_save_path: folder for ``best_model.zip``; None stores the best weights in memory only.
             verbose: 1 prints each evaluation.
 
         Raises:
@@ -94,10 +95,10 @@ class RankingEvalCallback(BaseCallback):
         self._best_state: dict[str, Any] = {}
         self._last: int | None = None
 
-    # ------------------------------------------------------------------ what SB3 calls
+    # ------------------------------------------------------------------ called by SB3
 
     def _on_training_start(self) -> None:
-        """Refuse what does not fit, and evaluate the model that training begins with."""
+        """Check actor and environment, and evaluate the model before training."""
         self._problem = denoising_problem(self.training_env)
         self._problems = denoising_problems(self.training_env)
         self.select_on = selecting_metric(self.select_on, self._problem.dataset, self.ks)
@@ -108,45 +109,45 @@ class RankingEvalCallback(BaseCallback):
             if self.reference is None:
                 self.reference = copy.deepcopy(policy.actor).requires_grad_(False)
             self.reference.to(policy.device).eval()
-        self._look()
+        self._validate()
 
     def _on_rollout_start(self) -> None:
-        """Evaluate if it is time: the weights are those that the rollout is about to use."""
+        """Evaluate if ``eval_freq`` steps have passed; the next rollout uses these weights."""
         if self._last is not None and self.num_timesteps - self._last >= self.eval_freq:
-            self._look()
+            self._validate()
 
     def _on_step(self) -> bool:
-        """Training goes on."""
+        """Continue training."""
         return True
 
     def _on_training_end(self) -> None:
         """Evaluate the last weights."""
         if self.num_timesteps != self._last:
-            self._look()
+            self._validate()
 
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, split: str | None = None) -> Evaluation:
-        """Rank by the model as it is now; ``split`` is the callback's own if None.
+        """Evaluate the current model; None as ``split`` is the callback's split.
 
-        Where the reward sees validation items, those of the users whom it does not are ranked.
+        If the reward uses the validation items of some users, only the other users are evaluated.
         """
         split = split or self.split
         users = denoising_problem(self.model.get_env()).selecting if split == "valid" else None
         return evaluate_model(self.model, split, ks=self.ks, users=users)
 
     def load_best(self) -> None:
-        """Put the best weights into the model.
+        """Load the best weights into the model.
 
         Raises:
-            ValueError: if nothing has been evaluated yet.
+            ValueError: before the first evaluation.
         """
         if not self._best_state:
             raise ValueError("no weights to load: call model.learn(callback=...) first")
         self.model.policy.load_state_dict(self._best_state)
 
-    def _look(self) -> None:
-        """Evaluate, log, keep the weights if they are the best so far."""
+    def _validate(self) -> None:
+        """Evaluate, log, and store the weights if they are the best so far."""
         self._last = self.num_timesteps
         score = model_scorer(self.model)
         refresh_all([problem.reward_fn for problem in self._problems], score)
@@ -178,13 +179,13 @@ def evaluate_model(
     ks: Sequence[int] = (10, 20),
     users: npt.NDArray[np.int64] | None = None,
 ) -> Evaluation:
-    """Full-ranking evaluation of a model on the data of its environment.
+    """Evaluate a model by full ranking on the data set of its environment.
 
     Args:
-        model: of any SB3 algorithm, with an environment.
+        model: a model of any SB3 algorithm, with an environment.
         split: ``"valid"`` or ``"test"``.
         ks: list lengths, cut to the catalogue.
-        users: evaluate only these; None takes all.
+        users: evaluate only these users; None evaluates all.
 
     Raises:
         ValueError: if the model has no denoising environment.
@@ -197,14 +198,14 @@ def evaluate_model(
 
 
 def model_scorer(model: BaseAlgorithm) -> ScoreFunction:
-    """Users (B,) -> scores (B, I) by the model's deterministic chain from the users' train rows."""
+    """Return the function users (B,) -> scores (B, I) of the model's deterministic chain."""
     problem = denoising_problem(model.get_env())
     if isinstance(model.policy, DiffusionActorCriticPolicy):
         return model.policy.actor.scorer(problem.dataset)
     normalize = model.get_vec_normalize_env()
 
     def act(observations: Any) -> Any:
-        """What the model does, deterministically; (B, A)."""
+        """Return the model's deterministic actions (B, A)."""
         seen = arrays(observations)
         if normalize is not None:
             seen = normalize.normalize_obs(seen)
@@ -214,10 +215,10 @@ def model_scorer(model: BaseAlgorithm) -> ScoreFunction:
 
 
 def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
-    """The problem that SB3's environments are about.
+    """Return the denoising problem of SB3's environments.
 
     Raises:
-        ValueError: if there is no environment, or it is not a denoising one.
+        ValueError: if there is no environment, or it is not a denoising environment.
     """
     if envs is None:
         raise ValueError("the model has no environment: pass env= to load(), or call set_env()")
@@ -228,7 +229,7 @@ def denoising_problem(envs: VecEnv | None) -> DenoisingProblem:
 
 
 def denoising_problems(envs: VecEnv) -> list[DenoisingProblem]:
-    """The problems of all sub-environments, and of all environments that take turns; each once."""
+    """Return the problems of all sub-environments and of all environments that alternate, each once."""
     waiting = list(gym_envs(envs))
     found: dict[int, DenoisingProblem] = {}
     while waiting:
@@ -243,7 +244,7 @@ def denoising_problems(envs: VecEnv) -> list[DenoisingProblem]:
 
 
 def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
-    """Refuse an actor whose backbone is not the environment's.
+    """Raise an error for an actor whose backbone is not the environment's.
 
     Raises:
         ValueError: naming both.
@@ -257,16 +258,16 @@ def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
 
 
 def _wrapped(envs: VecEnv | None) -> Any:
-    """The Gymnasium environment, vector or single, that SB3's environments are made of.
+    """Return the Gymnasium environment, vector or single, inside SB3's environments.
 
     Raises:
-        ValueError: if it lives in another process.
+        ValueError: if it is in another process.
     """
     assert envs is not None
     found = next(iter(gym_envs(envs)), None)
     if found is None:
         raise ValueError(
-            f"{type(envs.unwrapped).__name__} keeps its environments in other processes, where their "
-            "wrappers cannot be read: use to_sb3_vec_env(gym.make_vec(...)) or DummyVecEnv"
+            f"{type(envs.unwrapped).__name__} runs its environments in other processes, so their wrappers "
+            "cannot be read: use to_sb3_vec_env(gym.make_vec(...)) or DummyVecEnv"
         )
     return found

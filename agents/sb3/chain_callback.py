@@ -1,4 +1,4 @@
-"""What SB3's loggers do not know of a denoising chain: clipping, noise, the reward's terms.
+"""Logs quantities of a denoising chain that SB3 does not log: clipping, noise, the reward's terms.
 
 Letters: N environments, D size of the diffused vector, n steps of a rollout.
 """
@@ -16,29 +16,29 @@ from agents.sb3.policies import DiffusionActorCriticPolicy
 
 
 class ChainLogCallback(BaseCallback):
-    """Logs, once a rollout, what tells whether a diffusion policy trains as it should.
+    """Logs diagnostics of a diffusion policy once per rollout.
 
-    * ``rollout/clipped_share``: share of the action's numbers that SB3 cut to the box. It stores the uncut
-      ones with their log-probabilities, so a share that is not near 0 means that it learns from actions that
-      were not taken.
-    * ``policy/std_min``, ``policy/std_max``: the chain's standard deviations, which are not learnt.
-    * ``rollout/logprob_sum``: the mean log-density of the actions, summed over D whatever the reduction.
-    * ``reward/<term>``: means of the reward's terms over the episodes that ended.
+    * ``rollout/clipped_share``: share of the action's numbers that SB3 clipped to the box. SB3 stores the
+      unclipped actions with their log-probabilities, so with a share far from 0 it learns from actions that
+      were not executed.
+    * ``policy/std_min``, ``policy/std_max``: the chain's standard deviations, which are not learned.
+    * ``rollout/logprob_sum``: the mean log-density of the actions, summed over D for either reduction.
+    * ``reward/<term>``: means of the reward's terms over the finished episodes.
 
-    On-policy algorithms only; the policy's lines need a ``DiffusionActorCriticPolicy``.
+    For on-policy algorithms only; the ``policy/`` values need a ``DiffusionActorCriticPolicy``.
     """
 
     def __init__(self, verbose: int = 0) -> None:
-        """Make a callback; pass it to ``learn(callback=...)``, in a list with others."""
+        """Create a callback; pass it to ``learn(callback=...)``, in a list with others."""
         super().__init__(verbose)
         self._clipped: list[float] = []
         self._terms: dict[str, list[float]] = defaultdict(list)
 
     def _on_training_start(self) -> None:
-        """Learn the names of the reward's terms.
+        """Read the names of the reward's terms.
 
         Raises:
-            ValueError: for an off-policy algorithm, or an environment that is not a denoising one.
+            ValueError: for an off-policy algorithm, or an environment that is not a denoising environment.
         """
         if not isinstance(self.model, OnPolicyAlgorithm):
             raise ValueError(
@@ -47,9 +47,9 @@ class ChainLogCallback(BaseCallback):
         self._names = denoising_problem(self.training_env).term_names
 
     def _on_step(self) -> bool:
-        """Note what this step clipped and paid."""
-        wanted, taken = self.locals["actions"], self.locals["clipped_actions"]  # (N, D), (N, D)
-        self._clipped.append(np.count_nonzero(wanted != taken) / wanted.size)
+        """Record the clipped share and the reward's terms of this step."""
+        drawn, executed = self.locals["actions"], self.locals["clipped_actions"]  # (N, D), (N, D)
+        self._clipped.append(np.count_nonzero(drawn != executed) / drawn.size)
         if self.locals["dones"].any():
             for info in self.locals["infos"]:
                 for name in self._names:
@@ -58,7 +58,7 @@ class ChainLogCallback(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        """Log the means and begin anew."""
+        """Log the means and reset the records."""
         self.logger.record("rollout/clipped_share", float(np.mean(self._clipped)))
         for name, values in self._terms.items():
             self.logger.record(f"reward/{name}", float(np.mean(values)))

@@ -1,7 +1,7 @@
 """Stable-Baselines3's algorithms as rows of ``refit compare algorithms``.
 
-On-policy ones act with the diffusion policy itself. SAC acts with low-rank residuals on a frozen one and sees
-the chain along the same item factors, so that its networks are small at any catalogue size.
+On-policy algorithms train the diffusion policy. SAC adds low-rank residuals to a frozen policy and observes
+the chain in the same item factors, so that its networks are small for any catalogue size.
 
 Letters: N sub-environments, T steps.
 """
@@ -50,11 +50,11 @@ def train_sb3(
         shared: the environment's budget, goal and number of validations.
         env_id: the environment.
         checkpoint: folder of the pretrained policy.
-        seed: of everything random.
+        seed: seed of all random numbers.
 
     Raises:
         ValueError: for an unknown name, or a budget that is smaller than one rollout.
-        ImportError: if TRPO is asked for and sb3-contrib is not installed.
+        ImportError: for TRPO without sb3-contrib.
     """
     envs = make_envs(config, shared, env_id, checkpoint, seed)
     model = make_model(name, config, envs, checkpoint, seed)
@@ -64,12 +64,12 @@ def train_sb3(
     model.learn(total, callback=CallbackList([ranking, rewards]))
     seconds = time.perf_counter() - begin
     ranking.load_best()
-    looks = ranking.history
+    history = ranking.history
     return Trained(
         score=model_scorer(model),
         env_steps=model.num_timesteps,
-        curve={"steps": [look["timesteps"] for look in looks]}
-        | {metric: [round(look[metric], 6) for look in looks] for metric in CURVE},
+        curve={"steps": [point["timesteps"] for point in history]}
+        | {metric: [round(point[metric], 6) for point in history] for metric in CURVE},
         reward={"steps": rewards.steps, "mean": rewards.means},
         best_steps=float(ranking.best_timesteps),
         training_seconds=seconds - ranking.seconds,
@@ -80,7 +80,7 @@ def train_sb3(
 def make_envs(
     config: SB3Settings, shared: EnvSettings, env_id: str, checkpoint: Path, seed: int
 ) -> GymVecEnv:
-    """The environments that an algorithm trains on: grouped by user, low-rank where the settings say so."""
+    """Create the training environments of an algorithm: grouped by user or low-rank, by its settings."""
     steps = DiffusionPolicy.load(checkpoint).num_steps
     several: list[VectorEnv[Any, Any, Any]] = [
         gym.make_vec(
@@ -108,11 +108,11 @@ def make_envs(
 
 
 def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path, seed: int) -> BaseAlgorithm:
-    """An algorithm's model before training.
+    """Create an algorithm's model before training.
 
     Raises:
-        ValueError: for an unknown name, or low-rank settings for an on-policy algorithm and the reverse.
-        ImportError: if TRPO is asked for and sb3-contrib is not installed.
+        ValueError: for an unknown name, an on-policy algorithm with a rank, or SAC without one.
+        ImportError: for TRPO without sb3-contrib.
     """
     if name not in SB3_SETTINGS:
         raise unknown_name("Stable-Baselines3 algorithm", name, SB3_SETTINGS)
@@ -120,10 +120,10 @@ def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path
         raise ValueError(f"{name} with rank={config.rank}: SAC needs a rank above 0, the others rank=0")
     cls: Any = _trpo() if name == "trpo" else {"ppo": PPO, "a2c": A2C, "sac": SAC}[name]
     arguments: dict[str, Any] = dict(config.arguments) | {"seed": seed, "device": "cpu"}
-    arguments["stats_window_size"] = config.num_envs  # the mean reward is that of the last round of chains
+    arguments["stats_window_size"] = config.num_envs  # the mean reward of the last round of chains
     if name == "sac":
         low_rank = SAC("MultiInputPolicy", envs, **arguments)
-        last = low_rank.actor.mu  # acts by 0, which is the pretrained chain, until it has learnt
+        last = low_rank.actor.mu  # initial actions are 0, the pretrained chain
         torch.nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # a linear layer, typed as a module
         torch.nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         return low_rank
@@ -136,10 +136,10 @@ def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path
 
 
 def whole_rollouts(model: BaseAlgorithm, budget: int) -> int:
-    """The most environment steps within a budget: Stable-Baselines3 ends with the rollout under way.
+    """Return the steps of whole rollouts within a budget, because Stable-Baselines3 completes a rollout.
 
     Raises:
-        ValueError: if one rollout takes more.
+        ValueError: if one rollout exceeds the budget.
     """
     if isinstance(model, OnPolicyAlgorithm):
         each = model.n_steps * model.n_envs
@@ -147,21 +147,21 @@ def whole_rollouts(model: BaseAlgorithm, budget: int) -> int:
         each = model.train_freq.frequency * model.n_envs  # type: ignore[attr-defined]  # of off-policy ones
     if each > budget:
         raise ValueError(
-            f"one rollout takes {each} environment steps, the budget is {budget}: raise --steps, or make "
-            "num_envs smaller"
+            f"one rollout has {each} environment steps, the budget is {budget}: raise --steps, or reduce "
+            "num_envs"
         )
     return int(budget // each * each)
 
 
 class InTurns(AnyVectorWrapper):
-    """Several vector environments of the same chains, one after the other: each reset goes to the next.
+    """Alternates between several vector environments of the same chains: each reset selects the next one.
 
-    They differ in what their rewards hide (``relevance_draws``). Episodes all have T steps, so all
-    sub-environments end together and a reset is always one of all.
+    They differ in the items that their rewards hide (``relevance_draws``). All episodes have T steps, so all
+    sub-environments end together and are reset together.
     """
 
     def __init__(self, envs: Sequence[VectorEnv[Any, Any, Any]], seed: int) -> None:
-        """Take environments with autoreset ``Disabled``, and seed each of them apart."""
+        """Store environments with autoreset ``Disabled``, and reset each with its own seed."""
         super().__init__(envs[0])
         self.envs_in_turn = list(envs)
         self._turn = -1
@@ -171,55 +171,55 @@ class InTurns(AnyVectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin the next environment's episodes; seeds are those of the constructor.
+        """Reset the next environment; the seeds are those of the constructor.
 
         Raises:
-            ValueError: if some sub-environments shall go on, which another environment could not.
+            ValueError: for a partial reset.
         """
         rest = dict(options or {})
         mask = rest.pop("reset_mask", None)
         if mask is not None and not mask.all():
-            raise ValueError("environments in turns are reset all at once: their episodes end together")
+            raise ValueError("alternating environments are reset together: their episodes end together")
         self._turn += 1
         self.env = self.envs_in_turn[self._turn % len(self.envs_in_turn)]
         return self.env.reset(options=rest or None)
 
 
 class TimedRanking(RankingEvalCallback):
-    """``RankingEvalCallback`` that knows how long it took.
+    """A ``RankingEvalCallback`` that measures its time.
 
     Attributes:
-        seconds: spent in evaluations.
+        seconds: time spent in evaluations.
     """
 
     seconds = 0.0
 
-    def _look(self) -> None:
+    def _validate(self) -> None:
         begin = time.perf_counter()
-        super()._look()
+        super()._validate()
         self.seconds += time.perf_counter() - begin
 
 
 class RewardCurve(BaseCallback):
-    """Keeps the mean reward of the episodes that ended last, once a rollout.
+    """Records the mean reward of the latest episodes once per rollout.
 
     Attributes:
         steps: environment steps.
-        means: mean rewards there.
+        means: mean rewards at these steps.
     """
 
     def __init__(self) -> None:
-        """Nothing has been seen yet."""
+        """Create an empty curve."""
         super().__init__()
         self.steps: list[float] = []
         self.means: list[float] = []
 
     def _on_step(self) -> bool:
-        """Training goes on."""
+        """Continue training."""
         return True
 
     def _on_rollout_end(self) -> None:
-        """Take a point."""
+        """Record a point."""
         episodes = self.model.ep_info_buffer
         if episodes:
             self.steps.append(float(self.num_timesteps))
@@ -227,10 +227,10 @@ class RewardCurve(BaseCallback):
 
 
 def _trpo() -> Any:
-    """sb3-contrib's TRPO.
+    """Return sb3-contrib's TRPO.
 
     Raises:
-        ImportError: naming what to install.
+        ImportError: naming the package to install.
     """
     try:
         from sb3_contrib import TRPO

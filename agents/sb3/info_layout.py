@@ -1,6 +1,6 @@
-"""Infos, options and indices between the layouts of Gymnasium's vector environments and of SB3's.
+"""Converts infos, options and indices between Gymnasium's vector environments and SB3's.
 
-Letters: N sub-environments, n of them that are asked about.
+Letters: N sub-environments, n selected sub-environments.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 def rows_of(info: Mapping[str, Any], where: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
-    """What a batched info tells about some sub-environments, one mapping each.
+    """Split a batched info into one mapping per selected sub-environment.
 
     Args:
-        info: name -> (N, ...) array, tensor or mapping of them, beside ``_name`` (N,) bool, which
-            sub-environments the value is about (all, where there is no mask).
-        where: (n,) the sub-environments asked about.
+        info: name -> (N, ...) array, tensor or mapping of them, and ``_name`` -> (N,) bool, the mask of the
+            sub-environments that have the value (all, without a mask).
+        where: (n,) the selected sub-environments.
 
     Returns:
-        n mappings; a sub-environment that a value is not about lacks the name. Numbers are Python's own.
+        n mappings; a sub-environment without a value lacks its name. Numbers are Python numbers.
 
     Example:
         >>> info = {"user": np.array([4, 5]), "_user": np.array([True, False])}
@@ -42,7 +42,7 @@ def rows_of(info: Mapping[str, Any], where: npt.NDArray[np.int64]) -> list[dict[
 
 
 def alike(options: Sequence[Mapping[str, Any]]) -> list[npt.NDArray[np.bool_]]:
-    """Masks (N,) of the sub-environments whose options are the same, by first appearance.
+    """Return masks (N,) of the sub-environments with equal options, in order of first appearance.
 
     Example:
         >>> [mask.tolist() for mask in alike([{"user": 4}, {}, {"user": 4}])]
@@ -58,7 +58,7 @@ def alike(options: Sequence[Mapping[str, Any]]) -> list[npt.NDArray[np.bool_]]:
 
 
 def places(indices: int | Iterable[int] | None, count: int) -> list[int]:
-    """The sub-environments in 0..N-1 that ``indices`` name; negative ones count from the end, as in lists.
+    """Return the sub-environments in 0..N-1 that ``indices`` name; negative indices count from the end.
 
     Args:
         indices: one, several, or None for all.
@@ -81,14 +81,14 @@ def places(indices: int | Iterable[int] | None, count: int) -> list[int]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two values, or mappings of them, are equal in type and content."""
+    """Return whether two values, or mappings of them, are equal in type and content."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     return type(one) is type(other) and bool(np.array_equal(_array(one), _array(other)))
 
 
 def _parts(value: Any, where: npt.NDArray[np.int64]) -> list[Any]:
-    """The value of each sub-environment asked about."""
+    """Return the value of each selected sub-environment."""
     if isinstance(value, Mapping):
         return list(rows_of(value, where))
     array = _array(value)
@@ -103,16 +103,16 @@ def _array(value: Any) -> Any:
 
 
 def common_options(options: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """SB3's options, a mapping an environment, as the one that Gymnasium's vector environments take.
+    """Merge SB3's options, one mapping per environment, into one mapping for a vector environment.
 
     Args:
         options: N mappings.
 
     Returns:
-        Each name with its value where all agree, else with the list of N values; None for no options.
+        Each name with its value if all are equal, else with the list of N values; None without options.
 
     Raises:
-        ValueError: if a name is given for some of the sub-environments only.
+        ValueError: if a name is missing for some of the sub-environments.
 
     Example:
         >>> common_options([{"user": 4}, {"user": 5}])

@@ -1,4 +1,4 @@
-"""Parameter groups that step at a multiple of the one learning rate that SB3 sets."""
+"""Parameter groups whose learning rate is a multiple of the one that SB3 sets."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import Any
 from torch.optim import Optimizer
 
 SCALE = "lr_scale"
-"""The entry of a parameter group that says how many times the learning rate it takes; without it, once."""
+"""Entry of a parameter group with the factor of its learning rate; the default is 1."""
 
 
 def scale_groups(optimizer: Optimizer) -> None:
-    """Let each group of the optimiser step at ``lr * lr_scale``.
+    """Make each group of the optimiser step with the learning rate ``lr * lr_scale``.
 
     Stable-Baselines3 has one optimiser for actor and critic and writes one learning rate into all of its
-    groups before each update. A pretrained actor wants 1e-5, a critic that begins from nothing 1e-3 (as
-    DPPO has them). The groups' rates are as SB3 wrote them before and after a step, so its schedules and its
-    saved files need not know.
+    groups before each update. A pretrained actor needs 1e-5, an untrained critic 1e-3 (as in DPPO). Outside
+    of a step the groups have the rates that SB3 wrote, so its schedules and saved files are unaffected.
 
     Args:
-        optimizer: of any class; changed in place.
+        optimizer: an optimiser of any class; changed in place.
 
     Example:
         >>> import torch

@@ -33,15 +33,15 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
     """``policy=`` for PPO, A2C and sb3-contrib's TRPO: the actor is a pretrained diffusion recommender.
 
     The action is N(mean(u, t), std_t^2 I), the posterior step of ``refit_env.policy.DiffusionPolicy``, and
-    ``predict(deterministic=True)`` along an episode is its noise-free chain. The std is not learnt, so the
-    entropy is constant and ``ent_coef`` without effect. Dropout stays off, in training too: log-probabilities
-    must be those of the network that acted. The critic is ``agents.sb3.critic.ChainValue``.
+    ``predict(deterministic=True)`` along an episode is its noise-free chain. The std is not learned, so the
+    entropy is constant and ``ent_coef`` has no effect. Dropout is always off, because log-probabilities must
+    be those of the network that drew the actions. The critic is ``agents.sb3.critic.ChainValue``.
 
     Observations are the environments' ``Dict(t, u)``, with ``history`` where the backbone is conditioned on
-    more than u, or those after ``FlattenObservation``. Weights by which the environment scores u_0 or makes
-    contexts stay as pretrained (``Backbone.freeze_scores``).
+    more than u, also after ``FlattenObservation``. The weights with which the environment scores u_0 and
+    computes contexts are frozen (``Backbone.freeze_scores``).
 
-    A saved file holds the weights once and needs no run folder to be loaded: see ``agents.sb3.actor``.
+    A saved file holds the weights once and is loaded without a run folder: see ``agents.sb3.actor``.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -56,7 +56,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
     """
 
     actor: DiffusionPolicy
-    value_net: ChainValue  # type: ignore[assignment]  # a whole network here; TRPO tells it by its name
+    value_net: ChainValue  # type: ignore[assignment]  # a whole network; TRPO finds it by its name
 
     def __init__(
         self,
@@ -73,31 +73,31 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         optimizer_kwargs: Mapping[str, Any] | None = None,
         use_sde: bool = False,
     ) -> None:
-        """Build actor and critic; what does not fit each other or the spaces is refused here.
+        """Build actor and critic, and check them against each other and the spaces.
 
         Args:
-            observation_space: ``Dict(t, u)`` or ``Dict(history, t, u)``, or it flattened.
+            observation_space: ``Dict(t, u)`` or ``Dict(history, t, u)``, or either flattened.
             action_space: ``Box`` of the next vector, with the bounds of u.
             lr_schedule: the actor's learning rate by remaining progress.
-            actor: ``{"run": FOLDER}``, see ``agents.sb3.actor.make_actor``; completed in place. Required: it
-                has a default so that an error can say what to pass.
+            actor: ``{"run": FOLDER}``, see ``agents.sb3.actor.make_actor``; changed in place. It is required:
+                the default only serves an error that states what to pass.
             logprob_reduction: ``"mean"`` divides log-probabilities by D, ``"sum"`` does not: see
                 ``agents.sb3.distribution``. Ratio-based algorithms need ``"mean"`` beyond a few dozen items.
             value_width: width of the critic.
-            value_activation: its nonlinearity.
-            value_learning_rate: the critic's learning rate at the beginning; SB3's ``learning_rate``, the
-                actor's, may be a schedule, which the critic's then follows. Of a schedule that begins at 0
-                it is the critic's rate where the actor's is highest.
-            optimizer_class: Adam. A2C puts its RMSprop here unless it is made with ``use_rms_prop=False``,
-                which it should be: that RMSprop is for gradients of size one, and those of a mean
-                log-probability are a thousand times smaller, so that nothing moves.
+            value_activation: activation of the critic.
+            value_learning_rate: the critic's initial learning rate. SB3's ``learning_rate`` is the actor's;
+                if it is a schedule, the critic's rate follows it. If the schedule begins at 0, this is the
+                critic's rate where the actor's is highest.
+            optimizer_class: Adam. A2C passes its RMSprop unless it is created with ``use_rms_prop=False``,
+                which is recommended: that RMSprop is for gradients of size one, and those of a mean
+                log-probability are a thousand times smaller, so that the weights would not change.
             optimizer_kwargs: further arguments of the optimiser.
             use_sde: must be False: the diffusion policy has its own noise.
 
         Raises:
             CheckpointError: if the run folder holds no policy, or another backbone than named.
-            ValueError: if no actor is named, or the spaces are another item count's, another T's, or none of
-                a chain.
+            ValueError: if no actor is named, or the spaces have another number of items or another T, or are
+                not those of a chain.
         """
         if use_sde:
             raise ValueError("use_sde=True: a diffusion policy has its own noise, pass use_sde=False")
@@ -118,12 +118,12 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         )
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
-        """Make the networks and the optimiser; called by SB3's constructor."""
+        """Build the networks and the optimiser; called by SB3's constructor."""
         self._check_stack("_setup_model")
         self.actor, self._weights_missing = make_actor(self.actor_settings)
         self.actor.eval()
         check_spaces(self.observation_space, self.action_space, self.actor)
-        if self._weights_missing is None:  # else they follow
+        if self._weights_missing is None:  # otherwise the weights are loaded later
             check_context(self.observation_space, self.actor)
         dim, steps = self.actor.backbone.dim, self.actor.num_steps
         self.value_net = ChainValue(
@@ -134,10 +134,10 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self._frozen = frozenset(f"actor.{name}" for name, p in own.items() if not p.requires_grad)
         trained = [p for p in own.values() if p.requires_grad]
         rate = lr_schedule(1.0)
-        full = rate or max(
-            lr_schedule(progress / 100) for progress in range(101)
-        )  # 0: a warm-up begins there
-        scale = self.value_learning_rate / full if full > 0 else 1.0  # a policy loaded by itself has no rate
+        # A warm-up schedule begins at 0.
+        full = rate or max(lr_schedule(progress / 100) for progress in range(101))
+        # 0 for a policy loaded without algorithm
+        scale = self.value_learning_rate / full if full > 0 else 1.0
         groups = [
             {"params": trained, SCALE: 1.0},
             {"params": list(self.value_net.parameters()), SCALE: scale},
@@ -146,37 +146,37 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         self.optimizer = self.optimizer_class(groups, **options)
         scale_groups(self.optimizer)
 
-    # ------------------------------------------------------------------ what SB3 calls
+    # ------------------------------------------------------------------ called by SB3
 
     def forward(self, obs: Observations, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions (B, D), values (B, 1) and log-probabilities (B,) in the states observed."""
+        """Return actions (B, D), values (B, 1) and log-probabilities (B,) for observations."""
         u, t, condition = self.state(obs)
         distribution = self._distribution(u, t, condition)
         actions = distribution.get_actions(deterministic=deterministic)  # (B, D)
         return actions, self._values(u, t, condition), distribution.log_prob(actions)
 
     def evaluate_actions(self, obs: Observations, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Values (B, 1), log-probabilities (B,) of ``actions`` (B, D), and entropies (B,)."""
+        """Return values (B, 1), log-probabilities (B,) of ``actions`` (B, D), and entropies (B,)."""
         u, t, condition = self.state(obs)
         distribution = self._distribution(u, t, condition)
         return self._values(u, t, condition), distribution.log_prob(actions), distribution.entropy()
 
     def get_distribution(self, obs: Observations) -> FixedStdGaussian:
-        """The distribution of the next vectors.
+        """Return the distribution of the next vectors.
 
-        With gradients on it can be differentiated twice, as TRPO does; torch's fused attention cannot.
+        With gradients enabled it can be differentiated twice, as TRPO needs; torch's fused attention cannot.
         """
         with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
             return self._distribution(*self.state(obs))
 
     def predict_values(self, obs: Observations) -> Tensor:
-        """Values (B, 1) of the states observed."""
-        with torch.no_grad():  # the critic trains no encoder
+        """Return values (B, 1) for observations."""
+        with torch.no_grad():  # the critic does not train the encoder
             u, t, condition = self.state(obs)
         return self._values(u, t, condition)
 
     def set_training_mode(self, mode: bool) -> None:
-        """Switch as ``train`` does; before a rollout, check the wrappers around the algorithm's environments.
+        """Call ``train(mode)``; before a rollout, check the wrappers of the algorithm's environments.
 
         Raises:
             ValueError: if they change vectors or actions, see ``agents.sb3.stack``.
@@ -186,13 +186,13 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         super().set_training_mode(mode)
 
     def _check_stack(self, method: str) -> None:
-        """Check the environments of the algorithm whose ``method`` is running: a policy is given none."""
+        """Check the environments of the algorithm whose ``method`` is running: SB3 does not pass them."""
         for algorithm in running_objects(OnPolicyAlgorithm, method)[:1]:
             if algorithm.env is not None:
                 check_stack(algorithm.env)
 
     def train(self, mode: bool = True) -> DiffusionActorCriticPolicy:
-        """Switch the critic; the actor's dropout stays off, or PPO's ratios would not begin at one."""
+        """Set the critic's mode; the actor's dropout stays off, so that PPO's first ratios are one."""
         super().train(mode)
         self.actor.eval()
         return self
@@ -202,10 +202,10 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters but those that stay as pretrained, named so that TRPO finds the actor's among them.
+        """Yield the parameters that are not frozen, with names by which TRPO separates actor and critic.
 
-        TRPO takes each one with "value" in its name for the critic's, and differentiates by all others. But
-        attention has a projection of that name, and frozen weights have no derivative.
+        TRPO assigns parameters with "value" in their name to the critic, and differentiates by all others.
+        But the actor's attention has a projection of that name, and frozen weights have no derivative.
         """
         dot = f"{prefix}." if prefix else ""
         for name, parameter in super().named_parameters("", recurse, remove_duplicate):
@@ -214,30 +214,30 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
                 yield dot + (name if critic else name.replace("value", "content")), parameter
 
     def state(self, obs: Observations) -> tuple[Tensor, Tensor, Condition | None]:
-        """The vectors u (B, D), steps t (B,) int64 and encoded contexts (B, H) or None of observations."""
+        """Split observations into vectors u (B, D), steps t (B,) and encoded contexts (B, H) or None."""
         u, t, context = read_state(obs, self.actor.backbone.context_size)
         return u, t, self.actor.encode(context)
 
     def _values(self, u: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
-        """(B, 1) by the critic, whose gradient does not reach the actor's encoder."""
+        """Return the critic's values (B, 1); their gradient does not reach the actor's encoder."""
         values: Tensor = self.value_net(u, t, None if condition is None else condition.value.detach())
         return values
 
     def _distribution(self, u: Tensor, t: Tensor, condition: Condition | None) -> FixedStdGaussian:
-        """N(mean(u, t), std_t^2 I) for u (B, D), t (B,) and encoded contexts (B, H) or None."""
+        """Return N(mean(u, t), std_t^2 I) for u (B, D), t (B,) and encoded contexts (B, H) or None."""
         if self._weights_missing is not None:
             raise CheckpointError(
-                f"this policy has no weights: {self._weights_missing}, and none were loaded since. "
-                "Pass a fresh policy_kwargs={'actor': {'run': FOLDER}}"
+                f"this policy has no weights: {self._weights_missing}, and no weights were loaded. "
+                "Pass a new policy_kwargs={'actor': {'run': FOLDER}}"
             )
         first, last = int(t.min()), int(t.max())
         if not 0 <= first <= last < self.actor.num_steps:
             raise ValueError(
-                f"t must lie in 0..{self.actor.num_steps - 1}, got {first}..{last}: an ended chain has no "
-                "next vector"
+                f"t must lie in 0..{self.actor.num_steps - 1}, found {first}..{last}: a finished chain has "
+                "no next vector"
             )
-        # A chain's rows share their step in a rollout, never in a minibatch: one number is the faster way,
-        # and that of DiffusionPolicy.denoise, to the bit.
+        # In a rollout all rows have the same step. One number is faster than a column of steps, and gives
+        # bit-identical results to DiffusionPolicy.denoise.
         step = first if first == last else t
         mean = self.actor.mean(u, step, condition)  # (B, D)
         distribution: FixedStdGaussian = self.action_dist  # type: ignore[assignment]
@@ -246,13 +246,13 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
     # ------------------------------------------------------------------ saving
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Put weights in place; from then on it does not matter whether the run folder is there."""
+        """Load weights; the run folder is not needed afterwards."""
         loaded = super().load_state_dict(state_dict, *args, **kwargs)
         self._weights_missing = None
         return loaded
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """What ``policy.save`` writes beside the weights: plain values, spaces and classes."""
+        """Return what ``policy.save`` stores with the weights: plain values, spaces and classes."""
         return {
             "observation_space": self.observation_space,
             "action_space": self.action_space,

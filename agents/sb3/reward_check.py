@@ -1,4 +1,4 @@
-"""Rewards that are NaN or infinite are refused before an algorithm learns from them.
+"""Checks that rewards are finite, before an algorithm learns from them.
 
 Letters: N sub-environments, B users, D size of the diffused vector.
 """
@@ -14,13 +14,14 @@ import torch
 from gymnasium.vector import VectorEnv
 
 PROBED = 256
-"""Users whose reward is looked at before training."""
+"""Number of users whose reward is checked before training."""
 
 
 def check_reward(env: VectorEnv[Any, Any, Any]) -> None:
-    """Refuse a denoising environment whose reward is not finite for the vectors that chains start from.
+    """Raise an error if a denoising environment's reward is not finite at the start vectors of chains.
 
-    The environment is not stepped: its reward is a function of the last vector. Others are left alone.
+    The environment is not stepped, because its reward is a function of the last vector. Environments of other
+    kinds are not checked.
 
     Raises:
         ValueError: naming user, value and terms.
@@ -35,25 +36,25 @@ def check_reward(env: VectorEnv[Any, Any, Any]) -> None:
     if wrong.numel():
         i = int(wrong[0])
         whose = problem.dataset.users_by_id.named(int(users[i]))
-        told = ", ".join(f"{name} {float(value[i]):g}" for name, value in terms.items())
+        found = ", ".join(f"{name} {float(value[i]):g}" for name, value in terms.items())
         raise ValueError(
-            f"the reward of {whose} is {float(reward[i])} at the vector that its chain starts "
-            f"from (terms: {told or 'none'}): rewards must be finite. Mend the reward function"
+            f"the reward of {whose} is {float(reward[i])} at the start vector of its chain "
+            f"(terms: {found or 'none'}): rewards must be finite. Correct the reward function"
         )
 
 
 def refuse_nonfinite_rewards(
     rewards: npt.NDArray[Any], done: npt.NDArray[np.bool_], info: Mapping[str, Any]
 ) -> None:
-    """Refuse NaN and infinity among the rewards of a step.
+    """Raise an error for NaN or infinity in the rewards of a step.
 
     Args:
         rewards: (N,).
         done: (N,) where episodes ended.
-        info: the step's, which names the users that ended.
+        info: the step's info, which names the users of finished episodes.
 
     Raises:
-        ValueError: naming the first sub-environment, its user where it is told, and the value.
+        ValueError: naming the first sub-environment, its user if known, and the value.
     """
     if np.isfinite(rewards).all():
         return
@@ -62,5 +63,5 @@ def refuse_nonfinite_rewards(
     whose = f" (user {int(users[i])})" if users is not None and done[i] else ""
     raise ValueError(
         f"the reward of sub-environment {i}{whose} is {rewards[i]}: rewards must be finite. "
-        "Mend the reward function, or the wrapper that changes rewards"
+        "Correct the reward function, or the wrapper that changes rewards"
     )

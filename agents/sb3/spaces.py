@@ -1,4 +1,4 @@
-"""What a diffusion policy sees of a chain: its spaces checked, its observations taken apart.
+"""Checks the spaces of a chain against a diffusion policy, and splits its observations.
 
 Letters: B rows in a batch, C size of a context, D size of the diffused vector, T steps.
 """
@@ -14,21 +14,21 @@ from torch import Tensor
 from refit_env.policy import DiffusionPolicy
 
 Observations = Tensor | dict[str, Tensor]
-"""(B, C + 1 + D), ``history``, ``t`` and ``u`` side by side, or a mapping; no ``history`` where C = 0."""
+"""(B, C + 1 + D), ``history``, ``t`` and ``u`` concatenated, or a mapping; no ``history`` where C = 0."""
 
 CLOSE = 1e-3
-"""How far bounds of contexts may differ: an environment reads its pretrained model in float64."""
+"""Tolerance for bounds of contexts: an environment loads its pretrained model in float64."""
 
 
 def read_state(observations: Observations, size: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The vectors u (B, D), steps t (B,) int64, and contexts (B, C) or None of observations.
+    """Split observations into vectors u (B, D), steps t (B,) int64, and contexts (B, C) or None.
 
     Args:
-        observations: as the environment gives them, or after ``FlattenObservation``.
+        observations: as the environment returns them, or after ``FlattenObservation``.
         size: C.
 
     Raises:
-        ValueError: if a step is no whole number.
+        ValueError: if a step is not a whole number.
     """
     if isinstance(observations, dict):
         context, t, u = observations.get("history"), observations["t"].squeeze(-1), observations["u"]
@@ -39,21 +39,21 @@ def read_state(observations: Observations, size: int) -> tuple[Tensor, Tensor, T
     if not bool((steps == t).all()):
         wrong = float(t[steps != t][0])
         raise ValueError(
-            f"t = {wrong:g} is no step of a chain: observations were changed on their way to the policy, as "
-            "VecNormalize and NormalizeObservation do. Leave such a wrapper out, or pass norm_obs=False"
+            f"t = {wrong:g} is not a step of a chain: a wrapper such as VecNormalize or NormalizeObservation "
+            "changed the observations. Remove it, or pass norm_obs=False"
         )
     return u.float(), steps.long(), context if context is None else context.float()
 
 
 def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], actor: DiffusionPolicy) -> None:
-    """Refuse spaces that are not those of the actor's chain.
+    """Raise an error for spaces that are not those of the actor's chain.
 
     Raises:
-        ValueError: naming the item count, context, T or action space that differs, and what to use there.
+        ValueError: naming the item count, context, T or action space that differs, and what to use instead.
     """
     dim, steps, size = actor.backbone.dim, actor.num_steps, actor.backbone.context_size
     if not isinstance(action, spaces.Box) or len(action.shape) != 1:
-        raise ValueError(f"action space {action} is not that of a denoising chain: Box of the next vector")
+        raise ValueError(f"action space {action} is not that of a denoising chain, a Box of the next vector")
     _, t, u = _parts(observation, size, actor)
     if u.shape != (dim,) and action.shape == u.shape:
         raise ValueError(
@@ -62,8 +62,8 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], acto
         )
     if action.shape != u.shape or not np.array_equal(action.high, u.high):
         raise ValueError(
-            f"the action space {_short(action)} is not that of the vector {_short(u)}: behind ResidualAction "
-            "and LowRankAction an action is no next vector. Use SB3's own policies there (SAC, TD3, TQC)"
+            f"the action space {_short(action)} is not that of the vector {_short(u)}: with ResidualAction "
+            "or LowRankAction an action is not the next vector. Use SB3's policies with them (SAC, TD3, TQC)"
         )
     if u.shape != (dim,):
         raise ValueError(f"observed vectors have {u.shape[0]} numbers, the actor's {dim}")
@@ -77,10 +77,10 @@ def check_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], acto
 def _parts(
     observation: spaces.Space[Any], size: int, actor: DiffusionPolicy
 ) -> tuple[spaces.Box | None, spaces.Box, spaces.Box]:
-    """The spaces of ``history`` (None where C = 0), ``t`` and ``u`` in that of the observations.
+    """Return the spaces of ``history`` (None where C = 0), ``t`` and ``u`` in the observation space.
 
     Raises:
-        ValueError: if they are not there.
+        ValueError: if one of them is missing.
     """
     wanted = "Dict(history, t, u)" if size else "Dict(t, u)"
     if isinstance(observation, spaces.Dict) and set(observation) >= {"t", "u"}:
@@ -88,7 +88,7 @@ def _parts(
         rest = set(observation) - {"history", "t", "u"}
         boxes = [part for part in (context, t, u) if part is not None]
         if not rest and (context is not None) == bool(size) and all(isinstance(b, spaces.Box) for b in boxes):
-            return context, t, u  # type: ignore[return-value]  # boxes, as the line above has found
+            return context, t, u  # type: ignore[return-value]  # boxes, as the condition above ensures
     elif isinstance(observation, spaces.Box) and len(observation.shape) == 1:
         low, high = observation.low, observation.high
         if observation.shape[0] > size + 1:
@@ -97,17 +97,17 @@ def _parts(
             return (context if size else None), t, u
     raise ValueError(
         f"observation space {_short(observation)} is not {wanted}, which the actor's backbone "
-        f"{actor.backbone.name!r} needs, or that flattened: the actor must see the whole state. Behind "
-        "TopKObservation or FactorObservation use SB3's own policies"
+        f"{actor.backbone.name!r} needs, or that flattened: the actor needs the whole state. With "
+        "TopKObservation or FactorObservation use SB3's policies"
     )
 
 
 def check_context(observation: spaces.Space[Any], actor: DiffusionPolicy) -> None:
-    """Refuse contexts that are another model's: of another size, or within other bounds.
+    """Raise an error for contexts of another model, with another size or other bounds.
 
     Args:
-        observation: what ``check_spaces`` has accepted.
-        actor: with its weights, of which the bounds are made.
+        observation: a space that ``check_spaces`` has accepted.
+        actor: the actor with its weights, which determine the bounds.
 
     Raises:
         ValueError: naming both.
@@ -122,12 +122,12 @@ def check_context(observation: spaces.Space[Any], actor: DiffusionPolicy) -> Non
     if not (same and np.allclose(context.low, low, rtol=CLOSE, atol=CLOSE)):
         raise ValueError(
             f"the environment's history is {_short(context)}, the actor's Box({low:g}, {high:g}, ({size},)): "
-            "another run's. Make the environment with checkpoint=FOLDER of the actor's own pretrained run"
+            "another run's. Make the environment with checkpoint=FOLDER of the actor's pretrained run"
         )
 
 
 def _short(space: spaces.Space[Any]) -> str:
-    """A space without its thousands of bounds."""
+    """Format a space without its thousands of bounds."""
     if isinstance(space, spaces.Dict):
         return f"Dict({', '.join(f'{name}={_short(part)}' for name, part in space.spaces.items())})"
     if isinstance(space, spaces.Box) and space.low.size:

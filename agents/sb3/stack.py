@@ -1,7 +1,7 @@
-"""The wrappers between an algorithm and its chains: which of them a diffusion policy can act through.
+"""Checks the wrappers between an algorithm and its chains: a diffusion policy does not support all of them.
 
-A diffusion policy must see the chain's vectors as they are, and its action must become the next one. Wrappers
-of rewards, of episodes and of pictures leave that alone.
+A diffusion policy needs the unchanged vectors of the chain, and its action must become the next vector.
+Wrappers of rewards, of episodes and of rendering do not change these.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stable_baselines3.common.vec_env import (
 from refit_env.envs.wrappers.state_tracker import Layer, layers
 
 CHANGING = (gym.ObservationWrapper, gym.ActionWrapper, VectorObservationWrapper, VectorActionWrapper)
-"""Bases of Gymnasium's wrappers that change what is observed or done."""
+"""Bases of Gymnasium's wrappers that change observations or actions."""
 HARMLESS = (
     wrappers.DtypeObservation,
     wrappers.FilterObservation,
@@ -33,15 +33,15 @@ HARMLESS = (
     vector.FilterObservation,
     vector.FlattenObservation,
 )
-"""Those whose result the policy reads, or refuses by its space."""
+"""Allowed subclasses: the policy reads their observations, or refuses them by their space."""
 OTHERS = ("FrameStackObservation", "MaxAndSkipObservation", "NormalizeObservation", "RepeatAction")
-"""Names of those that have another base; Gymnasium 1.2 lacks the last."""
+"""Names of refused wrappers with another base; Gymnasium 1.2 lacks the last."""
 
 
 def check_stack(envs: VecEnv) -> None:
-    """Refuse wrappers behind which observations are not the chain's, or actions no next vectors.
+    """Raise an error for wrappers that change the chain's observations or actions.
 
-    The environments of a ``SubprocVecEnv`` live in other processes and are not looked into.
+    The environments of a ``SubprocVecEnv`` are in other processes and are not checked.
 
     Args:
         envs: the environments of an algorithm, wrapped or not.
@@ -59,7 +59,7 @@ def check_stack(envs: VecEnv) -> None:
 
 
 def gym_envs(envs: VecEnv) -> Iterable[Any]:
-    """The Gymnasium environments, vector or single, that SB3's are made of; none of other processes."""
+    """Return the Gymnasium environments, vector or single, inside SB3's; none that are in other processes."""
     base: Any = envs.unwrapped
     if not hasattr(base, "env"):
         return getattr(base, "envs", [])  # a DummyVecEnv, else a SubprocVecEnv
@@ -67,37 +67,37 @@ def gym_envs(envs: VecEnv) -> Iterable[Any]:
 
 
 def _check_sb3(layer: VecEnvWrapper) -> None:
-    """Refuse SB3's wrappers that change observations."""
+    """Raise an error for SB3's wrappers that change observations."""
     if isinstance(layer, VecNormalize):
         keys = layer.norm_obs_keys
         if layer.norm_obs and (keys is None or keys):
             changed = "observations" if keys is None else ", ".join(keys)
             raise ValueError(
-                f"VecNormalize changes {changed}, and the diffusion policy acts on the chain's own vectors: "
-                "pass norm_obs=False. Its norm_reward may stay"
+                f"VecNormalize changes {changed}, but the diffusion policy needs the chain's vectors: pass "
+                "norm_obs=False. norm_reward is allowed"
             )
     elif isinstance(layer, VecFrameStack) and layer.stacked_obs.n_stack > 1:
         raise ValueError(
-            f"VecFrameStack shows {layer.stacked_obs.n_stack} vectors at once, and the diffusion policy acts "
-            "on the chain's last one: leave it out. A chain's state holds all that there is to know"
+            f"VecFrameStack stacks {layer.stacked_obs.n_stack} vectors, but the diffusion policy needs only "
+            "the chain's last one, which is the whole state: remove the wrapper"
         )
     elif isinstance(layer, VecExtractDictObs):
         raise ValueError(
-            f"VecExtractDictObs shows {layer.key!r} alone, and the diffusion policy needs t, u and, where "
-            "there is one, history: leave it out"
+            f"VecExtractDictObs keeps only {layer.key!r}, but the diffusion policy needs t, u and, if there "
+            "is one, history: remove the wrapper"
         )
 
 
 def _check_gym(layer: Any) -> None:
-    """Refuse wrappers of Gymnasium and of this package that change observations or actions."""
+    """Raise an error for wrappers of Gymnasium and of this package that change observations or actions."""
     name = type(layer).__name__
     if isinstance(layer, Layer) and layer.action_map is not None:
         raise ValueError(
-            f"behind {name} an action is no next vector, which is what the diffusion policy gives: leave the "
-            "wrapper out, or use SB3's own policies (SAC, TD3, TQC)"
+            f"with {name} an action is not the next vector, which the diffusion policy returns: remove the "
+            "wrapper, or use SB3's policies (SAC, TD3, TQC)"
         )
     if name in OTHERS or (isinstance(layer, CHANGING) and not isinstance(layer, HARMLESS)):
         raise ValueError(
-            f"{name} changes observations or actions, and the diffusion policy acts on the chain's own "
-            "vectors: leave it out, or use SB3's own policies (MultiInputPolicy, SAC)"
+            f"{name} changes observations or actions, but the diffusion policy needs the chain's vectors: "
+            "remove the wrapper, or use SB3's policies (MultiInputPolicy, SAC)"
         )

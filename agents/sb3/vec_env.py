@@ -1,8 +1,8 @@
-"""A Gymnasium ``VectorEnv`` as a Stable-Baselines3 ``VecEnv``: batches stay batches.
+"""Adapts a Gymnasium ``VectorEnv`` to Stable-Baselines3's ``VecEnv``, without splitting batches.
 
-SB3 ships no such adapter; its ``DummyVecEnv`` steps single environments in a loop and deep-copies what they
-tell. Here a step is the vector environment's own, and only at the ends of episodes, where SB3 wants a
-dictionary an environment, are there as many of them made.
+SB3 has no such adapter; its ``DummyVecEnv`` steps single environments in a loop and deep-copies their infos.
+Here a step is one step of the vector environment. Dictionaries per sub-environment, which SB3 expects, are
+filled only at the ends of episodes.
 
 Letters: N sub-environments, n of them whose episode ends, D size of the diffused vector.
 """
@@ -32,18 +32,18 @@ AnyVectorEnv = VectorEnv[Any, Any, Any]
 
 
 def to_sb3_vec_env(vector_env: AnyVectorEnv) -> GymVecEnv:
-    """Make a vector environment usable by any Stable-Baselines3 algorithm.
+    """Adapt a vector environment for any Stable-Baselines3 algorithm.
 
     Args:
-        vector_env: what ``gym.make_vec`` made, wrapped or not, of either backend; autoreset ``SameStep`` or
-            ``Disabled`` (then the adapter begins the new episodes by partial resets).
+        vector_env: result of ``gym.make_vec``, wrapped or not, with either backend; autoreset ``SameStep`` or
+            ``Disabled`` (then the adapter starts new episodes by partial resets).
 
     Returns:
-        The adapter. It seeds, passes options (``set_options({"user": 7})``) and reads attributes through to
-        the vector environment; episodes carry ``info["episode"]`` as SB3's ``Monitor`` gives it.
+        The adapter. It passes seeds, options (``set_options({"user": 7})``) and attribute reads to the vector
+        environment; finished episodes have ``info["episode"]``, as with SB3's ``Monitor``.
 
     Raises:
-        TypeError: for something that is no Gymnasium vector environment.
+        TypeError: for an object that is not a Gymnasium vector environment.
         ValueError: for autoreset ``NextStep``, infos as a list, or a denoising environment whose reward is
             not finite.
 
@@ -61,7 +61,7 @@ def to_sb3_vec_env(vector_env: AnyVectorEnv) -> GymVecEnv:
 
 
 class GymVecEnv(VecEnv):
-    """The adapter that ``to_sb3_vec_env`` makes.
+    """The adapter that ``to_sb3_vec_env`` returns.
 
     Attributes:
         env: the vector environment.
@@ -71,13 +71,13 @@ class GymVecEnv(VecEnv):
         """Wrap ``vector_env``; see ``to_sb3_vec_env``."""
         if not isinstance(vector_env, VectorEnv):
             raise TypeError(
-                f"{type(vector_env).__name__} is no gymnasium.vector.VectorEnv: make one with "
+                f"{type(vector_env).__name__} is not a gymnasium.vector.VectorEnv: make one with "
                 "gym.make_vec(id, num_envs=N). A single environment needs no adapter"
             )
         if any(isinstance(layer, DictInfoToList) for layer in layers(vector_env)):
             raise ValueError(
-                "DictInfoToList is for loops that read infos by sub-environment; the adapter does so: "
-                "leave it out"
+                "DictInfoToList splits infos by sub-environment, which the adapter does itself: remove the "
+                "wrapper"
             )
         self.env = vector_env
         self._resets_itself = _resets_itself(vector_env)
@@ -96,23 +96,22 @@ class GymVecEnv(VecEnv):
     # ------------------------------------------------------------------ reset and step
 
     def reset(self) -> Any:
-        """Begin all episodes, with the seeds and options that were set since the last reset.
+        """Reset all sub-environments, with the seeds and options that were set since the last reset.
 
         Raises:
-            ValueError: for options that the environment refuses, or of another number of sub-environments.
+            ValueError: for options that the environment refuses, or for another number of sub-environments.
         """
         if len(self._options) != self.num_envs:
             raise ValueError(f"set_options: {len(self._options)} mappings, {self.num_envs} sub-environments")
         everywhere = np.ones(self.num_envs, np.bool_)
-        alone = (
-            _sub_environments(self.env) is not None
-        )  # each takes its own options, of names that we do not know
+        # Separate sub-environments may have their own options, with any names.
+        alone = _sub_environments(self.env) is not None
         groups = alike(self._options) if alone else [everywhere]
         if len(groups) == 1:
             options = dict(self._options[0]) or None if alone else common_options(self._options)
             observation = self._begin(everywhere, options)
         else:
-            if not self._begun:  # masks are for environments that have begun
+            if not self._begun:  # a partial reset needs a full reset before
                 self._begin(everywhere, None)
             for mask in groups:
                 own = self._options[int(mask.argmax())]
@@ -124,23 +123,23 @@ class GymVecEnv(VecEnv):
         return arrays(observation)
 
     def _begin(self, mask: Bools, options: dict[str, Any] | None) -> Any:
-        """Reset the sub-environments of ``mask`` (N,), which ``options`` hold; returns all observations."""
+        """Reset the sub-environments of ``mask`` (N,), which ``options`` contain; return all observations."""
         seeds = None if all(seed is None for seed in self._seeds) else list(self._seeds)
         observation, info = self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]  # lists, too
-        self._tell_resets(info, mask)
+        self._store_reset_infos(info, mask)
         return observation
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Take the actions (N, ...), whatever the environment itself takes; ``step_wait`` makes the step."""
+        """Store the actions (N, ...) for ``step_wait``."""
         self._actions = actions
 
     def step_wait(self) -> Any:
         """Step all sub-environments.
 
         Returns:
-            Observations (those of the next episode where one ended), rewards (N,) float32, ends (N,) bool,
-            and N dictionaries, empty but at the ends: there ``terminal_observation``,
-            ``TimeLimit.truncated``, ``episode`` and what the environment tells (the reward's terms).
+            Observations (of the next episode where one ended), rewards (N,) float32, ends (N,) bool, and N
+            dictionaries. They are empty except at ends, where they hold ``terminal_observation``,
+            ``TimeLimit.truncated``, ``episode`` and the environment's info (the reward's terms).
 
         Raises:
             ValueError: if a reward is NaN or infinite, naming the sub-environment and its user.
@@ -152,9 +151,8 @@ class GymVecEnv(VecEnv):
         refuse_nonfinite_rewards(rewards, done, info)
         self._returns += rewards
         self._lengths += 1
-        infos: list[dict[str, Any]] = [
-            {} for _ in range(self.num_envs)
-        ]  # the caller's own: wrappers write there
+        # new dictionaries, because SB3's wrappers write into them
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
             observation = self._end(observation, info, done, cut & ~ended, infos)
         return arrays(observation), rewards.astype(np.float32), done, infos
@@ -162,12 +160,12 @@ class GymVecEnv(VecEnv):
     def _end(
         self, observation: Any, info: dict[str, Any], done: Bools, cut: Bools, infos: list[dict[str, Any]]
     ) -> Any:
-        """Tell the episodes that ended, and return the observation with the next ones begun."""
+        """Fill the infos of finished episodes, start the next ones, and return the observation."""
         where = np.flatnonzero(done)  # (n,)
         last = info["final_obs"] if self._resets_itself else observation
-        told = rows_of(info.get("final_info", {}) if self._resets_itself else info, where)
+        rows = rows_of(info.get("final_info", {}) if self._resets_itself else info, where)
         elapsed = round(time.perf_counter() - self._started, 6)
-        for i, row, seen in zip(where, told, _observations(last, where), strict=True):
+        for i, row, seen in zip(where, rows, _observations(last, where), strict=True):
             row["terminal_observation"] = seen
             row["TimeLimit.truncated"] = bool(cut[i])
             row.setdefault(
@@ -177,11 +175,11 @@ class GymVecEnv(VecEnv):
         self._returns[where], self._lengths[where] = 0.0, 0
         if not self._resets_itself:
             observation, info = self.env.reset(options={"reset_mask": done})
-        self._tell_resets(info, done)
+        self._store_reset_infos(info, done)
         return observation
 
-    def _tell_resets(self, info: Mapping[str, Any], begun: Bools) -> None:
-        """Keep what the resets told, as SB3 does."""
+    def _store_reset_infos(self, info: Mapping[str, Any], begun: Bools) -> None:
+        """Store the infos of resets, as SB3 does."""
         where = np.flatnonzero(begun)
         rest = {
             name: value for name, value in info.items() if name.lstrip("_") not in ("final_obs", "final_info")
@@ -196,9 +194,9 @@ class GymVecEnv(VecEnv):
     # ------------------------------------------------------------------ rendering
 
     def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
-        """A picture of each sub-environment."""
+        """Return an image of each sub-environment."""
         if self.render_mode != "rgb_array":
-            warnings.warn(f"render_mode is {self.render_mode!r}: pictures need 'rgb_array'", stacklevel=2)
+            warnings.warn(f"render_mode is {self.render_mode!r}: images need 'rgb_array'", stacklevel=2)
             return [None] * self.num_envs
         pictures: Sequence[npt.NDArray[np.uint8]] = self.env.render()  # type: ignore[assignment]
         return list(pictures)
@@ -206,11 +204,11 @@ class GymVecEnv(VecEnv):
     # ------------------------------------------------------------------ attributes and methods
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute, once a sub-environment asked for; batched environments have it in common.
+        """Return an attribute, once per selected sub-environment; batched environments share it.
 
         Raises:
-            AttributeError: if there is none of that name.
-            IndexError: for a sub-environment that there is not; negative indices count from the end.
+            AttributeError: if there is no such attribute.
+            IndexError: for an unknown sub-environment; negative indices count from the end.
         """
         chosen = places(indices, self.num_envs)
         if (subs := _sub_environments(self.env)) is not None:
@@ -221,7 +219,7 @@ class GymVecEnv(VecEnv):
         """Set an attribute where it is defined.
 
         Raises:
-            ValueError: for some of the sub-environments of a batched environment, which have it in common.
+            ValueError: for some of the sub-environments of a batched environment, which share it.
             IndexError: see ``get_attr``.
         """
         chosen = places(indices, self.num_envs)
@@ -232,7 +230,7 @@ class GymVecEnv(VecEnv):
         if len(set(chosen)) < self.num_envs:
             raise ValueError(
                 f"set_attr({attr_name!r}) for sub-environments {chosen}: the {self.num_envs} of a batched "
-                "environment share their attributes; leave out indices"
+                "environment share their attributes; omit indices"
             )
         layer = self.env
         while isinstance(layer, VectorWrapper) and attr_name not in vars(layer):
@@ -242,12 +240,12 @@ class GymVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method: of each sub-environment where they are environments of their own, else once.
+        """Call a method of each selected sub-environment, or once for a batched environment.
 
-        A batched environment's answer is given out by sub-environment if it is N values in a tuple or list.
+        A batched environment's result is split by sub-environment if it is a tuple or list of N values.
 
         Raises:
-            AttributeError: if there is none of that name.
+            AttributeError: if there is no such method.
             IndexError: see ``get_attr``.
         """
         chosen = places(indices, self.num_envs)
@@ -259,7 +257,7 @@ class GymVecEnv(VecEnv):
         return [answer] * len(chosen)
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
-        """Whether a wrapper of this class is on; ``Monitor`` counts as on: episodes are told as it does."""
+        """Return whether a wrapper of this class is used; ``Monitor`` is, as the adapter replaces it."""
         chosen = places(indices, self.num_envs)
         layer, around = self.env, issubclass(Monitor, wrapper_class)
         while isinstance(layer, VectorWrapper):
@@ -268,7 +266,7 @@ class GymVecEnv(VecEnv):
         return [around or (subs is not None and _is_wrapped(subs[i], wrapper_class)) for i in chosen]
 
     def _lookup(self, name: str) -> Any:
-        """The attribute of the outermost layer that has it."""
+        """Return the attribute of the outermost layer that has it."""
         layer = self.env
         while True:
             if hasattr(layer, name):
@@ -279,14 +277,14 @@ class GymVecEnv(VecEnv):
 
 
 def arrays(value: Any) -> Any:
-    """Tensors as NumPy arrays, in mappings too; arrays as they are."""
+    """Convert tensors to NumPy arrays, also in mappings; arrays are unchanged."""
     if isinstance(value, Mapping):
         return {name: arrays(part) for name, part in value.items()}
     return value.cpu().numpy() if isinstance(value, Tensor) else value
 
 
 def _observations(batch: Any, where: npt.NDArray[np.int64]) -> list[Any]:
-    """The observations of the sub-environments ``where`` (n,) from a batch or an array of objects."""
+    """Return the observations of the sub-environments ``where`` (n,) from a batch or an array of objects."""
     if isinstance(batch, np.ndarray) and batch.dtype == object:
         return [arrays(batch[i]) for i in where]
     batch = arrays(batch)
@@ -296,10 +294,10 @@ def _observations(batch: Any, where: npt.NDArray[np.int64]) -> list[Any]:
 
 
 def _resets_itself(env: AnyVectorEnv) -> bool:
-    """Whether episodes begin again in the step that ends them.
+    """Return whether the step that ends an episode also starts the next one.
 
     Raises:
-        ValueError: for ``NextStep``, and for an environment that does not say.
+        ValueError: for ``NextStep``, and for an environment without an autoreset mode.
     """
     mode = env.metadata.get("autoreset_mode")
     if mode == AutoresetMode.SAME_STEP:
@@ -307,19 +305,19 @@ def _resets_itself(env: AnyVectorEnv) -> bool:
     if mode == AutoresetMode.DISABLED:
         return False
     raise ValueError(
-        f"autoreset_mode {getattr(mode, 'value', mode)!r}: Stable-Baselines3 wants a reset in the step that "
+        f"autoreset_mode {getattr(mode, 'value', mode)!r}: Stable-Baselines3 needs a reset in the step that "
         "ends an episode; make the environment with AutoresetMode.SAME_STEP (or DISABLED, then the adapter "
         "resets)"
     )
 
 
 def _sub_environments(env: AnyVectorEnv) -> Sequence[gym.Env[Any, Any]] | None:
-    """The environments of a ``SyncVectorEnv``; None where there is one batched state."""
+    """Return the environments of a ``SyncVectorEnv``; None for a batched environment."""
     return getattr(env.unwrapped, "envs", None)
 
 
 def _is_wrapped(env: gym.Env[Any, Any], wrapper_class: type[Any]) -> bool:
-    """Whether a wrapper of this class is on a single environment."""
+    """Return whether a single environment has a wrapper of this class."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, wrapper_class):
             return True

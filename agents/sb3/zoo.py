@@ -1,8 +1,7 @@
-"""What rl-zoo3's configuration files name: a policy for each environment, which knows its pretrained run.
+"""Policies for rl-zoo3's configuration files: one class for each environment, with its pretrained run.
 
-The zoo's hyper-parameter search replaces ``policy_kwargs`` by what it samples, so the run folder cannot stand
-there alone; a class can carry it. Make the runs first:
-``refit pretrain --env ReFiT-ML1M-v0 --out runs/zoo/ReFiT-ML1M-v0``.
+The zoo's hyper-parameter search replaces ``policy_kwargs``, so the run folder is an attribute of a class.
+Create the runs first: ``refit pretrain --env ReFiT-ML1M-v0 --out runs/zoo/ReFiT-ML1M-v0``.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from torch import nn
 from agents.sb3.policies import DiffusionActorCriticPolicy
 
 RUNS = Path("runs") / "zoo"
-"""The zoo's pretrained runs, one folder an environment id, relative to where the zoo is started."""
+"""The zoo's pretrained runs, one folder per environment id, relative to the working directory."""
 
 
 class ZooPolicy(DiffusionActorCriticPolicy):
-    """A diffusion policy that takes what the zoo samples, and starts from the run of its environment.
+    """A diffusion policy that accepts the zoo's settings, and starts from the run of its environment.
 
     Attributes:
-        env_id: the environment that the run is of; subclasses set it.
+        env_id: the environment of the run; subclasses set it.
     """
 
     env_id: ClassVar[str]
@@ -40,18 +39,18 @@ class ZooPolicy(DiffusionActorCriticPolicy):
         ortho_init: bool = False,
         **settings: Any,
     ) -> None:
-        """Build it.
+        """Build the policy.
 
         Args:
             observation_space: see ``DiffusionActorCriticPolicy``.
-            action_space: see there.
-            lr_schedule: see there.
-            actor: see there; the run of ``env_id`` in ``RUNS`` if None.
+            action_space: see ``DiffusionActorCriticPolicy``.
+            lr_schedule: see ``DiffusionActorCriticPolicy``.
+            actor: see ``DiffusionActorCriticPolicy``; None uses the run of ``env_id`` in ``RUNS``.
             net_arch: the zoo's ``{"pi": [...], "vf": [...]}``: the first number of ``vf`` is the critic's
-                width, while ``pi`` is without effect, since the actor is pretrained.
-            activation_fn: of the critic.
-            ortho_init: without effect: the critic's last layer starts at zero.
-            **settings: the others of ``DiffusionActorCriticPolicy``.
+                width; ``pi`` has no effect, because the actor is pretrained.
+            activation_fn: activation of the critic.
+            ortho_init: no effect: the critic's last layer is initialised with zeros.
+            **settings: other arguments of ``DiffusionActorCriticPolicy``.
         """
         if net_arch is not None:
             settings = {"value_width": net_arch["vf"][0]} | settings
@@ -66,18 +65,18 @@ class ZooPolicy(DiffusionActorCriticPolicy):
 
 
 class SyntheticPolicy(ZooPolicy):
-    """Of ``ReFiT-Synthetic-v0``."""
+    """The policy for ``ReFiT-Synthetic-v0``."""
 
     env_id: ClassVar[str] = "ReFiT-Synthetic-v0"
 
 
 class ML100KPolicy(ZooPolicy):
-    """Of ``ReFiT-ML100K-v0``."""
+    """The policy for ``ReFiT-ML100K-v0``."""
 
     env_id: ClassVar[str] = "ReFiT-ML100K-v0"
 
 
 class ML1MPolicy(ZooPolicy):
-    """Of ``ReFiT-ML1M-v0``."""
+    """The policy for ``ReFiT-ML1M-v0``."""
 
     env_id: ClassVar[str] = "ReFiT-ML1M-v0"

@@ -1,4 +1,4 @@
-"""A small run folder and small environments for the Stable-Baselines3 tests."""
+"""Fixtures of the Stable-Baselines3 tests: a small run folder and small environments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refit_env.envs import DenoisingVectorEnv
 
 @pytest.fixture
 def run_folder(make_policy: Any, small_data: Dataset, tmp_path: Path) -> Path:
-    """What a pretraining run of the small data leaves: T = 3, std 0.1."""
+    """Return the folder of a pretraining run on the small data: T = 3, std 0.1."""
     folder = tmp_path / "run"
     make_policy().save(folder, small_data)
     return folder
@@ -23,7 +23,7 @@ def run_folder(make_policy: Any, small_data: Dataset, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_envs(small_data: Dataset) -> Callable[..., GymVecEnv]:
-    """A factory of adapted environments on the small data."""
+    """Return a factory of adapted environments on the small data."""
 
     def make(num_envs: int = 4, **kwargs: Any) -> GymVecEnv:
         settings: dict[str, Any] = {"num_steps": 3, "reward": "ndcg", "relevance": "train", "k": 5}

@@ -1,4 +1,4 @@
-"""PPO, A2C and TRPO train the chains of every registered backbone, of conditional ones with their context."""
+"""PPO, A2C and TRPO train the chains of every registered backbone, conditional ones included."""
 
 from __future__ import annotations
 
@@ -87,8 +87,10 @@ def actor_weights(model: OnPolicyAlgorithm) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
-def test_training_moves_all_that_the_chain_depends_on(start: Start, cls: type[OnPolicyAlgorithm]) -> None:
-    """Of the actor: what its mean depends on and its environment's scores do not."""
+def test_training_changes_all_weights_that_the_chain_depends_on(
+    start: Start, cls: type[OnPolicyAlgorithm]
+) -> None:
+    """These are the actor's weights on which the mean depends and the environment's scores do not."""
     model = start.model(cls)
     actor: Any = model.policy.actor
     before, critic = actor_weights(model), model.policy.value_net.state_dict()  # type: ignore[operator]
@@ -103,7 +105,7 @@ def test_training_moves_all_that_the_chain_depends_on(start: Start, cls: type[On
 
 
 def depends(model: OnPolicyAlgorithm) -> set[str]:
-    """Names of the actor's parameters with a gradient of the mean's."""
+    """Return the names of the actor's parameters with a gradient of the mean."""
     policy: Any = model.policy
     obs = {k: torch.as_tensor(v) for k, v in model.get_env().reset().items()}  # type: ignore[union-attr]
     u, t, condition = policy.state(obs)
@@ -143,7 +145,7 @@ def test_deterministic_predictions_are_the_noise_free_chain(start: Start, flat: 
 
 
 def test_sac_steers_the_chains_of_every_backbone(start: Start) -> None:
-    """Off-policy algorithms act with residuals of the frozen policy, of low rank where u holds scores."""
+    """Off-policy algorithms add residuals to the frozen policy, of low rank where u holds scores."""
     envs: Any = ResidualAction(start.envs(4), start.folder)
     if not backbone_class(start.backbone).embedding:
         envs = FactorObservation(LowRankAction(envs, rank=3), rank=3)
@@ -155,7 +157,7 @@ def test_sac_steers_the_chains_of_every_backbone(start: Start) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in model.actor.state_dict().items())
 
 
-def test_a_saved_model_comes_back_without_the_run_folder(start: Start, tmp_path: Path) -> None:
+def test_a_saved_model_is_loaded_without_the_run_folder(start: Start, tmp_path: Path) -> None:
     model = start.model(PPO)
     model.learn(16)
     model.save(tmp_path / "model")
@@ -170,7 +172,7 @@ def test_a_saved_model_comes_back_without_the_run_folder(start: Start, tmp_path:
     np.testing.assert_array_equal(first, second)
 
 
-# ---------------------------------------------------------------------- what does not fit
+# ---------------------------------------------------------------------- errors
 
 
 def test_contexts_of_another_run_are_refused(
@@ -186,10 +188,10 @@ def test_contexts_of_another_run_are_refused(
     recdiff = make_start("recdiff", task_data, small_configs, tmp_path / "recdiff")
     second = DiffusionPolicy.load(recdiff.folder)
     with torch.no_grad():
-        second.backbone.users.mul_(2)  # type: ignore[operator, union-attr]  # trained for longer
+        second.backbone.users.mul_(2)  # type: ignore[operator, union-attr]  # other weights
     second.save(tmp_path / "second")
     longer_run = Start("recdiff", recdiff.data, tmp_path / "second")
-    with pytest.raises(ValueError, match="with checkpoint=FOLDER of the actor's own pretrained run"):
+    with pytest.raises(ValueError, match="with checkpoint=FOLDER of the actor's pretrained run"):
         longer_run.model(PPO, to_sb3_vec_env(recdiff.envs()))
 
 

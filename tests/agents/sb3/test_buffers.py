@@ -1,4 +1,4 @@
-"""Leave-one-out advantages in Stable-Baselines3's rollouts: by hand, in a gradient, in a file."""
+"""Tests of leave-one-out advantages in Stable-Baselines3: by hand, in a gradient, after loading."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DICT = spaces.Dict({"u": spaces.Box(-1.0, 1.0, (2,), np.float32)})
 
 @pytest.fixture
 def make_grouped(small_data: Dataset) -> Any:
-    """Makes eight sub-environments of two users, adapted to SB3."""
+    """Return a factory of eight sub-environments of two users, adapted to SB3."""
 
     def made(flat: bool = False, group_size: int = 4, **kwargs: Any) -> GymVecEnv:
         settings: dict[str, Any] = {"num_steps": 3, "reward": "ndcg", "relevance": "train", "k": 5}
@@ -72,7 +72,7 @@ def fill(
     observations: np.ndarray,
     value: float = 0.5,
 ) -> None:
-    """Put a rollout (S, N) into a buffer; observations (S, N, D)."""
+    """Add a rollout (S, N) to a buffer; observations (S, N, D)."""
     flat, count = not isinstance(buffer, DictRolloutBuffer), rewards.shape[1]
     for seen, reward, start in zip(observations, rewards, starts, strict=True):
         shown: Any = seen if flat else {"u": seen}
@@ -99,7 +99,7 @@ def test_advantages_by_hand(flat: bool) -> None:
     seen[1, 3:], seen[2, :3] = [0.3, 0.0], [0.4, 0.0]
     fill(buffer, rewards, starts, seen)
     buffer.compute_returns_and_advantage(torch.full((6, 1), 9.0), np.ones(6))
-    # Returns: 3 0 0, then 1 2 3; and 6 0 0, then 0 2 1. Each less the mean of the other two.
+    # Returns: 3 0 0, then 1 2 3; and 6 0 0, then 0 2 1. Each minus the mean of the other two.
     first, second = [3.0, -1.5, -1.5], [-1.5, 0.0, 1.5]
     third, fourth = [6.0, -3.0, -3.0], [-1.5, 1.5, 0.0]
     expected = [first + third, first + fourth, second + fourth, second + fourth]
@@ -107,11 +107,11 @@ def test_advantages_by_hand(flat: bool) -> None:
     plain = RolloutBuffer(4, BOX, BOX, device="cpu", gae_lambda=1.0, gamma=1.0, n_envs=6)
     fill(plain, rewards, starts, rng.random((4, 6, 3), np.float32))
     plain.compute_returns_and_advantage(torch.full((6, 1), 9.0), np.ones(6))
-    np.testing.assert_array_equal(buffer.returns, plain.returns)  # the critic's, as ever
+    np.testing.assert_array_equal(buffer.returns, plain.returns)  # the critic's returns are unchanged
 
 
 def rollout(**changes: Any) -> Any:
-    """A buffer with a rollout of one chain of each of four sub-environments, two users."""
+    """Return a buffer with one chain of each of four sub-environments, of two users."""
     settings: dict[str, Any] = {"n_envs": 4, "group_size": 2, "gamma": 1.0} | changes.pop("settings", {})
     buffer = LeaveOneOutRolloutBuffer(2, DICT, BOX, device="cpu", **settings)
     seen = np.zeros((2, 4, 2), np.float32)
@@ -121,7 +121,7 @@ def rollout(**changes: Any) -> Any:
     return buffer
 
 
-def test_torn_chains_and_foreign_groups_are_refused() -> None:
+def test_partial_chains_and_mixed_groups_are_refused() -> None:
     last, over = torch.zeros(4, 1), np.ones(4)
     rollout().compute_returns_and_advantage(last, over)
     for torn in (np.array([1, 1, 1, 0]), np.zeros(4)):
@@ -141,7 +141,7 @@ def test_torn_chains_and_foreign_groups_are_refused() -> None:
         rollout(**out_of_step).compute_returns_and_advantage(last, over)
 
 
-def test_wrong_settings_are_refused_when_made() -> None:
+def test_wrong_settings_are_refused_at_construction() -> None:
     with pytest.raises(ValueError, match=r"gamma=0\.99 must be 1"):
         rollout(settings={"gamma": 0.99})
     for wrong in (3, 1, 0):
@@ -158,18 +158,18 @@ def test_wrong_settings_are_refused_when_made() -> None:
 
 
 def collect(model: Any) -> None:
-    """Fill the model's buffer as ``learn`` does."""
+    """Fill the model's buffer in the same way as ``learn``."""
     _, callback = model._setup_learn(48)
     model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
 
 
 def test_ppos_first_gradient_is_the_surrogates(make_grouped: Any, run_folder: Path) -> None:
-    """That of -mean(A log pi), A computed here from the rewards: at the first step the ratio is one."""
+    """It equals that of -mean(A log pi), with A from the rewards: at the first step the ratio is one."""
     settings = {"n_epochs": 1, "normalize_advantage": False, "vf_coef": 0.0, "max_grad_norm": 1e9}
     model = make_model(PPO, make_grouped(), run_folder, **settings)
     collect(model)
     buffer = model.rollout_buffer
-    reward = torch.from_numpy(buffer.rewards.reshape(2, 3, 2, 4).sum(1))  # chain, group, place in it
+    reward = torch.from_numpy(buffer.rewards.reshape(2, 3, 2, 4).sum(1))  # chain, group, position in it
     others = (reward.sum(-1, keepdim=True) - reward) / 3
     advantage = (reward - others)[:, None].expand(2, 3, 2, 4).reshape(48)  # each step of a chain
     assert advantage.abs().max() > 0.01
@@ -186,7 +186,7 @@ def test_ppos_first_gradient_is_the_surrogates(make_grouped: Any, run_folder: Pa
 
 @pytest.mark.parametrize("cls", [PPO, A2C, TRPO])
 @pytest.mark.parametrize("flat", [False, True])
-def test_learns_saves_and_goes_on_the_same(
+def test_a_loaded_model_continues_the_same_training(
     cls: Any, flat: bool, make_grouped: Any, run_folder: Path, tmp_path: Path
 ) -> None:
     model = make_model(cls, make_grouped(flat), run_folder, flat)
@@ -219,7 +219,7 @@ def test_ungrouped_environments_are_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize("group_size", [2, 8])
-def test_other_groups_than_the_environments_are_told_where_users_differ(
+def test_wrong_group_sizes_are_detected_where_users_differ(
     group_size: int, make_grouped: Any, run_folder: Path
 ) -> None:
     """Groups of 4 hold groups of 2 of one user; those of 8 hold two users."""

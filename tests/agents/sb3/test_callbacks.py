@@ -1,4 +1,4 @@
-"""Ranking evaluation inside SB3's training loop, and the logs of a chain."""
+"""Tests of ranking evaluation inside SB3's training loop, and of the chain's logs."""
 
 from __future__ import annotations
 
@@ -61,16 +61,14 @@ def test_it_evaluates_before_during_and_after(make_model: Any, run_folder: Path,
     )
 
 
-def test_the_best_weights_are_kept_and_come_back(
-    make_model: Any, tmp_path: Path, make_envs: MakeEnvs
-) -> None:
+def test_the_best_weights_are_stored_and_loaded(make_model: Any, tmp_path: Path, make_envs: MakeEnvs) -> None:
     callback = RankingEvalCallback(12, best_model_save_path=tmp_path / "best", ks=(5,), select_on="ndcg@5")
     model = make_model()
     with pytest.raises(ValueError, match="no weights to load"):
         callback.load_best()
     model.learn(240, callback=callback)
     values = [h["valid/ndcg@5"] for h in callback.history]
-    assert callback.best_value == max(values) > values[-1]  # else the test says nothing
+    assert callback.best_value == max(values) > values[-1]  # otherwise the test is vacuous
     assert callback.best_timesteps == callback.history[int(np.argmax(values))]["timesteps"]
     assert callback.evaluate().means()["ndcg@5"] == values[-1]
     callback.load_best()
@@ -79,7 +77,7 @@ def test_the_best_weights_are_kept_and_come_back(
     assert evaluate_model(saved, "valid", ks=(5,)).means()["ndcg@5"] == callback.best_value
 
 
-def test_what_it_finds_goes_to_the_logger(make_model: Any, tmp_path: Path) -> None:
+def test_metrics_are_logged(make_model: Any, tmp_path: Path) -> None:
     model = make_model()
     model.set_logger(configure(str(tmp_path), ["csv"]))
     model.learn(48, callback=[RankingEvalCallback(24, ks=(5,), select_on="ndcg@5"), ChainLogCallback()])
@@ -91,7 +89,7 @@ def test_what_it_finds_goes_to_the_logger(make_model: Any, tmp_path: Path) -> No
 
 
 def test_the_divergence_is_that_of_the_gaussians(make_envs: MakeEnvs, make_policy: Any) -> None:
-    """Against torch's own, step by step along the chain."""
+    """Compare with torch's divergence, step by step along the chain."""
     policy, reference = make_policy(seed=1).eval(), make_policy(seed=2).eval()
     problem = denoising_problem(make_envs())
     u = problem.initial_state(torch.as_tensor(problem.users))
@@ -106,7 +104,7 @@ def test_the_divergence_is_that_of_the_gaussians(make_envs: MakeEnvs, make_polic
 
 
 @pytest.mark.parametrize("kind", ["folder", "policy"])
-def test_the_reference_may_be_given(make_model: Any, make_policy: Any, tmp_path: Path, kind: str) -> None:
+def test_the_reference_may_be_passed(make_model: Any, make_policy: Any, tmp_path: Path, kind: str) -> None:
     other = make_policy(seed=4)
     other.save(tmp_path / "other")
     callback = RankingEvalCallback(100, reference=other if kind == "policy" else tmp_path / "other", ks=(20,))
@@ -115,10 +113,10 @@ def test_the_reference_may_be_given(make_model: Any, make_policy: Any, tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["batched", "synchronous", "turns", "dummy"])
-def test_rewards_that_look_at_lists_are_shown_the_models(
+def test_rewards_on_all_lists_receive_the_models_lists(
     make_model: Any, small_data: Dataset, kind: str
 ) -> None:
-    """Of every sub-environment, and of every hold-out that takes its turn; of no other environment."""
+    """This holds for every sub-environment and every alternating hold-out, but no other environment."""
     settings: dict[str, Any] = {"data": small_data, "num_steps": 3, "reward": "coverage", "k": 5}
     settings |= {"relevance": "holdout"}
     if kind == "batched":
@@ -160,7 +158,7 @@ def test_rewards_that_look_at_lists_are_shown_the_models(
         {"relevance": "recent", "reward": "racs", "reward_kwargs": {"neighbor_relevance": "validation"}},
     ],
 )
-def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
+def test_a_reward_on_validation_items_selects_by_other_users(
     make_model: Any, make_envs: MakeEnvs, small_data: Dataset, goal: dict[str, Any]
 ) -> None:
     model = make_model(make_envs(**goal))
@@ -170,17 +168,17 @@ def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
     assert others is not None and 0 < len(found.users) < small_data.num_users
     assert set(found.users.tolist()) <= set(others.tolist())
     assert callback.history[-1]["valid/ndcg@20"] == found.means()["ndcg@20"]
-    assert len(callback.evaluate("test").users) > len(found.users)  # nothing is kept from the test
+    assert len(callback.evaluate("test").users) > len(found.users)  # later tests are not affected
 
 
 def lists_of(reward: Reward) -> torch.Tensor:
-    """(U, K) the lists that coverage counts."""
+    """Return the lists (U, K) of the coverage reward."""
     assert isinstance(reward, Coverage)
     return reward.lists
 
 
 def test_other_policies_are_scored_through_the_environment(small_data: Dataset, make_envs: MakeEnvs) -> None:
-    """On the vector environment and on single ones alike, observations normalised or not."""
+    """Test vector and single environments, with normalised observations or not."""
     settings: dict[str, Any] = {"num_steps": 3, "reward": "ndcg", "relevance": "train", "k": 5}
     model = PPO("MultiInputPolicy", make_envs(), n_steps=3, batch_size=12, seed=0, device="cpu")
     callback = RankingEvalCallback(1000, ks=(5,), select_on="recall@5")
@@ -198,7 +196,7 @@ def test_other_policies_are_scored_through_the_environment(small_data: Dataset, 
     assert evaluate_model(model, ks=(5,)).means() != first
 
 
-def test_clipping_is_seen(make_model: Any, make_envs: MakeEnvs) -> None:
+def test_clipping_is_logged(make_model: Any, make_envs: MakeEnvs) -> None:
     model = make_model(make_envs(bound=1.0))
     model.policy.actor.std.fill_(1.0)
     model.learn(12, callback=ChainLogCallback(), log_interval=None)
@@ -208,7 +206,7 @@ def test_clipping_is_seen(make_model: Any, make_envs: MakeEnvs) -> None:
     assert model.logger.name_to_value["rollout/clipped_share"] == 0.0
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
 def test_wrong_use_is_refused(make_model: Any, make_envs: MakeEnvs, make_policy: Any) -> None:

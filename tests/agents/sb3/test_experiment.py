@@ -1,4 +1,4 @@
-"""Stable-Baselines3's rows of the comparison: budgets, best weights, hold-outs in turns."""
+"""Tests of Stable-Baselines3's rows of the comparison: budgets, best weights, alternating hold-outs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARED = EnvSettings(steps=200, looks=2)
 
 
 def small(name: str) -> SB3Settings:
-    """The row's settings in small: 8 environments, 4 steps a rollout."""
+    """Return small settings of the row: 8 environments, 4 steps per rollout."""
     settings = SB3_SETTINGS[name]
     arguments = dict(settings.arguments) | {"batch_size": 32}
     if name == "a2c":
@@ -50,7 +50,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", SB3_SETTINGS)
-def test_every_row_trains_within_its_budget_and_keeps_the_best(name: str, checkpoint: Path) -> None:
+def test_every_row_trains_within_its_budget_and_returns_the_best(name: str, checkpoint: Path) -> None:
     trained = train_sb3(name, small(name), SHARED, ENV, checkpoint, seed=0)
     dataset = load_dataset("synthetic")
     start = evaluate(DiffusionPolicy.load(checkpoint).scorer(dataset), dataset, "valid").means()
@@ -67,12 +67,12 @@ def test_every_row_trains_within_its_budget_and_keeps_the_best(name: str, checkp
     assert trained.training_seconds > 0 and trained.validation_seconds > 0
 
 
-def test_a_run_is_repeated_by_its_seed(checkpoint: Path) -> None:
+def test_a_run_is_reproduced_by_its_seed(checkpoint: Path) -> None:
     runs = [train_sb3("a2c", small("a2c"), SHARED, ENV, checkpoint, seed=s).reward["mean"] for s in (1, 1, 2)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_hold_outs_take_turns(checkpoint: Path) -> None:
+def test_hold_outs_alternate(checkpoint: Path) -> None:
     shared = replace(SHARED, relevance="holdout", relevance_draws=3)
     envs = make_envs(small("ppo"), shared, ENV, checkpoint, seed=0)
     turns: Any = envs.env
@@ -81,7 +81,7 @@ def test_hold_outs_take_turns(checkpoint: Path) -> None:
     seen, observation = [], envs.reset()
     for _ in range(4):
         seen.append(turns.unwrapped.problem)
-        assert len({info["user"] for info in envs.reset_infos}) == 1  # the 8 chains are one user's
+        assert len({info["user"] for info in envs.reset_infos}) == 1  # the 8 chains have the same user
         for _ in range(4):
             observation, _, done, _ = envs.step(observation["u"])
         assert done.all()
@@ -100,7 +100,7 @@ def test_on_policy_rows_compare_the_chains_of_a_user(name: str, checkpoint: Path
 
 
 def test_rows_without_groups(checkpoint: Path) -> None:
-    """They keep Stable-Baselines3's own advantages, and a user for each sub-environment."""
+    """They use Stable-Baselines3's advantages, and a separate user in each sub-environment."""
     arguments = dict(small("ppo").arguments)
     del arguments["rollout_buffer_kwargs"]
     settings = replace(small("ppo"), arguments=arguments)
@@ -111,14 +111,14 @@ def test_rows_without_groups(checkpoint: Path) -> None:
     assert type(model.rollout_buffer) is DictRolloutBuffer
 
 
-def test_sac_begins_as_the_pretrained_chain(checkpoint: Path) -> None:
+def test_sac_starts_as_the_pretrained_chain(checkpoint: Path) -> None:
     settings = small("sac")
     envs = make_envs(settings, SHARED, ENV, checkpoint, 0)
     actions, _ = make_model("sac", settings, envs, checkpoint, 0).predict(envs.reset(), deterministic=True)
     assert not actions.any()
 
 
-def test_turns_are_of_all_sub_environments_at_once() -> None:
+def test_alternating_environments_are_reset_together() -> None:
     def make() -> Any:
         return gym.make_vec(
             ENV, num_envs=3, vectorization_mode="vector_entry_point", autoreset_mode="Disabled"
@@ -126,19 +126,19 @@ def test_turns_are_of_all_sub_environments_at_once() -> None:
 
     turns = InTurns([make(), make()], seed=0)
     turns.reset()
-    with pytest.raises(ValueError, match="all at once"):
+    with pytest.raises(ValueError, match="reset together"):
         turns.reset(options={"reset_mask": np.array([True, False, True])})
     users = turns.reset(options={"user": np.array([1, 2, 3])})[1]["user"]
     assert users.tolist() == [1, 2, 3]
 
 
-def test_mistakes_are_told(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_settings_are_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     envs = make_envs(small("ppo"), SHARED, ENV, checkpoint, seed=0)
     with pytest.raises(ValueError, match="Did you mean 'ppo'"):
         make_model("pppo", small("ppo"), envs, checkpoint, 0)
     with pytest.raises(ValueError, match="SAC needs a rank"):
         make_model("sac", small("ppo"), envs, checkpoint, 0)
-    with pytest.raises(ValueError, match="one rollout takes 32 environment steps, the budget is 31"):
+    with pytest.raises(ValueError, match="one rollout has 32 environment steps, the budget is 31"):
         whole_rollouts(make_model("ppo", small("ppo"), envs, checkpoint, 0), 31)
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     with pytest.raises(ImportError, match=r"refit-env\[zoo\]"):

@@ -1,4 +1,4 @@
-"""SAC, TD3 and TQC on low-rank residual actions: they train, are evaluated, and come back from a file."""
+"""Tests of SAC, TD3 and TQC on low-rank residual actions: training, evaluation, loading."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def make_model(cls: type[OffPolicyAlgorithm], envs: GymVecEnv, **kwargs: Any) ->
 
 
 @pytest.mark.parametrize("cls", [SAC, TD3, TQC])
-def test_they_train_evaluate_and_come_back(cls: Any, make_small: Any, tmp_path: Path) -> None:
+def test_they_train_evaluate_and_load(cls: Any, make_small: Any, tmp_path: Path) -> None:
     model = make_model(cls, make_small())
     assert model.action_space.shape == (RANK,)
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
@@ -83,7 +83,7 @@ def test_they_train_evaluate_and_come_back(cls: Any, make_small: Any, tmp_path: 
 
 
 def test_the_last_observation_of_an_episode_goes_into_the_replay_buffer(make_small: Any) -> None:
-    """Not the first one of the next: t is T there, and the factors are those of u_0."""
+    """The buffer must not hold the next episode's first observation: t is T, and the factors are u_0's."""
     model = make_model(SAC, make_small(), learning_starts=100)
     model.learn(24)
     buffer: Any = model.replay_buffer
@@ -100,12 +100,12 @@ def test_the_last_observation_of_an_episode_goes_into_the_replay_buffer(make_sma
 )
 def test_backends_and_resets_give_the_same_episodes(make_small: Any, backend: str, mode: str) -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (7, 4, RANK)).astype(np.float32)
-    told = []
+    results = []
     for envs in (make_small(), make_small(backend, mode)):
         envs.seed(0)
         steps = [(envs.reset(), None, None, [{}] * 4)] + [envs.step(action) for action in actions]
-        told.append(steps)
-    for (a, ra, da, ia), (b, rb, db, ib) in zip(*told, strict=True):
+        results.append(steps)
+    for (a, ra, da, ia), (b, rb, db, ib) in zip(*results, strict=True):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], atol=1e-5)
         if ra is not None:
@@ -132,16 +132,16 @@ def test_a_zero_action_is_the_pretrained_model(
 def test_the_diffusion_policy_does_not_act_there(
     make_small: Any, run_folder: Path, small_data: Dataset
 ) -> None:
-    """The wrong action space is refused when the model is made, low-rank or only residual."""
+    """Both wrong action spaces are refused at construction, low-rank or only residual."""
     actor = {"actor": {"run": str(run_folder)}}
-    with pytest.raises(ValueError, match="behind LowRankAction an action is no next"):
+    with pytest.raises(ValueError, match="with LowRankAction an action is not the next"):
         PPO(DiffusionActorCriticPolicy, make_small(), n_steps=3, batch_size=12, policy_kwargs=actor)
     inner = DenoisingVectorEnv(small_data, num_envs=4, num_steps=3)
     for env in (
         ResidualAction(inner, str(run_folder)),
         LowRankAction(ResidualAction(inner, str(run_folder)), 4),
     ):
-        with pytest.raises(ValueError, match=r"behind .*Action an action is no next vector"):
+        with pytest.raises(ValueError, match=r"with .*Action an action is not the next vector"):
             PPO(
                 DiffusionActorCriticPolicy, to_sb3_vec_env(env), n_steps=3, batch_size=12, policy_kwargs=actor
             )

@@ -1,4 +1,4 @@
-"""The diffusion policy under PPO, A2C and TRPO: it acts as it should, and a file brings it back."""
+"""Tests of the diffusion policy with PPO, A2C and TRPO: actions, learning, saving, errors."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_actions_have_the_step_std(make_envs: MakeEnvs, run_folder: Path) -> Non
 
 
 def test_training_mode_leaves_dropout_off(make_envs: MakeEnvs, run_folder: Path) -> None:
-    """Else the first minibatch's ratio would not be one."""
+    """Otherwise the first minibatch's ratio would not be one."""
     model = make_model(PPO, make_envs(), run_folder, n_steps=3)
     model.learn(12)
     model.policy.set_training_mode(True)
@@ -124,9 +124,9 @@ def test_training_mode_leaves_dropout_off(make_envs: MakeEnvs, run_folder: Path)
     torch.testing.assert_close(log_prob, data.old_log_prob, rtol=0, atol=1e-5)
 
 
-def test_an_ended_chain_has_no_next_vector(make_envs: MakeEnvs, run_folder: Path) -> None:
+def test_a_finished_chain_has_no_next_vector(make_envs: MakeEnvs, run_folder: Path) -> None:
     model = make_model(PPO, make_envs(), run_folder)
-    with pytest.raises(ValueError, match=r"t must lie in 0\.\.2, got 3\.\.3"):
+    with pytest.raises(ValueError, match=r"t must lie in 0\.\.2, found 3\.\.3"):
         model.predict({"u": np.zeros(40, np.float32), "t": np.array([3.0], np.float32)})
 
 
@@ -135,7 +135,7 @@ def test_an_ended_chain_has_no_next_vector(make_envs: MakeEnvs, run_folder: Path
 
 @torch.no_grad()
 def mean_reward(model: OnPolicyAlgorithm) -> float:
-    """Of the noise-free chains of all users."""
+    """Return the mean reward of the noise-free chains of all users."""
     problem = denoising_problem(model.get_env())
     users = torch.as_tensor(problem.users)
     actor: Any = model.policy.actor
@@ -155,7 +155,7 @@ def test_training_raises_the_reward(make_envs: MakeEnvs, run_folder: Path, cls: 
     assert mean_reward(model) > before + 0.03
 
 
-def test_actor_and_critic_step_at_their_own_rates(make_envs: MakeEnvs, run_folder: Path) -> None:
+def test_actor_and_critic_have_their_own_learning_rates(make_envs: MakeEnvs, run_folder: Path) -> None:
     model = make_model(
         PPO,
         make_envs(),
@@ -169,7 +169,8 @@ def test_actor_and_critic_step_at_their_own_rates(make_envs: MakeEnvs, run_folde
     before = weights(model)
     model.learn(24)
     moved = {name: float((value - before[name]).abs().max()) for name, value in weights(model).items()}
-    assert moved["value_net.out.bias"] == pytest.approx(50e-4, rel=0.01)  # Adam's first step is the rate
+    # the size of Adam's first step is the rate
+    assert moved["value_net.out.bias"] == pytest.approx(50e-4, rel=0.01)
     assert max(v for name, v in moved.items() if name.startswith("actor.")) <= 1.01e-4
     assert model.policy.optimizer.param_groups[1]["lr"] == 1e-4  # as SB3 set it
 
@@ -177,7 +178,7 @@ def test_actor_and_critic_step_at_their_own_rates(make_envs: MakeEnvs, run_folde
 def test_the_critics_rate_follows_a_schedule_that_begins_at_zero(
     make_envs: MakeEnvs, run_folder: Path
 ) -> None:
-    """A warm-up: the actor's rate rises from 0 to 1e-4, the critic's from 0 to its own."""
+    """In a warm-up the actor's rate rises from 0 to 1e-4, the critic's from 0 to its rate."""
     warm_up: Any = lambda progress: 1e-4 * (1 - progress)  # noqa: E731
     model = make_model(
         PPO, make_envs(), run_folder, learning_rate=warm_up, policy_kwargs={"value_learning_rate": 5e-3}
@@ -196,13 +197,13 @@ def test_the_pretrained_run_is_not_trained_in_place(make_envs: MakeEnvs, run_fol
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
-def test_a_loaded_model_goes_on_as_the_saved_one(
+def test_a_loaded_model_continues_as_the_saved_one(
     make_envs: MakeEnvs, run_folder: Path, tmp_path: Path, cls: Any
 ) -> None:
     model = make_model(cls, make_envs(), run_folder)
     model.learn(48)
     model.save(tmp_path / "model")
-    shutil.rmtree(run_folder)  # a saved file needs it no more
+    shutil.rmtree(run_folder)  # a saved file does not need it
     loaded = cls.load(tmp_path / "model", env=make_envs(), device="cpu")
     assert_same(weights(model), weights(loaded))
     a, b = model.policy.optimizer.state_dict(), loaded.policy.optimizer.state_dict()
@@ -224,7 +225,7 @@ def test_a_loaded_model_goes_on_as_the_saved_one(
     assert_same(weights(model), weights(loaded))
 
 
-def test_a_saved_policy_alone_comes_back(make_envs: MakeEnvs, run_folder: Path, tmp_path: Path) -> None:
+def test_a_policy_saved_alone_is_loaded(make_envs: MakeEnvs, run_folder: Path, tmp_path: Path) -> None:
     model = make_model(PPO, make_envs(), run_folder)
     model.learn(24)
     model.policy.save(str(tmp_path / "policy.pt"))
@@ -255,7 +256,7 @@ def test_a_saved_file_holds_the_weights_once(make_envs: MakeEnvs, run_folder: Pa
     wider = {"backbone": "diffrec", "num_items": 40, "backbone_config": {"hidden": [512], "num_steps": 3}}
     make_model(PPO, make_envs(), wider).save(tmp_path / "wider")
     with zipfile.ZipFile(tmp_path / "wider.zip") as archive:
-        assert abs(len(archive.read("data").decode()) - len(text)) < 1000  # whatever the network's size
+        assert abs(len(archive.read("data").decode()) - len(text)) < 1000  # for any network size
 
 
 def test_policy_kwargs_are_json_plain_and_complete(make_envs: MakeEnvs, run_folder: Path) -> None:
@@ -298,11 +299,11 @@ def test_an_untrained_actor_needs_no_folder(make_envs: MakeEnvs, tmp_path: Path)
     assert_same(weights(model), weights(PPO.load(tmp_path / "model", device="cpu")))
 
 
-# ---------------------------------------------------------------------- what does not fit
+# ---------------------------------------------------------------------- errors
 
 
-def test_a_forgotten_folder_is_no_untrained_model(make_envs: MakeEnvs, run_folder: Path) -> None:
-    """Settings that were completed by an earlier model do not make up for a folder that is gone."""
+def test_a_deleted_folder_does_not_give_an_untrained_model(make_envs: MakeEnvs, run_folder: Path) -> None:
+    """Settings that an earlier model completed do not replace a deleted folder."""
     settings = {"run": str(run_folder)}
     make_model(PPO, make_envs(), settings)
     shutil.rmtree(run_folder)
@@ -312,7 +313,7 @@ def test_a_forgotten_folder_is_no_untrained_model(make_envs: MakeEnvs, run_folde
     assert model.num_timesteps == 0
 
 
-def test_another_network_in_the_folder_is_noticed(
+def test_another_network_in_the_folder_is_detected(
     make_envs: MakeEnvs, run_folder: Path, small_data: Dataset
 ) -> None:
     settings = {"run": str(run_folder)}
@@ -335,7 +336,7 @@ def test_another_network_in_the_folder_is_noticed(
         ({"exploration_std": -1.0}, "exploration_std=-1.0 must be"),
     ],
 )
-def test_wrong_actors_are_refused_when_the_model_is_made(
+def test_wrong_actors_are_refused_at_construction(
     make_envs: MakeEnvs, run_folder: Path, change: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -367,7 +368,7 @@ def test_wrong_policy_settings_are_refused(make_envs: MakeEnvs, run_folder: Path
     ("action", "observation", "message"),
     [
         (spaces.Box(-3, 3, (16,)), None, r"Box\(-3, 3, \(16,\)\) is not that of the vector .*SAC"),
-        (spaces.Box(-5, 5, (40,)), None, "behind ResidualAction"),
+        (spaces.Box(-5, 5, (40,)), None, "with ResidualAction"),
         (spaces.Discrete(3), None, "not that of a denoising chain"),
         (None, spaces.Box(-1, 1, (9, 9)), r"is not Dict\(t, u\)"),
         (None, spaces.Dict(t=spaces.Box(0, 3, (1,)), v=spaces.Box(-6, 6, (40,))), r"is not Dict\(t, u\)"),

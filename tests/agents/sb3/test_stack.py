@@ -1,4 +1,4 @@
-"""Between an algorithm and its chains harmless wrappers work, and those that change vectors are refused."""
+"""Tests of wrappers: harmless ones work, and those that change vectors are refused."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ HARMLESS: dict[str, Callable[[Any], VecEnv]] = {
 def test_harmless_wrappers_of_sb3_train_as_without_them(
     make_envs: MakeEnvs, make_model: Any, name: str, backend: str
 ) -> None:
-    """The same first rollout, evaluations and callbacks included."""
+    """The first rollout, with evaluations and callbacks, is the same."""
     found = []
     for wrap in (lambda e: e, HARMLESS[name]):
         model = make_model(wrap(make_envs(backend=backend)))
@@ -83,8 +83,8 @@ CHANGED: dict[str, tuple[Callable[[Any], VecEnv], str]] = {
     "t alone": (lambda e: VecNormalize(e, norm_obs_keys=["t"]), "VecNormalize changes t, "),
     "not in training": (lambda e: VecNormalize(e, training=False), "VecNormalize changes t, u"),
     "beneath others": (lambda e: VecCheckNan(VecMonitor(VecNormalize(e))), "VecNormalize changes t, u"),
-    "frames": (lambda e: VecFrameStack(e, 2), "VecFrameStack shows 2 vectors at once"),
-    "one part": (lambda e: VecExtractDictObs(e, "u"), "VecExtractDictObs shows 'u' alone"),
+    "frames": (lambda e: VecFrameStack(e, 2), "VecFrameStack stacks 2 vectors"),
+    "one part": (lambda e: VecExtractDictObs(e, "u"), "VecExtractDictObs keeps only 'u'"),
 }
 
 
@@ -104,8 +104,10 @@ def test_flattened_observations_that_are_normalised_are_refused(small_data: Data
         make_model(VecNormalize(to_sb3_vec_env(vector.FlattenObservation(inner))))
 
 
-def test_wrappers_that_come_later_are_refused(make_envs: MakeEnvs, make_model: Any, tmp_path: Path) -> None:
-    """By set_env, by load, and without a callback."""
+def test_wrappers_that_are_added_later_are_refused(
+    make_envs: MakeEnvs, make_model: Any, tmp_path: Path
+) -> None:
+    """Test wrappers added by set_env, by load, and without a callback."""
     model = make_model(make_envs())
     model.learn(12)
     model.save(tmp_path / "model")
@@ -119,16 +121,16 @@ def test_wrappers_that_come_later_are_refused(make_envs: MakeEnvs, make_model: A
     PPO.load(tmp_path / "model", device="cpu").set_env(make_envs())
 
 
-def test_changed_steps_are_seen_where_no_environment_is(make_envs: MakeEnvs, make_model: Any) -> None:
-    """``predict`` on its own: observations tell by their step."""
+def test_changed_steps_are_detected_without_an_environment(make_envs: MakeEnvs, make_model: Any) -> None:
+    """``predict`` detects changed observations by their step."""
     model = make_model(make_envs())
     observation = {"t": np.full((2, 1), 0.57, np.float32), "u": np.zeros((2, 40), np.float32)}
-    with pytest.raises(ValueError, match=r"t = 0\.57 is no step of a chain: .*VecNormalize"):
+    with pytest.raises(ValueError, match=r"t = 0\.57 is not a step of a chain: .*VecNormalize"):
         model.predict(observation)
 
 
 class Noisy(gym.ObservationWrapper[Any, Any, Any]):
-    """Leaves the space as it is, but not what lies in it."""
+    """Keeps the space, but changes the values."""
 
     def observation(self, observation: Any) -> Any:
         return observation | {"u": observation["u"] + np.float32(0.1)}
@@ -163,7 +165,7 @@ def test_wrappers_of_gymnasium_that_change_vectors_are_refused(
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of Gymnasium's DtypeObservation
-def test_wrappers_of_gymnasium_that_leave_vectors_alone_work(small_data: Dataset, make_model: Any) -> None:
+def test_wrappers_of_gymnasium_that_keep_vectors_work(small_data: Dataset, make_model: Any) -> None:
     def make() -> Any:
         env: Any = wrappers.DtypeObservation(
             wrappers.FlattenObservation(wrappers.TimeLimit(DenoisingEnv(small_data, **SETTINGS), 3)),
@@ -178,11 +180,11 @@ def test_wrappers_of_gymnasium_that_leave_vectors_alone_work(small_data: Dataset
     make_model(to_sb3_vec_env(vector.FlattenObservation(envs))).learn(12, callback=RankingEvalCallback(12))
 
 
-def test_actions_that_are_no_next_vectors_are_refused(
+def test_actions_that_are_not_next_vectors_are_refused(
     small_data: Dataset, make_model: Any, run_folder: Path
 ) -> None:
-    """Even where the boxes agree."""
+    """They are refused even if the boxes are equal."""
     inner = DenoisingVectorEnv(small_data, num_envs=4, num_steps=3)
     envs = to_sb3_vec_env(ResidualAction(inner, str(run_folder), bound=6.0))
-    with pytest.raises(ValueError, match="behind ResidualAction an action is no next vector"):
+    with pytest.raises(ValueError, match="with ResidualAction an action is not the next vector"):
         make_model(envs)

@@ -1,4 +1,4 @@
-"""The adapter gives SB3 what its own DummyVecEnv over single environments gives."""
+"""The adapter returns the same as SB3's DummyVecEnv over single environments."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ SETTINGS: dict[str, Any] = {"num_steps": 3, "reward": "racs", "relevance": "trai
 
 
 def play(envs: Any, steps: int, actions: Callable[[int], Any]) -> list[Any]:
-    """What a seeded run of the environments returns: the first observations, then every step's answer."""
+    """Run the seeded environments, and return the first observations and the results of every step."""
     envs.seed(5)
-    told: list[Any] = [envs.reset(), [dict(info) for info in envs.reset_infos]]
+    results: list[Any] = [envs.reset(), [dict(info) for info in envs.reset_infos]]
     for n in range(steps):
         observation, reward, done, infos = envs.step(actions(n))
-        told.append((observation, reward, done, infos, [dict(info) for info in envs.reset_infos]))
-    return told
+        results.append((observation, reward, done, infos, [dict(info) for info in envs.reset_infos]))
+    return results
 
 
 def assert_equal(a: Any, b: Any, path: str = "") -> None:
-    """Equal to the bit, types of arrays included; ``episode`` and absent falsehoods may differ."""
+    """Assert bitwise equality, types of arrays included; ``episode`` and missing false values may differ."""
     if isinstance(a, dict):
         ignored = {"episode", "TimeLimit.truncated"}
         assert a.keys() - ignored == b.keys() - ignored, path
@@ -77,7 +77,7 @@ def cart(limit: int) -> Callable[[], gym.Env[Any, Any]]:
 
 
 def test_episodes_of_different_lengths_and_truncation() -> None:
-    """CartPole falls at different times, and is cut at twenty steps."""
+    """CartPole ends at different times, and is truncated after twenty steps."""
     actions = np.random.default_rng(1).integers(0, 2, (90, 3))
     sync = SyncVectorEnv([cart(20)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)
     ours = play(to_sb3_vec_env(sync), 90, lambda n: actions[n])
@@ -90,7 +90,7 @@ def test_episodes_of_different_lengths_and_truncation() -> None:
     assert sum(any(end) and not all(end) for end in ends) > 4
 
 
-def test_episodes_are_told_as_monitor_tells_them() -> None:
+def test_episodes_have_the_infos_of_monitor() -> None:
     actions = np.random.default_rng(1).integers(0, 2, (90, 3))
     ours = play(
         to_sb3_vec_env(SyncVectorEnv([cart(20)] * 3, autoreset_mode=AutoresetMode.SAME_STEP)),
@@ -112,7 +112,7 @@ def test_statistics_of_a_wrapper_are_kept(small_data: Dataset) -> None:
     assert infos[1]["episode"]["l"] == 3
 
 
-def test_what_was_returned_never_changes(make_envs: MakeEnvs) -> None:
+def test_returned_arrays_never_change(make_envs: MakeEnvs) -> None:
     envs = make_envs()
     first = envs.reset()
     kept = {name: value.copy() for name, value in first.items()}
@@ -120,12 +120,12 @@ def test_what_was_returned_never_changes(make_envs: MakeEnvs) -> None:
     assert all(np.array_equal(first[name], kept[name]) for name in kept)
     assert [float(a[0]["u"][0, 0]) for a in answers[:2]] == [0.0, 1.0]
     assert answers[2][3][0]["terminal_observation"]["u"][0] == 2.0
-    answers[0][3][0]["mine"] = 1  # wrappers write into infos
+    answers[0][3][0]["mine"] = 1  # SB3's wrappers write into infos
     assert all("mine" not in info for _, _, _, infos in answers[1:] for info in infos)
     assert "mine" not in answers[0][3][1]
 
 
-def test_seeds_and_options_count_for_one_reset(make_envs: MakeEnvs) -> None:
+def test_seeds_and_options_apply_to_one_reset(make_envs: MakeEnvs) -> None:
     a, b = make_envs(), make_envs()
     a.seed(3), b.seed(3)
     assert_equal(a.reset(), b.reset())
@@ -143,8 +143,8 @@ def test_seeds_and_options_count_for_one_reset(make_envs: MakeEnvs) -> None:
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_sub_environments_of_their_own_take_their_own_options(small_data: Dataset, begun: bool) -> None:
-    """As under DummyVecEnv: options may differ, and be given to some of them only."""
+def test_separate_sub_environments_accept_their_own_options(small_data: Dataset, begun: bool) -> None:
+    """As in DummyVecEnv, options may differ, and be set for some sub-environments only."""
     single = lambda: DenoisingEnv(small_data, **SETTINGS)  # noqa: E731
     for mode in (AutoresetMode.SAME_STEP, AutoresetMode.DISABLED):
         ours = to_sb3_vec_env(SyncVectorEnv([single] * 4, autoreset_mode=mode))
@@ -166,8 +166,8 @@ def test_sub_environments_of_their_own_take_their_own_options(small_data: Datase
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_actions_of_every_make_are_taken(make_envs: MakeEnvs, backend: str) -> None:
-    """Without a warning, in either backend."""
+def test_actions_of_every_type_are_accepted(make_envs: MakeEnvs, backend: str) -> None:
+    """They cause no warning, in either backend."""
     actions = np.random.default_rng(0).random((4, 40), dtype=np.float32)
     fixed = actions.copy()
     fixed.flags.writeable = False
@@ -196,7 +196,7 @@ def test_actions_of_every_make_are_taken(make_envs: MakeEnvs, backend: str) -> N
             envs.step(wrong)
 
 
-def test_users_of_the_next_episodes_are_told(make_envs: MakeEnvs) -> None:
+def test_reset_infos_hold_the_users_of_the_next_episodes(make_envs: MakeEnvs) -> None:
     envs = make_envs()
     envs.seed(0)
     envs.reset()
@@ -239,7 +239,7 @@ def test_attributes_reach_through_wrappers(small_data: Dataset) -> None:
     assert envs.env_is_wrapped(RecordEpisodeStatistics, indices=0) == [False]
 
 
-def test_sub_environments_of_their_own_are_reached_one_by_one(small_data: Dataset) -> None:
+def test_separate_sub_environments_are_accessed_one_by_one(small_data: Dataset) -> None:
     fn = [lambda: TimeLimit(DenoisingEnv(small_data, **SETTINGS), 9)] * 3
     envs = to_sb3_vec_env(SyncVectorEnv(fn, autoreset_mode=AutoresetMode.SAME_STEP))
     envs.set_attr("mark", 5, indices=[0, 2])
@@ -257,13 +257,13 @@ def test_sub_environments_of_their_own_are_reached_one_by_one(small_data: Datase
     assert len(envs.env_method("get_wrapper_attr", "spec", indices=[-1, -3])) == 2
 
 
-def test_pictures_are_tiled(make_envs: MakeEnvs) -> None:
+def test_images_are_tiled(make_envs: MakeEnvs) -> None:
     envs = make_envs(4, render_mode="rgb_array")
     envs.reset()
     picture = envs.render()
     assert picture is not None and picture.shape == (900, 1600, 3) and picture.dtype == np.uint8
     quiet = make_envs(2)
-    with pytest.warns(UserWarning, match="pictures need 'rgb_array'"):
+    with pytest.warns(UserWarning, match="images need 'rgb_array'"):
         assert quiet.get_images() == [None, None]
 
 
@@ -285,7 +285,7 @@ def test_wrappers_and_evaluation_of_sb3_work_on_it(make_envs: MakeEnvs) -> None:
     assert lengths == [3] * 8 and max(rewards) > 0  # type: ignore[type-var, operator, arg-type]
 
 
-# ---------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------- errors
 
 
 def test_rewards_that_are_not_finite_are_refused_before_training(
@@ -302,7 +302,7 @@ def test_rewards_that_are_not_finite_are_refused_before_training(
 
     vector = DenoisingVectorEnv(small_data, num_envs=2, **SETTINGS)
     monkeypatch.setattr(vector.problem.reward_fn, "compute", compute)
-    with pytest.raises(ValueError, match=r"reward of user 17 is nan at the vector .*terms: part nan"):
+    with pytest.raises(ValueError, match=r"reward of user 17 is nan at the start vector .*terms: part nan"):
         to_sb3_vec_env(vector)
 
 
@@ -322,11 +322,11 @@ def test_rewards_that_stop_being_finite_stop_training(
 
 def test_wrong_environments_are_refused(small_data: Dataset) -> None:
     single: Any = DenoisingEnv(small_data, **SETTINGS)
-    with pytest.raises(TypeError, match="DenoisingEnv is no gymnasium"):
+    with pytest.raises(TypeError, match="DenoisingEnv is not a gymnasium"):
         to_sb3_vec_env(single)
     listed: Any = DictInfoToList(ClipReward(DenoisingVectorEnv(small_data, **SETTINGS), 0.0, 1.0))  # type: ignore[arg-type]
     for envs in (listed, TransformReward(listed, lambda r: r)):
-        with pytest.raises(ValueError, match=r"DictInfoToList is for loops .*leave it out"):
+        with pytest.raises(ValueError, match=r"DictInfoToList splits infos .*remove the wrapper"):
             to_sb3_vec_env(envs)
     with pytest.raises(ValueError, match="autoreset_mode 'NextStep'"):
         to_sb3_vec_env(SyncVectorEnv([cart(20)]))

@@ -1,4 +1,4 @@
-"""What rl-zoo3's configuration files name exists, and takes what the zoo's search samples.
+"""The classes in rl-zoo3's configuration files exist, and accept what the zoo's search samples.
 
 The zoo itself runs in an environment of its own: ``tests/integrations``.
 """
@@ -30,11 +30,11 @@ ENVS = {
 }
 ALGORITHMS = {"ppo": PPO, "a2c": A2C, "trpo": TRPO, "sac": SAC}
 ZOO = {"policy", "n_envs", "n_timesteps", "env_kwargs", "env_wrapper"}
-"""Keys that the zoo takes itself."""
+"""Keys that the zoo itself uses."""
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """Top-level settings by environment, as text: enough of YAML for these files, which hold no more."""
+    """Parse top-level settings by environment, as text; this subset of YAML is enough for these files."""
     found: dict[str, dict[str, str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if match := re.fullmatch(r"(\S+):", line):
@@ -60,7 +60,7 @@ def test_each_file_has_each_environment_and_real_names(name: str) -> None:
             assert batch % int(given.get("batch_size", batch)) == 0
 
 
-def test_the_wrappers_of_sac_are_there_and_in_order() -> None:
+def test_the_wrappers_of_sac_are_complete_and_in_order() -> None:
     text = (FOLDER / "sac.yml").read_text(encoding="utf-8")
     names = re.findall(r"- (refit_env\S+):", text)
     assert [name.rpartition(".")[2] for name in names[:3]] == [
@@ -75,7 +75,7 @@ def test_the_wrappers_of_sac_are_there_and_in_order() -> None:
         assert f"policy: runs/zoo/{env_id}" in text
 
 
-def test_a_zoo_policy_finds_its_run_and_takes_the_samples(
+def test_a_zoo_policy_finds_its_run_and_accepts_the_samples(
     make_envs: Callable[..., GymVecEnv], make_policy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
