@@ -1,8 +1,8 @@
-"""Arrays that are used again once nobody holds them.
+"""A pool of arrays, each used again when no caller holds a reference to it.
 
-A vector environment gives one large array away at every step. Made afresh, each of its pages costs a fault
-at the first write, which takes longer than the copy itself; written in place, it would change in the
-caller's hands. So: a pool that looks at the reference counts.
+A vector environment returns one large array at every step. Allocating it anew costs a page fault for each of
+its pages, which takes longer than the copy itself. Writing to the same array again would change an
+observation that the caller may still hold. So the pool reads the reference counts.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class ArrayPool:
-    """Gives float32 arrays of one shape; each is the caller's own until the caller lets go of it.
+    """Returns float32 arrays of one shape; each belongs to the caller until its last reference is gone.
 
-    Whoever holds an array, a view of it, or a tensor made from it holds a reference, so the reference
-    count tells whether an array is free. What the count of a free one is, is measured by the same lines
-    that ask later, because interpreters differ in the references that they count.
+    An array, a view of it and a tensor made from it each hold a reference, so the reference count shows
+    whether an array is free. The count of a free array is measured by the same code that compares later,
+    because interpreters count references differently.
 
     Example:
         >>> pool = ArrayPool((2,))
@@ -41,7 +41,7 @@ class ArrayPool:
 
         Args:
             shape: of the arrays.
-            keep: arrays that are remembered; a caller who holds more of them gets fresh ones.
+            keep: most arrays in the pool; a caller that holds more gets new ones.
         """
         self.shape, self.keep = shape, keep
         self._arrays: list[FloatArray] = [np.empty(0, np.float32)]
@@ -49,7 +49,7 @@ class ArrayPool:
         self._arrays.clear()
 
     def take(self) -> FloatArray:
-        """An array that nobody else holds; its content is undefined."""
+        """An array without other references; its content is undefined."""
         for i in range(len(self._arrays)):
             if self._references(i) == self._free:
                 return self._arrays[i]
@@ -59,9 +59,9 @@ class ArrayPool:
         return array
 
     def _references(self, i: int) -> int:
-        """How many references to array ``i`` there are, this pool's included."""
+        """Number of references to array ``i``, this pool's included."""
         return sys.getrefcount(self._arrays[i])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle and copy as an empty pool: memory is not state."""
+        """Pickle and copy as an empty pool."""
         return ArrayPool, (self.shape, self.keep)

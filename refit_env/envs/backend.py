@@ -1,6 +1,6 @@
-"""What a vector environment returns, as NumPy arrays or as tensors on a device.
+"""The values that a vector environment returns, as NumPy arrays or as tensors on a device.
 
-Letters: N sub-environments, n of them that a value is about, D size of the diffused vector, L history length.
+Letters: N sub-environments, n of them with a value, D size of the diffused vector, L history length.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Ints = npt.NDArray[np.int64]
 
 
 class Backend(ABC):
-    """Makes what is returned; everything it gives is the caller's own.
+    """Makes the returned values; none of them changes later.
 
     Attributes:
-        device: where vectors live.
+        device: device of the vectors.
     """
 
     def __init__(self, num_envs: int, dim: int, device: torch.device) -> None:
-        """Serve N = ``num_envs`` vectors of D = ``dim`` numbers."""
+        """Make a pool of (N, D) arrays, with N = ``num_envs`` and D = ``dim``."""
         self.num_envs, self.device = num_envs, device
         self._pool = ArrayPool((num_envs, dim))
 
     def empty(self) -> Tensor:
-        """(N, D) float32 that nobody else holds; its content is undefined."""
+        """(N, D) float32 without other references; its content is undefined."""
         if self.device.type == "cpu":
             return torch.from_numpy(self._pool.take())
-        return torch.empty(self._pool.shape, device=self.device)  # its allocator keeps blocks by itself
+        return torch.empty(self._pool.shape, device=self.device)  # torch caches its blocks
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
         """The array as a tensor on the device."""
         return torch.from_numpy(array).to(self.device)
 
     def info(self, values: Mapping[str, Any], mask: Bools) -> dict[str, Any]:
-        """Each value (N, ...) beside the mask of the sub-environments that it is about."""
+        """Each value (N, ...), and under ``_name`` the mask of the sub-environments that have it."""
         out: dict[str, Any] = {}
         for name, value in values.items():
             out |= {name: value, f"_{name}": self.flags(mask)}
@@ -51,7 +51,7 @@ class Backend(ABC):
 
     @abstractmethod
     def vectors(self, u: Tensor) -> Any:
-        """The vectors ``u`` (N, D) as they are returned, not copied."""
+        """The vectors ``u`` (N, D), not copied."""
 
     @abstractmethod
     def steps(self, t: Ints) -> Any:
@@ -59,7 +59,7 @@ class Backend(ABC):
 
     @abstractmethod
     def flags(self, raised: Bools | None = None) -> Any:
-        """(N,) bool; none is raised unless given."""
+        """(N,) bool; all false if ``raised`` is None."""
 
     @abstractmethod
     def ids(self, values: Ints) -> Any:
@@ -71,7 +71,7 @@ class Backend(ABC):
 
     @abstractmethod
     def spread(self, values: Tensor, where: Ints) -> Any:
-        """Values (n, ...) of the places ``where`` (n,) as (N, ...), zeros elsewhere."""
+        """(N, ...) with ``values`` (n, ...) at the places ``where`` (n,), zeros elsewhere."""
 
     @abstractmethod
     def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
@@ -79,7 +79,7 @@ class Backend(ABC):
 
 
 class NumpyBackend(Backend):
-    """Arrays, laid out as SyncVectorEnv lays them out."""
+    """Arrays with the layout of SyncVectorEnv."""
 
     def vectors(self, u: Tensor) -> Any:
         """See ``Backend``."""
@@ -98,7 +98,7 @@ class NumpyBackend(Backend):
         return values.copy()
 
     def no_rewards(self) -> Any:
-        """See ``Backend``; float64, as Gymnasium has it."""
+        """See ``Backend``; float64, as in Gymnasium."""
         return np.zeros(self.num_envs, np.float64)
 
     def spread(self, values: Tensor, where: Ints) -> Any:
@@ -147,21 +147,21 @@ class TorchBackend(Backend):
     def spread(self, values: Tensor, where: Ints) -> Any:
         """See ``Backend``."""
         if where.size == self.num_envs:
-            return values.clone()  # the reward may keep its own
+            return values.clone()  # a copy: the reward may keep its tensor
         out = torch.zeros((self.num_envs, *values.shape[1:]), dtype=values.dtype, device=self.device)
         out[self.tensor(where)] = values
         return out
 
     def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
-        """See ``Backend``; one dict of tensors, of the chains that did not end, too."""
+        """See ``Backend``; one dict of tensors (N, ...), which also hold the chains that did not end."""
         shown = {} if history is None else {"history": history.clone()}
         return shown | {"t": self.steps(t), "u": u}
 
 
 def spread_ids(ids: npt.NDArray[Any], where: Ints, num_envs: int) -> npt.NDArray[Any]:
-    """The source's ids (n, ...) of the places ``where`` (n,) as (N, ...), as SyncVectorEnv lays them out.
+    """(N, ...) with the source's ids (n, ...) at the places ``where`` (n,), in the layout of SyncVectorEnv.
 
-    Elsewhere numbers are 0, and so are the places of lists of text; a single text is None.
+    The other places are 0; for single ids of text they are None.
     """
     out = np.zeros((num_envs, *ids.shape[1:]), ids.dtype)
     if ids.dtype == object and ids.ndim == 1:
@@ -171,4 +171,4 @@ def spread_ids(ids: npt.NDArray[Any], where: Ints, num_envs: int) -> npt.NDArray
 
 
 BACKENDS: dict[str, type[Backend]] = {"numpy": NumpyBackend, "torch": TorchBackend}
-"""By name."""
+"""Backends by name."""

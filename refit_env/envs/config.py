@@ -1,4 +1,4 @@
-"""The arguments of an environment, stated once, and which are refused before any file is read.
+"""The arguments of an environment, and the checks of their values before any file is read.
 
 Letters: B episodes, I items, K list length, T steps.
 """
@@ -30,12 +30,12 @@ VECTOR_ONLY = ("num_envs", "backend", "device", "autoreset_mode")
 
 @dataclass(frozen=True)
 class ProblemConfig:
-    """The arguments that ``gym.make`` and ``gym.make_vec`` pass on; ``read_config`` makes it of theirs."""
+    """The arguments of ``gym.make`` and ``gym.make_vec`` that define the MDP; see ``read_config``."""
 
     data: Any = None
     """A catalogue name, a canonical folder, or a ``Dataset``."""
     backbone: str = "diffrec"
-    """The diffusion recommender whose chain this is."""
+    """Name of the diffusion recommender that defines the chain."""
     backbone_options: Mapping[str, Any] | None = None
     """Changes to its published configuration, on which u_T and the noise of the steps may depend."""
     num_steps: int = 4
@@ -46,18 +46,19 @@ class ProblemConfig:
     """``train``, ``holdout``, ``recent``, ``validation`` or ``none``; None is ``recent`` where rows stand in
     order of time, else ``holdout``."""
     k: int = USUAL_K
-    """K; where it is left at 20 and there are fewer items, lists hold them all."""
+    """K; the default of 20 becomes the number of items where there are fewer."""
     start: str | None = None
-    """``history``: u_T is the visible history; ``diffused``: that, noised; ``noise``: N(0, I). None is the
-    backbone's own."""
+    """``history``: u_T is the visible history; ``diffused``: the history with noise; ``noise``: N(0, I). None
+    is the backbone's default."""
     reward_kwargs: Mapping[str, Any] | None = None
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
     """Settings of the relevance: ``fraction``, ``seed``, ``selection_share``."""
     bound: float | None = None
-    """Limit of the spaces; noisy starting states are cut to it. None: five deviations beyond the data."""
+    """Limit of the spaces; noisy starting states are clipped to it. None: five standard deviations beyond the
+    data."""
     checkpoint: str | Path | None = None
-    """Folder of the pretrained model that scores u_0, where u lives in an embedding space."""
+    """Folder of the pretrained model that scores u_0, where u is an embedding."""
     device: str = "cpu"
     """Where batches live; of vector environments only."""
     other_data: bool = False
@@ -130,10 +131,10 @@ def relevance_settings(config: ProblemConfig) -> dict[str, Any]:
 
 
 def check(config: ProblemConfig) -> None:
-    """Refuse wrong names and numbers before any file is read."""
+    """Raise an error for wrong names and numbers, before any file is read."""
     if config.data is None:
         raise ValueError(
-            "which data? Pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
+            "no data set: pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
         )
     if config.bound is not None and not (math.isfinite(config.bound) and config.bound >= 1):
         raise ValueError(
@@ -145,12 +146,12 @@ def check(config: ProblemConfig) -> None:
     if config.checkpoint is not None and not kind.embedding:
         raise ValueError(
             f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none, "
-            "its u_0 are the scores"
+            "because its u_0 holds the scores"
         )
     if config.start == "noise" and not kind.conditional:
         raise ValueError(
-            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} sees u "
-            "alone, and pure noise does not say whose chain it is. Use 'history' or 'diffused'."
+            f"start='noise' needs a backbone that is conditioned on the user; {config.backbone!r} reads u "
+            "alone, and pure noise does not identify the user. Use 'history' or 'diffused'."
         )
     steps: Any = config.num_steps
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:

@@ -1,4 +1,4 @@
-"""One user's denoising chain as a Gymnasium environment.
+"""The Gymnasium environment whose episode is one user's denoising chain.
 
 Letters: D size of the diffused vector, I items (= D for the CF backbones), K list length, L history length,
 T steps.
@@ -38,23 +38,23 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     ## Description
 
     A diffusion recommender turns a user's noisy interaction vector u_T into a clean one, u_0, in T small
-    Gaussian steps, and ranks items by u_0. Here each step is an action: the agent says what the next vector
-    is. The transition does nothing but take it (deterministic: u <- action, t <- t + 1), and the episode is
-    paid once, at its end, for the list that u_0 ranks first. It is the MDP of ReFiT (arXiv 2511.06937) and,
-    for images, of DDPO (arXiv 2305.13301). Any policy may act; ``refit_env.policy.DiffusionPolicy`` is a
-    pretrained recommender seen as one.
+    Gaussian steps, and ranks items by u_0. Here each step is an action: the agent chooses the next vector.
+    The transition is deterministic (u <- action, t <- t + 1). The only reward is paid at the end, for the
+    top-K list of u_0. This is the MDP of ReFiT (arXiv 2511.06937) and, for images, of DDPO (arXiv
+    2305.13301). Any policy may act; ``refit_env.policy.DiffusionPolicy`` makes one of a pretrained
+    recommender.
 
-    Of a sequential data set an episode is about one *row*: a history of up to ten items and the item that
-    came next, the only relevant one. There u lives in the space of item embeddings (DreamRec), and u_0 is
-    scored by a pretrained model: ``gym.make(id, checkpoint=RUN)``, with the folder that ``refit pretrain``
-    left. Rows count as users wherever users are spoken of below.
+    In a sequential data set an episode is one *row*: a history of up to ten items and the item that came
+    next, the only relevant one. There u is an embedding (DreamRec), and a pretrained model scores u_0:
+    ``gym.make(id, checkpoint=RUN)``, with the folder that ``refit pretrain`` wrote. Below, *user* includes
+    rows.
 
     ## Action Space
 
-    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself, D = I numbers, one an item (of
-    embeddings, D is their size). Actions are never clipped here. The bound is wide (data lie in 0..1,
-    embeddings below their largest number; five unit deviations on top) but finite, because
-    Stable-Baselines3 refuses infinite ones. NaN, infinity or another shape raises ``ValueError``.
+    ``Box(-6, 6, (D,), float32)``: the next vector u_{T-t-1} itself. D = I, one number for each item, or the
+    size of an embedding. Actions are not clipped. The bound is the largest number in the data (1, or that of
+    the item embeddings) plus five unit standard deviations; it is finite because Stable-Baselines3 requires
+    that. NaN, infinity or another shape raises ``ValueError``.
 
     ## Observation Space
 
@@ -64,39 +64,40 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     |---|---|---|
     | ``t`` | ``Box(0, T, (1,), float32)`` | steps taken |
     | ``u`` | ``Box(-6, 6, (D,), float32)`` | the vector u_{T-t} |
-    | ``history`` | ``Box(0, I, (L,), float32)`` | sequential data only: item ids, oldest first; I fills up |
+    | ``history`` | ``Box(0, I, (L,), float32)`` | sequential data: item ids, oldest first, padded with I |
 
     ``t`` is a Box, not Discrete, because Stable-Baselines3 would one-hot encode it.
 
     ## Rewards
 
-    0.0 at every step but the last, where r(u_0) is paid: by default RACS,
+    0.0 at every step but the last, where it is r(u_0). The default is RACS,
 
         r = alpha * N_K + (1 - alpha) * N_sim-K    in 0..1,
 
-    the share of the K recommended items that are relevant to the user, and the like with the user's
-    nearest neighbours. ``refit_env.rewards.reward_names()`` lists the others. What counts as relevant
-    is ``relevance``; what the user was shown to like (u_T) can be in no list, except under ``"train"``;
-    test items are never visible to a reward.
+    with N_K the share of the K recommended items that are relevant to the user, and N_sim-K the mean of that
+    share over the user's nearest neighbours. ``refit_env.rewards.reward_names()`` lists all rewards.
+    ``relevance`` defines the relevant items. Items of the visible history are masked from the list, except
+    under ``"train"``. Rewards never read test items.
 
     ## Starting State
 
-    A user is drawn uniformly by the environment's own generator among those with something visible and
-    (unless ``relevance="none"``) something relevant. ``start="history"`` (default): u_T is the user's visible
-    history, 0 or 1, as DiffRec starts. ``"diffused"``: that, noised by the last step of the backbone's
-    schedule. ``"noise"``: N(0, I), as DreamRec starts; only where ``history`` says whose chain it is.
+    The environment's generator draws a user uniformly among those with a visible item and (unless
+    ``relevance="none"``) a relevant item. ``start="history"`` (default): u_T is the user's visible history,
+    0 or 1, as in DiffRec. ``"diffused"``: the history with the noise of the last step of the backbone's
+    schedule. ``"noise"``: N(0, I), as in DreamRec; only where ``history`` identifies the user.
 
     ## Episode End
 
-    After exactly T steps ``terminated`` is true; ``truncated`` never is, since T is a real end; a
-    ``max_episode_steps`` below T, which would end chains unpaid, is refused. ``info``
+    After exactly T steps ``terminated`` is true. ``truncated`` is never true, because T is a real end. A
+    ``max_episode_steps`` below T raises an error, because the chain would end without its reward. ``info``
     holds ``user`` at reset, and at the end the reward's terms by name, ``user`` and ``top_k`` (K item ids,
     best first); between them it is empty.
 
     ## Rendering
 
-    ``"ansi"``: a line a step with the range of u and the head of its list, hits marked. ``"rgb_array"``: a
-    450 x 800 heat map of the chain, items shown, relevant and other apart, and the list with its hits.
+    ``"ansi"``: one line a step, with the range of u and the first items of its list, hits marked.
+    ``"rgb_array"``: a 450 x 800 heat map of the chain in three groups of items (shown, relevant, others), and
+    the list with its hits. Items have their names where the data set holds them, else the source's ids.
 
     ## Arguments
 
@@ -107,22 +108,21 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     | ``reward`` | ``"racs"`` | name, mix ``{"racs": 1.0, "coverage": 0.1}``, or function (scores, users) |
     | ``relevance`` | the id's | ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"``, ``"none"`` |
     | ``checkpoint`` | None | folder of the pretrained model that scores u_0; embeddings only |
-    | ``other_data`` | False | whether that model may have been trained on other data |
+    | ``other_data`` | False | whether that model may have been trained on another data set |
     | ``k`` | 20 | list length K |
     | ``start`` | the backbone's | ``"history"``, ``"diffused"``, ``"noise"`` |
     | ``reward_kwargs`` | None | settings of the reward, ``{"alpha": 0.3}`` |
     | ``relevance_kwargs`` | None | ``{"fraction": 0.2, "seed": 0}`` |
-    | ``backbone`` | ``"diffrec"`` | whose chain it is |
+    | ``backbone`` | ``"diffrec"`` | the diffusion recommender that defines the chain |
     | ``backbone_options`` | None | changes to its configuration, ``{"recency": "rising"}`` |
-    | ``bound`` | see above | of the boxes |
+    | ``bound`` | see above | limit of the boxes |
     | ``render_mode`` | None | ``"ansi"`` or ``"rgb_array"`` |
-    | ``source_ids`` | False | whether ``info`` holds the source's own ids, too: ``user_id``, ``top_k_ids`` |
+    | ``source_ids`` | False | whether ``info`` also holds the source's ids: ``user_id``, ``top_k_ids`` |
 
-    ``reset(options={"user": 3})`` chooses the user by number, ``{"user_id": "user-7"}`` by the source's own
-    id. Pictures show the source's ids. Environments of one process that are made with the
-    same arguments share the data, the neighbours and the reward. A function as reward cannot be written to
-    JSON, so such an environment's spec cannot be serialised. Under ``AsyncVectorEnv`` on Linux pass
-    ``context="spawn"`` if PyTorch has worked in the parent already: its threads do not survive a fork.
+    ``reset(options={"user": 3})`` chooses the user by number, ``{"user_id": "user-7"}`` by the source's id.
+    Environments of one process with equal arguments share the data, the neighbours and the reward. With a
+    function as reward, the environment's spec cannot be serialised to JSON. Under ``AsyncVectorEnv`` on Linux
+    pass ``context="spawn"`` if PyTorch has run in the parent process: its threads do not survive a fork.
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -148,13 +148,13 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         source_ids: bool = False,
         **settings: Any,
     ) -> None:
-        """Make the environment; the class's docstring explains the arguments.
+        """Make the environment; the class's docstring describes the arguments.
 
         ``settings`` are fields of ``ProblemConfig``.
 
         Raises:
-            ValueError: for a wrong name, user, T or setting, with what would be right.
-            DataError: if the data are not there or break a rule.
+            ValueError: for a wrong name, user, T or setting; the message states the right one.
+            DataError: if the data set is missing or breaks a rule.
         """
         config = read_config(type(self), data, settings, without=["device"])
         check_maker(config.num_steps)
@@ -179,11 +179,11 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             options: ``{"user": number}`` or ``{"user_id": id of the source}`` chooses the user.
 
         Returns:
-            The observation and ``{"user": number}``, with ``source_ids`` ``user_id``, too.
+            The observation and ``{"user": number}``; with ``source_ids`` also ``user_id``.
 
         Raises:
-            ValueError: for a user that no episode can be about, an unknown option, or within a ``TimeLimit``
-                below T.
+            ValueError: for a user without episodes, an unknown option, or a ``TimeLimit`` below T around the
+                environment.
         """
         check_single_wrappers(self, self.problem.num_steps)
         super().reset(seed=seed)
@@ -201,16 +201,16 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         return self._observe(u), self._whose()
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take the next vector.
+        """Make the action the next vector.
 
         Args:
             action: (D,) float32.
 
         Returns:
-            Observation, reward (0.0 but at the end), terminated, truncated (never), info.
+            Observation, reward (0.0 until the end), terminated, truncated (always false), info.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape; the episode stays as it was.
+            ValueError: for NaN, infinity or a wrong shape; the episode does not change.
             gymnasium.error.ResetNeeded: before the first reset and after the episode's end.
         """
         if self._t >= self.problem.num_steps:
@@ -241,14 +241,14 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
     def _whose(self) -> dict[str, Any]:
-        """The user of the episode, as infos have it."""
+        """The user of the episode, for ``info``."""
         whose: dict[str, Any] = {"user": self._user}
         if self.source_ids:
             whose["user_id"] = self.problem.dataset.users_by_id.of(self._user)
         return whose
 
     def _observe(self, u: FloatArray) -> Observation:
-        """The observation; ``u`` is given away."""
+        """The observation, which holds ``u`` itself, not a copy."""
         out = {"t": np.array([self._t], dtype=np.float32), "u": u}
         return out if self._context is None else {"history": self._context.copy()} | out
 
@@ -270,7 +270,7 @@ def make_spaces(problem: DenoisingProblem) -> tuple[gym.spaces.Dict, gym.spaces.
 def choose_user(
     problem: DenoisingProblem, rng: np.random.Generator, options: Mapping[str, Any] | None
 ) -> int:
-    """The user that the options name, else one drawn."""
+    """The user that the options name, or a drawn one."""
     options = options or {}
     for name in options:
         if name not in USER_OPTIONS:
@@ -284,36 +284,36 @@ def choose_user(
 
 
 def check_one_user(options: Mapping[str, Any]) -> None:
-    """Refuse options that name the user twice."""
+    """Raise an error for options that name the user twice."""
     if all(options.get(name) is not None for name in USER_OPTIONS):
         raise ValueError("options name the user twice, by 'user' and by 'user_id'; leave one of them out")
 
 
 def check_render_mode(mode: str | None) -> None:
-    """Refuse a render mode that there is not."""
+    """Raise an error for an unknown render mode."""
     if mode is not None and mode not in RENDER_MODES:
         raise ValueError(f"render_mode={mode!r} must be one of {', '.join(RENDER_MODES)}, or None")
 
 
 def as_numbers(action: Any, shape: tuple[int, ...]) -> FloatArray:
-    """The action as a float32 array of ``shape``; not a copy where it is one already.
+    """The action as a float32 array of ``shape``, without a copy where it is one.
 
     Raises:
-        ValueError: naming what was passed instead.
+        ValueError: if it is none.
     """
     try:
         array = np.asarray(action, dtype=np.float32)
     except (TypeError, ValueError) as error:
         text = repr(action)
         shown = text if len(text) <= 80 else f"{text[:77]}..."
-        raise ValueError(f"action {shown} is no array of shape {shape}: {error}") from error
+        raise ValueError(f"action {shown} is not an array of shape {shape}: {error}") from error
     if array.shape != shape:
         raise ValueError(f"action of shape {array.shape}, expected {shape}: the next vector")
     return array
 
 
 def refuse_nonfinite(action: torch.Tensor) -> None:
-    """Raise a ValueError that names the first entry that is NaN or infinite, if there is one."""
+    """Raise a ValueError that names the first NaN or infinite entry, if there is one."""
     wrong = (~torch.isfinite(action)).nonzero()
     if len(wrong):
         where = tuple(wrong[0].tolist())

@@ -1,4 +1,4 @@
-"""Keys of an environment's arguments: what they say, and the state of the files that they name."""
+"""Cache keys of an environment's arguments: their values, and the state of the files that they name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from refit_env.utils.atomic_io import file_state
 
 
 def files_of(value: Any) -> Hashable:
-    """The state of every file and checkpoint folder that a value names, mappings and lists searched."""
+    """The state of every file and checkpoint folder that a value names, also within mappings and lists."""
     if isinstance(value, Mapping):
         return tuple(files_of(item) for item in value.values())
     if isinstance(value, list | tuple):
@@ -23,7 +23,7 @@ def files_of(value: Any) -> Hashable:
 
 
 def frozen(value: Any) -> Hashable:
-    """The value so that it can be a key: tuples for mappings and lists, 1, 1.0 and True told apart.
+    """The value as a hashable key: tuples for mappings and lists; 1, 1.0 and True are different keys.
 
     The order of a mapping counts: that of a mix's parts is the order in which they are summed.
     """

@@ -1,6 +1,6 @@
-"""One random generator for each sub-environment, seeded as SyncVectorEnv seeds its own.
+"""One random generator for each sub-environment, seeded as in SyncVectorEnv.
 
-Letters: N sub-environments, n of them that are asked for.
+Letters: N sub-environments, n of them that a call selects.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class Generators:
-    """N generators; those that were never seeded are seeded at random when they are first needed.
+    """N generators; one without a seed gets a random seed at its first use.
 
     Example:
         >>> generators = Generators(3)
@@ -27,7 +27,7 @@ class Generators:
     """
 
     def __init__(self, count: int) -> None:
-        """Prepare N = ``count`` generators."""
+        """Make N = ``count`` generators, at their first use."""
         self._count = count
         self._made: list[np.random.Generator] = []
         self._seeds: list[int] = []
@@ -47,7 +47,7 @@ class Generators:
         """Seed the places ``where`` (n,).
 
         Args:
-            seed: an int, place i then takes ``seed + i``; or N of them, None leaves a place as it is.
+            seed: an int (place i gets ``seed + i``), or N of them, where None leaves a place unchanged.
             where: the places.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What stands around an environment, checked: time limits and wrappers under which it could not work.
+"""Checks of the time limits and wrappers around an environment, some of which it cannot work in.
 
 Letters: T steps.
 """
@@ -22,18 +22,19 @@ from gymnasium.wrappers.vector import (
 from refit_env.utils.callers import argument_of_caller, running_objects
 
 ARRAYS_ONLY = (DictInfoToList, NormalizeReward, RecordEpisodeStatistics)
-"""Gymnasium's vector wrappers that compute with NumPy arrays of rewards, flags or infos."""
+"""Gymnasium's vector wrappers that need NumPy arrays of rewards, flags or infos."""
 VECTORIZED = (VectorizeTransformAction, VectorizeTransformObservation, VectorizeTransformReward)
-"""Those that loop over sub-environments: tensors on a CPU pass, unless they write back into them."""
+"""Vector wrappers that loop over sub-environments: they take tensors on a CPU, but cannot write to them."""
 CONVERSIONS = ("ArrayConversion", "NumpyToTorch", "JaxToTorch", "JaxToNumpy")
-"""Names of those above which values are no longer the environment's; their import needs array-api-compat."""
+"""Names of the wrappers that convert values, so that wrappers outside them never see the environment's.
+Their import needs array-api-compat."""
 
 
 def check_limit(limit: int | None, num_steps: int) -> None:
-    """Refuse a time limit below T: a chain is paid at its end alone.
+    """Raise an error for a time limit below T, because a chain is rewarded at its end only.
 
     Args:
-        limit: ``max_episode_steps``; None and -1, as ``gym.make`` has it, are no limit.
+        limit: ``max_episode_steps``; None and -1 (a value of ``gym.make``) are no limit.
         num_steps: T.
 
     Raises:
@@ -41,15 +42,15 @@ def check_limit(limit: int | None, num_steps: int) -> None:
     """
     if limit is not None and limit != -1 and limit < num_steps:
         raise ValueError(
-            f"max_episode_steps={limit}: a chain ends by itself, after T={num_steps} steps, and is paid "
-            f"there. Leave max_episode_steps out; for shorter chains pass num_steps={max(limit, 1)}"
+            f"max_episode_steps={limit}: a chain ends by itself after T={num_steps} steps, with its only "
+            f"reward. Omit max_episode_steps; for shorter chains pass num_steps={max(limit, 1)}"
         )
 
 
 def check_maker(num_steps: int) -> None:
-    """Refuse a ``gym.make(id, max_episode_steps=...)`` below T; for an environment's constructor to call.
+    """Raise an error for ``gym.make(id, max_episode_steps=...)`` below T; the constructor calls it.
 
-    ``gym.make`` keeps that argument for a wrapper of its own.
+    ``gym.make`` does not pass that argument on: it adds a wrapper.
 
     Raises:
         ValueError: see ``check_limit``.
@@ -58,7 +59,7 @@ def check_maker(num_steps: int) -> None:
 
 
 def check_single_wrappers(env: gym.Env[Any, Any], num_steps: int) -> None:
-    """Refuse a ``TimeLimit`` below T around a single environment; for its ``reset`` to call.
+    """Raise an error for a ``TimeLimit`` below T around a single environment; ``reset`` calls it.
 
     Raises:
         ValueError: see ``check_limit``.
@@ -69,14 +70,14 @@ def check_single_wrappers(env: gym.Env[Any, Any], num_steps: int) -> None:
 
 
 def check_tensor_wrappers(env: gym.vector.VectorEnv[Any, Any, Any], on_cpu: bool) -> None:
-    """Refuse wrappers that cannot work with tensors around a vector environment; for its ``reset`` to call.
+    """Raise an error for wrappers around a vector environment that need NumPy arrays; ``reset`` calls it.
 
     Args:
         env: with ``backend="torch"``.
-        on_cpu: whether NumPy can read its tensors.
+        on_cpu: whether its tensors are on a CPU, so that NumPy can read them.
 
     Raises:
-        ValueError: naming the wrapper, and what to use.
+        ValueError: naming the wrapper, and the alternatives.
     """
     for wrapper in running_objects(VectorWrapper, "reset"):
         if wrapper.unwrapped is not env:
@@ -87,8 +88,7 @@ def check_tensor_wrappers(env: gym.vector.VectorEnv[Any, Any, Any], on_cpu: bool
         writes = isinstance(wrapper, VECTORIZED) and (not on_cpu or getattr(wrapper, "same_out", False))
         if writes or isinstance(wrapper, ARRAYS_ONLY):
             raise ValueError(
-                f"{name} computes with NumPy arrays, and backend='torch' gives tensors: make the environment "
+                f"{name} needs NumPy arrays, and backend='torch' returns tensors: make the environment "
                 "with backend='numpy', or put gymnasium.wrappers.vector.ArrayConversion(envs, env_xp=torch, "
-                f"target_xp=numpy) beneath {name}. docs/wrappers.md lists which wrapper goes with which "
-                "backend"
+                f"target_xp=numpy) beneath {name}. docs/wrappers.md lists the wrappers of each backend"
             )

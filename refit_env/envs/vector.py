@@ -1,6 +1,6 @@
-"""Many denoising chains at once: one batched state, no Python loop over environments.
+"""The vector environment: many denoising chains as one batched state.
 
-Letters: N sub-environments, n of them that begin or end now, D size of the diffused vector, K list length,
+Letters: N sub-environments, n of them that start or end now, D size of the diffused vector, K list length,
 L history length, T steps.
 """
 
@@ -40,14 +40,14 @@ from refit_env.errors import unknown_name
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
-    """``DenoisingEnv`` in a batch: what ``gym.make_vec`` makes.
+    """The batched ``DenoisingEnv`` that ``gym.make_vec`` makes.
 
     ## Description
 
-    N chains step at once. With the same seeds and actions it gives exactly what
-    ``SyncVectorEnv([DenoisingEnv] * N, autoreset_mode=SAME_STEP)`` gives, bit for bit: sub-environment i is
-    seeded ``seed + i`` and draws from a generator of its own. A step costs little more than the copy of
-    the actions that it must make; see ``benchmarks/env_throughput.py``.
+    N chains step together. With the same seeds and actions its results equal those of
+    ``SyncVectorEnv([DenoisingEnv] * N, autoreset_mode=SAME_STEP)`` bit for bit: sub-environment i has its own
+    generator, with the seed ``seed + i``. A step takes little more time than the copy of its actions; see
+    ``benchmarks/env_throughput.py``.
 
     ## Action Space
 
@@ -57,9 +57,9 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     ## Observation Space
 
     ``Dict(t=Box(0, T, (N, 1)), u=Box(-6, 6, (N, D)))``, float32, and ``history`` where ``DenoisingEnv`` has
-    it. With ``backend="torch"`` these are tensors on ``device``, and so are rewards, flags and infos; no
-    vector passes through the host. An array that was returned is the caller's: it never changes later, and
-    is used again only when nobody holds it.
+    it. With ``backend="torch"`` observations, rewards, flags and infos are tensors on ``device``, and no
+    vector is copied through the host. A returned array never changes later; its memory is used again only
+    when no reference to it is left.
 
     ## Rewards
 
@@ -67,17 +67,18 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     ## Starting State
 
-    That of ``DenoisingEnv``. All chains have length T, so without partial resets they begin and end
-    together, and rewards and starts are computed in one batch.
+    That of ``DenoisingEnv``. All chains have length T, so without partial resets they start and end
+    together, and rewards and starting states are computed in one batch.
 
     ## Episode End
 
-    ``autoreset_mode="SameStep"`` (default): at an end the returned observation is the first one of the next
-    chain; ``info["final_obs"]`` (an object array of dicts, one dict of tensors with the torch backend) and
-    ``info["final_info"]`` tell of the chain that ended, each value beside a mask ``_name`` of the
-    sub-environments that it is about. ``"Disabled"``: the last observation is returned and ``info`` holds
-    the terms; ``reset(options={"reset_mask": bools})`` then begins new chains where the mask is true.
-    ``"NextStep"``, Gymnasium's default elsewhere, is refused: it would add a bogus transition to each T.
+    ``autoreset_mode="SameStep"`` (default): at an end the returned observation is the first of the next
+    chain. ``info["final_obs"]`` (an object array of dicts, or one dict of tensors with the torch backend) and
+    ``info["final_info"]`` describe the chain that ended; beside each value, ``_name`` is the mask of the
+    sub-environments that have it. ``"Disabled"``: the last observation is returned and ``info`` holds the
+    terms; ``reset(options={"reset_mask": bools})`` then starts new chains where the mask is true.
+    ``"NextStep"``, a default of Gymnasium, raises an error: it would add a transition without meaning to
+    every T.
 
     ## Arguments
 
@@ -87,12 +88,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     |---|---|---|
     | ``num_envs`` | 1 | N |
     | ``backend`` | ``"numpy"`` | or ``"torch"`` |
-    | ``device`` | ``"cpu"`` | of the tensors; others than the CPU need ``backend="torch"`` |
+    | ``device`` | ``"cpu"`` | device of the tensors; a GPU needs ``backend="torch"`` |
     | ``autoreset_mode`` | ``"SameStep"`` | or ``"Disabled"`` |
 
     ``reset(options={"user": numbers})`` takes one number for all, or N of them (list, array or tensor);
-    ``"user_id"`` likewise the source's ids. With ``source_ids``, ``user_id`` and ``top_k_ids`` are NumPy
-    arrays with either backend, since tensors hold no text.
+    ``"user_id"`` takes the source's ids in the same way. With ``source_ids``, ``user_id`` and ``top_k_ids``
+    are NumPy arrays in both backends, because tensors cannot hold text.
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -126,14 +127,14 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         source_ids: bool = False,
         **settings: Any,
     ) -> None:
-        """Make the environments; the class's docstring explains the arguments.
+        """Make the environments; the class's docstring describes the arguments.
 
-        ``settings`` are fields of ``ProblemConfig``; ``max_episode_steps``, as ``gym.make_vec`` passes it, is
-        refused below T.
+        ``settings`` are fields of ``ProblemConfig``. ``max_episode_steps``, an argument of ``gym.make_vec``,
+        must not be below T.
 
         Raises:
-            ValueError: for a wrong name or setting, with what would be right.
-            DataError: if the data are not there or break a rule.
+            ValueError: for a wrong name or setting; the message states the right one.
+            DataError: if the data set is missing or breaks a rule.
         """
         config = read_config(type(self), data, settings)
         check_arguments(num_envs, backend, config.device)
@@ -154,7 +155,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         self._u = torch.empty(0)  # (N, D) the vectors of the last observation
         self._context: Tensor | None = None  # (N, L) the histories shown
 
-    # Batched boxes hold several (N, D) arrays, which large catalogues would feel: made when asked for.
+    # Batched boxes hold several (N, D) arrays, so they are made at their first use.
 
     @cached_property
     def observation_space(self) -> gym.Space[Any]:  # type: ignore[override]
@@ -171,20 +172,21 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin new chains, in all sub-environments or where a mask says so.
+        """Start new chains, in all sub-environments or where a mask is true.
 
         Args:
-            seed: an int (sub-environment i takes ``seed + i``), one for each, or None to go on drawing.
-            options: ``"user"``: a number for all, or N numbers (list, array or tensor), of which a mask takes
-                its own; ``"user_id"``: likewise the source's ids; ``"reset_mask"``: (N,) bool.
+            seed: an int (sub-environment i gets ``seed + i``), N of them, or None to keep the generators.
+            options: ``"user"``: one number for all, or N numbers (list, array or tensor), of which those
+                under the mask are used; ``"user_id"``: the same with the source's ids; ``"reset_mask"``: (N,)
+                bool.
 
         Returns:
-            The observations, of chains that were not reset too, and ``{"user": (N,), "_user": mask}``; with
-            ``source_ids`` ``user_id``, too.
+            The observations of all chains, and ``{"user": (N,), "_user": mask}``; with ``source_ids`` also
+            ``user_id``.
 
         Raises:
-            ValueError: for wrong users, options or lengths, and (torch backend) within wrappers that compute
-                with NumPy arrays.
+            ValueError: for wrong users, options or lengths, and (torch backend) under wrappers that need
+                NumPy arrays.
         """
         if self.backend == "torch":
             check_tensor_wrappers(self, self.device.type == "cpu")
@@ -199,10 +201,10 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         if seed is not None:
             self._generators.seed(seed, where)
         self._begin(where, users)
-        return self._observation(), self._told_users(chosen)
+        return self._observation(), self._users_info(chosen)
 
     def _begin(self, where: Ints, users: Ints | None) -> None:
-        """Put new chains at the places ``where`` (n,); users are drawn unless given."""
+        """Start new chains at the places ``where`` (n,); users are drawn if None."""
         noise = None
         if users is None or self.problem.needs_noise:
             generators = self._generators.of(where)
@@ -230,7 +232,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     # ------------------------------------------------------------------ randomness
 
-    @property  # type: ignore[misc]  # like SyncVectorEnv's, it can be read only
+    @property  # type: ignore[misc]  # read-only, as in SyncVectorEnv
     def np_random(self) -> Any:
         """The sub-environments' generators."""
         return tuple(self._generators.of(np.arange(self.num_envs)))
@@ -243,19 +245,19 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     # ------------------------------------------------------------------ step
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Take the next vectors.
+        """Make the actions the next vectors.
 
         Args:
             actions: (N, D), an array or (torch backend) a tensor.
 
         Returns:
-            Observations, rewards, terminated, truncated (never), infos; see the class's docstring.
+            Observations, rewards, terminated, truncated (always false), infos; see the class's docstring.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape; all chains stay as they were.
-            gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
+            ValueError: for NaN, infinity or a wrong shape; no chain changes.
+            gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
         """
-        give, over = self._backend, self._over()
+        make, over = self._backend, self._over()
         if over is not None:
             first = int(np.argmax(over))
             raise ResetNeeded(f"sub-environment {first} has no running episode: reset it before step()")
@@ -265,12 +267,12 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             renderer.add(self._u[i].cpu().numpy())
         ended = self._over()
         if ended is None:
-            return self._observation(), give.no_rewards(), give.flags(), give.flags(), {}
+            return self._observation(), make.no_rewards(), make.flags(), make.flags(), {}
         rewards, info = self._end(ended)
-        return self._observation(), rewards, give.flags(ended), give.flags(), info
+        return self._observation(), rewards, make.flags(ended), make.flags(), info
 
     def _over(self) -> Bools | None:
-        """(N,) whether each chain has come to its end; None if no one has."""
+        """(N,) whether each chain has ended; None if none has."""
         over = self._t >= self.problem.num_steps  # (N,)
         return over if over.any() else None
 
@@ -283,36 +285,36 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         elif tuple(actions.shape) != shape:
             raise ValueError(f"actions of shape {tuple(actions.shape)}, expected {shape}: the next vectors")
         u = self._backend.empty().copy_(actions.detach())  # (N, D)
-        # NaN and infinity survive a sum, which reads what the copy left in the cache. It may overflow by
-        # itself, hence the second look.
+        # A sum is NaN or infinite if a number is; the copy is still in the cache. The sum of finite numbers
+        # can overflow, so each number is checked then.
         if not math.isfinite(float(u.sum())):
             refuse_nonfinite(u)
         return u
 
     def _end(self, ended: Bools) -> tuple[Any, dict[str, Any]]:
-        """Pay the chains that ended, tell how, and (SAME_STEP) begin new ones in their place."""
-        give, where = self._backend, np.flatnonzero(ended)  # where: (n,)
-        last, users = self._u, give.tensor(self._users[where])  # (N, D), (n,)
-        u0 = last if where.size == self.num_envs else last[give.tensor(where)]  # (n, D)
+        """The rewards and infos of the chains that ended; with SAME_STEP, new chains start in their place."""
+        make, where = self._backend, np.flatnonzero(ended)  # where: (n,)
+        last, users = self._u, make.tensor(self._users[where])  # (N, D), (n,)
+        u0 = last if where.size == self.num_envs else last[make.tensor(where)]  # (n, D)
         paid, terms, lists = self.problem.score(u0, users, finite=True)
-        rewards = give.spread(paid, where)
-        told: dict[str, Any] = give.info({k: give.spread(v, where) for k, v in terms.items()}, ended)
-        told |= self._told_users(ended) | give.info({"top_k": give.spread(lists, where)}, ended)
+        rewards = make.spread(paid, where)
+        infos: dict[str, Any] = make.info({k: make.spread(v, where) for k, v in terms.items()}, ended)
+        infos |= self._users_info(ended) | make.info({"top_k": make.spread(lists, where)}, ended)
         if self.source_ids:
             items = self.problem.dataset.items_by_id.take(lists.cpu().numpy())  # (n, K)
-            told |= give.info({"top_k_ids": spread_ids(items, where, self.num_envs)}, ended)
+            infos |= make.info({"top_k_ids": spread_ids(items, where, self.num_envs)}, ended)
         if self.autoreset_mode == AutoresetMode.DISABLED:
-            return rewards, told
+            return rewards, infos
         final = {
-            "final_obs": give.final_observation(last, self._t, where, self._context),
-            "_final_obs": give.flags(ended),
+            "final_obs": make.final_observation(last, self._t, where, self._context),
+            "_final_obs": make.flags(ended),
         }
-        final |= {"final_info": told, "_final_info": give.flags(ended)}
+        final |= {"final_info": infos, "_final_info": make.flags(ended)}
         self._begin(where, None)
-        return rewards, final | self._told_users(ended)
+        return rewards, final | self._users_info(ended)
 
-    def _told_users(self, mask: Bools) -> dict[str, Any]:
-        """The users of the masked chains, as infos tell them."""
+    def _users_info(self, mask: Bools) -> dict[str, Any]:
+        """The users of the masked chains, for infos."""
         users = {"user": self._backend.ids(np.where(mask, self._users, 0))}
         if self.source_ids:
             where = np.flatnonzero(mask)  # (n,)
@@ -324,11 +326,15 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """The observation (N, ...)."""
         u = self._u
         if self.autoreset_mode == AutoresetMode.DISABLED:
-            u = self._backend.empty().copy_(u)  # partial resets return ours again: keep it from changes
+            u = self._backend.empty().copy_(
+                u
+            )  # a partial reset returns it again, and the caller may write to it
         out = {"t": self._backend.steps(self._t), "u": self._backend.vectors(u)}
         if self._context is None:
             return out
-        return {"history": self._backend.vectors(self._context.clone())} | out  # as the space sorts its keys
+        return {
+            "history": self._backend.vectors(self._context.clone())
+        } | out  # sorted, as the keys of the space
 
     def render(self) -> Any:
         """A tuple with each sub-environment's text or picture; None without a render mode."""

@@ -1,6 +1,6 @@
-"""What a vector environment is told, checked: its arguments, and the options of ``reset``.
+"""Checks of a vector environment's arguments and of the options of its ``reset``.
 
-Letters: N sub-environments, n of them that begin now.
+Letters: N sub-environments, n of them that start now.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from refit_env.errors import unknown_name
 
 
 def check_arguments(num_envs: Any, backend: str, device: str) -> None:
-    """Refuse what the single environment does not know either way."""
+    """Raise an error for wrong values of the arguments that only vector environments have."""
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if backend == "numpy" and torch.device(device).type != "cpu":
-        raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays live on the CPU")
+        raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays are on the CPU")
 
 
 def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:
@@ -34,7 +34,7 @@ def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:
     allowed = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
     if mode == AutoresetMode.NEXT_STEP or mode == AutoresetMode.NEXT_STEP.value:
         raise ValueError(
-            "autoreset_mode 'NextStep' would add a bogus transition to every chain of T steps; "
+            "autoreset_mode 'NextStep' would add a transition without meaning to every chain of T steps; "
             "use 'SameStep' or 'Disabled'"
         )
     if mode not in (*allowed, *(m.value for m in allowed)):
@@ -51,10 +51,10 @@ def read_users(
         options: of ``reset``; ``user`` holds numbers, ``user_id`` the source's ids.
         where: the places.
         num_envs: N.
-        problem: whose users they are.
+        problem: the users' problem.
 
     Raises:
-        ValueError: if they are neither one nor N, or the problem has no episode about one of them.
+        ValueError: if there is neither one nor N of them, or one has no episodes.
     """
     check_one_user(options)
     if options.get("user_id") is not None:
@@ -86,10 +86,11 @@ def _users_of_ids(wanted: Any, where: Ints, num_envs: int, problem: DenoisingPro
 
 
 def read_mask(mask: Any, num_envs: int, begun: bool) -> Bools:
-    """The places to reset, (N,), by the option ``reset_mask``; all where it is None.
+    """The places to reset, (N,) bool, from the option ``reset_mask``; all where it is None.
 
     Raises:
-        ValueError: if it is not N booleans, true somewhere, and everywhere unless chains have ``begun``.
+        ValueError: if it is not N booleans, is true nowhere, or leaves out a chain before the first reset
+            (``begun`` is false).
     """
     if mask is None:
         return np.ones(num_envs, np.bool_)
@@ -101,5 +102,5 @@ def read_mask(mask: Any, num_envs: int, begun: bool) -> Bools:
     if not array.any():
         raise ValueError("options['reset_mask'] must be true somewhere")
     if not begun and not array.all():
-        raise ValueError("the first reset() must begin every chain: leave out options['reset_mask']")
+        raise ValueError("the first reset() must start every chain: omit options['reset_mask']")
     return array

@@ -1,8 +1,8 @@
-"""Wrappers that make the problem small: residual and low-rank actions, short observations.
+"""Wrappers for small action and observation spaces: residual and low-rank actions, short observations.
 
-Those here wrap a single environment; those of the same names in ``refit_env.envs.wrappers.vector`` wrap a
-vector environment, as in Gymnasium. They can be put on each other: observation wrappers anywhere,
-``LowRankAction`` over ``ResidualAction``.
+These wrap a single environment; the classes with the same names in ``refit_env.envs.wrappers.vector`` wrap a
+vector environment, as in Gymnasium. They combine: observation wrappers at any level, ``LowRankAction`` over
+``ResidualAction``.
 """
 
 from refit_env.envs.wrappers.factor_observation import FactorObservation

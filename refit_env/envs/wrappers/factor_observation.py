@@ -18,24 +18,24 @@ from refit_env.envs.wrappers.transforms import FactorMap
 
 
 class FactorObservation(ChainWrapper):
-    """The agent sees u along the r leading item factors.
+    """Observations hold the coordinates of u along the r leading item factors.
 
     ## What
 
-    ``u`` gives way to ``factors`` (r,), u F with F (D, r) the leading right singular vectors of the train
-    matrix. ``t`` and whatever else is observed stay. The box is the widest that a u within its own can reach.
+    ``factors`` (r,) replaces ``u``: u F, with F (D, r) the leading right singular vectors of the train
+    matrix. ``t`` and the other entries stay. The box holds the coordinates of every u in its box.
 
     ## Why
 
-    It is the linear summary of r numbers that loses least of the users' rows, so it says whose chain this is
-    and where it stands at any catalogue size. With ``LowRankAction`` of the same rank, states and actions
-    have the same coordinates, which is what SAC, TD3, evolution strategies and model-based methods can use.
+    It is the best linear summary of the users' rows in r numbers, so it identifies the user and the state at
+    any catalogue size. With ``LowRankAction`` of the same rank, states and actions have the same coordinates,
+    which suits SAC, TD3, evolution strategies and model-based methods.
 
     ## Arguments
 
     | argument | default | meaning |
     |---|---|---|
-    | ``env`` | | a denoising environment, wrapped or not, that shows u |
+    | ``env`` | | a denoising environment, wrapped or not, with u in its observations |
     | ``rank`` | 32 | r, in 1..min(users, items) - 1 |
 
     >>> import gymnasium as gym
@@ -47,10 +47,11 @@ class FactorObservation(ChainWrapper):
     """
 
     def __init__(self, env: gym.Env[Any, Any], rank: int = 32) -> None:
-        """Wrap an environment; the class's docstring explains the arguments.
+        """Wrap an environment; the class's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no denoising environment of items that shows u, or the rank is out of range.
+            ValueError: if env is not a denoising environment of items with u in its observations, or the rank
+                is out of range.
         """
         RecordConstructorArgs.__init__(self, rank=rank)
         problem = problem_of(env, type(self), vector=False)
@@ -58,6 +59,6 @@ class FactorObservation(ChainWrapper):
 
 
 def factor_map(env: Env, wrapper: type, problem: DenoisingProblem, rank: int) -> FactorMap:
-    """The map of ``FactorObservation``, everything checked."""
+    """Check the arguments of ``FactorObservation`` and make its map."""
     vector = shown_vector(env, wrapper)
     return FactorMap(train_factors(problem, rank, wrapper.__name__), vector)

@@ -1,4 +1,4 @@
-"""The pretrained policy that a wrapper steers: checked against the environment, then frozen."""
+"""The frozen pretrained policy of a wrapper, checked against its environment."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from refit_env.utils.content_cache import CACHE
 
 
 def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProblem) -> DiffusionPolicy:
-    """A policy that nobody trains, on the environment's device.
+    """A frozen policy on the environment's device.
 
     Args:
-        policy: a policy, of which a copy is made (its owner may train on), or the folder of a run, whose
-            weights all wrappers of a process share.
-        problem: what the environment is about.
+        policy: a policy, which is copied because its owner may train it further, or the folder of a run,
+            whose weights all wrappers of a process share.
+        problem: the environment's problem.
 
     Returns:
         The policy in evaluation mode, without gradients.
 
     Raises:
-        ValueError: if it does not fit the environment, or cannot explore.
+        ValueError: if it does not fit the environment, or its std is 0.
         CheckpointError: if the folder holds no readable policy.
     """
     if isinstance(policy, Path | str):
@@ -40,7 +40,7 @@ def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProble
 
 
 def _freeze(policy: DiffusionPolicy) -> DiffusionPolicy:
-    """Switch training and gradients off."""
+    """Set evaluation mode and no gradients."""
     policy.eval().requires_grad_(False)
     return policy
 
@@ -56,19 +56,19 @@ def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
 
 
 def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
-    """Refuse a policy of other chains than the environment's."""
+    """Raise an error for a policy whose chain is not the environment's."""
     data, backbone = problem.dataset.name, policy.backbone
     if backbone.num_items != problem.num_items:
         raise ValueError(
             f"the policy ranks {backbone.num_items} items, the environment's data set {data!r} has "
-            f"{problem.num_items}: take a checkpoint that was trained on it"
+            f"{problem.num_items}: use a checkpoint that was trained on it"
         )
     if not problem.config.other_data:
         check_same_data(backbone.trained_on, problem.dataset, "the policy")
     if backbone.name != problem.config.backbone:
         raise ValueError(
             f"the policy's backbone is {backbone.name!r}, the environment's {problem.config.backbone!r}: "
-            f"make the environment with backbone={backbone.name!r}, or take another checkpoint"
+            f"make the environment with backbone={backbone.name!r}, or use another checkpoint"
         )
     if backbone.dim != problem.dim:
         raise ValueError(f"the policy diffuses {backbone.dim} numbers, the environment {problem.dim}")
@@ -80,6 +80,6 @@ def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
         )
     if bool((policy.std <= 0).any()):
         raise ValueError(
-            "the policy's std is 0 at a step, so that no residual would change it: give it an "
-            "exploration_std > 0 (policy.set_exploration)"
+            "the policy's std is 0 at a step, so a residual could not change it: set an exploration_std > 0 "
+            "(policy.set_exploration)"
         )

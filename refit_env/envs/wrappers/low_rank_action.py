@@ -1,4 +1,4 @@
-"""Residuals in the span of the leading item factors.
+"""Low-rank actions: residuals in the span of the leading item factors.
 
 Letters: I items (= D, size of the diffused vector), r rank.
 """
@@ -19,11 +19,11 @@ from refit_env.envs.wrappers.transforms import LowRankMap
 from refit_env.item_factors import item_factors
 
 LOW_RANK_BOUND = 3.0
-"""Of each coordinate of a low-rank action."""
+"""Limit of each coordinate of a low-rank action."""
 
 
 class LowRankAction(ChainWrapper):
-    """The agent acts with r numbers, whatever the size of the catalogue.
+    """Actions are r numbers at any catalogue size.
 
     ## What
 
@@ -32,23 +32,23 @@ class LowRankAction(ChainWrapper):
         a = sqrt(I / r) * z F^T
 
     with F (I, r) the item factors, the r leading right singular vectors of the train matrix. F's columns
-    are orthonormal, so unit-variance z makes a residual whose root-mean-square over items is 1.
+    are orthonormal, so z of unit variance becomes a residual whose root-mean-square over items is 1.
 
     ## Why
 
-    SAC, TD3, evolution strategies and model-based methods do not work on thousands of action dimensions; on
-    16 to 128 they do. Residuals in the span of the factors move items together that the same users like,
-    which is what changes a list; most other directions only add noise.
+    SAC, TD3, evolution strategies and model-based methods work with 16 to 128 action dimensions, not with
+    thousands. A residual in the span of the factors changes the scores of items together that the same users
+    like, and so changes the list; most other directions only add noise.
 
     ## Arguments
 
     | argument | default | meaning |
     |---|---|---|
-    | ``env`` | | an environment over ``ResidualAction``, with nothing between that changes actions |
+    | ``env`` | | an environment over ``ResidualAction``, without a wrapper between that changes actions |
     | ``rank`` | 32 | r, in 1..min(users, items) - 1 |
     | ``bound`` | 3.0 | actions lie in ``Box(-bound, bound, (r,))`` |
 
-    The residual itself is not cut to the box of ``ResidualAction``: popular items move further than others.
+    The residual is not clipped to the box of ``ResidualAction``: those of popular items are larger.
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -65,10 +65,10 @@ class LowRankAction(ChainWrapper):
     """
 
     def __init__(self, env: gym.Env[Any, Any], rank: int = 32, bound: float = LOW_RANK_BOUND) -> None:
-        """Wrap an environment; the class's docstring explains the arguments.
+        """Wrap an environment; the class's docstring describes the arguments.
 
         Raises:
-            ValueError: if env's actions are no residuals over items, or the rank or bound is out of range.
+            ValueError: if env's actions are not residuals over items, or the rank or bound is out of range.
         """
         RecordConstructorArgs.__init__(self, rank=rank, bound=bound)
         problem = problem_of(env, type(self), vector=False)
@@ -77,7 +77,7 @@ class LowRankAction(ChainWrapper):
 
 
 def low_rank_map(problem: DenoisingProblem, rank: int, bound: float) -> LowRankMap:
-    """The map of ``LowRankAction``, everything checked."""
+    """Check the arguments of ``LowRankAction`` and make its map."""
     return LowRankMap(train_factors(problem, rank, "LowRankAction"), bound)
 
 
@@ -85,12 +85,12 @@ def train_factors(problem: DenoisingProblem, rank: int, wrapper: str) -> Tensor:
     """The item factors (I, r) of the train matrix, on the environment's device.
 
     Raises:
-        ValueError: if the diffused vector is not one number an item, or the rank is out of range.
+        ValueError: if the diffused vector is not one number for each item, or the rank is out of range.
     """
     if problem.dim != problem.num_items:
         raise ValueError(
-            f"{wrapper} speaks of items, and the chain of {problem.config.backbone!r} diffuses {problem.dim} "
-            f"numbers for {problem.num_items} items: a vector of that size needs no factors"
+            f"{wrapper} needs a vector of item scores, and the chain of {problem.config.backbone!r} diffuses "
+            f"{problem.dim} numbers for {problem.num_items} items: a vector of that size needs no factors"
         )
     factors = item_factors(problem.dataset.train.csr, rank)  # (I, r)
     return torch.tensor(factors, device=problem.device)

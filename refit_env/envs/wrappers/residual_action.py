@@ -1,4 +1,4 @@
-"""Actions that are added to a frozen pretrained policy.
+"""Residual actions: corrections of a frozen pretrained policy.
 
 Letters: D size of the diffused vector.
 """
@@ -20,11 +20,11 @@ from refit_env.envs.wrappers.transforms import ResidualMap
 from refit_env.policy import DiffusionPolicy
 
 RESIDUAL_BOUND = 5.0
-"""Of a residual, in standard deviations of the policy."""
+"""Limit of a residual, in standard deviations of the policy."""
 
 
 class ResidualAction(ChainWrapper):
-    """The agent corrects a pretrained policy instead of replacing it.
+    """Actions are corrections of a pretrained policy.
 
     ## What
 
@@ -32,28 +32,27 @@ class ResidualAction(ChainWrapper):
 
         u_{T-t-1} = mean(u_{T-t}, t) + scale * std_t * a
 
-    with the mean and std of a frozen ``DiffusionPolicy``. The zero action gives the pretrained chain exactly.
+    with the mean and std of a frozen ``DiffusionPolicy``. The zero action is the pretrained chain exactly.
 
     ## Why
 
-    An agent that acts with next vectors has to learn the denoiser before it can learn anything about the
-    reward: an untrained one ranks at random. With residuals an untrained agent whose actions are about 0
-    starts at the pretrained model's ranking, and unit-variance exploration is the policy's own sampling.
+    An untrained agent that acts with next vectors ranks at random: it must learn the denoiser before it can
+    learn from the reward. With residuals, an untrained agent whose actions are about 0 ranks as the
+    pretrained model does, and exploration of unit variance is the policy's own sampling.
 
     ## Arguments
 
     | argument | default | meaning |
     |---|---|---|
     | ``env`` | | a denoising environment, wrapped or not |
-    | ``policy`` | | a ``DiffusionPolicy``, of which a copy is kept, or the folder of a run |
-    | ``scale`` | 1.0 | multiplies the policy's std |
+    | ``policy`` | | a ``DiffusionPolicy``, which is copied, or the folder of a run |
+    | ``scale`` | 1.0 | factor of the policy's std |
     | ``bound`` | 5.0 | actions lie in ``Box(-bound, bound, (D,))`` |
 
-    The policy's items, backbone and T must be the environment's, its std above 0; what does not fit is
-    refused here. With a folder the wrapped environment's ``spec`` can be written to JSON, and the weights are
-    shared by all environments of a process: give many single environments a folder. The residual never takes
-    a next vector out of the environment's box, which only the policy's mean itself may leave. Observations do
-    not change.
+    The policy's items, backbone and T must equal the environment's, and its std must be above 0. With a
+    folder, the wrapped environment's ``spec`` can be written to JSON, and all environments of a process share
+    the weights, which suits many single environments. A residual never moves a next vector out of the
+    environment's box; only the policy's mean itself may be outside. Observations do not change.
 
     >>> import gymnasium as gym, numpy as np
     >>> import refit_env
@@ -76,11 +75,11 @@ class ResidualAction(ChainWrapper):
         scale: float = 1.0,
         bound: float = RESIDUAL_BOUND,
     ) -> None:
-        """Wrap an environment; the class's docstring explains the arguments.
+        """Wrap an environment; the class's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no single denoising environment, the policy does not fit it, or a number is
-                not above 0.
+            ValueError: if env is not a single denoising environment, the policy does not fit it, or a number
+                is not above 0.
             CheckpointError: if the folder holds no readable policy.
         """
         plain = str(policy) if isinstance(policy, Path) else policy
@@ -92,7 +91,7 @@ class ResidualAction(ChainWrapper):
 def residual_map(
     env: Env, problem: DenoisingProblem, policy: DiffusionPolicy | Path | str, scale: float, bound: float
 ) -> ResidualMap:
-    """The map of ``ResidualAction``, everything checked."""
+    """Check the arguments of ``ResidualAction`` and make its map."""
     base: Any = env.unwrapped
     vectors: Any = base.single_action_space if isinstance(base, VectorEnv) else base.action_space
     return ResidualMap(frozen_policy(policy, problem), scale, bound, limit=float(vectors.high.max()))

@@ -1,4 +1,4 @@
-"""Scores of an agent that acts in a wrapped environment, for evaluation on any user.
+"""Item scores of an agent that acts in a wrapped environment, for evaluation on any user.
 
 Letters: B users in a batch, D size of the diffused vector, I items, T steps, A numbers of an action.
 """
@@ -25,7 +25,7 @@ from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.policy import DiffusionPolicy
 
 Act = Callable[[Any], Any]
-"""Batched observations -> batched actions, both as the wrapped environment's agent sees and gives them."""
+"""Batched observations -> batched actions of the wrapped environment."""
 
 Observe = Callable[[Any], Any]
 Resolve = Callable[[Any, Moment], Any]
@@ -34,26 +34,26 @@ Resolve = Callable[[Any, Moment], Any]
 def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFunction:
     """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.ranking.evaluate`` takes.
 
-    Whole chains are run through the environment's observation and action maps, but not through the
-    environment: any users can be scored, any number at a time, and the environment's own episodes are left
-    alone. Chains start in the users' full train rows, as in the published protocol and in
-    ``DiffusionPolicy.scorer``, whatever part of them the environment hides to reward it.
+    Whole chains run through the environment's observation and action maps, but not through the environment:
+    any number of any users can be scored, and the environment's own episodes do not change. Chains start in
+    the users' full train rows, as in the published protocol and in ``DiffusionPolicy.scorer``, also where the
+    environment hides a part of them.
 
     Args:
         env: a denoising environment, single or vector, in this package's wrappers and Gymnasium's
-            ``TransformObservation`` and ``TransformAction`` with their kin (``FlattenObservation``,
-            ``RescaleAction``, ...); wrappers that change neither observations nor actions may stand anywhere.
-        act: from observations (B, ...), arrays or (torch backend) tensors, to actions (B, A); deterministic,
-            if the evaluation is to be.
-        dataset: whose train rows chains start in; the environment's own if None.
+            ``TransformObservation`` and ``TransformAction`` with their subclasses (``FlattenObservation``,
+            ``RescaleAction``, ...); other wrappers must change neither observations nor actions.
+        act: from observations (B, ...), arrays or (torch backend) tensors, to actions (B, A); deterministic
+            for a deterministic evaluation.
+        dataset: its train rows are the starting states; None uses the environment's.
 
     Returns:
         users (B,) int64 -> scores (B, I) float32, without graph.
 
     Raises:
-        ValueError: if env is no denoising environment, a wrapper is not understood, the data set has another
-            catalogue, or vectors are no scores and no policy in the wrappers says how to make them; later,
-            if ``act`` gives NaN, infinity or another shape.
+        ValueError: if env is not a denoising environment, a wrapper is not supported, the data set has
+            another catalogue, or vectors are not scores and no policy in the wrappers can score them; later,
+            if ``act`` returns NaN, infinity or another shape.
 
     Example:
         >>> import gymnasium as gym
@@ -92,7 +92,7 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
 
 
 def _check(problem: DenoisingProblem, policy: DiffusionPolicy | None, dataset: Dataset) -> None:
-    """Refuse what could not be scored."""
+    """Raise an error for a data set or a chain that cannot be scored."""
     if dataset.num_items != problem.num_items:
         raise ValueError(
             f"the environment ranks {problem.num_items} items, "
@@ -100,15 +100,15 @@ def _check(problem: DenoisingProblem, policy: DiffusionPolicy | None, dataset: D
         )
     if policy is None and problem.dim != problem.num_items:
         raise ValueError(
-            f"the chain's {problem.dim} numbers are no scores of {problem.num_items} items: wrap the "
-            "environment in ResidualAction, whose policy says how to score"
+            f"the chain's {problem.dim} numbers are not scores of {problem.num_items} items: wrap the "
+            "environment in ResidualAction, whose policy scores them"
         )
 
 
 def _shown(
     policy: DiffusionPolicy | None, dataset: Dataset, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Users (B,) -> what the policy is shown of them; without one, their train rows (B, I)."""
+    """Users (B,) -> the policy's input; without a policy, their train rows (B, I)."""
     return (
         SparseRows(dataset.train.csr, device).dense
         if policy is None
@@ -117,17 +117,17 @@ def _shown(
 
 
 def _start(users: Tensor, shown: Tensor, policy: DiffusionPolicy | None) -> tuple[Tensor, Tensor | None]:
-    """u_T (B, D) and the context of ``users`` (B,) of whom ``shown`` is seen."""
+    """u_T (B, D) and the context of ``users`` (B,) with the input ``shown``."""
     if policy is None:
         return shown, None
     return policy.backbone.initial_state(users, shown), policy.backbone.context(users, shown)
 
 
 def _problem(env: Env) -> DenoisingProblem:
-    """What the environment is about."""
+    """The environment's problem."""
     problem = getattr(getattr(env, "unwrapped", None), "problem", None)
     if not isinstance(problem, DenoisingProblem):
-        raise ValueError(f"chain_scorer takes a denoising environment, wrapped or not, not {env}")
+        raise ValueError(f"chain_scorer needs a denoising environment, wrapped or not; found {env}")
     return problem
 
 
@@ -140,10 +140,10 @@ def _policy(env: Env) -> DiffusionPolicy | None:
 
 
 def _stage(layer: Any, device: torch.device) -> tuple[Observe, Resolve]:
-    """What one wrapper does to batches of observations and of actions.
+    """The maps of one wrapper, of batches of observations and of actions.
 
     Raises:
-        ValueError: if that cannot be told.
+        ValueError: if the wrapper is not supported.
     """
     if isinstance(layer, Layer):
         see, do = layer.observation_map, layer.action_map
@@ -160,19 +160,19 @@ def _stage(layer: Any, device: torch.device) -> tuple[Observe, Resolve]:
     spaces = ("_observation_space", "_single_observation_space", "_action_space", "_single_action_space")
     if isinstance(layer, changing) or any(getattr(layer, name, None) is not None for name in spaces):
         raise ValueError(
-            f"chain_scorer cannot tell what {type(layer).__name__} does to batches of observations or "
-            "actions: put such a wrapper's work into act, and pass the environment below it"
+            f"chain_scorer does not support {type(layer).__name__}, which changes observations or actions: "
+            "do its work in act, and pass the environment below it"
         )
     return _same, _same_action
 
 
 def _same(observations: Any) -> Any:
-    """Observations as they are."""
+    """Observations, unchanged."""
     return observations
 
 
 def _same_action(actions: Any, moment: Moment) -> Any:
-    """Actions as they are."""
+    """Actions, unchanged."""
     return actions
 
 

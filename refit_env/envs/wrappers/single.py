@@ -18,7 +18,7 @@ from refit_env.envs.wrappers.transforms import ActionMap, ObservationMap
 
 
 class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Applies a map of batches to one chain: a batch of one."""
+    """Applies maps of batches to a single environment, as a batch of one chain."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         """Wrap a denoising environment whose problem is ``problem``.
 
         Raises:
-            ValueError: if its observations do not hold what the maps need.
+            ValueError: if its observations lack an entry that the maps need.
         """
         gym.Wrapper.__init__(self, env)
         self.attach(env, problem, action_map, observation_map)
@@ -54,7 +54,7 @@ class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         """See ``DenoisingEnv``; the action is this wrapper's.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape; the episode stays as it was.
+            ValueError: for NaN, infinity or a wrong shape; the episode does not change.
             gymnasium.error.ResetNeeded: before the first reset and after the episode's end.
         """
         if self.action_map is not None:
@@ -64,7 +64,7 @@ class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
         return self._shown(observation, info), reward, terminated, truncated, info
 
     def _shown(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        """The observation as this wrapper shows it."""
+        """This wrapper's observation, from that of the environment below."""
         if not self._watches and self.observation_map is None:
             return observation
         batch = {name: torch.from_numpy(value)[None] for name, value in observation.items()}

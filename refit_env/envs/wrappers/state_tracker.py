@@ -1,4 +1,4 @@
-"""What wrappers of single and of vector environments share: where the chain stands, what is below.
+"""The state of the chains, which wrappers of single and of vector environments track and share.
 
 Letters: N chains (1 in a single environment), D size of the diffused vector, A numbers of an action.
 """
@@ -24,16 +24,16 @@ Env = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
 class Watch:
-    """Remembers the raw state of the chains, whatever the wrappers above show of it.
+    """The state of the chains, before wrappers change observations.
 
-    The innermost wrapper of this package keeps it; those above share it.
+    The innermost wrapper of this package updates it; the others share it.
 
     Attributes:
-        problem: what the environment is about.
+        problem: the environment's problem.
     """
 
     def __init__(self, problem: DenoisingProblem) -> None:
-        """Nothing has been seen yet."""
+        """Track no chain yet."""
         self.problem = problem
         self._u: Tensor | None = None  # (N, D)
         self._t: Tensor | None = None  # (N, 1)
@@ -41,13 +41,13 @@ class Watch:
         self._moment: Moment | None = None
 
     def see(self, observations: Observations, users: Tensor | None, where: Tensor | None, keep: bool) -> None:
-        """Take note of an observation.
+        """Update the state from an observation.
 
         Args:
             observations: the environment's own, ``t`` (N, 1) and ``u`` (N, D).
-            users: (N,) int64 that the infos tell, or None.
-            where: (N,) bool, of which chains they tell; None: all.
-            keep: whether the caller gets the same memory, so that a copy must be kept.
+            users: (N,) int64 of the infos, or None.
+            where: (N,) bool, the chains of these users; None: all.
+            keep: whether the caller gets the same memory, so that it must be copied.
         """
         self._u = observations["u"].clone() if keep else observations["u"]
         self._t, self._moment = observations["t"].clone(), None
@@ -56,10 +56,10 @@ class Watch:
             self._users = users.clone() if old is None or where is None else torch.where(where, users, old)
 
     def moment(self) -> Moment:
-        """Where the chains stand.
+        """The current state of the chains.
 
         Raises:
-            gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
+            gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
         """
         if self._moment is not None:
             return self._moment
@@ -76,7 +76,7 @@ class Watch:
 
 
 def layers(env: Env) -> Iterator[Env]:
-    """The environment and those that it wraps, outermost first."""
+    """The environment and the environments that it wraps, outermost first."""
     yield env
     while isinstance(env, gym.Wrapper | VectorWrapper):
         env = env.env
@@ -84,15 +84,15 @@ def layers(env: Env) -> Iterator[Env]:
 
 
 def problem_of(env: Any, wrapper: type, *, vector: bool) -> DenoisingProblem:
-    """What a denoising environment is about.
+    """The problem of a denoising environment.
 
     Args:
-        env: the environment that is to be wrapped.
+        env: the environment to wrap.
         wrapper: the wrapper's class, for messages.
-        vector: whether a vector environment is wanted.
+        vector: whether it must be a vector environment.
 
     Raises:
-        ValueError: if it is no denoising environment, or of the other kind.
+        ValueError: if it is not a denoising environment, or of the other kind.
     """
     name = wrapper.__name__
     wanted, other = (VectorEnv, gym.Env) if vector else (gym.Env, VectorEnv)
@@ -104,24 +104,24 @@ def problem_of(env: Any, wrapper: type, *, vector: bool) -> DenoisingProblem:
     if not isinstance(problem, DenoisingProblem):
         made = "gym.make_vec" if vector else "gym.make"
         raise ValueError(
-            f"{name} wraps denoising environments, such as {made}('ReFiT-Synthetic-v0') makes, not {env}"
+            f"{name} wraps denoising environments, such as {made}('ReFiT-Synthetic-v0'); found {env}"
         )
     return problem
 
 
 def shown_vector(env: Env, wrapper: type) -> gym.spaces.Box:
-    """The space of u, if the environment's observations hold the whole state.
+    """The space of u in the environment's observations.
 
     Raises:
-        ValueError: if another wrapper has taken it away.
+        ValueError: if another wrapper has removed t or u.
     """
     space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
     there = space.spaces if isinstance(space, gym.spaces.Dict) else {}
     vector = there.get("u")
     if "t" not in there or not isinstance(vector, gym.spaces.Box):
         raise ValueError(
-            f"{wrapper.__name__} needs observations with t and u, and {env} shows {space}: put it beneath "
-            "the wrapper that takes them away"
+            f"{wrapper.__name__} needs observations with t and u, and those of {env} are {space}: put it "
+            "beneath the wrapper that removes them"
         )
     return vector
 
@@ -130,28 +130,30 @@ def read_actions(actions: Any, shape: tuple[int, ...], device: torch.device) -> 
     """The actions as a float32 tensor of ``shape`` (N, A) or (A,), without graph.
 
     Raises:
-        ValueError: for another shape, NaN, infinity, or what is no array of numbers.
+        ValueError: for another shape, NaN, infinity, or values that are not numbers.
     """
     if not isinstance(actions, Tensor):
         try:
             actions = torch.from_numpy(np.array(actions, dtype=np.float32))
         except (TypeError, ValueError) as error:
-            raise ValueError(f"action {str(actions)[:80]} is no array of shape {shape}: {error}") from error
+            raise ValueError(
+                f"action {str(actions)[:80]} is not an array of shape {shape}: {error}"
+            ) from error
     if tuple(actions.shape) != shape:
         raise ValueError(f"action of shape {tuple(actions.shape)}, expected {shape}")
     out: Tensor = actions.detach().to(device, torch.float32)
-    if not math.isfinite(float(out.sum())):  # which may overflow by itself, hence the second look
+    if not math.isfinite(float(out.sum())):  # or the sum of finite numbers overflows
         refuse_nonfinite(out)
     return out
 
 
 class Layer:
-    """A wrapper of this package, single or vector: what it does to actions and to observations.
+    """A wrapper of this package, single or vector: its maps of actions and of observations.
 
     Attributes:
-        action_map: from its actions to those of the environment below; None passes them on.
-        observation_map: from the observations below to its own; None passes them on.
-        watch: where the chains stand, shared by all layers of one environment.
+        action_map: from its actions to those of the environment below; None does not change them.
+        observation_map: from the observations below to its own; None does not change them.
+        watch: the state of the chains, shared by all layers of one environment.
     """
 
     action_map: ActionMap | None
@@ -166,7 +168,7 @@ class Layer:
         action_map: ActionMap | None,
         observation_map: ObservationMap | None,
     ) -> None:
-        """Set the maps, and share the watch of a layer below or begin one."""
+        """Set the maps and the state, which is that of a layer below if there is one."""
         self.action_map, self.observation_map = action_map, observation_map
         below = next((layer for layer in layers(env) if isinstance(layer, Layer)), None)
         self._watches = below is None
@@ -175,17 +177,17 @@ class Layer:
         self.watch = Watch(problem) if below is None else below.watch
 
     def seen(self, observations: Observations, users: Tensor | None, where: Tensor | None) -> Observations:
-        """Take note of what the environment below shows (N, ...), and give what this one shows."""
+        """Update the state from the observations below (N, ...), and return this wrapper's."""
         if self._watches:
             self.watch.see(observations, users, where, keep=self.observation_map is None)
         return observations if self.observation_map is None else self.observation_map(observations)
 
 
 def require_residual(env: Env, wrapper: type) -> None:
-    """Refuse an environment whose actions are not residuals, as ``ResidualAction`` makes them.
+    """Raise an error for an environment whose actions are not residuals of ``ResidualAction``.
 
     Raises:
-        ValueError: saying what to do.
+        ValueError: with the wrapper to add.
     """
     for layer in layers(env):
         if isinstance(layer, Layer) and layer.action_map is not None:
@@ -195,7 +197,7 @@ def require_residual(env: Env, wrapper: type) -> None:
         if getattr(layer, "_action_space", None) is not None:
             break  # Gymnasium's wrappers set it where they change actions
     raise ValueError(
-        f"{wrapper.__name__} needs an environment whose actions are residuals: next vectors themselves lie "
-        f"in no low-dimensional span. Wrap ResidualAction(env, policy), with nothing between that changes "
-        f"actions, instead of {env}"
+        f"{wrapper.__name__} needs an environment whose actions are residuals, because next vectors "
+        f"themselves are not in a low-dimensional span. Wrap ResidualAction(env, policy), without a wrapper "
+        f"between that changes actions, instead of {env}"
     )

@@ -1,4 +1,4 @@
-"""Observations of the list's head.
+"""Observations of the highest entries of u.
 
 Letters: D size of the diffused vector, K entries shown.
 """
@@ -16,26 +16,25 @@ from refit_env.envs.wrappers.transforms import TopKMap
 
 
 class TopKObservation(ChainWrapper):
-    """The agent sees the k highest-scored entries of u instead of all of them.
+    """Observations hold the k highest entries of u.
 
     ## What
 
-    ``u`` gives way to ``ids`` (k,), the places of the k highest entries divided by D - 1, and ``values``
-    (k,), the entries themselves, highest first, ties by the lower id. ``t`` and whatever else is observed
-    stay.
+    ``ids`` (k,), the indices of the k highest entries divided by D - 1, and ``values`` (k,), the entries,
+    replace ``u``; the highest is first, ties by the lower id. ``t`` and the other entries stay.
 
     ## Why
 
-    Critics and models of the dynamics with thousands of inputs are slow and need much data. The reward is
-    about the head of the list. Note that a starting history of ones has only ties, of which the k lowest ids
-    are shown: ``FactorObservation`` tells users apart from the first step on.
+    Critics and models of the dynamics with thousands of inputs are slow and need much data, and the reward
+    depends on the highest scores. In a starting history of ones all entries are ties, so it shows the k
+    lowest ids; ``FactorObservation`` identifies users from the first step on.
 
     ## Arguments
 
     | argument | default | meaning |
     |---|---|---|
-    | ``env`` | | a denoising environment, wrapped or not, that shows u |
-    | ``k`` | 20 | entries shown, 1..D |
+    | ``env`` | | a denoising environment, wrapped or not, with u in its observations |
+    | ``k`` | 20 | number of entries, 1..D |
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -46,10 +45,11 @@ class TopKObservation(ChainWrapper):
     """
 
     def __init__(self, env: gym.Env[Any, Any], k: int = 20) -> None:
-        """Wrap an environment; the class's docstring explains the arguments.
+        """Wrap an environment; the class's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no denoising environment that shows u, or k is out of range.
+            ValueError: if env is not a denoising environment with u in its observations, or k is out of
+                range.
         """
         RecordConstructorArgs.__init__(self, k=k)
         problem = problem_of(env, type(self), vector=False)

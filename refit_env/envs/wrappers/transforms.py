@@ -1,4 +1,4 @@
-"""What the wrappers compute, as pure maps on batches: no environment, no episode.
+"""The maps of the wrappers: pure functions of batches, without environments.
 
 Letters: B chains in a batch, D size of the diffused vector, C size of a context, A numbers of an action,
 r rank, K entries shown, t the episode's step.
@@ -25,11 +25,11 @@ Observations = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Moment:
-    """Where chains stand: what a policy is told.
+    """The state of chains: the input of a policy.
 
     Attributes:
         u: (B, D) the current vectors.
-        t: the step, one number where all chains are in step, else (B,) int64.
+        t: the step, one number where it is the same in all chains, else (B,) int64.
         context: (B, C) what the network is conditioned on, or None.
     """
 
@@ -39,34 +39,34 @@ class Moment:
 
 
 class ActionMap(ABC):
-    """From the actions of the wrapped environment to those of the one below.
+    """A map from the actions of the wrapped environment to those of the environment below.
 
     Attributes:
-        space: of a single action.
+        space: space of a single action.
     """
 
     space: gym.spaces.Box
 
     @abstractmethod
     def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
-        """Actions (B, A) in the chains' moment -> actions of the environment below."""
+        """Actions (B, A) in a state of the chains -> actions of the environment below."""
 
 
 class ResidualMap(ActionMap):
     """next = mean(u, t) + scale * std_t * a, of a frozen policy.
 
-    A next vector is cut to the environment's bound, but never the mean: a = 0 gives the pretrained chain
-    itself, bit for bit, even where that leaves the box.
+    A next vector is clipped to the environment's bound, but not beyond the mean: a = 0 is the pretrained
+    chain bit for bit, also where that is outside the box.
     """
 
     def __init__(self, policy: DiffusionPolicy, scale: float, bound: float, limit: float) -> None:
         """Make the map.
 
         Args:
-            policy: gives mean and std; frozen.
-            scale: multiplies the policy's std.
-            bound: of the actions' box, in standard deviations.
-            limit: of the diffused vectors' box.
+            policy: frozen source of mean and std.
+            scale: factor of the policy's std.
+            bound: limit of the actions' box, in standard deviations.
+            limit: limit of the diffused vectors' box.
         """
         self.policy, self.scale, self.limit = policy, positive("scale", scale), limit
         self.space = box(positive("bound", bound), policy.backbone.dim)
@@ -82,12 +82,12 @@ class ResidualMap(ActionMap):
 
 
 class LowRankMap(ActionMap):
-    """residual = sqrt(D / r) z F^T: unit-variance z makes a residual of unit root-mean-square."""
+    """residual = sqrt(D / r) z F^T: z of unit variance becomes a residual of unit root-mean-square."""
 
     def __init__(self, factors: Tensor, bound: float) -> None:
         """Make the map of ``factors`` (D, r), whose columns are orthonormal, for z within ``bound``."""
         dim, rank = factors.shape
-        # z F^T has the expected square length r, whichever way F lies; D numbers of size 1 have D.
+        # The expected square length of z F^T is r for every F; that of D numbers of size 1 is D.
         self.matrix = (factors.T * math.sqrt(dim / rank)).contiguous()  # (r, D)
         self.space = box(positive("bound", bound), rank)
 
@@ -97,37 +97,37 @@ class LowRankMap(ActionMap):
 
 
 class ObservationMap(ABC):
-    """Replaces ``u`` in observations by something smaller; the other entries stay."""
+    """A map of observations that replaces ``u`` by smaller entries; the others stay."""
 
     @property
     @abstractmethod
     def spaces(self) -> dict[str, gym.spaces.Box]:
-        """Spaces of the entries that stand for u, single."""
+        """Spaces of the entries that replace u, of a single environment."""
 
     @abstractmethod
     def features(self, u: Tensor) -> Observations:
-        """The entries that stand for ``u`` (B, D)."""
+        """The entries that replace ``u`` (B, D)."""
 
     def __call__(self, observations: Observations) -> Observations:
-        """Observations with the features in the place of u, by name as their space has them."""
+        """Observations with the features in place of u, sorted by name as in their space."""
         rest = {name: value for name, value in observations.items() if name != "u"}
         shown = rest | self.features(observations["u"])
         return {name: shown[name] for name in sorted(shown)}
 
     def observation_space(self, below: gym.spaces.Dict) -> gym.spaces.Dict:
-        """The space of what is observed, from that of the environment below."""
+        """The space of the observations, from that of the environment below."""
         rest = {name: space for name, space in below.spaces.items() if name != "u"}
         return gym.spaces.Dict(rest | self.spaces)
 
 
 class TopKMap(ObservationMap):
-    """The k highest entries of u: which, scaled to 0..1, and how high."""
+    """The k highest entries of u: their indices, scaled to 0..1, and values."""
 
     def __init__(self, k: Any, vector: gym.spaces.Box) -> None:
         """Make the map for vectors u of the space ``vector`` (D,).
 
         Raises:
-            ValueError: if k is no whole number in 1..D.
+            ValueError: if k is not a whole number in 1..D.
         """
         dim = vector.shape[0]
         if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 1 <= k <= dim:
@@ -154,7 +154,7 @@ class FactorMap(ObservationMap):
         """Make the map of ``factors`` (D, r) for vectors u of the space ``vector`` (D,)."""
         self.factors = factors
         limit = float(max(vector.high.max(), -vector.low.min()))
-        # No u in the box can go further along a column than this; a little wider, for rounding.
+        # The largest coordinate of a u in the box, with a margin for rounding.
         self.reach = (limit * 1.001 * factors.abs().sum(0)).cpu().numpy()  # (r,)
 
     @property
@@ -173,10 +173,10 @@ def box(bound: float, size: int) -> gym.spaces.Box:
 
 
 def positive(name: str, value: Any) -> float:
-    """The number, refused unless it is finite and above 0 (Stable-Baselines3 refuses infinite boxes).
+    """The number as a float.
 
     Raises:
-        ValueError: naming the argument.
+        ValueError: naming the argument, if it is not finite and above 0.
     """
     if (
         isinstance(value, bool)

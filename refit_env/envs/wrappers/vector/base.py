@@ -26,7 +26,7 @@ else:
 
 
 class ChainVectorWrapper(Layer, AnyVectorWrapper):
-    """Applies a map of batches to all chains at once, in either backend."""
+    """Applies maps of batches to a vector environment, in both backends."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         """Wrap a denoising vector environment whose problem is ``problem``.
 
         Raises:
-            ValueError: if its observations do not hold what the maps need.
+            ValueError: if its observations lack an entry that the maps need.
         """
         VectorWrapper.__init__(self, env)
         self.attach(env, problem, action_map, observation_map)
@@ -55,7 +55,7 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
 
     @property
     def action_space(self) -> gym.Space[Any]:
-        """The batched action space; made when asked for, since that of D numbers an action is large."""
+        """The batched action space, made at its first use because that of D numbers an action is large."""
         if self.action_map is None:
             return self.env.action_space
         if self._action_space is None:
@@ -77,13 +77,13 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         """See ``DenoisingVectorEnv``; the actions are this wrapper's.
 
         Raises:
-            ValueError: for NaN, infinity or a wrong shape; all chains stay as they were.
-            gymnasium.error.ResetNeeded: if a chain is over, or none was begun.
+            ValueError: for NaN, infinity or a wrong shape; no chain changes.
+            gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
         """
         if self.action_map is not None:
             shape = (self.num_envs, *self.action_map.space.shape)
             given = read_actions(actions, shape, self.watch.problem.device)  # (N, A)
-            actions = self._given(self.action_map(given, self.watch.moment()))
+            actions = self._of_backend(self.action_map(given, self.watch.moment()))
         observations, rewards, terminated, truncated, info = self.env.step(actions)
         shown = self._shown(observations, info)
         if self.observation_map is not None and "final_obs" in info:
@@ -91,17 +91,17 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         return shown, rewards, terminated, truncated, info
 
     def _shown(self, observations: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        """The observations as this wrapper shows them."""
+        """This wrapper's observations, from those of the environment below."""
         if not self._watches and self.observation_map is None:
             return observations
         users, where = (self._tensor(info[name]) if name in info else None for name in ("user", "_user"))
         shown = self.seen({k: self._tensor(v) for k, v in observations.items()}, users, where)
         if self.observation_map is None:
             return observations
-        return {name: self._given(value) for name, value in shown.items()}
+        return {name: self._of_backend(value) for name, value in shown.items()}
 
     def _final(self, final: Any, observation_map: ObservationMap) -> Any:
-        """The last observations of the chains that ended as this wrapper shows them."""
+        """This wrapper's last observations of the chains that ended."""
         if not self._arrays:
             return observation_map(final)
         ended = [i for i, observation in enumerate(final) if observation is not None]  # n of them
@@ -115,9 +115,9 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         return out
 
     def _tensor(self, value: Any) -> Tensor:
-        """What the environment gave, as a tensor on its device."""
+        """A value of the environment below as a tensor on its device."""
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
-    def _given(self, value: Tensor) -> Any:
-        """A tensor as the backend has it."""
+    def _of_backend(self, value: Tensor) -> Any:
+        """A tensor as a value of the backend."""
         return value.numpy() if self._arrays else value

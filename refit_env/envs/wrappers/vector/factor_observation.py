@@ -23,11 +23,11 @@ class FactorObservation(ChainVectorWrapper):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], rank: int = 32) -> None:
-        """Wrap a vector environment; the single wrapper's docstring explains the arguments.
+        """Wrap a vector environment; the single wrapper's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no denoising vector environment of items that shows u, or the rank is out of
-                range.
+            ValueError: if env is not a denoising vector environment of items with u in its observations, or
+                the rank is out of range.
         """
         problem = problem_of(env, type(self), vector=True)
         super().__init__(env, problem, observation_map=factor_map(env, type(self), problem, rank))

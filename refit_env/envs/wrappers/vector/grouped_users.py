@@ -1,4 +1,4 @@
-"""Several chains of one user side by side, for baselines that compare a user's chains.
+"""Several chains of each user in a batch, for baselines that compare a user's chains.
 
 Letters: N sub-environments, G chains of each user.
 """
@@ -20,17 +20,17 @@ Ints = npt.NDArray[np.int64]
 
 
 class GroupedUsers(AnyVectorWrapper):
-    """Gives each user to G sub-environments in a row, so that N of them roll out N / G users.
+    """Each user has G consecutive sub-environments, so that N of them roll out N / G users.
 
-    Rewards differ much more between users than between the chains of one. A baseline that is the mean of the
-    user's other chains takes that difference out of a policy gradient; it needs those chains to be there.
+    Rewards differ much more between users than between the chains of one user. A baseline that is the mean
+    reward of the user's other chains removes that difference from a policy gradient.
 
-    Users are drawn by the environment's own generators: each group takes the user that its first
-    sub-environment draws. Under ``start="history"`` the group's chains begin in the same state; under
-    ``"diffused"`` and ``"noise"`` each chain has noise of its own.
+    The environment's generators draw the users: each group has the user that its first sub-environment
+    draws. Under ``start="history"`` the chains of a group start in the same state; under ``"diffused"`` and
+    ``"noise"`` each chain has its own noise.
 
-    It goes beneath or above the other wrappers of this package, and beneath what sends resets to several
-    environments, since it resets twice: once to draw, once to share.
+    It can be beneath or above the other wrappers of this package. It resets the environment below twice, once
+    to draw users and once to set them.
 
     >>> import gymnasium as gym
     >>> import refit_env
@@ -45,12 +45,12 @@ class GroupedUsers(AnyVectorWrapper):
         """Wrap a denoising vector environment.
 
         Args:
-            env: made with ``autoreset_mode="Disabled"``: an environment that resets itself would draw the
-                next users where this wrapper cannot see it.
+            env: made with ``autoreset_mode="Disabled"``: an environment that resets itself would draw users
+                that this wrapper cannot set.
             group_size: G, at least 2; N must be a multiple of it.
 
         Raises:
-            ValueError: if env is no denoising vector environment, resets itself, or cannot be divided so.
+            ValueError: if env is not a denoising vector environment, resets itself, or has another N.
         """
         problem_of(env, type(self), vector=True)
         mode = env.metadata.get("autoreset_mode")
@@ -71,44 +71,44 @@ class GroupedUsers(AnyVectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin new chains, the same user in each group.
+        """Start new chains, with the same user in each group.
 
         Args:
             seed: see ``DenoisingVectorEnv.reset``.
-            options: see there; ``"user"`` must name one user a group, ``"reset_mask"`` whole groups.
+            options: see there; ``"user"`` must have one user in each group, ``"reset_mask"`` whole groups.
 
         Returns:
             The observations, and ``{"user": (N,), "_user": mask}``.
 
         Raises:
-            ValueError: if a group's users differ, or a mask cuts a group in two.
+            ValueError: if a group's users differ, or a mask selects a part of a group.
         """
         options = dict(options or {})
-        self._refuse_torn(options.get("reset_mask"), "reset_mask", "reset whole groups")
+        self._check_groups(options.get("reset_mask"), "reset_mask", "reset whole groups")
         if options.get("user") is None:
             _, drawn = self.env.reset(seed=seed, options=dict(options))  # type: ignore[arg-type]  # lists, too
             seed, options["user"] = None, self._shared(drawn)
         else:
-            self._refuse_torn(options["user"], "user", "name one user for each group")
+            self._check_groups(options["user"], "user", "pass one user for each group")
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
     def _shared(self, drawn: dict[str, Any]) -> Ints:
-        """The user (N,) of each group's first sub-environment; any user's where none was drawn."""
-        users, told = (_array(drawn[name]) for name in ("user", "_user"))  # (N,), (N,)
-        users = np.where(told, users, users[told][0])  # (N,), the mask leaves the others as they are
+        """The user (N,) of each group's first sub-environment; any drawn user where it has none."""
+        users, known = (_array(drawn[name]) for name in ("user", "_user"))  # (N,), (N,)
+        users = np.where(known, users, users[known][0])  # (N,); the mask excludes the others
         return users.reshape(-1, self.group_size)[:, 0].repeat(self.group_size).astype(np.int64)
 
-    def _refuse_torn(self, value: Any, name: str, right: str) -> None:
-        """Refuse an option (N,) that differs within a group; other shapes are the environment's to judge."""
+    def _check_groups(self, value: Any, name: str, right: str) -> None:
+        """Raise an error for an option (N,) that differs within a group; the environment checks its shape."""
         if value is None:
             return
         array = _array(value)
         if array.shape != (self.num_envs,):
             return
         groups = array.reshape(-1, self.group_size)  # (N / G, G)
-        torn = np.flatnonzero((groups != groups[:, :1]).any(1))
-        if torn.size:
-            first = int(torn[0]) * self.group_size
+        mixed = np.flatnonzero((groups != groups[:, :1]).any(1))
+        if mixed.size:
+            first = int(mixed[0]) * self.group_size
             raise ValueError(
                 f"options[{name!r}] differs within sub-environments {first}..{first + self.group_size - 1}, "
                 f"which are one user's: {right}"

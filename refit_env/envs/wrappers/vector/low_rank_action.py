@@ -29,10 +29,10 @@ class LowRankAction(ChainVectorWrapper):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], rank: int = 32, bound: float = LOW_RANK_BOUND) -> None:
-        """Wrap a vector environment; the single wrapper's docstring explains the arguments.
+        """Wrap a vector environment; the single wrapper's docstring describes the arguments.
 
         Raises:
-            ValueError: if env's actions are no residuals over items, or the rank or bound is out of range.
+            ValueError: if env's actions are not residuals over items, or the rank or bound is out of range.
         """
         problem = problem_of(env, type(self), vector=True)
         require_residual(env, type(self))

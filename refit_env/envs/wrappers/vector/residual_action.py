@@ -37,11 +37,11 @@ class ResidualAction(ChainVectorWrapper):
         scale: float = 1.0,
         bound: float = RESIDUAL_BOUND,
     ) -> None:
-        """Wrap a vector environment; the single wrapper's docstring explains the arguments.
+        """Wrap a vector environment; the single wrapper's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no denoising vector environment, the policy does not fit it, or a number is
-                not above 0.
+            ValueError: if env is not a denoising vector environment, the policy does not fit it, or a number
+                is not above 0.
             CheckpointError: if the folder holds no readable policy.
         """
         problem = problem_of(env, type(self), vector=True)

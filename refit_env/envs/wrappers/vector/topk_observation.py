@@ -23,10 +23,11 @@ class TopKObservation(ChainVectorWrapper):
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], k: int = 20) -> None:
-        """Wrap a vector environment; the single wrapper's docstring explains the arguments.
+        """Wrap a vector environment; the single wrapper's docstring describes the arguments.
 
         Raises:
-            ValueError: if env is no denoising vector environment that shows u, or k is out of range.
+            ValueError: if env is not a denoising vector environment with u in its observations, or k is out
+                of range.
         """
         problem = problem_of(env, type(self), vector=True)
         super().__init__(env, problem, observation_map=TopKMap(k, shown_vector(env, type(self))))

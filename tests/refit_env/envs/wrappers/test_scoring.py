@@ -181,7 +181,7 @@ def test_wrappers_that_are_not_understood_are_refused(make: Any, policy: Diffusi
         gym.wrappers.FrameStackObservation(flat, 2),
         Noisy(flat),
     ):
-        with pytest.raises(ValueError, match=f"cannot tell what {type(unknown).__name__} does"):
+        with pytest.raises(ValueError, match=f"does not support {type(unknown).__name__}"):
             chain_scorer(unknown, zeros(unknown))
 
 
@@ -195,9 +195,9 @@ def test_wrong_agents_are_refused(make: Any, policy: DiffusionPolicy) -> None:
 
 def test_other_environments_are_refused(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for env in (gym.make("Pendulum-v1"), None):
-        with pytest.raises(ValueError, match="takes a denoising environment"):
+        with pytest.raises(ValueError, match="needs a denoising environment"):
             chain_scorer(env, zeros)  # type: ignore[arg-type]
     env = make()
     monkeypatch.setattr(env.unwrapped.problem.scorer, "dim", 16)
-    with pytest.raises(ValueError, match=r"the chain's 16 numbers are no scores of 60 items"):
+    with pytest.raises(ValueError, match=r"the chain's 16 numbers are not scores of 60 items"):
         chain_scorer(env, zeros(env))

@@ -178,7 +178,7 @@ def test_wrong_actions_are_refused_and_leave_the_episode_as_it_was(
         env.step(wrong)
     with pytest.raises(ValueError, match=r"action of shape \(5,\), expected \(4,\)"):
         env.step(np.zeros(5))
-    with pytest.raises(ValueError, match="is no array of shape"):
+    with pytest.raises(ValueError, match="is not an array of shape"):
         env.step("left")
     assert len(play(env, [np.zeros(4)] * 3)) == 3 and env.step.__self__ is env
 
@@ -199,7 +199,7 @@ def test_low_rank_actions_need_residuals(make: Any, policy: DiffusionPolicy) -> 
     with pytest.raises(ValueError, match="actions are residuals"):
         LowRankAction(TopKObservation(make()))
     rescaled = gym.wrappers.RescaleAction(ResidualAction(make(), policy), np.float32(-1), np.float32(1))
-    with pytest.raises(ValueError, match="nothing between that changes actions"):
+    with pytest.raises(ValueError, match="without a wrapper between that changes actions"):
         LowRankAction(rescaled)
     low = LowRankAction(ResidualAction(make(), policy), 4)
     with pytest.raises(ValueError, match="actions are residuals"):
@@ -212,7 +212,9 @@ def test_factors_are_of_items(make: Any, policy: DiffusionPolicy, monkeypatch: p
     env = ResidualAction(make(), policy)
     monkeypatch.setattr(env.unwrapped.problem.scorer, "dim", 16)
     for wrap in (LowRankAction, FactorObservation):
-        with pytest.raises(ValueError, match=f"{wrap.__name__} speaks of items, and the chain of 'diffrec'"):
+        with pytest.raises(
+            ValueError, match=f"{wrap.__name__} needs a vector of item scores, and the chain of 'diffrec'"
+        ):
             wrap(env)
 
 
