@@ -9,7 +9,7 @@ Example:
     torch.Size([2, 400])
 """
 
-from agents.baselines.base import Baseline, BaselineConfig, Scorer
+from agents.baselines.base import Baseline, BaselineConfig, Scorer, make_config
 from agents.baselines.evaluating import evaluate_baseline, fit_baseline, measure_baseline
 from agents.baselines.registry import baseline, names, names_for, register_baseline
 
@@ -20,6 +20,7 @@ __all__ = [
     "baseline",
     "evaluate_baseline",
     "fit_baseline",
+    "make_config",
     "measure_baseline",
     "names",
     "names_for",

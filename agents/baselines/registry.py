@@ -11,14 +11,31 @@ from refit_env.data.dataset import Dataset
 from refit_env.errors import unknown_name
 
 BASELINES: dict[str, str] = {
+    "bspm": "agents.baselines.bspm:BSPM",
+    "diffnet": "agents.baselines.diffnet:DiffNet",
     "ease": "agents.baselines.reward_models:EaseBaseline",
+    "fpmc": "agents.baselines.fpmc:FPMC",
     "gf-cf": "agents.baselines.reward_models:GraphFilterBaseline",
+    "gru4rec": "agents.baselines.gru4rec:GRU4Rec",
     "ials": "agents.baselines.ials:ImplicitALS",
     "item-knn": "agents.baselines.item_knn:ItemKNN",
+    "lightgcn": "agents.baselines.lightgcn:LightGCN",
+    "markov": "agents.baselines.markov:Markov",
+    "mf-bpr": "agents.baselines.mf_bpr:MatrixFactorization",
+    "most-visited": "agents.baselines.places:MostVisited",
+    "mult-dae": "agents.baselines.multdae:MultDAE",
+    "mult-vae": "agents.baselines.multvae:MultVAE",
+    "nearest": "agents.baselines.places:Nearest",
+    "ngcf": "agents.baselines.ngcf:NGCF",
     "popularity": "agents.baselines.popularity:Popularity",
+    "recvae": "agents.baselines.recvae:RecVAE",
     "rp3beta": "agents.baselines.rp3beta:RP3Beta",
+    "sasrec": "agents.baselines.sasrec:SASRec",
+    "sgl": "agents.baselines.sgl:SGL",
+    "simplex": "agents.baselines.simplex:SimpleX",
     "slim": "agents.baselines.slim:Slim",
     "user-knn": "agents.baselines.user_knn:UserKNN",
+    "xsimgcl": "agents.baselines.xsimgcl:XSimGCL",
 }
 """Name -> ``module:class``."""
 

@@ -10,15 +10,36 @@ import pytest
 from agents.baselines import baseline, names
 from refit_env.data import Dataset, Interactions
 
+QUICK: dict[str, Any] = {"epochs": 2, "batch": 64, "eval_every": 1, "learning_rate": 0.01}
+EMBEDDED = QUICK | {"embedding": 4}
+SEQUENCE = EMBEDDED | {"batch": 16, "history": 5}
+ROWS = QUICK | {"latent": 3, "batch": 16}
 SMALL: dict[str, dict[str, Any]] = {
+    "bspm": {"rank": 4},
+    "diffnet": EMBEDDED,
     "ease": {"l2": 5.0},
+    "fpmc": EMBEDDED,
     "gf-cf": {"rank": 4},
+    "gru4rec": SEQUENCE,
     "ials": {"embedding": 4, "epochs": 2},
     "item-knn": {"neighbors": 5},
+    "lightgcn": EMBEDDED,
+    "markov": {"reach": 3},
+    "mf-bpr": EMBEDDED,
+    "most-visited": {},
+    "mult-dae": ROWS,
+    "mult-vae": ROWS | {"hidden": (6,)},
+    "nearest": {},
+    "ngcf": EMBEDDED,
     "popularity": {},
+    "recvae": ROWS | {"hidden": (6,), "depth": 2},
     "rp3beta": {"neighbors": 5},
+    "sasrec": SEQUENCE,
+    "sgl": EMBEDDED,
+    "simplex": EMBEDDED | {"negatives": 5},
     "slim": {"iterations": 5},
     "user-knn": {"neighbors": 5},
+    "xsimgcl": EMBEDDED,
 }
 """Settings with which a fit takes a moment."""
 

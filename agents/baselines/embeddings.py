@@ -1,0 +1,128 @@
+"""What the baselines with an embedding of each user and item share: pairs, the BPR loss, inner products.
+
+Letters: B pairs in a batch (users, when scored), N interactions, U users, I items, d size of an embedding.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from agents.baselines.learning import Learner, LearningConfig, tensor_of
+from refit_env.backbones.graphs import Operator, count_edges
+from refit_env.backbones.negatives import Negatives
+from refit_env.data.dataset import Dataset
+from refit_env.settings import Nonnegative, Size
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig(LearningConfig):
+    """Settings of models with embeddings."""
+
+    embedding: Size = 64
+    """d."""
+    l2: Nonnegative = 1e-4
+    """Weight of half the squared embeddings of a pair and its negative."""
+    batch: Size = 2048
+    """Pairs of a step."""
+
+
+class EmbeddingModel(Learner):
+    """Users and items as vectors; a score is their inner product.
+
+    An example is an interaction; its negative is drawn uniformly from the items that the user does not have.
+    """
+
+    def __init__(self, data: Dataset, config: EmbeddingConfig) -> None:
+        """Draw the embeddings, N(0, 0.1^2) as LightGCN's code."""
+        super().__init__()
+        self.config = config
+        self.users = nn.Embedding(data.num_users, config.embedding)
+        self.items = nn.Embedding(data.num_items, config.embedding)
+        for table in (self.users, self.items):
+            nn.init.normal_(table.weight, std=0.1)
+        self.register_buffer(
+            "pairs", tensor_of(np.stack([data.train.users, data.train.items])), persistent=False
+        )
+        self._rows = data.train.csr
+        self._negatives: Negatives | None = None
+        self._scored: tuple[Tensor, Tensor] | None = None
+
+    pairs: Tensor
+
+    @property
+    def num_examples(self) -> int:
+        """N, the interactions."""
+        return int(self.pairs.shape[1])
+
+    def negatives(self, users: Tensor) -> Tensor:
+        """(B,) an item that each of ``users`` (B,) does not have."""
+        if self._negatives is None:
+            self._negatives = Negatives(self._rows, users.device)
+        return self._negatives.draw(users)
+
+    @abstractmethod
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """The vectors of all users (U, e) and items (I, e) whose inner products are scores."""
+
+    def loss(self, ids: Tensor, phase: str) -> Tensor:
+        """BPR: -log sigmoid of the pair's score less the negative's, and l2 on their own embeddings."""
+        users, items = self.pairs[:, ids]
+        others = self.negatives(users)
+        all_users, all_items = self.embed()
+        vectors = all_users[users], all_items[items], all_items[others]
+        return bpr(*vectors) + self.config.l2 * self.size(users, items, others)
+
+    def size(self, users: Tensor, items: Tensor, others: Tensor) -> Tensor:
+        """Half the squared embeddings of the triples (B,), over B."""
+        tables = self.users(users), self.items(items), self.items(others)
+        return torch.stack([table.square().sum() for table in tables]).sum() / (2 * users.numel())
+
+    def prepare(self) -> None:
+        """Embed once for all users."""
+        self._scored = self.embed()
+
+    def scores(self, users: Tensor) -> Tensor:
+        """(B, I) the inner products."""
+        assert self._scored is not None, "prepare comes first"
+        return self._scored[0][users] @ self._scored[1].T
+
+
+def bpr(users: Tensor, items: Tensor, others: Tensor) -> Tensor:
+    """The mean of -log sigmoid(u i - u j) over triples of vectors (B, d) (Rendle et al., UAI 2009).
+
+    Example:
+        >>> u = torch.tensor([[1.0, 0.0]])
+        >>> round(float(bpr(u, u, torch.zeros(1, 2))), 4)
+        0.3133
+    """
+    gap = ((items - others) * users).sum(1)  # (B,)
+    return -functional.logsigmoid(gap).mean()
+
+
+def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of two views (B, d): each row of one against all of the other, by cosine; the mean over rows.
+
+    Example:
+        >>> a = torch.eye(2)
+        >>> round(float(contrast(a, a, 1.0)), 4)
+        0.3133
+    """
+    logits = functional.normalize(one, dim=1) @ functional.normalize(other, dim=1).T / temperature  # (B, B)
+    return functional.cross_entropy(logits, torch.arange(one.shape[0], device=one.device))
+
+
+def user_item_graph(pairs: Tensor, num_users: int, num_items: int) -> Operator:
+    """The normalised graph D_U^-1/2 X D_I^-1/2 of interactions ``pairs`` (2, N): from items to users."""
+    return Operator.symmetric(pairs, (num_users, num_items))
+
+
+def mean_over(edges: Tensor, rows: int, columns: int) -> Operator:
+    """The mean over the neighbours of each row; ``edges`` (2, n) are its pairs (row, neighbour)."""
+    counts = count_edges(edges[0], rows)
+    return Operator.symmetric(edges, (rows, columns), (counts.square(), counts.new_ones(columns)))

@@ -1,0 +1,166 @@
+"""What the baselines that are trained by gradient share: the loop, which stops when validation does.
+
+Letters: B examples in a batch (users, when scored), N examples of an epoch, U users, I items.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from agents.baselines.base import Baseline, BaselineConfig, Scorer
+from refit_env.data.dataset import Dataset
+from refit_env.evaluation.ranking import evaluate, selecting_metric
+from refit_env.settings import Nonnegative, Size
+
+
+@dataclass(frozen=True)
+class LearningConfig(BaselineConfig):
+    """Settings of training by gradient."""
+
+    learning_rate: Annotated[float, Meta(gt=0, le=10)] = 1e-3
+    """Adam's step size."""
+    weight_decay: Nonnegative = 0.0
+    """Adam's weight decay, on all weights."""
+    batch: Size = 1024
+    """Examples of a step."""
+    epochs: Annotated[int, Meta(ge=1, le=100_000)] = 200
+    """Most passes over the examples; exactly so many where there are no validation items."""
+    eval_every: Annotated[int, Meta(ge=1, le=100_000)] = 5
+    """Epochs between validations."""
+    patience: Annotated[int, Meta(ge=1, le=100_000)] = 3
+    """Validations without a better NDCG@20 after which training stops; the best weights are kept."""
+
+
+class Learner(nn.Module, ABC):
+    """A network that is trained on numbered examples and scores users.
+
+    All random numbers are torch's own, which ``Learned`` seeds and restores.
+    """
+
+    phases: ClassVar[tuple[str, ...]] = ("all",)
+    """The passes of an epoch; most have one."""
+
+    @property
+    @abstractmethod
+    def num_examples(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def loss(self, ids: Tensor, phase: str) -> Tensor:
+        """The loss of examples ``ids`` (B,) int64, a scalar."""
+
+    @abstractmethod
+    def scores(self, users: Tensor) -> Tensor:
+        """Scores (B, I) for ``users`` (B,), in evaluation mode, after ``prepare``."""
+
+    def begin(self, phase: str) -> None:
+        """Do what a pass begins with."""
+
+    def prepare(self) -> None:
+        """Compute what all users' scores share; called before scoring, without gradients."""
+
+    def trained_in(self, phase: str) -> Iterable[nn.Parameter]:
+        """The weights that a pass trains."""
+        return self.parameters()
+
+
+class Learned(Baseline):
+    """A baseline that is trained by Adam until validation stops improving."""
+
+    seeded: ClassVar[bool] = True
+    config: LearningConfig
+
+    @abstractmethod
+    def build(self, data: Dataset) -> Learner:
+        """The untrained network for a data set, on the CPU."""
+
+    def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
+        """Train."""
+        with seeded(seed, device):
+            model = self.build(data).to(device)
+            epochs = train(model, data, self.config, device)
+
+        def score(users: Tensor) -> Tensor:
+            """(B, I) the network's scores."""
+            with torch.no_grad():
+                return model.scores(users)
+
+        return Scorer(score, {"epochs": epochs})
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's random numbers within, and restore them afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.device) -> int:
+    """Train a model, and leave it with its best weights, in evaluation mode, ready to score.
+
+    Args:
+        model: on ``device``.
+        data: its validation split decides when to stop; without one, all epochs are run.
+        config: settings.
+        device: where it is trained.
+
+    Returns:
+        the epochs after which the weights were best.
+    """
+    optimizers = {
+        phase: torch.optim.Adam(
+            model.trained_in(phase), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        for phase in dict.fromkeys(model.phases)
+    }
+    metric = selecting_metric("ndcg@20", data)
+    best, best_epoch, kept, waited = float("-inf"), config.epochs, None, 0
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        for phase in model.phases:
+            model.begin(phase)
+            for ids in torch.randperm(model.num_examples, device=device).split(config.batch):
+                optimizers[phase].zero_grad(set_to_none=True)
+                model.loss(ids, phase).backward()
+                optimizers[phase].step()
+        if not len(data.valid) or (epoch % config.eval_every and epoch < config.epochs):
+            continue
+        value = validated(model, data, metric, device)
+        if value > best:
+            best, best_epoch, waited = value, epoch, 0
+            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        elif (waited := waited + 1) >= config.patience:
+            break
+    if kept is not None:
+        model.load_state_dict(kept)
+    ready(model)
+    return best_epoch
+
+
+def validated(model: Learner, data: Dataset, metric: str, device: torch.device) -> float:
+    """The validation metric of a model, which is left in evaluation mode."""
+    ready(model)
+    with torch.no_grad():
+        return evaluate(model.scores, data, "valid", device=device).means()[metric]
+
+
+def ready(model: Learner) -> None:
+    """Put a model into evaluation mode, ready to score."""
+    model.eval()
+    with torch.no_grad():
+        model.prepare()
+
+
+def tensor_of(values: Any, dtype: torch.dtype = torch.int64) -> Tensor:
+    """An array as a tensor."""
+    return torch.as_tensor(values, dtype=dtype)

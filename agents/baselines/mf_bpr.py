@@ -1,0 +1,39 @@
+"""MF-BPR: matrix factorisation by pairwise ranking.
+
+The score is w_u h_i; the loss -log sigmoid(w_u h_i - w_u h_j) + l2 / 2 (|w_u|^2 + |h_i|^2 + |h_j|^2) of an
+interaction (u, i) and an item j that the user does not have (Rendle et al., UAI 2009, arXiv 1205.2618). Adam
+takes the place of plain stochastic gradient descent.
+
+Letters: U users, I items, d size of an embedding.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from agents.baselines.base import BaselineConfig
+from agents.baselines.embeddings import EmbeddingConfig, EmbeddingModel
+from agents.baselines.learning import Learned
+from refit_env.data.dataset import Dataset
+
+
+class Factors(EmbeddingModel):
+    """Two tables."""
+
+    def embed(self) -> tuple[Tensor, Tensor]:
+        """The tables themselves, (U, d) and (I, d)."""
+        return self.users.weight, self.items.weight
+
+
+class MatrixFactorization(Learned):
+    """MF-BPR: matrix factorisation by pairwise ranking (Rendle et al., UAI 2009, arXiv 1205.2618)."""
+
+    name: ClassVar[str] = "mf-bpr"
+    config_class: ClassVar[type[BaselineConfig]] = EmbeddingConfig
+    config: EmbeddingConfig
+
+    def build(self, data: Dataset) -> Factors:
+        """The tables."""
+        return Factors(data, self.config)
