@@ -22,6 +22,7 @@ from torch import Tensor
 
 from agents.algorithms.configs import DistillConfig
 from agents.gradients.linear_scores import linear_parts
+from agents.gradients.listwise import listwise
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -107,20 +108,3 @@ class Distill(FineTuner):
         users = self._train_users[: max(self.config.users_per_batch, 1)].to(self.device)
         scores, gains = self._scores(self.env, users), self._gains(users)
         return min(TEMPERATURES, key=lambda t: float(listwise(scores / t, gains)))
-
-
-def listwise(logits: Tensor, gains: Tensor) -> Tensor:
-    """ListNet's cross-entropy, the mean over users who have gains at all.
-
-    Args:
-        logits: (B, I), -inf where an item is no candidate.
-        gains: (B, I) at least 0, and 0 for those.
-
-    Example:
-        >>> float(listwise(torch.zeros(1, 4), torch.tensor([[0.0, 3.0, 0.0, 1.0]])).exp())
-        4.0
-    """
-    total = gains.sum(1)  # (B,)
-    told = torch.log_softmax(logits, 1).masked_fill(gains == 0, 0.0)  # (B, I); 0 * -inf would be nan
-    each = -(gains * told).sum(1) / total.clamp(min=1e-30)  # (B,)
-    return each.sum() / (total > 0).sum().clamp(min=1)

@@ -24,6 +24,8 @@ from refit_env.errors import SettingError
 from refit_env.settings import Bounded, unchecked
 from refit_env.utils.text import acts, visible
 
+ALIASES = {"relevance": "target"}
+"""Option -> the setting that it names, where they differ."""
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin."""
 EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
@@ -165,7 +167,7 @@ def as_typed(error: SettingError, words: Sequence[str]) -> ValueError:
     """
     wanted = error.setting
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]
-    names = [word[2:].replace("-", "_") for word in typed]
+    names = [ALIASES.get(name, name) for name in (word[2:].replace("-", "_") for word in typed)]
     exact = [word for word, name in zip(typed, names, strict=True) if name == wanted]
     inner = [word for word, name in zip(typed, names, strict=True) if name.endswith(f".{wanted}")]
     option = next(iter(exact + inner), "--" + wanted.replace("_", "-"))

@@ -113,6 +113,7 @@ def _trainer(command: Pretrain, target: Target) -> tuple[Pretrainer, DiffusionPo
         command.training,
         seed=command.seed,
         device=command.device,
+        num_steps=policy.num_steps,
         eta=policy.diffusion.eta,
     )
     return trainer, policy
@@ -123,6 +124,12 @@ def _closed_form(command: Pretrain) -> str | None:
     if command.init is not None:
         return None
     name = command.backbone or _target(command).spec.backbone
+    if is_closed_form(name) and command.training.objective == "ranking":
+        raise SettingError(
+            "objective",
+            f"must be elbo where backbone {name!r} is fitted in closed form; --init RUN trains the model of "
+            "such a run to rank",
+        )
     return name if is_closed_form(name) else None
 
 

@@ -1,4 +1,4 @@
-"""What pretraining shows of users and what it predicts, by the setting ``target``.
+"""What pretraining shows of users and what it predicts, by the settings ``objective`` and ``target``.
 
 Letters: B users (of sequential sets: rows) in a batch, I items, L history length, R rows, n examples.
 """
@@ -14,6 +14,7 @@ from agents.training.pretrain_config import PretrainConfig
 from refit_env.backbones import Backbone, Lookup
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
+from refit_env.errors import SettingError
 from refit_env.rewards.relevance import make_relevance
 
 
@@ -57,6 +58,47 @@ def reconstruction_examples(
     users = torch.nonzero(part.counts(torch.arange(dataset.num_users, device=device))).flatten()
     shown = part.dense
     return Examples(users, shown, shown if part is whole else whole.dense)
+
+
+@dataclass(frozen=True)
+class RankedExamples:
+    """What a list is learnt from.
+
+    Attributes:
+        ids: (n,) int64 users.
+        shown: ids (B,) -> what is shown of them, (B, ...).
+        relevant: ids (B,) -> (B, I) 1 for what is held out of the rest.
+        hidden: ids (B,) -> (B, I) bool, the items that no list may hold; None if there are none.
+    """
+
+    ids: Tensor
+    shown: Lookup
+    relevant: Lookup
+    hidden: Lookup | None
+
+
+def ranked_examples(
+    backbone: Backbone, dataset: Dataset, config: PretrainConfig, device: torch.device
+) -> RankedExamples:
+    """The examples of the cross-entropy of held-out items: those that a reward of that relevance counts.
+
+    Raises:
+        SettingError: for rows of a CF set that are to be shown whole, which leaves nothing to rank.
+    """
+    if config.target == "train" and not isinstance(dataset, RowDataset):
+        raise SettingError(
+            "target",
+            "must be recent or holdout for objective 'ranking', which ranks items that are not shown, "
+            f"found {config.target!r}",
+        )
+    relevance = make_relevance(config.target, dataset, fraction=config.fraction)
+    hidden = None if relevance.hidden is None else SparseRows(relevance.hidden, device).mask
+    return RankedExamples(
+        torch.as_tensor(relevance.users, device=device),
+        backbone.shown(dataset.showing(relevance.visible), device),
+        SparseRows(relevance.relevant, device).dense,
+        hidden,
+    )
 
 
 def next_item_examples(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from msgspec import Meta
+from tyro.conf import arg
 
 from agents.training.config import Batch, Every, Patience, Rate, Weight
 from refit_env.settings import Bounded, OneOf
@@ -28,26 +29,31 @@ class PretrainConfig(Bounded):
     learning_rate_decay: Annotated[float, Meta(gt=0, le=10)] = 1.0
     """Factor of the step size after each epoch."""
     users_per_batch: Batch = 400
-    """Users in a batch; rows or interactions, where a backbone walks over those."""
+    """Users in a batch; rows or interactions, where a backbone trains on those."""
     epochs: Annotated[int, Meta(ge=0, le=10**7)] = 200
     """Passes over the users, at most."""
     eval_every: Every = 2
-    """Epochs between two looks at the validation set."""
+    """Epochs between two validations."""
     patience: Patience = 10
     """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "recall@20"
     """The validation metric that chooses the weights."""
     objective: Annotated[str, OneOf(OBJECTIVES)] = "elbo"
-    """``elbo``: the backbone's published loss; ``ranking``: cross-entropy of the target among all items, for
-    backbones that have one (DreamRec)."""
-    target: Annotated[str, OneOf(TARGETS)] = "train"
+    """``elbo``: the backbone's published loss. ``ranking``: cross-entropy of held-out items (``--relevance
+    recent`` or ``holdout``; of the next item in sequential sets) among all that are not shown, through the
+    noise-free chain; DreamRec and Diff-POI have ranking losses of their own."""
+    target: Annotated[str, OneOf(TARGETS), arg(aliases=("--relevance",))] = "train"
     """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
-    relevance of that name leaves visible and predict the whole row, the same information that a reward of
-    that relevance has. Sequential sets: ``train``, the next item of each train row."""
+    relevance of that name leaves visible and predict the whole row (``ranking``: the rest), the same
+    information that a reward of that relevance has. Sequential sets: ``train``, the next item of each train
+    row."""
     fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """Share of the row that ``recent`` and ``holdout`` hide."""
+    temperature: Annotated[float, Meta(gt=0, le=1e6)] = 0.05
+    """What the chain's scores are divided by in the cross-entropy of objective ``ranking``."""
     eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
-    """Length of the respaced chain that validation runs (0: the whole chain)."""
+    """Length of the respaced chain that validation runs (0: the whole chain); for objective ``ranking``,
+    ``refit pretrain`` runs the chain of the saved policy instead."""
     max_work: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Work after which training stops, in rows through the denoiser forward and backward
     (``agents.runs.work``); 0 is no limit. Training stops after the update that reaches it, within an

@@ -1,4 +1,11 @@
-"""ELBO training of a backbone, with early stopping on validation; also the controls that RL stands beside.
+"""Training of a backbone by its ELBO or to rank, with early stopping on validation.
+
+Objective ``ranking`` is the supervised baseline of fine-tuning: cross-entropy of the held-out items R_u that
+a reward of relevance ``recent`` or ``holdout`` counts, through the noise-free chain that the policy ranks by,
+
+    L = - mean_u 1/|R_u| sum_{i in R_u} log softmax(scores_u / temperature)_i,
+
+over all items but those that are shown. DreamRec and Diff-POI have ranking losses of their own.
 
 Letters: B users (of sequential sets: rows) in a batch, I items, L history length.
 """
@@ -14,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from agents.gradients.listwise import listwise
 from agents.runs.folder import PRETRAINING
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
 from agents.training.checkpoint import PretrainMeta
-from agents.training.examples import reconstruction_examples
+from agents.training.examples import RankedExamples, ranked_examples, reconstruction_examples
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.resumable import Resumable
@@ -26,7 +34,6 @@ from agents.training.tensors import resolve_device
 from refit_env.backbones import Backbone, backbone_for, check_task
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
-from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_metric
 from refit_env.policy import DiffusionPolicy
 
@@ -54,7 +61,7 @@ class PretrainResult:
 
 
 def has_ranking_loss(backbone: Backbone) -> bool:
-    """Whether a backbone can be trained by the objective ``ranking``."""
+    """Whether a backbone has a loss of its own for the objective ``ranking``."""
     return type(backbone).ranking_loss is not Backbone.ranking_loss
 
 
@@ -76,6 +83,7 @@ class Pretrainer(Resumable):
         *,
         seed: int = 0,
         device: str | torch.device = "auto",
+        num_steps: int | None = None,
         eta: float = 1.0,
     ) -> None:
         """Prepare.
@@ -86,6 +94,7 @@ class Pretrainer(Resumable):
             config: settings.
             seed: of the batches, the steps and the noise; dropout too.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
+            num_steps: T of the chain that objective ``ranking`` runs; None takes ``eval_steps``.
             eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
@@ -99,10 +108,6 @@ class Pretrainer(Resumable):
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
             )
         check_task(type(backbone), dataset)
-        if config.objective == "ranking" and not has_ranking_loss(backbone):
-            raise SettingError(
-                "objective", f"must be elbo: backbone {backbone.name!r} has no ranking objective"
-            )
         check_same_data(backbone.trained_on, dataset, "the backbone")
         backbone.trained_on = DataIdentity.of(dataset)
         evaluated_users(dataset, "valid")
@@ -110,7 +115,9 @@ class Pretrainer(Resumable):
         self.device = resolve_device(device)
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
-        self.examples = reconstruction_examples(backbone, self.dataset, self.config, self.device)
+        self._by_chain = self.config.objective == "ranking" and not has_ranking_loss(backbone)
+        examples = ranked_examples if self._by_chain else reconstruction_examples
+        self.examples = examples(backbone, self.dataset, self.config, self.device)
         groups = backbone.parameter_groups(self.config.learning_rate)
         for group in groups:
             group["initial_lr"] = group["lr"]
@@ -118,7 +125,9 @@ class Pretrainer(Resumable):
             groups, self.config.learning_rate, weight_decay=self.config.weight_decay
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        steps = min(self.config.eval_steps or backbone.diffusion.num_steps, backbone.diffusion.num_steps)
+        longest = backbone.diffusion.num_steps
+        steps = num_steps if self._by_chain and num_steps else self.config.eval_steps or longest
+        steps = min(steps, longest)
         self._chain = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.work = Work()
         self._begin()
@@ -189,16 +198,26 @@ class Pretrainer(Resumable):
 
     def _update(self, ids: Tensor) -> float:
         """One gradient step on the examples ``ids`` (B,)."""
-        shown = self.examples.shown(ids)  # (B, I) or (B, L)
-        same = self.examples.target is self.examples.shown
-        target = shown if same else self.examples.target(ids)  # (B, I) or (B,)
-        ranking = self.config.objective == "ranking"
-        loss_of = self.backbone.ranking_loss if ranking else self.backbone.elbo_loss
-        loss = loss_of(shown, target, self.generator)
+        loss = self._loss(ids)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())
+
+    def _loss(self, ids: Tensor) -> Tensor:
+        """The configured objective on the examples ``ids`` (B,)."""
+        shown = self.examples.shown(ids)  # (B, I) or (B, L)
+        if isinstance(self.examples, RankedExamples):
+            self.backbone.eval()  # the chain of the policy, thus without dropout
+            scores = self._chain.scores(ids, shown)  # (B, I)
+            if self.examples.hidden is not None:
+                scores = scores.masked_fill(self.examples.hidden(ids), -torch.inf)
+            return listwise(scores / self.config.temperature, self.examples.relevant(ids))
+        same = self.examples.target is self.examples.shown
+        target = shown if same else self.examples.target(ids)  # (B, I) or (B,)
+        own = self.config.objective == "ranking"
+        loss_of = self.backbone.ranking_loss if own else self.backbone.elbo_loss
+        return loss_of(shown, target, self.generator)
 
     def _validate(self) -> dict[str, float]:
         begin = time.perf_counter()
@@ -268,9 +287,10 @@ def pretrain(
     run_dir: Path | str | None = None,
     resume: bool = False,
     callback: Callable[[int, dict[str, float]], None] | None = None,
+    num_steps: int | None = None,
     eta: float = 1.0,
 ) -> PretrainResult:
-    """Train a backbone by its ELBO.
+    """Train a backbone by its ELBO, or to rank.
 
     Args:
         dataset: what to learn from.
@@ -282,6 +302,7 @@ def pretrain(
         run_dir: where the resume state goes.
         resume: go on from the state in ``run_dir``.
         callback: called after each epoch.
+        num_steps: T of the chain that objective ``ranking`` runs; None takes ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
     Example:
@@ -294,7 +315,8 @@ def pretrain(
         backbone = backbone_for(dataset, backbone, seed=seed)
     if config is None:
         config = published_training(backbone.name, dataset.name)
-    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, eta=eta)
+    chain: dict[str, Any] = {"num_steps": num_steps, "eta": eta}
+    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, **chain)
     if resume and run_dir is not None:
         trainer.load(run_dir)
     return trainer.learn(run_dir, callback)

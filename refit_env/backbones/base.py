@@ -128,12 +128,14 @@ class Backbone(nn.Module, ABC):
         """
 
     def ranking_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return a loss that ranks the target above all other items, a scalar; arguments as in ``elbo_loss``.
+        """Return the ranking loss of the backbone's own, a scalar; arguments as in ``elbo_loss``.
+
+        Most have none: those are trained to rank through the noise-free chain of a policy.
 
         Raises:
             ValueError: if the backbone does not define one.
         """
-        raise ValueError(f"backbone {self.name!r} has no ranking objective; train it with objective='elbo'")
+        raise ValueError(f"backbone {self.name!r} has no ranking loss of its own")
 
     def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Lookup, Lookup, Tensor] | None:
         """Return the training examples where they are not the users' rows.

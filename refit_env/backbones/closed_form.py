@@ -21,7 +21,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from refit_env.backbones.base import Backbone
+from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
@@ -113,6 +113,11 @@ class ClosedForm(Backbone):
     @abstractmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return field -> values from which validation chooses; the search starts at the first ones."""
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the clean rows (B, I) from ``u`` (B, I)."""
+        out: Tensor = self(u, timestep)  # called as a module: the work of training is counted there
+        return out
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from refit_env.backbones.base import Condition
 from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
@@ -69,8 +68,8 @@ class LinearDenoiser(ClosedForm):
         count = config.num_steps if config.each_step else 1
         self.weight = nn.Parameter(torch.zeros(count, num_items, num_items))
 
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the clean rows (B, I) from ``u`` (B, I): u W_k."""
+    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """The clean rows (B, I) of ``u`` (B, I): u W_k."""
         if len(self.weight) == 1:
             return u @ self.weight[0]
         if isinstance(timestep, int):

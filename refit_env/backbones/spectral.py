@@ -21,7 +21,6 @@ from msgspec import Meta
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
-from refit_env.backbones.base import Condition
 from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
@@ -69,8 +68,8 @@ class SpectralDenoiser(ClosedForm):
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))
 
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the clean rows (B, I) from ``u`` (B, I); the same at every step."""
+    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
         return u @ self.into @ self.out
 
     @torch.no_grad()

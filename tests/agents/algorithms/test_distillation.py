@@ -10,7 +10,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from agents.algorithms.configs import DistillConfig
-from agents.algorithms.distillation import Distill, listwise
+from agents.algorithms.distillation import Distill
+from agents.gradients.listwise import listwise
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from refit_env.backbones import backbone_class, backbone_for

@@ -126,7 +126,12 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
             [*ENV, "--num-steps", "1000"],
             "--num-steps must lie in 1..40, the steps that the backbone",
         ),
-        ([*ENV, "--objective", "ranking"], "--objective must be elbo: backbone 'diffrec' has no ranking"),
+        ([*ENV, "--objective", "ranking"], "--target must be recent or holdout for objective 'ranking'"),
+        ([*ENV, "--objective=ranking", "--relevance=train"], "--relevance must be recent or holdout for"),
+        (
+            [*ENV, "--objective", "ranking", "--backbone", "linear", "--relevance", "recent"],
+            "--objective must be elbo where backbone 'linear' is fitted in closed form; --init RUN",
+        ),
         ([*ENV, "--eta", "2"], "--eta must be >= 0 and <= 1, found 2.0"),
     ],
 )

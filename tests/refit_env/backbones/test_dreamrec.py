@@ -234,5 +234,5 @@ def test_settings_and_names() -> None:
     assert abar == pytest.approx([0.0063, 0.0064], abs=5e-5)
     with pytest.raises(ValueError, match="predictor must be one of linear, mlp; found 'cnn'"):
         model(predictor="cnn")
-    with pytest.raises(ValueError, match="no ranking objective"):
+    with pytest.raises(ValueError, match="no ranking loss of its own"):
         make_backbone("diffrec", 5).ranking_loss(torch.zeros(1, 5), torch.zeros(1, 5))
