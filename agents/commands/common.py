@@ -18,7 +18,7 @@ from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.coverage import differs
-from refit_env.data.home import find_dataset
+from refit_env.data.home import find_dataset, named_folder
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
 from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
@@ -86,7 +86,7 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
             raise ValueError(
                 f"--data {data} goes with {CUSTOM_ENV}, not with --env {env}; leave one of them out"
             )
-        folder = data if data.is_dir() else find_dataset(str(data)) if len(data.parts) == 1 else None
+        folder = named_folder(str(data))
         if folder is None:
             raise ValueError(f"--data {data}: there is no such folder, nor such a set in the data homes")
         return Target(CUSTOM_ENV, str(folder.resolve()))

@@ -43,7 +43,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
     Raises:
         ValueError: for a name that is neither known, nor in a data home, nor a folder, with a did-you-mean.
         DataError: if the files are missing (the message names which to get, from where, and where to put
-            them), or break a rule.
+            them), or break a rule; for a name that means two data sets.
 
     Example:
         >>> load_dataset("synthetic").num_items
@@ -54,20 +54,38 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         return CACHE.get("data set", ("synthetic",), synthesize)
     if name in CATALOG:
         folder = _find(name)
-    elif isinstance(name_or_folder, Path) or os.sep in name or Path(name).is_dir():
+    elif isinstance(name_or_folder, Path) or os.sep in name:
         folder = Path(name_or_folder)
         restore(folder)
-        if not is_canonical(folder):
-            raise DataError(
-                f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
-                "'refit data prepare' creates one"
-            )
     else:
-        own = find_dataset(name)
-        if own is None:
+        meant = named_folder(name)
+        if meant is None:
             raise unknown_name("data set", name, list_datasets())
-        folder = own
+        folder = meant
+    if not is_canonical(folder):
+        raise DataError(
+            f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
+            "'refit data prepare' creates one"
+        )
     return _load(folder.resolve())
+
+
+def named_folder(name: str) -> Path | None:
+    """Return the folder of a name or path: of a data set in a data home, else a folder; None without either.
+
+    Raises:
+        DataError: for a name that is a data set in a data home and another one in the working directory.
+    """
+    here = Path(name)
+    own = find_dataset(name) if len(here.parts) == 1 else None
+    if own is None:
+        return here if here.is_dir() else None
+    if is_canonical(here) and here.resolve() != own.resolve():
+        raise DataError(
+            f"{name!r} is a data set in the data home, {own}, and another one in the working directory, "
+            f"{here.resolve()}: write the whole path of the one that is meant"
+        )
+    return own
 
 
 def find_dataset(name: str) -> Path | None:

@@ -11,7 +11,7 @@ from agents.cli import main
 from agents.commands.common import choose_target
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
 from agents.commands.data_tables import describe
-from refit_env.data import list_datasets, load_dataset, synthesize
+from refit_env.data import list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.recipes import RECIPES
 
 CSV = "visitor,article,stars\n" + "".join(f"{n % 5},{n},{n % 5 + 1}\n" for n in range(100))
@@ -62,6 +62,28 @@ def test_prepare_ones_own_csv(ratings: Path, own_home: Path, capsys: pytest.Capt
     assert "rating >= 1" in out and "5 users, 100 items, 70 / 10 / 20" in out
     data = load_dataset(own_home / "shop")
     assert data.meta["source"] == ["ratings.csv"] and len(data.test) == 20
+
+
+def test_a_name_that_means_two_data_sets_is_refused_and_raw_files_mean_none(
+    ratings: Path,
+    own_home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").mkdir()
+    ratings = ratings.rename(tmp_path / "shop" / ratings.name)  # raw files, in a folder of the same name
+    assert DataPrepare("shop", ratings, columns=("user=visitor", "item=article")).run() == 0
+    assert choose_target(None, Path("shop")).data == str((own_home / "shop").resolve())
+    assert load_dataset("shop").num_users == 5
+    save_dataset(synthesize(num_users=30, num_items=40), tmp_path / "two" / "shop")
+    monkeypatch.chdir(tmp_path / "two")
+    capsys.readouterr()
+    for words in (["data", "info", "shop"], ["pretrain", "--data", "shop", "--out", "run"]):
+        assert main(words) == 2
+        assert "'shop' is a data set in the data home" in capsys.readouterr().err
+    assert load_dataset(tmp_path / "two" / "shop").num_users == 30
 
 
 def test_prepare_states_what_each_step_removed(ratings: Path, capsys: pytest.CaptureFixture[str]) -> None:

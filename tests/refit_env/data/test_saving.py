@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +77,36 @@ def test_an_interrupt_while_writing_leaves_the_old_set(
         save_dataset(social, folder, overwrite=True)
     assert len(done) == step + 1 and whole(folder) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+KILLED = """
+import os, signal, sys
+import pandas as pd
+from refit_env.data import save_dataset, synthesize
+write, done = pd.DataFrame.to_parquet, []
+
+def dies(table, *args, **options):
+    if len(done) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(table)
+    return write(table, *args, **options)
+
+pd.DataFrame.to_parquet = dies
+data = synthesize(num_users=40, num_items=50)
+object.__setattr__(data, "item_ids", pd.RangeIndex(50).to_numpy())
+save_dataset(data, sys.argv[1], overwrite=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a signal of POSIX")
+def test_a_kill_between_two_tables_leaves_the_old_set_and_the_next_writer_cleans_up(tmp_path: Path) -> None:
+    folder = save_dataset(OLD, tmp_path / "shop")
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(folder), "1"], check=False)
+    assert killed.returncode == -signal.SIGKILL and whole(folder) == 30
+    [half] = [path for path in tmp_path.iterdir() if path != folder]
+    assert [path.name for path in half.iterdir()] == ["interactions.parquet"]
+    save_dataset(NEW, folder, overwrite=True)
+    assert whole(folder) == 40 and [path.name for path in tmp_path.iterdir()] == ["shop"]
 
 
 USERS = pd.RangeIndex(NEW.num_users).astype(str).to_numpy(dtype=object)
