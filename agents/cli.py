@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("agents.commands.finetune", "fine-tune a pretrained one by reinforcement learning"),
     "evaluate": ("agents.commands.evaluate", "rank the whole catalogue for every user and measure"),
     "baseline": ("agents.commands.baseline", "fit recommenders that are no diffusion models, and measure"),
+    "tune": ("agents.commands.tune", "find what to recommend with on a data set, within given minutes"),
     "compare": ("agents.commands.compare", "compare algorithms on the same checkpoints and budgets"),
     "recommend": ("agents.commands.recommend", "print one user's list"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set"),

@@ -18,6 +18,7 @@ from agents.commands.options import (
     CountOption,
     EnvOption,
     EtaOption,
+    FileOption,
     Flag,
     FolderOption,
     NameOption,
@@ -29,6 +30,7 @@ from agents.commands.options import (
 from agents.commands.resuming import begun_settings
 from agents.runs.folder import CONFIG, RunError
 from agents.training.config import TrainerConfig, named_settings
+from agents.tuning.settings_file import read_settings
 from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import check_record
 
@@ -96,6 +98,8 @@ class Finetune(Command):
     change single ones."""
     agent: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=ReinforceConfig)
     """Settings of the algorithm."""
+    settings: FileOption = None
+    """``settings.json`` of ``refit tune``: its reward and agent, where no option says otherwise."""
     other_data: Flag = False
     """Allow a data set other than the one that the model was trained on."""
     other_weights: Flag = False
@@ -154,22 +158,45 @@ def begun_command(out: Path) -> Finetune:
     )
 
 
+def with_settings(path: Path) -> Finetune:
+    """The command of a settings file.
+
+    Raises:
+        RunError: if there is no such file, it is damaged, or it has no fine-tuning.
+    """
+    part = read_settings(path)["finetune"]
+    if part is None:
+        raise RunError(f"{path}: no fine-tuning was better than its start there; leave out --settings")
+    reward, where = part["reward"], f"{path}: finetune.agent"
+    if isinstance(reward, dict):
+        reward = ",".join(f"{name}={weight!r}" for name, weight in reward.items())
+    return Finetune(
+        out=tyro.MISSING,
+        settings=path,
+        goal=RewardChoice(reward, part["relevance"], reward_options=as_words(part["reward_kwargs"])),
+        algorithm=part["algorithm"],
+        agent=check_record(part["agent"], settings_class(part["algorithm"]), where, error=RunError),
+    )
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--algorithm", default="reinforce")
-    chooser.add_argument("--preset", default="default")
+    chooser.add_argument("--algorithm", default=None)
+    chooser.add_argument("--preset", default=None)
+    chooser.add_argument("--settings", default=None)
     chooser.add_argument("--out", default=None)
     chooser.add_argument("--resume", action="store_true")
     chosen = chooser.parse_known_args(list(words))[0]
     if chosen.resume and chosen.out is not None:
         default = begun_command(Path(chosen.out))
+    elif chosen.settings is not None:
+        if chosen.algorithm is not None or chosen.preset is not None:
+            raise ValueError("--settings states the algorithm, too: leave out --algorithm, --preset")
+        default = with_settings(Path(chosen.settings))
     else:
-        default = Finetune(
-            out=tyro.MISSING,
-            algorithm=chosen.algorithm,
-            preset=chosen.preset,
-            agent=named_settings(presets(chosen.algorithm), chosen.preset, f"preset of {chosen.algorithm}"),
-        )
+        name, preset = chosen.algorithm or "reinforce", chosen.preset or "default"
+        agent = named_settings(presets(name), preset, f"preset of {name}")
+        default = Finetune(out=tyro.MISSING, algorithm=name, preset=preset, agent=agent)
     command: Finetune = parse(Finetune, words, "refit finetune", default)
     return command.run()

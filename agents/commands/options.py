@@ -32,6 +32,8 @@ EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
 """``--env``."""
 FolderOption = Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")]
 """A folder that may be left out."""
+FileOption = Annotated[Path | None, tyro.conf.arg(metavar="FILE")]
+"""A file that may be left out."""
 NameOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 """A name that may be left out."""
 CountOption = Annotated[Annotated[int, Meta(ge=1, le=10**9)] | None, tyro.conf.arg(metavar="INT")]

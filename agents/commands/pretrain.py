@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal, TypedDict
 
@@ -15,6 +15,7 @@ from agents.commands.options import (
     CountOption,
     EnvOption,
     EtaOption,
+    FileOption,
     Flag,
     FolderOption,
     NameOption,
@@ -24,6 +25,7 @@ from agents.commands.options import (
 from agents.commands.resuming import begun_settings
 from agents.runs.folder import CONFIG, RunError
 from agents.training.pretrain_config import PretrainConfig, published_training
+from agents.tuning.settings_file import read_settings
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Seed
 from refit_env.utils.atomic_io import check_record
@@ -64,6 +66,8 @@ class Pretrain(Command):
     """Changes to the backbone's configuration, for example ``dropout=0.1 hidden=[200]``."""
     training: tyro.conf.OmitArgPrefixes[PretrainConfig] = field(default_factory=PretrainConfig)
     """Settings of training."""
+    settings: FileOption = None
+    """``settings.json`` of ``refit tune``: its backbone and training, where no option says otherwise."""
     other_data: Flag = False
     """Allow a data set other than the one that the model of ``--init`` was trained on."""
     other_weights: Flag = False
@@ -111,6 +115,24 @@ def begun_command(out: Path) -> Pretrain:
     )
 
 
+def with_settings(command: Pretrain, path: Path) -> Pretrain:
+    """The command with what a settings file says of pretraining.
+
+    Raises:
+        RunError: if there is no such file, or it is damaged.
+    """
+    part = read_settings(path)["pretrain"]
+    training = {**asdict(command.training), **part["training"]}
+    return replace(
+        command,
+        settings=path,
+        backbone=part["backbone"],
+        backbone_options=as_words(part["backbone_options"]),
+        num_steps=part["num_steps"],
+        training=check_record(training, PretrainConfig, f"{path}: pretrain.training", error=RunError),
+    )
+
+
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name; training defaults to the published settings."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -118,6 +140,7 @@ def main(words: Sequence[str]) -> int:
     chooser.add_argument("--backbone", default="")
     chooser.add_argument("--out", default=None)
     chooser.add_argument("--resume", action="store_true")
+    chooser.add_argument("--settings", default=None)
     found = chooser.parse_known_args(list(words))[0]
     if found.resume and found.out is not None:
         resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun_command(Path(found.out)))
@@ -126,5 +149,7 @@ def main(words: Sequence[str]) -> int:
     name = found.backbone or (row.backbone if row is not None else "")
     training = published_training(name, (row.dataset if row is not None else None) or "")
     default = Pretrain(out=tyro.MISSING, training=training)
+    if found.settings is not None:
+        default = with_settings(default, Path(found.settings))
     command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
     return command.run()

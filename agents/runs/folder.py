@@ -8,6 +8,9 @@ file                 holds
 ``metrics.json``     the result; written last, so its presence says that the run ended
 ``log.csv``, ``tb``  scalars of every iteration, as a table and as TensorBoard events
 ``curve.png``        a picture of the log
+``trials.jsonl``     of ``refit tune``: what was tried, a line each
+``settings.json``    of ``refit tune``: what ``pretrain`` and ``finetune`` take by ``--settings``
+``candidates``       of ``refit tune``, until it ends: policies that it may still need
 ``.lock``            there while a process works on the run
 ===================  =========================================================================
 """
@@ -29,6 +32,7 @@ from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, w
 
 CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
 LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
+TRIALS, SETTINGS, CANDIDATES = "trials.jsonl", "settings.json", "candidates"
 LARGEST = 2**20
 """Bytes of the largest ``config.json`` or ``metrics.json`` that is read."""
 PRETRAINING, FINE_TUNING = "pretrain", "resume"
@@ -46,7 +50,7 @@ class RunConfig(TypedDict):
     """What ``config.json`` holds: the settings of the command that the run is of."""
 
     command: str
-    """``pretrain`` or ``finetune``."""
+    """``pretrain``, ``finetune`` or ``tune``."""
     env: str
     """Environment id."""
     data: NotRequired[str | None]
@@ -79,6 +83,8 @@ class RunConfig(TypedDict):
     """Pretraining: whose configuration."""
     pretrain: NotRequired[dict[str, Any]]
     """Pretraining: its settings."""
+    tune: NotRequired[dict[str, Any]]
+    """Tuning: what the study may spend, and what it tries."""
     made_with: NotRequired[dict[str, str]]
     """Versions and machine."""
 
@@ -87,9 +93,9 @@ class RunMetrics(TypedDict, total=False):
     """What ``metrics.json`` holds; null where a number was not finite."""
 
     valid: dict[str, float | None]
-    """Pretraining: validation metrics."""
+    """Pretraining and tuning: validation metrics."""
     test: dict[str, float | None]
-    """Pretraining: test metrics."""
+    """Pretraining and tuning: test metrics."""
     before: dict[str, float | None]
     """Fine-tuning: test metrics of the model that it began with."""
     after: dict[str, float | None]
@@ -239,7 +245,7 @@ class RunFolder:
 
     def others(self) -> list[str]:
         """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
-        names = (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TENSORBOARD)
+        names = (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TENSORBOARD, TRIALS, SETTINGS, CANDIDATES)
         return [name for name in names if (self.path / name).exists()]
 
     def finished(self) -> bool:
@@ -306,7 +312,7 @@ class RunFolder:
         write_json(self.path / CONFIG, {"command": command, **settings, "made_with": made_with()})
 
     def finish(self, metrics: Mapping[str, Any]) -> None:
-        """Write ``metrics.json``, drop the resume states and the lock; NaN and infinity become null.
+        """Write ``metrics.json``, drop what resuming needed and the lock; NaN and infinity become null.
 
         The digest of the saved weights is added, by which later commands notice other ones.
         """
@@ -314,15 +320,17 @@ class RunFolder:
         saved = read_record(policy, dict[str, Any], error=RunError, limit=LARGEST) if policy.exists() else {}
         weights = {"weights": saved["weights"]} if "weights" in saved else {}
         write_json(self.path / METRICS, finite(metrics) | weights)
+        shutil.rmtree(self.path / CANDIDATES, ignore_errors=True)
         for name in STATES:
             (self.path / name).unlink(missing_ok=True)
         self.close()
 
     def clear(self) -> None:
         """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
-        for name in (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):
+        for name in (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TRIALS, SETTINGS):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / TENSORBOARD, ignore_errors=True)
+        for name in (TENSORBOARD, CANDIDATES):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / CONFIG).unlink(missing_ok=True)
 
     def _acquire(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 
+from agents.training.settings_search import SettingsSearch
 from agents.training.tensors import resolve_device
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
@@ -46,6 +47,8 @@ def fit_closed_form(
     select_on: str = "ndcg@20",
     device: str | torch.device = "auto",
     callback: Callable[[Mapping[str, Any]], None] | None = None,
+    tried: Iterable[Mapping[str, Any]] = (),
+    out_of_time: Callable[[], bool] | None = None,
 ) -> ClosedFormResult:
     """Fit a closed-form denoiser; what ``options`` leaves open is chosen on validation.
 
@@ -60,6 +63,8 @@ def fit_closed_form(
         select_on: the validation metric that chooses.
         device: where validation runs.
         callback: called after each trial with its settings and metrics.
+        tried: rows of ``ClosedFormResult.tried`` of an earlier call, which are not tried again.
+        out_of_time: called before each trial but the first; once it returns True, the search ends.
 
     Raises:
         ValueError: for a backbone without a closed form, a wrong option, or an unknown metric.
@@ -73,77 +78,75 @@ def fit_closed_form(
     if not is_closed_form(name):
         raise ValueError(f"backbone {name!r} has no closed form; train it with 'pretrain'")
     metric = selecting_metric(select_on, dataset)
-    search = _Search(dataset, name, dict(options or {}), num_steps, metric, resolve_device(device), callback)
-    space = {
-        key: values
-        for key, values in cast("type[ClosedForm]", backbone_class(name)).search_space(dataset).items()
-        if key not in search.chosen
-    }
+    trials = _Trials(dataset, name, num_steps, metric, resolve_device(device), callback, list(tried))
+    space = cast("type[ClosedForm]", backbone_class(name)).search_space(dataset)
     begin = time.perf_counter()
-    search.try_settings({key: values[0] for key, values in space.items()})
-    first = next(iter(space), None)
-    for key, values in space.items():
-        search.improve(key, values)
-    if first is not None:
-        search.improve(first, space[first])
-    backbone = cast("ClosedForm", search.best.backbone.eval())
-    return ClosedFormResult(backbone, search.tried, search.value, time.perf_counter() - begin)
+    search = SettingsSearch(trials.value, dict(options or {}), out_of_time)
+    search.run(space, unless={"oldest": lambda chosen: chosen.get("recency") != "rising"})
+    policy = trials.policy_of(search.chosen)
+    backbone = cast("ClosedForm", policy.backbone.eval())
+    return ClosedFormResult(backbone, trials.rows, search.value, time.perf_counter() - begin)
 
 
-class _Search:
-    """The best settings so far, and what was tried."""
+def fitted_policy(
+    dataset: Dataset, name: str, settings: Mapping[str, Any], num_steps: int, device: torch.device
+) -> DiffusionPolicy:
+    """The policy of a closed-form denoiser, fitted with given settings.
+
+    Args:
+        dataset: its train split is fitted.
+        name: of the backbone.
+        settings: fields of its configuration; the others are the defaults.
+        num_steps: T of the chain.
+        device: where the policy lies.
+    """
+    backbone = cast("ClosedForm", backbone_for(dataset, name, settings))
+    backbone.fit(dataset)
+    backbone.trained_on = DataIdentity.of(dataset)
+    return DiffusionPolicy(backbone.to(device), num_steps).to(device).eval()
+
+
+class _Trials:
+    """The settings that were tried, with their metrics, and the policy of the best ones fitted here."""
 
     def __init__(
         self,
         dataset: Dataset,
         name: str,
-        options: dict[str, Any],
         num_steps: int,
         select_on: str,
         device: torch.device,
         callback: Callable[[Mapping[str, Any]], None] | None,
+        rows: list[Mapping[str, Any]],
     ) -> None:
         self.dataset, self.name, self.device = dataset, name, device
         self.num_steps, self.select_on, self.callback = num_steps, select_on, callback
-        self.chosen = options
-        self.value = float("-inf")
-        self.tried: list[dict[str, Any]] = []
-        self.best: DiffusionPolicy
+        self.rows = [dict(row) for row in rows]
+        self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
-    def try_settings(self, changes: Mapping[str, Any]) -> bool:
-        """Fit and validate the chosen settings with ``changes``; whether they are the best so far."""
-        settings = {**self.chosen, **changes}
-        known = next((row for row in self.tried if row["settings"] == settings), None)
+    def value(self, settings: dict[str, Any]) -> float:
+        """The validation metric of ``settings``, which are fitted unless they were tried before."""
+        known = next((row for row in self.rows if row["settings"] == settings), None)
         if known is not None:
-            return False
-        backbone = cast("ClosedForm", backbone_for(self.dataset, self.name, settings))
-        backbone.fit(self.dataset)
-        backbone.trained_on = DataIdentity.of(self.dataset)
-        policy = DiffusionPolicy(backbone.to(self.device), self.num_steps).to(self.device)
+            return float(known[f"valid/{self.select_on}"])
+        policy = self._fitted(settings)
         data = self.dataset.episodes
         means = evaluate(policy.scorer(data), data, "valid", device=self.device).means()
         row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
-        self.tried.append(row)
+        self.rows.append(row)
         if self.callback is not None:
             self.callback(row)
-        better = means[self.select_on] > self.value
-        if better:
-            self.value, self.best, self.chosen = means[self.select_on], policy, settings
-        return better
+        value = means[self.select_on]
+        if self._best is None or value > self._best[0]:
+            self._best = value, settings, policy
+        return value
 
-    def improve(self, key: str, values: tuple[Any, ...]) -> None:
-        """Choose the value of one setting, the others as they are."""
-        if key == "oldest" and self.chosen.get("recency") != "rising":
-            return
-        if any(isinstance(value, str | bool) for value in values):
-            for value in values:
-                self.try_settings({key: value})
-            return
-        grid = sorted({*values, self.chosen[key]})
-        at = grid.index(self.chosen[key])
-        for step in (1, -1):
-            moved = False
-            while 0 <= at + step < len(grid) and self.try_settings({key: grid[at + step]}):
-                at, moved = at + step, True
-            if moved:
-                break
+    def policy_of(self, settings: dict[str, Any]) -> DiffusionPolicy:
+        """The fitted policy of ``settings``; fitted again where they were tried in an earlier call."""
+        if self._best is not None and self._best[1] == settings:
+            return self._best[2]
+        return self._fitted(settings)
+
+    def _fitted(self, settings: dict[str, Any]) -> DiffusionPolicy:
+        """Fit."""
+        return fitted_policy(self.dataset, self.name, settings, self.num_steps, self.device)

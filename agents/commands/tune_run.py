@@ -1,0 +1,180 @@
+"""The work of ``refit tune``."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.table import Table
+
+from agents.commands.common import choose_target, cost, note_other_data, plain
+from agents.commands.resuming import check_begun_on
+from agents.commands.tune import Tune
+from agents.console import console, print_json, say
+from agents.runs.folder import SETTINGS, RunError, RunFolder
+from agents.runs.profiling import Usage, measure
+from agents.training.tensors import resolve_device
+from agents.tuning.defaults import default_backbone, default_finetuning
+from agents.tuning.inspection import inspect_data
+from agents.tuning.outcome import outcome_of
+from agents.tuning.proposals import load_optuna
+from agents.tuning.settings_file import write_settings
+from agents.tuning.study import Study
+from agents.tuning.trials import Trial
+from refit_env.data import Dataset, load_dataset
+from refit_env.data.identity import DataIdentity
+from refit_env.evaluation.ranking import evaluated_users
+
+
+def run(command: Tune) -> int:
+    """Try, write the run folder and report; returns the exit code."""
+    load_optuna()
+    target = choose_target(command.env, command.data)
+    dataset = load_dataset(target.dataset)
+    for split in ("valid", "test"):
+        evaluated_users(dataset, split)
+    settings = {
+        "env": target.env_id,
+        "data": target.data,
+        "seed": command.study.seed,
+        "tune": plain(command.study),
+    }
+    study = Study(
+        dataset,
+        inspect_data(dataset),
+        target.env_id,
+        target.env_kwargs(),
+        command.study,
+        num_steps=target.spec.num_steps,
+        device=resolve_device(command.device),
+        tell=None if command.quiet else _tell,
+    )
+    # After all that can be refused: a mistake leaves no run in the way.
+    with _folder(command, settings, dataset) as folder:
+        study.open(folder.path)
+        for line in plan(study):
+            say(line, stderr=command.json)
+        _try(study)
+        report = _finish(study, folder)
+    if command.json:
+        print_json(report)
+        return 0
+    note_other_data(dataset)
+    metric = study.metric
+    console().print(tried_table(report, metric, dataset.name))
+    console().print(test_table(report, metric))
+    for line in report["verdict"]:
+        say(line)
+    say(f"{command.out}: the policy; trials.jsonl; settings.json, for pretrain and finetune --settings")
+    return 0
+
+
+def plan(study: Study) -> list[str]:
+    """What was found in the data and what will be tried, a line each."""
+    facts = study.facts
+    chosen, usual = default_backbone(facts), default_finetuning(facts, study.backbones[0])
+    lines = [
+        *facts.lines(),
+        f"backbones: {', '.join(study.backbones)} (default {chosen.value}: {chosen.why})",
+        f"baselines: {', '.join(study.floor) or 'none'}",
+        f"fine-tuning: reward {usual.env['reward']}, relevance {usual.env['relevance']} first ({usual.why})",
+    ]
+    if study.log.trials:
+        lines.append(f"continues after {len(study.log.trials)} trials, {study.log.seconds:.0f} s")
+    return lines
+
+
+def tried_table(report: Mapping[str, Any], metric: str, name: str) -> Table:
+    """All that was tried, with the best value of each, best first."""
+    table = Table(title=f"{name}: what was tried (best valid {metric} of each)")
+    for column in ("stage", "name", "trials", "seconds", f"valid {metric}"):
+        table.add_column(column, justify="left" if column in ("stage", "name") else "right")
+    for row in sorted(report["tried"], key=lambda row: -row["best"]):
+        table.add_row(
+            row["stage"], row["name"], str(row["trials"]), f"{row['seconds']:.0f}", f"{row['best']:.4f}"
+        )
+    return table
+
+
+def test_table(report: Mapping[str, Any], metric: str) -> Table:
+    """The chosen policy on test beside its start and the best baseline."""
+    table = Table(title=f"Test ({report['users']} users)")
+    for column in ("", "name", metric, "ours less theirs, 95 % interval over users"):
+        table.add_column(column, justify="left" if column in ("", "name") else "right")
+    table.add_row("policy", report["chosen"]["name"], f"{report['test'][metric]:.4f}", "")
+    for role, row in report["rivals"].items():
+        found = row["paired_bootstrap"][metric]
+        interval = f"{found['mean_difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+        table.add_row(role, row["name"], f"{row['test'][metric]:.4f}", interval)
+    return table
+
+
+def _folder(command: Tune, settings: Mapping[str, Any], dataset: Dataset) -> RunFolder:
+    """Begin a run, or continue the one that the same command began.
+
+    Raises:
+        RunError: if the folder holds another run, a finished one, or one of another command.
+    """
+    folder = RunFolder(command.out)
+    if not folder.exists() or folder.finished() or command.overwrite or folder.config["command"] != "tune":
+        begun = {**settings, "dataset": asdict(DataIdentity.of(dataset))}
+        return RunFolder.create(command.out, "tune", begun, overwrite=command.overwrite)
+    check_begun_on(command.out, folder.config, dataset)
+    for name, was, now in _differences({**folder.config}, json.loads(json.dumps(settings))):
+        raise RunError(
+            f"{command.out} was begun with --{name} {was}, not {now}: continue it with the same command, "
+            "choose another --out, or pass --overwrite to begin again"
+        )
+    return RunFolder.resume(command.out)
+
+
+def _try(study: Study) -> None:
+    """Run the study; Ctrl-C says how to go on."""
+    try:
+        study.run()
+    except KeyboardInterrupt as stop:
+        count = len(study.log.trials)
+        kept = f"{count} trials are saved" if count else "no trial has ended yet"
+        where = shlex.quote(str(study.folder))
+        raise KeyboardInterrupt(f"{kept} in {where}; go on with the same command") from stop
+
+
+def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:
+    """Measure on test, and write what the folder holds."""
+    with measure() as evaluation:
+        outcome = outcome_of(study)
+    outcome.policy.save(folder.path, study.dataset)
+    write_settings(folder.path / SETTINGS, outcome.settings)
+    tuning = Usage(study.log.seconds, evaluation.peak_memory_mib)
+    report = outcome.report | {"cost": cost(tuning=tuning, evaluation=evaluation)}
+    folder.finish(report)
+    return report
+
+
+def _tell(trial: Trial) -> None:
+    """A line for a trial that ended."""
+    notes = trial.notes
+    at = ""
+    if "best_iteration" in notes:
+        at = f", iteration {notes['best_iteration']} of {notes['iterations']}, share {notes['share']:g}"
+    shown = {**trial.settings, **notes.get("params", {})}
+    shown = {key: value for key, value in shown.items() if key not in ("agent", "start")}
+    words = " ".join(
+        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()
+    )
+    say(
+        f"{trial.stage} {trial.name}: valid {trial.value:.4f}{at} ({trial.seconds:.0f} s) {words}",
+        stderr=True,
+    )
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, former and present value of each setting that differs, as options are spelt."""
+    for name, value in now.items():
+        if isinstance(value, Mapping):
+            yield from _differences(was.get(name, {}), value)
+        elif was.get(name) != value:
+            yield name.replace("_", "-"), was.get(name), value

@@ -1,0 +1,88 @@
+"""A search of settings, one after the other, by the value that validation gives to each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+class SettingsSearch:
+    """Chooses settings one after the other, the others as they are.
+
+    Of a name all values are tried, of a number its neighbours on the grid as long as they improve.
+
+    Attributes:
+        chosen: the best settings so far.
+        value: what they are valued at.
+    """
+
+    def __init__(
+        self,
+        value_of: Callable[[dict[str, Any]], float],
+        given: Mapping[str, Any] | None = None,
+        out_of_time: Callable[[], bool] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            value_of: the value of settings, higher is better; called once for each that is tried.
+            given: settings that are not searched.
+            out_of_time: called before each trial but the first; once it returns True, nothing more is tried.
+        """
+        self._value_of, self._out_of_time = value_of, out_of_time
+        self.chosen: dict[str, Any] = dict(given or {})
+        self.value = float("-inf")
+        self._given = frozenset(self.chosen)
+        self._tried: list[dict[str, Any]] = []
+
+    def run(
+        self,
+        space: Mapping[str, tuple[Any, ...]],
+        unless: Mapping[str, Callable[[Mapping[str, Any]], bool]] | None = None,
+    ) -> None:
+        """Search.
+
+        The first setting is searched again at the end, since a later one may have changed.
+
+        Args:
+            space: values of each setting; the first is where the search begins.
+            unless: by setting, whether it changes nothing beside the chosen ones, so that it is left out.
+
+        Example:
+            >>> search = SettingsSearch(lambda s: -abs(s["l2"] - 30))
+            >>> search.run({"l2": (1, 10, 100)})
+            >>> search.chosen
+            {'l2': 10}
+        """
+        free = {name: values for name, values in space.items() if name not in self._given}
+        self.try_settings({name: values[0] for name, values in free.items()})
+        for name, values in [*free.items(), *list(free.items())[:1]]:
+            if not (unless and name in unless and unless[name](self.chosen)):
+                self._improve(name, values)
+
+    def try_settings(self, changes: Mapping[str, Any]) -> bool:
+        """Value the chosen settings with ``changes``, once; whether they are the best so far."""
+        settings = {**self.chosen, **changes}
+        if settings in self._tried or (self._tried and self._out_of_time is not None and self._out_of_time()):
+            return False
+        self._tried.append(settings)
+        value = self._value_of(settings)
+        better = value > self.value
+        if better:
+            self.value, self.chosen = value, settings
+        return better
+
+    def _improve(self, name: str, values: tuple[Any, ...]) -> None:
+        """Choose the value of one setting."""
+        if any(isinstance(value, str | bool) for value in values):
+            for value in values:
+                self.try_settings({name: value})
+            return
+        grid = sorted({*values, self.chosen[name]})
+        at = grid.index(self.chosen[name])
+        for step in (1, -1):
+            moved = False
+            while 0 <= at + step < len(grid) and self.try_settings({name: grid[at + step]}):
+                at, moved = at + step, True
+            if moved:
+                break

@@ -1,0 +1,73 @@
+"""The baselines that a policy has to beat: fitted quickly, their few settings chosen on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from agents.baselines import baseline, fit_baseline, names_for
+from agents.training.settings_search import SettingsSearch
+from refit_env.data.dataset import Dataset
+from refit_env.evaluation.ranking import evaluate
+
+SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "popularity": {},
+    "ease": {"l2": (200.0, 100.0, 500.0, 50.0, 1000.0, 20.0, 2000.0)},
+    "item-knn": {"neighbors": (100, 50, 200, 20, 400), "shrink": (10.0, 0.0, 100.0)},
+    "user-knn": {"neighbors": (100, 50, 200, 400), "balance": (0.5, 0.3, 0.7)},
+    "rp3beta": {"beta": (0.6, 0.4, 0.8, 0.2), "alpha": (1.0, 0.7, 1.3), "neighbors": (100, 200, 400)},
+    "gf-cf": {"alpha": (0.3, 0.1, 1.0, 0.0), "rank": (256, 128, 64, 512)},
+    "slim": {"l1": (5.0, 1.0, 20.0), "l2": (200.0, 50.0, 1000.0)},
+    "ials": {"l2": (0.01, 0.003, 0.03, 0.001), "unobserved": (0.1, 0.03, 0.3), "embedding": (64, 128, 256)},
+}
+"""Baseline -> values of its settings, those that are searched; the first is where the search begins. All of
+them are fitted in seconds or a few minutes without a GPU."""
+
+
+def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
+    """The baselines that are tried: of ``SPACES`` those that take the data, or those that are ``wanted``.
+
+    Raises:
+        ValueError: for a baseline that is unknown, with a did-you-mean, or does not take the data.
+    """
+    fit = names_for(dataset)
+    if not wanted:
+        return [name for name in SPACES if name in fit]
+    for name in wanted:
+        if fault := baseline(name).fault(dataset):
+            raise ValueError(f"--baselines {name}: it {fault}")
+    return list(dict.fromkeys(wanted))
+
+
+def search_baseline(
+    dataset: Dataset,
+    name: str,
+    *,
+    seed: int,
+    device: torch.device,
+    note: Callable[[dict[str, Any], dict[str, float]], float],
+    known: Sequence[tuple[Mapping[str, Any], float]] = (),
+    out_of_time: Callable[[], bool],
+) -> None:
+    """Try settings of a baseline.
+
+    Args:
+        dataset: the data.
+        name: the baseline.
+        seed: of its random numbers.
+        device: of its training and of the scores.
+        note: takes each settings with their validation metrics, and returns the value that selects.
+        known: settings that were tried before, with their values.
+        out_of_time: called before each trial but the first.
+    """
+
+    def value(settings: dict[str, Any]) -> float:
+        found = next((value for tried, value in known if dict(tried) == settings), None)
+        if found is not None:
+            return found
+        scorer, data = fit_baseline(dataset, name, settings, seed, device=device)
+        return note(settings, evaluate(scorer, data, "valid", device=device).means())
+
+    SettingsSearch(value, out_of_time=out_of_time).run(SPACES.get(name, {}))

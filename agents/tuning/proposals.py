@@ -1,0 +1,68 @@
+"""Optuna's part: after the first points, a tree-structured Parzen estimator proposes what to try next.
+
+The study is rebuilt from the trials on disk before each proposal, and the sampler's seed is the study's and
+the trial's number, so that a study that was stopped proposes what an unbroken one would, given the same
+values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from agents.tuning.inspection import DataFacts
+from agents.tuning.space import Params, as_drawn, first_points, suggest
+from agents.tuning.trials import Trial
+
+RANDOM = 4
+"""Trials that are drawn at random before the estimator is fitted to values."""
+
+
+def load_optuna() -> ModuleType:
+    """Import Optuna, quiet.
+
+    Raises:
+        ValueError: naming the extra, if it is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ValueError(
+            "refit tune needs Optuna: install the extra 'tune' (pip install 'refit-env[tune]')"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    module: ModuleType = optuna
+    return module
+
+
+def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], seed: int) -> Params:
+    """What to try next.
+
+    Args:
+        facts: of the data.
+        starts: backbones to start from, the best first.
+        trials: the fine-tunings that were tried, from these starts or others.
+        seed: of the draws.
+    """
+    points = first_points(facts, starts)
+    if len(trials) < len(points):
+        return points[len(trials)]
+    optuna = load_optuna()
+    sampler = optuna.samplers.TPESampler(seed=(seed * 10_007 + len(trials)) % 2**32, n_startup_trials=RANDOM)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for trial in trials:
+        params = trial.notes["params"]
+        if params["start"] in starts:
+            study.add_trial(_finished(optuna, facts, starts, params, trial.value))
+    return suggest(study.ask(), facts, starts)
+
+
+def _finished(
+    optuna: ModuleType, facts: DataFacts, starts: Sequence[str], params: Mapping[str, Any], value: float
+) -> Any:
+    """A trial of an earlier session, as Optuna holds it."""
+    drawn = as_drawn(params)
+    fixed = optuna.trial.FixedTrial(drawn)
+    suggest(fixed, facts, starts)
+    return optuna.trial.create_trial(params=drawn, distributions=fixed.distributions, value=value)

@@ -1,0 +1,291 @@
+"""A study: closed forms first, then baselines as the floor, networks, and fine-tuning of the best starts.
+
+Every trial is written down when it ends. What selects is one validation metric; test items are not read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.runs.folder import CANDIDATES, RunError
+from agents.training.closed_form import fit_closed_form, fitted_policy, is_closed_form
+from agents.tuning.config import StudySettings
+from agents.tuning.defaults import default_backbone
+from agents.tuning.floor import floor_names, search_baseline
+from agents.tuning.inspection import DataFacts
+from agents.tuning.proposals import propose
+from agents.tuning.space import settings_of
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
+from agents.tuning.trying import MOST, Pace, Training, pretrain_network
+from refit_env.backbones import backbone_for
+from refit_env.data.dataset import Dataset
+from refit_env.evaluation.ranking import evaluate, selecting_metric
+from refit_env.policy import DiffusionPolicy
+
+TRAINED = 10_000
+"""Items up to which ``linear`` is fine-tuned: training holds eight matrices of its size."""
+SHORTEST = 30.0
+"""Seconds that a fine-tuning may take, whatever its share of the time is."""
+POLICIES = (CLOSED_FORM, NETWORK, FINE_TUNING)
+"""Stages whose trials are policies."""
+
+
+def backbones_for(facts: DataFacts) -> list[str]:
+    """The backbones that a study tries where none is named: the default one first."""
+    first = default_backbone(facts).value
+    return [first, "spectral"] if first == "linear" else [first]
+
+
+class Study:
+    """Tries, and writes down; ``open`` and then ``run`` go on where an earlier session stopped.
+
+    Attributes:
+        folder: where trials are written down.
+        log: the trials.
+        metric: the validation metric that selects.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        facts: DataFacts,
+        env_id: str,
+        env_kwargs: Mapping[str, Any],
+        settings: StudySettings,
+        *,
+        num_steps: int = 4,
+        device: torch.device,
+        tell: Callable[[Trial], None] | None = None,
+    ) -> None:
+        """Prepare; whatever does not fit is refused.
+
+        Args:
+            dataset: the data.
+            facts: what is known of it.
+            env_id: of its environment.
+            env_kwargs: what finds the data there: ``data``.
+            settings: of the study.
+            num_steps: T of a network's chain; closed forms take one step.
+            device: where fits and training run.
+            tell: called with each trial that ends.
+
+        Raises:
+            ValueError: for a wrong name, or a data set that a backbone or baseline does not take.
+        """
+        self.dataset, self.facts, self.settings, self.device = dataset, facts, settings, device
+        self.num_steps, self.tell = num_steps, tell
+        self.metric = selecting_metric(settings.select_on, dataset)
+        self.backbones = list(dict.fromkeys(settings.backbones or backbones_for(facts)))
+        for name in self.backbones:
+            backbone_for(dataset, name, seed=settings.seed)
+        self.floor = floor_names(dataset, settings.baselines)
+        self.folder: Path
+        self.log: TrialLog
+        self._begun = time.perf_counter()
+        self._made: dict[str, DiffusionPolicy] = {}
+        self._pace: dict[str, Pace] = {}
+        self._training = Training(env_id, dict(env_kwargs), settings.seed, device)
+
+    def open(self, folder: Path) -> None:
+        """Take the folder to write to, and the trials of an earlier session that it holds.
+
+        Raises:
+            RunError: if its trials are damaged.
+        """
+        self.folder, self.log = folder, TrialLog(folder, error=RunError)
+
+    # ------------------------------------------------------------------ time
+
+    def left(self) -> float:
+        """Seconds that trials may still take; the one under way counts."""
+        return self.settings.minutes * 60 - self.log.seconds - (time.perf_counter() - self._begun)
+
+    def _add(self, trial: Trial) -> None:
+        """Write a trial down; the time since the last one is its own."""
+        now = time.perf_counter()
+        trial = Trial(**{**asdict(trial), "seconds": now - self._begun})
+        self.log.add(trial)
+        self._begun = now
+        if self.tell is not None:
+            self.tell(trial)
+
+    def _until(self, seconds: float) -> Callable[[], bool]:
+        """Whether so many seconds are over, or the study's are."""
+        end = time.perf_counter() + min(seconds, max(self.left(), 0.0))
+        return lambda: time.perf_counter() > end
+
+    # ------------------------------------------------------------------ stages
+
+    def run(self) -> None:
+        """Go through the stages; KeyboardInterrupt passes, all ended trials are on disk."""
+        self._begun = time.perf_counter()
+        self._closed_forms()
+        self._baselines()
+        self._networks()
+        self._fine_tunings()
+
+    def _closed_forms(self) -> None:
+        """Fit the closed forms; settings that were tried are not tried again."""
+        names = [name for name in self.backbones if is_closed_form(name)]
+        share = self.settings.closed_share * self.settings.minutes * 60
+        for at, name in enumerate(names):
+            tried = self.log.of(CLOSED_FORM, name)
+            spent = sum(trial.seconds for trial in self.log.of(CLOSED_FORM))
+            stop = self._until((share - spent) / (len(names) - at))
+
+            def note(row: Mapping[str, Any], name: str = name) -> None:
+                valid = {key.removeprefix("valid/"): row[key] for key in row if key != "settings"}
+                self._add(Trial(CLOSED_FORM, name, dict(row["settings"]), valid[self.metric], valid))
+
+            rows = [
+                {"settings": t.settings, **{f"valid/{key}": value for key, value in t.valid.items()}}
+                for t in tried
+            ]
+            result = fit_closed_form(
+                self.dataset,
+                name,
+                select_on=self.metric,
+                device=self.device,
+                callback=note,
+                tried=rows,
+                out_of_time=stop,
+            )
+            self._made[name] = DiffusionPolicy(result.backbone, 1).to(self.device).eval()
+
+    def _baselines(self) -> None:
+        """Fit the baselines; settings that were tried are not tried again."""
+        share = self.settings.floor_share * self.settings.minutes * 60
+        for at, name in enumerate(self.floor):
+            spent = sum(trial.seconds for trial in self.log.of(BASELINE))
+            if spent > share and not self.log.of(BASELINE, name):
+                continue
+            stop = self._until((share - spent) / (len(self.floor) - at))
+
+            def note(settings: dict[str, Any], means: dict[str, float], name: str = name) -> float:
+                self._add(Trial(BASELINE, name, settings, means[self.metric], dict(means)))
+                return means[self.metric]
+
+            search_baseline(
+                self.dataset,
+                name,
+                seed=self.settings.seed,
+                device=self.device,
+                note=note,
+                known=[(trial.settings, trial.value) for trial in self.log.of(BASELINE, name)],
+                out_of_time=stop,
+            )
+
+    def _networks(self) -> None:
+        """Pretrain the networks that were named."""
+        names = [name for name in self.backbones if not is_closed_form(name)]
+        for name in names:
+            if self.log.of(NETWORK, name) or self.left() <= 0:
+                continue
+            policy, notes = pretrain_network(
+                self.dataset,
+                name,
+                num_steps=self.num_steps,
+                seed=self.settings.seed,
+                device=self.device,
+                seconds=self.left() / (2 * len(names)),
+            )
+            valid = self._valid(policy)
+            notes["candidate"] = len(self.log.trials)
+            policy.save(self._candidate(notes["candidate"]), self.dataset)
+            self._add(Trial(NETWORK, name, {}, valid[self.metric], valid, notes=notes))
+
+    def _fine_tunings(self) -> None:
+        """Fine-tune as long as there is time."""
+        starts = self._starts()
+        share = self.settings.trial_share * self.left()
+        while starts and self.left() > 0:
+            params = propose(self.facts, starts, self.log.of(FINE_TUNING), self.settings.seed)
+            if not self._fine_tuning(params, min(max(share, SHORTEST), self.left())):
+                starts = [name for name in starts if name != params["start"]]
+
+    def _fine_tuning(self, params: dict[str, Any], seconds: float) -> bool:
+        """Fine-tune once; returns whether there was time for it."""
+        name, begin = params["start"], time.perf_counter()
+        if name not in self._pace:
+            probe = settings_of(params, self.facts, MOST)
+            self._pace[name] = self._training.pace(deepcopy(self.start(name)), probe)
+        seconds -= time.perf_counter() - begin
+        iterations = self._pace[name].iterations(seconds)
+        if not iterations:
+            return False
+        chosen = settings_of(params, self.facts, iterations)
+        policy = deepcopy(self.start(name))
+        notes = self._training.fine_tune(policy, chosen, seconds) | {"params": params}
+        self._keep(policy, name, {**chosen.env, "agent": asdict(chosen.agent)}, notes)
+        return True
+
+    def _keep(
+        self, policy: DiffusionPolicy, name: str, settings: dict[str, Any], notes: dict[str, Any]
+    ) -> None:
+        """Write a fine-tuning down, and its policy where it is the best one; the former best's goes."""
+        valid, best = self._valid(policy), self.log.best(FINE_TUNING)
+        better = best is None or valid[self.metric] > best.value
+        if better:
+            notes["candidate"] = len(self.log.trials)
+            policy.save(self._candidate(notes["candidate"]), self.dataset)
+        self._add(Trial(FINE_TUNING, name, settings, valid[self.metric], valid, notes=notes))
+        if better and best is not None:
+            shutil.rmtree(self._candidate(best.notes["candidate"]), ignore_errors=True)
+
+    def _starts(self) -> list[str]:
+        """The backbones whose best policy is fine-tuned, the best first."""
+        found = [
+            (trial.value, name) for name in self.backbones if (trial := self.best_start(name)) is not None
+        ]
+        return [name for _, name in sorted(found, reverse=True) if self._trainable(name)]
+
+    def _trainable(self, name: str) -> bool:
+        """Whether fine-tuning a backbone fits into memory."""
+        return name != "linear" or self.facts.items <= TRAINED
+
+    # ------------------------------------------------------------------ what came out
+
+    def best_start(self, name: str | None = None) -> Trial | None:
+        """The best trial of a backbone, or of all, without fine-tuning."""
+        return self.log.best(CLOSED_FORM, NETWORK, name=name)
+
+    def best(self) -> Trial:
+        """The best trial whose result is a policy; a start where a fine-tuning is no better."""
+        found = self.log.best(*POLICIES)
+        assert found is not None  # closed forms come first
+        return found
+
+    def best_baseline(self) -> Trial | None:
+        """The best trial of a baseline."""
+        return self.log.best(BASELINE)
+
+    def start(self, name: str) -> DiffusionPolicy:
+        """The best policy of a backbone without fine-tuning, made again where it is not in memory."""
+        if name not in self._made:
+            trial = self.best_start(name)
+            assert trial is not None, name
+            self._made[name] = self.policy_of(trial)
+        return self._made[name]
+
+    def policy_of(self, trial: Trial) -> DiffusionPolicy:
+        """The policy of a trial: fitted again, or read from where it was saved."""
+        if trial.stage == CLOSED_FORM:
+            return fitted_policy(self.dataset, trial.name, trial.settings, 1, self.device)
+        return DiffusionPolicy.load(self._candidate(trial.notes["candidate"]), self.device)
+
+    def _valid(self, policy: DiffusionPolicy) -> dict[str, float]:
+        """The validation metrics of a policy."""
+        data = self.dataset.episodes
+        return evaluate(policy.scorer(data), data, "valid", device=self.device).means()
+
+    def _candidate(self, number: int) -> Path:
+        """The folder of a trial's policy."""
+        return self.folder / CANDIDATES / str(number)

@@ -1,0 +1,84 @@
+"""The trials of a study: one line of JSON each, so that a study that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from agents.runs.folder import TRIALS
+from refit_env.utils.atomic_io import atomic_path, errors_name, finite, parse_record
+
+BASELINE, CLOSED_FORM, NETWORK, FINE_TUNING = "baseline", "closed form", "pretraining", "fine-tuning"
+"""Names for ``Trial.stage``."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One thing that was tried, and what validation says of it."""
+
+    stage: str
+    """``baseline``, ``closed form``, ``pretraining`` or ``fine-tuning``."""
+    name: str
+    """Of the baseline or backbone; of a fine-tuning, that of its start."""
+    settings: dict[str, Any]
+    """What it was tried with."""
+    value: float
+    """The validation metric that selects."""
+    valid: dict[str, float] = field(default_factory=dict)
+    """All validation metrics."""
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
+    """Wall-clock time."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What else is known: iterations, which of them was chosen, that time ran out."""
+
+
+class TrialLog:
+    """The trials of a run folder, in their order.
+
+    Attributes:
+        trials: those that are on disk.
+    """
+
+    def __init__(self, folder: Path | str, *, error: type[ValueError] = ValueError) -> None:
+        """Read the trials of an earlier session; a last line that a kill cut off is dropped.
+
+        Raises:
+            ValueError: of the type ``error``, naming the line that is damaged.
+        """
+        self.path = Path(folder) / TRIALS
+        self.trials: list[Trial] = []
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        whole, cut = text.rpartition("\n")[0::2]
+        for number, line in enumerate(whole.splitlines(), start=1):
+            self.trials.append(parse_record(line, Trial, f"{self.path} line {number}", error=error))
+        if cut:
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(whole + "\n" if whole else "", encoding="utf-8")
+
+    def add(self, trial: Trial) -> None:
+        """Append a trial; it is on disk when this returns."""
+        line = msgspec.json.encode(finite(asdict(trial))) + b"\n"
+        with errors_name(self.path), self.path.open("ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.trials.append(trial)
+
+    def of(self, stage: str, name: str | None = None) -> list[Trial]:
+        """The trials of a stage, of one name or all."""
+        return [t for t in self.trials if t.stage == stage and name in (None, t.name)]
+
+    def best(self, *stages: str, name: str | None = None) -> Trial | None:
+        """The trial of the stages with the highest value, the first of equals; None without any."""
+        found = [t for t in self.trials if t.stage in stages and name in (None, t.name)]
+        return max(found, key=lambda trial: trial.value, default=None)
+
+    @property
+    def seconds(self) -> float:
+        """The time of all trials."""
+        return sum(trial.seconds for trial in self.trials)

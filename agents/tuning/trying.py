@@ -1,0 +1,140 @@
+"""Trials that take minutes: a network that is pretrained, a policy that is fine-tuned, within given seconds.
+
+Ctrl-C ends a trial at once; nothing of it is kept, and the study tries it again when it goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from agents.algorithms.reinforce import Reinforce
+from agents.training.fine_tuner import FineTuner
+from agents.training.pretrain_config import PretrainConfig, published_training
+from agents.training.pretrainer import Pretrainer
+from agents.tuning.defaults import FineTuning
+from refit_env.backbones import Backbone, backbone_class, backbone_for
+from refit_env.data.dataset import Dataset
+from refit_env.policy import DiffusionPolicy
+
+MOST, LEAST = 480, 24
+"""Iterations of a fine-tuning trial, as time allows; with fewer than the least none is tried."""
+PROBE = 4
+"""Iterations that measure how long one takes."""
+LOOKS = 13
+"""Validations of a fine-tuning trial: that of the start, eight on the way, blends and the end."""
+SLACK = 1.5
+"""Share of its seconds after which a trial is ended, since the machine was slower than measured."""
+
+
+def pretraining_of(name: str, dataset: Dataset) -> PretrainConfig:
+    """How a network is pretrained in a study: as published for it, validated often, stopped early."""
+    published = published_training(name, dataset.name)
+    every = max(1, min(published.eval_every, 5))
+    config = replace(published, eval_every=every, patience=4, select_on="ndcg@20")
+    if backbone_class(name).ranking_loss is not Backbone.ranking_loss:
+        config = replace(config, objective="ranking", learning_rate=1e-3)
+    return config
+
+
+def pretrain_network(
+    dataset: Dataset, name: str, *, num_steps: int, seed: int, device: torch.device, seconds: float
+) -> tuple[DiffusionPolicy, dict[str, Any]]:
+    """Pretrain a network until validation stops rising or time runs out.
+
+    Returns:
+        The policy with the weights that validation chose, and notes.
+    """
+    begin = time.perf_counter()
+    backbone = backbone_for(dataset, name, seed=seed)
+    config = pretraining_of(name, dataset)
+    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)
+    best, epochs = 0, config.epochs
+    while trainer.epoch < epochs and time.perf_counter() - begin < seconds:
+        before = trainer.epoch
+        trainer.config = replace(trainer.config, epochs=min(epochs, before + config.eval_every))
+        best = trainer.learn().best_epoch
+        if trainer.epoch == before:  # out of patience
+            break
+    policy = DiffusionPolicy(backbone, min(num_steps, backbone.diffusion.num_steps)).to(device).eval()
+    return policy, {"epochs": trainer.epoch, "best_epoch": best}
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long fine-tuning takes from one start."""
+
+    update: float
+    """Seconds of an iteration."""
+    validation: float
+    """Seconds of a validation."""
+
+    def iterations(self, seconds: float) -> int:
+        """Iterations that fit into seconds, validations included; 0 if too few do.
+
+        Example:
+            >>> Pace(0.5, 1.0).iterations(100.0), Pace(0.5, 1.0).iterations(5.0)
+            (174, 0)
+        """
+        count = min(MOST, int((seconds - LOOKS * self.validation) / max(self.update, 1e-9)))
+        return count if count >= LEAST else 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What fine-tunings of one study share."""
+
+    env_id: str
+    """Of the environment."""
+    env_kwargs: Mapping[str, Any]
+    """What finds the data there."""
+    seed: int
+    """Of the users drawn and of the noise."""
+    device: torch.device
+    """Where they run."""
+
+    def agent(self, policy: DiffusionPolicy, chosen: FineTuning) -> FineTuner:
+        """The agent, which trains the policy in place."""
+        kwargs = {**self.env_kwargs, **chosen.env}
+        return Reinforce(
+            policy, self.env_id, chosen.agent, env_kwargs=kwargs, seed=self.seed, device=self.device
+        )
+
+    def pace(self, policy: DiffusionPolicy, chosen: FineTuning) -> Pace:
+        """Measure on a few iterations of a policy, which is left as it may be."""
+        short = replace(chosen.agent, iterations=PROBE, eval_every=10 * PROBE, blends=0)
+        result = self.agent(policy, replace(chosen, agent=short)).learn()
+        _stop_if(result.interrupted)
+        updates = [row["seconds/update"] for row in result.history[2:]]  # the first one allocates
+        looks = [row["seconds/validation"] for row in result.history if "seconds/validation" in row]
+        return Pace(sum(updates) / len(updates), max(looks))
+
+    def fine_tune(self, policy: DiffusionPolicy, chosen: FineTuning, seconds: float) -> dict[str, Any]:
+        """Fine-tune a policy in place; it holds the weights that validation chose, its start's at worst.
+
+        Returns:
+            Notes: iterations, the chosen one, its share of the way, and whether time ran out.
+        """
+        begin, late = time.perf_counter(), False
+
+        def check(agent: FineTuner, scalars: dict[str, float]) -> None:
+            nonlocal late
+            if time.perf_counter() - begin > SLACK * seconds:
+                late = True
+                raise KeyboardInterrupt
+
+        result = self.agent(policy, chosen).learn(callback=check)
+        _stop_if(result.interrupted and not late)
+        last = int(result.history[-1]["iteration"])
+        notes = {"iterations": last, "best_iteration": result.best_iteration, "share": result.share}
+        return notes | ({"out_of_time": True} if late else {})
+
+
+def _stop_if(interrupted: bool) -> None:
+    """Go on with Ctrl-C, which training turns into an orderly end."""
+    if interrupted:
+        raise KeyboardInterrupt

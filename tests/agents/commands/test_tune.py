@@ -1,0 +1,166 @@
+"""``refit tune``: what it leaves, that it goes on after Ctrl-C, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.cli import main
+from agents.runs.folder import RunFolder
+from agents.tuning import study
+from agents.tuning.outcome import fine_tuning_part
+from agents.tuning.settings_file import read_settings, write_settings
+from agents.tuning.study import Study
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, TrialLog
+from refit_env.checkpoint import load_checkpoint
+from refit_env.data import load_dataset
+from refit_env.evaluation.ranking import evaluate
+from refit_env.policy import DiffusionPolicy
+
+pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+
+FEW = ["--backbones", "linear", "--baselines", "popularity", "ease", "--device", "cpu"]
+QUIET = ["--quiet", "--device", "cpu"]
+TUNINGS = 3
+"""Fine-tunings of a study here, whatever the clock says: two defaults, and one that Optuna proposes."""
+
+
+@pytest.fixture(autouse=True)
+def by_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time stands still until three fine-tunings are done, so that no machine is too slow."""
+    monkeypatch.setattr(Study, "left", lambda self: 600.0 if len(self.log.of(FINE_TUNING)) < TUNINGS else 0.0)
+    monkeypatch.setattr(study, "MOST", 8)
+    monkeypatch.setattr("agents.tuning.trying.MOST", 8)
+    monkeypatch.setattr("agents.tuning.trying.LEAST", 1)
+
+
+def words(data: Path, out: Path, *more: str) -> list[str]:
+    return ["tune", "--data", str(data), "--out", str(out), *FEW, *more]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tune")
+
+
+def test_what_it_leaves(own_data: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = home / "whole"
+    assert main(words(own_data, out)) == 0
+    printed = capsys.readouterr().out
+    assert "split by time" in printed and "The best policy is linear" in printed
+    assert "The best baseline is ease" in printed or "A baseline wins: ease" in printed
+    assert {path.name for path in out.iterdir()} == {
+        "config.json", "policy.safetensors", "policy.json", "metrics.json", "trials.jsonl", "settings.json",
+    }  # fmt: skip
+    log = TrialLog(out)
+    assert {trial.name for trial in log.of(BASELINE)} == {"popularity", "ease"}
+    assert len(log.of(FINE_TUNING)) == TUNINGS and len(log.of(CLOSED_FORM)) > 5
+    rewards = [trial.settings["reward"] for trial in log.of(FINE_TUNING)]
+    assert rewards[:2] == ["ndcg", "racs"]
+
+
+def test_the_policy_is_the_best_of_what_was_tried(own_data: Path, home: Path) -> None:
+    log, dataset = TrialLog(home / "whole"), load_dataset(str(own_data))
+    policy = DiffusionPolicy.load(home / "whole")
+    best = log.best(CLOSED_FORM, FINE_TUNING)
+    assert best is not None
+    for split, expected in (("valid", best.valid), ("test", RunFolder(home / "whole").metrics["test"])):
+        means = evaluate(policy.scorer(dataset), dataset, split).means()
+        assert means == pytest.approx(expected, abs=1e-6)
+    assert main(["evaluate", "--run", str(home / "whole"), "--json"]) == 0
+
+
+def test_it_goes_on_after_ctrl_c_with_the_same_command(
+    own_data: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, add = home / "broken", TrialLog.add
+    for at in (3, 9, 14):  # in the closed forms, in the baselines, in fine-tuning
+        with monkeypatch.context() as patch:
+
+            def stop(self: TrialLog, trial: Any, at: int = at) -> None:
+                if len(self.trials) >= at:
+                    raise KeyboardInterrupt
+                add(self, trial)
+
+            patch.setattr(TrialLog, "add", stop)
+            assert main(words(own_data, out)) == 130
+        err = capsys.readouterr().err
+        assert f"{at} trials are saved" in err and "go on with the same command" in err
+    assert main(words(own_data, out, "--seed", "1")) == 2
+    assert "was begun with --seed 0, not 1" in capsys.readouterr().err
+    assert main(["evaluate", "--run", str(out)]) == 2  # no policy yet
+    assert main(words(own_data, out)) == 0
+    whole, parts = TrialLog(home / "whole").trials, TrialLog(out).trials
+    assert [(t.stage, t.name, t.settings, t.value) for t in parts] == [
+        (t.stage, t.name, t.settings, t.value) for t in whole
+    ]
+    mine, theirs = load_checkpoint(out)[0], load_checkpoint(home / "whole")[0]
+    assert all(mine[name].equal(theirs[name]) for name in theirs)
+
+
+def test_a_finished_run_is_replaced_only_when_it_is_asked_for(
+    own_data: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (home / "whole" / "trials.jsonl").read_bytes()
+    assert main(words(own_data, home / "whole")) == 2
+    assert "holds a run already (tune of ReFiT-Custom-v0, seed 0, finished)" in capsys.readouterr().err
+    assert (home / "whole" / "trials.jsonl").read_bytes() == before
+
+
+def test_its_settings_file_makes_the_same_model_again(
+    own_data: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = TrialLog(home / "whole")
+    best, start = log.best(FINE_TUNING), log.best(CLOSED_FORM)
+    assert best is not None and start is not None
+    settings = read_settings(home / "whole" / "settings.json")
+    if settings["finetune"] is None:  # equal on validation: as if it had been better
+        settings["finetune"] = fine_tuning_part(best)
+    write_settings(tmp_path / "settings.json", settings)
+    more = ["--data", str(own_data), "--settings", str(tmp_path / "settings.json"), *QUIET]
+    assert main(["pretrain", *more, "--out", str(tmp_path / "start")]) == 0
+    made = RunFolder(tmp_path / "start").metrics
+    assert made["training"]["trials"] == 1 and made["valid"]["ndcg@20"] == pytest.approx(
+        start.value, abs=1e-6
+    )
+    tuned = ["finetune", *more, "--init", str(tmp_path / "start"), "--out", str(tmp_path / "rl")]
+    assert main(tuned) == 0
+    assert RunFolder(tmp_path / "rl").metrics["training"]["best_value"] == pytest.approx(best.value, abs=1e-6)
+    assert RunFolder(tmp_path / "rl").config["env_kwargs"]["reward"] == best.settings["reward"]
+    assert main([*tuned, "--overwrite", "--iterations", "2"]) == 0  # an option changes a single setting
+    assert RunFolder(tmp_path / "rl").config["agent"]["iterations"] == 2
+    assert main([*tuned, "--overwrite", "--preset", "paper"]) == 2
+    assert "leave out --algorithm, --preset" in capsys.readouterr().err
+    write_settings(tmp_path / "settings.json", {**settings, "finetune": None})
+    assert main([*tuned, "--overwrite"]) == 2
+    assert "settings.json: no fine-tuning was better than its start" in capsys.readouterr().err
+    assert RunFolder(tmp_path / "rl").finished()
+
+
+def test_it_prints_json_and_nothing_else(
+    own_data: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(own_data, home / "json", "--json", "--quiet")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["rivals"]) >= {"baseline"} and report["training"]["selected_on"] == "valid ndcg@20"
+    assert report["rivals"]["baseline"]["paired_bootstrap"]["ndcg@20"]["num_users"] == report["users"]
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--backbones", "lineer"], "Did you mean 'linear'?"),
+        (["--baselines", "eaze"], "Did you mean 'ease'?"),
+        (["--minutes", "0"], "--minutes must be > 0"),
+        (["--select-on", "ndgc@20"], "ndgc@20"),
+    ],
+)
+def test_mistakes_leave_no_run(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], message: str
+) -> None:
+    assert main(["tune", "--data", str(own_data), "--out", str(tmp_path / "run"), *more]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,35 @@
+"""The search of settings: it climbs, tries nothing twice, and ends in time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.training.settings_search import SettingsSearch
+
+
+def test_numbers_climb_and_names_are_all_tried() -> None:
+    tried: list[dict[str, Any]] = []
+
+    def value(settings: dict[str, Any]) -> float:
+        tried.append(settings)
+        return -abs(settings["l2"] - 40) + {"none": 0, "rising": 3, "reciprocal": 1}[settings["recency"]]
+
+    search = SettingsSearch(value, {"rank": 7})
+    search.run({"l2": (10, 20, 40, 80, 160), "recency": ("none", "rising", "reciprocal"), "rank": (1, 2)})
+    assert search.chosen == {"rank": 7, "l2": 40, "recency": "rising"} and search.value == 3
+    assert len({tuple(s.items()) for s in tried}) == len(tried)
+    assert {s["l2"] for s in tried} == {10, 20, 40, 80}  # not beyond the neighbours of the best
+    assert {s["recency"] for s in tried} == {"none", "rising", "reciprocal"}
+
+
+def test_a_setting_that_changes_nothing_is_left_out() -> None:
+    seen = []
+    search = SettingsSearch(lambda settings: seen.append(settings["oldest"]) or 0.0)  # type: ignore[func-returns-value]
+    search.run({"oldest": (1, 2, 3)}, unless={"oldest": lambda chosen: True})
+    assert seen == [1]
+
+
+def test_it_ends_when_time_is_over_but_tries_once() -> None:
+    search = SettingsSearch(lambda settings: float(settings["l2"]), out_of_time=lambda: True)
+    search.run({"l2": (1, 2, 3)})
+    assert search.chosen == {"l2": 1} and search.value == 1.0

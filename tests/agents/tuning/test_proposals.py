@@ -1,0 +1,64 @@
+"""What is proposed: the defaults first, then Optuna's, the same after a stop as without one."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from agents.tuning.inspection import inspect_data
+from agents.tuning.proposals import load_optuna, propose
+from agents.tuning.space import first_points, rates, rewards, settings_of
+from agents.tuning.trials import FINE_TUNING, Trial
+from refit_env.data import synthesize
+
+FACTS = inspect_data(synthesize(num_users=60, num_items=50))
+STARTS = ["linear", "diffrec"]
+
+
+def tried(count: int) -> list[Trial]:
+    """Fine-tunings as a study proposes them, valued by their step size."""
+    trials: list[Trial] = []
+    for _ in range(count):
+        params = propose(FACTS, STARTS, trials, seed=3)
+        value = -abs(params["learning_rate"] - 3e-4)
+        trials.append(Trial(FINE_TUNING, params["start"], {}, value, notes={"params": params}))
+    return trials
+
+
+def test_the_defaults_come_first_and_racs_is_among_them() -> None:
+    points = first_points(FACTS, STARTS)
+    assert [propose(FACTS, STARTS, tried(n), seed=3) for n in range(len(points))] == points
+    assert [p["start"] for p in points] == ["linear", "linear", "diffrec"]
+    assert [p["reward"] for p in points] == ["ndcg", "racs", "ndcg"]
+
+
+def test_a_study_that_was_stopped_proposes_what_an_unbroken_one_would() -> None:
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    trials = tried(9)
+    for count in (4, 8):
+        assert propose(FACTS, STARTS, trials[:count], seed=3) == trials[count].notes["params"]
+    assert propose(FACTS, STARTS, trials[:6], seed=4) != trials[6].notes["params"]
+
+
+def test_what_is_drawn_lies_in_the_space() -> None:
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    for trial in tried(12)[3:]:
+        params = trial.notes["params"]
+        low, high = rates(FACTS, params["start"])
+        assert low <= params["learning_rate"] <= high
+        assert params["reward"] in rewards(FACTS, params["start"])
+        chosen = settings_of(params, FACTS, 40)
+        assert chosen.agent.iterations == 40 and chosen.agent.learning_rate == params["learning_rate"]
+        assert chosen.env == {"reward": params["reward"], "relevance": "recent"}
+
+
+def test_trials_of_a_start_that_is_gone_are_left_out() -> None:
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    assert propose(FACTS, ["linear"], tried(6), seed=3)["start"] == "linear"
+
+
+def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"install the extra 'tune' \(pip install 'refit-env\[tune\]'\)"):
+        load_optuna()
