@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agents.algorithms.es import EvolutionStrategy
     from agents.algorithms.grpo import GRPO
     from agents.algorithms.ppo import PPO
+    from agents.algorithms.registry import register_algorithm
     from agents.algorithms.reinforce import Reinforce
     from agents.algorithms.rwr import RewardWeighted
     from agents.training.closed_form import fit_closed_form
@@ -53,6 +54,7 @@ _PLACES = {
     "RewardWeighted": "algorithms.rwr",
     "fit_closed_form": "training.closed_form",
     "pretrain": "training.pretrainer",
+    "register_algorithm": "algorithms.registry",
 }
 """Name -> the module that defines it."""
 
@@ -74,6 +76,7 @@ __all__ = [
     "RewardWeighted",
     "fit_closed_form",
     "pretrain",
+    "register_algorithm",
 ]
 
 

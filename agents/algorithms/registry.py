@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from agents.algorithms.user_code import check_algorithm, is_place, user_class
 from agents.training.config import TrainerConfig
 from refit_env.errors import unknown_name
 
@@ -28,29 +30,84 @@ ALGORITHMS: dict[str, Place] = {
     "reinforce": Place("agents.algorithms.reinforce:Reinforce", "agents.algorithms.configs:ReinforceConfig"),
     "rwr": Place("agents.algorithms.rwr:RewardWeighted", "agents.algorithms.configs:RWRConfig"),
 }
-"""By name."""
+"""Those of this package, by name."""
+
+
+_REGISTERED: dict[str, type[FineTuner]] = {}
+"""What ``register_algorithm`` added, by name."""
+
+AlgorithmClass = TypeVar("AlgorithmClass", bound="type[FineTuner]")
+
+
+def register_algorithm(name: str) -> Callable[[AlgorithmClass], AlgorithmClass]:
+    """Register a ``FineTuner`` subclass under a name, as a class decorator.
+
+    The name then works wherever an algorithm is named in this process; ``refit finetune --algorithm`` takes
+    the class's place, ``my_agent.py:Agent``::
+
+        @register_algorithm("my-agent")
+        class Agent(FineTuner): ...
+
+    Args:
+        name: of the algorithm; the class's ``name`` is set to it.
+
+    Raises:
+        ValueError: if the name is taken or holds a colon, or the class is no algorithm.
+    """
+    if is_place(name):
+        raise ValueError(f"algorithm {name!r}: a name cannot hold ':', which separates a file and a class")
+
+    def add(cls: AlgorithmClass) -> AlgorithmClass:
+        if name in algorithm_names():
+            raise ValueError(f"algorithm {name!r} is registered already ({algorithm(name).__name__})")
+        check_algorithm(cls, f"algorithm {name!r}", needs_name=False)
+        cls.name = name
+        _REGISTERED[name] = cls
+        return cls
+
+    return add
+
+
+def algorithm_names() -> list[str]:
+    """The names of the algorithms, registered ones included.
+
+    Example:
+        >>> "reinforce" in algorithm_names()
+        True
+    """
+    return sorted({*ALGORITHMS, *_REGISTERED})
 
 
 def algorithm(name: str) -> type[FineTuner]:
-    """The class of an algorithm.
+    """Return the class of an algorithm.
+
+    Args:
+        name: one of ``algorithm_names()``, or the place of a class of one's own: ``my_agent.py:Agent``,
+            ``package.module:Agent``.
 
     Raises:
-        ValueError: for a name that is not in the table, with a did-you-mean.
+        ValueError: for another name, with a did-you-mean; for a place without an algorithm.
 
     Example:
         >>> algorithm("reinforce").config_class.__name__
         'ReinforceConfig'
     """
+    if is_place(name):
+        return user_class(name)
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     found: type[FineTuner] = _load(_place(name).algorithm)
     return found
 
 
 def settings_class(name: str) -> type[TrainerConfig]:
-    """The class of an algorithm's settings; PyTorch is not imported for it.
+    """Return the class of an algorithm's settings; for those of this package PyTorch is not imported.
 
     Raises:
-        ValueError: for a name that is not in the table, with a did-you-mean.
+        ValueError: as ``algorithm``.
     """
+    if is_place(name) or name in _REGISTERED:
+        return algorithm(name).config_class
     found: type[TrainerConfig] = _load(_place(name).settings)
     return found
 
@@ -68,7 +125,7 @@ def presets(name: str) -> dict[str, TrainerConfig]:
 def _place(name: str) -> Place:
     """Where the algorithm is defined."""
     if name not in ALGORITHMS:
-        raise unknown_name("algorithm", name, ALGORITHMS)
+        raise unknown_name("algorithm", name, algorithm_names())
     return ALGORITHMS[name]
 
 

@@ -92,7 +92,7 @@ class Finetune(Command):
     """The reward."""
     algorithm: str = "reinforce"
     """``reinforce``, ``ppo``, ``grpo``, ``rwr``, ``dpo`` or ``es``; or ``distill``, the supervised baseline,
-    not RL."""
+    not RL; or one's own: ``my_agent.py:Agent``, ``package.module:Agent``."""
     preset: str = "default"
     """Named settings of the algorithm (REINFORCE: ``score``, ``paper``; PPO: ``ddpo``); the options below
     change single ones."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from agents.algorithms.registry import algorithm
+from agents.algorithms.user_code import absolute_place, source_of
 from agents.commands.common import (
     Target,
     check_recorded,
@@ -64,6 +65,7 @@ def run(command: Finetune) -> int:
         "dataset": asdict(DataIdentity.of(agent.env.problem.dataset)),
         "weights": weights,
         "pretraining": pretraining,
+        "algorithm_file": source_of(command.algorithm),
     }
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
@@ -95,7 +97,7 @@ def _settings(command: Finetune, policy: DiffusionPolicy, target: Target) -> dic
         "env_kwargs": env_kwargs | ({"other_data": True} if command.other_data else {}),
         "num_steps": command.num_steps,
         "eta": command.eta,
-        "algorithm": command.algorithm,
+        "algorithm": absolute_place(command.algorithm),
         "preset": command.preset,
         "agent": plain(command.agent),
     }
@@ -132,13 +134,25 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
     else:
         _check_start(folder, begun, state)
     check_weights_unchanged(folder.path, begun, needed)
+    _check_algorithm_file(folder, begun, command.algorithm)
     agent = _agent(command, policy, target, settings)
     if saved:
         agent.load(folder.path)
     if grows:
-        kept = {name: begun.get(name) for name in ("dataset", "weights", "pretraining")}
+        kept = {name: begun.get(name) for name in ("dataset", "weights", "pretraining", "algorithm_file")}
         folder.write_config("finetune", settings | kept)
     return agent, begun.get("pretraining")
+
+
+def _check_algorithm_file(folder: RunFolder, begun: RunConfig, name: str) -> None:
+    """Refuse to go on where the file of a user's algorithm is another one by now."""
+    was, now = begun.get("algorithm_file"), source_of(name)
+    if was is not None and now is not None and was["sha256"] != now["sha256"]:
+        raise RunError(
+            f"{folder.path} was begun with the algorithm in {was['file']} of sha256 {was['sha256'][:12]}, "
+            f"which is {now['sha256'][:12]} now: put the former file back, or begin another run with another "
+            "--out"
+        )
 
 
 def _check_start(folder: RunFolder, begun: RunConfig, start: DiffusionPolicy) -> None:

@@ -72,7 +72,9 @@ class RunConfig(TypedDict):
     eta: NotRequired[float | None]
     """Of the steps back."""
     algorithm: NotRequired[str]
-    """Fine-tuning: its name."""
+    """Fine-tuning: its name, or the place of a user's class."""
+    algorithm_file: NotRequired[dict[str, str] | None]
+    """Fine-tuning: path and sha256 of the file of a user's class."""
     preset: NotRequired[str]
     """Fine-tuning: the named settings."""
     agent: NotRequired[dict[str, Any]]

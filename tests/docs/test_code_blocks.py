@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 
+from agents.algorithms import registry as algorithms
 from agents.cli import COMMANDS
 from refit_env import env_ids
 from refit_env.rewards import registry
-from tests.own_backbone import registry_restored
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"api", "_build"}
@@ -88,11 +88,22 @@ def params(blocks: list[Block]) -> list[Any]:
 @pytest.fixture
 def own_registry() -> Iterator[None]:
     """Names that a block registers are gone after it."""
-    before = dict(registry._REWARDS)
-    with registry_restored():
-        yield
-    registry._REWARDS.clear()
-    registry._REWARDS.update(before)
+    tables: tuple[dict[str, Any], ...] = (registry._REWARDS, algorithms._REGISTERED)
+    before = [dict(table) for table in tables]
+    yield
+    for table, names in zip(tables, before, strict=True):
+        table.clear()
+        table.update(names)
+
+
+@pytest.fixture
+def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder holds the blocks that begin with the name of a file, ``# my_agent.py``."""
+    for block in PASTED:
+        found = re.match(r"# (\w+\.py)\n", block.text)
+        if found:
+            (tmp_path / found[1]).write_text(block.text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("block", params(RUN))
@@ -127,7 +138,9 @@ class Parsed(Exception):
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
-def test_command_takes_its_options(page: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_takes_its_options(
+    page: str, line: str, own_files: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, name, *words = shlex.split(line)
     if name.startswith("-") or name not in COMMANDS:
         assert name in ("--help", "COMMAND"), f"{page}: no command {name!r}"
