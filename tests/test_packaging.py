@@ -19,6 +19,7 @@ INTEGRATIONS = ("rllib", "torchrl", "zoo")
 OPTIONAL = {
     "psutil": "Windows only: sparse-dot-topn brings it",
     "moviepy": "extra `video`",
+    "optuna": "extra `tune`",
     "sb3_contrib": "extra `zoo`",
 }
 
@@ -84,7 +85,7 @@ def test_an_integration_is_pinned_beside_the_rest(extra: str) -> None:
     for requirement in declared(extra).values():
         pin = (rest | own)[normal(requirement.name)]
         assert requirement.specifier.contains(pin), requirement
-        if normal(requirement.name) not in {normal(name) for name in declared()} | {"sb3-contrib"}:
+        if normal(requirement.name) not in {normal(name) for name in declared()} | {"optuna", "sb3-contrib"}:
             assert normal(requirement.name) in own, f"{requirement.name} is not in constraints-{extra}.txt"
     for name, requirement in declared().items():  # what is pinned in place of ours is inside our range
         assert requirement.specifier.contains((rest | own)[normal(name)]), requirement

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
+from msgspec import Meta
 
 from agents.commands.options import Command, EnvOption, Flag, FolderOption, parse
 from refit_env.settings import Seed
@@ -37,6 +38,13 @@ class BaselineCommand(Command):
     """Which items count as relevant."""
     refit: Flag = False
     """Fit again to train and validation items after validation chose; both are the input at test."""
+    tune: FolderOption = None
+    """Folder: choose the settings on validation first; what was tried is in FOLDER/NAME.json, and the same
+    command goes on with it."""
+    trials: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    """With ``--tune``: most trials of a baseline."""
+    minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60.0
+    """With ``--tune``: processor minutes of a baseline after which no trial is begun."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ...; for baselines with gradient steps."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

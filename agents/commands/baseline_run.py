@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from agents.baselines import measure_baseline, names_for
+from agents.baselines.tuning import Trial, TuningConfig, tune_baseline
 from agents.commands.baseline import BaselineCommand
 from agents.commands.common import choose_target, note_other_data
 from agents.commands.options import parse_options
 from agents.console import console, print_json, say
 from agents.training.tensors import resolve_device
-from refit_env.data import load_dataset
+from refit_env.data import Dataset, load_dataset
 from refit_env.utils.atomic_io import write_json
 
 
@@ -24,6 +26,8 @@ def run(command: BaselineCommand) -> int:
         raise ValueError(f"--settings are those of one baseline; {len(command.names)} are named")
     if command.out is not None and command.out.exists():
         raise ValueError(f"--out {command.out} exists; name another file, or delete it first")
+    if command.settings and command.tune is not None:
+        raise ValueError("--settings fixes what --tune searches: leave one out")
     dataset = load_dataset(target.dataset)
     if not command.names:
         names = list(names_for(dataset))
@@ -35,16 +39,20 @@ def run(command: BaselineCommand) -> int:
     device = resolve_device(command.device)
     reports = []
     for name in command.names:
+        settings = parse_options(command.settings)
+        searched: dict[str, Any] = {}
+        if command.tune is not None:
+            settings, searched = _tuned(command, dataset, name, device)
         _, report = measure_baseline(
             dataset,
             name,
-            parse_options(command.settings),
+            settings,
             command.seed,
             command.split,
             refit=command.refit,
             device=device,
         )
-        reports.append({"env": target.env_id} | report)
+        reports.append({"env": target.env_id} | report | searched)
     if command.out is not None:
         write_json(command.out, reports)
     note_other_data(dataset)
@@ -53,6 +61,26 @@ def run(command: BaselineCommand) -> int:
     else:
         console().print(_table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} users)"))
     return 0
+
+
+def _tuned(
+    command: BaselineCommand, dataset: Dataset, name: str, device: torch.device
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that validation chose, and the report's entry about the search."""
+    assert command.tune is not None
+    config = TuningConfig(command.trials, command.minutes, command.seed)
+    path = command.tune / f"{name}.json"
+
+    def tell(trial: Trial) -> None:
+        """Print a trial's result to the error stream."""
+        value = trial.error if trial.value is None else f"{trial.value:.4f}"
+        say(f"{name} {trial.settings or 'defaults'}: {value}", stderr=True)
+
+    record = tune_baseline(
+        dataset, name, path, config, device=device, callback=None if command.json else tell
+    )
+    found = {"file": str(path), "trials": len(record.trials), "minutes": record.minutes}
+    return record.best.settings, {"tuning": found | {record.metric: record.best.value}}
 
 
 def _table(reports: Sequence[dict[str, Any]], title: str) -> Table:

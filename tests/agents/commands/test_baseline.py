@@ -36,11 +36,28 @@ def test_without_a_name_those_that_fit_are_listed(own_data: Path, capsys: pytest
     assert capsys.readouterr().out.split() == names_for(load_dataset(str(own_data)))
 
 
+def test_tuning_chooses_on_validation_and_goes_on(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="tuning needs the extra `tune`")
+    words = ["baseline", "ease", "popularity", *ENV, "--tune", str(tmp_path), "--json", "--trials"]
+    assert main([*words, "2"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main([*words, "4"]) == 0
+    ease, popularity = json.loads(capsys.readouterr().out)
+    tried = json.loads((tmp_path / "ease.json").read_text())["trials"]
+    assert len(tried) == 4 and first[0]["tuning"]["trials"] == 2
+    best = max(tried, key=lambda trial: trial["value"])
+    assert ease["tuning"]["ndcg@20"] == best["value"]
+    assert ease["settings"] == {"l2": best["settings"].get("l2", 200.0)}
+    _, wanted = measure_baseline(load_dataset("synthetic"), "ease", ease["settings"])
+    assert ease["metrics"] == wanted["metrics"] and popularity["tuning"]["trials"] == 1
+
+
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     for words, line in (
         (["eas", *ENV], "unknown baseline 'eas'. Did you mean 'ease'?"),
         (["item-knn", *ENV, "--settings", "shrnk=1"], "'item-knn' 'shrnk'. Did you mean 'shrink'?"),
         (["ease", "slim", *ENV, "--settings", "l2=1"], "--settings are those of one baseline; 2 are named"),
+        (["ease", *ENV, "--settings", "l2=1", "--tune", "x"], "--settings fixes what --tune searches"),
         (["ease"], "say which environment"),
         (["ease", *ENV, "--refit", "--split", "valid"], "measure it on 'test', not on 'valid'"),
     ):

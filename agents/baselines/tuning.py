@@ -1,0 +1,249 @@
+"""Settings of a baseline that validation chooses, by few trials of Optuna and a budget of minutes.
+
+The first trial takes the defaults. Each trial is a fit to the train items and one validation; what was tried
+is kept in a JSON file, from which the same call goes on. It needs the extra ``tune``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from msgspec import Meta
+
+from agents.baselines.base import make_config
+from agents.baselines.evaluating import measure_baseline
+from agents.baselines.registry import baseline
+from refit_env.data.dataset import Dataset
+from refit_env.errors import DataError, SettingError
+from refit_env.evaluation.ranking import selecting_metric
+from refit_env.settings import Bounded, Seed
+from refit_env.utils.atomic_io import read_record, write_json
+
+SPACES = Path(__file__).with_name("spaces.yml")
+"""What is searched, by baseline."""
+RANDOM = 6
+"""Trials that are drawn at random before earlier ones guide the rest."""
+LARGEST = 2**24
+"""Bytes of the largest record that is read."""
+
+
+@dataclass(frozen=True)
+class TuningConfig(Bounded):
+    """How long is searched."""
+
+    trials: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    """Most trials, those of earlier calls included."""
+    minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60.0
+    """Processor minutes of all trials, after which none is begun; those of earlier calls included."""
+    seed: Seed = 0
+    """Of the search and of the fits."""
+    select_on: str = "ndcg@20"
+    """The validation metric that chooses."""
+
+
+class Span(msgspec.Struct, forbid_unknown_fields=True):
+    """A range of a number."""
+
+    between: tuple[int | float, int | float]
+    log: bool = False
+
+
+Space = dict[str, list[Any] | Span]
+"""Field -> the values or the range that is searched."""
+
+
+class Trial(msgspec.Struct, forbid_unknown_fields=True):
+    """One fit: its validation metric, None where the fit was refused for the reason ``error``."""
+
+    settings: dict[str, Any]
+    value: float | None
+    seconds: float
+    chosen: dict[str, Any] = {}
+    error: str = ""
+
+
+class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
+    """What a search was made for, and what it has tried."""
+
+    baseline: str
+    dataset: str
+    fingerprint: str
+    seed: int
+    metric: str
+    space: dict[str, Any]
+    trials: list[Trial] = []
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best value, the first of equals.
+
+        Raises:
+            ValueError: if none has one.
+        """
+        done = [trial for trial in self.trials if trial.value is not None]
+        if not done:
+            reasons = "; ".join(dict.fromkeys(trial.error for trial in self.trials))
+            raise ValueError(f"no trial of baseline {self.baseline!r} could be fitted: {reasons}")
+        return max(done, key=lambda trial: trial.value if trial.value is not None else 0.0)
+
+    @property
+    def minutes(self) -> float:
+        """Processor minutes of all trials."""
+        return sum(trial.seconds for trial in self.trials) / 60
+
+
+def tune_baseline(
+    dataset: Dataset,
+    name: str,
+    path: Path | str,
+    config: TuningConfig | None = None,
+    *,
+    space: Mapping[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    callback: Callable[[Trial], None] | None = None,
+) -> TuningRecord:
+    """Search a baseline's settings on validation.
+
+    Args:
+        dataset: its train split is fitted, its valid split chooses; its test split is not read.
+        name: the baseline's.
+        path: JSON file of what was tried; one that is there is gone on with.
+        config: how long.
+        space: field -> values or range, as in ``spaces.yml``; None takes the one there.
+        device: of the fits.
+        callback: called after each trial.
+
+    Returns:
+        What was tried; its ``best`` holds the settings.
+
+    Raises:
+        ValueError: for an unknown name or field, or a data set that the baseline is not for; without Optuna,
+            naming the extra.
+        DataError: if the file is damaged, or belongs to another search.
+    """
+    config = config if config is not None else TuningConfig()
+    kind = baseline(name)
+    if fault := kind.fault(dataset):
+        raise ValueError(f"baseline {name!r} {fault}")
+    optuna = _optuna()
+    plain = _space_of(name) if space is None else dict(space)
+    searched = msgspec.convert(plain, Space)
+    metric = selecting_metric(config.select_on, dataset)
+    record = TuningRecord(name, dataset.name, dataset.fingerprint, config.seed, metric, plain)
+    defaults = asdict(make_config(kind.config_class, name, {}))
+    for field in searched:
+        make_config(kind.config_class, name, {field: defaults.get(field)})  # refuses an unknown one
+    record = _begun(Path(path), record)
+    most = config.trials if searched else 1
+    while len(record.trials) < most and record.minutes < config.minutes:
+        settings = _next(optuna, searched, defaults, record.trials, config.seed)
+        record.trials.append(_tried(dataset, name, settings, config.seed, metric, device))
+        write_json(path, msgspec.to_builtins(record))
+        if callback is not None:
+            callback(record.trials[-1])
+    return record
+
+
+def _space_of(name: str) -> dict[str, Any]:
+    """The space of a baseline in ``spaces.yml``; a baseline of one's own has none there."""
+    spaces: dict[str, dict[str, Any]] = msgspec.yaml.decode(SPACES.read_bytes())
+    return spaces.get(name, {})
+
+
+def _begun(path: Path, record: TuningRecord) -> TuningRecord:
+    """The record in the file, where there is one.
+
+    Raises:
+        DataError: if it is of another search.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return record
+    found = read_record(path, TuningRecord, error=DataError, limit=LARGEST)
+    for field in ("baseline", "fingerprint", "seed", "metric", "space"):
+        ours, theirs = msgspec.to_builtins(getattr(record, field)), getattr(found, field)
+        if ours != theirs:
+            raise DataError(
+                f"{path} holds a search with another {field} ({theirs!r}, now {ours!r}): name another file"
+            )
+    return found
+
+
+def _next(
+    optuna: Any, space: Space, defaults: Mapping[str, Any], done: Sequence[Trial], seed: int
+) -> dict[str, Any]:
+    """The settings of the next trial; they follow from the trials before and the seed alone."""
+    if not done:
+        return {}
+    # A sampler a trial, so that a search that goes on draws what an unbroken one does.
+    sampler = optuna.samplers.TPESampler(seed=seed + len(done), n_startup_trials=RANDOM)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    ranges = {field: _distribution(optuna, values) for field, values in space.items()}
+    for trial in done:
+        params = {field: trial.settings.get(field, defaults[field]) for field in space}
+        if not all(_holds(values, params[field]) for field, values in space.items()):
+            continue  # the defaults may lie outside
+        state = optuna.trial.TrialState.COMPLETE if trial.value is not None else optuna.trial.TrialState.FAIL
+        made = optuna.trial.create_trial(params=params, distributions=ranges, value=trial.value, state=state)
+        study.add_trial(made)
+    return dict(study.ask(ranges).params)
+
+
+def _optuna() -> Any:
+    """The library, which prints nothing of its own.
+
+    Raises:
+        ValueError: without it, naming the extra.
+    """
+    try:
+        optuna: Any = import_module("optuna")
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise ValueError("tuning needs Optuna: pip install 'refit-env[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _distribution(optuna: Any, values: list[Any] | Span) -> Any:
+    """What Optuna draws a field from."""
+    if isinstance(values, list):
+        return optuna.distributions.CategoricalDistribution(values)
+    low, high = values.between
+    if _whole(values):
+        return optuna.distributions.IntDistribution(int(low), int(high), log=values.log)
+    return optuna.distributions.FloatDistribution(low, high, log=values.log)
+
+
+def _whole(span: Span) -> bool:
+    """Whether a range is one of whole numbers: YAML's ``1``, not ``1.0``."""
+    return all(isinstance(end, int) for end in span.between)
+
+
+def _holds(values: list[Any] | Span, value: Any) -> bool:
+    """Whether a value lies in what is searched."""
+    if isinstance(values, list):
+        return value in values
+    return bool(values.between[0] <= value <= values.between[1])
+
+
+def _tried(
+    dataset: Dataset, name: str, settings: dict[str, Any], seed: int, metric: str, device: torch.device | str
+) -> Trial:
+    """Fit and validate."""
+    begin = time.process_time()
+    try:
+        _, report = measure_baseline(dataset, name, settings, seed, "valid", device=device)
+    except SettingError:
+        raise  # the space itself is wrong
+    except ValueError as error:
+        return Trial(settings, None, time.process_time() - begin, error=str(error))
+    seconds = time.process_time() - begin
+    return Trial(settings, report["metrics"][metric], seconds, report["chosen"])
