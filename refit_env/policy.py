@@ -1,7 +1,7 @@
-"""A pretrained diffusion recommender seen as a policy: pi(a | s) = N(mean(u, t), std_t^2 I).
+"""A pretrained diffusion recommender as a policy: pi(a | s) = N(mean(u, t), std_t^2 I).
 
-A ``context`` is what an environment shows besides u (a history), or that encoded by ``encode``, which spares
-a chain's later steps the encoding. None where u is all there is.
+A ``context`` is the part of an observation besides u (a history), or its encoding by ``encode``, which is
+then computed once for all steps of a chain. None where an observation holds u only.
 
 Letters: B users in a batch, D size of the diffused vector, C size of a context, I items, T denoising steps,
 t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
@@ -33,13 +33,13 @@ class DiffusionPolicy(nn.Module):
     """The denoiser and its schedule as a Gaussian policy over the next vector of the chain.
 
     The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7), or
-    DDIM's; the standard deviation is ``max(posterior_share * posterior_std, exploration_std)``. The floor
-    is what makes the chain explorable: published recommenders have posterior deviations of 0.001 to 0.01
-    (and 0 at k = 0, where that of k = 1 is taken, as the reference code clips it), too small to change a
-    top-K list, while the score function grows as 1 / std.
+    DDIM's; the standard deviation is ``max(posterior_share * posterior_std, exploration_std)``. Without the
+    floor a policy would not explore: published recommenders have posterior deviations of 0.001 to 0.01 (and 0
+    at k = 0, which has that of k = 1, as in the reference code), too small to change a top-K list, while the
+    score function grows as 1 / std.
 
-    Chains in embedding spaces have large ones: there a ``posterior_share`` below 1 lets a policy explore
-    near the noise-free chain, which is what evaluation ranks by.
+    Chains of embeddings have large deviations: there a ``posterior_share`` below 1 keeps exploration near the
+    noise-free chain, by which evaluation ranks.
 
     Evaluation never samples: ``denoise`` is the noise-free chain.
 
@@ -47,7 +47,7 @@ class DiffusionPolicy(nn.Module):
         backbone: the network that predicts x0; its parameters are what fine-tuning changes.
         diffusion: the (possibly respaced) schedule of the chain.
         exploration_std: floor of the standard deviation, in units of the scores.
-        posterior_share: how much of the posterior's deviation is left.
+        posterior_share: factor of the posterior's deviation.
         std: (T,) float32, indexed by the episode's step t.
     """
 
@@ -65,11 +65,10 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             backbone: a (pretrained) denoiser with its schedule.
-            num_steps: T, length of the chain; fewer than the backbone's own steps respaces it. None keeps it.
+            num_steps: T, length of the chain; fewer than the backbone's steps respaces it. None keeps them.
             exploration_std: floor of the policy's standard deviation; 0 keeps the posterior's own.
-            eta: 1 takes DDPM's steps back; less takes DDIM's, whose means follow the straight way from u_T
-                and whose own noise is ``eta`` times as large (0: none). It matters where a long chain is
-                respaced.
+            eta: 1 is DDPM's reverse step; less is DDIM's, whose means follow the straight line from u_T and
+                whose noise is ``eta`` times as large (0: none). It matters where a long chain is respaced.
             posterior_share: factor of the posterior's standard deviation.
 
         Raises:
@@ -96,8 +95,7 @@ class DiffusionPolicy(nn.Module):
 
         Args:
             exploration_std: their floor, in units of the scores.
-            posterior_share: factor of the posterior's, in 0..1; with 0 every step has the floor's. None
-                leaves it as it is.
+            posterior_share: factor of the posterior's, in 0..1; 0: every step has the floor. None keeps it.
 
         Raises:
             ValueError: if one is out of range.
@@ -109,18 +107,18 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(f"exploration_std={exploration_std} must be a finite number >= 0")
         self.exploration_std, self.posterior_share = float(exploration_std), float(posterior_share)
         posterior = torch.as_tensor(self.diffusion.posterior_std.copy())  # (T,) by k
-        posterior[0] = posterior[min(1, self.num_steps - 1)]  # as the family's code clips its log-variance
+        posterior[0] = posterior[min(1, self.num_steps - 1)]  # as DiffRec's code clips its log-variance
         self.std.copy_((self.posterior_share * posterior.flip(0)).clamp(min=self.exploration_std))
 
     def respaced(self, num_steps: int | None = None, eta: float | None = None) -> DiffusionPolicy:
-        """The same network with another chain; what is None stays as it is.
+        """The same network with another chain; None does not change a setting.
 
         Args:
             num_steps: T.
             eta: see the constructor.
 
         Returns:
-            A policy on the same backbone, which both train; ``self`` keeps its chain.
+            A policy that shares the backbone; the chain of ``self`` does not change.
 
         Raises:
             ValueError: if one is out of range.
@@ -128,12 +126,12 @@ class DiffusionPolicy(nn.Module):
         changes = {"num_steps": num_steps, "eta": eta}
         chain = self.chain | {name: value for name, value in changes.items() if value is not None}
         policy = DiffusionPolicy(self.backbone, **chain)
-        policy.std = policy.std.to(self.std)  # alone: the backbone's tables have own dtypes
+        policy.std = policy.std.to(self.std)  # only std: the backbone's tables have other dtypes
         return policy.train(self.training)
 
     @property
     def chain(self) -> dict[str, Any]:
-        """What the constructor takes besides the backbone, JSON-plain: whoever rebuilds a policy passes all.
+        """The arguments of the constructor besides the backbone, JSON-plain, to make an equal policy.
 
         Example:
             >>> from refit_env.backbones import make_backbone
@@ -155,7 +153,7 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self.std.device
 
     def timestep(self, t: int | Tensor) -> int | Tensor:
@@ -163,7 +161,7 @@ class DiffusionPolicy(nn.Module):
         return self.num_steps - 1 - t
 
     def encode(self, context: Context) -> Condition | None:
-        """The context encoded, once for all steps of a chain; its graph reaches the encoder's weights."""
+        """The encoding of a context, for all steps of a chain, with the graph of the encoder's weights."""
         return self.backbone.encode(context) if isinstance(context, Tensor) else context
 
     def mean(self, u: Tensor, t: int | Tensor, context: Context = None) -> Tensor:
@@ -172,7 +170,7 @@ class DiffusionPolicy(nn.Module):
         Args:
             u: (B, D) the current vectors.
             t: the episode's step, one for all or (B,) int64.
-            context: (B, C) what the network is conditioned on, as shown or encoded, or None.
+            context: (B, C) the condition of the network, plain or encoded, or None.
 
         Returns:
             (B, D); at t = T-1 it is the network's x0 prediction itself.
@@ -203,8 +201,8 @@ class DiffusionPolicy(nn.Module):
         """Return the noise-free action for an environment's observation.
 
         Args:
-            observation: as ``gym.make`` or ``gym.make_vec`` give it: ``u`` (D,) or (B, D), ``t`` (1,) or
-                (B, 1), and ``history`` where there is one.
+            observation: of ``gym.make`` or ``gym.make_vec``: ``u`` (D,) or (B, D), ``t`` (1,) or (B, 1), and
+                ``history`` where there is one.
 
         Returns:
             (D,) or (B, D) float32, the mean of the next vector.
@@ -256,9 +254,7 @@ class DiffusionPolicy(nn.Module):
             raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
         std = self.step_std(t)  # () or (B, 1)
         if bool((std <= 0).any()):
-            raise ValueError(
-                "the policy is deterministic at this step (std 0): give it an exploration_std > 0"
-            )
+            raise ValueError("the policy is deterministic at this step (std 0): set an exploration_std > 0")
         z = (action - self.mean(u, t, context)) / std  # (B, D)
         each = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)  # (B, D)
         return each.sum(1) if reduction == "sum" else each.mean(1)
@@ -271,13 +267,13 @@ class DiffusionPolicy(nn.Module):
         return u
 
     def scores(self, users: Tensor, shown: Tensor) -> Tensor:
-        """(B, I) scores by the noise-free chain, with the graph of all that makes them.
+        """(B, I) scores by the noise-free chain, with their whole graph.
 
         Args:
             users: (B,) int64.
-            shown: (B, ...) what is seen of them: rows or histories.
+            shown: (B, ...) the backbone's input: rows or histories.
         """
-        dtype = self.std.dtype  # what is shown may be narrower than a policy in float64
+        dtype = self.std.dtype  # the input may be float32 in a float64 policy
         start = self.backbone.initial_state(users, shown).to(dtype)  # (B, D)
         context = self.backbone.context(users, shown)  # (B, C) or None
         context = None if context is None else context.to(dtype)
@@ -285,7 +281,7 @@ class DiffusionPolicy(nn.Module):
 
     @torch.no_grad()
     def recommend_scores(self, users: Tensor, shown: Tensor) -> Tensor:
-        """(B, I) scores of ``users`` (B,) of whom ``shown`` is seen (rows or histories); deterministic."""
+        """(B, I) scores of ``users`` (B,) with the input ``shown`` (rows or histories); deterministic."""
         was_training = self.training
         self.eval()
         scores = self.scores(users, shown)
@@ -293,11 +289,10 @@ class DiffusionPolicy(nn.Module):
         return scores
 
     def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:
-        """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.ranking.evaluate`` takes.
+        """Make the function users (B,) -> scores (B, I) for ``refit_env.evaluation.ranking.evaluate``.
 
-        What is seen of users (``dataset.episodes``) are their train rows, or the histories of rows, as in the
-        published protocols. For a data set of another catalogue or task the function is refused here, before
-        any work is done.
+        The input for users (``dataset.episodes``) is their train rows, or the histories of rows, as in the
+        published protocols.
 
         Raises:
             ValueError: if the data set has another number of items than the policy, or another task.
@@ -317,15 +312,14 @@ class DiffusionPolicy(nn.Module):
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
 
         Args:
-            folder: made if absent.
-            dataset: what the weights were trained on; None keeps what is known of it
-                (``backbone.trained_on``).
+            folder: created if missing.
+            dataset: data set of the training; None keeps the known one (``backbone.trained_on``).
         """
         trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)
         save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))
 
     def describe(self, trained_on: DataIdentity | None = None) -> dict[str, Any]:
-        """What the policy is besides its weights, JSON-plain: the fields of ``PolicyMeta``.
+        """The description of the policy without its weights, JSON-plain: the fields of ``PolicyMeta``.
 
         Args:
             trained_on: the data set to name.
@@ -345,16 +339,16 @@ class DiffusionPolicy(nn.Module):
     def load(
         cls, folder: Path | str, device: torch.device | str = "cpu", *, other_data: bool = False
     ) -> DiffusionPolicy:
-        """Read what ``save`` wrote; the policy is in evaluation mode.
+        """Load a policy that ``save`` wrote, in evaluation mode.
 
         Args:
             folder: a run folder.
-            device: where its weights are put.
-            other_data: whether it may meet another data set than the one that it was trained on, which is
-                otherwise refused wherever the two meet.
+            device: of its weights.
+            other_data: whether it may be used with another data set than that of its training; otherwise
+                such a use raises an error.
 
         Raises:
-            CheckpointError: if files are missing, damaged, or do not fit each other.
+            CheckpointError: if files are missing or damaged, or do not fit together.
         """
         state, meta = load_checkpoint(folder)
         policy = cls.restore(state, meta, f"{Path(folder) / POLICY}.safetensors").to(device).eval()
@@ -364,15 +358,15 @@ class DiffusionPolicy(nn.Module):
 
     @classmethod
     def restore(cls, state: Mapping[str, Tensor], meta: PolicyMeta, where: str) -> DiffusionPolicy:
-        """Make the policy that ``describe`` and the backbone's state dict are of.
+        """Make a policy from its description and the backbone's state dict.
 
         Args:
             state: the backbone's tensors.
-            meta: what ``describe`` gave.
-            where: the file that they were read from, for messages.
+            meta: the result of ``describe``.
+            where: their file, for messages.
 
         Raises:
-            CheckpointError: if they do not fit each other.
+            CheckpointError: if they do not fit together.
         """
         backbone = restore_backbone(state, meta, where)
         name, source = meta.get("dataset", ""), meta.get("data_source", "")

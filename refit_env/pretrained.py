@@ -1,4 +1,4 @@
-"""A policy to begin with: that of a run folder, or a closed-form one for an environment id."""
+"""A policy in one call: that of a run folder, or a closed-form one for an environment id."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from refit_env.registration import entry
 def load_policy(
     source: str | Path, *, data: str | Path | Dataset | None = None, num_steps: int | None = None
 ) -> DiffusionPolicy:
-    """Return a policy that ranks well, without training.
+    """Return a policy without training: a saved one, or one that is fitted in closed form.
 
     Args:
-        source: a run folder of ``refit pretrain`` or ``refit finetune``, whose policy is read; or an
-            environment id, for whose data a denoiser is fitted in closed form with default settings:
+        source: a run folder of ``refit pretrain`` or ``refit finetune``, whose policy is loaded; or an
+            environment id, for whose data set a denoiser is fitted in closed form with default settings:
             ``linear``, or ``spectral`` where there are more than 10,000 items. (``refit pretrain --backbone
             linear`` chooses the settings on validation.)
         data: for ``ReFiT-Custom-v0``: the data set, or its folder.
-        num_steps: T of the chain; that of the run or of the id if None.
+        num_steps: T of the chain; None uses that of the run or of the id.
 
     Returns:
         The policy in evaluation mode. Make its environment with ``backbone=policy.backbone.name`` and its
@@ -45,7 +45,7 @@ def load_policy(
     row = entry(source)
     given: Any = row.dataset if data is None else data
     if given is None:
-        raise ValueError(f"{row.env_id} has no data set of its own: pass data=FOLDER")
+        raise ValueError(f"{row.env_id} has no data set: pass data=FOLDER")
     dataset = given if isinstance(given, Dataset) else load_dataset(given)
     name = "linear" if dataset.num_items <= DOUBLE else "spectral"
     backbone = backbone_for(dataset, name)

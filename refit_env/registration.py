@@ -1,7 +1,6 @@
 """The table of environment ids, and its registration with Gymnasium.
 
-One row says everything that an id stands for; commands, tests and documentation read it. A new data set
-or backbone is a new row.
+One row defines an id completely; commands, tests and documentation read it. A new data set is a new row.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ VECTOR = "refit_env.envs.vector:DenoisingVectorEnv"
 
 @dataclass(frozen=True)
 class EnvEntry:
-    """What an environment id stands for.
+    """The definition of an environment id.
 
     Attributes:
-        env_id: the id that ``gym.make`` takes.
-        dataset: what ``load_dataset`` is given; None where the maker must pass ``data=FOLDER``.
+        env_id: the id for ``gym.make``.
+        dataset: the name for ``load_dataset``; None where the caller must pass ``data=FOLDER``.
         task: ``"cf"``, ``"sequential"``, ``"social"`` or ``"poi"``.
-        backbone: name of the diffusion recommender whose chains the episodes are.
+        backbone: name of the diffusion recommender whose chain is an episode.
         num_steps: T, the default length of an episode.
-        relevance: default relevance mode; None lets the data decide (``"recent"`` where rows stand in
-            order of time, ``"train"`` for sequential sets, else ``"holdout"``). Sets that were split at
-            random keep ``"holdout"`` even where time is known: there the latest train items are no better a
-            picture of the test items.
+        relevance: default relevance mode; None depends on the data (``"recent"`` where rows are sorted by
+            time, ``"train"`` for sequential sets, else ``"holdout"``). Sets with a random split have
+            ``"holdout"`` also where times are known: there the latest train items resemble the test items no
+            more than others.
         reward: default reward.
         k: default length of the recommended list.
     """
@@ -77,9 +76,9 @@ TABLE: tuple[EnvEntry, ...] = (
 )
 """Every id of this package.
 
-NYC and TKY are next check-ins, each a row, and pay the rank of the place: ``racs`` would compare 100,000 and
-more histories with each other. Foursquare's published files count visits without their order, so that set is
-one of places that users go to, as in the CF task, and its split by chance calls for ``holdout``.
+NYC and TKY are next check-ins, each a row, and their reward is the rank of the place: ``racs`` would compare
+more than 100,000 histories with each other. Foursquare's published files count visits without their order, so
+that set has the places of each user, as in the CF task, and its random split needs ``holdout``.
 """
 
 
@@ -89,10 +88,10 @@ def env_ids() -> list[str]:
 
 
 def entry(env_id: str) -> EnvEntry:
-    """Look an id up.
+    """Return the row of an id.
 
     Args:
-        env_id: for example ``"ReFiT-ML1M-v0"``; ``gym.make``'s prefix ``refit_env:`` may stand before it.
+        env_id: for example ``"ReFiT-ML1M-v0"``, with or without the prefix ``refit_env:`` of ``gym.make``.
 
     Raises:
         ValueError: for an id that is not in the table, with a did-you-mean.
@@ -113,7 +112,7 @@ def entry(env_id: str) -> EnvEntry:
 
 
 def register_envs() -> None:
-    """Tell Gymnasium about every id of the table; ids that it knows already are left as they are."""
+    """Register every id of the table with Gymnasium; ids that are registered already do not change."""
     for row in TABLE:
         if row.env_id not in gym.registry:
             gym.register(row.env_id, entry_point=SINGLE, vector_entry_point=VECTOR, kwargs=row.kwargs())

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.evaluation.ranking import ScoreFunction
-from refit_env.rewards.linear_models import weighed
+from refit_env.rewards.linear_models import weighted
 
 CELLS = 40_000_000
 """Stored values of a sparse product that are held at a time, about."""
@@ -27,7 +27,7 @@ def shown_rows(data: Dataset) -> sp.csr_matrix:
     Of a data set of rows, each history, the item b places back weighted 1 / b.
     """
     if isinstance(data, RowDataset):
-        return weighed(data)
+        return weighted(data)
     return sp.csr_matrix(data.train.csr, dtype=np.float64, copy=True)
 
 

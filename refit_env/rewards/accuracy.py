@@ -45,7 +45,7 @@ class TargetHits(RelevantItems):
     """``r_ra`` (the paper's ablation r_RA), alias ``precision``: hits in the target's items over K."""
 
     def __init__(self, context: RewardContext, *, discount: str = "flat") -> None:
-        """``discount``: ``"flat"`` counts hits, ``"log"`` weighs ranks as DCG does."""
+        """``discount``: ``"flat"`` counts hits, ``"log"`` has the rank weights of DCG."""
         super().__init__(context, rank_discount(discount, context.k), {"n_k": 1.0})
 
 
@@ -102,7 +102,7 @@ class LogRank(Reward):
         return value, {"log_rank": value}
 
     def _best(self, scores: Tensor, users: Tensor) -> Tensor:
-        """(B,) of scores (B, I) in which hidden items are -inf; 0 where nothing relevant may be listed."""
+        """(B,) of scores (B, I) in which masked items are -inf; 0 where all relevant items are masked."""
         row, item, _ = self.context.relevant.entries(users)  # (n,) each, ids ascending in each row
         own = scores[row, item]  # (n,)
         best = torch.full((users.numel(),), -math.inf, device=scores.device, dtype=scores.dtype)
@@ -119,13 +119,13 @@ class LogRank(Reward):
 
 
 class Cosine(Reward):
-    """``r_cos`` (the paper's ablation): cosine of u_0 and the relevant vector, hidden items left out."""
+    """``r_cos`` (the paper's ablation): cosine of u_0 and the relevant vector, masked items excluded."""
 
     term_names = ("cosine",)
     counts_relevant: ClassVar[bool] = True
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Dot product over lengths; 0 where a vector has none."""
+        """Dot product over lengths; 0 where a vector is 0."""
         parts = self.context.masked(scores, users, 0.0)
         value = torch.cat([self._cosine(part, some) for part, some in parts]).float()  # (B,)
         return value, {"cosine": value}

@@ -39,14 +39,14 @@ class RewardResult(NamedTuple):
 class Reward(ABC):
     """A terminal reward r(u_0): one number for each episode.
 
-    A call depends on its arguments and the settings alone (and, where ``uses_lists``, on the table of lists
-    last set); it leaves no state. The reward of an episode does not depend on the rest of its batch.
+    A call depends on its arguments and the settings only (and, where ``uses_lists``, on the lists last
+    set), not on earlier calls. The reward of an episode does not depend on the rest of its batch.
 
     Attributes:
-        context: what it was made from.
-        term_names: names of the terms of its results.
+        context: the data, the relevance and K.
+        term_names: names of the terms in its results.
         counts_relevant: whether it counts relevant items, so that there must be some.
-        needs_rows: whether it rewards what a history shows, which only lists of sequential and check-in sets
+        needs_rows: whether it rewards items of the history, which only lists of sequential and check-in sets
             may hold.
     """
 
@@ -55,7 +55,7 @@ class Reward(ABC):
     needs_rows: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
-        """Keep the context; subclasses take their settings as further keyword arguments.
+        """Set the context; subclasses have their settings as further keyword arguments.
 
         Raises:
             ValueError: if it counts relevant items and the relevance is ``none``, or it needs rows in order
@@ -126,7 +126,7 @@ class Reward(ABC):
         return self.context.hidden_mask(users)
 
     def parts(self) -> list[tuple[Reward, float]]:
-        """The rewards that this one is a weighted sum of: itself, unless it is a mix."""
+        """The rewards of which this one is a weighted sum: itself, unless it is a mix."""
         return [(self, 1.0)]
 
     @property
@@ -137,7 +137,7 @@ class Reward(ABC):
     def with_own_lists(self) -> Reward:
         """The same reward with a table of lists of its own; itself if it uses none.
 
-        A shallow copy: ``set_lists`` must assign what it keeps, not change it in place.
+        A shallow copy, so ``set_lists`` must assign attributes, not change them in place.
         """
         return copy.copy(self) if self.uses_lists else self
 
@@ -148,7 +148,7 @@ class Reward(ABC):
         """Set all users' lists to those of a model, if the reward uses them.
 
         Args:
-            score: users (B,) -> scores (B, I), as ``DiffusionPolicy.scorer`` makes it.
+            score: users (B,) -> scores (B, I), for example of ``DiffusionPolicy.scorer``.
             batch: users scored at a time.
         """
         refresh_all([self], score, batch)
@@ -171,7 +171,7 @@ def refresh_all(
 
 
 class ListReward(Reward):
-    """A reward that adds up over the list: sum over ranks of discount[rank] * gains[item at that rank].
+    """A sum over the list: sum over ranks of discount[rank] * gains[item at that rank].
 
     Subclasses define the gains of each term and its weight. Estimators that use this form have far less
     variance than the score function: see ``agents.gradients.estimators``.
@@ -182,7 +182,7 @@ class ListReward(Reward):
     """
 
     def __init__(self, context: RewardContext, discount: Tensor, weights: Mapping[str, float]) -> None:
-        """Keep the discount (K,) and the terms' weights."""
+        """Set the discount (K,) and the terms' weights."""
         super().__init__(context)
         self.discount = discount.to(context.device)
         self.weights = dict(weights)
@@ -194,7 +194,9 @@ class ListReward(Reward):
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """By term, (B, K) float32: the gains of the lists' items; subclasses may avoid (B, I) gains."""
-        some, index = torch.unique_consecutive(users, return_inverse=True)  # a user's episodes stand together
+        some, index = torch.unique_consecutive(
+            users, return_inverse=True
+        )  # a user's episodes are consecutive
         return {name: gain[index[:, None], lists] for name, gain in self.term_gains(some).items()}
 
     def gains(self, users: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from refit_env.settings import Nonnegative, Share, check_setting
 
 
 class ItemReward(ListReward):
-    """Base of list rewards whose gains are the same for every user: the list's mean of a number per item."""
+    """Base of list rewards with the same gains for every user: the list's mean of a number per item."""
 
     def __init__(self, context: RewardContext, name: str, gain: Tensor) -> None:
         """``gain``: (I,) the gain of each item."""
@@ -42,8 +42,8 @@ class ItemReward(ListReward):
 class Novelty(ItemReward):
     """``novelty``: mean self-information of the list's items, -log2(p_i) / log2(U).
 
-    p_i is the share of users who have the item among what is visible (Vargas and Castells, RecSys 2011);
-    an item that nobody has counts as one user's, so gains lie in 0..1.
+    p_i is the share of users with the item among their visible ones (Vargas and Castells, RecSys 2011); an
+    item without users counts as one user's, so gains are in 0..1.
     """
 
     def __init__(self, context: RewardContext) -> None:
@@ -71,10 +71,11 @@ class LongTail(ItemReward):
 
 
 class Coverage(ListReward):
-    """``coverage``: mean over the list of 1 / (1 + other users in whose list the item stands).
+    """``coverage``: mean over the list of 1 / (1 + number of other users whose lists hold the item).
 
-    Summed over all users and places, 1 / (users who are shown the item) is the number of distinct items
-    shown, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the user's share in it.
+    The sum over all users and ranks of 1 / (number of users whose lists hold the item) is the number of
+    distinct items in all lists, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the
+    user's share of it.
     The others' lists are those of a user-based nearest-neighbour recommender until ``refresh`` replaces them
     by a model's.
     """
@@ -101,7 +102,7 @@ class Coverage(ListReward):
         self._shown = None
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The user's own list does not count against its items."""
+        """Gains in which the user's own list is not counted."""
         own = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
         own.scatter_(1, self.lists[users], 1.0)  # (B, I)
         return {"coverage": 1.0 / (1.0 + self.shown() - own)}
@@ -112,7 +113,7 @@ class Coverage(ListReward):
         return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
 
     def shown(self) -> Tensor:
-        """(I,) users in whose list each item stands."""
+        """(I,) number of users whose lists hold each item."""
         if self._shown is None:
             lists = self.lists[self.context.peers]  # (n, K)
             self._shown = torch.bincount(lists.flatten(), minlength=self.context.num_items).float()
@@ -120,7 +121,7 @@ class Coverage(ListReward):
 
 
 class UnbiasedHits(RelevantItems):
-    """``unbiased_hits``: hits weighed by (popularity / highest popularity)^-power, over K.
+    """``unbiased_hits``: hits with the weights (popularity / highest popularity)^-power, over K.
 
     An inverse-propensity correction with propensity proportional to popularity^power (Yang et al., RecSys
     2018, power 0.5), the weight capped at ``cap``, and divided by it so that the reward lies in 0..1.
@@ -156,7 +157,7 @@ class Diversity(Reward):
         self._there = torch.as_tensor(context.popularity > 0, device=context.device)  # (I,)
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """A few episodes at a time: sums of columns are dense."""
+        """The distance of a few episodes at a time, because sums of columns are dense."""
         size = max(1, 2**22 // self.context.num_users)
         value = torch.cat([self._distance(some) for some in torch.split(lists, size)]).float()  # (B,)
         return value, {"diversity": value}

@@ -16,12 +16,12 @@ from refit_env.rewards.context import RewardContext
 
 
 class CallableReward(Reward):
-    """A user's own function of (scores (B, I), users (B,)), its output checked at every call."""
+    """A user's function of (scores (B, I), users (B,)), whose output is checked at every call."""
 
     term_names = ("custom",)
 
     def __init__(self, context: RewardContext, function: Callable[[Tensor, Tensor], Any]) -> None:
-        """Wrap ``function``."""
+        """Wrap a function."""
         super().__init__(context)
         self.function = function
         self.name = str(getattr(function, "__name__", type(function).__name__))
@@ -30,8 +30,8 @@ class CallableReward(Reward):
         """Call the function.
 
         Raises:
-            TypeError: if it gives no numbers, or complex ones.
-            ValueError: if it does not give (B,) of them, or one is NaN or infinite.
+            TypeError: if it returns no numbers, or complex ones.
+            ValueError: if it does not return (B,) of them, or one is NaN or infinite.
         """
         given = self.function(scores, users)
         given = given.value if isinstance(given, RewardResult) else given  # the function is a reward itself
@@ -39,22 +39,22 @@ class CallableReward(Reward):
             value = torch.as_tensor(given, device=scores.device)
         except (TypeError, ValueError, RuntimeError) as error:
             raise TypeError(
-                f"reward {self.name!r} gave {type(given).__name__}, expected a tensor or array of numbers"
+                f"reward {self.name!r} returned {type(given).__name__}, expected a tensor or array of numbers"
             ) from error
         if value.is_complex():
-            raise TypeError(f"reward {self.name!r} gave {value.dtype}, expected real numbers")
+            raise TypeError(f"reward {self.name!r} returned {value.dtype}, expected real numbers")
         if value.shape != users.shape:
             raise ValueError(
-                f"reward {self.name!r} gave shape {tuple(value.shape)}, expected {tuple(users.shape)}: "
+                f"reward {self.name!r} returned shape {tuple(value.shape)}, expected {tuple(users.shape)}: "
                 "one number for each episode"
             )
-        value = value.float()  # integer counts must not meet integer arithmetic later
+        value = value.float()  # so that later arithmetic is not that of integers
         wrong = ~torch.isfinite(value)
         if bool(wrong.any()):
             place = int(torch.nonzero(wrong)[0])
             whose = self.context.dataset.users_by_id.named(int(users[place]))
             raise ValueError(
-                f"reward {self.name!r} gave {float(value[place])} for {whose}, episode {place} of the batch; "
-                "every reward must be finite"
+                f"reward {self.name!r} returned {float(value[place])} for {whose}, episode {place} of the "
+                "batch; every reward must be finite"
             )
         return value, {"custom": value}

@@ -33,16 +33,16 @@ CACHED = 2**20
 
 
 class RewardContext:
-    """What rewards are made from: the data, what counts as relevant, the list length, the device.
+    """The inputs of rewards: the data, the relevance, the list length, the device.
 
-    The rewards of a mix share one, so that sparse rows and neighbours are made once.
+    The rewards of a mix share one, so that sparse rows and neighbours are computed once.
 
     Attributes:
         dataset: rewards read its train split and, through ``relevance``, its valid one; never its test split.
-        relevance: what is shown, counted and kept out of lists.
+        relevance: the visible, the relevant and the masked items.
         k: list length K.
-        device: of the scores.
-        model: folder of the environment's pretrained model, if it has one.
+        device: device of the scores.
+        model: folder of the environment's pretrained model, or None.
         other_data: whether models may have been trained on another data set.
     """
 
@@ -55,7 +55,7 @@ class RewardContext:
         model: str | Path | None = None,
         other_data: bool = False,
     ) -> None:
-        """Collect; ``ValueError`` if k is not a whole number in 1..I."""
+        """Set the attributes; ``ValueError`` if k is not a whole number in 1..I."""
         check_setting("k", k, Annotated[int, Meta(ge=1)])
         if k > dataset.num_items:
             raise SettingError("k", f"must lie in 1..{dataset.num_items}, the number of items, found {k}")
@@ -75,28 +75,28 @@ class RewardContext:
 
     @cached_property
     def relevant(self) -> SparseRows:
-        """(U, I) what counts as a hit."""
+        """(U, I) the relevant items."""
         return SparseRows(self.relevance.relevant, self.device)
 
     @cached_property
     def hidden(self) -> SparseRows | None:
-        """(U, I) what no list may hold, or None."""
+        """(U, I) the masked items, which no list may hold; None if no item is masked."""
         return None if self.relevance.hidden is None else SparseRows(self.relevance.hidden, self.device)
 
     @cached_property
     def lists_may_fall_short(self) -> bool:
-        """Whether some user has fewer than K items that a list may hold, so that hidden ones fill its end."""
+        """Whether some user has fewer than K items that are not masked, so that masked ones fill the list."""
         rows = self.relevance.hidden
         return rows is not None and bool((self.num_items - np.diff(rows.indptr) < self.k).any())
 
     @cached_property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """(I,) users who have each item among what is visible."""
+        """(I,) number of users with each item among their visible ones."""
         counts = np.bincount(self.relevance.visible.indices, minlength=self.num_items)
         return np.asarray(counts, dtype=np.float64)
 
     def hidden_mask(self, users: Tensor) -> Tensor | None:
-        """(B, I) bool, the items that no list of ``users`` may hold; None if every item may stand in one."""
+        """(B, I) bool, the masked items of ``users``; None if no item is masked."""
         return None if self.hidden is None else self.hidden.mask(users)
 
     def top_k(self, scores: Tensor, users: Tensor) -> Tensor:
@@ -113,10 +113,10 @@ class RewardContext:
         return torch.cat([top_k(part, self.k) for part, _ in parts])
 
     def masked(self, scores: Tensor, users: Tensor, value: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Scores with ``value`` for the items that no list may hold, some users at a time.
+        """Scores with ``value`` for the masked items, some users at a time.
 
         Yields:
-            (b, I) scores and their (b,) users, in order; on a CPU so few that the copy stays in the cache.
+            (b, I) scores and their (b,) users, in order; on a CPU so few that the copy fits in the cache.
         """
         if self.hidden is None:
             yield scores, users
@@ -130,15 +130,16 @@ class RewardContext:
         return cached_neighbors(self.relevance.visible, count, self.relevance.groups)
 
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
-        """(U, K) the lists of all ``peers`` by a model: users (B,) -> scores (B, I)."""
+        """(U, K) the lists of all ``peers`` from the scores of a model, users (B,) -> scores (B, I)."""
         [lists] = lists_of_each([self], score, batch)
         return lists
 
     @cached_property
     def peers(self) -> Tensor:
-        """(n,) users of whom something is visible: whose lists there are.
+        """(n,) users with a visible item, who have lists.
 
-        Not a sequential set's rows of other splits, which show what validation and test rows are to predict.
+        In a sequential set they do not include rows of other splits, whose histories hold validation and test
+        targets.
         """
         return torch.as_tensor(np.flatnonzero(np.diff(self.relevance.visible.indptr)), device=self.device)
 
@@ -172,13 +173,13 @@ class RewardContext:
 def lists_of_each(
     contexts: Sequence[RewardContext], score: Callable[[Tensor], Tensor], batch: int = 512
 ) -> list[Tensor]:
-    """The lists (U, K) of all users by a model, for each of several relevances of one data set.
+    """The lists (U, K) of all users from the scores of a model, for each of several contexts.
 
-    Users who are no peers are not scored; their rows are 0 .. K-1, which no reward reads.
+    Only peers are scored; the other rows are 0 .. K-1, which no reward reads.
 
     Args:
-        contexts: of one data set, K and device.
-        score: users (B,) -> scores (B, I), called once for each user.
+        contexts: with the same data set, K and device.
+        score: users (B,) -> scores (B, I); each user is scored once.
         batch: users scored at a time.
     """
     if not contexts:

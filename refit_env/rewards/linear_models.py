@@ -1,10 +1,10 @@
-"""Rewards by a linear model of who has what: a list is worth what the model says that its items are.
+"""Reward models in closed form: the gain of an item is the prediction of a linear item-item model.
 
-A user's train items say little about the one list that a policy draws, and a network of millions of weights
-soon knows them by heart. A linear item-item model, fitted in closed form to the same train split, has an
-opinion on every item of every user, so the reward of an episode is dense, and it carries what the columns
-of the matrix know of each other. It is a reward model in the sense of learning from human feedback; how
-well the model itself ranks is to be reported beside what a policy learnt from it.
+The train items of a user are a sparse reward, and a network of millions of weights overfits to them. A linear
+item-item model, fitted in closed form to the same train split, predicts a number for every item of every
+user, so the reward of an episode is dense and contains the correlations between items. It is a reward model
+in the sense of learning from human feedback. Report the ranking metrics of the model itself beside those of a
+policy that was trained on it.
 
 Letters: B users in the batch, I items, K list length, U users of the data set, R train rows, N stored
 values, n visible items of the batch, r rank.
@@ -44,11 +44,11 @@ from refit_env.utils.ridge import ridge_weights
 
 @dataclass(frozen=True)
 class Filters:
-    """A fitted graph filter, in float64: what a batch earns must not depend on what is in it.
+    """A fitted graph filter, in float64, so that a reward does not depend on the rest of its batch.
 
     Attributes:
-        into: (I, r) from a visible row to the leading directions, weighed.
-        out: (r, I) back.
+        into: (I, r) from a visible row to the weighted leading directions.
+        out: (r, I) from the directions to scores.
         normal: (R, I) sparse, the normalised train rows.
         transposed: (I, R) sparse.
     """
@@ -60,60 +60,61 @@ class Filters:
 
 
 LARGEST = 25_000
-"""Items or, where they are fewer, users that ``ease`` takes: it holds the square, its time is the cube."""
+"""Most items or, where they are fewer, users for ``ease``: its memory is the square, its time the cube."""
 
 
 class ModelReward(ListReward):
-    """NDCG@K of the list where an item's graded relevance is what a model predicts from the visible row.
+    """NDCG@K of the list with a model's predictions from the visible row as graded relevance.
 
-    Predictions below 0 count as 0, as those of hidden items do; the ideal list is the model's own.
+    Predictions below 0 and those of masked items count as 0; the ideal list is the model's own.
     """
 
     term: ClassVar[str]
 
     def __init__(self, context: RewardContext) -> None:
-        """Keep the context."""
+        """Set the context."""
         super().__init__(context, discounts(context.k), {self.term: 1.0})
         self._last: tuple[Tensor, Tensor] | None = None
 
     @abstractmethod
     def predict(self, users: Tensor) -> Tensor:
-        """What the model says of every item, (B, I) float, to ``users`` (B,) int64; the higher the better."""
+        """The predictions (B, I) float of all items for ``users`` (B,) int64; higher is better."""
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The predictions over the DCG of the model's own list; 0 for who has nothing to be predicted.
+        """The predictions over the DCG of the model's own list; 0 for users without predictions.
 
-        An iteration judges the lists of a batch and then asks for its gains: they are kept until asked for
-        again, and no longer, since each of many hold-outs has a reward of its own.
+        An iteration of training needs the gains of a batch twice, so they are stored until the second call,
+        and no longer, because each of many hold-outs has its own reward.
         """
         last, self._last = self._last, None
         if last is not None and torch.equal(last[0], users):
             return {self.term: last[1]}
-        gains = self._worth(users)
+        gains = self._gains(users)
         self._last = users.clone(), gains
         return {self.term: gains}
 
-    def _worth(self, users: Tensor) -> Tensor:
+    def _gains(self, users: Tensor) -> Tensor:
         """(B, I) the gains of ``users`` (B,)."""
-        worth = self.predict(users).clamp(min=0.0)  # (B, I)
+        gain = self.predict(users).clamp(min=0.0)  # (B, I)
         hidden = self.hidden(users)
         if hidden is not None:
-            worth = worth.masked_fill(hidden, 0.0)
-        best = worth.topk(self.k, 1).values  # (B, K)
+            gain = gain.masked_fill(hidden, 0.0)
+        best = gain.topk(self.k, 1).values  # (B, K)
         ideal = (best * self.discount).double().sum(1, keepdim=True).float()  # (B, 1)
-        return torch.where(ideal > 0, worth / ideal.clamp(min=1e-30), 0.0)
+        return torch.where(ideal > 0, gain / ideal.clamp(min=1e-30), 0.0)
 
 
 class Ease(ModelReward):
     """``ease``: EASE, the ridge regression of each item on all others (Steck, WWW 2019, arXiv 1905.03375).
 
     Weights W minimise |X - X W|^2 + l2 |W|^2 with a zero diagonal, X the train rows; a prediction is the
-    visible row times W. In sequential and check-in sets the next item is known apart from what precedes, so
+    visible row times W. In sequential and check-in sets the next item is not part of the history, so
     W minimises |T - X W|^2 + l2 |W|^2 with T the next items of the train rows and X their histories, the
-    item b places back weighed 1 / b (the transition model of SLIST, Choi et al., WWW 2021, arXiv 2103.16104).
+    item b positions back with the weight 1 / b (the transition model of SLIST, Choi et al., WWW 2021, arXiv
+    2103.16104).
 
     Memory I^2 and time I^3, once for a data set, or U^2 and U^3 where there are fewer users than items and
-    no rows in order: for sets of which one side is at most 25,000 (``refit_env.rewards.ridge_solver``).
+    the data set has no rows; one side must be at most 25,000 (``refit_env.rewards.ridge_solver``).
     """
 
     term = "ease"
@@ -124,8 +125,8 @@ class Ease(ModelReward):
         Args:
             context: data, relevance, K.
             l2: weight of the squared weights, above 0; 50 to 500 for sets of 10,000s to 1,000,000s of rows.
-            leave_one_out: ask, of each train row in order, the model that was fitted to all others. One that
-                was fitted to the row, too, knows the target by heart and says little of other rows.
+            leave_one_out: predict each train row by the model that was fitted to all other rows. A model that
+                was fitted to the row overfits to its target.
 
         Raises:
             ValueError: if ``l2`` is not a finite number above 0, the data set is too large, or a row is to be
@@ -178,7 +179,7 @@ class GraphFilter(ModelReward):
 
 
 def _ease(context: RewardContext, l2: float) -> Regression:
-    """EASE of a data set, fitted once, asked about what the relevance shows.
+    """EASE of a data set, fitted once, for the visible rows of the relevance.
 
     Raises:
         ValueError: if the smaller of its sides is too large.
@@ -203,7 +204,7 @@ def _ease(context: RewardContext, l2: float) -> Regression:
 
 
 def _without_itself(context: RewardContext, model: Regression, l2: float) -> WithoutItself:
-    """The model, each train row's predictions by what all others say.
+    """The model, in which each train row is predicted by all other rows.
 
     Raises:
         ValueError: if the data set has no rows in order.
@@ -211,21 +212,21 @@ def _without_itself(context: RewardContext, model: Regression, l2: float) -> Wit
     dataset = context.dataset
     if not isinstance(dataset, RowDataset):
         raise ValueError(
-            f"leave_one_out=True is for sequential and check-in rows, whose next item the model was told; "
-            f"{dataset.name!r} has none: hide part of each row instead, with relevance 'holdout'"
+            f"leave_one_out=True is for sequential and check-in rows, whose next item is in the fit; "
+            f"{dataset.name!r} has none: hide a part of each row instead, with relevance 'holdout'"
         )
     rows = _train_rows(dataset)
-    told = dataset.rows_of("train")
+    train = dataset.rows_of("train")
     targets = torch.zeros(dataset.num_users, dtype=torch.int64)
     shares = torch.zeros(dataset.num_users)
-    targets[told] = torch.as_tensor(dataset.targets.items, dtype=torch.int64)
+    targets[train] = torch.as_tensor(dataset.targets.items, dtype=torch.int64)
     known = CACHE.get("leverages", (rows, l2), lambda: leverages(rows, l2))
-    shares[told] = torch.tensor(known, dtype=torch.float32)
+    shares[train] = torch.tensor(known, dtype=torch.float32)
     return WithoutItself(model, targets.to(context.device), shares.to(context.device))
 
 
 def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) -> Filters:
-    """The two filters of ``GraphFilter``, kept for the next who asks."""
+    """The two filters of ``GraphFilter``, cached."""
     rows = _train_rows(dataset)
 
     def make() -> Filters:
@@ -243,9 +244,9 @@ def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) ->
 
 
 def _train_rows(dataset: Dataset) -> sp.csr_matrix:
-    """(R, I) float64 what a model is fitted to: all train rows, whatever an episode hides of them."""
+    """(R, I) float64 the rows to fit: all train items, including those that an episode hides."""
     if isinstance(dataset, RowDataset):
-        return sp.csr_matrix(weighed(dataset)[dataset.rows_of("train")])
+        return sp.csr_matrix(weighted(dataset)[dataset.rows_of("train")])
     rows = sp.csr_matrix(dataset.train.csr, dtype=np.float64, copy=True)
     rows.data[:] = 1.0
     return rows
@@ -257,16 +258,16 @@ def _targets(dataset: RowDataset) -> sp.csr_matrix:
 
 
 def _visible(context: RewardContext) -> sp.csr_matrix:
-    """(U, I) what a model is asked about: the visible rows, as those that it was fitted to are weighed."""
+    """(U, I) the rows to predict from: the visible items, with the weights of the fitted rows."""
     if isinstance(context.dataset, RowDataset):
-        return weighed(context.dataset)
+        return weighted(context.dataset)
     rows = sp.csr_matrix(context.relevance.visible, dtype=np.float64, copy=True)
     rows.data[:] = 1.0
     return rows
 
 
-def weighed(rows: RowDataset, decay: float = 1.0) -> sp.csr_matrix:
-    """(U, I) each history, an item b places back weighed 1 / b^decay; repeats add up."""
+def weighted(rows: RowDataset, decay: float = 1.0) -> sp.csr_matrix:
+    """(U, I) each history, an item b positions back with the weight 1 / b^decay; repeats are summed."""
     longest = rows.history.shape[1]
     back = rows.lengths[:, None] - np.arange(longest)  # (U, L) 1 is the latest
     row, place = np.nonzero(back > 0)

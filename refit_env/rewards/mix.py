@@ -19,13 +19,13 @@ from refit_env.rewards.relevance import common
 
 
 class Mix(Reward):
-    """A weighted sum of rewards, as in ``{"racs": 1.0, "coverage": 0.1}``.
+    """A weighted sum of rewards, for example ``{"racs": 1.0, "coverage": 0.1}``.
 
-    Its terms are the parts' values by name, and, of a part with several terms, those as ``racs/n_k``.
+    Its terms are the parts' values by name, and the terms of a part with several, for example ``racs/n_k``.
     """
 
     def __init__(self, context: RewardContext, rewards: Mapping[str, tuple[Reward, float]]) -> None:
-        """Keep the rewards and their weights by name; ValueError if a weight is not finite."""
+        """Set the rewards and their weights by name; ValueError if a weight is not finite."""
         super().__init__(context)
         self.rewards = dict(rewards)
         names = []
@@ -41,7 +41,7 @@ class Mix(Reward):
         return any(reward.uses_lists for reward, _ in self.rewards.values())
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Each part on the same lists."""
+        """Compute each part on the same lists."""
         terms = {}
         for name, (reward, _) in self.rewards.items():
             value, own = reward.compute(scores, users, lists)

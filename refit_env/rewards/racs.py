@@ -54,7 +54,7 @@ class SimilarUsers(ABC):
         """(B, K) the gains of the items of the target's list."""
 
     def constant(self, users: Tensor) -> Tensor:
-        """(B,) what is added whatever the target's list holds."""
+        """(B,) a part that does not depend on the target's list."""
         return torch.zeros(users.numel(), device=self.context.device)
 
     def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most variants use no other lists
@@ -134,7 +134,7 @@ class Racs(ListReward):
       ``refresh`` sets those lists to a model's, ``set_lists`` to any; they start as those of a user-based
       nearest-neighbour recommender.
 
-    A user with fewer than M neighbours (others with a common item) counts the missing ones as without hits.
+    For a user with fewer than M neighbours (others with a common item) the missing ones count as 0 hits.
     """
 
     counts_relevant: ClassVar[bool] = True
@@ -156,8 +156,8 @@ class Racs(ListReward):
             alpha: weight of the target's own hits, in 0..1 (the paper: 0.5, best in 0.3..0.7).
             neighbors: M (the paper: 10), by the cosine of the visible rows.
             variant: ``"target_list"`` or ``"neighbor_lists"``.
-            neighbor_relevance: what counts as relevant to a neighbour; None is the context's own mode.
-            discount: ``"flat"`` counts hits (the paper), ``"log"`` weighs ranks as DCG does.
+            neighbor_relevance: mode of the relevant items of neighbours; None is the context's mode.
+            discount: ``"flat"`` counts hits (the paper), ``"log"`` has the rank weights of DCG.
 
         Raises:
             ValueError: if a setting is out of range or unknown.

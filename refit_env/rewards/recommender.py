@@ -1,9 +1,8 @@
-"""What a saved diffusion recommender says of a list: the model that is fine-tuned itself, or a better one.
+"""A saved diffusion recommender as the reward: the pretrained model of the environment, or a better one.
 
-Alone it would teach a model only what it knows. Beside another model's opinion it is what keeps fine-tuning
-from taking that one's errors for its own: where the two are probabilities, their mean predicts better than
-either (a linear opinion pool, Stone, Annals of Mathematical Statistics 1961), and a reward of both asks for
-the lists of that mean.
+A reward from the pretrained model alone contains no new information. In a mix with another reward model it
+limits the errors of that one: the mean of two probabilities predicts better than either (a linear opinion
+pool, Stone, Annals of Mathematical Statistics 1961), and the mix rewards the lists of that mean.
 
 Letters: B users in the batch, I items.
 """
@@ -31,23 +30,23 @@ class Recommender(ModelReward):
     def __init__(
         self, context: RewardContext, *, checkpoint: str | Path | None = None, temperature: float = 1.0
     ) -> None:
-        """Load the policy, in float64: what a batch earns must not depend on what is in it.
+        """Load the policy, in float64, so that a reward does not depend on the rest of its batch.
 
         Args:
             context: data, relevance, K.
-            checkpoint: folder that ``DiffusionPolicy.save`` wrote; the environment's own if None.
-            temperature: what scores are divided by, above 0; 1 suits models trained by cross-entropy.
+            checkpoint: folder that ``DiffusionPolicy.save`` wrote; None uses the environment's.
+            temperature: divisor of the scores, above 0; 1 suits models trained by cross-entropy.
 
         Raises:
-            ValueError: if no checkpoint is named, it ranks another catalogue or serves another task, or the
-                temperature is out of range.
+            ValueError: if no checkpoint is named, it is for another catalogue or task, or the temperature is
+                out of range.
             CheckpointError: if the checkpoint is missing or damaged.
         """
         check_setting("temperature", temperature, Positive)
         folder = context.model if checkpoint is None else checkpoint
         if folder is None:
             raise ValueError(
-                "reward 'recommender' asks a trained model, and this environment has none of its own: "
+                "reward 'recommender' needs a trained model, and this environment has none: "
                 "pass reward_kwargs={'checkpoint': FOLDER}, a run folder of refit pretrain "
                 "(--reward-options checkpoint=FOLDER)"
             )
@@ -55,13 +54,13 @@ class Recommender(ModelReward):
             raise SettingError("checkpoint", f"must be a folder, found {shown(folder)}")
         super().__init__(context)
         policy = DiffusionPolicy.load(folder, other_data=context.other_data)
-        policy.scorer(context.dataset)  # refuses another catalogue, task or data set
+        policy.scorer(context.dataset)  # raises an error for another catalogue, task or data set
         self.policy = policy.to(context.device).double().eval().requires_grad_(False)
         self.temperature = float(temperature)
         seen = context.dataset.showing(context.relevance.visible)
         self._shown = self.policy.backbone.shown(seen, context.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """The policy's probabilities of what is hidden, shown the visible row."""
+        """The policy's probabilities of all items, from the visible row."""
         scores = self.policy.recommend_scores(users, self._shown(users))  # (B, I)
         return torch.softmax(scores / self.temperature, 1).float()

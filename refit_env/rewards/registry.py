@@ -30,7 +30,7 @@ RewardSpec = str | Mapping[Any, float] | Callable[..., Any]
 """A name, a function of (scores, users), or a weighted mix of names and functions."""
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
-"""Of a reward in a mix; less than 0 makes it a cost."""
+"""Weight of a reward in a mix; less than 0 makes it a cost."""
 
 RewardClass = TypeVar("RewardClass", bound=type[Reward])
 
@@ -65,7 +65,7 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
 
     Raises:
         ValueError: if the name is taken.
-        TypeError: if the class is no ``Reward``.
+        TypeError: if the class is not a ``Reward``.
     """
 
     def add(cls: RewardClass) -> RewardClass:
@@ -91,7 +91,7 @@ def reward_class(name: str) -> type[Reward]:
 
 
 def _check_class(name: str, cls: object) -> None:
-    """Refuse what is no reward class."""
+    """Raise an error for a class that is not a reward."""
     if not (inspect.isclass(cls) and issubclass(cls, Reward)):
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
@@ -101,7 +101,7 @@ def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
 
     Args:
         relevance: its name; None for any.
-        rows: whether the data set is a sequential or check-in set in order of time; some rewards need that.
+        rows: whether the data set is a sequential or check-in set sorted by time; some rewards need it.
 
     Example:
         >>> "ndcg" in reward_names(), "ndcg" in reward_names("none"), "ease" in reward_names("none")
@@ -145,21 +145,21 @@ def make_reward(
         spec: a name; a function (scores (B, I), users (B,)) -> (B,); or a mix of both,
             ``{"racs": 1.0, "coverage": 0.1, my_function: 0.5}``.
         dataset: the data.
-        relevance: what is shown, counted and kept out of lists.
+        relevance: the visible, the relevant and the masked items.
         k: list length K.
-        device: of the scores.
+        device: device of the scores.
         model: folder of the environment's own pretrained model, for rewards that use it.
         other_data: whether models may have been trained on another data set.
-        **kwargs: settings of the reward; in a mix, each goes to every part that knows it.
+        **kwargs: settings of the reward; in a mix, each applies to every part that has it.
 
     Returns:
         The reward; called with scores and users, it returns a ``RewardResult``.
 
     Raises:
         ValueError: for an unknown name (with a did-you-mean).
-        SettingError: for a setting that no part knows or that is out of its bounds, naming it; for a mix
-            whose weights are no numbers or all 0, naming ``reward``.
-        TypeError: for what is no reward.
+        SettingError: for a setting that no part has or that is out of its bounds, naming it; for a mix
+            whose weights are not numbers or all 0, naming ``reward``.
+        TypeError: for a value that is not a reward.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -185,11 +185,10 @@ def make_reward(
 
 
 def _own(function: Any, context: RewardContext) -> Reward:
-    """One's own function as a reward; a TypeError for anything else."""
+    """A user's function as a reward; a TypeError for any other value."""
     if inspect.isclass(function):
         raise TypeError(
-            f"reward {function.__name__} is a class: pass the name that register_reward gave it, or a "
-            "function"
+            f"reward {function.__name__} is a class: pass its name in register_reward, or a function"
         )
     if not callable(function):
         raise TypeError(
@@ -226,7 +225,7 @@ def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping
     for part, weight in spec.items():
         name = part if isinstance(part, str) else str(getattr(part, "__name__", type(part).__name__))
         if name in parts:
-            raise ValueError(f"two rewards of the mix are named {name!r}: give one function another name")
+            raise ValueError(f"two rewards of the mix are named {name!r}: rename one function")
         fault = type_fault(Weight, weight)
         if fault is not None:
             raise SettingError("reward", f"weight of {name!r} {fault}")
@@ -235,13 +234,13 @@ def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping
         parts[name] = made, float(weight)
     if not any(weight for _, weight in parts.values()):
         found = ", ".join(f"{name}=0" for name in parts) or "nothing"
-        raise SettingError("reward", f"must weigh something by more or less than 0, found {found}")
+        raise SettingError("reward", f"needs a weight other than 0, found {found}")
     return Mix(context, parts)
 
 
 def _settings(name: Any) -> list[str]:
-    """The keyword arguments that a reward takes; the did-you-mean error for an unknown name."""
-    if not isinstance(name, str):  # one's own function
+    """The keyword arguments of a reward; the did-you-mean error for an unknown name."""
+    if not isinstance(name, str):  # a user's function
         return []
     parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

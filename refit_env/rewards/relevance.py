@@ -1,7 +1,7 @@
-"""What a reward counts as relevant, what the model may see, and what no list may hold.
+"""The items that a reward counts as relevant, that the model sees, and that are masked from lists.
 
 ======================  ===================  ==============================  =========================
-mode                    u_T shows            relevant                        kept out of the list
+mode                    u_T shows            relevant                        masked from the list
 ======================  ===================  ==============================  =========================
 ``train``               the train items      the train items                 nothing
 ``holdout``             a random part        the rest of the train items     the part that is shown
@@ -10,22 +10,22 @@ mode                    u_T shows            relevant                        kep
 ``none``                the train items      nothing                         the train items
 ======================  ===================  ==============================  =========================
 
-Test items are in no cell of the table. Under ``validation`` only a part of the users are rewarded; the others
-(``selection_share``, a half) start no episode, and no matrix holds a validation item of theirs, so that those
-can select a model. Who they are depends on their ids alone. ``none`` is the state that recommendations are
-made in; it is for rewards that score items without relevance labels (``ease``, ``gf_cf``, ``recommender``,
-``novelty``, one's own function ...).
+Test items are in no cell of the table. Under ``validation`` only a part of the users is rewarded; the others
+(``selection_share``, a half) start no episode, and no matrix holds their validation items, so that these can
+select a model. The two parts depend on the users' ids only. ``none`` is the state of a deployed model; it is
+for rewards that score items without relevance labels (``ease``, ``gf_cf``, ``recommender``, ``novelty``, a
+user's own function ...).
 
-A sequential set's users are its rows (``Dataset.episodes``), each a history and the item that came next; the
-next item is hidden by nature, so two modes are left and nothing is kept out of the lists:
+The users of a sequential set are its rows (``Dataset.episodes``), each a history and the item that came next.
+The next item is always hidden, so there are two modes, and no item is masked:
 
 ======================  ================================  =====================================
 ``train``               the histories of the train rows   the train rows' targets
 ``validation``          those of the validation rows      the validation rows' targets
 ======================  ================================  =====================================
 
-Under ``validation`` the rows of one session are rewarded all or select all: a later row shows what an earlier
-one is to predict.
+Under ``validation`` either all rows of a session are rewarded or all select, because the history of a later
+row holds the target of an earlier one.
 
 Letters: U users, I items, n_u train items of a user.
 """
@@ -56,22 +56,22 @@ Fraction = Annotated[float, Meta(gt=0, lt=1, description="the hidden share")]
 
 @dataclass(frozen=True, eq=False)
 class Relevance:
-    """One row of the table above, for one data set.
+    """One row of the table above for one data set.
 
     Attributes:
         mode: its name.
-        visible: (U, I) what u_T shows.
-        relevant: (U, I) what counts as a hit.
-        hidden: (U, I) what no list may hold, or None.
-        users: (n,) int64, users with something visible and (but for ``none``) something relevant: those that
-            episodes are about.
-        fraction: the hidden share it was made with.
-        seed: the seed it was made with.
-        groups: (U,) users of one group are no neighbours of each other: the rows of one session. None:
-            everyone is a group.
-        selection_share: the share of users for selection it was made with.
-        selecting: (m,) int64, users of whom no matrix holds a validation item, so that those can select a
-            model. None: it holds nobody's, all can.
+        visible: (U, I) the items that u_T shows.
+        relevant: (U, I) the items that count as hits.
+        hidden: (U, I) the items that are masked from lists, or None.
+        users: (n,) int64, users with a visible and (except under ``none``) a relevant item: the users of
+            episodes.
+        fraction: the hidden share.
+        seed: the seed of the hidden part.
+        groups: (U,) the group of each user; users of one group (the rows of one session) are not each other's
+            neighbours. None: each user is a group.
+        selection_share: the share of users for selection.
+        selecting: (m,) int64, users whose validation items are in no matrix, so that these can select a
+            model. None: the matrices hold no validation items, all users can select.
     """
 
     mode: str
@@ -93,28 +93,28 @@ class Relevance:
         return out
 
     def sources(self) -> npt.NDArray[np.int64]:
-        """The data set's users that ``users`` are of: themselves, or the sessions of the rows."""
+        """The source's users of ``users``: the same, or the sessions of the rows."""
         return self.users if self.groups is None else np.unique(self.groups[self.users])
 
 
 def make_relevance(
     mode: str, dataset: Dataset, fraction: float = 0.2, seed: int = 0, selection_share: float = 0.5
 ) -> Relevance:
-    """Decide what is shown, what counts and what is kept out.
+    """Make the relevance of a data set.
 
     Args:
         mode: ``"train"``, ``"holdout"``, ``"recent"``, ``"validation"`` or ``"none"``.
-        dataset: its train and (for ``"validation"``) valid splits are used.
+        dataset: the source of the items; its train split and, for ``"validation"``, its valid split are read.
         fraction: share of a user's train items that ``holdout`` and ``recent`` hide: round(fraction * n_u),
-            at least 1 and at most n_u - 1; users with a single item are left out.
-        seed: of the part that ``holdout`` hides.
-        selection_share: of ``validation``, how many users (of a sequential set, sessions) select instead of
-            being rewarded, about; with 0 all are rewarded, and no validation item is left to select by.
+            at least 1 and at most n_u - 1; users with a single item are excluded.
+        seed: seed of the part that ``holdout`` hides.
+        selection_share: for ``validation``, the approximate share of users (in a sequential set, sessions)
+            for selection; with 0 all users are rewarded, and no validation item can select.
 
     Raises:
         ValueError: for an unknown mode, a fraction outside (0, 1), a share outside [0, 1), ``recent`` on a
-            data set without order of time, one but ``train`` and ``validation`` on a sequential one, or a
-            split that leaves no user.
+            data set that is not sorted by time, a mode other than ``train`` and ``validation`` for a
+            sequential set, or if no user is left.
     """
     if mode not in MODES:
         raise unknown_name("relevance", mode, MODES)
@@ -137,9 +137,7 @@ def make_relevance(
     else:
         kept = _visible_part(mode, dataset, fraction, seed)
         visible = train.select(kept).csr
-        relevant = without(
-            train.select(~kept).csr, visible
-        )  # a shown item that is repeated can be in no list
+        relevant = without(train.select(~kept).csr, visible)  # a repeated item that is visible is masked
         hidden = visible
     both = (np.diff(visible.indptr) > 0) & ((np.diff(relevant.indptr) > 0) | (mode == "none"))  # (U,)
     users = np.flatnonzero(both).astype(np.int64)
@@ -152,23 +150,25 @@ def make_relevance(
 
 
 def _selecting(ids: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
-    """(n,) whether the users ``ids`` (n,) select: drawn for each id by itself, whatever the data hold."""
-    chance = np.random.default_rng(0).random(int(ids.max(initial=0)) + 1)  # the same for an id in any number
+    """(n,) whether the users ``ids`` (n,) select: drawn for each id, independent of the data."""
+    chance = np.random.default_rng(0).random(
+        int(ids.max(initial=0)) + 1
+    )  # an id's number does not depend on how many ids there are
     return np.asarray(chance[ids] < share)
 
 
 def _to_select(selecting: npt.NDArray[np.int64] | None) -> str:
-    """What an error adds where some are kept from being rewarded."""
+    """The end of an error message where some users only select."""
     count = 0 if selecting is None else selecting.size
-    return f" ({count} are kept to select a model)" if count else ""
+    return f" ({count} are reserved to select a model)" if count else ""
 
 
 def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: float) -> Relevance:
-    """The second table; only rewarded rows show anything, so they alone are each other's neighbours."""
+    """The second table; only rewarded rows have visible items, so only they are neighbours."""
     if mode not in ("train", "validation"):
         raise ValueError(
-            f"relevance {mode!r} is for sets of items, but {rows.name!r} is sequential: an episode's truth "
-            "is the item that came next. Use 'train', or 'validation' (and select on other rows)"
+            f"relevance {mode!r} is for sets of items, but {rows.name!r} is sequential: the relevant item of "
+            "an episode is the one that came next. Use 'train', or 'validation' (and select on other rows)"
         )
     relevant, selecting = rows.targets, None
     paid = rows.split_of == SPLITS.index("train" if mode == "train" else "valid")  # (R,)
@@ -189,11 +189,11 @@ def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: flo
 
 
 def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """(N,) whether each train interaction is shown."""
+    """(N,) whether each train interaction is visible."""
     train = dataset.train
     if mode == "recent" and not dataset.time_ordered:
         raise ValueError(
-            f"relevance 'recent' needs rows in order of time, which {dataset.name!r} does not have; "
+            f"relevance 'recent' needs rows that are sorted by time, and those of {dataset.name!r} are not; "
             "use relevance='holdout', which hides a random part"
         )
     place = _place_in_row(train)  # (N,) 0 is the oldest
@@ -205,12 +205,12 @@ def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> np
 
 
 def _place_in_row(rows: Interactions) -> npt.NDArray[np.int64]:
-    """(N,) each interaction's place in its user's row."""
+    """(N,) each interaction's position in its user's row."""
     return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
 
 
 def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """(N,) a random place in its user's row for each interaction, every permutation of a row alike."""
+    """(N,) a random position in its user's row for each interaction; permutations are uniform."""
     order = np.lexsort((rng.random(len(rows)), rows.users))
     place = np.empty(len(rows), dtype=np.int64)
     place[order] = _place_in_row(rows)
@@ -218,7 +218,7 @@ def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.in
 
 
 def common(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
-    """The users who are in each of several ``selecting``; None stands for everyone.
+    """The users in all of several ``selecting``; None means all users.
 
     Example:
         >>> common([None, np.array([1, 2, 3]), np.array([2, 3])]), common([None])

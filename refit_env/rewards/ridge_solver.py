@@ -1,12 +1,13 @@
-"""EASE in closed form: by a system of items, or by one of users where there are fewer of them.
+"""EASE in closed form: from a system of items, or of users where they are fewer.
 
 EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 of the train rows X. P takes
-I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 takes only U^2, so that the row of a user u, less
-what is kept back of it, h, times P is (G_u + h X^T G / l2) X - h / l2.
+I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 has only U^2, so that the row of a user u, less
+its hidden part h, times P is (G_u + h X^T G / l2) X - h / l2.
 
-The regression of next items T on rows X is known without a row x of its own, too: the prediction x W takes
-h = x P x^T of the row's own target, and without the row it is (x W - h t) / (1 - h) (the leave-one-out
-identity of linear smoothers; Hastie, Tibshirani and Friedman, Elements of Statistical Learning, Eq. 7.64).
+The regression of next items T on rows X without one row x follows from that with it: the row's own target t
+has the weight h = x P x^T in the prediction x W, and without the row it is (x W - h t) / (1 - h) (the
+leave-one-out identity of linear smoothers; Hastie, Tibshirani and Friedman, Elements of Statistical Learning,
+Eq. 7.64).
 
 Letters: B users in the batch, I items, U users of the data set, R train rows, G (U, U), W = (I, I) weights.
 """
@@ -26,11 +27,11 @@ from refit_env.data.rows import SparseRows
 from refit_env.utils.ridge import l2_too_small, regularised, smallest_l2
 
 ROWS = 1024
-"""Rows of G that are filled at a time."""
+"""Rows of G that are computed at a time."""
 
 
 class Regression(ABC):
-    """A fitted model, asked about rows that it was told before."""
+    """A fitted model that predicts the items of rows that were set before."""
 
     @abstractmethod
     def predict(self, users: Tensor) -> Tensor:
@@ -41,38 +42,38 @@ class ByItems(Regression):
     """A row times W."""
 
     def __init__(self, weights: Tensor, visible: sp.csr_matrix) -> None:
-        """``weights`` (I, I) float32, and the rows (U, I) to be asked about."""
+        """``weights`` (I, I) float32, and the rows (U, I) to predict from."""
         self.weights = weights
         self._rows = SparseRows(visible, weights.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """Each row's weights added up in the order of its items."""
+        """Each row's weights, summed in the order of its items."""
         return times(self._rows, users, self.weights)
 
 
 class WithoutItself(Regression):
-    """What a model of next items says of each row that it was fitted to, as if it had not been."""
+    """A model of next items that predicts each row of the fit as if it were not in the fit."""
 
     def __init__(self, model: Regression, targets: Tensor, shares: Tensor) -> None:
-        """The model, and of every row (U,) its next item and h: 0 where the model was not told."""
+        """The model, and the next item and h of every row (U,): h is 0 for rows that are not in the fit."""
         self.model = model
         self._targets, self._shares = targets, shares
 
     def predict(self, users: Tensor) -> Tensor:
         """(x W - h t) / (1 - h)."""
         share = self._shares[users][:, None]  # (B, 1)
-        told = self.model.predict(users)  # (B, I)
-        return told.scatter_add(1, self._targets[users][:, None], -share) / (1.0 - share)
+        found = self.model.predict(users)  # (B, I)
+        return found.scatter_add(1, self._targets[users][:, None], -share) / (1.0 - share)
 
 
 class ByUsers(Regression):
-    """The same without W: memory U^2, and time B for each stored value of X.
+    """The same model without W: memory U^2, and time B for each stored value of X.
 
-    Where nothing of a row is kept back, its prediction is read off its row of G.
+    The prediction of a row without a hidden part needs its row of G only.
     """
 
     def __init__(self, fitted: Dual, visible: sp.csr_matrix) -> None:
-        """What was fitted to X, and the part (U, I) of X that is shown."""
+        """The fit to X, and the visible part (U, I) of X."""
         self.fitted = fitted
         rest = sp.csr_matrix(fitted.rows - visible)
         rest.eliminate_zeros()
@@ -88,8 +89,8 @@ class ByUsers(Regression):
         if rest is not None:
             shared = SparseRows(sp.csr_matrix(rest @ fitted.rows.T), users.device)  # (B, U)
             by_user += times(shared, each, fitted.inverse) / fitted.l2
-        # In float64: what a batch earns must not depend on what is in it.
-        # Contiguous: a sparse sum over strided columns takes five times as long.
+        # In float64, so that a row's predictions do not depend on the rest of its batch.
+        # Contiguous, because a sparse sum over strided columns takes five times as long.
         product = (fitted.transposed @ by_user.T.double().contiguous()).T.float()  # (B, I)
         if rest is not None:
             product -= SparseRows(rest, users.device).dense(each) / fitted.l2
@@ -97,7 +98,7 @@ class ByUsers(Regression):
 
 
 class Dual:
-    """What ``ByUsers`` keeps of the train rows, whatever is shown of them.
+    """The fit of ``ByUsers`` to the train rows, for any visible part of them.
 
     Attributes:
         rows: (U, I) float64, X.
@@ -111,7 +112,7 @@ class Dual:
         """Solve, in float32, which is exact enough unless l2 is tiny.
 
         Raises:
-            ValueError: if it is too small for that.
+            ValueError: if it is too small for float32.
         """
         self.rows, self.l2 = rows, l2
         self.transposed = on(sp.csr_matrix(rows.T), device)
@@ -125,8 +126,8 @@ class Dual:
             raise refused
         gram.diagonal().add_(l2)
         lower, failed = torch.linalg.cholesky_ex(gram)
-        del gram  # the largest things that there are: two at a time
-        if bool(failed):  # before the inverse, which raises an error of its own
+        del gram  # at most two matrices of this size at a time
+        if bool(failed):  # before the inverse, which raises another error
             raise refused
         self.inverse = torch.cholesky_inverse(lower)
         self.diagonal = (1.0 - self._within()) / l2
@@ -138,14 +139,14 @@ class Dual:
         columns, device = sp.csc_matrix(self.rows), self.inverse.device
         out = torch.zeros(columns.shape[1], device=device)
         users = torch.as_tensor(columns.indices, dtype=torch.int64, device=device)
-        # Nothing leaves the device in the loop: on a GPU the processor must not wait for each item.
+        # No value leaves the device in the loop: the host must not wait for a GPU at each item.
         for item, who in enumerate(users.split(np.diff(columns.indptr).tolist())):
             out[item] = self.inverse[who[:, None], who].sum(dtype=torch.float64)
         return out
 
 
 def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
-    """What a fit to ``rows`` (R, I) takes of the own target of each row x, h = x P x^T (R,).
+    """The weight h = x P x^T (R,) of the own target of each row x in a fit to ``rows`` (R, I).
 
     Raises:
         ValueError: if ``l2`` is too small for float64.
@@ -155,7 +156,7 @@ def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
         return 1.0 - l2 * np.diag(regularised(sp.csr_matrix(rows.T), l2, None))
     inverse = regularised(rows, l2, None)
     out = np.zeros(few)
-    for row in range(few):  # each by its few items: a product of all of them would fill I columns
+    for row in range(few):  # from its few items: a product of all rows would have I columns
         kept = slice(rows.indptr[row], rows.indptr[row + 1])
         column, value = rows.indices[kept], rows.data[kept]
         out[row] = value @ inverse[np.ix_(column, column)] @ value

@@ -250,6 +250,6 @@ def test_a_reward_that_is_not_finite_is_refused(make_policy: Factory, small_data
     config = replace(SMALL, credit="episode")
     learner = make(PPO, make_policy(), small_data, config, reward=broken)
     before = {k: v.clone() for k, v in learner.policy.state_dict().items()}
-    with pytest.raises(ValueError, match="gave nan for user 3"):
+    with pytest.raises(ValueError, match="returned nan for user 3"):
         learner.update(torch.arange(8))
     assert all(torch.equal(before[k], v) for k, v in learner.policy.state_dict().items())

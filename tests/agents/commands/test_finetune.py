@@ -200,7 +200,7 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--reward", "racs=1,coverage=1", "--reward-options", "neighbors=0"],
          "--reward-options neighbors of reward 'racs' must be >= 1"),
         (["--reward-options", "alpha=1", "alpha=0"], "alpha stands twice"),
-        (["--reward", "racs=0"], "--reward must weigh something by more or less than 0, found racs=0"),
+        (["--reward", "racs=0"], "--reward needs a weight other than 0, found racs=0"),
         (["--exploration-std", "0", "--posterior-share", "0"], "--exploration-std must be > 0: the policy's"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
         (["--num-steps", "1000"], "--num-steps must lie in 1.."),

@@ -294,7 +294,7 @@ def test_rewards_that_are_not_finite_are_refused_before_training(
     def broken(scores: torch.Tensor, users: torch.Tensor) -> torch.Tensor:
         return torch.where(users == 17, torch.nan, 1.0)
 
-    with pytest.raises(ValueError, match="reward 'broken' gave nan for user 17"):
+    with pytest.raises(ValueError, match="reward 'broken' returned nan for user 17"):
         to_sb3_vec_env(DenoisingVectorEnv(small_data, num_envs=2, **(SETTINGS | {"reward": broken})))
 
     def compute(scores: torch.Tensor, users: torch.Tensor, lists: torch.Tensor) -> Any:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from refit_env.data import Interactions, load_dataset
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.rewards import make_relevance, make_reward
-from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward, weighed
+from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward, weighted
 from refit_env.rewards.ridge_solver import ByItems, ByUsers
 from refit_env.utils.content_cache import CACHE
 from refit_env.utils.ridge import ridge_weights
@@ -191,7 +191,7 @@ def test_a_row_is_predicted_by_a_model_of_all_other_rows(longer: bool) -> None:
     assert isinstance(rows, RowDataset)
     count = rows.rows_of("train").size
     assert (count > ITEMS) == longer
-    histories = weighed(rows).toarray()
+    histories = weighted(rows).toarray()
     next_items = np.eye(ITEMS)[rows.targets.items]
     reward = make_reward("ease", rows, make_relevance("train", rows), k=2, l2=2.0, leave_one_out=True)
     found = predicted(reward, rows.num_users)

@@ -51,8 +51,8 @@ def names() -> Iterator[None]:
     [
         ("rac", {}, "unknown reward 'rac'. Did you mean 'racs'[?] Known: coverage, diversity"),
         ({"racs": 1.0, "novlety": 1.0}, {}, "Did you mean 'novelty'"),
-        ({}, {}, "reward must weigh something by more or less than 0, found nothing"),
-        ({"racs": 0, "ndcg": 0.0}, {}, "reward must weigh something .* found racs=0, ndcg=0"),
+        ({}, {}, "reward needs a weight other than 0, found nothing"),
+        ({"racs": 0, "ndcg": 0.0}, {}, "reward needs a weight .* found racs=0, ndcg=0"),
         ({"racs": math.nan}, {}, "reward weight of 'racs' must be a number.*found nan"),
         ({"racs": None}, {}, "reward weight of 'racs' must be a number.*found None"),
         ({"racs": 1e300}, {}, "reward weight of 'racs' must be >= -1000000.0 and <= 1000000.0"),
@@ -102,7 +102,7 @@ def test_what_is_no_reward_is_refused(make: Callable[..., Reward]) -> None:
         with pytest.raises(TypeError, match=r"reward 3 must be a name, a function .* or a mapping"):
             make(spec)
     for kind in (Racs, {Racs: 1.0}):
-        with pytest.raises(TypeError, match="reward Racs is a class: pass the name"):
+        with pytest.raises(TypeError, match="reward Racs is a class: pass its name"):
             make(kind)
 
 
@@ -192,13 +192,13 @@ def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        (torch.zeros(3, 1), ValueError, r"gave shape \(3, 1\), expected \(3,\)"),
-        (torch.tensor(1.0), ValueError, r"gave shape \(\), expected \(3,\)"),
+        (torch.zeros(3, 1), ValueError, r"returned shape \(3, 1\), expected \(3,\)"),
+        (torch.tensor(1.0), ValueError, r"returned shape \(\), expected \(3,\)"),
         (torch.tensor([0.0, math.nan, 0.0]), ValueError, "nan for user 1"),
         (torch.tensor([0.0, 0.0, math.inf]), ValueError, "inf for user 2"),
         (torch.zeros(3, dtype=torch.complex64), TypeError, "complex64"),
-        ("three", TypeError, "gave str"),
-        (None, TypeError, "gave NoneType"),
+        ("three", TypeError, "returned str"),
+        (None, TypeError, "returned NoneType"),
     ],
 )
 def test_what_a_function_gives_is_checked(
@@ -207,5 +207,5 @@ def test_what_a_function_gives_is_checked(
     def mine(scores: Tensor, users: Tensor) -> Any:
         return given
 
-    with pytest.raises(error, match=f"reward 'mine' .*{message}" if "gave" not in message else message):
+    with pytest.raises(error, match=f"reward 'mine' .*{message}" if "returned" not in message else message):
         make(mine)(SCORES, USERS)
