@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks.<name>`` runs one, prints one table and writes one JSON file."""
+"""Benchmarks: ``python -m benchmarks.<name>`` runs one, prints a table and writes a JSON file."""

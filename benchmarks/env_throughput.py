@@ -1,11 +1,11 @@
-"""Transitions per second of the environments on ML-1M: ours, Gymnasium's and Stable-Baselines3's vectors.
+"""Transitions per second on ML-1M: this package's vector environment, Gymnasium's and Stable-Baselines3's.
 
-Run with ``python -m benchmarks.env_throughput``. Every contestant plays whole episodes of T = 4 steps, resets
-included, with actions made beforehand; all share one data set and one reward, and take turns. The limit is
-a bare copy of the actions into memory that is there already: a step must read them once and write the
-observation once. It is given twice, for a batch of this size (small batches stay in the processor's cache)
-and for one of 1024, the rate of the machine's memory. Neither counts the resets, which write one more
-batch an episode, nor the reward.
+Run with ``python -m benchmarks.env_throughput``. Every contestant runs whole episodes of T = 4 steps, resets
+included, with precomputed actions; all share one data set and one reward, and run alternately. The limit is a
+copy of the actions into allocated memory, because a step must read them once and write the observation once.
+It is measured twice, for a batch of this size (small batches stay in the processor's cache) and for a batch
+of 1024, the rate of the machine's memory. Neither includes the resets, which write one more batch per
+episode, nor the reward.
 
 Letters: N sub-environments, D size of the diffused vector, T steps.
 """
@@ -33,7 +33,7 @@ from refit_env.rewards import RewardResult
 ENV_ID = "ReFiT-ML1M-v0"
 SIZES = (1, 64, 1024)
 MOST_PROCESSES = 64
-"""AsyncVectorEnv has one process a sub-environment; a thousand of them is no sensible peer."""
+"""AsyncVectorEnv has one process per sub-environment, so it is not measured with a thousand of them."""
 
 LIMIT, MEMORY, NUMPY, TORCH = "bare copy", "bare copy of 1024", "native, NumPy", "native, torch"
 SYNC, ASYNC, DUMMY = "SyncVectorEnv", "AsyncVectorEnv", "SB3 DummyVecEnv"
@@ -42,21 +42,20 @@ Actions = list[npt.NDArray[np.float32]]
 
 
 def contestants(env_id: str, num_envs: int) -> tuple[dict[str, Any], DenoisingProblem]:
-    """The environments by name, all with the same problem."""
+    """Return the environments by name, all with the same problem."""
     kwargs = entry(env_id).kwargs()
 
     def single() -> gym.Env[Any, Any]:
         return DenoisingEnv(**kwargs)
 
     def forked() -> gym.Env[Any, Any]:
-        torch.set_num_threads(1)  # a forked process must not use the parent's pool of threads: it would hang
+        torch.set_num_threads(1)  # a forked process that uses the parent's thread pool would hang
         return DenoisingEnv(**kwargs)
 
     native = DenoisingVectorEnv(**kwargs, num_envs=num_envs)
     problem = native.problem
-    problem.score(
-        torch.zeros(1, problem.dim), torch.as_tensor(problem.users[:1])
-    )  # neighbours, before the fork
+    # computes the neighbours before the fork
+    problem.score(torch.zeros(1, problem.dim), torch.as_tensor(problem.users[:1]))
     out: dict[str, Any] = {
         NUMPY: native,
         TORCH: DenoisingVectorEnv(**kwargs, num_envs=num_envs, backend="torch"),
@@ -69,7 +68,7 @@ def contestants(env_id: str, num_envs: int) -> tuple[dict[str, Any], DenoisingPr
 
 
 def episode(env: Any, actions: Actions, num_steps: int, tensors: bool) -> Callable[[], None]:
-    """A call that plays one episode in each sub-environment; the newest observation is held, as agents do."""
+    """Return a call that runs one episode in each sub-environment and stores the latest observation."""
     given: list[Any] = [torch.from_numpy(a) for a in actions] if tensors else actions
     env.reset()
     held: list[Any] = [None]
@@ -82,7 +81,7 @@ def episode(env: Any, actions: Actions, num_steps: int, tensors: bool) -> Callab
 
 
 def copies(actions: Actions, num_steps: int) -> Callable[[], None]:
-    """A call that copies the actions T times, into arrays in turn, with all of torch's threads."""
+    """Return a call that copies the actions T times, into alternating arrays, with all of torch's threads."""
     sources = [torch.from_numpy(a) for a in actions]
     targets = [torch.zeros_like(s) for s in sources]
 
@@ -95,7 +94,7 @@ def copies(actions: Actions, num_steps: int) -> Callable[[], None]:
 
 @contextmanager
 def unpaid(problem: DenoisingProblem) -> Iterator[None]:
-    """The problem with rewards that cost nothing, so that only the environments themselves are timed."""
+    """Return a context in which rewards need no time, so that only the environments are timed."""
     lists = torch.zeros(1, problem.reward_fn.k, dtype=torch.int64)
 
     def score(u0: torch.Tensor, users: torch.Tensor, *, finite: bool = False) -> RewardResult:
@@ -109,7 +108,7 @@ def unpaid(problem: DenoisingProblem) -> Iterator[None]:
 
 
 def measure(env_id: str, num_envs: int, rounds: int) -> dict[str, dict[str, Timing]]:
-    """Seconds of an episode by contestant, without and with the terminal reward."""
+    """Measure the seconds per episode of each contestant, without and with the terminal reward."""
     generator = np.random.default_rng(0)
     envs, problem = contestants(env_id, num_envs)
     actions = [generator.random((num_envs, problem.dim), dtype=np.float32) for _ in range(3)]
@@ -117,7 +116,7 @@ def measure(env_id: str, num_envs: int, rounds: int) -> dict[str, dict[str, Timi
     large = [generator.random((max(SIZES), problem.dim), dtype=np.float32) for _ in range(3)]
     limits = {LIMIT: copies(actions, problem.num_steps), MEMORY: copies(large, problem.num_steps)}
     paid = in_turns(calls, rounds)
-    forked = calls.pop(ASYNC, None)  # its processes have problems of their own: their rewards stay paid
+    forked = calls.pop(ASYNC, None)  # its processes have their own problems, whose rewards stay
     with unpaid(problem):
         free = in_turns(limits | calls, rounds)
     if forked is not None:
@@ -126,9 +125,9 @@ def measure(env_id: str, num_envs: int, rounds: int) -> dict[str, dict[str, Timi
 
 
 def rows_of(timings: dict[str, dict[str, Timing]], transitions: int, num_envs: int) -> list[list[str]]:
-    """The table's rows for one number of sub-environments."""
+    """Return the table's rows for one number of sub-environments."""
     free, paid = timings["free"], timings["paid"]
-    memory = free[MEMORY].median * num_envs / max(SIZES)  # seconds of this batch at the memory's rate
+    memory = free[MEMORY].median * num_envs / max(SIZES)  # seconds for this batch at the memory's rate
     rows = []
     for name in (LIMIT, NUMPY, TORCH, SYNC, DUMMY, ASYNC):
         if name not in free | paid:
@@ -156,7 +155,7 @@ def main() -> None:
     """Measure, print the table, write ``results/env_throughput.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default=ENV_ID, help="environment id")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of measurements")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of sub-environments")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
     options = parser.parse_args()
@@ -186,12 +185,12 @@ def main() -> None:
         ],
         rows=rows,
         note=(
-            "Whole episodes, resets included; medians of turns. steps/s: transitions a second with a reward "
-            "that costs nothing; paid: with RACS. x Sync, x Dummy: times SyncVectorEnv and SB3's DummyVecEnv "
-            "over DenoisingEnv. of memory: share of what copying the actions at the memory's rate would "
-            "give; of copy: the same for a batch of this size, which is in the cache at N = 64. Targets at "
-            "N = 64 and 1024: 4 times the peers, half of the memory's rate. AsyncVectorEnv has a process for "
-            f"each environment and is left out beyond {MOST_PROCESSES}."
+            "Whole episodes, resets included; medians of rounds. steps/s: transitions per second without "
+            "the reward's time; paid: with RACS. x Sync, x Dummy: ratio to SyncVectorEnv and to SB3's "
+            "DummyVecEnv over DenoisingEnv. of memory: share of the rate of a copy of the actions in memory; "
+            "of copy: the same for a batch of this size, which is in the cache at N = 64. Targets at N = 64 "
+            "and 1024: 4 times the peers, half of the memory's rate. AsyncVectorEnv has a process per "
+            f"environment and is not measured beyond {MOST_PROCESSES}."
         ),
         folder=options.out,
         seconds_per_episode=seconds,

@@ -1,14 +1,14 @@
-"""What fine-tuning costs: memory beside pretraining's, and seconds as the data grow.
+"""The cost of fine-tuning: memory compared with pretraining, and time by the size of the data.
 
     python -m benchmarks.fine_tuning_cost
 
-- *Memory*: peak of a process that pretrains a recommender for an epoch, of one that fine-tunes it with
-  batches as large, and of one that does so with ``recompute``; on ReFiT-ML1M-v0. In the paper's Table VII
-  fine-tuning takes 5.5 to 7.5 % more.
-- *Growth*: seconds of one iteration of 128 users, and of what is made once before the first (neighbours,
+- *Memory*: peak memory of a process that pretrains a recommender for an epoch, of one that fine-tunes it with
+  batches of the same size, and of one that does so with ``recompute``; on ReFiT-ML1M-v0. In the paper's
+  Table VII fine-tuning needs 5.5 to 7.5 % more.
+- *Growth*: seconds per iteration of 128 users, and of the setup before the first one (neighbours,
   environment), on synthetic sets of n users and n items. The paper claims O(max(users, items)) (Fig. 10).
 
-Each figure comes from a process of its own, one after the other; finished cells are kept and skipped,
+Each figure is measured in a separate process, one after the other; finished cells are stored and skipped,
 stale ones are named, and ``--redo`` measures them again.
 
 Letters: n users and items.
@@ -42,22 +42,22 @@ from refit_env.policy import DiffusionPolicy
 CELLS = RESULTS / "fine_tuning_cost"
 GOAL = {"reward": "racs", "relevance": "recent"}
 MODELS = {"diffrec": "published", "cf-diff": "small"}
-"""Backbone -> whose configuration of it; that of ML-1M for both."""
+"""Backbone -> size of its configuration, for ML-1M."""
 USERS = 128
-"""In a batch, of pretraining as of fine-tuning."""
+"""Users in a batch of pretraining and of fine-tuning."""
 PRETRAIN, KEEP, RECOMPUTE = "pretraining", "fine-tuning", "fine-tuning, recompute"
 SIZES = (2_000, 4_000, 8_000, 16_000)
-"""n."""
+"""Values of n."""
 NUM_STEPS = 5
 REPEATS = 7
-"""Iterations: the first is not timed."""
+"""Number of iterations; the first is not timed."""
 TARGET_MEMORY, TARGET_SLOPE = 1.08, 1.1
 GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "262144"}
-"""Lets glibc return freed memory at once. What it keeps for later differs by a tenth from run to run."""
+"""Makes glibc return freed memory at once; otherwise the peak varies by a tenth between runs."""
 
 
 def memory_cell(backbone: str, row: str) -> dict[str, Any]:
-    """Peak memory of one kind of training on ML-1M, in MiB."""
+    """Measure the peak memory of one kind of training on ML-1M, in MiB."""
     data = load_dataset("ml-1m")
     model = backbone_for(data, backbone, size=MODELS[backbone], seed=0)
     seconds: list[float] = []
@@ -77,7 +77,7 @@ def memory_cell(backbone: str, row: str) -> dict[str, Any]:
 
 
 def growth_cell(size: int) -> dict[str, Any]:
-    """Seconds on n users and n items."""
+    """Measure the seconds on n users and n items."""
     data = synthesize(num_users=size, num_items=size)
     model = backbone_for(data, "diffrec", {"hidden": (600, 200, 600)}, seed=0)
     config = ReinforceConfig(users_per_batch=USERS, iterations=REPEATS, eval_every=REPEATS + 1)
@@ -102,7 +102,7 @@ def growth_cell(size: int) -> dict[str, Any]:
 
 
 def plan() -> list[Cell]:
-    """The cells: all of memory, then all of growth."""
+    """Return the cells: first memory, then growth."""
     kinds = [(backbone, row) for backbone in MODELS for row in (PRETRAIN, KEEP, RECOMPUTE)]
     cells = [
         Cell(
@@ -126,7 +126,7 @@ def plan() -> list[Cell]:
 
 
 def slope(seconds: Mapping[int, float]) -> float:
-    """The exponent b of seconds ~ n^b, by least squares in a log-log plot.
+    """Return the exponent b of seconds ~ n^b, by least squares of the logarithms.
 
     Example:
         >>> round(slope({1: 3.0, 2: 6.0, 4: 12.0}), 6)
@@ -136,10 +136,10 @@ def slope(seconds: Mapping[int, float]) -> float:
 
 
 def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], dict[str, Any]]:
-    """The table's rows, and the ratios and exponents behind them.
+    """Return the table's rows, and the ratios and exponents.
 
     Args:
-        found: what the cells of ``plan`` hold, by key.
+        found: the results of the cells of ``plan``, by key.
     """
     rows: list[list[str]] = []
     base: dict[str, float] = {}
@@ -150,7 +150,7 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
         each = f"{np.median(got['seconds']):.2f}" if got["seconds"] else ""
         if cell.work is memory_cell:
             backbone, row = cell.arguments
-            base.setdefault(backbone, got["mib"])  # pretraining stands first
+            base.setdefault(backbone, got["mib"])  # pretraining is first
             over[f"{backbone}, {row}"] = got["mib"] / base[backbone]
             more = "" if row == PRETRAIN else f"{100 * (got['mib'] / base[backbone] - 1):+.1f}"
             name = f"ML-1M, {backbone} ({MODELS[backbone]}), {row}"
@@ -167,7 +167,7 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
 
 
 def main() -> None:
-    """Measure what is missing, print the table, write the JSON."""
+    """Measure missing cells, print the table, write the JSON file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Signal and noise of REINFORCE's gradient where u_0 is an embedding: swaps drawn, or all of a list at once.
+"""Signal-to-noise ratio of REINFORCE's gradient where u_0 is an embedding: sampled pairs, or all of a list.
 
     python -m benchmarks.gradient_noise --env ReFiT-Zhihu-v0 --checkpoint FOLDER
 
-A checkpoint (``refit pretrain``) stays as it is; one batch of users is rolled out and priced many times, each
-with its own noise. Signal over noise is |mean gradient|^2, less what noise adds to it, over the trace of
-the gradient's variance: 1 says that a step is as much signal as noise.
+The weights of a checkpoint (``refit pretrain``) are not changed; one batch of users is rolled out many times,
+with different noise. The ratio is |mean gradient|^2, without the contribution of noise, divided by the trace
+of the gradient's covariance: at 1, a step has as much signal as noise.
 
 Letters: R repetitions, W weights.
 """
@@ -39,16 +39,16 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Args:
-    """What is measured."""
+    """Settings of the measurement."""
 
     env: str
-    """Environment id, of a backbone that scores by embeddings."""
+    """Environment id with a backbone that scores by embeddings."""
     checkpoint: str
     """Folder of the pretrained policy."""
     reward: str = "ease"
     """Name of the reward."""
     std: float = 0.1
-    """Exploration's least standard deviation."""
+    """Floor of the policy's standard deviation."""
     users: int = 256
     """Users in the batch."""
     repetitions: int = 12
@@ -56,7 +56,7 @@ class Args:
 
 
 def make_agent(args: Args, changes: dict[str, Any]) -> Reinforce:
-    """A REINFORCE agent whose steps are never taken; all that scores is trained where it can be."""
+    """Return a REINFORCE agent without optimiser steps, with gradients of the scores if possible."""
     policy = DiffusionPolicy.load(args.checkpoint)
     kwargs = {"reward": args.reward, "checkpoint": args.checkpoint, "backbone": policy.backbone.name}
     trained = 0.0 if changes.get("estimator") == "score" else 1e-3
@@ -76,7 +76,7 @@ def make_agent(args: Args, changes: dict[str, Any]) -> Reinforce:
 
 
 def gradients(agent: Reinforce, users: Tensor) -> list[Tensor]:
-    """(W,) of one update for each group of weights: the chain's and, if trained, the scores'."""
+    """Return the gradient (W,) of one update by group of weights: the chain's and the scores'."""
     agent.optimizer.zero_grad(set_to_none=True)
     agent.update(users)
     return [
@@ -86,21 +86,21 @@ def gradients(agent: Reinforce, users: Tensor) -> list[Tensor]:
 
 
 def signal_over_noise(samples: Tensor) -> float:
-    """Of gradients (R, W)."""
+    """Return the signal-to-noise ratio of gradients (R, W)."""
     noise = float(samples.var(0).sum())
     signal = float(samples.mean(0).square().sum()) - noise / len(samples)
     return signal / noise
 
 
 def main(args: Args) -> None:
-    """Measure each contestant, print the table, write the JSON."""
+    """Measure each contestant, print the table, write the JSON file."""
     rows, found = [], {}
     for name, changes in CONTESTANTS.items():
         agent = make_agent(args, changes)
         draws = torch.Generator().manual_seed(0)
         known = torch.as_tensor(agent.env.problem.users)
         users = known[torch.randperm(len(known), generator=draws)[: args.users]]
-        gradients(agent, users)  # what is made once is made now
+        gradients(agent, users)  # warm-up
         began = time.perf_counter()
         samples = [gradients(agent, users) for _ in range(args.repetitions)]
         seconds = (time.perf_counter() - began) / args.repetitions
@@ -115,7 +115,7 @@ def main(args: Args) -> None:
         columns=["estimator", "chain", "embeddings", "seconds an iteration"],
         rows=rows,
         note=f"Reward {args.reward}, std {args.std}, {args.users} users, {args.repetitions} repetitions; "
-        "nan: that estimator does not train the embeddings. An estimate below zero is noise alone.",
+        "nan: that estimator does not train the embeddings. An estimate below zero is only noise.",
         results=found,
     )
 

@@ -1,7 +1,7 @@
-"""What the benchmarks share: contestants timed in turns, one table on the terminal, one JSON file.
+"""Common functions of the benchmarks: alternating timing, a table on the terminal, a JSON file.
 
-Contestants take turns within each round, so that a machine that slows down slows all of them alike; the
-median over the rounds is the figure, the quartiles are its spread.
+Contestants alternate within each round, so that changes of the machine's speed affect all of them; the median
+over the rounds is the result, the quartiles are its spread.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from agents.experiments.tables import TextTable, print_table
 from refit_env.utils.atomic_io import write_json
 
 RESULTS = Path(__file__).resolve().parent / "results"
-"""Where result files go; ``docs/make_results.py`` reads them there."""
+"""Folder of the result files, which ``docs/make_results.py`` reads."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one contestant over the rounds.
+    """The seconds of one contestant over the rounds.
 
     Attributes:
-        seconds: one number a round.
+        seconds: one number per round.
     """
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The middle round."""
+        """The median over the rounds."""
         return float(np.median(self.seconds))
 
     @property
@@ -49,14 +49,14 @@ class Timing:
 def in_turns(
     contestants: Mapping[str, Callable[[], Any]], rounds: int = 9, min_seconds: float = 0.05
 ) -> dict[str, Timing]:
-    """Time contestants in turns.
+    """Time contestants alternately.
 
-    Each is called once unmeasured, then often enough in every round to last ``min_seconds``.
+    Each is called once without timing, then in every round as often as needed to last ``min_seconds``.
 
     Args:
-        contestants: by name, what to time.
-        rounds: how often each has its turn.
-        min_seconds: length of a turn.
+        contestants: name -> the function to time.
+        rounds: number of rounds.
+        min_seconds: duration of a contestant in a round.
 
     Returns:
         Seconds of one call, by name.
@@ -81,7 +81,7 @@ def in_turns(
 
 
 def _once(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
+    """Measure the seconds of one call."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
@@ -104,14 +104,13 @@ def report(
     Args:
         name: stem of the file.
         title: heading of the table.
-        command: what made it.
+        command: the command that reproduces it.
         columns: names of the columns; the first is text.
-        rows: cells as they shall be read.
-        note: what a reader must know.
-        folder: where the file goes.
-        provenance: where the figures come from (``provenance.sources`` of a table's cells); None for this
-            process.
-        **details: raw figures that go into the file beside the table.
+        rows: formatted cells.
+        note: explanation of the table.
+        folder: folder of the file.
+        provenance: source of the figures (``provenance.sources`` of a table's cells); None for this process.
+        **details: raw figures for the file.
 
     Returns:
         The file.
@@ -130,13 +129,13 @@ def report(
 
 
 def _here(command: str) -> dict[str, Any]:
-    """Where figures come from that this process measured: as of a table's cells, and the whole machine."""
+    """Return the provenance of figures that this process measured, with the machine and all versions."""
     made = here(command=command).to_json()
     return sources([{"provenance": made}]) | {name: made[name] for name in ("machine", "versions")}
 
 
 def thousands(rate: float) -> str:
-    """A rate for a table: 12.3 k, 1.06 M.
+    """Format a rate for a table: 12.3 k, 1.06 M.
 
     Example:
         >>> thousands(12_345), thousands(1_061_000)

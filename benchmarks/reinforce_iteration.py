@@ -1,16 +1,15 @@
-"""Seconds of one REINFORCE iteration, beside a two-pass implementation and the bare matrix products.
+"""Seconds of one REINFORCE iteration, compared with a two-pass implementation and with its matrix products.
 
     python -m benchmarks.reinforce_iteration
 
 All on ReFiT-ML1M-v0 with DiffRec's published network (or, without the data, a synthetic set of that size),
 64 users x 16 episodes, T = 4, score-function estimator:
 
-- *agent*: ``agents.algorithms.reinforce``: one rollout with its graph kept, log-probabilities from the
-sampling pass
-  itself, the first step computed once a user.
-- *two passes*: the textbook way: sample without a graph, recompute every log-probability with one.
+- *agent*: ``agents.algorithms.reinforce``: one rollout with its graph, log-probabilities from the sampling
+  pass, the first step computed once per user.
+- *two passes*: the common implementation: sample without a graph, recompute every log-probability with one.
 - *bare products*: only the matrix products that the agent needs (forward, weight gradients, input gradients
-  of all layers but the first), on ready buffers: what the machine takes at least.
+  of all layers except the first), on allocated buffers: a lower bound on this machine.
 
 Letters: B users, G episodes of each, N = B * G, D items, T steps.
 """
@@ -36,7 +35,7 @@ TARGET_OVER_BARE, TARGET_SPEEDUP = 1.3, 1.5
 
 
 def make_agent() -> tuple[Reinforce, str]:
-    """The agent on ML-1M, or on a synthetic set of its size."""
+    """Return the agent on ML-1M, or on a synthetic set of its size, and the name of the data."""
     try:
         data, name = load_dataset("ml-1m"), "ML-1M"
     except DataError:
@@ -49,7 +48,7 @@ def make_agent() -> tuple[Reinforce, str]:
 
 
 def two_passes(agent: Reinforce, users: Tensor) -> Callable[[], None]:
-    """Sample without a graph, then recompute the log-probabilities with one."""
+    """Return an iteration that samples without a graph, then recomputes the log-probabilities with one."""
     policy, env, group = agent.policy, agent.env, agent.config.samples_per_user
     optimizer = torch.optim.Adam(policy.parameters(), agent.config.learning_rate)
     generator = torch.Generator(agent.device).manual_seed(0)
@@ -76,7 +75,7 @@ def two_passes(agent: Reinforce, users: Tensor) -> Callable[[], None]:
 
 
 def bare_products(agent: Reinforce) -> tuple[Callable[[], None], float]:
-    """The agent's matrix products on ready buffers, and their number of floating-point operations."""
+    """Return the agent's matrix products on allocated buffers, and their floating-point operations."""
     config = agent.config
     layers = [(w.shape[1], w.shape[0]) for w in (m.weight for m in agent.policy.backbone.layers)]  # type: ignore[union-attr]
     episodes = config.users_per_batch * config.samples_per_user
@@ -91,7 +90,7 @@ def bare_products(agent: Reinforce) -> tuple[Callable[[], None], float]:
                 (x, weight.t(), torch.empty(count, width_out)),
                 (g.t(), x, torch.empty(width_out, width_in)),
             ]
-            if index:  # nothing asks for the gradient in the first layer's input: it is an action, a constant
+            if index:  # the first layer's input is an action, a constant without a gradient
                 jobs.append((g, weight, torch.empty(count, width_in)))
             operations += 2.0 * count * width_in * width_out * (3 if index else 2)
 
@@ -103,7 +102,7 @@ def bare_products(agent: Reinforce) -> tuple[Callable[[], None], float]:
 
 
 def main() -> None:
-    """Measure in turns, print the table, write the JSON."""
+    """Measure the contestants alternately, print the table, write the JSON file."""
     agent, data = make_agent()
     users = torch.as_tensor(agent.env.problem.users[: agent.config.users_per_batch])
     products, operations = bare_products(agent)

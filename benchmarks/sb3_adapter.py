@@ -1,13 +1,15 @@
-"""Environment steps per second under Stable-Baselines3's PPO: our adapter against DummyVecEnv, on ML-1M.
+"""Environment steps per second with Stable-Baselines3's PPO, on ML-1M: to_sb3_vec_env and DummyVecEnv.
 
-Run with ``python -m benchmarks.sb3_adapter``. Both contestants serve 64 environments with the same data and
-reward and take turns. Three things are timed, each over whole episodes of T = 4 steps, resets included:
+Run with ``python -m benchmarks.sb3_adapter``. Both contestants have 64 environments with the same data and
+reward and run alternately. Three functions are timed, each over whole episodes of T = 4 steps, resets
+included:
 
-* ``step``: ``VecEnv.step`` alone, with actions made beforehand, the reward free of cost, then paid;
-* ``collect``: PPO's ``collect_rollouts`` with a policy that costs nothing (it gives actions made beforehand),
-  so that what is timed is the environments and SB3's own bookkeeping (clipping, copies into the buffer);
-* ``train``: ``collect_rollouts`` with the diffusion policy, which is what a user waits for. The network's
-  products take most of that time, whatever the environments do.
+* ``step``: ``VecEnv.step`` with precomputed actions, without the reward's time, then with it;
+* ``collect``: PPO's ``collect_rollouts`` with a policy that needs no time (it returns precomputed actions),
+so
+  that only the environments and SB3's own work are timed (clipping, copies into the buffer);
+* ``train``: ``collect_rollouts`` with the diffusion policy, the time that a user waits. Most of it is the
+  network's matrix products, with any environment.
 
 Letters: N environments, D size of the diffused vector, T steps.
 """
@@ -46,27 +48,27 @@ OURS, DUMMY = "to_sb3_vec_env", "DummyVecEnv"
 
 
 class FreePolicy(ActorCriticPolicy):
-    """Acts with one batch of vectors that was made beforehand, and values nothing."""
+    """A policy that returns one precomputed batch of vectors, with values of zero."""
 
     def _build(self, lr_schedule: Any) -> None:
-        """Make no network; SB3 wants an optimiser all the same."""
+        """Build no network, but an optimiser, which SB3 needs."""
         self.unused = torch.nn.Parameter(torch.zeros(1))
         self.optimizer = torch.optim.SGD([self.unused], lr=lr_schedule(1.0))
         assert isinstance(self.action_space, spaces.Box)
         self.made = torch.rand(NUM_ENVS, *self.action_space.shape)  # (N, D)
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions (N, D), values (N, 1), log-probabilities (N,)."""
+        """Return actions (N, D), values (N, 1), log-probabilities (N,)."""
         count = obs["t"].shape[0]
         return self.made[:count], torch.zeros(count, 1), torch.zeros(count)
 
     def predict_values(self, obs: Any) -> Tensor:
-        """(N, 1) zeros."""
+        """Return zeros (N, 1)."""
         return torch.zeros(obs["t"].shape[0], 1)
 
 
 def contestants(env_id: str, num_envs: int) -> tuple[dict[str, VecEnv], DenoisingProblem]:
-    """Both as SB3 environments, episodes told as ``Monitor`` tells them, of one problem."""
+    """Return both contestants as SB3 environments of one problem, with the infos of ``Monitor``."""
     kwargs = entry(env_id).kwargs()
     native = DenoisingVectorEnv(**kwargs, num_envs=num_envs)
     dummy = DummyVecEnv([lambda: Monitor(DenoisingEnv(**kwargs))] * num_envs)
@@ -74,7 +76,7 @@ def contestants(env_id: str, num_envs: int) -> tuple[dict[str, VecEnv], Denoisin
 
 
 def stepping(env: VecEnv, actions: list[npt.NDArray[np.float32]], num_steps: int) -> Callable[[], None]:
-    """A call that plays one episode in each environment; the newest answer is held, as SB3 holds it."""
+    """Return a call that runs one episode in each environment and stores the latest result, as SB3 does."""
     env.reset()
     held: list[Any] = [None]
 
@@ -86,7 +88,7 @@ def stepping(env: VecEnv, actions: list[npt.NDArray[np.float32]], num_steps: int
 
 
 def collecting(env: VecEnv, num_steps: int, policy: Any, **policy_kwargs: Any) -> Callable[[], None]:
-    """A call that fills PPO's rollout buffer once."""
+    """Return a call that fills PPO's rollout buffer once."""
     model = PPO(
         policy,
         env,
@@ -109,7 +111,7 @@ def collecting(env: VecEnv, num_steps: int, policy: Any, **policy_kwargs: Any) -
 
 
 def measure(env_id: str, num_envs: int, rounds: int) -> tuple[dict[str, dict[str, Timing]], int]:
-    """Seconds of a call by what is timed and contestant, and T."""
+    """Measure the seconds per call by function and contestant; also return T."""
     envs, problem = contestants(env_id, num_envs)
     generator = np.random.default_rng(0)
     actions = [generator.random((num_envs, problem.dim), dtype=np.float32) for _ in range(3)]
@@ -137,7 +139,7 @@ def main() -> None:
     """Measure, print the table, write ``results/sb3_adapter.json``."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default=ENV_ID, help="environment id")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of measurements")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
     options = parser.parse_args()
     timings, num_steps = measure(options.env, NUM_ENVS, options.rounds)
@@ -156,10 +158,10 @@ def main() -> None:
         columns=["what is timed", f"{OURS}, steps/s", f"{DUMMY}, steps/s", "times", "quartiles of ours"],
         rows=rows,
         note=(
-            "Whole episodes, resets included; medians of turns. step: VecEnv.step alone; collect: PPO's "
-            "collect_rollouts with a policy that costs nothing; train: collect_rollouts with the diffusion "
-            "policy, whose products neither contestant can avoid. 'reward free': with a reward that costs "
-            "nothing; else with the environment's own, which ours computes in one batch. Target: 4 times."
+            "Whole episodes, resets included; medians of rounds. step: VecEnv.step; collect: PPO's "
+            "collect_rollouts with a policy that needs no time; train: collect_rollouts with the diffusion "
+            "policy, whose matrix products both contestants need. 'reward free': without the reward's time; "
+            "else with the environment's reward, which this adapter computes in one batch. Target: 4 times."
         ),
         folder=options.out,
         seconds_per_call={

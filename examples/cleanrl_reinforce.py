@@ -1,12 +1,12 @@
-"""REINFORCE on a denoising chain in one file, in the manner of CleanRL: nothing of the algorithm is hidden.
+"""REINFORCE on a denoising chain in one file, in the style of CleanRL: the whole algorithm is visible.
 
     python examples/cleanrl_reinforce.py --env-id ReFiT-Synthetic-v0 --seed 1
     tensorboard --logdir runs
 
-The policy's mean and standard deviation, the log-probability, the advantage, the loop, the logs and the
-selection are written out here, on ``gym.make_vec`` and a pretrained network. ``agents.algorithms.reinforce``
-with the preset ``score`` is the same algorithm in the library's form: with one seed both draw the same users
-and the same noise, and a test finds the same rewards in both, number by number.
+This file contains the policy's mean and standard deviation, the log-probability, the advantage, the loop, the
+logs and the selection, on ``gym.make_vec`` and a pretrained network. ``agents.algorithms.reinforce`` with the
+preset ``score`` is the library's version of the same algorithm: with the same seed both draw the same users
+and the same noise, and a test compares their rewards number by number.
 
 Letters: B users in a batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
 """
@@ -44,20 +44,20 @@ class Args:
     exp_name: str = "cleanrl_reinforce"
     """Name of the experiment, part of the folder's name."""
     seed: int = 1
-    """Of the pretrained weights, the users drawn and the noise."""
+    """Seed of the pretrained weights, the users and the noise."""
     torch_deterministic: bool = True
     """Whether PyTorch may only use deterministic algorithms of cuDNN."""
     device: str = "cpu"
-    """Where the network and the environments live: ``cpu``, ``cuda`` ..."""
+    """Device of the network and the environments: ``cpu``, ``cuda`` ..."""
     runs: Path = Path("runs")
-    """Folder for TensorBoard's files; each run makes its own inside."""
+    """Folder for TensorBoard's files; each run has a subfolder."""
 
     env_id: str = "ReFiT-Synthetic-v0"
     """The environment."""
     checkpoint: Path | None = None
-    """Run folder of ``refit pretrain`` to start from; without one, DiffRec is pretrained here first."""
+    """Run folder of ``refit pretrain`` to start from; without it, DiffRec is pretrained first."""
     pretrain_epochs: int = 200
-    """Epochs of that pretraining, at most (it stops early)."""
+    """Most epochs of that pretraining (it stops early)."""
     num_steps: int = 4
     """T, the length of an episode: the denoising chain is respaced to it."""
     reward: str = "racs"
@@ -68,27 +68,27 @@ class Args:
     users_per_batch: int = 64
     """Users in a batch."""
     samples_per_user: int = 16
-    """Episodes of each user in a batch; the others' mean reward is the baseline, so at least 2."""
+    """Episodes of each user in a batch; the mean reward of the others is the baseline, so at least 2."""
     learning_rate: float = 2e-5
-    """Adam's step size."""
+    """Learning rate of Adam."""
     exploration_std: float = 0.05
     """Floor of the policy's standard deviation, in units of the scores."""
     eval_every: int = 25
-    """Iterations between two looks at the validation set; the best weights are kept."""
+    """Iterations between two validations; the best weights are selected."""
 
 
 @dataclass
 class Result:
-    """What a run found."""
+    """The result of a run."""
 
     before: float
     """Test NDCG@20 of the pretrained network."""
     after: float
-    """Test NDCG@20 of the weights that validation chose."""
+    """Test NDCG@20 of the weights that validation selected."""
     rewards: list[float]
     """Mean reward of each iteration's episodes."""
     actor: Actor
-    """Holds the chosen weights."""
+    """The policy with the selected weights."""
 
 
 class Actor(nn.Module):
@@ -99,49 +99,49 @@ class Actor(nn.Module):
         super().__init__()
         self.network, self.num_steps = network, num_steps
         betas = network.diffusion.betas
-        kept = np.round(np.linspace(0, len(betas) - 1, num_steps)).astype(int)  # (T,) evenly strided steps
-        abar = np.cumprod(1.0 - betas)[kept]  # (T,) share of the signal's variance that is left at each
-        before = np.append(1.0, abar[:-1])  # (T,) and one step earlier
-        beta = 1.0 - abar / before  # (T,) of the respaced chain
-        self.timesteps = [int(k) for k in kept]  # what the network was trained to be told
+        kept = np.round(np.linspace(0, len(betas) - 1, num_steps)).astype(int)  # (T,) evenly spaced steps
+        abar = np.cumprod(1.0 - betas)[kept]  # (T,) remaining share of the signal's variance
+        before = np.append(1.0, abar[:-1])  # (T,) the same one step earlier
+        beta = 1.0 - abar / before  # (T,) betas of the respaced chain
+        self.timesteps = [int(k) for k in kept]  # the network's timestep inputs
         self.weight_x0 = beta * np.sqrt(before) / (1.0 - abar)  # (T,)
         self.weight_u = (1.0 - before) * np.sqrt(1.0 - beta) / (1.0 - abar)  # (T,)
-        std = np.sqrt(beta * (1.0 - before) / (1.0 - abar))  # (T,) the posterior's own
-        std[0] = std[min(1, num_steps - 1)]  # 0 at the last denoising step: no density, so its neighbour's
+        std = np.sqrt(beta * (1.0 - before) / (1.0 - abar))  # (T,) the posterior's
+        std[0] = std[min(1, num_steps - 1)]  # 0 at the last step would have no density: use its neighbour's
         self.std = np.maximum(std, exploration_std)  # (T,) too little noise never changes a top-K list
 
     def mean(self, u: Tensor, t: int) -> Tensor:
-        """Mean of the next vector (N, D) in state (t, u); the literature counts its steps k from the end."""
+        """Return the mean of the next vector (N, D) in state (t, u); the step k counts backwards."""
         k = self.num_steps - 1 - t
         x0 = self.network.predict_x0(u, self.timesteps[k])  # (N, D)
         return float(self.weight_x0[k]) * x0 + float(self.weight_u[k]) * u
 
     def step_std(self, t: int) -> float:
-        """Standard deviation of the next vector at step t."""
+        """Return the standard deviation of the next vector at step t."""
         return float(np.float32(self.std[self.num_steps - 1 - t]))
 
     def log_prob(self, action: Tensor, mean: Tensor, t: int) -> Tensor:
-        """Log-density of the actions, (N,), divided by D so that one learning rate fits all catalogues."""
+        """Return the log-density (N,) of the actions, divided by D so that one learning rate fits any D."""
         std = self.step_std(t)
         z = (action - mean) / std  # (N, D)
         return (-0.5 * z.square() - math.log(std) - 0.5 * math.log(2 * math.pi)).mean(1)
 
     @torch.no_grad()
     def denoise(self, u: Tensor) -> Tensor:
-        """The noise-free chain from u_T to u_0, (N, D): evaluation never samples."""
+        """Return u_0 (N, D) of the noise-free chain from u_T, for evaluation."""
         for t in range(self.num_steps):
             u = self.mean(u, t)  # (N, D)
         return u
 
 
 def leave_one_out(reward: Tensor) -> Tensor:
-    """Each episode's reward (B, G) less the mean of the same user's other episodes."""
+    """Return each episode's reward (B, G) minus the mean of the same user's other episodes."""
     others = (reward.sum(1, keepdim=True) - reward) / (reward.shape[1] - 1)  # (B, G)
     return reward - others
 
 
 def ndcg(actor: Actor, data: Dataset, split: str) -> float:
-    """NDCG@20 by full ranking; what the user has in the train split is the input, and is in no list."""
+    """Return the NDCG@20 by full ranking; the user's train items are the input and are masked."""
     device = next(actor.parameters()).device
     rows = SparseRows(data.train.csr, device)
     scores = evaluate(lambda users: actor.denoise(rows.dense(users)), data, split, device=device)
@@ -149,11 +149,11 @@ def ndcg(actor: Actor, data: Dataset, split: str) -> float:
 
 
 def load_network(args: Args, data: Dataset) -> Backbone:
-    """The pretrained network: the checkpoint's, or one that is trained now.
+    """Return the pretrained network: the checkpoint's, or one that is trained now.
 
     Raises:
-        CheckpointError: if the folder holds no whole checkpoint.
-        ValueError: if it is of another catalogue, or its chains do not start from the history alone.
+        CheckpointError: if the folder holds no complete checkpoint.
+        ValueError: if the network has another number of items, or its chains do not start from the history.
     """
     if args.checkpoint is None:
         config = PretrainConfig(epochs=args.pretrain_epochs)
@@ -170,7 +170,7 @@ def load_network(args: Args, data: Dataset) -> Backbone:
 
 
 def main(args: Args) -> Result:
-    """Train; returns the test NDCG@20 before and after, and the rewards on the way."""
+    """Train, and return the test NDCG@20 before and after, and the rewards."""
     run = args.runs / f"{args.env_id}__{args.exp_name}__{args.seed}__{int(time.time())}"
     writer = SummaryWriter(str(run))
     table = "\n".join(f"|{name}|{value}|" for name, value in asdict(args).items())
@@ -183,7 +183,7 @@ def main(args: Args) -> Result:
 
     batch, group = args.users_per_batch, args.samples_per_user
     if group < 2:
-        raise ValueError(f"samples_per_user={group} must be at least 2: the others are the baseline")
+        raise ValueError(f"samples_per_user={group} must be at least 2: the other episodes are the baseline")
     env: Any = gym.make_vec(
         args.env_id,
         num_envs=batch * group,
@@ -197,7 +197,7 @@ def main(args: Args) -> Result:
         raise ValueError(f"users_per_batch={batch}: {args.env_id} has {len(everyone)} users to draw from")
 
     actor = Actor(load_network(args, data), args.num_steps, args.exploration_std).to(args.device)
-    actor.eval()  # dropout off: samples and log-probabilities must be of one network
+    actor.eval()  # no dropout: samples and log-probabilities must use the same network
     optimizer = torch.optim.Adam(actor.parameters(), lr=args.learning_rate)
     before = ndcg(actor, data, "test")
     best, best_weights = ndcg(actor, data, "valid"), copy.deepcopy(actor.state_dict())
@@ -206,7 +206,7 @@ def main(args: Args) -> Result:
     start = time.time()
 
     for iteration in range(1, args.iterations + 1):
-        # One episode in each sub-environment: the chain of a user, from the history to the scores.
+        # One episode in each sub-environment is the chain of a user, from the history to the scores.
         users = everyone[torch.randperm(len(everyone), generator=user_generator)[:batch]]  # (B,)
         obs, _ = env.reset(options={"user": users.repeat_interleave(group)})
         log_prob = torch.zeros(batch * group, device=args.device)  # (N,) summed over the chain

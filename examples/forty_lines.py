@@ -1,4 +1,4 @@
-"""The smallest honest policy-gradient loop on a denoising chain: Gymnasium, torch, a pretrained policy.
+"""A minimal policy-gradient loop on a denoising chain: Gymnasium, torch, a pretrained policy.
 
     python examples/forty_lines.py
 
@@ -7,6 +7,8 @@ prints the test NDCG@20 before and after. Letters: B users, G episodes of each, 
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -26,7 +28,7 @@ def main(iterations: int = 60, batch: int = 32, group: int = 16, epochs: int = 2
     policy = DiffusionPolicy(pretrained, num_steps=4)
     before = evaluate(policy.scorer(data), data, "test").means()["ndcg@20"]
 
-    env = gym.make_vec("ReFiT-Synthetic-v0", num_envs=batch * group, backend="torch", reward="ndcg")
+    env: Any = gym.make_vec("ReFiT-Synthetic-v0", num_envs=batch * group, backend="torch", reward="ndcg")
     optimizer = torch.optim.Adam(policy.parameters(), lr=2e-5)
     generator = torch.Generator().manual_seed(0)
     everyone = torch.as_tensor(env.unwrapped.problem.users)
@@ -38,7 +40,7 @@ def main(iterations: int = 60, batch: int = 32, group: int = 16, epochs: int = 2
             with torch.no_grad():
                 action = policy.sample(obs["u"], t, generator=generator)  # (N, D)
             log_prob = log_prob + policy.log_prob(action, obs["u"], t, reduction="mean")
-            obs, reward, *_ = env.step(action)  # the reward is 0 but at the last step
+            obs, reward, *_ = env.step(action)  # the reward is 0 before the last step
         grouped = reward.view(batch, group)
         advantage = (grouped - grouped.mean(1, keepdim=True)) * group / (group - 1)  # leave-one-out
         optimizer.zero_grad()

@@ -1,9 +1,9 @@
-"""Reward research: write a reward, register it, see what it does to accuracy and to coverage.
+"""Defines and registers a reward, and measures its effect on accuracy and coverage.
 
     python examples/own_reward.py
 
-The reward pays for relevant items by their rarity. It is a list reward (gains and rank discounts), so the
-low-variance estimators work with it. Letters: B users, I items, K list length.
+The reward of a relevant item rises with its rarity. It is a list reward (gains and rank discounts), so the
+low-variance estimators support it. Letters: B users, I items, K list length.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from refit_env.rewards import ListReward, RewardContext, register_reward
 
 @register_reward("rare_hits")
 class RareHits(ListReward):
-    """Hits, an item that few users have counting more: relevant / log2(2 + popularity), over K."""
+    """Hits with larger gains for rare items: relevant / log2(2 + popularity), divided by K."""
 
-    counts_relevant = True  # so that an environment with relevance="none" refuses it
+    counts_relevant = True  # an environment with relevance="none" refuses this reward
 
     def __init__(self, context: RewardContext) -> None:
-        """The popularity is that of what the model may see."""
+        """Compute the gains from the popularity in the visible data."""
         super().__init__(context, torch.full((context.k,), 1.0 / context.k), {"rare_hits": 1.0})
         popularity = torch.as_tensor(context.popularity, dtype=torch.float32, device=context.device)
-        self.worth = 1.0 / torch.log2(2.0 + popularity)  # (I,)
+        self.gain = 1.0 / torch.log2(2.0 + popularity)  # (I,)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """(B, I) what each item is worth in the list of each user."""
-        return {"rare_hits": self.context.relevant.dense(users) * self.worth}
+        """Return the gain (B, I) of each item in the list of each user."""
+        return {"rare_hits": self.context.relevant.dense(users) * self.gain}
 
 
 def main(iterations: int = 40, epochs: int = 200) -> dict[str, dict[str, float]]:
-    """Fine-tune with two rewards from the same pretrained weights; returns test metrics by reward."""
+    """Fine-tune with two rewards from the same pretrained weights, and return test metrics by reward."""
     data = load_dataset("synthetic")
     pretrained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone.state_dict()
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for reward in ("ndcg", "rare_hits"):
         untrained = pretrain(data, config=PretrainConfig(epochs=0), seed=0).backbone
         policy = DiffusionPolicy(untrained, num_steps=4)

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no word to the network
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics
 
 import gymnasium as gym
 import ray
@@ -38,37 +38,40 @@ from refit_env.policy import DiffusionPolicy
 
 
 class FixedStdGaussian(TorchDiagGaussian):
-    """N(loc, scale^2 I), one standard deviation a state; log-probability, KL and entropy are means over D.
+    """N(loc, scale^2 I), one standard deviation per state; log-probability, KL and entropy are means over D.
 
-    Their sums over thousands of items would take every PPO ratio out of its clip range at the first step.
+    With sums over thousands of items every PPO ratio would leave its clip range at the first step.
     """
 
     @classmethod
     def from_logits(cls, logits: Tensor, **kwargs: Any) -> FixedStdGaussian:
-        """From (B, D + 1): the mean, and the logarithm of the standard deviation."""
+        """Build the distribution from (B, D + 1): the mean, and the logarithm of the standard deviation."""
         return cls(loc=logits[..., :-1], scale=logits[..., -1:].exp().expand_as(logits[..., :-1]))
 
     def logp(self, value: Tensor, **kwargs: Any) -> Tensor:
-        """(B,) log-density, divided by D."""
-        return super().logp(value) / self.loc.shape[-1]
+        """Return the log-density (B,), divided by D."""
+        out: Tensor = super().logp(value) / self.loc.shape[-1]
+        return out
 
     def entropy(self) -> Tensor:
-        """(B,) entropy, divided by D; constant, since the standard deviation is the chain's."""
-        return super().entropy() / self.loc.shape[-1]
+        """Return the entropy (B,), divided by D; constant, because the standard deviation is the chain's."""
+        out: Tensor = super().entropy() / self.loc.shape[-1]
+        return out
 
     def kl(self, other: FixedStdGaussian) -> Tensor:
-        """(B,) KL divergence, divided by D."""
-        return super().kl(other) / self.loc.shape[-1]
+        """Return the KL divergence (B,), divided by D."""
+        out: Tensor = super().kl(other) / self.loc.shape[-1]
+        return out
 
 
 class DiffusionModule(TorchRLModule, ValueFunctionAPI):
     """The pretrained diffusion policy as actor, a small network as critic.
 
-    ``model_config={"checkpoint": FOLDER}`` names the run folder; every worker reads it by itself.
+    ``model_config={"checkpoint": FOLDER}`` names the run folder, which every worker loads.
     """
 
     def setup(self) -> None:
-        """Load the policy and make the critic.
+        """Load the policy and build the critic.
 
         Raises:
             ValueError: if the policy does not fit the environment's spaces.
@@ -79,29 +82,30 @@ class DiffusionModule(TorchRLModule, ValueFunctionAPI):
         self.action_dist_cls = FixedStdGaussian
 
     def train(self, mode: bool = True) -> DiffusionModule:
-        """RLlib trains in training mode; dropout would make samples and log-probabilities two networks'."""
+        """Set the mode of the critic only: with dropout, samples and log-probabilities would not agree."""
         super().train(mode)
         self.policy.eval()
         return self
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """The distribution's inputs (B, D + 1)."""
+        """Return the distribution's inputs (B, D + 1)."""
         t, u = batch[Columns.OBS]["t"], batch[Columns.OBS]["u"]  # (B, 1), (B, D)
         step = t.squeeze(-1).long().clamp(max=self.policy.num_steps - 1)  # (B,) RLlib appends the last state
         std = self.policy.step_std(step)  # (B, 1)
         return {Columns.ACTION_DIST_INPUTS: torch.cat([self.policy.mean(u, step), std.log()], -1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """(B,) expected terminal reward; the vector says whose chain it is."""
+        """Return the expected terminal reward (B,); the vector identifies the user."""
         t, u = batch[Columns.OBS]["t"], batch[Columns.OBS]["u"]  # (B, 1), (B, D)
-        return self.critic(torch.cat([t / self.policy.num_steps, u], -1)).squeeze(-1)
+        values: Tensor = self.critic(torch.cat([t / self.policy.num_steps, u], -1)).squeeze(-1)
+        return values
 
 
 class TwoRates(PPOTorchLearner):
-    """PPO's learner with a learning rate of its own for the critic, which starts from nothing."""
+    """PPO's learner with a separate learning rate for the critic, which is not pretrained."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Adam for the policy at the configured rate, Adam for the critic at 1e-3."""
+        """Register Adam for the policy with the configured rate, and Adam for the critic with 1e-3."""
         module = self.module[module_id].unwrapped()
         for name, part, rate in (("policy", module.policy, config.lr), ("critic", module.critic, 1e-3)):
             parameters = list(part.parameters())
@@ -115,8 +119,8 @@ class TwoRates(PPOTorchLearner):
             )
 
 
-def check_fit(policy: DiffusionPolicy, space: gym.spaces.Dict, checkpoint: Any) -> None:
-    """Refuse a policy of another catalogue or chain length.
+def check_fit(policy: DiffusionPolicy, space: Any, checkpoint: Any) -> None:
+    """Raise an error for a policy with another number of items or another chain length.
 
     Raises:
         ValueError: naming both sides.
@@ -130,7 +134,7 @@ def check_fit(policy: DiffusionPolicy, space: gym.spaces.Dict, checkpoint: Any) 
 
 
 def make_env(config: dict[str, Any]) -> gym.Env[Any, Any]:
-    """Make the environment in a worker, where Gymnasium knows no id until refit_env is imported."""
+    """Make the environment in a worker, where refit_env must be imported to register its ids."""
     import refit_env  # noqa: F401
 
     settings = dict(config)
@@ -138,10 +142,10 @@ def make_env(config: dict[str, Any]) -> gym.Env[Any, Any]:
 
 
 def make_config(env_id: str, checkpoint: Path | str, seed: int = 0, **env_kwargs: Any) -> PPOConfig:
-    """PPO with two workers on the environment, its actor the checkpoint's policy.
+    """Return the configuration of PPO with two workers, with the checkpoint's policy as actor.
 
     Raises:
-        ValueError: if the checkpoint does not fit the environment; before any worker is started.
+        ValueError: if the checkpoint does not fit the environment; no worker has been started.
     """
     policy = DiffusionPolicy.load(checkpoint)
     settings = {"id": env_id, "num_steps": policy.num_steps} | env_kwargs
@@ -152,8 +156,8 @@ def make_config(env_id: str, checkpoint: Path | str, seed: int = 0, **env_kwargs
         .environment(
             env_id,
             env_config=settings,
-            normalize_actions=False,  # else RLlib would stretch the vectors to the bounds
-            clip_actions=False,  # the bounds are five deviations wide, and the environment takes what it gets
+            normalize_actions=False,  # otherwise RLlib would scale the vectors to the bounds
+            clip_actions=False,  # the environment accepts actions beyond its bounds of five deviations
         )
         .env_runners(num_env_runners=2, num_envs_per_env_runner=16, batch_mode="complete_episodes")
         .rl_module(
@@ -178,7 +182,7 @@ def make_config(env_id: str, checkpoint: Path | str, seed: int = 0, **env_kwargs
 
 
 def train(config: PPOConfig, iterations: int) -> DiffusionPolicy:
-    """Run RLlib on two CPUs, without its dashboard; returns the fine-tuned policy."""
+    """Run RLlib on two CPUs, without its dashboard, and return the fine-tuned policy."""
     ray.init(num_cpus=2, include_dashboard=False)
     try:
         algorithm = config.build_algo()
@@ -193,7 +197,7 @@ def train(config: PPOConfig, iterations: int) -> DiffusionPolicy:
 
 
 def ndcg(policy: DiffusionPolicy, data: Dataset) -> float:
-    """Test NDCG@20 by full ranking, of the noise-free chain."""
+    """Return the test NDCG@20 of the noise-free chain, by full ranking."""
     return evaluate(policy.scorer(data), data, "test").means()["ndcg@20"]
 
 
@@ -204,16 +208,17 @@ def main(
     epochs: int = 200,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Fine-tune a pretrained policy; returns the test NDCG@20 before and after.
+    """Fine-tune a pretrained policy, and return the test NDCG@20 before and after.
 
     Args:
         env_id: the environment.
-        checkpoint: run folder of ``refit pretrain``; without one, DiffRec is pretrained here.
-        iterations: batches of 512 episodes.
-        epochs: of the pretraining, at most.
-        seed: of the pretraining and of RLlib.
+        checkpoint: run folder of ``refit pretrain``; without it, DiffRec is pretrained first.
+        iterations: number of batches of 512 episodes.
+        epochs: most epochs of the pretraining.
+        seed: seed of the pretraining and of RLlib.
     """
-    data = make_env({"id": env_id}).unwrapped.problem.dataset
+    env: Any = make_env({"id": env_id}).unwrapped
+    data = env.problem.dataset
     if checkpoint is None:
         checkpoint = tempfile.mkdtemp(prefix="refit-pretrained-")
         trained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=seed, device="cpu")

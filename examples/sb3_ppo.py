@@ -1,12 +1,12 @@
-"""Stable-Baselines3's PPO fine-tunes a diffusion recommender; the ten lines are in ``fine_tune``.
+"""Fine-tunes a diffusion recommender with Stable-Baselines3's PPO; the main lines are in ``fine_tune``.
 
-    python examples/sb3_ppo.py                              # the embedded data set, pretrained on the way
+    python examples/sb3_ppo.py                              # the embedded data set, pretrained first
     refit pretrain --env ReFiT-ML1M-v0 --out runs/elbo
-    python examples/sb3_ppo.py ReFiT-ML1M-v0 runs/elbo      # a run of yours
+    python examples/sb3_ppo.py ReFiT-ML1M-v0 runs/elbo      # your run
 
-It prints the test NDCG@20 before and after 50 updates, of the weights that validation chose and of the last
-ones, and checks that a saved model comes back as it was. SB3's ``PPO.load`` can unpickle what a file
-holds, which runs its code: load only files that you trust.
+It prints the test NDCG@20 before and after 50 updates, of the weights that validation selected and of the
+last weights, and checks that a loaded model equals the saved one. SB3's ``PPO.load`` can unpickle objects,
+which runs code of the file: load only files that you trust.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -37,7 +38,7 @@ from refit_env.policy import DiffusionPolicy
 def fine_tune(
     env_id: str, run: str, updates: int, num_envs: int, seed: int
 ) -> tuple[PPO, RankingEvalCallback]:
-    """PPO in ten lines: an update is one step on chains of 4, each compared with its user's others."""
+    """Train PPO: an update is one step on chains of 4, each compared with its user's other chains."""
     envs = gym.make_vec(env_id, num_envs=num_envs, reward="ndcg", autoreset_mode="Disabled")
     model = PPO(
         DiffusionActorCriticPolicy,
@@ -60,10 +61,11 @@ def fine_tune(
 
 
 GROUP = 8
-"""Chains of each user; an advantage is a chain's reward less the mean of the seven others'."""
+"""Chains of each user; an advantage is a chain's reward minus the mean of the seven others."""
 
 LEARNING_RATE = 5e-5
-"""Of the actor; chosen on validation, where three times as much falls on ML-1M after ten updates."""
+"""Learning rate of the actor, chosen on validation; with three times this, ML-1M degrades after ten
+updates."""
 
 
 def main(
@@ -74,7 +76,7 @@ def main(
     epochs: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Fine-tune, and return the test NDCG@20 ``before``, ``after`` (chosen weights) and ``last``."""
+    """Fine-tune, and return the test NDCG@20 ``before``, ``after`` (selected weights) and ``last``."""
     with tempfile.TemporaryDirectory() as scratch:
         if run is None:
             run = str(Path(scratch) / "elbo")
@@ -84,11 +86,11 @@ def main(
         found = {"last": evaluate_model(model).means()["ndcg@20"]}
         callback.load_best()
         found["after"] = evaluate_model(model).means()["ndcg@20"]
-        observation = model.get_env().reset()  # type: ignore[union-attr]
+        observation: Any = model.get_env().reset()  # type: ignore[union-attr]
         model.save(Path(scratch) / "ppo")
         loaded = PPO.load(Path(scratch) / "ppo", device="cpu")
-        actions = [each.predict(observation, deterministic=True)[0] for each in (model, loaded)]
-        assert np.array_equal(*actions)
+        saved, read = (each.predict(observation, deterministic=True)[0] for each in (model, loaded))
+        assert np.array_equal(saved, read)
         model.policy.actor.backbone.load_state_dict(DiffusionPolicy.load(run).backbone.state_dict())  # type: ignore[union-attr]
         found["before"] = evaluate_model(model).means()["ndcg@20"]
     values = [round(row["valid/ndcg@20"], 4) for row in callback.history]
@@ -98,4 +100,5 @@ def main(
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    arguments: dict[str, Any] = dict(zip(("env_id", "run"), sys.argv[1:], strict=False))
+    main(**arguments)

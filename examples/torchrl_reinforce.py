@@ -3,9 +3,9 @@
     pip install -e '.[torchrl]'
     python examples/torchrl_reinforce.py
 
-It pretrains DiffRec on the embedded data set (or loads a checkpoint), fine-tunes it with TorchRL's own loss
-and value estimator, and prints the test NDCG@20 before and after. Letters: N episodes in a batch, D size of
-the diffused vector, T steps.
+It pretrains DiffRec on the embedded data set (or loads a checkpoint), fine-tunes it with TorchRL's loss and
+value estimator, and prints the test NDCG@20 before and after. Letters: N episodes in a batch, D size of the
+diffused vector, T steps.
 """
 
 from __future__ import annotations
@@ -31,54 +31,56 @@ from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 
-class MeanGaussian(Independent):
-    """N(loc, scale^2 I) whose log-probability is divided by D: one learning rate fits all catalogues."""
+class MeanGaussian(Independent[Normal]):
+    """N(loc, scale^2 I) whose log-probability is divided by D, so that one learning rate fits any D."""
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        """Take ``loc`` (..., D) and ``scale`` (..., 1)."""
+        """Create the distribution from ``loc`` (..., D) and ``scale`` (..., 1)."""
         super().__init__(Normal(loc, scale.expand_as(loc), validate_args=False), 1, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """(...) mean over D of the log-densities."""
-        return super().log_prob(value) / value.shape[-1]
+        """Return the mean over D of the log-densities (...)."""
+        total: Tensor = super().log_prob(value)  # type: ignore[no-untyped-call]  # of torch
+        return total / value.shape[-1]
 
 
 class Chain(nn.Module):
-    """The diffusion policy as a map from observations to what the distribution takes."""
+    """The diffusion policy as a map from observations to the parameters of the distribution."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
-        """Hold the policy; its weights are what is trained."""
+        """Store the policy, whose weights are trained."""
         super().__init__()
-        self.policy = policy.eval()  # dropout off: samples and log-probabilities must be of one network
+        self.policy = policy.eval()  # no dropout: samples and log-probabilities must use the same network
 
     def forward(self, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (N, D) and standard deviation (N, 1) of the next vectors, from t (N, 1) and u (N, D)."""
+        """Return mean (N, D) and standard deviation (N, 1) of the next vectors for t (N, 1), u (N, D)."""
         step = t.squeeze(-1).long()  # (N,)
         return self.policy.mean(u, step), self.policy.step_std(step)
 
 
 class Critic(nn.Module):
-    """Expected terminal reward of a state; the vector says whose chain it is."""
+    """The expected terminal reward of a state; the vector identifies the user."""
 
     def __init__(self, dim: int, num_steps: int) -> None:
-        """A network of one hidden layer on D = ``dim`` numbers and the step."""
+        """Build a network of one hidden layer on D = ``dim`` numbers and the step."""
         super().__init__()
         self.num_steps = num_steps
         self.net = nn.Sequential(nn.Linear(dim + 1, 64), nn.Tanh(), nn.Linear(64, 1))
 
     def forward(self, t: Tensor, u: Tensor) -> Tensor:
-        """(..., 1)."""
-        return self.net(torch.cat([t / self.num_steps, u], -1))
+        """Return values (..., 1)."""
+        out: Tensor = self.net(torch.cat([t / self.num_steps, u], -1))
+        return out
 
 
 def make_env(env_id: str, num_envs: int, policy: DiffusionPolicy, **kwargs: Any) -> GymWrapper:
-    """The batched environment as TorchRL takes it, of the policy's chain.
+    """Make the batched environment of the policy's chain for TorchRL.
 
-    TorchRL resets by masks of its own, which is Gymnasium's mode ``Disabled``; its reader of the other mode,
+    TorchRL resets by masks, which is Gymnasium's mode ``Disabled``; its support of the other mode,
     ``SameStep``, expects the same infos at every step and loses the last observation of ``Dict`` spaces.
 
     Raises:
-        ValueError: if the policy is of another catalogue.
+        ValueError: if the policy has another number of items.
     """
     env: Any = gym.make_vec(
         env_id,
@@ -88,25 +90,25 @@ def make_env(env_id: str, num_envs: int, policy: DiffusionPolicy, **kwargs: Any)
         autoreset_mode="Disabled",
         **kwargs,
     )
-    policy.scorer(env.problem.dataset)  # refuses another number of items, before any work
+    policy.scorer(env.problem.dataset)  # raises an error for another number of items
     return GymWrapper(env, device="cpu")
 
 
 def make_actor(policy: DiffusionPolicy, env: GymWrapper) -> ProbabilisticActor:
-    """The policy as a TorchRL actor: (t, u) -> (loc, scale) -> action."""
+    """Return the policy as a TorchRL actor: (t, u) -> (loc, scale) -> action."""
     return ProbabilisticActor(
         TensorDictModule(Chain(policy), in_keys=["t", "u"], out_keys=["loc", "scale"]),
         in_keys=["loc", "scale"],
         out_keys=["action"],
         spec=env.action_spec,
         distribution_class=MeanGaussian,
-        default_interaction_type=InteractionType.RANDOM,  # TorchRL's own default takes the mean
+        default_interaction_type=InteractionType.RANDOM,  # TorchRL's default is the mean
         return_log_prob=True,
     )
 
 
 def train(policy: DiffusionPolicy, env: GymWrapper, iterations: int, learning_rate: float) -> list[float]:
-    """Fine-tune the policy in place; returns each iteration's mean reward."""
+    """Fine-tune the policy in place, and return each iteration's mean reward."""
     actor = make_actor(policy, env)
     critic = ValueOperator(Critic(env.action_spec.shape[-1], policy.num_steps), in_keys=["t", "u"])
     advantage = GAE(gamma=1.0, lmbda=1.0, value_network=critic, average_gae=True)  # paid once, at the end
@@ -133,7 +135,7 @@ def train(policy: DiffusionPolicy, env: GymWrapper, iterations: int, learning_ra
 
 
 def ndcg(policy: DiffusionPolicy, data: Dataset) -> float:
-    """Test NDCG@20 by full ranking, of the noise-free chain."""
+    """Return the test NDCG@20 of the noise-free chain, by full ranking."""
     return evaluate(policy.scorer(data), data, "test").means()["ndcg@20"]
 
 
@@ -146,20 +148,21 @@ def main(
     epochs: int = 200,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Fine-tune a pretrained policy; returns the test NDCG@20 before and after.
+    """Fine-tune a pretrained policy, and return the test NDCG@20 before and after.
 
     Args:
         env_id: the environment.
-        checkpoint: run folder of ``refit pretrain``; without one, DiffRec is pretrained here.
-        iterations: updates.
+        checkpoint: run folder of ``refit pretrain``; without it, DiffRec is pretrained first.
+        iterations: number of updates.
         num_envs: N.
-        learning_rate: of the policy.
-        epochs: of the pretraining, at most.
-        seed: of the pretraining, the users and the noise.
+        learning_rate: learning rate of the policy.
+        epochs: most epochs of the pretraining.
+        seed: seed of the pretraining, the users and the noise.
     """
     torch.manual_seed(seed)
     if checkpoint is None:
-        data = gym.make(env_id).unwrapped.problem.dataset
+        single: Any = gym.make(env_id).unwrapped
+        data = single.problem.dataset
         trained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=seed, device="cpu")
         policy = DiffusionPolicy(trained.backbone, num_steps=4)
     else:

@@ -1,12 +1,12 @@
-"""Run the fast tests and the doctests in many surroundings, keep each finished cell, print one table.
+"""Runs the fast tests and the doctests in many configurations, stores each finished cell, prints one table.
 
-A cell is an interpreter with what is installed beside it, and variables of the environment. Its counts are
-written to ``.matrix/NAME.json`` with the commit, all versions and the machine, its output to
-``.matrix/NAME.log``. A cell that finished on the same tree with the same versions is not run again.
+A cell is an interpreter with its installed packages, and environment variables. Its counts are written to
+``.matrix/NAME.json`` with the commit, all versions and the machine, its output to ``.matrix/NAME.log``. A
+cell that finished on the same tree with the same versions is not run again.
 
     python scripts/matrix.py processors              # the vector instructions that this processor has
     python scripts/matrix.py floor|newest|pythons    # a virtual environment each (scripts/venvs.py)
-    python scripts/matrix.py table                   # all that has been kept
+    python scripts/matrix.py table                   # all stored cells
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from pathlib import Path
 import venvs
 
 CAPABILITIES = ("default", "avx2", "avx512")
-"""Vector instructions of torch's own kernels, as ``ATEN_CPU_CAPABILITY`` takes them."""
+"""Vector instructions of torch's kernels: values of ``ATEN_CPU_CAPABILITY``."""
 THREADS = (1, 2)
 VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that a cell sets or leaves unset, whatever the caller's are."""
+"""Variables that a cell sets or unsets, whatever their values in the calling process."""
 TESTS = "--doctest-modules tests refit_env agents"
 SHOWN = ("python", "torch", "numpy", "gymnasium", "stable-baselines3")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Where the tests run."""
+    """A configuration for the tests."""
 
     name: str
     python: str
@@ -46,12 +46,12 @@ class Cell:
     variables: dict[str, str] = field(default_factory=dict)
     """Added to the environment, in which none of ``VARIABLES`` is set."""
     arguments: tuple[str, ...] = ()
-    """What pytest runs, and how."""
+    """Arguments of pytest."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a cell, and what it was made by."""
+    """The result of a cell, and the tree and versions that it was run with."""
 
     name: str
     tree: str
@@ -66,13 +66,13 @@ class Result:
     failures: list[str]
 
     def made_by(self, cell: Cell, tree: str, packages: dict[str, str]) -> bool:
-        """Whether the same cell would run the same again."""
+        """Return whether the result is of this cell on this tree with these versions."""
         wanted = (tree, cell.variables, list(cell.arguments), packages)
         return wanted == (self.tree, self.variables, self.arguments, self.packages)
 
 
 def tree_of(root: Path) -> str:
-    """The commit of a checkout, with a hash of what has changed since."""
+    """Return the commit of a checkout, with a hash of the changes since."""
     commit = _git(root, "rev-parse", "HEAD").decode().strip()
     changes = hashlib.sha256(_git(root, "diff", "--binary", "HEAD"))
     new = _git(root, "ls-files", "--others", "--exclude-standard", "-z").split(b"\0")[:-1]
@@ -83,9 +83,9 @@ def tree_of(root: Path) -> str:
 
 
 def processor_cells(python: str, arguments: Sequence[str] = ()) -> Iterator[Cell]:
-    """A cell for each set of vector instructions that the processor has and each number of threads.
+    """Yield a cell for each set of vector instructions that the processor has and each number of threads.
 
-    In one more, MKL adds in the order that it takes on every processor.
+    In one more cell, MKL sums in the same order as on every processor.
     """
     for capability in CAPABILITIES:
         if _capability(python, capability) == capability:
@@ -96,10 +96,10 @@ def processor_cells(python: str, arguments: Sequence[str] = ()) -> Iterator[Cell
 
 
 def run_cell(cell: Cell, root: Path, kept: Path) -> Result | None:
-    """Run a cell, or take what it left on the same tree with the same versions.
+    """Run a cell, or return its stored result for the same tree and versions.
 
     Returns:
-        What came out, or None, and nothing is kept, if the tests did not run to their end on one tree.
+        The result; None, without storing anything, if the tests did not run to their end on one tree.
     """
     tree, packages = tree_of(root), venvs.packages(cell.python)
     file, log, report = (kept / f"{cell.name}.{end}" for end in ("json", "log", "xml"))
@@ -113,10 +113,10 @@ def run_cell(cell: Cell, root: Path, kept: Path) -> Result | None:
     kept.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     command = [cell.python, "-m", "pytest", "-q", "-m", "not slow", f"--junit-xml={report}", *cell.arguments]
-    surroundings = {k: v for k, v in os.environ.items() if k not in VARIABLES} | cell.variables
+    environment = {k: v for k, v in os.environ.items() if k not in VARIABLES} | cell.variables
     begin = time.perf_counter()
     with log.open("w", encoding="utf-8") as out:
-        done = subprocess.run(command, cwd=root, env=surroundings, stdout=out, stderr=out, check=False)
+        done = subprocess.run(command, cwd=root, env=environment, stdout=out, stderr=out, check=False)
     if done.returncode not in (0, 1) or not report.exists():
         print(f"{cell.name}: did not run to its end (exit status {done.returncode}), see {log}", flush=True)
         return None
@@ -136,7 +136,7 @@ def run_cell(cell: Cell, root: Path, kept: Path) -> Result | None:
 
 
 def read_report(path: Path) -> tuple[dict[str, int], list[str]]:
-    """The counts of pytest's XML report, and the names of the tests that failed."""
+    """Read the counts of pytest's XML report, and the names of the tests that failed."""
     cases = list(ET.parse(path).iter("testcase"))
     failed = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
     skipped = sum(c.find("skipped") is not None for c in cases)
@@ -145,7 +145,7 @@ def read_report(path: Path) -> tuple[dict[str, int], list[str]]:
 
 
 def table(results: Sequence[Result], tree: str) -> str:
-    """Results as lines, those of another tree marked, the names of failed tests beneath."""
+    """Format results as lines, with results of another tree marked, and the names of failed tests below."""
     head = ["cell", *SHOWN, "passed", "failed", "skipped", "seconds", "tree"]
     rows = [head]
     for r in results:
@@ -158,10 +158,10 @@ def table(results: Sequence[Result], tree: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line names; the exit status is 0 if all of it passed."""
+    """Run the cells that the command line names; the exit status is 0 if all passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("processors", "floor", "newest", "pythons", "table"))
-    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="others lie beside it: .venv-floor")
+    parser.add_argument("--venv", type=Path, default=Path(".venv"), help="others are beside it: .venv-floor")
     parser.add_argument("--pythons", nargs="+", default=["3.11", "3.12", "3.13", "3.14"], metavar="3.N")
     parser.add_argument("--torch", help="requirement for 'newest' in place of that of constraints.txt")
     parser.add_argument("--pytest", default="", help=f"arguments of pytest in place of '{TESTS}'")
@@ -205,13 +205,13 @@ def _threads(number: int) -> dict[str, str]:
 
 
 def _capability(python: str, wanted: str) -> str:
-    """What torch takes when this is asked for: the processor may not have it."""
+    """Return the vector instructions that torch uses when ``wanted`` is set: the processor may lack it."""
     program = "import torch; print(torch.backends.cpu.get_cpu_capability())"
     variables = os.environ | {"ATEN_CPU_CAPABILITY": wanted}
     done = subprocess.run(
         [python, "-W", "ignore", "-c", program], env=variables, capture_output=True, text=True, check=True
     )
-    return done.stdout.strip().lower().replace("no avx", "default")  # as torch 2.8 calls it
+    return done.stdout.strip().lower().replace("no avx", "default")  # the name in torch 2.8
 
 
 def _git(root: Path, *arguments: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Virtual environments for ``scripts/matrix.py``: the lowest versions, the newest ones, each Python."""
+"""Creates virtual environments for ``scripts/matrix.py``: the lowest versions, the newest, each Python."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRA = "test"
-"""The extra of pyproject.toml that holds what the tests need."""
+"""The extra of pyproject.toml with the requirements of the tests."""
 
 
 def project() -> dict[str, Any]:
-    """The table ``project`` of pyproject.toml."""
+    """Return the table ``project`` of pyproject.toml."""
     found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return found
 
 
 def find_python(version: str) -> str | None:
-    """The interpreter of a version like ``"3.12"``: on the path, or among pyenv's; None if there is none."""
+    """Return the interpreter of a version like ``"3.12"``, on the path or of pyenv; None if there is none."""
     names = [f"python{version}", "python3"]
     if shutil.which("pyenv"):
         root = Path(_output(["pyenv", "root"]) or ".")
@@ -36,24 +36,24 @@ def find_python(version: str) -> str | None:
 def lowest(venv: Path) -> Path:
     """Install the lowest versions that pyproject.toml allows, on the lowest Python.
 
-    uv resolves them: what the package and its tests require directly is at its floor, what those require in
-    turn as new as they allow. Its variables count: ``UV_TORCH_BACKEND=cpu`` takes torch from PyTorch's index.
+    uv resolves them: direct requirements of the package and its tests have their lowest versions, indirect
+    ones the newest. uv reads its variables: with ``UV_TORCH_BACKEND=cpu`` torch comes from PyTorch's index.
 
     Args:
-        venv: folder of the virtual environment; made where there is none.
+        venv: folder of the virtual environment; created if missing.
 
     Returns:
         Its interpreter.
 
     Raises:
-        SystemExit: if there is no such Python, or a floor is one that cannot be installed.
+        SystemExit: if there is no such Python, or a lowest version cannot be installed.
         subprocess.CalledProcessError: if an installation fails.
     """
     version = project()["requires-python"].removeprefix(">=")
     python = _made(venv, version)
     pip(python, "--upgrade", "uv")
     uv, wanted = str(python.with_name("uv")), venv / "lowest.txt"
-    wanted.unlink(missing_ok=True)  # uv would keep to it
+    wanted.unlink(missing_ok=True)  # otherwise uv would reuse its versions
     command = [uv, "pip", "compile", "--quiet", "--resolution", "lowest-direct", "--python-version", version]
     _run([*command, "--extra", EXTRA, "pyproject.toml", "--output-file", str(wanted)])
     _run([uv, "pip", "install", "--quiet", "--python", str(python), "--requirement", str(wanted)])
@@ -66,8 +66,8 @@ def newest(venv: Path, torch: str | None) -> Path:
     """Install the newest versions that pyproject.toml allows, on the lowest Python.
 
     Args:
-        venv: folder of the virtual environment; made where there is none.
-        torch: the requirement for torch; None for the version of constraints.txt, since the newest may be a
+        venv: folder of the virtual environment; created if missing.
+        torch: the requirement for torch; None for the version of constraints.txt, because the newest may be a
             build for GPUs of several gigabytes.
 
     Returns:
@@ -88,8 +88,8 @@ def constrained(venv: Path, version: str) -> Path | None:
     """Install the versions of constraints.txt on a Python.
 
     Args:
-        venv: folder of the virtual environment; made where there is none.
-        version: like ``"3.12"``.
+        venv: folder of the virtual environment; created if missing.
+        version: version of Python, such as ``"3.12"``.
 
     Returns:
         Its interpreter, or None if this machine has no such Python.
@@ -111,7 +111,7 @@ def pip(python: Path, *arguments: str) -> None:
 
 
 def packages(python: Path | str) -> dict[str, str]:
-    """The versions of all that is installed beside an interpreter, and its own."""
+    """Return the versions of all packages of an interpreter, and its own version."""
     program = (
         "import json, platform, importlib.metadata as m;"
         "found = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()};"
@@ -122,7 +122,7 @@ def packages(python: Path | str) -> dict[str, str]:
 
 
 def floors() -> dict[str, str]:
-    """The lowest version of each direct requirement of the package and its tests, by normal name."""
+    """Return the lowest version of each direct requirement of package and tests, by normalised name."""
     out: dict[str, str] = {}
     for line in requirements(EXTRA):
         name, _, bound = line.replace("_", "-").partition(">=")
@@ -131,7 +131,7 @@ def floors() -> dict[str, str]:
 
 
 def requirements(extra: str | None = None) -> list[str]:
-    """The lines of the package's requirements, and of an extra's, those of other extras in it taken apart."""
+    """Return the requirements of the package and of an extra, with nested extras expanded."""
     table = project()
     lines = list(table["dependencies"])
     pending = [extra] if extra else []
@@ -145,7 +145,7 @@ def requirements(extra: str | None = None) -> list[str]:
 
 
 def refuse_unreached(installed: dict[str, str]) -> None:
-    """Refuse floors below what is installed: a version that nobody can have is not tested.
+    """Raise an error for lowest versions below the installed ones, because they cannot be tested.
 
     Raises:
         SystemExit: naming them.
@@ -161,7 +161,7 @@ def refuse_unreached(installed: dict[str, str]) -> None:
 
 
 def _made(venv: Path, version: str) -> Path:
-    """The interpreter of a virtual environment of this Python; one of another Python is made again."""
+    """Return the interpreter of a virtual environment of this Python, which is created if needed."""
     python = venv / "bin" / "python"
     if not python.exists() or not packages(python).get("python", "").startswith(f"{version}."):
         found = find_python(version)
@@ -176,6 +176,6 @@ def _run(command: list[str]) -> None:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a program prints, stripped; None if it fails."""
+    """Return the stripped output of a program; None if it fails."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

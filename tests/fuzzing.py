@@ -1,6 +1,6 @@
-"""Damage for files that are read: bytes, JSON, safetensors; the same seed gives the same damage.
+"""Damages files: bytes, JSON, safetensors; the same seed gives the same damage.
 
-A test marked ``fuzz`` reads how many examples it tries from ``REFIT_FUZZ_EXAMPLES``.
+A test marked ``fuzz`` reads its number of examples from ``REFIT_FUZZ_EXAMPLES``.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 EXAMPLES = int(os.environ.get("REFIT_FUZZ_EXAMPLES", "200"))
-"""Examples of each test marked ``fuzz``."""
+"""Number of examples of each test marked ``fuzz``."""
 DEEP = 100_000
-"""Levels of JSON that is nested too deep."""
+"""Levels of JSON that is nested too deeply."""
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**9, 10**30, 0.5, -0.5, 1e308, "", "x", "\x1b[31m",
     "[red]", "[/]", "../..", "é" * 50, [], {}, [[]], {"": None}, [1, "a", None], {"a": {"b": []}},
 )  # fmt: skip
-"""Values that stand in place of others."""
+"""Values that replace others."""
 NOT_JSON = ("NaN", "-Infinity", "1e999", "[" * DEEP, '{"a":' * DEEP, "[" * DEEP + "]" * DEEP, "\ufeff{}", "")
-"""Text that stands in place of a value."""
+"""Text that replaces a value."""
 DTYPES = ("F32", "F64", "F16", "BF16", "I64", "I32", "U8", "BOOL", "F8_E5M2", "U16", "C64", "XX")
-"""Types of numbers that a safetensors header may state, and one that there is not."""
+"""Types of numbers of a safetensors header, and one that does not exist."""
 
 
 def generators(first: int = 0) -> Iterator[random.Random]:
-    """A generator of random numbers for each example."""
+    """Yield a random generator for each example."""
     for seed in range(first, first + EXAMPLES):
         yield random.Random(seed)
 
@@ -119,7 +119,7 @@ def mutate_safetensors(content: bytes, rng: random.Random) -> bytes:
 
 
 def retyped(header: dict[str, Any], numbers: bytes, rng: random.Random) -> bytes:
-    """The file with one tensor of another type, shape or place, or left out with its numbers."""
+    """Return the file with one tensor of another type, shape or position, or without one tensor."""
     name = rng.choice([name for name in header if name != "__metadata__"])
     entry = header[name]
     change = rng.randrange(4)
@@ -135,7 +135,7 @@ def retyped(header: dict[str, Any], numbers: bytes, rng: random.Random) -> bytes
 
 
 def resized(header: dict[str, Any], numbers: bytes, name: str, rows: int) -> bytes:
-    """The file with a tensor of another size, which holds as many numbers as it states."""
+    """Return the file with a tensor of another size, with as many numbers as it states."""
     begin, end = header[name]["data_offsets"]
     size = {"F32": 4, "I32": 4, "U8": 1, "BOOL": 1}.get(header[name]["dtype"], 8)
     header[name]["shape"] = [rows]
@@ -147,19 +147,19 @@ def resized(header: dict[str, Any], numbers: bytes, name: str, rows: int) -> byt
 
 
 def unpack_safetensors(content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and numbers of a safetensors file."""
+    """Return header and numbers of a safetensors file."""
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
 def pack_safetensors(header: Any, numbers: bytes) -> bytes:
-    """A safetensors file of a header and its tensors' bytes."""
+    """Build a safetensors file from a header and its tensors' bytes."""
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + numbers
 
 
 def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Container and key of each value within a value."""
+    """Yield container and key of each value within a value."""
     keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in list(keys)[:200]:
         yield value, key
@@ -167,7 +167,7 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _nudged(value: Any, rng: random.Random) -> Any:
-    """Another value: an odd one, or a number beside the number."""
+    """Return another value: an unusual one, or a nearby number."""
     if isinstance(value, int | float) and not isinstance(value, bool) and rng.random() < 0.3:
         return rng.choice((value + 1, -value, value * 1000, value / 3))
     return copy.deepcopy(rng.choice(ODD))

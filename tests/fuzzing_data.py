@@ -1,4 +1,4 @@
-"""Small whole files of every kind that holds data, what damages them, and what reads them."""
+"""Small valid files of every data format, with functions that damage and read them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ _TEXTS = 'x " "x \' [red] , :: LOC_null USER_ None null {} train a|b|c 2020-01-0
 _CONTROL = ("", " ", "\x1b[31m", "\ufeff", "\0", "\n", "\r", "\t")
 _LONG = ("9" * 18, "9" * 19, "9" * 400, "9" * 5000, "x" * 5000, "[" * 3000)
 WORDS = (*_NUMBERS, *_TEXTS, *_CONTROL, *_LONG)
-"""What a field of a text may become."""
+"""Replacements for a field of a text."""
 OPERATIONS = b"(.012BCFGIJKLMNPQRSTUVX]abcdeghijlopqrstu})" + bytes(range(0x80, 0x99))
-"""Of a pickle, among them those that are refused."""
+"""Operations of a pickle, including refused ones."""
 
 
 def mutate_text(content: bytes, rng: random.Random) -> bytes:
@@ -111,7 +111,7 @@ def mutate_lines(content: bytes, rng: random.Random) -> bytes:
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of files, whole, with what damages and what reads them."""
+    """Valid files of one format, with functions that damage and read them."""
 
     files: Files
     mutate: dict[str, Mutation]
@@ -137,12 +137,12 @@ def saved(write: Callable[[BytesIO], object]) -> bytes:
 
 
 def text_cases() -> dict[str, Case]:
-    """One of each format of text."""
+    """Return one case of each text format."""
     start = 1_500_000_000
     pairs = [(u, i, 1 + (u + i) % 5, start + 60 * i) for u in range(6) for i in range(12)]
 
     def table(line: str, header: str = "") -> str:
-        """A line for each interaction, of user, item, rating and time."""
+        """Format one line per interaction, of user, item, rating and time."""
         return header + "".join(line.format(u=u, i=i, r=r, t=t, later=t + 5) for u, i, r, t in pairs)
 
     csv = table('{u},{i},{r},{t},"a, b"\n', "user,item,rating,timestamp,note\n")
@@ -183,7 +183,7 @@ def text_cases() -> dict[str, Case]:
 
 
 def binary_cases(folder: Path) -> dict[str, Case]:
-    """One of each format that is no text, and the canonical form."""
+    """Return one case of each binary format, and of the canonical form."""
     pairs = np.array([(u, i) for u in range(6) for i in range(12)])
     arrays = {
         f"{name}_list.npy": saved(lambda file, part=part: np.save(file, pairs[part::3]))
@@ -236,7 +236,7 @@ def read_some(folder: Path) -> object:
 
 
 def canonical_case(folder: Path) -> Case:
-    """A canonical folder without checksums, which would refuse every damage of a table at once."""
+    """Return a canonical folder without checksums, which would detect every damage of a table."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     info = json.loads(files["dataset.json"])
     files["dataset.json"] = json.dumps(info | {"sha256": {}}).encode()

@@ -1,4 +1,4 @@
-"""A backbone as a user would write it, for the tests that register it."""
+"""A user-defined backbone, for the tests that register it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TinyConfig:
 
 
 class Tiny(Backbone):
-    """One hidden layer."""
+    """A network with one hidden layer."""
 
     config_class: ClassVar[type] = TinyConfig
 
@@ -51,7 +51,7 @@ class Tiny(Backbone):
 
 @contextmanager
 def registry_restored() -> Iterator[None]:
-    """Names that are registered within are gone after it."""
+    """Remove names that were registered in this context."""
     before = dict(registry._BACKBONES)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The rooms of the two packages import downwards only, in no circle, and docs/architecture.md says so."""
+"""The rooms of the two packages import downwards only, without cycles, as docs/architecture.md shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("refit_env", "agents")
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the two packages by its dotted name."""
+    """Return every module of the two packages by its dotted name."""
     out = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -27,7 +27,7 @@ def modules() -> dict[str, Path]:
 
 @cache
 def imports() -> dict[str, frozenset[str]]:
-    """What each module imports, anywhere in it: in functions and for annotations, too."""
+    """Return the imports of each module, including those in functions and for annotations."""
     known, out = modules(), {}
     for name, path in known.items():
         found: set[str] = set()
@@ -43,12 +43,12 @@ def imports() -> dict[str, frozenset[str]]:
 
 
 def room(module: str) -> str:
-    """The folder of the package that a module lies in; of a file at the package's root, the file."""
+    """Return the room of a module: its folder in the package, or the file at the package's root."""
     return ".".join(module.split(".")[:2])
 
 
 def layers() -> list[list[str]]:
-    """The layers of the picture in docs/architecture.md, top first: the words in backticks of each line."""
+    """Return the layers of the picture in docs/architecture.md, top first: the code words of each line."""
     picture = re.search(r"<!-- layers -->\n(.*?)<!-- end of layers -->", PAGE.read_text("utf-8"), re.S)
     assert picture is not None
     return [rooms for line in picture.group(1).splitlines() if (rooms := re.findall(r"`([\w.]+)`", line))]
@@ -73,7 +73,7 @@ def test_rooms_import_downwards_only() -> None:
 
 
 LEFT = []
-"""Circles that are left, by annotations and in functions; no new one may join them."""
+"""Remaining cycles, by annotations and in functions; no new one is allowed."""
 
 
 def test_no_other_module_imports_itself_through_others() -> None:
@@ -86,7 +86,7 @@ def test_a_circle_is_found() -> None:
 
 
 def circles(graph: dict[str, frozenset[str]]) -> list[list[str]]:
-    """The sets of modules that reach each other, each sorted."""
+    """Return the sets of modules that reach each other, each sorted."""
 
     def reached(start: str) -> set[str]:
         seen: set[str] = set()
@@ -114,11 +114,11 @@ def test_the_library_never_imports_the_agents() -> None:
 
 
 @pytest.mark.parametrize("package, most", [("agents", 5), ("refit_env", 10)])
-def test_few_files_stand_at_the_root_of_a_package(package: str, most: int) -> None:
+def test_few_files_are_at_the_root_of_a_package(package: str, most: int) -> None:
     assert len(list((ROOT / package).glob("*.py"))) <= most
 
 
-def test_stable_baselines3_is_imported_by_its_room_alone() -> None:
+def test_only_its_room_imports_stable_baselines3() -> None:
     wrong = [
         name
         for name, path in modules().items()

@@ -25,13 +25,13 @@ OPTIONAL = {
 
 
 def project() -> dict[str, Any]:
-    """The table ``project`` of pyproject.toml: what is installed may be older."""
+    """Return the table ``project`` of pyproject.toml, because the installed metadata may be older."""
     found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return found
 
 
 def declared(extra: str | None = None) -> dict[str, Requirement]:
-    """What the package requires, or what an extra adds to it; an extra within an extra is taken apart."""
+    """Return the requirements of the package or of an extra, with nested extras expanded."""
     lines = project()["dependencies"] if extra is None else project()["optional-dependencies"][extra]
     found: dict[str, Requirement] = {}
     for requirement in map(Requirement, lines):
@@ -87,7 +87,7 @@ def test_an_integration_is_pinned_beside_the_rest(extra: str) -> None:
         assert requirement.specifier.contains(pin), requirement
         if normal(requirement.name) not in {normal(name) for name in declared()} | {"optuna", "sb3-contrib"}:
             assert normal(requirement.name) in own, f"{requirement.name} is not in constraints-{extra}.txt"
-    for name, requirement in declared().items():  # what is pinned in place of ours is inside our range
+    for name, requirement in declared().items():  # a replaced pin is inside the package's range
         assert requirement.specifier.contains((rest | own)[normal(name)]), requirement
     assert {name for name in own if rest.get(name) == own[name]} == set(), "pinned there and here alike"
 
@@ -103,7 +103,7 @@ def test_constraints_are_exact() -> None:
 
 
 def test_make_gives_each_integration_its_own_pins(tmp_path: Path) -> None:
-    """Merged as the Makefile merges them: one pin a package, the integration's where it has one."""
+    """Merge as the Makefile does: one pin per package, the integration's where it has one."""
     makefile = (ROOT / "Makefile").read_text()
     assert f"INTEGRATIONS := {' '.join(INTEGRATIONS)}" in makefile
     assert {p.stem for p in ROOT.glob("constraints-*.txt")} == {
@@ -134,14 +134,14 @@ def test_what_is_declared_is_imported() -> None:
     used = set().union(*(imports(path) for path in sources("refit_env", "agents")))
     names = {IMPORT_NAMES.get(name, name.replace("-", "_")): name for name in declared()}
     promised = {
-        "stable_baselines3": "asked for by the users of the environments, used by agents/sb3",
+        "stable_baselines3": "requested by users of the environments, used by agents/sb3",
         "tensorboard": "used through torch.utils.tensorboard",
         "pyarrow": "used through pandas.read_parquet",
     }
     assert {name for name in names if name not in used} <= set(promised)
 
 
-def test_arrows_between_the_packages_go_one_way() -> None:
+def test_the_library_does_not_import_the_agents() -> None:
     for path in sources("refit_env"):
         assert "agents" not in imports(path), path
         assert "stable_baselines3" not in imports(path), path
@@ -150,8 +150,8 @@ def test_arrows_between_the_packages_go_one_way() -> None:
             assert "stable_baselines3" not in imports(path), path
 
 
-def test_a_data_folder_beside_the_checkout_is_named_by_the_merge_check_alone() -> None:
-    """Tests read ``REFIT_DATA_HOME``: the same clone gives the same result wherever it lies."""
+def test_only_the_merge_check_names_a_data_folder_beside_the_checkout() -> None:
+    """Tests read ``REFIT_DATA_HOME``, so a clone gives the same result in any folder."""
     folder = "/".join(("shared", "data"))
     files = sources("refit_env", "agents", "tests", "benchmarks", "examples", "docs")
     files += [ROOT / "Makefile", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
@@ -159,7 +159,7 @@ def test_a_data_folder_beside_the_checkout_is_named_by_the_merge_check_alone() -
     assert f"-d ../{folder}" in (ROOT / ".ci" / "run").read_text()
 
 
-def test_no_pickle_of_what_came_from_elsewhere() -> None:
+def test_no_file_is_unpickled() -> None:
     for path in sources("refit_env", "agents"):
         text = path.read_text(encoding="utf-8")
         assert "torch.load(" not in text and "pickle.load" not in text, path
@@ -189,8 +189,8 @@ def test_the_lowest_python_is_the_same_everywhere() -> None:
         assert set(re.findall(r"Python >= ([\d.]+\d)", (ROOT / file).read_text())) == {lowest}, file
 
 
-def test_every_module_is_imported_where_vector_wrappers_take_no_type_arguments() -> None:
-    """As in Gymnasium before 1.4. In a process of its own: the others keep the classes that they have."""
+def test_every_module_is_imported_where_vector_wrappers_are_not_generic() -> None:
+    """Gymnasium before 1.4 has such wrappers. A new process is used, because this one keeps its classes."""
     program = """
 import importlib, inspect, pkgutil
 import gymnasium.vector as vector

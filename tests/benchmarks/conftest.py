@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def assert_alike() -> Callable[[Any, Any], None]:
-    """Compare what JSON holds: a float's last digits are the processor's and the libraries'."""
+    """Compare JSON values; the last digits of floats depend on the processor and the libraries."""
 
     def check(found: Any, published: Any, path: str = "") -> None:
         if isinstance(published, dict):

@@ -1,4 +1,4 @@
-"""What fine-tuning costs: the published table is that of the published cells."""
+"""Tests of the cost of fine-tuning: the published table follows from the published cells."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(**vars(fine_tuning_cost))
 
 
-def test_the_published_table_is_what_the_published_cells_give(
+def test_the_published_table_follows_from_the_published_cells(
     benchmark: Any, assert_alike: Callable[[Any, Any], None]
 ) -> None:
     published = json.loads((ROOT / "benchmarks" / "results" / "fine_tuning_cost.json").read_text())

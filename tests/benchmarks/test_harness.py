@@ -1,4 +1,4 @@
-"""The harness: turns, tables, result files; and one benchmark run small."""
+"""Tests of the harness: alternating timing, tables, result files; and one small benchmark."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(**vars(harness))
 
 
-def test_contestants_take_turns(harness: Any) -> None:
+def test_contestants_alternate(harness: Any) -> None:
     calls: list[str] = []
     timings = harness.in_turns({n: lambda n=n: calls.append(n) for n in "ab"}, rounds=3, min_seconds=0)
-    assert calls == list("aabb") + list("ab") * 3  # a call to warm up and one to count, then the rounds
+    assert calls == list("aabb") + list("ab") * 3  # one call without timing and one to count, then the rounds
     assert {name: len(timing.seconds) for name, timing in timings.items()} == {"a": 3, "b": 3}
 
 
-def test_the_median_is_the_figure_and_quartiles_its_spread(harness: Any) -> None:
+def test_median_and_quartiles(harness: Any) -> None:
     timing = harness.Timing((5.0, 1.0, 2.0, 3.0, 100.0))
     assert timing.median == 3.0 and timing.quartiles == (2.0, 5.0)
 

@@ -1,4 +1,4 @@
-"""The examples run, and do what they say."""
+"""Tests of the examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look their annotations up
+    sys.modules[name] = module  # dataclasses resolve their annotations in this module
     spec.loader.exec_module(module)
     return module
 
@@ -56,7 +56,7 @@ def test_own_reward() -> None:
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a policy, pretrained on the embedded data set."""
+    """Return the folder of a policy that was pretrained on the embedded data set."""
     folder = tmp_path_factory.mktemp("pretrained")
     trained = pretrain(load_dataset("synthetic"), config=PretrainConfig(epochs=20), seed=0, device="cpu")
     DiffusionPolicy(trained.backbone, num_steps=4).save(folder)
@@ -65,11 +65,11 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_cleanrl_style_is_reinforce_number_by_number(seed: int, pretrained: Path, tmp_path: Path) -> None:
-    """Rewards, weights and metrics are those of ``agents.algorithms.reinforce`` with the preset ``score``."""
+    """Rewards, weights and metrics equal those of ``Reinforce`` with the preset ``score``."""
     config = replace(
         ReinforceConfig.preset("score"), iterations=5, users_per_batch=16, samples_per_user=8, eval_every=2
     )
-    config = replace(config, share_first_step=False)  # products of other shapes differ in the last bit
+    config = replace(config, share_first_step=False)  # matrix products of other shapes differ in the last bit
     agent = Reinforce(DiffusionPolicy.load(pretrained), "ReFiT-Synthetic-v0", config, seed=seed, device="cpu")
     before, history = agent.evaluate("test").means()["ndcg@20"], agent.learn().history
     example = load("cleanrl_reinforce")
@@ -91,7 +91,7 @@ def test_cleanrl_style_is_reinforce_number_by_number(seed: int, pretrained: Path
     assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
 
 
-def test_cleanrl_style_refuses_what_does_not_fit(pretrained: Path, tmp_path: Path) -> None:
+def test_cleanrl_style_refuses_invalid_settings(pretrained: Path, tmp_path: Path) -> None:
     example = load("cleanrl_reinforce")
     args = example.Args(runs=tmp_path, checkpoint=pretrained)
     DiffusionPolicy(make_backbone("diffrec", 40, {"hidden": (8,)}), 4).save(tmp_path / "foreign")
@@ -115,7 +115,7 @@ def test_cleanrl_style_improves_the_model(tmp_path: Path) -> None:
 
 
 def test_sb3_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its assertion compares the saved model's actions; no weights are chosen that validation finds worse."""
+    """The example asserts equal actions of the saved model; validation never selects worse weights."""
     config = {"hidden": (8,), "num_steps": 4}
     DiffusionPolicy(make_backbone("diffrec", 400, config), 4).save(tmp_path / "run")
     found = load("sb3_ppo").main("ReFiT-Synthetic-v0", str(tmp_path / "run"), updates=2, num_envs=16)
@@ -124,6 +124,6 @@ def test_sb3_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_sb3_ppo_does_not_harm_the_model() -> None:
+def test_sb3_ppo_does_not_degrade_the_model() -> None:
     found = load("sb3_ppo").main()
     assert found["after"] >= found["before"]

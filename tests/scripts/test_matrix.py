@@ -1,4 +1,4 @@
-"""The matrix of surroundings: a finished cell is kept with what made it, and no other is."""
+"""Tests of the matrix: a finished cell is stored with its tree and versions, others are not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A repository with an interpreter that knows one test, and a file that it reads."""
+    """Create a repository with a fake interpreter that runs one test, and a file that it reads."""
     (tmp_path / ".gitignore").write_text("runs.txt\npackages.json\nkept/\n__pycache__/\n.pytest_cache/\n")
     (tmp_path / "suite.sh").write_text("true\n")
     (tmp_path / "packages.json").write_text('{"python": "3.11.7", "torch": "8"}')
@@ -60,7 +60,7 @@ def commit(root: Path) -> None:
     git(root, "commit", "--quiet", "-m", "a")
 
 
-def test_a_finished_cell_is_kept_until_something_changes(
+def test_a_finished_cell_is_reused_until_something_changes(
     script: Script, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matrix = script("matrix")
@@ -78,18 +78,20 @@ def test_a_finished_cell_is_kept_until_something_changes(
     assert runs(cell) == (first, "")
     assert runs(replace(cell, variables={"OMP_NUM_THREADS": "2"}))[1] == "2"
     assert runs(cell)[1] == "1"
-    (checkout / "suite.sh").write_text("false || true\n")  # not committed: another tree all the same
+    (checkout / "suite.sh").write_text("false || true\n")  # not committed, but another tree
     changed, threads = runs(cell)
     assert (changed.tree.count("+"), threads) == (1, "1") and runs(cell)[1] == ""
     (checkout / "new.txt").write_text("nor is a new file")
     assert runs(cell)[1] == "1"
     commit(checkout)
     assert runs(cell)[1] == "1" and runs(cell)[0].tree.count("+") == 0
-    (checkout / "packages.json").write_text('{"python": "3.11.7", "torch": "9"}')  # installed again
+    (checkout / "packages.json").write_text(
+        '{"python": "3.11.7", "torch": "9"}'
+    )  # another version is installed
     assert runs(cell)[1] == "1" and runs(replace(cell, arguments=("-x",)))[1] == "1"
 
 
-def test_a_cell_that_did_not_end_is_not_kept(
+def test_a_cell_that_did_not_end_is_not_stored(
     script: Script, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     matrix = script("matrix")
@@ -107,7 +109,7 @@ def test_the_report_of_pytest_is_read(
 ) -> None:
     matrix = script("matrix")
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("MKL_CBWR", "AVX2")  # the caller's: no cell's
+    monkeypatch.setenv("MKL_CBWR", "AVX2")  # of the calling process, not of a cell
     (checkout / "test_few.py").write_text(SUITE)
     (checkout / "pytest.ini").write_text("[pytest]\nmarkers = slow\n")
     result = matrix.run_cell(matrix.Cell("one", sys.executable), checkout, checkout / "kept")
@@ -133,15 +135,15 @@ def test_a_cell_for_each_instruction_set_of_the_processor(
     assert cells[4].variables["MKL_CBWR"] == "COMPATIBLE"
 
 
-def test_torch_knows_the_variable(script: Script) -> None:
+def test_torch_reads_the_variable(script: Script) -> None:
     assert script("matrix")._capability(sys.executable, "default") == "default"
 
 
-def test_floors_are_what_pyproject_names_and_must_be_reached(script: Script) -> None:
+def test_lowest_versions_are_pyprojects_and_must_be_installed(script: Script) -> None:
     venvs = script("venvs")
     floors = venvs.floors()
     assert floors["gymnasium"] == "1.2.2" and {"torch", "pytest", "moviepy", "numpy"} <= set(floors)
-    assert "mypy" not in floors  # no test needs it
+    assert "mypy" not in floors  # the tests do not need it
     exact = {name: f"{floor}.0" for name, floor in floors.items()}
     venvs.refuse_unreached(exact | {"torch": f"{floors['torch']}+cpu"})
     for version in ("99.0", floors["scipy"] + "9"):
