@@ -11,9 +11,10 @@ INTEGRATIONS := rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
-test test-slow fuzz test-integrations doctest coverage: export OMP_NUM_THREADS ?= 1
+test test-slow fuzz test-integrations test-wheel doctest coverage: export OMP_NUM_THREADS ?= 1
 .PHONY: help install demo test test-slow fuzz test-matrix test-floor test-newest test-pythons \
-	test-integrations $(INTEGRATIONS:%=test-%) check lint types doctest format coverage docs clean
+	test-integrations $(INTEGRATIONS:%=test-%) test-wheel test-browser check lint types doctest format \
+	coverage docs clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -46,6 +47,12 @@ test-newest: $(INSTALLED) ## Run fast tests and doctests with the newest, in .ve
 
 test-pythons: $(INSTALLED) ## Run fast tests and doctests on each Python of PYTHONS that is here, in .venv-3.N
 	$(MATRIX) pythons --pythons $(PYTHONS)
+
+test-wheel: $(VENV)/.refit-release-installed ## Build sdist and wheel, install the wheel in a clean environment, use it (minutes)
+	REFIT_WHEEL=1 $(BIN)/python -m pytest -m slow tests/test_packaging.py $(PYTEST_ARGS)
+
+test-browser: docs $(VENV)/.refit-browser-installed ## Open the site in a headless Chromium, wide and narrow; skips where there is none
+	REFIT_SITE=docs/_build $(BIN)/python -m pytest -m slow tests/browser $(PYTEST_ARGS)
 
 test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (minutes)
 
@@ -93,11 +100,12 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-$(VENV)/.refit-docs-installed: $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+EXTRAS := docs browser release
+$(EXTRAS:%=$(VENV)/.refit-%-installed): $(VENV)/.refit-%-installed: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$*]'
 	@touch $@
 
-# A library's pins stand beside those of constraints.txt, or in their place: pip takes no two for one package.
+# A library's pins are added to those of constraints.txt or replace them: pip takes one pin for a package.
 $(INTEGRATIONS:%=$(VENV)-%/.refit-installed): $(VENV)-%/.refit-installed: \
 		pyproject.toml constraints.txt constraints-%.txt | $(VENV)-%/bin/python
 	awk -F '==' '{name = tolower($$1); gsub(/[-_.]+/, "-", name)} NR == FNR {own[name]} NR == FNR || !(name in own)' \

@@ -8,7 +8,7 @@ Exit codes:
 
 - 0: done.
 - 1: a bug (with a traceback), or a cell of a comparison that failed.
-- 2: a mistake in what was asked, a file that is wrong, or a disk that is full or cannot be written; one line
+- 2: a mistake in the command, a wrong file, or a disk that is full or cannot be written; one line
   says what would be right, and what stood there before is whole (``REFIT_DEBUG=1`` shows the traceback).
 - 130, 143, 129: ended by Ctrl-C, by SIGTERM or by a terminal that was closed (128 and the signal's number);
   training is saved first.
@@ -56,9 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"refit-env {metadata.version('refit-env')}")
         return 0
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # names may hold letters that the terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _failed_thread
     with signals_interrupt() as exit_code:
@@ -81,7 +79,7 @@ def _reported(words: Sequence[str]) -> int:
 
         say(": ".join(["refit: interrupted", *map(str, stop.args)]), stderr=True)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader, for example `head`, has seen enough
+    except BrokenPipeError:  # the reader, for example `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -128,14 +126,14 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`refit COMMAND --help` shows a command's options. Real data sets are looked for in",
+            "`refit COMMAND --help` shows a command's options. Real data sets are read from",
             "$REFIT_DATA_HOME, then in the user's cache folder.",
         ]
     )
 
 
 def is_user_error(error: Exception) -> bool:
-    """Whether the message of an error is meant for who typed the command.
+    """Whether an error is a mistake of the caller, so that its message is enough.
 
     The library raises ``ValueError`` (``DataError``, ``CheckpointError`` and ``RunError`` are such) for
     what a caller got wrong, Gymnasium its own ``Error``, the system ``OSError`` for files that cannot be read

@@ -25,7 +25,10 @@ html_show_sphinx = False
 exclude_patterns = ["_build"]
 maximum_signature_line_length = 90
 nitpicky = False  # signatures name types of torch and NumPy, whose inventories need a network
-suppress_warnings = ["misc.highlighting_failure"]  # blocks that hold a file's lines, not a language
+suppress_warnings = [
+    "misc.highlighting_failure",  # blocks that hold a file's lines, not a language
+    "ref.python",  # an annotation's name that two modules define, such as Scorer
+]
 
 myst_enable_extensions = ["colon_fence"]
 myst_fence_as_directive = ["math"]  # as GitHub renders it

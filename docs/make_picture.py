@@ -1,11 +1,12 @@
-"""Write docs/images/chain.png: the chain of one user of the embedded data set, by a closed-form policy.
+"""Write the pictures of README: the chain of one user of the embedded data set, the curves of ``refit demo``.
 
-Run it by hand after a change of the renderer: ``python docs/make_picture.py [USER]``.
+Run it by hand after a change of the renderer, ``python docs/make_picture.py [--user USER]``, or after a demo,
+``python docs/make_picture.py --demo runs/demo``.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,7 +15,7 @@ from PIL import Image
 
 import refit_env
 
-PICTURE = Path(__file__).resolve().parent / "images" / "chain.png"
+IMAGES = Path(__file__).resolve().parent / "images"
 USER = 19
 """Of the embedded set: 15 items shown, 3 of 4 hidden ones in the list."""
 
@@ -30,7 +31,20 @@ def chain(user: int) -> np.ndarray:
     return np.asarray(env.render())
 
 
+def save(picture: Image.Image, name: str) -> None:
+    """Write a picture into docs/images."""
+    IMAGES.mkdir(exist_ok=True)
+    path = IMAGES / name
+    picture.save(path, optimize=True)
+    print(f"wrote {path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
 if __name__ == "__main__":
-    PICTURE.parent.mkdir(exist_ok=True)
-    Image.fromarray(chain(int(sys.argv[1]) if len(sys.argv) > 1 else USER)).save(PICTURE, optimize=True)
-    print(f"wrote {PICTURE.name}: {PICTURE.stat().st_size / 1000:.0f} kB")
+    parser = argparse.ArgumentParser(description="Write the pictures of README.")
+    parser.add_argument("--user", type=int, default=USER)
+    parser.add_argument("--demo", type=Path, help="the folder of a finished refit demo: its curve is copied")
+    options = parser.parse_args()
+    if options.demo is not None:
+        save(Image.open(options.demo / "curve.png").convert("P", palette=Image.Palette.ADAPTIVE), "demo.png")
+    else:
+        save(Image.fromarray(chain(options.user)), "chain.png")

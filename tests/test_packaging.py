@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -85,7 +87,7 @@ def test_an_integration_is_pinned_beside_the_rest(extra: str) -> None:
     for requirement in declared(extra).values():
         pin = (rest | own)[normal(requirement.name)]
         assert requirement.specifier.contains(pin), requirement
-        if normal(requirement.name) not in {normal(name) for name in declared()} | {"optuna", "sb3-contrib"}:
+        if normal(requirement.name) not in rest:
             assert normal(requirement.name) in own, f"{requirement.name} is not in constraints-{extra}.txt"
     for name, requirement in declared().items():  # a replaced pin is inside the package's range
         assert requirement.specifier.contains((rest | own)[normal(name)]), requirement
@@ -172,9 +174,11 @@ def test_the_console_script_is_installed() -> None:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
-    version = metadata.version("refit-env")
-    assert f"version: {version}" in (ROOT / "CITATION.cff").read_text()
-    assert project()["version"] == version
+    version = project()["version"]
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## \[(.+)\]", changes, re.M)
+    assert sections[:2] == ["Unreleased", version]
 
 
 def test_the_lowest_python_is_the_same_everywhere() -> None:
@@ -213,6 +217,54 @@ except TypeError:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+CLEAN = """
+import gymnasium as gym
+import refit_env
+from agents import Reinforce, ReinforceConfig
+
+policy = refit_env.load_policy("ReFiT-Synthetic-v0")
+env = gym.make("ReFiT-Synthetic-v0", backbone="linear")
+observation, _ = env.reset(seed=0)
+env.step(policy.act(observation))
+agent = Reinforce(policy, "ReFiT-Synthetic-v0", ReinforceConfig(iterations=1, eval_every=1))
+print(agent.learn().best_iteration in (0, 1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("REFIT_WHEEL" not in os.environ, reason="installs all dependencies: make test-wheel")
+def test_the_wheel_works_in_a_clean_environment(tmp_path: Path) -> None:
+    """Sdist, wheel from the sdist, an environment of its own with the pinned dependencies, away from here."""
+    subprocess.run([sys.executable, "-m", "build", "--outdir", str(tmp_path / "dist"), str(ROOT)], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    data = [
+        path.relative_to(ROOT).as_posix()
+        for package in ("refit_env", "agents")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    ]
+    assert "refit_env/data/measured.json" in data
+    assert set(data) <= set(names), "data files that the wheel lacks"
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin_folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*command: str) -> str:
+        words = [str(bin_folder / command[0]), *command[1:]]
+        done = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    run("python", "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), str(wheel))
+    assert run("refit", "--version").strip() == f"refit-env {project()['version']}"
+    assert "usage: refit demo" in run("refit", "demo", "--help")
+    assert "synthetic" in run("refit", "data", "list")
+    where = run("python", "-c", "import agents, refit_env; print(refit_env.__file__, agents.__file__)")
+    assert where.count(str(tmp_path)) == 2
+    assert run("python", "-c", CLEAN).strip() == "True"
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
 
     Args:
         env: what ``--env`` said.
-        data: what ``--data`` said: a folder, or the name of a set in a data home, which then goes with
+        data: what ``--data`` said: a folder, or the name of a set in a data home; it needs
             ``ReFiT-Custom-v0``.
         fallback: the ``config.json`` of an earlier run, which decides where neither is given.
 
@@ -83,9 +83,7 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
     """
     if data is not None:
         if env not in (None, CUSTOM_ENV):
-            raise ValueError(
-                f"--data {data} goes with {CUSTOM_ENV}, not with --env {env}; leave one of them out"
-            )
+            raise ValueError(f"--data {data} needs {CUSTOM_ENV}, not --env {env}; leave one of them out")
         folder = named_folder(str(data))
         if folder is None:
             raise ValueError(f"--data {data}: there is no such folder, nor such a set in the data homes")
@@ -173,7 +171,7 @@ def metric_name(name: str) -> str:
 
 
 def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
-    """Compare two models on the same users: the heart of ``metrics.json``.
+    """Compare two models on the same users, for ``metrics.json``.
 
     Args:
         before: of the pretrained model.

@@ -145,7 +145,7 @@ def _refuse_options(command: DataPrepare, recipe: str) -> None:
 
 
 def _recipe(command: DataPrepare) -> Recipe:
-    """The steps that the options ask for."""
+    """The preparation that the options describe."""
     wrong = [word for word in command.columns if "=" not in word]
     if wrong:
         raise ValueError(f"--columns {wrong[0]!r} should read ROLE=NAME, for example user=user_id")

@@ -171,9 +171,9 @@ def compare(tests: dict[str, Evaluation]) -> dict[str, Any]:
     values = {name: {m: test.per_user[m] for m in REPORTED} for name, test in tests.items()}
     out: dict[str, Any] = {"users": len(tests["reinforce"].users)}
     out |= {name: reported(test.means()) for name, test in tests.items()}
-    for rival in ("pretrained", "control"):
-        table = paired_bootstraps(values[rival], values["reinforce"])
-        out[f"reinforce_over_{rival}"] = {m: table[m].to_json() for m in REPORTED}
+    for other in ("pretrained", "control"):
+        table = paired_bootstraps(values[other], values["reinforce"])
+        out[f"reinforce_over_{other}"] = {m: table[m].to_json() for m in REPORTED}
     return out
 
 
@@ -182,9 +182,9 @@ def over_seeds(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     out: dict[str, Any] = {
         name: {m: mean_interval([r[name][m] for r in results]).to_json() for m in REPORTED} for name in MODELS
     }
-    for rival in ("reinforce_over_pretrained", "reinforce_over_control"):
-        out[rival] = {
-            m: mean_interval([r[rival][m]["mean_difference"] for r in results]).to_json() for m in REPORTED
+    for other in ("reinforce_over_pretrained", "reinforce_over_control"):
+        out[other] = {
+            m: mean_interval([r[other][m]["mean_difference"] for r in results]).to_json() for m in REPORTED
         }
     return out
 
@@ -199,12 +199,12 @@ def demo_table(results: Sequence[dict[str, Any]]) -> Table:
     summary = over_seeds(results)
     for metric, label in SHOWN.items():
         for seed, result in enumerate(results):
-            gains = [result[f"reinforce_over_{rival}"][metric] for rival in ("pretrained", "control")]
+            gains = [result[f"reinforce_over_{other}"][metric] for other in ("pretrained", "control")]
             spans = [_span(gain["mean_difference"], gain["low"], gain["high"]) for gain in gains]
             table.add_row(
                 label if seed == 0 else "", str(seed), *_cells({m: result[m][metric] for m in MODELS}, spans)
             )
-        gains = [summary[f"reinforce_over_{rival}"][metric] for rival in ("pretrained", "control")]
+        gains = [summary[f"reinforce_over_{other}"][metric] for other in ("pretrained", "control")]
         spans = [_span(gain["mean"], gain["low"], gain["high"]) for gain in gains]
         means = {m: summary[m][metric]["mean"] for m in MODELS}
         table.add_row("", "mean", *_cells(means, spans), style="bold", end_section=True)

@@ -50,7 +50,7 @@ def run(command: Finetune) -> int:
     """Fine-tune, evaluate, and write the run folder; returns the exit code."""
     if command.resume:
         if command.overwrite:
-            raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
+            raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
         with RunFolder.resume(command.out) as folder:
             return _train(command, folder, *_resumed(command, folder))
     policy, target = _start(command, None)
@@ -129,7 +129,7 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
     settings = _settings(command, policy, target)
     grows = check_unchanged(folder.path, begun, settings)
     needed = list(checkpoints_in(settings["env_kwargs"]).values())
-    if state is None:  # it begins, or goes on from a state of an earlier version: from the same model
+    if state is None:  # no state, or one of an earlier version: the start is needed
         needed.append(str(command.init))
     else:
         _check_start(folder, begun, state)

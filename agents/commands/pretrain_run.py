@@ -43,7 +43,7 @@ def run(command: Pretrain) -> int:
     """Train, evaluate, and write the run folder; returns the exit code."""
     if command.resume:
         if command.overwrite:
-            raise ValueError("--resume goes on with a run, --overwrite replaces it: leave one out")
+            raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
         with RunFolder.resume(command.out) as folder:
             if name := _closed_form(command):
                 _check_resumed(command, folder)

@@ -1,4 +1,4 @@
-"""``--resume``: a run goes on with the settings, the start and the data that it was begun with."""
+"""``--resume``: a run is continued with the settings, the start and the data that it was begun with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refit_env.data import Dataset
 
 MAY_GROW = ("agent.iterations", "pretrain.epochs")
-"""Settings of which more may be asked for."""
+"""Settings that a resumed run may raise."""
 
 
 def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> bool:
@@ -27,7 +27,7 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
         now: the settings of the command that resumes it.
 
     Returns:
-        Whether more iterations or epochs are asked for than before.
+        Whether iterations or epochs were raised.
 
     Raises:
         RunError: naming the first option that differs.
@@ -69,7 +69,7 @@ def checkpoints_in(env_kwargs: Mapping[str, Any]) -> dict[str, str]:
 
 
 def begun_settings(out: Path, command: str) -> RunConfig:
-    """The ``config.json`` of the run that ``--resume --out`` goes on with.
+    """The ``config.json`` of the run that ``--resume --out`` continues.
 
     Raises:
         RunError: if there is no such run, or it is one of another command.
@@ -84,7 +84,7 @@ def begun_settings(out: Path, command: str) -> RunConfig:
 
 
 def interrupted(command: str, out: Path, unit: str, saved: int | None) -> KeyboardInterrupt:
-    """The end of a command by Ctrl-C, which says what is kept and how to go on.
+    """The end of a command by Ctrl-C, with what is saved and how to continue.
 
     Args:
         command: its name.

@@ -117,7 +117,7 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ([], "say which environment"),
         (["--env", "ReFiT-Custom-v0"], "needs a data set of yours: --data"),
         (["--data", "no-such-folder"], "there is no such folder"),
-        (["--env", "ReFiT-ML1M-v0", "--data", "."], "goes with ReFiT-Custom-v0"),
+        (["--env", "ReFiT-ML1M-v0", "--data", "."], "needs ReFiT-Custom-v0"),
         ([*ENV, "--backbone-options", "hiden=[3]"], "Did you mean 'hidden'?"),
         ([*ENV, "--backbone-options", "hidden"], "should read name=value"),
         ([*ENV, "--target", "recant"], "Did you mean 'recent'?"),
