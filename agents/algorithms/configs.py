@@ -270,7 +270,7 @@ class ESConfig(TrainerConfig):
     shaping: Annotated[str, OneOf(SHAPINGS)] = "ranks"
     """What a fitness counts: ``ranks`` in -1/2 .. 1/2, or ``centred``, less its mean over its deviation."""
     noisy: bool = False
-    """Judge the chain with its noise (a member's users share it) instead of the noise-free one."""
+    """Use the chain with its noise (the same for a member's users) instead of the noise-free one."""
     learning_rate: Rate = 0.002
     """Adam's step size, in the units of ``sigma``."""
 

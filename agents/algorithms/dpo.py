@@ -5,17 +5,17 @@ than l, by
 
     L = -log sigmoid(beta [ log pi/pi_ref (w) - log pi/pi_ref (l) ])    at each step of the chain.
 
-Here the reward itself is the judge, and the chains are the policy's own, drawn anew for each batch. Which
-pairs:
+Here the reward itself decides which chain is better, and the chains are sampled from the policy for each
+batch. Which pairs:
 
 - ``credit="episode"``: the G chains of a user are compared with each other. Of a chain's thousands of numbers
   only a few decided the comparison, and log-ratios are averaged over D, so that beta means the same for every
   catalogue.
 - ``credit="coordinate"``: a chain is compared with what it would have been, had number i alone of its last
   action fallen on the other side of its mean (as likely, since the Gaussian is symmetric). A list reward
-  judges such a counterfactual exactly (``agents.gradients.rank_thresholds``). All that the two chains share
-  cancels in the log-ratio: what is left is the last step's number i, so each chain gives D pairs, of which
-  most are ties and drop out.
+  has the exact reward of such a counterfactual (``agents.gradients.rank_thresholds``). The common part of
+  the two chains cancels in the log-ratio and leaves the last step's number i, so each chain gives D pairs, of
+  which most are ties and drop out.
 
 Ties are dropped in both cases, and counted (``train/tie_share``). DPO asks only which of two is better; the
 reward also tells by how much, and ``weigh_by_gap`` uses it. At pi = pi_ref the expected gradient is then that
@@ -45,7 +45,7 @@ from refit_env.rewards.base import Reward
 
 
 class DPO(FineTuner):
-    """Direct preference optimisation with the reward as the judge.
+    """Direct preference optimisation in which the reward orders each pair.
 
     Example:
         >>> from agents import DPO

@@ -6,7 +6,7 @@ approached:
     theta <- theta + lr * Adam( 1 / (n sigma) sum_j f(theta + sigma e_j) e_j ),
 
 with antithetic perturbations (e, -e), fitnesses f shaped by their ranks, and common random numbers: the
-members of a population are judged on the same users (and, where the chain is noisy, the same noise). theta
+members of a population are compared on the same users (and, where the chain is noisy, the same noise). theta
 are the r * r + r numbers of ``agents.training.output_subspace``, so a member costs little more than its
 chains, and what comes out is an ordinary policy.
 

@@ -25,7 +25,7 @@ and where scores have a second part f_i . c, linear in a context c, so does it h
 
     dc += w (f_i - f_j),    df_i += w c,     df_j -= w c.
 
-Such a policy is the chain and the reading of its end: what it does is a list, which the environment judges.
+Such a policy is the chain and the scoring of its end: its action is a list, which the environment rewards.
 
 The estimator is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do,
 a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's:

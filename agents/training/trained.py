@@ -28,7 +28,7 @@ class Trained:
     best_steps: float = 0.0
     """Environment steps of the chosen weights; 0 is the untouched pretrained model."""
     share: float = 1.0
-    """How far from the pretrained weights to those the judged ones lie (``TrainerConfig.blends``)."""
+    """Position of the weights between the pretrained and the trained ones (``TrainerConfig.blends``)."""
     training_seconds: float = 0.0
     """Wall-clock time, validation not counted."""
     validation_seconds: float = 0.0

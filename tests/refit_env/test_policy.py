@@ -1,4 +1,4 @@
-"""The policy: its Gaussian, its noise-free chain, and what it reads back from disk."""
+"""The policy: its Gaussian, its noise-free chain, and its files."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> No
         policy().scorer(data)
 
 
-def test_save_and_load_give_the_same_policy(tmp_path: Path) -> None:
+def test_a_loaded_policy_equals_the_saved_one(tmp_path: Path) -> None:
     p = policy(num_steps=3, exploration_std=0.07)
     p.save(tmp_path)
     again = DiffusionPolicy.load(tmp_path)
@@ -162,7 +162,7 @@ def test_eta_survives_saving_and_a_loaded_policy_is_in_evaluation_mode(tmp_path:
 
 
 def test_a_rebuilt_policy_keeps_every_setting_that_is_not_named() -> None:
-    """What evaluates, explores and is saved is one chain: nothing falls back to a constructor's default."""
+    """Evaluation, exploration and files have the same chain: no setting falls back to a default."""
     own = {"num_steps": 4, "exploration_std": 0.01, "posterior_share": 0.5, "eta": 0.25}
     first = DiffusionPolicy(policy().backbone, **own).eval()
     assert first.chain == own and not any(own[n] == DiffusionPolicy(first.backbone).chain[n] for n in own)
@@ -198,7 +198,7 @@ def test_on_cuda_the_chain_is_the_same() -> None:
     assert torch.allclose(p.cuda().denoise(u.cuda()).cpu(), expected, atol=1e-5)
 
 
-# ---------------------------------------------------------------------- whose data it was trained on
+# ---------------------------------------------------------------------- the data set of its training
 
 
 def test_a_policy_meets_no_other_data_set_than_its_own(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_its_lists_are_better_than_those_of_item_popularity() -> None:
     assert ndcg[0] > 1.2 * ndcg[1]
 
 
-def test_acting_to_the_end_gives_the_scores_of_the_noise_free_chain() -> None:
+def test_the_last_action_is_the_scores_of_the_noise_free_chain() -> None:
     policy = refit_env.load_policy("ReFiT-Synthetic-v0")
     env = gym.make("ReFiT-Synthetic-v0", backbone="linear", relevance="none", reward="ease")
     observation, info = env.reset(options={"user": 7})
@@ -47,7 +47,7 @@ def test_a_batch_acts_as_its_members_do() -> None:
     np.testing.assert_allclose(together, np.stack(alone), rtol=1e-5, atol=1e-6)
 
 
-def test_a_run_folder_gives_its_own_policy(tmp_path: Path) -> None:
+def test_a_run_folder_loads_its_policy(tmp_path: Path) -> None:
     saved = refit_env.load_policy("ReFiT-Synthetic-v0", num_steps=3)
     saved.save(tmp_path)
     again = refit_env.load_policy(tmp_path)

@@ -1,4 +1,4 @@
-"""The table of ids, and what Gymnasium is told."""
+"""The table of ids, and their registration with Gymnasium."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_spec_survives_json(env_id: str) -> None:
 
 
 @pytest.mark.parametrize("env_id", env_ids())
-def test_no_time_limit_stands_in_the_spec(env_id: str) -> None:
+def test_no_time_limit_is_in_the_spec(env_id: str) -> None:
     """T is a real end: a limit equal to it would mark the last step as truncated, too."""
     assert gym.spec(env_id).max_episode_steps is None
 
@@ -61,7 +61,7 @@ def test_entry_finds_an_id_with_and_without_the_module() -> None:
     assert entry("ReFiT-Custom-v0").dataset is None
 
 
-def test_an_unknown_id_is_answered_with_the_nearest() -> None:
+def test_the_error_for_an_unknown_id_names_the_nearest() -> None:
     with pytest.raises(ValueError, match="Did you mean 'ReFiT-Gowalla-v0'"):
         entry("ReFiT-Gowala-v0")
 

@@ -51,7 +51,7 @@ def test_pairs_of_chains_are_all_that_differ_and_none_that_tie() -> None:
 def test_a_counterfactual_earns_what_the_environment_pays_for_it(
     make_policy: Factory, small_data: Dataset
 ) -> None:
-    """Every number of every chain is mirrored in turn and the whole list is judged anew."""
+    """Every number of every chain is mirrored in turn and the whole list is rewarded again."""
     learner = agent(make_policy(), small_data, replace(SMALL, exploration_std=0.3))
     users = torch.arange(8)
     with torch.no_grad():

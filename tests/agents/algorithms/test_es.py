@@ -121,7 +121,9 @@ def test_populations_are_antithetic_and_shared_within_a_block(
 
 
 @pytest.mark.parametrize("start", ["history", "diffused"])
-def test_members_are_judged_on_the_same_noise(start: str, make_policy: Factory, small_data: Dataset) -> None:
+def test_members_are_compared_on_the_same_noise(
+    start: str, make_policy: Factory, small_data: Dataset
+) -> None:
     """With no perturbation all members of a user are one: also where the chain, or its start, is noisy."""
     for noisy in (False, True):
         config = replace(SMALL, noisy=noisy, exploration_std=0.3)

@@ -44,8 +44,8 @@ class Start:
     folder: Path
 
     def envs(self, num_envs: int = 8, **kwargs: Any) -> DenoisingVectorEnv:
-        judge = {"checkpoint": str(self.folder)} if backbone_class(self.backbone).embedding else {}
-        settings = {"backbone": self.backbone, "num_steps": 2, "reward": "log_rank", "k": 5} | judge
+        scorer = {"checkpoint": str(self.folder)} if backbone_class(self.backbone).embedding else {}
+        settings = {"backbone": self.backbone, "num_steps": 2, "reward": "log_rank", "k": 5} | scorer
         return DenoisingVectorEnv(self.data, num_envs=num_envs, **(settings | kwargs))
 
     def model(

@@ -28,7 +28,7 @@ def kwargs(checkins: Dataset, checkpoints: Callable[[str, Dataset], str]) -> dic
     return {"data": checkins, "backbone": "diff-poi", "checkpoint": made, "num_steps": 3, "reward": "ndcg"}
 
 
-def test_an_episode_starts_at_the_spatial_encoding_and_pays_for_the_next_place(
+def test_an_episode_starts_at_the_spatial_encoding_and_rewards_the_next_place(
     kwargs: dict[str, Any],
 ) -> None:
     env = gym.make("ReFiT-Custom-v0", **kwargs)
@@ -59,7 +59,7 @@ def test_the_checker_is_satisfied(kwargs: dict[str, Any]) -> None:
         check_env(gym.make("ReFiT-Custom-v0", disable_env_checker=True, **kwargs).unwrapped)
 
 
-def test_every_row_lies_within_the_spaces(kwargs: dict[str, Any]) -> None:
+def test_every_row_is_within_the_spaces(kwargs: dict[str, Any]) -> None:
     problem = make_problem(ProblemConfig(**kwargs))
     users = torch.from_numpy(problem.users)
     assert problem.initial_state(users).abs().max() <= problem.bound
@@ -68,7 +68,7 @@ def test_every_row_lies_within_the_spaces(kwargs: dict[str, Any]) -> None:
     assert box[0] <= float(context.min()) and float(context.max()) <= box[1]
 
 
-def test_the_batch_is_the_single_ones(kwargs: dict[str, Any]) -> None:
+def test_the_batch_equals_single_environments(kwargs: dict[str, Any]) -> None:
     ours = gym.make_vec("ReFiT-Custom-v0", num_envs=3, **kwargs)
     theirs = SyncVectorEnv([lambda: gym.make("ReFiT-Custom-v0", **kwargs)] * 3)
     (a, told_a), (b, told_b) = ours.reset(seed=5), theirs.reset(seed=5)
@@ -82,7 +82,7 @@ def test_the_batch_is_the_single_ones(kwargs: dict[str, Any]) -> None:
     assert ended.all() and np.array_equal(paid, other)
 
 
-def test_a_policy_is_judged_as_it_is_evaluated(kwargs: dict[str, Any]) -> None:
+def test_environment_and_evaluation_score_alike(kwargs: dict[str, Any]) -> None:
     problem = make_problem(ProblemConfig(**kwargs))
     policy = DiffusionPolicy.load(kwargs["checkpoint"]).eval()
     policy = DiffusionPolicy(policy.backbone, 3).eval()
@@ -93,7 +93,9 @@ def test_a_policy_is_judged_as_it_is_evaluated(kwargs: dict[str, Any]) -> None:
     assert torch.allclose(problem.scores(chain, users), scores, atol=1e-3)
 
 
-def test_other_backbones_know_rows_too(checkins: Dataset, checkpoints: Callable[[str, Dataset], str]) -> None:
+def test_other_backbones_work_with_rows(
+    checkins: Dataset, checkpoints: Callable[[str, Dataset], str]
+) -> None:
     made = checkpoints("dreamrec", checkins)
     env = gym.make("ReFiT-Custom-v0", data=checkins, backbone="dreamrec", checkpoint=made, num_steps=2)
     assert env.reset(seed=0)[0]["history"].shape == (10,)

@@ -1,4 +1,4 @@
-"""The single environment, over every id whose data is there."""
+"""The single environment, for every id whose data set is available."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ALLOWED_WARNINGS = (
     "we recommend using a symmetric and normalized space",
     "We recommend you to use a symmetric and normalized Box action space",
 )
-"""What checkers may say. Anything else fails the test."""
+"""Allowed warnings of the checkers. Any other warning fails the test."""
 
 
 def check_strictly(check: Any, env: Any, **kwargs: Any) -> None:
@@ -93,7 +93,9 @@ def test_chains_start_in_the_visible_history(case: Any) -> None:
         problem = env.unwrapped.problem
         relevance = problem.relevance
         row = relevance.visible[info["user"]].toarray()[0]
-        if backbone_class(problem.config.backbone).scores_by_context:  # a vector made from what is visible
+        if backbone_class(
+            problem.config.backbone
+        ).scores_by_context:  # a vector computed from the visible items
             user = torch.tensor([info["user"]])
             assert np.array_equal(observation["history"], problem.context(user)[0].numpy())
             assert np.array_equal(observation["u"], problem.initial_state(user)[0].numpy())
@@ -106,10 +108,10 @@ def test_chains_start_in_the_visible_history(case: Any) -> None:
         assert info["user"] in relevance.users
 
 
-def test_same_seed_and_actions_give_the_same_episode(case: Any) -> None:
+def test_equal_seeds_and_actions_have_equal_episodes(case: Any) -> None:
     one, two = case.make(), case.make()
     one.action_space.seed(3)
-    for seed in (5, None):  # the second episode goes on with the generator of the first
+    for seed in (5, None):  # the second episode uses the generator of the first
         (a, info_a), (b, info_b) = one.reset(seed=seed), two.reset(seed=seed)
         assert info_a == info_b and np.array_equal(a["u"], b["u"])
         ended = False
@@ -138,7 +140,7 @@ def test_pickle_and_copy_keep_the_episode(case: Any) -> None:
     assert len(pickle.dumps(env)) < 100_000 + 40 * env.problem.dim  # the configuration, not the data
 
 
-def test_a_made_environment_comes_back_from_its_spec(case: Any) -> None:
+def test_an_environment_can_be_made_from_its_spec(case: Any) -> None:
     env = case.make(reward={"racs": 1.0, "ndcg": 0.5}, num_steps=3)
     assert env.spec is not None
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
@@ -184,7 +186,7 @@ def test_pictures_and_texts_of_every_id(case: Any) -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
-def test_t_is_what_was_asked_for(synthetic: Any, num_steps: int) -> None:
+def test_num_steps_sets_t(synthetic: Any, num_steps: int) -> None:
     env = synthetic.make(num_steps=num_steps)
     for _ in range(2):
         env.reset(seed=0)
@@ -203,7 +205,7 @@ def test_the_reward_is_that_of_the_last_vector(synthetic: Any) -> None:
     env.reset(options={"user": user})
     for _ in range(3):
         env.step(perfect)
-    assert env.step(1.0 - perfect)[1] == 0.0  # what stood there before the last step earns nothing
+    assert env.step(1.0 - perfect)[1] == 0.0  # earlier vectors have no reward
 
 
 def test_the_list_leaves_out_what_was_shown(synthetic: Any) -> None:
@@ -279,7 +281,7 @@ def test_a_function_can_be_the_reward() -> None:
     assert finish(env, np.full(env.unwrapped.problem.dim, 0.25, np.float32))[1] == 0.25
 
 
-def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
+def test_actions_of_other_types_are_accepted(synthetic: Any) -> None:
     env = synthetic.make(disable_env_checker=True).unwrapped
     for action in (
         [0.5] * env.problem.dim,
@@ -326,7 +328,7 @@ def test_actions_of_other_types_are_taken(synthetic: Any) -> None:
         ({"render_mod": "ansi"}, "render_mod is no setting of the environment. Did you mean 'render_mode'?"),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_states_the_right_one(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DenoisingEnv(**({"data": "synthetic"} | kwargs))
 
@@ -344,7 +346,7 @@ def test_the_page_lists_every_argument_with_its_default() -> None:
             assert ast.literal_eval(text.strip("`")) == defaults[name], name
 
 
-def test_the_custom_id_without_data_says_what_is_missing() -> None:
+def test_the_custom_id_needs_data() -> None:
     with pytest.raises(ValueError, match="data=FOLDER"):
         gym.make("ReFiT-Custom-v0")
 
@@ -383,7 +385,7 @@ def test_actions_that_are_no_numbers_are_refused(synthetic: Any, bad: float) -> 
         env.step(action)
 
 
-def test_huge_but_finite_actions_are_taken(synthetic: Any) -> None:
+def test_huge_but_finite_actions_are_accepted(synthetic: Any) -> None:
     env = synthetic.make(disable_env_checker=True).unwrapped
     env.reset(seed=0)
     env.step(np.full(env.problem.dim, 3e38, np.float32))

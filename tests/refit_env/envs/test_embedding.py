@@ -57,7 +57,7 @@ def test_the_checker_is_satisfied(kwargs: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-def test_the_batch_is_the_single_ones(kwargs: dict[str, Any], mode: AutoresetMode) -> None:
+def test_the_batch_equals_single_environments(kwargs: dict[str, Any], mode: AutoresetMode) -> None:
     ours = gym.make_vec("ReFiT-Custom-v0", num_envs=4, autoreset_mode=mode, reward="log_rank", **kwargs)
     theirs = SyncVectorEnv(
         [lambda: gym.make("ReFiT-Custom-v0", reward="log_rank", **kwargs)] * 4, autoreset_mode=mode
@@ -74,7 +74,7 @@ def test_the_batch_is_the_single_ones(kwargs: dict[str, Any], mode: AutoresetMod
         new, paid_a, ended, _, told_a = ours.step(action)
         b, paid_b, also, _, told_b = theirs.step(action)
         assert np.array_equal(paid_a, paid_b) and np.array_equal(ended, also)
-        assert all(np.array_equal(a[key], kept[key]) for key in a)  # what was given stays as it was
+        assert all(np.array_equal(a[key], kept[key]) for key in a)  # a returned array does not change
         a = new
         if mode == AutoresetMode.SAME_STEP and ended.any():
             for mine, other in zip(told_a["final_obs"], told_b["final_obs"], strict=True):
@@ -118,7 +118,7 @@ def test_bounds_follow_the_embeddings(kwargs: dict[str, Any]) -> None:
     assert make_problem(ProblemConfig(**kwargs, bound=9.0)).bound == 9.0
 
 
-def test_without_a_checkpoint_the_error_gives_the_command(sessions: Dataset, data_home: Path) -> None:
+def test_without_a_checkpoint_the_error_names_the_command(sessions: Dataset, data_home: Path) -> None:
     with pytest.raises(ValueError, match="refit pretrain --env ReFiT-YooChoose-v0 --out runs/pretrained"):
         gym.make("ReFiT-YooChoose-v0")
     with pytest.raises(ValueError, match="refit pretrain --data FOLDER --backbone dreamrec"):
@@ -146,7 +146,7 @@ def test_wrong_checkpoints_and_data_are_refused(
         gym.make("ReFiT-Custom-v0", **(kwargs | {"num_steps": 501}))
 
 
-def test_a_checkpoint_that_was_written_anew_is_read_anew(kwargs: dict[str, Any], tmp_path: Path) -> None:
+def test_a_rewritten_checkpoint_is_read_again(kwargs: dict[str, Any], tmp_path: Path) -> None:
     policy = DiffusionPolicy.load(kwargs["checkpoint"])
     policy.save(tmp_path)
     config = ProblemConfig(**(kwargs | {"checkpoint": str(tmp_path)}))

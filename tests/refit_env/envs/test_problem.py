@@ -27,7 +27,7 @@ from refit_env.rewards import base as rewards_base
 from refit_env.rewards import context as rewards_context
 
 
-def test_histories_are_written_to_where_they_are_wanted() -> None:
+def test_histories_are_written_to_out() -> None:
     problem = make_problem(ProblemConfig("synthetic"))
     users = torch.tensor([5, 0, 5, 499])
     out = torch.full((4, problem.dim), 7.0)
@@ -78,10 +78,8 @@ LISTS: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("reward", "kwargs"), LISTS)
 @pytest.mark.parametrize("vector", [False, True])
-def test_lists_given_to_one_environment_change_no_other(
-    reward: Any, kwargs: dict[str, Any], vector: bool
-) -> None:
-    """Neither those made before nor those made after: a new environment pays what its arguments say."""
+def test_lists_of_one_environment_change_no_other(reward: Any, kwargs: dict[str, Any], vector: bool) -> None:
+    """Neither earlier nor later ones: the rewards of a new environment depend on its arguments only."""
 
     def make() -> Any:
         made: Any = gym.make_vec if vector else gym.make
@@ -112,7 +110,7 @@ def test_lists_given_to_one_environment_change_no_other(
     assert own.reward_fn.context is shared.reward_fn.context and own.seen is shared.seen  # what is costly is
 
 
-def test_a_reward_keeps_nothing_of_a_call() -> None:
+def test_a_call_of_a_reward_changes_no_state() -> None:
     problem = make_problem(ProblemConfig("synthetic", reward={"racs": 1.0, "coverage": 1.0, "ndcg": 1.0}))
     problem.score(torch.rand(3, problem.dim), torch.arange(3))  # computes what later calls reuse
     rewards = [problem.reward_fn, *(part for part, _ in problem.reward_fn.parts())]
@@ -124,7 +122,7 @@ def test_a_reward_keeps_nothing_of_a_call() -> None:
 
 
 @pytest.mark.parametrize("vector", [False, True])
-def test_a_step_looks_for_nan_once(monkeypatch: pytest.MonkeyPatch, vector: bool) -> None:
+def test_a_step_checks_for_nan_once(monkeypatch: pytest.MonkeyPatch, vector: bool) -> None:
     """The action is checked; the reward does not check the same vector again."""
     make: Any = gym.make_vec if vector else gym.make
     env = make("ReFiT-Synthetic-v0", num_steps=1, reward={"racs": 1.0, "ndcg": 1.0})
@@ -150,7 +148,10 @@ def test_arguments_that_differ_share_nothing() -> None:
         )
 
     assert made() is made()
-    assert made(reward={"recall": 1.0, "ndcg": 1.0}).term_names == ("recall", "ndcg")  # in the order given
+    assert made(reward={"recall": 1.0, "ndcg": 1.0}).term_names == (
+        "recall",
+        "ndcg",
+    )  # in the order of the argument
     assert made().term_names == ("ndcg", "recall")
     made(k=20)
     with pytest.raises(ValueError, match=r"k must be a whole number >= 1, found 20\.0"):
@@ -166,13 +167,13 @@ def test_mixes_with_a_function_share_a_problem_by_the_function_itself() -> None:
 
     one = paying(1.0)
     assert made(one) is made(one)
-    for amount in (2.0, 3.0, 4.0):  # each may lie where the one before lay
+    for amount in (2.0, 3.0, 4.0):  # each may have the address of the one before
         paid = made(paying(amount)).score(torch.rand(1, 400), torch.tensor([0]))[0]
         assert paid.tolist() == [amount]
 
 
-def test_a_checkpoint_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
-    """Named by the reward's settings, too; and where the new file has the old one's date and size."""
+def test_a_rewritten_checkpoint_is_read_again(tmp_path: Path) -> None:
+    """Also one in the reward's settings, and a new file with the old one's date and size."""
 
     def write(seed: int) -> None:
         with torch.random.fork_rng():
@@ -207,7 +208,7 @@ def test_few_problems_are_remembered() -> None:
     assert make_problem(ProblemConfig(data[0])) is not problems[0]
 
 
-def test_arguments_without_a_hash_are_taken() -> None:
+def test_arguments_without_a_hash_are_accepted() -> None:
     class Unhashable:
         __hash__: Any = None
 

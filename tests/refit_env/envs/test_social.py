@@ -1,4 +1,4 @@
-"""Environments of RecDiff: chains start at what friends say, hidden items change what is scored."""
+"""Environments of RecDiff: chains start at the friends' encoding, and hidden items change the scores."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_checker_is_satisfied(kwargs: dict[str, Any]) -> None:
         check_env(gym.make("ReFiT-Custom-v0", disable_env_checker=True, **kwargs).unwrapped)
 
 
-def test_the_batch_is_the_single_ones(kwargs: dict[str, Any]) -> None:
+def test_the_batch_equals_single_environments(kwargs: dict[str, Any]) -> None:
     ours = gym.make_vec("ReFiT-Custom-v0", num_envs=4, reward="ndcg", **kwargs)
     theirs = SyncVectorEnv(
         [lambda: gym.make("ReFiT-Custom-v0", reward="ndcg", **kwargs)] * 4,
@@ -115,7 +115,7 @@ def test_ties_survive_the_canonical_form(
 
 
 @pytest.mark.parametrize("env_id", ["ReFiT-Ciao-v0", "ReFiT-Epinions-v0", "ReFiT-Yelp-v0"])
-def test_social_ids_take_diffrec_too(env_id: str, data_home: Path) -> None:
+def test_social_ids_work_with_diffrec(env_id: str, data_home: Path) -> None:
     env = gym.make(env_id, backbone="diffrec")
     observation, _ = env.reset(seed=0)
     assert set(observation) == {"t", "u"} and observation["u"].sum() >= 1

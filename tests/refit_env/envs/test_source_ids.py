@@ -25,7 +25,7 @@ KINDS = {
 
 @pytest.fixture(params=KINDS)
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    """A data set whose source has ids of its own, and functions number -> id of users and items."""
+    """A data set with ids of the source, and functions number -> id of users and items."""
     from dataclasses import replace
 
     user, item = KINDS[request.param]
@@ -53,7 +53,7 @@ def test_infos_hold_the_sources_ids_beside_the_numbers(shop: dict[str, Any]) -> 
     assert info["top_k_ids"].tolist() == [shop["item"](n) for n in info["top_k"].tolist()]
 
 
-def test_infos_hold_numbers_alone_unless_asked(shop: dict[str, Any]) -> None:
+def test_infos_hold_only_numbers_by_default(shop: dict[str, Any]) -> None:
     env = gym.make("ReFiT-Custom-v0", data=shop["data"])
     observation, info = env.reset(seed=0)
     assert set(info) == {"user"} and "top_k_ids" not in finish(env, observation)
@@ -85,7 +85,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one.dtype == other.dtype and np.array_equal(one, other))
 
 
-def test_a_vector_gives_the_ids_that_sync_vector_env_gives(shop: dict[str, Any]) -> None:
+def test_the_vector_environment_has_the_ids_of_sync_vector_env(shop: dict[str, Any]) -> None:
     made = [lambda: gym.make("ReFiT-Custom-v0", data=shop["data"], source_ids=True)] * 3
     single = SyncVectorEnv(made, autoreset_mode=AutoresetMode.SAME_STEP)
     batch = gym.make_vec("ReFiT-Custom-v0", num_envs=3, data=shop["data"], source_ids=True)

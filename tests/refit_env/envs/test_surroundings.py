@@ -31,7 +31,7 @@ def make_sync(**kwargs: Any) -> Any:
 @pytest.mark.parametrize(
     "make", [lambda **k: gym.make(ID, **k), lambda **k: gym.make_vec(ID, num_envs=2, **k), make_sync]
 )
-def test_a_time_limit_below_t_is_refused_where_the_environment_is_made(make: Any) -> None:
+def test_a_time_limit_below_t_is_refused_by_the_constructor(make: Any) -> None:
     for limit in (3, 0, -2):
         with pytest.raises(ValueError, match=rf"max_episode_steps={limit}: a chain ends by itself after T=4"):
             make(max_episode_steps=limit)
@@ -47,7 +47,7 @@ def test_a_time_limit_below_t_is_refused_where_the_environment_is_made(make: Any
 
 
 def test_a_time_limit_below_t_is_refused_wherever_it_comes_from() -> None:
-    """At the first reset, where a constructor cannot know of it."""
+    """At the first reset, because the constructor runs before the wrapper's."""
     with pytest.raises(ValueError, match=REFUSED):
         TimeLimit(gym.make(ID), 3).reset()
     with pytest.raises(ValueError, match=REFUSED):

@@ -88,7 +88,7 @@ def test_equals_sync_vector_env_in_every_variant(
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
-def test_partial_resets_give_chains_of_different_phases(synthetic: Any, mode: AutoresetMode) -> None:
+def test_partial_resets_make_chains_of_different_phases(synthetic: Any, mode: AutoresetMode) -> None:
     ours = synthetic.make_vec(4, num_steps=3, autoreset_mode=mode.value)
     theirs = sync(synthetic, 4, mode, num_steps=3)
     rng = np.random.default_rng(2)
@@ -171,7 +171,7 @@ def test_tensors_carry_no_graph_and_share_no_memory_with_actions(synthetic: Any)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_what_the_cpu_gives(synthetic: Any) -> None:
+def test_gpu_and_cpu_are_equal(synthetic: Any) -> None:
     cpu = synthetic.make_vec(8, backend="torch", start="diffused")
     gpu = synthetic.make_vec(8, backend="torch", start="diffused", device="cuda")
     a, b = cpu.reset(seed=0)[0]["u"], gpu.reset(seed=0)[0]["u"]
@@ -218,7 +218,7 @@ def test_what_the_caller_holds_never_changes(synthetic: Any, backend: str, mode:
         else:
             actions = actions_for(envs, rng)
             out = envs.step(torch.from_numpy(actions) if backend == "torch" else actions)
-        if step % 3 != 2:  # some are let go, so that their memory may be used again
+        if step % 3 != 2:  # some references are dropped, so that their memory may be used again
             held.append((out, copy.deepcopy(out)))
             calls.append(leaves(out))
     for now, then in held:
@@ -229,7 +229,7 @@ def test_what_the_caller_holds_never_changes(synthetic: Any, backend: str, mode:
             assert not any(np.shares_memory(a, b) for a in one for b in other)
 
 
-def test_memory_is_used_again_once_it_is_let_go(synthetic: Any) -> None:
+def test_memory_without_references_is_used_again(synthetic: Any) -> None:
     envs = synthetic.make_vec(4, num_steps=30, relevance="train")
     envs.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -259,7 +259,7 @@ def test_a_changed_observation_changes_no_later_one(synthetic: Any) -> None:
     assert np.array_equal(later["u"][1], actions[1])
 
 
-def test_read_only_and_strided_actions_are_taken(synthetic: Any) -> None:
+def test_read_only_and_strided_actions_are_accepted(synthetic: Any) -> None:
     envs = synthetic.make_vec(2, num_steps=9, relevance="train")
     envs.reset(seed=0)
     actions = actions_for(envs, np.random.default_rng(0))
@@ -314,7 +314,7 @@ def test_pictures_equal_those_of_single_environments(synthetic: Any) -> None:
     assert synthetic.make_vec(2).render() is None
 
 
-def test_the_mode_stands_in_the_metadata(synthetic: Any) -> None:
+def test_the_mode_is_in_the_metadata(synthetic: Any) -> None:
     assert synthetic.make_vec(1).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     disabled = synthetic.make_vec(1, autoreset_mode="Disabled")
     assert disabled.metadata["autoreset_mode"] is AutoresetMode.DISABLED
@@ -350,7 +350,7 @@ def test_batched_spaces_hold_what_is_returned(synthetic: Any) -> None:
         ({"render_mode": "human"}, "render_mode='human'"),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_would_be_right(kwargs: dict[str, Any], message: str) -> None:
+def test_the_error_for_a_wrong_argument_states_the_right_one(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DenoisingVectorEnv(**({"data": "synthetic"} | kwargs))
 

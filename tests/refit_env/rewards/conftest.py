@@ -1,4 +1,4 @@
-"""A data set of five users that is small enough to reckon by hand."""
+"""A data set of five users, small enough to compute by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def five() -> Dataset:
 
 @pytest.fixture(scope="session")
 def model_for(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Dataset], Path]:
-    """A folder with a small untrained recommender of a data set's catalogue, for rewards that ask one."""
+    """A folder with a small untrained recommender of a data set's catalogue, for rewards that use one."""
     root = tmp_path_factory.mktemp("models")
 
     def made(dataset: Dataset) -> Path:

@@ -1,4 +1,4 @@
-"""What a history holds most often, counted by hand."""
+"""The most frequent items of a history, counted by hand."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_counts_of_the_history(decay: float, expected: list[float]) -> None:
     assert reward.predict(torch.tensor([3])).tolist() == [pytest.approx(expected)]
 
 
-def test_the_best_list_earns_one_and_new_places_nothing() -> None:
+def test_the_reward_of_the_best_list_is_one_and_of_new_places_nothing() -> None:
     rows = visits([0, 1, 0, 2, 3, 3])
     reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=1.0)
     scores = torch.tensor([[0.2, 0.0, 0.9, 0.1], [0.0, 0.0, 0.0, 1.0]])
@@ -38,7 +38,7 @@ def test_the_best_list_earns_one_and_new_places_nothing() -> None:
     assert earned[0] == pytest.approx(1.0) and 0.0 <= float(earned[1]) < 0.6
 
 
-def test_a_batch_earns_what_its_rows_earn() -> None:
+def test_a_batch_has_the_rewards_of_its_rows() -> None:
     rows = synthesize_checkins(num_users=15, num_items=24, checkins=20).episodes
     reward = make_reward("personal_frequency", rows, make_relevance("train", rows), decay=0.5)
     users = torch.arange(16)

@@ -1,4 +1,4 @@
-"""Every reward on five users, reckoned by hand.
+"""Every reward on five users, computed by hand.
 
 Lists of K = 2 from the scores below (train relevance: nothing is masked):
 
@@ -100,7 +100,7 @@ def test_racs_with_discounted_ranks(make: Callable[..., Reward]) -> None:
     assert terms["n_sim_k"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_neighbor_lists_look_at_the_others_lists(make: Callable[..., Reward]) -> None:
+def test_neighbor_lists_use_the_neighbours_lists(make: Callable[..., Reward]) -> None:
     reward = make("racs", neighbors=2, variant="neighbor_lists")
     reward.set_lists(torch.tensor(LISTS))
     # Own hits over K are N_K; averaged over the neighbours 1 2; 0 2; 1 0; 4; 3:
@@ -113,7 +113,7 @@ def test_neighbor_lists_look_at_the_others_lists(make: Callable[..., Reward]) ->
     assert terms["n_sim_k"] == pytest.approx([0.75, 0.75, 1.0, 0.25, 0.5])
 
 
-def test_neighbor_lists_begin_as_a_nearest_neighbour_recommender(make: Callable[..., Reward]) -> None:
+def test_neighbor_lists_start_as_a_nearest_neighbour_recommender(make: Callable[..., Reward]) -> None:
     reward = make("racs", neighbors=2, variant="neighbor_lists")
     # Neighbours' items, by how many of the two have them, then by popularity (0: 2, 1: 3, 2: 2, 3: 2, 4: 1):
     # 0: 1 and 2 both have 1 2; 1: 0 has 0 1, 2 has 1 2: 1 first, then 0 (as popular as 2);
@@ -134,13 +134,13 @@ GOLDEN: dict[str, tuple[Mapping[str, Any], list[float]]] = {
     "precision": ({}, N_K),
     "recall": ({}, [1 / 2, 1 / 3, 1 / 2, 1.0, 0.0]),
     "reciprocal_rank": ({}, [1.0, 1 / 2, 1.0, 1.0, 0.0]),
-    # Every user but 4 has at least two items, so that a perfect list earns 1 + .630930.
+    # Every user but 4 has at least two items, so that the DCG of a perfect list is 1 + .630930.
     "ndcg": ({}, [1 / IDEAL, SECOND / IDEAL, 1 / IDEAL, 1.0, 0.0]),
     # Dot products with the items that they have: .9 + .1; .5; .3; .9 + .8; 0.
     "r_cos": ({}, [cosine(0, 1.0, 2), cosine(1, 0.5, 3), cosine(2, 0.3, 2), cosine(3, 1.7, 2), 0.0]),
     # Popularity 2 3 2 2 1 0 of 5 users; -log2(p) / log2(5) is .569323, .317394, .569323, .569323, 1, 1.
     "novelty": ({}, [0.569323, 0.443358, 0.784662, 0.784662, 0.443358]),
-    # By popularity 1 0 2 3 4 5; before them 0 3 5 7 9 10 of 10 interactions: 4 and 5 lie beyond 80 %.
+    # By popularity 1 0 2 3 4 5; before them 0 3 5 7 9 10 of 10 interactions: 4 and 5 are beyond 80 %.
     "long_tail": ({}, [0.0, 0.0, 1 / 2, 1 / 2, 0.0]),
     # (3 / popularity)^(1/2), at most 1.5, over 1.5: item 0, 2, 3: .816497; item 1: 2/3; item 4: 1.
     "unbiased_hits": ({"cap": 1.5}, [0.408248, 1 / 3, 0.408248, 0.908248, 0.0]),
@@ -167,7 +167,7 @@ def test_coverage(make: Callable[..., Reward]) -> None:
     )
 
 
-def test_coverage_of_everybody_is_the_number_of_distinct_items(make: Callable[..., Reward]) -> None:
+def test_coverage_of_all_users_is_the_number_of_distinct_items(make: Callable[..., Reward]) -> None:
     reward = make("coverage")
     reward.set_lists(OTHER_LISTS)
     scores = torch.zeros(5, 6).scatter(1, OTHER_LISTS, 1.0)

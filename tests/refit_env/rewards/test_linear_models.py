@@ -74,7 +74,7 @@ def test_gf_cf_is_two_filters_of_the_row(
     assert predicted(reward, len(x)) == pytest.approx(x @ normal.T @ normal + alpha * low, abs=1e-4)
 
 
-def test_the_models_own_list_earns_one_and_hidden_items_nothing() -> None:
+def test_the_reward_of_the_models_own_list_is_one_and_of_hidden_items_nothing() -> None:
     dataset = load_dataset("synthetic")
     relevance = make_relevance("holdout", dataset)
     users = torch.from_numpy(relevance.users[:50])
@@ -124,7 +124,7 @@ def test_a_system_of_users_that_rounding_breaks_is_refused(make_dataset: Callabl
 def test_a_system_of_users_that_cannot_be_factored_is_refused(
     make_dataset: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the processor's rounding does: the inverse of a failed factor is never asked for."""
+    """With any rounding: the inverse of a failed factor is never computed."""
     twins = make_dataset(np.zeros((3, 5), np.int8))
 
     def failing(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -57,7 +57,7 @@ def every_reward(dataset: Dataset, relevance: Relevance, **kwargs: object) -> di
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_batch_earns_what_its_users_earn(synthetic: Dataset, model_for: ModelFor, mode: str) -> None:
+def test_a_batch_has_the_rewards_of_its_users(synthetic: Dataset, model_for: ModelFor, mode: str) -> None:
     relevance = make_relevance(mode, synthetic)
     users = torch.from_numpy(relevance.users[:24]).repeat_interleave(2)  # two episodes of each
     scores = torch.rand(48, synthetic.num_items, generator=torch.Generator().manual_seed(0))
@@ -200,7 +200,7 @@ def test_numpy_oracles(
     assert found == pytest.approx(numpy_diversity(relevance, lists.numpy()), abs=1e-6)
 
 
-def test_places_that_only_hidden_items_fill_earn_nothing(make_dataset: Callable[..., Dataset]) -> None:
+def test_ranks_of_hidden_items_have_no_gain(make_dataset: Callable[..., Dataset]) -> None:
     # For users 0 and 1 one item is left for a list of three; the hidden item 0 is not everybody's.
     dataset = make_dataset(np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1], [-1, 0, 0, 0, 1]], dtype=np.int8))
     relevance = make_relevance("validation", dataset, selection_share=0.0)
@@ -242,7 +242,7 @@ def test_device(synthetic: Dataset, model_for: ModelFor, device: str) -> None:
         assert torch.allclose(value.cpu(), here[name](scores, users).value, atol=1e-6), name
 
 
-def test_refresh_makes_everybodys_lists_by_the_model(synthetic: Dataset) -> None:
+def test_refresh_sets_the_lists_of_all_users(synthetic: Dataset) -> None:
     relevance = make_relevance("holdout", synthetic)
     table = torch.rand(synthetic.num_users, synthetic.num_items, generator=torch.Generator().manual_seed(0))
     users = torch.from_numpy(relevance.users[:16])

@@ -1,4 +1,4 @@
-"""The reward that asks a saved recommender: its probabilities, whom it asks, what is refused."""
+"""The reward by a saved recommender: its probabilities, its checkpoint, its errors."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ EMBEDDED: dict[str, tuple[Dataset, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("backbone", EMBEDDED)
-def test_an_environment_s_own_model_is_asked_unless_another_is_named(backbone: str, tmp_path: Path) -> None:
+def test_the_environments_model_is_used_unless_another_is_named(backbone: str, tmp_path: Path) -> None:
     data, options = EMBEDDED[backbone]
     policies = []
     for seed in (0, 1):

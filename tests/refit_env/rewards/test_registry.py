@@ -1,4 +1,4 @@
-"""Names, settings, mixes and one's own functions, and what is said of mistakes."""
+"""Names, settings, mixes and users' functions, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Rewa
         register_reward("other")(dict)  # type: ignore[type-var]
 
 
-def test_ones_own_function(make: Callable[..., Reward]) -> None:
+def test_a_users_function(make: Callable[..., Reward]) -> None:
     reward = make(own_reward)
     result = reward(SCORES, USERS)
     assert result.value.tolist() == [0.0, 1.0, 2.0] and reward.term_names == ("custom",)
@@ -165,12 +165,12 @@ def test_ones_own_function(make: Callable[..., Reward]) -> None:
 
 
 def test_a_reward_is_a_function_too(make: Callable[..., Reward]) -> None:
-    """One that was made for the environment's data can be passed to it, as a plain function can."""
+    """A reward object can be passed to an environment like a plain function."""
     inner = make("novelty")
     assert torch.equal(make(inner)(SCORES, USERS).value, inner(SCORES, USERS).value)
 
 
-def test_ones_own_function_in_a_mix(make: Callable[..., Reward]) -> None:
+def test_a_users_function_in_a_mix(make: Callable[..., Reward]) -> None:
     reward = make({"ndcg": 0.0, own_reward: 2.0})
     result = reward(SCORES, USERS)
     assert result.value.tolist() == [0.0, 2.0, 4.0]
@@ -182,7 +182,7 @@ def test_ones_own_function_in_a_mix(make: Callable[..., Reward]) -> None:
     "given",
     [[0, 1, 2], np.array([0.0, 1.0, 2.0]), torch.tensor([0, 1, 2]), torch.tensor([False, True, True]) * 1],
 )
-def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -> None:
+def test_any_array_of_numbers_is_accepted(make: Callable[..., Reward], given: Any) -> None:
     reward = make(lambda scores, users: given)
     result = reward(SCORES, USERS)
     assert result.value.dtype == torch.float32 and result.value.shape == (3,)
@@ -201,7 +201,7 @@ def test_any_array_of_numbers_will_do(make: Callable[..., Reward], given: Any) -
         (None, TypeError, "returned NoneType"),
     ],
 )
-def test_what_a_function_gives_is_checked(
+def test_the_result_of_a_function_is_checked(
     make: Callable[..., Reward], given: Any, error: type[Exception], message: str
 ) -> None:
     def mine(scores: Tensor, users: Tensor) -> Any:

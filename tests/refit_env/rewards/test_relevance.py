@@ -1,4 +1,4 @@
-"""What is shown, what counts and what is kept out, in each mode."""
+"""The visible, relevant and masked items of each mode."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_table_of_modes(
             assert np.flatnonzero(visible[u]).max() < np.flatnonzero(relevant[u]).min()
 
 
-def test_recent_goes_by_the_order_of_the_rows() -> None:
+def test_recent_uses_the_order_of_the_rows() -> None:
     train = Interactions.from_pairs([0] * 5, [4, 1, 3, 0, 2], num_users=1, num_items=5)
     none = Interactions.from_pairs(np.empty(0, int), np.empty(0, int), num_users=1, num_items=5)
     relevance = make_relevance("recent", Dataset("t", "cf", train, none, none, True), fraction=0.4)
@@ -90,7 +90,7 @@ def test_holdout_is_a_function_of_its_seed(five: Dataset) -> None:
     }
     assert all(first == second for first, second in draws.values())
     assert draws[0] != draws[1]
-    # Which ones: those with the largest draws of the seed's generator, on any platform.
+    # Hidden are those with the largest draws of the seed's generator, on any platform.
     largest = np.argsort(np.random.default_rng(0).random(50))[-10:]
     assert draws[0][0] == sorted(largest.tolist())
 
@@ -127,7 +127,7 @@ def test_recent_without_time_suggests_holdout(make_dataset: Callable[..., Datase
 
 @dataclass(frozen=True, eq=False)
 class Sealed(Dataset):
-    """A data set whose test items cannot be looked at."""
+    """A data set whose test items cannot be read."""
 
     def __getattribute__(self, name: str) -> object:
         if name == "test":
@@ -147,7 +147,7 @@ def test_test_items_are_never_visible_to_a_reward(
     table: np.ndarray,
     other: int,
 ) -> None:
-    """Other test items give the same rewards, and test items that raise when touched are not touched."""
+    """Rewards do not depend on the test items, and do not read them."""
     dataset = make_dataset(table)
     relevance = relevance_or_skip(mode, dataset)
     racs: dict[str, object] = {}
@@ -160,7 +160,7 @@ def test_test_items_are_never_visible_to_a_reward(
     pairs = rng.integers(0, [[num_users], [num_items]], (2, 5))
     moved = Interactions.from_pairs(pairs[0], pairs[1], num_users, num_items)
     parts = (dataset.name, dataset.task, dataset.train, dataset.valid)
-    same = dataset.fingerprint  # stated, since it is made of the test items, too
+    same = dataset.fingerprint  # stated, because its computation reads the test items
     twins = [dataset, *(kind(*parts, moved, True, origin=same) for kind in (Dataset, Sealed))]
     scores = torch.from_numpy(rng.random((len(relevance.users), num_items)))
     users = torch.from_numpy(relevance.users)
@@ -186,7 +186,7 @@ def test_test_items_are_never_visible_to_a_reward(
             assert all(torch.equal(first.terms[name], other.terms[name]) for name in first.terms)
 
 
-def test_without_relevant_items_only_opinions_can_be_rewarded() -> None:
+def test_without_relevant_items_only_rewards_without_labels_work() -> None:
     data = load_dataset("synthetic")
     relevance = make_relevance("none", data)
     users = torch.from_numpy(relevance.users[:20])
@@ -203,7 +203,7 @@ def test_without_relevant_items_only_opinions_can_be_rewarded() -> None:
         make_reward("racs", data, make_relevance("holdout", data), neighbor_relevance="none")
 
 
-def test_the_model_sees_all_that_the_recommender_sees() -> None:
+def test_the_model_reads_the_whole_input_of_the_recommender() -> None:
     data = load_dataset("synthetic")
     env = gym.make("ReFiT-Synthetic-v0", reward="ease", relevance="none")
     _, info = env.reset(seed=3, options={"user": 5})

@@ -1,4 +1,4 @@
-"""No reward sees what selects a model: validation items of the users that select, test items of anyone."""
+"""No reward reads the validation items of users that select a model, or any test items."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def changed(data: Dataset, split: str, users: npt.NDArray[np.int64]) -> Dataset:
 def every_reward(
     data: Dataset, mode: str, folder: Path, score: Callable[[Dataset], Any]
 ) -> Iterator[tuple[str, Reward, Relevance]]:
-    """Each registered reward and each setting of RACS, before and after lists were made by a model."""
+    """Each registered reward and each setting of RACS, before and after its lists were set to a model's."""
     episodes = data.episodes
     relevance = make_relevance(mode, episodes)
     kinds: list[tuple[str, Any, dict[str, Any]]] = [
@@ -81,7 +81,7 @@ def every_reward(
 
 
 def paid(data: Dataset, mode: str, policy: DiffusionPolicy, folder: Path) -> dict[str, Any]:
-    """By reward: those who select, and what each user whom episodes are about is paid for certain scores."""
+    """By reward: the users that select, and the rewards of the users of episodes for certain scores."""
     found = {}
     for name, reward, relevance in every_reward(data, mode, folder, policy.scorer):
         generator = torch.Generator().manual_seed(0)
@@ -95,7 +95,7 @@ def paid(data: Dataset, mode: str, policy: DiffusionPolicy, folder: Path) -> dic
 
 
 @pytest.mark.parametrize(("task", "mode"), CASES)
-def test_no_reward_sees_what_selects(
+def test_no_reward_reads_the_items_that_select(
     task: str, mode: str, policies: dict[str, tuple[DiffusionPolicy, Path]]
 ) -> None:
     """Other validation items of the users that select, and other test items of anyone: the same rewards."""
@@ -119,13 +119,13 @@ def test_no_reward_sees_what_selects(
         if after["rewarded"][name][1] != rewards:
             moved.add(name)
     assert all(before[name][0] is not None for name in moved)
-    if mode == "validation":  # so that a reward that sees too much would be noticed
+    if mode == "validation":  # so that a reward that reads too much would fail
         assert {"ndcg", "recall", "racs", "racs target_list validation"} <= moved
     elif mode != "none" and task == "cf":
         assert "racs neighbor_lists validation refreshed" in moved
 
 
-def test_who_selects_depends_on_ids_alone() -> None:
+def test_the_users_that_select_depend_on_ids_only() -> None:
     relevance = make_relevance("validation", DATA["cf"])
     assert relevance.selecting is not None
     assert 0.3 < len(relevance.selecting) / 60 < 0.7

@@ -39,7 +39,7 @@ def test_train_relevance_is_the_next_item_of_the_train_rows() -> None:
     assert relevance.visible[1].indices.tolist() == [0, 1]
 
 
-def test_validation_relevance_sees_validation_rows_alone() -> None:
+def test_validation_relevance_has_validation_rows_only() -> None:
     relevance = make_relevance("validation", DATA)
     assert relevance.users.tolist() == [6, 7]
     assert relevance.relevant.toarray()[[6, 7]].argmax(1).tolist() == [1, 7]
@@ -64,7 +64,7 @@ def test_racs_counts_the_target_and_the_targets_of_similar_rows_of_other_session
     assert value.tolist() == [0.375]
 
 
-def test_real_histories_are_judged_by_what_precedes_only() -> None:
+def test_similarity_uses_earlier_events_only() -> None:
     """A later event of a session changes no earlier row's neighbours' similarity."""
     longer = sessions([0, 1, 2], [0, 3], [0, 1, 4, 6], [5, 6], valid=[0, 1, 7], test=[0, 1, 5])
     before = make_relevance("train", DATA).visible.toarray()[:5]
@@ -84,7 +84,7 @@ def test_log_rank_is_ndcg_without_a_cut(values: list[float]) -> None:
     assert torch.allclose(short, full, atol=1e-6)
 
 
-def test_log_rank_takes_the_best_of_many_and_skips_hidden_items() -> None:
+def test_log_rank_uses_the_best_relevant_item_and_skips_hidden_ones() -> None:
     data = synthesize(num_users=20, num_items=30)
     relevance = make_relevance("recent", data)
     reward = make_reward("log_rank", data, relevance, k=5)
@@ -99,7 +99,7 @@ def test_log_rank_takes_the_best_of_many_and_skips_hidden_items() -> None:
 
 
 @pytest.mark.parametrize("name", ["reciprocal_rank", "ndcg", "r_ra", "log_rank"])
-def test_sharper_rewards_look_at_the_target_alone(name: str) -> None:
+def test_other_rewards_depend_on_the_target_only(name: str) -> None:
     reward = make_reward(name, DATA.episodes, make_relevance("train", DATA), k=3)
     best, other = torch.zeros(2, ITEMS)
     best[2], other[4] = 1.0, 1.0

@@ -69,7 +69,7 @@ def data() -> Dataset:
 
 @pytest.fixture(scope="session")
 def make_policy() -> Callable[..., DiffusionPolicy]:
-    """Makes untrained policies whose chains move visibly."""
+    """Makes untrained policies whose vectors change much."""
 
     def made(items: int = ITEMS, steps: int = STEPS, std: float = 0.1, seed: int = 0) -> DiffusionPolicy:
         config = {"hidden": (16,), "num_steps": 6, "noise_scale": 0.5, "noise_min": 0.01, "noise_max": 0.5}

@@ -1,4 +1,4 @@
-"""Groups of chains of one user: who is drawn, what is refused, what it composes with."""
+"""Groups of chains of one user: the users drawn, the errors, the combinations with other wrappers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make_grouped(make_vec: Any) -> Any:
 
 @pytest.mark.parametrize("start", ["history", "diffused"])
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_each_group_takes_its_first_sub_environments_user(
+def test_each_group_has_its_first_sub_environments_user(
     make_grouped: Any, make_vec: Any, start: str, backend: str
 ) -> None:
     alone = users_of(make_vec(6, start=start).reset(seed=5)[1])
@@ -105,7 +105,7 @@ def test_groups_of_a_loop_over_single_environments_are_refused(make: Any) -> Non
         GroupedUsers(loop, 2)
 
 
-def test_mistakes_are_told(make_vec: Any, make: Any) -> None:
+def test_wrong_arguments_are_refused(make_vec: Any, make: Any) -> None:
     with pytest.raises(ValueError, match=r"'SameStep': make it with .*num_envs=6, autoreset_mode='Disabled'"):
         GroupedUsers(make_vec(6), 3)
     envs = make_vec(6, autoreset_mode="Disabled")

@@ -31,7 +31,7 @@ def zeros(env: Any) -> Any:
 
 
 def linear(env: Any, seed: int = 0) -> Any:
-    """An agent whose actions depend on everything that it sees, row by row."""
+    """An agent whose actions depend on all observations, row by row."""
     space = env.single_action_space if hasattr(env, "num_envs") else env.action_space
 
     def act(observations: Any) -> Any:
@@ -122,7 +122,7 @@ def test_an_agent_that_changes_its_observations_changes_no_chain(
         assert torch.equal(chain_scorer(env, act)(USERS), policy.scorer(data)(USERS))
 
 
-def test_another_data_set_of_the_same_catalogue_is_taken(make: Any, policy: DiffusionPolicy) -> None:
+def test_another_data_set_of_the_same_catalogue_is_accepted(make: Any, policy: DiffusionPolicy) -> None:
     other = synthesize(seed=9, num_users=30, num_items=60, num_clusters=4)
     env = wrappers.ResidualAction(make(), policy)
     score = chain_scorer(env, zeros(env), other)
@@ -174,7 +174,7 @@ def test_wrappers_that_are_not_understood_are_refused(make: Any, policy: Diffusi
     flat = gym.wrappers.FlattenObservation(env)
 
     class Noisy(gym.ObservationWrapper[Any, Any, Any]):
-        """Leaves the space as it is, but not what lies in it."""
+        """Changes values, but not the space."""
 
     for unknown in (
         gym.wrappers.NormalizeObservation(flat),

@@ -86,7 +86,7 @@ def test_a_low_rank_action_is_its_residual(make: Any, policy: DiffusionPolicy) -
         assert np.allclose(ours, theirs, atol=1e-5)
 
 
-def test_short_observations_tell_of_the_vector(make: Any) -> None:
+def test_short_observations_are_functions_of_u(make: Any) -> None:
     plain, topk, factor = make(), TopKObservation(make(), 5), FactorObservation(make(), 6)
     factors = item_factors(plain.unwrapped.problem.dataset.train.csr, 6)
     plain.action_space.seed(0)
@@ -144,7 +144,7 @@ def test_pickle_and_copy_keep_the_episode(stack: Any, make: Any, policy: Diffusi
         assert same((play(twin, actions[1:]), twin.reset()), expected)
 
 
-def test_a_wrapped_environment_comes_back_from_its_spec(stack: Any, synthetic_run: Path) -> None:
+def test_a_wrapped_environment_can_be_made_from_its_spec(stack: Any, synthetic_run: Path) -> None:
     env = stack.single(gym.make("ReFiT-Synthetic-v0", num_steps=3), synthetic_run)
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.observation_space == env.observation_space and again.action_space == env.action_space

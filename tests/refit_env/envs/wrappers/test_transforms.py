@@ -41,7 +41,7 @@ def test_residuals_are_counted_in_the_steps_deviations(policy: DiffusionPolicy, 
 def test_residuals_stay_in_the_box_and_the_mean_is_never_cut(policy: DiffusionPolicy) -> None:
     u = 20 * torch.rand(2, 60)
     mean = policy.mean(u, 0)
-    limit = float(mean.abs().median())  # half of the means lie outside
+    limit = float(mean.abs().median())  # half of the means are outside
     apply = ResidualMap(policy, 1.0, bound=5.0, limit=limit)
     assert torch.equal(apply(torch.zeros(2, 60), Moment(u, 0)), mean)
     for sign in (1.0, -1.0):
@@ -52,7 +52,7 @@ def test_residuals_stay_in_the_box_and_the_mean_is_never_cut(policy: DiffusionPo
 
 
 @given(st.integers(2, 40), st.data())
-def test_low_rank_residuals_lie_in_the_span_at_unit_size(dim: int, data: Any) -> None:
+def test_low_rank_residuals_are_in_the_span_at_unit_size(dim: int, data: Any) -> None:
     rank = data.draw(st.integers(1, dim - 1))
     factors = orthonormal(dim, rank)
     apply = LowRankMap(factors, bound=3.0)

@@ -1,4 +1,4 @@
-"""The wrappers of vector environments: equal to Gymnasium's loop over wrapped single ones, in both backends.
+"""The wrappers of vector environments: equal to Gymnasium's loop over single ones, in both backends.
 
 A batch's matrix products round otherwise than a single row's, so numbers are compared to six digits and
 everything else exactly.
@@ -48,7 +48,7 @@ def as_numpy(value: Any) -> Any:
 
 
 def actions_for(envs: Any, seed: int, count: int) -> list[np.ndarray]:
-    """Small actions: large ones would all end in the same corner of the box."""
+    """Small actions: large ones would all be clipped to the same corner of the box."""
     rng = np.random.default_rng(seed)
     shape = (count, envs.num_envs, *envs.single_action_space.shape)
     return list(rng.standard_normal(shape, dtype=np.float32))
@@ -106,7 +106,7 @@ def test_the_zero_action_is_the_pretrained_chain_bit_for_bit(
 ) -> None:
     envs = ResidualAction(make_vec(4, backend=backend), policy)
     observations, _ = envs.reset(seed=0)
-    for _ in range(2):  # the second chains begin by autoreset
+    for _ in range(2):  # the second chains start by autoreset
         start = torch.as_tensor(observations["u"])
         for _ in range(3):
             observations, _, _, _, info = envs.step(np.zeros((4, 60), np.float32))
@@ -115,7 +115,7 @@ def test_the_zero_action_is_the_pretrained_chain_bit_for_bit(
         assert torch.equal(u0, policy.denoise(start))
 
 
-def test_policies_are_told_whose_chain_it_is(
+def test_policies_get_the_context_of_the_user(
     make_vec: Any, policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DenoisingProblem, "context", lambda self, users: users[:, None].float())
@@ -222,7 +222,7 @@ def test_other_environments_are_refused(make: Any, make_vec: Any, policy: Diffus
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_gives_what_the_cpu_gives(stack: Any, make_vec: Any, policy: DiffusionPolicy) -> None:
+def test_gpu_and_cpu_are_equal(stack: Any, make_vec: Any, policy: DiffusionPolicy) -> None:
     cpu = stack.vector(make_vec(3, backend="torch"), policy)
     gpu = stack.vector(make_vec(3, backend="torch", device="cuda"), policy)
     seen, shown = gpu.reset(seed=0)[0], cpu.reset(seed=0)[0]
