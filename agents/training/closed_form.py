@@ -19,6 +19,14 @@ from refit_env.evaluation.ranking import evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
 
 
+NEEDS = {
+    "oldest": ("recency", "rising"),
+    "decay": ("recency", "reciprocal"),
+    "pair_power": ("targets", "future"),
+    "window": ("targets", "future"),
+}
+"""Settings that have an effect only with a value of another one."""
+
 @dataclass
 class ClosedFormResult:
     """A fitted denoiser and how its settings were chosen."""
@@ -53,7 +61,7 @@ def fit_closed_form(
     """Fit a closed-form denoiser; what ``options`` leaves open is chosen on validation.
 
     Settings are chosen one after the other: of a name all values are tried, of a number its neighbours on the
-    grid as long as they improve. The first setting is tried again at the end if a later one has changed.
+    grid as long as they improve. This is repeated until a round improves nothing.
 
     Args:
         dataset: its train split is fitted, its valid split selects.
@@ -82,7 +90,7 @@ def fit_closed_form(
     space = cast("type[ClosedForm]", backbone_class(name)).search_space(dataset)
     begin = time.perf_counter()
     search = SettingsSearch(trials.value, dict(options or {}), out_of_time)
-    search.run(space, unless={"oldest": lambda chosen: chosen.get("recency") != "rising"})
+    search.run(space, NEEDS)
     policy = trials.policy_of(search.chosen)
     backbone = cast("ClosedForm", policy.backbone.eval())
     return ClosedFormResult(backbone, trials.rows, search.value, time.perf_counter() - begin)

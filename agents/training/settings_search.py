@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+ROUNDS = 3
+"""How often a search goes through all settings, at most."""
+
 
 class SettingsSearch:
     """Chooses settings one after the other, the others as they are.
@@ -34,19 +37,22 @@ class SettingsSearch:
         self.value = float("-inf")
         self._given = frozenset(self.chosen)
         self._tried: list[dict[str, Any]] = []
+        self._space: dict[str, tuple[Any, ...]] = {}
+        self._needs: dict[str, tuple[str, Any]] = {}
 
     def run(
         self,
         space: Mapping[str, tuple[Any, ...]],
-        unless: Mapping[str, Callable[[Mapping[str, Any]], bool]] | None = None,
+        needs: Mapping[str, tuple[str, Any]] | None = None,
     ) -> None:
         """Search.
 
-        The first setting is searched again at the end, since a later one may have changed.
+        All settings are searched again until a round improves nothing, at most ``ROUNDS`` times.
 
         Args:
             space: values of each setting; the first is where the search begins.
-            unless: by setting, whether it changes nothing beside the chosen ones, so that it is left out.
+            needs: by setting, the other setting and the value without which it has no effect; it then keeps
+                its first value.
 
         Example:
             >>> search = SettingsSearch(lambda s: -abs(s["l2"] - 30))
@@ -54,15 +60,21 @@ class SettingsSearch:
             >>> search.chosen
             {'l2': 10}
         """
-        free = {name: values for name, values in space.items() if name not in self._given}
-        self.try_settings({name: values[0] for name, values in free.items()})
-        for name, values in [*free.items(), *list(free.items())[:1]]:
-            if not (unless and name in unless and unless[name](self.chosen)):
-                self._improve(name, values)
+        self._space = {name: values for name, values in space.items() if name not in self._given}
+        self._needs = dict(needs or {})
+        self.try_settings({name: values[0] for name, values in self._space.items()})
+        for _ in range(ROUNDS):
+            before = self.value
+            for name, values in self._space.items():
+                if not self._idle(name, self.chosen):
+                    self._improve(name, values)
+            if self.value == before:
+                break
 
     def try_settings(self, changes: Mapping[str, Any]) -> bool:
         """Value the chosen settings with ``changes``, once; whether they are the best so far."""
         settings = {**self.chosen, **changes}
+        settings |= {name: v[0] for name, v in self._space.items() if self._idle(name, settings)}
         if settings in self._tried or (self._tried and self._out_of_time is not None and self._out_of_time()):
             return False
         self._tried.append(settings)
@@ -71,6 +83,11 @@ class SettingsSearch:
         if better:
             self.value, self.chosen = value, settings
         return better
+
+    def _idle(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a setting has no effect because of the value of another one."""
+        other, value = self._needs.get(name, (name, None))
+        return other != name and settings.get(other, value) != value
 
     def _improve(self, name: str, values: tuple[Any, ...]) -> None:
         """Choose the value of one setting."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -22,13 +22,15 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
-from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
+from refit_env.backbones.row_weights import reciprocal_weights, rising_weights, split_rows
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
 from refit_env.settings import Bounded, Nonnegative, OneOf, Share, Steps
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""
+TARGETS = ("row", "future")
+"""Values of ``ClosedFormConfig.targets``."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,19 @@ class ClosedFormConfig(Bounded):
     in T-DiffRec; ``reciprocal``, 1 / b for the b-th latest."""
     oldest: Annotated[float, Meta(gt=0, le=1)] = 0.5
     """With ``rising``: weight of the oldest item in u_T."""
+    decay: Annotated[float, Meta(gt=0, le=4)] = 1.0
+    """With ``reciprocal``: the power of 1 / b."""
+    targets: Annotated[str, OneOf(TARGETS)] = "row"
+    """What the regression predicts. ``row``: each item from the others of its row, as EASE. ``future``: from
+    the items before a point of the row, those after it; the rows must be sorted by time. Sequential and
+    check-in sets have their own target, the next item, and ignore this."""
+    cuts: Annotated[int, Meta(ge=1, le=50)] = 5
+    """With ``future``: points in each row, evenly spaced from its middle on."""
+    window: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """With ``future``: the share of the row after a point that is predicted."""
+    pair_power: Share = 0.0
+    """With ``future``: the error at a point is divided by (items to predict)^pair_power, so that long rows
+    do not outweigh short ones."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
@@ -98,8 +113,48 @@ class ClosedForm(Backbone):
                 "not sorted by time. Use recency='none'"
             )
         if config.recency == "reciprocal":
-            return reciprocal_weights(dataset.train)
+            return reciprocal_weights(dataset.train, config.decay)
         return rising_weights(dataset.train, config.oldest, 1.0)
+
+    def training_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+        """Return what the closed form is fitted to.
+
+        Args:
+            dataset: users and their interactions.
+
+        Returns:
+            Inputs (R, I), and targets (R, I): the next item of each train row of a sequential set, the items
+            of the row's future with ``targets="future"``; None where rows predict themselves.
+
+        Raises:
+            ValueError: if the settings depend on time and the rows are not sorted by time.
+        """
+        if isinstance(dataset, RowDataset):
+            items = dataset.targets.items
+            place = (np.arange(items.size), items)
+            targets = sp.csr_matrix((np.ones(items.size, np.float32), place), (items.size, dataset.num_items))
+            return self.rows(dataset, self.config)[dataset.rows_of("train")], targets
+        if self.config.targets == "future":
+            return self._future_pairs(dataset)
+        return self.rows(dataset, self.config), None
+
+    def _future_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+        """Return (cuts * U, I) the rows before each point, and (cuts * U, I) the items after it."""
+        config = self.config
+        if not dataset.time_ordered:
+            raise ValueError(
+                f"targets='future' predicts later items from earlier ones; the rows of {dataset.name!r} are "
+                "not sorted by time. Use targets='row'"
+            )
+        inputs, targets = [], []
+        for cut in range(config.cuts):
+            at = 0.5 + 0.5 * cut / config.cuts
+            known, future = split_rows(dataset.train, at, at + config.window)
+            scale = np.maximum(future.counts, 1).astype(np.float32) ** (-config.pair_power / 2)  # (U,)
+            scale[future.counts == 0] = 0.0  # a row without a future says nothing about it
+            inputs.append(sp.diags(scale) @ self.rows(replace(dataset, train=known), config))
+            targets.append(sp.diags(scale) @ future.csr)
+        return sp.csr_matrix(sp.vstack(inputs)), sp.csr_matrix(sp.vstack(targets))
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> None:
@@ -134,26 +189,6 @@ class ClosedForm(Backbone):
         return (target - out).square().mean()
 
 
-def training_pairs(dataset: Dataset, rows: sp.csr_matrix) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
-    """Return the inputs and targets that a closed form is fitted to.
-
-    Args:
-        dataset: the data set.
-        rows: (U, I) the rows for u_T of its users.
-
-    Returns:
-        Inputs (R, I), and targets (R, I), the next item of each train row; None for targets where the rows
-        are sets of items, which are their own targets.
-    """
-    if not isinstance(dataset, RowDataset):
-        return rows, None
-    train = dataset.rows_of("train")
-    items = dataset.targets.items
-    ones = np.ones(items.size, np.float32)
-    targets = sp.csr_matrix((ones, (np.arange(items.size), items)), shape=(items.size, dataset.num_items))
-    return rows[train], targets
-
-
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:
     """Return the factors (I,) of scores: (train count / mean count) ^ -power, with counts of at least 1."""
     items = dataset.targets.items if isinstance(dataset, RowDataset) else dataset.train.items
@@ -163,12 +198,16 @@ def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]
 
 def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     """Return the part of a search space that does not depend on the solver."""
+    out: dict[str, tuple[Any, ...]] = {}
     weights: tuple[str, ...] = ("none",)
     if isinstance(dataset, RowDataset):
         weights = ("reciprocal", "none", "rising")
     elif dataset.time_ordered:
         weights = ("none", "rising", "reciprocal")
-    out: dict[str, tuple[Any, ...]] = {"recency": weights}
+        out["targets"] = ("row", "future")
+    out["recency"] = weights
     if len(weights) > 1:
-        out["oldest"] = (0.5, 0.3, 0.1, 0.7)
+        out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5)}
+    if "targets" in out:
+        out |= {"pair_power": (0.0, 0.5, 1.0), "window": (1.0, 0.3, 0.1)}
     return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}

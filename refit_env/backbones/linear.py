@@ -22,7 +22,6 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
-    training_pairs,
 )
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.ridge import ridge_weights
@@ -88,7 +87,7 @@ class LinearDenoiser(ClosedForm):
             ValueError: if ``l2`` is too small for the precision.
         """
         data = dataset.episodes
-        inputs, targets = training_pairs(data, self.rows(data, self.config))
+        inputs, targets = self.training_pairs(data)
         factor = torch.as_tensor(popularity_factor(data, self.config.score_power), dtype=torch.float32)
         dtype = np.float64 if self.num_items <= DOUBLE else np.float32
         for k, weight in enumerate(self.weight):

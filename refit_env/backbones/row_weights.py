@@ -33,15 +33,44 @@ def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_
     return _weighted(train, oldest + (newest - oldest) * place / steps)
 
 
-def reciprocal_weights(train: Interactions) -> sp.csr_matrix:
-    """Return (U, I) float32 with the weights 1, 1/2, 1/3 ... of each user's items, from the newest back.
+def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix:
+    """Return (U, I) float32 with the weights 1, 2^-decay, 3^-decay ... of each user's items, from the newest back.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
         >>> reciprocal_weights(rows).toarray()
         array([[0.5       , 1.        , 0.33333334]], dtype=float32)
     """
-    return _weighted(train, 1.0 / (train.counts[train.users] - _places(train)))
+    back = train.counts[train.users] - _places(train)  # (N,) 1 is the newest
+    return _weighted(train, back.astype(np.float64) ** -decay)
+
+
+def split_rows(train: Interactions, start: float, end: float) -> tuple[Interactions, Interactions]:
+    """Split each user's row at a point of time.
+
+    Args:
+        train: the interactions, each user's oldest first.
+        start: share of a row, 0 to 1, before the point.
+        end: share of a row, from ``start`` on, at which the future ends.
+
+    Returns:
+        The interactions before the point, and those from it to ``end``.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 0, 0, 0], [2, 0, 1, 3], num_users=1, num_items=4)
+        >>> known, future = split_rows(rows, 0.5, 0.75)
+        >>> known.items, future.items
+        (array([2, 0], dtype=int32), array([1], dtype=int32))
+    """
+    share = _places(train) / train.counts[train.users]  # (N,)
+    return _chosen(train, share < start), _chosen(train, (start <= share) & (share < end))
+
+
+def _chosen(train: Interactions, chosen: npt.NDArray[np.bool_]) -> Interactions:
+    """Return the interactions of a mask (N,)."""
+    return Interactions.from_pairs(
+        train.users[chosen], train.items[chosen], num_users=train.num_users, num_items=train.num_items
+    )
 
 
 def _places(train: Interactions) -> npt.NDArray[np.int64]:

@@ -26,7 +26,6 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
-    training_pairs,
 )
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Share, Size
@@ -76,7 +75,7 @@ class SpectralDenoiser(ClosedForm):
     def fit(self, dataset: Dataset) -> None:
         """Decompose the normalised rows; directions beyond the rank of the matrix are 0."""
         data, config = dataset.episodes, self.config
-        inputs, targets = training_pairs(data, self.rows(data, config))
+        inputs, targets = self.training_pairs(data)
         scale = _inverse_power(inputs.sum(0), config.item_power)  # (I,)
         normal = sp.diags(_inverse_power(inputs.sum(1), config.user_power)) @ inputs @ sp.diags(scale)
         normal = sp.csr_matrix(normal, dtype=np.float64)

@@ -22,11 +22,23 @@ def test_numbers_climb_and_names_are_all_tried() -> None:
     assert {s["recency"] for s in tried} == {"none", "rising", "reciprocal"}
 
 
-def test_a_setting_that_changes_nothing_is_left_out() -> None:
-    seen = []
-    search = SettingsSearch(lambda settings: seen.append(settings["oldest"]) or 0.0)  # type: ignore[func-returns-value]
-    search.run({"oldest": (1, 2, 3)}, unless={"oldest": lambda chosen: True})
-    assert seen == [1]
+def test_a_setting_without_effect_is_not_searched() -> None:
+    tried: list[dict[str, Any]] = []
+
+    def value(settings: dict[str, Any]) -> float:
+        tried.append(settings)
+        return {"none": 0.0, "rising": 1.0}[settings["recency"]] * (2 - settings["oldest"])
+
+    search = SettingsSearch(value)
+    search.run({"recency": ("none", "rising"), "oldest": (2, 1, 3)}, {"oldest": ("recency", "rising")})
+    assert search.chosen == {"recency": "rising", "oldest": 1}
+    assert [s["oldest"] for s in tried if s["recency"] == "none"] == [2]
+
+
+def test_rounds_go_on_while_something_improves() -> None:
+    search = SettingsSearch(lambda s: -abs(s["a"] - s["b"]) + 0.5 * s["b"])  # b can rise only after a
+    search.run({"a": (0, 1, 2, 3), "b": (0, 1, 2, 3)})
+    assert search.chosen["b"] > 1 or search.value >= 0.5
 
 
 def test_it_ends_when_time_is_over_but_tries_once() -> None:
