@@ -21,9 +21,10 @@ def touch(mib: int) -> None:
 
 
 def test_seconds_are_those_of_the_block() -> None:
+    before = time.perf_counter()
     with measure() as usage:
         time.sleep(0.05)
-    assert 0.05 <= usage.seconds < 1.0
+    assert 0.05 <= usage.seconds <= time.perf_counter() - before
     assert json.loads(json.dumps(usage.to_json()))["seconds"] == round(usage.seconds, 3)
 
 

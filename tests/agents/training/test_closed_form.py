@@ -7,7 +7,7 @@ import torch
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.training.closed_form import fit_closed_form
+from agents.training.closed_form import NEEDS, fit_closed_form
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -30,9 +30,18 @@ def test_it_gives_the_best_of_what_it_tried(data: Dataset, name: str) -> None:
 
 
 def test_given_options_are_not_searched(data: Dataset) -> None:
-    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "oldest": 0.5}
+    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "targets": "row"}
     result = fit_closed_form(data, "linear", options, device="cpu")
     assert len(result.tried) == 1 and result.backbone.config.l2 == 7.0
+
+
+def test_only_settings_that_change_the_fit_are_tried(data: Dataset) -> None:
+    tried = fit_closed_form(data, "linear", device="cpu").tried
+    for key, (needed, value) in NEEDS.items():
+        other = [row["settings"] for row in tried if row["settings"][needed] != value]
+        for settings in other:  # of those that differ in this one alone, one is tried
+            twins = [s for s in other if {**s, key: None} == {**settings, key: None}]
+            assert len(twins) == 1, (key, twins)
 
 
 def test_wrong_names_are_refused(data: Dataset) -> None:

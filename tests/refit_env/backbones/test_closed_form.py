@@ -63,6 +63,41 @@ def test_linear_on_rows_predicts_the_next_item(sessions: Dataset) -> None:
     np.testing.assert_allclose(weight, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("window, pair_power", [(1.0, 0.0), (0.25, 0.5)])
+def test_the_future_is_regressed_on_the_past_of_each_row(
+    data: Dataset, window: float, pair_power: float
+) -> None:
+    options = {"targets": "future", "recency": "reciprocal", "decay": 0.5, "cuts": 2}
+    backbone = fitted(data, "linear", **options, window=window, pair_power=pair_power)
+    gram, cross = 5.0 * np.eye(25), np.zeros((25, 25))
+    for user in range(60):
+        row = data.train.of(user)
+        for cut in (0.5, 0.75):
+            shares = np.arange(len(row)) / len(row)
+            past, future = row[shares < cut], row[(cut <= shares) & (shares < cut + window)]
+            x, y = np.zeros(25), np.zeros(25)
+            x[past] = (len(past) - np.arange(len(past))) ** -0.5
+            y[future] = 1.0
+            if len(future):
+                gram += np.outer(x, x) / len(future) ** pair_power
+                cross += np.outer(x, y) / len(future) ** pair_power
+    weight = backbone.state_dict()["weight"][0].numpy()
+    np.testing.assert_allclose(weight, np.linalg.solve(gram, cross), atol=1e-5)
+
+
+def test_spectral_regresses_the_future_too(data: Dataset) -> None:
+    options = {"rank": 24, "user_power": 0.0, "item_power": 0.0, "targets": "future", "cuts": 1}
+    got = fitted(data, "spectral", **options, l2=3.0).predict_x0(torch.eye(25), 0).detach().numpy()
+    full = fitted(data, "linear", targets="future", cuts=1, l2=3.0).predict_x0(torch.eye(25), 0)
+    assert np.abs(got - full.detach().numpy()).max() < 0.05  # Lanczos leaves one of 25 directions out
+
+
+def test_the_future_needs_an_order_of_time(data: Dataset) -> None:
+    unordered = replace(data, time_ordered=False)
+    with pytest.raises(ValueError, match=r"targets='future' .* not sorted by time"):
+        fitted(unordered, "linear", targets="future")
+
+
 def test_a_matrix_for_each_step_adds_the_steps_noise(data: Dataset) -> None:
     backbone = fitted(data, "linear", each_step=True, num_steps=3, noise_scale=20.0)
     shared = fitted(data, "linear").state_dict()["weight"][0]
@@ -116,6 +151,7 @@ def test_weights_of_rows_by_hand() -> None:
     np.testing.assert_allclose(reciprocal_weights(train).toarray()[0], [0, 0.5, 0, 0, 1.0])
     assert rising_weights(train, 0.5, 1.0).toarray()[2, 3] == 0.5
     assert not reciprocal_weights(train).toarray()[1].any()
+    np.testing.assert_allclose(reciprocal_weights(train, 2.0).toarray()[0], [0, 0.25, 0, 0, 1.0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -125,6 +161,10 @@ def test_weights_of_rows_by_hand() -> None:
         ({"l2": 0.0}, "l2 must be > 0, found 0"),
         ({"l2": float("nan")}, "l2 must be a number > 0, found nan"),
         ({"recency": "risen"}, "Did you mean 'rising'"),
+        ({"targets": "futur"}, "Did you mean 'future'"),
+        ({"cuts": 0}, "cuts must be >= 1 and <= 50, found 0"),
+        ({"window": 0.0}, "window must be > 0 and <= 1, found 0"),
+        ({"decay": 0.0}, "decay must be > 0 and <= 4, found 0"),
         ({"oldest": 0.0}, "oldest must be > 0 and <= 1, found 0"),
         ({"score_power": 9.0}, "score_power must be >= -2 and <= 2, found 9"),
     ],
