@@ -18,7 +18,6 @@ from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
 
-
 NEEDS = {
     "oldest": ("recency", "rising"),
     "decay": ("recency", "reciprocal"),
@@ -26,6 +25,7 @@ NEEDS = {
     "window": ("targets", "future"),
 }
 """Settings that have an effect only with a value of another one."""
+
 
 @dataclass
 class ClosedFormResult:

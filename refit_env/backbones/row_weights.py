@@ -34,7 +34,7 @@ def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_
 
 
 def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix:
-    """Return (U, I) float32 with the weights 1, 2^-decay, 3^-decay ... of each user's items, from the newest back.
+    """Return (U, I) float32 with the weights 1, 2^-decay, 3^-decay ... of a user's items, newest first.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)

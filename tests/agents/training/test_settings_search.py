@@ -27,7 +27,7 @@ def test_a_setting_without_effect_is_not_searched() -> None:
 
     def value(settings: dict[str, Any]) -> float:
         tried.append(settings)
-        return {"none": 0.0, "rising": 1.0}[settings["recency"]] * (2 - settings["oldest"])
+        return {"none": 0.0, "rising": 1.0}[settings["recency"]] * (4 - settings["oldest"])
 
     search = SettingsSearch(value)
     search.run({"recency": ("none", "rising"), "oldest": (2, 1, 3)}, {"oldest": ("recency", "rising")})
