@@ -102,7 +102,8 @@ def field_docs(cls: type) -> dict[str, str]:
         for line, below in zip(body.body, body.body[1:], strict=False):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                 text = below.value.value if _is_text(below) else ""  # type: ignore[attr-defined]
-                out[line.target.id] = single(" ".join(text.split()))
+                if text or line.target.id not in out:  # another default alone: the base's text
+                    out[line.target.id] = single(" ".join(text.split()))
     return out
 
 

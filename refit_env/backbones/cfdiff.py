@@ -20,14 +20,13 @@ from refit_env.backbones.base import Backbone, Condition, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.elbo import StepLoss
 from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
+from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.data.dataset import Dataset
-from refit_env.diffusion import Diffusion, betas
-from refit_env.diffusion.schedule import SCHEDULES
-from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
+from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size, Steps
 
 
 @dataclass(frozen=True)
-class CFDiffConfig(Bounded):
+class CFDiffConfig(NoiseSchedule):
     """CF-Diff's settings; the defaults are those published for ML-1M."""
 
     hops: Annotated[int, Meta(ge=2, le=3)] = 3
@@ -41,15 +40,8 @@ class CFDiffConfig(Bounded):
     layers: Annotated[int, Meta(ge=0, le=1000)] = 2
     """Attention layers."""
     num_steps: Steps = 5
-    """T of the training chain."""
-    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
-    """Noise schedule, see ``refit_env.diffusion.betas``."""
     noise_scale: Nonnegative = 0.01
-    """Factor of both ends of the schedule."""
     noise_min: Share = 0.001
-    """Lower end of the schedule."""
-    noise_max: Share = 0.01
-    """Upper end of the schedule."""
     embedding: Size = 10
     """E, size of the time embedding; each of its numbers is a token."""
     dropout: PartialShare = 0.5
@@ -70,17 +62,6 @@ class CFDiffConfig(Bounded):
     """U of the graph; set from the data."""
     num_interactions: Known = 0
     """N of the graph; set from the data."""
-
-    def diffusion(self) -> Diffusion:
-        """Return the training chain."""
-        table = betas(
-            self.schedule,
-            self.num_steps,
-            noise_scale=self.noise_scale,
-            noise_min=self.noise_min,
-            noise_max=self.noise_max,
-        )
-        return Diffusion.from_betas(table)
 
 
 class CFDiff(Backbone):

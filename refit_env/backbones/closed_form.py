@@ -22,10 +22,10 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
+from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights, split_rows
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.diffusion import Diffusion, betas
-from refit_env.settings import Bounded, Nonnegative, OneOf, Share, Steps
+from refit_env.settings import OneOf
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""
@@ -34,7 +34,7 @@ TARGETS = ("row", "future")
 
 
 @dataclass(frozen=True)
-class ClosedFormConfig(Bounded):
+class ClosedFormConfig(LinearVariance):
     """Settings of rows, scores and schedule of every closed-form denoiser."""
 
     l2: Annotated[float, Meta(gt=0)] = 500.0
@@ -60,25 +60,6 @@ class ClosedFormConfig(Bounded):
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
-    num_steps: Steps = 40
-    """T of the schedule; a policy uses ``num_steps`` of them, at least 1."""
-    noise_scale: Nonnegative = 0.005
-    """Factor of both ends of the schedule (``linear-var``)."""
-    noise_min: Share = 0.005
-    """Lower end of the schedule."""
-    noise_max: Share = 0.01
-    """Upper end of the schedule."""
-
-    def diffusion(self) -> Diffusion:
-        """Return the chain; by default DiffRec's for ML-1M."""
-        table = betas(
-            "linear-var",
-            self.num_steps,
-            noise_scale=self.noise_scale,
-            noise_min=self.noise_min,
-            noise_max=self.noise_max,
-        )
-        return Diffusion.from_betas(table)
 
 
 class ClosedForm(Backbone):

@@ -17,31 +17,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition
+from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.backbones.sampling import StepSampler
-from refit_env.diffusion import Diffusion, betas
-from refit_env.diffusion.schedule import SCHEDULES
-from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Share, Size, Steps
+from refit_env.diffusion import Diffusion
+from refit_env.settings import OneOf, PartialShare, Size
 
 MEAN_TYPES = ("x0", "eps")
 """Names for ``DiffRecConfig.mean_type``."""
 
 
 @dataclass(frozen=True)
-class DiffRecConfig(Bounded):
+class DiffRecConfig(NoiseSchedule):
     """DiffRec's settings; the defaults are those published for ML-1M."""
 
     hidden: tuple[Size, ...] = (600, 200, 600)
     """Widths of the hidden layers, input to output. (The reference's ``[200, 600]`` means 600, 200, 600.)"""
-    num_steps: Steps = 40
-    """T of the training chain."""
-    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
-    """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_scale: Nonnegative = 0.005
-    """Factor of both ends of the schedule."""
-    noise_min: Share = 0.005
-    """Lower end of the schedule."""
-    noise_max: Share = 0.01
-    """Upper end of the schedule."""
     beta_fixed: bool = True
     """Set beta_0 to 1e-5."""
     mean_type: Annotated[str, OneOf(MEAN_TYPES)] = "x0"
@@ -59,15 +49,7 @@ class DiffRecConfig(Bounded):
 
     def diffusion(self) -> Diffusion:
         """Return the training chain."""
-        table = betas(
-            self.schedule,
-            self.num_steps,
-            noise_scale=self.noise_scale,
-            noise_min=self.noise_min,
-            noise_max=self.noise_max,
-            beta_fixed=self.beta_fixed,
-        )
-        return Diffusion.from_betas(table)
+        return self._chain(self.schedule, self.beta_fixed)
 
 
 class DiffRec(Backbone):

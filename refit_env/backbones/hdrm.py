@@ -22,13 +22,13 @@ from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.backbones.lorentz import squared_distance, squared_distances
 from refit_env.backbones.negatives import Negatives, pair_examples
+from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.data.dataset import Dataset
-from refit_env.diffusion import Diffusion, betas
-from refit_env.settings import Bounded, Known, Nonnegative, PartialShare, Share, Size, Steps
+from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size, Steps
 
 
 @dataclass(frozen=True)
-class HDRMConfig(Bounded):
+class HDRMConfig(LinearVariance):
     """HDRM's settings; the defaults are those published for ML-1M."""
 
     embedding: Size = 512
@@ -42,13 +42,9 @@ class HDRMConfig(Bounded):
     dropout: PartialShare = 0.5
     """Dropout of the denoisers' noisy input."""
     num_steps: Steps = 50
-    """T of the training chain."""
     noise_scale: Nonnegative = 1e-5
-    """Factor of both ends of the schedule ``linear-var``."""
     noise_min: Share = 1e-5
-    """Lower end of the schedule."""
     noise_max: Share = 1e-4
-    """Upper end of the schedule."""
     margin: Annotated[float, Meta(ge=-1e6, le=1e6)] = 0.2
     """Margin between the squared distances of the user to another item and to the user's item."""
     reconstruction: Share = 0.05
@@ -59,17 +55,6 @@ class HDRMConfig(Bounded):
     """U; set from the data."""
     num_interactions: Known = 0
     """N; set from the data."""
-
-    def diffusion(self) -> Diffusion:
-        """Return the training chain."""
-        table = betas(
-            "linear-var",
-            self.num_steps,
-            noise_scale=self.noise_scale,
-            noise_min=self.noise_min,
-            noise_max=self.noise_max,
-        )
-        return Diffusion.from_betas(table)
 
 
 class HDRM(Backbone):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,18 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.elbo import StepLoss
+from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
-from refit_env.diffusion.schedule import SCHEDULES
 from refit_env.item_factors import item_factors
-from refit_env.settings import Bounded, Known, Nonnegative, OneOf, PartialShare, Share, Size, Steps
+from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size
 
 FACTORS = 64
 """Most factors of an item that are used to cluster it."""
 
 
 @dataclass(frozen=True)
-class LDiffRecConfig(Bounded):
+class LDiffRecConfig(NoiseSchedule):
     """L-DiffRec's settings; the defaults are those published for ML-1M."""
 
     latent: Size = 300
@@ -41,16 +41,7 @@ class LDiffRecConfig(Bounded):
     """Widths of the denoiser's hidden layers."""
     clusters: Size = 2
     """C, number of item clusters, each with its own encoder."""
-    num_steps: Steps = 40
-    """T of the training chain."""
-    schedule: Annotated[str, OneOf(SCHEDULES)] = "linear-var"
-    """Noise schedule, see ``refit_env.diffusion.betas``."""
-    noise_scale: Nonnegative = 0.005
-    """Factor of both ends of the schedule."""
-    noise_min: Share = 0.005
-    """Lower end of the schedule."""
     noise_max: Share = 0.02
-    """Upper end of the schedule."""
     embedding: Size = 10
     """E, size of the time embedding."""
     dropout: PartialShare = 0.5

@@ -21,17 +21,18 @@ from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
 from refit_env.backbones.negatives import Negatives, pair_examples
+from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.errors import DataError
-from refit_env.settings import Bounded, Known, Nonnegative, PartialShare, Share, Size, Steps
+from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size, Steps
 
 SLOPE = 0.5
 """Slope of the LeakyReLU below zero."""
 
 
 @dataclass(frozen=True)
-class RecDiffConfig(Bounded):
+class RecDiffConfig(LinearVariance):
     """RecDiff's settings; the defaults are those published for Ciao."""
 
     embedding: Size = 64
@@ -47,13 +48,8 @@ class RecDiffConfig(Bounded):
     dropout: PartialShare = 0.5
     """Dropout of the denoiser's input."""
     num_steps: Steps = 20
-    """T of the training chain."""
     noise_scale: Nonnegative = 1.0
-    """Factor of both ends of the schedule ``linear-var``."""
     noise_min: Share = 1e-4
-    """Lower end of the schedule."""
-    noise_max: Share = 0.01
-    """Upper end of the schedule."""
     regularization: Nonnegative = 1e-2
     """Factor of the squared lengths of the vectors in the BPR loss."""
     denoiser_rate: Nonnegative = 0.2
