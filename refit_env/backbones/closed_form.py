@@ -25,7 +25,7 @@ from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights, split_rows
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.settings import OneOf
+from refit_env.settings import OneOf, Share
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""

@@ -9,25 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from agents.algorithms.configs import DPOConfig
 from agents.algorithms.dpo import DPO, chain_pairs, mirrored_gap
 from agents.gradients.episodes import Rollout
 from agents.rollouts.rollout import roll_out
-from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
-from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
+from tests.agents.algorithms.two_items import agent_on, check_slopes, expected, two_item_agent
 
 Factory = Callable[..., DiffusionPolicy]
 ResumeCheck = Callable[[Callable[[DiffusionPolicy], Any]], None]
 SMALL = DPOConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
-def agent(policy: DiffusionPolicy, data: Dataset, config: DPOConfig = SMALL, **kwargs: Any) -> DPO:
-    goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
-    return DPO(policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu")
+def agent(policy: DiffusionPolicy, data: Dataset, config: DPOConfig = SMALL, **goal: Any) -> DPO:
+    return agent_on(DPO, policy, data, config, **goal)
 
 
 # ---------------------------------------------------------------------- pairs
@@ -85,16 +82,6 @@ def test_log_ratio_is_the_difference_of_the_log_probs(make_policy: Factory, smal
 # ---------------------------------------------------------------------- the gradient
 
 
-def expected_reward(learner: DPO, noise: list[Tensor]) -> float:
-    """Mean NDCG@1 over common random numbers: item 0 is seen and kept out, item 1 relevant, item 2 not."""
-    policy = learner.policy
-    with torch.no_grad():
-        x = learner.env.problem.initial_state(torch.tensor([0])).expand(len(noise[0]), -1)
-        for t in range(policy.num_steps):
-            x = policy.mean(x, t) + policy.std[t] * noise[t]
-    return float((x[:, 1] > x[:, 2]).double().mean())
-
-
 @pytest.mark.parametrize(
     ("credit", "steps", "samples", "batches", "factor"),
     [("episode", 2, 200, 80, 1.0), ("coordinate", 1, 20_000, 12, 2.0)],
@@ -103,39 +90,13 @@ def test_at_the_reference_the_gradient_is_the_mean_rewards(
     credit: str, steps: int, samples: int, batches: int, factor: float
 ) -> None:
     """Times beta: 1 / D for chains, whose log-ratios are means, and 2 / D for mirrored numbers."""
-    rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
-    later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        settings = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
-        policy = DiffusionPolicy(make_backbone("diffrec", 3, settings), steps)
-    data = Dataset("two", "cf", rows, later, later, time_ordered=True)
     config = DPOConfig(
         credit=credit, beta=0.5, users_per_batch=1, samples_per_user=samples, exploration_std=0.4
     )
-    learner = agent(policy, data, config, reward="r_ra", k=1, relevance="validation")
-    parameter = policy.backbone.layers[1].weight  # type: ignore[union-attr,index]
+    learner = two_item_agent(DPO, config, steps)
     pairs = samples * (samples - 1) / 2 if credit == "episode" else 1
-    grads = []
-    for _ in range(batches):
-        learner.optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-        learner.update(torch.tensor([0]))
-        assert parameter.grad is not None
-        grads.append(-3 * parameter.grad.detach().clone() / (0.5 * factor * pairs))
-    estimate, error = torch.stack(grads).mean(0), torch.stack(grads).std(0) / math.sqrt(len(grads))
-
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(400_000, 3, generator=generator) for _ in range(steps)]
-    for index in [(1, 0), (2, 1), (1, 3)]:
-        with torch.no_grad():
-            parameter[index] += 0.05
-            high = expected_reward(learner, noise)
-            parameter[index] -= 0.1
-            low = expected_reward(learner, noise)
-            parameter[index] += 0.05
-        slope = (high - low) / 0.1
-        assert abs(float(estimate[index]) - slope) < 5 * float(error[index]) + 0.006, index
-        assert float(error[index]) < 0.02 and abs(slope) > 0.02  # what is wrong would be noticed
+    scale = -3 / (0.5 * factor * pairs)
+    check_slopes(learner, lambda noise: expected(learner, noise), batches, scale, least=0.02)
 
 
 @pytest.mark.parametrize("gapped", [True, False])

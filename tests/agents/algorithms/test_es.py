@@ -15,10 +15,9 @@ from torch import Tensor
 from agents.algorithms.configs import SHAPINGS, ESConfig
 from agents.algorithms.es import SHAPES, EvolutionStrategy, block_means, centred_ranks
 from agents.gradients.episodes import Rollout
-from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
-from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
+from tests.agents.algorithms.two_items import agent_on, two_item_agent
 
 Factory = Callable[..., DiffusionPolicy]
 ResumeCheck = Callable[[Callable[[DiffusionPolicy], Any]], None]
@@ -28,25 +27,10 @@ SMALL = ESConfig(iterations=4, users_per_batch=8, samples_per_user=4, eval_every
 def agent(
     policy: DiffusionPolicy, data: Dataset, config: ESConfig = SMALL, **kwargs: Any
 ) -> EvolutionStrategy:
-    goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
-    return EvolutionStrategy(
-        policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu"
-    )
+    return agent_on(EvolutionStrategy, policy, data, config, **kwargs)
 
 
 # ---------------------------------------------------------------------- the gradient
-
-
-def three_items(config: ESConfig, **goal: Any) -> EvolutionStrategy:
-    """Six users who had item 0 and will have item 1 of three; one direction, so theta has two numbers."""
-    rows = Interactions.from_pairs(range(6), [0] * 6, 6, 3)
-    later = Interactions.from_pairs(range(6), [1] * 6, 6, 3)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        settings = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
-        policy = DiffusionPolicy(make_backbone("diffrec", 3, settings), 2)
-    data = Dataset("two", "cf", rows, later, later, time_ordered=True)
-    return agent(policy, data, config, reward="r_ra", k=1, relevance="validation")
 
 
 def smoothed(learner: EvolutionStrategy, theta: Tensor, directions: Tensor) -> float:
@@ -67,7 +51,7 @@ def test_estimate_matches_finite_differences_of_the_smoothed_fitness() -> None:
         users_per_batch=1, samples_per_user=4_000, rank=1, sigma=0.4, shaping="centred", learning_rate=0.0,
         basis="weights",
     )  # fmt: skip
-    learner = three_items(config)
+    learner = two_item_agent(EvolutionStrategy, config, steps=2, users=6)
     learner.subspace.right = 3.0 * torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
     learner.subspace.centre = torch.tensor([0.3])
     estimates = []

@@ -11,48 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from agents.algorithms.configs import ESTIMATORS, ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
 from agents.rollouts.rollout import roll_out
 from refit_env.data import Dataset
-from refit_env.data.interactions import Interactions
 from refit_env.envs import DenoisingVectorEnv
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.beyond_accuracy import Coverage
+from tests.agents.algorithms.two_items import agent_on, check_slopes, expected, two_item_agent
 
 Factory = Callable[..., DiffusionPolicy]
 SMALL = ReinforceConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
-def agent(
-    policy: DiffusionPolicy, data: Dataset, config: ReinforceConfig = SMALL, **kwargs: Any
-) -> Reinforce:
-    goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
-    return Reinforce(
-        policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu"
-    )
+def agent(policy: DiffusionPolicy, data: Dataset, config: ReinforceConfig = SMALL, **goal: Any) -> Reinforce:
+    return agent_on(Reinforce, policy, data, config, **goal)
 
 
 # ---------------------------------------------------------------------- the gradient
-
-
-def two_items() -> Dataset:
-    """One user who had item 0 and will have item 1 of two, and again, so that every split has something."""
-    rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
-    later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
-    return Dataset("two", "cf", rows, later, later, time_ordered=True)
-
-
-def expected_reward(policy: DiffusionPolicy, u: Tensor, noise: list[Tensor], data: Dataset) -> float:
-    """Mean NDCG@1 over common random numbers: item 0 is seen and kept out, item 1 relevant, item 2 not."""
-    with torch.no_grad():
-        x = u.expand(len(noise[0]), -1)
-        for t in range(policy.num_steps):
-            x = policy.mean(x, t) + policy.std[t] * noise[t]
-    return float((x[:, 1] > x[:, 2]).double().mean())
 
 
 @pytest.mark.parametrize(
@@ -70,14 +48,7 @@ def expected_reward(policy: DiffusionPolicy, u: Tensor, noise: list[Tensor], dat
 def test_gradient_matches_finite_differences_of_the_expected_reward(
     estimator: str, baseline: str, train_steps: str, share: bool
 ) -> None:
-    data = two_items()
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        from refit_env.backbones import make_backbone
-
-        config = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
-        policy = DiffusionPolicy(make_backbone("diffrec", 3, config), 2, exploration_std=0.4).eval()
-    config_ = ReinforceConfig(
+    config = ReinforceConfig(
         estimator=estimator,
         baseline=baseline,
         train_steps=train_steps,
@@ -87,27 +58,8 @@ def test_gradient_matches_finite_differences_of_the_expected_reward(
         samples_per_user=20_000,
         exploration_std=0.4,
     )
-    learner = agent(policy, data, config_, reward="r_ra", k=1, relevance="validation")
-    parameter = policy.backbone.layers[1].weight  # type: ignore[union-attr,index]
-    grads = []
-    for _ in range(12):
-        learner.optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-        learner.update(torch.tensor([0]))
-        assert parameter.grad is not None
-        grads.append(parameter.grad.detach().clone())
-    estimate, error = torch.stack(grads).mean(0), torch.stack(grads).std(0) / math.sqrt(len(grads))
-
-    generator = torch.Generator().manual_seed(0)
-    noise = [torch.randn(400_000, 3, generator=generator) for _ in range(2)]
-    start = learner.env.problem.initial_state(torch.tensor([0]))
-    for index in [(1, 0), (2, 1), (1, 3)]:
-        with torch.no_grad():
-            parameter[index] += 0.05
-            high = expected_reward(policy, start, noise, data)
-            parameter[index] -= 0.1
-            low = expected_reward(policy, start, noise, data)
-            parameter[index] += 0.05
-        assert abs(float(estimate[index]) - (high - low) / 0.1) < 5 * float(error[index]) + 0.006, index
+    learner = two_item_agent(Reinforce, config, steps=2)
+    check_slopes(learner, lambda noise: expected(learner, noise), batches=12)
 
 
 def test_rao_blackwell_varies_less_than_the_score_function(make_policy: Factory, small_data: Dataset) -> None:

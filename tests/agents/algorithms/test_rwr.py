@@ -15,44 +15,20 @@ from agents.algorithms.configs import STATES, WEIGHTINGS, RWRConfig
 from agents.algorithms.rwr import RewardWeighted, effective_share, exponential
 from agents.gradients.counterfactual_advantage import coordinate_credit
 from agents.rollouts.rollout import roll_out
-from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
-from refit_env.data.interactions import Interactions
 from refit_env.policy import DiffusionPolicy
+from tests.agents.algorithms.two_items import agent_on, check_slopes, expected, two_item_agent
 
 Factory = Callable[..., DiffusionPolicy]
 ResumeCheck = Callable[[Callable[[DiffusionPolicy], Any]], None]
 SMALL = RWRConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
 
 
-def agent(policy: DiffusionPolicy, data: Dataset, config: RWRConfig = SMALL, **kwargs: Any) -> RewardWeighted:
-    goal = {"reward": "ndcg", "k": 5, "relevance": "recent"} | kwargs
-    return RewardWeighted(
-        policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data} | goal, seed=3, device="cpu"
-    )
+def agent(policy: DiffusionPolicy, data: Dataset, config: RWRConfig = SMALL, **goal: Any) -> RewardWeighted:
+    return agent_on(RewardWeighted, policy, data, config, **goal)
 
 
 # ---------------------------------------------------------------------- the gradient
-
-
-def one_step_problem(config: RWRConfig) -> RewardWeighted:
-    """One user who had item 0 and will have item 1 of three, and a chain of one step."""
-    rows = Interactions.from_pairs([0, 1], [0, 0], 2, 3)
-    later = Interactions.from_pairs([0, 1], [1, 1], 2, 3)
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        settings = {"hidden": (4,), "num_steps": 3, "noise_scale": 0.5, "noise_min": 0.1, "noise_max": 0.5}
-        policy = DiffusionPolicy(make_backbone("diffrec", 3, settings), 1)
-    data = Dataset("two", "cf", rows, later, later, time_ordered=True)
-    return agent(policy, data, config, reward="r_ra", k=1, relevance="validation")
-
-
-def mean_of(function: Callable[[Tensor], Tensor], learner: RewardWeighted, noise: Tensor) -> float:
-    """Mean of a function of the reward over common random numbers: item 0 is seen, item 1 relevant."""
-    with torch.no_grad():
-        start = learner.env.problem.initial_state(torch.tensor([0]))
-        x = learner.policy.mean(start, 0) + learner.policy.std[0] * noise
-    return float(function((x[:, 1] > x[:, 2]).double()).mean())
 
 
 @pytest.mark.parametrize(
@@ -71,34 +47,14 @@ def test_gradient_of_a_one_step_chain_matches_finite_differences(
         weighting=weighting, credit=credit, baseline=baseline, states="chain", temperature=0.7,
         users_per_batch=1, samples_per_user=20_000, exploration_std=0.4,
     )  # fmt: skip
-    learner = one_step_problem(config)
-    policy = learner.policy
-    parameter = policy.backbone.layers[1].weight  # type: ignore[union-attr,index]
-    grads = []
-    for _ in range(12):
-        learner.optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
-        learner.update(torch.tensor([0]))
-        assert parameter.grad is not None
-        grads.append(-3 * parameter.grad.detach().clone())  # what is descended is an average over D = 3
-    estimate, error = torch.stack(grads).mean(0), torch.stack(grads).std(0) / math.sqrt(len(grads))
+    learner = two_item_agent(RewardWeighted, config, steps=1)
 
-    noise = torch.randn(400_000, 3, generator=torch.Generator().manual_seed(0))
-
-    def objective() -> float:
+    def objective(noise: list[Tensor]) -> float:
         if weighting == "exp_reward":
-            return math.log(mean_of(lambda r: (r / 0.7).exp(), learner, noise))
-        return mean_of(lambda r: r, learner, noise)
+            return math.log(expected(learner, noise, lambda r: (r / 0.7).exp()))
+        return expected(learner, noise)
 
-    for index in [(1, 0), (2, 1), (1, 3)]:
-        with torch.no_grad():
-            parameter[index] += 0.05
-            high = objective()
-            parameter[index] -= 0.1
-            low = objective()
-            parameter[index] += 0.05
-        slope = (high - low) / 0.1
-        assert abs(float(estimate[index]) - slope) < 5 * float(error[index]) + 0.006, index
-        assert abs(slope) > 0.02  # so that a gradient of 0, or of the wrong sign, would be noticed
+    check_slopes(learner, objective, batches=12, scale=-3, least=0.02)  # an average over D = 3 is descended
 
 
 @pytest.mark.parametrize("states", STATES)
