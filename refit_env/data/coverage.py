@@ -81,7 +81,7 @@ class Published:
 
 _LIGHTGCN, _DREAMREC = "LightGCN (arXiv 2002.02126)", "DreamRec (arXiv 2310.20453)"
 _RECDIFF, _TSMC = "RecDiff (arXiv 2406.01629)", "TSMC2014 (Yang et al., doi 10.1109/TSMC.2014.2327053)"
-_SESSIONS = "DreamRec's validation and test sessions without its train sessions, split anew"
+_SESSIONS = "DreamRec's validation and test sessions without its train sessions, split again"
 
 PUBLISHED: dict[str, Published] = {
     "ml-100k": Published(Counts(942, 1447, 55_375), "GroupLens, ratings of 4 and 5 of its 100,000"),

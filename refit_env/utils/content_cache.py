@@ -1,7 +1,7 @@
-"""One cache a process for results that are expensive to compute, keyed by the content of their inputs.
+"""One cache per process for expensive results, keyed by the content of their inputs.
 
-Environments, agents and evaluations of one process often build the same rows independently; neighbours, item
-factors, linear models, policies and data sets that are made from them are then shared.
+Environments, agents and evaluations of one process often build equal rows independently; they share the
+neighbours, item factors, linear models, policies and data sets that are computed from them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import scipy.sparse as sp
 Thing = TypeVar("Thing")
 
 CAPACITY = 24
-"""Results of all kinds that the cache holds; the least recently used one is evicted."""
+"""Most results in the cache; the least recently used one is evicted."""
 
 
 class ContentCache:
@@ -32,17 +32,17 @@ class ContentCache:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Number of results that it holds."""
+        """Return the number of cached results."""
         return len(self._results)
 
     def get(self, kind: str, parts: Iterable[Any], make: Callable[[], Thing]) -> Thing:
         """Return the cached result of equal inputs, or compute it.
 
         Args:
-            kind: what the result is; different kinds never share a result.
-            parts: everything that the result depends on. Arrays and CSR matrices count by their content,
+            kind: name of the kind of result; different kinds never share a result.
+            parts: everything that the result depends on. Arrays and CSR matrices are compared by content,
                 shape and type, other parts by equality.
-            make: makes the result.
+            make: computes the result.
 
         Returns:
             The result, which all callers share: it must not be changed; an array is read-only.
@@ -74,7 +74,7 @@ CACHE = ContentCache()
 
 
 def _key(part: Any) -> Any:
-    """A part as it stands in a key."""
+    """Return a hashable key for a part."""
     if isinstance(part, sp.csr_matrix):
         arrays = (part.indptr, part.indices, part.data)
         return ("csr", part.shape, *map(_digest, arrays))
@@ -82,7 +82,7 @@ def _key(part: Any) -> Any:
 
 
 def _digest(array: npt.NDArray[Any]) -> str:
-    """A hash of an array's content, shape and type."""
+    """Return a hash of an array's content, shape and type."""
     digest = hashlib.blake2b(f"{array.dtype.str}{array.shape}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -69,9 +69,9 @@ def parse_field(text: str, kind: Kind) -> Any:
 
 
 def _expected_date(text: str) -> str:
-    """Return what a message adds about the forms of a date."""
+    """Return the end of the message for an invalid date: the valid forms."""
     if re.match(r"[0-9]{1,2}([/.-])[0-9]{1,2}\1[0-9]{2,4}", text):
-        return ": day and month cannot be told apart; write the year first, as in 2011-04-03"
+        return ": day and month are ambiguous; write the year first, as in 2011-04-03"
     return "; write it as 2011-04-03, 2011-04-03 18:00:09 or 2011-04-03T18:00:09+02:00"
 
 

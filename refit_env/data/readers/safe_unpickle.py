@@ -169,7 +169,7 @@ def _no_bytes() -> bytes:
     return b""
 
 
-def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
+def _placeholders() -> dict[tuple[str, str], Callable[..., Any]]:
     """Return (module, name) -> placeholder, for every name that a file may use."""
     table: dict[tuple[str, str], Callable[..., Any]] = {
         ("numpy", "ndarray"): Array,
@@ -202,7 +202,7 @@ def _stand_ins() -> dict[tuple[str, str], Callable[..., Any]]:
     return table
 
 
-ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = _stand_ins()
+ALLOWED: Mapping[tuple[str, str], Callable[..., Any]] = _placeholders()
 """(module, name) that a pickle may use -> its placeholder."""
 
 
@@ -217,7 +217,7 @@ def _find(module: str, name: str) -> Any:
     return ALLOWED[module, name]
 
 
-def _is_stand_in(value: Any) -> bool:
+def _is_placeholder(value: Any) -> bool:
     """Return whether a value is a placeholder, which may be called."""
     return isinstance(value, Call) or (isinstance(value, type) and issubclass(value, Inert))
 
@@ -241,7 +241,7 @@ def read_inert(path: Path, file: IO[bytes]) -> Any:
             size can hold, or is damaged. None of its code has been run.
     """
     try:
-        return Machine(file.read(), _find, _is_stand_in, _set_state).run()
+        return Machine(file.read(), _find, _is_placeholder, _set_state).run()
     except Refused as error:
         name = re.sub(r"[^\w.<>]", "?", str(error)[:100])
         raise DataError(

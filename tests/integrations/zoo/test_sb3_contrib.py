@@ -45,9 +45,9 @@ def test_trpo_stays_within_its_divergence(need: Callable[[str, str], ModuleType]
     before = [p.detach().clone() for p in model.policy.actor.parameters()]
     model.learn(128)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.policy.actor.parameters(), strict=True))
-    told = model.logger.name_to_value
-    assert told["train/is_line_search_success"] == 1.0
-    assert 0 < told["train/kl_divergence_loss"] <= 0.001
+    logged = model.logger.name_to_value
+    assert logged["train/is_line_search_success"] == 1.0
+    assert 0 < logged["train/kl_divergence_loss"] <= 0.001
 
 
 def test_tqc_learns_low_rank_residuals_from_the_pretrained_chain(

@@ -102,10 +102,10 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 def test_guidance_is_the_weighted_difference(predictor: str, timestep: int | Tensor) -> None:
     backbone = model(predictor=predictor, guidance=3.0)
     u, state = torch.randn(3, 8), torch.randn(3, 8)
-    told, untold = backbone(u, state, timestep), backbone(u, backbone.nothing, timestep)
+    conditional, unconditional = backbone(u, state, timestep), backbone(u, backbone.nothing, timestep)
     guided = backbone.predict_x0(u, timestep, Condition(state))
-    assert torch.allclose(guided, 4.0 * told - 3.0 * untold, atol=1e-5)
-    assert (told - untold).abs().max() > 0.1
+    assert torch.allclose(guided, 4.0 * conditional - 3.0 * unconditional, atol=1e-5)
+    assert (conditional - unconditional).abs().max() > 0.1
 
 
 def test_the_one_layer_denoiser_is_the_layer() -> None:

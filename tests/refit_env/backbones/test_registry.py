@@ -90,7 +90,7 @@ def test_a_class_that_could_not_be_made_by_name_is_refused(wrong: Any, message: 
 
 
 @pytest.mark.usefixtures("names")
-def test_an_environment_takes_it_and_a_policy_of_it_is_saved_and_read(tmp_path: Path) -> None:
+def test_an_environment_accepts_it_and_its_policy_is_saved_and_loaded(tmp_path: Path) -> None:
     register_backbone("tiny")(Tiny)
     data = load_dataset("synthetic")
     policy = DiffusionPolicy(backbone_for(data, "tiny", seed=0), num_steps=4).eval()

@@ -54,9 +54,9 @@ def test_a_row_is_a_history_and_a_target(
         assert rows.split_of[r] == split and rows.sessions[r] == user and rows.lengths[r] == len(history)
         assert rows.train.of(r).tolist() == history
         assert rows.history[r].tolist() == history + [ITEMS] * (length - len(history))
-        told = {0: rows.targets, 1: rows.valid, 2: rows.test}
-        assert {s: part.of(r).tolist() for s, part in told.items()} == {
-            s: [target] if s == split else [] for s in told
+        parts = {0: rows.targets, 1: rows.valid, 2: rows.test}
+        assert {s: part.of(r).tolist() for s, part in parts.items()} == {
+            s: [target] if s == split else [] for s in parts
         }
     for code, name in enumerate(("train", "valid", "test")):
         firsts = sum(split == code for _, split in some)

@@ -1,4 +1,4 @@
-"""Check-ins in the exact published formats, with invented people and places."""
+"""Tests of check-ins in the published formats, with generated users and places."""
 
 from __future__ import annotations
 

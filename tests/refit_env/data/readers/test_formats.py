@@ -198,7 +198,7 @@ def test_bad_files_are_named_with_line_and_rule(
 
 
 class Trap:
-    """Notes whether it was unpickled."""
+    """Records whether it was unpickled."""
 
     sprung = False
 
@@ -207,7 +207,7 @@ class Trap:
 
 
 def headed(header: bytes) -> bytes:
-    """An array file of a header alone."""
+    """Return an array file that has only a header."""
     return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
 
 
@@ -353,7 +353,7 @@ def test_the_fast_reader_refuses_all_that_the_slow_one_refuses(rows: list[list[s
 
 
 def test_decimals_are_read_to_the_last_bit(write: Write) -> None:
-    """As Python reads them, by either reader, so that a data set is the same on every processor."""
+    """Both readers parse numbers as Python does, so a data set is the same on every processor."""
     rng = np.random.default_rng(0)
     numbers = [float(x) for x in 10.0 ** rng.uniform(-30, 30, 3000)] + [
         1593878903.438,

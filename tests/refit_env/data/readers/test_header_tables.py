@@ -1,4 +1,4 @@
-"""Tables with a header: which columns are read, what separates them, what is done about blanks."""
+"""Tests of tables with a header: columns, separators, blanks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLANKS = f"{HEADER}\n1,2,5,1500000000\n1,3,,1500000001\n2,2,4,\n,4,3,1500000003\
 
 
 def whole(blank: str = "") -> str:
-    """A hundred rows, one of which has a rating that is something else."""
+    """Write a hundred rows, one of them with an invalid rating."""
     rows = [f"{n % 5},{n},{blank if n == 7 else 4}\n" for n in range(100)]
     return "user,item,rating\n" + "".join(rows)
 

@@ -27,17 +27,17 @@ Sessions = list[list[int]]
 
 
 class Named:
-    """A function or class that is named in a pickle, whether it exists here or not."""
+    """A function or class that a pickle names, whether it is installed or not."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
 
     def __call__(self) -> None:
-        """Pickle wants what can be called."""
+        """Pickle needs a callable."""
 
 
 class Made:
-    """An object that a pickle makes by calling ``what`` and setting the state."""
+    """An object that a pickle creates by calling ``what`` and setting the state."""
 
     def __init__(self, what: Named, arguments: tuple[Any, ...], state: Any = None) -> None:
         self.recipe = (what, arguments) if state is None else (what, arguments, state)
@@ -47,7 +47,7 @@ class Made:
 
 
 class OldPickler(pickle._Pickler):  # type: ignore[name-defined,misc]
-    """Writes ``Named`` as the name that it stands for."""
+    """Pickles ``Named`` as its name."""
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         if isinstance(obj, Named):
@@ -87,7 +87,7 @@ def row_of(values: list[Any]) -> Any:
 
 
 def new_frame(columns: dict[str, Any]) -> bytes:
-    """A data frame as the pandas that is installed pickles it, with labels that are no Arrow text."""
+    """Pickle a data frame with the installed pandas, with labels that are not Arrow text."""
     frame = pd.DataFrame({n: columns[name] for n, name in enumerate(columns)})
     frame.columns = pd.Index(list(columns), dtype=object)
     return pickle.dumps(frame, 4)
@@ -110,7 +110,7 @@ WRITERS = {"old": old_frame, "new": new_frame}
 
 
 def put(folder: Path, write: Callable[[dict[str, Any]], bytes] = new_frame, **tables: Any) -> Path:
-    """The three files, sessions 0, 0..1 and 0..2 in each unless told otherwise."""
+    """Write the three files, by default with sessions 0, 0..1 and 0..2."""
     for n, name in enumerate(("train", "val", "test")):
         content = tables.get(name, table(SESSIONS[: n + 1]))
         (folder / f"{name}_data.df").write_bytes(content if isinstance(content, bytes) else write(content))
@@ -209,7 +209,7 @@ def test_sessions_are_read_as_written(train: Sessions, val: Sessions, test: Sess
 
 
 class Trap:
-    """Notes whether it was unpickled."""
+    """Records whether it was unpickled."""
 
     sprung = False
 
@@ -223,7 +223,7 @@ def matrix(pairs: list[tuple[int, int]], shape: tuple[int, int] = (4, 6), dtype:
 
 
 def stored(**changes: Any) -> dict[str, Any]:
-    """RecDiff's dictionary."""
+    """Return RecDiff's dictionary."""
     return {
         "train": matrix([(0, 1), (1, 2), (2, 5), (3, 0)]),
         "val": matrix([(0, 2), (3, 3)], dtype=np.int64),
@@ -237,7 +237,7 @@ def stored(**changes: Any) -> dict[str, Any]:
 
 
 def old_scipy(value: Any) -> Any:
-    """A matrix as SciPy 1.7 pickled it: row and col in the state of ``scipy.sparse.coo.coo_matrix``."""
+    """Return a matrix as SciPy 1.7 pickled it: row and col in the state of ``coo_matrix``."""
     if not isinstance(value, sp.coo_matrix):
         return value
     state = {
@@ -278,7 +278,7 @@ def test_recdiffs_matrices_and_trust(form: str, packed: bool, tmp_path: Path) ->
 
 
 def holes() -> Any:
-    """A matrix one value of which is zero: no interaction."""
+    """Return a matrix with a stored zero, which is not an interaction."""
     values = matrix([(0, 1), (1, 2), (2, 5), (3, 0)])
     values.data[1] = 0.0
     return values
@@ -370,7 +370,7 @@ def test_matrices_are_read_as_written(train: Any, val: Any, test: Any, trust: An
 
 
 def nested(depth: int = 40) -> list[Any]:
-    """Two references to a list of two references ...: printing it would take 2 ** depth steps."""
+    """Return nested lists of two references each: printing them needs 2 ** depth steps."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value, value]

@@ -1,4 +1,4 @@
-"""Nothing of a pickle is run, whatever it asks for."""
+"""No code of a pickle is run, whatever it names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
 
 class Trap:
-    """Notes whether it was unpickled."""
+    """Records whether it was unpickled."""
 
     sprung = False
 
@@ -33,7 +33,7 @@ class Trap:
 
 
 class Shell:
-    """Would run a command."""
+    """An object that would run a command."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         import os
@@ -51,7 +51,7 @@ def read(content: bytes) -> Any:
 
 
 def named(module: str, name: str, arguments: bytes = b"(tR") -> bytes:
-    """A pickle that calls something by name, as protocol 0 says it."""
+    """Return a pickle that calls a function by name, in protocol 0."""
     return b"c" + module.encode() + b"\n" + name.encode() + b"\n" + arguments + b"."
 
 
@@ -105,13 +105,13 @@ def test_only_the_listed_names_are_known(module: str, name: str) -> None:
 
 
 def test_every_allowed_name_maps_to_a_placeholder() -> None:
-    """Whatever a pickle can reach was written here, and takes no action."""
-    for (module, name), stand_in in ALLOWED.items():
-        assert isinstance(stand_in, safe_unpickle.Call) or issubclass(stand_in, safe_unpickle.Inert), (
+    """Every callable that a pickle can reach is a placeholder of this package, without side effects."""
+    for (module, name), placeholder in ALLOWED.items():
+        assert isinstance(placeholder, safe_unpickle.Call) or issubclass(placeholder, safe_unpickle.Inert), (
             module,
             name,
         )  # type: ignore[arg-type]
-        assert type(stand_in).__module__ in (safe_unpickle.__name__, "builtins")
+        assert type(placeholder).__module__ in (safe_unpickle.__name__, "builtins")
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_numbers_of_numpy_become_pythons() -> None:
 
 
 def doubled(depth: int, make: bytes = b"l") -> bytes:
-    """A list (or tuple) of two references to one of two references ...: 2 ** depth leaves in few bytes."""
+    """Return nested lists (or tuples) of two references each: 2 ** depth leaves in few bytes."""
     return b"(" + make + b"".join(b"q%c0(h%ch%c" % (n, n, n) + make for n in range(depth))
 
 

@@ -1,4 +1,4 @@
-"""Logs of sessions in the exact published formats, with invented numbers."""
+"""Tests of session logs in the published formats, with generated numbers."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def put(
     dtype: Any = np.uint16,
     names: tuple[str, str] = ("", ""),
 ) -> Path:
-    """Write the pair, the numbers in the type that is stored in such files."""
+    """Write both files, with numbers in the types of the published ones."""
     rating = np.array(RATING if rating is None else rating)
     trust = np.array(TRUST if trust is None else trust)
     for file, name, values in (("rating", names[0], rating), ("trustnetwork", names[1], trust)):
@@ -51,7 +51,7 @@ def test_ratings_and_trust(dtype: Any, tmp_path: Path) -> None:
 
 
 def test_small_types_do_not_overflow(tmp_path: Path) -> None:
-    """In uint8, 250 * 2 is 244: whoever computes with what loadmat gives by default is wrong."""
+    """In uint8, 250 * 2 is 244, so the types that loadmat returns by default would overflow."""
     put(tmp_path, rating=[[250, 250, 1, 5, 1]] * 2, trust=[[250, 3]], dtype=np.uint8)
     assert scipy.io.loadmat(str(tmp_path / "rating.mat"))["rating"].dtype == np.uint8
     rows = read_rows(tmp_path, "tang")

@@ -1,4 +1,4 @@
-"""The academic data set in its published form: one JSON object a line, with invented people."""
+"""Tests of the academic data set in its published form: one JSON object per line, generated users."""
 
 from __future__ import annotations
 
