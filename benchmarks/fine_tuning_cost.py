@@ -39,7 +39,7 @@ from refit_env.data import load_dataset
 from refit_env.data.synthetic import synthesize
 from refit_env.policy import DiffusionPolicy
 
-CELLS = RESULTS / "fine_tuning_cost"
+CELLS = RESULTS / "fine_tuning_cost.jsonl"
 GOAL = {"reward": "racs", "relevance": "recent"}
 MODELS = {"diffrec": "published", "cf-diff": "small"}
 """Backbone -> size of its configuration, for ML-1M."""

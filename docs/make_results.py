@@ -1,8 +1,8 @@
 """Write the tables of measured results into docs/results.md, and a choice of their rows into README.md.
 
-Every file of benchmarks/results, and every ``comparison.json`` of its folders, that has a ``table`` or
-``tables`` becomes one section of docs/results.md; README.md shows the rows that ``HEADLINE`` names. The
-form of such a file:
+Every JSON file of benchmarks/results that has a ``table`` or ``tables`` becomes one section of
+docs/results.md; README.md shows the rows that ``HEADLINE`` names. ``refit compare STUDY --finished --out
+benchmarks/results`` writes the file of a study from its records. The form of such a file:
 
     {"title": "...", "command": "python -m benchmarks...", "note": "...",
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
@@ -30,8 +30,6 @@ from refit_env.registration import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-COMPARISON = "comparison.json"
-"""What ``refit compare`` leaves in its folder."""
 DATA = {row.env_id: row.dataset for row in TABLE if row.dataset is not None}
 """Environment id -> data set."""
 SHORT_NAMES = {env_id.removeprefix("ReFiT-").removesuffix("-v0"): env_id for env_id in DATA}
@@ -46,7 +44,7 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
             "same-information ELBO + REINFORCE",
         ),
     ),
-    "Backbones, compared": (
+    "Recommenders, pretrained and fine-tuned (test)": (
         "",
         (
             "Ciao, recdiff",
@@ -60,7 +58,7 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
         ),
     ),
 }
-"""README's rows: title of the result -> the environment that its rows belong to, where they do not name it,
+"""README's rows: title of the table -> the environment that its rows belong to, where they do not name it,
 and their first cells. A gain never stands without its controls."""
 HEADLINE_COLUMNS = ("environment, model", "NDCG@20", "Recall@20", "NDCG@20 gain, %")
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
@@ -68,8 +66,7 @@ NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
     """Read the result files that hold tables, in order of their names; each knows its ``folder``."""
-    paths = [*sorted(folder.glob("*.json")), *sorted(folder.glob(f"*/{COMPARISON}"))]
-    results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
     return [
         result | {"folder": path.parent}
         for path, result in results
@@ -81,18 +78,16 @@ def headline(results: Sequence[Mapping[str, Any]]) -> str:
     """README's table: the rows that ``HEADLINE`` names.
 
     Raises:
-        ValueError: if a result or a row is not there.
+        ValueError: if a table or a row is not there.
     """
-    titled = {result["title"]: result for result in results}
+    titled = {table["title"]: table for result in results for table in result.get("tables", [])}
     rows = []
     for title, (environment, names) in HEADLINE.items():
         if title not in titled:
             raise ValueError(f"README shows rows of {title!r}, which no file of benchmarks/results has")
-        result = titled[title]
-        found = {}
-        for table in [result["table"]] if "table" in result else result["tables"]:
-            places = headline_places(table["columns"])
-            found |= {row[0]: [row[place] for place in places] for row in table["rows"] if len(places) == 3}
+        table = titled[title]
+        places = headline_places(table["columns"])
+        found = {row[0]: [row[place] for place in places] for row in table["rows"]}
         for name in names:
             if name not in found:
                 raise ValueError(
@@ -104,10 +99,8 @@ def headline(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def headline_places(columns: Sequence[str]) -> list[int]:
-    """Where a table has NDCG@20, Recall@20 and NDCG's gain; fewer places if it has not all of them."""
-    gains = [name for name in columns if name.startswith("NDCG") and "gain" in name]
-    wanted = ["NDCG@20", "Recall@20", *gains[-1:]]
-    return [columns.index(name) for name in wanted if name in columns]
+    """Where a table has NDCG@20, Recall@20 and NDCG's gain."""
+    return [columns.index(name) for name in HEADLINE_COLUMNS[1:]]
 
 
 def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md") -> str:

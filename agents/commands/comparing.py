@@ -1,91 +1,157 @@
-"""What the comparisons have in common: a line for each cell that ends, failures, tables."""
+"""``refit compare``, its work: runs what is missing of a study, prints its progress and its tables."""
 
 from __future__ import annotations
 
 import json as jsonlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.commands.common import note_other_sets
+from agents.commands.compare import Compare
 from agents.console import say
 from agents.experiments.cells import Outcome, run_cells
-from agents.experiments.judging import CELLS
-from agents.experiments.records import Cell, other_commits, unfinished
+from agents.experiments.plan import plan
+from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
+from agents.experiments.report import draw, find, report, write_report
+from agents.experiments.shipped import study_path
+from agents.experiments.spec import Study, read_study, with_budget
 from agents.experiments.tables import TextTable, print_table
+from agents.training.tensors import resolve_device
 
-RESULT = "comparison.json"
-"""What a comparison leaves in its folder, beside the cells."""
+
+def run(command: Compare) -> int:
+    """Run what is missing of a study, then print the tables, draw the curves and write the report.
+
+    Args:
+        command: the options.
+
+    Returns:
+        The exit code: 1 if a cell failed.
+    """
+    study = read_study(study_path(command.study))
+    study = study if command.steps is None else with_budget(study, command.steps)
+    device = "cpu" if command.finished else str(resolve_device(command.device))
+    out = Path("runs") / f"compare-{study.name}" if command.out is None else command.out
+    records = out / f"{study.name}.jsonl"
+    cells = plan(
+        study,
+        records,
+        env_ids=command.env,
+        models=_names(command.models),
+        variants=_names(command.variants),
+        seeds=command.seeds,
+        device=device,
+        large=command.finished or device != "cpu",
+    )
+    note_other_sets(list(dict.fromkeys(cell.settings["env"] for cell in cells)))
+    progress = Progress(cells, records, redo=command.redo, finished=command.finished)
+    failed = progress.run(command.workers)
+    found = [read_cell(records, cell, stale=command.finished) for cell in cells]
+    results = [record for record in found if record is not None]
+    if command.finished and not results:
+        raise ValueError(f"--finished: nothing is finished in {records}; leave it out to run the cells")
+    if results:
+        content = _report(command, study, results, records, progress.stale_note())
+        show(content, records.with_suffix(".json"), json=command.json)
+    return progress.end(failed)
+
+
+def _report(
+    command: Compare, study: Study, results: Sequence[dict[str, Any]], records: Path, stale: str
+) -> dict[str, Any]:
+    """Make the report, write it and draw the curves; ``stale`` ends the note."""
+    wanted = {also.study for also in study.also if not command.env or also.environment in command.env}
+    others = {name: list(read_records(records.with_name(f"{name}.jsonl")).values()) for name in wanted}
+    found = find(study, results, others, records)
+    content = report(found, _typed(command))
+    content["note"] += stale
+    if (figure := draw(found, records.with_suffix(".png"))) is not None:
+        content["figure"] = figure
+    write_report(records.with_suffix(".json"), content)
+    return content
+
+
+def _typed(command: Compare) -> str:
+    """The words that make a report again."""
+    words = ["refit compare", command.study]
+    words += ["--env", *dict.fromkeys(command.env)] if command.env else []
+    words += ["--models", command.models] if command.models else []
+    words += ["--variants", command.variants] if command.variants else []
+    words += ["--seeds", str(command.seeds)] if command.seeds is not None else []
+    words += ["--steps", str(command.steps)] if command.steps is not None else []
+    words += ["--device", command.device] if command.device != "cpu" else []
+    return " ".join(words)
+
+
+def _names(text: str) -> list[str]:
+    """Comma-separated names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 class Progress:
     """Prints a line for each cell that ends, to the standard error.
 
     Attributes:
-        stale: cells there that are not what would be measured now.
+        stale: cells whose records are not what would be measured now.
     """
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        out: Path,
-        gain: Callable[[Mapping[str, Any]], str],
-        *,
-        redo: bool = False,
-        finished: bool = False,
+        self, cells: Sequence[Cell], records: Path, *, redo: bool = False, finished: bool = False
     ) -> None:
         """Count what is finished already, and name what is stale.
 
         Args:
-            cells: of the comparison.
-            out: its folder.
-            gain: what a line says of a result's gain; empty for nothing.
+            cells: of the study.
+            records: the file of its records.
             redo: whether stale cells are measured again.
             finished: whether nothing is to run, and stale cells are shown as they are.
 
         Raises:
             CellError: a line for each stale cell, unless one of the two is chosen.
         """
-        self._cells, self._out, self._total, self._gain = cells, out, len(cells), gain
+        self._cells, self._records, self._total = cells, records, len(cells)
         self._redo, self._finished = redo, finished
-        there = sum(cell.path(out / CELLS).exists() for cell in cells)
-        self.stale = there - (self._total - len(unfinished(cells, out / CELLS, redo=redo or finished)))
+        there = len({cell.key for cell in cells} & read_records(records).keys())
+        self.stale = there - (self._total - len(unfinished(cells, records, redo=redo or finished)))
         self._done = there if finished else there - self.stale
         say(f"{self._total} cells, {self._done} finished already", stderr=True)
         if self.stale:
             what = "shown as recorded" if finished else "measured again"
             say(f"{self.stale} stale cells: {what}", stderr=True)
-        if others := other_commits(cells, out / CELLS):
+        if others := other_commits(cells, records):
             say(others, stderr=True)
 
     def run(self, workers: int) -> dict[str, str]:
         """Run what is missing, if anything is to run; the errors of the cells that failed, by key."""
         if self._finished:
             return {}
-        folder = self._out / CELLS
-        return run_cells(self._cells, folder, workers=workers, tell=self.tell, redo=self._redo)
+        return run_cells(self._cells, self._records, workers=workers, tell=self.tell, redo=self._redo)
 
     def stale_note(self) -> str:
         """A sentence of a table's note on the stale cells that it shows; empty where there are none."""
         if not (self._finished and self.stale):
             return ""
         return (
-            f" {self.stale} of its cells are older records: made with other settings than those of now, or "
-            "before the data's fingerprint was recorded."
+            f" {self.stale} of its cells are stale: made with other settings than those of now, or before "
+            "the data's fingerprint was recorded."
         )
 
     def tell(self, outcome: Outcome) -> None:
-        """One line: which cell, its test NDCG@20 and gain, its seconds and memory; or its error."""
+        """One line: which cell, its NDCG@20 and gain, its seconds and memory; or its error."""
         cell = outcome.cell.key.replace("_", " ")
         if outcome.result is None:
-            trace = outcome.cell.error_path(self._out / CELLS)
+            trace = outcome.cell.error_path(self._records)
             where = f" (traceback: {trace})" if trace.exists() else ""
             say(f"FAILED {cell}: {outcome.error}{where}", stderr=True)
             return
         self._done += 1
         result = outcome.result
+        ndcg, over = result[result["split"]]["ndcg@20"], _gain(result)
+        valid = f"valid {result['valid']['ndcg@20']:.4f}, " if "valid" in result else ""
         say(
-            f"[{self._done}/{self._total}] {cell}: test NDCG@20 {result['test']['ndcg@20']:.4f}"
-            f"{self._gain(result)}, valid {result['valid']['ndcg@20']:.4f}, {outcome.seconds:.0f} s, "
+            f"[{self._done}/{self._total}] {cell}: {result['split']} NDCG@20 {ndcg:.4f}{over}, "
+            f"{valid}{outcome.seconds:.0f} s, "
             f"{result['cost']['peak_memory_mib']:.0f} MiB",
             stderr=True,
         )
@@ -99,7 +165,15 @@ class Progress:
         return 1 if failed else 0
 
 
-def show(report: Mapping[str, Any], out: Path, *, json: bool) -> None:
+def _gain(result: Mapping[str, Any]) -> str:
+    """Of a model over its parent, with its interval over users."""
+    over = (result.get("over_parent") or {}).get("ndcg@20")
+    if over is None:
+        return ""
+    return f" ({over['mean_difference']:+.4f}, users {over['low']:+.4f} to {over['high']:+.4f})"
+
+
+def show(report: Mapping[str, Any], path: Path, *, json: bool) -> None:
     """Print a report's tables, or the report as JSON and nothing else."""
     if json:
         print(jsonlib.dumps(report, indent=2))
@@ -108,5 +182,5 @@ def show(report: Mapping[str, Any], out: Path, *, json: bool) -> None:
         rows = tuple(tuple(row) for row in table["rows"])
         print_table(TextTable(table["title"], tuple(table["columns"]), rows))
     say(report["note"])
-    drawn = f", {out / report['figure']}" if "figure" in report else ""
-    say(f"{out / RESULT}{drawn}")
+    drawn = f", {path.with_name(report['figure'])}" if "figure" in report else ""
+    say(f"{path}{drawn}")

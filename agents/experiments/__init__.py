@@ -1,6 +1,7 @@
-"""Comparisons of training methods: resumable cells, one process each, their tables, curves and aggregates.
+"""Studies: what is run, resumable records, tables and figures of the results.
 
-``cells`` knows nothing of recommenders: it runs what is missing of a list of measurements, one JSON file
-each. ``training`` makes models (pretraining, further ELBO, fine-tuning), ``algorithms`` is the comparison of
-algorithms on the same environments, checkpoints and budgets, whose settings are data in ``settings``.
+``spec`` reads a study from YAML; ``resolve`` gives each variant its settings; ``plan`` lists the cells;
+``making`` and ``measuring`` are what a cell's process does; ``cells`` runs processes and knows nothing of
+recommenders; ``records`` holds one JSON line a cell; ``summary``, ``aggregate``, ``tables``, ``claims``,
+``leaderboard``, ``figures`` and ``report`` make of them what is read.
 """

@@ -1,83 +1,38 @@
-"""Statistics of the comparison: over seeds within an environment, and over environments.
+"""Statistics of a study over environments.
 
 Aggregates follow Agarwal et al. (arXiv 2108.13264): the interquartile mean over runs of all environments with
-a stratified bootstrap, and the probability of improvement. Scores are relative gains over "no training" of
-the same seed, since environments differ in the height of their metrics and seeds in their checkpoints.
+a stratified bootstrap, and the probability of improvement. Scores are relative gains over the root variant
+("no training") of the same seed, since environments differ in the height of their metrics and seeds in their
+checkpoints.
 
 Letters: S seeds, E environments.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from agents.experiments.budgets import mean_work, units_of
-from agents.experiments.rows import BASE, RIVAL
-from refit_env.evaluation.statistics import FloatArray, Interval, mean_interval, stratified_bootstrap
+from agents.experiments.summary import Record, Runs, gain
+from refit_env.evaluation.statistics import FloatArray, Interval, stratified_bootstrap
 
-Results = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
-"""Environment -> row -> finished results, in order of their seeds."""
+Results = Mapping[str, Mapping[str, Sequence[Record]]]
+"""Environment -> variant -> finished records, in order of their seeds."""
+BASE, RIVAL = "pretrained", "reinforce"
+"""The variant that gains are over, and the one that others are to improve on."""
 
 
-def by_row(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Mapping[str, Any]]]]:
-    """Sort the results of cells by environment and row; rows of which no seed is finished are left out."""
-    out: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-    for result in results.values():
-        out.setdefault(result["env"], {}).setdefault(result["row"], []).append(result)
-    for rows in out.values():
-        for runs in rows.values():
-            runs.sort(key=lambda run: int(run["seed"]))
+def by_variant(groups: Sequence[Runs]) -> dict[str, dict[str, Sequence[Record]]]:
+    """The records of each environment's default model by variant; the first model's where it has several."""
+    out: dict[str, dict[str, Sequence[Record]]] = {}
+    models: dict[str, str] = {}
+    for group in groups:
+        if models.setdefault(group.env_id, group.model) == group.model:
+            out.setdefault(group.env_id, {})[group.variant] = group.records
     return out
-
-
-def over_seeds(runs: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row's figures: means over seeds with Student's intervals, and what it cost.
-
-    Args:
-        runs: the row's finished results.
-        base: those of "no training"; differences are taken seed by seed.
-
-    Returns:
-        ``test``, ``valid``, ``difference`` and ``relative_gain``, an interval a metric each (None where a
-        pretrained model's is 0); ``seconds``, ``work``, ``budget`` (its units, of a control),
-        ``peak_memory_mib``, ``env_steps`` and ``seeds``.
-    """
-    start = {run["seed"]: run for run in base}
-    pairs = [(run, start[run["seed"]]) for run in runs if run["seed"] in start]
-    metrics = list(runs[0]["test"])
-    out: dict[str, Any] = {
-        split: {m: mean_interval([run[split][m] for run in runs]).to_json() for m in metrics}
-        for split in ("test", "valid")
-    }
-    if pairs and runs[0]["row"] != BASE:
-        out["difference"] = {
-            m: _judged(mean_interval([run["test"][m] - b["test"][m] for run, b in pairs])) for m in metrics
-        }
-        out["relative_gain"] = {m: _mean_of([gain(run, b, m) for run, b in pairs]) for m in metrics}
-    cost = [run["cost"] for run in runs]
-    out["seconds"] = float(np.mean([c["training_seconds"] + c["validation_seconds"] for c in cost]))
-    out["training_seconds"] = float(np.mean([c["training_seconds"] for c in cost]))
-    out["peak_memory_mib"] = max(c["peak_memory_mib"] for c in cost)
-    out["env_steps"] = float(np.mean([run["env_steps"] for run in runs]))
-    out["work"] = mean_work(runs)
-    out["budget"] = sorted(units_of(runs))
-    return out | {"seeds": [run["seed"] for run in runs]}
-
-
-def gain(after: Mapping[str, Any], before: Mapping[str, Any], metric: str) -> float | None:
-    """The relative gain of one cell over another on test; None where the other's metric is 0.
-
-    Example:
-        >>> gain({"test": {"ndcg@20": 0.5}}, {"test": {"ndcg@20": 0.25}}, "ndcg@20")
-        1.0
-    """
-    old = float(before["test"][metric])
-    return None if old == 0 else float(after["test"][metric]) / old - 1.0
 
 
 def without_gains(results: Results, metric: str = "ndcg@20") -> list[str]:
@@ -88,12 +43,12 @@ def without_gains(results: Results, metric: str = "ndcg@20") -> list[str]:
 
 
 def over_environments(results: Results, metric: str = "ndcg@20") -> dict[str, dict[str, Any]]:
-    """Aggregates of the rows that have the same seeds finished in every environment.
+    """Aggregates of the variants that have the same seeds finished in every environment.
 
     Environments without relative gains (``without_gains``) are left out.
 
     Returns:
-        Row -> ``iqm``, the interquartile mean of relative gains, and ``improvement``, the probability to
+        Variant -> ``iqm``, the interquartile mean of relative gains, and ``improvement``, the probability to
         improve on REINFORCE (absent where REINFORCE is, and for itself), both with 95 % intervals.
     """
     left_out = without_gains(results, metric)
@@ -107,7 +62,7 @@ def over_environments(results: Results, metric: str = "ndcg@20") -> dict[str, di
 
 
 def gain_tables(results: Results, metric: str) -> dict[str, FloatArray]:
-    """Row -> (S, E) relative gains over "no training" of the same seed; complete rows alone.
+    """Variant -> (S, E) relative gains over "no training" of the same seed; complete variants alone.
 
     Args:
         results: of environments that have relative gains.
@@ -154,15 +109,3 @@ def _mann_whitney(both: FloatArray) -> float:
     x, y = np.split(both, 2, axis=1)  # (S, E), (S, E)
     wins = (x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])  # (S, S, E)
     return float(wins.mean())
-
-
-def _mean_of(gains: Sequence[float | None]) -> dict[str, Any] | None:
-    """The mean over seeds with its interval; None where a seed has no gain."""
-    known = [value for value in gains if value is not None]
-    return mean_interval(known).to_json() if len(known) == len(gains) else None
-
-
-def _judged(interval: Interval) -> dict[str, Any]:
-    """An interval, and whether it lies wholly on one side of zero."""
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return interval.to_json() | {"excludes_zero": known and (interval.low > 0 or interval.high < 0)}

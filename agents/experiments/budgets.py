@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.experiments.records import read_records
 from refit_env.errors import DataError
-from refit_env.utils.atomic_io import read_record
 
 WORK, SECONDS = "work", "seconds"
 """Units of a budget: rows through the denoiser forward and backward (``agents.runs.work``), or wall-clock
@@ -24,16 +24,20 @@ def in_work(amount: float) -> dict[str, Any]:
     return {"unit": WORK, "amount": amount}
 
 
-def work_of(rival: Path) -> float:
+def work_of(records: Path, key: str) -> float:
     """The work that a rival's record counts, a control's budget.
 
     Raises:
         DataError: if there is no such record, or it counts none.
     """
-    found = read_record(rival, dict[str, Any])
+    found = read_records(records).get(key)
+    if found is None:
+        raise DataError(f"{records}: there is no record of {key}, whose work is a budget")
     work = (found.get("cost") or {}).get("work")
     if not work:
-        raise DataError(f"{rival}: counts no work, so no control can have as much; delete it to run it again")
+        raise DataError(
+            f"{records}: {key} counts no work, so no control can have as much; --redo measures it again"
+        )
     return float(work["units"])
 
 
@@ -41,7 +45,7 @@ def units_of(records: Iterable[Mapping[str, Any]]) -> set[str]:
     """In what the budgets of controls were counted; empty where none of the records is a control's.
 
     Example:
-        >>> units_of([{"budget": {"unit": "work", "amount": 8.0}}, {"row": "pretrained"}])
+        >>> units_of([{"budget": {"unit": "work", "amount": 8.0}}, {"variant": "pretrained"}])
         {'work'}
     """
     return {str(record["budget"]["unit"]) for record in records if record.get("budget")}

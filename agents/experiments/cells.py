@@ -1,11 +1,11 @@
-"""Measurements that survive interruptions: one JSON file a cell, each cell in a process of its own.
+"""Measurements that survive interruptions: one record a cell, each cell in a process of its own.
 
 A cell is one measurement of a long table. What is finished is never done again; what failed is reported, does
 not stop the others, and is tried again the next time. A process of its own gives each cell its own peak of
 memory, and one thread lets as many cells run as there are cores.
 
-A cell that runs is locked, so that several commands may share a folder: each takes cells that no other has,
-and waits for what another is making.
+A cell that runs is locked, so that several commands may share a file of records: each takes cells that no
+other has, and waits for what another is making.
 """
 
 from __future__ import annotations
@@ -29,15 +29,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from agents.experiments.provenance import command_line, provenance
-from agents.experiments.records import Cell, plain, read_cell, unfinished
-from refit_env.utils.atomic_io import write_json
+from agents.experiments.records import LOCKS, Cell, append_record, plain, read_cell, read_records, unfinished
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the numerical libraries read at their start."""
 GRACE = 10.0
 """Seconds that a process has to end by itself once it is asked to."""
-LOCKS = ".locks"
-"""Folder of the locks, within that of the cells."""
 POLL = 0.5
 """Seconds between two tries for a cell that another command has."""
 
@@ -49,7 +46,7 @@ class Outcome:
     cell: Cell
     """Which."""
     result: dict[str, Any] | None
-    """What its file holds; None where it failed."""
+    """Its record; None where it failed."""
     error: str
     """What went wrong; empty where nothing did."""
     seconds: float
@@ -69,7 +66,7 @@ class _Job:
 
 def run_cells(
     cells: Sequence[Cell],
-    folder: Path,
+    records: Path,
     *,
     workers: int = 2,
     tell: Callable[[Outcome], None] = lambda outcome: None,
@@ -79,10 +76,10 @@ def run_cells(
 
     Args:
         cells: in the order in which they are begun, where needs allow.
-        folder: where their files go.
+        records: the file that they are written to.
         workers: cells that run at once.
         tell: called after each cell that ran, or could not.
-        redo: measure stale cells again; their files are replaced when the new ones are whole.
+        redo: measure stale cells again; their records count until there are new ones.
 
     Returns:
         Key -> error of the cells that failed; empty when all are finished.
@@ -92,10 +89,10 @@ def run_cells(
         ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
     """
     _check(cells, workers)
-    missing = unfinished(cells, folder, redo=redo)
+    missing = unfinished(cells, records, redo=redo)
     needed = {need for cell in missing for need in cell.needs}
     waiting = [cell for cell in cells if cell in missing or (cell.key in needed and _lost(cell))]
-    queue = _Queue(folder, waiting, {cell.key for cell in cells if cell not in waiting}, redo)
+    queue = _Queue(records, waiting, {cell.key for cell in cells if cell not in waiting}, redo)
     running: dict[int, _Job] = {}
     try:
         while queue.waiting or running:
@@ -108,11 +105,11 @@ def run_cells(
                 continue
             ended = wait(list(running), POLL if queue.waiting and len(running) < workers else None)
             for sentinel in [sentinel for sentinel in running if sentinel in ended]:
-                outcome = _end(running.pop(sentinel), folder)
+                outcome = _end(running.pop(sentinel), records)
                 queue.take(outcome)
                 tell(outcome)
     except KeyboardInterrupt:
-        done = sum(cell.path(folder).exists() for cell in cells)
+        done = len({cell.key for cell in cells} & read_records(records).keys())
         text = f"{done} of {len(cells)} cells are finished and kept; the same command goes on"
         raise KeyboardInterrupt(text) from None
     finally:  # interrupted: what has not been written is not finished
@@ -130,7 +127,7 @@ def run_cells(
 class _Queue:
     """The cells that are still to begin, and what has become of the others."""
 
-    folder: Path
+    records: Path
     waiting: list[Cell]
     finished: set[str]
     redo: bool
@@ -154,11 +151,11 @@ class _Queue:
                 continue
             if not all(map(self._is_still, cell.needs)):
                 continue
-            if (lock := _try_lock(self.folder, cell.key)) is None:
+            if (lock := _try_lock(self.records, cell.key)) is None:
                 continue
             self.waiting.remove(cell)
-            if _lost(cell) or unfinished([cell], self.folder, redo=self.redo):
-                return _begin(cell, self.folder, lock, self.command)
+            if _lost(cell) or unfinished([cell], self.records, redo=self.redo):
+                return _begin(cell, self.records, lock, self.command)
             lock.release()  # another command did it meanwhile
             self.finished.add(cell.key)
         return None
@@ -172,16 +169,16 @@ class _Queue:
 
     def _is_still(self, key: str) -> bool:
         """Whether no other command is making a cell again."""
-        lock = _try_lock(self.folder, key)
+        lock = _try_lock(self.records, key)
         if lock is not None:
             lock.release()
         return lock is not None
 
 
-def _try_lock(folder: Path, key: str) -> FileLock | None:
+def _try_lock(records: Path, key: str) -> FileLock | None:
     """The lock of a cell; None where another command has it."""
-    (folder / LOCKS).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCKS / f"{key}.lock")
+    (records.parent / LOCKS).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(records.parent / LOCKS / f"{records.stem}.{key}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -208,18 +205,18 @@ def _check(cells: Sequence[Cell], workers: int) -> None:
                 raise ValueError(f"cell {cell.key!r} needs {need!r}, which does not stand before it")
 
 
-def _begin(cell: Cell, folder: Path, lock: FileLock, command: str) -> _Job:
+def _begin(cell: Cell, records: Path, lock: FileLock, command: str) -> _Job:
     """Start a cell's process; spawned, so that it inherits neither memory nor threads."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work_in_process, args=(cell, folder, theirs, command), name=cell.key)
+    process = context.Process(target=work_in_process, args=(cell, records, theirs, command), name=cell.key)
     with _one_thread(), _ctrl_c_held_back():
         process.start()
     theirs.close()
     return _Job(cell, process, ours, lock)
 
 
-def _end(job: _Job, folder: Path) -> Outcome:
+def _end(job: _Job, records: Path) -> Outcome:
     """Take in what a process that ended has left."""
     job.process.join()
     seconds = time.perf_counter() - job.begin
@@ -229,7 +226,7 @@ def _end(job: _Job, folder: Path) -> Outcome:
         error = _death(job.process.exitcode)
     job.pipe.close()
     job.lock.release()
-    return Outcome(job.cell, None if error else read_cell(folder, job.cell), error, seconds)
+    return Outcome(job.cell, None if error else read_cell(records, job.cell), error, seconds)
 
 
 def _death(code: int | None) -> str:
@@ -238,17 +235,18 @@ def _death(code: int | None) -> str:
     return f"its process ended with code {code}{hints.get(code or 0, '')}"
 
 
-def work_in_process(cell: Cell, folder: Path, pipe: Connection, command: str) -> None:
-    """What a cell's process does: the work, its file, and one word of how it went (empty: well)."""
+def work_in_process(cell: Cell, records: Path, pipe: Connection, command: str) -> None:
+    """What a cell's process does: the work, its record, and one word of how it went (empty: well)."""
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        do_cell(cell, folder, command)
+        do_cell(cell, records, command)
         pipe.send("")
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
-        folder.mkdir(parents=True, exist_ok=True)
-        cell.error_path(folder).write_text(traceback.format_exc(), encoding="utf-8")
+        path = cell.error_path(records)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
         pipe.send(f"{type(error).__name__}: {error}"[:2000])
 
 
@@ -260,19 +258,23 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def do_cell(cell: Cell, folder: Path, command: str = "") -> dict[str, Any]:
-    """Do a cell's work here and now, and write its file.
+def do_cell(cell: Cell, records: Path, command: str = "") -> dict[str, Any]:
+    """Do a cell's work here and now, and write its record.
 
     Args:
         cell: which.
-        folder: where its file goes.
+        records: the file that it is written to.
         command: what the user typed; that of this process if empty.
     """
     source = provenance(cell.data, command)  # of the code that is about to run
     result = cell.work(*cell.arguments)
-    content = {"settings": plain(dict(cell.settings)), "provenance": source.to_json()} | result
-    write_json(cell.path(folder), content)
-    cell.error_path(folder).unlink(missing_ok=True)
+    content = {
+        "key": cell.key,
+        "settings": plain(dict(cell.settings)),
+        "provenance": source.to_json(),
+    } | result
+    append_record(records, content)
+    cell.error_path(records).unlink(missing_ok=True)
     return content
 
 

@@ -1,4 +1,4 @@
-"""The paper's claims beside what ``refit compare backbones`` measured."""
+"""The paper's claims beside what a study measured."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from agents.experiments.backbone_tables import RANKED, TASKS
-from agents.experiments.backbones import ELBO, REINFORCE
+from agents.experiments.aggregate import RIVAL
 from agents.experiments.tables import TextTable
 from refit_env.evaluation.slices import COLD
 from refit_env.registration import entry
 
+ELBO = "elbo"
+"""The variant that goes on with the same training."""
+RANKED = "-ranking"
+"""How the names of models end that were trained to rank; tasks' means are over the published objectives."""
+TASKS = {"cf": "standard CF", "sequential": "sequential", "social": "social", "poi": "POI"}
 PAPER = {"cf": "+2.65", "sequential": "up to +36.3", "social": "above 0", "poi": "above 0"}
 """NDCG@20 by task, as arXiv 2511.06937 has it."""
 PAPER_COLD = "+8.5"
@@ -25,7 +29,7 @@ def claims_table(summary: Sequence[Model]) -> TextTable:
     """Each claim: the paper's figure, and the mean gain over environments here.
 
     Args:
-        summary: of ``backbone_tables.summarise``.
+        summary: of ``agents.experiments.summary.summarise``.
     """
     tuned = [found for found in summary if "gain" in found]
     usual = [found for found in tuned if found["model"] == entry(found["env"]).backbone]
@@ -35,7 +39,7 @@ def claims_table(summary: Sequence[Model]) -> TextTable:
         if task == "sequential":
             ranked = [m for m in tuned if str(m["model"]).endswith(RANKED)]
             lines.append(_line("the same over DreamRec trained to rank", "", ranked))
-    cold = [m for m in usual if m["slices"][COLD]["users"] >= ENOUGH]
+    cold = [m for m in usual if COLD in m["slices"] and m["slices"][COLD]["users"] >= ENOUGH]
     lines.append(_line("Recall@20 of users with fewer than 5 items", PAPER_COLD, cold, cold=True))
     columns = ("gain in", "paper, %", "environments", "surely above 0", "REINFORCE, %", "more training, %")
     title = "What the paper claims, and what was measured (test, means over environments)"
@@ -44,11 +48,11 @@ def claims_table(summary: Sequence[Model]) -> TextTable:
 
 def _line(what: str, paper: str, models: Sequence[Model], cold: bool = False) -> tuple[str, ...]:
     """Mean gains of fine-tuning and of its controls, and how many environments' intervals lie above zero."""
-    gains: dict[str, list[Mapping[str, Any]]] = {REINFORCE: [], ELBO: []}
+    gains: dict[str, list[Mapping[str, Any]]] = {RIVAL: [], ELBO: []}
     for model in models:
         gain = model["slice_gain"][COLD]["recall@20"] if cold else model["gain"]["ndcg@20"]
-        if model["row"] in gains and gain is not None:
-            gains[model["row"]].append(gain)
-    sure = sum(gain["excludes_zero"] and gain["mean"] > 0 for gain in gains[REINFORCE])
+        if model["variant"] in gains and gain is not None:
+            gains[model["variant"]].append(gain)
+    sure = sum(gain["excludes_zero"] and gain["mean"] > 0 for gain in gains[RIVAL])
     means = [f"{100 * np.mean([g['mean'] for g in found]):+.1f}" if found else "" for found in gains.values()]
-    return what, paper, str(len(gains[REINFORCE])), str(sure), *means
+    return what, paper, str(len(gains[RIVAL])), str(sure), *means

@@ -1,4 +1,4 @@
-"""Learning curves of a comparison: one panel an environment, a line an algorithm, the band of its seeds."""
+"""Learning curves of a study: one panel an environment, a line an algorithm, the band of its seeds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.experiments.aggregate import Results
-from agents.experiments.rows import BASE, ROWS
+from agents.experiments.aggregate import BASE, Results
 from refit_env.utils.atomic_io import atomic_path
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
@@ -18,7 +17,9 @@ ROOM_BELOW = 0.6
 """How far below "no training" a panel reaches, as a share of the greatest gain."""
 
 
-def draw_learning_curves(results: Results, path: Path, metric: str = "ndcg@20") -> Path:
+def draw_learning_curves(
+    results: Results, titles: Mapping[str, str], path: Path, metric: str = "ndcg@20"
+) -> Path:
     """Draw validation against environment steps, and write a PNG.
 
     Lines are means over seeds, bands reach from the worst seed to the best. What takes no environment steps
@@ -26,7 +27,8 @@ def draw_learning_curves(results: Results, path: Path, metric: str = "ndcg@20") 
     algorithm that falls does not flatten all others.
 
     Args:
-        results: of ``by_row``.
+        results: of ``by_variant``.
+        titles: variant -> what the legend calls it, in the order of the legend.
         path: the file; replaced at once.
         metric: of validation.
 
@@ -45,11 +47,11 @@ def draw_learning_curves(results: Results, path: Path, metric: str = "ndcg@20") 
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     handles: dict[str, Any] = {}
     for axis, (env, rows) in zip(axes, shown.items(), strict=True):
-        handles |= _draw_panel(axis, env, rows, name)
-    order = [key for key in ROWS if key in handles]
+        handles |= _draw_panel(axis, env, rows, name, list(titles))
+    order = [key for key in titles if key in handles]
     figure.legend(
         [handles[key] for key in order],
-        [ROWS[key].title for key in order],
+        [titles[key] for key in order],
         loc="outside right center",
         fontsize=8,
         frameon=False,
@@ -70,22 +72,22 @@ def seed_curves(runs: Sequence[Mapping[str, Any]], name: str) -> tuple[list[floa
 
 
 def _has_curve(runs: Sequence[Mapping[str, Any]], name: str) -> bool:
-    return any(len(run["curve"].get(name, ())) > 1 for run in runs)
+    return any("steps" in run["curve"] and len(run["curve"].get(name, ())) > 1 for run in runs)
 
 
 def _draw_panel(
-    axis: Any, env: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], name: str
+    axis: Any, env: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], name: str, order: Sequence[str]
 ) -> dict[str, Any]:
     """Draw one environment on a matplotlib ``Axes``; returns a handle a row for the legend."""
     handles, tops = {}, []
-    for place, (key, row) in enumerate(ROWS.items()):
-        if key not in rows:
+    for place, key in enumerate(order):
+        if key not in rows or not all("valid" in run for run in rows[key]):
             continue
         color, style = COLORS[place % len(COLORS)], STYLES[place // len(COLORS) % len(STYLES)]
         if _has_curve(rows[key], name):
             steps, seeds = seed_curves(rows[key], name)
             mean = np.mean(seeds, axis=0)  # (steps,)
-            (line,) = axis.plot(steps, mean, style, color=color, linewidth=1.6, label=row.title)
+            (line,) = axis.plot(steps, mean, style, color=color, linewidth=1.6, label=key)
             axis.fill_between(
                 steps, np.min(seeds, axis=0), np.max(seeds, axis=0), color=color, alpha=0.12, lw=0
             )

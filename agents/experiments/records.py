@@ -1,39 +1,41 @@
-"""The file of a cell: what it holds, and whether it is still what would be measured now.
+"""The records of a study: one JSON line a cell, and whether each is still what would be measured now.
 
-A record holds ``settings`` (whatever decides the result), ``provenance`` (code, command, data, versions,
-machine) and the result. It is stale if its settings differ from those asked for, or its data's fingerprint
-from that of the data at hand. Another commit does not make it stale: it is reported.
+A record holds ``key``, ``settings`` (whatever decides the result), ``provenance`` (code, command, data,
+versions, machine) and the result. Lines are only ever appended: of two with the same key the later one
+counts. A record is stale if its settings differ from those of now, or its data's fingerprint from that of the
+data at hand. Another commit does not make it stale: it is reported.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from filelock import FileLock
 
 from agents.experiments.provenance import Data, commit, data_of_name, provenance_of
 from refit_env.errors import DataError
-from refit_env.utils.atomic_io import read_record
+from refit_env.utils.atomic_io import errors_name, file_state, parse_record
 
 REDO = "--redo measures it again"
 """What can be done about a stale cell."""
-
-
+LOCKS, ERRORS = ".locks", "errors"
+"""Folders beside the records: of locks, and of the tracebacks of cells that failed."""
 SHOWN = 20
 """Stale cells that an error names, at most."""
-
-
 SAID, LONGEST = 3, 60
 """Settings of one cell that a message names, at most, and the characters of a value."""
 
 
 class CellError(ValueError):
-    """A folder holds cells that were made with other settings or on other data than those asked for."""
+    """Records were made with other settings or on other data than those of now."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,12 @@ class Cell:
     """One measurement.
 
     Attributes:
-        key: stem of its file; unlike every other's.
-        work: a function of a module, called with ``arguments``; what it returns is JSON-plain.
-        arguments: picklable.
-        settings: whatever decides the result: JSON-plain values and dataclasses of them.
-        data: name of the data set that it is measured on; empty for none.
-        needs: keys of the cells that must be finished before this one begins.
-        leaves: a file besides its own that others work with. Where it is gone (it was not kept with the
-            results) and one of them is still to run, the cell is run again.
+        key: of its record; unlike every other's. work: a function of a module, called with ``arguments``;
+        what it returns is JSON-plain. arguments: picklable. settings: whatever decides the result: JSON-plain
+        values and dataclasses of them. data: name of the data set that it is measured on; empty for none.
+        needs: keys of the cells that must be finished before this one begins. leaves: a file that others work
+        with. Where it is gone (it was not kept with the records) and one of them
+            is still to run, the cell is run again.
     """
 
     key: str
@@ -59,38 +59,90 @@ class Cell:
     needs: tuple[str, ...] = ()
     leaves: Path | None = None
 
-    def path(self, folder: Path) -> Path:
-        """Its file."""
-        return folder / f"{self.key}.json"
-
-    def error_path(self, folder: Path) -> Path:
+    def error_path(self, records: Path) -> Path:
         """The traceback of its last failure."""
-        return folder / f"{self.key}.error.txt"
+        return records.parent / ERRORS / f"{self.key}.txt"
 
 
-def read_cell(folder: Path, cell: Cell, *, stale: bool = False) -> dict[str, Any] | None:
-    """What a cell's file holds; None where there is none.
+def read_records(path: Path) -> dict[str, dict[str, Any]]:
+    """The records of a file by key, in the order in which each was first written; empty without a file.
+
+    A last line that was not written to its end counts as not written.
+
+    Raises:
+        DataError: for a line that is no record; the message names the file and the line.
+    """
+    state = file_state(path)
+    return {} if state is None else dict(_records_in(path, state))
+
+
+@lru_cache(maxsize=8)
+def _records_in(path: Path, state: object) -> dict[str, dict[str, Any]]:
+    """What a file holds while it is in a certain state."""
+    found: dict[str, dict[str, Any]] = {}
+    with errors_name(path):
+        lines = path.read_bytes().split(b"\n")
+    for place, line in enumerate(lines):
+        where = f"{path} line {place + 1}"
+        whole = place + 1 < len(lines)
+        if not line.strip() or not (whole or _is_json(line)):
+            continue
+        record = parse_record(line, dict[str, Any], where)
+        if not isinstance(record.get("key"), str):
+            raise DataError(f"{where}: key must be a text")
+        try:
+            provenance_of(record)
+        except msgspec.ValidationError as error:
+            raise DataError(f"{where}: provenance: {error}") from None
+        found[record["key"]] = record
+    return found
+
+
+def _is_json(line: bytes) -> bool:
+    """Whether a line was written to its end."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a record to a file; several processes may do so at once.
+
+    Raises:
+        ValueError: if the record holds NaN or infinity, which JSON does not know.
+        OSError: if the file cannot be written.
+    """
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    (path.parent / LOCKS).mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / LOCKS / f"{path.name}.lock"), errors_name(path), path.open("ab+") as file:
+        file.seek(0)
+        last = file.read().rpartition(b"\n")[2]
+        if last and not _is_json(last):  # a writer was killed within its line
+            file.truncate(file.tell() - len(last))
+        file.write(b"\n" * _is_json(last) + text.encode("utf-8") + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_cell(records: Path, cell: Cell, *, stale: bool = False) -> dict[str, Any] | None:
+    """The record of a cell; None where there is none.
 
     Args:
-        folder: of the files.
+        records: the file.
         cell: which.
         stale: whether a stale record is returned, too.
 
     Raises:
         CellError: if it is stale; one line that says how, and what to do.
-        DataError: if it is no record.
+        DataError: if the file is damaged.
     """
-    path = cell.path(folder)
-    if not path.exists():
+    found = read_records(records).get(cell.key)
+    if found is None:
         return None
-    found = read_record(path, dict[str, Any])
-    try:
-        provenance_of(found)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: provenance: {error}") from None
     changed = [] if stale else staleness(found, cell)
     if changed:
-        raise CellError(f"{path}: stale, {'; '.join(changed)}. {REDO}, or delete the file.")
+        raise CellError(f"{records}: {cell.key} is stale, {'; '.join(changed)}. {REDO}.")
     return found
 
 
@@ -119,21 +171,21 @@ def _other_data(old: Data | None, name: str) -> list[str]:
     return [f"data was {old.name} {old.fingerprint[:12]}, now {new.name} {new.fingerprint[:12]}"]
 
 
-def unfinished(cells: Sequence[Cell], folder: Path, *, redo: bool = False) -> list[Cell]:
-    """The cells that have no file yet.
+def unfinished(cells: Sequence[Cell], records: Path, *, redo: bool = False) -> list[Cell]:
+    """The cells that have no record yet.
 
     Args:
         cells: in question.
-        folder: of the files.
+        records: the file.
         redo: count stale ones among them.
 
     Raises:
-        CellError: naming stale files, a line each, unless they are to be measured again.
+        CellError: naming stale records, a line each, unless they are to be measured again.
     """
     missing, wrong = [], []
     for cell in cells:
         try:
-            if read_cell(folder, cell) is None:
+            if read_cell(records, cell) is None:
                 missing.append(cell)
         except CellError as error:
             missing.append(cell)
@@ -182,11 +234,11 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=asdict))
 
 
-def other_commits(cells: Sequence[Cell], folder: Path) -> str:
+def other_commits(cells: Sequence[Cell], records: Path) -> str:
     """One line on the finished cells that were measured by another commit; empty where there are none."""
     here, found = commit(), Counter[str]()
     for cell in cells:
-        record = read_cell(folder, cell, stale=True)
+        record = read_cell(records, cell, stale=True)
         made = None if record is None else provenance_of(record)
         if made is not None and made.commit.id != here.id:
             found[str(made.commit)] += 1

@@ -1,17 +1,26 @@
-"""Tables of a comparison: text for a terminal, and for the documentation's pages."""
+"""Tables of a study: text for a terminal, and for the documentation's pages."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
 from agents.console import console
-from agents.experiments.aggregate import Results, over_environments, over_seeds, without_gains
-from agents.experiments.budgets import budget_note, same, units_of
-from agents.experiments.rows import BASE, RIVAL, ROWS
+from agents.experiments.aggregate import RIVAL, Results, over_environments, without_gains
+from agents.experiments.budgets import same
+from agents.experiments.columns import (
+    COLUMNS,
+    Entry,
+    chance_interval,
+    counted,
+    percent,
+    percent_interval,
+    plus_minus,
+)
+from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 
 
 @dataclass(frozen=True)
@@ -46,144 +55,98 @@ def print_table(table: TextTable) -> None:
     screen.print(shown)
 
 
-def summarise(results: Results) -> dict[str, dict[str, Any]]:
-    """Environment -> row -> its figures over seeds, in the order of the rows."""
-    return {
-        env: {row: over_seeds(rows[row], rows.get(BASE, [])) for row in ROWS if row in rows}
-        for env, rows in results.items()
-    }
-
-
-def environment_table(env_id: str, rows: Mapping[str, Mapping[str, Any]]) -> TextTable:
-    """One environment's table.
+def row_table(
+    title: str, first: str, columns: Sequence[str], entries: Sequence[Entry], split: str, *, each: bool
+) -> TextTable:
+    """Models and their variants, a line each.
 
     Args:
-        env_id: for the title.
-        rows: of ``summarise``.
+        title: above it.
+        first: heading of the first column.
+        columns: names of ``COLUMNS``.
+        entries: of ``summarise``.
+        split: what was measured.
+        each: whether all are of one environment, which the title names.
     """
-    columns = (
-        "algorithm", "NDCG@20", "Recall@20", "NDCG@20 gain", "Recall@20 gain", "steps", "seconds",
-        "peak MiB",
-    )  # fmt: skip
-    lines = []
-    for key, found in rows.items():
-        difference = found.get("difference", {})
-        lines.append(
-            (
-                row_title(key, found),
-                plus_minus(found["test"]["ndcg@20"]),
-                plus_minus(found["test"]["recall@20"]),
-                signed(difference.get("ndcg@20")),
-                signed(difference.get("recall@20")),
-                f"{found['env_steps']:,.0f}" if found["env_steps"] else "",
-                f"{found['seconds']:.0f}",
-                f"{found['peak_memory_mib']:.0f}",
-            )
-        )
-    return TextTable(f"Algorithms on {env_id} (test)", columns, tuple(lines))
+    chosen = [COLUMNS[name] for name in columns]
+    several = len({found["model"] for found in entries}) > 1
+    lines = tuple(
+        (row_name(found, each, several), *(column.cell(found, split) for column in chosen))
+        for found in entries
+    )
+    return TextTable(title, (first, *(column.heading for column in chosen)), lines)
 
 
-def row_title(key: str, found: Mapping[str, Any]) -> str:
-    """What a table calls a row; a control's name says what it has in common with its rival.
+def row_name(found: Entry, each: bool, several: bool = True) -> str:
+    """What a table calls an entry: environment, model, variant, as far as its title does not name them.
 
     Example:
-        >>> row_title("elbo", {"budget": ["work"]}), row_title("ppo", {"budget": []})
-        ('more ELBO, same work', 'PPO')
+        >>> found = {"env": "ReFiT-Ciao-v0", "model": "recdiff", "gain": {}, "budget": []}
+        >>> row_name(found | {"title": "+ REINFORCE"}, each=False)
+        'Ciao, recdiff + REINFORCE'
+        >>> row_name(found | {"title": "the reward model alone"}, each=False)
+        'Ciao, recdiff: the reward model alone'
+        >>> row_name(found | {"title": "+ REINFORCE"}, each=True, several=False)
+        '+ REINFORCE'
     """
-    return ", ".join(filter(None, (ROWS[key].title, same(found["budget"]))))
+    title = ", ".join(filter(None, (found["title"], same(found["budget"]))))
+    if each and not several:
+        return title
+    place = "" if each else found["env"].removeprefix("ReFiT-").removesuffix("-v0")
+    name = ", ".join(filter(None, (place, found["model"])))
+    if not found["model"] or "gain" in found:
+        return name + ((" " if title.startswith("+") else ": ") if name else "") + title
+    return name
 
 
-def aggregate_table(results: Results) -> TextTable | None:
-    """The rows' aggregates over environments; None where no row is complete."""
+def slice_table(entries: Sequence[Entry]) -> TextTable:
+    """Whom fine-tuning serves: gains of cold users, popular items and the tail."""
+    columns = (
+        "environment, model", "cold users", "their Recall@20", "gain, %", "popular: Recall@20", "gain, %",
+        "tail: Recall@20", "gain, %",
+    )  # fmt: skip
+    start = {(f["env"], f["model"]): f["slices"] for f in entries if "gain" not in f}
+    lines = []
+    for found in entries:
+        before = start.get((found["env"], found["model"]), {})
+        if found["variant"] != RIVAL or "slice_gain" not in found or COLD not in before:
+            continue
+        cells = [row_name({**found, "gain": None, "title": ""}, each=False).removesuffix(": ")]
+        cells.append(f"{before[COLD]['users']:.0f}")
+        for name in (COLD, POPULAR, TAIL):
+            level = before[name]["recall@20"]
+            cells.append("" if level is None else plus_minus(level))
+            cells.append(percent(found["slice_gain"][name]["recall@20"]))
+        lines.append(tuple(cells))
+    return TextTable("The slices: pretrained, and what REINFORCE changes (test)", columns, tuple(lines))
+
+
+def aggregate_table(results: Results, entries: Sequence[Entry]) -> TextTable | None:
+    """The variants' aggregates over environments; None where no variant is complete.
+
+    Args:
+        results: of ``by_variant``.
+        entries: of ``summarise``, for the titles.
+    """
     found, left_out = over_environments(results), without_gains(results)
-    summary = {
-        row: {"budget": sorted(units_of([run for rows in results.values() for run in rows.get(row, [])]))}
-        for row in found
-    }
     if not found:
         return None
+    units = {key: sorted({u for e in entries if e["variant"] == key for u in e["budget"]}) for key in found}
+    titles = {e["variant"]: e["title"] for e in entries}
     lines = tuple(
         (
-            row_title(key, summary[key]),
+            ", ".join(filter(None, (titles[key], same(units[key])))),
             percent_interval(found[key]["iqm"]),
             chance_interval(found[key].get("improvement")),
         )
-        for key in ROWS
+        for key in titles
         if key in found
     )
-    columns = ("algorithm", "gain in NDCG@20 over no training, %", f"P(better than {ROWS[RIVAL].title})")
+    better = f"P(better than {titles.get(RIVAL, RIVAL)})"
+    columns = ("algorithm", "gain in NDCG@20 over no training, %", better)
     return TextTable(
         f"Over {counted(len(results) - len(left_out), 'environment')}: interquartile mean and its interval"
         + (f" ({', '.join(left_out)} left out: a pretrained model's NDCG@20 is 0)" if left_out else ""),
         columns,
         lines,
     )
-
-
-def note(seeds: Sequence[int], results: Results) -> str:
-    """What a reader of the tables must know.
-
-    Args:
-        seeds: of the table.
-        results: behind it.
-    """
-    controls = units_of([run for rows in results.values() for run in rows.get("elbo", [])])
-    return (
-        f"Means over {counted(len(seeds), 'seed')} +- half a 95 % interval (Student's t over seeds). "
-        "Gains are over no training, taken seed by seed; * marks those whose interval excludes zero. All "
-        "rows of a seed begin from one checkpoint and may take the same number of environment steps; weights "
-        f"chosen on validation NDCG@20. {budget_note(controls)}"
-        "Seconds are of training and validation (of pretraining in the first row), one thread, one process a "
-        "cell; peak MiB is the process's, libraries included. Aggregates "
-        "over environments as in arXiv 2108.13264: the interquartile mean of relative gains and the "
-        "probability of improvement, with stratified bootstrap intervals."
-    )
-
-
-def counted(number: int, name: str) -> str:
-    """A number and what it counts.
-
-    Example:
-        >>> counted(1, "seed"), counted(3, "seed")
-        ('1 seed', '3 seeds')
-    """
-    return f"{number} {name}" + ("" if number == 1 else "s")
-
-
-def plus_minus(interval: Mapping[str, Any]) -> str:
-    """A mean and half its interval; one seed has none.
-
-    Example:
-        >>> plus_minus({"mean": 0.25, "low": 0.24, "high": 0.26}), plus_minus({"mean": 0.25, "low": None})
-        ('0.2500 ± 0.0100', '0.2500 ± -')
-    """
-    if interval["low"] is None:
-        return f"{interval['mean']:.4f} ± -"
-    return f"{interval['mean']:.4f} ± {(interval['high'] - interval['low']) / 2:.4f}"
-
-
-def signed(interval: Mapping[str, Any] | None) -> str:
-    """A difference with its sign and half its interval, starred where that excludes zero."""
-    if interval is None:
-        return ""
-    if interval["low"] is None:
-        return f"{interval['mean']:+.4f} ± -"
-    half = (interval["high"] - interval["low"]) / 2
-    return f"{interval['mean']:+.4f} ± {half:.4f}" + (" *" if interval["excludes_zero"] else "")
-
-
-def percent_interval(interval: Mapping[str, Any]) -> str:
-    """A relative gain in per cent and its interval."""
-    if interval["low"] is None:
-        return f"{100 * interval['mean']:+.2f} [-]"
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return f"{100 * interval['mean']:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
-def chance_interval(interval: Mapping[str, Any] | None) -> str:
-    """A probability and its interval."""
-    if interval is None:
-        return ""
-    if interval["low"] is None:
-        return f"{interval['mean']:.2f} [-]"
-    return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"

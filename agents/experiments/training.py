@@ -1,4 +1,4 @@
-"""How the models of a comparison come about: pretraining, more of the same loss, fine-tuning.
+"""How the models of a study come about: pretraining, more of the same loss, fine-tuning.
 
 Letters: B users in a batch, G episodes of each, T steps of a chain.
 """
@@ -35,7 +35,7 @@ def data_of(env_id: str) -> Dataset:
     """
     name = entry(env_id).dataset
     if name is None:
-        raise ValueError(f"{env_id} has no data set of its own; a comparison needs an id that has one")
+        raise ValueError(f"{env_id} has no data set of its own; a study needs an id that has one")
     return load_dataset(name)
 
 
@@ -68,7 +68,7 @@ def pretrained(
     return DiffusionPolicy(result.backbone, num_steps or row.num_steps).to(device), result
 
 
-def further_elbo(
+def further_training(
     policy: DiffusionPolicy, dataset: Dataset, config: PretrainConfig, seed: int, device: str = "cpu"
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A pretrained policy, its backbone trained on by its loss (or that of another target).

@@ -1,4 +1,4 @@
-"""Stable-Baselines3's algorithms as rows of ``refit compare algorithms``.
+"""Stable-Baselines3's algorithms as variants of a study (``refit compare algorithms``).
 
 On-policy algorithms train the diffusion policy. SAC adds low-rank residuals to a frozen policy and observes
 the chain in the same item factors, so that its networks are small for any catalogue size.
@@ -21,8 +21,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from agents.hyperparams.algorithms import EnvSettings
-from agents.hyperparams.sb3 import SB3_SETTINGS, SB3Settings
+from agents.hyperparams.models import Budget
+from agents.hyperparams.sb3 import SB3Settings, sb3_settings
 from agents.sb3.buffers import LeaveOneOutRolloutBuffer
 from agents.sb3.callbacks import RankingEvalCallback, model_scorer
 from agents.sb3.policies import DiffusionActorCriticPolicy
@@ -40,26 +40,35 @@ from refit_env.policy import DiffusionPolicy
 
 
 def train_sb3(
-    name: str, config: SB3Settings, shared: EnvSettings, env_id: str, checkpoint: Path, seed: int
+    name: str,
+    config: SB3Settings,
+    budget: Budget,
+    env_id: str,
+    env: Mapping[str, Any],
+    checkpoint: Path,
+    seed: int,
+    draws: int = 1,
 ) -> Trained:
     """Fine-tune a pretrained policy by an algorithm of Stable-Baselines3 or sb3-contrib.
 
     Args:
         name: ``"ppo"``, ``"a2c"``, ``"trpo"`` or ``"sac"``.
         config: its settings.
-        shared: the environment's budget, goal and number of validations.
+        budget: environment steps, and validations within them.
         env_id: the environment.
+        env: what it is made with: reward, relevance ...
         checkpoint: folder of the pretrained policy.
         seed: seed of all random numbers.
+        draws: random hold-outs that resets take in turns (relevance ``holdout`` only).
 
     Raises:
         ValueError: for an unknown name, or a budget that is smaller than one rollout.
         ImportError: for TRPO without sb3-contrib.
     """
-    envs = make_envs(config, shared, env_id, checkpoint, seed)
+    envs = make_envs(config, env_id, env, checkpoint, seed, draws)
     model = make_model(name, config, envs, checkpoint, seed)
-    total = whole_rollouts(model, shared.steps)
-    ranking, rewards = TimedRanking(max(1, total // shared.looks)), RewardCurve()
+    total = whole_rollouts(model, budget.steps)
+    ranking, rewards = TimedRanking(max(1, total // budget.looks)), RewardCurve()
     begin = time.perf_counter()
     model.learn(total, callback=CallbackList([ranking, rewards]))
     seconds = time.perf_counter() - begin
@@ -78,7 +87,7 @@ def train_sb3(
 
 
 def make_envs(
-    config: SB3Settings, shared: EnvSettings, env_id: str, checkpoint: Path, seed: int
+    config: SB3Settings, env_id: str, env: Mapping[str, Any], checkpoint: Path, seed: int, draws: int = 1
 ) -> GymVecEnv:
     """Create the training environments of an algorithm: grouped by user or low-rank, by its settings."""
     steps = DiffusionPolicy.load(checkpoint).num_steps
@@ -89,10 +98,10 @@ def make_envs(
             vectorization_mode="vector_entry_point",
             autoreset_mode="Disabled",
             num_steps=steps,
-            relevance_kwargs={"seed": n} if shared.relevance == "holdout" else None,
-            **shared.env_kwargs(),
+            relevance_kwargs={"seed": n} if env.get("relevance") == "holdout" else None,
+            **env,
         )
-        for n in range(shared.relevance_draws)
+        for n in range(draws)
     ]
     if config.group_size > 1:
         several = [GroupedUsers(each, config.group_size) for each in several]
@@ -114,8 +123,8 @@ def make_model(name: str, config: SB3Settings, envs: GymVecEnv, checkpoint: Path
         ValueError: for an unknown name, an on-policy algorithm with a rank, or SAC without one.
         ImportError: for TRPO without sb3-contrib.
     """
-    if name not in SB3_SETTINGS:
-        raise unknown_name("Stable-Baselines3 algorithm", name, SB3_SETTINGS)
+    if name not in sb3_settings():
+        raise unknown_name("Stable-Baselines3 algorithm", name, sb3_settings())
     if (name == "sac") != (config.rank > 0):
         raise ValueError(f"{name} with rank={config.rank}: SAC needs a rank above 0, the others rank=0")
     cls: Any = _trpo() if name == "trpo" else {"ppo": PPO, "a2c": A2C, "sac": SAC}[name]

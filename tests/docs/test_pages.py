@@ -100,8 +100,8 @@ def test_results_become_tables(results: Any, tmp_path: Path) -> None:
     assert results.fill(page, text) == page
 
 
-def test_comparisons_have_several_tables_and_a_figure(results: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "results" / "compare_algorithms"
+def test_studies_have_several_tables_and_a_figure(results: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
     folder.mkdir(parents=True)
     result = {
         "title": "Algorithms",
@@ -110,15 +110,15 @@ def test_comparisons_have_several_tables_and_a_figure(results: Any, tmp_path: Pa
             {"title": "On A", "columns": ["who", "figure"], "rows": [["ours", 2.0]]},
             {"title": "On B", "columns": ["who", "figure"], "rows": [["ours", 3.0]]},
         ],
-        "figure": "curves.png",
+        "figure": "algorithms.png",
     }
-    (folder / "comparison.json").write_text(json.dumps(result))
-    (folder / "other.json").write_text(json.dumps(result))  # a cell, say
-    found = results.load_results(tmp_path / "results")
+    (folder / "algorithms.json").write_text(json.dumps(result))
+    (folder / "algorithms.jsonl").write_text(json.dumps(result))  # records, say
+    found = results.load_results(folder)
     assert len(found) == 1
     text = results.section(found[0], tmp_path / "docs" / "results.md")
     assert "**On A**\n\n| who | figure |\n| --- | ---: |\n| ours | 2.0 |\n\n**On B**" in text
-    assert "![Algorithms](../results/compare_algorithms/curves.png)" in text
+    assert "![Algorithms](../results/algorithms.png)" in text
     assert text.endswith("Made by `refit compare algorithms`.")
 
 
@@ -166,8 +166,9 @@ def test_the_readme_shows_a_choice_of_rows_with_their_controls(
     results: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sum(len(rows) for _, rows in results.HEADLINE.values()) <= 12
-    made = {"columns": ["model", "NDCG@20", "Recall@20", "NDCG gain, %", "seconds"]}
-    result = {"title": "On A", "table": made | {"rows": [["start", 1, 2, "", 9], ["+ RL", 3, 4, "+5", 8]]}}
+    made = {"title": "On A", "columns": ["model", "NDCG@20", "Recall@20", "NDCG@20 gain, %", "seconds"]}
+    table = made | {"rows": [["start", 1, 2, "", 9], ["+ RL", 3, 4, "+5", 8]]}
+    result = {"title": "Study", "tables": [table]}
     chosen = {"On A": ("ML1M", ["+ RL", "start"])}
     monkeypatch.setitem(results.headline.__globals__, "HEADLINE", chosen)
     assert results.headline([result]).splitlines()[2:] == [

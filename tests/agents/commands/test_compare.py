@@ -1,91 +1,160 @@
-"""``refit compare algorithms`` end to end, on budgets of seconds."""
+"""``refit compare`` end to end, on studies of seconds."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agents.cli import main
-from agents.hyperparams import algorithms as settings
-from agents.hyperparams.algorithms import EnvSettings
-from agents.training.pretrain_config import PretrainConfig
+from agents.experiments.records import read_records
 
 ENV = "ReFiT-Synthetic-v0"
-TINY = EnvSettings(
-    steps=300,
-    looks=2,
-    pretrain=PretrainConfig(epochs=1),
-    tuned={"reinforce": {"users_per_batch": 16}, "grpo": {"users_per_batch": 8, "samples_per_user": 2}},
-)
+STUDY = """# A study of seconds
+title: Tiny
+seeds: 2
+budget: {steps: 300, looks: 2}
+variants:
+  pretrained: {title: no training, make: pretrain}
+  reinforce: {title: REINFORCE, make: finetune, parent: pretrained, algorithm: reinforce}
+  grpo: {title: GRPO, make: finetune, parent: pretrained, algorithm: grpo, settings: {samples_per_user: 2}}
+  elbo: {title: more, make: continue, parent: pretrained, work_of: reinforce, settings: {patience: 0}}
+environments:
+  ReFiT-Synthetic-v0:
+    models:
+      diffrec:
+        options: {hidden: [16], num_steps: 5}
+        pretrain: {epochs: 1}
+        env: {reward: ndcg, relevance: recent}
+        variants:
+          reinforce: {users_per_batch: 16}
+          grpo: {users_per_batch: 8}
+tables:
+  - {kind: rows, title: "On {env}", each: true, columns: [ndcg@20, ndcg@20 gain, steps]}
+  - {kind: aggregate}
+figure: true
+"""
 
 
-def words(out: Path, *more: str) -> list[str]:
-    return ["compare", "algorithms", "--env", ENV, "--seeds", "1", "--out", str(out), *more]
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yml"
+    path.write_text(STUDY)
+    return path
 
 
-@pytest.fixture(autouse=True)
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(settings.SETTINGS, ENV, TINY)
+def words(study: Path, *more: str) -> list[str]:
+    return ["compare", str(study), "--seeds", "1", "--out", str(study.parent / "out"), *more]
 
 
-def test_a_comparison_runs_goes_on_and_tells_failures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_study_runs_goes_on_and_names_failures(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:  # PPO asks for more than the budget
-        patch.setitem(
-            settings.SETTINGS, ENV, replace(TINY, tuned={**TINY.tuned, "ppo": {"users_per_batch": 99}})
-        )
-        assert main(words(tmp_path, "--algorithms", "reinforce,ppo")) == 1
-        told = capsys.readouterr()
-        assert "3 cells, 0 finished already" in told.err and f"[2/3] {ENV} reinforce seed0: test" in told.err
-        assert f"FAILED {ENV} ppo seed0: ValueError: one iteration takes 396" in told.err
-        assert "1 of 3 cells failed" in told.err and "REINFORCE" in told.out  # the rest has its table
-        assert (tmp_path / "cells" / f"{ENV}_ppo_seed0.error.txt").exists()
+    out = study.parent / "out"
+    study.write_text(STUDY.replace("users_per_batch: 8", "users_per_batch: 99"))  # more than the budget
+    assert main(words(study, "--variants", "reinforce,grpo")) == 1
+    said = capsys.readouterr()
+    assert "3 cells, 0 finished already" in said.err
+    assert f"[2/3] {ENV} diffrec reinforce seed0: test NDCG@20" in said.err
+    assert f"FAILED {ENV} diffrec grpo seed0: ValueError: one iteration takes 792" in said.err
+    assert "1 of 3 cells failed" in said.err and "REINFORCE" in said.out  # the rest has its table
+    assert (out / "errors" / f"{ENV}_diffrec_grpo_seed0.txt").exists()
 
-    assert main(words(tmp_path, "--algorithms", "reinforce,grpo")) == 0
-    told = capsys.readouterr()
-    assert "3 cells, 2 finished already" in told.err and f"[3/3] {ENV} grpo seed0" in told.err
-    assert {path.name for path in tmp_path.iterdir()} == {"cells", "runs", "comparison.json", "curves.png"}
-    report = json.loads((tmp_path / "comparison.json").read_text())
+    study.write_text(STUDY)
+    assert main(words(study, "--algorithms", "reinforce,grpo")) == 0  # the option's older name
+    said = capsys.readouterr()
+    assert "3 cells, 2 finished already" in said.err and f"[3/3] {ENV} diffrec grpo seed0" in said.err
+    shown = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert shown == {"tiny.jsonl", "tiny.json", "tiny.png", "runs", "errors"}
+    report = json.loads((out / "tiny.json").read_text())
     assert [row[0] for row in report["tables"][0]["rows"]] == ["no training", "REINFORCE", "GRPO"]
-    assert report["command"] == f"refit compare algorithms --env {ENV} --seeds 1 --algorithms reinforce,grpo"
-    assert report["figure"] == "curves.png" and set(report["over_environments"]) == {"reinforce", "grpo"}
+    assert report["command"] == f"refit compare {study} --variants reinforce,grpo --seeds 1"
+    assert report["figure"] == "tiny.png" and "rows" not in report
 
     monkeypatch.setattr("agents.experiments.cells._begin", None)  # nothing may run any more
-    assert main(words(tmp_path, "--algorithms", "reinforce,grpo", "--json")) == 0
-    assert json.loads(capsys.readouterr().out)["environments"] == report["environments"]
-    assert main(words(tmp_path, "--algorithms", "none", "--json")) == 0
-    assert "figure" not in json.loads(capsys.readouterr().out)  # no curve among what was asked for
+    assert main(words(study, "--rows", "reinforce,grpo", "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tables"] == report["tables"] and set(found["over_environments"]) == {"reinforce", "grpo"}
+    assert main(words(study, "--variants", "pretrained", "--json")) == 0
+    assert "figure" not in json.loads(capsys.readouterr().out)  # no curve among what is shown
 
-    assert main(words(tmp_path, "--algorithms", "reinforce", "--steps", "320")) == 2
-    assert "steps was 300, now 320" in capsys.readouterr().err
+    assert main(words(study, "--variants", "reinforce", "--steps", "320")) == 2
+    assert "reinforce.budget.steps was 300, now 320" in capsys.readouterr().err
+
+
+def test_stale_cells_are_named_shown_and_made_again(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words(study, "--variants", "pretrained")) == 0
+    study.write_text(STUDY.replace("epochs: 1}", "epochs: 2}"))
+    capsys.readouterr()
+    assert main(words(study, "--variants", "pretrained")) == 2
+    said = capsys.readouterr().err
+    assert (
+        "tiny.jsonl: " in said
+        and "pretrained_seed0 is stale, pretrained.settings.epochs was 1, now 2." in said
+    )
+    assert "--redo measures it again" in said
+    with monkeypatch.context() as patch:
+        patch.setattr("agents.experiments.cells._begin", None)  # nothing may run
+        assert main(words(study, "--finished")) == 0
+        note = json.loads((study.parent / "out" / "tiny.json").read_text())["note"]
+        assert "1 of its cells are stale" in note
+    assert main(words(study, "--variants", "pretrained", "--redo")) == 0
+    assert "1 stale cells: measured again" in capsys.readouterr().err
+    assert "stale" not in json.loads((study.parent / "out" / "tiny.json").read_text())["note"]
+    (record,) = read_records(study.parent / "out" / "tiny.jsonl").values()
+    assert record["settings"]["pretrained"]["settings"]["epochs"] == 2
+    assert len((study.parent / "out" / "tiny.jsonl").read_text().splitlines()) == 2  # appended
+
+
+def test_tables_of_nothing_are_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(study, "--finished")) == 2
+    assert "nothing is finished in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--algorithms", "reinforc"], "Did you mean 'reinforce'?"),
+        (["--variants", "reinforc"], "Did you mean 'reinforce'?"),
+        (["--models", "difrec"], "Did you mean 'diffrec'?"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
         (["--env", "ReFiT-Custom-v0"], "no data set of its own"),
         (["--seeds", "0"], "--seeds must be >= 1"),
         (["--steps", "0"], "--steps must be >= 1"),
         (["--workers", "0"], "--workers must be >= 1"),
+        (["--device", "gpu"], "--device must be one that torch"),
     ],
 )
-def test_mistakes(more: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words(tmp_path / "new", *more)) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+def test_mistakes(more: list[str], message: str, study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(study, *more)) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1
+    assert not (study.parent / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(study, "--device", "cuda")) == 2
+    assert "--device must be one that torch" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_study_on_a_gpu(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(study, "--device", "cuda", "--variants", "reinforce")) == 0
+    report = json.loads((study.parent / "out" / "tiny.json").read_text())
+    assert report["command"].endswith("--device cuda") and "on a GPU" in report["note"]
 
 
 def test_what_can_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
     out: Any = capsys.readouterr().out
-    assert "algorithms" in out and "sb3-ppo" in out
+    assert all(name in out for name in ("algorithms", "backbones", "fine-tuning", "search"))
     assert main(["compare"]) == 2
     assert main(["compare", "algorithm"]) == 2
     assert "Did you mean 'algorithms'?" in capsys.readouterr().err
+    assert main(["compare", "none.yml"]) == 2
+    assert "none.yml: there is no such file" in capsys.readouterr().err

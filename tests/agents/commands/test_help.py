@@ -16,6 +16,8 @@ HEAVY = {
 }  # fmt: skip
 HELPS = [
     *([name] for name in COMMANDS if name != "compare"),
+    ["compare"],
+    ["compare", "algorithms"],
     *(["data", name] for name in ("list", "info", "prepare", "synthesize")),
     ["finetune", "--algorithm", "ppo", "--preset", "ddpo"],
     ["pretrain", "--env", "ReFiT-Ciao-v0"],

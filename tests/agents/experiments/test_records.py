@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,21 @@ import pytest
 from agents.experiments import provenance
 from agents.experiments.cells import do_cell
 from agents.experiments.provenance import Commit, command_line, commit, provenance_of, sources
-from agents.experiments.records import Cell, CellError, differences, other_commits, read_cell, staleness
+from agents.experiments.records import (
+    Cell,
+    CellError,
+    append_record,
+    differences,
+    other_commits,
+    read_cell,
+    read_records,
+    staleness,
+)
 from agents.runs.folder import made_with
 from refit_env.data import load_dataset
 from refit_env.errors import DataError
+
+FILE = "cells.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,8 +43,8 @@ CELL = Cell("a", json.loads, ('{"value": 1}',), {"agent": Settings(), "seed": 0}
 
 @pytest.fixture
 def record(tmp_path: Path) -> dict[str, Any]:
-    do_cell(CELL, tmp_path, "refit compare something")
-    found = read_cell(tmp_path, CELL)
+    do_cell(CELL, tmp_path / FILE, "refit compare something")
+    found = read_cell(tmp_path / FILE, CELL)
     assert found is not None
     return found
 
@@ -54,10 +66,10 @@ def test_data_of_another_content_make_a_record_stale(
     other = provenance.Data("synthetic", "f" * 64)
     monkeypatch.setattr("agents.experiments.records.data_of_name", lambda name: other)
     with pytest.raises(
-        CellError, match=r"a\.json: stale, data was synthetic [0-9a-f]{12}, now synthetic f{12}"
+        CellError, match=r"cells\.jsonl: a is stale, data was synthetic [0-9a-f]{12}, now synthetic f{12}"
     ):
-        read_cell(tmp_path, CELL)
-    assert read_cell(tmp_path, CELL, stale=True) == record
+        read_cell(tmp_path / FILE, CELL)
+    assert read_cell(tmp_path / FILE, CELL, stale=True) == record
 
 
 def test_data_that_are_gone_cannot_be_compared(
@@ -93,31 +105,70 @@ def test_a_setting_that_was_added_later_counts_as_its_default() -> None:
 def test_another_commit_is_information(
     record: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert other_commits([CELL], tmp_path) == ""
+    assert other_commits([CELL], tmp_path / FILE) == ""
     monkeypatch.setattr("agents.experiments.records.commit", lambda: Commit("0" * 40, False))
-    assert other_commits([CELL], tmp_path).endswith("the code is now 000000000000")
-    assert read_cell(tmp_path, CELL) == record  # it is used all the same
+    assert other_commits([CELL], tmp_path / FILE).endswith("the code is now 000000000000")
+    assert read_cell(tmp_path / FILE, CELL) == record  # it is used all the same
 
 
 def test_damaged_records_are_named(record: dict[str, Any], tmp_path: Path) -> None:
-    path = CELL.path(tmp_path)
-    for text in ("[]", "3", "{", '{"provenance": 3}', '{"provenance": {"commit": []}}'):
-        path.write_text(text)
-        with pytest.raises(DataError, match=r"a\.json: "):
-            read_cell(tmp_path, CELL)
+    path = tmp_path / FILE
+    good = path.read_text()
+    damaged = ("[]", "3", "{", '{"key": 3}', "{}", '{"key": "a", "provenance": 3}')
+    for text in (*damaged, '{"key": "a", "provenance": {"commit": []}}'):
+        path.write_text(good + text + "\n")
+        with pytest.raises(DataError, match=r"cells\.jsonl line 2: "):
+            read_cell(path, CELL)
+
+
+def test_a_later_line_replaces_an_earlier_one_of_its_key(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    for key, value in (("a", 1), ("b", 2), ("a", 3)):
+        append_record(path, {"key": key, "value": value})
+    assert {key: found["value"] for key, found in read_records(path).items()} == {"a": 3, "b": 2}
+    assert len(path.read_text().splitlines()) == 3  # nothing is lost
+    assert read_records(tmp_path / "none.jsonl") == {}
+
+
+def test_a_line_that_a_killed_writer_left_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    append_record(path, {"key": "a"})
+    whole = path.read_text()
+    path.write_text(whole + '{"key": "b", "val')
+    assert list(read_records(path)) == ["a"]
+    append_record(path, {"key": "c"})
+    assert path.read_text() == whole + '{"key":"c"}\n'
+    path.write_text(whole.rstrip("\n"))  # whole but for its end
+    assert list(read_records(path)) == ["a"]
+    append_record(path, {"key": "c"})
+    assert list(read_records(path)) == ["a", "c"]
+
+
+def test_what_is_no_json_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    append_record(tmp_path / FILE, {"key": "a"})
+    with pytest.raises(ValueError, match="JSON"):
+        append_record(tmp_path / FILE, {"key": "b", "value": float("nan")})
+    assert list(read_records(tmp_path / FILE)) == ["a"]
+
+
+def test_many_writers_append_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: append_record(path, {"key": str(n), "text": "x" * 50_000}), range(40)))
+    assert len(read_records(path)) == 40
 
 
 def test_many_stale_records_are_counted(tmp_path: Path) -> None:
     cells = [replace(CELL, key=f"c{number}", data="") for number in range(25)]
     for cell in cells:
-        cell.path(tmp_path).write_text("{}")
+        append_record(tmp_path / FILE, {"key": cell.key})
     from agents.experiments.records import unfinished
 
     with pytest.raises(CellError) as error:
-        unfinished(cells, tmp_path)
+        unfinished(cells, tmp_path / FILE)
     lines = str(error.value).splitlines()
     assert len(lines) == 21 and lines[-1] == "... and 5 more"
-    assert len(unfinished(cells, tmp_path, redo=True)) == 25
+    assert len(unfinished(cells, tmp_path / FILE, redo=True)) == 25
 
 
 def git(folder: Path, *words: str) -> None:

@@ -11,7 +11,14 @@ import pytest
 import refit_env  # noqa: F401  # registers the ids
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.training import StepCounter, data_of, fine_tuned, fit_budget, further_elbo, trained_by
+from agents.experiments.training import (
+    StepCounter,
+    data_of,
+    fine_tuned,
+    fit_budget,
+    further_training,
+    trained_by,
+)
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
@@ -57,7 +64,7 @@ def test_a_control_runs_the_chain_of_its_rival(
         return validate(self)
 
     monkeypatch.setattr(Pretrainer, "_validate", spy)
-    longer, _ = further_elbo(start, data_of(ENV), PretrainConfig(epochs=1), seed=0)
+    longer, _ = further_training(start, data_of(ENV), PretrainConfig(epochs=1), seed=0)
     assert longer.chain == own and set(judged) == {0.25}
 
 

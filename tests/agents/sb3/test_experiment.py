@@ -14,8 +14,8 @@ import torch
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
 import refit_env  # noqa: F401  # registers the ids
-from agents.hyperparams.algorithms import EnvSettings
-from agents.hyperparams.sb3 import SB3_SETTINGS, SB3Settings
+from agents.hyperparams.models import Budget
+from agents.hyperparams.sb3 import SB3Settings, sb3_settings
 from agents.sb3 import LeaveOneOutRolloutBuffer
 from agents.sb3.experiment import InTurns, make_envs, make_model, train_sb3, whole_rollouts
 from refit_env.backbones import make_backbone
@@ -25,12 +25,13 @@ from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 ENV = "ReFiT-Synthetic-v0"
-SHARED = EnvSettings(steps=200, looks=2)
+BUDGET = Budget(steps=200, looks=2)
+GOAL = {"reward": "ndcg", "relevance": "recent"}
 
 
 def small(name: str) -> SB3Settings:
     """Return small settings of the row: 8 environments, 4 steps per rollout."""
-    settings = SB3_SETTINGS[name]
+    settings = sb3_settings()[name]
     arguments = dict(settings.arguments) | {"batch_size": 32}
     if name == "a2c":
         del arguments["batch_size"]
@@ -49,9 +50,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", SB3_SETTINGS)
+@pytest.mark.parametrize("name", sb3_settings())
 def test_every_row_trains_within_its_budget_and_returns_the_best(name: str, checkpoint: Path) -> None:
-    trained = train_sb3(name, small(name), SHARED, ENV, checkpoint, seed=0)
+    trained = train_sb3(name, small(name), BUDGET, ENV, GOAL, checkpoint, seed=0)
     dataset = load_dataset("synthetic")
     start = evaluate(DiffusionPolicy.load(checkpoint).scorer(dataset), dataset, "valid").means()
     assert trained.env_steps == 192  # six rollouts of 32; a seventh would take more than 200
@@ -68,13 +69,16 @@ def test_every_row_trains_within_its_budget_and_returns_the_best(name: str, chec
 
 
 def test_a_run_is_reproduced_by_its_seed(checkpoint: Path) -> None:
-    runs = [train_sb3("a2c", small("a2c"), SHARED, ENV, checkpoint, seed=s).reward["mean"] for s in (1, 1, 2)]
+    runs = [
+        train_sb3("a2c", small("a2c"), BUDGET, ENV, GOAL, checkpoint, seed=s).reward["mean"]
+        for s in (1, 1, 2)
+    ]
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_hold_outs_alternate(checkpoint: Path) -> None:
-    shared = replace(SHARED, relevance="holdout", relevance_draws=3)
-    envs = make_envs(small("ppo"), shared, ENV, checkpoint, seed=0)
+    goal = GOAL | {"relevance": "holdout"}
+    envs = make_envs(small("ppo"), ENV, goal, checkpoint, seed=0, draws=3)
     turns: Any = envs.env
     assert isinstance(turns, InTurns)
     assert all(isinstance(each, GroupedUsers) for each in turns.envs_in_turn)
@@ -90,10 +94,10 @@ def test_hold_outs_alternate(checkpoint: Path) -> None:
     assert (hidden[0] != hidden[1]).nnz > 0
 
 
-@pytest.mark.parametrize("name", SB3_SETTINGS)
+@pytest.mark.parametrize("name", sb3_settings())
 def test_on_policy_rows_compare_the_chains_of_a_user(name: str, checkpoint: Path) -> None:
     settings = small(name)
-    model: Any = make_model(name, settings, make_envs(settings, SHARED, ENV, checkpoint, 0), checkpoint, 0)
+    model: Any = make_model(name, settings, make_envs(settings, ENV, GOAL, checkpoint, 0), checkpoint, 0)
     buffer = getattr(model, "rollout_buffer", None)
     assert isinstance(buffer, LeaveOneOutRolloutBuffer) == (name != "sac")
     assert settings.group_size == (1 if name == "sac" else buffer.group_size)
@@ -104,7 +108,7 @@ def test_rows_without_groups(checkpoint: Path) -> None:
     arguments = dict(small("ppo").arguments)
     del arguments["rollout_buffer_kwargs"]
     settings = replace(small("ppo"), arguments=arguments)
-    envs = make_envs(settings, SHARED, ENV, checkpoint, seed=0)
+    envs = make_envs(settings, ENV, GOAL, checkpoint, seed=0)
     envs.reset()
     assert len({info["user"] for info in envs.reset_infos}) > 1
     model: Any = make_model("ppo", settings, envs, checkpoint, 0)
@@ -113,7 +117,7 @@ def test_rows_without_groups(checkpoint: Path) -> None:
 
 def test_sac_starts_as_the_pretrained_chain(checkpoint: Path) -> None:
     settings = small("sac")
-    envs = make_envs(settings, SHARED, ENV, checkpoint, 0)
+    envs = make_envs(settings, ENV, GOAL, checkpoint, 0)
     actions, _ = make_model("sac", settings, envs, checkpoint, 0).predict(envs.reset(), deterministic=True)
     assert not actions.any()
 
@@ -133,7 +137,7 @@ def test_alternating_environments_are_reset_together() -> None:
 
 
 def test_wrong_settings_are_named(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    envs = make_envs(small("ppo"), SHARED, ENV, checkpoint, seed=0)
+    envs = make_envs(small("ppo"), ENV, GOAL, checkpoint, seed=0)
     with pytest.raises(ValueError, match="Did you mean 'ppo'"):
         make_model("pppo", small("ppo"), envs, checkpoint, 0)
     with pytest.raises(ValueError, match="SAC needs a rank"):

@@ -1,0 +1,75 @@
+"""A metric user by user in a few characters, so that records can be compared over users later.
+
+Values lie in [0, 1] and are kept to 1 / 65535, which changes no mean by more than 8e-6.
+
+Letters: n users.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from refit_env.errors import DataError
+from refit_env.evaluation.statistics import PairedBootstrap, paired_bootstrap
+
+LARGEST = 65_535
+"""What a value of 1 is written as."""
+LARGEST_USERS = 10**8
+"""Users of the largest record that is read."""
+
+
+def pack(values: npt.NDArray[np.float64]) -> str:
+    """Write (n,) values as text.
+
+    Example:
+        >>> unpack(pack(np.array([0.0, 0.5, 1.0]))).round(4).tolist()
+        [0.0, 0.5, 1.0]
+    """
+    counts = np.rint(np.clip(values, 0, 1) * LARGEST).astype("<u2")  # (n,)
+    return base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode("ascii")
+
+
+def unpack(text: str) -> npt.NDArray[np.float64]:
+    """Read what ``pack`` wrote: (n,) values.
+
+    Raises:
+        ValueError: if the text is another one.
+    """
+    try:
+        unpacker = zlib.decompressobj()
+        content = unpacker.decompress(base64.b64decode(text, validate=True), 2 * LARGEST_USERS)
+        if not unpacker.eof:
+            raise ValueError("they end too early, or are too many")
+        return np.frombuffer(content, "<u2").astype(np.float64) / LARGEST
+    except (zlib.error, TypeError, ValueError) as error:
+        raise ValueError(f"no packed values: {error}") from None
+
+
+def values_of(record: Mapping[str, Any], metric: str) -> npt.NDArray[np.float64]:
+    """A metric of a record user by user: (n,).
+
+    Raises:
+        DataError: if the record does not hold it.
+    """
+    text = (record.get("per_user") or {}).get(metric)
+    if text is None:
+        raise DataError(f"the record of {record.get('key')} holds no {metric} of single users")
+    return unpack(text)
+
+
+def paired(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> PairedBootstrap:
+    """Bootstrap over users of ``after - before``, of two records that measured the same users.
+
+    Raises:
+        DataError: if one of them does not hold the metric, or they have other numbers of users.
+    """
+    old, new = values_of(before, metric), values_of(after, metric)
+    if old.shape != new.shape:
+        raise DataError(f"{before.get('key')} has {old.size} users, {after.get('key')} has {new.size}")
+    return paired_bootstrap(old, new)

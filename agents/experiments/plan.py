@@ -1,0 +1,203 @@
+"""The cells of a study: environment x model x variant x seed, each with what decides its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from agents.baselines import baseline
+from agents.experiments.job import CHECKPOINTS, Job
+from agents.experiments.making import run_job
+from agents.experiments.records import Cell
+from agents.experiments.resolve import env_of, settings_of
+from agents.experiments.spec import BASELINE, CONTINUE, FINETUNE, PRETRAIN, SB3, Place, Study, Variant
+from agents.experiments.training import sees_validation
+from agents.hyperparams.models import Model, baseline_settings
+from agents.runs.folder import POLICY
+from refit_env.backbones import sized_config
+from refit_env.errors import DataError, unknown_name
+from refit_env.registration import entry
+from refit_env.rewards import models_in
+
+MORE_DATA = "train items, and the validation items that fine-tuning was rewarded for"
+"""What further training is on where the reward sees validation items: the same information."""
+
+
+def plan(
+    study: Study,
+    records: Path,
+    *,
+    env_ids: Sequence[str] = (),
+    models: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    seeds: int | None = None,
+    device: str = "cpu",
+    large: bool = False,
+) -> list[Cell]:
+    """The cells of a study, seed by seed, so that a table of the first seeds comes first.
+
+    Args:
+        study: whose.
+        records: file of its records; checkpoints lie in a folder beside it.
+        env_ids: environments; the study's own if empty.
+        models: names of models; empty takes those of the study.
+        variants: keys of variants, with which all that they need is made; empty takes the usual ones.
+        seeds: how many, from the first seed of the study; None takes those of the study.
+        device: where cells run, ``"cpu"`` or ``"cuda"``.
+        large: whether models that need a GPU are taken where none is named.
+
+    Raises:
+        ValueError: for an unknown environment, model or variant, or settings that are wrong.
+    """
+    envs = list(dict.fromkeys(env_ids or study.environments))
+    places = {env_id: study.place(env_id) for env_id in envs}
+    _check_named(models, [name for place in places.values() for name in place.models], study)
+    jobs: list[Job] = []
+    for env_id, place in places.items():
+        for seed in _seeds(place, seeds):
+            for name, model, variant in _rows(place, _chosen(place, variants), models, large):
+                jobs.append(_job(study, env_id, place, name, model, variant, seed, records, device))
+    jobs = [job for job in jobs if job.variant.make != BASELINE or _has_seed(job, jobs)]
+    return [_cell(job, places[job.env_id]) for job in sorted(jobs, key=lambda job: job.seed)]
+
+
+def _chosen(place: Place, names: Sequence[str]) -> list[Variant]:
+    """The variants named and those that they need; the usual ones where none is named."""
+    wanted = list(names) or [variant.key for variant in place.variants if variant.usual]
+    for name in wanted:
+        place.variant(name)
+    keys, open_keys = set(wanted), list(wanted)
+    while open_keys:
+        found = set(place.variant(open_keys.pop()).needs()) - keys
+        keys |= found
+        open_keys += found
+    return [variant for variant in place.variants if variant.key in keys]
+
+
+def _seeds(place: Place, number: int | None) -> Iterable[int]:
+    """The first seeds of a place, and those after them where it has fewer; all where no number is stated."""
+    if number is None:
+        return place.seeds
+    more = range(max(place.seeds) + 1, max(place.seeds) + 1 + number)
+    return (*place.seeds, *more)[:number]
+
+
+def _check_named(names: Sequence[str], known: Sequence[str], study: Study) -> None:
+    """Refuse models that no environment has."""
+    for name in names:
+        if name not in known:
+            raise unknown_name(f"model of {study.name}", name, set(known))
+
+
+def _rows(
+    place: Place, variants: Sequence[Variant], models: Sequence[str], large: bool
+) -> Iterable[tuple[str, Model, Variant]]:
+    """The models and variants of a place; a baseline is a row of no model."""
+    first = next(iter(place.models.values()))
+    yield from (("", first, variant) for variant in variants if variant.make == BASELINE)
+    for name, model in place.models.items():
+        if name not in models if models else model.gpu and not large:
+            continue
+        for variant in variants:
+            left_out = variant.of_reward_models and not models_in(env_of(variant, model).get("reward", ""))
+            if variant.make != BASELINE and not left_out and name in (variant.models or (name,)):
+                yield name, model, variant
+
+
+def _job(
+    study: Study,
+    env_id: str,
+    place: Place,
+    name: str,
+    model: Model,
+    variant: Variant,
+    seed: int,
+    records: Path,
+    device: str,
+) -> Job:
+    """One cell's job."""
+    if variant.make == BASELINE:
+        chosen = baseline_settings(env_id, variant.algorithm)
+        model = replace(model, variants={variant.key: chosen})
+    try:
+        found = settings_of(variant, model, place)
+    except DataError:
+        raise
+    except ValueError as error:
+        where = " of ".join(filter(None, (variant.key, name, env_id)))
+        raise ValueError(f"{study.name}, {where}: {error}") from None
+    return Job(
+        env_id=env_id,
+        model_name=name,
+        model=model,
+        variant=variant,
+        seed=seed,
+        settings=found,
+        env=env_of(variant, model),
+        budget=place.budget if variant.make in (FINETUNE, SB3) else None,
+        split=study.split,
+        per_user=study.per_user,
+        records=records,
+        runs=records.parent / CHECKPOINTS / study.name,
+        keeps=any(other.parent == variant.key for other in (*study.variants, *place.variants)),
+        device=device,
+    )
+
+
+def _has_seed(job: Job, jobs: Sequence[Job]) -> bool:
+    """Whether a baseline's cell is needed: of one without random numbers, the first seed's alone."""
+    if baseline(job.variant.algorithm).seeded:
+        return True
+    return job.seed == next(j.seed for j in jobs if (j.env_id, j.variant) == (job.env_id, job.variant))
+
+
+def _cell(job: Job, place: Place) -> Cell:
+    """The cell of a job."""
+    return Cell(
+        job.key(),
+        run_job,
+        (job,),
+        decided_by(job, place),
+        entry(job.env_id).dataset or "",
+        tuple(job.key(need) for need in job.variant.needs()),
+        leaves=job.checkpoint / POLICY if job.keeps else None,
+    )
+
+
+def decided_by(job: Job, place: Place) -> dict[str, Any]:
+    """What decides a cell's result: settings of the model, the variant and all that it needs."""
+    row, variant = entry(job.env_id), job.variant
+    out: dict[str, Any] = {"env": job.env_id, "variant": variant.key, "seed": job.seed, "split": job.split}
+    if variant.make == BASELINE:
+        return out | {
+            variant.key: {"baseline": variant.algorithm, "settings": job.settings, "refit": variant.refit}
+        }
+    model = job.model
+    config = asdict(sized_config(model.backbone, row.dataset or "", model.size)) | dict(model.options)
+    out |= {"model": job.model_name, "backbone": model.backbone, "config": config}
+    out |= {"num_steps": model.num_steps or row.num_steps}
+    names, open_names = [variant.key], [variant.key]
+    while open_names:
+        found = [need for need in place.variant(open_names.pop()).needs() if need not in names]
+        names, open_names = names + found, open_names + found
+    return out | {other.key: _part(other, model, place) for other in place.variants if other.key in names}
+
+
+def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:
+    """What one variant adds to what decides a result."""
+    out: dict[str, Any] = {"make": variant.make, "settings": settings_of(variant, model, place)}
+    if variant.make == PRETRAIN:
+        return out
+    out |= {"parent": variant.parent}
+    env = env_of(variant, model)
+    if variant.make == CONTINUE:
+        out |= {"more_data": MORE_DATA} if sees_validation(env) and variant.target == "train" else {}
+        return out | ({"work_of": variant.work_of} if variant.work_of else {})
+    out |= {"env": env} | ({"algorithm": variant.algorithm} if variant.algorithm else {})
+    if variant.make == SB3:
+        out |= {"relevance_draws": model.relevance_draws}
+    if place.budget is not None and variant.make in (FINETUNE, SB3):
+        out |= {"budget": place.budget}
+    return out

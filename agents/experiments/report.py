@@ -1,0 +1,186 @@
+"""The report of a study: its tables, what a reader must know, and where the figures come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.experiments.aggregate import by_variant, over_environments
+from agents.experiments.budgets import budget_note
+from agents.experiments.claims import claims_table
+from agents.experiments.columns import ON_GPU, counted
+from agents.experiments.figures import draw_learning_curves
+from agents.experiments.leaderboard import leaderboard_table
+from agents.experiments.provenance import provenance_of, sources
+from agents.experiments.spec import Study, Table
+from agents.experiments.summary import Record, Runs, check_starts, grouped, summarise
+from agents.experiments.tables import TextTable, aggregate_table, row_table, slice_table
+from agents.runs.hardware import machine_of
+from refit_env.utils.atomic_io import atomic_path
+
+MEANS = (
+    "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is over the row's own start, "
+    "taken seed by seed; * marks those whose interval excludes zero. 'users sure' counts the seeds of "
+    "which a paired bootstrap over users puts NDCG@20 above the start's. Weights chosen on validation "
+    "(settings: agents/hyperparams); full ranking, seen items masked, means over users with relevant items."
+)
+COST = (
+    "1000 rows: through the denoiser, forward and backward, at one step of a chain. Seconds are of training, "
+    "and of validation where it was timed apart; one thread, one process a cell. Peak MiB is the process's, "
+    "libraries included."
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a report is made of."""
+
+    study: Study
+    """Whose report it is."""
+    groups: Sequence[Runs]
+    """Its records, by variant."""
+    entries: Sequence[dict[str, Any]]
+    """Their figures."""
+
+    @property
+    def records(self) -> list[Record]:
+        """All records."""
+        return [record for group in self.groups for record in group.records]
+
+
+def find(
+    study: Study, records: Sequence[Record], others: Mapping[str, Sequence[Record]], where: object = "records"
+) -> Found:
+    """Sort records and work out their figures.
+
+    Args:
+        study: whose.
+        records: of the study.
+        others: study -> records of the rows that this one shows (``Study.also``).
+        where: their file, for messages.
+
+    Raises:
+        DataError: if a record began from other weights than those of its parent's record.
+    """
+    groups = grouped(study, records, others)
+    check_starts(groups, where)
+    return Found(study, groups, summarise(groups, study.split))
+
+
+def report(found: Found, command: str) -> dict[str, Any]:
+    """The report: JSON-plain, its tables as they are read and the figures behind them.
+
+    Args:
+        found: of ``find``.
+        command: the words that make it again.
+    """
+    study = found.study
+    tables = [text.to_json() for table in study.tables for text in _tables(table, found)]
+    out: dict[str, Any] = {"title": study.title, "command": command, "note": note(found), "tables": tables}
+    out |= {"provenance": sources(found.records), "rows": list(found.entries)}
+    if any(table.kind == "aggregate" for table in study.tables):
+        out["over_environments"] = over_environments(by_variant(found.groups))
+    return out
+
+
+def draw(found: Found, path: Path) -> str | None:
+    """Draw the learning curves of a study that has them; the file's name, or None where there are none."""
+    titles = {group.variant: group.title for group in found.groups}
+    try:
+        return (
+            draw_learning_curves(by_variant(found.groups), titles, path).name if found.study.figure else None
+        )
+    except ValueError:  # nothing but pretrained models is finished yet
+        return None
+
+
+def write_report(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a report without the figures behind its tables, which the records hold; one line a row."""
+    kept = {name: value for name, value in content.items() if name not in ("rows", "over_environments")}
+    with atomic_path(path) as temporary:
+        temporary.write_text(_lines(kept) + "\n", encoding="utf-8")
+
+
+def _lines(value: Any, indent: str = "") -> str:
+    """JSON in which lists of plain values stand on one line."""
+    more = indent + "  "
+    if isinstance(value, Mapping) and value:
+        parts = [f"{more}{json.dumps(key)}: {_lines(part, more)}" for key, part in value.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(part, list | Mapping) for part in value):
+        return "[\n" + ",\n".join(more + _lines(part, more) for part in value) + f"\n{indent}]"
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _tables(table: Table, found: Found) -> list[TextTable]:
+    """The tables that one entry of a study's file stands for."""
+    if table.kind == "claims":
+        return [claims_table(found.entries)]
+    if table.kind == "slices":
+        return [slice_table(found.entries)]
+    if table.kind == "aggregate":
+        overall = aggregate_table(by_variant(found.groups), found.entries)
+        return [] if overall is None else [overall]
+    envs = list(dict.fromkeys(entry["env"] for entry in found.entries)) if table.each else [None]
+    out = []
+    for env in envs:
+        entries = [entry for entry in found.entries if env in (None, entry["env"])]
+        title = table.title if env is None else _title(table.title, env, found.study)
+        if table.kind == "leaderboard":
+            groups = [group for group in found.groups if env in (None, group.env_id)]
+            out.append(
+                leaderboard_table(title, table.first, table.columns, groups, entries, found.study.split)
+            )
+        else:
+            columns, split = table.columns, found.study.split
+            out.append(row_table(title, table.first, columns, entries, split, each=table.each))
+    return out
+
+
+def _title(text: str, env_id: str, study: Study) -> str:
+    """A table's title with its environment and budget."""
+    budget = study.place(env_id).budget
+    return text.replace("{env}", env_id).replace("{budget}", "" if budget is None else f"{budget.steps:,}")
+
+
+def note(found: Found) -> str:
+    """What a reader of the tables must know."""
+    records = found.records
+    units = {unit for entry in found.entries for unit in entry["budget"]}
+    gpus = sorted({str(machine_of(r)["gpu"]) for r in records if r.get("device", "cpu") != "cpu"})
+    parts = [MEANS, budget_note(units).strip(), COST, found.study.note.strip(), *_other_rows(found)]
+    if gpus:
+        mark = f"{ON_GPU.strip()}: on a GPU ({', '.join(gpus)})"
+        parts.append(f"{mark}, several cells at once, and memory is the GPU's.")
+    return " ".join(filter(None, [*parts, _older(records)]))
+
+
+def _other_rows(found: Found) -> list[str]:
+    """A sentence on the rows that other studies measured."""
+    shown = {(group.env_id, group.model) for group in found.groups}
+    return [
+        f"The rows of {also.model} on {also.environment} are those of the study {also.study}: one "
+        "measurement, one figure."
+        for also in found.study.also
+        if (also.environment, also.model) in shown
+    ]
+
+
+def _older(records: Sequence[Record]) -> str:
+    """A sentence on the records that were made before provenance was recorded; empty without any."""
+    older: dict[str, int] = {}
+    for record in records:
+        if provenance_of(record) is None:
+            older[record["env"]] = older.get(record["env"], 0) + 1
+    total = sum(older.values())
+    if not total:
+        return ""
+    by_env = ", ".join(f"{env}: {n}" for env, n in older.items())
+    where = "" if total == len(records) else f" ({by_env})"
+    return (
+        f"{total} of {counted(len(records), 'cell')} are older records{where}, which hold neither the code's "
+        "commit nor the data's fingerprint nor work."
+    )

@@ -1,0 +1,222 @@
+"""The figures behind the tables: over the seeds of one variant, gains taken seed by seed over its parent.
+
+Letters: S seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.experiments.budgets import mean_work, units_of
+from agents.experiments.columns import METRICS
+from agents.experiments.spec import Study
+from refit_env.errors import DataError
+from refit_env.evaluation.slices import COLD, POPULAR, TAIL
+from refit_env.evaluation.statistics import Interval, mean_interval
+from refit_env.registration import entry
+
+Record = Mapping[str, Any]
+SLICES = (COLD, POPULAR, TAIL)
+SLICED = ("recall@20", "ndcg@20")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The finished records of one variant of a model on an environment."""
+
+    env_id: str
+    """The environment."""
+    model: str
+    """Name of the model; empty for a baseline."""
+    variant: str
+    """Key of the variant."""
+    title: str
+    """What tables call it."""
+    parent: str
+    """Key of the variant over which its gain is; empty for none."""
+    records: tuple[Record, ...]
+    """In order of their seeds."""
+
+
+def grouped(study: Study, records: Iterable[Record], others: Mapping[str, Iterable[Record]]) -> list[Runs]:
+    """Sort records by environment, model and variant, in the order of the study.
+
+    Args:
+        study: whose.
+        records: of the study.
+        others: study -> its records, for the rows that this one shows (``Study.also``).
+    """
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for record in records:
+        found.setdefault((record["env"], record["model"], record["variant"]), []).append(record)
+    out = []
+    for env_id in list(dict.fromkeys([*study.environments, *(env for env, _, _ in found)])):
+        for also in study.also:
+            if also.environment == env_id:
+                out += _shown(also.study, also.model, also.variants, env_id, others.get(also.study, ()))
+        if not any(env == env_id for env, _, _ in found):
+            continue
+        place = study.place(env_id)
+        models = list(dict.fromkeys([*place.models, *(m for env, m, _ in found if env == env_id)]))
+        for model in models:
+            for variant in place.variants:
+                runs = found.get((env_id, model, variant.key))
+                if runs:
+                    ordered = tuple(sorted(runs, key=lambda run: int(run["seed"])))
+                    out.append(Runs(env_id, model, variant.key, variant.title, variant.parent, ordered))
+    return out
+
+
+def _shown(
+    study: str, model: str, titles: Mapping[str, str], env_id: str, records: Iterable[Record]
+) -> list[Runs]:
+    """The rows of another study; the first of its variants is the parent of the others."""
+    out, first = [], next(iter(titles))
+    for key, title in titles.items():
+        named = (env_id, model, key)
+        runs = [r for r in records if (r["env"], r["model"], r["variant"]) == named]
+        if runs:
+            ordered = tuple(sorted(runs, key=lambda run: int(run["seed"])))
+            out.append(Runs(env_id, model, key, title, "" if key == first else first, ordered))
+    return out
+
+
+def check_starts(groups: Sequence[Runs], where: object) -> None:
+    """Refuse records that began from other weights than those of their parent's record.
+
+    Raises:
+        DataError: naming the record.
+    """
+    weights = {(g.env_id, g.model, g.variant, r["seed"]): r.get("weights") for g in groups for r in g.records}
+    for group in groups:
+        for run in group.records:
+            own, parent = (
+                run.get("start"),
+                weights.get((group.env_id, group.model, group.parent, run["seed"])),
+            )
+            if own is not None and parent is not None and own != parent:
+                raise DataError(
+                    f"{where}: {run['key']} began from another checkpoint than that of {group.parent!r}; "
+                    "--redo measures it again if it is stale, else delete its line"
+                )
+
+
+def summarise(groups: Sequence[Runs], split: str = "test") -> list[dict[str, Any]]:
+    """One entry a variant: means over seeds with Student's intervals, gains, slices, what it cost.
+
+    Args:
+        groups: of ``grouped``.
+        split: what was measured.
+
+    Returns:
+        Entries with ``env``, ``task``, ``model``, ``variant``, ``title``, ``seeds``, an interval a metric
+        under the split's name (and ``valid``, where it was measured), ``gain`` (relative) and ``difference``
+        over the parent of the same seed (absent without one), ``users_sure`` (of how many seeds the bootstrap
+        over users puts NDCG@20 above the parent's), ``slices`` and ``slice_gain``, ``seconds``, ``work``,
+        ``budget``, ``peak_memory_mib`` (of the device), ``device``, ``env_steps`` and ``best_at``.
+    """
+    by_key = {(group.env_id, group.model, group.variant): group.records for group in groups}
+    return [_entry(g, by_key.get((g.env_id, g.model, g.parent), ()), split) for g in groups]
+
+
+def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
+    runs = group.records
+    out: dict[str, Any] = {"env": group.env_id, "task": entry(group.env_id).task, "model": group.model}
+    out |= {"variant": group.variant, "title": group.title, "seeds": [int(run["seed"]) for run in runs]}
+    for name in [name for name in dict.fromkeys((split, "valid")) if all(name in run for run in runs)]:
+        out[name] = {m: mean_interval([run[name][m] for run in runs]).to_json() for m in METRICS}
+    out |= {"slices": _slice_means(runs)} | _cost(runs)
+    start = {run["seed"]: run for run in base}
+    pairs = [(run, start[run["seed"]]) for run in runs if run["seed"] in start]
+    if not group.parent or not pairs:
+        return out
+    out["gain"] = {m: relative([(a[split][m], b[split][m]) for a, b in pairs]) for m in METRICS}
+    differences = {m: mean_interval([a[split][m] - b[split][m] for a, b in pairs]) for m in METRICS}
+    out["difference"] = {m: _judged(interval) for m, interval in differences.items()}
+    out["slice_gain"] = {
+        name: {m: relative([(_slice(a, name, m), _slice(b, name, m)) for a, b in pairs]) for m in SLICED}
+        for name in SLICES
+    }
+    over = [run["over_parent"]["ndcg@20"] for run in runs if "ndcg@20" in (run.get("over_parent") or {})]
+    out["users_sure"] = sum(found["low"] > 0 for found in over)
+    out["over_users"] = over
+    return out
+
+
+def _slice_means(runs: Sequence[Record]) -> dict[str, Any]:
+    """Sizes and means over seeds of the slices that all records have."""
+    known = [name for name in SLICES if all(name in (run.get("slices") or {}) for run in runs)]
+    return {
+        name: {"users": runs[0]["slices"][name]["users"]}
+        | {m: _over([_slice(run, name, m) for run in runs]) for m in SLICED}
+        for name in known
+    }
+
+
+def _slice(run: Record, name: str, metric: str) -> float | None:
+    """A slice's metric; None where the record has no such slice, or nobody is in it."""
+    value = ((run.get("slices") or {}).get(name) or {}).get(metric)
+    return None if value is None else float(value)
+
+
+def _cost(runs: Sequence[Record]) -> dict[str, Any]:
+    """Means over seeds of time and work, the worst seed's memory."""
+    cost = [run["cost"] for run in runs]
+    return {
+        "seconds": float(np.mean([seconds_of(c) for c in cost])),
+        "peak_memory_mib": max(c.get("peak_device_memory_mib") or c["peak_memory_mib"] for c in cost),
+        "device": " and ".join(sorted({str(run.get("device", "cpu")) for run in runs})),
+        "work": mean_work(runs),
+        "budget": sorted(units_of(runs)),
+        "env_steps": float(np.mean([run.get("env_steps") or 0 for run in runs])),
+        "best_at": [run.get("best_at") for run in runs],
+    }
+
+
+def seconds_of(cost: Mapping[str, Any]) -> float:
+    """Wall-clock time of training, and of validation where it was timed apart from it."""
+    return float(cost["training_seconds"]) + float(cost["validation_seconds"] or 0.0)
+
+
+def gain(after: Record, before: Record, metric: str, split: str = "test") -> float | None:
+    """The relative gain of one record over another; None where the other's metric is 0.
+
+    Example:
+        >>> gain({"test": {"ndcg@20": 0.5}}, {"test": {"ndcg@20": 0.25}}, "ndcg@20")
+        1.0
+    """
+    old = float(before[split][metric])
+    return None if old == 0 else float(after[split][metric]) / old - 1.0
+
+
+def relative(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, Any] | None:
+    """Relative gain ``after / before - 1`` with its interval over seeds; None where it is not defined.
+
+    Example:
+        >>> relative([(1.1, 1.0), (1.2, 1.0), (1.3, 1.0)])["excludes_zero"]
+        False
+        >>> relative([(0.1, 0.0)]) is None
+        True
+    """
+    if not pairs or any(before is None or after is None or before == 0 for after, before in pairs):
+        return None
+    return _judged(
+        mean_interval([after / before - 1 for after, before in pairs if after is not None and before])
+    )
+
+
+def _judged(interval: Interval) -> dict[str, Any]:
+    """An interval, and whether it lies wholly on one side of zero."""
+    known = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return interval.to_json() | {"excludes_zero": known and (interval.low > 0 or interval.high < 0)}
+
+
+def _over(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """The mean over seeds; None where a seed has no such value."""
+    known = [value for value in values if value is not None]
+    return mean_interval(known).to_json() if known and len(known) == len(values) else None

@@ -1,0 +1,135 @@
+"""The cells of a study: which there are, what they wait for, what decides them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.experiments.plan import plan
+from agents.experiments.records import plain
+from agents.experiments.shipped import study_path
+from agents.experiments.spec import Study, Variant, read_study
+
+ENV = "ReFiT-Synthetic-v0"
+RECORDS = Path("nowhere/tiny.jsonl")
+
+
+def key(variant: str, seed: int = 0) -> str:
+    return f"{ENV}_diffrec_{variant}_seed{seed}"
+
+
+def changed(study: Study, **model: Any) -> Study:
+    """The study with another model."""
+    own = dict(study.environments[ENV])
+    own["models"] = {"diffrec": {**own["models"]["diffrec"], **model}}
+    return replace(study, environments={ENV: own})
+
+
+def test_cells_wait_for_what_they_begin_from_and_what_their_budget_is(tiny: Study) -> None:
+    needs = {cell.key: cell.needs for cell in plan(tiny, RECORDS)}
+    assert needs == {
+        key("pretrained"): (),
+        key("reinforce"): (key("pretrained"),),
+        key("elbo"): (key("pretrained"), key("reinforce")),
+        key("same"): (key("pretrained"),),
+        key("same-reinforce"): (key("same"),),
+    }
+    leaves = {cell.key: cell.leaves for cell in plan(tiny, RECORDS)}
+    assert {name for name, path in leaves.items() if path} == {key("pretrained"), key("same")}
+    assert leaves[key("same")] == Path("nowhere/runs/tiny") / key("same") / "policy.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "made"),
+    [
+        ("reinforce", ["pretrained", "reinforce"]),
+        ("elbo", ["pretrained", "reinforce", "elbo"]),
+        ("same-reinforce", ["pretrained", "same", "same-reinforce"]),
+    ],
+)
+def test_what_a_variant_needs_is_made_with_it(tiny: Study, wanted: str, made: list[str]) -> None:
+    assert [cell.key for cell in plan(tiny, RECORDS, variants=[wanted])] == [key(name) for name in made]
+    with pytest.raises(ValueError, match=r"unknown variant 'reinforc'\. Did you mean 'reinforce'"):
+        plan(tiny, RECORDS, variants=["reinforc"])
+
+
+def test_the_plan_goes_seed_by_seed(tiny: Study) -> None:
+    study = read_study(study_path("backbones"))
+    keys = [cell.key for cell in plan(study, RECORDS, env_ids=["ReFiT-Zhihu-v0", ENV])]
+    seeds = [int(name.rsplit("seed", 1)[1]) for name in keys]
+    assert seeds == sorted(seeds) and sum(name.endswith("seed4") for name in keys) == 8  # Zhihu has five
+    assert [c.key for c in plan(tiny, RECORDS, variants=["pretrained"], seeds=2)] == [
+        key("pretrained"), key("pretrained", 1),
+    ]  # fmt: skip
+    search = read_study(study_path("search"))
+    found = plan(search, RECORDS, env_ids=["ReFiT-ML1M-v0"], variants=["pretrained"], seeds=2)
+    assert [cell.settings["seed"] for cell in found] == [100, 101]  # never those of a reported study
+
+
+def test_models_are_chosen_by_name_and_by_machine(tiny: Study) -> None:
+    study = read_study(study_path("backbones"))
+
+    def models(**chosen: Any) -> set[str]:
+        cells = plan(study, RECORDS, env_ids=["ReFiT-ML1M-v0"], **chosen)
+        return {cell.settings["model"] for cell in cells}
+
+    assert "cf-diff-published" not in models() and "cf-diff-published" in models(large=True)
+    assert models(models=["cf-diff-published"]) == {"cf-diff-published"}
+    with pytest.raises(ValueError, match="Did you mean 'cf-diff'"):
+        models(models=["cf-dif"])
+
+
+def test_variants_of_reward_models_are_made_where_a_model_is_the_reward() -> None:
+    study = read_study(study_path("backbones"))
+    cells = plan(study, RECORDS, env_ids=["ReFiT-YooChoose-v0"], seeds=1)
+    found = {(cell.settings["model"], cell.settings["variant"]) for cell in cells}
+    assert ("dreamrec-ranking", "distill") in found and ("dreamrec", "distill") not in found
+
+
+def test_cells_depend_on_their_own_settings_and_those_that_they_begin_from(tiny: Study) -> None:
+    def settings(study: Study) -> dict[str, Any]:
+        return {cell.settings["variant"]: plain(cell.settings) for cell in plan(study, RECORDS)}
+
+    def differing(**model: Any) -> set[str]:
+        before, after = settings(tiny), settings(changed(tiny, **model))
+        return {name for name in before if before[name] != after[name]}
+
+    everything = {variant.key for variant in tiny.variants}
+    assert differing(pretrain={"epochs": 7}) == everything
+    assert differing(variants={"same": {"epochs": 7}}) >= {"same", "same-reinforce"}
+    own = dict(tiny.environments[ENV]["models"]["diffrec"]["variants"])
+    assert differing(variants={**own, "same": {"epochs": 7}}) == {"same", "same-reinforce"}
+    assert differing(variants={**own, "elbo": {"epochs": 7}}) == {"elbo"}
+    assert differing(variants={"reinforce": {**own["reinforce"], "iterations": 7}}) == {
+        "reinforce", "elbo", "same-reinforce",
+    }  # fmt: skip
+    assert differing(env={"reward": "ndcg", "relevance": "holdout"}) == everything - {"pretrained"}
+    assert all(cell.data == "synthetic" for cell in plan(tiny, RECORDS))
+
+
+def test_wrong_settings_name_study_variant_model_and_environment(tiny: Study) -> None:
+    study = changed(tiny, variants={"reinforce": {"iteration": 1}})
+    with pytest.raises(
+        ValueError, match=f"tiny, reinforce of diffrec of {ENV}: unknown setting .*iterations"
+    ):
+        plan(study, RECORDS)
+
+
+def test_a_baseline_is_a_row_of_no_model_and_has_a_seed_where_it_draws(tiny: Study) -> None:
+    rows = (
+        Variant("ease", "EASE", "baseline", algorithm="ease", settings={"l2": 9.0}),
+        Variant("als", "iALS", "baseline", algorithm="ials", refit=True),
+    )
+    cells = plan(replace(tiny, variants=(*tiny.variants[:1], *rows)), RECORDS, seeds=2)
+    assert [cell.key for cell in cells] == [
+        f"{ENV}_ease_seed0", f"{ENV}_als_seed0", key("pretrained"), f"{ENV}_als_seed1", key("pretrained", 1),
+    ]  # fmt: skip
+    assert cells[0].settings["ease"] == {"baseline": "ease", "settings": {"l2": 9.0}, "refit": False}
+    assert cells[1].settings["als"]["refit"] is True
+    with pytest.raises(ValueError, match="Did you mean 'ease'"):
+        plan(replace(tiny, variants=(replace(rows[0], algorithm="eas"),)), RECORDS)
+    with pytest.raises(ValueError, match="unknown setting of baseline 'ease' 'l3'"):
+        plan(replace(tiny, variants=(replace(rows[0], settings={"l3": 1.0}),)), RECORDS)
