@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
 import tyro
 from msgspec import Meta
@@ -23,16 +23,24 @@ from agents.commands.options import (
     FolderOption,
     NameOption,
     as_words,
+    named,
     parse,
     parse_options,
     parse_reward,
 )
 from agents.commands.resuming import begun_settings
+from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.training.config import TrainerConfig, named_settings
 from agents.tuning.settings_file import read_settings
 from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import check_record
+
+if TYPE_CHECKING:
+    from agents.tuning.defaults import FineTuning  # it needs the backbones
+
+DATA = "data"
+"""The preset that depends on the data."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,8 @@ class Finetune(Command):
     not RL; or one's own: ``my_agent.py:Agent``, ``package.module:Agent``."""
     preset: str = "default"
     """Named settings of the algorithm (REINFORCE: ``score``, ``paper``; PPO: ``ddpo``); the options below
-    change single ones."""
+    change single ones. ``data``: REINFORCE, reward and relevance as the data suggest; it is the default
+    where no reward, relevance, algorithm or preset is named."""
     agent: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=ReinforceConfig)
     """Settings of the algorithm."""
     settings: FileOption = None
@@ -184,19 +193,39 @@ def main(words: Sequence[str]) -> int:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--algorithm", default=None)
     chooser.add_argument("--preset", default=None)
-    chooser.add_argument("--settings", default=None)
+    for option in ("--settings", "--env", "--data", "--init"):
+        chooser.add_argument(option, default=None)
     chooser.add_argument("--out", default=None)
     chooser.add_argument("--resume", action="store_true")
     chosen = chooser.parse_known_args(list(words))[0]
+    of_data: FineTuning | None = None
     if chosen.resume and chosen.out is not None:
         default = begun_command(Path(chosen.out))
     elif chosen.settings is not None:
         if chosen.algorithm is not None or chosen.preset is not None:
             raise ValueError("--settings states the algorithm, too: leave out --algorithm, --preset")
         default = with_settings(Path(chosen.settings))
+    elif of_data := _of_data(chosen, words):
+        goal = RewardChoice(of_data.env["reward"], of_data.env["relevance"])
+        default = Finetune(out=tyro.MISSING, goal=goal, preset=DATA, agent=of_data.agent)
     else:
         name, preset = chosen.algorithm or "reinforce", chosen.preset or "default"
+        preset = "default" if preset == DATA else preset  # the data or the model could not be read
         agent = named_settings(presets(name), preset, f"preset of {name}")
         default = Finetune(out=tyro.MISSING, algorithm=name, preset=preset, agent=agent)
     command: Finetune = parse(Finetune, words, "refit finetune", default)
+    if of_data is not None and not command.quiet:
+        say(f"reward {command.goal.reward}, relevance {command.goal.relevance}: {of_data.why}", stderr=True)
     return command.run()
+
+
+def _of_data(chosen: argparse.Namespace, words: Sequence[str]) -> FineTuning | None:
+    """The defaults that depend on the data, where nothing else is chosen; None where something is."""
+    if chosen.algorithm not in (None, "reinforce") or chosen.preset not in (None, DATA):
+        return None
+    others = ("reward", "relevance", "reward_options", "algorithm") if chosen.preset is None else ()
+    if named(words, *others):
+        return None
+    from agents.commands.data_defaults import finetuning_of_data  # it reads the data, help does not
+
+    return finetuning_of_data(chosen.env, chosen.data, chosen.init)

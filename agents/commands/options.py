@@ -82,6 +82,19 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
     return options
 
 
+def named(words: Sequence[str], *options: str) -> bool:
+    """Whether one of the options, or help, stands among the words.
+
+    Example:
+        >>> named(["--data", "shop", "--learning-rate=1e-3"], "learning_rate")
+        True
+    """
+    wanted = {"--" + option.replace("_", "-") for option in (*options, "help")}
+    given = {word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")}
+    grouped = {"--" + word.rpartition(".")[2] for word in given}
+    return bool((given | grouped) & wanted) or "-h" in words
+
+
 def parse_reward(text: str) -> str | dict[str, float]:
     """Read a reward: one name, or a weighted mix.
 

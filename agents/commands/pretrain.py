@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
 
 import tyro
 
@@ -20,15 +20,20 @@ from agents.commands.options import (
     FolderOption,
     NameOption,
     as_words,
+    named,
     parse,
 )
 from agents.commands.resuming import begun_settings
+from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.tuning.settings_file import read_settings
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Seed
 from refit_env.utils.atomic_io import check_record
+
+if TYPE_CHECKING:
+    from agents.tuning.defaults import Chosen  # it needs the backbones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +59,8 @@ class Pretrain(Command):
     init: FolderOption = None
     """Run folder of a trained model to train further, instead of new weights."""
     backbone: NameOption = None
-    """Name of the diffusion recommender; if left out, the environment's."""
+    """Name of the diffusion recommender; if left out, the environment's. With ``--data``, and without options
+    of a network's training, a closed form: ``linear``, or ``spectral`` for more than 10,000 items."""
     num_steps: CountOption = None
     """T, the length of the saved policy's chain; if left out, that of ``--init``, else the environment's."""
     eta: EtaOption = None
@@ -141,15 +147,24 @@ def main(words: Sequence[str]) -> int:
     chooser.add_argument("--out", default=None)
     chooser.add_argument("--resume", action="store_true")
     chooser.add_argument("--settings", default=None)
+    chooser.add_argument("--data", default=None)
     found = chooser.parse_known_args(list(words))[0]
     if found.resume and found.out is not None:
         resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun_command(Path(found.out)))
         return resumed.run()
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
+    chosen: Chosen | None = None
+    if found.data is not None and found.env in ("", "ReFiT-Custom-v0") and not named(words):
+        from agents.commands.data_defaults import backbone_of_data  # it reads the data, help does not
+
+        chosen = backbone_of_data(words, found.data)
     name = found.backbone or (row.backbone if row is not None else "")
+    name = name if chosen is None else chosen.value
     training = published_training(name, (row.dataset if row is not None else None) or "")
-    default = Pretrain(out=tyro.MISSING, training=training)
+    default = Pretrain(out=tyro.MISSING, training=training, backbone=chosen.value if chosen else None)
     if found.settings is not None:
         default = with_settings(default, Path(found.settings))
     command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
+    if chosen is not None and not command.quiet:
+        say(f"backbone {chosen.value}: {chosen.why} (--backbone NAME takes another)", stderr=True)
     return command.run()

@@ -73,6 +73,18 @@ _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, explorat
 """Of rows whose items are embeddings with a norm near 8."""
 
 
+_GRAPHS = ReinforceConfig(
+    users_per_batch=512,
+    learning_rate=1e-4,
+    exploration_std=0.02,
+    scores_learning_rate=2e-4,
+    iterations=100,
+    eval_every=20,
+    blends=3,
+)
+"""Where embeddings score u_0 and a linear model is the reward: all that scores is trained."""
+
+
 def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
     """How ``refit finetune`` trains where nothing is chosen.
 
@@ -98,6 +110,9 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
         why = "the split is at random; a closed form has little left to learn from it"
         return FineTuning({"reward": "ndcg", "relevance": "holdout"}, _GENTLE, why)
     reward = linear_reward(facts)
+    if kind.embedding:
+        why = f"the split is at random, and {reward}, a linear model, says more than hold-outs do"
+        return FineTuning({"reward": reward, "relevance": "holdout"}, _GRAPHS, why)
     why = f"the split is at random, where {reward}, a linear model, says more than hold-outs do"
     return FineTuning({"reward": reward, "relevance": "holdout"}, _MODELLED, why)
 
