@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float32]
 Observation = dict[str, FloatArray]
 
 RENDER_MODES = ["ansi", "rgb_array"]
+METADATA: dict[str, Any] = {"render_modes": RENDER_MODES, "render_fps": 2}
+"""See ``gymnasium.Env``."""
 
 USER_OPTIONS = ("user", "user_id")
 """Options of ``reset`` that choose the user: by number, or by the source's id."""
@@ -138,7 +140,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
     * v0: initial version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": RENDER_MODES, "render_fps": 2}  # type: ignore[misc]
+    metadata = METADATA
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         self._t = 0
         if self._renderer is not None:
             self._renderer.begin(self._user, u)
-        return self._observe(u), self._whose()
+        return self._observe(u), self._user_info()
 
     def step(self, action: FloatArray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Make the action the next vector.
@@ -226,7 +228,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         users = torch.tensor([self._user])
         reward, terms, lists = self.problem.score(torch.from_numpy(u)[None], users, finite=True)
         info: dict[str, Any] = {name: float(value[0]) for name, value in terms.items()}
-        info |= self._whose() | {"top_k": lists[0].numpy().copy()}
+        info |= self._user_info() | {"top_k": lists[0].numpy().copy()}
         if self.source_ids:
             info["top_k_ids"] = self.problem.dataset.items_by_id.take(info["top_k"])
         return self._observe(u), float(reward[0]), True, False, info
@@ -240,12 +242,12 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             return None
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
-    def _whose(self) -> dict[str, Any]:
+    def _user_info(self) -> dict[str, Any]:
         """The user of the episode, for ``info``."""
-        whose: dict[str, Any] = {"user": self._user}
+        info: dict[str, Any] = {"user": self._user}
         if self.source_ids:
-            whose["user_id"] = self.problem.dataset.users_by_id.of(self._user)
-        return whose
+            info["user_id"] = self.problem.dataset.users_by_id.of(self._user)
+        return info
 
     def _observe(self, u: FloatArray) -> Observation:
         """The observation, which holds ``u`` itself, not a copy."""

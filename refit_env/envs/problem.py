@@ -1,4 +1,4 @@
-"""The MDP without Gymnasium: who starts where, and the reward of a denoised vector.
+"""The MDP without Gymnasium: starting states, contexts, and rewards of denoised vectors.
 
 Letters: B episodes, C size of a context, D size of the diffused vector, I items, K list length, U users.
 """
@@ -22,24 +22,24 @@ from refit_env.envs.score_model import Scorer, make_scorer
 from refit_env.rewards import Relevance, Reward, RewardResult, make_relevance, make_reward
 
 SHARED = 8
-"""Problems that are kept for the next environment of the same arguments."""
+"""Problems that are cached for the next environment with the same arguments."""
 
 
 @dataclass(eq=False)
 class DenoisingProblem:
-    """What the single and the vector environment share; it holds no episode. ``make_problem`` makes it.
+    """The part of an environment without episodes, for single and vector environments; see ``make_problem``.
 
-    Environments of one process share what is costly to make, however many there are. What changes is an
-    environment's own: the lists that a reward was given (``with_own_lists``), and the weights that score u_0
-    where an agent trains them (``with_own_scores``). It pickles as its configuration.
+    Environments of one process share everything that takes long to compute. Each has its own copy of what
+    changes: the lists of a reward (``with_own_lists``), and the weights that score u_0 where an agent trains
+    them (``with_own_scores``). A problem pickles as its configuration.
 
     Attributes:
         config: the arguments.
-        dataset: the data; of a sequential set its rows, each of which counts as a user here.
-        relevance: what is shown, counted and kept out of lists.
-        seen: the data, the train split its visible part.
+        dataset: the data set; for a sequential set its rows, each of which is a user here.
+        relevance: the visible, relevant and masked items.
+        seen: the data set, its visible part as the train split.
         reward_fn: the terminal reward.
-        scorer: where chains start, and how u_0 scores items.
+        scorer: computes starting states and item scores.
     """
 
     config: ProblemConfig
@@ -51,7 +51,7 @@ class DenoisingProblem:
 
     @property
     def users(self) -> npt.NDArray[np.int64]:
-        """(n,) those that episodes are about."""
+        """(n,) the users of episodes."""
         return self.relevance.users
 
     @property
@@ -71,12 +71,12 @@ class DenoisingProblem:
 
     @property
     def device(self) -> torch.device:
-        """Where batches live."""
+        """Device of batches."""
         return torch.device(self.config.device)
 
     @property
     def start(self) -> str:
-        """Where chains start: ``history``, ``diffused`` or ``noise``."""
+        """The kind of starting state: ``history``, ``diffused`` or ``noise``."""
         return self.config.start or backbone_class(self.config.backbone).start
 
     @property
@@ -122,7 +122,7 @@ class DenoisingProblem:
         return out
 
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C) float32; None where u_T identifies the user."""
+        """The condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
         return self.scorer.context(users)
 
     def context_box(self) -> tuple[float, float, int] | None:
@@ -147,7 +147,7 @@ class DenoisingProblem:
         return replace(self, scorer=self.scorer.with_own_weights())
 
     def score_by(self, backbone: Backbone) -> None:
-        """Score u_0 by the weights of ``backbone`` from now on; only after ``with_own_scores``."""
+        """Set the weights that score u_0 to those of ``backbone``; only after ``with_own_scores``."""
         self.scorer.set_weights(backbone)
 
     def with_own_lists(self) -> DenoisingProblem:
@@ -173,15 +173,15 @@ class DenoisingProblem:
         return self.reward_fn(scores, users, finite=finite and self.scorer.keeps_finite)
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
-        """(B,) one of ``users`` by each generator; ``random`` is ten times faster than ``integers``."""
+        """(B,) one of ``users`` by each generator; ``random`` takes a tenth of the time of ``integers``."""
         places = np.array([generator.random() for generator in generators]) * len(self.users)  # (B,)
         return self.users[places.astype(np.int64)]
 
     def check_user(self, user: Any) -> int:
-        """Return the id if episodes may be about this user.
+        """Return the number of a user that may start episodes.
 
         Raises:
-            ValueError: if it is out of range, or nothing of the user is visible or relevant.
+            ValueError: if it is out of range, or the user has no visible or no relevant item.
         """
         count = self.dataset.num_users
         if isinstance(user, bool) or not isinstance(user, int | np.integer) or not 0 <= user < count:
@@ -192,7 +192,7 @@ class DenoisingProblem:
         if not self.relevance.starts[user]:
             kept = self.relevance.selecting
             selects = kept is not None and user in kept
-            why = "is kept to select models" if selects else "has nothing visible or nothing relevant"
+            why = "is reserved to select models" if selects else "has no visible or no relevant item"
             raise ValueError(
                 f"{self.dataset.users_by_id.named(int(user))} {why} under relevance {self.relevance.mode!r}; "
                 f"{len(self.users)} of {count} users start episodes (problem.users)"
@@ -200,10 +200,10 @@ class DenoisingProblem:
         return int(user)
 
     def user_of_id(self, given: Any) -> int:
-        """Return the number of the user with the source's id, if episodes may be about this user.
+        """Return the number of the user with the source's id, if this user may start episodes.
 
         Raises:
-            ValueError: if there is no such id, several rows have it, or ``check_user`` refuses the user.
+            ValueError: if the id is unknown or not unique, or ``check_user`` refuses the user.
         """
         return self.check_user(self.dataset.users_by_id.number(given))
 
@@ -220,7 +220,7 @@ class DenoisingProblem:
         return make_problem, (self.config,)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DenoisingProblem:
-        """A copied environment shares all but what changes."""
+        """Copy what changes; the rest is shared."""
         own, scorer = self.with_own_lists(), self.scorer.copied()
         return own if scorer is self.scorer else replace(own, scorer=scorer)
 
@@ -229,10 +229,10 @@ _PROBLEMS: dict[Hashable, DenoisingProblem] = {}
 
 
 def make_problem(config: ProblemConfig) -> DenoisingProblem:
-    """Make a problem; environments of one process with the same arguments share the newest few.
+    """Make a problem, or return the cached one of the same arguments.
 
-    Nothing that changes is shared: whatever others did with theirs, a new environment pays what its arguments
-    say. Files that the arguments name are read again once they have been written anew.
+    What changes is not shared, so the rewards of a new environment do not depend on earlier ones. Files that
+    the arguments name are read again after a change.
 
     Example:
         >>> problem = make_problem(ProblemConfig("synthetic"))
@@ -244,15 +244,15 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     check(config)
     whole = config.data if isinstance(config.data, Dataset) else load_dataset(config.data)
     rest = {name: value for name, value in vars(config).items() if name != "data"}
-    # The data set in the dictionary is alive (a problem keeps it or its rows), so its id is its own.
+    # A cached problem references its data set or rows, so no other data set can have that id.
     key = (id(whole.episodes), files_of(rest), frozen(rest))
     try:
         known = _PROBLEMS.pop(key, None)
-    except TypeError:  # an argument without a hash, such as a reward function's closure over an array
+    except TypeError:  # an argument without a hash, for example a callable object
         return _new_problem(config, whole)
     if known is None:
         known = _new_problem(config, whole)
-    _PROBLEMS[key] = known  # the newest stand last
+    _PROBLEMS[key] = known  # the newest is last
     while len(_PROBLEMS) > SHARED:
         _PROBLEMS.pop(next(iter(_PROBLEMS)))
     return known.with_own_lists()
@@ -288,7 +288,7 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
 
 
 def _natural_relevance(dataset: Dataset) -> str:
-    """The mode for a data set whose id and arguments name none."""
+    """The default mode of a data set."""
     if isinstance(dataset, RowDataset):
         return "train"
     return "recent" if dataset.time_ordered else "holdout"

@@ -45,7 +45,7 @@ class Renderer:
     """Keeps the vectors of one chain and draws them.
 
     Attributes:
-        user: whose chain it is.
+        user: the user of the chain.
         chain: the vectors so far, u_T first, each (D,).
     """
 
@@ -60,14 +60,14 @@ class Renderer:
         self.user, self.chain = user, [u.copy()]
 
     def add(self, u: FloatArray) -> None:
-        """Go on to the next vector (D,)."""
+        """Add the next vector (D,)."""
         self.chain.append(u.copy())
 
     def text(self) -> str:
         """One line a step: t, the range of u, hits, and the first items of the list, hits marked by ``*``."""
         size = self.problem.reward_fn.k
         total = self.problem.num_steps
-        lines = [f"{self._whose()}, T = {total}, top {min(SHOWN, size)} of {size} (* hit)"]
+        lines = [f"{self._user_label()}, T = {total}, top {min(SHOWN, size)} of {size} (* hit)"]
         for t, u in enumerate(self.chain):
             items, hit = self._list(u)
             shown = zip(self._labels(items[:SHOWN]), hit[:SHOWN], strict=True)
@@ -99,12 +99,12 @@ class Renderer:
         return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
     def _title(self) -> str:
-        """What the picture is of."""
+        """The title of the picture."""
         steps = f"step {len(self.chain) - 1} of {self.problem.num_steps}"
-        return f"{self.problem.dataset.name}, {self._whose()}, {steps}"
+        return f"{self.problem.dataset.name}, {self._user_label()}, {steps}"
 
-    def _whose(self) -> str:
-        """The user, by the source's id where it is known."""
+    def _user_label(self) -> str:
+        """The user's number or the source's id, for people."""
         return f"user {short(self.problem.dataset.users_by_id.of(self.user), 40)}"
 
     def _draw_chain(self, figure: Figure) -> None:
@@ -160,7 +160,7 @@ class Renderer:
 
     @property
     def _between(self) -> str:
-        """What stands between items in the text: names hold spaces."""
+        """The separator of items in the text, a comma where names may hold spaces."""
         return " " if self.problem.dataset.item_names is None else ", "
 
     def _labels(self, items: npt.NDArray[np.int64]) -> list[Any]:

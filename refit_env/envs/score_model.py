@@ -1,6 +1,6 @@
-"""How a denoised vector scores items: the vector itself does, or a pretrained model.
+"""Scorers: item scores of denoised vectors, which are the vectors themselves or come from a pretrained model.
 
-A scorer also knows what depends on it: where chains start, and what a policy is conditioned on.
+The starting states of chains and the contexts of policies depend on the scorer, too.
 
 Letters: B episodes, C size of a context, D size of the diffused vector, I items, U users.
 """
@@ -27,21 +27,23 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.registration import TABLE
 
 BOUND = 6.0
-"""Box bound where u holds scores: data lie in 0..1; five deviations of the unit Gaussian that long chains
-start from, on top. In an embedding space: the largest number of an item's embedding in place of the 1."""
+"""Default limit of the spaces where u holds scores: 1, the largest number in the data, plus five standard
+deviations of N(0, 1). Where u is an embedding, the largest number of the item embeddings replaces the 1."""
 
 
 class Scorer(ABC):
-    """What turns users into the start of a chain, and the end of a chain into item scores.
+    """Computes the starting states of chains, and item scores of their ends.
 
     Attributes:
+        backbone: name of the backbone.
         dim: D.
-        bound: limit of the spaces, unless the environment's arguments set another one.
+        bound: default limit of the spaces.
         diffusion: the backbone's own schedule.
-        keeps_finite: whether the scores of finite vectors are finite.
+        keeps_finite: whether the scores of finite vectors are always finite.
     """
 
     keeps_finite: ClassVar[bool] = False
+    backbone: str
     dim: int
     bound: float
     diffusion: Diffusion
@@ -52,7 +54,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def context(self, users: Tensor) -> Tensor | None:
-        """What a policy is conditioned on besides u, (B, C) float32; None where u_T identifies the user."""
+        """The condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
 
     @abstractmethod
     def context_box(self) -> tuple[float, float, int] | None:
@@ -67,20 +69,25 @@ class Scorer(ABC):
         """The slope (I, D) float32 of scores that are affine in an embedding u_0; None elsewhere."""
         return None
 
-    @abstractmethod
     def with_own_weights(self) -> Scorer:
-        """A scorer whose weights ``set_weights`` can replace, shared with no other environment.
+        """A scorer with a copy of the weights, which ``set_weights`` can replace.
 
         Raises:
             ValueError: if this scorer has no weights.
         """
+        raise ValueError(f"backbone {self.backbone!r} has no weights that score u_0")
 
-    @abstractmethod
     def set_weights(self, backbone: Backbone) -> None:
-        """Score by the weights of ``backbone`` from now on; only for what ``with_own_weights`` returned."""
+        """Replace the weights by those of ``backbone``; only after ``with_own_weights``.
+
+        Raises:
+            ValueError: if this scorer has no weights, or other environments share them.
+        """
+        self.with_own_weights()
+        raise ValueError("other environments share these weights: call problem.with_own_scores() first")
 
     def copied(self) -> Scorer:
-        """The scorer of a copied environment: this one, unless its weights can be replaced."""
+        """The scorer for a copied environment: this one, unless its weights can be replaced."""
         return self
 
 
@@ -93,18 +100,19 @@ class IdentityScorer(Scorer):
         """Read the visible rows.
 
         Args:
-            backbone: whose rows and schedule these are.
-            seen: the data set with its visible part as the train split.
+            backbone: its rows are the starting states.
+            seen: the data set, its visible part as the train split.
             settings: the backbone's configuration.
-            device: where batches live.
+            device: device of batches.
         """
         self.dim, self.bound, self.diffusion = seen.num_items, BOUND, settings.diffusion()
-        self.backbone, self.device = backbone, device
+        self.backbone, self.device = backbone.name, device
+        self._shows_rows = backbone.shows_rows
         self._rows = backbone.rows(seen, settings)  # (U, I)
         self._visible = SparseRows(self._rows, device)
 
     def write_start(self, users: Tensor, out: Tensor) -> None:
-        """Write the visible rows; on a CPU NumPy's scatter takes half the time of torch's."""
+        """Write the visible rows; on a CPU NumPy's scatter needs half the time of torch's."""
         if self.device.type == "cpu":
             _scatter_rows(self._rows, users.numpy(), out)
         else:
@@ -112,50 +120,35 @@ class IdentityScorer(Scorer):
 
     def context(self, users: Tensor) -> Tensor | None:
         """The visible rows (B, I), for backbones that are conditioned on them."""
-        return self._visible.dense(users) if self.backbone.shows_rows else None
+        return self._visible.dense(users) if self._shows_rows else None
 
     def context_box(self) -> tuple[float, float, int] | None:
         """See ``Scorer``."""
-        return (0.0, 1.0, self.dim) if self.backbone.shows_rows else None
+        return (0.0, 1.0, self.dim) if self._shows_rows else None
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
         """The vectors themselves."""
         return u0
 
-    def with_own_weights(self) -> Scorer:
-        """Refused: there are no weights.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(f"backbone {self.backbone.name!r} has no weights that score u_0")
-
-    def set_weights(self, backbone: Backbone) -> None:
-        """Refused, as ``with_own_weights`` is.
-
-        Raises:
-            ValueError: always.
-        """
-        self.with_own_weights()
-
 
 class ModelScorer(Scorer):
-    """A pretrained model scores embeddings u_0, in float64: a list does not depend on the rest of its batch.
+    """A pretrained model scores the embeddings u_0, in float64, so that a list does not depend on its batch.
 
     Attributes:
         model: the model, frozen.
     """
 
     def __init__(self, model: Backbone, seen: Dataset, device: torch.device, own: bool = False) -> None:
-        """Keep the model.
+        """Set the model.
 
         Args:
             model: in float64 and evaluation mode.
-            seen: the data set with its visible part as the train split.
-            device: where batches live.
+            seen: the data set, its visible part as the train split.
+            device: device of batches.
             own: whether no other environment shares the model, so that its weights can be replaced.
         """
         self.model, self.seen, self.device, self.own = model.to(device), seen, device, own
+        self.backbone = model.name
         self.dim, self.diffusion = model.dim, model.diffusion
         self.bound = max(BOUND, BOUND - 1 + model.largest())
         self._shown = model.shown(seen, device)  # may be computed from the model's weights
@@ -180,7 +173,7 @@ class ModelScorer(Scorer):
         return self.model.scores(u0.double(), users, context).float()
 
     def _context_of_each(self, users: Tensor) -> Tensor | None:
-        """Contexts (B, C) float64; users who stand in ``users`` (B,) many times are read once."""
+        """Contexts (B, C) float64; each user in ``users`` (B,) is computed once."""
         some, place = torch.unique(users, return_inverse=True)  # (n,), (B,)
         context = self.model.context(some, self._shown(some))
         return None if context is None else context.double()[place]
@@ -196,13 +189,9 @@ class ModelScorer(Scorer):
         return ModelScorer(copy.deepcopy(self.model), self.seen, self.device, own=True)
 
     def set_weights(self, backbone: Backbone) -> None:
-        """See ``Scorer``; buffers are data, which training does not change.
-
-        Raises:
-            ValueError: if other environments share the model.
-        """
+        """See ``Scorer``; buffers hold data, which training does not change."""
         if not self.own:
-            raise ValueError("other environments share these weights: take problem.with_own_scores() first")
+            super().set_weights(backbone)
         with torch.no_grad():
             for own, other in zip(self.model.parameters(), backbone.parameters(), strict=True):
                 own.copy_(other)
@@ -219,11 +208,11 @@ def make_scorer(config: ProblemConfig, whole: Dataset, seen: Dataset, device: to
     Args:
         config: the environment's arguments.
         whole: the data set that they name.
-        seen: its episodes' data set (``whole.episodes``), the train split its visible part.
-        device: where batches live.
+        seen: its episodes (``whole.episodes``), the visible part as the train split.
+        device: device of batches.
 
     Raises:
-        ValueError: if a model is needed and none was named, or it does not fit.
+        ValueError: if a model is needed and none is named, or it does not fit.
         CheckpointError: if it is missing or damaged.
         DataError: if it was trained on another data set.
     """
@@ -238,11 +227,11 @@ def load_score_model(config: ProblemConfig, dataset: Dataset) -> Backbone:
     """Load the frozen model that scores u_0 in an environment, in float64.
 
     Args:
-        config: the environment's arguments: the backbone's name, the folder of the model.
-        dataset: whose I items it must rank.
+        config: the environment's arguments, with the backbone's name and the folder of the model.
+        dataset: the data set, whose I items it must rank.
 
     Raises:
-        ValueError: if no checkpoint was named (with the command that makes one), or it does not fit.
+        ValueError: if no checkpoint is named (with the command that makes one), or it does not fit.
         CheckpointError: if it is missing or damaged.
         DataError: if it was trained on another data set.
     """

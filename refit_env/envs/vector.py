@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +24,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.envs.backend import BACKENDS, Bools, Ints, spread_ids
 from refit_env.envs.config import read_config
 from refit_env.envs.denoising import (
-    RENDER_MODES,
+    METADATA,
     USER_OPTIONS,
     as_numbers,
     check_render_mode,
@@ -109,11 +109,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     * v0: initial version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
-        "render_modes": RENDER_MODES,
-        "render_fps": 2,
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
+    metadata = METADATA | {"autoreset_mode": AutoresetMode.SAME_STEP}
 
     def __init__(
         self,
@@ -141,7 +137,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         check_render_mode(render_mode)
         check_limit(max_episode_steps, config.num_steps)
         self.autoreset_mode = resolve_autoreset(autoreset_mode)
-        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
+        self.metadata = type(self).metadata | {"autoreset_mode": self.autoreset_mode}
         self.problem = make_problem(config)
         self.num_envs, self.backend, self.device = num_envs, backend, self.problem.device
         self.source_ids = source_ids

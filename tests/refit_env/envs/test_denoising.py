@@ -366,7 +366,7 @@ def test_users_without_anything_relevant_are_refused(tmp_path: Path) -> None:
     poor = type(data)(data.name, data.task, data.train.select(keep), data.valid, data.test, data.time_ordered)
     env = DenoisingEnv(poor)
     assert 4 not in env.problem.users
-    with pytest.raises(ValueError, match="user 4 has nothing visible or nothing relevant"):
+    with pytest.raises(ValueError, match="user 4 has no visible or no relevant item"):
         env.reset(options={"user": 4})
 
 
@@ -395,7 +395,7 @@ def test_huge_but_finite_actions_are_accepted(synthetic: Any) -> None:
 def test_actions_of_a_wrong_shape_are_refused(synthetic: Any, action: Any) -> None:
     env = synthetic.make(disable_env_checker=True).unwrapped
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=rf"(expected|no array of shape) \({env.problem.dim},\)"):
+    with pytest.raises(ValueError, match=rf"(expected|not an array of shape) \({env.problem.dim},\)"):
         env.step(action)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 from collections.abc import Callable
@@ -176,3 +177,22 @@ def test_pictures_show_item_scores(kwargs: dict[str, Any]) -> None:
     env.reset(seed=0)
     env.step(env.action_space.sample())
     assert env.render().shape == (450, 800, 3)  # type: ignore[union-attr]
+
+
+def test_shared_weights_cannot_be_replaced(kwargs: dict[str, Any]) -> None:
+    """Only those of ``with_own_scores``; a copy of such a problem has its own again."""
+    policy = DiffusionPolicy.load(kwargs["checkpoint"])
+    with torch.no_grad():
+        policy.backbone.items.weight.mul_(2.0)  # type: ignore[union-attr,operator]
+    shared, u0, users = make_problem(ProblemConfig(**kwargs)), torch.ones(1, 64), torch.tensor([0])
+    before = shared.scores(u0, users)
+    with pytest.raises(ValueError, match="other environments share these weights"):
+        shared.score_by(policy.backbone)
+    own = shared.with_own_scores()
+    own.score_by(policy.backbone)
+    copied = copy.deepcopy(own)
+    copied.score_by(DiffusionPolicy.load(kwargs["checkpoint"]).backbone)
+    assert torch.allclose(own.scores(u0, users), 2 * before) and torch.equal(copied.scores(u0, users), before)
+    assert torch.equal(shared.scores(u0, users), before)
+    with pytest.raises(ValueError, match="backbone 'diffrec' has no weights that score u_0"):
+        make_problem(ProblemConfig("synthetic")).with_own_scores()

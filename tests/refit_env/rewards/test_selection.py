@@ -158,7 +158,7 @@ def test_a_user_that_selects_starts_no_episode() -> None:
 
     problem = make_problem(ProblemConfig(DATA["cf"], relevance="validation"))
     assert problem.selecting is not None
-    with pytest.raises(ValueError, match="is kept to select models under relevance 'validation'"):
+    with pytest.raises(ValueError, match="is reserved to select models under relevance 'validation'"):
         problem.check_user(int(problem.selecting[0]))
 
 
