@@ -253,26 +253,26 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: for NaN, infinity or a wrong shape; no chain changes.
             gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
         """
-        make, over = self._backend, self._over()
+        make, over = self._backend, self._ended()
         if over is not None:
             first = int(np.argmax(over))
             raise ResetNeeded(f"sub-environment {first} has no running episode: reset it before step()")
-        self._u = self._taken(actions)
+        self._u = self._copied(actions)
         self._t += 1
         for i, renderer in enumerate(self._renderers):
             renderer.add(self._u[i].cpu().numpy())
-        ended = self._over()
+        ended = self._ended()
         if ended is None:
             return self._observation(), make.no_rewards(), make.flags(), make.flags(), {}
         rewards, info = self._end(ended)
         return self._observation(), rewards, make.flags(ended), make.flags(), info
 
-    def _over(self) -> Bools | None:
+    def _ended(self) -> Bools | None:
         """(N,) whether each chain has ended; None if none has."""
         over = self._t >= self.problem.num_steps  # (N,)
         return over if over.any() else None
 
-    def _taken(self, actions: Any) -> Tensor:
+    def _copied(self, actions: Any) -> Tensor:
         """A checked copy of the actions, (N, D)."""
         shape = (self.num_envs, self.problem.dim)
         if not isinstance(actions, Tensor):

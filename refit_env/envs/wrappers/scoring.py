@@ -20,7 +20,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers.state_tracker import Env, Layer, layers, read_actions
-from refit_env.envs.wrappers.transforms import Moment, ResidualMap
+from refit_env.envs.wrappers.transforms import ChainState, ResidualMap
 from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.policy import DiffusionPolicy
 
@@ -28,7 +28,7 @@ Act = Callable[[Any], Any]
 """Batched observations -> batched actions of the wrapped environment."""
 
 Observe = Callable[[Any], Any]
-Resolve = Callable[[Any, Moment], Any]
+Resolve = Callable[[Any, ChainState], Any]
 
 
 def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFunction:
@@ -83,7 +83,7 @@ def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFun
             given = act(_as_arrays(seen) if arrays else seen)
             actions: Any = read_actions(given, (len(ids), *(space.shape or ())), problem.device)  # (B, A)
             for _, resolve in stages:
-                actions = resolve(actions, Moment(u, t, context))
+                actions = resolve(actions, ChainState(u, t, context))
             u = actions  # (B, D)
         scores = u if policy is None else policy.backbone.scores(u, ids, context)  # (B, I)
         return scores.to(users.device)
@@ -171,7 +171,7 @@ def _same(observations: Any) -> Any:
     return observations
 
 
-def _same_action(actions: Any, moment: Moment) -> Any:
+def _same_action(actions: Any, state: ChainState) -> Any:
     """Actions, unchanged."""
     return actions
 
@@ -196,7 +196,7 @@ def _each(function: Callable[[Any], Any], device: torch.device) -> Observe:
 def _each_action(function: Callable[[Any], Any], device: torch.device) -> Resolve:
     """``_each`` for actions."""
     of_batch = _each(function, device)
-    return lambda actions, moment: of_batch(actions)
+    return lambda actions, state: of_batch(actions)
 
 
 def _stacked(rows: list[Any], device: torch.device) -> Tensor:

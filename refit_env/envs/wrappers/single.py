@@ -58,18 +58,18 @@ class ChainWrapper(Layer, gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs
             gymnasium.error.ResetNeeded: before the first reset and after the episode's end.
         """
         if self.action_map is not None:
-            given = read_actions(action, self.action_map.space.shape, self.watch.problem.device)  # (A,)
-            action = self.action_map(given[None], self.watch.moment())[0].numpy()
+            given = read_actions(action, self.action_map.space.shape, self.tracker.problem.device)  # (A,)
+            action = self.action_map(given[None], self.tracker.state())[0].numpy()
         observation, reward, terminated, truncated, info = self.env.step(action)
         return self._shown(observation, info), reward, terminated, truncated, info
 
     def _shown(self, observation: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         """This wrapper's observation, from that of the environment below."""
-        if not self._watches and self.observation_map is None:
+        if not self._tracks and self.observation_map is None:
             return observation
         batch = {name: torch.from_numpy(value)[None] for name, value in observation.items()}
         users = torch.tensor([info["user"]]) if "user" in info else None
-        shown = self.seen(batch, users, None)
+        shown = self.observed(batch, users, None)
         if self.observation_map is None:
             return observation
         return {name: np.ascontiguousarray(value[0].numpy()) for name, value in shown.items()}

@@ -18,12 +18,18 @@ from torch import Tensor
 
 from refit_env.envs.denoising import refuse_nonfinite
 from refit_env.envs.problem import DenoisingProblem
-from refit_env.envs.wrappers.transforms import ActionMap, Moment, ObservationMap, Observations, ResidualMap
+from refit_env.envs.wrappers.transforms import (
+    ActionMap,
+    ChainState,
+    ObservationMap,
+    Observations,
+    ResidualMap,
+)
 
 Env = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
-class Watch:
+class StateTracker:
     """The state of the chains, before wrappers change observations.
 
     The innermost wrapper of this package updates it; the others share it.
@@ -38,9 +44,11 @@ class Watch:
         self._u: Tensor | None = None  # (N, D)
         self._t: Tensor | None = None  # (N, 1)
         self._users: Tensor | None = None  # (N,)
-        self._moment: Moment | None = None
+        self._state: ChainState | None = None
 
-    def see(self, observations: Observations, users: Tensor | None, where: Tensor | None, keep: bool) -> None:
+    def update(
+        self, observations: Observations, users: Tensor | None, where: Tensor | None, keep: bool
+    ) -> None:
         """Update the state from an observation.
 
         Args:
@@ -50,19 +58,19 @@ class Watch:
             keep: whether the caller gets the same memory, so that it must be copied.
         """
         self._u = observations["u"].clone() if keep else observations["u"]
-        self._t, self._moment = observations["t"].clone(), None
+        self._t, self._state = observations["t"].clone(), None
         if users is not None:
             old = self._users
             self._users = users.clone() if old is None or where is None else torch.where(where, users, old)
 
-    def moment(self) -> Moment:
+    def state(self) -> ChainState:
         """The current state of the chains.
 
         Raises:
             gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
         """
-        if self._moment is not None:
-            return self._moment
+        if self._state is not None:
+            return self._state
         if self._u is None or self._t is None or self._users is None:
             raise ResetNeeded("no episode is running: call reset() before step()")
         t = self._t[:, 0].long()  # (N,)
@@ -71,8 +79,8 @@ class Watch:
             place = f"sub-environment {int(t.argmax())}" if len(t) > 1 else "this environment"
             raise ResetNeeded(f"{place} has no running episode: reset it before step()")
         context = self.problem.context(self._users)  # (N, C) or None
-        self._moment = Moment(self._u, first if first == last else t, context)
-        return self._moment
+        self._state = ChainState(self._u, first if first == last else t, context)
+        return self._state
 
 
 def layers(env: Env) -> Iterator[Env]:
@@ -153,13 +161,13 @@ class Layer:
     Attributes:
         action_map: from its actions to those of the environment below; None does not change them.
         observation_map: from the observations below to its own; None does not change them.
-        watch: the state of the chains, shared by all layers of one environment.
+        tracker: the state of the chains, shared by all layers of one environment.
     """
 
     action_map: ActionMap | None
     observation_map: ObservationMap | None
-    watch: Watch
-    _watches: bool
+    tracker: StateTracker
+    _tracks: bool
 
     def attach(
         self,
@@ -171,15 +179,17 @@ class Layer:
         """Set the maps and the state, which is that of a layer below if there is one."""
         self.action_map, self.observation_map = action_map, observation_map
         below = next((layer for layer in layers(env) if isinstance(layer, Layer)), None)
-        self._watches = below is None
+        self._tracks = below is None
         if below is None:
             shown_vector(env, type(self))
-        self.watch = Watch(problem) if below is None else below.watch
+        self.tracker = StateTracker(problem) if below is None else below.tracker
 
-    def seen(self, observations: Observations, users: Tensor | None, where: Tensor | None) -> Observations:
+    def observed(
+        self, observations: Observations, users: Tensor | None, where: Tensor | None
+    ) -> Observations:
         """Update the state from the observations below (N, ...), and return this wrapper's."""
-        if self._watches:
-            self.watch.see(observations, users, where, keep=self.observation_map is None)
+        if self._tracks:
+            self.tracker.update(observations, users, where, keep=self.observation_map is None)
         return observations if self.observation_map is None else self.observation_map(observations)
 
 

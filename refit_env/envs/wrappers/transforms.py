@@ -24,7 +24,7 @@ Observations = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Moment:
+class ChainState:
     """The state of chains: the input of a policy.
 
     Attributes:
@@ -48,7 +48,7 @@ class ActionMap(ABC):
     space: gym.spaces.Box
 
     @abstractmethod
-    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+    def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
         """Actions (B, A) in a state of the chains -> actions of the environment below."""
 
 
@@ -71,11 +71,11 @@ class ResidualMap(ActionMap):
         self.policy, self.scale, self.limit = policy, positive("scale", scale), limit
         self.space = box(positive("bound", bound), policy.backbone.dim)
 
-    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+    def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
         """Residuals (B, D) -> next vectors (B, D)."""
         with torch.no_grad():
-            mean = self.policy.mean(moment.u, moment.t, moment.context)  # (B, D)
-            std = self.scale * self.policy.step_std(moment.t)  # () or (B, 1)
+            mean = self.policy.mean(state.u, state.t, state.context)  # (B, D)
+            std = self.scale * self.policy.step_std(state.t)  # () or (B, 1)
             moved = mean + std * actions  # (B, D)
             moved = torch.minimum(moved, mean.clamp(min=self.limit))  # (B, D)
             return torch.maximum(moved, mean.clamp(max=-self.limit))  # (B, D)
@@ -91,7 +91,7 @@ class LowRankMap(ActionMap):
         self.matrix = (factors.T * math.sqrt(dim / rank)).contiguous()  # (r, D)
         self.space = box(positive("bound", bound), rank)
 
-    def __call__(self, actions: Tensor, moment: Moment) -> Tensor:
+    def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
         """Coordinates (B, r) -> residuals (B, D)."""
         return actions @ self.matrix
 

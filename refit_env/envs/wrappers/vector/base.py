@@ -82,8 +82,8 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         """
         if self.action_map is not None:
             shape = (self.num_envs, *self.action_map.space.shape)
-            given = read_actions(actions, shape, self.watch.problem.device)  # (N, A)
-            actions = self._of_backend(self.action_map(given, self.watch.moment()))
+            given = read_actions(actions, shape, self.tracker.problem.device)  # (N, A)
+            actions = self._of_backend(self.action_map(given, self.tracker.state()))
         observations, rewards, terminated, truncated, info = self.env.step(actions)
         shown = self._shown(observations, info)
         if self.observation_map is not None and "final_obs" in info:
@@ -92,10 +92,10 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
 
     def _shown(self, observations: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         """This wrapper's observations, from those of the environment below."""
-        if not self._watches and self.observation_map is None:
+        if not self._tracks and self.observation_map is None:
             return observations
         users, where = (self._tensor(info[name]) if name in info else None for name in ("user", "_user"))
-        shown = self.seen({k: self._tensor(v) for k, v in observations.items()}, users, where)
+        shown = self.observed({k: self._tensor(v) for k, v in observations.items()}, users, where)
         if self.observation_map is None:
             return observations
         return {name: self._of_backend(value) for name, value in shown.items()}

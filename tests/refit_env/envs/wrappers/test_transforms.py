@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from refit_env.envs.wrappers.transforms import FactorMap, LowRankMap, Moment, ResidualMap, TopKMap
+from refit_env.envs.wrappers.transforms import ChainState, FactorMap, LowRankMap, ResidualMap, TopKMap
 from refit_env.policy import DiffusionPolicy
 
 
@@ -31,11 +31,11 @@ def test_residuals_are_counted_in_the_steps_deviations(policy: DiffusionPolicy, 
     u, a = torch.rand(4, 60), torch.randn(4, 60)
     for t in range(3):
         expected = policy.mean(u, t) + scale * policy.std[t] * a
-        assert torch.allclose(apply(a, Moment(u, t)), expected, atol=1e-6)
+        assert torch.allclose(apply(a, ChainState(u, t)), expected, atol=1e-6)
     rows = torch.tensor([2, 0, 1, 2])
-    each = torch.cat([apply(a[i : i + 1], Moment(u[i : i + 1], int(rows[i]))) for i in range(4)])
-    assert torch.allclose(apply(a, Moment(u, rows)), each, atol=1e-6)
-    assert not apply(a, Moment(u, 0)).requires_grad
+    each = torch.cat([apply(a[i : i + 1], ChainState(u[i : i + 1], int(rows[i]))) for i in range(4)])
+    assert torch.allclose(apply(a, ChainState(u, rows)), each, atol=1e-6)
+    assert not apply(a, ChainState(u, 0)).requires_grad
 
 
 def test_residuals_stay_in_the_box_and_the_mean_is_never_cut(policy: DiffusionPolicy) -> None:
@@ -43,12 +43,12 @@ def test_residuals_stay_in_the_box_and_the_mean_is_never_cut(policy: DiffusionPo
     mean = policy.mean(u, 0)
     limit = float(mean.abs().median())  # half of the means are outside
     apply = ResidualMap(policy, 1.0, bound=5.0, limit=limit)
-    assert torch.equal(apply(torch.zeros(2, 60), Moment(u, 0)), mean)
+    assert torch.equal(apply(torch.zeros(2, 60), ChainState(u, 0)), mean)
     for sign in (1.0, -1.0):
-        moved = apply(torch.full((2, 60), sign * 1e4), Moment(u, 0))
+        moved = apply(torch.full((2, 60), sign * 1e4), ChainState(u, 0))
         expected = mean.clamp(min=limit) if sign > 0 else mean.clamp(max=-limit)
         assert torch.equal(moved, expected)
-    assert apply(torch.full((2, 60), math.nan), Moment(u, 0)).isnan().all()
+    assert apply(torch.full((2, 60), math.nan), ChainState(u, 0)).isnan().all()
 
 
 @given(st.integers(2, 40), st.data())
@@ -57,7 +57,7 @@ def test_low_rank_residuals_are_in_the_span_at_unit_size(dim: int, data: Any) ->
     factors = orthonormal(dim, rank)
     apply = LowRankMap(factors, bound=3.0)
     z = torch.randn(7, rank, generator=torch.Generator().manual_seed(rank))
-    a = apply(z, Moment(torch.zeros(7, dim), 0))
+    a = apply(z, ChainState(torch.zeros(7, dim), 0))
     assert a.shape == (7, dim) and apply.space.shape == (rank,)
     assert torch.allclose(a @ factors @ factors.T, a, atol=1e-4)  # in the span
     # The mean square of z is that of its residual, whatever the factors: unit variance makes unit size.

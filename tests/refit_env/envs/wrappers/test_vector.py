@@ -69,7 +69,7 @@ def test_equals_the_loop_over_wrapped_single_environments(
             mask = np.array([True, False, False])
             options = {"reset_mask": mask}
             assert_close(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
-        over = ours.env.unwrapped._over()
+        over = ours.env.unwrapped._ended()
         if over is not None and mode == AutoresetMode.DISABLED:
             options = {"reset_mask": over}
             assert_close(ours.reset(options=dict(options)), theirs.reset(options=dict(options)))
@@ -133,7 +133,7 @@ def test_policies_get_the_context_of_the_user(
         for step in range(7):
             if step % 2:
                 envs.reset(options={"reset_mask": np.array([step % 4 == 1, step % 4 == 3])})
-            if mode == "Disabled" and (over := envs.unwrapped._over()) is not None:
+            if mode == "Disabled" and (over := envs.unwrapped._ended()) is not None:
                 envs.reset(options={"reset_mask": over})
             envs_users = envs.unwrapped._users.tolist()
             envs.step(np.zeros((2, 60)))
