@@ -1,4 +1,4 @@
-"""Recommenders that a team would take instead: fitted, and measured by the evaluation of policies.
+"""Baseline recommenders, fitted and measured by the same evaluation as policies.
 
 Example:
     >>> from refit_env.data import load_dataset

@@ -1,4 +1,4 @@
-"""What the autoencoders of interaction rows share: rows as batches, layers, the multinomial likelihood.
+"""Common parts of the autoencoders of interaction rows: batches of rows, layers, the multinomial likelihood.
 
 Letters: B users in a batch, U users, I items.
 """
@@ -24,13 +24,13 @@ class AutoencoderConfig(LearningConfig):
     """Settings of autoencoders."""
 
     hidden: tuple[Size, ...] = (600,)
-    """Sizes of the encoder's layers; the decoder has them the other way round."""
+    """Sizes of the encoder's layers; the decoder has them in reverse order."""
     latent: Size = 200
     """Size of a user's code."""
     dropout: PartialShare = 0.5
-    """Of the input."""
+    """Dropout of the input."""
     batch: Size = 500
-    """Users of a step."""
+    """Users in a training step."""
     eval_every: Size = 2
     """Epochs between validations."""
     patience: Size = 5
@@ -38,10 +38,10 @@ class AutoencoderConfig(LearningConfig):
 
 
 class RowModel(Learner):
-    """A network of train rows; an example is a user who has any."""
+    """A network of train rows; an example is a user with train items."""
 
     def __init__(self, data: Dataset, config: AutoencoderConfig) -> None:
-        """Keep the rows."""
+        """Store the rows."""
         super().__init__()
         self.config = config
         self.num_items = data.num_items
@@ -58,19 +58,19 @@ class RowModel(Learner):
         return self.some.numel()
 
     def rows(self, users: Tensor) -> Tensor:
-        """(B, I) the train rows of ``users`` (B,)."""
+        """Return the train rows (B, I) of ``users`` (B,)."""
         if self._rows is None:
             self._rows = SparseRows(self._matrix, users.device)
         return self._rows.dense(users)
 
 
-def shaken(rows: Tensor, dropout: float, training: bool) -> Tensor:
-    """Rows (B, I) of length 1, in training with items dropped out."""
+def dropped_out(rows: Tensor, dropout: float, training: bool) -> Tensor:
+    """Return rows (B, I) of length 1, with dropout of items in training."""
     return functional.dropout(functional.normalize(rows, dim=1), dropout, training)
 
 
 def layers(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of these sizes with tanh between them, drawn as Mult-VAE's code draws them."""
+    """Return linear layers of these sizes with tanh between them, initialised as in Mult-VAE's code."""
     out: list[nn.Module] = []
     for number, (before, after) in enumerate(pairwise(sizes)):
         linear = nn.Linear(before, after)
@@ -81,7 +81,7 @@ def layers(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def multinomial(logits: Tensor, rows: Tensor) -> Tensor:
-    """(B,) the negative log-likelihood of the rows' items under softmax(logits), both (B, I).
+    """Return the negative log-likelihood (B,) of the rows' items under softmax(logits), both (B, I).
 
     Example:
         >>> multinomial(torch.zeros(1, 2), torch.tensor([[1.0, 1.0]])).round(decimals=4)

@@ -1,4 +1,4 @@
-"""What every baseline is: settings, a fit, and scores of all items for any user of a data set.
+"""The interface of baselines: settings, a fit, and scores of all items for any user of a data set.
 
 Letters: B users in a batch, U users, I items.
 """
@@ -25,7 +25,7 @@ SETS, ROWS = "sets", "rows"
 
 @dataclass(frozen=True)
 class BaselineConfig(Bounded):
-    """Settings of a baseline that has none."""
+    """Settings of a baseline without settings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Scorer:
 
     Attributes:
         score: users (B,) int64 -> scores (B, I) float32, on the users' device.
-        chosen: settings that validation chose during the fit, by field: the number of epochs, say. A fit
+        chosen: settings that validation chose during the fit, by field, such as the number of epochs. A fit
             with them and without validation items repeats the choice.
     """
 
@@ -42,12 +42,12 @@ class Scorer:
     chosen: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, users: Tensor) -> Tensor:
-        """Scores (B, I) for ``users`` (B,), higher is better; seen items are masked by the evaluation."""
+        """Return scores (B, I) for ``users`` (B,), higher is better; the evaluation masks seen items."""
         return self.score(users)
 
 
 class Baseline(ABC):
-    """A recommender that a team would take instead of a diffusion model.
+    """A recommender to compare a diffusion model with.
 
     Attributes:
         config: its settings.
@@ -55,17 +55,17 @@ class Baseline(ABC):
 
     name: ClassVar[str]
     forms: ClassVar[tuple[str, ...]] = (SETS,)
-    """The forms of data sets that it is for."""
+    """The forms of data sets that it supports."""
     seeded: ClassVar[bool] = False
     """Whether the seed changes the fit."""
     ordered: ClassVar[bool] = False
-    """Whether it also takes sets of items that stand in order of time."""
+    """Whether it also accepts sets of items that are sorted by time."""
     needs: ClassVar[str] = ""
-    """What else the data set must have: ``social`` edges or ``coordinates`` of the items."""
+    """A further requirement: ``social`` edges or ``coordinates`` of the items."""
     config_class: ClassVar[type[BaselineConfig]] = BaselineConfig
 
     def __init__(self, config: BaselineConfig | None = None) -> None:
-        """Keep the settings; the defaults if None."""
+        """Store the settings; None uses the defaults."""
         self.config = config if config is not None else self.config_class()
 
     def fit(self, dataset: Dataset, seed: int = 0, device: torch.device | str = "cpu") -> Scorer:
@@ -90,15 +90,15 @@ class Baseline(ABC):
 
     @abstractmethod
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
-        """``fit`` to a data set that ``fault`` has nothing against, as its rows where it has rows."""
+        """Fit to a data set that ``fault`` accepts, as rows where it has rows."""
 
     @classmethod
     def fault(cls, dataset: Dataset) -> str | None:
-        """Why this baseline cannot take a data set, after its name; None if it can."""
+        """Return why this baseline does not support a data set, or None; the text follows its name."""
         data = dataset.episodes
         form = ROWS if isinstance(data, RowDataset) else SETS
         if form not in cls.forms and not (cls.ordered and data.time_ordered):
-            need = "rows in order of time" if ROWS in cls.forms else "users with sets of items"
+            need = "rows sorted by time" if ROWS in cls.forms else "users with sets of items"
             return f"needs {need}; {data.name!r} has none"
         if cls.needs == "social" and data.social is None:
             return f"needs social edges; {data.name!r} has none"

@@ -7,7 +7,7 @@ arXiv 2211.09324, Eq. 6 to 12): from a row x,
     L = x D_I^-1/2 V V^T D_I^1/2                               (ideal low-pass filter)
     dS/dt = -S P           for t in 0..T_s, from B + beta L    (sharpening)
 
-As in the authors' code the blurring takes one Euler step over T_b = 1, which leaves x P; the sharpening takes
+As in the authors' code the blurring is one Euler step over T_b = 1, which gives x P; the sharpening is
 ``steps`` of Euler or of the classical Runge-Kutta method, and its end is the score.
 
 Letters: B users in a batch, U users, I items, r rank.
@@ -45,7 +45,7 @@ class BSPMConfig(BaselineConfig):
     beta: Nonnegative = 0.2
     """Weight of the low-pass filter beside the heat equation."""
     sharpening: Nonnegative = 2.5
-    """T_s, how long a row is sharpened; 0 leaves it blurred."""
+    """T_s, the time of sharpening; 0 does not sharpen."""
     steps: Annotated[int, Meta(ge=1, le=1000)] = 1
     """Steps of the sharpening."""
     solver: Annotated[str, OneOf(SOLVERS)] = "rk4"
@@ -71,11 +71,11 @@ class BSPM(Baseline):
         out = leading.T * by_item**0.5  # (r, I)
 
         def smooth(state: Rows) -> Rows:
-            """(B, I) the state times P."""
+            """Return the state times P, (B, I)."""
             return np.asarray((across @ (normal @ state.T)).T)
 
         def score(users: Tensor) -> Tensor:
-            """(B, I) the sharpened rows."""
+            """Return the sharpened rows (B, I)."""
             shown = rows[users.cpu().numpy()]
             blurred = np.asarray((across @ (normal @ shown.T)).T.toarray())  # (B, I) one Euler step
             state = blurred + config.beta * np.asarray(shown @ into) @ out

@@ -37,7 +37,7 @@ class SocialModel(EmbeddingModel):
     edges: Tensor
 
     def __init__(self, data: Dataset, config: DiffNetConfig) -> None:
-        """Keep the social edges."""
+        """Store the social edges."""
         super().__init__(data, config)
         assert data.social is not None
         self.register_buffer("edges", tensor_of(data.social.T.copy()), persistent=False)
@@ -45,7 +45,7 @@ class SocialModel(EmbeddingModel):
 
     @property
     def means(self) -> tuple[Operator, Operator]:
-        """The mean over the users whom one trusts, and over one's items."""
+        """Build the means over trusted users, and over the user's items."""
         if self._means is None:
             users, items = self.users.num_embeddings, self.items.num_embeddings
             self._means = mean_over(self.edges, users, users), mean_over(self.pairs, users, items)

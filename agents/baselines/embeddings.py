@@ -1,4 +1,4 @@
-"""What the baselines with an embedding of each user and item share: pairs, the BPR loss, inner products.
+"""Common parts of baselines with an embedding of each user and item: pairs, the BPR loss, inner products.
 
 Letters: B pairs in a batch (users, when scored), N interactions, U users, I items, d size of an embedding.
 """
@@ -29,7 +29,7 @@ class EmbeddingConfig(LearningConfig):
     l2: Nonnegative = 1e-4
     """Weight of half the squared embeddings of a pair and its negative."""
     batch: Size = 2048
-    """Pairs of a step."""
+    """Pairs in a training step."""
 
 
 class EmbeddingModel(Learner):
@@ -39,7 +39,7 @@ class EmbeddingModel(Learner):
     """
 
     def __init__(self, data: Dataset, config: EmbeddingConfig) -> None:
-        """Draw the embeddings, N(0, 0.1^2) as LightGCN's code."""
+        """Initialise the embeddings with N(0, 0.1^2), as LightGCN's code does."""
         super().__init__()
         self.config = config
         self.users = nn.Embedding(data.num_users, config.embedding)
@@ -61,17 +61,17 @@ class EmbeddingModel(Learner):
         return int(self.pairs.shape[1])
 
     def negatives(self, users: Tensor) -> Tensor:
-        """(B,) an item that each of ``users`` (B,) does not have."""
+        """Draw an item (B,) that each of ``users`` (B,) does not have."""
         if self._negatives is None:
             self._negatives = Negatives(self._rows, users.device)
         return self._negatives.draw(users)
 
     @abstractmethod
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The vectors of all users (U, e) and items (I, e) whose inner products are scores."""
+        """Return the vectors of all users (U, e) and items (I, e), whose inner products are scores."""
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """BPR: -log sigmoid of the pair's score less the negative's, and l2 on their own embeddings."""
+        """Return BPR, -log sigmoid of the pair's score minus the negative's, with l2 on their embeddings."""
         users, items = self.pairs[:, ids]
         others = self.negatives(users)
         all_users, all_items = self.embed()
@@ -79,22 +79,22 @@ class EmbeddingModel(Learner):
         return bpr(*vectors) + self.config.l2 * self.size(users, items, others)
 
     def size(self, users: Tensor, items: Tensor, others: Tensor) -> Tensor:
-        """Half the squared embeddings of the triples (B,), over B."""
+        """Return half the squared embeddings of the triples (B,), divided by B."""
         tables = self.users(users), self.items(items), self.items(others)
         return torch.stack([table.square().sum() for table in tables]).sum() / (2 * users.numel())
 
     def prepare(self) -> None:
-        """Embed once for all users."""
+        """Compute the embeddings once for all users."""
         self._scored = self.embed()
 
     def scores(self, users: Tensor) -> Tensor:
-        """(B, I) the inner products."""
+        """Return the inner products (B, I)."""
         assert self._scored is not None, "prepare comes first"
         return self._scored[0][users] @ self._scored[1].T
 
 
 def bpr(users: Tensor, items: Tensor, others: Tensor) -> Tensor:
-    """The mean of -log sigmoid(u i - u j) over triples of vectors (B, d) (Rendle et al., UAI 2009).
+    """Return the mean of -log sigmoid(u i - u j) over triples of vectors (B, d) (Rendle et al., UAI 2009).
 
     Example:
         >>> u = torch.tensor([[1.0, 0.0]])
@@ -106,7 +106,7 @@ def bpr(users: Tensor, items: Tensor, others: Tensor) -> Tensor:
 
 
 def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of two views (B, d): each row of one against all of the other, by cosine; the mean over rows.
+    """Return InfoNCE of two views (B, d): each row of one against all of the other, by cosine.
 
     Example:
         >>> a = torch.eye(2)
@@ -118,11 +118,11 @@ def contrast(one: Tensor, other: Tensor, temperature: float) -> Tensor:
 
 
 def user_item_graph(pairs: Tensor, num_users: int, num_items: int) -> Operator:
-    """The normalised graph D_U^-1/2 X D_I^-1/2 of interactions ``pairs`` (2, N): from items to users."""
+    """Return the normalised graph D_U^-1/2 X D_I^-1/2 of ``pairs`` (2, N), from items to users."""
     return Operator.symmetric(pairs, (num_users, num_items))
 
 
 def mean_over(edges: Tensor, rows: int, columns: int) -> Operator:
-    """The mean over the neighbours of each row; ``edges`` (2, n) are its pairs (row, neighbour)."""
+    """Return the mean over the neighbours of each row; ``edges`` (2, n) are pairs (row, neighbour)."""
     counts = count_edges(edges[0], rows)
     return Operator.symmetric(edges, (rows, columns), (counts.square(), counts.new_ones(columns)))

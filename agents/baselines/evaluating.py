@@ -1,4 +1,4 @@
-"""A baseline fitted and measured by the evaluation of policies."""
+"""Fits baselines and measures them by the evaluation of policies."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def evaluate_baseline(
     """
     data = entry(env_id).dataset
     if data is None:
-        raise ValueError(f"{env_id} has no data set of its own; use measure_baseline with yours")
+        raise ValueError(f"{env_id} has no fixed data set; use measure_baseline with your data set")
     result, report = measure_baseline(
         load_dataset(data), name, settings, seed, split, refit=refit, device=device
     )

@@ -29,18 +29,18 @@ class FPMCConfig(LearningConfig):
     """FPMC's settings."""
 
     embedding: Size = 64
-    """d of each of the four tables."""
+    """Size d of each of the four tables."""
     l2: Nonnegative = 1e-4
     """Weight of half the squared embeddings of a row, its target and its negative."""
     batch: Size = 2048
-    """Rows of a step."""
+    """Rows in a training step."""
 
 
 class Factors(Learner):
     """The four tables."""
 
     def __init__(self, data: Dataset, config: FPMCConfig) -> None:
-        """Draw the tables, N(0, 0.1^2), and read the last item of each row."""
+        """Initialise the tables with N(0, 0.1^2), and read the last item of each row."""
         super().__init__()
         self.config, self.num_items = config, data.num_items
         known = Histories.of(data, 1)
@@ -68,11 +68,11 @@ class Factors(Learner):
         return int(self.rows.shape[1])
 
     def states(self, users: Tensor, lasts: Tensor) -> Tensor:
-        """(B, 2 d) w_u and a_l side by side."""
+        """Return w_u and a_l concatenated, (B, 2 d)."""
         return torch.cat([self.users(users), self.lasts(lasts)], 1)
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """BPR, and l2."""
+        """Return BPR with l2."""
         users, lasts, targets = self.rows[:, ids]
         others = torch.randint(self.num_items - 1, targets.shape, device=targets.device)
         others = others + (others >= targets).long()  # uniform among the items but the target

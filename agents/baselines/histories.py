@@ -1,4 +1,4 @@
-"""What the baselines of sequences share: histories of rows, or of sets whose items stand in order of time.
+"""Common parts of sequential baselines: histories of rows, or of sets whose items are sorted by time.
 
 Letters: B rows in a batch, R rows, W windows, L history length, U users or rows that are scored, I items,
 d size.
@@ -24,10 +24,10 @@ from refit_env.settings import PartialShare, Size
 
 @dataclass(frozen=True)
 class Histories:
-    """What a model of sequences learns from, and what it is shown.
+    """Training data and inputs of a sequential model.
 
     Attributes:
-        history: (R, L) int64 items before each train target, oldest first, filled up with I.
+        history: (R, L) int64 items before each train target, oldest first, padded with I.
         targets: (R,) int64.
         sessions: (R,) int64 the session (user) of each train row.
         shown: (U, L) int64 the history of each user that is scored.
@@ -42,9 +42,9 @@ class Histories:
 
     @classmethod
     def of(cls, data: Dataset, length: int) -> Histories:
-        """Read a data set of rows, or one of sets in order of time; histories show at most ``length`` items.
+        """Read a data set of rows, or of sets sorted by time; histories hold at most ``length`` items.
 
-        Of the latter, each train item but a user's first is a target, and all train items are shown.
+        For sets, each train item except a user's first is a target, and all train items are the input.
         """
         if isinstance(data, RowDataset):
             history = tensor_of(data.latest(min(length, data.history.shape[1]))[0])
@@ -75,13 +75,13 @@ class SequenceConfig(LearningConfig):
     """Settings of networks of histories."""
 
     history: Annotated[int, Meta(ge=1, le=1000)] = 50
-    """L, items of a history; of a data set of rows, at most what these show."""
+    """L, length of a history; for a data set of rows, at most their length."""
     embedding: Size = 64
     """d."""
     dropout: PartialShare = 0.2
-    """Of embeddings and within the network."""
+    """Dropout of embeddings and within the network."""
     batch: Size = 128
-    """Histories of a step."""
+    """Histories in a training step."""
     eval_every: Size = 1
     """Epochs between validations."""
     patience: Size = 5
@@ -89,10 +89,10 @@ class SequenceConfig(LearningConfig):
 
 
 class SequenceModel(Learner):
-    """A network that gives a state after each item of a history; a score is its product with the item."""
+    """A network that returns a state after each item of a history; a score is its product with the item."""
 
     def __init__(self, data: Dataset, config: SequenceConfig) -> None:
-        """Draw the item table, N(0, 0.02^2), and keep the histories."""
+        """Initialise the item table with N(0, 0.02^2), and store the histories."""
         super().__init__()
         self.config, self.num_items = config, data.num_items
         known = Histories.of(data, config.history)
@@ -119,17 +119,17 @@ class SequenceModel(Learner):
 
     @abstractmethod
     def states(self, history: Tensor) -> Tensor:
-        """(B, L, d) after each item of the histories (B, L), none of which depends on a later item."""
+        """Return states (B, L, d) after each item of the histories (B, L), independent of later items."""
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """Cross-entropy of the next item among all, at each place of the histories."""
+        """Return the cross-entropy of the next item among all, at each position of the histories."""
         history = self.inputs[ids]  # (B, L)
         there = history < self.num_items
         states = self.states(history)[there]  # (n, d)
         return functional.cross_entropy(states @ self.items.weight[:-1].T, self.nexts[ids][there])
 
     def scores(self, users: Tensor) -> Tensor:
-        """(B, I) of the state after the last item."""
+        """Return scores (B, I) of the state after the last item."""
         history = self.shown[users]  # (B, L)
         last = ((history < self.num_items).sum(1) - 1).clamp(min=0)  # (B,)
         state = self.states(history)[torch.arange(len(users), device=users.device), last]  # (B, d)

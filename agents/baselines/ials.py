@@ -39,9 +39,9 @@ class ImplicitALSConfig(BaselineConfig):
     l2: Annotated[float, Meta(gt=0)] = 0.01
     """Weight of the squared embeddings."""
     frequency: Share = 1.0
-    """nu: 0 regularises all alike, 1 in proportion to the interactions."""
+    """nu: 0 regularises all equally, 1 in proportion to the interactions."""
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 12
-    """Times that users and then items are solved for."""
+    """Number of iterations over users and items."""
 
 
 class ImplicitALS(Baseline):
@@ -66,7 +66,7 @@ class ImplicitALS(Baseline):
             items = solve(columns, users, config)
 
         def score(ids: Tensor) -> Tensor:
-            """(B, I) the inner products."""
+            """Return the inner products (B, I)."""
             out: Tensor = users[ids] @ items.T
             return out
 
@@ -81,7 +81,7 @@ def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Ten
     ridge = torch.as_tensor(config.l2 * counts.mean() * weight / weight.mean(), dtype=others.dtype)
     common = config.unobserved * others.T @ others  # (d, d)
     out = torch.zeros(rows.shape[0], size, dtype=others.dtype, device=device)
-    order = np.argsort(counts, kind="stable")  # rows of like length together: little is padded
+    order = np.argsort(counts, kind="stable")  # rows of similar length together, with little padding
     eye = torch.eye(size, dtype=others.dtype, device=device)
     padded = torch.cat([others, others.new_zeros(1, size)])  # (M + 1, d)
     first = 0
@@ -97,7 +97,7 @@ def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Ten
 
 
 def _end(counts: np.ndarray, first: int, size: int) -> int:
-    """Where the rows from ``first`` on, of ascending ``counts`` (N,), stop fitting into memory."""
+    """Return the end of the rows from ``first`` on, of ascending ``counts`` (N,), that fit into memory."""
     last = first + 1
     most = max(CELLS // size, 1)
     while last < counts.size and (last + 1 - first) * max(int(counts[last]), size) <= most:
@@ -106,7 +106,7 @@ def _end(counts: np.ndarray, first: int, size: int) -> int:
 
 
 def _columns(rows: sp.csr_matrix, ids: np.ndarray) -> np.ndarray:
-    """(b, n) the stored columns of rows ``ids`` (b,), filled up with the number of columns."""
+    """Return the stored columns (b, n) of rows ``ids`` (b,), padded with the number of columns."""
     part = rows[ids]
     counts = np.diff(part.indptr)
     out = np.full((ids.size, max(int(counts.max(initial=0)), 1)), rows.shape[1], dtype=np.int64)

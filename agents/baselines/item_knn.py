@@ -27,7 +27,7 @@ class ItemKNNConfig(BaselineConfig):
     """Item-kNN's settings."""
 
     neighbors: Size = 100
-    """Most similar items that each item keeps."""
+    """Number of most similar items of each item."""
     shrink: Nonnegative = 10.0
     """Added to the denominator: similarities of rare items count less."""
     balance: Share = 0.5
@@ -54,7 +54,7 @@ class ItemKNN(Baseline):
         own, other = counts**config.balance, counts ** (1.0 - config.balance)
 
         def similarity(common: sp.csr_matrix, items: slice) -> sp.csr_matrix:
-            """Common users (n, I) of the scored ``items`` with all others, over the denominator."""
+            """Return the common users (n, I) of ``items`` with all others, divided by the denominator."""
             row = np.repeat(np.arange(common.shape[0]) + items.start, np.diff(common.indptr))
             common.data /= own[row] * other[common.indices] + config.shrink
             return common

@@ -1,4 +1,4 @@
-"""What the baselines that are trained by gradient share: the loop, which stops when validation does.
+"""The training loop of gradient-based baselines, with early stopping on validation.
 
 Letters: B examples in a batch (users, when scored), N examples of an epoch, U users, I items.
 """
@@ -26,23 +26,23 @@ class LearningConfig(BaselineConfig):
     """Settings of training by gradient."""
 
     learning_rate: Annotated[float, Meta(gt=0, le=10)] = 1e-3
-    """Adam's step size."""
+    """Learning rate of Adam."""
     weight_decay: Nonnegative = 0.0
     """Adam's weight decay, on all weights."""
     batch: Size = 1024
-    """Examples of a step."""
+    """Examples in a training step."""
     epochs: Annotated[int, Meta(ge=1, le=100_000)] = 200
-    """Most passes over the examples; exactly so many where there are no validation items."""
+    """Most epochs; without validation items, the exact number."""
     eval_every: Annotated[int, Meta(ge=1, le=100_000)] = 5
     """Epochs between validations."""
     patience: Annotated[int, Meta(ge=1, le=100_000)] = 3
-    """Validations without a better NDCG@20 after which training stops; the best weights are kept."""
+    """Validations without a better NDCG@20 after which training stops; the best weights are used."""
 
 
 class Learner(nn.Module, ABC):
     """A network that is trained on numbered examples and scores users.
 
-    All random numbers are torch's own, which ``Learned`` seeds and restores.
+    All random numbers come from torch's global generator, which ``Learned`` seeds and restores.
     """
 
     phases: ClassVar[tuple[str, ...]] = ("all",)
@@ -62,13 +62,13 @@ class Learner(nn.Module, ABC):
         """Scores (B, I) for ``users`` (B,), in evaluation mode, after ``prepare``."""
 
     def begin(self, phase: str) -> None:
-        """Do what a pass begins with."""
+        """Prepare a pass."""
 
     def prepare(self) -> None:
-        """Compute what all users' scores share; called before scoring, without gradients."""
+        """Compute the parts that the scores of all users share; called before scoring, without gradients."""
 
     def trained_in(self, phase: str) -> Iterable[nn.Parameter]:
-        """The weights that a pass trains."""
+        """Return the weights that a pass trains."""
         return self.parameters()
 
 
@@ -80,7 +80,7 @@ class Learned(Baseline):
 
     @abstractmethod
     def build(self, data: Dataset) -> Learner:
-        """The untrained network for a data set, on the CPU."""
+        """Build the untrained network for a data set, on the CPU."""
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
         """Train."""
@@ -89,7 +89,7 @@ class Learned(Baseline):
             epochs = train(model, data, self.config, device)
 
         def score(users: Tensor) -> Tensor:
-            """(B, I) the network's scores."""
+            """Return the network's scores (B, I)."""
             with torch.no_grad():
                 return model.scores(users)
 
@@ -98,7 +98,7 @@ class Learned(Baseline):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's random numbers within, and restore them afterwards."""
+    """Return a context with seeded torch random numbers, which are restored afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -110,7 +110,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
 
     Args:
         model: on ``device``.
-        data: its validation split decides when to stop; without one, all epochs are run.
+        data: its validation split is used for early stopping; without one, all epochs are run.
         config: settings.
         device: where it is trained.
 
@@ -148,19 +148,19 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
 
 
 def validated(model: Learner, data: Dataset, metric: str, device: torch.device) -> float:
-    """The validation metric of a model, which is left in evaluation mode."""
+    """Return the validation metric of a model, and set it to evaluation mode."""
     ready(model)
     with torch.no_grad():
         return evaluate(model.scores, data, "valid", device=device).means()[metric]
 
 
 def ready(model: Learner) -> None:
-    """Put a model into evaluation mode, ready to score."""
+    """Set a model to evaluation mode, and prepare it for scoring."""
     model.eval()
     with torch.no_grad():
         model.prepare()
 
 
 def tensor_of(values: Any, dtype: torch.dtype = torch.int64) -> Tensor:
-    """An array as a tensor."""
+    """Return an array as a tensor."""
     return torch.as_tensor(values, dtype=dtype)

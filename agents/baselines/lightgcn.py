@@ -37,7 +37,7 @@ class LightGraph(EmbeddingModel):
     config: LightGCNConfig
 
     def __init__(self, data: Dataset, config: LightGCNConfig) -> None:
-        """Make the graph of the train items when it is first used: the device is known then."""
+        """Build the graph of the train items at its first use, when the device is known."""
         super().__init__(data, config)
         self._graph: Operator | None = None
 
@@ -49,12 +49,12 @@ class LightGraph(EmbeddingModel):
         return self._graph
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The layers' means, (U, d) and (I, d)."""
+        """Return the means of the layers, (U, d) and (I, d)."""
         return mean_of(layers_of(self.graph, self.users.weight, self.items.weight, self.config.layers))
 
 
 def layers_of(graph: Operator, users: Tensor, items: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Layers 0..count of a linear graph convolution, each (U, d) and (I, d)."""
+    """Return layers 0..count of a linear graph convolution, each (U, d) and (I, d)."""
     out = [(users, items)]
     for _ in range(count):
         users, items = graph(items), graph.T(users)
@@ -63,7 +63,7 @@ def layers_of(graph: Operator, users: Tensor, items: Tensor, count: int) -> list
 
 
 def mean_of(layers: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The mean of some layers, (U, d) and (I, d)."""
+    """Return the mean of some layers, (U, d) and (I, d)."""
     users, items = zip(*layers, strict=True)
     return torch.stack(users).mean(0), torch.stack(items).mean(0)
 

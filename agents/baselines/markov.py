@@ -34,7 +34,7 @@ class MarkovConfig(BaselineConfig):
     """Places between two items of a session that are counted, and items of a history that are used; 1 is a
     Markov chain of the last item."""
     smoothing: Nonnegative = 1.0
-    """Added to an item's number of followers: rare items say less."""
+    """Added to an item's number of followers, so that rare items have less weight."""
 
 
 class Markov(Baseline):
@@ -62,7 +62,7 @@ class Markov(Baseline):
 
 
 def weighted_histories(history: Tensor, num_items: int) -> sp.csr_matrix:
-    """(R, I) each history's items, 1 / b at b places back; repeats add up.
+    """Return the items (R, I) of each history with weights 1 / b at b places back; repeats are summed.
 
     Example:
         >>> weighted_histories(torch.tensor([[2, 0, 3]]), 3).toarray()

@@ -1,4 +1,4 @@
-"""Sparse matrices that the baselines share: inputs, and products that keep the largest values of a row.
+"""Sparse matrices of the baselines: inputs, and products that keep the largest values of each row.
 
 Letters: U users, I items, N rows of a matrix, M columns, k values that are kept, S sessions.
 """
@@ -18,13 +18,13 @@ from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.rewards.linear_models import weighted
 
 CELLS = 40_000_000
-"""Stored values of a sparse product that are held at a time, about."""
+"""Approximate number of stored values of a sparse product in memory at a time."""
 
 
 def shown_rows(data: Dataset) -> sp.csr_matrix:
     """Return the input of each user: the train items (U, I) as ones.
 
-    Of a data set of rows, each history, the item b places back weighted 1 / b.
+    For a data set of rows, this is each history, with weight 1 / b of the item b places back.
     """
     if isinstance(data, RowDataset):
         return weighted(data)
@@ -34,7 +34,7 @@ def shown_rows(data: Dataset) -> sp.csr_matrix:
 def known_sets(data: Dataset) -> sp.csr_matrix:
     """Return the sets of items that a neighbourhood model is fitted to: the train items (U, I) as ones.
 
-    Of a data set of rows, the items of each session (S, I) in its train rows, targets included.
+    For a data set of rows, these are the items of each session (S, I) in its train rows, with targets.
     """
     if not isinstance(data, RowDataset):
         return sp.csr_matrix(data.train.csr, dtype=np.float64, copy=True)
@@ -55,7 +55,7 @@ def largest_of_rows(matrix: sp.csr_matrix, k: int) -> sp.csr_matrix:
 
     Args:
         matrix: (N, M).
-        k: values that are kept, >= 1.
+        k: number of values to keep, >= 1.
 
     Example:
         >>> largest_of_rows(sp.csr_matrix([[1.0, 3.0, 2.0, 2.0], [0.0, 1.0, 0.0, 0.0]]), 2).toarray()
@@ -89,9 +89,9 @@ def nearest_columns(
     Args:
         left: (N, D).
         right: (D, M).
-        k: values that are kept of a row.
-        adjust: changes some rows of the product before the largest are chosen; gets them and their slice.
-        without_itself: whether the diagonal is left out.
+        k: number of values to keep in a row.
+        adjust: function of some rows of the product and their slice, applied before the largest are chosen.
+        without_itself: whether to remove the diagonal.
 
     Returns:
         (N, M) sparse.
@@ -118,22 +118,22 @@ def product_scores(
     scaled = weights if factor is None else sp.csr_matrix(weights @ sp.diags(factor))
 
     def score(users: Tensor) -> Tensor:
-        """(B, I) float32 the rows of ``users`` (B,) times the weights."""
+        """Return the rows of ``users`` (B,) times the weights, (B, I) float32."""
         return dense_tensor(sp.csr_matrix(rows[users.cpu().numpy()] @ scaled), users.device)
 
     return score
 
 
 def dense_tensor(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
-    """The matrix (B, I) as a float32 tensor."""
+    """Return the matrix (B, I) as a float32 tensor."""
     return torch.from_numpy(matrix.astype(np.float32).toarray()).to(device)
 
 
 def _slices(left: sp.csr_matrix, right: sp.csr_matrix) -> Iterator[slice]:
-    """Slices of the rows of ``left`` whose products hold ``CELLS`` values at most, where one row does."""
-    reach = np.diff(right.indptr).astype(np.float64)  # values that a stored column of left brings
+    """Yield slices of the rows of ``left`` whose products hold at most ``CELLS`` values, if one row does."""
+    reach = np.diff(right.indptr).astype(np.float64)  # values that a stored column of left adds
     ones = sp.csr_matrix((np.ones(left.nnz), left.indices, left.indptr), shape=left.shape)
-    work = np.asarray(ones @ reach).ravel()  # (N,) at least the values of the product's row
+    work = np.asarray(ones @ reach).ravel()  # (N,) upper bound of the values of the product's row
     first, held = 0, 0.0
     for row, cost in enumerate(np.minimum(work, right.shape[1])):
         if held and held + cost > CELLS:
@@ -144,7 +144,7 @@ def _slices(left: sp.csr_matrix, right: sp.csr_matrix) -> Iterator[slice]:
 
 
 def _without_diagonal(part: sp.csr_matrix, first: int) -> sp.csr_matrix:
-    """Rows ``first`` and following of a square matrix, less their diagonal."""
+    """Return rows of a square matrix, from row ``first`` on, without their diagonal."""
     row = np.repeat(np.arange(part.shape[0]), np.diff(part.indptr))
     keep = part.indices != row + first
     counts = np.bincount(row[keep], minlength=part.shape[0])

@@ -2,7 +2,7 @@
 
 The score is w_u h_i; the loss -log sigmoid(w_u h_i - w_u h_j) + l2 / 2 (|w_u|^2 + |h_i|^2 + |h_j|^2) of an
 interaction (u, i) and an item j that the user does not have (Rendle et al., UAI 2009, arXiv 1205.2618). Adam
-takes the place of plain stochastic gradient descent.
+replaces plain stochastic gradient descent.
 
 Letters: U users, I items, d size of an embedding.
 """
@@ -23,7 +23,7 @@ class Factors(EmbeddingModel):
     """Two tables."""
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The tables themselves, (U, d) and (I, d)."""
+        """Return the tables, (U, d) and (I, d)."""
         return self.users.weight, self.items.weight
 
 

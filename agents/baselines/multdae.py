@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from agents.baselines.autoencoders import AutoencoderConfig, RowModel, layers, multinomial, shaken
+from agents.baselines.autoencoders import AutoencoderConfig, RowModel, dropped_out, layers, multinomial
 from agents.baselines.base import BaselineConfig
 from agents.baselines.learning import Learned
 from refit_env.data.dataset import Dataset
@@ -25,7 +25,7 @@ class MultDAEConfig(AutoencoderConfig):
     """Mult-DAE's settings."""
 
     hidden: tuple[Size, ...] = ()
-    """Sizes of the encoder's layers before the code; the paper's best has none."""
+    """Sizes of the encoder's layers before the code; the paper's best model has none."""
     weight_decay: Nonnegative = 0.0
     """Adam's weight decay."""
 
@@ -34,23 +34,23 @@ class DenoisingAutoencoder(RowModel):
     """Encoder and decoder."""
 
     def __init__(self, data: Dataset, config: MultDAEConfig) -> None:
-        """Draw the layers."""
+        """Initialise the layers."""
         super().__init__(data, config)
         sizes = [data.num_items, *config.hidden, config.latent]
         self.net = nn.Sequential(layers(sizes), nn.Tanh(), layers(sizes[::-1]))
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """The mean negative log-likelihood of the rows."""
+        """Return the mean negative log-likelihood of the rows."""
         rows = self.rows(self.some[ids])  # (B, I)
         return multinomial(self.logits(rows), rows).mean()
 
     def logits(self, rows: Tensor) -> Tensor:
         """(B, I)."""
-        out: Tensor = self.net(shaken(rows, self.config.dropout, self.training))
+        out: Tensor = self.net(dropped_out(rows, self.config.dropout, self.training))
         return out
 
     def scores(self, users: Tensor) -> Tensor:
-        """(B, I) the logits of whole rows."""
+        """Return the logits (B, I) of whole rows."""
         return self.logits(self.rows(users))
 
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from agents.baselines.autoencoders import AutoencoderConfig, RowModel, layers, multinomial, shaken
+from agents.baselines.autoencoders import AutoencoderConfig, RowModel, dropped_out, layers, multinomial
 from agents.baselines.base import BaselineConfig
 from agents.baselines.learning import Learned
 from refit_env.data.dataset import Dataset
@@ -34,13 +34,13 @@ class MultVAEConfig(AutoencoderConfig):
 
 
 class VariationalAutoencoder(RowModel):
-    """Encoder, which gives means and log-variances, and decoder."""
+    """Encoder, which returns means and log-variances, and decoder."""
 
     config: MultVAEConfig
     epoch: Tensor
 
     def __init__(self, data: Dataset, config: MultVAEConfig) -> None:
-        """Draw the layers."""
+        """Initialise the layers."""
         super().__init__(data, config)
         sizes = [data.num_items, *config.hidden]
         self.encoder = layers([*sizes, 2 * config.latent])
@@ -52,12 +52,12 @@ class VariationalAutoencoder(RowModel):
         self.epoch += 1
 
     def code(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The code's means and log-variances, each (B, L), of rows (B, I)."""
-        mean, logvar = self.encoder(shaken(rows, self.config.dropout, self.training)).chunk(2, 1)
+        """Return the code's means and log-variances, each (B, L), of rows (B, I)."""
+        mean, logvar = self.encoder(dropped_out(rows, self.config.dropout, self.training)).chunk(2, 1)
         return mean, logvar
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """The mean negative ELBO with the annealed weight."""
+        """Return the mean negative ELBO with the annealed weight."""
         rows = self.rows(self.some[ids])  # (B, I)
         mean, logvar = self.code(rows)
         drawn = mean + torch.randn_like(mean) * (0.5 * logvar).exp()  # (B, L)
@@ -65,13 +65,13 @@ class VariationalAutoencoder(RowModel):
         return (multinomial(self.decoder(drawn), rows) + beta * divergence(mean, logvar)).mean()
 
     def scores(self, users: Tensor) -> Tensor:
-        """(B, I) the logits of the code's mean."""
+        """Return the logits (B, I) of the code's mean."""
         out: Tensor = self.decoder(self.code(self.rows(users))[0])
         return out
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
-    """(B,) KL(N(mean, exp(logvar)) | N(0, 1)) of codes (B, L).
+    """Return KL(N(mean, exp(logvar)) | N(0, 1)) (B,) of codes (B, L).
 
     Example:
         >>> divergence(torch.ones(1, 2), torch.zeros(1, 2))

@@ -30,9 +30,9 @@ class NGCFConfig(LightGCNConfig):
     """NGCF's settings."""
 
     dropout: PartialShare = 0.1
-    """Of messages, after each layer."""
+    """Dropout of messages, after each layer."""
     layers: Annotated[int, Meta(ge=1, le=10)] = 3
-    """L, each of the embedding's size."""
+    """L, number of layers, each of the embedding's size."""
 
 
 class NeuralGraph(LightGraph):
@@ -41,27 +41,27 @@ class NeuralGraph(LightGraph):
     config: NGCFConfig
 
     def __init__(self, data: Dataset, config: NGCFConfig) -> None:
-        """Draw the matrices."""
+        """Initialise the matrices."""
         super().__init__(data, config)
         size = config.embedding
         self.sums = nn.ModuleList(nn.Linear(size, size) for _ in range(config.layers))
         self.products = nn.ModuleList(nn.Linear(size, size) for _ in range(config.layers))
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The layers side by side, (U, (L + 1) d) and (I, (L + 1) d)."""
+        """Return the concatenated layers, (U, (L + 1) d) and (I, (L + 1) d)."""
         users, items = self.users.weight, self.items.weight
         out = [(users, items)]
         for sums, products in zip(self.sums, self.products, strict=True):
             near = self.graph(items), self.graph.T(users)
             users, items = (
-                self._layer(own, told, sums, products) for own, told in zip((users, items), near, strict=True)
+                self._layer(own, sent, sums, products) for own, sent in zip((users, items), near, strict=True)
             )
             out.append((functional.normalize(users, dim=1), functional.normalize(items, dim=1)))
         of_users, of_items = zip(*out, strict=True)
         return torch.cat(of_users, 1), torch.cat(of_items, 1)
 
     def _layer(self, own: Tensor, near: Tensor, sums: nn.Module, products: nn.Module) -> Tensor:
-        """(n, d) the next layer of nodes (n, d) with neighbours' sums ``near`` (n, d)."""
+        """Return the next layer (n, d) of nodes (n, d) with neighbours' sums ``near`` (n, d)."""
         mixed = functional.leaky_relu(sums(own + near) + products(near * own), 0.2)
         return functional.dropout(mixed, self.config.dropout, self.training)
 

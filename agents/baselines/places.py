@@ -1,4 +1,4 @@
-"""Most visited and nearest: what a user of check-ins is offered without any learning.
+"""Baselines of check-ins without training: most visited places, and nearest places.
 
 Letters: B histories in a batch, U rows or users, I places.
 """
@@ -30,7 +30,7 @@ class MostVisitedConfig(BaselineConfig):
 
 
 class MostVisited(RewardModel):
-    """The places that a history shows most often, recent visits counting more.
+    """Scores places by their visits in the history, with larger weights for recent visits.
 
     It is the model of the reward ``personal_frequency``, P-TopFreq of next-basket recommendation (Hu et al.,
     SIGIR 2020, arXiv 2006.00556).
@@ -47,13 +47,13 @@ class NearestConfig(BaselineConfig):
     """Settings of the nearest places."""
 
     scale: Annotated[float, Meta(gt=0)] = 1.0
-    """Kilometres at which a place counts half as much as one at the spot."""
+    """Distance in kilometres at which a place has half the weight of one at distance 0."""
     popularity: Annotated[float, Meta(ge=0, le=5)] = 0.5
     """Power of a place's train visits that its nearness is multiplied by; 0 ranks by distance alone."""
 
 
 class Nearest(Baseline):
-    """Popular places near those that a user was at: sum over these of popularity^p / (1 + km / scale).
+    """Scores popular places near the visited ones: sum over these of popularity^p / (1 + km / scale).
 
     Of rows in order, the place b visits back counts 1 / b. The power law of distance is that of Ye et al.
     (SIGIR 2011), the mixture with popularity is this project's own. Places without coordinates are near
@@ -76,11 +76,11 @@ class Nearest(Baseline):
         rows = SparseRows(shown_rows(data), device)
 
         def score(users: Tensor) -> Tensor:
-            """(B, I) the weighted nearness to the places of ``users`` (B,)."""
+            """Return the weighted nearness (B, I) to the places of ``users`` (B,)."""
             return rows.dense(users) @ near
 
         return Scorer(score)
 
     def _nearness(self, distance: Tensor) -> Tensor:
-        """(I,) 1 / (1 + km / scale); 0 where a distance is unknown."""
+        """Return 1 / (1 + km / scale), (I,); 0 where a distance is unknown."""
         return (1.0 / (1.0 + distance / self.config.scale)).nan_to_num(0.0)

@@ -1,4 +1,4 @@
-"""Popularity: the items that most train rows hold, the same for all.
+"""Popularity: ranks items by their train interactions, the same for all users.
 
 Letters: B users in a batch, I items.
 """
@@ -27,7 +27,7 @@ class Popularity(Baseline):
         counts = torch.as_tensor(np.bincount(items, minlength=data.num_items), dtype=torch.float32)  # (I,)
 
         def score(users: Tensor) -> Tensor:
-            """(B, I) the counts for each of ``users`` (B,)."""
+            """Return the counts (B, I) for each of ``users`` (B,)."""
             return counts.to(users.device).expand(users.numel(), -1).clone()
 
         return Scorer(score)

@@ -22,7 +22,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
-from agents.baselines.autoencoders import AutoencoderConfig, RowModel, multinomial, shaken
+from agents.baselines.autoencoders import AutoencoderConfig, RowModel, dropped_out, multinomial
 from agents.baselines.base import BaselineConfig
 from agents.baselines.learning import Learned
 from refit_env.data.dataset import Dataset
@@ -45,14 +45,14 @@ class RecVAEConfig(AutoencoderConfig):
     gamma: Nonnegative = 0.005
     """Weight of the KL of a user with one item."""
     learning_rate: Annotated[float, Meta(gt=0, le=10)] = 5e-4
-    """Adam's step size."""
+    """Learning rate of Adam."""
 
 
 class DenseEncoder(nn.Module):
     """Layers that each read the sum of all before them."""
 
     def __init__(self, items: int, width: int, depth: int, latent: int) -> None:
-        """Draw the layers."""
+        """Initialise the layers."""
         super().__init__()
         self.first = nn.Linear(items, width)
         self.others = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
@@ -60,7 +60,7 @@ class DenseEncoder(nn.Module):
         self.out = nn.Linear(width, 2 * latent)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of the codes, each (B, L), of rows (B, I) of length 1."""
+        """Return means and log-variances of the codes, each (B, L), of rows (B, I) of length 1."""
         known = self.norms[0](functional.silu(self.first(rows)))  # (B, width)
         for linear, norm in zip(self.others, self.norms[1:], strict=True):
             known = known + norm(functional.silu(linear(known) + known))
@@ -75,25 +75,25 @@ class CompositeVAE(RowModel):
     config: RecVAEConfig
 
     def __init__(self, data: Dataset, config: RecVAEConfig) -> None:
-        """Draw the layers."""
+        """Initialise the layers."""
         super().__init__(data, config)
         self.encoder = DenseEncoder(data.num_items, config.hidden[0], config.depth, config.latent)
         self.decoder = nn.Linear(config.latent, data.num_items)
         self.last = copy.deepcopy(self.encoder).requires_grad_(False)
 
     def trained_in(self, phase: str) -> Iterable[nn.Parameter]:
-        """The encoder's or the decoder's weights."""
+        """Return the encoder's or the decoder's weights."""
         return (self.encoder if phase == "encoder" else self.decoder).parameters()
 
     def begin(self, phase: str) -> None:
-        """Take over the encoder into the prior before the decoder is trained."""
+        """Copy the encoder to the prior before the decoder is trained."""
         if phase == "decoder":
             self.last.load_state_dict(self.encoder.state_dict())
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """The mean negative ELBO; the decoder's pass drops nothing out."""
+        """Return the mean negative ELBO; the decoder's pass has no dropout."""
         rows = self.rows(self.some[ids])  # (B, I)
-        input_ = shaken(rows, self.config.dropout, phase == "encoder")
+        input_ = dropped_out(rows, self.config.dropout, phase == "encoder")
         mean, logvar = self.encoder(input_)
         drawn = mean + torch.randn_like(mean) * (0.5 * logvar).exp()  # (B, L)
         fit = multinomial(self.decoder(drawn), rows)  # (B,)
@@ -103,13 +103,13 @@ class CompositeVAE(RowModel):
         return (fit + self.config.gamma * rows.sum(1) * gap).mean()
 
     def scores(self, users: Tensor) -> Tensor:
-        """(B, I) the logits of the code's mean."""
+        """Return the logits (B, I) of the code's mean."""
         out: Tensor = self.decoder(self.encoder(functional.normalize(self.rows(users), dim=1))[0])
         return out
 
 
 def log_normal(at: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """Elementwise log-density of N(mean, exp(logvar)).
+    """Return the elementwise log-density of N(mean, exp(logvar)).
 
     Example:
         >>> log_normal(torch.zeros(1), torch.zeros(1), torch.zeros(1)).round(decimals=4)
@@ -119,7 +119,7 @@ def log_normal(at: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
 
 
 def log_prior(at: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-    """(B, L) the composite prior's log-density, elementwise, with the last posterior N(mean, exp(logvar))."""
+    """Return the composite prior's log-density (B, L), with the last posterior N(mean, exp(logvar))."""
     zero = torch.zeros_like(at)
     parts = ((zero, zero), (mean, logvar), (zero, zero + WIDE))
     logs = [math.log(w) + log_normal(at, *part) for w, part in zip(WEIGHTS, parts, strict=True)]

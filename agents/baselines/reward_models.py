@@ -1,4 +1,4 @@
-"""EASE and GF-CF: the linear models of the rewards of these names, as recommenders.
+"""EASE and GF-CF: the linear models of the rewards with these names, as recommenders.
 
 Letters: B users in a batch, I items.
 """
@@ -18,7 +18,7 @@ from refit_env.settings import Nonnegative, Size
 
 
 class RewardModel(Baseline):
-    """A reward's model, shown all train items of a user."""
+    """A reward's model, with all train items of a user as input."""
 
     reward: ClassVar[str]
     """The name of the reward."""
@@ -36,7 +36,7 @@ class EaseConfig(BaselineConfig):
     """EASE's settings."""
 
     l2: Annotated[float, Meta(gt=0)] = 200.0
-    """Weight of the squared weights."""
+    """Factor of the squared weights."""
 
 
 class EaseBaseline(RewardModel):

@@ -33,7 +33,7 @@ class RP3BetaConfig(BaselineConfig):
     beta: Annotated[float, Meta(ge=0, le=5)] = 0.6
     """Power of an item's popularity that divides its scores."""
     neighbors: Size = 100
-    """Items that each item keeps."""
+    """Most similar items of each item."""
 
 
 class RP3Beta(Baseline):
@@ -44,7 +44,7 @@ class RP3Beta(Baseline):
     config: RP3BetaConfig
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
-        """Walk from each item to its k likeliest."""
+        """Compute the k most likely items of each item."""
         sets, config = known_sets(data), self.config
         by_user, by_item = (np.maximum(np.asarray(sets.sum(axis)).ravel(), 1.0) for axis in (1, 0))
         to_users = sp.csr_matrix(sp.diags(by_item**-config.alpha) @ sets.T)  # (I, U)

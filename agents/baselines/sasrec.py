@@ -35,7 +35,7 @@ class SASRecConfig(SequenceConfig):
     """Heads of an attention."""
 
     def check_together(self) -> None:
-        """Refuse heads that do not divide the embedding."""
+        """Raise an error for heads that do not divide the embedding."""
         if self.embedding % self.heads:
             raise SettingError("heads", f"must divide embedding={self.embedding}, found {self.heads}")
 
@@ -44,7 +44,7 @@ class Block(nn.Module):
     """Causal attention, then a two-layer network, each with a residual."""
 
     def __init__(self, size: int, heads: int, dropout: float) -> None:
-        """Draw the layers."""
+        """Initialise the layers."""
         super().__init__()
         self.heads = heads
         self.before, self.between = nn.LayerNorm(size), nn.LayerNorm(size)
@@ -59,7 +59,7 @@ class Block(nn.Module):
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, L, d) of states (B, L, d)."""
+        """Return new states (B, L, d) for states (B, L, d)."""
         queries, (keys, values) = self.query(self.before(x)), self.pair(x).chunk(2, 2)
         q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (queries, keys, values))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, heads, L, d / heads)
@@ -71,11 +71,11 @@ class Block(nn.Module):
 class AttentionModel(SequenceModel):
     """The item table, the places' and the blocks.
 
-    Histories are filled up behind their last item, so no item attends to what is none.
+    Histories are padded after their last item, so no item attends to padding.
     """
 
     def __init__(self, data: Dataset, config: SASRecConfig) -> None:
-        """Draw the places and the blocks."""
+        """Initialise the positions and the blocks."""
         super().__init__(data, config)
         size = config.embedding
         self.places = nn.Embedding(self.inputs.shape[1], size)

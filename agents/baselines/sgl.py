@@ -3,7 +3,7 @@
 At each epoch two graphs are drawn, each with a share of the interactions left out; InfoNCE makes the
 vectors of a user (an item) in one resemble those in the other and no one else's in the batch (Wu et al.,
 SIGIR 2021, arXiv 2010.10783, Eq. 7 to 12). The others of the contrast are those of the batch, as in
-SELFRec's code; the authors' code takes all users and items.
+SELFRec's code; the authors' code uses all users and items.
 
 Letters: B pairs in a batch, N interactions, U users, I items, d size of an embedding.
 """
@@ -35,7 +35,7 @@ class SGLConfig(LightGCNConfig):
     contrast: Nonnegative = 0.1
     """Weight of the contrast beside BPR."""
     temperature: Annotated[float, Meta(gt=0)] = 0.2
-    """Of the contrast."""
+    """Temperature of the contrast."""
 
 
 class ContrastedGraphs(LightGraph):
@@ -44,7 +44,7 @@ class ContrastedGraphs(LightGraph):
     config: SGLConfig
 
     def __init__(self, data: Dataset, config: SGLConfig) -> None:
-        """Begin without the two graphs."""
+        """Start without the two graphs."""
         super().__init__(data, config)
         self._drawn: list[Operator] = []
 
@@ -57,7 +57,7 @@ class ContrastedGraphs(LightGraph):
             self._drawn.append(user_item_graph(self.pairs[:, keep], *sizes))
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """LightGCN's, and the contrast of the batch's users and items in the two graphs."""
+        """Return LightGCN's loss plus the contrast of the batch's users and items in the two graphs."""
         users, items = (side.unique() for side in self.pairs[:, ids])
         tables = self.users.weight, self.items.weight
         one, other = (mean_of(layers_of(graph, *tables, self.config.layers)) for graph in self._drawn)

@@ -2,8 +2,8 @@
 
 u = g w_u + (1 - g) V mean_{i in X_u} h_i; a score is the cosine of u and h_i; the loss of a pair is 1 -
 cos(u, i) + (w / n) sum_j max(0, cos(u, j) - m) over n negatives j (CCL; Mao et al., CIKM 2021, arXiv
-2109.12613, Eq. 2 to 5). The mean is over all of a user's items, where the authors' code takes the latest
-so many; vectors are not dropped out.
+2109.12613, Eq. 2 to 5). The mean is over all of a user's items, where the authors' code uses the latest
+ones; there is no dropout of vectors.
 
 Letters: B pairs in a batch, n negatives, N interactions, U users, I items, d size of an embedding.
 """
@@ -32,7 +32,7 @@ class SimpleXConfig(EmbeddingConfig):
     own: Share = 0.5
     """g, the share of a user's own vector."""
     negatives: Size = 100
-    """n of a pair."""
+    """n, negatives of a pair."""
     negative_weight: Nonnegative = 150.0
     """w."""
     margin: Annotated[float, Meta(ge=-1, le=1)] = 0.4
@@ -40,7 +40,7 @@ class SimpleXConfig(EmbeddingConfig):
     l2: Nonnegative = 0.0
     """Weight of half the squared embeddings of a pair and a negative."""
     batch: Size = 1024
-    """Pairs of a step."""
+    """Pairs in a training step."""
 
 
 class MixedUsers(EmbeddingModel):
@@ -55,7 +55,7 @@ class MixedUsers(EmbeddingModel):
         self._mean: Operator | None = None
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The mixed users (U, d) and the items (I, d), of length 1."""
+        """Return the mixed users (U, d) and the items (I, d), of length 1."""
         own = self.config.own
         users = own * self.users.weight + (1 - own) * self.mix(self.mean(self.items.weight))
         return functional.normalize(users, dim=1), functional.normalize(self.items.weight, dim=1)
@@ -68,7 +68,7 @@ class MixedUsers(EmbeddingModel):
         return self._mean
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """CCL, and l2."""
+        """Return CCL with l2."""
         users, items = self.pairs[:, ids]
         count, config = self.config.negatives, self.config
         others = self.negatives(users.repeat_interleave(count)).view(-1, count)  # (B, n)

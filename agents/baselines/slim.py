@@ -28,7 +28,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.settings import Nonnegative
 
 LARGEST = 12_000
-"""Items of the largest catalogue: five float32 matrices of that size take 3 GB."""
+"""Most items: five float32 matrices of that size have 3 GB."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class SlimConfig(BaselineConfig):
     """SLIM's settings."""
 
     l1: Nonnegative = 5.0
-    """Weight of the absolute weights: larger ones give sparser rows."""
+    """Factor of the absolute weights: larger values give sparser rows."""
     l2: Annotated[float, Meta(gt=0)] = 200.0
-    """Weight of the squared weights."""
+    """Factor of the squared weights."""
     rho: Annotated[float, Meta(gt=0)] = 2000.0
-    """Penalty of the two copies' difference: it decides how fast the method converges, not where to."""
+    """Penalty of the difference of the two copies: it changes the speed of convergence, not the solution."""
     iterations: Annotated[int, Meta(ge=1, le=10_000)] = 50
-    """Rounds of the method; the authors say that ten can do."""
+    """Iterations of the method; the authors report that ten can be enough."""
 
 
 class Slim(Baseline):
@@ -53,7 +53,7 @@ class Slim(Baseline):
     config: SlimConfig
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
-        """Solve for the weights."""
+        """Compute the weights."""
         if data.num_items > LARGEST:
             raise ValueError(
                 f"baseline 'slim' solves a system of items: {data.name!r} has {data.num_items}, "

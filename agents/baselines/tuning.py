@@ -1,7 +1,7 @@
 """Settings of a baseline that validation chooses, by few trials of Optuna and a budget of minutes.
 
-The first trial takes the defaults. Each trial is a fit to the train items and one validation; what was tried
-is kept in a JSON file, from which the same call goes on. It needs the extra ``tune``.
+The first trial uses the defaults. Each trial is a fit to the train items and one validation; the trials
+are stored in a JSON file, from which the same call continues. It needs the extra ``tune``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import read_record, write_json
 
 SPACES = Path(__file__).with_name("spaces.yml")
-"""What is searched, by baseline."""
+"""The search space by baseline."""
 RANDOM = 6
 """Trials that are drawn at random before earlier ones guide the rest."""
 LARGEST = 2**24
@@ -36,16 +36,16 @@ LARGEST = 2**24
 
 @dataclass(frozen=True)
 class TuningConfig(Bounded):
-    """How long is searched."""
+    """The budget of a search."""
 
     trials: Annotated[int, Meta(ge=1, le=10_000)] = 20
     """Most trials, those of earlier calls included."""
     minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60.0
-    """Processor minutes of all trials, after which none is begun; those of earlier calls included."""
+    """Processor minutes of all trials, earlier calls included, after which no trial begins."""
     seed: Seed = 0
-    """Of the search and of the fits."""
+    """Seed of the search and of the fits."""
     select_on: str = "ndcg@20"
-    """The validation metric that chooses."""
+    """The validation metric that selects."""
 
 
 class Span(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,7 +56,7 @@ class Span(msgspec.Struct, forbid_unknown_fields=True):
 
 
 Space = dict[str, list[Any] | Span]
-"""Field -> the values or the range that is searched."""
+"""Field -> values or range to search."""
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True):
@@ -70,7 +70,7 @@ class Trial(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
-    """What a search was made for, and what it has tried."""
+    """The settings of a search, and its trials."""
 
     baseline: str
     dataset: str
@@ -112,11 +112,11 @@ def tune_baseline(
     """Search a baseline's settings on validation.
 
     Args:
-        dataset: its train split is fitted, its valid split chooses; its test split is not read.
+        dataset: its train split is fitted, its valid split selects; its test split is not read.
         name: the baseline's.
-        path: JSON file of what was tried; one that is there is gone on with.
-        config: how long.
-        space: field -> values or range, as in ``spaces.yml``; None takes the one there.
+        path: JSON file of the trials; an existing search is continued.
+        config: the budget.
+        space: field -> values or range, as in ``spaces.yml``; None uses that file's.
         device: of the fits.
         callback: called after each trial.
 
@@ -152,13 +152,13 @@ def tune_baseline(
 
 
 def _space_of(name: str) -> dict[str, Any]:
-    """The space of a baseline in ``spaces.yml``; a baseline of one's own has none there."""
+    """Return the space of a baseline in ``spaces.yml``, which has none for a user's own baseline."""
     spaces: dict[str, dict[str, Any]] = msgspec.yaml.decode(SPACES.read_bytes())
     return spaces.get(name, {})
 
 
 def _begun(path: Path, record: TuningRecord) -> TuningRecord:
-    """The record in the file, where there is one.
+    """Read the record in the file, if there is one.
 
     Raises:
         DataError: if it is of another search.
@@ -179,17 +179,17 @@ def _begun(path: Path, record: TuningRecord) -> TuningRecord:
 def _next(
     optuna: Any, space: Space, defaults: Mapping[str, Any], done: Sequence[Trial], seed: int
 ) -> dict[str, Any]:
-    """The settings of the next trial; they follow from the trials before and the seed alone."""
+    """Return the settings of the next trial, which depend only on the earlier trials and the seed."""
     if not done:
         return {}
-    # A sampler a trial, so that a search that goes on draws what an unbroken one does.
+    # One sampler per trial, so that a continued search draws the same as an uninterrupted one.
     sampler = optuna.samplers.TPESampler(seed=seed + len(done), n_startup_trials=RANDOM)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     ranges = {field: _distribution(optuna, values) for field, values in space.items()}
     for trial in done:
         params = {field: trial.settings.get(field, defaults[field]) for field in space}
         if not all(_holds(values, params[field]) for field, values in space.items()):
-            continue  # the defaults may lie outside
+            continue  # the defaults may be outside of the space
         state = optuna.trial.TrialState.COMPLETE if trial.value is not None else optuna.trial.TrialState.FAIL
         made = optuna.trial.create_trial(params=params, distributions=ranges, value=trial.value, state=state)
         study.add_trial(made)
@@ -197,7 +197,7 @@ def _next(
 
 
 def _optuna() -> Any:
-    """The library, which prints nothing of its own.
+    """Return Optuna, with its logging turned off.
 
     Raises:
         ValueError: without it, naming the extra.
@@ -213,7 +213,7 @@ def _optuna() -> Any:
 
 
 def _distribution(optuna: Any, values: list[Any] | Span) -> Any:
-    """What Optuna draws a field from."""
+    """Return Optuna's distribution of a field."""
     if isinstance(values, list):
         return optuna.distributions.CategoricalDistribution(values)
     low, high = values.between
@@ -223,12 +223,12 @@ def _distribution(optuna: Any, values: list[Any] | Span) -> Any:
 
 
 def _whole(span: Span) -> bool:
-    """Whether a range is one of whole numbers: YAML's ``1``, not ``1.0``."""
+    """Return whether a range has whole numbers: ``1`` in YAML, not ``1.0``."""
     return all(isinstance(end, int) for end in span.between)
 
 
 def _holds(values: list[Any] | Span, value: Any) -> bool:
-    """Whether a value lies in what is searched."""
+    """Return whether a value is in the search space."""
     if isinstance(values, list):
         return value in values
     return bool(values.between[0] <= value <= values.between[1])

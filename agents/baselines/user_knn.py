@@ -39,7 +39,7 @@ class UserKNNConfig(BaselineConfig):
 class UserKNN(Baseline):
     """User-kNN with a cosine (Resnick et al., CSCW 1994); of rows, session-kNN (Jannach and Ludewig, 2017).
 
-    A row's own session is among its neighbours where it was seen in training: a check-in user's past.
+    A row's session is among its neighbours if it was in training: a check-in user's past.
     """
 
     name: ClassVar[str] = "user-knn"
@@ -48,7 +48,7 @@ class UserKNN(Baseline):
     config: UserKNNConfig
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
-        """Keep the sets; neighbours are found when users are scored."""
+        """Store the sets; neighbours are computed when users are scored."""
         rows, sets, config = shown_rows(data), known_sets(data), self.config
         across = sp.csr_matrix(sets.T)  # (I, S)
         size = np.maximum(np.asarray(sets.sum(1)).ravel(), 1.0) ** config.balance  # (S,)
@@ -56,7 +56,7 @@ class UserKNN(Baseline):
         own = not isinstance(data, RowDataset)
 
         def score(users: Tensor) -> Tensor:
-            """(B, I) the neighbours' rows, weighted by their similarity."""
+            """Return the neighbours' rows (B, I), weighted by their similarity."""
             ids = users.cpu().numpy()
 
             def similarity(common: sp.csr_matrix, part: slice) -> sp.csr_matrix:

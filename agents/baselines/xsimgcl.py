@@ -40,10 +40,10 @@ class XSimGCLConfig(LightGCNConfig):
     contrast_layer: Annotated[int, Meta(ge=1, le=10)] = 1
     """The layer that the mean is contrasted with."""
     temperature: Annotated[float, Meta(gt=0)] = 0.15
-    """Of the contrast."""
+    """Temperature of the contrast."""
 
     def check_together(self) -> None:
-        """Refuse a contrast with a layer that is not there."""
+        """Raise an error for a contrast with a layer that does not exist."""
         if self.contrast_layer > self.layers:
             raise SettingError(
                 "contrast_layer", f"must be <= layers={self.layers}, found {self.contrast_layer}"
@@ -56,7 +56,7 @@ class NoisyGraph(LightGraph):
     config: XSimGCLConfig
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Layers 1..L, each (U, d) and (I, d), with noise in training."""
+        """Return layers 1..L, each (U, d) and (I, d), with noise in training."""
         users, items, out = self.users.weight, self.items.weight, []
         for _ in range(self.config.layers):
             users, items = self._noisy(self.graph(items)), self._noisy(self.graph.T(users))
@@ -64,11 +64,11 @@ class NoisyGraph(LightGraph):
         return out
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The layers' means, (U, d) and (I, d)."""
+        """Return the means of the layers, (U, d) and (I, d)."""
         return mean_of(self.layers())
 
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """BPR on the means, l2 on layer 0, and the contrast of the batch's users and items."""
+        """Return BPR on the means, l2 on layer 0, and the contrast of the batch's users and items."""
         users, items = self.pairs[:, ids]
         others, layers, config = self.negatives(users), self.layers(), self.config
         mean, early = mean_of(layers), layers[config.contrast_layer - 1]
@@ -80,7 +80,7 @@ class NoisyGraph(LightGraph):
         return loss
 
     def _noisy(self, vectors: Tensor) -> Tensor:
-        """(n, d) vectors with noise of the same signs."""
+        """Return vectors (n, d) with noise of the same signs."""
         if not self.training:
             return vectors
         noise = functional.normalize(torch.rand_like(vectors), dim=1)

@@ -41,7 +41,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "user-knn": {"neighbors": 5},
     "xsimgcl": EMBEDDED,
 }
-"""Settings with which a fit takes a moment."""
+"""Settings for a fast fit."""
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ def fitted(name: str, data: Dataset, settings: Settings, seed: int = 0) -> Score
     return kind(kind.config_class(**settings[name])).fit(data, seed)
 
 
-def takes(data: dict[str, Dataset], name: str) -> list[str]:
-    """The tasks whose small set a baseline takes."""
+def accepted_tasks(data: dict[str, Dataset], name: str) -> list[str]:
+    """Return the tasks whose small set a baseline accepts."""
     return [task for task in data if name in names_for(data[task])]
 
 
@@ -28,8 +28,8 @@ def takes(data: dict[str, Dataset], name: str) -> list[str]:
 def test_scores_are_one_finite_number_an_item(
     name: str, task_data: dict[str, Dataset], small_settings: Settings
 ) -> None:
-    assert takes(task_data, name)
-    for task in takes(task_data, name):
+    assert accepted_tasks(task_data, name)
+    for task in accepted_tasks(task_data, name):
         data = task_data[task].episodes
         scores = fitted(name, task_data[task], small_settings)(torch.tensor([3, 0, 3]))
         assert scores.shape == (3, data.num_items) and scores.dtype == torch.float32, task
@@ -41,7 +41,7 @@ def test_scores_are_one_finite_number_an_item(
 def test_a_seed_repeats_the_fit_and_another_changes_what_is_random(
     name: str, task_data: dict[str, Dataset], small_settings: Settings
 ) -> None:
-    data = task_data[takes(task_data, name)[0]]
+    data = task_data[accepted_tasks(task_data, name)[0]]
     users = torch.arange(5)
     torch.manual_seed(8)
     first = fitted(name, data, small_settings, seed=3)(users)
@@ -56,7 +56,7 @@ def test_a_seed_repeats_the_fit_and_another_changes_what_is_random(
 
 @pytest.mark.parametrize("name", names())
 def test_test_items_are_not_read(name: str, task_data: dict[str, Dataset], small_settings: Settings) -> None:
-    data = task_data[takes(task_data, name)[0]]
+    data = task_data[accepted_tasks(task_data, name)[0]]
     none = Interactions.from_pairs([], [], data.num_users, data.num_items)
     users = torch.arange(5)
     blind = fitted(name, replace(data, test=none), small_settings)(users)

@@ -10,7 +10,7 @@ from agents.baselines import evaluate_baseline, measure_baseline
 from refit_env.data import Dataset
 
 
-def test_seen_items_stand_in_no_list(few: Dataset) -> None:
+def test_no_list_contains_seen_items(few: Dataset) -> None:
     for split, seen in (("valid", few.train.csr), ("test", few.train.csr + few.valid.csr)):
         result, _ = measure_baseline(few, "popularity", split=split)
         for user, items in zip(result.users, result.lists, strict=True):
@@ -28,7 +28,7 @@ def test_a_report_says_what_was_fitted_and_what_it_reached() -> None:
     assert report["users"] == len(result.users) and report["cost"]["fit"]["seconds"] >= 0
 
 
-def test_a_second_fit_takes_the_validation_items_in(few: Dataset) -> None:
+def test_a_second_fit_uses_the_validation_items(few: Dataset) -> None:
     def popularity(refit: bool) -> Any:
         return measure_baseline(few, "popularity", refit=refit)[0]
 
@@ -44,7 +44,7 @@ def test_a_second_fit_takes_the_validation_items_in(few: Dataset) -> None:
 
 
 def test_an_environment_without_data_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ReFiT-Custom-v0 has no data set of its own; use measure_baseline"):
+    with pytest.raises(ValueError, match=r"ReFiT-Custom-v0 has no fixed data set; use measure_baseline"):
         evaluate_baseline("ReFiT-Custom-v0", "ease")
 
 

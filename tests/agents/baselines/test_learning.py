@@ -54,7 +54,7 @@ def test_training_stops_and_keeps_the_best(small_data: Dataset) -> None:
     assert torch.equal(model.weight, untouched.weight)
 
 
-def test_an_epoch_takes_each_example_once(small_data: Dataset) -> None:
+def test_an_epoch_uses_each_example_once(small_data: Dataset) -> None:
     model = Steps(small_data, turn=9)
     train(model, small_data, LearningConfig(batch=2, epochs=1), CPU)
     assert [len(ids) for ids in model.seen] == [2, 2, 1]
