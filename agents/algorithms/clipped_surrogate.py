@@ -1,8 +1,8 @@
 """The clipped surrogate of importance-sampled policy gradients, on a denoising chain.
 
 One batch of chains is used for several updates (PPO, arXiv 1707.06347; DDPO_IS, 2305.13301). At each step t
-the new policy's probability of the old action, over the old policy's, weighs the advantage, and is cut where
-it has moved too far:
+the ratio of the new and the old policy's probability of the old action weights the advantage; it is clipped
+to 1 - c .. 1 + c:
 
     L = E[ sum_t min(rho_t A, clip(rho_t, 1 - c, 1 + c) A) ] - kl_weight * KL(pi || pretrained)
 
@@ -10,15 +10,14 @@ With ``credit="episode"`` rho_t is one number a step, of the log-probability ave
 has it; the sum would overflow) or summed, and A the chain's advantage. With ``credit="coordinate"`` the last
 step, which decides the list, has a ratio and a counterfactual advantage for each of its D numbers
 (``agents.gradients.counterfactual_advantage``): the policy is a product of D Gaussians, and each factor is
-cut by itself. Earlier steps are reached through the chain: the transition is known, so with their noise
-kept, u_{t+1} = mean_t + std_t eps_t is a function of the weights, and so is the last mean that the ratios
-are about.
+clipped by itself. The gradient reaches earlier steps through the chain: the transition is known, so with the
+noise fixed, u_{t+1} = mean_t + std_t eps_t is a function of the weights, and so is the last mean.
 
 Both standard deviations are the same, so with delta = (mean_old - mean_new) / std and the old noise eps
 
     log rho = -(delta eps + delta^2 / 2)    for each number,
 
-which is exact where the difference of two log-probabilities of thousands of numbers would lose its digits.
+which is exact; the difference of two log-probabilities of thousands of numbers would lose digits.
 
 Letters: B users in the batch, G episodes of each, N = B * G, n of them in a minibatch, D size of the vector.
 """
@@ -53,13 +52,13 @@ class _Batch:
 
 
 class ClippedSurrogate(FineTuner):
-    """Rolls chains out without a graph and climbs the clipped surrogate on them; subclasses set defaults."""
+    """Maximises the clipped surrogate on chains rolled out without a graph; subclasses set defaults."""
 
     config_class: ClassVar[type[TrainerConfig]] = SurrogateConfig
     config: SurrogateConfig
 
     def check_settings(self) -> None:
-        """Refuse rewards and policies that make no surrogate.
+        """Refuse rewards and policies without a surrogate.
 
         Raises:
             ValueError: for a deterministic policy.
@@ -69,7 +68,7 @@ class ClippedSurrogate(FineTuner):
         self.require_noise("there is no probability ratio")
 
     def update(self, users: Tensor) -> dict[str, float]:
-        """Roll out once, then climb the surrogate: ``epochs`` passes of ``minibatches`` updates."""
+        """Roll out once, then maximise the surrogate: ``epochs`` passes of ``minibatches`` updates."""
         batch = self._collect(users)
         scalars = batch.rollout.scalars(self.env.problem.num_items)
         sums: dict[str, float] = {}
@@ -111,16 +110,16 @@ class ClippedSurrogate(FineTuner):
         """One update on the users at ``rows`` (b,) of the batch."""
         self.optimizer.zero_grad(set_to_none=True)
         found = {"train/approx_kl": 0.0, "train/clip_fraction": 0.0, "train/surrogate": 0.0}
-        carried: Tensor | None = None  # (b, G, D) where the chain is a function of the weights
+        through: Tensor | None = None  # (b, G, D) where the chain is a function of the weights
         objective = torch.zeros((), device=self.device)
         for t in batch.noise:
-            state = batch.states[t][rows] if carried is None else carried  # (b, 1 or G, D)
+            state = batch.states[t][rows] if through is None else through  # (b, 1 or G, D)
             mean = self._mean(state, t, batch.rollout.users[rows])  # (b, 1 or G, D)
             if self.config.kl_weight:
                 away = self._divergence_at(state, mean, t, batch.rollout.users[rows])
                 objective = objective - self.config.kl_weight * away
             if batch.credit is not None and t < self.policy.num_steps - 1:
-                carried = mean + self.policy.std[t] * batch.noise[t][rows]
+                through = mean + self.policy.std[t] * batch.noise[t][rows]
                 continue
             delta = (batch.old[t][rows] - mean) / self.policy.std[t]  # (b, 1 or G, D)
             log_ratio = -(delta * batch.noise[t][rows] + 0.5 * delta.square())  # (b, G, D)
@@ -168,7 +167,7 @@ class ClippedSurrogate(FineTuner):
 
 
 def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
-    """PPO's pessimistic gain (Eq. 7 of arXiv 1707.06347), and how often it was cut.
+    """PPO's clipped objective (Eq. 7 of arXiv 1707.06347), and how often it was clipped.
 
     Args:
         log_ratio: any shape, log of new over old probability.
@@ -176,7 +175,8 @@ def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> tup
         clip_range: c.
 
     Returns:
-        min(rho A, clip(rho, 1 - c, 1 + c) A), and the share of entries with an advantage whose ratio is cut.
+        min(rho A, clip(rho, 1 - c, 1 + c) A), and the share of entries with an advantage whose ratio is
+        clipped.
 
     Example:
         >>> gain, cut = clipped_gain(torch.tensor([0.5, 0.0]).log1p(), torch.tensor([2.0, -1.0]), 0.2)
@@ -184,7 +184,7 @@ def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> tup
         ([2.4000000953674316, -1.0], 0.5)
     """
     ratio = log_ratio.exp()
-    held = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     matters = advantage != 0.0
-    cut = ((ratio - held).abs() > 0) & matters
-    return torch.minimum(ratio * advantage, held * advantage), cut.sum() / matters.sum().clamp(min=1)
+    cut = ((ratio - clipped).abs() > 0) & matters
+    return torch.minimum(ratio * advantage, clipped * advantage), cut.sum() / matters.sum().clamp(min=1)

@@ -37,7 +37,7 @@ class ReinforceConfig(TrainerConfig):
     """``score`` (REINFORCE proper), ``rao_blackwell`` or ``pathwise``: see
     ``agents.gradients.estimators``."""
     baseline: Annotated[str, OneOf(BASELINES)] = "batch"
-    """What is taken off the reward: ``none``, ``batch``, ``leave_one_out`` or ``group``."""
+    """Baseline subtracted from the reward: ``none``, ``batch``, ``leave_one_out`` or ``group``."""
     logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
     """``mean`` divides log-probabilities by D; ``sum`` is the density's."""
     train_steps: TrainSteps = "all"
@@ -65,7 +65,7 @@ class ReinforceConfig(TrainerConfig):
         if self.estimator == "pathwise" and self.train_steps != "all":
             raise SettingError(
                 "train_steps",
-                f"must be 'all' for estimator 'pathwise', which carries one gradient through all steps, "
+                f"must be 'all' for estimator 'pathwise', which computes one gradient through all steps, "
                 f"found {self.train_steps!r}",
             )
         check_baseline(self.baseline, self.samples_per_user)
@@ -104,7 +104,7 @@ class SurrogateConfig(TrainerConfig):
     """``episode``: one advantage a chain; ``coordinate``: one for each number of the last action (list
     rewards)."""
     baseline: Annotated[str, OneOf(BASELINES)] = "batch"
-    """What is taken off a chain's reward: ``none``, ``batch``, ``leave_one_out``, ``group`` or
+    """Baseline subtracted from a chain's reward: ``none``, ``batch``, ``leave_one_out``, ``group`` or
     ``group_mean``."""
     clip_range: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """c: ratios are cut to 1 - c .. 1 + c."""
@@ -199,7 +199,7 @@ class RWRConfig(TrainerConfig):
     credit: Annotated[str, OneOf(CREDITS)] = "coordinate"
     """``episode``: one weight a chain; ``coordinate``: one for each number of u_0 (list rewards)."""
     baseline: Annotated[str, OneOf(BASELINES)] = "batch"
-    """What is taken off a chain's reward where its advantage is asked for: see
+    """Baseline subtracted from a chain's reward where its advantage is used: see
     ``agents.gradients.advantages``."""
     temperature: Annotated[float, Meta(gt=0)] = 0.1
     """What rewards and advantages are divided by in an exponential; small is greedy."""
@@ -231,8 +231,8 @@ class DPOConfig(TrainerConfig):
     pairs: Annotated[str, OneOf(PAIRS)] = "all"
     """Of a user's chains (credit ``episode``): ``all`` pairs, or only ``best_worst``."""
     beta: Annotated[float, Meta(gt=0)] = 0.1
-    """Strength of the pull to the pretrained policy, per unit of log-ratio (credit ``episode``: averaged over
-    D, so there it wants to be thousands of times larger)."""
+    """Strength of the regularisation towards the pretrained policy, per unit of log-ratio (credit
+    ``episode``: averaged over D, so there it must be thousands of times larger)."""
     weigh_by_gap: bool = True
     """Weigh each pair by the difference of its rewards; False counts every pair alike, as published."""
     epochs: Passes = 1

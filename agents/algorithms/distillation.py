@@ -1,13 +1,13 @@
-"""Distillation: the supervised rival of a reward that is a model's opinion.
+"""Distillation: the supervised baseline of a reward that scores every item.
 
-Such a reward (``ease``, ``gf_cf``, a target) says what every item is worth, so no agent has to find out by
-trial: the noise-free chain's scores s can be fitted to those gains g at once, by the cross-entropy of ListNet
-(Cao et al., ICML 2007, top one; the teacher's gains in place of graded labels),
+Such a reward (``ease``, ``gf_cf``, a target) gives each item a gain, so exploration is not needed: the scores
+s of the noise-free chain can be fitted to the gains g directly, by the cross-entropy of ListNet (Cao et al.,
+ICML 2007, top one; the teacher's gains in place of graded labels),
 
     L = - mean_n sum_i p_ni log softmax(s_n / temperature)_i,    p_n = g_n / sum_i g_ni,
 
-with the same visible rows, batches, optimiser and selection as the agents have. What reinforcement learning
-is worth where the teacher is known is what it gains over this; there is no exploration here, and no list.
+with the same visible rows, batches, optimiser and selection as the agents have. The difference between an
+agent and this baseline is the contribution of reinforcement learning where the teacher is known.
 
 Letters: B users in the batch, I items.
 """
@@ -29,11 +29,11 @@ from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation.metrics import coverage_at_k, gini
 
 TEMPERATURES = tuple(2.0**power for power in range(-10, 7))
-"""What is tried where the temperature is to be fitted."""
+"""Candidates where the temperature is fitted."""
 
 
 class Distill(FineTuner):
-    """Fits the noise-free chain to what the reward says of every item.
+    """Fits the scores of the noise-free chain to the gains that a reward gives to every item.
 
     Example:
         >>> from agents import Distill
@@ -48,7 +48,7 @@ class Distill(FineTuner):
     config: DistillConfig
 
     def check_settings(self) -> None:
-        """Refuse a reward that does not say what an item is worth.
+        """Refuse a reward that gives no gain to each item.
 
         Raises:
             ValueError: if the reward has a part without gains.
@@ -56,11 +56,11 @@ class Distill(FineTuner):
         linear_parts(self.env.problem.reward_fn, self._train_users[:1].to(self.device))
 
     def prepare(self) -> None:
-        """Let the item embeddings move if they are to, and fit the temperature."""
+        """Train the item embeddings if the settings say so, and fit the temperature."""
         if self.config.scores_learning_rate:
             self.train_scores(self.config.scores_learning_rate)
         backbone = self.policy.backbone
-        self._looks = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
+        self._shown = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
         self.temperature = self.config.temperature or self._fitted()
 
     def update(self, users: Tensor) -> dict[str, float]:
@@ -82,25 +82,25 @@ class Distill(FineTuner):
         }
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """The temperature, which the first model decided."""
+        """The temperature, which was fitted to the pretrained model."""
         return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
     def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put it back."""
+        """Put the temperature back."""
         self.temperature = float(tensors["temperature"])
 
     def _scores(self, env: DenoisingVectorEnv, users: Tensor) -> Tensor:
         """(B, I) of the noise-free chain, with the graph of all that is trained; hidden items at -inf."""
-        scores = self.policy.scores(users, self._looks[env](users))  # (B, I)
+        scores = self.policy.scores(users, self._shown[env](users))  # (B, I)
         hidden = env.problem.reward_fn.hidden(users)
         return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
     def _gains(self, users: Tensor) -> Tensor:
-        """(B, I) what the reward says that items are worth, never below 0; hidden ones nothing."""
+        """(B, I) the reward's gains of the items, at least 0; 0 for hidden ones."""
         reward_fn = self.env.problem.reward_fn
-        worth = torch.stack([gains for gains, _ in linear_parts(reward_fn, users)]).sum(0)
-        hidden, worth = reward_fn.hidden(users), worth.clamp(min=0.0)
-        return worth if hidden is None else worth.masked_fill(hidden, 0.0)
+        total = torch.stack([gains for gains, _ in linear_parts(reward_fn, users)]).sum(0)  # (B, I)
+        hidden, total = reward_fn.hidden(users), total.clamp(min=0.0)
+        return total if hidden is None else total.masked_fill(hidden, 0.0)
 
     @torch.no_grad()
     def _fitted(self) -> float:

@@ -1,25 +1,24 @@
-"""DPO on the denoising chain: pairs that the reward prefers one way, against the frozen pretrained policy.
+"""DPO on the denoising chain: preferences between pairs of chains, against the frozen pretrained policy.
 
 Diffusion-DPO (arXiv 2311.12908) and D3PO (2311.13231) learn from pairs of chains of the same start, w better
 than l, by
 
     L = -log sigmoid(beta [ log pi/pi_ref (w) - log pi/pi_ref (l) ])    at each step of the chain.
 
-Here the reward itself decides which chain is better, and the chains are sampled from the policy for each
-batch. Which pairs:
+Here the reward decides the preference, and the chains are sampled from the current policy in each iteration.
+The setting ``credit`` chooses the pairs:
 
-- ``credit="episode"``: the G chains of a user are compared with each other. Of a chain's thousands of numbers
-  only a few decided the comparison, and log-ratios are averaged over D, so that beta means the same for every
+- ``credit="episode"``: the G chains of a user are compared with each other. Only a few of a chain's thousands
+  of numbers decide the comparison. Log-ratios are averaged over D, so that beta means the same for every
   catalogue.
-- ``credit="coordinate"``: a chain is compared with what it would have been, had number i alone of its last
-  action fallen on the other side of its mean (as likely, since the Gaussian is symmetric). A list reward
-  has the exact reward of such a counterfactual (``agents.gradients.rank_thresholds``). The common part of
-  the two chains cancels in the log-ratio and leaves the last step's number i, so each chain gives D pairs, of
-  which most are ties and drop out.
+- ``credit="coordinate"``: a chain is compared with the same chain whose number i of the last action is
+  mirrored about its mean (equally likely, since the Gaussian is symmetric). For a list reward this
+  counterfactual reward is exact (``agents.gradients.rank_thresholds``). All other terms of the two chains
+  cancel in the log-ratio, so each chain gives D pairs. Most of them are ties.
 
-Ties are dropped in both cases, and counted (``train/tie_share``). DPO asks only which of two is better; the
-reward also tells by how much, and ``weigh_by_gap`` uses it. At pi = pi_ref the expected gradient is then that
-of the mean reward, times beta for pairs of independent chains, times 2 beta for mirrored numbers.
+Ties are left out in both cases, and counted (``train/tie_share``). DPO uses only the sign of the difference
+of two rewards; with ``weigh_by_gap`` its size weighs the pair. At pi = pi_ref the expected gradient is then
+that of the mean reward, times beta for pairs of independent chains, times 2 beta for mirrored numbers.
 
 Letters: B users in the batch, G episodes of each, N = B * G, P pairs of a user, D size of the diffused vector
 (= I items for ``coordinate``), T steps.
@@ -82,7 +81,7 @@ class DPO(FineTuner):
         group = rollout.samples_per_user
         winner, loser, gap, ties = chain_pairs(rollout.reward.view(-1, group), self.config.pairs)
         found = {"train/pairs": float(gap.numel()), "train/tie_share": ties}
-        if not gap.numel():  # nobody preferred anything: there is nothing to learn
+        if not gap.numel():  # no pair differs, so there is no gradient
             return found | {"train/loss": 0.0, "train/accuracy": 0.0, "train/gradient_norm": 0.0}
         steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
         weight = self._pair_weight(gap) / rollout.users.numel()  # (P,)
@@ -139,7 +138,7 @@ class DPO(FineTuner):
     # ------------------------------------------------------------------ shared
 
     def _pair_weight(self, gap: Tensor) -> Tensor:
-        """What each pair counts, in the shape of its ``gap`` >= 0; ties count nothing."""
+        """The weight of each pair, in the shape of its ``gap`` >= 0; 0 for ties."""
         return gap if self.config.weigh_by_gap else (gap > 0).float()
 
     def _means(self, rollout: Rollout, t: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +151,7 @@ class DPO(FineTuner):
 
 
 def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Which of a user's chains are preferred to which.
+    """The pairs of a user's chains, the preferred one first.
 
     Args:
         reward: (B, G).
@@ -182,7 +181,7 @@ def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, flo
 
 
 def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
-    """What each number's own draw earned over its mirror image about the mean, all other numbers held.
+    """The change of the reward if one number is mirrored about its mean, for each number by itself.
 
     Args:
         rollout: N finished episodes.
@@ -194,13 +193,13 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
         for items that no list may hold.
 
     Raises:
-        ValueError: if the reward does not say what each list position is worth.
+        ValueError: if the reward is no list reward.
     """
 
     def gap(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
         mirrored, out = 2.0 * mean - scores, torch.zeros_like(mean)  # (N, D)
-        for edge, worth in crossings(scores, gains, discount):
-            out += worth * ((scores > edge).float() - (mirrored > edge).float())  # times -1, 0 or 1
+        for threshold, change in crossings(scores, gains, discount):
+            out += change * ((scores > threshold).float() - (mirrored > threshold).float())  # -1, 0 or 1
         return out
 
     return sum_over_parts(rollout, policy, reward, gap)

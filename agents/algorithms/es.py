@@ -1,19 +1,19 @@
 """Evolution strategies on the output layer (OpenAI-ES, arXiv 1703.03864).
 
-No gradient of the network is taken: parameters are perturbed, chains are run, and what earned more is
-approached:
+No gradient of the network is computed: parameters are perturbed, chains are run, and the parameters move in
+the direction of the perturbations with high rewards:
 
     theta <- theta + lr * Adam( 1 / (n sigma) sum_j f(theta + sigma e_j) e_j ),
 
 with antithetic perturbations (e, -e), fitnesses f shaped by their ranks, and common random numbers: the
-members of a population are compared on the same users (and, where the chain is noisy, the same noise). theta
+members of a population are evaluated on the same users (and, where the chain is noisy, the same noise). theta
 are the r * r + r numbers of ``agents.training.output_subspace``, so a member costs little more than its
-chains, and what comes out is an ordinary policy.
+chains, and the result is an ordinary policy.
 
-With one block, all members run all users of the batch and a fitness is a mean over them. With more, the users
-are dealt out to blocks that have perturbations of their own: fewer users a fitness, but more directions seen
-for the same number of chains. What is estimated is a mean over users and directions of f e, and the more of
-these pairs are drawn apart, the less it varies; so by default each user is a block.
+With one block, all members run all users of the batch and a fitness is a mean over them. With more blocks,
+the users are divided among blocks with perturbations of their own: fewer users for a fitness, but more
+directions for the same number of chains. The estimate is a mean over users and directions of f e, and its
+variance falls with the number of independent pairs; so by default each user is a block.
 
 Letters: B users in the batch, G members (= episodes of a user), N = B * G, E blocks, r rank.
 """
@@ -100,7 +100,7 @@ class EvolutionStrategy(FineTuner):
 
     @torch.no_grad()
     def update(self, users: Tensor) -> dict[str, float]:
-        """Perturb, run the population's chains, climb the estimated gradient."""
+        """Perturb, run the population's chains, and follow the estimated gradient."""
         config = self.config
         blocks = config.blocks or users.numel()  # E
         block = torch.arange(users.numel(), device=self.device) * blocks // users.numel()  # (B,)

@@ -1,11 +1,11 @@
 """GRPO on the denoising chain: advantages relative to the user's own group of chains.
 
-G chains of each user start alike; a chain's advantage is its reward less the group's mean, over the group's
-deviation (arXiv 2402.03300; Flow-GRPO, 2505.05470), and the clipped surrogate of
-``agents.algorithms.clipped_surrogate`` climbs it, held near the pretrained policy by a KL where
-``kl_weight`` asks for it. Groups whose chains all earn the same have no advantage and drop out by themselves
-(``reward/zero_variance_share`` tells how many). ``baseline="group_mean"`` is Dr. GRPO (arXiv 2503.20783): no
-deviation, which favours users whose rewards hardly differ.
+The G chains of a user have the same start. The advantage of a chain is its reward minus the group's mean,
+over the group's standard deviation (arXiv 2402.03300; Flow-GRPO, 2505.05470). It is used in the clipped
+surrogate of ``agents.algorithms.clipped_surrogate``, with a KL to the pretrained policy if ``kl_weight`` > 0.
+A group whose chains have equal rewards has advantages of 0 (``reward/zero_variance_share`` is the share of
+such groups). ``baseline="group_mean"`` is Dr. GRPO (arXiv 2503.20783): without the division by the standard
+deviation, which gives more weight to users whose rewards hardly differ.
 """
 
 from __future__ import annotations

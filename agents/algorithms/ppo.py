@@ -1,10 +1,10 @@
 """PPO on the denoising chain: several clipped, importance-sampled updates for each batch of chains.
 
-The preset ``ddpo`` is DDPO's form (DDPO_IS, arXiv 2305.13301): a ratio a step, a tight clip range on the mean
-log-probability, no critic, since the reward is paid once and the user's other chains are the baseline. The
-default gives each number of the last action its own ratio and its own counterfactual advantage
-(``agents.gradients.counterfactual_advantage``): with thousands of numbers that is what makes one batch worth
-several updates. The equation is in ``agents.algorithms.clipped_surrogate``.
+The preset ``ddpo`` is DDPO's form (DDPO_IS, arXiv 2305.13301): one ratio a step, a small clip range on the
+mean log-probability, no critic, since the reward is paid once and the user's other chains are the baseline.
+The default gives each number of the last action its own ratio and its own counterfactual advantage
+(``agents.gradients.counterfactual_advantage``): with thousands of numbers this makes several updates from one
+batch useful. The equation is in ``agents.algorithms.clipped_surrogate``.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from refit_env.errors import SettingError
 
 
 class Reinforce(FineTuner):
-    """ReFiT's agent: whole chains are rolled out, the terminal reward weighs every step's log-probability.
+    """ReFiT's agent: the terminal reward of a whole chain weights every step's log-probability.
 
     Example:
         >>> from agents import Reinforce
@@ -45,7 +45,7 @@ class Reinforce(FineTuner):
 
     name: ClassVar[str] = "reinforce"
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
-    maximize: ClassVar[bool] = True  # what is carried to the weights is the derivative of J itself
+    maximize: ClassVar[bool] = True  # the slopes are derivatives of J itself
     config: ReinforceConfig
 
     def check_settings(self) -> None:
@@ -74,7 +74,7 @@ class Reinforce(FineTuner):
 
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the derivatives of the mean reward, ascend."""
-        trained = self._trained_scores(users)  # what scores u_0, where it is trained, too
+        trained = self._trained_scores(users)  # how u_0 is scored, if that is trained, too
         rollout = self._roll_out(users, trained)  # u_T .. u_0 and r(u_0)
         slopes = self._slopes(rollout, trained)  # d E[r] / d mean_t
         slopes += self._kl_slopes(rollout)  # - kl_weight d KL_t / d mean_t
@@ -110,7 +110,7 @@ class Reinforce(FineTuner):
         return slopes
 
     def _trained_scores(self, users: Tensor) -> TrainedScores | None:
-        """What scores u_0 of ``users`` (B,) where it is trained; from now on the environment scores by it."""
+        """The score weights for ``users`` (B,) if they are trained; from now on the environment uses them."""
         if not self.config.scores_learning_rate:
             return None
         backbone = self.policy.backbone
@@ -132,7 +132,7 @@ class Reinforce(FineTuner):
         return scale
 
     def _check_reward(self) -> None:
-        """Refuse a reward that the configured estimator cannot take apart."""
+        """Refuse a reward without the parts that the configured estimator needs."""
         problem = self.env.problem
         if problem.score_table is None:
             list_parts(problem.reward_fn)
@@ -144,7 +144,7 @@ class Reinforce(FineTuner):
         if self.config.estimator != "pathwise":
             raise ValueError(
                 f"estimator {self.config.estimator!r} needs u_0 to be the item scores; 'pathwise' and "
-                "'score' know embeddings"
+                "'score' work with embeddings"
             )
         linear_parts(problem.reward_fn, self._train_users[:1].to(self.device))
 

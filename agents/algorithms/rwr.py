@@ -1,22 +1,23 @@
 """Reward- and advantage-weighted regression of the denoiser on its own chains (RWR, AWR, AWM).
 
-The model regresses on the vectors u_0 that it sampled itself, each weighed by how well it was rewarded:
+The model regresses on the vectors u_0 that it sampled itself, each weighted by its reward:
 
     L = E_n E_k [ 1/D sum_i w_ni (x0_theta(state_nk, k)_i - u_0,ni)^2 / (2 std^2) ]
 
 which is the ELBO of training with a weight, at a random step k for each chain, instead of the likelihood of
-every step that was taken (DDPO): the chain's own noise is not in it, and that is why it varies less (AWM).
+every step that was taken (DDPO). The loss does not contain the chain's own noise, so it varies less (AWM).
 The weights:
 
-- ``advantage``: w = A, which may be negative. E[A] = 0, so whatever does not depend on the sample's own draw,
-  such as the distance between the prediction at another state and the last mean, drops out in expectation.
+- ``advantage``: w = A, which may be negative. E[A] = 0, so terms that do not depend on the sample's own draw,
+  such as the distance between the prediction at another state and the last mean, vanish in expectation.
 - ``exp_advantage``: w = exp(A / temperature), scaled to a mean of 1 (AWR, arXiv 1910.00177).
-- ``exp_reward``: w = exp(r / temperature), scaled to a mean of 1 (RWR; DDPO's rival in arXiv 2305.13301).
+- ``exp_reward``: w = exp(r / temperature), scaled to a mean of 1 (RWR; compared with DDPO in arXiv
+  2305.13301).
 
 With ``credit="coordinate"`` each number of u_0 has an advantage of its own
-(``agents.gradients.counterfactual_advantage``), and numbers that could not have changed the list weigh
-nothing. Where the prediction is the policy's last mean (a chain of one step), the gradient of ``advantage``
-is REINFORCE's, and that of ``exp_reward`` is the gradient of log E[exp(r / temperature)].
+(``agents.gradients.counterfactual_advantage``), and numbers that could not have changed the list have weight
+0. Where the prediction is the policy's last mean (a chain of one step), the gradient of ``advantage`` is
+REINFORCE's, and that of ``exp_reward`` is the gradient of log E[exp(r / temperature)].
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, T steps.
 """
@@ -36,7 +37,7 @@ from agents.training.fine_tuner import FineTuner
 
 
 class RewardWeighted(FineTuner):
-    """Reward-weighted regression: what earned more is imitated more.
+    """Reward-weighted regression on the policy's own samples.
 
     Example:
         >>> from agents import RewardWeighted
@@ -50,17 +51,17 @@ class RewardWeighted(FineTuner):
     config: RWRConfig
 
     def check_settings(self) -> None:
-        """Refuse rewards and policies that give no weights.
+        """Refuse rewards and policies without weights.
 
         Raises:
             ValueError: for a deterministic policy.
             ValueError: for credit ``coordinate`` and a reward that is no list reward.
         """
         check_credit(self.config.credit, self.policy, self.env.problem)
-        self.require_noise("all that it samples is its mean and there is nothing to weigh")
+        self.require_noise("all samples equal the mean")
 
     def update(self, users: Tensor) -> dict[str, float]:
-        """Roll out, weigh, and regress on what was sampled."""
+        """Roll out, weight the samples, and regress on them."""
         with torch.no_grad():
             rollout = self.roll_out(users)
             weight = self._weights(rollout)  # (N, 1) or (N, D)
@@ -80,7 +81,7 @@ class RewardWeighted(FineTuner):
         return scalars | {"train/effective_share": effective_share(weight)}
 
     def _weights(self, rollout: Rollout) -> Tensor:
-        """(N, 1) or (N, D) how much each sampled number counts."""
+        """(N, 1) or (N, D) the weight of each sampled number."""
         config = self.config
         if config.weighting == "exp_reward":
             return exponential(rollout.reward[:, None], config.temperature)  # (N, 1)

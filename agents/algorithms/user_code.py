@@ -118,7 +118,7 @@ def _module(name: str, where: str) -> ModuleType:
         assert spec is not None and spec.loader is not None  # a .py file has both
         module = util.module_from_spec(spec)
         with _importable(name, where, path.parent):
-            sys.modules[spec.name] = module  # dataclasses and pickles look their module up there
+            sys.modules[spec.name] = module  # where dataclasses and pickles find their module
             try:
                 spec.loader.exec_module(module)
             except BaseException:

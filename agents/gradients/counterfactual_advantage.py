@@ -1,9 +1,9 @@
-"""Credit: how much of a chain's reward each number of its last action earned.
+"""Credit: the part of a chain's reward that is due to each number of its last action.
 
-The policy is a product of D independent Gaussians, one an item, and one scalar advantage weighs them all
-alike. Of thousands of items only a few could have entered or left the list; for the rest that weight is
+The policy is a product of D independent Gaussians, one an item, and one scalar advantage weights them all
+alike. Only a few of thousands of items could have entered or left the list; for the others that weight is
 noise. The counterfactual baseline of a coordinate (action-dependent factorised baselines, arXiv 1803.07246;
-COMA, arXiv 1705.08926) asks what the reward would have been, on average, had that one been drawn anew:
+COMA, arXiv 1705.08926) is the mean reward over a new draw of that coordinate alone:
 
     A_i = r(s) - E_{s_i' ~ N(mu_i, std^2)} [ r(s_{-i}, s_i') ].
 
@@ -12,8 +12,8 @@ REINFORCE's gradient. For a list reward the expectation is exact (``agents.gradi
 
     A_i = sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) (1[s_i > v_j] - Phi((mu_i - v_j) / std)).
 
-Unlike the slope of ``agents.gradients.estimators`` it is an advantage, so whatever is made of advantages
-(clipped ratios, weights of a regression, preferences) can be made of it.
+Unlike the slope of ``agents.gradients.estimators`` it is an advantage, so it can be used in clipped ratios,
+weighted regression and preferences.
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector (= I items).
 """
@@ -55,7 +55,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
         (N, D) float32; 0 for items that no list may hold.
 
     Raises:
-        ValueError: if the reward does not say what each list position is worth.
+        ValueError: if a part of the reward is no list reward.
     """
     return sum_over_parts(rollout, policy, reward, counterfactual_advantage)
 
@@ -63,7 +63,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
 def counterfactual_advantage(
     scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float
 ) -> Tensor:
-    """What a list reward owes to each item's own draw: the reward less its mean over that draw alone.
+    """The reward of a list minus its mean over the draw of one item alone, for each item.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.
@@ -84,8 +84,8 @@ def counterfactual_advantage(
         tensor([[0.1587, 0.5000]])
     """
     out = torch.zeros_like(mean)
-    for edge, worth in crossings(scores, gains, discount):
-        above = (scores > edge).float()  # (N, I)
-        chance = torch.special.ndtr((mean - edge) / std)  # (N, I)
-        out += worth * (above - chance)
+    for threshold, change in crossings(scores, gains, discount):
+        above = (scores > threshold).float()  # (N, I)
+        chance = torch.special.ndtr((mean - threshold) / std)  # (N, I)
+        out += change * (above - chance)
     return out

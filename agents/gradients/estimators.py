@@ -2,16 +2,16 @@
 
 The policy is N(mu_t, std_t^2 I) and the transition is the action, so all that the gradient needs is the
 derivative of the expected reward in each mean. Each estimator returns the means with that derivative, and
-``torch.autograd.backward`` carries it to the weights.
+``torch.autograd.backward`` computes from it the gradient in the weights.
 
 - ``score``: REINFORCE. d/d mu_t = advantage * noise_t / std_t (ReFiT, arXiv 2511.06937; DDPO, 2305.13301).
 - ``rao_blackwell``: the last step's term is replaced by its conditional expectation given everything
-  but one coordinate. A list reward depends on item i's score only through the ranks that it crosses, so
+  but one coordinate. A list reward depends on item i's score only through the thresholds that it crosses, so
   that expectation is exact and cheap:
   sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) phi((s_{o_j} - mu_i) / std) / std,
   with o_j the rank-j item of all others, g the gains, d the discounts. Earlier steps keep the score function.
-- ``pathwise``: the same last term, carried through the reparameterised chain to the earlier steps. The
-  transition is known and deterministic, so nothing is left to estimate but the noise average.
+- ``pathwise``: the same last term, differentiated through the reparameterised chain to the earlier steps.
+  The transition is known and deterministic, so only the average over the noise is estimated.
 
 Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996).
 docs/results.md has them side by side on ML-1M.
@@ -75,7 +75,7 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         The last mean with its derivative.
 
     Raises:
-        ValueError: if the reward does not say what each list position is worth.
+        ValueError: if a part of the reward is no list reward.
     """
     last = policy.num_steps - 1
     slope = sum_over_parts(rollout, policy, reward, expected_slope, scale / rollout.reward.numel())  # (N, I)
@@ -104,8 +104,8 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
         [-2.42, 2.42]
     """
     out = torch.zeros_like(mean)
-    for edge, worth in crossings(scores, gains, discount):
-        z = (edge - mean) / std  # (N, I)
+    for threshold, change in crossings(scores, gains, discount):
+        z = (threshold - mean) / std  # (N, I)
         density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
-        out += worth * density
+        out += change * density
     return out

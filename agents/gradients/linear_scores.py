@@ -1,4 +1,4 @@
-"""The pathwise estimator where u_0 is an embedding: pairs of items priced on episodes.
+"""The pathwise estimator where u_0 is an embedding: pairs of items compared on episodes.
 
 Letters: B users in the batch, G episodes of each, N = B * G, D size of the diffused vector, C size of the
 context, I items, K list length, J pairs drawn for each relevant item.
@@ -25,7 +25,7 @@ from refit_env.rewards.base import Reward
 
 @dataclass(frozen=True)
 class TrainedScores:
-    """What scores u_0 where a policy trains that, too: tensors with the graphs of its weights.
+    """The score weights of a policy that trains them, too: tensors with the graphs of its weights.
 
     Attributes:
         table: (I, D) the slope of the scores in u_0.
@@ -68,14 +68,14 @@ def linear_pathwise(
     trained: TrainedScores | None = None,
     scale: float = 1.0,
 ) -> Slopes:
-    """The mean reward's derivative in the last step's mean and in what is trained of the scores.
+    """The mean reward's derivative in the last step's mean and in the score weights that are trained.
 
     Args:
         rollout: N finished episodes, whose graph runs through the actions.
         policy: gives the last step's standard deviation.
         problem: gives the reward and the embeddings that score u_0.
         draws: how pairs are drawn; None for the defaults.
-        trained: what scores u_0, where that is trained, too.
+        trained: the score weights, if they are trained, too.
         scale: factor of the derivatives.
 
     Returns:
@@ -124,7 +124,7 @@ def _ends(
 def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The reward as weighed gains (B, I) of ``users`` (B,) and discount (K,), one pair for each discount.
 
-    What a swap is worth is the sum of what it is worth in the parts that discount alike.
+    The change of the reward by a swap is the sum of the changes of the parts with equal discounts.
 
     Raises:
         ValueError: if a part is neither a list reward nor ``log_rank`` of one target.
@@ -132,7 +132,7 @@ def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
     found: list[tuple[Tensor, Tensor]] = []
     for part, weight in reward.parts():
         gains, discount = _linear(part, users)
-        same = next((worth for worth, other in found if torch.equal(other, discount)), None)
+        same = next((total for total, other in found if torch.equal(other, discount)), None)
         if same is None:
             found.append((gains * weight, discount))
         else:

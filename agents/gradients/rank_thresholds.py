@@ -1,8 +1,8 @@
-"""How a list reward depends on one item's own score: it jumps where the item overtakes another.
+"""How a list reward depends on one item's own score: it changes where the item overtakes another.
 
-Hold all scores but item i's. If o_j is the item at rank j among the others, with score v_j, then item i
-stands at rank j or better when its score is above v_j, and crossing v_j changes the reward by
-(d_j - d_{j+1}) (g_i - g_{o_j}), with g the gains and d the discounts. So with s_i the item's score
+Fix all scores but item i's. If o_j is the item at rank j among the others, with score v_j, then item i has
+rank j or better when its score is above v_j, and crossing v_j changes the reward by (d_j - d_{j+1}) (g_i -
+g_{o_j}), with g the gains and d the discounts. So with s_i the item's score
 
     r(s_i) = r(below all) + sum_j (d_j - d_{j+1}) (g_i - g_{o_j}) 1[s_i > v_j],
 
@@ -38,8 +38,13 @@ def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
     return found
 
 
+def drops(discount: Tensor) -> Tensor:
+    """(K,) the discount of each rank minus that of the next one, from ``discount`` (K,)."""
+    return discount - torch.cat([discount[1:], discount.new_zeros(1)])
+
+
 def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The scores that an item must overtake, and what that is worth.
+    """The thresholds that an item's score can cross, and the change of the reward there.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.
@@ -47,40 +52,41 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
         discount: (K,) weight of each rank, non-increasing.
 
     Yields:
-        For each rank that is worth more than the next: (N, I) the score of the item that holds it among the
-        others, and (N, I) what taking it changes.
+        For each rank whose discount is larger than the next one's: (N, I) the score of the item that has it
+        among the others, and (N, I) the change of the reward if the item takes it.
 
     Example:
-        Two items, a list of one: to overtake the other is all there is, and only item 1 is relevant.
+        Two items, a list of one: each can overtake the other, and only item 1 is relevant.
 
-        >>> [(edge, worth)] = crossings(torch.tensor([[0.5, 0.4]]), torch.tensor([[0.0, 1.0]]), torch.ones(1))
-        >>> edge.tolist(), worth.tolist()
+        >>> scores, gains = torch.tensor([[0.5, 0.4]]), torch.tensor([[0.0, 1.0]])
+        >>> [(threshold, change)] = crossings(scores, gains, torch.ones(1))
+        >>> threshold.tolist(), change.tolist()
         ([[0.4000000059604645, 0.5]], [[-1.0, 1.0]])
     """
     depth = min(discount.numel() + 1, scores.shape[1])
     value, item = scores.topk(depth, dim=1)  # (N, K + 1)
     held = gains.gather(1, item)  # (N, K + 1)
-    drop = discount - torch.cat([discount[1:], discount.new_zeros(1)])  # (K,) a rank's worth over the next
+    drop = drops(discount)  # (K,)
     for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
         # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
-        edge, rival = (
+        threshold, replaced = (
             column[:, j, None]
             .expand_as(scores)
             .scatter(1, item[:, : j + 1], column[:, j + 1, None].expand(-1, j + 1))
             for column in (value, held)
         )
-        yield edge, drop[j] * (gains - rival)
+        yield threshold, drop[j] * (gains - replaced)
 
 
 Term = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-"""Sampled scores (N, I), means (N, I), gains (N, I), discount (K,), standard deviation -> what a list reward
-owes to each item's own draw (N, I)."""
+"""Sampled scores (N, I), means (N, I), gains (N, I), discount (K,), standard deviation -> a term of each
+item's own draw (N, I)."""
 
 
 def sum_over_parts(
     rollout: Rollout, policy: DiffusionPolicy, reward: Reward, term: Term, scale: float = 1.0
 ) -> Tensor:
-    """What a list reward owes to each number of the last action, its parts weighed and summed.
+    """A term of each number of the last action, summed over the weighted parts of a list reward.
 
     Args:
         rollout: N finished episodes whose u_0 are the item scores.
@@ -90,10 +96,10 @@ def sum_over_parts(
         scale: factor of the sum.
 
     Returns:
-        (N, I) float32; 0 for items that no list may hold, which are worth nothing.
+        (N, I) float32; 0 for items that no list may hold.
 
     Raises:
-        ValueError: if the reward does not say what each list position is worth.
+        ValueError: if a part of the reward is no list reward.
     """
     last = policy.num_steps - 1
     mean, std = rollout.of_each(rollout.means[last].detach()), float(policy.std[last])  # (N, I)

@@ -1,34 +1,34 @@
-"""What it is worth when two items swap places, where u_0 is an embedding and scores are linear in it.
+"""The change of a reward when two items swap ranks, where u_0 is an embedding and scores are linear in it.
 
 The last step draws u_0 = m + std * eps with D numbers of noise that all scores share, so no item's own
 noise can be integrated out, as ``agents.gradients.estimators`` does where u_0 holds the scores. But a list's
-reward changes only where two items swap places, on the hyperplane s_i = s_j, and by the divergence theorem
+reward changes only where two items swap ranks, on the hyperplane s_i = s_j, and by the divergence theorem
 
     d/dm E[r(u_0)] = sum_{i<j} n_ij phi(x_ij / std) / std * E[ (d_r - d_{r+1}) (g_i - g_j) | s_i = s_j ],
 
 with n_ij = (e_i - e_j) / |e_i - e_j|, x_ij the distance of m from the hyperplane (positive where s_i > s_j),
-g the gains, d the discounts, r and r + 1 the ranks that the two hold there. The noise is isotropic, so what
-lies across the hyperplane is independent of what lies along it: any sample, projected onto the hyperplane,
-is one of u_0 given s_i = s_j. One episode thus serves every pair. Some are drawn, in proportion to a guess
-of their size (the exact term, with j's rank in the sample for r), and divided by their chance: unbiased,
-whatever the guess. The density of the crossing is exact; what is left to chance is the rank there.
+g the gains, d the discounts, r and r + 1 the ranks of the two there. The noise is isotropic, so its
+components across and along the hyperplane are independent: any sample, projected onto the hyperplane, is a
+sample of u_0 given s_i = s_j. One episode thus serves every pair. Some pairs are drawn, in proportion to a
+guess of their size (the exact term, with j's rank in the sample for r), and divided by their probability:
+unbiased for any guess. The density of the crossing is exact; only the rank there is estimated.
 
 Only pairs with different gains count, so one of the two is relevant: I pairs an episode where there is one
-target. All terms pull the target up or a rival down; the score function's have a random direction each.
+target. All terms move the target up or another item down; the score function's have a random direction each.
 
-The embeddings E themselves move the same hyperplanes, so a drawn pair also says how the two should move:
-with w = phi(x_ij / std) / (std |e_i - e_j|) (d_r - d_{r+1}) (g_i - g_j) and u* the projected sample,
+The embeddings E move the same hyperplanes, so a drawn pair also gives derivatives in the embeddings of the
+two: with w = phi(x_ij / std) / (std |e_i - e_j|) (d_r - d_{r+1}) (g_i - g_j) and u* the projected sample,
 
     dm += w (e_i - e_j),    de_i += w u*,    de_j -= w u*,
 
-and where scores have a second part f_i . c, linear in a context c, so does it how that should change:
+and where scores have a second part f_i . c, linear in a context c, in that, too:
 
     dc += w (f_i - f_j),    df_i += w c,     df_j -= w c.
 
-Such a policy is the chain and the scoring of its end: its action is a list, which the environment rewards.
+Such a policy is the chain and the scores of its end: its action is a list, which the environment rewards.
 
-The estimator is made for rewards that every rank counts in (``log_rank``). Where only a list's few ranks do,
-a pair drawn rarely lands on one that counts, and the variance can be larger than the score function's:
+The estimator is for rewards in which every rank counts (``log_rank``). Where only a list's few ranks do,
+a drawn pair rarely meets one that counts, and the variance can be larger than the score function's:
 ``agents.gradients.topk_pairs`` sums all of those at once.
 
 Letters: N episodes, D size of the diffused vector, C size of the context, I items, K list length, P relevant
@@ -45,8 +45,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from agents.gradients.rank_thresholds import drops
+
 FLOOR = 0.02
-"""Share of the first rank's worth that, over the rank, the guess gives every pair: none has no chance."""
+"""Share of the first discount that, over the rank, is added to the guess of every pair: none has
+probability 0."""
 
 MOST = 8
 """Relevant items of an episode that are all used; of more, so many are drawn by their gains."""
@@ -101,13 +104,8 @@ class Ends:
         return self.context[0].detach(), self.context[1].detach()
 
     def no_slope(self) -> Slope:
-        """Nothing found yet."""
+        """Derivatives of 0."""
         return Slope(*(torch.zeros_like(t) for t in (self.mean, self.table, *self.second_part())))
-
-
-def drops(discount: Tensor) -> Tensor:
-    """(K,) each rank's worth over the next, from ``discount`` (K,)."""
-    return discount - torch.cat([discount[1:], discount.new_zeros(1)])
 
 
 def linear_slope(
@@ -151,9 +149,9 @@ def linear_slope(
 def _relevant_items(
     gains: Tensor, guess: Tensor, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items with gains, one of each episode at a time: (N,) ids, and (N, 1) how often each is to count.
+    """Items with gains, one of each episode at a time: (N,) ids, and (N, 1) the weight of each.
 
-    Of more than ``MOST``, so many are drawn, in proportion to their gains and to what their ranks are worth.
+    Of more than ``MOST``, so many are drawn, in proportion to their gains and to the guess for their ranks.
     """
     relevant = gains != 0  # (N, I)
     most = int(relevant.sum(1).max())
@@ -170,9 +168,9 @@ def _relevant_items(
 
 
 def _guess(discount: Tensor, count: int) -> Tensor:
-    """(I,) what swapping with the item of each rank may be worth, ``discount`` (K,), I = ``count``.
+    """(I,) a guess of the change by a swap with the item of each rank, ``discount`` (K,), I = ``count``.
 
-    On the hyperplane the two stand elsewhere than in the sample: the mean over ranks up to a factor of 2 off.
+    On the hyperplane the two have other ranks than in the sample: the mean over ranks within a factor of 2.
     """
     rank = torch.arange(count, device=discount.device)
     padded = torch.cat([discount, discount.new_zeros(2 * count + 2)])

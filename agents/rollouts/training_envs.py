@@ -44,16 +44,16 @@ def make_training_envs(
         policy: gives T.
         config: gives the batch.
         device: where batches live.
-        env_kwargs: what ``gym.make_vec`` is given besides.
+        env_kwargs: further keywords of ``gym.make_vec``.
 
     Returns:
-        Users in a batch, fewer than asked for where the data have fewer, and the environments.
+        Users in a batch (at most those of the data), and the environments.
 
     Raises:
-        ValueError: if hold-outs shall be drawn again under a relevance that draws none.
+        ValueError: for several ``relevance_draws`` under a relevance that draws none.
     """
     kwargs = dict(env_kwargs or {})
-    if not policy.backbone.embedding:  # what u_T holds is up to its settings, which nothing else states
+    if not policy.backbone.embedding:  # u_T depends on its settings
         kwargs.setdefault("backbone", policy.backbone.name)
         kwargs.setdefault("backbone_options", policy.backbone.config_dict())
     kwargs |= {"backend": "torch", "device": str(device), "num_steps": policy.num_steps}
@@ -90,11 +90,11 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
         ValueError: naming what differs.
         DataError: if the policy was trained on another data set.
     """
-    want = config.users_per_batch * config.samples_per_user
-    if env.num_envs != want:
+    expected = config.users_per_batch * config.samples_per_user
+    if env.num_envs != expected:
         raise ValueError(
             f"the environment has {env.num_envs} sub-environments; "
-            f"users_per_batch * samples_per_user is {want}"
+            f"users_per_batch * samples_per_user is {expected}"
         )
     problem = env.problem
     if problem.num_steps != policy.num_steps:

@@ -5,7 +5,7 @@ file                 holds
 ===================  =========================================================================
 ``config.json``      the command with all its settings, the seed, versions and the machine
 ``policy.*``         the weights (``.safetensors``) and what they belong to (``.json``)
-``metrics.json``     the result; written last, so its presence says that the run ended
+``metrics.json``     the result; written last, so it exists only if the run ended
 ``log.csv``, ``tb``  scalars of every iteration, as a table and as TensorBoard events
 ``curve.png``        a picture of the log
 ``trials.jsonl``     of ``refit tune``: what was tried, a line each
@@ -43,7 +43,7 @@ _PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "sta
 
 
 class RunError(ValueError):
-    """A run folder is missing, incomplete, or holds another run than the one asked for."""
+    """A run folder is missing, incomplete, or holds another run than expected."""
 
 
 class RunConfig(TypedDict):
@@ -60,7 +60,7 @@ class RunConfig(TypedDict):
     seed: NotRequired[int]
     """Of everything random."""
     init: NotRequired[str | None]
-    """Run folder of the model that was gone on with."""
+    """Run folder of the model that training began with."""
     weights: NotRequired[dict[str, str]]
     """sha256 of each model that the run was begun with, by its folder."""
     pretraining: NotRequired[dict[str, float] | None]
@@ -226,7 +226,7 @@ class RunFolder:
         return run
 
     def close(self) -> None:
-        """Let other processes work on the run; closing twice is harmless."""
+        """Release the lock, so that other processes can use the run; closing twice is harmless."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
             if os.name == "posix":  # while it is held: whoever waits for it sees that it is gone
@@ -342,7 +342,8 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise RunError(
-                f"another process works on the run in {self.path} now: let it end, or choose another folder"
+                f"another process works on the run in {self.path} now: wait until it ends, or choose another "
+                "folder"
             ) from None
         self._lock = lock
         for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):

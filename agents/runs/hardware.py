@@ -11,7 +11,7 @@ from typing import Any
 
 
 def machine() -> dict[str, Any]:
-    """Processor, threads, load and GPU; JSON-plain. What torch knows is None where it is not in use."""
+    """Processor, threads, load and GPU; JSON-plain. Values from torch are None where it is not imported."""
     torch = sys.modules.get("torch")
     return {
         "processor": _processor(),
@@ -35,7 +35,7 @@ def machine_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, if the system has it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -41,7 +41,7 @@ class Usage:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, rounded to what is meant."""
+        """Return the fields as plain JSON values, rounded."""
         return {
             "seconds": round(self.seconds, 3),
             "peak_memory_mib": round(self.peak_memory_mib, 1),
@@ -140,7 +140,7 @@ def _device_peak_mib() -> float:
 
 
 def _wait_for_device() -> None:
-    """Let queued kernels finish, so that their time is counted."""
+    """Wait for queued kernels, so that their time is counted."""
     if _cuda_in_use():
         import torch
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning agent holds between two updates, and that as a state from which it can be resumed.
+"""The state of a fine-tuning agent: its policies, environments, optimiser and random numbers.
 
 Letters: E environments, U users, K list length.
 """
@@ -44,7 +44,7 @@ class AgentState(Resumable):
     name: ClassVar[str]
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
     maximize: ClassVar[bool] = False
-    """Whether the gradients that ``update`` makes are those of what shall rise, so that Adam climbs."""
+    """Whether ``update`` computes the gradient of an objective to maximise, instead of a loss."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class AgentState(Resumable):
             env: an environment id, or a torch-backend ``DenoisingVectorEnv`` with
                 ``users_per_batch * samples_per_user`` sub-environments and the policy's T.
             config: settings; the class's defaults if None.
-            env_kwargs: for an id: what ``gym.make_vec`` is given (reward, relevance, data ...).
+            env_kwargs: for an id: keywords of ``gym.make_vec`` (reward, relevance, data ...).
             seed: of the users drawn and of the noise.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
 
@@ -95,7 +95,7 @@ class AgentState(Resumable):
         self._begin()
         self._train_users, self._selection_users = self._split_users()
         evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
-        self._lists: Tensor | None = None  # (E, U, K) last shown to rewards that use others' lists
+        self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
         self.check_settings()
         self.prepare()
 
@@ -108,7 +108,7 @@ class AgentState(Resumable):
         """
 
     def prepare(self) -> None:
-        """What is left to do once the settings are found good."""
+        """Prepare the algorithm, after the settings are checked."""
 
     def evaluate(self, split: str = "test", users: Any = None, *, start: bool = False) -> Evaluation:
         """Full-ranking evaluation by the noise-free chain.
@@ -122,14 +122,14 @@ class AgentState(Resumable):
         return evaluate(policy.scorer(dataset), dataset, split, users=users, device=self.device)
 
     def _refresh_lists(self) -> None:
-        """Show the policy's own lists to rewards that look at others' (coverage, RACS's neighbor_lists)."""
+        """Pass the policy's lists to rewards that use others' lists (coverage, RACS's neighbor_lists)."""
         rewards = [env.problem.reward_fn for env in self.envs]
         if rewards[0].uses_lists:
             score = self.policy.scorer(self.env.problem.dataset)
             self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
 
     def _show_lists(self, lists: Tensor) -> None:
-        """Show each environment's reward the lists (E, U, K) that ``_refresh_lists`` showed it."""
+        """Pass to each environment's reward its lists of (E, U, K), as ``_refresh_lists`` did."""
         self._lists = lists
         for env, own in zip(self.envs, lists, strict=True):
             env.problem.reward_fn.set_lists(own)
@@ -215,25 +215,25 @@ class AgentState(Resumable):
             self._show_lists(tensors["lists"].to(self.device))
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """What an agent keeps besides weights, optimiser and generators; goes into the resume state."""
+        """Tensors that the algorithm keeps besides weights, optimiser and generators, for the state."""
         return {}
 
     def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # most keep nothing
-        """Put back what ``own_tensors`` gave, after the weights are."""
+        """Put back the tensors of ``own_tensors``; the weights are put back before."""
 
     def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
         """Users that episodes are drawn from, and those whose validation items select (None: all).
 
-        A reward that sees validation items must not choose the weights on the same users.
+        A reward that uses validation items must not select the weights on the same users.
 
         Raises:
-            ValueError: if the reward sees everyone's.
+            ValueError: if the reward uses everyone's.
         """
         problem = self.env.problem
         selecting, tested = problem.selecting, problem.dataset.valid.users
         if selecting is not None and not np.isin(selecting, tested).any():
             raise ValueError(
-                "the reward sees all validation items, so that none is left to choose the weights by: "
+                "the reward sees all validation items, so that none is left to select the weights: "
                 "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
             )
         return torch.as_tensor(problem.users, dtype=torch.int64), selecting

@@ -13,15 +13,15 @@ from refit_env.errors import unknown_name
 from refit_env.settings import Bounded, Form, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
-"""Rows that are taken at a time; a batch is cut to the rows that there are."""
+"""Rows of a batch; at most the rows of the data."""
 Passes = Annotated[int, Meta(ge=1, le=100_000)]
-"""How often a batch is used."""
+"""Passes over a batch."""
 Rate = Annotated[float, Meta(ge=0, le=1000)]
-"""A step size."""
+"""A learning rate."""
 Patience = Annotated[int, Meta(ge=0, le=10**7, description="0: never stop early")]
 """Of early stopping."""
 Every = Annotated[int, Meta(ge=1, le=10**7)]
-"""Of what is done again and again."""
+"""Interval between repeated work."""
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 """Of a term of a loss."""
 REDUCTIONS = ("mean", "sum")
@@ -59,8 +59,8 @@ class TrainerConfig(Bounded):
     learning_rate: Rate = 5e-5
     """Adam's step size."""
     anneal_lr: bool = False
-    """Whether step sizes fall linearly, to 0 after the last iteration: a pretrained model that was itself
-    trained with falling ones is shaken out of where it lay by any that stay."""
+    """Whether step sizes fall linearly, to 0 after the last iteration. A constant learning rate can move a
+    model that was trained with decay away from its optimum."""
     max_grad_norm: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Gradients longer than this are cut to it; 0 leaves them."""
     exploration_std: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
@@ -69,17 +69,17 @@ class TrainerConfig(Bounded):
     """How much of the chain's own standard deviation is left; less explores nearer to the noise-free
     chain."""
     eval_every: Every = 25
-    """Iterations between two looks at the validation set; the best is kept."""
+    """Iterations between two validations; the best weights are kept."""
     patience: Patience = 0
     """Validations without a gain after which training stops; 0 never stops early."""
     select_on: str = "ndcg@20"
     """The validation metric that chooses the weights."""
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more are harder to learn
-    by heart."""
+    """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
+    reduce overfitting."""
     blends: Annotated[int, Meta(ge=0, le=1000)] = 0
-    """How many points on the straight line from the pretrained to the last weights validation looks at in
-    the end: what fine-tuning gains and what it forgets are not the same weights (WiSE-FT, arXiv 2109.01903;
+    """Number of points between the pretrained and the last weights that are validated at the end: an
+    interpolation can rank better than both ends (WiSE-FT, arXiv 2109.01903;
     WARP, 2406.16768)."""
 
     @classmethod

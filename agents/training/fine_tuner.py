@@ -30,7 +30,7 @@ from refit_env.policy import DiffusionPolicy
 
 @dataclass
 class FineTuneResult:
-    """What fine-tuning gives back; the agent's policy already holds the best weights."""
+    """The result of fine-tuning; the agent's policy already holds the best weights."""
 
     policy: DiffusionPolicy
     """The policy with the weights that validation chose."""
@@ -41,8 +41,8 @@ class FineTuneResult:
     best_value: float = float("nan")
     """The validation metric there."""
     share: float = 1.0
-    """How far from the pretrained weights to those of ``best_iteration`` the policy's lie: 1, unless one of
-    the ``blends`` was the best."""
+    """Position of the policy's weights between the pretrained ones (0) and those of ``best_iteration`` (1);
+    below 1 if one of the ``blends`` was the best."""
     seconds: float = 0.0
     """Wall-clock time of training in all sessions, validation not counted."""
     validation_seconds: float = 0.0
@@ -61,8 +61,8 @@ class FineTuneResult:
 class FineTuner(AgentState):
     """Fine-tunes a pretrained diffusion policy on an environment; subclasses say how.
 
-    Between two calls of ``learn`` the policy holds the weights that validation chose; another ``learn`` goes
-    on from those that training has reached.
+    Between two calls of ``learn`` the policy holds the weights that validation chose; another ``learn``
+    continues from the last ones.
     """
 
     @abstractmethod
@@ -78,7 +78,7 @@ class FineTuner(AgentState):
         callback: Callable[[FineTuner, dict[str, float]], None] | None = None,
         progress: bool = False,
     ) -> FineTuneResult:
-        """Train until the configured iterations are done; call again after a resume to go on.
+        """Train until the configured iterations are done; call again after a resume to continue.
 
         Args:
             run_dir: where ``log.csv``, ``tb/`` and the resume state go; None writes nothing.
@@ -111,11 +111,11 @@ class FineTuner(AgentState):
         bar = tqdm(total=self.config.iterations, initial=self.iteration, disable=not progress, desc=self.name)
         interrupted = False
         try:
-            with deferred_interrupt() as asked_to_stop:
+            with deferred_interrupt() as interrupted_now:
                 if self.iteration == 0:
                     self._record(self._validate(), log)
                 while self.iteration < self.config.iterations and not self._out_of_patience():
-                    if asked_to_stop():
+                    if interrupted_now():
                         raise KeyboardInterrupt
                     self._record(self._step(), log)
                     if folder is not None and self._validates_now():
@@ -134,7 +134,7 @@ class FineTuner(AgentState):
         return interrupted
 
     def _chosen(self, interrupted: bool) -> FineTuneResult:
-        """Put the chosen weights into the policy, and those that training has reached aside."""
+        """Put the chosen weights into the policy, and keep the last ones."""
         begin = time.perf_counter()
         self._set_aside()
         (value, at), share, state = self._best, 1.0, self._best_state
@@ -231,7 +231,7 @@ class FineTuner(AgentState):
             )
 
     def ascend(self, slopes: Slopes) -> float:
-        """Carry derivatives, such as those in the chain's means, to the weights and take a step.
+        """Compute the gradient in the weights from derivatives, such as those in the means, and take a step.
 
         Returns:
             The norm of the gradient.
@@ -241,7 +241,7 @@ class FineTuner(AgentState):
         return self.take_step()
 
     def take_step(self) -> float:
-        """Cut the gradient to ``max_grad_norm`` and let the optimiser step; returns its norm before."""
+        """Clip the gradient to ``max_grad_norm`` and take an optimiser step; returns its norm before."""
         limit = self.config.max_grad_norm or float("inf")
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
@@ -249,7 +249,7 @@ class FineTuner(AgentState):
         return norm
 
     def train_scores(self, learning_rate: float) -> None:
-        """Train what reads scores from u_0, too, with a step size of its own."""
+        """Train the score weights, too, with a learning rate of their own."""
         moving = self.policy.backbone.thaw_scores()
         [others] = self.optimizer.param_groups
         others["params"] = [p for p in others["params"] if all(p is not other for other in moving)]

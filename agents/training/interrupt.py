@@ -26,7 +26,7 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     the block changes nothing. A signal that the process ignores stays ignored.
 
     Yields:
-        A function that says whether one of ``SIGNALS`` came.
+        A function that returns whether one of ``SIGNALS`` came.
 
     Example:
         >>> import signal

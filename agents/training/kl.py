@@ -1,4 +1,4 @@
-"""How far a policy has moved from the pretrained one.
+"""The divergence of a policy from the pretrained one.
 
 Letters: B users, D size of the diffused vector, T steps.
 """
@@ -28,7 +28,7 @@ def divergence(
         policy: whose chain is run.
         reference: of the same network and T; usually the frozen pretrained policy.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 256 are looked at; None takes those that episodes are about.
+        users: (n,) int64, of whom the first 256 are used; None takes those that episodes are about.
     """
     chosen = torch.as_tensor(problem.users) if users is None else users
     chosen = chosen[:DIVERGENCE_USERS].to(problem.device)  # (B,)

@@ -4,18 +4,18 @@ The output layer's weights W (D, H) and bias b (D,) move by r * r + r numbers th
 
     W = W0 + A M B^T,    b = b0 + A (m - M c),
 
-in words: the hidden units are read off in r directions, z = B^T h - c, and the scores move by A (M z + m)
+in words: the hidden units are projected to r directions, z = B^T h - c, and the scores move by A (M z + m)
 along r directions of the catalogue. B and c whiten the hidden units over users. A holds the leading item
 factors of the train rows, or of the part of them that the reward counts as relevant, or left singular vectors
 of W0, scaled so that a standard normal theta moves the
-scores of the items that the pretrained policy lists by 1 (root mean square): what the others move by does not
-decide a list.
+scores of the items that the pretrained policy lists by 1 (root mean square): other items do not decide a
+list.
 
-Another theta for each row of a batch costs one product of rank r on top of W h; the one that is kept folds
-into the weights, so what comes out is an ordinary policy.
+A different theta for each row of a batch costs one product of rank r on top of W h; the one that is kept is
+added to the weights, so the result is an ordinary policy.
 
-Letters: N rows, n users looked at, K list length, r rank, H hidden units, D size of the diffused vector,
-I items.
+Letters: N rows, n users of the calibration, K list length, r rank, H hidden units, D size of the diffused
+vector, I items.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def output_subspace(
             f"{len(problem.users)} users have no more directions"
         )
     left = _directions(layer, problem, rank, basis)  # (D, r)
-    hidden, u0, users = _look(policy, problem)
+    hidden, u0, users = _calibration(policy, problem)
     _, values, rows = torch.linalg.svd(hidden - hidden.mean(0), full_matrices=False)
     deviation = (values[:rank] / math.sqrt(hidden.shape[0])).clamp(min=1e-6)  # (r,)
     right = (rows[:rank] / deviation[:, None]).T.contiguous()  # (H, r)
@@ -125,7 +125,7 @@ def output_subspace(
     return OutputSubspace(left / scale.sqrt(), right, hidden.mean(0) @ right)
 
 
-def _look(policy: DiffusionPolicy, problem: DenoisingProblem) -> tuple[Tensor, Tensor, Tensor]:
+def _calibration(policy: DiffusionPolicy, problem: DenoisingProblem) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden units (n, H) of the last step, the vectors u_0 (n, D), and the users (n,) that they are of."""
     seen: list[Tensor] = []
     handle = policy.backbone.output_layer.register_forward_hook(

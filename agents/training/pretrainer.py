@@ -69,7 +69,7 @@ class Pretrainer(Resumable):
     """Trains a backbone by its own loss. ``pretrain`` is the one-call form.
 
     Between two calls of ``learn`` the backbone holds the weights that validation chose; another ``learn``
-    goes on from those that training has reached.
+    continues from the last ones.
     """
 
     config: PretrainConfig
@@ -89,7 +89,7 @@ class Pretrainer(Resumable):
         """Prepare.
 
         Args:
-            dataset: its train split is learnt from, its valid split selects.
+            dataset: its train split is for training, its valid split selects.
             backbone: untrained, or trained already (more of the same, or another target).
             config: settings.
             seed: of the batches, the steps and the noise; dropout too.
@@ -161,11 +161,11 @@ class Pretrainer(Resumable):
         self, run_dir: Path | str | None, callback: Callable[[int, dict[str, float]], None] | None
     ) -> None:
         """Train epoch by epoch."""
-        with deferred_interrupt() as asked_to_stop:
+        with deferred_interrupt() as interrupted_now:
             if self.epoch == 0 and not self.history:
                 self._record(self._validate(), callback)
             while not self._done():
-                stop = asked_to_stop()
+                stop = interrupted_now()
                 if not stop:
                     self._record(self._step(), callback)
                 if run_dir is not None and (stop or self._validates_now()):
@@ -293,14 +293,14 @@ def pretrain(
     """Train a backbone by its ELBO, or to rank.
 
     Args:
-        dataset: what to learn from.
+        dataset: the training data.
         backbone: a registry name (its published configuration is taken, the weights are drawn from
-            ``seed``), or a model to go on with; it is trained in place.
+            ``seed``), or a model to train further, in place.
         config: settings; None takes those of ``published_training``.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         run_dir: where the resume state goes.
-        resume: go on from the state in ``run_dir``.
+        resume: continue from the state in ``run_dir``.
         callback: called after each epoch.
         num_steps: T of the chain that objective ``ranking`` runs; None takes ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.

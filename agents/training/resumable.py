@@ -1,4 +1,4 @@
-"""Training that can be stopped and continued: what pretraining and fine-tuning have in common.
+"""Training that can be stopped and continued: the base of pretraining and fine-tuning.
 
 A state is checked as a whole before any of it is used, so that a resumed training is either the one that was
 saved or the one that it was before.
@@ -56,9 +56,8 @@ class TrainingState(NamedTuple):
 class Resumable(ABC):
     """A training with a state.
 
-    Between two sessions the model holds the weights that validation chose. What training has reached is kept
-    beside them: ``save`` writes that, with the optimiser's state that belongs to it, and another session
-    goes on from there.
+    Between two sessions the model holds the weights that validation chose. The last weights of training are
+    kept as well: ``save`` writes them with the optimiser's state, and another session continues from them.
 
     Attributes:
         done: iterations or epochs that are done.
@@ -83,7 +82,7 @@ class Resumable(ABC):
     optimizer: torch.optim.Optimizer
 
     def _begin(self) -> None:
-        """Nothing is done yet; called once the model is there."""
+        """Set the state of a training that has not begun; the model must exist."""
         self.done = 0
         self.saved: int | None = None
         self.history: list[dict[str, float]] = []
@@ -121,7 +120,7 @@ class Resumable(ABC):
 
     @contextmanager
     def _session(self) -> Iterator[None]:
-        """Within, training goes on from the weights that it has reached, and its cost is measured."""
+        """Continue within the block from the last weights of training, and measure the cost."""
         self._check_finished()
         if self._reached is not None:
             self.model.load_state_dict(self._reached)
@@ -133,7 +132,7 @@ class Resumable(ABC):
             self._earlier, self._usage = self.spent(), Usage()
 
     def _set_aside(self) -> None:
-        """Keep the weights that training has reached, so that the model can hold others."""
+        """Keep the last weights of training, so that the model can hold others."""
         self._reached = copy.deepcopy(self.model.state_dict())
 
     def _keep_if_best(self, value: float) -> None:
@@ -158,11 +157,11 @@ class Resumable(ABC):
         return self._earlier + up_to_now(self._usage)
 
     def training_weights(self) -> dict[str, Tensor]:
-        """The weights that training has reached; the model's own, unless it holds the chosen ones."""
+        """The last weights of training; the model's own, unless it holds the chosen ones."""
         return self.model.state_dict() if self._reached is None else self._reached
 
     def _check_finished(self) -> None:
-        """Refuse to go on from the middle of an update."""
+        """Refuse to continue from the middle of an update."""
         if self._unfinished:
             raise RuntimeError("the last update was cut short: load the last saved state first")
 
@@ -197,7 +196,7 @@ class Resumable(ABC):
         """Continue from what ``state_dict`` gave.
 
         Args:
-            state: what to take up.
+            state: the state to load.
             where: its file, for the message.
 
         Raises:
@@ -259,7 +258,7 @@ class Resumable(ABC):
     def save(self, folder: Path | str) -> None:
         """Write the state into a run folder, atomically: a kill leaves the last whole one.
 
-        After ``learn`` this is still the state that training has reached; the chosen weights are part of it.
+        After ``learn`` this is still the state of the last iteration; the chosen weights are part of it.
 
         Raises:
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
@@ -268,7 +267,7 @@ class Resumable(ABC):
         self.saved = self.done
 
     def load(self, folder: Path | str) -> Self:
-        """Take up the state that ``save`` wrote; the next ``learn`` goes on as if never stopped.
+        """Load the state that ``save`` wrote; the next ``learn`` continues as if never stopped.
 
         Raises:
             CheckpointError: if there is no state, it belongs to another agent, configuration, data set or

@@ -70,8 +70,8 @@ def check_optimizer(
 ) -> None:
     """Refuse an optimiser's state that ``restore_optimizer`` could not put back.
 
-    A fused optimiser writes to its moments without a look at their size, so that nothing but those of the
-    parameters' own shape may reach it.
+    A fused optimiser does not check the size of its moments, so only those of the parameters' own shape may
+    reach it.
 
     Args:
         optimizer: Adam or AdamW, whose parameters the state must fit.

@@ -1,8 +1,8 @@
 """Weights between those of a pretrained policy and those that fine-tuning found.
 
-What fine-tuning gains and what it forgets are not lost at the same pace along the straight line between the
-two, so that a point on it may rank better than either end: WiSE-FT (arXiv 2109.01903) for supervised
-fine-tuning, WARP (arXiv 2406.16768) for a reward that is a model's opinion.
+The gains and the losses of fine-tuning grow at different rates along the straight line between the two, so
+that a point on it may rank better than both ends: WiSE-FT (arXiv 2109.01903) for supervised fine-tuning, WARP
+(arXiv 2406.16768) for a learnt reward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def between(start: nn.Module, end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The state that lies ``share`` of the way from the weights of ``start`` to ``end``; buffers are end's.
+    """The weights at ``share`` of the way from those of ``start`` to ``end``; buffers are end's.
 
     Example:
         >>> start = nn.Linear(1, 1)
@@ -34,23 +34,23 @@ def best_between(
     policy: nn.Module,
     start: nn.Module,
     points: int,
-    look: Callable[[], float],
+    value_of: Callable[[], float],
 ) -> tuple[float, float, dict[str, Tensor]]:
-    """Look at points on the line from the weights of ``start`` to those that ``policy`` has.
+    """Evaluate points on the line from the weights of ``start`` to those of ``policy``.
 
     Args:
         policy: the end of the line; it is left with other weights.
         start: where the line begins.
-        points: how many to look at between the two, evenly spaced; at least one.
-        look: the value of the policy as it is; the higher the better.
+        points: number of points between the two, evenly spaced; at least one.
+        value_of: the value of the policy with its present weights; higher is better.
 
     Returns:
         The best value, its share of the way, and the state there.
     """
     end = {name: value.clone() for name, value in policy.state_dict().items()}
-    looks = []
+    found = []
     for share in (n / (points + 1) for n in range(1, points + 1)):
         policy.load_state_dict(between(start, end, share))
-        looks.append((look(), share))
-    value, share = max(looks)
+        found.append((value_of(), share))
+    value, share = max(found)
     return value, share, between(start, end, share)

@@ -264,7 +264,7 @@ def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
 def test_selection_needs_validation_items_that_the_reward_does_not_see(
     make_policy: Factory, small_data: Dataset
 ) -> None:
-    with pytest.raises(ValueError, match=r"none is left to choose the weights by: raise .*selection_share"):
+    with pytest.raises(ValueError, match=r"none is left to select the weights: raise .*selection_share"):
         agent(make_policy(), small_data, relevance="validation", relevance_kwargs={"selection_share": 0.0})
 
 

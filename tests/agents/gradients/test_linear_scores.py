@@ -118,9 +118,9 @@ def test_of_many_relevant_items_some_are_drawn_and_the_mean_stays(monkeypatch: p
 def test_a_context_that_scores_too_has_its_derivatives() -> None:
     gains, discount = CASES["several gains"]
     count, step, (noise, weight) = 40_000, 0.05, grid()
-    told, u0, draws = torch.tensor([0.4, -0.3, 0.2]), samples(count), torch.Generator().manual_seed(3)
-    read_by = torch.randn(6, 3, generator=draws)
-    context, scores = (told.expand(count, -1), read_by), u0 @ TABLE.T + read_by @ told
+    known, u0, draws = torch.tensor([0.4, -0.3, 0.2]), samples(count), torch.Generator().manual_seed(3)
+    by_context = torch.randn(6, 3, generator=draws)
+    context, scores = (known.expand(count, -1), by_context), u0 @ TABLE.T + by_context @ known
     ends = Ends(u0, MEAN.expand_as(u0), scores, TABLE, STD, context)
     found = linear_slope(ends, gains.expand(count, -1), discount, 2, draws, True)
 
@@ -130,12 +130,12 @@ def test_a_context_that_scores_too_has_its_derivatives() -> None:
 
     for axis_ in range(3):
         shift = step * torch.eye(3)[axis_]
-        slope = (expected(told + shift, read_by) - expected(told - shift, read_by)) / (2 * step)
+        slope = (expected(known + shift, by_context) - expected(known - shift, by_context)) / (2 * step)
         assert float(found.context.mean(0)[axis_]) == pytest.approx(slope, abs=8e-3)
         for item in range(6):
-            moved = torch.zeros_like(read_by)
+            moved = torch.zeros_like(by_context)
             moved[item, axis_] = step
-            slope = (expected(told, read_by + moved) - expected(told, read_by - moved)) / (2 * step)
+            slope = (expected(known, by_context + moved) - expected(known, by_context - moved)) / (2 * step)
             assert float(found.context_table[item, axis_]) / count == pytest.approx(slope, abs=8e-3)
 
 
@@ -280,5 +280,5 @@ def test_list_rewards_and_mixes_are_taken_apart(reward: Any, checkpoint: str, se
 def test_what_cannot_be_taken_apart_is_refused(checkpoint: str, sessions: Dataset) -> None:
     with pytest.raises(ValueError, match="ReciprocalRank is none"):
         agent(checkpoint, sessions, "reciprocal_rank", estimator="pathwise")
-    with pytest.raises(ValueError, match="'pathwise' and 'score' know embeddings"):
+    with pytest.raises(ValueError, match="'pathwise' and 'score' work with embeddings"):
         agent(checkpoint, sessions, "ndcg", estimator="rao_blackwell")

@@ -112,13 +112,13 @@ def test_it_varies_far_less_than_drawn_pairs() -> None:
 
 def test_a_context_gets_its_part_of_each_pair() -> None:
     table, mean, gains, discount = problem(20, 4, 5)
-    u0, told = sampled(mean, 2), torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
-    read_by = torch.randn(20, 3, generator=torch.Generator().manual_seed(5))
-    scores = u0 @ table.T + told @ read_by.T
-    ends = Ends(u0, mean.expand_as(u0), scores, table, STD, (told, read_by))
+    u0, known = sampled(mean, 2), torch.randn(2, 3, generator=torch.Generator().manual_seed(4))
+    by_context = torch.randn(20, 3, generator=torch.Generator().manual_seed(5))
+    scores = u0 @ table.T + known @ by_context.T
+    ends = Ends(u0, mean.expand_as(u0), scores, table, STD, (known, by_context))
     found = list_slope(ends, gains.expand(2, -1), discount, True)
     swaps = list_swaps(ends, gains.expand(2, -1), drops(discount))
-    pull = torch.zeros(2, 20).scatter(1, swaps.items, swaps.pull())
-    assert torch.allclose(found.context, pull @ read_by, atol=1e-5)
-    assert torch.allclose(found.context_table, pull.T @ told, atol=1e-5)
-    assert torch.allclose(found.mean, pull @ table, atol=1e-5)
+    total = torch.zeros(2, 20).scatter(1, swaps.items, swaps.total())
+    assert torch.allclose(found.context, total @ by_context, atol=1e-5)
+    assert torch.allclose(found.context_table, total.T @ known, atol=1e-5)
+    assert torch.allclose(found.mean, total @ table, atol=1e-5)
