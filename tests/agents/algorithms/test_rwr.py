@@ -177,7 +177,7 @@ def test_validation_rises_from_a_pretrained_model_on_the_synthetic_set() -> None
         ({"temperature": 0.0}, r"temperature must be > 0, found 0\.0"),
         ({"regressions": 0}, "regressions must be >= 1"),
         ({"weighting": "exp_reward"}, "use credit 'episode'"),
-        ({"exploration_std": 0.0, "credit": "episode"}, "nothing to weigh"),
+        ({"exploration_std": 0.0, "credit": "episode"}, "all samples equal the mean"),
     ],
 )
 def test_wrong_settings_are_refused_before_training(
