@@ -257,7 +257,7 @@ def test_a_reward_that_sees_validation_items_selects_by_those_of_other_users(
     assert learner._best[0] == max(row["valid/ndcg@20"] for row in history if "valid/ndcg@20" in row)
     seen = learner.env.problem.reward_fn
     own = goal.get("reward_kwargs", {})
-    rows = seen.context.relevance.relevant if not own else seen._neighbor_relevant  # type: ignore[attr-defined]
+    rows = seen.context.relevance.relevant if not own else seen.similar.relevant  # type: ignore[attr-defined]
     assert rows.nnz and not rows[selecting].nnz
 
 
