@@ -20,6 +20,7 @@ copyright = author
 extensions = ["myst_parser"]
 html_theme = "furo"
 html_title = "refit-env"
+html_favicon = "images/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
 exclude_patterns = ["_build"]
