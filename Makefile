@@ -105,7 +105,7 @@ $(EXTRAS:%=$(VENV)/.refit-%-installed): $(VENV)/.refit-%-installed: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$*]'
 	@touch $@
 
-# A library's pins are added to those of constraints.txt or replace them: pip takes one pin for a package.
+# A library's pins are added to those of constraints.txt or replace them: pip allows one pin for a package.
 $(INTEGRATIONS:%=$(VENV)-%/.refit-installed): $(VENV)-%/.refit-installed: \
 		pyproject.toml constraints.txt constraints-%.txt | $(VENV)-%/bin/python
 	awk -F '==' '{name = tolower($$1); gsub(/[-_.]+/, "-", name)} NR == FNR {own[name]} NR == FNR || !(name in own)' \

@@ -9,7 +9,7 @@ Exit codes:
 - 0: done.
 - 1: a bug (with a traceback), or a cell of a comparison that failed.
 - 2: a mistake in the command, a wrong file, or a disk that is full or cannot be written; one line
-  says what would be right, and what stood there before is whole (``REFIT_DEBUG=1`` shows the traceback).
+  says what would be right, and the files from before are unchanged (``REFIT_DEBUG=1`` shows the traceback).
 - 130, 143, 129: ended by Ctrl-C, by SIGTERM or by a terminal that was closed (128 and the signal's number);
   training is saved first.
 """
@@ -36,14 +36,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("agents.commands.recommend", "print one user's list"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set"),
 }
-"""Name -> module (whose ``main`` takes the remaining arguments) and what ``refit --help`` says."""
+"""Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``refit``.
 
     Args:
-        arguments: what follows ``refit``; None takes the command line.
+        arguments: what follows ``refit``; None: the command line.
 
     Returns:
         The exit code; see the module's text.

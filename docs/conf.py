@@ -12,7 +12,7 @@ from docutils.utils.math import latex2mathml
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import make_api  # noqa: E402  # it lies beside this file
+import make_api  # noqa: E402  # it is beside this file
 
 project = "refit-env"
 author = "refit-env contributors"

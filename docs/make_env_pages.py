@@ -64,10 +64,10 @@ def env_page(row: EnvEntry) -> str:
 
 
 def facts(row: EnvEntry) -> str:
-    """What the id stands for, as a table."""
+    """What the id means, as a table."""
     lines = [*origin(row), ("backbone", row.backbone), ("task", row.task), ("T", str(row.num_steps))]
     lines.append(("reward", f"{row.reward}, list length K = {row.k}"))
-    lines.append(("relevance", row.relevance or "`recent` where rows stand in order of time, else `holdout`"))
+    lines.append(("relevance", row.relevance or "`recent` where rows are in order of time, else `holdout`"))
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in lines)])
 
 

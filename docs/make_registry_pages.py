@@ -198,7 +198,7 @@ def baseline_page(name: str) -> str:
     facts = [
         ["class", f"`{cls.__module__}.{cls.__qualname__}`"],
         ["tasks", ", ".join(tasks)],
-        ["takes", " and ".join(cls.forms) + (" in order of time" if cls.ordered else "")],
+        ["works on", " and ".join(cls.forms) + (" in order of time" if cls.ordered else "")],
         ["needs", cls.needs or "nothing else"],
         ["its fit is random", _yes(cls.seeded)],
     ]
@@ -207,7 +207,7 @@ def baseline_page(name: str) -> str:
 
 
 def module_text(cls: type) -> str:
-    """The docstring of the file, where equations and departures from the reference code stand."""
+    """The docstring of the file, with equations and departures from the reference code."""
     module = inspect.getmodule(cls)
     text = google((module.__doc__ if module else None) or "")
     return f"## Method\n\n{text}" if text else ""

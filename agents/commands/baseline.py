@@ -25,7 +25,7 @@ class BaselineCommand(Command):
     work: ClassVar[str] = "agents.commands.baseline_run:run"
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Baselines, such as ``ease item-knn``; none lists those that the data set takes."""
+    """Baselines, such as ``ease item-knn``; none lists those that work on the data set."""
     env: EnvOption = None
     """Environment id; it sets the data set."""
     data: FolderOption = None

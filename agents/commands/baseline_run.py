@@ -71,13 +71,13 @@ def _tuned(
     config = TuningConfig(command.trials, command.minutes, command.seed)
     path = command.tune / f"{name}.json"
 
-    def tell(trial: Trial) -> None:
+    def report_trial(trial: Trial) -> None:
         """Print a trial's result to the error stream."""
         value = trial.error if trial.value is None else f"{trial.value:.4f}"
         say(f"{name} {trial.settings or 'defaults'}: {value}", stderr=True)
 
     record = tune_baseline(
-        dataset, name, path, config, device=device, callback=None if command.json else tell
+        dataset, name, path, config, device=device, callback=None if command.json else report_trial
     )
     found = {"file": str(path), "trials": len(record.trials), "minutes": record.minutes}
     return record.best.settings, {"tuning": found | {record.metric: record.best.value}}

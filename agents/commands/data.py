@@ -52,7 +52,7 @@ class DataPrepare(Command):
     work: ClassVar[str] = "agents.commands.data_run:prepare_set"
 
     name: tyro.conf.Positional[str]
-    """Name of the data set; a known name stands for what its recipes make."""
+    """Name of the data set; a known name is kept for the result of its recipes."""
     source: Path
     """The official file, or the folder that holds the format's files."""
     as_name: Annotated[str | None, tyro.conf.arg(name="as", metavar="NAME")] = None

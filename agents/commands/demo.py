@@ -17,8 +17,8 @@ class Demo(Command):
     """Pretrain a diffusion recommender, fine-tune it with REINFORCE, and compare both on test items.
 
     The control is the same network, trained by its own loss on the information that the reward has: the
-    earlier part of a history in, the whole history out. The demo needs no files and no network, and takes
-    less than three minutes on two cores.
+    earlier part of a history in, the whole history out. The demo needs no files and no network, and runs
+    for less than three minutes on two cores.
     """
 
     work: ClassVar[str] = "agents.commands.demo_run:run"

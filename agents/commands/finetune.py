@@ -137,7 +137,7 @@ class EnvKwargs(TypedDict, total=False):
 
 
 def begun_command(out: Path) -> Finetune:
-    """The command that began the run in ``out``; ``--resume`` takes from it the options that are left out.
+    """The command that began the run in ``out``; ``--resume`` uses its options where they are left out.
 
     Raises:
         RunError: if there is no such run, or its ``config.json`` is damaged.

@@ -1,7 +1,7 @@
 """The command line: types of options, and how a command is made from its words.
 
-A command's options stand in a module of their own that imports neither PyTorch nor pandas, so that help comes
-at once; ``Command.work`` names the function that does the work.
+A command's options are in a module of their own that imports neither PyTorch nor pandas, so that help is
+printed at once; ``Command.work`` names the function that does the work.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Command(Bounded):
     """Base of the commands: their options; the work is imported when it is to be done."""
 
     work: ClassVar[str]
-    """``module:function`` that takes the command and returns the exit code."""
+    """``module:function``, called with the command; it returns the exit code."""
 
     def run(self) -> int:
         """Do the work; returns the exit code."""
@@ -74,7 +74,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
         if not sign or not name:
             raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
         if name in options:
-            raise ValueError(f"{word!r}: {name} stands twice, leave one of them out")
+            raise ValueError(f"{word!r}: {name} is given twice; leave one of them out")
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
@@ -83,7 +83,7 @@ def parse_options(words: Sequence[str]) -> dict[str, Any]:
 
 
 def named(words: Sequence[str], *options: str) -> bool:
-    """Whether one of the options, or help, stands among the words.
+    """Whether one of the options, or help, is among the words.
 
     Example:
         >>> named(["--data", "shop", "--learning-rate=1e-3"], "learning_rate")
@@ -132,10 +132,10 @@ def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) ->
         command: a settings class, or a union of them as subcommands.
         words: what follows its name.
         prog: how help names the command.
-        default: an instance whose values are those of options left out; None takes the class's.
+        default: an instance whose values are those of options left out; None: the class's.
 
     Returns:
-        The command; its values lie within their bounds.
+        The command; its values are within their bounds.
 
     Raises:
         SettingError: for a value out of its bounds.

@@ -97,7 +97,7 @@ class Network(TypedDict):
 
 
 def begun_command(out: Path) -> Pretrain:
-    """The command that began the run in ``out``; ``--resume`` takes from it the options that are left out.
+    """The command that began the run in ``out``; ``--resume`` uses its options where they are left out.
 
     Raises:
         RunError: if there is no such run, or its ``config.json`` is damaged.
@@ -166,5 +166,5 @@ def main(words: Sequence[str]) -> int:
         default = with_settings(default, Path(found.settings))
     command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
     if chosen is not None and not command.quiet:
-        say(f"backbone {chosen.value}: {chosen.why} (--backbone NAME takes another)", stderr=True)
+        say(f"backbone {chosen.value}: {chosen.why} (--backbone NAME chooses another)", stderr=True)
     return command.run()

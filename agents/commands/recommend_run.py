@@ -62,7 +62,7 @@ def _number(command: Recommend, users: IdMap) -> int:
                 f"--user {shown(command.user)} must lie in 0..{users.count - 1}, the numbers of the users "
                 f"of {users.where!r}; leave out --internal-ids for the source's ids"
             ) from None
-        hint = f"; --internal-ids takes numbers, 0..{users.count - 1}" if users.known else ""
+        hint = f"; --internal-ids accepts numbers, 0..{users.count - 1}" if users.known else ""
         raise ValueError(f"--user: {error}{hint}") from None
 
 

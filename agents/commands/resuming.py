@@ -42,7 +42,7 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
         more = ", or a larger number" if name in MAY_GROW else ""
         raise RunError(
             f"{path} was begun {had} {_short(wanted)}; "
-            f"leave the option out: --resume takes what the run was begun with{more}"
+            f"leave the option out: --resume uses what the run was begun with{more}"
         )
     return grows
 

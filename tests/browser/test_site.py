@@ -1,6 +1,6 @@
 """The built site in a headless Chromium, wide and narrow: ``make test-browser``.
 
-Screenshots of the first pages lie in the site's folder ``_screenshots`` afterwards.
+Screenshots of some pages are written to the site's folder ``_screenshots``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on the path, nor named by CHROMIUM"),
 ]
 
-LOOK = """({
+FACTS = """({
     overflow: document.documentElement.scrollWidth - window.innerWidth,
     links: [...document.querySelectorAll('a[href]')].map(link => link.href),
     images: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
@@ -87,7 +87,7 @@ def seen(request: pytest.FixtureRequest, browser: Browser, address: str) -> dict
     out = {}
     for name in pages():
         errors = browser.open(f"{address}/{name}.html", request.param)
-        out[name] = Seen(list(errors), **browser.evaluate(LOOK))
+        out[name] = Seen(list(errors), **browser.evaluate(FACTS))
         if name in SHOWN:
             browser.screenshot(SITE / "_screenshots" / f"{name.replace('/', '-')}-{request.param}.png")
     return out

@@ -1,4 +1,4 @@
-"""Every Python block of README and docs runs as pasted; every `refit ...` line is one that its command takes.
+"""Every Python block of README and docs runs as pasted; every `refit ...` line is parsed by its command.
 
 A block with ``<!-- not run: REASON -->`` above it is compiled and its imports are resolved. One with
 ``<!-- slow -->`` above it runs with the slow tests.
@@ -138,7 +138,7 @@ class Parsed(Exception):
 
 
 @pytest.mark.parametrize(("page", "line"), LINES)
-def test_command_takes_its_options(
+def test_command_accepts_its_options(
     page: str, line: str, own_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, name, *words = shlex.split(line)

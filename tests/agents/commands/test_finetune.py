@@ -199,7 +199,7 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
          "--reward-options alpha of reward 'racs' must be >= 0 and <= 1, found -1"),
         (["--reward", "racs=1,coverage=1", "--reward-options", "neighbors=0"],
          "--reward-options neighbors of reward 'racs' must be >= 1"),
-        (["--reward-options", "alpha=1", "alpha=0"], "alpha stands twice"),
+        (["--reward-options", "alpha=1", "alpha=0"], "alpha is given twice"),
         (["--reward", "racs=0"], "--reward needs a weight other than 0, found racs=0"),
         (["--exploration-std", "0", "--posterior-share", "0"], "--exploration-std must be > 0: the policy's"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),

@@ -15,8 +15,8 @@ HEAVY = {
     "torch", "tqdm",
 }  # fmt: skip
 HELPS = [
-    *([name] for name in COMMANDS if name != "compare"),
-    ["compare"],
+    *([name] for name in COMMANDS),
+    ["compare", "backbones"],
     ["compare", "algorithms"],
     *(["data", name] for name in ("list", "info", "prepare", "synthesize")),
     ["finetune", "--algorithm", "ppo", "--preset", "ddpo"],
@@ -67,5 +67,7 @@ def test_help_shows_each_command_and_its_options(printed: dict[str, object]) -> 
         "demo",
         "data list",
         "data info",
+        "compare backbones",
+        "tune",
     ):
         assert "--json" in helps[name][1], name

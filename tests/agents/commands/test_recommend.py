@@ -136,7 +136,7 @@ def test_an_unknown_id_gets_a_suggestion(shop: Any, capsys: pytest.CaptureFixtur
     assert main(["recommend", "--run", str(shop[0]), "--user", "user-7"]) == 2
     err = " ".join(capsys.readouterr().err.split())
     assert "--user: unknown user 'user-7'. Did you mean 'user-07'? 'shop' has 30 users" in err
-    assert "--internal-ids takes numbers, 0..29" in err
+    assert "--internal-ids accepts numbers, 0..29" in err
 
 
 def events(dataset: Dataset, user: int) -> list[int]:

@@ -24,7 +24,7 @@ def test_a_readable_picture_with_a_panel_each(tmp_path: Path) -> None:
         with Image.open(path) as image:
             image.verify()
             sizes.append(image.size)
-    assert sizes[1][0] == 2 * sizes[0][0]  # the empty panel takes no room
+    assert sizes[1][0] == 2 * sizes[0][0]  # no room for the empty panel
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
