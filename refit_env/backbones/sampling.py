@@ -14,6 +14,9 @@ HISTORY = 10
 UNIFORM_SHARE = 0.001
 """Share of uniform draws, so that every step keeps a positive probability."""
 
+LARGEST = 1e100
+"""Bound of a stored loss; the sum of the squares must be finite."""
+
 
 class StepSampler(nn.Module):
     """Draws steps in proportion to sqrt(E[loss^2]) once each was drawn ten times; uniformly before.
@@ -42,7 +45,8 @@ class StepSampler(nn.Module):
             ValueError: if a probability would be negative, NaN or infinite.
         """
         p = _probabilities(losses, seen)
-        if bool((seen < 0).any()) or not bool((torch.isfinite(p) & (p >= 0)).all()):
+        squares = losses.square().sum()  # counts once every step was drawn often enough
+        if bool((seen < 0).any()) or not bool(torch.isfinite(p).all() & torch.isfinite(squares)):
             raise ValueError("the stored losses of the steps give no probabilities")
 
     def draw(self, count: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -61,7 +65,10 @@ class StepSampler(nn.Module):
         nth = _occurrence(k, counts)  # (B,) this loss is its step's nth in the batch
         kept = nth >= counts[k] - HISTORY  # each position is written once
         place = (self.seen[k] + nth) % HISTORY  # a ring buffer
-        self.losses[k[kept], place[kept]] = losses.detach().double()[kept]
+        finite = (
+            losses.detach().double().nan_to_num(nan=LARGEST).clamp(-LARGEST, LARGEST)
+        )  # a diverged training's
+        self.losses[k[kept], place[kept]] = finite[kept]
         self.seen += counts
 
 

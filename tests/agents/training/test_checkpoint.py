@@ -221,7 +221,10 @@ def test_a_damaged_state_of_pretraining_is_refused_or_trains(
             assert len(str(error)) < 1000 and learner.epoch == 0
             outcomes.add("refused")
         else:
-            learner._step()
+            try:
+                learner._step()
+            except ValueError as error:  # finite weights, but so large that the model overflows
+                assert "scores hold NaN" in str(error)
             outcomes.add("trained")
     assert outcomes == {"refused", "trained"}
 

@@ -104,6 +104,16 @@ def test_sampler_is_uniform_until_every_step_was_drawn_ten_times() -> None:
     assert torch.allclose(sampler.probabilities(), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e300])
+def test_sampler_draws_after_losses_that_overflow(loss: float) -> None:
+    sampler = StepSampler(2)
+    sampler.record(
+        torch.tensor([0] * HISTORY + [1] * HISTORY), torch.full((2 * HISTORY,), loss, dtype=torch.float64)
+    )
+    k, share = sampler.draw(4, torch.Generator().manual_seed(0))
+    assert k.shape == (4,) and bool(torch.isfinite(share).all())
+
+
 def test_sampler_follows_the_root_mean_square_of_the_last_ten_losses() -> None:
     sampler = StepSampler(2)
     sampler.record(
