@@ -15,6 +15,8 @@ from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import ClosedForm
 
+LEAST_STD, MOST_STD = 0.005, 0.3
+"""Limits of the exploration that is tried."""
 Params = dict[str, Any]
 """Name -> value, as Optuna holds them."""
 
@@ -47,7 +49,7 @@ def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:
         "start": start,
         "reward": trial.suggest_categorical(f"reward/{start}", rewards(facts, start)),
         "learning_rate": trial.suggest_float(f"learning_rate/{start}", low, high, log=True),
-        "exploration_std": trial.suggest_float("exploration_std", 0.01, 0.3, log=True),
+        "exploration_std": trial.suggest_float("exploration_std", LEAST_STD, MOST_STD, log=True),
         "kl_weight": trial.suggest_categorical("kl_weight", [0.0, 1e-4, 1e-3]),
     }
 
@@ -88,8 +90,12 @@ def settings_of(params: Mapping[str, Any], facts: DataFacts, iterations: int) ->
     return replace(usual, env={**usual.env, "reward": params["reward"]}, agent=agent)
 
 
+GENTLER = 0.4
+"""What the step size and the exploration of the second variant of the first start are multiplied by."""
+
+
 def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
-    """What is tried before anything is drawn: the defaults from each start, and RACS from the first."""
+    """What is tried before anything is drawn: the defaults from each start; RACS and shorter steps first."""
     points = []
     for start in starts:
         usual = default_finetuning(facts, start)
@@ -98,13 +104,20 @@ def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
                 "start": start,
                 "reward": usual.env["reward"],
                 "learning_rate": usual.agent.learning_rate,
-                "exploration_std": min(max(usual.agent.exploration_std, 0.01), 0.3),
+                "exploration_std": min(max(usual.agent.exploration_std, LEAST_STD), MOST_STD),
                 "kl_weight": 0.0,
             }
         )
-    if points and "racs" in rewards(facts, points[0]["start"]):
-        points.insert(1, {**points[0], "reward": "racs"})
-    return points
+    if not points:
+        return []
+    first = points[0]
+    shorter = {
+        **first,
+        "learning_rate": first["learning_rate"] * GENTLER,
+        "exploration_std": max(first["exploration_std"] * GENTLER, LEAST_STD),
+    }
+    racs = [{**first, "reward": "racs"}] if "racs" in rewards(facts, first["start"]) else []
+    return [first, *racs, shorter, *points[1:]]
 
 
 def as_drawn(params: Mapping[str, Any]) -> Params:

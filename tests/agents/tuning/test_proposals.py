@@ -29,14 +29,15 @@ def tried(count: int) -> list[Trial]:
 def test_the_defaults_come_first_and_racs_is_among_them() -> None:
     points = first_points(FACTS, STARTS)
     assert [propose(FACTS, STARTS, tried(n), seed=3) for n in range(len(points))] == points
-    assert [p["start"] for p in points] == ["linear", "linear", "diffrec"]
-    assert [p["reward"] for p in points] == ["ndcg", "racs", "ndcg"]
+    assert [p["start"] for p in points] == ["linear", "linear", "linear", "diffrec"]
+    assert [p["reward"] for p in points] == ["ndcg", "racs", "ndcg", "ndcg"]
+    assert points[2]["learning_rate"] < points[0]["learning_rate"]
 
 
 def test_a_study_that_was_stopped_proposes_what_an_unbroken_one_would() -> None:
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     trials = tried(9)
-    for count in (4, 8):
+    for count in (5, 8):
         assert propose(FACTS, STARTS, trials[:count], seed=3) == trials[count].notes["params"]
     assert propose(FACTS, STARTS, trials[:6], seed=4) != trials[6].notes["params"]
 
