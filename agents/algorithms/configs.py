@@ -115,7 +115,7 @@ class SurrogateConfig(TrainerConfig):
     advantage_clip: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Chains' advantages are cut to -this .. this; 0 leaves them."""
     logprob_reduction: Annotated[str, OneOf(REDUCTIONS)] = "mean"
-    """``mean`` takes a chain's ratio from log-probabilities averaged over D, ``sum`` from the density's."""
+    """A chain's ratio is that of log-probabilities averaged over D (``mean``), or summed (``sum``)."""
     train_steps: TrainSteps = "all"
     """``all``; ``random:n`` or ``last:n``: the steps of the chain that an iteration trains."""
     kl_weight: Weight = 0.0
@@ -293,6 +293,6 @@ class DistillConfig(TrainerConfig):
     """Distillation of a reward's gains. The chain is noise-free: ``exploration_std`` changes nothing."""
 
     temperature: Annotated[float, Meta(ge=0, description="0: fitted")] = 0.0
-    """What scores are divided by; 0 takes the power of two with which the pretrained model loses least."""
+    """Divisor of the scores; 0: the power of two with the least loss of the pretrained model."""
     scores_learning_rate: Rate = 0.0
     """Adam's step size for what reads scores from u_0, the item embeddings; 0 leaves them as they are."""

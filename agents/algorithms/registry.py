@@ -42,7 +42,7 @@ AlgorithmClass = TypeVar("AlgorithmClass", bound="type[FineTuner]")
 def register_algorithm(name: str) -> Callable[[AlgorithmClass], AlgorithmClass]:
     """Register a ``FineTuner`` subclass under a name, as a class decorator.
 
-    The name then works wherever an algorithm is named in this process; ``refit finetune --algorithm`` takes
+    The name then works wherever an algorithm is named in this process; ``refit finetune --algorithm`` needs
     the class's place, ``my_agent.py:Agent``::
 
         @register_algorithm("my-agent")

@@ -53,7 +53,7 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
 
     Yields:
         For each rank whose discount is larger than the next one's: (N, I) the score of the item that has it
-        among the others, and (N, I) the change of the reward if the item takes it.
+        among the others, and (N, I) the change of the reward if another item gets it.
 
     Example:
         Two items, a list of one: each can overtake the other, and only item 1 is relevant.

@@ -133,8 +133,8 @@ def linear_slope(
     out, table = ends.no_slope(), ends.table
     context, by_context = ends.second_part()
     for i, times in _relevant_items(gains, guess, generator):  # (N,), (N, 1)
-        rivals, weights, meeting = _of_item(i, ends, gains, drop, guess, pairs, generator)
-        for j, each, level in zip(rivals, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
+        partners, weights, meeting = _of_item(i, ends, gains, drop, guess, pairs, generator)
+        for j, each, level in zip(partners, weights, meeting, strict=True):  # (N,), (N, 1), (N, D)
             weight = each * times
             out.mean += weight * (table[i] - table[j])
             if of_table:
@@ -194,7 +194,7 @@ def _of_item(
     pairs: int,
     generator: torch.Generator | None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """J pairs that item ``i`` (N,) of each episode is in: the rivals (J, N), w (N, 1) and u* (N, D)."""
+    """J pairs that item ``i`` (N,) of each episode is in: the partners (J, N), w (N, 1) and u* (N, D)."""
     u0, scores, expected, table, std = ends.u0, ends.scores, ends.expected, ends.table, ends.std
     at = i[:, None]  # (N, 1)
     square = table.square().sum(1)  # (I,)
@@ -212,17 +212,17 @@ def _of_item(
     drawn = torch.multinomial(chance, pairs, replacement=True, generator=generator)  # (N, J)
     weights, meeting = [], []
     for j in drawn.unbind(1):  # (N,)
-        rival = j[:, None]  # (N, 1)
-        distance = apart.gather(1, rival)  # (N, 1) |e_i - e_j|^2
+        partner = j[:, None]  # (N, 1)
+        distance = apart.gather(1, partner)  # (N, 1) |e_i - e_j|^2
         across = (table[i] - table[j]) / distance  # (N, D) n_ij / |e_i - e_j|
-        ahead = scores.gather(1, at) - scores.gather(1, rival)  # (N, 1)
+        ahead = scores.gather(1, at) - scores.gather(1, partner)  # (N, 1)
         ahead = torch.where(torch.isfinite(ahead), ahead, 0.0)
         moved = scores - ahead * (across @ table.T)  # (N, I) the scores where the two are level
         level = moved.gather(1, at)  # (N, 1)
-        others = moved.scatter(1, torch.cat([at, rival], 1), -math.inf)  # (N, I)
+        others = moved.scatter(1, torch.cat([at, partner], 1), -math.inf)  # (N, I)
         above = (others > level).sum(1)  # (N,) so the two hold the ranks above + 1 and above + 2
-        chosen = size.gather(1, rival) * drop[above][:, None]  # (N, 1)
-        odds = chance.gather(1, rival) / chance.sum(1, keepdim=True)  # (N, 1)
+        chosen = size.gather(1, partner) * drop[above][:, None]  # (N, 1)
+        odds = chance.gather(1, partner) / chance.sum(1, keepdim=True)  # (N, 1)
         weights.append(chosen / odds / distance.sqrt() / pairs)
         meeting.append(u0 - ahead * across)
     return drawn.T, weights, meeting

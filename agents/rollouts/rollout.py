@@ -47,7 +47,7 @@ class Graph:
     """(B, D) the users' u_T with the graph of the weights that compute it, for a gradient in those."""
     recompute: bool = False
     """Whether a step keeps no graph within: its network runs once more in the backward pass (Chen et al.,
-    arXiv 1604.06174), which takes the memory of one step instead of T for the same gradients."""
+    arXiv 1604.06174), with the memory of one step instead of T and the same gradients."""
 
 
 def roll_out(

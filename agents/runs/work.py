@@ -1,7 +1,7 @@
 """The work of training: rows that pass through the denoiser, which is the same on every machine.
 
 The unit is one row through the denoiser forward and backward, at one step of the chain: an update of ELBO
-training on B users takes B units, an episode of T steps with a gradient takes T. A backward pass counts as
+training on B users is B units, an episode of T steps with a gradient is T. A backward pass counts as
 two forward passes, so that a forward pass without a gradient is a third of a unit. Rows of users, of episodes
 and of interactions count alike. What is computed besides the denoiser (rewards, encoders of histories,
 graphs, item scores) is not counted, and validation is not.

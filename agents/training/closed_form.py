@@ -106,7 +106,7 @@ def fitted_policy(
         name: of the backbone.
         settings: fields of its configuration; the others are the defaults.
         num_steps: T of the chain.
-        device: where the policy lies.
+        device: of the policy.
     """
     backbone = cast("ClosedForm", backbone_for(dataset, name, settings))
     backbone.fit(dataset)

@@ -28,7 +28,7 @@ def divergence(
         policy: whose chain is run.
         reference: of the same network and T; usually the frozen pretrained policy.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 256 are used; None takes those that episodes are about.
+        users: (n,) int64, of whom the first 256 are used; None uses those that episodes are about.
     """
     chosen = torch.as_tensor(problem.users) if users is None else users
     chosen = chosen[:DIVERGENCE_USERS].to(problem.device)  # (B,)

@@ -94,7 +94,7 @@ class Pretrainer(Resumable):
             config: settings.
             seed: of the batches, the steps and the noise; dropout too.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-            num_steps: T of the chain that objective ``ranking`` runs; None takes ``eval_steps``.
+            num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
             eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
@@ -296,13 +296,13 @@ def pretrain(
         dataset: the training data.
         backbone: a registry name (its published configuration is taken, the weights are drawn from
             ``seed``), or a model to train further, in place.
-        config: settings; None takes those of ``published_training``.
+        config: settings; None uses those of ``published_training``.
         seed: of everything random.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         run_dir: where the resume state goes.
         resume: continue from the state in ``run_dir``.
         callback: called after each epoch.
-        num_steps: T of the chain that objective ``ranking`` runs; None takes ``eval_steps``.
+        num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
     Example:

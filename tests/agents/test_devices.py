@@ -1,4 +1,4 @@
-"""Every backbone is pretrained, fine-tuned and distilled where it is told to be, and ranks alike on all."""
+"""Every backbone is pretrained, fine-tuned and distilled on the device passed, and ranks alike on all."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def check(agent: FineTuner, device: str) -> None:
     before = {name: value.clone() for name, value in agent.policy.state_dict().items()}
     moved: list[bool] = []
 
-    def look(agent: FineTuner, scalars: dict[str, float]) -> None:
+    def note(agent: FineTuner, scalars: dict[str, float]) -> None:
         now = agent.policy.state_dict()
         moved.append(any(not torch.equal(value, now[name]) for name, value in before.items()))
 
-    result = agent.learn(callback=look)
+    result = agent.learn(callback=note)
     assert moved == [True, True]
     assert len(result.history) == 3 and not result.interrupted
     assert all(p.device.type == device for p in agent.policy.parameters())
@@ -104,14 +104,14 @@ def test_reinforce(start: tuple[str, Dataset, Path], device: str, estimator: str
         samples_per_user=4,
         iterations=2,
         eval_every=1,
-        exploration_std=0.5,  # small networks: a smaller look around changes no list
+        exploration_std=0.5,  # small networks: less exploration changes no list
         estimator=estimator,
         blends=1,
     )
     check(agent_of(start, device, "reinforce", config, {"reward": "ndcg"}), device)
 
 
-def test_reinforce_by_a_models_opinion(start: tuple[str, Dataset, Path], device: str) -> None:
+def test_reinforce_with_a_model_as_the_reward(start: tuple[str, Dataset, Path], device: str) -> None:
     rate = 1e-3 if start[0] in TRAINED_SCORES else 0.0
     estimator = "score" if start[0] == "hdrm" else "pathwise"
     config = ReinforceConfig(

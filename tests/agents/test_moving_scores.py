@@ -73,7 +73,7 @@ def test_its_gradient_is_the_slope_of_the_mean_reward(
     learner: Reinforce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = [p for group in learner.optimizer.param_groups for p in group["params"]]
-    monkeypatch.setattr(learner, "take_step", lambda: 0.0)  # the gradient is looked at, nothing moves
+    monkeypatch.setattr(learner, "take_step", lambda: 0.0)  # only the gradient is read
     total, draws = [torch.zeros_like(p) for p in weights], 12
     for _ in range(draws):
         learner.update(users_of(learner))
@@ -95,7 +95,7 @@ def test_its_gradient_is_the_slope_of_the_mean_reward(
     assert (slopes[0] - slopes[1]) / (2 * step) == pytest.approx(norm / scale, rel=0.2)
 
 
-def test_validation_looks_at_the_weights_as_they_are(learner: Reinforce) -> None:
+def test_validation_uses_the_present_weights(learner: Reinforce) -> None:
     users, data = users_of(learner), learner.env.problem.dataset
     learner.policy.scorer(data)(users)
     learner.update(users)

@@ -55,7 +55,7 @@ def made(start: tuple[str, Path, Dataset], goal: dict[str, Any] | None = None, *
 
 def test_the_loss_is_the_cross_entropy_of_the_gains_shares() -> None:
     logits = torch.tensor([[0.3, -1.0, 2.0], [0.0, 1.0, -torch.inf], [5.0, 1.0, 1.0]])
-    gains = torch.tensor([[1.0, 0.0, 3.0], [2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])  # the last has nothing to tell
+    gains = torch.tensor([[1.0, 0.0, 3.0], [2.0, 2.0, 0.0], [0.0, 0.0, 0.0]])  # the last has no gains
     share = torch.tensor([[0.25, 0.0, 0.75], [0.5, 0.5, 0.0]])
     odds = logits[:2].double().softmax(1)
     expected = -sum(
@@ -83,7 +83,7 @@ def test_the_fitted_temperature_loses_least(start: tuple[str, Path, Dataset]) ->
     assert made(start, temperature=0.3).temperature == 0.3
 
 
-def test_weights_that_read_scores_move_only_where_they_are_told_to(start: tuple[str, Path, Dataset]) -> None:
+def test_score_weights_move_only_if_the_settings_say_so(start: tuple[str, Path, Dataset]) -> None:
     if start[0] == "diffrec":
         with pytest.raises(ValueError, match="leave scores_learning_rate at 0"):
             made(start, scores_learning_rate=1e-2)

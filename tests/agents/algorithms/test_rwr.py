@@ -84,8 +84,8 @@ def test_one_update_is_the_hand_written_regression(
         state = policy.diffusion.q_sample(clean, k, torch.randn(16, 40, generator=generator))
     loss = torch.zeros(())
     for n in range(16):
-        told = int(policy.diffusion.timesteps[int(k[n])])
-        x0 = policy.backbone.predict_x0(state[n : n + 1], told)[0]
+        step = int(policy.diffusion.timesteps[int(k[n])])
+        x0 = policy.backbone.predict_x0(state[n : n + 1], step)[0]
         loss = loss + (weight[n] * (x0 - rollout.u0[n]).square()).sum() / (2 * 0.1**2)
     (expected,) = torch.autograd.grad(loss / (16 * 40), layer)
     assert float(expected.abs().max()) > 0

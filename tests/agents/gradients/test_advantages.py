@@ -38,7 +38,7 @@ def test_per_user_baselines_need_company(name: str) -> None:
         advantage(name, torch.ones(3, 1))
 
 
-def test_unknown_baseline_is_told_the_known_ones() -> None:
+def test_the_error_for_an_unknown_baseline_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="Did you mean 'leave_one_out'"):
         advantage("leave_one_ot", torch.ones(1, 2))
 

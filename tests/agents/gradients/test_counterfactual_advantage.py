@@ -1,4 +1,4 @@
-"""Credit of single numbers: exact, of mean zero, and worth the gradient.
+"""Credit of single numbers: exact, of mean zero, and with the gradient's expectation.
 
 The oracle is numerical integration over one item's own draw. Letters as in
 ``agents.gradients.counterfactual_advantage``.

@@ -39,18 +39,18 @@ def expected_reward(mean: Tensor, gains: Tensor, discount: Tensor, noise: Tensor
     ],
 )
 def test_slope_matches_finite_differences(gains: list[float], discount: list[float]) -> None:
-    worth, weight = torch.tensor(gains), torch.tensor(discount)
+    value, weight = torch.tensor(gains), torch.tensor(discount)
     generator = torch.Generator().manual_seed(0)
     mean = torch.rand(len(gains), generator=generator) * 0.5
     noise = torch.randn(SAMPLES, len(gains), generator=generator)
     noise = torch.cat([noise, -noise])
-    each = expected_slope(mean + STD * noise, mean.expand_as(noise), worth.expand_as(noise), weight, STD)
+    each = expected_slope(mean + STD * noise, mean.expand_as(noise), value.expand_as(noise), weight, STD)
     estimate, error = each.double().mean(0), each.double().std(0) / math.sqrt(len(each))
     for i in range(len(gains)):
         step = torch.zeros(len(gains))
         step[i] = 0.02
-        rise = expected_reward(mean + step, worth, weight, noise) - expected_reward(
-            mean - step, worth, weight, noise
+        rise = expected_reward(mean + step, value, weight, noise) - expected_reward(
+            mean - step, value, weight, noise
         )
         assert abs(float(estimate[i]) - rise / 0.04) < 5 * float(error[i]) + 0.01
 
@@ -68,7 +68,7 @@ def test_slope_has_the_score_function_mean_and_a_fraction_of_its_variance() -> N
     assert blackwell.var(0).sum() < 0.5 * score.var(0).sum()
 
 
-def test_items_that_no_list_may_hold_have_no_slope_and_are_no_rivals() -> None:
+def test_items_that_no_list_may_hold_have_no_slope_and_no_effect_on_others() -> None:
     mean = torch.tensor([[0.9, 0.5, 0.4]])
     hidden = torch.tensor([[True, False, False]])
     scores = mean.masked_fill(hidden, -math.inf)

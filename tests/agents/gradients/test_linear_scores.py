@@ -91,7 +91,7 @@ def test_its_second_part_is_the_derivative_in_the_embeddings(name: str) -> None:
     u0 = samples(count)
     ends = Ends(u0, MEAN.expand_as(u0), u0 @ TABLE.T + BIAS, TABLE, STD)
     each = (gains.expand(count, -1), discount, 2, torch.Generator().manual_seed(1))
-    assert not linear_slope(ends, *each).table.any()  # not asked
+    assert not linear_slope(ends, *each).table.any()  # only on request
     found = linear_slope(ends, *each, of_table=True).table
     noise, weight = grid()
 

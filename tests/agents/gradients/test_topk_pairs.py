@@ -35,7 +35,7 @@ def drops(discount: Tensor) -> Tensor:
 def pair_by_pair(
     u0: Tensor, mean: Tensor, scores: Tensor, table: Tensor, gains: Tensor, discount: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(D,) and (I, D): the docstring's sums for one episode, as loops; others stand still."""
+    """(D,) and (I, D): the docstring's sums for one episode, as loops; the scores of others are unchanged."""
     slope, of_table, drop = torch.zeros_like(mean), torch.zeros_like(table), drops(discount)
     listed = scores.topk(len(discount)).indices.tolist()
     expected = scores - table @ (u0 - mean)
@@ -102,9 +102,9 @@ def test_it_varies_far_less_than_drawn_pairs() -> None:
     table, mean, gains, discount = problem(300, 32, 10)
     u0 = sampled(mean, 1_000)
     ends = Ends(u0, mean.expand_as(u0), u0 @ table.T, table, STD)
-    worth = gains.expand(len(u0), -1), discount
-    drawn = linear_slope(ends, *worth, 4, torch.Generator().manual_seed(3)).mean
-    ours = list_slope(ends, *worth).mean
+    part = gains.expand(len(u0), -1), discount
+    drawn = linear_slope(ends, *part, 4, torch.Generator().manual_seed(3)).mean
+    ours = list_slope(ends, *part).mean
     assert float(ours.var(0).sum()) < 0.1 * float(drawn.var(0).sum())
     error = (drawn.var(0) / len(u0)).sqrt()
     assert bool(((ours.mean(0) - drawn.mean(0)).abs() < 4.5 * error).all())

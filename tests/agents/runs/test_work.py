@@ -33,7 +33,7 @@ def tuned(kind: Any, data: Dataset, config: Any) -> Any:
     return kind(policy_for(data), "ReFiT-Custom-v0", config, env_kwargs=kwargs, device="cpu")
 
 
-def test_an_episode_takes_its_steps_forward_and_backward(small_data: Dataset) -> None:
+def test_an_episode_counts_its_steps_forward_and_backward(small_data: Dataset) -> None:
     config = ReinforceConfig(users_per_batch=USERS, iterations=2, eval_every=1)
     for recompute, forward in ((False, 1), (True, 2)):  # what is computed again is counted again
         result = tuned(Reinforce, small_data, replace(config, recompute=recompute)).learn()
@@ -42,7 +42,7 @@ def test_an_episode_takes_its_steps_forward_and_backward(small_data: Dataset) ->
     assert Work(rows, rows).units == rows  # the three validations are not counted
 
 
-def test_a_gradient_at_two_of_four_steps_takes_half_the_backward_passes(small_data: Dataset) -> None:
+def test_a_gradient_at_two_of_four_steps_is_half_the_backward_passes(small_data: Dataset) -> None:
     config = ReinforceConfig(
         users_per_batch=USERS, iterations=1, eval_every=1, estimator="score", samples_per_user=2,
         train_steps="last:2", share_first_step=False,

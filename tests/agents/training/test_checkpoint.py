@@ -254,7 +254,7 @@ def test_after_learn_the_state_is_what_training_has_reached(
 
 @pytest.mark.parametrize("kind", ["fine-tuning", "pretraining"])
 def test_a_state_dict_continues_in_memory(kind: str, make_policy: Factory, small_data: Dataset) -> None:
-    """What one training has reached, another takes up: as an unbroken one goes on."""
+    """Another training continues from the state as an unbroken one."""
 
     def make(steps: int, seed: int = 0) -> FineTuner | Pretrainer:
         if kind == "fine-tuning":
@@ -373,9 +373,9 @@ def test_seconds_and_memory_are_those_of_all_sessions(saved: Path, fresh: Callab
     assert 100 < result.cost.seconds < 200 and result.cost.peak_memory_mib == 10_000_000.0
     assert result.cost.peak_device_memory_mib == 7.0
     updates = sum(row["seconds/update"] for row in result.history[3:])
-    looks = sum(row.get("seconds/validation", 0.0) for row in result.history[3:])
+    validated = sum(row.get("seconds/validation", 0.0) for row in result.history[3:])
     assert result.seconds == pytest.approx(60 + updates)
-    assert result.validation_seconds >= 30 + looks
+    assert result.validation_seconds >= 30 + validated
 
 
 def test_the_cost_of_a_session_is_part_of_its_state(saved: Path, fresh: Callable[[], Reinforce]) -> None:

@@ -75,7 +75,7 @@ def test_resume_refuses_another_configuration(small_data: Dataset, tmp_path: Pat
         trainer(other).load(tmp_path)
 
 
-def test_more_epochs_than_before_can_be_asked_for(small_data: Dataset, tmp_path: Path) -> None:
+def test_more_epochs_than_before_can_be_set(small_data: Dataset, tmp_path: Path) -> None:
     whole = trainer(small_data, replace(SMALL, epochs=6)).learn()
     trainer(small_data).learn(tmp_path)  # four
     more = trainer(small_data, replace(SMALL, epochs=6)).load(tmp_path).learn()

@@ -1,4 +1,4 @@
-"""Blends: the ends, the choice by validation, and that an agent which looks at none is unchanged."""
+"""Blends: the ends, the choice by validation, and that an agent without blends is unchanged."""
 
 from __future__ import annotations
 
