@@ -11,7 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from agents.console import say
-from agents.runs.folder import RunConfig, RunError, RunFolder
+from agents.runs.contents import RunConfig
+from agents.runs.folder import RunError, RunFolder
 from agents.runs.plots import Panel, column
 from agents.runs.profiling import Usage
 from refit_env.checkpoint import load_checkpoint, weights_digest

@@ -25,7 +25,8 @@ from agents.commands.common import (
 from agents.commands.finetune import Finetune
 from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
 from agents.console import console, print_json, say, shows_progress
-from agents.runs.folder import CURVE, RunConfig, RunError, RunFolder
+from agents.runs.contents import RunConfig
+from agents.runs.folder import CURVE, RunError, RunFolder
 from agents.runs.log import read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.profiling import measure

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.runs.folder import RunConfig, RunError, RunFolder
+from agents.runs.contents import RunConfig
+from agents.runs.folder import RunError, RunFolder
 from refit_env.data.identity import DataIdentity, check_same_data
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def run(command: Tune) -> int:
         command.study,
         num_steps=target.spec.num_steps,
         device=resolve_device(command.device),
-        tell=None if command.quiet else _tell,
+        report=None if command.quiet else _report,
     )
     # After all that can be refused: a mistake leaves no run in the way.
     with _folder(command, settings, dataset) as folder:
@@ -154,7 +154,7 @@ def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:
     return report
 
 
-def _tell(trial: Trial) -> None:
+def _report(trial: Trial) -> None:
     """A line for a trial that ended."""
     notes = trial.notes
     at = ""

@@ -63,7 +63,7 @@ class Study:
         *,
         num_steps: int = 4,
         device: torch.device,
-        tell: Callable[[Trial], None] | None = None,
+        report: Callable[[Trial], None] | None = None,
     ) -> None:
         """Prepare; whatever does not fit is refused.
 
@@ -75,13 +75,13 @@ class Study:
             settings: of the study.
             num_steps: T of a network's chain; closed forms take one step.
             device: where fits and training run.
-            tell: called with each trial that ends.
+            report: called with each trial that ends.
 
         Raises:
             ValueError: for a wrong name, or a data set that a backbone or baseline does not take.
         """
         self.dataset, self.facts, self.settings, self.device = dataset, facts, settings, device
-        self.num_steps, self.tell = num_steps, tell
+        self.num_steps, self.report = num_steps, report
         self.metric = selecting_metric(settings.select_on, dataset)
         self.backbones = list(dict.fromkeys(settings.backbones or backbones_for(facts)))
         for name in self.backbones:
@@ -114,8 +114,8 @@ class Study:
         trial = Trial(**{**asdict(trial), "seconds": now - self._begun})
         self.log.add(trial)
         self._begun = now
-        if self.tell is not None:
-            self.tell(trial)
+        if self.report is not None:
+            self.report(trial)
 
     def _until(self, seconds: float) -> Callable[[], bool]:
         """Whether so many seconds are over, or the study's are."""
