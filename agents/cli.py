@@ -26,15 +26,15 @@ from importlib import import_module, metadata
 from agents.training.interrupt import INTERRUPTED, signals_interrupt
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "data": ("agents.commands.data", "list, prepare, inspect and synthesize data sets"),
+    "data": ("agents.commands.data", "list, prepare, inspect and generate data sets"),
     "pretrain": ("agents.commands.pretrain", "train a diffusion recommender by its own loss (ELBO)"),
-    "finetune": ("agents.commands.finetune", "fine-tune a pretrained one by reinforcement learning"),
-    "evaluate": ("agents.commands.evaluate", "rank the whole catalogue for every user and measure"),
-    "baseline": ("agents.commands.baseline", "fit recommenders that are no diffusion models, and measure"),
-    "tune": ("agents.commands.tune", "find what to recommend with on a data set, within given minutes"),
-    "compare": ("agents.commands.compare", "compare algorithms on the same checkpoints and budgets"),
-    "recommend": ("agents.commands.recommend", "print one user's list"),
-    "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set"),
+    "finetune": ("agents.commands.finetune", "fine-tune a pretrained recommender by reinforcement learning"),
+    "evaluate": ("agents.commands.evaluate", "rank all items for every user, and measure the lists"),
+    "baseline": ("agents.commands.baseline", "fit and measure recommenders that are no diffusion models"),
+    "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),
+    "compare": ("agents.commands.compare", "run a study: models and algorithms on the same data and budgets"),
+    "recommend": ("agents.commands.recommend", "print the list of one user"),
+    "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),
 }
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""
 
@@ -127,7 +127,7 @@ def usage() -> str:
             *lines,
             "",
             "`refit COMMAND --help` shows a command's options. Real data sets are read from",
-            "$REFIT_DATA_HOME, then in the user's cache folder.",
+            "$REFIT_DATA_HOME, then from the user's cache folder.",
         ]
     )
 

@@ -46,7 +46,7 @@ PENDING: dict[str, int] = {
     "agents/hyperparams": 8,
     "agents/sb3": 1,
     "agents/tuning": 27,
-    "docs": 108,
+    "docs": 59,
     "refit_env/envs": 15,
     "refit_env/rewards": 4,
     "tests/agents/commands": 16,
