@@ -8,7 +8,7 @@ benchmarks/results`` writes the file of a study from its records. The form of su
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
 
 ``"tables"`` is a list of such tables, each with a ``title`` of its own; ``"figure"`` names a picture that
-lies beside the file. Below the tables stands what they were measured on (``refit_env.data.coverage``), of
+is beside the file. Below the tables is what they were measured on (``refit_env.data.coverage``), of
 each environment that a title or the first cell of a row names; the name of a set that is not the whole
 published one says so.
 
@@ -59,7 +59,7 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
     ),
 }
 """README's rows: title of the table -> the environment that its rows belong to, where they do not name it,
-and their first cells. A gain never stands without its controls."""
+and their first cells. A gain is never shown without its controls."""
 HEADLINE_COLUMNS = ("environment, model", "NDCG@20", "Recall@20", "NDCG@20 gain, %")
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
@@ -108,7 +108,7 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md"
 
     Args:
         result: of ``load_results``.
-        page: where it will stand; the figure's link starts there.
+        page: the page that it is for; the figure's link starts there.
     """
     parts = [f"## {marked(result['title'])}"]
     tables = [result["table"]] if "table" in result else result["tables"]
