@@ -105,7 +105,7 @@ def test_table(report: Mapping[str, Any], metric: str) -> Table:
     for column in ("", "name", metric, "ours less theirs, 95 % interval over users"):
         table.add_column(column, justify="left" if column in ("", "name") else "right")
     table.add_row("policy", report["chosen"]["name"], f"{report['test'][metric]:.4f}", "")
-    for role, row in report["rivals"].items():
+    for role, row in report["compared"].items():
         found = row["paired_bootstrap"][metric]
         interval = f"{found['mean_difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
         table.add_row(role, row["name"], f"{row['test'][metric]:.4f}", interval)

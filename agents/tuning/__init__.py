@@ -1,1 +1,1 @@
-"""Choices for one's own data: what is there, what to try, and a study that tries it on validation."""
+"""Choices for the user's own data: facts of the data, candidates, and a study of them on validation."""

@@ -1,4 +1,4 @@
-"""Settings of a study, without PyTorch: the command line's help is made from them."""
+"""Settings of a study, in a module without PyTorch, for the command line's help."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from refit_env.settings import Bounded, Seed
 
 @dataclass(frozen=True)
 class StudySettings(Bounded):
-    """What a study may spend, and what it tries."""
+    """The budget and the candidates of a study."""
 
     minutes: Annotated[float, Meta(gt=0, le=10_000)] = 15.0
-    """Time of all trials, of all sessions; a trial under way is ended soon after."""
+    """Time of all trials, of all sessions; a running trial ends soon after."""
     seed: Seed = 0
-    """Of the proposals, of users and noise."""
+    """Seed of the proposals, users and noise."""
     select_on: str = "ndcg@20"
-    """The validation metric that chooses."""
+    """The validation metric that selects."""
     backbones: tuple[str, ...] = ()
     """Backbones to start from; empty: ``linear`` and ``spectral``, as the catalogue's size allows."""
     baselines: tuple[str, ...] = ()
-    """Baselines that are the floor; empty: those that are fitted quickly."""
+    """Baselines to compare with; empty: those that are fitted quickly."""
     closed_share: Annotated[float, Meta(gt=0, lt=1)] = 0.3
-    """Share of the time that closed forms may take."""
+    """Share of the time for closed forms."""
     floor_share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
-    """Share of the time that baselines may take."""
+    """Share of the time for baselines."""
     trial_share: Annotated[float, Meta(gt=0, le=1)] = 0.2
-    """Share of the time for fine-tuning that a single one may take."""
+    """Share of the fine-tuning time for a single fine-tuning."""

@@ -1,6 +1,6 @@
-"""What one's own data gets where nothing else is chosen: a backbone, and how to fine-tune it.
+"""Defaults for the user's own data: a backbone, and settings of its fine-tuning.
 
-The rules are few, and each was chosen on validation over the sets that docs/howto/tune.md names.
+Each rule was chosen on validation over the data sets that docs/howto/tune.md names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import ClosedForm
 
 LARGEST_EASE = 10_000
-"""Items, or users where they are fewer, up to which ``ease`` is solved in seconds."""
+"""Number of items (or users, if fewer) up to which ``ease`` is solved in seconds."""
 LINEAR = 10_000
-"""Items up to which ``linear`` is the default; a larger matrix takes minutes and gigabytes."""
+"""Number of items up to which ``linear`` is the default; a larger matrix needs minutes and gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class Chosen:
     """A choice and its reason."""
 
     value: str
-    """What was chosen."""
+    """The choice."""
     why: str
-    """A clause: ``4,000 items are at most ...``."""
+    """The reason, a clause: ``4,000 items are at most ...``."""
 
 
 @dataclass(frozen=True)
 class FineTuning:
-    """How to fine-tune: what is rewarded, and the agent's settings."""
+    """Settings of a fine-tuning: the environment's reward, and the agent's settings."""
 
     env: Mapping[str, Any]
-    """``reward``, ``relevance`` and, where they have settings, ``reward_kwargs``."""
+    """``reward``, ``relevance`` and, if the reward has settings, ``reward_kwargs``."""
     agent: ReinforceConfig = field(default_factory=ReinforceConfig)
     """Of REINFORCE."""
     why: str = ""
@@ -43,10 +43,10 @@ class FineTuning:
 
 
 def default_backbone(facts: DataFacts) -> Chosen:
-    """The backbone that ``refit pretrain --data`` takes where none is named.
+    """Return the default backbone of ``refit pretrain --data``.
 
-    A closed form: on the sets of docs/howto/tune.md it ranks better on validation than DiffRec does, in
-    seconds. ``linear`` where its matrix fits, else ``spectral``.
+    It is a closed form: on the data sets of docs/howto/tune.md it ranks better on validation than DiffRec, in
+    seconds. It is ``linear`` if the matrix fits, else ``spectral``.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -62,15 +62,15 @@ def default_backbone(facts: DataFacts) -> Chosen:
 _ANNEALED = ReinforceConfig(
     users_per_batch=256, iterations=240, eval_every=30, learning_rate=1e-4, anneal_lr=True, blends=3
 )
-"""Where truth that is later than what is shown can be hidden."""
+"""For splits by time, where the hidden items are later than the visible ones."""
 _GENTLE = replace(_ANNEALED, learning_rate=1e-5, relevance_draws=32)
-"""Where nothing is later: many hold-outs and short steps."""
+"""For random splits: many hold-outs and small learning rates."""
 _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)
-"""Where a linear model is the reward: scores lie close together, and noise of .05 would blur them."""
+"""For a linear model as reward: differences of scores are small compared with noise of .05."""
 _ROWS = replace(_ANNEALED, learning_rate=1e-5)
-"""Of rows that a closed form predicts the next item of."""
+"""For rows with a closed form."""
 _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, exploration_std=1.0)
-"""Of rows whose items are embeddings with a norm near 8."""
+"""For rows with item embeddings of a norm near 8."""
 
 
 _GRAPHS = ReinforceConfig(
@@ -82,14 +82,14 @@ _GRAPHS = ReinforceConfig(
     eval_every=20,
     blends=3,
 )
-"""Where embeddings score u_0 and a linear model is the reward: all that scores is trained."""
+"""For embeddings that score u_0 with a linear model as reward: the embeddings are trained, too."""
 
 
 def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
-    """How ``refit finetune`` trains where nothing is chosen.
+    """Return the default settings of ``refit finetune``.
 
     Args:
-        facts: of the data.
+        facts: facts of the data.
         backbone: name of the model that is fine-tuned.
 
     Example:
@@ -101,22 +101,22 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
     kind = backbone_class(backbone)
     if facts.form == "rows":
         env = {"reward": "log_rank" if kind.embedding else "ndcg", "relevance": "train"}
-        why = "the next item of a row is its only truth"
+        why = "the next item of a row is its only relevant item"
         return FineTuning(env, _EMBEDDED if kind.embedding else _ROWS, why)
     if facts.split == "time" and facts.ordered:
-        why = "the split is by time, so the latest train items are like those to come"
+        why = "the split is by time, so the latest train items resemble the next ones"
         return FineTuning({"reward": "ndcg", "relevance": "recent"}, _ANNEALED, why)
     if issubclass(kind, ClosedForm):
-        why = "the split is at random; a closed form has little left to learn from it"
+        why = "the split is at random; a closed form can learn little more from it"
         return FineTuning({"reward": "ndcg", "relevance": "holdout"}, _GENTLE, why)
     reward = linear_reward(facts)
     if kind.embedding:
-        why = f"the split is at random, and {reward}, a linear model, says more than hold-outs do"
+        why = f"the split is at random, and {reward}, a linear model, is a better reward than hold-outs"
         return FineTuning({"reward": reward, "relevance": "holdout"}, _GRAPHS, why)
-    why = f"the split is at random, where {reward}, a linear model, says more than hold-outs do"
+    why = f"the split is at random, where {reward}, a linear model, is a better reward than hold-outs"
     return FineTuning({"reward": reward, "relevance": "holdout"}, _MODELLED, why)
 
 
 def linear_reward(facts: DataFacts) -> str:
-    """The reward that is a linear model of the interactions: ``ease``, or ``gf_cf`` where it is too large."""
+    """Return the name of the linear model that rewards: ``ease``, or ``gf_cf`` if that is too large."""
     return "ease" if min(facts.items, facts.users) <= LARGEST_EASE else "gf_cf"

@@ -1,4 +1,4 @@
-"""The baselines that a policy has to beat: fitted quickly, their few settings chosen on validation."""
+"""Baselines of a study: fitted quickly, with settings chosen on validation."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "ials": {"l2": (0.01, 0.003, 0.03, 0.001), "unobserved": (0.1, 0.03, 0.3), "embedding": (64, 128, 256)},
     "slim": {"iterations": (20,), "l1": (5.0, 1.0, 20.0), "l2": (200.0, 50.0, 1000.0)},
 }
-"""Baseline -> values of its settings, those that are searched; the first is where the search begins. All of
+"""Baseline -> values of its searched settings; the search starts at the first. All of
 them are fitted in seconds or a few minutes without a GPU, the slower ones last."""
 
 
 def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
-    """The baselines that are tried: of ``SPACES`` those that take the data, or those that are ``wanted``.
+    """Return the baselines to try: those of ``SPACES`` that support the data, or the ``wanted`` ones.
 
     Raises:
-        ValueError: for a baseline that is unknown, with a did-you-mean, or does not take the data.
+        ValueError: for an unknown baseline, with a did-you-mean, or one that does not support the data.
     """
     fit = names_for(dataset)
     if not wanted:
@@ -54,11 +54,11 @@ def search_baseline(
     """Try settings of a baseline.
 
     Args:
-        dataset: the data.
+        dataset: the data set.
         name: the baseline.
-        seed: of its random numbers.
-        device: of its training and of the scores.
-        note: takes each settings with their validation metrics, and returns the value that selects.
+        seed: seed of its random numbers.
+        device: device of its training and of the scores.
+        note: called with settings and their validation metrics; returns the value that selects.
         known: settings that were tried before, with their values.
         out_of_time: called before each trial but the first.
     """

@@ -1,4 +1,4 @@
-"""What of a data set decides how to recommend on it: its size, its form, its times and its split."""
+"""Facts of a data set that determine the choices: its size, form, times and split."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from refit_env.registration import TABLE
 Form = Literal["sets", "rows"]
 """Users with sets of items; rows, each a history and the item that came next."""
 Split = Literal["time", "random"]
-"""Whether validation items are later than train items, or any of a user's."""
+"""How validation items were split off: the later items, or random ones."""
 LATER = 0.95
-"""Share of users whose validation items are later than their train items, from which a split is by time."""
+"""A split is by time if at least this share of users has validation items later than their train items."""
 _BY_TIME = ("time", "quantile", "sessions", "leave-one-out")
 """Splits of ``refit data prepare`` that put later items into validation and test."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What ``inspect_data`` found."""
+    """The result of ``inspect_data``."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     task: str
     """``cf``, ``sequential``, ``social`` or ``poi``."""
     form: Form
-    """Of what the model is shown."""
+    """Form of the model's input."""
     users: int
     """U."""
     items: int
@@ -40,19 +40,17 @@ class DataFacts:
     per_user: float
     """Median number of train items of a user."""
     ordered: bool
-    """Whether each user's rows stand in order of time."""
+    """Whether each user's rows are sorted by time."""
     timed: bool
     """Whether times are known."""
     split: Split
-    """How validation was split off."""
+    """Split of the validation items."""
     source: str
-    """How the split is known."""
+    """How the split was determined."""
 
     def lines(self) -> list[str]:
-        """The facts in words, a line each."""
-        times = (
-            "times are known" if self.timed else "rows stand in order of time" if self.ordered else "no times"
-        )
+        """Format the facts, one line each."""
+        times = "times are known" if self.timed else "rows are sorted by time" if self.ordered else "no times"
         form = "rows, each a history and its next item" if self.form == "rows" else "users with sets of items"
         how = "by time" if self.split == "time" else "at random"
         return [
@@ -63,7 +61,7 @@ class DataFacts:
 
 
 def inspect_data(dataset: Dataset) -> DataFacts:
-    """Find what decides the choices.
+    """Return the facts of a data set that determine the choices.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -89,10 +87,10 @@ def inspect_data(dataset: Dataset) -> DataFacts:
 
 
 def split_of(dataset: Dataset) -> tuple[Split, str]:
-    """Whether a data set was split by time or at random, and how that is known.
+    """Return whether a data set was split by time or at random, and how this was determined.
 
-    Times decide where they are known, then what ``refit data prepare`` noted, then the table of environments.
-    Without any of them, rows that stand in order are taken for split by time.
+    The sources are times if known, then the record of ``refit data prepare``, then the table of environments.
+    Without these, rows that are sorted by time are assumed to be split by time.
     """
     share = later_share(dataset)
     if share is not None:
@@ -105,14 +103,14 @@ def split_of(dataset: Dataset) -> tuple[Split, str]:
     if known is not None:
         return ("time" if known.relevance == "recent" else "random"), f"as {known.env_id} states"
     if dataset.time_ordered:
-        return "time", "assumed: rows stand in order and the split is not stated"
+        return "time", "assumed: rows are sorted by time and the split is not stated"
     return "random", "assumed: there are no times"
 
 
 def later_share(dataset: Dataset) -> float | None:
-    """Share of users whose first validation item is not before their last train item; None without times.
+    """Return the share of users whose first validation item is not before their last train item.
 
-    Users with equal times throughout say nothing and do not count.
+    None without times. Users whose times are all equal do not count.
     """
     train, valid = dataset.train, dataset.valid
     if train.timestamps is None or valid.timestamps is None:
@@ -128,7 +126,7 @@ def later_share(dataset: Dataset) -> float | None:
 
 
 def _noted(meta: Mapping[str, Any]) -> Split | None:
-    """The split that preparation noted; None where it noted none, or a published one."""
+    """Return the split that preparation recorded; None if it recorded none, or a published one."""
     preparation = meta.get("preparation")
     recipe = preparation.get("recipe") if isinstance(preparation, Mapping) else None
     name = recipe.get("split") if isinstance(recipe, Mapping) else None

@@ -1,4 +1,4 @@
-"""What a study came to: the chosen policy beside its start and the best baseline, on validation and test."""
+"""The result of a study: the chosen policy, its start and the best baseline, on validation and test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from refit_env.policy import DiffusionPolicy
 
 @dataclass
 class Outcome:
-    """What ``metrics.json`` holds of it, the chosen policy, and the settings file."""
+    """The content of ``metrics.json``, the chosen policy, and the settings file."""
 
     policy: DiffusionPolicy
     """The policy that validation chose."""
@@ -31,18 +31,18 @@ class Outcome:
 
 
 def outcome_of(study: Study) -> Outcome:
-    """Measure the chosen policy, its start and the best baseline on test; nothing is chosen by it."""
+    """Measure the chosen policy, its start and the best baseline on test, which selects nothing."""
     best, floor = study.best(), study.best_baseline()
     start = study.best_start(best.name) if best.stage == FINE_TUNING else None
     policy = study.policy_of(best)
-    rivals = {"start": start, "baseline": floor}
+    compared = {"start": start, "baseline": floor}
     test = _on_test(study, policy)
     report: dict[str, Any] = {
         "valid": best.valid,
         "test": {name: float(value) for name, value in test.means().items()},
         "users": len(test.users),
         "chosen": _row(best),
-        "rivals": {},
+        "compared": {},
         "tried": summary(study),
         "training": {
             "trials": len(study.log.trials),
@@ -50,15 +50,15 @@ def outcome_of(study: Study) -> Outcome:
             "best_value": best.value,
         },
     }
-    for role, trial in rivals.items():
+    for role, trial in compared.items():
         if trial is not None:
-            report["rivals"][role] = _row(trial) | _beside(study, test, _measured(study, trial))
+            report["compared"][role] = _row(trial) | _beside(study, test, _measured(study, trial))
     report["verdict"] = verdict(best, start, floor, study.metric)
     return Outcome(policy, report, _settings(study, best, start, floor))
 
 
 def verdict(best: Trial, start: Trial | None, floor: Trial | None, metric: str) -> list[str]:
-    """What validation chose, in sentences.
+    """Return the choice of validation, in sentences.
 
     Example:
         >>> policy = Trial("closed form", "linear", {}, 0.25)
@@ -94,7 +94,7 @@ def verdict(best: Trial, start: Trial | None, floor: Trial | None, metric: str) 
 
 
 def summary(study: Study) -> list[dict[str, Any]]:
-    """A row for each stage and name: how many trials, their seconds, and the best of them."""
+    """Return a row for each stage and name: number of trials, their seconds, and the best one."""
     rows: dict[tuple[str, str], list[Trial]] = {}
     for trial in study.log.trials:
         rows.setdefault((trial.stage, trial.name), []).append(trial)
@@ -112,12 +112,12 @@ def summary(study: Study) -> list[dict[str, Any]]:
 
 
 def _row(trial: Trial) -> dict[str, Any]:
-    """A trial in the report."""
+    """Return a trial for the report."""
     return {"stage": trial.stage, "name": trial.name, "settings": trial.settings, "valid": trial.valid}
 
 
 def _measured(study: Study, trial: Trial) -> Evaluation:
-    """A trial's model on test, made again."""
+    """Rebuild a trial's model and measure it on test."""
     if trial.stage != BASELINE:
         return _on_test(study, study.start(trial.name))
     scorer, data = fit_baseline(
@@ -127,20 +127,20 @@ def _measured(study: Study, trial: Trial) -> Evaluation:
 
 
 def _on_test(study: Study, policy: DiffusionPolicy) -> Evaluation:
-    """A policy on test."""
+    """Measure a policy on test."""
     data = study.dataset.episodes
     return evaluate(policy.scorer(data), data, "test", device=study.device)
 
 
 def _beside(study: Study, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
-    """A rival's test metrics, and the interval of our difference to it over users."""
+    """Return a model's test metrics, and the interval of the policy's difference to it over users."""
     difference = paired_bootstrap(theirs.per_user[study.metric], ours.per_user[study.metric])
     means = {name: float(value) for name, value in theirs.means().items()}
     return {"test": means, "paired_bootstrap": {study.metric: difference.to_json()}}
 
 
 def fine_tuning_part(trial: Trial) -> FinetunePart:
-    """What the settings file says of a fine-tuning."""
+    """Return the entry of a fine-tuning in the settings file."""
     return {
         "reward": trial.settings["reward"],
         "relevance": trial.settings["relevance"],
@@ -151,7 +151,7 @@ def fine_tuning_part(trial: Trial) -> FinetunePart:
 
 
 def _settings(study: Study, best: Trial, start: Trial | None, floor: Trial | None) -> dict[str, Any]:
-    """The settings file."""
+    """Return the settings file."""
     made = best if start is None else start
     closed = is_closed_form(made.name)
     training = {} if closed else asdict(pretraining_of(made.name, study.dataset))

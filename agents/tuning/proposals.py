@@ -1,7 +1,7 @@
-"""Optuna's part: after the first points, a tree-structured Parzen estimator proposes what to try next.
+"""Proposals by Optuna: after the first points, a tree-structured Parzen estimator proposes the next trials.
 
 The study is rebuilt from the trials on disk before each proposal, and the sampler's seed is the study's and
-the trial's number, so that a study that was stopped proposes what an unbroken one would, given the same
+the trial's number, so that a continued study proposes the same as an uninterrupted one, given the same
 values.
 """
 
@@ -20,7 +20,7 @@ RANDOM = 4
 
 
 def load_optuna() -> ModuleType:
-    """Import Optuna, quiet.
+    """Import Optuna, and turn off its logging.
 
     Raises:
         ValueError: naming the extra, if it is not installed.
@@ -37,13 +37,13 @@ def load_optuna() -> ModuleType:
 
 
 def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], seed: int) -> Params:
-    """What to try next.
+    """Return the parameters of the next trial.
 
     Args:
-        facts: of the data.
+        facts: facts of the data.
         starts: backbones to start from, the best first.
         trials: the fine-tunings that were tried, from these starts or others.
-        seed: of the draws.
+        seed: seed of the draws.
     """
     points = first_points(facts, starts)
     if len(trials) < len(points):
@@ -61,7 +61,7 @@ def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], se
 def _finished(
     optuna: ModuleType, facts: DataFacts, starts: Sequence[str], params: Mapping[str, Any], value: float
 ) -> Any:
-    """A trial of an earlier session, as Optuna holds it."""
+    """Return a trial of an earlier session as an Optuna trial."""
     drawn = as_drawn(params)
     fixed = optuna.trial.FixedTrial(drawn)
     suggest(fixed, facts, starts)

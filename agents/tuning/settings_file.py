@@ -1,4 +1,4 @@
-"""The settings file that a study leaves, and that ``pretrain`` and ``finetune`` take by ``--settings``."""
+"""The settings file of a study, which ``pretrain`` and ``finetune`` accept by ``--settings``."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from refit_env.utils.atomic_io import finite, read_record, write_json
 
 
 class PretrainPart(TypedDict):
-    """How the start is made."""
+    """Settings of the start."""
 
     backbone: str
     """Its name."""
     backbone_options: dict[str, Any]
     """Fields of its configuration."""
     num_steps: int | None
-    """T; the environment's if None."""
+    """T; None uses the environment's."""
     training: dict[str, Any]
-    """Fields of ``PretrainConfig``; of closed forms, none."""
+    """Fields of ``PretrainConfig``; empty for closed forms."""
 
 
 class FinetunePart(TypedDict):
-    """How it is fine-tuned."""
+    """Settings of the fine-tuning."""
 
     reward: str | dict[str, float]
-    """A name or a mix."""
+    """Reward, a name or a mix."""
     relevance: str
-    """What counts as a hit."""
+    """Relevance mode."""
     reward_kwargs: dict[str, Any]
     """Settings of the reward."""
     algorithm: str
@@ -48,20 +48,20 @@ class BaselinePart(TypedDict):
 
 
 class SettingsFile(TypedDict):
-    """What the file holds."""
+    """The content of the file."""
 
     dataset: dict[str, Any]
     """Name, fingerprint and source of the data that the settings were chosen on."""
     pretrain: PretrainPart
-    """Of the best start, or of the one that was fine-tuned best."""
+    """The best start, or the start of the best fine-tuning."""
     finetune: FinetunePart | None
-    """None where no fine-tuning was better on validation than the start."""
+    """None if no fine-tuning was better on validation than the start."""
     baseline: BaselinePart | None
-    """None where none was tried."""
+    """None if none was tried."""
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     write_json(path, finite(settings))
 
 
@@ -69,6 +69,6 @@ def read_settings(path: Path) -> SettingsFile:
     """Read the file.
 
     Raises:
-        RunError: if there is none, or it is no such file; the message names it and the field.
+        RunError: if the file is missing or invalid; the message names it and the field.
     """
     return read_record(path, SettingsFile, error=RunError, limit=LARGEST)

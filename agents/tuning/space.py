@@ -1,6 +1,6 @@
-"""What fine-tuning tries: reward, relevance, step size, exploration, regularisation, as data decide.
+"""The search space of fine-tuning, which depends on the data: reward, learning rate, exploration and others.
 
-``suggest`` asks an Optuna trial for each; a mapping of fixed values is asked in the same way, so that the
+``suggest`` requests each value from an Optuna trial, or from a mapping of fixed values, so that the
 first points and the trials of an earlier session have the distributions of those that are drawn.
 """
 
@@ -16,32 +16,32 @@ from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import ClosedForm
 
 LEAST_STD, MOST_STD = 0.005, 0.3
-"""Limits of the exploration that is tried."""
+"""Limits of the exploration to try."""
 Params = dict[str, Any]
-"""Name -> value, as Optuna holds them."""
+"""Name -> value of an Optuna trial."""
 
 
 class Suggests(Protocol):
     """The part of an Optuna trial that is used."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of the choices."""
+        """Return one of the choices."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         """A number."""
 
 
 def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:
-    """Draw one way to fine-tune.
+    """Draw the parameters of a fine-tuning.
 
     Args:
         trial: an Optuna trial, or fixed values.
-        facts: of the data.
+        facts: facts of the data.
         starts: backbones to start from.
 
     Returns:
-        ``start``, ``reward``, ``learning_rate``, ``exploration_std`` and ``kl_weight``; they are what
-        ``settings_of`` takes.
+        ``start``, ``reward``, ``learning_rate``, ``exploration_std`` and ``kl_weight``, the arguments of
+        ``settings_of``.
     """
     start = trial.suggest_categorical("start", list(starts))
     low, high = rates(facts, start)
@@ -55,7 +55,7 @@ def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:
 
 
 def rewards(facts: DataFacts, start: str) -> list[str]:
-    """The rewards that are tried from a start; RACS wherever its neighbours are users."""
+    """Return the rewards to try from a start; RACS if its neighbours are users."""
     if facts.form == "rows":
         return ["log_rank"] if backbone_class(start).embedding else ["ndcg"]
     names = ["ndcg", "racs"]
@@ -65,18 +65,18 @@ def rewards(facts: DataFacts, start: str) -> list[str]:
 
 
 def rates(facts: DataFacts, start: str) -> tuple[float, float]:
-    """The smallest and the largest step size that is tried from a start: a factor 10 about the default."""
+    """Return the smallest and the largest learning rate to try: a factor of 10 around the start's default."""
     usual = default_finetuning(facts, start).agent.learning_rate
     return usual / 10, usual * 10
 
 
 def settings_of(params: Mapping[str, Any], facts: DataFacts, iterations: int) -> FineTuning:
-    """The environment and the agent of drawn values.
+    """Return the settings of environment and agent for drawn values.
 
     Args:
-        params: what ``suggest`` returned.
-        facts: of the data.
-        iterations: updates, as time allows.
+        params: result of ``suggest``.
+        facts: facts of the data.
+        iterations: number of updates.
     """
     usual = default_finetuning(facts, params["start"])
     agent = replace(
@@ -91,11 +91,14 @@ def settings_of(params: Mapping[str, Any], facts: DataFacts, iterations: int) ->
 
 
 GENTLER = 0.4
-"""What the step size and the exploration of the second variant of the first start are multiplied by."""
+"""Factor of the learning rate and the exploration in the second variant of the first start."""
 
 
 def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
-    """What is tried before anything is drawn: the defaults from each start; RACS and shorter steps first."""
+    """Return the first trials, before any is drawn: each start's defaults; for the first also two variants.
+
+    The variants are RACS, and a smaller learning rate with less exploration.
+    """
     points = []
     for start in starts:
         usual = default_finetuning(facts, start)
@@ -121,7 +124,7 @@ def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
 
 
 def as_drawn(params: Mapping[str, Any]) -> Params:
-    """The values by the names that ``suggest`` asks for."""
+    """Return the values by the names in ``suggest``."""
     start = params["start"]
     named = {"reward": f"reward/{start}", "learning_rate": f"learning_rate/{start}"}
     return {named.get(name, name): value for name, value in params.items()}

@@ -1,6 +1,6 @@
-"""A study: closed forms first, then baselines as the floor, networks, and fine-tuning of the best starts.
+"""Runs a study: closed forms, baselines, networks, and fine-tuning of the best starts.
 
-Every trial is written down when it ends. What selects is one validation metric; test items are not read.
+Every trial is stored when it ends. One validation metric selects; test items are not read.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from refit_env.evaluation.ranking import evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
 
 TRAINED = 10_000
-"""Items up to which ``linear`` is fine-tuned: training holds eight matrices of its size."""
+"""Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
 SHORTEST = 30.0
-"""Seconds that a fine-tuning may take, whatever its share of the time is."""
+"""Least time limit of a fine-tuning in seconds."""
 POLICIES = (CLOSED_FORM, NETWORK, FINE_TUNING)
 """Stages whose trials are policies."""
 
 
 def backbones_for(facts: DataFacts) -> list[str]:
-    """The backbones that a study tries where none is named: the default one first."""
+    """Return the default backbones of a study, the data's default first."""
     first = default_backbone(facts).value
     return [first, "spectral"] if first == "linear" else [first]
 
 
 class Study:
-    """Tries, and writes down; ``open`` and then ``run`` go on where an earlier session stopped.
+    """Runs and stores trials; ``open`` and then ``run`` continue an earlier session.
 
     Attributes:
-        folder: where trials are written down.
+        folder: folder of the trials.
         log: the trials.
         metric: the validation metric that selects.
     """
@@ -65,17 +65,17 @@ class Study:
         device: torch.device,
         report: Callable[[Trial], None] | None = None,
     ) -> None:
-        """Prepare; whatever does not fit is refused.
+        """Prepare a study, and check its settings.
 
         Args:
-            dataset: the data.
-            facts: what is known of it.
-            env_id: of its environment.
-            env_kwargs: what finds the data there: ``data``.
-            settings: of the study.
-            num_steps: T of a network's chain; closed forms take one step.
-            device: where fits and training run.
-            report: called with each trial that ends.
+            dataset: the data set.
+            facts: facts of the data set.
+            env_id: id of its environment.
+            env_kwargs: arguments of the environment that select the data: ``data``.
+            settings: settings of the study.
+            num_steps: T of a network's chain; closed forms use one step.
+            device: device of fits and training.
+            report: called with each finished trial.
 
         Raises:
             ValueError: for a wrong name, or a data set that a backbone or baseline does not take.
@@ -95,7 +95,7 @@ class Study:
         self._training = Training(env_id, dict(env_kwargs), settings.seed, device)
 
     def open(self, folder: Path) -> None:
-        """Take the folder to write to, and the trials of an earlier session that it holds.
+        """Set the folder to write to, and read its trials of an earlier session.
 
         Raises:
             RunError: if its trials are damaged.
@@ -105,11 +105,11 @@ class Study:
     # ------------------------------------------------------------------ time
 
     def left(self) -> float:
-        """Seconds that trials may still take; the one under way counts."""
+        """Remaining seconds for trials; the running trial counts."""
         return self.settings.minutes * 60 - self.log.seconds - (time.perf_counter() - self._begun)
 
     def _add(self, trial: Trial) -> None:
-        """Write a trial down; the time since the last one is its own."""
+        """Store a trial with the time since the last one."""
         now = time.perf_counter()
         trial = Trial(**{**asdict(trial), "seconds": now - self._begun})
         self.log.add(trial)
@@ -118,14 +118,14 @@ class Study:
             self.report(trial)
 
     def _until(self, seconds: float) -> Callable[[], bool]:
-        """Whether so many seconds are over, or the study's are."""
+        """Return a function that reports whether the seconds, or those of the study, have passed."""
         end = time.perf_counter() + min(seconds, max(self.left(), 0.0))
         return lambda: time.perf_counter() > end
 
     # ------------------------------------------------------------------ stages
 
     def run(self) -> None:
-        """Go through the stages; KeyboardInterrupt passes, all ended trials are on disk."""
+        """Run the stages; after a KeyboardInterrupt all finished trials are on disk."""
         self._begun = time.perf_counter()
         self._closed_forms()
         self._baselines()
@@ -133,7 +133,7 @@ class Study:
         self._fine_tunings()
 
     def _closed_forms(self) -> None:
-        """Fit the closed forms; settings that were tried are not tried again."""
+        """Fit the closed forms; tried settings are skipped."""
         names = [name for name in self.backbones if is_closed_form(name)]
         share = self.settings.closed_share * self.settings.minutes * 60
         for at, name in enumerate(names):
@@ -161,7 +161,7 @@ class Study:
             self._made[name] = DiffusionPolicy(result.backbone, 1).to(self.device).eval()
 
     def _baselines(self) -> None:
-        """Fit the baselines; settings that were tried are not tried again."""
+        """Fit the baselines; tried settings are skipped."""
         share = self.settings.floor_share * self.settings.minutes * 60
         for at, name in enumerate(self.floor):
             spent = sum(trial.seconds for trial in self.log.of(BASELINE))
@@ -203,7 +203,7 @@ class Study:
             self._add(Trial(NETWORK, name, {}, valid[self.metric], valid, notes=notes))
 
     def _fine_tunings(self) -> None:
-        """Fine-tune as long as there is time."""
+        """Fine-tune while time is left."""
         starts = self._starts()
         share = self.settings.trial_share * self.left()
         while starts and self.left() > 0:
@@ -212,7 +212,7 @@ class Study:
                 starts = [name for name in starts if name != params["start"]]
 
     def _fine_tuning(self, params: dict[str, Any], seconds: float) -> bool:
-        """Fine-tune once; returns whether there was time for it."""
+        """Fine-tune once, and return whether there was time for it."""
         name, begin = params["start"], time.perf_counter()
         if name not in self._pace:
             probe = settings_of(params, self.facts, MOST)
@@ -230,7 +230,7 @@ class Study:
     def _keep(
         self, policy: DiffusionPolicy, name: str, settings: dict[str, Any], notes: dict[str, Any]
     ) -> None:
-        """Write a fine-tuning down, and its policy where it is the best one; the former best's goes."""
+        """Store a fine-tuning, and its policy if it is the best; the previous best policy is deleted."""
         valid, best = self._valid(policy), self.log.best(FINE_TUNING)
         better = best is None or valid[self.metric] > best.value
         if better:
@@ -241,34 +241,34 @@ class Study:
             shutil.rmtree(self._candidate(best.notes["candidate"]), ignore_errors=True)
 
     def _starts(self) -> list[str]:
-        """The backbones whose best policy is fine-tuned, the best first."""
+        """Return the backbones whose best policy is fine-tuned, the best first."""
         found = [
             (trial.value, name) for name in self.backbones if (trial := self.best_start(name)) is not None
         ]
         return [name for _, name in sorted(found, reverse=True) if self._trainable(name)]
 
     def _trainable(self, name: str) -> bool:
-        """Whether fine-tuning a backbone fits into memory."""
+        """Return whether the fine-tuning of a backbone fits into memory."""
         return name != "linear" or self.facts.items <= TRAINED
 
-    # ------------------------------------------------------------------ what came out
+    # ------------------------------------------------------------------ results
 
     def best_start(self, name: str | None = None) -> Trial | None:
-        """The best trial of a backbone, or of all, without fine-tuning."""
+        """Return the best trial of a backbone, or of all, without fine-tuning."""
         return self.log.best(CLOSED_FORM, NETWORK, name=name)
 
     def best(self) -> Trial:
-        """The best trial whose result is a policy; a start where a fine-tuning is no better."""
+        """Return the best trial whose result is a policy; the start if no fine-tuning is better."""
         found = self.log.best(*POLICIES)
         assert found is not None  # closed forms come first
         return found
 
     def best_baseline(self) -> Trial | None:
-        """The best trial of a baseline."""
+        """Return the best trial of a baseline."""
         return self.log.best(BASELINE)
 
     def start(self, name: str) -> DiffusionPolicy:
-        """The best policy of a backbone without fine-tuning, made again where it is not in memory."""
+        """Return the best policy of a backbone without fine-tuning, rebuilt if it is not in memory."""
         if name not in self._made:
             trial = self.best_start(name)
             assert trial is not None, name
@@ -276,16 +276,16 @@ class Study:
         return self._made[name]
 
     def policy_of(self, trial: Trial) -> DiffusionPolicy:
-        """The policy of a trial: fitted again, or read from where it was saved."""
+        """Return the policy of a trial: fitted again, or loaded from its folder."""
         if trial.stage == CLOSED_FORM:
             return fitted_policy(self.dataset, trial.name, trial.settings, 1, self.device)
         return DiffusionPolicy.load(self._candidate(trial.notes["candidate"]), self.device)
 
     def _valid(self, policy: DiffusionPolicy) -> dict[str, float]:
-        """The validation metrics of a policy."""
+        """Return the validation metrics of a policy."""
         data = self.dataset.episodes
         return evaluate(policy.scorer(data), data, "valid", device=self.device).means()
 
     def _candidate(self, number: int) -> Path:
-        """The folder of a trial's policy."""
+        """Return the folder of a trial's policy."""
         return self.folder / CANDIDATES / str(number)

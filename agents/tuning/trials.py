@@ -1,4 +1,4 @@
-"""The trials of a study: one line of JSON each, so that a study that was stopped goes on where it was."""
+"""The trials of a study: one line of JSON each, so that a stopped study can be continued."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ BASELINE, CLOSED_FORM, NETWORK, FINE_TUNING = "baseline", "closed form", "pretra
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing that was tried, and what validation says of it."""
+    """A tried model, and its validation metrics."""
 
     stage: str
     """``baseline``, ``closed form``, ``pretraining`` or ``fine-tuning``."""
     name: str
-    """Of the baseline or backbone; of a fine-tuning, that of its start."""
+    """Name of the baseline or backbone; for a fine-tuning, of its start."""
     settings: dict[str, Any]
-    """What it was tried with."""
+    """Its settings."""
     value: float
     """The validation metric that selects."""
     valid: dict[str, float] = field(default_factory=dict)
@@ -34,18 +34,18 @@ class Trial:
     seconds: Annotated[float, Meta(ge=0)] = 0.0
     """Wall-clock time."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """What else is known: iterations, which of them was chosen, that time ran out."""
+    """Further facts: iterations, the selected one, whether time ran out."""
 
 
 class TrialLog:
-    """The trials of a run folder, in their order.
+    """The trials of a run folder, in order.
 
     Attributes:
-        trials: those that are on disk.
+        trials: the trials on disk.
     """
 
     def __init__(self, folder: Path | str, *, error: type[ValueError] = ValueError) -> None:
-        """Read the trials of an earlier session; a last line that a kill cut off is dropped.
+        """Read the trials of an earlier session; a truncated last line is dropped.
 
         Raises:
             ValueError: of the type ``error``, naming the line that is damaged.
@@ -61,7 +61,7 @@ class TrialLog:
                 temporary.write_text(whole + "\n" if whole else "", encoding="utf-8")
 
     def add(self, trial: Trial) -> None:
-        """Append a trial; it is on disk when this returns."""
+        """Append a trial to the file, and write it to disk."""
         line = msgspec.json.encode(finite(asdict(trial))) + b"\n"
         with errors_name(self.path), self.path.open("ab") as file:
             file.write(line)
@@ -70,15 +70,15 @@ class TrialLog:
         self.trials.append(trial)
 
     def of(self, stage: str, name: str | None = None) -> list[Trial]:
-        """The trials of a stage, of one name or all."""
+        """Return the trials of a stage, of one name or all."""
         return [t for t in self.trials if t.stage == stage and name in (None, t.name)]
 
     def best(self, *stages: str, name: str | None = None) -> Trial | None:
-        """The trial of the stages with the highest value, the first of equals; None without any."""
+        """Return the trial of the stages with the highest value, the first of equals; None without any."""
         found = [t for t in self.trials if t.stage in stages and name in (None, t.name)]
         return max(found, key=lambda trial: trial.value, default=None)
 
     @property
     def seconds(self) -> float:
-        """The time of all trials."""
+        """Return the time of all trials."""
         return sum(trial.seconds for trial in self.trials)

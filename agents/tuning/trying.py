@@ -1,6 +1,6 @@
-"""Trials that take minutes: a network that is pretrained, a policy that is fine-tuned, within given seconds.
+"""Trials of minutes: pretraining of a network, fine-tuning of a policy, within given seconds.
 
-Ctrl-C ends a trial at once; nothing of it is kept, and the study tries it again when it goes on.
+Ctrl-C ends a trial without storing it; a continued study tries it again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from refit_env.data.dataset import Dataset
 from refit_env.policy import DiffusionPolicy
 
 MOST, LEAST = 480, 24
-"""Iterations of a fine-tuning trial, as time allows; with fewer than the least none is tried."""
+"""Least and most iterations of a fine-tuning trial."""
 PROBE = 4
-"""Iterations that measure how long one takes."""
-LOOKS = 13
-"""Validations of a fine-tuning trial: that of the start, eight on the way, blends and the end."""
+"""Iterations by which the time of one is measured."""
+VALIDATIONS = 13
+"""Validations of a fine-tuning trial: at the start, eight during training, interpolations and the end."""
 SLACK = 1.5
-"""Share of its seconds after which a trial is ended, since the machine was slower than measured."""
+"""Share of its seconds after which a trial is stopped, if the machine is slower than measured."""
 
 
 def pretraining_of(name: str, dataset: Dataset) -> PretrainConfig:
-    """How a network is pretrained in a study: as published for it, validated often, stopped early."""
+    """Settings of pretraining in a study: as published, validated often, with early stopping."""
     published = published_training(name, dataset.name)
     every = max(1, min(published.eval_every, 5))
     config = replace(published, eval_every=every, patience=4, select_on="ndcg@20")
@@ -47,7 +47,7 @@ def pretrain_network(
     """Pretrain a network until validation stops rising or time runs out.
 
     Returns:
-        The policy with the weights that validation chose, and notes.
+        The policy with the weights that validation selected, and notes.
     """
     begin = time.perf_counter()
     backbone = backbone_for(dataset, name, seed=seed)
@@ -66,7 +66,7 @@ def pretrain_network(
 
 @dataclass(frozen=True)
 class Pace:
-    """How long fine-tuning takes from one start."""
+    """The time of fine-tuning from one start."""
 
     update: float
     """Seconds of an iteration."""
@@ -74,47 +74,48 @@ class Pace:
     """Seconds of a validation."""
 
     def iterations(self, seconds: float) -> int:
-        """Iterations that fit into seconds, validations included; 0 if too few do.
+        """Return the iterations that fit into seconds, validations included; 0 if too few do.
 
         Example:
             >>> Pace(0.5, 1.0).iterations(100.0), Pace(0.5, 1.0).iterations(5.0)
             (174, 0)
         """
-        count = min(MOST, int((seconds - LOOKS * self.validation) / max(self.update, 1e-9)))
+        count = min(MOST, int((seconds - VALIDATIONS * self.validation) / max(self.update, 1e-9)))
         return count if count >= LEAST else 0
 
 
 @dataclass(frozen=True)
 class Training:
-    """What fine-tunings of one study share."""
+    """Common settings of the fine-tunings of a study."""
 
     env_id: str
-    """Of the environment."""
+    """Id of the environment."""
     env_kwargs: Mapping[str, Any]
-    """What finds the data there."""
+    """Arguments of the environment that select the data."""
     seed: int
-    """Of the users drawn and of the noise."""
+    """Seed of the users and the noise."""
     device: torch.device
-    """Where they run."""
+    """Device."""
 
     def agent(self, policy: DiffusionPolicy, chosen: FineTuning) -> FineTuner:
-        """The agent, which trains the policy in place."""
+        """Build the agent, which trains the policy in place."""
         kwargs = {**self.env_kwargs, **chosen.env}
         return Reinforce(
             policy, self.env_id, chosen.agent, env_kwargs=kwargs, seed=self.seed, device=self.device
         )
 
     def pace(self, policy: DiffusionPolicy, chosen: FineTuning) -> Pace:
-        """Measure on a few iterations of a policy, which is left as it may be."""
+        """Measure the time of a few iterations of a policy, which changes its weights."""
         short = replace(chosen.agent, iterations=PROBE, eval_every=10 * PROBE, blends=0)
         result = self.agent(policy, replace(chosen, agent=short)).learn()
         _stop_if(result.interrupted)
-        updates = [row["seconds/update"] for row in result.history[2:]]  # the first one allocates
-        looks = [row["seconds/validation"] for row in result.history if "seconds/validation" in row]
-        return Pace(sum(updates) / len(updates), max(looks))
+        updates = [row["seconds/update"] for row in result.history[2:]]  # the first one allocates memory
+        rows = result.history
+        validations = [row["seconds/validation"] for row in rows if "seconds/validation" in row]
+        return Pace(sum(updates) / len(updates), max(validations))
 
     def fine_tune(self, policy: DiffusionPolicy, chosen: FineTuning, seconds: float) -> dict[str, Any]:
-        """Fine-tune a policy in place; it holds the weights that validation chose, its start's at worst.
+        """Fine-tune a policy in place; it ends with the weights that validation selected, or its start's.
 
         Returns:
             Notes: iterations, the chosen one, its share of the way, and whether time ran out.
@@ -135,6 +136,6 @@ class Training:
 
 
 def _stop_if(interrupted: bool) -> None:
-    """Go on with Ctrl-C, which training turns into an orderly end."""
+    """Raise KeyboardInterrupt again, which training turns into an orderly end."""
     if interrupted:
         raise KeyboardInterrupt

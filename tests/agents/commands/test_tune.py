@@ -145,8 +145,8 @@ def test_it_prints_json_and_nothing_else(
 ) -> None:
     assert main(words(own_data, home / "json", "--json", "--quiet")) == 0
     report = json.loads(capsys.readouterr().out)
-    assert set(report["rivals"]) >= {"baseline"} and report["training"]["selected_on"] == "valid ndcg@20"
-    assert report["rivals"]["baseline"]["paired_bootstrap"]["ndcg@20"]["num_users"] == report["users"]
+    assert set(report["compared"]) >= {"baseline"} and report["training"]["selected_on"] == "valid ndcg@20"
+    assert report["compared"]["baseline"]["paired_bootstrap"]["ndcg@20"]["num_users"] == report["users"]
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,14 @@ def test_reward_and_relevance_follow_from_the_data(
     assert default_finetuning(facts, backbone).env == {"reward": reward, "relevance": relevance}
 
 
-def test_a_closed_form_on_a_random_split_takes_short_steps_on_many_hold_outs() -> None:
+def test_a_closed_form_on_a_random_split_uses_small_steps_and_many_hold_outs() -> None:
     gentle, usual = (default_finetuning(facts, "linear").agent for facts in (RANDOM, TIME))
     assert gentle.learning_rate < usual.learning_rate and gentle.relevance_draws > usual.relevance_draws == 1
 
 
 @pytest.mark.parametrize("facts", [TIME, RANDOM], ids=["time", "random"])
 @pytest.mark.parametrize("backbone", ["linear", "diffrec"])
-def test_an_agent_takes_them(facts: DataFacts, backbone: str) -> None:
+def test_an_agent_accepts_them(facts: DataFacts, backbone: str) -> None:
     chosen = default_finetuning(facts, backbone)
     policy = DiffusionPolicy(make_backbone(backbone, DATA.num_items, {"num_steps": 5}), 1)
     kwargs = {"data": DATA, **chosen.env}

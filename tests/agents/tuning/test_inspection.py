@@ -46,7 +46,7 @@ def test_a_user_whose_times_are_all_equal_says_nothing() -> None:
         ("time", True, "time"),
         ("leave-one-out", True, "time"),
         ("random", True, "random"),
-        ("published", True, "time"),  # assumed: the rows stand in order
+        ("published", True, "time"),  # assumed: the rows are sorted by time
         (None, False, "random"),  # assumed: no times
     ],
 )

@@ -42,7 +42,7 @@ def test_a_study_that_was_stopped_proposes_what_an_unbroken_one_would() -> None:
     assert propose(FACTS, STARTS, trials[:6], seed=4) != trials[6].notes["params"]
 
 
-def test_what_is_drawn_lies_in_the_space() -> None:
+def test_drawn_values_are_in_the_space() -> None:
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     for trial in tried(12)[3:]:
         params = trial.notes["params"]
