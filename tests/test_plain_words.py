@@ -41,19 +41,17 @@ TERMS = (
 """Allowed phrases: a number's range, a duration, methods of other packages."""
 
 PENDING: dict[str, int] = {
-    "agents/commands": 4,
+    "agents/commands": 3,
     "agents/experiments": 62,
     "agents/hyperparams": 8,
     "agents/sb3": 1,
-    "agents/tuning": 27,
     "docs": 54,
     "refit_env/envs": 15,
     "refit_env/rewards": 4,
-    "tests/agents/commands": 16,
+    "tests/agents/commands": 14,
     "tests/agents/experiments": 40,
     "tests/agents/hyperparams": 2,
     "tests/agents/sb3": 1,
-    "tests/agents/tuning": 4,
     "tests/refit_env/envs": 36,
     "tests/refit_env/rewards": 3,
 }
