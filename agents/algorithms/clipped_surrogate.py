@@ -86,7 +86,7 @@ class ClippedSurrogate(FineTuner):
         return scalars | {name: value / updates for name, value in sums.items()} | {"train/updates": updates}
 
     def _collect(self, users: Tensor) -> _Batch:
-        """Chains of ``users`` (B,) and their advantages."""
+        """Return the chains of ``users`` (B,) and their advantages."""
         steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
         with torch.no_grad():
             rollout = self.roll_out(users, graph=Graph(steps))
@@ -159,7 +159,7 @@ class ClippedSurrogate(FineTuner):
         return each.sum(2).mean() if summed else each.mean()
 
     def _mean(self, states: Tensor, t: int, users: Tensor, *, reference: bool = False) -> Tensor:
-        """Means (b, g, D) at ``states`` (b, g, D) of ``users`` (b,); or the frozen policy's."""
+        """Return the means (b, g, D) at ``states`` (b, g, D) of ``users`` (b,); or the frozen policy's."""
         flat = states.flatten(0, 1)  # (n, D)
         context = self.env.problem.context(users.repeat_interleave(states.shape[1]))
         actor = self.reference if reference else self.policy
@@ -167,7 +167,7 @@ class ClippedSurrogate(FineTuner):
 
 
 def clipped_gain(log_ratio: Tensor, advantage: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
-    """PPO's clipped objective (Eq. 7 of arXiv 1707.06347), and how often it was clipped.
+    """Return PPO's clipped objective (Eq. 7 of arXiv 1707.06347), and how often it was clipped.
 
     Args:
         log_ratio: any shape, log of new over old probability.

@@ -82,7 +82,7 @@ class Distill(FineTuner):
         }
 
     def own_tensors(self) -> dict[str, Tensor]:
-        """The temperature, which was fitted to the pretrained model."""
+        """Return the temperature, which was fitted to the pretrained model."""
         return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
 
     def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -96,7 +96,7 @@ class Distill(FineTuner):
         return scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
 
     def _gains(self, users: Tensor) -> Tensor:
-        """(B, I) the reward's gains of the items, at least 0; 0 for hidden ones."""
+        """Return (B, I) the reward's gains of the items, at least 0; 0 for hidden ones."""
         reward_fn = self.env.problem.reward_fn
         total = torch.stack([gains for gains, _ in linear_parts(reward_fn, users)]).sum(0)  # (B, I)
         hidden, total = reward_fn.hidden(users), total.clamp(min=0.0)
@@ -104,7 +104,7 @@ class Distill(FineTuner):
 
     @torch.no_grad()
     def _fitted(self) -> float:
-        """The temperature with the least loss of the model as it is."""
+        """Return the temperature with the least loss of the model as it is."""
         users = self._train_users[: max(self.config.users_per_batch, 1)].to(self.device)
         scores, gains = self._scores(self.env, users), self._gains(users)
         return min(TEMPERATURES, key=lambda t: float(listwise(scores / t, gains)))

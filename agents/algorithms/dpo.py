@@ -99,7 +99,7 @@ class DPO(FineTuner):
         return found | {"train/loss": loss, "train/accuracy": right, "train/gradient_norm": norm}
 
     def _log_ratio(self, rollout: Rollout, t: int) -> Tensor:
-        """(N,) log pi/pi_ref of the actions at step t, averaged over D.
+        """Return (N,) log pi/pi_ref of the actions at step t, averaged over D.
 
         Of two Gaussians of one deviation it is (mu - mu_ref)(a - (mu + mu_ref) / 2) / std^2, which keeps the
         digits that a difference of two log-densities of thousands of numbers would lose.
@@ -138,11 +138,11 @@ class DPO(FineTuner):
     # ------------------------------------------------------------------ shared
 
     def _pair_weight(self, gap: Tensor) -> Tensor:
-        """The weight of each pair, in the shape of its ``gap`` >= 0; 0 for ties."""
+        """Return the weight of each pair, in the shape of its ``gap`` >= 0; 0 for ties."""
         return gap if self.config.weigh_by_gap else (gap > 0).float()
 
     def _means(self, rollout: Rollout, t: int) -> tuple[Tensor, Tensor]:
-        """Means of the policy, with graph, and of the frozen one at the states of step t."""
+        """Return the means of the policy, with graph, and of the frozen one at the states of step t."""
         states = rollout.states[t]  # (N, D), or (B, D) where a user's chains share it
         context = self.context_of(rollout, states.shape[0])
         with torch.no_grad():
@@ -151,7 +151,7 @@ class DPO(FineTuner):
 
 
 def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, float]:
-    """The pairs of a user's chains, the preferred one first.
+    """Return the pairs of a user's chains, the preferred one first.
 
     Args:
         reward: (B, G).
@@ -181,7 +181,7 @@ def chain_pairs(reward: Tensor, pairs: str) -> tuple[Tensor, Tensor, Tensor, flo
 
 
 def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
-    """The change of the reward if one number is mirrored about its mean, for each number by itself.
+    """Return the change of the reward if one number is mirrored about its mean, for each number by itself.
 
     Args:
         rollout: N finished episodes.

@@ -53,7 +53,7 @@ def centred_ranks(fitness: Tensor) -> Tensor:
 
 
 def centred(fitness: Tensor) -> Tensor:
-    """Fitnesses less their mean, over their deviation; zeros if they are all alike."""
+    """Return the fitnesses less their mean, over their deviation; zeros if they are all alike."""
     away = fitness - fitness.mean()
     return away / away.std().clamp(min=1e-8)
 
@@ -121,14 +121,14 @@ class EvolutionStrategy(FineTuner):
         }
 
     def _directions(self, blocks: int) -> Tensor:
-        """(E, G, r, r + 1) standard normal, half of each population the other half's mirror image."""
+        """Return (E, G, r, r + 1) standard normal, half of each population the other half's mirror image."""
         rank, half = self.config.rank, self.config.samples_per_user // 2
         shape = (blocks, half, rank, rank + 1)
         drawn = torch.randn(shape, generator=self.noise_generator, device=self.device)
         return torch.cat([drawn, -drawn], 1)
 
     def _run(self, users: Tensor, directions: Tensor) -> Rollout:
-        """Chains of ``users`` (B,) under theta + sigma * ``directions`` (N, r, r + 1)."""
+        """Return the chains of ``users`` (B,) under theta + sigma * ``directions`` (N, r, r + 1)."""
         moved = self.config.sigma * directions  # (N, r, r + 1); the weights hold theta already
         layer = self.policy.backbone.output_layer
         with self.subspace.shifted(layer, moved[:, :, :-1], moved[:, :, -1]):
@@ -152,6 +152,6 @@ class EvolutionStrategy(FineTuner):
 
 
 def block_means(reward: Tensor, block: Tensor, blocks: int) -> Tensor:
-    """Mean rewards (E, G) of each block's members, from rewards (B, G) and the users' blocks (B,)."""
+    """Return the mean rewards (E, G) of a block's members, from rewards (B, G) and users' blocks (B,)."""
     total = reward.new_zeros(blocks, reward.shape[1]).index_add(0, block, reward)  # (E, G)
     return total / torch.bincount(block, minlength=blocks)[:, None]

@@ -69,7 +69,7 @@ def register_algorithm(name: str) -> Callable[[AlgorithmClass], AlgorithmClass]:
 
 
 def algorithm_names() -> list[str]:
-    """The names of the algorithms, registered ones included.
+    """Return the names of the algorithms, registered ones included.
 
     Example:
         >>> "reinforce" in algorithm_names()
@@ -113,7 +113,7 @@ def settings_class(name: str) -> type[TrainerConfig]:
 
 
 def presets(name: str) -> dict[str, TrainerConfig]:
-    """The named settings of an algorithm; ``default`` is always there.
+    """Return the named settings of an algorithm; ``default`` is always there.
 
     Example:
         >>> sorted(presets("ppo"))

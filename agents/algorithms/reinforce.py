@@ -82,7 +82,7 @@ class Reinforce(FineTuner):
         return rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
 
     def _roll_out(self, users: Tensor, trained: TrainedScores | None) -> Rollout:
-        """Chains of ``users`` (B,), with the graphs that the estimator needs."""
+        """Return the chains of ``users`` (B,), with the graphs that the estimator needs."""
         config = self.config
         graph = Graph(
             steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
@@ -93,7 +93,7 @@ class Reinforce(FineTuner):
         return self.roll_out(users, share_first=config.share_first_step, graph=graph)
 
     def _slopes(self, rollout: Rollout, trained: TrainedScores | None) -> Slopes:
-        """Derivatives of the mean reward in each trained step's mean, by the configured estimator."""
+        """Return the derivatives of the mean reward in the trained steps' means, by the estimator."""
         config, policy, problem = self.config, self.policy, self.env.problem
         scale, last = self._scale(rollout), policy.num_steps - 1
         if config.estimator == "pathwise":
@@ -158,7 +158,7 @@ class Reinforce(FineTuner):
             )
 
     def _kl_slopes(self, rollout: Rollout) -> Slopes:
-        """Derivatives of -kl_weight sum_t KL_t(u_t), batch mean; the module has the equation.
+        """Return the derivatives of -kl_weight sum_t KL_t(u_t), batch mean; the module has the equation.
 
         Those in the pretrained means are there where their states are functions of the weights.
         """

@@ -81,7 +81,7 @@ class RewardWeighted(FineTuner):
         return scalars | {"train/effective_share": effective_share(weight)}
 
     def _weights(self, rollout: Rollout) -> Tensor:
-        """(N, 1) or (N, D) the weight of each sampled number."""
+        """Return (N, 1) or (N, D) the weight of each sampled number."""
         config = self.config
         if config.weighting == "exp_reward":
             return exponential(rollout.reward[:, None], config.temperature)  # (N, 1)
@@ -92,7 +92,7 @@ class RewardWeighted(FineTuner):
         return advantage if config.weighting == "advantage" else exponential(advantage, config.temperature)
 
     def _states(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor | None]:
-        """States (N, D) at random steps k (N,), and their contexts."""
+        """Return the states (N, D) at random steps k (N,), and their contexts."""
         rows = rollout.u0.shape[0]
         k = torch.randint(
             self.policy.num_steps, (rows,), generator=self.noise_generator, device=self.device
@@ -112,7 +112,7 @@ class RewardWeighted(FineTuner):
 
 
 def exponential(value: Tensor, temperature: float) -> Tensor:
-    """Weights exp(value / temperature), scaled to a mean of 1, in the shape of ``value``.
+    """Return the weights exp(value / temperature), scaled to a mean of 1, in the shape of ``value``.
 
     Example:
         >>> exponential(torch.tensor([0.0, 0.0, 0.0]), 0.1).tolist()

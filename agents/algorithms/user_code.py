@@ -29,12 +29,12 @@ _FILES: dict[tuple[Path, str], ModuleType] = {}
 
 
 def is_place(name: str) -> bool:
-    """Whether a name is a place of a class, ``FILE.py:CLASS`` or ``package.module:CLASS``."""
+    """Return whether a name is a place of a class, ``FILE.py:CLASS`` or ``package.module:CLASS``."""
     return ":" in name
 
 
 def absolute_place(name: str) -> str:
-    """The place with the absolute path of its file, so that it means the same in another folder.
+    """Return the place with the absolute path of its file, so that it means the same in another folder.
 
     Example:
         >>> absolute_place("package.module:Agent"), absolute_place("ppo")
@@ -64,7 +64,7 @@ def user_class(name: str) -> type[FineTuner]:
 
 
 def source_of(name: str) -> dict[str, str] | None:
-    """The file of an algorithm at a place and the sha256 of its content, for a run's ``config.json``.
+    """Return the file of an algorithm at a place and the sha256 of its content, for a run's ``config.json``.
 
     Returns:
         ``file`` and ``sha256``; None for the name of a registered algorithm.
@@ -148,7 +148,7 @@ def _importable(name: str, where: str, folder: Path) -> Iterator[None]:
 
 
 def _algorithms_in(module: ModuleType) -> list[str]:
-    """Names of the algorithms that a module defines."""
+    """Return the names of the algorithms that a module defines."""
     from agents.training.fine_tuner import FineTuner
 
     own = [value for value in vars(module).values() if inspect.isclass(value)]
@@ -156,5 +156,5 @@ def _algorithms_in(module: ModuleType) -> list[str]:
 
 
 def _fault(name: str, text: str) -> ValueError:
-    """The error for a place."""
+    """Return the error for a place."""
     return ValueError(f"algorithm {name!r}: {text}")

@@ -44,7 +44,7 @@ def check_credit(credit: str, policy: DiffusionPolicy, problem: DenoisingProblem
 
 
 def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> Tensor:
-    """The counterfactual advantage of each number of the last action.
+    """Return the counterfactual advantage of each number of the last action.
 
     Args:
         rollout: N finished episodes.
@@ -63,7 +63,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
 def counterfactual_advantage(
     scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float
 ) -> Tensor:
-    """The reward of a list minus its mean over the draw of one item alone, for each item.
+    """Return the reward of a list minus its mean over the draw of one item alone, for each item.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.

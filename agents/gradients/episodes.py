@@ -53,7 +53,7 @@ class Rollout:
         return self.reward.numel() // self.users.numel()
 
     def advantage(self, baseline: str) -> Tensor:
-        """(B, G) the rewards less a baseline of ``agents.gradients.advantages``."""
+        """Return (B, G) the rewards less a baseline of ``agents.gradients.advantages``."""
         return advantages.advantage(baseline, self.reward.view(self.users.numel(), -1))
 
     def of_each(self, value: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ from refit_env.rewards.base import Reward
 def score_function(
     rollout: Rollout, policy: DiffusionPolicy, advantage: Tensor, steps: tuple[int, ...]
 ) -> Slopes:
-    """REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
+    """Return REINFORCE's derivative of the mean reward in each step's mean, summed over the batch.
 
     Args:
         rollout: N finished episodes; the noise of ``steps`` is used up.

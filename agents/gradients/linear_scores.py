@@ -68,7 +68,7 @@ def linear_pathwise(
     trained: TrainedScores | None = None,
     scale: float = 1.0,
 ) -> Slopes:
-    """The mean reward's derivative in the last step's mean and in the score weights that are trained.
+    """Return the mean reward's derivative in the last step's mean and in the score weights that are trained.
 
     Args:
         rollout: N finished episodes, whose graph runs through the actions.
@@ -105,7 +105,7 @@ def linear_pathwise(
 def _ends(
     rollout: Rollout, policy: DiffusionPolicy, problem: DenoisingProblem, trained: TrainedScores | None
 ) -> Ends:
-    """The last steps of a rollout, and how their u_0 are scored."""
+    """Return the last steps of a rollout, and how their u_0 are scored."""
     table = problem.score_table
     if table is None:
         raise ValueError(f"backbone {problem.config.backbone!r} does not score u_0 by a table of embeddings")
@@ -141,7 +141,7 @@ def linear_parts(reward: Reward, users: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def _linear(part: Reward, users: Tensor) -> tuple[Tensor, Tensor]:
-    """A part's gains (B, I) of ``users`` (B,) and its discount (K,); ValueError if it has none."""
+    """Return a part's gains (B, I) of ``users`` (B,) and its discount (K,); ValueError if it has none."""
     if isinstance(part, LogRank):
         relevant = part.context.relevant
         if bool((relevant.counts(users) > 1).any()):

@@ -25,7 +25,7 @@ from refit_env.rewards.base import ListReward, Reward
 
 
 def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
-    """The list rewards of a reward with their weights; ValueError if it has other parts."""
+    """Return the list rewards of a reward with their weights; ValueError if it has other parts."""
     found = []
     for part, weight in reward.parts():
         if not isinstance(part, ListReward):
@@ -39,12 +39,12 @@ def list_parts(reward: Reward) -> list[tuple[ListReward, float]]:
 
 
 def drops(discount: Tensor) -> Tensor:
-    """(K,) the discount of each rank minus that of the next one, from ``discount`` (K,)."""
+    """Return (K,) the discount of each rank minus that of the next one, from ``discount`` (K,)."""
     return discount - torch.cat([discount[1:], discount.new_zeros(1)])
 
 
 def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The thresholds that an item's score can cross, and the change of the reward there.
+    """Yield the thresholds that an item's score can cross, and the change of the reward there.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.
@@ -86,7 +86,7 @@ item's own draw (N, I)."""
 def sum_over_parts(
     rollout: Rollout, policy: DiffusionPolicy, reward: Reward, term: Term, scale: float = 1.0
 ) -> Tensor:
-    """A term of each number of the last action, summed over the weighted parts of a list reward.
+    """Return a term of each number of the last action, summed over the weighted parts of a list reward.
 
     Args:
         rollout: N finished episodes whose u_0 are the item scores.

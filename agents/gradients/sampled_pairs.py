@@ -104,7 +104,7 @@ class Ends:
         return self.context[0].detach(), self.context[1].detach()
 
     def no_slope(self) -> Slope:
-        """Derivatives of 0."""
+        """Return the derivatives of 0."""
         return Slope(*(torch.zeros_like(t) for t in (self.mean, self.table, *self.second_part())))
 
 
@@ -149,7 +149,7 @@ def linear_slope(
 def _relevant_items(
     gains: Tensor, guess: Tensor, generator: torch.Generator | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Items with gains, one of each episode at a time: (N,) ids, and (N, 1) the weight of each.
+    """Yield items with gains, one of each episode at a time: (N,) ids, and (N, 1) the weight of each.
 
     Of more than ``MOST``, so many are drawn, in proportion to their gains and to the guess for their ranks.
     """
@@ -179,7 +179,7 @@ def _guess(discount: Tensor, count: int) -> Tensor:
 
 
 def _ranks(scores: Tensor) -> Tensor:
-    """(N, I) places of the items in each row, 0 the best."""
+    """Return (N, I) places of the items in each row, 0 the best."""
     order = scores.argsort(1, descending=True)
     places = torch.arange(scores.shape[1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places)

@@ -46,7 +46,7 @@ class ListSwaps:
     across: Tensor
 
     def total(self) -> Tensor:
-        """(N, C) the sum of w over a candidate's pairs, negative where it is the second of a pair."""
+        """Return (N, C) the sum of w over a candidate's pairs, negative where it is the second of a pair."""
         first = self.weight.sum(2)  # (N, K)
         total = -self.weight.sum(1)  # (N, C)
         total[:, : first.shape[1]] += first
@@ -63,7 +63,7 @@ class ListSwaps:
 
 
 def list_slope(ends: Ends, gains: Tensor, discount: Tensor, of_table: bool = False) -> Slope:
-    """An estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
+    """Return an estimate of d/dm E[r(u_0)] of a list reward, and of its derivative in what scores u_0.
 
     The arguments are those of ``agents.gradients.sampled_pairs.linear_slope``; nothing is drawn.
     """

@@ -36,7 +36,7 @@ class Noise(Enum):
 
 @dataclass(frozen=True)
 class Graph:
-    """What ``torch.autograd`` keeps of a rollout."""
+    """The graph that ``torch.autograd`` keeps of a rollout."""
 
     steps: tuple[int, ...] | None = None
     """The steps t whose means keep a graph; None for all."""
@@ -117,7 +117,7 @@ def roll_out(
 def step_mean(
     policy: DiffusionPolicy, u: Tensor, t: int, context: Context, recompute: bool = False
 ) -> Tensor:
-    """The mean (B, D) of a step at vectors ``u`` (B, D), as ``DiffusionPolicy.mean``.
+    """Return the mean (B, D) of a step at vectors ``u`` (B, D), as ``DiffusionPolicy.mean``.
 
     With ``recompute`` its graph is made in the backward pass; no random number is drawn in it, so it can be.
     """
@@ -143,7 +143,7 @@ def _start_seeds(
 
 
 def _draw(like: Tensor, group: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
-    """The noise of a step in the shape of ``like`` (N, D)."""
+    """Return the noise of a step in the shape of ``like`` (N, D)."""
     if noise is Noise.NONE:
         return torch.zeros_like(like)
     if noise is Noise.OF_USER:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk, and what it cost."""
+"""Run folders: files, logs, plots and costs."""

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 
 
 class RunConfig(TypedDict):
-    """What ``config.json`` holds: the settings of the command that the run is of."""
+    """The content of ``config.json``: the settings of the command."""
 
     command: str
     """``pretrain``, ``finetune`` or ``tune``."""
@@ -17,33 +17,33 @@ class RunConfig(TypedDict):
     dataset: NotRequired[dict[str, str | None]]
     """Name, fingerprint and source of the data set (``DataIdentity``)."""
     seed: NotRequired[int]
-    """Of everything random."""
+    """Seed of everything random."""
     init: NotRequired[str | None]
     """Run folder of the model that training began with."""
     weights: NotRequired[dict[str, str]]
     """sha256 of each model that the run was begun with, by its folder."""
     pretraining: NotRequired[dict[str, float] | None]
-    """Fine-tuning: what the model that it began with cost."""
+    """Fine-tuning: cost of pretraining the model of ``--init``."""
     env_kwargs: NotRequired[dict[str, Any]]
-    """Fine-tuning: what the environment is made with."""
+    """Fine-tuning: keywords of the environment."""
     num_steps: NotRequired[int | None]
     """T."""
     eta: NotRequired[float | None]
-    """Of the steps back."""
+    """eta of the denoising steps."""
     algorithm: NotRequired[str]
-    """Fine-tuning: its name, or the place of a user's class."""
+    """Fine-tuning: name of the algorithm, or the place of a user's class."""
     algorithm_file: NotRequired[dict[str, str] | None]
     """Fine-tuning: path and sha256 of the file of a user's class."""
     preset: NotRequired[str]
-    """Fine-tuning: the named settings."""
+    """Fine-tuning: name of the preset."""
     agent: NotRequired[dict[str, Any]]
-    """Fine-tuning: its settings."""
+    """Fine-tuning: settings of the algorithm."""
     backbone: NotRequired[dict[str, Any]]
     """Pretraining: name and options of the network, where they were given."""
     size: NotRequired[str]
-    """Pretraining: whose configuration."""
+    """Pretraining: the published or a small configuration."""
     pretrain: NotRequired[dict[str, Any]]
-    """Pretraining: its settings."""
+    """Pretraining: settings of the training."""
     tune: NotRequired[dict[str, Any]]
     """Tuning: what the study may spend, and what it tries."""
     made_with: NotRequired[dict[str, str]]
@@ -51,7 +51,7 @@ class RunConfig(TypedDict):
 
 
 class RunMetrics(TypedDict, total=False):
-    """What ``metrics.json`` holds; null where a number was not finite."""
+    """The content of ``metrics.json``; null where a number was not finite."""
 
     valid: dict[str, float | None]
     """Pretraining and tuning: validation metrics."""
@@ -62,13 +62,13 @@ class RunMetrics(TypedDict, total=False):
     after: dict[str, float | None]
     """Fine-tuning: test metrics of the chosen model."""
     users: int
-    """Fine-tuning: who was evaluated."""
+    """Fine-tuning: number of evaluated users."""
     relative_gain: dict[str, float | None]
-    """Fine-tuning: of ``after`` over ``before``."""
+    """Fine-tuning: gain of ``after`` relative to ``before``."""
     paired_bootstrap: dict[str, dict[str, Any]]
     """Fine-tuning: intervals of the difference."""
     training: dict[str, Any]
-    """How long, and what was chosen by what."""
+    """Length of the training, and the choice of the weights."""
     cost: dict[str, dict[str, float]]
     """Seconds and peak memory of each part."""
     weights: str

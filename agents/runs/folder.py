@@ -173,7 +173,7 @@ class RunFolder:
         self.close()
 
     def exists(self) -> bool:
-        """Whether the folder holds a run, finished or not."""
+        """Return whether the folder holds a run, finished or not."""
         return (self.path / CONFIG).exists()
 
     def others(self) -> list[str]:
@@ -182,7 +182,7 @@ class RunFolder:
         return [name for name in names if (self.path / name).exists()]
 
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Return whether the run came to its end."""
         return (self.path / METRICS).exists()
 
     def check_weights(self, digest: str) -> None:
@@ -282,7 +282,7 @@ class RunFolder:
 
 
 def made_with() -> dict[str, str]:
-    """Versions and machine, for ``config.json``: what a repetition would have to match."""
+    """Return the versions and machine for ``config.json``."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -305,5 +305,5 @@ def _neighbours(path: Path) -> str:
 
 
 def _short(text: str) -> str:
-    """Text of a file for a message, of bounded length."""
+    """Return the text of a file for a message, of bounded length."""
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""What figures were measured on."""
+"""The hardware of a measurement."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def machine() -> dict[str, Any]:
 
 
 def machine_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The machine of a cell's record; older records hold it at their top level.
+    """Return the machine of a cell's record; older records hold it at their top level.
 
     Example:
         >>> machine_of({"provenance": {"machine": {"gpu": "H200"}}}), machine_of({})
@@ -35,7 +35,7 @@ def machine_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name, if the system has it."""
+    """Return the processor's name, if the system has it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -124,7 +124,7 @@ class RunLog:
         self.close()
 
     def _kept_rows(self, resume_after: int | None) -> list[dict[str, str]]:
-        """Rows of the log on disk up to ``resume_after``; none of a log that begins."""
+        """Return the rows of the log on disk up to ``resume_after``; none of a log that begins."""
         if resume_after is None or not self.path.exists():
             return []
         return [row for row in _read_rows(self.path) if float(row[self.step_name]) <= resume_after]

@@ -90,7 +90,7 @@ def column(rows: Sequence[Mapping[str, float]], name: str, step_name: str = "ite
 
 
 def mean_line(lines: Sequence[Series]) -> Series:
-    """Mean of several lines at the x values that all of them have.
+    """Return the mean of several lines at the x values that all of them have.
 
     Example:
         >>> mean_line([([1, 2, 3], [0.0, 1.0, 2.0]), ([1, 2], [2.0, 3.0])])

@@ -1,4 +1,4 @@
-"""What a piece of work costs: wall-clock seconds and the peak of memory."""
+"""The cost of a piece of work: wall-clock seconds and peak memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MIB = 1024.0 * 1024.0
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _OPEN: dict[int, tuple[Usage, float]] = {}
-"""Measurements under way, and when they began: an inner one must not wipe out the peak of an outer one."""
+"""Open measurements and their start times: an inner one must not reset the peak of an outer one."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def up_to_now(usage: Usage) -> Usage:
 
 
 def peak_memory_mib() -> float:
-    """Peak resident memory of this process in MiB since the last reset (Linux) or since it began."""
+    """Return the peak resident memory of this process in MiB since the last reset (Linux) or its start."""
     if sys.platform == "win32":
         import psutil
 
@@ -120,7 +120,7 @@ def _reset_peaks() -> None:
 
 
 def _high_water_mark() -> float | None:
-    """Linux's VmHWM in MiB."""
+    """Return Linux's VmHWM in MiB."""
     try:
         for line in _STATUS.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):
@@ -131,7 +131,7 @@ def _high_water_mark() -> float | None:
 
 
 def _device_peak_mib() -> float:
-    """Peak of torch's CUDA allocator in MiB."""
+    """Return the peak of torch's CUDA allocator in MiB."""
     if not _cuda_in_use():
         return 0.0
     import torch
@@ -148,6 +148,6 @@ def _wait_for_device() -> None:
 
 
 def _cuda_in_use() -> bool:
-    """Whether this process has begun to use CUDA; never the first to do so, nor to import torch."""
+    """Return whether this process has begun to use CUDA; never the first to do so, nor to import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda.is_initialized())

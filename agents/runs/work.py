@@ -50,16 +50,16 @@ class Work:
         return Work(self.forward - other.forward, self.backward - other.backward)
 
     def scalars(self) -> dict[str, float]:
-        """The two counts as scalars of a training's history."""
+        """Return the two counts as scalars of a training's history."""
         return {FORWARD: float(self.forward), BACKWARD: float(self.backward)}
 
     def to_json(self) -> dict[str, float]:
-        """The counts and the units, JSON-plain."""
+        """Return the counts and the units, JSON-plain."""
         return asdict(self) | {"units": self.units}
 
 
 def work_in(history: Sequence[Mapping[str, float]]) -> Work:
-    """The sum over a training's history.
+    """Return the sum over a training's history.
 
     Example:
         >>> work_in([{"valid/ndcg@20": 0.1}, {FORWARD: 8.0, BACKWARD: 4.0}, {FORWARD: 8.0, BACKWARD: 4.0}])

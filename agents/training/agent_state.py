@@ -100,7 +100,7 @@ class AgentState(Resumable):
         self.prepare()
 
     def check_settings(self) -> None:
-        """Refuse what the algorithm cannot work with, before any work is done; subclasses add their own.
+        """Refuse settings, policies and rewards that the algorithm cannot use; subclasses add their own.
 
         Raises:
             ValueError: for a wrong setting, or a policy that does not go with it.
@@ -111,7 +111,7 @@ class AgentState(Resumable):
         """Prepare the algorithm, after the settings are checked."""
 
     def evaluate(self, split: str = "test", users: Any = None, *, start: bool = False) -> Evaluation:
-        """Full-ranking evaluation by the noise-free chain.
+        """Return the full-ranking evaluation by the noise-free chain.
 
         Args:
             split: which items count as relevant.
@@ -153,11 +153,11 @@ class AgentState(Resumable):
 
     @property
     def generators(self) -> dict[str, torch.Generator]:
-        """Of the users drawn and of the noise."""
+        """The generators of the users drawn and of the noise."""
         return {"generator.users": self.user_generator, "generator.noise": self.noise_generator}
 
     def identity(self) -> dict[str, Any]:
-        """The algorithm, the data set, T and the reward."""
+        """Return the algorithm, the data set, T and the reward."""
         problem = self.env.problem
         data = {"data": problem.dataset.name, "data_fingerprint": problem.dataset.fingerprint}
         reward = {
@@ -168,11 +168,11 @@ class AgentState(Resumable):
         return {"agent": self.name, "problem": data | {"num_steps": problem.num_steps} | reward}
 
     def free_settings(self) -> set[str]:
-        """The number of iterations, but where every step size depends on it."""
+        """Return the number of iterations, but where every step size depends on it."""
         return set() if self.config.anneal_lr else {"iterations"}
 
     def state_dict(self) -> TrainingState:
-        """The state of the training, with the pretrained policy and what the algorithm keeps."""
+        """Return the state of the training, with the pretrained policy and what the algorithm keeps."""
         tensors, meta = super().state_dict()
         tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
@@ -222,7 +222,7 @@ class AgentState(Resumable):
         """Put back the tensors of ``own_tensors``; the weights are put back before."""
 
     def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
-        """Users that episodes are drawn from, and those whose validation items select (None: all).
+        """Return the users that episodes are drawn from, and those whose validation items select (None: all).
 
         A reward that uses validation items must not select the weights on the same users.
 

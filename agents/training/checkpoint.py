@@ -1,4 +1,4 @@
-"""What a saved training holds besides tensors, and checks of what is read from its file."""
+"""The content of a training's state besides tensors, and checks of a file's content."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Seconds = Annotated[float, Meta(ge=0)]
 
 
 class Progress(TypedDict):
-    """What every resume state holds of the training so far."""
+    """The progress of a training, in every state."""
 
     config: dict[str, Any]
     """The settings."""
     seed: int
-    """Of everything random."""
+    """Seed of everything random."""
     best: tuple[float | None, Count]
     """The best validation metric and when it was reached."""
     history: History
     """Scalars of each iteration or epoch."""
     seconds: NotRequired[Seconds]
-    """Training so far, validation not counted."""
+    """Seconds of training so far, validation not counted."""
     validation_seconds: NotRequired[Seconds]
-    """Validation so far."""
+    """Seconds of validation so far."""
     spent: NotRequired[dict[str, float]]
     """Cost of all sessions so far."""
     moved: NotRequired[list[Count]]
@@ -48,29 +48,29 @@ class Progress(TypedDict):
 
 
 class PretrainMeta(Progress):
-    """What the resume state of pretraining holds besides tensors."""
+    """The state of pretraining besides tensors."""
 
     epoch: Count
     """Epochs done."""
     data_fingerprint: NotRequired[str]
-    """Of the data set."""
+    """Fingerprint of the data set."""
 
 
 class TrainingMeta(Progress):
-    """What the resume state of fine-tuning holds besides tensors."""
+    """The state of fine-tuning besides tensors."""
 
     agent: str
     """The algorithm."""
     problem: dict[str, Any]
-    """What is learnt: data set, T, reward."""
+    """Data set, T and reward."""
     iteration: Count
     """Iterations done."""
     policy: NotRequired[PolicyMeta]
-    """What the policy is."""
+    """Description of the policy."""
 
 
 def policy_of(folder: Path | str) -> DiffusionPolicy | None:
-    """The policy that a resume state's run was begun with; None where the state is too old to say.
+    """Return the policy that a resume state's run was begun with; None where the state is too old to say.
 
     Raises:
         CheckpointError: if there is no state, or it is damaged.
@@ -109,17 +109,17 @@ def check_history(history: History, done: int, unit: str, best: int, where: str)
 
 
 def read_history(history: History) -> list[dict[str, float]]:
-    """The history with NaN where a number was not finite."""
+    """Return the history with NaN where a number was not finite."""
     return [{k: math.nan if v is None else v for k, v in row.items()} for row in history]
 
 
 def read_best(best: tuple[float | None, int]) -> tuple[float, int]:
-    """The best value and its time; minus infinity before the first validation."""
+    """Return the best value and its time; minus infinity before the first validation."""
     return -math.inf if best[0] is None else best[0], best[1]
 
 
 def read_work(history: History, where: str) -> Work:
-    """The work of the iterations that were done.
+    """Return the work of the iterations that were done.
 
     Raises:
         CheckpointError: if the history states impossible work.
@@ -134,13 +134,13 @@ def read_work(history: History, where: str) -> Work:
 
 
 def read_usage(meta: Mapping[str, Any]) -> Usage:
-    """The cost of the sessions before."""
+    """Return the cost of the sessions before."""
     spent = meta.get("spent", {})
     return Usage(*(spent.get(name, 0.0) for name in ("seconds", "peak_memory_mib", "peak_device_memory_mib")))
 
 
 def read_moved(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], done: int, where: str) -> list[int]:
-    """Indices of the parameters whose optimiser state the file must hold.
+    """Return the indices of the parameters whose optimiser state the file must hold.
 
     Raises:
         CheckpointError: if iterations were done and there is no state of any; of files of earlier versions,
@@ -157,7 +157,7 @@ def read_moved(meta: Mapping[str, Any], tensors: Mapping[str, Tensor], done: int
 def check_known(
     tensors: Mapping[str, Tensor], names: Collection[str], prefixes: tuple[str, ...], where: str
 ) -> None:
-    """Refuse a file with tensors that nothing reads: it is another kind of file.
+    """Refuse a file with unknown tensors: it is another kind of file.
 
     Raises:
         CheckpointError: naming the first.
@@ -168,6 +168,6 @@ def check_known(
 
 
 def _short(value: Any) -> str:
-    """A value for a message, of bounded length."""
+    """Return a value for a message, of bounded length."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -42,7 +42,7 @@ class ClosedFormResult:
 
 
 def is_closed_form(name: str) -> bool:
-    """Whether a backbone is fitted in closed form; ValueError for an unknown name."""
+    """Return whether a backbone is fitted in closed form; ValueError for an unknown name."""
     return issubclass(backbone_class(name), ClosedForm)
 
 
@@ -99,7 +99,7 @@ def fit_closed_form(
 def fitted_policy(
     dataset: Dataset, name: str, settings: Mapping[str, Any], num_steps: int, device: torch.device
 ) -> DiffusionPolicy:
-    """The policy of a closed-form denoiser, fitted with given settings.
+    """Return the policy of a closed-form denoiser, fitted with given settings.
 
     Args:
         dataset: its train split is fitted.
@@ -133,7 +133,7 @@ class _Trials:
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
     def value(self, settings: dict[str, Any]) -> float:
-        """The validation metric of ``settings``, which are fitted unless they were tried before."""
+        """Return the validation metric of ``settings``, which are fitted unless they were tried before."""
         known = next((row for row in self.rows if row["settings"] == settings), None)
         if known is not None:
             return float(known[f"valid/{self.select_on}"])
@@ -150,7 +150,7 @@ class _Trials:
         return value
 
     def policy_of(self, settings: dict[str, Any]) -> DiffusionPolicy:
-        """The fitted policy of ``settings``; fitted again where they were tried in an earlier call."""
+        """Return the fitted policy of ``settings``; fitted again where they were tried in an earlier call."""
         if self._best is not None and self._best[1] == settings:
             return self._best[2]
         return self._fitted(settings)

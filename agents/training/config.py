@@ -19,11 +19,11 @@ Passes = Annotated[int, Meta(ge=1, le=100_000)]
 Rate = Annotated[float, Meta(ge=0, le=1000)]
 """A learning rate."""
 Patience = Annotated[int, Meta(ge=0, le=10**7, description="0: never stop early")]
-"""Of early stopping."""
+"""Patience of early stopping."""
 Every = Annotated[int, Meta(ge=1, le=10**7)]
 """Interval between repeated work."""
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
-"""Of a term of a loss."""
+"""Weight of a term of a loss."""
 REDUCTIONS = ("mean", "sum")
 """Names for the ``logprob_reduction`` of an algorithm."""
 BASES = ("factors", "relevant", "weights")
@@ -62,11 +62,11 @@ class TrainerConfig(Bounded):
     """Whether step sizes fall linearly, to 0 after the last iteration. A constant learning rate can move a
     model that was trained with decay away from its optimum."""
     max_grad_norm: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
-    """Gradients longer than this are cut to it; 0 leaves them."""
+    """Gradients with a larger norm are clipped to it; 0 does not clip."""
     exploration_std: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
     """Floor of the policy's standard deviation, in units of the scores."""
     posterior_share: Share = 1.0
-    """How much of the chain's own standard deviation is left; less explores nearer to the noise-free
+    """Factor of the chain's own standard deviation; a smaller one explores nearer to the noise-free
     chain."""
     eval_every: Every = 25
     """Iterations between two validations; the best weights are kept."""
@@ -84,12 +84,12 @@ class TrainerConfig(Bounded):
 
     @classmethod
     def presets(cls) -> dict[str, Self]:
-        """The named settings of the algorithm; ``default`` is always there."""
+        """Return the named settings of the algorithm; ``default`` is always there."""
         return {"default": cls()}
 
     @classmethod
     def preset(cls, name: str) -> Self:
-        """The settings called ``name``.
+        """Return the settings called ``name``.
 
         Raises:
             ValueError: if there are none of that name, with a did-you-mean.
@@ -101,7 +101,7 @@ Config = TypeVar("Config", bound=TrainerConfig)
 
 
 def named_settings(presets: Mapping[str, Config], name: str, kind: str = "preset") -> Config:
-    """The settings called ``name``.
+    """Return the settings called ``name``.
 
     Args:
         presets: settings by name.

@@ -1,4 +1,4 @@
-"""What pretraining shows of users and what it predicts, by the settings ``objective`` and ``target``.
+"""The inputs and targets of pretraining, by the settings ``objective`` and ``target``.
 
 Letters: B users (of sequential sets: rows) in a batch, I items, L history length, R rows, n examples.
 """
@@ -20,12 +20,12 @@ from refit_env.rewards.relevance import make_relevance
 
 @dataclass(frozen=True)
 class Examples:
-    """What training goes through.
+    """Inputs and targets of a loss.
 
     Attributes:
         ids: (n,) int64 users, or what else the backbone trains on (interactions, say).
-        shown: ids (B,) -> what is shown of them, (B, I) or (B, L).
-        target: ids (B,) -> what is to be predicted, (B, I) or (B,).
+        shown: ids (B,) -> the input, (B, I) or (B, L).
+        target: ids (B,) -> the target, (B, I) or (B,).
     """
 
     ids: Tensor
@@ -36,7 +36,7 @@ class Examples:
 def reconstruction_examples(
     backbone: Backbone, dataset: Dataset, config: PretrainConfig, device: torch.device
 ) -> Examples:
-    """The examples of a backbone's own loss.
+    """Return the examples of a backbone's own loss.
 
     Raises:
         ValueError: for a target that the backbone or the data set does not have.
@@ -62,11 +62,11 @@ def reconstruction_examples(
 
 @dataclass(frozen=True)
 class RankedExamples:
-    """What a list is learnt from.
+    """Inputs and relevant items of a ranking loss.
 
     Attributes:
         ids: (n,) int64 users.
-        shown: ids (B,) -> what is shown of them, (B, ...).
+        shown: ids (B,) -> the input, (B, ...).
         relevant: ids (B,) -> (B, I) 1 for what is held out of the rest.
         hidden: ids (B,) -> (B, I) bool, the items that no list may hold; None if there are none.
     """
@@ -104,7 +104,7 @@ def ranked_examples(
 def next_item_examples(
     backbone: Backbone, dataset: RowDataset, config: PretrainConfig, device: torch.device
 ) -> Examples:
-    """The train rows of sequential data and the item that follows each.
+    """Return the train rows of sequential data and the item that follows each.
 
     Raises:
         ValueError: for another target.

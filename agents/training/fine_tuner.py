@@ -197,11 +197,11 @@ class FineTuner(AgentState):
         return out
 
     def _valid_means(self) -> dict[str, float]:
-        """The validation metrics of the users that select."""
+        """Return the validation metrics of the users that select."""
         return self.evaluate("valid", users=self._selection_users).means()
 
     def _value(self) -> float:
-        """The metric that selects."""
+        """Return the metric that selects."""
         return self._valid_means()[self.config.select_on]
 
     # ------------------------------------------------------------------ for subclasses

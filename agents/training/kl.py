@@ -22,7 +22,7 @@ def divergence(
     problem: DenoisingProblem,
     users: Tensor | None = None,
 ) -> float:
-    """Mean over some users of sum_t KL(policy || reference) / D along the policy's noise-free chain.
+    """Return the mean over users of sum_t KL(policy || reference) / D along the policy's noise-free chain.
 
     Args:
         policy: whose chain is run.

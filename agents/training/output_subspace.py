@@ -40,7 +40,7 @@ CALIBRATION_USERS = 512
 
 @dataclass
 class OutputSubspace:
-    """Where theta acts.
+    """The directions in which theta moves the layer.
 
     Attributes:
         left: A (D, r).
@@ -138,7 +138,7 @@ def _calibration(policy: DiffusionPolicy, problem: DenoisingProblem) -> tuple[Te
 
 
 def _directions(layer: nn.Linear, problem: DenoisingProblem, rank: int, basis: str) -> Tensor:
-    """Orthonormal directions (D, r) of the catalogue."""
+    """Return orthonormal directions (D, r) of the catalogue."""
     if basis not in BASES:
         raise unknown_name("basis", basis, BASES)
     if basis == "weights":

@@ -25,7 +25,7 @@ class PretrainConfig(Bounded):
     learning_rate: Rate = 1e-3
     """AdamW's step size."""
     weight_decay: Weight = 0.0
-    """AdamW's."""
+    """AdamW's weight decay."""
     learning_rate_decay: Annotated[float, Meta(gt=0, le=10)] = 1.0
     """Factor of the step size after each epoch."""
     users_per_batch: Batch = 400
@@ -50,7 +50,7 @@ class PretrainConfig(Bounded):
     fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """Share of the row that ``recent`` and ``holdout`` hide."""
     temperature: Annotated[float, Meta(gt=0, le=1e6)] = 0.05
-    """What the chain's scores are divided by in the cross-entropy of objective ``ranking``."""
+    """Divisor of the chain's scores in the cross-entropy of objective ``ranking``."""
     eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
     """Length of the respaced chain that validation runs (0: the whole chain); for objective ``ranking``,
     ``refit pretrain`` runs the chain of the saved policy instead."""

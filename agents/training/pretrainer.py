@@ -40,7 +40,7 @@ from refit_env.policy import DiffusionPolicy
 
 @dataclass
 class PretrainResult:
-    """A trained backbone and how it came about."""
+    """A trained backbone and the course of its training."""
 
     backbone: Backbone
     """With the weights that validation chose, in evaluation mode."""
@@ -61,7 +61,7 @@ class PretrainResult:
 
 
 def has_ranking_loss(backbone: Backbone) -> bool:
-    """Whether a backbone has a loss of its own for the objective ``ranking``."""
+    """Return whether a backbone has a loss of its own for the objective ``ranking``."""
     return type(backbone).ranking_loss is not Backbone.ranking_loss
 
 
@@ -205,7 +205,7 @@ class Pretrainer(Resumable):
         return float(loss.detach())
 
     def _loss(self, ids: Tensor) -> Tensor:
-        """The configured objective on the examples ``ids`` (B,)."""
+        """Return the configured objective on the examples ``ids`` (B,)."""
         shown = self.examples.shown(ids)  # (B, I) or (B, L)
         if isinstance(self.examples, RankedExamples):
             self.backbone.eval()  # the chain of the policy, thus without dropout
@@ -260,15 +260,15 @@ class Pretrainer(Resumable):
 
     @property
     def generators(self) -> dict[str, torch.Generator]:
-        """Of the batches, the steps and the noise."""
+        """The generator of the batches, the steps and the noise."""
         return {"generator": self.generator}
 
     def identity(self) -> dict[str, Any]:
-        """The data set."""
+        """Return the data set."""
         return {"data_fingerprint": self.dataset.fingerprint}
 
     def free_settings(self) -> set[str]:
-        """The number of epochs."""
+        """Return the number of epochs."""
         return {"epochs"}
 
     def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

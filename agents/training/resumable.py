@@ -45,7 +45,7 @@ from refit_env.utils.atomic_io import check_record
 
 
 class TrainingState(NamedTuple):
-    """All that a training needs to repeat an unbroken one."""
+    """The whole state of a training: a resumed one repeats an unbroken one."""
 
     tensors: dict[str, Tensor]
     """Weights, moments of the optimiser, states of the generators."""
@@ -68,13 +68,13 @@ class Resumable(ABC):
     """
 
     stem: ClassVar[str]
-    """Of the state's file in a run folder."""
+    """Stem of the state's file in a run folder."""
     unit: ClassVar[str]
-    """What ``done`` counts; its plural is the setting that limits it."""
+    """Unit of ``done``; its plural is the setting that limits it."""
     model_part: ClassVar[str]
     """Prefix of the model's tensors."""
     meta_class: ClassVar[type[Progress]]
-    """What ``TrainingState.meta`` holds."""
+    """Type of ``TrainingState.meta``."""
 
     config: Any
     seed: int
@@ -96,7 +96,7 @@ class Resumable(ABC):
     @property
     @abstractmethod
     def model(self) -> nn.Module:
-        """What is trained."""
+        """The trained module."""
 
     @property
     @abstractmethod
@@ -110,11 +110,11 @@ class Resumable(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What a saved state must share with this training besides the settings, JSON-plain."""
+        """Return what a state must share with this training besides the settings, JSON-plain."""
 
     @abstractmethod
     def free_settings(self) -> set[str]:
-        """Settings in which a resumed training may differ."""
+        """Return the settings in which a resumed training may differ."""
 
     # ------------------------------------------------------------------ progress
 
@@ -142,7 +142,7 @@ class Resumable(ABC):
             self._best_state = copy.deepcopy(self.model.state_dict())
 
     def _limit(self) -> int:
-        """Of ``done``."""
+        """Return the limit of ``done``."""
         return int(getattr(self.config, f"{self.unit}s"))
 
     def _validates_now(self) -> bool:
@@ -153,11 +153,11 @@ class Resumable(ABC):
         return 0 < patience <= (self.done - self._best[1]) // every  # validations without a gain
 
     def spent(self) -> Usage:
-        """Cost of ``learn`` in all sessions until now."""
+        """Return the cost of ``learn`` in all sessions until now."""
         return self._earlier + up_to_now(self._usage)
 
     def training_weights(self) -> dict[str, Tensor]:
-        """The last weights of training; the model's own, unless it holds the chosen ones."""
+        """Return the last weights of training; the model's own, unless it holds the chosen ones."""
         return self.model.state_dict() if self._reached is None else self._reached
 
     def _check_finished(self) -> None:
@@ -168,7 +168,7 @@ class Resumable(ABC):
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> TrainingState:
-        """The state of the training, from which ``load_state_dict`` continues.
+        """Return the state of the training, from which ``load_state_dict`` continues.
 
         Raises:
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
@@ -193,7 +193,7 @@ class Resumable(ABC):
         return TrainingState(tensors, meta)
 
     def load_state_dict(self, state: TrainingState, where: str = "the state") -> None:
-        """Continue from what ``state_dict`` gave.
+        """Continue from a state of ``state_dict``.
 
         Args:
             state: the state to load.
@@ -239,7 +239,7 @@ class Resumable(ABC):
         check_weights(self.trained_backbone, tensors, where)
 
     def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
-        """Names, and prefixes of names, of the tensors of a state."""
+        """Return the names, and prefixes of names, of the tensors of a state."""
         return set(self.generators), (f"{self.model_part}.", "best.", "optimizer.")
 
     def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:

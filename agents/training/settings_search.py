@@ -85,7 +85,7 @@ class SettingsSearch:
         return better
 
     def _idle(self, name: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a setting has no effect because of the value of another one."""
+        """Return whether a setting has no effect because of the value of another one."""
         other, value = self._needs.get(name, (name, None))
         return other != name and settings.get(other, value) != value
 

@@ -6,7 +6,7 @@ import torch
 
 
 def trained_steps(text: str, total: int, generator: torch.Generator) -> tuple[int, ...]:
-    """The steps of an iteration, ascending.
+    """Return the steps of an iteration, ascending.
 
     Args:
         text: ``all``, ``random:n`` (n of them, drawn) or ``last:n``.

@@ -17,7 +17,7 @@ MOST_STEPS = 2**24
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device of a name.
+    """Return the device of a name.
 
     Args:
         device: ``"auto"`` (CUDA where it can be used, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
@@ -47,18 +47,18 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``prefix``, without it."""
+    """Return the tensors whose names begin with ``prefix``, without it."""
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state by ``<parameter index>.<name>``; Adam's step count is a tensor, too."""
+    """Return an optimiser's state by ``<parameter index>.<name>``; Adam's step count is a tensor, too."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": value for index, entries in state.items() for name, value in entries.items()}
 
 
 def stepped(optimizer: torch.optim.Optimizer) -> list[int]:
-    """Indices of the parameters that the optimiser has moved; the state of the others is empty."""
+    """Return the indices of the parameters that the optimiser has moved; the state of the others is empty."""
     return sorted(optimizer.state_dict()["state"])
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def between(start: nn.Module, end: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """The weights at ``share`` of the way from those of ``start`` to ``end``; buffers are end's.
+    """Return the weights at ``share`` of the way from those of ``start`` to ``end``; buffers are end's.
 
     Example:
         >>> start = nn.Linear(1, 1)
