@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from agents.baselines import baseline, names
+from agents.baselines.base import make_config
 from agents.experiments.shipped import FOLDER, shipped, study_path
 from agents.experiments.spec import Study, read_study, with_budget
+from agents.hyperparams.models import baseline_settings
 from refit_env.errors import DataError
+from refit_env.registration import entry
 
 ENV = "ReFiT-Synthetic-v0"
 GOOD = """# A study
@@ -145,3 +149,16 @@ def test_the_study_of_the_documentation_is_one(write: Callable[[str], Path]) -> 
     page = (Path(__file__).resolve().parents[3] / "docs" / "howto" / "studies.md").read_text(encoding="utf-8")
     study = read_study(write(page.split("```yaml\n")[1].split("```")[0]))
     assert study.place(ENV).seeds == (0, 1, 2, 3, 4) and study.variants[3].work_of == "reinforce"
+
+
+def test_the_leaderboards_name_baselines_that_take_the_data_of_their_environments() -> None:
+    study = read_study(study_path("leaderboards"))
+    for env_id in study.environments:
+        rows = [variant for variant in study.place(env_id).variants if variant.make == "baseline"]
+        chosen = {variant.algorithm for variant in rows}
+        task = entry(env_id).task
+        assert chosen <= set(names(task)) | set(names("sequential")), env_id
+        assert len(chosen) >= (8 if task in ("sequential", "poi") else 16), env_id
+        for variant in rows:
+            settings = baseline_settings(env_id, variant.algorithm)
+            make_config(baseline(variant.algorithm).config_class, variant.algorithm, settings)
