@@ -18,7 +18,7 @@ import torch
 from agents.runs.folder import CANDIDATES, RunError
 from agents.training.closed_form import fit_closed_form, fitted_policy, is_closed_form
 from agents.tuning.config import StudySettings
-from agents.tuning.defaults import default_backbone
+from agents.tuning.defaults import LINEAR
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts
 from agents.tuning.proposals import propose
@@ -26,6 +26,7 @@ from agents.tuning.space import settings_of
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import MOST, Pace, Training, pretrain_network
 from refit_env.backbones import backbone_for
+from refit_env.backbones.linear import LARGEST
 from refit_env.data.dataset import Dataset
 from refit_env.evaluation.ranking import evaluate, selecting_metric
 from refit_env.policy import DiffusionPolicy
@@ -39,9 +40,12 @@ POLICIES = (CLOSED_FORM, NETWORK, FINE_TUNING)
 
 
 def backbones_for(facts: DataFacts) -> list[str]:
-    """Return the default backbones of a study, the data's default first."""
-    first = default_backbone(facts).value
-    return [first, "spectral"] if first == "linear" else [first]
+    """Return the default backbones of a study.
+
+    ``linear`` is also tried where few users make its fit cheap, though its weights take gigabytes.
+    """
+    cheap = facts.form == "sets" and facts.users <= LINEAR and facts.items <= LARGEST
+    return ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
 
 
 class Study:

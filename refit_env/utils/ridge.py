@@ -57,8 +57,8 @@ def regularised(
 ) -> npt.NDArray[Any]:
     """Return (X^T X + l2)^-1, or with targets (X^T X + l2)^-1 X^T Y, both (I, I).
 
-    With targets and fewer rows than items, a system of R unknowns is solved:
-    (X^T X + l2)^-1 X^T = X^T (X X^T + l2)^-1.
+    With fewer rows than items, a system of R unknowns is solved, with G = (X X^T + l2)^-1:
+    (X^T X + l2)^-1 X^T = X^T G, and (X^T X + l2)^-1 = (1 - X^T G X) / l2.
 
     Args:
         rows: (R, I), X.
@@ -70,7 +70,7 @@ def regularised(
         ValueError: if ``l2`` is too small for that precision.
     """
     few, items = rows.shape
-    by_rows = targets is not None and few < items
+    by_rows = few < items
     gram = (rows @ rows.T if by_rows else rows.T @ rows).astype(dtype).toarray()
     least = smallest_l2(gram.sum(1).max(), dtype)
     refusal = l2_too_small(l2, len(gram), dtype, least)
@@ -81,10 +81,15 @@ def regularised(
         factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
     except scipy.linalg.LinAlgError as error:
         raise ValueError(refusal) from error
-    if by_rows and targets is not None:
-        right = targets.astype(dtype).toarray()
+    if by_rows:
+        right = (rows if targets is None else targets).astype(dtype).toarray()
         solved = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
-        return np.asarray(rows.T @ solved)
+        product = np.asarray(rows.T.astype(dtype) @ solved)  # (I, I)
+        if targets is not None:
+            return product
+        product /= -l2
+        product[np.diag_indices_from(product)] += 1.0 / l2
+        return product
     right = np.eye(items, dtype=dtype) if targets is None else (rows.T @ targets).astype(dtype).toarray()
     return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from refit_env.backbones import backbone_class, backbone_for, make_backbone
+from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
@@ -39,6 +39,24 @@ def fitted(data: Dataset, name: str, **options: object) -> ClosedForm:
     assert isinstance(backbone, ClosedForm)
     backbone.fit(data)
     return backbone
+
+
+def test_few_items_of_a_large_catalogue_give_the_dense_product(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = fitted(data, "linear")
+    u = torch.zeros(3, data.num_items)
+    u[0, 2] = u[2, 0] = 0.5
+    dense = backbone.predict_x0(u, 0).detach()
+    monkeypatch.setattr(linear, "DOUBLE", data.num_items - 1)
+    monkeypatch.setattr(linear, "SPARSE", 1.0)
+    product, calls = torch.sparse.mm, []
+    monkeypatch.setattr(torch.sparse, "mm", lambda *parts: calls.append(1) or product(*parts))
+    with torch.no_grad():
+        assert torch.allclose(backbone.predict_x0(u, 0), dense, atol=1e-6) and calls
+    calls.clear()
+    backbone.predict_x0(u, 0).sum().backward()  # with gradients, the dense one
+    assert not calls and backbone.weight.grad is not None
 
 
 def test_each_column_of_linear_is_a_ridge_regression_on_all_other_items(data: Dataset) -> None:
