@@ -192,10 +192,13 @@ def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], PolicyMeta]:
         other = sorted(name for name in {*stated, *raw} if stated.get(name) != raw.get(name))
         if other:
             name = other[0]
+            here, there = (_brief(one.get(name)) for one in (stated, raw))
+            if name == "weights":  # digests
+                here, there = here[1:13], there[1:13]
             raise CheckpointError(
-                f"{copy}: states {_brief(name)} {_brief(stated.get(name))}, {POLICY}.safetensors "
-                f"{_brief(raw.get(name))}: the two files are of different models. Restore the one that "
-                f"belongs here; {POLICY}.json is only a readable copy and may be deleted"
+                f"{copy}: states {_brief(name)} {here}, {POLICY}.safetensors {there}: the two files are of "
+                f"different models. Restore the one that belongs here; {POLICY}.json is only a readable copy "
+                "and may be deleted"
             )
     return state, meta
 

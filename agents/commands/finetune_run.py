@@ -39,6 +39,7 @@ from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluated_users
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.base import ListReward, Reward
 
 REMEDIES = (
     "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std, or another --relevance (recent "
@@ -117,7 +118,18 @@ def _agent(
         typed = {"reward_kwargs": "reward_options"}.get(error.setting, error.setting)
         raise SettingError(typed, error.fault) from error
     evaluated_users(agent.env.problem.dataset, "test")
+    reward, items = agent.env.problem.reward_fn, agent.env.problem.num_items
+    if pays_every_list_alike(reward, items):
+        line = f"lists of {reward.k} hold all {items} items, so that the reward of every list is the same and"
+        say(f"{line} nothing can be learnt from it: pass a smaller --k", stderr=True)
     return agent
+
+
+def pays_every_list_alike(reward: Reward, num_items: int) -> bool:
+    """Whether a reward is the same for all lists: they hold all items, and all ranks weigh the same."""
+    parts = [part for part, weight in reward.parts() if weight]
+    flat = [isinstance(part, ListReward) and bool(part.discount.eq(part.discount[0]).all()) for part in parts]
+    return reward.k >= num_items and all(flat)
 
 
 def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str, float] | None]:

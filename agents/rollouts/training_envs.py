@@ -97,8 +97,8 @@ def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config:
             f"users_per_batch * samples_per_user is {expected}"
         )
     problem = env.problem
+    check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")
     if problem.num_steps != policy.num_steps:
         raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
     if problem.dim != policy.backbone.dim:
         raise ValueError(f"the environment diffuses {problem.dim} numbers, the policy {policy.backbone.dim}")
-    check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")

@@ -34,6 +34,8 @@ from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, w
 CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
 LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
 TRIALS, SETTINGS, CANDIDATES = "trials.jsonl", "settings.json", "candidates"
+DATASET = "dataset.json"
+"""What a folder with a data set holds."""
 LARGEST = 2**20
 """Bytes of the largest ``config.json`` or ``metrics.json`` that is read."""
 PRETRAINING, FINE_TUNING = "pretrain", "resume"
@@ -83,7 +85,7 @@ class RunFolder:
             needs: folders that the run reads, by the option that names them: none of them may be ``path``.
 
         Raises:
-            RunError: if the folder holds a run already, or files of another kind that the run would replace,
+            RunError: if the folder holds a run or a data set already, or files that the run would replace,
                 another process works on it, the run would replace what it reads, or the path is a file.
         """
         run = cls(path)
@@ -95,6 +97,11 @@ class RunFolder:
                     f"--out {run.path} is the folder of {option}, which the run reads and would replace: "
                     "choose another --out"
                 )
+        if (run.path / DATASET).exists():
+            raise RunError(
+                f"{run.path} is a data set's folder ({DATASET}), where a run's files would be in its way: "
+                "choose another folder with --out"
+            )
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
         try:

@@ -112,6 +112,7 @@ def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     parts = _split(source, numbered, recipe)
+    _check_parts(source, parts, recipe)
     done = {**about, "recipe": asdict(recipe)} | steps.report() | ({"notes": list(notes)} if notes else {})
     data = Dataset(
         name,
@@ -286,6 +287,19 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
         "leave-one-out": lambda: leave_one_out(everything),
     }
     return ways[recipe.split]()
+
+
+def _check_parts(source: Path, parts: Parts, recipe: Recipe) -> None:
+    """Raise an error for an empty validation or test part, with the share that leaves it empty."""
+    for split, part, share in zip(
+        SPLITS[1:], parts[1:], (recipe.valid_share, recipe.test_share), strict=True
+    ):
+        if not len(part) and recipe.split in ("random", "time"):
+            option = spelled(f"{split}_share", f"{share:g}", f"{share:g}")
+            raise DataError(
+                f"{source}: the {split} split is empty: no user has rows enough for {option}, a share of "
+                "each user's rows, rounded. A larger share, or users with more rows, fill it"
+            )
 
 
 def _split_option(recipe: Recipe) -> str:

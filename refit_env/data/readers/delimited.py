@@ -62,6 +62,7 @@ class Layout:
         pattern: the expected line, for error messages.
         hint: advice for an id that is not a number, for error messages.
         blank: advice for an empty field that is used, for error messages.
+        date_hint: advice for a date that cannot be read, for error messages.
         drop_blank: whether rows with an empty field that is used are dropped.
         encoding: encoding of the text; UTF-8 if the file begins with its byte order mark.
     """
@@ -74,6 +75,7 @@ class Layout:
     pattern: str = ""
     hint: str = ""
     blank: str = ""
+    date_hint: str = ""
     drop_blank: bool = False
     encoding: str = "utf-8-sig"
 
@@ -287,7 +289,8 @@ def _read_plain(path: Path, layout: Layout) -> tuple[Columns, int]:
             try:
                 row.append(parse_field(text, kind))
             except ValueError as error:
-                hint = layout.blank if not text.strip() else layout.hint if kind == "id" else ""
+                hints = {"id": layout.hint, "date": layout.date_hint}
+                hint = hints.get(kind, "") if text.strip() else layout.blank
                 raise DataError(f"{path} line {number}: {name} {error}{hint}") from None
         rows.append(row)
         if len(rows) == CHUNK:

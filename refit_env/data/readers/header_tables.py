@@ -171,6 +171,7 @@ def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: s
         pattern=separator.join(header),
         hint=f"; {spelled('token_ids', 'True')} accepts ids of any text",
         blank=f"; {spelled('drop_blank', 'True')} drops such rows, {spelled('ignore')} skips a column",
+        date_hint=f"; {spelled('ignore')} leaves a column out",
         drop_blank=options.drop_blank,
     )
 

@@ -227,7 +227,10 @@ def test_mistakes(
 def test_a_policy_of_another_catalogue_is_refused(
     pretrained: Path, own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words(pretrained, tmp_path / "run"), "--data", str(own_data)]) == 2
+    other = [*words(pretrained, tmp_path / "run"), "--data", str(own_data)]
+    assert main(other) == 2
+    assert "the policy was trained on 'synthetic'" in capsys.readouterr().err
+    assert main([*other, "--other-data"]) == 2
     assert "the environment diffuses 50 numbers, the policy 400" in capsys.readouterr().err
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agents.cli import main
+from agents.commands.finetune_run import pays_every_list_alike
 from agents.runs.folder import RunFolder
 from refit_env.data import Dataset, Interactions, load_dataset, save_dataset
+from refit_env.rewards import make_relevance, make_reward
 
 FEW = ["--quiet", "--device", "cpu", "--users-per-batch", "8"]
 TRAIN = [*FEW, "--epochs", "2", "--backbone-options", "hidden=[8]"]
@@ -47,7 +51,10 @@ def test_every_command_works(
     assert main(["pretrain", *data, "--out", base, *TRAIN]) == 0
     metrics = RunFolder(base).metrics
     assert set(metrics["test"]) == names and metrics["training"]["selected_on"] == f"valid recall@{longest}"
+    capsys.readouterr()
     assert main(["finetune", "--init", base, "--out", tuned, *TUNE, "--relevance", "train"]) == 0
+    note = "the reward of every list is the same and nothing can be learnt from it: pass a smaller --k"
+    assert (note in capsys.readouterr().err) == (items == longest)
     metrics = RunFolder(tuned).metrics
     assert set(metrics["before"]) == set(metrics["after"]) == names
     assert metrics["training"]["selected_on"] == f"valid ndcg@{longest}"
@@ -67,6 +74,26 @@ def test_a_metric_of_longer_lists_selects_too(tmp_path: Path, capsys: pytest.Cap
     assert main(["pretrain", *data, "--out", str(tmp_path / "no"), *TRAIN, "--select-on", "ndcg@11"]) == 2
     assert "--select-on must be one of recall@10, ndcg@10, recall@12, ndcg@12" in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("reward", "k", "alike"),
+    [
+        ("racs", 12, True),
+        ("racs", 11, False),
+        ("ndcg", 12, False),
+        ({"racs": 1.0, "ndcg": 0.0}, 12, True),
+        ({"racs": 1.0, "ndcg": 0.5}, 12, False),
+        ("r_cos", 12, False),
+    ],
+)
+def test_rewards_that_pay_every_list_alike(reward: Any, k: int, alike: bool, tmp_path: Path) -> None:
+    data = load_dataset(str(catalogue(tmp_path / "data", 12)))
+    made = make_reward(reward, data, make_relevance("train", data), k=k)
+    assert pays_every_list_alike(made, 12) == alike
+    users = torch.arange(4)
+    paid = [made(scores, users).value for scores in torch.rand(5, 4, 12)]
+    assert all(torch.allclose(one, paid[0], atol=1e-6) for one in paid) == alike
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_is_made(

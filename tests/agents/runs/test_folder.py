@@ -64,6 +64,14 @@ def test_a_finished_run_says_how_its_model_is_trained_further(tmp_path: Path) ->
         RunFolder.resume(tmp_path)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_is_not_begun_in_the_folder_of_a_data_set(tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(RunError, match=r"is a data set's folder \(dataset\.json\)"):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
+
+
 def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     finished(tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
