@@ -64,7 +64,8 @@ HEADS = {
     "backbones": (
         "Backbones",
         "`refit pretrain --backbone NAME`, `gym.make(id, backbone=NAME)`.\n"
-        "[Recommenders](../concepts/recommenders.md) compares what they diffuse and where chains start.",
+        "[Recommenders](../concepts/recommenders.md) compares what they diffuse and where chains start.\n"
+        "[Your own backbone](../howto/own-backbone.md) is a registered class.",
     ),
     "baselines": (
         "Baselines",

@@ -103,7 +103,7 @@ def read_config(
 
 @contextmanager
 def settings_in(argument: str, given: Mapping[str, Any] | None) -> Iterator[None]:
-    """Within, an error of a setting that an argument holds names the argument, too.
+    """Return a context in which an error of a setting also names the argument that holds it.
 
     Args:
         argument: for example ``reward_kwargs``.
