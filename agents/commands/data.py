@@ -128,15 +128,40 @@ class DataSynthesize(Command):
             raise SettingError("items", f"must be >= {3 * self.clusters}, 3 a cluster, found {self.items}")
 
 
+@dataclass(frozen=True)
+class DataResplit(Command):
+    """Write a copy of a data set whose validation split is the latest part of the train split.
+
+    For choosing settings where the published validation items do not follow the train items in time. The
+    published validation items are left out of the copy. Train and test the chosen model on the published set.
+    """
+
+    work: ClassVar[str] = "agents.commands.data_run:resplit_set"
+
+    name: tyro.conf.Positional[str]
+    """A name of ``refit data list``, or a folder in canonical form."""
+    out: Path
+    """Folder to write."""
+    valid_share: PartialShare = 0.125
+    """Share of each user's train items that becomes validation."""
+    overwrite: Flag = False
+    """Replace the data set that is there."""
+    json: Flag = False
+    """Print one JSON document on the standard output, and nothing else."""
+
+
 DataCommand = (
     Annotated[DataList, tyro.conf.subcommand("list")]
     | Annotated[DataInfo, tyro.conf.subcommand("info")]
     | Annotated[DataPrepare, tyro.conf.subcommand("prepare")]
+    | Annotated[DataResplit, tyro.conf.subcommand("resplit")]
     | Annotated[DataSynthesize, tyro.conf.subcommand("synthesize")]
 )
 
 
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
-    command: DataList | DataInfo | DataPrepare | DataSynthesize = parse(DataCommand, words, "refit data")
+    command: DataList | DataInfo | DataPrepare | DataResplit | DataSynthesize = parse(
+        DataCommand, words, "refit data"
+    )
     return command.run()

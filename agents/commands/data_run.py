@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
+from agents.commands.data import DataInfo, DataList, DataPrepare, DataResplit, DataSynthesize
 from agents.commands.data_tables import (
     COLUMNS,
     describe,
@@ -31,6 +31,7 @@ from refit_env.data.prepare import prepare
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name
+from refit_env.data.splits import latest_as_validation
 
 
 def list_sets(command: DataList) -> int:
@@ -174,6 +175,19 @@ def synthesize_set(command: DataSynthesize) -> int:
     with as_options():
         check_free(command.out, command.overwrite)
         dataset = synthesize(command.seed, command.users, command.items, command.clusters)
+        save_dataset(dataset, command.out, overwrite=command.overwrite)
+    if command.json:
+        print_json({"folder": str(command.out), **counts_of(dataset)})
+    else:
+        say(f"{command.out}: {_sizes(dataset)}")
+    return 0
+
+
+def resplit_set(command: DataResplit) -> int:
+    """Split again, write, and print the counts; returns the exit code."""
+    with as_options():
+        check_free(command.out, command.overwrite)
+        dataset = latest_as_validation(load_dataset(command.name), command.valid_share)
         save_dataset(dataset, command.out, overwrite=command.overwrite)
     if command.json:
         print_json({"folder": str(command.out), **counts_of(dataset)})

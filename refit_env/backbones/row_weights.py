@@ -63,14 +63,7 @@ def split_rows(train: Interactions, start: float, end: float) -> tuple[Interacti
         (array([2, 0], dtype=int32), array([1], dtype=int32))
     """
     share = _places(train) / train.counts[train.users]  # (N,)
-    return _chosen(train, share < start), _chosen(train, (start <= share) & (share < end))
-
-
-def _chosen(train: Interactions, chosen: npt.NDArray[np.bool_]) -> Interactions:
-    """Return the interactions of a mask (N,)."""
-    return Interactions.from_pairs(
-        train.users[chosen], train.items[chosen], num_users=train.num_users, num_items=train.num_items
-    )
+    return train.select(share < start), train.select((start <= share) & (share < end))
 
 
 def _places(train: Interactions) -> npt.NDArray[np.int64]:

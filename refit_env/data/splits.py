@@ -5,9 +5,12 @@ Letters: U users, N interactions, n_u interactions of a user.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
+from refit_env.data.dataset import Dataset
 from refit_env.data.interactions import Interactions
 from refit_env.data.messages import spelled
 
@@ -116,6 +119,34 @@ def leave_one_out(rows: Interactions) -> Parts:
     left = rows.counts[rows.users] - _place(rows)  # (N,) 1 for the last of a row
     long = rows.counts[rows.users]
     return _parts(rows, np.where((left == 1) & (long >= 2), 2, np.where((left == 2) & (long >= 3), 1, 0)))
+
+
+def latest_as_validation(dataset: Dataset, share: float = 0.125) -> Dataset:
+    """Return a data set whose validation split is the latest part of the train split.
+
+    Where the published validation items are not the ones that follow the train items (in DiffRec's ML-1M the
+    test items are), this split chooses settings for the nearest future. The published validation items are
+    left out; the test split is unchanged, and so is the published data set, on which a model with the chosen
+    settings is trained and tested.
+
+    Args:
+        dataset: users and their interactions, each row sorted by time.
+        share: of each user's train items, rounded; a row keeps at least one train item.
+
+    Raises:
+        ValueError: if the rows are not sorted by time, or the share is not above 0 and below 1.
+    """
+    if not dataset.time_ordered:
+        raise ValueError(f"the rows of {dataset.name!r} are not sorted by time: none of them is the latest")
+    if not 0 < share < 1:
+        raise ValueError(f"{spelled('valid_share', f'{share:g}', f'{share:g}')} must be above 0 and below 1")
+    train, valid, _ = _by_place(dataset.train, _place(dataset.train), share, 0.0)
+    note = f"the latest {share:g} of each user's train items as validation"
+    meta = {
+        **dataset.meta,
+        "derived_from": {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": note},
+    }
+    return replace(dataset, name=f"{dataset.name}-latest", train=train, valid=valid, meta=meta)
 
 
 def _place(rows: Interactions) -> npt.NDArray[np.int64]:

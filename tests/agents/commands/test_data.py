@@ -167,6 +167,19 @@ def test_a_unit_of_time_goes_with_a_recipe_too(
     assert load_dataset(own_home / "mine").meta["preparation"]["recipe"]["time_unit"] == "s"
 
 
+def test_resplit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "latest")
+    assert main(["data", "resplit", "synthetic", "--out", out, "--valid-share", "0.2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    whole, written = load_dataset("synthetic"), load_dataset(out)
+    assert facts["train"] + facts["valid"] == len(whole.train) == len(written.train) + len(written.valid)
+    assert written.meta["derived_from"]["name"] == "synthetic" and written.time_ordered
+    assert main(["data", "resplit", "synthetic", "--out", out]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["data", "resplit", "synthetic", "--out", out, "--overwrite", "--valid-share", "0"]) == 2
+    assert "--valid-share 0 must be above 0 and below 1" in capsys.readouterr().err
+
+
 def test_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seed", "3", "--users", "30", "--items", "40", "--clusters", "4"]
     assert main(["data", "synthesize", "--out", str(tmp_path / "a"), *words]) == 0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refit_env.data import Interactions
-from refit_env.data.splits import Parts, by_quantile, by_session
+from refit_env.data import Interactions, synthesize
+from refit_env.data.splits import Parts, by_quantile, by_session, latest_as_validation
 
 logs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.integers(0, 50)), min_size=1, max_size=40)
 
@@ -70,3 +71,23 @@ def test_impossible_quantiles_and_shares() -> None:
         by_quantile(interactions([(0, 0, 0)], timed=False))
     with pytest.raises(ValueError, match="valid_share"):
         by_session(rows, 0.5, 0.5)
+
+
+def test_the_latest_train_items_become_the_validation_split() -> None:
+    data = synthesize(num_users=30, num_items=40)
+    derived = latest_as_validation(data, 0.25)
+    for user in range(30):
+        row, known = data.train.of(user), derived.train.of(user)
+        assert len(row) - len(known) == round(0.25 * len(row))
+        assert [*known, *derived.valid.of(user)] == row.tolist()
+    assert derived.test is data.test and derived.name == "synthetic-latest"
+    assert derived.meta["derived_from"]["fingerprint"] == data.fingerprint != derived.fingerprint
+
+
+def test_a_row_keeps_a_train_item_and_wrong_calls_are_refused() -> None:
+    data = synthesize(num_users=30, num_items=40)
+    assert latest_as_validation(data, 0.999).train.counts.min() == 1
+    with pytest.raises(ValueError, match="not sorted by time"):
+        latest_as_validation(replace(data, time_ordered=False))
+    with pytest.raises(ValueError, match="above 0 and below 1"):
+        latest_as_validation(data, 0.0)
