@@ -21,6 +21,7 @@ import torch
 
 from agents.algorithms import registry as algorithms
 from agents.cli import COMMANDS
+from agents.tuning.settings_file import write_settings
 from refit_env import env_ids
 from refit_env.rewards import registry
 
@@ -98,11 +99,18 @@ def own_registry() -> Iterator[None]:
 
 @pytest.fixture
 def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The working folder holds the blocks that begin with the name of a file, ``# my_agent.py``."""
+    """The working folder holds blocks that begin with ``# my_agent.py``, and settings of a tuning."""
     for block in PASTED:
         found = re.match(r"# (\w+\.py)\n", block.text)
         if found:
             (tmp_path / found[1]).write_text(block.text, encoding="utf-8")
+    tuned = tmp_path / "runs" / "tuned"
+    tuned.mkdir(parents=True)
+    chosen: dict[str, Any] = {"backbone": "linear", "backbone_options": {}, "training": {}, "num_steps": 1}
+    tuned_agent: dict[str, Any] = {"reward": "ndcg", "relevance": "recent", "reward_kwargs": {}, "agent": {}}
+    tuned_agent["algorithm"] = "reinforce"
+    settings = {"dataset": {"name": "shop"}, "pretrain": chosen, "finetune": tuned_agent, "baseline": None}
+    write_settings(tuned / "settings.json", settings)
     monkeypatch.chdir(tmp_path)
 
 
