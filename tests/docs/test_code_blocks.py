@@ -36,6 +36,17 @@ PAGES = [
         if not BUILT & set(p.relative_to(ROOT / "docs").parts)
     ),
 ]
+SETTINGS: dict[str, dict[str, Any]] = {
+    "pretrain": {"backbone": "linear", "backbone_options": {}, "num_steps": 1, "training": {}},
+    "finetune": {
+        "reward": "ndcg",
+        "relevance": "recent",
+        "reward_kwargs": {},
+        "algorithm": "reinforce",
+        "agent": {},
+    },
+}
+"""What a page's ``--settings FILE`` would hold."""
 NOT_RUN = re.compile(r"<!-- not run: .+ -->")
 
 
@@ -161,6 +172,7 @@ def test_command_accepts_its_options(
         raise Parsed
 
     monkeypatch.setattr(command, "parse", parse_only)
+    monkeypatch.setattr(command, "read_settings", lambda path: SETTINGS, raising=False)
     with pytest.raises(Parsed):
         command.main(words)
     assert {word for word in words if re.fullmatch(r"ReFiT-\w+-v0", word)} <= set(env_ids())
