@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import msgspec
@@ -132,7 +132,7 @@ def tune_baseline(
     kind = baseline(name)
     if fault := kind.fault(dataset):
         raise ValueError(f"baseline {name!r} {fault}")
-    optuna = _optuna()
+    optuna = load_optuna()
     plain = _space_of(name) if space is None else dict(space)
     searched = msgspec.convert(plain, Space)
     metric = selecting_metric(config.select_on, dataset)
@@ -196,20 +196,21 @@ def _next(
     return dict(study.ask(ranges).params)
 
 
-def _optuna() -> Any:
+def load_optuna() -> ModuleType:
     """Return Optuna, with its logging turned off.
 
     Raises:
         ValueError: without it, naming the extra.
     """
     try:
-        optuna: Any = import_module("optuna")
-    except ModuleNotFoundError as error:
-        if error.name != "optuna":
-            raise
-        raise ValueError("tuning needs Optuna: pip install 'refit-env[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
+        import optuna
+    except ImportError as error:
+        raise ValueError(
+            "a search of settings needs Optuna: install the extra 'tune' (pip install 'refit-env[tune]')"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    module: ModuleType = optuna
+    return module
 
 
 def _distribution(optuna: Any, values: list[Any] | Span) -> Any:

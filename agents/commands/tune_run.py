@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.table import Table
 
+from agents.baselines.tuning import load_optuna
 from agents.commands.common import choose_target, cost, note_other_data, plain
 from agents.commands.resuming import check_begun_on
 from agents.commands.tune import Tune
@@ -20,7 +21,6 @@ from agents.training.tensors import resolve_device
 from agents.tuning.defaults import default_backbone, default_finetuning
 from agents.tuning.inspection import inspect_data
 from agents.tuning.outcome import outcome_of
-from agents.tuning.proposals import load_optuna
 from agents.tuning.settings_file import write_settings
 from agents.tuning.study import Study
 from agents.tuning.trials import Trial

@@ -11,29 +11,13 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from agents.baselines.tuning import load_optuna
 from agents.tuning.inspection import DataFacts
 from agents.tuning.space import Params, as_drawn, first_points, suggest
 from agents.tuning.trials import Trial
 
 RANDOM = 4
 """Trials that are drawn at random before the estimator is fitted to values."""
-
-
-def load_optuna() -> ModuleType:
-    """Import Optuna, and turn off its logging.
-
-    Raises:
-        ValueError: naming the extra, if it is not installed.
-    """
-    try:
-        import optuna
-    except ImportError as error:
-        raise ValueError(
-            "refit tune needs Optuna: install the extra 'tune' (pip install 'refit-env[tune]')"
-        ) from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    module: ModuleType = optuna
-    return module
 
 
 def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], seed: int) -> Params:

@@ -123,17 +123,6 @@ def test_mistakes_are_named_before_a_trial(small_data: Dataset, tmp_path: Path) 
         tune_baseline(small_data, "ease", path, TuningConfig(select_on="ndgc@20"))
 
 
-def test_a_missing_library_names_the_extra(
-    small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr(tuning, "import_module", missing)
-    with pytest.raises(ValueError, match=r"pip install 'refit-env\[tune\]'"):
-        tune_baseline(small_data, "ease", tmp_path / "a.json", QUICK)
-
-
 def test_a_record_is_plain_json(small_data: Dataset, tmp_path: Path) -> None:
     record = tune_baseline(small_data, "ease", tmp_path / "a.json", TuningConfig(trials=2))
     read = json.loads((tmp_path / "a.json").read_text())

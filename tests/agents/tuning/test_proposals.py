@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from agents.tuning.inspection import inspect_data
-from agents.tuning.proposals import load_optuna, propose
+from agents.tuning.proposals import propose
 from agents.tuning.space import first_points, rates, rewards, settings_of
 from agents.tuning.trials import FINE_TUNING, Trial
 from refit_env.data import synthesize
@@ -57,9 +55,3 @@ def test_drawn_values_are_in_the_space() -> None:
 def test_trials_of_a_start_that_is_gone_are_left_out() -> None:
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     assert propose(FACTS, ["linear"], tried(6), seed=3)["start"] == "linear"
-
-
-def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(ValueError, match=r"install the extra 'tune' \(pip install 'refit-env\[tune\]'\)"):
-        load_optuna()
