@@ -126,4 +126,4 @@ def draw_panel(axis: Any, panel: Panel, xlabel: str) -> None:
     axis.grid(alpha=0.25)
     named = any(not label.startswith("_") for label in panel.lines)
     if named or panel.levels or panel.chosen is not None:
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="best")  # stated: else a slow machine warns that it took long

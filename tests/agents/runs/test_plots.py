@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from matplotlib.figure import Figure
@@ -26,6 +28,14 @@ def test_a_readable_picture_with_a_panel_each(tmp_path: Path) -> None:
             sizes.append(image.size)
     assert sizes[1][0] == 2 * sizes[0][0]  # no room for the empty panel
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
+
+
+def test_a_slow_machine_gets_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Matplotlib warns, which is an error here, where it took more than a second to place a legend."""
+    ticks = itertools.count(step=10.0)
+    monkeypatch.setattr("matplotlib.legend.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    plot_curves([Panel("reward", {"mean": LINE})], tmp_path / "one.png")
+    assert next(ticks) >= 10  # it was measured
 
 
 def test_a_panel_labels_its_axes_and_marks_start_control_and_choice() -> None:
