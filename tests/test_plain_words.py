@@ -37,8 +37,9 @@ TERMS = (
     r"takes (?:(?:about|at most|up to|only) )?\d",
     r"takes (?:seconds|minutes|hours|effect|part)",
     r"\.(?:ask|tell)\(",
+    r"linear opinion\s+pool",
 )
-"""Allowed phrases: a number's range, a duration, methods of other packages."""
+"""Allowed phrases: a number's range, a duration, methods of other packages, a term of statistics."""
 
 PENDING: dict[str, int] = {
     "agents/commands": 3,

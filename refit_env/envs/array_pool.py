@@ -1,7 +1,7 @@
 """A pool of arrays, each used again when no caller holds a reference to it.
 
 A vector environment returns one large array at every step. Allocating it anew costs a page fault for each of
-its pages, which takes longer than the copy itself. Writing to the same array again would change an
+its pages, which is slower than the copy itself. Writing to the same array again would change an
 observation that the caller may still hold. So the pool reads the reference counts.
 """
 

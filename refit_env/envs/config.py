@@ -43,7 +43,7 @@ class ProblemConfig:
     reward: RewardSpec = "racs"
     """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
     relevance: str | None = None
-    """``train``, ``holdout``, ``recent``, ``validation`` or ``none``; None is ``recent`` where rows stand in
+    """``train``, ``holdout``, ``recent``, ``validation`` or ``none``; None is ``recent`` where rows are in
     order of time, else ``holdout``."""
     k: int = USUAL_K
     """K; the default of 20 becomes the number of items where there are fewer."""

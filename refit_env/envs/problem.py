@@ -29,7 +29,7 @@ SHARED = 8
 class DenoisingProblem:
     """The part of an environment without episodes, for single and vector environments; see ``make_problem``.
 
-    Environments of one process share everything that takes long to compute. Each has its own copy of what
+    Environments of one process share everything that is slow to compute. Each has its own copy of what
     changes: the lists of a reward (``with_own_lists``), and the weights that score u_0 where an agent trains
     them (``with_own_scores``). A problem pickles as its configuration.
 
@@ -96,7 +96,7 @@ class DenoisingProblem:
 
     @property
     def needs_noise(self) -> bool:
-        """Whether starting states are drawn, so that ``initial_state`` takes noise."""
+        """Whether starting states are drawn, so that ``initial_state`` needs noise."""
         return self.start != "history"
 
     def initial_state(self, users: Tensor, noise: Tensor | None = None, out: Tensor | None = None) -> Tensor:
@@ -173,7 +173,7 @@ class DenoisingProblem:
         return self.reward_fn(scores, users, finite=finite and self.scorer.keeps_finite)
 
     def draw_users(self, generators: Sequence[np.random.Generator]) -> npt.NDArray[np.int64]:
-        """(B,) one of ``users`` by each generator; ``random`` takes a tenth of the time of ``integers``."""
+        """Draw one of ``users`` (B,) by each generator; ``random`` is ten times as fast as ``integers``."""
         places = np.array([generator.random() for generator in generators]) * len(self.users)  # (B,)
         return self.users[places.astype(np.int64)]
 
@@ -187,7 +187,7 @@ class DenoisingProblem:
         if isinstance(user, bool) or not isinstance(user, int | np.integer) or not 0 <= user < count:
             raise ValueError(
                 f"user {user!r} must be a whole number in 0..{count - 1}, the users of "
-                f"{self.dataset.name!r}; the option 'user_id' takes the source's id"
+                f"{self.dataset.name!r}; the option 'user_id' accepts the source's id"
             )
         if not self.relevance.starts[user]:
             kept = self.relevance.selecting

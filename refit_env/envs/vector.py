@@ -46,7 +46,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
 
     N chains step together. With the same seeds and actions its results equal those of
     ``SyncVectorEnv([DenoisingEnv] * N, autoreset_mode=SAME_STEP)`` bit for bit: sub-environment i has its own
-    generator, with the seed ``seed + i``. A step takes little more time than the copy of its actions; see
+    generator, with the seed ``seed + i``. A step needs little more time than the copy of its actions; see
     ``benchmarks/env_throughput.py``.
 
     ## Action Space
@@ -91,8 +91,8 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
     | ``device`` | ``"cpu"`` | device of the tensors; a GPU needs ``backend="torch"`` |
     | ``autoreset_mode`` | ``"SameStep"`` | or ``"Disabled"`` |
 
-    ``reset(options={"user": numbers})`` takes one number for all, or N of them (list, array or tensor);
-    ``"user_id"`` takes the source's ids in the same way. With ``source_ids``, ``user_id`` and ``top_k_ids``
+    ``reset(options={"user": numbers})`` accepts one number for all, or N of them (list, array or tensor);
+    ``"user_id"`` accepts the source's ids in the same way. With ``source_ids``, ``user_id`` and ``top_k_ids``
     are NumPy arrays in both backends, because tensors cannot hold text.
 
     >>> import gymnasium as gym

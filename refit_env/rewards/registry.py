@@ -58,7 +58,7 @@ _REWARDS: dict[str, type[Reward]] = {
 def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
     """Register a ``Reward`` subclass under a name, as a class decorator.
 
-    Its constructor takes the context and, after a ``*``, its settings::
+    Its constructor accepts the context and, after a ``*``, its settings::
 
         @register_reward("first_hit")
         class FirstHit(Reward): ...

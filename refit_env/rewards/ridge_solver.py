@@ -1,7 +1,7 @@
 """EASE in closed form: from a system of items, or of users where they are fewer.
 
-EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 of the train rows X. P takes
-I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 has only U^2, so that the row of a user u, less
+EASE predicts x (I - P diag(1 / diag P)) for a row x, with P = (X^T X + l2)^-1 of the train rows X. P has
+I^2 numbers, but l2 P = I - X^T G X with G = (X X^T + l2)^-1 needs only U^2, so that the row of a user u, less
 its hidden part h, times P is (G_u + h X^T G / l2) X - h / l2.
 
 The regression of next items T on rows X without one row x follows from that with it: the row's own target t
@@ -90,7 +90,7 @@ class ByUsers(Regression):
             shared = SparseRows(sp.csr_matrix(rest @ fitted.rows.T), users.device)  # (B, U)
             by_user += times(shared, each, fitted.inverse) / fitted.l2
         # In float64, so that a row's predictions do not depend on the rest of its batch.
-        # Contiguous, because a sparse sum over strided columns takes five times as long.
+        # Contiguous, because a sparse sum over strided columns is five times slower.
         product = (fitted.transposed @ by_user.T.double().contiguous()).T.float()  # (B, I)
         if rest is not None:
             product -= SparseRows(rest, users.device).dense(each) / fitted.l2

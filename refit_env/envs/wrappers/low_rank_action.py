@@ -27,7 +27,7 @@ class LowRankAction(ChainWrapper):
 
     ## What
 
-    Over ``ResidualAction``: the action z (r,) stands for the residual
+    Over ``ResidualAction``: the action z (r,) means the residual
 
         a = sqrt(I / r) * z F^T
 
@@ -46,7 +46,7 @@ class LowRankAction(ChainWrapper):
     |---|---|---|
     | ``env`` | | an environment over ``ResidualAction``, without a wrapper between that changes actions |
     | ``rank`` | 32 | r, in 1..min(users, items) - 1 |
-    | ``bound`` | 3.0 | actions lie in ``Box(-bound, bound, (r,))`` |
+    | ``bound`` | 3.0 | actions are in ``Box(-bound, bound, (r,))`` |
 
     The residual is not clipped to the box of ``ResidualAction``: those of popular items are larger.
 

@@ -47,7 +47,7 @@ class ResidualAction(ChainWrapper):
     | ``env`` | | a denoising environment, wrapped or not |
     | ``policy`` | | a ``DiffusionPolicy``, which is copied, or the folder of a run |
     | ``scale`` | 1.0 | factor of the policy's std |
-    | ``bound`` | 5.0 | actions lie in ``Box(-bound, bound, (D,))`` |
+    | ``bound`` | 5.0 | actions are in ``Box(-bound, bound, (D,))`` |
 
     The policy's items, backbone and T must equal the environment's, and its std must be above 0. With a
     folder, the wrapped environment's ``spec`` can be written to JSON, and all environments of a process share

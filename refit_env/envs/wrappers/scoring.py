@@ -32,7 +32,7 @@ Resolve = Callable[[Any, ChainState], Any]
 
 
 def chain_scorer(env: Env, act: Act, dataset: Dataset | None = None) -> ScoreFunction:
-    """Make the function users (B,) -> scores (B, I) that ``refit_env.evaluation.ranking.evaluate`` takes.
+    """Return a function users (B,) -> scores (B, I) for ``refit_env.evaluation.ranking.evaluate``.
 
     Whole chains run through the environment's observation and action maps, but not through the environment:
     any number of any users can be scored, and the environment's own episodes do not change. Chains start in

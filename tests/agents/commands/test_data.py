@@ -19,7 +19,7 @@ CSV = "visitor,article,stars\n" + "".join(f"{n % 5},{n},{n % 5 + 1}\n" for n in 
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data home; the real sets are not looked at."""
+    """An empty data home; the real sets are not read."""
     monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("platformdirs.user_cache_dir", lambda _: str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
@@ -245,7 +245,7 @@ def fails(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) ->
     assert message in err and err.count("\n") == 1
 
 
-def test_a_known_name_takes_only_what_its_recipes_make(
+def test_a_known_name_accepts_only_data_from_its_recipes(
     ratings: Path, checkins: Path, own_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "prepare", "tky", "--source", str(checkins)]) == 0
@@ -267,7 +267,7 @@ def test_a_known_name_takes_only_what_its_recipes_make(
     assert load_dataset(own_home / "tky-again").name == "tky-again"
 
 
-def test_a_data_set_is_replaced_only_when_asked(
+def test_a_data_set_is_replaced_only_with_overwrite(
     ratings: Path, own_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["data", "prepare", "shop", "--source", str(ratings), "--columns", "user=visitor", "item=article"]

@@ -290,7 +290,7 @@ def test_a_resumed_run_is_measured_from_the_start_that_it_had(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Another model lies in --init by now: the start is in the resume state, and --out alone names it."""
+    """Another model is in --init by now: the start is in the resume state, and --out alone names it."""
     base, run = tmp_path / "base", tmp_path / "run"
     shutil.copytree(pretrained, base)
     interrupt(monkeypatch, words(base, run, *GOAL), before=4)

@@ -34,8 +34,8 @@ def test_the_same_data_need_no_word(pretrained: Path, capsys: pytest.CaptureFixt
 def test_evaluate(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for more in ([], ["--json"]):
         assert main(["evaluate", "--run", str(pretrained), *more]) == 0
-        told = capsys.readouterr()
-        assert told.err.count(LINE) == 1 and len(told.err.splitlines()) == 1 and LINE not in told.out
+        output = capsys.readouterr()
+        assert output.err.count(LINE) == 1 and len(output.err.splitlines()) == 1 and LINE not in output.out
 
 
 @pytest.mark.usefixtures("other")

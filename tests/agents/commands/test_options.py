@@ -66,7 +66,7 @@ def example(cls: Any) -> Any:
 
 
 @pytest.mark.parametrize(("cls", "name", "hint", "kind", "bounds"), list(numbers()))
-def test_every_number_has_bounds_and_refuses_what_lies_outside(
+def test_every_number_has_bounds_and_refuses_values_outside(
     cls: type[Bounded], name: str, hint: Any, kind: type, bounds: list[Meta]
 ) -> None:
     low = [meta for meta in bounds if meta.ge is not None or meta.gt is not None]

@@ -51,7 +51,7 @@ def test_a_seed_gives_the_same_weights(pretrained: Path, tmp_path: Path) -> None
 
 
 def test_going_on_keeps_the_chain_of_the_run_that_it_starts_from(pretrained: Path, tmp_path: Path) -> None:
-    """A control that is trained on runs the chain of its rival, which ``finetune --init`` keeps, too."""
+    """A continued control uses the chain of its fine-tuned counterpart, as ``finetune --init`` does."""
     own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
     start = tmp_path / "start"
     shutil.copytree(pretrained, start)

@@ -25,12 +25,12 @@ pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 FEW = ["--backbones", "linear", "--baselines", "popularity", "ease", "--device", "cpu"]
 QUIET = ["--quiet", "--device", "cpu"]
 TUNINGS = 4
-"""Fine-tunings of a study here, whatever the clock says: three first ones, and one that Optuna proposes."""
+"""Number of fine-tunings of a study in these tests: the first points, and one that Optuna proposes."""
 
 
 @pytest.fixture(autouse=True)
 def by_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time stands still until so many fine-tunings are done, so that no machine is too slow."""
+    """End the time after ``TUNINGS`` fine-tunings, so that no machine is too slow."""
     monkeypatch.setattr(Study, "left", lambda self: 600.0 if len(self.log.of(FINE_TUNING)) < TUNINGS else 0.0)
     monkeypatch.setattr(study, "MOST", 8)
     monkeypatch.setattr("agents.tuning.trying.MOST", 8)
@@ -101,7 +101,7 @@ def test_it_goes_on_after_ctrl_c_with_the_same_command(
     assert all(mine[name].equal(theirs[name]) for name in theirs)
 
 
-def test_a_finished_run_is_replaced_only_when_it_is_asked_for(
+def test_a_finished_run_is_replaced_only_with_overwrite(
     own_data: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (home / "whole" / "trials.jsonl").read_bytes()

@@ -71,8 +71,8 @@ def test_every_row_is_within_the_spaces(kwargs: dict[str, Any]) -> None:
 def test_the_batch_equals_single_environments(kwargs: dict[str, Any]) -> None:
     ours = gym.make_vec("ReFiT-Custom-v0", num_envs=3, **kwargs)
     theirs = SyncVectorEnv([lambda: gym.make("ReFiT-Custom-v0", **kwargs)] * 3)
-    (a, told_a), (b, told_b) = ours.reset(seed=5), theirs.reset(seed=5)
-    assert np.array_equal(told_a["user"], told_b["user"])
+    (a, info_a), (b, info_b) = ours.reset(seed=5), theirs.reset(seed=5)
+    assert np.array_equal(info_a["user"], info_b["user"])
     rng = np.random.default_rng(0)
     for _ in range(3):
         assert all(np.allclose(a[key], b[key], atol=1e-5) for key in a)

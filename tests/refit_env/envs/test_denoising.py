@@ -134,8 +134,8 @@ def test_pickle_and_copy_keep_the_episode(case: Any) -> None:
     _, reward, _, _, info = finish(env, action)
     following = env.reset()[1]
     for twin in twins:
-        _, other, _, _, told = finish(twin, action)
-        assert other == reward and np.array_equal(told["top_k"], info["top_k"])
+        _, other, _, _, other_info = finish(twin, action)
+        assert other == reward and np.array_equal(other_info["top_k"], info["top_k"])
         assert twin.reset()[1] == following  # the generator went along, too
     assert len(pickle.dumps(env)) < 100_000 + 40 * env.problem.dim  # the configuration, not the data
 

@@ -63,25 +63,25 @@ def test_the_batch_equals_single_environments(kwargs: dict[str, Any], mode: Auto
     theirs = SyncVectorEnv(
         [lambda: gym.make("ReFiT-Custom-v0", reward="log_rank", **kwargs)] * 4, autoreset_mode=mode
     )
-    (a, told_a), (b, told_b) = ours.reset(seed=5), theirs.reset(seed=5)
+    (a, info_a), (b, info_b) = ours.reset(seed=5), theirs.reset(seed=5)
     rng = np.random.default_rng(0)
     mask = np.array([True, False, True, False])
     for step in range(1, 10):
         assert list(a) == list(b) == ["history", "t", "u"]
         assert all(a[key].tobytes() == b[key].tobytes() and a[key].dtype == b[key].dtype for key in a)
-        assert np.array_equal(told_a.get("user", 0), told_b.get("user", 0))
+        assert np.array_equal(info_a.get("user", 0), info_b.get("user", 0))
         kept = {key: value.copy() for key, value in a.items()}
         action = rng.standard_normal((4, 64)).astype(np.float32)
-        new, paid_a, ended, _, told_a = ours.step(action)
-        b, paid_b, also, _, told_b = theirs.step(action)
+        new, paid_a, ended, _, info_a = ours.step(action)
+        b, paid_b, also, _, info_b = theirs.step(action)
         assert np.array_equal(paid_a, paid_b) and np.array_equal(ended, also)
         assert all(np.array_equal(a[key], kept[key]) for key in a)  # a returned array does not change
         a = new
         if mode == AutoresetMode.SAME_STEP and ended.any():
-            for mine, other in zip(told_a["final_obs"], told_b["final_obs"], strict=True):
+            for mine, other in zip(info_a["final_obs"], info_b["final_obs"], strict=True):
                 assert list(mine) == list(other) and all(np.array_equal(mine[k], other[k]) for k in mine)
         if mode == AutoresetMode.DISABLED and step == 3:  # two go on to other rows, two wait
-            (a, told_a), (b, told_b) = (e.reset(options={"reset_mask": mask}) for e in (ours, theirs))
+            (a, info_a), (b, info_b) = (e.reset(options={"reset_mask": mask}) for e in (ours, theirs))
             assert np.array_equal(a["history"][~mask], kept["history"][~mask])
             break
 
@@ -93,10 +93,10 @@ def test_tensors_on_a_device_are_the_arrays(kwargs: dict[str, Any]) -> None:
     for _ in range(3):
         assert all(np.array_equal(a[key], b[key].numpy()) for key in a)
         action = np.random.default_rng(2).standard_normal((3, 64)).astype(np.float32)
-        a, paid, *_, told = arrays.step(action)
+        a, paid, *_, info = arrays.step(action)
         b, other, *_, also = tensors.step(torch.from_numpy(action))
         assert np.array_equal(paid.astype(np.float32), other.numpy())
-    assert np.array_equal(told["final_obs"][1]["history"], also["final_obs"]["history"][1].numpy())
+    assert np.array_equal(info["final_obs"][1]["history"], also["final_obs"]["history"][1].numpy())
 
 
 def test_chains_start_from_noise_and_a_policy_is_evaluated_from_its_mean(kwargs: dict[str, Any]) -> None:

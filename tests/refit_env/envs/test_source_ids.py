@@ -137,5 +137,5 @@ def test_errors_name_the_sources_id(shop: dict[str, Any]) -> None:
         finish(env, observation)
     with pytest.raises(ValueError, match=message):
         check_reward(gym.make_vec("ReFiT-Custom-v0", num_envs=1, data=shop["data"], reward=reward))
-    with pytest.raises(ValueError, match="the option 'user_id' takes the source's id"):
+    with pytest.raises(ValueError, match="the option 'user_id' accepts the source's id"):
         env.reset(options={"user": "user-003"})

@@ -141,9 +141,9 @@ def test_running_objects_are_found_innermost_first() -> None:
             self.inner = inner
 
         def reset(self) -> list[Any]:
-            return self.look() if self.inner is None else self.inner.reset()  # type: ignore[no-any-return]
+            return self.find() if self.inner is None else self.inner.reset()  # type: ignore[no-any-return]
 
-        def look(self) -> list[Any]:
+        def find(self) -> list[Any]:
             return running_objects(Outer, "reset")
 
     inner = Outer()
@@ -153,12 +153,12 @@ def test_running_objects_are_found_innermost_first() -> None:
     assert running_objects(Outer, "reset") == [] == running_objects(int, "reset")
 
 
-def test_an_argument_is_read_of_the_call_that_is_meant() -> None:
-    def asked(depth: int) -> Any:
+def test_an_argument_is_read_from_the_frame_at_the_depth() -> None:
+    def limit_of_caller(depth: int) -> Any:
         return argument_of_caller(caller, "limit", depth)
 
     def caller(depth: int, limit: int) -> Any:
-        return asked(depth)
+        return limit_of_caller(depth)
 
     assert caller(1, limit=7) == 7
     assert caller(0, limit=7) is None and caller(2, limit=7) is None and caller(10**6, limit=7) is None

@@ -149,10 +149,10 @@ def test_tensors_hold_what_the_arrays_hold(synthetic: Any, mode: str, start: str
             assert np.array_equal(ours[1].numpy(), theirs[1].astype(np.float32))
             assert_same(as_numpy(ours[2]), theirs[2])
             assert_same(as_numpy(ours[3]), theirs[3])
-    told = ours[4]["final_info"] if mode == "SameStep" else ours[4]
-    shown = theirs[4]["final_info"] if mode == "SameStep" else theirs[4]
-    assert list(told) == list(shown)
-    assert all(np.array_equal(told[key].numpy(), shown[key]) for key in shown)
+    our_info = ours[4]["final_info"] if mode == "SameStep" else ours[4]
+    their_info = theirs[4]["final_info"] if mode == "SameStep" else theirs[4]
+    assert list(our_info) == list(their_info)
+    assert all(np.array_equal(our_info[key].numpy(), their_info[key]) for key in their_info)
     if mode == "SameStep":
         assert np.array_equal(ours[4]["final_obs"]["u"].numpy(), actions)
         assert ours[4]["final_obs"]["t"].tolist() == [[2.0]] * 4

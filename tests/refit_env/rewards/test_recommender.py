@@ -68,7 +68,7 @@ def test_the_environments_model_is_used_unless_another_is_named(backbone: str, t
     for seed in (0, 1):
         policies.append(DiffusionPolicy(backbone_for(data, backbone, options, seed=seed), 2))
         policies[-1].save(tmp_path / str(seed))
-    for kwargs, asked in ((None, 0), ({"checkpoint": str(tmp_path / "1")}, 1)):
+    for kwargs, expected in ((None, 0), ({"checkpoint": str(tmp_path / "1")}, 1)):
         env = gym.make(
             "ReFiT-Custom-v0", data=data, backbone=backbone, checkpoint=str(tmp_path / "0"), num_steps=2,
             relevance="train", k=5, reward={"recommender": 1.0}, reward_kwargs=kwargs,
@@ -76,7 +76,7 @@ def test_the_environments_model_is_used_unless_another_is_named(backbone: str, t
         problem = env.unwrapped.problem  # type: ignore[attr-defined]
         [(reward, _)] = problem.reward_fn.parts()
         users = torch.from_numpy(problem.users[:3])
-        scores = policies[asked].scorer(problem.dataset)(users)
+        scores = policies[expected].scorer(problem.dataset)(users)
         assert torch.allclose(reward.predict(users), torch.softmax(scores, 1), atol=1e-6)
         best = problem.reward_fn(scores, users).value
         assert torch.allclose(best, torch.ones(3), atol=1e-5)

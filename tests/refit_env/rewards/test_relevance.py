@@ -131,7 +131,7 @@ class Sealed(Dataset):
 
     def __getattribute__(self, name: str) -> object:
         if name == "test":
-            raise AssertionError("a reward looked at the test items")
+            raise AssertionError("a reward read the test items")
         return super().__getattribute__(name)
 
 

@@ -1,6 +1,6 @@
 """The wrappers of ``refit_env.envs.wrappers`` for vector environments, in either backend.
 
-``gym.make_vec`` takes no ``wrappers=`` for these ids; wrap what it makes:
+``gym.make_vec`` accepts no ``wrappers=`` for these ids; wrap the environment that it returns:
 ``ResidualAction(gym.make_vec("ReFiT-ML1M-v0", num_envs=64), "runs/pretrained")``.
 """
 

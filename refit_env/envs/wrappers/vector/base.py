@@ -22,7 +22,7 @@ from refit_env.envs.wrappers.transforms import ActionMap, ObservationMap
 if TYPE_CHECKING:
     AnyVectorWrapper: TypeAlias = VectorWrapper[Any, Any, Any, Any, Any]
 else:
-    AnyVectorWrapper = VectorWrapper  # which takes type arguments only from Gymnasium 1.4 on
+    AnyVectorWrapper = VectorWrapper  # which accepts type arguments only from Gymnasium 1.4 on
 
 
 class ChainVectorWrapper(Layer, AnyVectorWrapper):

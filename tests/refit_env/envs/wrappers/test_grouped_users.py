@@ -93,8 +93,8 @@ def test_composes_with_the_other_wrappers(
     factors = observations["factors"]
     assert (factors[:3] == factors[0]).all() and not (factors[3] == factors[0]).all()
     for _ in range(3):
-        _, rewards, ended, _, told = envs.step(np.zeros(envs.action_space.shape, np.float32))
-    assert ended.all() and told["user"].tolist() == users_of(info)
+        _, rewards, ended, _, last = envs.step(np.zeros(envs.action_space.shape, np.float32))
+    assert ended.all() and last["user"].tolist() == users_of(info)
     assert len(set(rewards[:3].tolist())) == 1  # the pretrained chain of one user, three times
 
 

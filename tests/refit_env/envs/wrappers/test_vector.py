@@ -89,15 +89,15 @@ def test_tensors_hold_what_the_arrays_hold(
         assert all(isinstance(value, torch.Tensor) for value in seen.values())
         assert_close(as_numpy(seen), shown)
         given = torch.from_numpy(actions).requires_grad_(True)
-        (seen, paid, *_, told), (shown, earned, *_, info) = tensors.step(given), arrays.step(actions)
+        (seen, paid, *_, tensor_info), (shown, earned, *_, info) = tensors.step(given), arrays.step(actions)
         assert not any(value.requires_grad for value in seen.values())
         assert np.allclose(paid.numpy(), earned)
     assert_close(as_numpy(seen), shown)
     if mode == "SameStep":
         ends = {name: np.stack([end[name] for end in info["final_obs"]]) for name in shown}
-        assert_close(as_numpy(told["final_obs"]), ends)
-        info, told = info["final_info"], told["final_info"]
-    assert np.array_equal(told["top_k"].numpy(), info["top_k"])
+        assert_close(as_numpy(tensor_info["final_obs"]), ends)
+        info, tensor_info = info["final_info"], tensor_info["final_info"]
+    assert np.array_equal(tensor_info["top_k"].numpy(), info["top_k"])
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -119,14 +119,14 @@ def test_policies_get_the_context_of_the_user(
     make_vec: Any, policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DenoisingProblem, "context", lambda self, users: users[:, None].float())
-    told: list[list[float]] = []
+    contexts: list[list[float]] = []
     mean = DiffusionPolicy.mean
 
-    def listening(self: Any, u: Any, t: Any, context: Any = None) -> Any:
-        told.append(context[:, 0].tolist())
+    def recording(self: Any, u: Any, t: Any, context: Any = None) -> Any:
+        contexts.append(context[:, 0].tolist())
         return mean(self, u, t)
 
-    monkeypatch.setattr(DiffusionPolicy, "mean", listening)
+    monkeypatch.setattr(DiffusionPolicy, "mean", recording)
     for mode in ("SameStep", "Disabled"):
         envs = ResidualAction(make_vec(2, autoreset_mode=mode), policy)
         envs.reset(seed=0)
@@ -137,7 +137,7 @@ def test_policies_get_the_context_of_the_user(
                 envs.reset(options={"reset_mask": over})
             envs_users = envs.unwrapped._users.tolist()
             envs.step(np.zeros((2, 60)))
-            assert told[-1] == envs_users
+            assert contexts[-1] == envs_users
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
