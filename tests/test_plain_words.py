@@ -46,15 +46,12 @@ PENDING: dict[str, int] = {
     "agents/experiments": 62,
     "agents/hyperparams": 8,
     "agents/sb3": 1,
-    "docs": 54,
-    "refit_env/envs": 15,
-    "refit_env/rewards": 4,
-    "tests/agents/commands": 14,
+    "benchmarks": 1,
+    "docs": 5,
+    "tests/agents/commands": 1,
     "tests/agents/experiments": 40,
     "tests/agents/hyperparams": 2,
     "tests/agents/sb3": 1,
-    "tests/refit_env/envs": 36,
-    "tests/refit_env/rewards": 3,
 }
 """Room -> words of the table that are left in it. Lower the number after a rewrite; never raise it."""
 
