@@ -1,13 +1,13 @@
-"""In which order of time do a data set's splits follow each other? Measured by neighbouring items.
+"""Measures in which order of time a data set's splits follow each other, by consecutive items.
 
     python -m benchmarks.split_order ml-1m nyc
 
-Two items that stand next to each other in many train rows have a large lift:
+Two items that follow each other in many train rows have a large lift:
 
     lift(i, j) = N * count(i then j) / (count(i) * count(j)),    counts of the train rows, N interactions.
 
 If the test items follow the train items directly, the mean lift of (last train item, first test item) is
-larger than that of (last train item, first validation item). Nothing is trained, and nothing is chosen by it.
+larger than that of (last train item, first validation item). Nothing is trained or chosen.
 """
 
 from __future__ import annotations
