@@ -46,7 +46,6 @@ PENDING: dict[str, int] = {
     "agents/experiments": 62,
     "agents/hyperparams": 8,
     "agents/sb3": 1,
-    "benchmarks": 1,
     "docs": 5,
     "tests/agents/commands": 1,
     "tests/agents/experiments": 40,
