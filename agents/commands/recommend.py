@@ -9,12 +9,21 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from agents.commands.options import Command, CountOption, EnvOption, Flag, FolderOption, parse
+from agents.commands.options import (
+    Command,
+    CountOption,
+    EnvOption,
+    FileOption,
+    Flag,
+    FolderOption,
+    NameOption,
+    parse,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommend(Command):
-    """Print the items that a run's model ranks first for a user.
+    """Print the items that a run's model ranks first for a user, or for the owner of a history.
 
     The model sees every interaction of the user, validation and test items included, and the list leaves all
     of these items out. Ids are those of the data's source. ``--protocol`` prints the list that
@@ -25,8 +34,14 @@ class Recommend(Command):
 
     run_dir: Annotated[Path, tyro.conf.arg(name="run")]
     """The run folder that holds the model."""
-    user: str
+    user: NameOption = None
     """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
+    history: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ITEM")] = ()
+    """Instead of ``--user``, the items of a person who is in no data set, oldest first."""
+    allow: FileOption = None
+    """A file of item ids, a line each: the list holds no other items."""
+    deny: FileOption = None
+    """A file of item ids, a line each: the list holds none of them."""
     top: CountOption = None
     """Length of the list; if left out, 10, or all items that may be in it where they are fewer."""
     internal_ids: Flag = False

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.commands.recommend_run import recommend
+from agents.commands.recommend_run import Choice, recommend
 from refit_env.backbones import backbone_for
 from refit_env.data import (
     Dataset,
@@ -195,3 +195,99 @@ def test_every_backbone_of_rows_is_shown_all_that_is_known(backbone: str) -> Non
     items = [item["item_number"] for item in found]
     assert [item["score"] for item in found] == pytest.approx(want[items].tolist(), rel=1e-4, abs=1e-5)
     assert not torch.allclose(want, seen, atol=1e-3, rtol=0)  # validation items change the list
+
+
+@pytest.mark.parametrize("backbone", ["cf-diff", "hdrm", "t-diffrec", "l-diffrec", "linear", "dreamrec"])
+def test_the_owner_of_a_history_gets_the_list_of_a_user_who_has_it(backbone: str) -> None:
+    data = synthesize_sessions() if backbone == "dreamrec" else synthesize(num_users=40, num_items=60)
+    policy = DiffusionPolicy(backbone_for(data, backbone, seed=0), num_steps=2).eval()
+    for user in (0, 7):
+        whole = (
+            [int(item) for item in data.served.train.of(user)] if not data.has_rows else events(data, user)
+        )
+        top = data.num_items - len(known(data, user))
+        own = recommend(policy, data, user, top)
+        found = recommend(policy, data, None, top, choice=Choice(history=tuple(whole)))
+        assert {row["item_number"] for row in found} == set(range(data.num_items)) - set(whole)
+        scores = {row["item_number"]: row["score"] for row in own}
+        for row in found:
+            assert row["score"] == pytest.approx(scores[row["item_number"]], rel=1e-4, abs=1e-5)
+
+
+def test_a_model_of_known_users_alone_refuses_a_history() -> None:
+    data = synthesize_social()
+    policy = DiffusionPolicy(backbone_for(data, "recdiff", seed=0), num_steps=2).eval()
+    with pytest.raises(
+        ValueError, match="--history: backbone 'recdiff' ranks for the users that it was trained"
+    ):
+        recommend(policy, data, None, choice=Choice(history=(1, 2)))
+
+
+def test_a_history_of_the_sources_ids(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _, _ = shop
+    items = [f"{number:010d}" for number in (4, 9, 31)]
+    assert main(["recommend", "--run", str(run), "--json", "--history", *items]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["history"] == items and report["history_numbers"] == [4, 9, 31]
+    assert len(report["items"]) == 10 and not {row["item_number"] for row in report["items"]} & {4, 9, 31}
+    assert main(["recommend", "--run", str(run), "--history", *items]) == 0
+    assert "the owner of --history of shop" in capsys.readouterr().out
+
+
+def test_a_list_holds_what_is_allowed_and_nothing_that_is_denied(
+    shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, _ = shop
+    free = recommended(run, "user-07", capsys, "--top", "30")["items"]
+    allow, deny = tmp_path / "allow.txt", tmp_path / "deny.txt"
+    allow.write_text("\n".join(row["item"] for row in free[::2]) + "\n\n")
+    deny.write_text(f" {free[0]['item']}\n")
+    options = ["--allow", str(allow), "--deny", str(deny), "--top", "5"]
+    found = recommended(run, "user-07", capsys, *options)["items"]
+    assert [row["item"] for row in found] == [row["item"] for row in free[2::2]][:5]
+    numbers = tmp_path / "numbers.txt"
+    numbers.write_text(f"{free[3]['item_number']}")
+    inside = recommended(run, 7, capsys, "--internal-ids", "--allow", str(numbers))["items"]
+    assert [row["item"] for row in inside] == [free[3]["item_number"]]
+    deny.write_bytes(allow.read_bytes())
+    assert main(["recommend", "--run", str(run), "--user", "user-07", *options]) == 2
+    assert "has every item that --allow and --deny leave" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"0000000003\n000000003\n",
+            "--deny {0} line 2: unknown item '000000003'. Did you mean '0000000003'?",
+        ),
+        (b"\n \n", "--deny {0}: holds no item"),
+        (b"\xff\xfe\x00", "--deny {0}: is no text in UTF-8"),
+        (None, "{0}"),
+    ],
+)
+def test_a_wrong_list_is_named(
+    shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, message: str
+) -> None:
+    file = tmp_path / "deny.txt"
+    if content is not None:
+        file.write_bytes(content)
+    assert main(["recommend", "--run", str(shop[0]), "--user", "user-07", "--deny", str(file)]) == 2
+    assert message.format(file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "whose list? Pass --user ID, or --history ITEM"),
+        (["--user", "user-07", "--history", "0000000003"], "whose list?"),
+        (["--history", "000000003"], "--history: unknown item '000000003'. Did you mean '0000000003'?"),
+        (["--history", "0000000003", "0000000003"], "--history: item '0000000003' (number 3) stands twice"),
+        (["--history", "0000000003", "--protocol"], "pass --user, not --history"),
+    ],
+)
+def test_mistakes_of_a_history(
+    shop: Any, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["recommend", "--run", str(shop[0]), *words]) == 2
+    assert message in capsys.readouterr().err
