@@ -52,7 +52,7 @@ class SocialModel(EmbeddingModel):
         return self._means
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """The users' sums (U, d), and the item table (I, d)."""
+        """Return the users' sums (U, d), and the item table (I, d)."""
         social, consumed = self.means
         layer = self.users.weight
         total = layer + consumed(self.items.weight)
@@ -71,5 +71,5 @@ class DiffNet(Learned):
     config: DiffNetConfig
 
     def build(self, data: Dataset) -> SocialModel:
-        """The tables and the graphs."""
+        """Return the tables and the graphs."""
         return SocialModel(data, self.config)

@@ -96,5 +96,5 @@ class FPMC(Learned):
     config: FPMCConfig
 
     def build(self, data: Dataset) -> Factors:
-        """The tables."""
+        """Return the tables."""
         return Factors(data, self.config)

@@ -56,5 +56,5 @@ class GRU4Rec(Learned):
     config: GRU4RecConfig
 
     def build(self, data: Dataset) -> RecurrentModel:
-        """The network."""
+        """Return the network."""
         return RecurrentModel(data, self.config)

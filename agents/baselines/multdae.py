@@ -62,5 +62,5 @@ class MultDAE(Learned):
     config: MultDAEConfig
 
     def build(self, data: Dataset) -> DenoisingAutoencoder:
-        """The layers."""
+        """Return the layers."""
         return DenoisingAutoencoder(data, self.config)

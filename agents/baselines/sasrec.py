@@ -105,5 +105,5 @@ class SASRec(Learned):
     config: SASRecConfig
 
     def build(self, data: Dataset) -> AttentionModel:
-        """The network."""
+        """Return the network."""
         return AttentionModel(data, self.config)

@@ -37,7 +37,7 @@ class FineTuning:
     env: Mapping[str, Any]
     """``reward``, ``relevance`` and, if the reward has settings, ``reward_kwargs``."""
     agent: ReinforceConfig = field(default_factory=ReinforceConfig)
-    """Of REINFORCE."""
+    """Settings of REINFORCE."""
     why: str = ""
     """The reason, a clause."""
 
@@ -62,15 +62,15 @@ def default_backbone(facts: DataFacts) -> Chosen:
 _ANNEALED = ReinforceConfig(
     users_per_batch=256, iterations=240, eval_every=30, learning_rate=1e-4, anneal_lr=True, blends=3
 )
-"""For splits by time, where the hidden items are later than the visible ones."""
+"""Settings for splits by time, where the hidden items are later than the visible ones."""
 _GENTLE = replace(_ANNEALED, learning_rate=1e-5, relevance_draws=32)
-"""For random splits: many hold-outs and small learning rates."""
+"""Settings for random splits: many hold-outs and small learning rates."""
 _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)
-"""For a linear model as reward: differences of scores are small compared with noise of .05."""
+"""Settings for a linear model as reward: differences of scores are small compared with noise of .05."""
 _ROWS = replace(_ANNEALED, learning_rate=1e-5)
-"""For rows with a closed form."""
+"""Settings for rows with a closed form."""
 _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, exploration_std=1.0)
-"""For rows with item embeddings of a norm near 8."""
+"""Settings for rows with item embeddings of a norm near 8."""
 
 
 _GRAPHS = ReinforceConfig(
@@ -82,7 +82,7 @@ _GRAPHS = ReinforceConfig(
     eval_every=20,
     blends=3,
 )
-"""For embeddings that score u_0 with a linear model as reward: the embeddings are trained, too."""
+"""Settings for embeddings that score u_0 with a linear model as reward: the embeddings are trained, too."""
 
 
 def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:

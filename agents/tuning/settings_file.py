@@ -33,7 +33,7 @@ class FinetunePart(TypedDict):
     reward_kwargs: dict[str, Any]
     """Settings of the reward."""
     algorithm: str
-    """Which one."""
+    """Name of the algorithm."""
     agent: dict[str, Any]
     """Fields of its settings."""
 
@@ -42,7 +42,7 @@ class BaselinePart(TypedDict):
     """The best baseline."""
 
     name: str
-    """Which one."""
+    """Name of the baseline."""
     settings: dict[str, Any]
     """Fields of its settings."""
 
