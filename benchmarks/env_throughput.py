@@ -93,7 +93,7 @@ def copies(actions: Actions, num_steps: int) -> Callable[[], None]:
 
 
 @contextmanager
-def unpaid(problem: DenoisingProblem) -> Iterator[None]:
+def without_reward(problem: DenoisingProblem) -> Iterator[None]:
     """Return a context in which rewards need no time, so that only the environments are timed."""
     lists = torch.zeros(1, problem.reward_fn.k, dtype=torch.int64)
 
@@ -115,35 +115,35 @@ def measure(env_id: str, num_envs: int, rounds: int) -> dict[str, dict[str, Timi
     calls = {name: episode(env, actions, problem.num_steps, name == TORCH) for name, env in envs.items()}
     large = [generator.random((max(SIZES), problem.dim), dtype=np.float32) for _ in range(3)]
     limits = {LIMIT: copies(actions, problem.num_steps), MEMORY: copies(large, problem.num_steps)}
-    paid = in_turns(calls, rounds)
+    rewarded = in_turns(calls, rounds)
     forked = calls.pop(ASYNC, None)  # its processes have their own problems, whose rewards stay
-    with unpaid(problem):
-        free = in_turns(limits | calls, rounds)
+    with without_reward(problem):
+        plain = in_turns(limits | calls, rounds)
     if forked is not None:
         envs[ASYNC].close()
-    return {"free": free, "paid": paid}
+    return {"without_reward": plain, "with_reward": rewarded}
 
 
 def rows_of(timings: dict[str, dict[str, Timing]], transitions: int, num_envs: int) -> list[list[str]]:
     """Return the table's rows for one number of sub-environments."""
-    free, paid = timings["free"], timings["paid"]
-    memory = free[MEMORY].median * num_envs / max(SIZES)  # seconds for this batch at the memory's rate
+    plain, rewarded = timings["without_reward"], timings["with_reward"]
+    memory = plain[MEMORY].median * num_envs / max(SIZES)  # seconds for this batch at the memory's rate
     rows = []
     for name in (LIMIT, NUMPY, TORCH, SYNC, DUMMY, ASYNC):
-        if name not in free | paid:
+        if name not in plain | rewarded:
             continue
         cells = [name, f"{num_envs}"]
-        if name in free:
-            seconds = free[name].median
+        if name in plain:
+            seconds = plain[name].median
             cells += [thousands(transitions / seconds)]
-            cells += [f"{free[peer].median / seconds:.1f}" for peer in (SYNC, DUMMY)]
-            cells += [f"{100 * limit / seconds:.0f} %" for limit in (memory, free[LIMIT].median)]
+            cells += [f"{plain[peer].median / seconds:.1f}" for peer in (SYNC, DUMMY)]
+            cells += [f"{100 * limit / seconds:.0f} %" for limit in (memory, plain[LIMIT].median)]
         else:
             cells += ["-"] * 5
-        if name in paid:
+        if name in rewarded:
             cells += [
-                thousands(transitions / paid[name].median),
-                f"{paid[SYNC].median / paid[name].median:.1f}",
+                thousands(transitions / rewarded[name].median),
+                f"{rewarded[SYNC].median / rewarded[name].median:.1f}",
             ]
         else:
             cells += ["-"] * 2
@@ -180,16 +180,16 @@ def main() -> None:
             "x Dummy",
             "of memory",
             "of copy",
-            "steps/s paid",
-            "paid x Sync",
+            "steps/s with RACS",
+            "x Sync with RACS",
         ],
         rows=rows,
         note=(
             "Whole episodes, resets included; medians of rounds. steps/s: transitions per second without "
-            "the reward's time; paid: with RACS. x Sync, x Dummy: ratio to SyncVectorEnv and to SB3's "
-            "DummyVecEnv over DenoisingEnv. of memory: share of the rate of a copy of the actions in memory; "
-            "of copy: the same for a batch of this size, which is in the cache at N = 64. Targets at N = 64 "
-            "and 1024: 4 times the peers, half of the memory's rate. AsyncVectorEnv has a process per "
+            "the reward's time; with RACS: its time included. x Sync, x Dummy: ratio to SyncVectorEnv and to "
+            "SB3's DummyVecEnv over DenoisingEnv. of memory: share of the rate of a copy of the actions in "
+            "memory; of copy: the same for a batch of this size, which is in the cache at N = 64. Targets at "
+            "N = 64 and 1024: 4 times the peers, half of the memory's rate. AsyncVectorEnv has a process per "
             f"environment and is not measured beyond {MOST_PROCESSES}."
         ),
         folder=options.out,

@@ -33,7 +33,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 from torch import Tensor
 
 from agents.sb3 import DiffusionActorCriticPolicy, to_sb3_vec_env
-from benchmarks.env_throughput import unpaid
+from benchmarks.env_throughput import without_reward
 from benchmarks.harness import RESULTS, Timing, in_turns, report, thousands
 from refit_env.backbones import published_config
 from refit_env.envs import DenoisingEnv, DenoisingProblem, DenoisingVectorEnv
@@ -120,11 +120,11 @@ def measure(env_id: str, num_envs: int, rounds: int) -> tuple[dict[str, dict[str
     actor |= {"backbone_config": config, "num_steps": problem.num_steps}
     timings = {}
     steps = {name: stepping(env, actions, problem.num_steps) for name, env in envs.items()}
-    with unpaid(problem):
+    with without_reward(problem):
         timings["step, reward free"] = in_turns(steps, rounds)
     timings["step"] = in_turns(steps, rounds)
     free = {name: collecting(env, problem.num_steps, FreePolicy) for name, env in envs.items()}
-    with unpaid(problem):
+    with without_reward(problem):
         timings["collect, reward free"] = in_turns(free, rounds)
     timings["collect"] = in_turns(free, rounds)
     real = {

@@ -215,7 +215,7 @@ def main(args: Args) -> Result:
             noise = torch.randn(mean.shape, generator=noise_generator, device=args.device)  # (N, D)
             action = mean.detach() + actor.step_std(t) * noise  # (N, D)
             log_prob = log_prob + actor.log_prob(action, mean, t)
-            obs, reward, _, _, _ = env.step(action)  # paid at the last step only
+            obs, reward, _, _, _ = env.step(action)  # 0 before the last step
 
         # grad J = E[ sum_t grad log pi(a_t | s_t) * A ]
         advantage = leave_one_out(reward.view(batch, group)).flatten()  # (N,)

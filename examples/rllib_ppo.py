@@ -167,7 +167,7 @@ def make_config(env_id: str, checkpoint: Path | str, seed: int = 0, **env_kwargs
         )
         .learners(num_learners=0, learner_class=TwoRates)
         .training(
-            gamma=1.0,  # the reward is paid once, at the end
+            gamma=1.0,  # the only reward is at the end
             lambda_=1.0,
             lr=2e-5,
             train_batch_size_per_learner=512 * policy.num_steps,

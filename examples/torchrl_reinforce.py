@@ -111,7 +111,7 @@ def train(policy: DiffusionPolicy, env: GymWrapper, iterations: int, learning_ra
     """Fine-tune the policy in place, and return each iteration's mean reward."""
     actor = make_actor(policy, env)
     critic = ValueOperator(Critic(env.action_spec.shape[-1], policy.num_steps), in_keys=["t", "u"])
-    advantage = GAE(gamma=1.0, lmbda=1.0, value_network=critic, average_gae=True)  # paid once, at the end
+    advantage = GAE(gamma=1.0, lmbda=1.0, value_network=critic, average_gae=True)  # one reward, at the end
     loss_module = ReinforceLoss(actor, critic)
     optimizer = torch.optim.Adam(
         [

@@ -31,7 +31,7 @@ CAPABILITIES = ("default", "avx2", "avx512")
 """Vector instructions of torch's kernels: values of ``ATEN_CPU_CAPABILITY``."""
 THREADS = (1, 2)
 VARIABLES = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that a cell sets or unsets, whatever their values in the calling process."""
+"""Variables that a cell sets or unsets; their values in the calling process are not used."""
 TESTS = "--doctest-modules tests refit_env agents"
 SHOWN = ("python", "torch", "numpy", "gymnasium", "stable-baselines3")
 

@@ -97,7 +97,7 @@ class PlaceGraph(nn.Module):
 
     Only the coordinates are state, so a checkpoint is small and needs no data. The graph is the symmetric
     sparse matrix exp(-d^2) / sqrt(deg_i deg_j), d in units of the radius, with each place its own neighbour
-    at d = 0; degrees count neighbours. Coordinates are read as float32 whatever the module's type, so that a
+    at d = 0; degrees count neighbours. Coordinates are read as float32 for any type of the module, so that a
     network has the same graph in float32 and in float64.
     """
 

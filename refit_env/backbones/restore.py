@@ -19,7 +19,7 @@ from refit_env.checkpoint import PolicyMeta, check_tensors, weights_digest
 from refit_env.errors import CheckpointError
 
 LEAST_LIMIT = 10_000
-"""Whole numbers and lengths in a configuration may be this large, whatever the number of weights."""
+"""Whole numbers and lengths in a configuration may be this large for any number of weights."""
 
 
 def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) -> Backbone:

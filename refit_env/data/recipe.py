@@ -67,7 +67,7 @@ class Recipe(Bounded):
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> column name, for CSV and RecBole files."""
     ignore: tuple[str, ...] = ()
-    """Columns of CSV and RecBole files that are not read, whatever their names."""
+    """Columns of CSV and RecBole files that are not read, even if they have the name of a role."""
     separator: Separator | None = None
     """Separator of a CSV file, one character; None detects it from the header."""
     token_ids: bool = False

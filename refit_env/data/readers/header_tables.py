@@ -30,7 +30,7 @@ class ReadOptions:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (user, item, rating, timestamp, split) -> name of the column in the header."""
     ignore: Sequence[str] = ()
-    """Columns that are not read, whatever their names."""
+    """Columns that are not read, even if they have the name of a role."""
     separator: str | None = None
     """Separator of a CSV file; None detects it from the header."""
     token_ids: bool = False

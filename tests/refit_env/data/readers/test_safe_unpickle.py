@@ -1,4 +1,4 @@
-"""No code of a pickle is run, whatever it names."""
+"""Unpickling runs no code, for any class or function that a pickle names."""
 
 from __future__ import annotations
 
