@@ -52,7 +52,7 @@ class SocialModel(EmbeddingModel):
         return self._means
 
     def embed(self) -> tuple[Tensor, Tensor]:
-        """Return the users' sums (U, d), and the item table (I, d)."""
+        """The users' sums (U, d), and the item table (I, d)."""
         social, consumed = self.means
         layer = self.users.weight
         total = layer + consumed(self.items.weight)
@@ -71,5 +71,5 @@ class DiffNet(Learned):
     config: DiffNetConfig
 
     def build(self, data: Dataset) -> SocialModel:
-        """Return the tables and the graphs."""
+        """The tables and the graphs."""
         return SocialModel(data, self.config)

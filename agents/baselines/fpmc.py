@@ -96,5 +96,5 @@ class FPMC(Learned):
     config: FPMCConfig
 
     def build(self, data: Dataset) -> Factors:
-        """Return the tables."""
+        """The tables."""
         return Factors(data, self.config)

@@ -56,5 +56,5 @@ class GRU4Rec(Learned):
     config: GRU4RecConfig
 
     def build(self, data: Dataset) -> RecurrentModel:
-        """Return the network."""
+        """The network."""
         return RecurrentModel(data, self.config)

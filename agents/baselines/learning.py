@@ -55,11 +55,11 @@ class Learner(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, ids: Tensor, phase: str) -> Tensor:
-        """Return the loss of examples ``ids`` (B,) int64, a scalar."""
+        """The loss of examples ``ids`` (B,) int64, a scalar."""
 
     @abstractmethod
     def scores(self, users: Tensor) -> Tensor:
-        """Return scores (B, I) for ``users`` (B,), in evaluation mode, after ``prepare``."""
+        """Scores (B, I) for ``users`` (B,), in evaluation mode, after ``prepare``."""
 
     def begin(self, phase: str) -> None:
         """Prepare a pass."""

@@ -76,5 +76,5 @@ class LightGCN(Learned):
     config: LightGCNConfig
 
     def build(self, data: Dataset) -> LightGraph:
-        """Return the tables and the graph."""
+        """The tables and the graph."""
         return LightGraph(data, self.config)

@@ -35,5 +35,5 @@ class MatrixFactorization(Learned):
     config: EmbeddingConfig
 
     def build(self, data: Dataset) -> Factors:
-        """Return the tables."""
+        """The tables."""
         return Factors(data, self.config)

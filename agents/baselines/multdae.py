@@ -62,5 +62,5 @@ class MultDAE(Learned):
     config: MultDAEConfig
 
     def build(self, data: Dataset) -> DenoisingAutoencoder:
-        """Return the layers."""
+        """The layers."""
         return DenoisingAutoencoder(data, self.config)

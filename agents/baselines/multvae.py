@@ -88,5 +88,5 @@ class MultVAE(Learned):
     config: MultVAEConfig
 
     def build(self, data: Dataset) -> VariationalAutoencoder:
-        """Return the layers."""
+        """The layers."""
         return VariationalAutoencoder(data, self.config)

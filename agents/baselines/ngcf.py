@@ -74,5 +74,5 @@ class NGCF(Learned):
     config: NGCFConfig
 
     def build(self, data: Dataset) -> NeuralGraph:
-        """Return the tables, the graph and the matrices."""
+        """The tables, the graph and the matrices."""
         return NeuralGraph(data, self.config)

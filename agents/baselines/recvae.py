@@ -29,7 +29,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.settings import Nonnegative, Size
 
 WEIGHTS = (3 / 20, 3 / 4, 1 / 10)
-"""Weights of the prior's parts: standard, last epoch's posterior, wide."""
+"""Of the prior's parts: standard, last epoch's posterior, wide."""
 WIDE = 10.0
 """Log-variance of the wide part."""
 
@@ -134,5 +134,5 @@ class RecVAE(Learned):
     config: RecVAEConfig
 
     def build(self, data: Dataset) -> CompositeVAE:
-        """Return the layers."""
+        """The layers."""
         return CompositeVAE(data, self.config)

@@ -105,5 +105,5 @@ class SASRec(Learned):
     config: SASRecConfig
 
     def build(self, data: Dataset) -> AttentionModel:
-        """Return the network."""
+        """The network."""
         return AttentionModel(data, self.config)

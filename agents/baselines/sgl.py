@@ -74,5 +74,5 @@ class SGL(Learned):
     config: SGLConfig
 
     def build(self, data: Dataset) -> ContrastedGraphs:
-        """Return the tables and the graphs."""
+        """The tables and the graphs."""
         return ContrastedGraphs(data, self.config)

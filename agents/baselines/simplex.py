@@ -62,7 +62,7 @@ class MixedUsers(EmbeddingModel):
 
     @property
     def mean(self) -> Operator:
-        """Operator from the items (I, d) to the mean (U, d) of each user's items."""
+        """From items to the mean of each user's."""
         if self._mean is None:
             self._mean = mean_over(self.pairs, self.users.num_embeddings, self.items.num_embeddings)
         return self._mean
@@ -88,5 +88,5 @@ class SimpleX(Learned):
     config: SimpleXConfig
 
     def build(self, data: Dataset) -> MixedUsers:
-        """Return the tables."""
+        """The tables."""
         return MixedUsers(data, self.config)

@@ -95,5 +95,5 @@ class XSimGCL(Learned):
     config: XSimGCLConfig
 
     def build(self, data: Dataset) -> NoisyGraph:
-        """Return the tables and the graph."""
+        """The tables and the graph."""
         return NoisyGraph(data, self.config)

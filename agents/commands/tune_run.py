@@ -157,6 +157,9 @@ def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:
 def _report(trial: Trial) -> None:
     """A line for a trial that ended."""
     notes = trial.notes
+    if trial.refused:
+        say(f"{trial.stage} {trial.name}: refused: {notes['refused']}", stderr=True)
+        return
     at = ""
     if "best_iteration" in notes:
         at = f", iteration {notes['best_iteration']} of {notes['iterations']}, share {notes['share']:g}"

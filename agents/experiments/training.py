@@ -75,8 +75,7 @@ def further_training(
 
     Its chain stays as it is, and validation runs that chain's steps back.
     """
-    steps, eta = policy.num_steps, policy.diffusion.eta
-    result = pretrain(dataset, policy.backbone, config, seed=seed, device=device, num_steps=steps, eta=eta)
+    result = pretrain(dataset, policy.backbone, config, seed=seed, device=device, eta=policy.diffusion.eta)
     return policy.to(device), result
 
 

@@ -14,6 +14,8 @@ from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import ClosedForm
 
+MANY = 100_000
+"""Train interactions above which fine-tuning on the latest of them takes longer steps."""
 LARGEST_EASE = 10_000
 """Number of items (or users, if fewer) up to which ``ease`` is solved in seconds."""
 LINEAR = 10_000
@@ -37,7 +39,7 @@ class FineTuning:
     env: Mapping[str, Any]
     """``reward``, ``relevance`` and, if the reward has settings, ``reward_kwargs``."""
     agent: ReinforceConfig = field(default_factory=ReinforceConfig)
-    """Settings of REINFORCE."""
+    """Of REINFORCE."""
     why: str = ""
     """The reason, a clause."""
 
@@ -62,15 +64,17 @@ def default_backbone(facts: DataFacts) -> Chosen:
 _ANNEALED = ReinforceConfig(
     users_per_batch=256, iterations=240, eval_every=30, learning_rate=1e-4, anneal_lr=True, blends=3
 )
-"""Settings for splits by time, where the hidden items are later than the visible ones."""
+"""For splits by time, where the hidden items are later than the visible ones."""
+_SHORT = replace(_ANNEALED, learning_rate=5e-5, exploration_std=0.02)
+"""Where that truth is little, so that long steps overfit it."""
 _GENTLE = replace(_ANNEALED, learning_rate=1e-5, relevance_draws=32)
-"""Settings for random splits: many hold-outs and small learning rates."""
+"""For random splits: many hold-outs and small learning rates."""
 _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)
-"""Settings for a linear model as reward: differences of scores are small compared with noise of .05."""
+"""For a linear model as reward: differences of scores are small compared with noise of .05."""
 _ROWS = replace(_ANNEALED, learning_rate=1e-5)
-"""Settings for rows with a closed form."""
+"""For rows with a closed form."""
 _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, exploration_std=1.0)
-"""Settings for rows with item embeddings of a norm near 8."""
+"""For rows with item embeddings of a norm near 8."""
 
 
 _GRAPHS = ReinforceConfig(
@@ -82,7 +86,7 @@ _GRAPHS = ReinforceConfig(
     eval_every=20,
     blends=3,
 )
-"""Settings for embeddings that score u_0 with a linear model as reward: the embeddings are trained, too."""
+"""For embeddings that score u_0 with a linear model as reward: the embeddings are trained, too."""
 
 
 def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
@@ -105,7 +109,8 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
         return FineTuning(env, _EMBEDDED if kind.embedding else _ROWS, why)
     if facts.split == "time" and facts.ordered:
         why = "the split is by time, so the latest train items resemble the next ones"
-        return FineTuning({"reward": "ndcg", "relevance": "recent"}, _ANNEALED, why)
+        agent = _ANNEALED if facts.train > MANY else _SHORT
+        return FineTuning({"reward": "ndcg", "relevance": "recent"}, agent, why)
     if issubclass(kind, ClosedForm):
         why = "the split is at random; a closed form can learn little more from it"
         return FineTuning({"reward": "ndcg", "relevance": "holdout"}, _GENTLE, why)

@@ -33,7 +33,7 @@ class FinetunePart(TypedDict):
     reward_kwargs: dict[str, Any]
     """Settings of the reward."""
     algorithm: str
-    """Name of the algorithm."""
+    """Which one."""
     agent: dict[str, Any]
     """Fields of its settings."""
 
@@ -42,7 +42,7 @@ class BaselinePart(TypedDict):
     """The best baseline."""
 
     name: str
-    """Name of the baseline."""
+    """Which one."""
     settings: dict[str, Any]
     """Fields of its settings."""
 

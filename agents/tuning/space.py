@@ -28,7 +28,7 @@ class Suggests(Protocol):
         """Return one of the choices."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Return a number."""
+        """A number."""
 
 
 def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:

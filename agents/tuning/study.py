@@ -33,6 +33,8 @@ from refit_env.policy import DiffusionPolicy
 
 TRAINED = 10_000
 """Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
+REFUSALS = 3
+"""Refused fine-tunings after which a start is left."""
 SHORTEST = 30.0
 """Least time limit of a fine-tuning in seconds."""
 POLICIES = (CLOSED_FORM, NETWORK, FINE_TUNING)
@@ -169,7 +171,8 @@ class Study:
         share = self.settings.floor_share * self.settings.minutes * 60
         for at, name in enumerate(self.floor):
             spent = sum(trial.seconds for trial in self.log.of(BASELINE))
-            if spent > share and not self.log.of(BASELINE, name):
+            earlier = self.log.of(BASELINE, name)
+            if (spent > share and not earlier) or any(trial.refused for trial in earlier):
                 continue
             stop = self._until((share - spent) / (len(self.floor) - at))
 
@@ -177,15 +180,18 @@ class Study:
                 self._add(Trial(BASELINE, name, settings, means[self.metric], dict(means)))
                 return means[self.metric]
 
-            search_baseline(
-                self.dataset,
-                name,
-                seed=self.settings.seed,
-                device=self.device,
-                note=note,
-                known=[(trial.settings, trial.value) for trial in self.log.of(BASELINE, name)],
-                out_of_time=stop,
-            )
+            try:
+                search_baseline(
+                    self.dataset,
+                    name,
+                    seed=self.settings.seed,
+                    device=self.device,
+                    note=note,
+                    known=[(trial.settings, trial.value) for trial in earlier],
+                    out_of_time=stop,
+                )
+            except ValueError as error:  # too large for it, say
+                self._add(Trial(BASELINE, name, {}, 0.0, notes={"refused": str(error)}))
 
     def _networks(self) -> None:
         """Pretrain the networks that were named."""
@@ -212,7 +218,14 @@ class Study:
         share = self.settings.trial_share * self.left()
         while starts and self.left() > 0:
             params = propose(self.facts, starts, self.log.of(FINE_TUNING), self.settings.seed)
-            if not self._fine_tuning(params, min(max(share, SHORTEST), self.left())):
+            try:
+                useful = self._fine_tuning(params, min(max(share, SHORTEST), self.left()))
+            except ValueError as error:  # the reward or the backbone does not take the data, say
+                notes = {"params": params, "refused": str(error)}
+                self._add(Trial(FINE_TUNING, params["start"], {}, 0.0, notes=notes))
+                refusals = [trial for trial in self.log.of(FINE_TUNING, params["start"]) if trial.refused]
+                useful = len(refusals) < REFUSALS
+            if not useful:
                 starts = [name for name in starts if name != params["start"]]
 
     def _fine_tuning(self, params: dict[str, Any], seconds: float) -> bool:

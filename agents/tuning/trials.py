@@ -36,6 +36,11 @@ class Trial:
     notes: dict[str, Any] = field(default_factory=dict)
     """Further facts: iterations, the selected one, whether time ran out."""
 
+    @property
+    def refused(self) -> bool:
+        """Whether the data or the settings were refused, so that there is no model; the value is then 0."""
+        return "refused" in self.notes
+
 
 class TrialLog:
     """The trials of a run folder, in order.
@@ -75,7 +80,7 @@ class TrialLog:
 
     def best(self, *stages: str, name: str | None = None) -> Trial | None:
         """Return the trial of the stages with the highest value, the first of equals; None without any."""
-        found = [t for t in self.trials if t.stage in stages and name in (None, t.name)]
+        found = [t for t in self.trials if t.stage in stages and name in (None, t.name) and not t.refused]
         return max(found, key=lambda trial: trial.value, default=None)
 
     @property

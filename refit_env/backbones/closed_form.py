@@ -132,7 +132,7 @@ class ClosedForm(Backbone):
             at = 0.5 + 0.5 * cut / config.cuts
             known, future = split_rows(dataset.train, at, at + config.window)
             scale = np.maximum(future.counts, 1).astype(np.float32) ** (-config.pair_power / 2)  # (U,)
-            scale[future.counts == 0] = 0.0  # a row without later items has no target
+            scale[future.counts == 0] = 0.0  # a row without a future says nothing about it
             inputs.append(sp.diags(scale) @ self.rows(replace(dataset, train=known), config))
             targets.append(sp.diags(scale) @ future.csr)
         return sp.csr_matrix(sp.vstack(inputs)), sp.csr_matrix(sp.vstack(targets))

@@ -29,7 +29,7 @@ from refit_env.utils.ridge import ridge_weights
 LARGEST = 25_000
 """Most items: a float32 matrix of that size has 2.5 GB, and the solver needs three of them."""
 SPARSE = 0.02
-"""Share of a row's items below which the sparse product is faster."""
+"""Share of a row's items below which the sparse product is the faster one."""
 DOUBLE = 10_000
 """Up to this many items the system is solved in float64."""
 
@@ -70,7 +70,7 @@ class LinearDenoiser(ClosedForm):
         self.weight = nn.Parameter(torch.zeros(count, num_items, num_items))
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """Return the clean rows (B, I) of ``u`` (B, I): u W_k."""
+        """The clean rows (B, I) of ``u`` (B, I): u W_k."""
         if len(self.weight) == 1:
             return self._times(u, self.weight[0])
         if isinstance(timestep, int):
@@ -82,7 +82,7 @@ class LinearDenoiser(ClosedForm):
         return out
 
     def _times(self, u: Tensor, weight: Tensor) -> Tensor:
-        """Return u W; for a large catalogue and without gradients, only from the nonzero items of ``u``."""
+        """Return u W; of a large catalogue and without gradients, by the items that ``u`` holds alone."""
         few = self.num_items > DOUBLE and not torch.is_grad_enabled()
         if few and int(u.count_nonzero()) < SPARSE * u.numel():
             product: Tensor = torch.sparse.mm(u.to_sparse(), weight)

@@ -68,7 +68,7 @@ class SpectralDenoiser(ClosedForm):
         self.out = nn.Parameter(torch.zeros(rank, num_items))
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """Return the clean rows (B, I) of ``u`` (B, I), the same at every step."""
+        """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
         return u @ self.into @ self.out
 
     @torch.no_grad()

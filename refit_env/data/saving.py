@@ -103,8 +103,8 @@ def _check_neighbours(folder: Path) -> None:
         same = other.name != folder.name and _folded(other.name) == _folded(folder.name)
         if same and (other / INFO).is_file():
             raise DataError(
-                f"{folder}: the data set {other.name!r} is beside it, and many file systems treat the two "
-                "names as one; choose another name"
+                f"{folder}: the data set {other.name!r} is beside it, and many file systems take the two "
+                "names for one; choose another name"
             )
 
 

@@ -100,7 +100,7 @@ class Histories:
         return cls(items, lengths.astype(np.int64), gaps, num_items)
 
     def as_interactions(self) -> Interactions:
-        """Return the histories as the interactions of R users."""
+        """The histories as the interactions of R users."""
         shown = self.items[np.arange(self.items.shape[1]) < self.lengths[:, None]]
         return ragged(self.lengths, shown, self.num_items)
 

@@ -23,7 +23,7 @@ FINE = 2.0**30
 """Factor by which weights and draws are scaled before they are rounded to whole numbers."""
 DAY = 86_400.0
 LEAST_ITEMS = 18
-"""Least number of items: a third of fewer cannot give each user an item in each split."""
+"""Of fewer, a third is not enough for an item of each user in each split."""
 EPOCH = 1_600_000_000.0
 """Unix time of the earliest possible event (September 2020)."""
 

@@ -11,10 +11,12 @@ import pytest
 from agents.cli import main
 from agents.runs.folder import RunFolder
 from agents.tuning import study
+from agents.tuning.defaults import FineTuning
 from agents.tuning.outcome import fine_tuning_part
 from agents.tuning.settings_file import read_settings, write_settings
 from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, TrialLog
+from agents.tuning.trying import Training
 from refit_env.checkpoint import load_checkpoint
 from refit_env.data import load_dataset
 from refit_env.evaluation.ranking import evaluate
@@ -138,6 +140,29 @@ def test_its_settings_file_makes_the_same_model_again(
     assert main([*tuned, "--overwrite"]) == 2
     assert "settings.json: no fine-tuning was better than its start" in capsys.readouterr().err
     assert RunFolder(tmp_path / "rl").finished()
+
+
+def test_what_refuses_the_data_is_noted_and_the_rest_is_tried(
+    own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("agents.baselines.slim.LARGEST", 10)
+    fine_tune = Training.fine_tune
+
+    def without_racs(self: Training, policy: Any, chosen: FineTuning, seconds: float) -> dict[str, Any]:
+        if chosen.env["reward"] == "racs":
+            raise ValueError("no neighbours")
+        return fine_tune(self, policy, chosen, seconds)
+
+    monkeypatch.setattr(Training, "fine_tune", without_racs)
+    command = words(own_data, tmp_path / "run")
+    command[command.index("ease")] = "slim"
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    assert "baseline slim: refused" in err and "fine-tuning linear: refused: no neighbours" in err
+    log = TrialLog(tmp_path / "run")
+    best = log.best(BASELINE)
+    assert best is not None and best.name == "popularity"  # the refused one has no value
+    assert [trial.refused for trial in log.of(FINE_TUNING)][:3] == [False, True, False]
 
 
 def test_it_prints_json_and_nothing_else(

@@ -7,7 +7,6 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-import torch
 
 import refit_env  # noqa: F401  # registers the ids
 from agents.algorithms.configs import ReinforceConfig
@@ -67,23 +66,6 @@ def test_a_control_runs_the_chain_of_its_rival(
     monkeypatch.setattr(Pretrainer, "_validate", spy)
     longer, _ = further_training(start, data_of(ENV), PretrainConfig(epochs=1), seed=0)
     assert longer.chain == own and set(judged) == {0.25}
-
-
-def test_a_ranking_control_trains_through_the_chain_of_the_policy(
-    policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths: set[int] = set()
-    loss = Pretrainer._loss
-
-    def spy(self: Pretrainer, ids: torch.Tensor) -> torch.Tensor:
-        lengths.add(self._chain.num_steps)
-        return loss(self, ids)
-
-    monkeypatch.setattr(Pretrainer, "_loss", spy)
-    config = PretrainConfig(epochs=1, objective="ranking", target="holdout")
-    start = DiffusionPolicy(policy.backbone, num_steps=3)
-    further_training(start, data_of(ENV), config, seed=0)
-    assert lengths == {3}
 
 
 def test_steps_are_counted_in_the_environment(policy: DiffusionPolicy) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from agents.algorithms.reinforce import Reinforce
-from agents.tuning.defaults import LINEAR, default_backbone, default_finetuning
+from agents.tuning.defaults import LINEAR, MANY, default_backbone, default_finetuning
 from agents.tuning.inspection import DataFacts, inspect_data
 from refit_env.backbones import make_backbone
 from refit_env.data import synthesize
@@ -49,6 +49,13 @@ def test_reward_and_relevance_follow_from_the_data(
 def test_a_closed_form_on_a_random_split_uses_small_steps_and_many_hold_outs() -> None:
     gentle, usual = (default_finetuning(facts, "linear").agent for facts in (RANDOM, TIME))
     assert gentle.learning_rate < usual.learning_rate and gentle.relevance_draws > usual.relevance_draws == 1
+
+
+def test_few_interactions_take_shorter_steps() -> None:
+    few = default_finetuning(replace(TIME, train=MANY), "linear").agent
+    many = default_finetuning(replace(TIME, train=MANY + 1), "linear").agent
+    assert few.learning_rate < many.learning_rate and few.exploration_std < many.exploration_std
+    assert few.anneal_lr and many.anneal_lr and few.blends == many.blends > 0
 
 
 @pytest.mark.parametrize("facts", [TIME, RANDOM], ids=["time", "random"])

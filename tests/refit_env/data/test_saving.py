@@ -132,7 +132,7 @@ def test_two_sets_whose_names_many_file_systems_confuse_are_refused(
 ) -> None:
     save_dataset(OLD, tmp_path / one)
     (tmp_path / "SHOP").mkdir()  # no data set: no reason to refuse
-    with pytest.raises(DataError, match="is beside it, and many file systems treat the two names as one"):
+    with pytest.raises(DataError, match="is beside it, and many file systems take the two names for one"):
         save_dataset(NEW, tmp_path / other, overwrite=True)
     assert whole(tmp_path / one) == 30 and not (tmp_path / other).exists()
 
