@@ -58,6 +58,8 @@ class Baseline(ABC):
     """The forms of data sets that it supports."""
     seeded: ClassVar[bool] = False
     """Whether the seed changes the fit."""
+    chooses: ClassVar[bool] = False
+    """Whether a fit chooses settings by the validation items: the number of epochs."""
     ordered: ClassVar[bool] = False
     """Whether it also accepts sets of items that are sorted by time."""
     needs: ClassVar[str] = ""

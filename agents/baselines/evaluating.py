@@ -34,8 +34,9 @@ def fit_baseline(
         name: the baseline's.
         settings: fields of its settings that differ from the defaults.
         seed: of its random numbers.
-        refit: after the fit, fit again to the train and validation items together, with what validation
-            chose; both are then the input at test, as in the tables of LightGCN and others.
+        refit: fit to the train and validation items together; both are then the input at test, as in the
+            tables of LightGCN and others. A baseline that stops early is fitted to the train items first, and
+            then for as many epochs as validation chose.
         device: of the training.
 
     Returns:
@@ -47,11 +48,12 @@ def fit_baseline(
     """
     kind = baseline(name)
     config = make_config(kind.config_class, name, settings or {})
-    scorer = kind(config).fit(dataset, seed, device)
     if not refit:
-        return scorer, dataset
+        return kind(config).fit(dataset, seed, device), dataset
+    if kind.chooses:
+        config = replace(config, **kind(config).fit(dataset, seed, device).chosen)
     joined = dataset.learning_validation_of(np.arange(dataset.num_users))
-    return kind(replace(config, **scorer.chosen)).fit(joined, seed, device), joined
+    return kind(config).fit(joined, seed, device), joined
 
 
 def evaluate_baseline(

@@ -76,6 +76,7 @@ class Learned(Baseline):
     """A baseline that is trained by Adam until validation stops improving."""
 
     seeded: ClassVar[bool] = True
+    chooses: ClassVar[bool] = True
     config: LearningConfig
 
     @abstractmethod

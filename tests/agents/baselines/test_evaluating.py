@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.baselines import evaluate_baseline, measure_baseline
+from agents.baselines import Baseline, baseline, evaluate_baseline, measure_baseline
 from refit_env.data import Dataset
 
 
@@ -53,3 +53,19 @@ def test_rows_are_ranked_as_their_policies_are(task_data: dict[str, Dataset]) ->
     result, report = measure_baseline(data, "item-knn")
     assert result.users.tolist() == data.episodes.rows_of("test").tolist()
     assert report["users"] == len(result.users) and (result.lists >= 0).all()  # nothing is masked
+
+
+def test_a_second_fit_is_made_only_of_what_validation_chooses(
+    few: Dataset, small_settings: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fits in (("ease", 1), ("mf-bpr", 2)):
+        kind, seen = baseline(name), []
+        whole = kind.fit_episodes
+
+        def note(self: Baseline, data: Dataset, *rest: Any, whole: Any = whole, seen: Any = seen) -> Any:
+            seen.append(len(data.train))
+            return whole(self, data, *rest)
+
+        monkeypatch.setattr(kind, "fit_episodes", note)
+        measure_baseline(few, name, small_settings[name], refit=True)
+        assert len(seen) == fits and seen[-1] == len(few.train) + len(few.valid)
