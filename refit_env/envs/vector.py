@@ -322,15 +322,13 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """The observation (N, ...)."""
         u = self._u
         if self.autoreset_mode == AutoresetMode.DISABLED:
-            u = self._backend.empty().copy_(
-                u
-            )  # a partial reset returns it again, and the caller may write to it
+            # A partial reset returns the vectors again, and the caller may write to these.
+            u = self._backend.empty().copy_(u)
         out = {"t": self._backend.steps(self._t), "u": self._backend.vectors(u)}
         if self._context is None:
             return out
-        return {
-            "history": self._backend.vectors(self._context.clone())
-        } | out  # sorted, as the keys of the space
+        history = self._backend.vectors(self._context.clone())
+        return {"history": history} | out  # sorted, as the keys of the space
 
     def render(self) -> Any:
         """A tuple with each sub-environment's text or picture; None without a render mode."""

@@ -194,9 +194,8 @@ class ListReward(Reward):
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
         """By term, (B, K) float32: the gains of the lists' items; subclasses may avoid (B, I) gains."""
-        some, index = torch.unique_consecutive(
-            users, return_inverse=True
-        )  # a user's episodes are consecutive
+        # A user's episodes are consecutive.
+        some, index = torch.unique_consecutive(users, return_inverse=True)
         return {name: gain[index[:, None], lists] for name, gain in self.term_gains(some).items()}
 
     def gains(self, users: Tensor) -> Tensor:

@@ -151,9 +151,8 @@ def make_relevance(
 
 def _selecting(ids: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
     """(n,) whether the users ``ids`` (n,) select: drawn for each id, independent of the data."""
-    chance = np.random.default_rng(0).random(
-        int(ids.max(initial=0)) + 1
-    )  # an id's number does not depend on how many ids there are
+    # The number of an id does not depend on how many ids there are.
+    chance = np.random.default_rng(0).random(int(ids.max(initial=0)) + 1)
     return np.asarray(chance[ids] < share)
 
 

@@ -1,4 +1,4 @@
-"""Observations of the list's head, for vector environments."""
+"""Observations of the highest entries of u, for vector environments."""
 
 from __future__ import annotations
 
