@@ -15,7 +15,7 @@ from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import ClosedForm
 
 MANY = 100_000
-"""Train interactions above which fine-tuning on the latest of them takes longer steps."""
+"""Train interactions above which fine-tuning on the latest of them uses longer steps."""
 LARGEST_EASE = 10_000
 """Number of items (or users, if fewer) up to which ``ease`` is solved in seconds."""
 LINEAR = 10_000
