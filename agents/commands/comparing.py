@@ -15,7 +15,7 @@ from agents.experiments.plan import plan
 from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
 from agents.experiments.report import draw, find, report, write_report
 from agents.experiments.shipped import study_path
-from agents.experiments.spec import Study, read_study, with_budget
+from agents.experiments.study import Study, read_study, with_budget
 from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
 
@@ -126,7 +126,9 @@ class Progress:
         """Run what is missing, if anything is to run; the errors of the cells that failed, by key."""
         if self._finished:
             return {}
-        return run_cells(self._cells, self._records, workers=workers, tell=self.tell, redo=self._redo)
+        return run_cells(
+            self._cells, self._records, workers=workers, on_end=self.print_outcome, redo=self._redo
+        )
 
     def stale_note(self) -> str:
         """A sentence of a table's note on the stale cells that it shows; empty where there are none."""
@@ -137,7 +139,7 @@ class Progress:
             "the data's fingerprint was recorded."
         )
 
-    def tell(self, outcome: Outcome) -> None:
+    def print_outcome(self, outcome: Outcome) -> None:
         """One line: which cell, its NDCG@20 and gain, its seconds and memory; or its error."""
         cell = outcome.cell.key.replace("_", " ")
         if outcome.result is None:

@@ -1,6 +1,6 @@
 """Studies: what is run, resumable records, tables and figures of the results.
 
-``spec`` reads a study from YAML; ``resolve`` gives each variant its settings; ``plan`` lists the cells;
+``study`` reads a study from YAML; ``resolve`` gives each variant its settings; ``plan`` lists the cells;
 ``making`` and ``measuring`` are what a cell's process does; ``cells`` runs processes and knows nothing of
 recommenders; ``records`` holds one JSON line a cell; ``summary``, ``aggregate``, ``tables``, ``claims``,
 ``leaderboard``, ``figures`` and ``report`` make of them what is read.

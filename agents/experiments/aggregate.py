@@ -21,7 +21,7 @@ from refit_env.evaluation.statistics import FloatArray, Interval, stratified_boo
 
 Results = Mapping[str, Mapping[str, Sequence[Record]]]
 """Environment -> variant -> finished records, in order of their seeds."""
-BASE, RIVAL = "pretrained", "reinforce"
+BASE, REINFORCE = "pretrained", "reinforce"
 """The variant that gains are over, and the one that others are to improve on."""
 
 
@@ -56,8 +56,8 @@ def over_environments(results: Results, metric: str = "ndcg@20") -> dict[str, di
     out: dict[str, dict[str, Any]] = {}
     for row, scores in tables.items():
         out[row] = {"iqm": stratified_bootstrap(scores).to_json()}
-        if RIVAL in tables and row != RIVAL:
-            out[row]["improvement"] = improvement(scores, tables[RIVAL]).to_json()
+        if REINFORCE in tables and row != REINFORCE:
+            out[row]["improvement"] = improvement(scores, tables[REINFORCE]).to_json()
     return out
 
 
@@ -85,12 +85,12 @@ def gain_tables(results: Results, metric: str) -> dict[str, FloatArray]:
     return tables
 
 
-def improvement(scores: npt.ArrayLike, rival: npt.ArrayLike) -> Interval:
+def improvement(scores: npt.ArrayLike, other: npt.ArrayLike) -> Interval:
     """Probability that a run of one algorithm is better than a run of another, a tie counting half.
 
     Args:
         scores: (S, E).
-        rival: (S, E); its runs are resampled independently.
+        other: (S, E); its runs are resampled independently.
 
     Returns:
         The mean over environments of P(X > Y) (Mann-Whitney's statistic over all pairs of seeds), with its
@@ -100,7 +100,7 @@ def improvement(scores: npt.ArrayLike, rival: npt.ArrayLike) -> Interval:
         >>> improvement([[0.1], [0.3]], [[0.2], [0.0]]).mean
         0.75
     """
-    both = np.concatenate([np.asarray(scores, float), np.asarray(rival, float)], axis=1)  # (S, 2 E)
+    both = np.concatenate([np.asarray(scores, float), np.asarray(other, float)], axis=1)  # (S, 2 E)
     return stratified_bootstrap(both, _mann_whitney)
 
 

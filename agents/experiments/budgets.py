@@ -1,4 +1,4 @@
-"""Budgets of controls: as much work as the rival took, the same on a busy and on an idle machine."""
+"""Budgets of controls: as much work as another variant took, the same on a busy and on an idle machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def in_work(amount: float) -> dict[str, Any]:
 
 
 def work_of(records: Path, key: str) -> float:
-    """The work that a rival's record counts, a control's budget.
+    """The work that a record counts: the budget of a control.
 
     Raises:
         DataError: if there is no such record, or it counts none.
@@ -64,7 +64,7 @@ def mean_work(records: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def same(units: Iterable[str]) -> str:
-    """What a control and its rival have in common, for a table; empty where nothing is known.
+    """The unit in which a control has as much as its counterpart, for a table; empty without one.
 
     Example:
         >>> same({"work"}), same({"seconds"}), same({"seconds", "work"})

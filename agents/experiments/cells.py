@@ -4,7 +4,7 @@ A cell is one measurement of a long table. What is finished is never done again;
 not stop the others, and is tried again the next time. A process of its own gives each cell its own peak of
 memory, and one thread lets as many cells run as there are cores.
 
-A cell that runs is locked, so that several commands may share a file of records: each takes cells that no
+A cell that runs is locked, so that several commands may share a file of records: each starts cells that no
 other has, and waits for what another is making.
 """
 
@@ -34,7 +34,7 @@ from agents.experiments.records import LOCKS, Cell, append_record, plain, read_c
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the numerical libraries read at their start."""
 GRACE = 10.0
-"""Seconds that a process has to end by itself once it is asked to."""
+"""Seconds that a process has to end by itself after a signal."""
 POLL = 0.5
 """Seconds between two tries for a cell that another command has."""
 
@@ -69,7 +69,7 @@ def run_cells(
     records: Path,
     *,
     workers: int = 2,
-    tell: Callable[[Outcome], None] = lambda outcome: None,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
     redo: bool = False,
 ) -> dict[str, str]:
     """Run what is missing; a cell begins as soon as a worker is free and its needs are finished.
@@ -78,7 +78,7 @@ def run_cells(
         cells: in the order in which they are begun, where needs allow.
         records: the file that they are written to.
         workers: cells that run at once.
-        tell: called after each cell that ran, or could not.
+        on_end: called after each cell that ran, or could not.
         redo: measure stale cells again; their records count until there are new ones.
 
     Returns:
@@ -86,7 +86,7 @@ def run_cells(
 
     Raises:
         CellError: before anything runs, if a finished cell is stale and not to be measured again.
-        ValueError: for less than one worker, a key that stands twice, or a need that is no cell.
+        ValueError: for less than one worker, a repeated key, or a need that is no cell.
     """
     _check(cells, workers)
     missing = unfinished(cells, records, redo=redo)
@@ -97,7 +97,7 @@ def run_cells(
     try:
         while queue.waiting or running:
             for outcome in queue.give_up():
-                tell(outcome)
+                on_end(outcome)
             while len(running) < workers and (job := queue.begin()) is not None:
                 running[job.process.sentinel] = job
             if not running:
@@ -107,7 +107,7 @@ def run_cells(
             for sentinel in [sentinel for sentinel in running if sentinel in ended]:
                 outcome = _end(running.pop(sentinel), records)
                 queue.take(outcome)
-                tell(outcome)
+                on_end(outcome)
     except KeyboardInterrupt:
         done = len({cell.key for cell in cells} & read_records(records).keys())
         text = f"{done} of {len(cells)} cells are finished and kept; the same command goes on"
@@ -202,7 +202,7 @@ def _check(cells: Sequence[Cell], workers: int) -> None:
     for place, cell in enumerate(cells):
         for need in cell.needs:
             if need not in keys[:place]:
-                raise ValueError(f"cell {cell.key!r} needs {need!r}, which does not stand before it")
+                raise ValueError(f"cell {cell.key!r} needs {need!r}, which is not before it")
 
 
 def _begin(cell: Cell, records: Path, lock: FileLock, command: str) -> _Job:

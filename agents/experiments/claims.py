@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.experiments.aggregate import RIVAL
+from agents.experiments.aggregate import REINFORCE
 from agents.experiments.tables import TextTable
 from refit_env.evaluation.slices import COLD
 from refit_env.registration import entry
@@ -47,12 +47,12 @@ def claims_table(summary: Sequence[Model]) -> TextTable:
 
 
 def _line(what: str, paper: str, models: Sequence[Model], cold: bool = False) -> tuple[str, ...]:
-    """Mean gains of fine-tuning and of its controls, and how many environments' intervals lie above zero."""
-    gains: dict[str, list[Mapping[str, Any]]] = {RIVAL: [], ELBO: []}
+    """Mean gains of fine-tuning and of its controls, and how many environments' intervals are above zero."""
+    gains: dict[str, list[Mapping[str, Any]]] = {REINFORCE: [], ELBO: []}
     for model in models:
         gain = model["slice_gain"][COLD]["recall@20"] if cold else model["gain"]["ndcg@20"]
         if model["variant"] in gains and gain is not None:
             gains[model["variant"]].append(gain)
-    sure = sum(gain["excludes_zero"] and gain["mean"] > 0 for gain in gains[RIVAL])
+    sure = sum(gain["excludes_zero"] and gain["mean"] > 0 for gain in gains[REINFORCE])
     means = [f"{100 * np.mean([g['mean'] for g in found]):+.1f}" if found else "" for found in gains.values()]
-    return what, paper, str(len(gains[RIVAL])), str(sure), *means
+    return what, paper, str(len(gains[REINFORCE])), str(sure), *means

@@ -153,5 +153,5 @@ def chance_interval(interval: Mapping[str, Any] | None) -> str:
 
 
 def _mark(found: Entry) -> str:
-    """What stands after figures that were measured on a GPU."""
+    """The mark after figures that were measured on a GPU."""
     return "" if found["device"] == "cpu" else ON_GPU

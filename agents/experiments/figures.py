@@ -22,7 +22,7 @@ def draw_learning_curves(
 ) -> Path:
     """Draw validation against environment steps, and write a PNG.
 
-    Lines are means over seeds, bands reach from the worst seed to the best. What takes no environment steps
+    Lines are means over seeds, bands reach from the worst seed to the best. What needs no environment steps
     is a level: "no training", and more ELBO. A panel is cut a little below "no training", so that an
     algorithm that falls does not flatten all others.
 

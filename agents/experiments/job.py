@@ -59,7 +59,7 @@ class Job:
 
     @property
     def parent(self) -> Path:
-        """Where the policy that it begins from lies."""
+        """Where the policy is that it begins from."""
         return self.runs / self.key(self.variant.parent)
 
 

@@ -77,9 +77,9 @@ def _pretrain(job: Job, dataset: Dataset) -> Made:
 
 
 def _continue(job: Job, dataset: Dataset) -> Made:
-    """Go on with the training, for as much work as its rival took where it has one.
+    """Go on with the training, for as much work as the variant that it is compared with, where it has one.
 
-    Where the rival was rewarded for validation items, they are trained on, too: the same information.
+    Where a reward sees validation items, they are trained on, too: the same information.
     """
     config, budget = _of(PretrainConfig, job), None
     if job.variant.work_of:
@@ -117,7 +117,7 @@ def _finetune(job: Job, dataset: Dataset) -> Made:
     policy = DiffusionPolicy.load(job.parent)
     if job.budget is not None:
         budget = job.budget
-        config = fit_budget(config, job.env_id, kwargs, policy.num_steps, budget.steps, budget.looks)
+        config = fit_budget(config, job.env_id, kwargs, policy.num_steps, budget.steps, budget.validations)
     result, taken = fine_tuned(
         job.variant.algorithm, policy, job.env_id, config, kwargs, job.seed, job.device
     )

@@ -1,6 +1,6 @@
 """A metric user by user in a few characters, so that records can be compared over users later.
 
-Values lie in [0, 1] and are kept to 1 / 65535, which changes no mean by more than 8e-6.
+Values are in [0, 1] and are kept to 1 / 65535, which changes no mean by more than 8e-6.
 
 Letters: n users.
 """

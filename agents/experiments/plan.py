@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from agents.experiments.job import CHECKPOINTS, Job
 from agents.experiments.making import run_job
 from agents.experiments.records import Cell
 from agents.experiments.resolve import env_of, settings_of
-from agents.experiments.spec import BASELINE, CONTINUE, FINETUNE, PRETRAIN, SB3, Place, Study, Variant
+from agents.experiments.spec import BASELINE, CONTINUE, FINETUNE, PRETRAIN, SB3, Place, Variant
+from agents.experiments.study import Study
 from agents.experiments.training import sees_validation
 from agents.hyperparams.models import Model, baseline_settings
 from agents.runs.folder import POLICY
@@ -40,11 +41,11 @@ def plan(
 
     Args:
         study: whose.
-        records: file of its records; checkpoints lie in a folder beside it.
+        records: file of its records; checkpoints are in a folder beside it.
         env_ids: environments; the study's own if empty.
-        models: names of models; empty takes those of the study.
-        variants: keys of variants, with which all that they need is made; empty takes the usual ones.
-        seeds: how many, from the first seed of the study; None takes those of the study.
+        models: names of models; those of the study if empty.
+        variants: keys of variants, with which all that they need is made; the usual ones if empty.
+        seeds: how many, from the first seed of the study; those of the study if None.
         device: where cells run, ``"cpu"`` or ``"cuda"``.
         large: whether models that need a GPU are taken where none is named.
 
@@ -53,7 +54,8 @@ def plan(
     """
     envs = list(dict.fromkeys(env_ids or study.environments))
     places = {env_id: study.place(env_id) for env_id in envs}
-    _check_named(models, [name for place in places.values() for name in place.models], study)
+    _check_named("model", models, {name for place in places.values() for name in place.models}, study)
+    _check_named("variant", variants, {v.key for place in places.values() for v in place.variants}, study)
     jobs: list[Job] = []
     for env_id, place in places.items():
         for seed in _seeds(place, seeds):
@@ -65,9 +67,7 @@ def plan(
 
 def _chosen(place: Place, names: Sequence[str]) -> list[Variant]:
     """The variants named and those that they need; the usual ones where none is named."""
-    wanted = list(names) or [variant.key for variant in place.variants if variant.usual]
-    for name in wanted:
-        place.variant(name)
+    wanted = [v.key for v in place.variants if (v.key in names if names else v.usual)]
     keys, open_keys = set(wanted), list(wanted)
     while open_keys:
         found = set(place.variant(open_keys.pop()).needs()) - keys
@@ -84,11 +84,11 @@ def _seeds(place: Place, number: int | None) -> Iterable[int]:
     return (*place.seeds, *more)[:number]
 
 
-def _check_named(names: Sequence[str], known: Sequence[str], study: Study) -> None:
-    """Refuse models that no environment has."""
+def _check_named(kind: str, names: Sequence[str], known: Collection[str], study: Study) -> None:
+    """Refuse models and variants that no environment has."""
     for name in names:
         if name not in known:
-            raise unknown_name(f"model of {study.name}", name, set(known))
+            raise unknown_name(f"{kind} of {study.name}", name, known)
 
 
 def _rows(

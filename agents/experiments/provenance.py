@@ -119,7 +119,7 @@ def sources(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 @cache
 def data_of_name(name: str) -> Data | None:
-    """A data set's fingerprint as it now lies in the data home; None for an empty name.
+    """A data set's fingerprint as it now is in the data home; None for an empty name.
 
     Raises:
         DataError: if it is not there.

@@ -159,7 +159,7 @@ def staleness(found: Mapping[str, Any], cell: Cell) -> list[str]:
 
 
 def _other_data(old: Data | None, name: str) -> list[str]:
-    """Whether a record was made on the data set ``name`` as it now lies in the data home."""
+    """Whether a record was made on the data set ``name`` as it now is in the data home."""
     if old is None:
         return ["it does not record the fingerprint of its data"]
     try:
@@ -201,7 +201,7 @@ def differences(old: Any, new: Any, name: str = "") -> list[str]:
 
     Args:
         old: of a record, JSON-plain.
-        new: as asked for; JSON-plain values and dataclasses of them. A field that the record lacks was added
+        new: those of now; JSON-plain values and dataclasses of them. A field that the record lacks was added
             to the class later: it differs unless it has its default, with which all is as before.
         name: of the entry.
 

@@ -15,7 +15,8 @@ from agents.experiments.columns import ON_GPU, counted
 from agents.experiments.figures import draw_learning_curves
 from agents.experiments.leaderboard import leaderboard_table
 from agents.experiments.provenance import provenance_of, sources
-from agents.experiments.spec import Study, Table
+from agents.experiments.spec import Table
+from agents.experiments.study import Study
 from agents.experiments.summary import Record, Runs, check_starts, grouped, summarise
 from agents.experiments.tables import TextTable, aggregate_table, row_table, slice_table
 from agents.runs.hardware import machine_of
@@ -105,7 +106,7 @@ def write_report(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _lines(value: Any, indent: str = "") -> str:
-    """JSON in which lists of plain values stand on one line."""
+    """JSON in which lists of plain values are on one line."""
     more = indent + "  "
     if isinstance(value, Mapping) and value:
         parts = [f"{more}{json.dumps(key)}: {_lines(part, more)}" for key, part in value.items()]
@@ -116,7 +117,7 @@ def _lines(value: Any, indent: str = "") -> str:
 
 
 def _tables(table: Table, found: Found) -> list[TextTable]:
-    """The tables that one entry of a study's file stands for."""
+    """The tables of one entry of a study's file."""
     if table.kind == "claims":
         return [claims_table(found.entries)]
     if table.kind == "slices":

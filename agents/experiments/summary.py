@@ -14,7 +14,7 @@ import numpy as np
 
 from agents.experiments.budgets import mean_work, units_of
 from agents.experiments.columns import METRICS
-from agents.experiments.spec import Study
+from agents.experiments.study import Study
 from refit_env.errors import DataError
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import Interval, mean_interval
@@ -137,7 +137,7 @@ def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
         return out
     out["gain"] = {m: relative([(a[split][m], b[split][m]) for a, b in pairs]) for m in METRICS}
     differences = {m: mean_interval([a[split][m] - b[split][m] for a, b in pairs]) for m in METRICS}
-    out["difference"] = {m: _judged(interval) for m, interval in differences.items()}
+    out["difference"] = {m: _with_zero(interval) for m, interval in differences.items()}
     out["slice_gain"] = {
         name: {m: relative([(_slice(a, name, m), _slice(b, name, m)) for a, b in pairs]) for m in SLICED}
         for name in SLICES
@@ -205,13 +205,13 @@ def relative(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, An
     """
     if not pairs or any(before is None or after is None or before == 0 for after, before in pairs):
         return None
-    return _judged(
+    return _with_zero(
         mean_interval([after / before - 1 for after, before in pairs if after is not None and before])
     )
 
 
-def _judged(interval: Interval) -> dict[str, Any]:
-    """An interval, and whether it lies wholly on one side of zero."""
+def _with_zero(interval: Interval) -> dict[str, Any]:
+    """An interval, and whether it excludes zero."""
     known = math.isfinite(interval.low) and math.isfinite(interval.high)
     return interval.to_json() | {"excludes_zero": known and (interval.low > 0 or interval.high < 0)}
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from agents.console import console
-from agents.experiments.aggregate import RIVAL, Results, over_environments, without_gains
+from agents.experiments.aggregate import REINFORCE, Results, over_environments, without_gains
 from agents.experiments.budgets import same
 from agents.experiments.columns import (
     COLUMNS,
@@ -109,7 +109,7 @@ def slice_table(entries: Sequence[Entry]) -> TextTable:
     lines = []
     for found in entries:
         before = start.get((found["env"], found["model"]), {})
-        if found["variant"] != RIVAL or "slice_gain" not in found or COLD not in before:
+        if found["variant"] != REINFORCE or "slice_gain" not in found or COLD not in before:
             continue
         cells = [row_name({**found, "gain": None, "title": ""}, each=False).removesuffix(": ")]
         cells.append(f"{before[COLD]['users']:.0f}")
@@ -142,7 +142,7 @@ def aggregate_table(results: Results, entries: Sequence[Entry]) -> TextTable | N
         for key in titles
         if key in found
     )
-    better = f"P(better than {titles.get(RIVAL, RIVAL)})"
+    better = f"P(better than {titles.get(REINFORCE, REINFORCE)})"
     columns = ("algorithm", "gain in NDCG@20 over no training, %", better)
     return TextTable(
         f"Over {counted(len(results) - len(left_out), 'environment')}: interquartile mean and its interval"

@@ -148,7 +148,7 @@ class StepCounter:
 
 
 def fit_budget(
-    config: Config, env_id: str, env_kwargs: Mapping[str, Any], num_steps: int, budget: int, looks: int
+    config: Config, env_id: str, env_kwargs: Mapping[str, Any], num_steps: int, budget: int, validations: int
 ) -> Config:
     """Settings with as many iterations as a budget of environment steps allows.
 
@@ -158,10 +158,10 @@ def fit_budget(
         env_kwargs: what it is made with.
         num_steps: T.
         budget: environment steps, all sub-environments counted.
-        looks: validations within the budget.
+        validations: how many within the budget.
 
     Raises:
-        ValueError: if one iteration takes more than the budget.
+        ValueError: if one iteration needs more than the budget.
     """
     kwargs = dict(env_kwargs) | {"num_steps": num_steps, "backend": "torch"}
     probe = cast(
@@ -173,11 +173,11 @@ def fit_budget(
     each = users * config.samples_per_user * num_steps
     if each > budget:
         raise ValueError(
-            f"one iteration takes {each} environment steps, the budget is {budget}: "
+            f"one iteration needs {each} environment steps, the budget is {budget}: "
             "raise --steps, or make users_per_batch or samples_per_user smaller"
         )
     iterations = budget // each
-    return replace(config, iterations=iterations, eval_every=max(1, round(iterations / looks)))
+    return replace(config, iterations=iterations, eval_every=max(1, round(iterations / validations)))
 
 
 def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -> Trained:
@@ -189,13 +189,13 @@ def trained_by(result: FineTuneResult, taken: Sequence[int], dataset: Dataset) -
         dataset: what its policy ranks.
     """
     at = {int(row["iteration"]): steps for row, steps in zip(result.history, taken, strict=True)}
-    looked = [row for row in result.history if CURVE[0] in row]
+    validated = [row for row in result.history if CURVE[0] in row]
     paid = [row for row in result.history if "reward/mean" in row]
     return Trained(
         score=result.policy.scorer(dataset),
         env_steps=taken[-1],
-        curve={"steps": [float(at[int(row["iteration"])]) for row in looked]}
-        | {name: [round(row[name], 6) for row in looked] for name in CURVE},
+        curve={"steps": [float(at[int(row["iteration"])]) for row in validated]}
+        | {name: [round(row[name], 6) for row in validated] for name in CURVE},
         reward={
             "steps": [float(at[int(row["iteration"])]) for row in paid],
             "mean": [round(row["reward/mean"], 6) for row in paid],

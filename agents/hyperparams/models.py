@@ -2,7 +2,7 @@
 
 A file maps models to their settings (the fields of ``Model``); the first one is the environment's default.
 The entry ``baselines`` holds the settings of baselines by name. No entry was chosen on the test split; what
-was tried on validation lies in ``benchmarks/results/search.jsonl`` and ``search-by-hand.jsonl`` (``refit
+was tried on validation is in ``benchmarks/results/search.jsonl`` and ``search-by-hand.jsonl`` (``refit
 compare search`` tries more).
 """
 
@@ -24,7 +24,7 @@ from refit_env.registration import entry
 from refit_env.settings import Bounded, OneOf, Steps
 
 FOLDER = Path(__file__).resolve().parent
-"""Where the files lie."""
+"""The folder of the files."""
 BASELINES = "baselines"
 """The entry of a file that holds baselines' settings."""
 
@@ -35,7 +35,7 @@ class Budget(Bounded):
 
     steps: Annotated[int, Meta(ge=1, le=10**12)]
     """Environment steps: T of them make one chain, and each is a row through the denoiser."""
-    looks: Annotated[int, Meta(ge=1, le=10**6)] = 12
+    validations: Annotated[int, Meta(ge=1, le=10**6)] = 12
     """Validations within the budget, the start's not counted; the best weights are kept."""
 
 
@@ -133,7 +133,7 @@ def model_of(env_id: str, name: str | None = None) -> Model:
 
 
 def baseline_settings(env_id: str, name: str) -> dict[str, Any]:
-    """What validation chose for a baseline on an environment's data; empty takes its defaults.
+    """What validation chose for a baseline on an environment's data; its defaults if empty.
 
     Raises:
         DataError: for a file that is wrong.

@@ -64,7 +64,7 @@ def _loader() -> Any:
                     continue
                 name = self.construct_object(key, deep=True)
                 if name in names:
-                    problem = f"{shown(name)} stands twice in one mapping"
+                    problem = f"{shown(name)} is repeated in one mapping"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 names.append(name)
             made: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -80,7 +80,7 @@ def mapping(value: Any, where: str, known: Iterable[str] | None = None) -> dict[
     Args:
         value: what the file holds.
         where: its place, for the message.
-        known: the names that it may have; None takes any.
+        known: the names that it may have; any if None.
 
     Raises:
         DataError: if it is another value, or has another name.

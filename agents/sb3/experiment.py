@@ -68,7 +68,7 @@ def train_sb3(
     envs = make_envs(config, env_id, env, checkpoint, seed, draws)
     model = make_model(name, config, envs, checkpoint, seed)
     total = whole_rollouts(model, budget.steps)
-    ranking, rewards = TimedRanking(max(1, total // budget.looks)), RewardCurve()
+    ranking, rewards = TimedRanking(max(1, total // budget.validations)), RewardCurve()
     begin = time.perf_counter()
     model.learn(total, callback=CallbackList([ranking, rewards]))
     seconds = time.perf_counter() - begin

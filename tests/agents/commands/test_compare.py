@@ -16,7 +16,7 @@ ENV = "ReFiT-Synthetic-v0"
 STUDY = """# A study of seconds
 title: Tiny
 seeds: 2
-budget: {steps: 300, looks: 2}
+budget: {steps: 300, validations: 2}
 variants:
   pretrained: {title: no training, make: pretrain}
   reinforce: {title: REINFORCE, make: finetune, parent: pretrained, algorithm: reinforce}
@@ -59,7 +59,7 @@ def test_a_study_runs_goes_on_and_names_failures(
     said = capsys.readouterr()
     assert "3 cells, 0 finished already" in said.err
     assert f"[2/3] {ENV} diffrec reinforce seed0: test NDCG@20" in said.err
-    assert f"FAILED {ENV} diffrec grpo seed0: ValueError: one iteration takes 792" in said.err
+    assert f"FAILED {ENV} diffrec grpo seed0: ValueError: one iteration needs 792" in said.err
     assert "1 of 3 cells failed" in said.err and "REINFORCE" in said.out  # the rest has its table
     assert (out / "errors" / f"{ENV}_diffrec_grpo_seed0.txt").exists()
 

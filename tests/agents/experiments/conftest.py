@@ -12,7 +12,7 @@ import pytest
 from agents.experiments.cells import do_cell
 from agents.experiments.plan import plan
 from agents.experiments.records import Cell
-from agents.experiments.spec import Study, read_study
+from agents.experiments.study import Study, read_study
 
 ENV = "ReFiT-Synthetic-v0"
 TINY = """

@@ -50,7 +50,7 @@ def test_gains_are_relative_and_over_nothing_there_is_none() -> None:
         assert gain(result(0, after), result(0, 0.0), "ndcg@20") is None
 
 
-def test_a_pretrained_model_at_zero_takes_its_environment_out_of_the_aggregates_alone() -> None:
+def test_a_pretrained_model_at_zero_removes_its_environment_from_the_aggregates_alone() -> None:
     values = {
         "E": {"pretrained": [0.1, 0.2], "reinforce": [0.2, 0.3]},
         "F": {"pretrained": [0.0, 0.4], "reinforce": [0.4, 0.6]},

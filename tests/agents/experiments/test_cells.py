@@ -1,4 +1,4 @@
-"""Cells: finished ones are kept, failed ones are told and tried again, settings must agree."""
+"""Cells: finished ones are kept, failed ones are reported and tried again, settings must agree."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def python(key: str, code: str, **more: Any) -> Cell:
 def test_cells_run_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
     broken = Cell("b", json.loads, ("{",))
     heard: list[Outcome] = []
-    failed = run_cells([cell("a"), broken, cell("c")], tmp_path / FILE, tell=heard.append)
+    failed = run_cells([cell("a"), broken, cell("c")], tmp_path / FILE, on_end=heard.append)
     assert list(failed) == ["b"] and "JSONDecodeError" in failed["b"]
     assert read_records(tmp_path / FILE)["a"]["value"] == 1
     assert "Traceback" in broken.error_path(tmp_path / FILE).read_text()
@@ -42,7 +42,7 @@ def test_cells_run_once_and_what_failed_is_tried_again(tmp_path: Path) -> None:
 
     heard.clear()
     mended = cell("b", 2)
-    assert run_cells([cell("a"), mended, cell("c")], tmp_path / FILE, tell=heard.append) == {}
+    assert run_cells([cell("a"), mended, cell("c")], tmp_path / FILE, on_end=heard.append) == {}
     assert [outcome.cell.key for outcome in heard] == ["b"]
     assert not mended.error_path(tmp_path / FILE).exists()
 
@@ -70,11 +70,11 @@ def test_what_others_work_with_is_made_again_where_it_is_gone_and_wanted(tmp_pat
 
     def run(*cells: Cell) -> None:
         heard.clear()
-        assert run_cells(cells, tmp_path / FILE, tell=lambda outcome: heard.append(outcome.cell.key)) == {}
+        assert run_cells(cells, tmp_path / FILE, on_end=lambda outcome: heard.append(outcome.cell.key)) == {}
 
     run(base)
     left.unlink()
-    run(base, cell("alone"))  # nobody asks for it
+    run(base, cell("alone"))  # nothing needs it
     assert heard == ["alone"] and not left.exists()
     run(base, python("reader", reads, needs=("base",)))
     assert heard == ["base", "reader"]
@@ -89,7 +89,7 @@ def test_what_another_process_finished_meanwhile_is_not_run_again(tmp_path: Path
     heard: list[str] = []
     cells = [python("a", writes), python("b", "1 / 0"), cell("c", needs=("b",))]
     assert (
-        run_cells(cells, tmp_path / FILE, workers=1, tell=lambda outcome: heard.append(outcome.cell.key))
+        run_cells(cells, tmp_path / FILE, workers=1, on_end=lambda outcome: heard.append(outcome.cell.key))
         == {}
     )
     assert heard == ["a", "c"]
@@ -149,7 +149,7 @@ def test_differences_name_what_was_added_and_what_is_gone() -> None:
     [
         ([cell("a")], 0, "workers=0"),
         ([cell("a"), cell("a")], 1, "two cells have the key 'a'"),
-        ([cell("a", needs=("b",)), cell("b")], 1, "needs 'b', which does not stand before it"),
+        ([cell("a", needs=("b",)), cell("b")], 1, "needs 'b', which is not before it"),
     ],
 )
 def test_plans_that_cannot_be_finished(cells: list[Cell], workers: int, message: str, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -
     with pytest.raises(
         KeyboardInterrupt, match="1 of 2 cells are finished and kept; the same command goes on"
     ):
-        run_cells([slow, cell("quick")], tmp_path / FILE, tell=stop)
+        run_cells([slow, cell("quick")], tmp_path / FILE, on_end=stop)
     assert list(read_records(tmp_path / FILE)) == ["quick"]
     import multiprocessing
 
@@ -175,13 +175,13 @@ def test_an_interrupted_run_leaves_no_process_and_no_half_file(tmp_path: Path) -
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="a POSIX mask of signals")
 def test_ctrl_c_is_the_parents(tmp_path: Path) -> None:
-    asks = python("asks", "{'blocked': 2 in __import__('signal').pthread_sigmask(0, [])}")
-    assert run_cells([asks], tmp_path / FILE) == {}
-    assert read_records(tmp_path / FILE)["asks"]["blocked"] is True
+    masked = python("masked", "{'blocked': 2 in __import__('signal').pthread_sigmask(0, [])}")
+    assert run_cells([masked], tmp_path / FILE) == {}
+    assert read_records(tmp_path / FILE)["masked"]["blocked"] is True
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks into /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_cells_do_not_outlive_a_killed_comparison(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     sleeps = f"open({str(pid)!r}, 'w').write(str(__import__('os').getpid())), __import__('time').sleep(300)"
@@ -214,7 +214,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_stale_cells_are_measured_again_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_stale_cells_are_measured_again_on_demand(tmp_path: Path) -> None:
     do_cell(cell("a", 1, settings={"rate": 1}), tmp_path / FILE)
     do_cell(cell("b", 1, settings={"rate": 1}), tmp_path / FILE)
     cells = [cell("a", 2, settings={"rate": 2}), cell("b", 2, settings={"rate": 1})]

@@ -26,7 +26,7 @@ def entry(runs: Runs, mean: float) -> dict[str, Any]:
     return out | {"test": {"ndcg@20": interval}, "seconds": 3.0}
 
 
-def test_rows_stand_by_their_means_with_their_differences_from_the_best() -> None:
+def test_rows_are_ordered_by_their_means_with_their_differences_from_the_best() -> None:
     low, high = group("", "ease", COIN[0] / 2), group("diffrec", "rl", (COIN[0] + COIN[1]) / 2, COIN[1])
     entries = [entry(low, 0.25), entry(high, 0.5)]
     table = leaderboard_table("Best", "model", ("ndcg@20", "seconds"), [low, high], entries, "test")

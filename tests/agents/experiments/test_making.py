@@ -17,7 +17,8 @@ from agents.experiments.per_user import values_of
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records
 from agents.experiments.shipped import study_path
-from agents.experiments.spec import Study, Variant, read_study
+from agents.experiments.spec import Variant
+from agents.experiments.study import Study, read_study
 from agents.training.pretrainer import pretrain
 from refit_env.data import Dataset, load_dataset
 from refit_env.errors import DataError
@@ -55,9 +56,9 @@ def test_a_record_holds_what_tables_and_repetitions_need(measured: Path) -> None
     assert found(measured, "same-reinforce")["start"] == found(measured, "same")["weights"]
 
 
-def test_a_control_has_as_much_work_as_its_rival(measured: Path) -> None:
-    elbo, rival = found(measured, "elbo"), found(measured, "reinforce")
-    assert elbo["budget"] == {"unit": "work", "amount": rival["cost"]["work"]["units"]}
+def test_a_control_has_as_much_work_as_the_variant_it_is_compared_with(measured: Path) -> None:
+    elbo, other = found(measured, "elbo"), found(measured, "reinforce")
+    assert elbo["budget"] == {"unit": "work", "amount": other["cost"]["work"]["units"]}
     assert 0 <= elbo["cost"]["work"]["units"] - elbo["budget"]["amount"] < 400
     assert found(measured, "same")["settings"]["same"]["settings"]["target"] == "recent"
 
@@ -76,26 +77,28 @@ def test_checkpoints_are_kept_where_others_begin_from_them(measured: Path) -> No
 def test_a_budget_of_environment_steps_states_the_iterations(
     write: Callable[[str], Path], tmp_path: Path, run: Callable[..., Any], tiny_text: str
 ) -> None:
-    study = read_study(write(tiny_text + "budget: {steps: 256, looks: 2}\n"))
+    study = read_study(write(tiny_text + "budget: {steps: 256, validations: 2}\n"))
     records = tmp_path / "tiny.jsonl"
     run(study, records, variants=["reinforce"])
     record = found(records, "reinforce")
-    assert record["env_steps"] == 256 and len(record["curve"]["steps"]) == 3  # the start, and two looks
-    assert record["settings"]["reinforce"]["budget"] == {"steps": 256, "looks": 2}
+    assert record["env_steps"] == 256 and len(record["curve"]["steps"]) == 3  # the start, and two validations
+    assert record["settings"]["reinforce"]["budget"] == {"steps": 256, "validations": 2}
 
 
 def test_stable_baselines3_trains_within_the_budget(
     write: Callable[[str], Path], tmp_path: Path, run: Callable[..., Any], tiny_text: str
 ) -> None:
     row = "  sb3: {make: sb3, parent: pretrained, algorithm: a2c, settings: {num_envs: 8}}\nenvironments:"
-    study = read_study(write(tiny_text.replace("environments:", row, 1) + "budget: {steps: 100, looks: 2}\n"))
+    study = read_study(
+        write(tiny_text.replace("environments:", row, 1) + "budget: {steps: 100, validations: 2}\n")
+    )
     records = tmp_path / "tiny.jsonl"
     run(study, records, variants=["sb3"])
     assert found(records, "sb3")["env_steps"] == 96  # three rollouts of 32
     assert found(records, "sb3")["start"] == found(records, "pretrained")["weights"]
 
 
-def test_the_lists_of_a_reward_model_stand_beside_what_was_rewarded_by_it(
+def test_the_lists_of_a_reward_model_are_measured_beside_what_was_rewarded_by_it(
     tiny: Study, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     rows = (

@@ -11,7 +11,8 @@ import pytest
 from agents.experiments.plan import plan
 from agents.experiments.records import plain
 from agents.experiments.shipped import study_path
-from agents.experiments.spec import Study, Variant, read_study
+from agents.experiments.spec import Variant
+from agents.experiments.study import Study, read_study
 
 ENV = "ReFiT-Synthetic-v0"
 RECORDS = Path("nowhere/tiny.jsonl")
@@ -52,7 +53,7 @@ def test_cells_wait_for_what_they_begin_from_and_what_their_budget_is(tiny: Stud
 )
 def test_what_a_variant_needs_is_made_with_it(tiny: Study, wanted: str, made: list[str]) -> None:
     assert [cell.key for cell in plan(tiny, RECORDS, variants=[wanted])] == [key(name) for name in made]
-    with pytest.raises(ValueError, match=r"unknown variant 'reinforc'\. Did you mean 'reinforce'"):
+    with pytest.raises(ValueError, match=r"unknown variant of tiny 'reinforc'\. Did you mean 'reinforce'"):
         plan(tiny, RECORDS, variants=["reinforc"])
 
 
@@ -80,6 +81,12 @@ def test_models_are_chosen_by_name_and_by_machine(tiny: Study) -> None:
     assert models(models=["cf-diff-published"]) == {"cf-diff-published"}
     with pytest.raises(ValueError, match="Did you mean 'cf-diff'"):
         models(models=["cf-dif"])
+
+
+def test_a_variant_of_one_environment_is_made_there_alone() -> None:
+    study = read_study(study_path("search"))
+    cells = plan(study, RECORDS, variants=["slope-std.3"])
+    assert {cell.settings["env"] for cell in cells} == {"ReFiT-YooChoose-v0", "ReFiT-KuaiRec-v0"}
 
 
 def test_variants_of_reward_models_are_made_where_a_model_is_the_reward() -> None:

@@ -1,4 +1,4 @@
-"""What is published is what the records give, and no figure of a model stands twice."""
+"""What is published is what the records give, and no figure of a model is there twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agents.experiments.plan import plan
 from agents.experiments.records import read_records, staleness
 from agents.experiments.report import find, report
 from agents.experiments.shipped import shipped, study_path
-from agents.experiments.spec import read_study
+from agents.experiments.study import read_study
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
 PUBLISHED = [name for name in shipped() if (RESULTS / f"{name}.json").exists()]
@@ -62,4 +62,4 @@ def test_a_model_on_an_environment_is_measured_by_one_study_at_one_budget() -> N
             continue
         for record in read_records(RESULTS / f"{name}.jsonl").values():
             row = (record["env"], record["model"], record["variant"])
-            assert seen.setdefault(row, name) == name, f"{row} stands in {seen[row]} and {name}"
+            assert seen.setdefault(row, name) == name, f"{row} is in {seen[row]} and {name}"

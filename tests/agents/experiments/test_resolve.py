@@ -10,7 +10,8 @@ import pytest
 from agents.algorithms.registry import ALGORITHMS, presets
 from agents.experiments.resolve import changed, env_of, settings_of
 from agents.experiments.shipped import shipped, study_path
-from agents.experiments.spec import Place, Study, Variant, read_study
+from agents.experiments.spec import Place, Variant
+from agents.experiments.study import Study, read_study
 from agents.hyperparams.models import Model
 from agents.hyperparams.sb3 import SB3Settings
 from agents.training.config import TrainerConfig
@@ -106,7 +107,7 @@ def test_a_variant_changes_what_the_environment_is_made_with() -> None:
 def test_every_algorithm_but_the_distillation_is_compared() -> None:
     study = read_study(study_path("algorithms"))
     usual = {v.algorithm for v in study.variants if v.make == "finetune" and v.usual}
-    assert set(ALGORITHMS) - usual == {"distill"}  # it takes no step in an environment
+    assert set(ALGORITHMS) - usual == {"distill"}  # it needs no environment step
 
 
 def test_the_two_studies_of_ml_1m_train_the_same_start(tiny: Study) -> None:

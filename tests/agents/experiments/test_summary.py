@@ -12,7 +12,8 @@ from agents.experiments.claims import claims_table
 from agents.experiments.columns import percent
 from agents.experiments.report import find, note
 from agents.experiments.shipped import study_path
-from agents.experiments.spec import Also, Study, read_study
+from agents.experiments.spec import Also
+from agents.experiments.study import Study, read_study
 from agents.experiments.summary import grouped, relative, summarise
 from agents.experiments.tables import row_table, slice_table
 from refit_env.errors import DataError
@@ -108,7 +109,7 @@ def test_tables_show_each_row_and_leave_empty_what_is_not_known(study: Study) ->
     assert slice_table(entries(study, without)).rows == ()
 
 
-def test_claims_stand_beside_their_controls(study: Study) -> None:
+def test_claims_are_shown_beside_their_controls(study: Study) -> None:
     runs = example() + [record("elbo", seed, 0.101) for seed in (0, 1, 2)]
     for model in ("dreamrec", "dreamrec-ranking"):
         pair = (("pretrained", 0.1), ("reinforce", 0.2))

@@ -16,7 +16,7 @@ from agents.experiments.columns import percent_interval, signed
 from agents.experiments.figures import draw_learning_curves, seed_curves
 from agents.experiments.report import draw, find, report, write_report
 from agents.experiments.shipped import study_path
-from agents.experiments.spec import Study, read_study
+from agents.experiments.study import Study, read_study
 from agents.experiments.summary import grouped
 from agents.experiments.tables import TextTable, print_table
 

@@ -39,33 +39,31 @@ def policy() -> DiffusionPolicy:
 @pytest.mark.parametrize(("budget", "iterations"), [(8 * 2 * 4, 1), (8 * 2 * 4 * 10 + 63, 10)])
 def test_iterations_are_as_many_as_the_budget_allows(budget: int, iterations: int) -> None:
     config = ReinforceConfig(users_per_batch=8, samples_per_user=2)
-    fitted = fit_budget(config, ENV, GOAL, 4, budget, looks=5)
+    fitted = fit_budget(config, ENV, GOAL, 4, budget, validations=5)
     assert fitted == replace(config, iterations=iterations, eval_every=max(1, iterations // 5))
 
 
 def test_batches_are_cut_to_the_users_before_they_are_counted() -> None:
     config = ReinforceConfig(users_per_batch=10**9)
     users = gym.make(ENV, **GOAL).unwrapped.problem.users.size  # type: ignore[attr-defined]
-    assert fit_budget(config, ENV, GOAL, 4, users * 4 * 3, looks=1).iterations == 3
-    with pytest.raises(ValueError, match=f"takes {users * 4} environment steps, the budget is 5"):
-        fit_budget(config, ENV, GOAL, 4, 5, looks=1)
+    assert fit_budget(config, ENV, GOAL, 4, users * 4 * 3, validations=1).iterations == 3
+    with pytest.raises(ValueError, match=f"needs {users * 4} environment steps, the budget is 5"):
+        fit_budget(config, ENV, GOAL, 4, 5, validations=1)
 
 
-def test_a_control_runs_the_chain_of_its_rival(
-    policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_further_training_keeps_the_chain(policy: DiffusionPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
     start = DiffusionPolicy(policy.backbone, **own)
-    judged: list[float] = []
+    used: list[float] = []
     validate = Pretrainer._validate
 
     def spy(self: Pretrainer) -> dict[str, float]:
-        judged.append(self._chain.diffusion.eta)
+        used.append(self._chain.diffusion.eta)
         return validate(self)
 
     monkeypatch.setattr(Pretrainer, "_validate", spy)
     longer, _ = further_training(start, data_of(ENV), PretrainConfig(epochs=1), seed=0)
-    assert longer.chain == own and set(judged) == {0.25}
+    assert longer.chain == own and set(used) == {0.25}
 
 
 def test_steps_are_counted_in_the_environment(policy: DiffusionPolicy) -> None:

@@ -38,8 +38,8 @@ def test_merged_mappings_keep_their_own_entries(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2", "line 2: 'a' stands twice"),
-        ("b: {c: 1, c: 2}", "line 1: 'c' stands twice"),
+        ("a: 1\na: 2", "line 2: 'a' is repeated"),
+        ("b: {c: 1, c: 2}", "line 1: 'c' is repeated"),
         ("a: !!python/object/apply:os.system ['true']", "line 1: could not determine a constructor"),
         ("a: [1", "line 1: "),
         ("? [1]\n: 2", "line 1: "),

@@ -25,7 +25,7 @@ from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
 ENV = "ReFiT-Synthetic-v0"
-BUDGET = Budget(steps=200, looks=2)
+BUDGET = Budget(steps=200, validations=2)
 GOAL = {"reward": "ndcg", "relevance": "recent"}
 
 

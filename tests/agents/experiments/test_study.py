@@ -10,7 +10,7 @@ import pytest
 from agents.baselines import baseline, names
 from agents.baselines.base import make_config
 from agents.experiments.shipped import FOLDER, shipped, study_path
-from agents.experiments.spec import Study, read_study, with_budget
+from agents.experiments.study import Study, read_study, with_budget
 from agents.hyperparams.models import baseline_settings
 from refit_env.errors import DataError
 from refit_env.registration import entry
@@ -71,7 +71,7 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
         ("# A study", "models: most", "models: must be all, default, a list or a mapping"),
         ("# A study", "per_user: [recal@20]", "per_user must be one of .* Did you mean 'recall@20'"),
         ("# A study", "title: [1]", "title must be a text"),
-        ("# A study", "a: 1\na: 2", "line 2: 'a' stands twice in one mapping"),
+        ("# A study", "a: 1\na: 2", "line 2: 'a' is repeated in one mapping"),
         ("# A study", "[", "line [0-9]+: "),
         ("# A study", "\x00", "not a YAML file|special characters"),
         (GOOD, "- 1", "must be a mapping"),
@@ -94,10 +94,10 @@ def test_mistakes_are_one_line(old: str, new: str, message: str, write: Callable
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_what_a_variant_needs_stands_before_it(write: Callable[[str], Path]) -> None:
+def test_what_a_variant_needs_comes_before_it(write: Callable[[str], Path]) -> None:
     later = GOOD.replace("environments:", "  first: {make: pretrain}\nenvironments:")
     path = write(later.replace("parent: start", "parent: first"))
-    with pytest.raises(DataError, match="variants, rl: 'first', which it needs, must stand before it"):
+    with pytest.raises(DataError, match="variants, rl: 'first', which it needs, must come before it"):
         read_study(path)
 
 
@@ -134,7 +134,7 @@ def test_environments_add_and_choose_variants(write: Callable[[str], Path]) -> N
 def test_a_budget_that_is_typed_counts_everywhere(tiny: Study) -> None:
     algorithms = read_study(study_path("algorithms"))
     assert {with_budget(algorithms, 9).place(env).budget for env in algorithms.environments} == {
-        type(algorithms.budget)(steps=9, looks=12)  # type: ignore[misc]
+        type(algorithms.budget)(steps=9, validations=12)  # type: ignore[misc]
     }
     with pytest.raises(ValueError, match="tiny has no budget"):
         with_budget(tiny, 9)
