@@ -58,7 +58,8 @@ HEADS = {
     "algorithms": (
         "Algorithms",
         "`refit finetune --algorithm NAME`, or the class in Python. All have one surface: `learn`, `save`,\n"
-        "`load`, `evaluate`. [Results](../results.md) compares them; PPO, A2C, TRPO, SAC and others of\n"
+        "`load`, `evaluate`; your own is a subclass of `FineTuner` ([how](../howto/own-algorithm.md)).\n"
+        "[Results](../results.md) compares them; PPO, A2C, TRPO, SAC and others of\n"
         "Stable-Baselines3 run on the same environments ([how](../howto/stable-baselines3.md)).",
     ),
     "backbones": (

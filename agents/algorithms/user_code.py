@@ -5,13 +5,15 @@ The file is imported, thus run.
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
 import inspect
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
+from functools import partial
 from importlib import import_module, util
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +62,9 @@ def user_class(name: str) -> type[FineTuner]:
         raise _fault(name, f"{where} has no class {cls!r}.{did_you_mean(cls, _algorithms_in(module))}")
     found: type[FineTuner] = getattr(module, cls)
     check_algorithm(found, f"algorithm {name!r}")
+    settings = found.config_class
+    if settings.__module__ == module.__name__:  # another process cannot import it by that name
+        copyreg.pickle(settings, partial(_reduced, absolute_place(name)))
     return found
 
 
@@ -102,6 +107,16 @@ def check_algorithm(cls: Any, what: str, *, needs_name: bool = True) -> None:
             f"{what}: config_class must be a dataclass that is derived from "
             f"agents.training.config.TrainerConfig, found {settings!r}"
         )
+
+
+def _reduced(place: str, settings: TrainerConfig) -> tuple[Any, ...]:
+    """Return how settings of the algorithm at a place are pickled: as its place and their values."""
+    return _settings, (place, {f.name: getattr(settings, f.name) for f in fields(settings)})
+
+
+def _settings(place: str, values: dict[str, Any]) -> TrainerConfig:
+    """Return settings of the algorithm at a place."""
+    return user_class(place).config_class(**values)
 
 
 def _module(name: str, where: str) -> ModuleType:

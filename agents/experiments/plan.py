@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from agents.algorithms.user_code import source_of
 from agents.baselines import baseline
 from agents.experiments.job import CHECKPOINTS, Job
 from agents.experiments.making import run_job
@@ -196,6 +197,8 @@ def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:
         out |= {"more_data": MORE_DATA} if sees_validation(env) and variant.target == "train" else {}
         return out | ({"work_of": variant.work_of} if variant.work_of else {})
     out |= {"env": env} | ({"algorithm": variant.algorithm} if variant.algorithm else {})
+    if variant.make == FINETUNE and (source := source_of(variant.algorithm)) is not None:
+        out |= {"algorithm_sha256": source["sha256"]}  # another content of a user's file is another cell
     if variant.make == SB3:
         out |= {"relevance_draws": model.relevance_draws}
     if place.budget is not None and variant.make in (FINETUNE, SB3):

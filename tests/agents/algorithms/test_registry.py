@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from agents.algorithms.user_code import absolute_place, source_of
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 
+ROOT = Path(__file__).resolve().parents[3]
 AGENT = """
 from agents.algorithms.reinforce import Reinforce
 class Agent(Reinforce):
@@ -80,6 +84,26 @@ def test_a_class_in_a_file_or_a_module_is_found_by_its_place(folder: Path) -> No
     assert source_of("ppo") is None and absolute_place("my_agent.py:Agent") == f"{folder}/my_agent.py:Agent"
     (folder / "my_agent.py").write_text(text.replace('"mine"', '"changed"'))
     assert algorithm("my_agent.py:Agent").name == "changed"  # another content is another class
+
+
+def test_settings_of_a_file_reach_another_process(folder: Path) -> None:
+    (folder / "my_agent.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from agents.algorithms.reinforce import Reinforce\n"
+        "from agents.training.config import TrainerConfig\n"
+        "@dataclass(frozen=True)\nclass Settings(TrainerConfig):\n    margin: float = 0.0\n"
+        "class Agent(Reinforce):\n    name = 'mine'\n    config_class = Settings\n"
+    )
+    settings = settings_class("my_agent.py:Agent")(margin=0.25, iterations=7)  # type: ignore[call-arg]
+    code = "import pickle, sys; s = pickle.load(sys.stdin.buffer); print(s.margin, s.iterations)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(settings),
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.split() == [b"0.25", b"7"]
 
 
 @pytest.mark.parametrize(

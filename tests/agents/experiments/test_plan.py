@@ -140,3 +140,21 @@ def test_a_baseline_is_a_row_of_no_model_and_has_a_seed_where_it_draws(tiny: Stu
         plan(replace(tiny, variants=(replace(rows[0], algorithm="eas"),)), RECORDS)
     with pytest.raises(ValueError, match="unknown setting of baseline 'ease' 'l3'"):
         plan(replace(tiny, variants=(replace(rows[0], settings={"l3": 1.0}),)), RECORDS)
+
+
+def test_a_users_algorithm_of_another_content_is_another_cell(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    variants = (*tiny.variants, Variant("mine", "mine", "finetune", "pretrained", "my_agent.py:Agent"))
+    found = []
+    for comment in ("", "# changed"):
+        Path("my_agent.py").write_text(
+            "from agents.algorithms.reinforce import Reinforce\n"
+            f"class Agent(Reinforce):\n    name = 'mine'  {comment}\n"
+        )
+        study = replace(tiny, variants=variants)
+        [cell] = [c for c in plan(study, RECORDS, variants=["mine"]) if c.key == key("mine")]
+        found.append(cell.settings)
+    assert found[0]["mine"].pop("algorithm_sha256") != found[1]["mine"].pop("algorithm_sha256")
+    assert found[0] == found[1]
