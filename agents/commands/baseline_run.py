@@ -39,7 +39,7 @@ def run(command: BaselineCommand) -> int:
     device = resolve_device(command.device)
     reports = []
     for name in command.names:
-        settings = parse_options(command.settings)
+        settings = parse_options(command.settings, "settings")
         searched: dict[str, Any] = {}
         if command.tune is not None:
             settings, searched = _tuned(command, dataset, name, device)

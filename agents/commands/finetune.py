@@ -65,7 +65,7 @@ class RewardChoice(Bounded):
         if self.relevance is not None:
             out["relevance"] = self.relevance
         if self.reward_options:
-            out["reward_kwargs"] = parse_options(self.reward_options)
+            out["reward_kwargs"] = parse_options(self.reward_options, "reward_options")
         return out
 
 

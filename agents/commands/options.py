@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, unchecked
-from refit_env.utils.text import acts, visible
+from refit_env.utils.text import acts, shown, visible
 
 ALIASES = {"relevance": "target"}
 """Option -> the setting that it names, where they differ."""
@@ -61,23 +61,30 @@ class Command(Bounded):
         return code
 
 
-def parse_options(words: Sequence[str]) -> dict[str, Any]:
+def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
     """Read ``name=value`` words; values are JSON where they can be, else text.
 
+    Args:
+        words: the words.
+        of: the setting that they are of, for the message.
+
+    Raises:
+        SettingError: for a word of another form, or a name that is given twice.
+
     Example:
-        >>> parse_options(["alpha=0.3", "variant=neighbor_lists"])
+        >>> parse_options(["alpha=0.3", "variant=neighbor_lists"], "reward_options")
         {'alpha': 0.3, 'variant': 'neighbor_lists'}
     """
     options: dict[str, Any] = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
-            raise ValueError(f"{word!r} should read name=value, for example alpha=0.3")
+            raise SettingError(of, f"{shown(word)} should read name=value, for example alpha=0.3")
         if name in options:
-            raise ValueError(f"{word!r}: {name} is given twice; leave one of them out")
+            raise SettingError(of, f"{shown(word)}: {name} is given twice; leave one of them out")
         try:
             options[name] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, thousands of digits, or nested without end
             options[name] = value
     return options
 
@@ -104,14 +111,14 @@ def parse_reward(text: str) -> str | dict[str, float]:
     """
     if "=" not in text:
         return text
-    mix = parse_options([word.strip() for word in text.split(",")])
+    mix = parse_options([word.strip() for word in text.split(",")], "reward")
     wrong = [
         name
         for name, weight in mix.items()
         if isinstance(weight, bool) or not isinstance(weight, int | float)
     ]
     if wrong:
-        raise ValueError(f"--reward {text}: the weight of {', '.join(wrong)} is not a number")
+        raise SettingError("reward", f"{text}: the weight of {', '.join(wrong)} is not a number")
     return mix
 
 

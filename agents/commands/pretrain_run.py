@@ -73,7 +73,7 @@ def _target(command: Pretrain) -> Target:
 
 def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
     """The settings of the run for its ``config.json``."""
-    options = parse_options(command.backbone_options)
+    options = parse_options(command.backbone_options, "backbone_options")
     return {
         "env": target.env_id,
         "data": target.data,
@@ -89,7 +89,7 @@ def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
 
 def _trainer(command: Pretrain, target: Target) -> tuple[Pretrainer, DiffusionPolicy]:
     """The trainer, and the policy that will be saved; settings that do not fit are refused."""
-    options = parse_options(command.backbone_options)
+    options = parse_options(command.backbone_options, "backbone_options")
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
     if command.init is None:
@@ -139,7 +139,7 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
     backbone_for(
-        dataset, name, parse_options(command.backbone_options), size=command.size
+        dataset, name, parse_options(command.backbone_options, "backbone_options"), size=command.size
     )  # refuses what is wrong
     begun = {"dataset": asdict(DataIdentity.of(dataset)), "weights": {}}
     with RunFolder.create(
@@ -155,7 +155,7 @@ def _fit(command: Pretrain, folder: RunFolder, name: str) -> int:
         folder,
         load_dataset(target.dataset),
         name,
-        parse_options(command.backbone_options),
+        parse_options(command.backbone_options, "backbone_options"),
         num_steps=1 if command.num_steps is None else command.num_steps,
         eta=1.0 if command.eta is None else command.eta,
         select_on=command.training.select_on,

@@ -18,8 +18,11 @@ def files_of(value: Any) -> Hashable:
         return tuple(files_of(item) for item in value)
     if not isinstance(value, str | Path):
         return None
-    folder = file_state(Path(value) / f"{POLICY}.safetensors")
-    return file_state(value) if folder is None and Path(value).is_file() else folder
+    try:
+        folder = file_state(Path(value) / f"{POLICY}.safetensors")
+        return file_state(value) if folder is None and Path(value).is_file() else folder
+    except (OSError, ValueError):  # a text that can name no file
+        return None
 
 
 def frozen(value: Any) -> Hashable:
