@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from agents.commands.common import note_other_sets
 from agents.commands.compare import Compare
-from agents.console import say
+from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.plan import plan
 from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
@@ -178,7 +177,7 @@ def _gain(result: Mapping[str, Any]) -> str:
 def show(report: Mapping[str, Any], path: Path, *, json: bool) -> None:
     """Print a report's tables, or the report as JSON and nothing else."""
     if json:
-        print(jsonlib.dumps(report, indent=2))
+        print_json(report)
         return
     for table in report["tables"]:
         rows = tuple(tuple(row) for row in table["rows"])

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.cli import main
+from agents.cli import COMMANDS, main
 from agents.commands.demo_run import sentence
 from agents.commands.finetune_run import outcome_of
+from agents.commands.options import Command
 from agents.console import console, shows_progress
+from refit_env.settings import field_types
 
 SYNTHETIC = ["--env", "ReFiT-Synthetic-v0"]
 SMALL = ["--device", "cpu", "--epochs", "2", "--backbone-options", "hidden=[8]", "num_steps=5"]
@@ -154,3 +157,11 @@ def test_help_has_no_colours_where_they_are_not_wanted(
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["evaluate", "--help"]) == 0
     assert "\x1b[" not in capsys.readouterr().out
+
+
+def test_every_command_has_the_option() -> None:
+    for module, _ in COMMANDS.values():
+        import_module(module)
+    commands = Command.__subclasses__()
+    assert len(commands) >= len(COMMANDS)
+    assert [command.__name__ for command in commands if "json" not in field_types(command)] == []
