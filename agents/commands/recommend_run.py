@@ -116,7 +116,9 @@ def _history(command: Recommend, dataset: Dataset, items: IdMap) -> tuple[int, .
         raise ValueError(f"--history: {error}") from None
     twice = next((n for at, n in enumerate(numbers) if n in numbers[:at]), None)
     if twice is not None and not dataset.has_rows:
-        raise ValueError(f"--history: {items.named(twice)} stands twice; {dataset.name!r} has sets of items")
+        raise ValueError(
+            f"--history: {items.named(twice)} is listed twice; {dataset.name!r} has sets of items"
+        )
     return numbers
 
 

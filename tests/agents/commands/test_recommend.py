@@ -282,7 +282,10 @@ def test_a_wrong_list_is_named(
         ([], "whose list? Pass --user ID, or --history ITEM"),
         (["--user", "user-07", "--history", "0000000003"], "whose list?"),
         (["--history", "000000003"], "--history: unknown item '000000003'. Did you mean '0000000003'?"),
-        (["--history", "0000000003", "0000000003"], "--history: item '0000000003' (number 3) stands twice"),
+        (
+            ["--history", "0000000003", "0000000003"],
+            "--history: item '0000000003' (number 3) is listed twice",
+        ),
         (["--history", "0000000003", "--protocol"], "pass --user, not --history"),
     ],
 )
