@@ -16,7 +16,11 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
-IMPORT_NAMES = {"stable-baselines3": "stable_baselines3", "sparse-dot-topn": "sparse_dot_topn"}
+IMPORT_NAMES = {
+    "pyyaml": "yaml",
+    "sparse-dot-topn": "sparse_dot_topn",
+    "stable-baselines3": "stable_baselines3",
+}
 INTEGRATIONS = ("rllib", "torchrl", "zoo")
 OPTIONAL = {
     "psutil": "Windows only: sparse-dot-topn brings it",
