@@ -184,11 +184,11 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     if isinstance(dataset, RowDataset):
         weights = ("reciprocal", "none", "rising")
     elif dataset.time_ordered:
-        weights = ("none", "rising", "reciprocal")
-        out["targets"] = ("row", "future")
+        weights = ("reciprocal", "rising", "none")
+        out["targets"] = ("future", "row")
     out["recency"] = weights
     if len(weights) > 1:
         out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5)}
     if "targets" in out:
-        out |= {"pair_power": (0.0, 0.5, 1.0), "window": (1.0, 0.3, 0.1)}
+        out |= {"decay": (0.5, 0.3, 0.7, 1.0, 1.5), "pair_power": (0.5, 0.0, 1.0), "window": (1.0, 0.3, 0.1)}
     return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
