@@ -62,6 +62,10 @@ def _report(
     """Make the report, write it and draw the curves; ``stale`` ends the note."""
     wanted = {also.study for also in study.also if not command.env or also.environment in command.env}
     others = {name: list(read_records(records.with_name(f"{name}.jsonl")).values()) for name in wanted}
+    for name, rows in others.items():
+        if not rows:
+            where = records.with_name(f"{name}.jsonl")
+            say(f"rows of the study {name} are not shown: there is no {where}", stderr=True)
     found = find(study, results, others, records)
     content = report(found, _typed(command))
     content["note"] += stale

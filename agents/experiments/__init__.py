@@ -3,5 +3,5 @@
 ``study`` reads a study from YAML; ``resolve`` gives each variant its settings; ``plan`` lists the cells;
 ``making`` and ``measuring`` are what a cell's process does; ``cells`` runs processes and knows nothing of
 recommenders; ``records`` holds one JSON line a cell; ``summary``, ``aggregate``, ``tables``, ``claims``,
-``leaderboard``, ``figures`` and ``report`` make of them what is read.
+``leaderboard``, ``choice``, ``figures`` and ``report`` make of them what is read.
 """

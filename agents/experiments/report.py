@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.experiments.aggregate import by_variant, over_environments
 from agents.experiments.budgets import budget_note
+from agents.experiments.choice import choices, in_words
 from agents.experiments.claims import claims_table
 from agents.experiments.columns import ON_GPU, counted
 from agents.experiments.figures import draw_learning_curves
@@ -82,6 +83,9 @@ def report(found: Found, command: str) -> dict[str, Any]:
     tables = [text.to_json() for table in study.tables for text in _tables(table, found)]
     out: dict[str, Any] = {"title": study.title, "command": command, "note": note(found), "tables": tables}
     out |= {"provenance": sources(found.records), "rows": list(found.entries)}
+    if study.split == "valid":
+        out["choices"] = choices(found.entries)
+        out["note"] = " ".join(filter(None, (out["note"], in_words(out["choices"]))))
     if any(table.kind == "aggregate" for table in study.tables):
         out["over_environments"] = over_environments(by_variant(found.groups))
     return out

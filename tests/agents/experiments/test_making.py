@@ -16,6 +16,7 @@ from agents.experiments.cells import do_cell
 from agents.experiments.per_user import values_of
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records
+from agents.experiments.report import find, report
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import Variant
 from agents.experiments.study import Study, read_study
@@ -164,6 +165,9 @@ def test_a_search_reads_no_test_item(
     run(replace(tiny, split="valid"), records, variants=["reinforce"])
     assert set(seen) == {"valid"} and "test" not in found(records, "reinforce")
     assert set(found(records, "reinforce")["over_parent"]) == {"ndcg@20", "recall@20"}
+    search = find(replace(tiny, split="valid", tables=()), list(read_records(records).values()), {})
+    (choice,) = report(search, "")["choices"]
+    assert choice["env"] == ENV and choice["variant"] in ("reinforce", None)
 
 
 def test_a_baseline_is_fitted_and_measured(tiny: Study, tmp_path: Path, run: Callable[..., Any]) -> None:
