@@ -188,7 +188,9 @@ def _train(
         raise interrupted("finetune", command.out, "iteration", agent.saved)
     outcome = outcome_of(report["training"])
     if command.json:
-        print_json({"run": str(folder.path), "env": folder.config["env"], "outcome": outcome, **report})
+        print_json(
+            {"run": str(folder.path), "env": folder.config["env"], "outcome": outcome, **folder.metrics}
+        )
     elif not command.quiet:
         note_other_data(load_dataset(choose_target(None, None, folder.config).dataset))
         console().print(comparison_table(report, f"{folder.config['env']}, seed {command.seed}"))

@@ -202,7 +202,7 @@ def _train(command: Pretrain, folder: RunFolder, trainer: Pretrainer, policy: Di
 def _report(command: Pretrain, folder: RunFolder, report: Mapping[str, Any], title: str) -> int:
     """Print the metrics; returns the exit code."""
     if command.json:
-        print_json({"run": str(folder.path), "env": folder.config["env"], **report})
+        print_json({"run": str(folder.path), "env": folder.config["env"], **folder.metrics})
     elif not command.quiet:
         console().print(_table(report, title))
     return 0
