@@ -65,7 +65,7 @@ _ANNEALED = ReinforceConfig(
     users_per_batch=256, iterations=240, eval_every=30, learning_rate=1e-4, anneal_lr=True, blends=3
 )
 """For splits by time, where the hidden items are later than the visible ones."""
-_SHORT = replace(_ANNEALED, learning_rate=5e-5, exploration_std=0.02)
+_SHORT = replace(_ANNEALED, learning_rate=3e-5, exploration_std=0.02)
 """Where that truth is little, so that long steps overfit it."""
 _GENTLE = replace(_ANNEALED, learning_rate=1e-5, relevance_draws=32)
 """For random splits: many hold-outs and small learning rates."""

@@ -60,7 +60,7 @@ def test_fine_tuning_without_a_reward_follows_the_data(
     config = RunFolder(out).config
     assert config["preset"] == "data" and config["env_kwargs"]["relevance"] == "recent"
     agent = config["agent"]
-    assert (agent["learning_rate"], agent["anneal_lr"], agent["blends"]) == (5e-5, True, 3)
+    assert (agent["learning_rate"], agent["anneal_lr"], agent["blends"]) == (3e-5, True, 3)
     assert (agent["iterations"], agent["users_per_batch"]) == (2, 16)  # the options
     assert begun_command(out).preset == "data"  # --resume uses the stored preset
     start = read_log(out)[0]["valid/ndcg@20"]
