@@ -111,7 +111,7 @@ class DiffusionPolicy(nn.Module):
         self.std.copy_((self.posterior_share * posterior.flip(0)).clamp(min=self.exploration_std))
 
     def respaced(self, num_steps: int | None = None, eta: float | None = None) -> DiffusionPolicy:
-        """The same network with another chain; None does not change a setting.
+        """Return the same network with another chain; None does not change a setting.
 
         Args:
             num_steps: T.
@@ -161,7 +161,7 @@ class DiffusionPolicy(nn.Module):
         return self.num_steps - 1 - t
 
     def encode(self, context: Context) -> Condition | None:
-        """The encoding of a context, for all steps of a chain, with the graph of the encoder's weights."""
+        """Return the encoding of a context for all steps of a chain, with the graph of its weights."""
         return self.backbone.encode(context) if isinstance(context, Tensor) else context
 
     def mean(self, u: Tensor, t: int | Tensor, context: Context = None) -> Tensor:
@@ -319,7 +319,7 @@ class DiffusionPolicy(nn.Module):
         save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))
 
     def describe(self, trained_on: DataIdentity | None = None) -> dict[str, Any]:
-        """The description of the policy without its weights, JSON-plain: the fields of ``PolicyMeta``.
+        """Return the description of the policy without its weights, JSON-plain: the fields of ``PolicyMeta``.
 
         Args:
             trained_on: the data set to name.

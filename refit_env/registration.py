@@ -44,7 +44,7 @@ class EnvEntry:
     k: int = 20
 
     def kwargs(self) -> dict[str, Any]:
-        """The row as constructor arguments of the environment classes; JSON-plain."""
+        """Return the row as constructor arguments of the environment classes; JSON-plain."""
         out: dict[str, Any] = {
             "data": self.dataset,
             "num_steps": self.num_steps,
@@ -83,7 +83,7 @@ that set has the places of each user, as in the CF task, and its random split ne
 
 
 def env_ids() -> list[str]:
-    """The registered ids, in the order of the table."""
+    """Return the registered ids, in the order of the table."""
     return [row.env_id for row in TABLE]
 
 

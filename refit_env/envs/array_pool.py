@@ -49,7 +49,7 @@ class ArrayPool:
         self._arrays.clear()
 
     def take(self) -> FloatArray:
-        """An array without other references; its content is undefined."""
+        """Return an array without other references; its content is undefined."""
         for i in range(len(self._arrays)):
             if self._references(i) == self._free:
                 return self._arrays[i]
@@ -59,7 +59,7 @@ class ArrayPool:
         return array
 
     def _references(self, i: int) -> int:
-        """Number of references to array ``i``, this pool's included."""
+        """Return the number of references to array ``i``, this pool's included."""
         return sys.getrefcount(self._arrays[i])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -39,11 +39,11 @@ class Backend(ABC):
         return torch.empty(self._pool.shape, device=self.device)  # torch caches its blocks
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        """The array as a tensor on the device."""
+        """Convert the array to a tensor on the device."""
         return torch.from_numpy(array).to(self.device)
 
     def info(self, values: Mapping[str, Any], mask: Bools) -> dict[str, Any]:
-        """Each value (N, ...), and under ``_name`` the mask of the sub-environments that have it."""
+        """Return each value (N, ...), and under ``_name`` the mask of the sub-environments that have it."""
         out: dict[str, Any] = {}
         for name, value in values.items():
             out |= {name: value, f"_{name}": self.flags(mask)}
@@ -51,11 +51,11 @@ class Backend(ABC):
 
     @abstractmethod
     def vectors(self, u: Tensor) -> Any:
-        """The vectors ``u`` (N, D), not copied."""
+        """Return the vectors ``u`` (N, D), not copied."""
 
     @abstractmethod
     def steps(self, t: Ints) -> Any:
-        """The steps taken ``t`` (N,) as (N, 1) float32."""
+        """Return the steps taken ``t`` (N,) as (N, 1) float32."""
 
     @abstractmethod
     def flags(self, raised: Bools | None = None) -> Any:
@@ -75,7 +75,7 @@ class Backend(ABC):
 
     @abstractmethod
     def final_observation(self, u: Tensor, t: Ints, where: Ints, history: Tensor | None = None) -> Any:
-        """The last observation of the chains ``where`` (n,): t, ``u`` (N, D), ``history`` (N, L)."""
+        """Return the last observation of the chains ``where`` (n,): t, ``u`` (N, D), ``history`` (N, L)."""
 
 
 class NumpyBackend(Backend):

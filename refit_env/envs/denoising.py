@@ -234,7 +234,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         return self._observe(u), float(reward[0]), True, False, info
 
     def render(self) -> Any:
-        """The chain so far: text (``ansi``) or a picture (``rgb_array``, uint8 H x W x 3)."""
+        """Return the chain so far: text (``ansi``) or a picture (``rgb_array``, uint8 H x W x 3)."""
         if self._renderer is None:
             gym.logger.warn(
                 "render() without render_mode: pass render_mode='ansi' or 'rgb_array' to gym.make"
@@ -243,14 +243,14 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
     def _user_info(self) -> dict[str, Any]:
-        """The user of the episode, for ``info``."""
+        """Return the user of the episode, for ``info``."""
         info: dict[str, Any] = {"user": self._user}
         if self.source_ids:
             info["user_id"] = self.problem.dataset.users_by_id.of(self._user)
         return info
 
     def _observe(self, u: FloatArray) -> Observation:
-        """The observation, which holds ``u`` itself, not a copy."""
+        """Return the observation, which holds ``u`` itself, not a copy."""
         out = {"t": np.array([self._t], dtype=np.float32), "u": u}
         return out if self._context is None else {"history": self._context.copy()} | out
 
@@ -272,7 +272,7 @@ def make_spaces(problem: DenoisingProblem) -> tuple[gym.spaces.Dict, gym.spaces.
 def choose_user(
     problem: DenoisingProblem, rng: np.random.Generator, options: Mapping[str, Any] | None
 ) -> int:
-    """The user that the options name, or a drawn one."""
+    """Return the user that the options name, or a drawn one."""
     options = options or {}
     for name in options:
         if name not in USER_OPTIONS:
@@ -298,7 +298,7 @@ def check_render_mode(mode: str | None) -> None:
 
 
 def as_numbers(action: Any, shape: tuple[int, ...]) -> FloatArray:
-    """The action as a float32 array of ``shape``, without a copy where it is one.
+    """Return the action as a float32 array of ``shape``, without a copy where it is one.
 
     Raises:
         ValueError: if it is none.

@@ -11,7 +11,7 @@ from refit_env.utils.atomic_io import file_state
 
 
 def files_of(value: Any) -> Hashable:
-    """The state of every file and checkpoint folder that a value names, also within mappings and lists."""
+    """Return the state of every file and checkpoint folder in a value, also within mappings and lists."""
     if isinstance(value, Mapping):
         return tuple(files_of(item) for item in value.values())
     if isinstance(value, list | tuple):
@@ -26,7 +26,7 @@ def files_of(value: Any) -> Hashable:
 
 
 def frozen(value: Any) -> Hashable:
-    """The value as a hashable key: tuples for mappings and lists; 1, 1.0 and True are different keys.
+    """Return the value as a hashable key: tuples for mappings and lists; 1, 1.0 and True are different keys.
 
     The order of a mapping counts: that of a mix's parts is the order in which they are summed.
     """

@@ -122,7 +122,7 @@ class DenoisingProblem:
         return out
 
     def context(self, users: Tensor) -> Tensor | None:
-        """The condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
+        """Return the condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
         return self.scorer.context(users)
 
     def context_box(self) -> tuple[float, float, int] | None:
@@ -139,7 +139,7 @@ class DenoisingProblem:
         return self.scorer.score_table
 
     def with_own_scores(self) -> DenoisingProblem:
-        """The same problem, for an agent that trains the weights that score u_0 (``score_by``).
+        """Return the same problem, for an agent that trains the weights that score u_0 (``score_by``).
 
         Raises:
             ValueError: where u_0 holds the scores itself.
@@ -151,7 +151,7 @@ class DenoisingProblem:
         self.scorer.set_weights(backbone)
 
     def with_own_lists(self) -> DenoisingProblem:
-        """The same problem with a table of all users' lists of its own; itself if its reward needs none."""
+        """Return the problem with its own table of all users' lists; itself if its reward needs none."""
         reward = self.reward_fn.with_own_lists()
         return self if reward is self.reward_fn else replace(self, reward_fn=reward)
 
@@ -288,7 +288,7 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
 
 
 def _natural_relevance(dataset: Dataset) -> str:
-    """The default mode of a data set."""
+    """Return the default mode of a data set."""
     if isinstance(dataset, RowDataset):
         return "train"
     return "recent" if dataset.time_ordered else "holdout"

@@ -64,7 +64,7 @@ class Renderer:
         self.chain.append(u.copy())
 
     def text(self) -> str:
-        """One line a step: t, the range of u, hits, and the first items of the list, hits marked by ``*``."""
+        """Return one line for each step: t, the range of u, hits, and the first items; ``*`` marks hits."""
         size = self.problem.reward_fn.k
         total = self.problem.num_steps
         lines = [f"{self._user_label()}, T = {total}, top {min(SHOWN, size)} of {size} (* hit)"]
@@ -76,7 +76,7 @@ class Renderer:
         return "\n".join(lines)
 
     def picture(self) -> npt.NDArray[np.uint8]:
-        """The chain as a heat map, a row a vector, and below it the list of the newest one.
+        """Return the chain as a heat map, a row a vector, and below it the list of the newest one.
 
         Columns are items (their scores, where the vectors are embeddings) in three groups: those that the
         policy is shown, those that the reward counts, all others. One colour is one score in every picture of
@@ -99,12 +99,12 @@ class Renderer:
         return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
     def _title(self) -> str:
-        """The title of the picture."""
+        """Return the title of the picture."""
         steps = f"step {len(self.chain) - 1} of {self.problem.num_steps}"
         return f"{self.problem.dataset.name}, {self._user_label()}, {steps}"
 
     def _user_label(self) -> str:
-        """The user's number or the source's id, for people."""
+        """Return the user's number or the source's id, for people."""
         return f"user {short(self.problem.dataset.users_by_id.of(self.user), 40)}"
 
     def _draw_chain(self, figure: Figure) -> None:
@@ -151,7 +151,7 @@ class Renderer:
         axes.axis("off")
 
     def _groups(self) -> tuple[npt.NDArray[np.int64], ...]:
-        """The items of the three groups."""
+        """Return the items of the three groups."""
         shown = np.zeros(self.problem.num_items, np.bool_)
         shown[self.problem.relevance.visible[self.user].indices] = True
         relevant = np.zeros_like(shown)
@@ -164,13 +164,13 @@ class Renderer:
         return " " if self.problem.dataset.item_names is None else ", "
 
     def _labels(self, items: npt.NDArray[np.int64]) -> list[Any]:
-        """The names (n,) of items, or the source's ids where the data set has no names."""
+        """Return the names (n,) of items, or the source's ids where the data set has no names."""
         names = self.problem.dataset.item_names
         taken = self.problem.dataset.items_by_id.take(items) if names is None else names[items]
         return list(taken.tolist())
 
     def _list(self, u: FloatArray) -> tuple[npt.NDArray[np.int64], Bools]:
-        """The list (K,) that ``u`` (D,) ranks, and which of its items are relevant."""
+        """Return the list (K,) that ``u`` (D,) ranks, and which of its items are relevant."""
         users = torch.tensor([self.user], device=self.problem.device)
         items = self.problem.reward_fn.top_k(self._scores(u), users)[0].cpu().numpy()
         return items, np.isin(items, self.problem.relevance.relevant[self.user].indices)
@@ -193,13 +193,13 @@ def colour_scale(scores: FloatArray) -> tuple[float, float]:
 
 
 def _hits(hit: Bools) -> str:
-    """The number of hits (K,) in words."""
+    """Return the number of hits (K,) in words."""
     count = int(hit.sum())
     return f"{count} hit" if count == 1 else f"{count} hits"
 
 
 def short(source_id: int | str, length: int) -> str:
-    """An id or a name as printable text of at most ``length`` characters; the end of a longer one is cut.
+    """Return an id or a name as printable text of at most ``length`` characters, cut at the end.
 
     Example:
         >>> short("B00004TKVY", 7), short(12, 7)
@@ -210,7 +210,7 @@ def short(source_id: int | str, length: int) -> str:
 
 
 def _gathered(values: FloatArray, width: int) -> npt.NDArray[np.float64]:
-    """Values (n,) as ``width`` columns: means where n is larger, repeats where it is smaller."""
+    """Return the values (n,) as ``width`` columns: means where n is larger, repeats where it is smaller."""
     if not values.size:
         return np.full(width, np.nan)
     edges = np.linspace(0, values.size, width + 1)

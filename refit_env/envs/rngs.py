@@ -39,7 +39,7 @@ class Generators:
         return tuple(self._seeds)
 
     def of(self, where: Ints) -> list[np.random.Generator]:
-        """The generators of the places ``where`` (n,)."""
+        """Return the generators of the places ``where`` (n,)."""
         self._make_all()
         return self._made if where.size == self._count else [self._made[i] for i in where]
 

@@ -54,7 +54,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def context(self, users: Tensor) -> Tensor | None:
-        """The condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
+        """Return the condition of policies besides u, (B, C) float32; None where u_T identifies the user."""
 
     @abstractmethod
     def context_box(self) -> tuple[float, float, int] | None:
@@ -70,7 +70,7 @@ class Scorer(ABC):
         return None
 
     def with_own_weights(self) -> Scorer:
-        """A scorer with a copy of the weights, which ``set_weights`` can replace.
+        """Return a scorer with a copy of the weights, which ``set_weights`` can replace.
 
         Raises:
             ValueError: if this scorer has no weights.
@@ -87,7 +87,7 @@ class Scorer(ABC):
         raise ValueError("other environments share these weights: call problem.with_own_scores() first")
 
     def copied(self) -> Scorer:
-        """The scorer for a copied environment: this one, unless its weights can be replaced."""
+        """Return the scorer for a copied environment: this one, unless its weights can be replaced."""
         return self
 
 
@@ -119,7 +119,7 @@ class IdentityScorer(Scorer):
             out.copy_(self._visible.dense(users))
 
     def context(self, users: Tensor) -> Tensor | None:
-        """The visible rows (B, I), for backbones that are conditioned on them."""
+        """Return the visible rows (B, I), for backbones that are conditioned on them."""
         return self._visible.dense(users) if self._shows_rows else None
 
     def context_box(self) -> tuple[float, float, int] | None:
@@ -127,7 +127,7 @@ class IdentityScorer(Scorer):
         return (0.0, 1.0, self.dim) if self._shows_rows else None
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
-        """The vectors themselves."""
+        """Return the vectors themselves."""
         return u0
 
 
@@ -168,7 +168,7 @@ class ModelScorer(Scorer):
 
     @torch.no_grad()
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
-        """The model's scores (B, I) float32."""
+        """Return the model's scores (B, I) float32."""
         context = self._context_of_each(users) if self.model.scores_by_context else None
         return self.model.scores(u0.double(), users, context).float()
 
@@ -185,7 +185,7 @@ class ModelScorer(Scorer):
         return None if table is None else table.float()
 
     def with_own_weights(self) -> Scorer:
-        """A scorer with a copy of the model."""
+        """Return a scorer with a copy of the model."""
         return ModelScorer(copy.deepcopy(self.model), self.seen, self.device, own=True)
 
     def set_weights(self, backbone: Backbone) -> None:

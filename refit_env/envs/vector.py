@@ -273,7 +273,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return over if over.any() else None
 
     def _copied(self, actions: Any) -> Tensor:
-        """A checked copy of the actions, (N, D)."""
+        """Return a checked copy of the actions, (N, D)."""
         shape = (self.num_envs, self.problem.dim)
         if not isinstance(actions, Tensor):
             array = as_numbers(actions, shape)
@@ -288,7 +288,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return u
 
     def _end(self, ended: Bools) -> tuple[Any, dict[str, Any]]:
-        """The rewards and infos of the chains that ended; with SAME_STEP, new chains start in their place."""
+        """Return rewards and infos of the chains that ended; with SAME_STEP, new chains replace them."""
         make, where = self._backend, np.flatnonzero(ended)  # where: (n,)
         last, users = self._u, make.tensor(self._users[where])  # (N, D), (n,)
         u0 = last if where.size == self.num_envs else last[make.tensor(where)]  # (n, D)
@@ -310,7 +310,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return rewards, final | self._users_info(ended)
 
     def _users_info(self, mask: Bools) -> dict[str, Any]:
-        """The users of the masked chains, for infos."""
+        """Return the users of the masked chains, for infos."""
         users = {"user": self._backend.ids(np.where(mask, self._users, 0))}
         if self.source_ids:
             where = np.flatnonzero(mask)  # (n,)
@@ -319,7 +319,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return self._backend.info(users, mask)
 
     def _observation(self) -> dict[str, Any]:
-        """The observation (N, ...)."""
+        """Return the observation (N, ...)."""
         u = self._u
         if self.autoreset_mode == AutoresetMode.DISABLED:
             # A partial reset returns the vectors again, and the caller may write to these.
@@ -331,7 +331,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         return {"history": history} | out  # sorted, as the keys of the space
 
     def render(self) -> Any:
-        """A tuple with each sub-environment's text or picture; None without a render mode."""
+        """Return a tuple with each sub-environment's text or picture; None without a render mode."""
         if not self._renderers:
             return None
         return tuple(r.text() if self.render_mode == "ansi" else r.picture() for r in self._renderers)

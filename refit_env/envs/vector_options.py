@@ -45,7 +45,7 @@ def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:
 def read_users(
     options: Mapping[str, Any], where: Ints, num_envs: int, problem: DenoisingProblem
 ) -> Ints | None:
-    """The users that the options name for the places ``where`` (n,); None if they name none.
+    """Return the users that the options name for the places ``where`` (n,); None if they name none.
 
     Args:
         options: of ``reset``; ``user`` holds numbers, ``user_id`` the source's ids.
@@ -76,7 +76,7 @@ def read_users(
 
 
 def _users_of_ids(wanted: Any, where: Ints, num_envs: int, problem: DenoisingProblem) -> Ints:
-    """The users with the source's ids ``wanted``, one for all or N, for the places ``where`` (n,)."""
+    """Return the users with the source's ids ``wanted``, one for all or N, for the places ``where`` (n,)."""
     if isinstance(wanted, str | int | np.integer):
         return np.full(where.size, problem.user_of_id(wanted), dtype=np.int64)
     ids = list(wanted.tolist() if isinstance(wanted, np.ndarray | Tensor) else wanted)
@@ -86,7 +86,7 @@ def _users_of_ids(wanted: Any, where: Ints, num_envs: int, problem: DenoisingPro
 
 
 def read_mask(mask: Any, num_envs: int, begun: bool) -> Bools:
-    """The places to reset, (N,) bool, from the option ``reset_mask``; all where it is None.
+    """Return the places to reset, (N,) bool, from the option ``reset_mask``; all where it is None.
 
     Raises:
         ValueError: if it is not N booleans, is true nowhere, or leaves out a chain before the first reset

@@ -31,12 +31,12 @@ class RelevantItems(ListReward):
         return torch.ones(users.numel(), device=users.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The gain of each relevant item, 0 elsewhere (B, I)."""
+        """Return the gain of each relevant item, 0 elsewhere (B, I)."""
         gain = self.context.relevant.dense(users) * self.user_scale(users)[:, None]
         return {self.term_names[0]: gain if self.item_weight is None else gain * self.item_weight}
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
-        """The same at the lists' items (B, K), without dense rows."""
+        """Return the same at the lists' items (B, K), without dense rows."""
         gain = self.context.relevant.at(users, lists) * self.user_scale(users)[:, None]
         return {self.term_names[0]: gain if self.item_weight is None else gain * self.item_weight[lists]}
 

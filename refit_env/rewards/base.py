@@ -112,7 +112,7 @@ class Reward(ABC):
 
     @abstractmethod
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The reward (B,) and its terms by name, from scores (B, I), users (B,) and lists (B, K).
+        """Return the reward (B,) and its terms by name, from scores (B, I), users (B,) and lists (B, K).
 
         The scores are finite.
         """
@@ -126,7 +126,7 @@ class Reward(ABC):
         return self.context.hidden_mask(users)
 
     def parts(self) -> list[tuple[Reward, float]]:
-        """The rewards of which this one is a weighted sum: itself, unless it is a mix."""
+        """Return the rewards of which this one is a weighted sum: itself, unless it is a mix."""
         return [(self, 1.0)]
 
     @property
@@ -135,7 +135,7 @@ class Reward(ABC):
         return self.context.relevance.selecting
 
     def with_own_lists(self) -> Reward:
-        """The same reward with a table of lists of its own; itself if it uses none.
+        """Return the reward with its own table of lists; itself if it uses none.
 
         A shallow copy, so ``set_lists`` must assign attributes, not change them in place.
         """

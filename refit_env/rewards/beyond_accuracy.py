@@ -31,11 +31,11 @@ class ItemReward(ListReward):
         self.item_gain = gain.float().to(context.device)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The same row for each user."""
+        """Return the same row for each user."""
         return {self.term_names[0]: self.item_gain.expand(users.numel(), -1)}
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
-        """The lists' items' numbers (B, K)."""
+        """Return the lists' items' numbers (B, K)."""
         return {self.term_names[0]: self.item_gain[lists]}
 
 
@@ -102,13 +102,13 @@ class Coverage(ListReward):
         self._shown = None
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """Gains in which the user's own list is not counted."""
+        """Return the gains, without the user's own list in the counts."""
         own = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
         own.scatter_(1, self.lists[users], 1.0)  # (B, I)
         return {"coverage": 1.0 / (1.0 + self.shown() - own)}
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
-        """The same at the lists' items (B, K)."""
+        """Return the same at the lists' items (B, K)."""
         own = (lists[:, :, None] == self.lists[users][:, None, :]).any(2)  # (B, K)
         return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
 
@@ -157,7 +157,7 @@ class Diversity(Reward):
         self._there = torch.as_tensor(context.popularity > 0, device=context.device)  # (I,)
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The distance of a few episodes at a time, because sums of columns are dense."""
+        """Compute the distance of a few episodes at a time, because sums of columns are dense."""
         size = max(1, 2**22 // self.context.num_users)
         value = torch.cat([self._distance(some) for some in torch.split(lists, size)]).float()  # (B,)
         return value, {"diversity": value}

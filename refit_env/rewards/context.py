@@ -113,7 +113,7 @@ class RewardContext:
         return torch.cat([top_k(part, self.k) for part, _ in parts])
 
     def masked(self, scores: Tensor, users: Tensor, value: float) -> Iterator[tuple[Tensor, Tensor]]:
-        """Scores with ``value`` for the masked items, some users at a time.
+        """Return the scores with ``value`` for the masked items, some users at a time.
 
         Yields:
             (b, I) scores and their (b,) users, in order; on a CPU so few that the copy fits in the cache.
@@ -144,7 +144,7 @@ class RewardContext:
         return torch.as_tensor(np.flatnonzero(np.diff(self.relevance.visible.indptr)), device=self.device)
 
     def checked_lists(self, lists: Tensor) -> Tensor:
-        """Lists (U, K) int64 on the device; ValueError for another shape or unknown items."""
+        """Return the lists (U, K) as int64 on the device, after a check of their shape and their items."""
         expected = (self.num_users, self.k)
         if tuple(lists.shape) != expected:
             raise ValueError(f"lists of shape {tuple(lists.shape)}, expected {expected}: one for each user")
@@ -173,7 +173,7 @@ class RewardContext:
 def lists_of_each(
     contexts: Sequence[RewardContext], score: Callable[[Tensor], Tensor], batch: int = 512
 ) -> list[Tensor]:
-    """The lists (U, K) of all users from the scores of a model, for each of several contexts.
+    """Return the lists (U, K) of all users from the scores of a model, for each of several contexts.
 
     Only peers are scored; the other rows are 0 .. K-1, which no reward reads.
 

@@ -78,10 +78,10 @@ class ModelReward(ListReward):
 
     @abstractmethod
     def predict(self, users: Tensor) -> Tensor:
-        """The predictions (B, I) float of all items for ``users`` (B,) int64; higher is better."""
+        """Return the predictions (B, I) float of all items for ``users`` (B,) int64; higher is better."""
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The predictions over the DCG of the model's own list; 0 for users without predictions.
+        """Return the predictions over the DCG of the model's own list; 0 for users without predictions.
 
         An iteration of training needs the gains of a batch twice, so they are stored until the second call,
         and no longer, because each of many hold-outs has its own reward.
@@ -139,7 +139,7 @@ class Ease(ModelReward):
             self.model = _without_itself(context, self.model, float(l2))
 
     def predict(self, users: Tensor) -> Tensor:
-        """The visible row times W."""
+        """Return the visible row times W."""
         return self.model.predict(users)
 
 
@@ -171,7 +171,7 @@ class GraphFilter(ModelReward):
         self._rows = SparseRows(_visible(context), context.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """The visible row through both filters."""
+        """Return the visible row through both filters."""
         low = times(self._rows, users, self.filters.into) @ self.filters.out  # (B, I)
         visible = self._rows.dense(users).double().T.contiguous()  # (I, B)
         linear = self.filters.transposed @ (self.filters.normal @ visible)  # (I, B)
@@ -204,7 +204,7 @@ def _ease(context: RewardContext, l2: float) -> Regression:
 
 
 def _without_itself(context: RewardContext, model: Regression, l2: float) -> WithoutItself:
-    """The model, in which each train row is predicted by all other rows.
+    """Return the model, in which each train row is predicted by all other rows.
 
     Raises:
         ValueError: if the data set has no rows in order.
@@ -226,7 +226,7 @@ def _without_itself(context: RewardContext, model: Regression, l2: float) -> Wit
 
 
 def _filters(dataset: Dataset, rank: int, alpha: float, device: torch.device) -> Filters:
-    """The two filters of ``GraphFilter``, cached."""
+    """Return the two filters of ``GraphFilter``, cached."""
     rows = _train_rows(dataset)
 
     def make() -> Filters:

@@ -50,7 +50,7 @@ class Mix(Reward):
         return weighted_sum([(weight, terms[name]) for name, (_, weight) in self.rewards.items()]), terms
 
     def parts(self) -> list[tuple[Reward, float]]:
-        """The rewards with their weights."""
+        """Return the rewards with their weights."""
         return list(self.rewards.values())
 
     @property
@@ -59,7 +59,7 @@ class Mix(Reward):
         return common([reward.selecting for reward, _ in self.rewards.values()])
 
     def with_own_lists(self) -> Reward:
-        """A mix whose parts that use lists have their own; the others are shared."""
+        """Return a mix whose parts that use lists have their own; the others are shared."""
         if not self.uses_lists:
             return self
         own = copy.copy(self)
@@ -73,5 +73,5 @@ class Mix(Reward):
 
 
 def _inner(name: str, reward: Reward) -> dict[str, str]:
-    """Names in the mix of a part's own terms, if it has several."""
+    """Return the names of a part's terms in the mix, if it has several."""
     return {f"{name}/{inner}": inner for inner in reward.term_names} if len(reward.term_names) > 1 else {}

@@ -187,16 +187,16 @@ class Racs(ListReward):
         return self._selecting
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """The target's relevant items, and the gains by similar users."""
+        """Return the target's relevant items, and the gains by similar users."""
         return {"n_k": self.context.relevant.dense(users), "n_sim_k": self.similar.gains(users)}
 
     def term_gains_at(self, users: Tensor, lists: Tensor) -> dict[str, Tensor]:
-        """The same at the lists' items (B, K), without dense rows."""
+        """Return the same at the lists' items (B, K), without dense rows."""
         own = self.context.relevant.at(users, lists)  # (B, K)
         return {"n_k": own, "n_sim_k": self.similar.gains_at(users, lists)}
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The two counts."""
+        """Return the two counts."""
         total, terms = super().compute(scores, users, lists)
         constant = self.similar.constant(users)  # (B,)
         terms["n_sim_k"] = terms["n_sim_k"] + constant

@@ -61,6 +61,6 @@ class Recommender(ModelReward):
         self._shown = self.policy.backbone.shown(seen, context.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """The policy's probabilities of all items, from the visible row."""
+        """Return the policy's probabilities of all items, from the visible row."""
         scores = self.policy.recommend_scores(users, self._shown(users))  # (B, I)
         return torch.softmax(scores / self.temperature, 1).float()

@@ -97,7 +97,7 @@ def _check_class(name: str, cls: object) -> None:
 
 
 def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
-    """The names for ``make_reward``: all, or those that a relevance or a data set allows.
+    """Return the names for ``make_reward``: all, or those that a relevance or a data set allows.
 
     Args:
         relevance: its name; None for any.
@@ -117,7 +117,7 @@ def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
 
 
 def models_in(spec: RewardSpec) -> list[str]:
-    """The names in a specification whose reward is a model that could recommend by itself.
+    """Return the names in a specification whose reward is a model that could recommend by itself.
 
     Example:
         >>> models_in({"ndcg": 1.0, "ease": 0.5}), models_in("racs")
@@ -185,7 +185,7 @@ def make_reward(
 
 
 def _own(function: Any, context: RewardContext) -> Reward:
-    """A user's function as a reward; a TypeError for any other value."""
+    """Convert a user's function to a reward; raise TypeError for any other value."""
     if inspect.isclass(function):
         raise TypeError(
             f"reward {function.__name__} is a class: pass its name in register_reward, or a function"
@@ -199,7 +199,7 @@ def _own(function: Any, context: RewardContext) -> Reward:
 
 
 def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Reward:
-    """One reward by name."""
+    """Build one reward by its name."""
     allowed = _settings(name)
     types = _types(name)
     try:
@@ -216,7 +216,7 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
 
 
 def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping[str, Any]) -> Mix:
-    """A weighted sum of named rewards and functions."""
+    """Build a weighted sum of named rewards and functions."""
     known = {key for part in spec for key in _settings(part)}
     for key in kwargs:
         if key not in known:
@@ -239,7 +239,7 @@ def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping
 
 
 def _settings(name: Any) -> list[str]:
-    """The keyword arguments of a reward; the did-you-mean error for an unknown name."""
+    """Return the keyword arguments of a reward; raise the did-you-mean error for an unknown name."""
     if not isinstance(name, str):  # a user's function
         return []
     parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
@@ -248,7 +248,7 @@ def _settings(name: Any) -> list[str]:
 
 
 def _types(name: str) -> dict[str, Any]:
-    """The types of a reward's keyword arguments; none where a user's class states none."""
+    """Return the types of a reward's keyword arguments; none where a user's class states none."""
     try:
         return get_type_hints(_REWARDS[name].__init__)
     except (NameError, TypeError):

@@ -93,7 +93,7 @@ class Relevance:
         return out
 
     def sources(self) -> npt.NDArray[np.int64]:
-        """The source's users of ``users``: the same, or the sessions of the rows."""
+        """Return the source's users of ``users``: the same, or the sessions of the rows."""
         return self.users if self.groups is None else np.unique(self.groups[self.users])
 
 
@@ -157,13 +157,13 @@ def _selecting(ids: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_
 
 
 def _to_select(selecting: npt.NDArray[np.int64] | None) -> str:
-    """The end of an error message where some users only select."""
+    """Return the end of an error message, for users that only select."""
     count = 0 if selecting is None else selecting.size
     return f" ({count} are reserved to select a model)" if count else ""
 
 
 def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: float) -> Relevance:
-    """The second table; only rewarded rows have visible items, so only they are neighbours."""
+    """Return the second table; only rewarded rows have visible items, so only they are neighbours."""
     if mode not in ("train", "validation"):
         raise ValueError(
             f"relevance {mode!r} is for sets of items, but {rows.name!r} is sequential: the relevant item of "
@@ -217,7 +217,7 @@ def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.in
 
 
 def common(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
-    """The users in all of several ``selecting``; None means all users.
+    """Return the users in all of several ``selecting``; None means all users.
 
     Example:
         >>> common([None, np.array([1, 2, 3]), np.array([2, 3])]), common([None])

@@ -35,7 +35,7 @@ class Regression(ABC):
 
     @abstractmethod
     def predict(self, users: Tensor) -> Tensor:
-        """Predictions (B, I) float32 of every item for the rows of ``users`` (B,) int64."""
+        """Return the predictions (B, I) float32 of every item for the rows of ``users`` (B,) int64."""
 
 
 class ByItems(Regression):
@@ -47,7 +47,7 @@ class ByItems(Regression):
         self._rows = SparseRows(visible, weights.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """Each row's weights, summed in the order of its items."""
+        """Return each row's weights, summed in the order of its items."""
         return times(self._rows, users, self.weights)
 
 
@@ -81,7 +81,7 @@ class ByUsers(Regression):
         self._visible = SparseRows(visible, fitted.inverse.device)
 
     def predict(self, users: Tensor) -> Tensor:
-        """The visible row, less that row times P over P's diagonal."""
+        """Return the visible row, less that row times P over P's diagonal."""
         fitted = self.fitted
         by_user = fitted.inverse[users]  # (B, U)
         rest = None if self._rest is None else self._rest[users.cpu().numpy()]  # (B, I) h
@@ -146,7 +146,7 @@ class Dual:
 
 
 def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
-    """The weight h = x P x^T (R,) of the own target of each row x in a fit to ``rows`` (R, I).
+    """Return the weight h = x P x^T (R,) of the own target of each row x in a fit to ``rows`` (R, I).
 
     Raises:
         ValueError: if ``l2`` is too small for float64.
@@ -164,7 +164,7 @@ def leverages(rows: sp.csr_matrix, l2: float) -> npt.NDArray[np.float64]:
 
 
 def times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
-    """The rows of ``users`` (B,) times ``table`` (I, C), each row's sum in the order of its items."""
+    """Return the rows of ``users`` (B,) times ``table`` (I, C), each row's sum in the order of its items."""
     _, column, value = rows.entries(users)  # (n,) each
     counts = rows.counts(users)
     first = torch.cumsum(counts, 0) - counts  # (B,)
@@ -173,7 +173,7 @@ def times(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
 
 
 def on(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
-    """A SciPy matrix as a sparse tensor."""
+    """Convert a SciPy matrix to a sparse tensor."""
     entries = matrix.tocoo()
     places = torch.as_tensor(np.stack([entries.row, entries.col]), dtype=torch.int64)
     made = torch.sparse_coo_tensor(

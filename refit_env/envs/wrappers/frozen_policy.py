@@ -15,7 +15,7 @@ from refit_env.utils.content_cache import CACHE
 
 
 def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProblem) -> DiffusionPolicy:
-    """A frozen policy on the environment's device.
+    """Return a frozen policy on the environment's device.
 
     Args:
         policy: a policy, which is copied because its owner may train it further, or the folder of a run,
@@ -46,7 +46,7 @@ def _freeze(policy: DiffusionPolicy) -> DiffusionPolicy:
 
 
 def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
-    """The policy of a folder, read once while the file stays the same."""
+    """Return the policy of a folder, read once while the file stays the same."""
     file = folder / "policy.safetensors"
     if not file.is_file():
         return DiffusionPolicy.load(folder)  # raises, and names what is missing

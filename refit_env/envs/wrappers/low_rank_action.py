@@ -82,7 +82,7 @@ def low_rank_map(problem: DenoisingProblem, rank: int, bound: float) -> LowRankM
 
 
 def train_factors(problem: DenoisingProblem, rank: int, wrapper: str) -> Tensor:
-    """The item factors (I, r) of the train matrix, on the environment's device.
+    """Return the item factors (I, r) of the train matrix, on the environment's device.
 
     Raises:
         ValueError: if the diffused vector is not one number for each item, or the rank is out of range.

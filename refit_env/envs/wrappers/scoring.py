@@ -108,7 +108,7 @@ def _check(problem: DenoisingProblem, policy: DiffusionPolicy | None, dataset: D
 def _shown(
     policy: DiffusionPolicy | None, dataset: Dataset, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
-    """Users (B,) -> the policy's input; without a policy, their train rows (B, I)."""
+    """Return the function users (B,) -> the policy's input; without a policy, their train rows (B, I)."""
     return (
         SparseRows(dataset.train.csr, device).dense
         if policy is None
@@ -124,7 +124,7 @@ def _start(users: Tensor, shown: Tensor, policy: DiffusionPolicy | None) -> tupl
 
 
 def _problem(env: Env) -> DenoisingProblem:
-    """The environment's problem."""
+    """Return the environment's problem."""
     problem = getattr(getattr(env, "unwrapped", None), "problem", None)
     if not isinstance(problem, DenoisingProblem):
         raise ValueError(f"chain_scorer needs a denoising environment, wrapped or not; found {env}")
@@ -132,7 +132,7 @@ def _problem(env: Env) -> DenoisingProblem:
 
 
 def _policy(env: Env) -> DiffusionPolicy | None:
-    """The policy of the ``ResidualAction`` among the wrappers."""
+    """Return the policy of the ``ResidualAction`` among the wrappers."""
     for layer in layers(env):
         if isinstance(layer, Layer) and isinstance(layer.action_map, ResidualMap):
             return layer.action_map.policy
@@ -140,7 +140,7 @@ def _policy(env: Env) -> DiffusionPolicy | None:
 
 
 def _stage(layer: Any, device: torch.device) -> tuple[Observe, Resolve]:
-    """The maps of one wrapper, of batches of observations and of actions.
+    """Return the maps of one wrapper, of batches of observations and of actions.
 
     Raises:
         ValueError: if the wrapper is not supported.
@@ -172,12 +172,12 @@ def _same(observations: Any) -> Any:
 
 
 def _same_action(actions: Any, state: ChainState) -> Any:
-    """Actions, unchanged."""
+    """Return the actions unchanged."""
     return actions
 
 
 def _each(function: Callable[[Any], Any], device: torch.device) -> Observe:
-    """A function of single arrays, applied to each of a batch."""
+    """Return a function that applies a function of single arrays to each array of a batch."""
 
     def of_batch(value: Any) -> Any:
         batch = _as_arrays(value)
@@ -205,7 +205,7 @@ def _stacked(rows: list[Any], device: torch.device) -> Tensor:
 
 
 def _as_arrays(value: Any) -> Any:
-    """A tensor or a dictionary of tensors as arrays."""
+    """Convert a tensor or a dictionary of tensors to arrays."""
     if isinstance(value, dict):
         return {name: item.cpu().numpy() for name, item in value.items()}
     return value.cpu().numpy()

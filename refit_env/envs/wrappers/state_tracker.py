@@ -64,7 +64,7 @@ class StateTracker:
             self._users = users.clone() if old is None or where is None else torch.where(where, users, old)
 
     def state(self) -> ChainState:
-        """The current state of the chains.
+        """Return the current state of the chains.
 
         Raises:
             gymnasium.error.ResetNeeded: if a chain has ended, or none has started.
@@ -84,7 +84,7 @@ class StateTracker:
 
 
 def layers(env: Env) -> Iterator[Env]:
-    """The environment and the environments that it wraps, outermost first."""
+    """Return the environment and the environments that it wraps, outermost first."""
     yield env
     while isinstance(env, gym.Wrapper | VectorWrapper):
         env = env.env
@@ -92,7 +92,7 @@ def layers(env: Env) -> Iterator[Env]:
 
 
 def problem_of(env: Any, wrapper: type, *, vector: bool) -> DenoisingProblem:
-    """The problem of a denoising environment.
+    """Return the problem of a denoising environment.
 
     Args:
         env: the environment to wrap.
@@ -118,7 +118,7 @@ def problem_of(env: Any, wrapper: type, *, vector: bool) -> DenoisingProblem:
 
 
 def shown_vector(env: Env, wrapper: type) -> gym.spaces.Box:
-    """The space of u in the environment's observations.
+    """Return the space of u in the environment's observations.
 
     Raises:
         ValueError: if another wrapper has removed t or u.
@@ -135,7 +135,7 @@ def shown_vector(env: Env, wrapper: type) -> gym.spaces.Box:
 
 
 def read_actions(actions: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """The actions as a float32 tensor of ``shape`` (N, A) or (A,), without graph.
+    """Return the actions as a float32 tensor of ``shape`` (N, A) or (A,), without graph.
 
     Raises:
         ValueError: for another shape, NaN, infinity, or values that are not numbers.

@@ -49,7 +49,7 @@ class ActionMap(ABC):
 
     @abstractmethod
     def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
-        """Actions (B, A) in a state of the chains -> actions of the environment below."""
+        """Map actions (B, A) in a state of the chains to actions of the environment below."""
 
 
 class ResidualMap(ActionMap):
@@ -72,7 +72,7 @@ class ResidualMap(ActionMap):
         self.space = box(positive("bound", bound), policy.backbone.dim)
 
     def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
-        """Residuals (B, D) -> next vectors (B, D)."""
+        """Map residuals (B, D) to next vectors (B, D)."""
         with torch.no_grad():
             mean = self.policy.mean(state.u, state.t, state.context)  # (B, D)
             std = self.scale * self.policy.step_std(state.t)  # () or (B, 1)
@@ -92,7 +92,7 @@ class LowRankMap(ActionMap):
         self.space = box(positive("bound", bound), rank)
 
     def __call__(self, actions: Tensor, state: ChainState) -> Tensor:
-        """Coordinates (B, r) -> residuals (B, D)."""
+        """Map coordinates (B, r) to residuals (B, D)."""
         return actions @ self.matrix
 
 
@@ -106,7 +106,7 @@ class ObservationMap(ABC):
 
     @abstractmethod
     def features(self, u: Tensor) -> Observations:
-        """The entries that replace ``u`` (B, D)."""
+        """Return the entries that replace ``u`` (B, D)."""
 
     def __call__(self, observations: Observations) -> Observations:
         """Observations with the features in place of u, sorted by name as in their space."""
@@ -115,7 +115,7 @@ class ObservationMap(ABC):
         return {name: shown[name] for name in sorted(shown)}
 
     def observation_space(self, below: gym.spaces.Dict) -> gym.spaces.Dict:
-        """The space of the observations, from that of the environment below."""
+        """Return the space of the observations, from that of the environment below."""
         rest = {name: space for name, space in below.spaces.items() if name != "u"}
         return gym.spaces.Dict(rest | self.spaces)
 
@@ -142,7 +142,7 @@ class TopKMap(ObservationMap):
         return {"ids": ids, "values": gym.spaces.Box(self.low, self.high, (self.k,), np.float32)}
 
     def features(self, u: Tensor) -> Observations:
-        """Ids and values (B, K) of the highest entries of ``u`` (B, D), highest first, ties by id."""
+        """Return ids and values (B, K) of the highest entries of ``u`` (B, D), descending, ties by id."""
         ids = top_k(u, self.k)  # (B, K)
         return {"ids": ids.to(u.dtype) / max(self.dim - 1, 1), "values": u.gather(1, ids)}
 
@@ -163,17 +163,17 @@ class FactorMap(ObservationMap):
         return {"factors": gym.spaces.Box(-self.reach, self.reach, dtype=np.float32)}
 
     def features(self, u: Tensor) -> Observations:
-        """Coordinates (B, r) of ``u`` (B, D)."""
+        """Return the coordinates (B, r) of ``u`` (B, D)."""
         return {"factors": u @ self.factors}
 
 
 def box(bound: float, size: int) -> gym.spaces.Box:
-    """The symmetric float32 box (size,)."""
+    """Return the symmetric float32 box (size,)."""
     return gym.spaces.Box(-bound, bound, (size,), np.float32)
 
 
 def positive(name: str, value: Any) -> float:
-    """The number as a float.
+    """Return the number as a float.
 
     Raises:
         ValueError: naming the argument, if it is not finite and above 0.

@@ -115,9 +115,9 @@ class ChainVectorWrapper(Layer, AnyVectorWrapper):
         return out
 
     def _tensor(self, value: Any) -> Tensor:
-        """A value of the environment below as a tensor on its device."""
+        """Convert a value of the environment below to a tensor on its device."""
         return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
     def _of_backend(self, value: Tensor) -> Any:
-        """A tensor as a value of the backend."""
+        """Convert a tensor to a value of the backend."""
         return value.numpy() if self._arrays else value

@@ -93,7 +93,7 @@ class GroupedUsers(AnyVectorWrapper):
         return self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
 
     def _shared(self, drawn: dict[str, Any]) -> Ints:
-        """The user (N,) of each group's first sub-environment; any drawn user where it has none."""
+        """Return the user (N,) of each group's first sub-environment; any drawn user where it has none."""
         users, known = (_array(drawn[name]) for name in ("user", "_user"))  # (N,), (N,)
         users = np.where(known, users, users[known][0])  # (N,); the mask excludes the others
         return users.reshape(-1, self.group_size)[:, 0].repeat(self.group_size).astype(np.int64)
@@ -116,5 +116,5 @@ class GroupedUsers(AnyVectorWrapper):
 
 
 def _array(value: Any) -> npt.NDArray[Any]:
-    """An option or an info as an array on the host."""
+    """Convert an option or an info to an array on the host."""
     return np.asarray(value.cpu() if isinstance(value, Tensor) else value)
