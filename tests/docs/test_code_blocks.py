@@ -24,6 +24,7 @@ from agents.cli import COMMANDS
 from agents.tuning.settings_file import write_settings
 from refit_env import env_ids
 from refit_env.rewards import registry
+from tests.own_backbone import registry_restored
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"api", "_build"}
@@ -102,7 +103,8 @@ def own_registry() -> Iterator[None]:
     """Names that a block registers are gone after it."""
     tables: tuple[dict[str, Any], ...] = (registry._REWARDS, algorithms._REGISTERED)
     before = [dict(table) for table in tables]
-    yield
+    with registry_restored():  # of backbones
+        yield
     for table, names in zip(tables, before, strict=True):
         table.clear()
         table.update(names)
