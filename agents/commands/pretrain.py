@@ -41,7 +41,8 @@ class Pretrain(Command):
     """Train a diffusion recommender by its own loss (ELBO), with early stopping on validation.
 
     Writes a run folder that ``refit finetune --init`` starts from. Closed-form backbones (``linear``,
-    ``spectral``) are fitted instead: validation chooses their settings.
+    ``spectral``) are fitted instead: validation chooses their settings. ``hybrid`` first fits its closed form
+    so, then trains its network.
     """
 
     work: ClassVar[str] = "agents.commands.pretrain_run:run"

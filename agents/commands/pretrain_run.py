@@ -29,10 +29,11 @@ from agents.runs.folder import CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.profiling import measure
-from agents.training.closed_form import is_closed_form
+from agents.training.closed_form import hybrid_settings, is_closed_form
 from agents.training.pretrainer import Pretrainer
 from refit_env.backbones import backbone_for
-from refit_env.data import load_dataset
+from refit_env.backbones.hybrid import HybridDenoiser
+from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users
@@ -58,6 +59,8 @@ def run(command: Pretrain) -> int:
     if not command.other_weights:
         check_recorded(weights)
     begun = {"dataset": asdict(DataIdentity.of(trainer.dataset)), "weights": weights}
+    if isinstance(policy.backbone, HybridDenoiser) and command.init is None:
+        begun["base"] = policy.backbone.base.config_dict()
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
         command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite, needs=needs
@@ -87,18 +90,27 @@ def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
     }
 
 
-def _trainer(command: Pretrain, target: Target) -> tuple[Pretrainer, DiffusionPolicy]:
-    """The trainer, and the policy that will be saved; settings that do not fit are refused."""
+def _trainer(
+    command: Pretrain, target: Target, base: Mapping[str, Any] | None = None
+) -> tuple[Pretrainer, DiffusionPolicy]:
+    """The trainer, and the policy that will be saved; settings that do not fit are refused.
+
+    Of a new hybrid, ``base`` are the settings that validation chose; None chooses them here.
+    """
     options = parse_options(command.backbone_options, "backbone_options")
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
     if command.init is None:
         name = command.backbone or target.spec.backbone
+        usual = target.spec.num_steps
         try:
+            if name == HybridDenoiser.name:
+                usual = 1
+                options |= base or _base_settings(command, dataset, options)
             backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
         except SettingError as error:
             raise SettingError("backbone_options", str(error)) from error
-        usual = min(target.spec.num_steps, backbone.diffusion.num_steps)
+        usual = min(usual, backbone.diffusion.num_steps)
         steps = usual if command.num_steps is None else command.num_steps
         policy = DiffusionPolicy(backbone, steps, eta=1.0 if command.eta is None else command.eta)
     elif options or command.backbone:
@@ -117,6 +129,17 @@ def _trainer(command: Pretrain, target: Target) -> tuple[Pretrainer, DiffusionPo
         eta=policy.diffusion.eta,
     )
     return trainer, policy
+
+
+def _base_settings(command: Pretrain, dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a hybrid's closed form, chosen on validation."""
+    return hybrid_settings(
+        dataset,
+        options,
+        num_steps=command.num_steps or 1,
+        select_on=command.training.select_on,
+        device=command.device,
+    )
 
 
 def _closed_form(command: Pretrain) -> str | None:
@@ -181,11 +204,11 @@ def _resumed(command: Pretrain, folder: RunFolder) -> tuple[Pretrainer, Diffusio
     settings = _settings(command, target)
     if command.init is not None and not saved:  # it begins, from the same model
         check_weights_unchanged(folder.path, begun, [command.init])
-    trainer, policy = _trainer(command, target)
+    trainer, policy = _trainer(command, target, begun.get("base"))
     if saved:
         trainer.load(folder.path)
     if grows:
-        kept = {name: begun.get(name) for name in ("dataset", "weights")}
+        kept = {name: begun.get(name) for name in ("dataset", "weights", "base")}
         folder.write_config("pretrain", settings | kept)
     return trainer, policy
 

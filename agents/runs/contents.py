@@ -22,6 +22,8 @@ class RunConfig(TypedDict):
     """Run folder of the model that training began with."""
     weights: NotRequired[dict[str, str]]
     """sha256 of each model that the run was begun with, by its folder."""
+    base: NotRequired[dict[str, Any] | None]
+    """Pretraining of ``hybrid``: settings of its closed form, as validation chose them."""
     pretraining: NotRequired[dict[str, float] | None]
     """Fine-tuning: cost of pretraining the model of ``--init``."""
     env_kwargs: NotRequired[dict[str, Any]]

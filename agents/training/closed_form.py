@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import torch
 
 from agents.training.settings_search import SettingsSearch
 from agents.training.tensors import resolve_device
-from refit_env.backbones import backbone_class, backbone_for
+from refit_env.backbones import backbone_class, backbone_config, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.hybrid import BASES, HybridConfig
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluate, selecting_metric
@@ -94,6 +95,30 @@ def fit_closed_form(
     policy = trials.policy_of(search.chosen)
     backbone = cast("ClosedForm", policy.backbone.eval())
     return ClosedFormResult(backbone, trials.rows, search.value, time.perf_counter() - begin)
+
+
+def hybrid_settings(
+    dataset: Dataset, options: Mapping[str, Any], *, num_steps: int = 1, select_on: str, device: str
+) -> dict[str, Any]:
+    """Return the settings of a hybrid's base: ``options``, and what validation chose of the others.
+
+    Args:
+        dataset: its train split is fitted, its valid split selects.
+        options: fields of ``HybridConfig``; those of the base are not searched.
+        num_steps: T of the chain that validation runs.
+        select_on: the validation metric that chooses.
+        device: where validation runs.
+
+    Raises:
+        ValueError: for a wrong option, an unknown metric, or data that the base does not support.
+    """
+    config: HybridConfig = backbone_config("hybrid", dataset.name, options)
+    known = {f.name for f in fields(BASES[config.base].config_class)}
+    given = {key: value for key, value in options.items() if key in known and (key, value) != ("l2", 0)}
+    found = fit_closed_form(
+        dataset, config.base, given, num_steps=num_steps, select_on=select_on, device=device
+    )
+    return found.backbone.config_dict()
 
 
 def fitted_policy(

@@ -78,6 +78,7 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
         "zhihu": replace(_DREAMREC, learning_rate=1e-2),
     },
     "hdrm": {"": PretrainConfig(learning_rate=5e-3, users_per_batch=8192, epochs=100)},
+    "hybrid": {"": PretrainConfig(eval_steps=1, select_on="ndcg@20")},
     "linear": {"": PretrainConfig(select_on="ndcg@20")},
     "spectral": {"": PretrainConfig(select_on="ndcg@20")},
     "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},

@@ -12,7 +12,7 @@ from typing import Any
 from agents.algorithms.configs import ReinforceConfig
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
-from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.closed_form import RowDenoiser
 
 MANY = 100_000
 """Train interactions above which fine-tuning on the latest of them uses longer steps."""
@@ -111,7 +111,7 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
         why = "the split is by time, so the latest train items resemble the next ones"
         agent = _ANNEALED if facts.train > MANY else _SHORT
         return FineTuning({"reward": "ndcg", "relevance": "recent"}, agent, why)
-    if issubclass(kind, ClosedForm):
+    if issubclass(kind, RowDenoiser):
         why = "the split is at random; a closed form can learn little more from it"
         return FineTuning({"reward": "ndcg", "relevance": "holdout"}, _GENTLE, why)
     reward = linear_reward(facts)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from agents.tuning.defaults import FineTuning, default_finetuning, linear_reward
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
-from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.closed_form import RowDenoiser
 
 LEAST_STD, MOST_STD = 0.005, 0.3
 """Limits of the exploration to try."""
@@ -59,7 +59,7 @@ def rewards(facts: DataFacts, start: str) -> list[str]:
     if facts.form == "rows":
         return ["log_rank"] if backbone_class(start).embedding else ["ndcg"]
     names = ["ndcg", "racs"]
-    if not issubclass(backbone_class(start), ClosedForm):
+    if not issubclass(backbone_class(start), RowDenoiser):
         names.append(linear_reward(facts))
     return names
 

@@ -62,8 +62,8 @@ class ClosedFormConfig(LinearVariance):
     popular items are recommended more."""
 
 
-class ClosedForm(Backbone):
-    """A denoiser whose weights ``fit`` computes in closed form.
+class RowDenoiser(Backbone):
+    """A denoiser of weighted rows; a closed form computes all its weights, or those from which it starts.
 
     Attributes:
         config: its settings, which determine the fit.
@@ -96,6 +96,29 @@ class ClosedForm(Backbone):
         if config.recency == "reciprocal":
             return reciprocal_weights(dataset.train, config.decay)
         return rising_weights(dataset.train, config.oldest, 1.0)
+
+    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
+        """Predict the clean rows (B, I) from ``u`` (B, I)."""
+        out: Tensor = self(u, timestep)  # called as a module: the work of training is counted there
+        return out
+
+    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
+
+        Args:
+            shown: (B, I) rows that are noised.
+            target: (B, I) prediction targets.
+            generator: random generator of the steps and the noise.
+        """
+        steps, device = self.diffusion.num_steps, shown.device
+        k = torch.randint(steps, (shown.shape[0],), generator=generator, device=device)  # (B,)
+        noise = torch.randn(shown.shape, generator=generator, device=device)
+        out = self.predict_x0(self.diffusion.q_sample(shown, k, noise), k)  # (B, I)
+        return (target - out).square().mean()
+
+
+class ClosedForm(RowDenoiser):
+    """A denoiser whose weights ``fit`` computes in closed form."""
 
     def training_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
         """Return what the closed form is fitted to.
@@ -149,25 +172,6 @@ class ClosedForm(Backbone):
     @abstractmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return field -> values from which validation chooses; the search starts at the first ones."""
-
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the clean rows (B, I) from ``u`` (B, I)."""
-        out: Tensor = self(u, timestep)  # called as a module: the work of training is counted there
-        return out
-
-    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
-
-        Args:
-            shown: (B, I) rows that are noised.
-            target: (B, I) prediction targets.
-            generator: random generator of the steps and the noise.
-        """
-        steps, device = self.diffusion.num_steps, shown.device
-        k = torch.randint(steps, (shown.shape[0],), generator=generator, device=device)  # (B,)
-        noise = torch.randn(shown.shape, generator=generator, device=device)
-        out = self.predict_x0(self.diffusion.q_sample(shown, k, noise), k)  # (B, I)
-        return (target - out).square().mean()
 
 
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:

@@ -47,6 +47,7 @@ def small_configs() -> dict[str, dict[str, Any]]:
         "hdrm": {"embedding": 8, "hidden": (8,)},
         "dreamrec": {"embedding": 8, "history": 5, "num_steps": 10},
         "recdiff": {"embedding": 6, "hidden": 8, "num_steps": 6},
+        "hybrid": {"hidden": (8,), "num_steps": 5},
         "linear": {"num_steps": 5},
         "spectral": {"rank": 8, "num_steps": 5},
         "diff-poi": {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2},

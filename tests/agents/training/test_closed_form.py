@@ -7,7 +7,8 @@ import torch
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.training.closed_form import NEEDS, fit_closed_form
+from agents.training.closed_form import NEEDS, fit_closed_form, hybrid_settings
+from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -49,6 +50,27 @@ def test_wrong_names_are_refused(data: Dataset) -> None:
         fit_closed_form(data, "diffrec")
     with pytest.raises(ValueError, match="ndgc@20"):
         fit_closed_form(data, "linear", select_on="ndgc@20", device="cpu")
+
+
+def test_the_settings_of_a_hybrid_are_those_of_its_base_alone(data: Dataset) -> None:
+    given = {"recency": "none", "targets": "row", "score_power": 0.0, "rank": 8, "user_power": 0.5}
+    options = {"base": "spectral", "hidden": (8,), **given}
+    found = hybrid_settings(data, options, select_on="ndcg@20", device="cpu")
+    assert found == fit_closed_form(data, "spectral", given, device="cpu").backbone.config_dict()
+    unset = {**options, "l2": 0.0}  # 0 leaves l2 to the search
+    assert hybrid_settings(data, unset, select_on="ndcg@20", device="cpu") == found
+
+
+def test_one_update_of_reinforce_moves_the_network_of_a_hybrid_alone(data: Dataset) -> None:
+    policy = DiffusionPolicy(backbone_for(data, "hybrid", {"hidden": (8,)}, seed=0), 1)
+    before = {name: value.clone() for name, value in policy.backbone.state_dict().items()}
+    config = ReinforceConfig(iterations=1, users_per_batch=32, eval_every=1, learning_rate=1e-3)
+    kwargs = {"data": data, "reward": "ndcg", "relevance": "recent", "k": 5}
+    agent = Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs=kwargs, device="cpu")
+    agent.learn()
+    after = agent.training_weights()
+    moved = {name for name, value in before.items() if not torch.equal(after[f"backbone.{name}"], value)}
+    assert moved == {"network.layers.1.weight", "network.layers.1.bias"}  # the others' gradients are 0 yet
 
 
 def test_reinforce_moves_its_matrix(data: Dataset) -> None:
