@@ -20,10 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from refit_env.backbones.base import Backbone, Condition, Context, check_task
+from refit_env.backbones.carry_over import carry_over
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
+from refit_env.data.known_ids import IDS, KnownIds
 from refit_env.errors import CheckpointError, SettingError
 
 Reduction = Literal["mean", "sum"]
@@ -311,12 +313,34 @@ class DiffusionPolicy(nn.Module):
     def save(self, folder: Path | str, dataset: Dataset | None = None) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
 
+        With ``dataset`` also ``ids.json``, the source's ids of its users and items.
+
         Args:
             folder: created if missing.
             dataset: data set of the training; None keeps the known one (``backbone.trained_on``).
         """
         trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)
+        (Path(folder) / IDS).unlink(missing_ok=True)
         save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))
+        if dataset is not None:
+            KnownIds.of(dataset).save(folder, dataset.fingerprint)
+
+    def carried_over(self, run: Path | str, dataset: Dataset, seed: int = 0) -> tuple[DiffusionPolicy, str]:
+        """Return the policy for a data set with other users and items, and in one line what changed.
+
+        See ``refit_env.backbones.carry_over``.
+
+        Args:
+            run: the folder that the policy was loaded from; it holds the ids of its items.
+            dataset: the new data.
+            seed: of the initial weights of new items.
+
+        Raises:
+            ValueError: if the backbone cannot be carried over, or no item of the new data is known.
+            CheckpointError: if the folder does not hold the ids.
+        """
+        backbone, changes = carry_over(self.backbone, run, dataset, seed)
+        return DiffusionPolicy(backbone, **self.chain).to(self.device).eval(), changes
 
     def describe(self, trained_on: DataIdentity | None = None) -> dict[str, Any]:
         """Return the description of the policy without its weights, JSON-plain: the fields of ``PolicyMeta``.

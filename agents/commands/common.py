@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 
@@ -20,6 +20,7 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.coverage import differs
 from refit_env.data.home import find_dataset, named_folder
+from refit_env.data.identity import check_same_data
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
 from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
@@ -28,6 +29,12 @@ from refit_env.registration import EnvEntry, entry
 CUSTOM_ENV = "ReFiT-Custom-v0"
 SHORT = 12
 """Digits of a hash in messages."""
+OTHER_DATA = (
+    "Pass --new-data if it is later data, whose users and items have the same ids in the source: the model "
+    "is carried over to it; or --other-data if the numbers of users and items mean the same in both. The "
+    "model may have been trained on items that are held out in the other data"
+)
+"""What to do where the data is not that of the model's training."""
 REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """The metrics that ``metrics.json`` and the tables hold; a small catalogue has those of its longest lists."""
 
@@ -96,6 +103,49 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
     target = Target(entry(env).env_id, None)
     _ = target.dataset  # refuses an id that needs --data before any work is done
     return target
+
+
+class Start(Protocol):
+    """What ``pretrain`` and ``finetune`` say of the model that they start from."""
+
+    @property
+    def other_data(self) -> bool:
+        """Allow other data."""
+
+    @property
+    def new_data(self) -> bool:
+        """Carry it over to other users and items."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of new items' weights."""
+
+    @property
+    def quiet(self) -> bool:
+        """Print no more than errors."""
+
+
+def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy:
+    """The policy of ``--init``; with ``--new-data`` for the users and items of the target's data.
+
+    Raises:
+        ValueError: if the options contradict each other, or the model cannot be carried over.
+        CheckpointError: if the folder holds no whole model.
+        DataError: if the data is not that of the model's training, and no option allows it.
+    """
+    if command.new_data and command.other_data:
+        raise ValueError(
+            "--new-data finds users and items by their ids, --other-data by number: leave one out"
+        )
+    policy = DiffusionPolicy.load(run, other_data=command.other_data)
+    dataset = load_dataset(target.dataset)
+    if not command.new_data:
+        check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", OTHER_DATA)
+        return policy
+    policy, changes = policy.carried_over(run, dataset, command.seed)
+    if not command.quiet:
+        say(f"{dataset.name}, compared with the data of {run}: {changes}", stderr=True)
+    return policy
 
 
 def plain(value: Any) -> Any:

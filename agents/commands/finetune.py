@@ -111,6 +111,9 @@ class Finetune(Command):
     """``settings.json`` of ``refit tune``: its reward and agent, where no option says otherwise."""
     other_data: Flag = False
     """Allow a data set other than the one that the model was trained on."""
+    new_data: Flag = False
+    """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
+    those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
     other_weights: Flag = False
     """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
@@ -164,6 +167,7 @@ def begun_command(out: Path) -> Finetune:
         preset=config.get("preset", "default"),
         agent=check_record(config.get("agent"), settings, f"{where}: agent", error=RunError),
         other_data=kwargs.get("other_data", False),
+        new_data=config.get("new_data", False),
     )
 
 

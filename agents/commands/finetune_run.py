@@ -16,6 +16,7 @@ from agents.commands.common import (
     comparison,
     comparison_table,
     cost,
+    initial_policy,
     note_other_data,
     plain,
     scorer_kwargs,
@@ -84,7 +85,7 @@ def _start(command: Finetune, state: DiffusionPolicy | None) -> tuple[DiffusionP
         raise ValueError("which model? --init FOLDER, a run of refit pretrain")
     init = RunFolder.open(command.init)
     target = choose_target(command.env, command.data, fallback=init.config)
-    policy = DiffusionPolicy.load(init.path, other_data=command.other_data)
+    policy = initial_policy(command, init.path, target)
     return policy.respaced(command.num_steps, command.eta), target
 
 
@@ -96,6 +97,7 @@ def _settings(command: Finetune, policy: DiffusionPolicy, target: Target) -> dic
         "data": target.data,
         "seed": command.seed,
         "init": None if command.init is None else str(command.init.resolve()),
+        "new_data": command.new_data,
         "env_kwargs": env_kwargs | ({"other_data": True} if command.other_data else {}),
         "num_steps": command.num_steps,
         "eta": command.eta,

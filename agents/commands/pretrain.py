@@ -77,6 +77,9 @@ class Pretrain(Command):
     """``settings.json`` of ``refit tune``: its backbone and training, where no option says otherwise."""
     other_data: Flag = False
     """Allow a data set other than the one that the model of ``--init`` was trained on."""
+    new_data: Flag = False
+    """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
+    those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
     other_weights: Flag = False
     """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
@@ -114,6 +117,7 @@ def begun_command(out: Path) -> Pretrain:
         seed=config.get("seed", 0),
         init=None if init is None else Path(init),
         backbone=network["name"],
+        new_data=config.get("new_data", False),
         num_steps=config.get("num_steps"),
         eta=config.get("eta"),
         size=network["size"],

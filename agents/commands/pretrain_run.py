@@ -15,6 +15,7 @@ from agents.commands.common import (
     check_weights_unchanged,
     choose_target,
     cost,
+    initial_policy,
     plain,
     reported,
     validation_panel,
@@ -42,6 +43,8 @@ from refit_env.policy import DiffusionPolicy
 
 def run(command: Pretrain) -> int:
     """Train, evaluate, and write the run folder; returns the exit code."""
+    if command.new_data and command.init is None:
+        raise ValueError("--new-data carries a trained model over: name its run folder with --init")
     if command.resume:
         if command.overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
@@ -82,6 +85,7 @@ def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
         "data": target.data,
         "seed": command.seed,
         "init": None if command.init is None else str(command.init.resolve()),
+        "new_data": command.new_data,
         "num_steps": command.num_steps,
         "eta": command.eta,
         "backbone": options if command.backbone is None else options | {"name": command.backbone},
@@ -116,9 +120,7 @@ def _trainer(
     elif options or command.backbone:
         raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
     else:
-        policy = DiffusionPolicy.load(command.init, other_data=command.other_data).respaced(
-            command.num_steps, command.eta
-        )
+        policy = initial_policy(command, command.init, target).respaced(command.num_steps, command.eta)
     trainer = Pretrainer(
         dataset,
         policy.backbone,

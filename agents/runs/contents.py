@@ -20,6 +20,8 @@ class RunConfig(TypedDict):
     """Seed of everything random."""
     init: NotRequired[str | None]
     """Run folder of the model that training began with."""
+    new_data: NotRequired[bool]
+    """Whether the model of ``init`` was carried over to other users and items."""
     weights: NotRequired[dict[str, str]]
     """sha256 of each model that the run was begun with, by its folder."""
     base: NotRequired[dict[str, Any] | None]

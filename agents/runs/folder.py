@@ -5,6 +5,7 @@ file                 holds
 ===================  =========================================================================
 ``config.json``      the command with all its settings, the seed, versions and the machine
 ``policy.*``         the weights (``.safetensors``) and what they belong to (``.json``)
+``ids.json``         the source's ids of the users and items that the model was trained on
 ``metrics.json``     the result; written last, so it exists only if the run ended
 ``log.csv``, ``tb``  scalars of every iteration, as a table and as TensorBoard events
 ``curve.png``        a picture of the log
@@ -32,6 +33,7 @@ from agents.runs.contents import RunConfig, RunMetrics
 from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, write_json
 
 CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
+IDS = "ids.json"
 LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
 TRIALS, SETTINGS, CANDIDATES = "trials.jsonl", "settings.json", "candidates"
 DATASET = "dataset.json"
@@ -185,7 +187,8 @@ class RunFolder:
 
     def others(self) -> list[str]:
         """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
-        names = (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TENSORBOARD, TRIALS, SETTINGS, CANDIDATES)
+        files = (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS)
+        names = (*files, TENSORBOARD, CANDIDATES)
         return [name for name in names if (self.path / name).exists()]
 
     def finished(self) -> bool:
@@ -267,7 +270,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
-        for name in (METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE, TRIALS, SETTINGS):
+        for name in (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS):
             (self.path / name).unlink(missing_ok=True)
         for name in (TENSORBOARD, CANDIDATES):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -284,7 +287,7 @@ class RunFolder:
                 "folder"
             ) from None
         self._lock = lock
-        for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, LOG, CURVE):
+        for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE):
             remove_temporaries(self.path / name)
 
 

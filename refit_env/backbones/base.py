@@ -216,6 +216,22 @@ class Backbone(nn.Module, ABC):
         """Return the largest absolute value in a clean vector; 1 where u holds scores."""
         return 1.0
 
+    @property
+    def item_axes(self) -> Mapping[str, tuple[int, ...]] | None:
+        """Name of a tensor of the state dict -> its axes whose first I entries belong to the items.
+
+        Tensors without items are not named. None (the default): the weights cannot be carried over to other
+        items.
+        """
+        return None
+
+    def start_new_items(self, dataset: Dataset) -> None:
+        """Set the weights of items that no former weights exist for; by default they stay the initial ones.
+
+        Args:
+            dataset: the data with the new items.
+        """
+
     def freeze_scores(self) -> None:
         """Freeze the weights that ``scores``, ``context`` and ``initial_state`` use.
 

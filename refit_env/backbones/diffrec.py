@@ -142,6 +142,12 @@ class DiffRec(Backbone):
         last: nn.Linear = self.layers[-1]  # type: ignore[assignment]  # ModuleList forgets the class
         return last
 
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """The columns of the first layer; the rows of the last one, and its bias."""
+        last = f"layers.{len(self.layers) - 1}"
+        return {"layers.0.weight": (1,), f"{last}.weight": (0,), f"{last}.bias": (0,)}
+
     def loss_weights(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Return the weight (T,) of each step's loss: SNR(k-1) - SNR(k) for x0, and 1 at k = 0."""
         chain = self.diffusion

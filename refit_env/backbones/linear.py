@@ -106,6 +106,15 @@ class LinearDenoiser(ClosedForm):
             solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu", dtype)
             weight.copy_(solved * (factor / abar**0.5))
 
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """Rows and columns of each matrix."""
+        return {"weight": (1, 2)}
+
+    def start_new_items(self, dataset: Dataset) -> None:
+        """Fit the matrix: rows and columns of new items are those of the closed form on ``dataset``."""
+        self.fit(dataset)
+
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return values of l2 in factors of about two, and the common search space."""

@@ -88,6 +88,17 @@ class SpectralDenoiser(ClosedForm):
         self.into.zero_()[:, :width] = torch.as_tensor(into, dtype=torch.float32)
         self.out.zero_()[:width] = torch.as_tensor(out, dtype=torch.float32)
 
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """The items' factors of both matrices."""
+        return {"into": (0,), "out": (1,)}
+
+    @torch.no_grad()
+    def start_new_items(self, dataset: Dataset) -> None:
+        """Set all factors to 0: the directions of another decomposition are not those of the known items."""
+        self.into.zero_()
+        self.out.zero_()
+
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return the values of rank, filter and normalisation, and the common search space."""

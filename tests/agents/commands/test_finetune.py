@@ -70,7 +70,8 @@ def same(run: Path, other: Path) -> bool:
 def test_the_run_folder_is_complete(tuned: Path) -> None:
     names = {path.name for path in tuned.iterdir()}
     assert names == {
-        "config.json", "policy.safetensors", "policy.json", "metrics.json", "log.csv", "tb", "curve.png",
+        "config.json", "policy.safetensors", "policy.json", "ids.json", "metrics.json",
+        "log.csv", "tb", "curve.png",
     }  # fmt: skip
     config = RunFolder(tuned).config
     assert config["env_kwargs"] == {"reward": "racs", "k": 20}
@@ -232,7 +233,7 @@ def test_a_policy_of_another_catalogue_is_refused(
 ) -> None:
     other = [*words(pretrained, tmp_path / "run"), "--data", str(own_data)]
     assert main(other) == 2
-    assert "the policy was trained on 'synthetic'" in capsys.readouterr().err
+    assert "was trained on 'synthetic'" in capsys.readouterr().err
     assert main([*other, "--other-data"]) == 2
     assert "the environment diffuses 50 numbers, the policy 400" in capsys.readouterr().err
 
@@ -419,6 +420,7 @@ def test_a_run_belongs_to_its_data(
         err = capsys.readouterr().err
         assert first in err and second in err and "seed=0" in err and "seed=1" in err, err
         assert ("--other-data" in err) == (command is not resume)
+        assert ("--new-data" in err) == (command[0] in ("pretrain", "finetune") and command is not resume)
         assert not (tmp_path / "other").exists()
     assert main(["evaluate", "--run", str(run), "--other-data"]) == 0
     assert main(["recommend", "--run", str(run), *user, "--other-data"]) == 0

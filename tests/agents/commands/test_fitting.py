@@ -38,6 +38,7 @@ def test_the_run_folder_is_complete(fitted: Path) -> None:
         "config.json",
         "policy.safetensors",
         "policy.json",
+        "ids.json",
         "metrics.json",
         "log.csv",
         "curve.png",

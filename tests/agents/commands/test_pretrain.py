@@ -25,7 +25,8 @@ def test_the_run_folder_is_complete(pretrained: Path) -> None:
     run = RunFolder.open(pretrained)
     names = {path.name for path in pretrained.iterdir()}
     assert names == {
-        "config.json", "policy.safetensors", "policy.json", "metrics.json", "log.csv", "tb", "curve.png",
+        "config.json", "policy.safetensors", "policy.json", "ids.json", "metrics.json",
+        "log.csv", "tb", "curve.png",
     }  # fmt: skip
     assert run.config["command"] == "pretrain" and run.config["pretrain"]["epochs"] == 4
     assert set(run.metrics["test"]) == {"recall@10", "recall@20", "ndcg@10", "ndcg@20"}

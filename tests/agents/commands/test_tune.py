@@ -55,7 +55,8 @@ def test_what_it_leaves(own_data: Path, home: Path, capsys: pytest.CaptureFixtur
     assert "split by time" in printed and "The best policy is linear" in printed
     assert "The best baseline is ease" in printed or "A baseline wins: ease" in printed
     assert {path.name for path in out.iterdir()} == {
-        "config.json", "policy.safetensors", "policy.json", "metrics.json", "trials.jsonl", "settings.json",
+        "config.json", "policy.safetensors", "policy.json", "ids.json", "metrics.json",
+        "trials.jsonl", "settings.json",
     }  # fmt: skip
     log = TrialLog(out)
     assert {trial.name for trial in log.of(BASELINE)} == {"popularity", "ease"}
