@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("agents.commands.data", "list, prepare, inspect and generate data sets"),
     "pretrain": ("agents.commands.pretrain", "train a diffusion recommender by its own loss (ELBO)"),
     "finetune": ("agents.commands.finetune", "fine-tune a pretrained recommender by reinforcement learning"),
+    "import": ("agents.commands.importing", "make a run folder of a model that was trained elsewhere"),
     "evaluate": ("agents.commands.evaluate", "rank all items for every user, and measure the lists"),
     "baseline": ("agents.commands.baseline", "fit and measure recommenders that are no diffusion models"),
     "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),

@@ -229,7 +229,7 @@ def _report(command: Pretrain, folder: RunFolder, report: Mapping[str, Any], tit
     if command.json:
         print_json({"run": str(folder.path), "env": folder.config["env"], **folder.metrics})
     elif not command.quiet:
-        console().print(_table(report, title))
+        console().print(metrics_table(report, title))
     return 0
 
 
@@ -292,7 +292,7 @@ def _draw(folder: RunFolder, title: str, select_on: str, best_epoch: int) -> Non
     plot_curves(panels, folder.path / CURVE, title=title, xlabel="epoch")
 
 
-def _table(report: Mapping[str, Any], title: str) -> Table:
+def metrics_table(report: Mapping[str, Any], title: str) -> Table:
     """The metrics for the terminal."""
     table = Table("metric", title=title, min_width=48)
     for split in ("valid", "test"):

@@ -9,7 +9,7 @@ class RunConfig(TypedDict):
     """The content of ``config.json``: the settings of the command."""
 
     command: str
-    """``pretrain``, ``finetune`` or ``tune``."""
+    """``pretrain``, ``finetune``, ``import`` or ``tune``."""
     env: str
     """Environment id."""
     data: NotRequired[str | None]
@@ -22,6 +22,8 @@ class RunConfig(TypedDict):
     """Run folder of the model that training began with."""
     new_data: NotRequired[bool]
     """Whether the model of ``init`` was carried over to other users and items."""
+    imported: NotRequired[dict[str, str]]
+    """Import: whose code trained the model; path and sha256 of its file."""
     weights: NotRequired[dict[str, str]]
     """sha256 of each model that the run was begun with, by its folder."""
     base: NotRequired[dict[str, Any] | None]
