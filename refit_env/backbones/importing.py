@@ -65,8 +65,8 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many types for a damaged file
         raise CheckpointError(
             f"{path}: holds more than weights, or is damaged; nothing in it was executed. DiffRec's code "
-            "saves whole models: where you trust the file, write its weights with "
-            "torch.save(torch.load(FILE, weights_only=False).state_dict(), NEW)"
+            "saves whole models: where you trust the file, load it with that code and write its weights with "
+            "torch.save(model.state_dict(), NEW)"
         ) from error
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, expected a state dict: {_EXPECTED}")
