@@ -16,7 +16,9 @@ from agents.commands.options import parse_options
 from agents.console import console, print_json, say
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
+from refit_env.errors import SettingError
 from refit_env.utils.atomic_io import write_json
+from refit_env.utils.text import shown
 
 
 def run(command: BaselineCommand) -> int:
@@ -28,6 +30,11 @@ def run(command: BaselineCommand) -> int:
         raise ValueError(f"--out {command.out} exists; name another file, or delete it first")
     if command.settings and command.tune is not None:
         raise ValueError("--settings fixes what --tune searches: leave one out")
+    if command.tune is not None and command.tune.is_file():
+        raise ValueError(f"--tune {command.tune} is a file; a search needs a folder")
+    twice = next((name for at, name in enumerate(command.names) if name in command.names[:at]), None)
+    if twice is not None:
+        raise ValueError(f"baseline {shown(twice)} is named twice; leave one out")
     dataset = load_dataset(target.dataset)
     if not command.names:
         names = list(names_for(dataset))
@@ -43,15 +50,18 @@ def run(command: BaselineCommand) -> int:
         searched: dict[str, Any] = {}
         if command.tune is not None:
             settings, searched = _tuned(command, dataset, name, device)
-        _, report = measure_baseline(
-            dataset,
-            name,
-            settings,
-            command.seed,
-            command.split,
-            refit=command.refit,
-            device=device,
-        )
+        try:
+            _, report = measure_baseline(
+                dataset,
+                name,
+                settings,
+                command.seed,
+                command.split,
+                refit=command.refit,
+                device=device,
+            )
+        except SettingError as error:
+            raise SettingError("settings", str(error)) if error.setting in settings else error from error
         reports.append({"env": target.env_id} | report | searched)
     if command.out is not None:
         write_json(command.out, reports)

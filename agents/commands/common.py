@@ -24,7 +24,7 @@ from refit_env.data.identity import check_same_data
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
 from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
-from refit_env.registration import EnvEntry, entry
+from refit_env.registration import TABLE, EnvEntry, entry
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
 SHORT = 12
@@ -94,7 +94,11 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
             raise ValueError(f"--data {data} needs {CUSTOM_ENV}, not --env {env}; leave one of them out")
         folder = named_folder(str(data))
         if folder is None:
-            raise ValueError(f"--data {data}: there is no such folder, nor such a set in the data homes")
+            ids = [row.env_id for row in TABLE if row.dataset == str(data)]
+            hint = f"; --env {ids[0]} has the data set of that name" if ids else ""
+            raise ValueError(
+                f"--data {data}: there is no such folder, nor such a set in the data homes{hint}"
+            )
         return Target(CUSTOM_ENV, str(folder.resolve()))
     if env is None and fallback is not None:
         return Target(str(fallback["env"]), fallback.get("data"))

@@ -24,7 +24,7 @@ from agents.commands.data_tables import (
 from agents.console import console, print_json, say
 from refit_env.data import Dataset, data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG
-from refit_env.data.home import find_dataset, find_raw, writable_home
+from refit_env.data.home import find_dataset, find_raw, named_folder, writable_home
 from refit_env.data.interactions import SPLITS
 from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare
@@ -187,7 +187,14 @@ def resplit_set(command: DataResplit) -> int:
     """Split again, write, and print the counts; returns the exit code."""
     with as_options():
         check_free(command.out, command.overwrite)
+        source = named_folder(command.name)
+        if source is not None and source.resolve() == command.out.resolve():
+            raise ValueError(f"--out {command.out} is the data set that is copied; name another folder")
         dataset = latest_as_validation(load_dataset(command.name), command.valid_share)
+        if not len(dataset.valid):
+            raise ValueError(
+                f"--valid-share {command.valid_share} leaves no validation item; name a larger share"
+            )
         save_dataset(dataset, command.out, overwrite=command.overwrite)
     if command.json:
         print_json({"folder": str(command.out), **counts_of(dataset)})

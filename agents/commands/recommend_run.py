@@ -89,13 +89,14 @@ def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
 
     Raises:
         ValueError: naming the option, the file and the line, for an unknown id (with a did-you-mean), a file
-            without items, or one that is no text.
-        OSError: if it cannot be read.
+            without items, or one that is no text or cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{option} {path}: is no text in UTF-8; expected one item id a line") from None
+    except OSError as error:
+        raise ValueError(f"{option} {path}: {error.strerror or error}") from None
     out = set()
     for number, line in enumerate(lines, start=1):
         if line.strip():

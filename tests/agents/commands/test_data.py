@@ -178,6 +178,14 @@ def test_resplit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--overwrite" in capsys.readouterr().err
     assert main(["data", "resplit", "synthetic", "--out", out, "--overwrite", "--valid-share", "0"]) == 2
     assert "--valid-share 0 must be above 0 and below 1" in capsys.readouterr().err
+    words = ["data", "resplit", out, "--out", f"{out}/../latest", "--overwrite"]
+    assert main(words) == 2  # the copy would replace what it is made of
+    assert "is the data set that is copied; name another folder" in capsys.readouterr().err
+    assert load_dataset(out).fingerprint == written.fingerprint
+    other = str(tmp_path / "other")
+    assert main(["data", "resplit", "synthetic", "--out", other, "--valid-share", "0.001"]) == 2
+    assert "--valid-share 0.001 leaves no validation item" in capsys.readouterr().err
+    assert not Path(other).exists()
 
 
 def test_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

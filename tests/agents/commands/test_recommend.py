@@ -263,7 +263,7 @@ def test_a_list_holds_what_is_allowed_and_nothing_that_is_denied(
         ),
         (b"\n \n", "--deny {0}: holds no item"),
         (b"\xff\xfe\x00", "--deny {0}: is no text in UTF-8"),
-        (None, "{0}"),
+        (None, "--deny {0}: No such file or directory"),
     ],
 )
 def test_a_wrong_list_is_named(
