@@ -58,6 +58,12 @@ def test_the_next_week_is_trained_from_the_last_one(
     assert main(["finetune", *words, *options, "--out", str(tuned)]) == 0
     assert CHANGES in capsys.readouterr().err.replace("\n", " ")
     assert DiffusionPolicy.load(tuned).backbone.num_items == 45
+    for run, command in ((out, "pretrain"), (tuned, "finetune")):  # killed before its first state was saved
+        (run / "metrics.json").unlink()
+        assert main([command, "--resume", "--out", str(run), "--device", "cpu", "--json"]) == 0
+        assert CHANGES in capsys.readouterr().err.replace("\n", " ")
+    resumed = DiffusionPolicy.load(out).backbone.state_dict()["weight"][0]
+    np.testing.assert_allclose(resumed, after, atol=1e-6)
 
 
 def test_mistakes_are_refused_in_one_line(
