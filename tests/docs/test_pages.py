@@ -5,6 +5,7 @@ import re
 import runpy
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,6 +60,14 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_headings_go_one_level_deeper_at_a_time() -> None:
+    for page in DOCS:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        levels = [len(found) for found in re.findall(r"^(#+) ", text, flags=re.MULTILINE)]
+        steps = [after - before for before, after in pairwise(levels)]
+        assert max(steps, default=0) <= 1, page
 
 
 def test_make_targets_in_the_documentation_exist() -> None:
