@@ -160,7 +160,7 @@ class Parsed(Exception):
 
 @pytest.mark.parametrize(("page", "line"), LINES)
 def test_command_accepts_its_options(
-    page: str, line: str, own_files: None, monkeypatch: pytest.MonkeyPatch
+    page: str, line: str, own_registry: None, own_files: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, name, *words = shlex.split(line)
     if name.startswith("-") or name not in COMMANDS:
