@@ -56,11 +56,11 @@ class OneOf:
         """Store the names."""
         self.names = tuple(names)
 
-    def fault(self, value: str) -> str | None:
+    def fault(self, value: object) -> str | None:
         """Return what is wrong with a name; None if it is allowed."""
         if value in self.names:
             return None
-        hint = did_you_mean(value[:100], self.names)
+        hint = did_you_mean(value[:100], self.names) if isinstance(value, str) else ""
         return f"must be one of {', '.join(self.names)}; found {shown(value)}.{hint}"
 
 

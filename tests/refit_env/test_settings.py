@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 import pickle
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -22,6 +22,7 @@ class Example(Bounded):
     name: Annotated[str, OneOf(("mean", "sum"))] = "mean"
     steps: Annotated[str, Form(lambda text: None if text == "all" else "must be all")] = "all"
     flag: bool = False
+    origin: Literal["here", "there"] = "here"
 
     def check_together(self) -> None:
         if self.flag and self.epochs > 5:
@@ -44,6 +45,7 @@ class Example(Bounded):
         ({"widths": 4}, "widths must be a list, found 4"),
         ({"name": "men"}, "name must be one of mean, sum; found 'men'. Did you mean 'mean'?"),
         ({"name": 3}, "name must be a text, found 3"),
+        ({"origin": 3}, "origin must be one of here, there; found 3."),
         ({"steps": "some"}, "steps must be all"),
         ({"flag": 1}, "flag must be true or false, found 1"),
         ({"flag": True, "epochs": 6}, "epochs must be <= 5 with flag"),

@@ -18,7 +18,13 @@ from agents.commands.options import as_typed
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, field_types
 
-NEEDED: dict[str, Any] = {"user": "0", "name": "mine", "backbone": "diffrec", "steps": 1000}
+NEEDED: dict[str, Any] = {
+    "user": "0",
+    "name": "mine",
+    "backbone": "diffrec",
+    "origin": "diffrec",
+    "steps": 1000,
+}
 """Values of options that have no default; of others, a path."""
 
 

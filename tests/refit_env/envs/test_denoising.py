@@ -335,7 +335,7 @@ def test_the_error_for_a_wrong_argument_states_the_right_one(kwargs: dict[str, A
 
 def test_the_page_lists_every_argument_with_its_default() -> None:
     """Those of the settings and the constructor's own; a default that depends on more is in words."""
-    rows = re.findall(r"^    \| ``(\w+)`` \| (.+?) \| ", DenoisingEnv.__doc__ or "", re.M)
+    rows = re.findall(r"^\| ``(\w+)`` \| (.+?) \| ", inspect.getdoc(DenoisingEnv) or "", re.M)
     listed = dict(row for row in rows if row[0] not in ("t", "u", "history"))
     own = inspect.signature(DenoisingEnv.__init__).parameters.values()
     defaults = {p.name: p.default for p in own if p.kind == p.KEYWORD_ONLY}
