@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from agents.algorithms import registry as algorithms
+from agents.baselines import registry as baselines
 from agents.cli import COMMANDS
 from agents.tuning.settings_file import write_settings
 from refit_env import env_ids
@@ -101,7 +102,7 @@ def params(blocks: list[Block]) -> list[Any]:
 @pytest.fixture
 def own_registry() -> Iterator[None]:
     """Names that a block registers are gone after it."""
-    tables: tuple[dict[str, Any], ...] = (registry._REWARDS, algorithms._REGISTERED)
+    tables: tuple[dict[str, Any], ...] = (registry._REWARDS, algorithms._REGISTERED, baselines._OWN)
     before = [dict(table) for table in tables]
     with registry_restored():  # of backbones
         yield
