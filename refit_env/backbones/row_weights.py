@@ -28,7 +28,7 @@ def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_
         >>> rising_weights(rows, 0.5, 1.0).toarray()
         array([[0.75, 1.  , 0.5 ]], dtype=float32)
     """
-    place = _places(train)
+    place = train.places
     steps = np.maximum(train.counts[train.users] - 1, 1)  # (N,)
     return _weighted(train, oldest + (newest - oldest) * place / steps)
 
@@ -41,7 +41,7 @@ def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix
         >>> reciprocal_weights(rows).toarray()
         array([[0.5       , 1.        , 0.33333334]], dtype=float32)
     """
-    back = train.counts[train.users] - _places(train)  # (N,) 1 is the newest
+    back = train.counts[train.users] - train.places  # (N,) 1 is the newest
     return _weighted(train, back.astype(np.float64) ** -decay)
 
 
@@ -62,20 +62,14 @@ def split_rows(train: Interactions, start: float, end: float) -> tuple[Interacti
         >>> known.items, future.items
         (array([2, 0], dtype=int32), array([1], dtype=int32))
     """
-    share = _places(train) / train.counts[train.users]  # (N,)
+    share = train.places / train.counts[train.users]  # (N,)
     return train.select(share < start), train.select((start <= share) & (share < end))
-
-
-def _places(train: Interactions) -> npt.NDArray[np.int64]:
-    """Return each interaction's position (N,) in its user's order of time; 0 is the oldest."""
-    places: npt.NDArray[np.int64] = np.arange(len(train)) - train.indptr[train.users]
-    return places
 
 
 def _weighted(train: Interactions, weight: npt.NDArray[np.float64]) -> sp.csr_matrix:
     """Return (U, I) with the weight (N,) of each item's latest interaction."""
     key = train.users * train.num_items + train.items  # (N,)
-    order = np.lexsort((_places(train), key))
+    order = np.lexsort((train.places, key))
     latest = np.append(np.diff(key[order]) > 0, True)[: len(train)]  # the last interaction with each item
     out = train.csr.copy()  # stores its values in the order of the keys
     out.data = weight[order][latest].astype(np.float32)

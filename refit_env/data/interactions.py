@@ -96,6 +96,11 @@ class Interactions:
         """(N,) the user of each interaction."""
         return np.repeat(np.arange(self.num_users, dtype=np.int64), self.counts)
 
+    @property
+    def places(self) -> npt.NDArray[np.int64]:
+        """(N,) the place of each interaction in its user's row; 0 is the first."""
+        return np.arange(len(self), dtype=np.int64) - self.indptr[self.users]
+
     def of(self, user: int) -> npt.NDArray[np.int32]:
         """Return the items (n_u,) of one user, oldest first where time is known."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]

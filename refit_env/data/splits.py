@@ -29,7 +29,7 @@ def by_time(rows: Interactions, valid_share: float = 0.1, test_share: float = 0.
     Raises:
         ValueError: if the shares are not in 0..1 or leave nothing to train on.
     """
-    return _by_place(rows, _place(rows), valid_share, test_share)
+    return _by_place(rows, rows.places, valid_share, test_share)
 
 
 def random_per_user(
@@ -45,7 +45,7 @@ def random_per_user(
     """
     order = np.lexsort((np.random.default_rng(seed).random(len(rows)), rows.users))
     place = np.empty(len(rows), dtype=np.int64)
-    place[order] = _place(rows)
+    place[order] = rows.places
     return _by_place(rows, place, valid_share, test_share)
 
 
@@ -116,7 +116,7 @@ def leave_one_out(rows: Interactions) -> Parts:
 
     A row of two items has no validation item; a row of one item is train.
     """
-    left = rows.counts[rows.users] - _place(rows)  # (N,) 1 for the last of a row
+    left = rows.counts[rows.users] - rows.places  # (N,) 1 for the last of a row
     long = rows.counts[rows.users]
     return _parts(rows, np.where((left == 1) & (long >= 2), 2, np.where((left == 2) & (long >= 3), 1, 0)))
 
@@ -140,18 +140,13 @@ def latest_as_validation(dataset: Dataset, share: float = 0.125) -> Dataset:
         raise ValueError(f"the rows of {dataset.name!r} are not sorted by time: none of them is the latest")
     if not 0 < share < 1:
         raise ValueError(f"{spelled('valid_share', f'{share:g}', f'{share:g}')} must be above 0 and below 1")
-    train, valid, _ = _by_place(dataset.train, _place(dataset.train), share, 0.0)
+    train, valid, _ = _by_place(dataset.train, dataset.train.places, share, 0.0)
     note = f"the latest {share:g} of each user's train items as validation"
     meta = {
         **dataset.meta,
         "derived_from": {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": note},
     }
     return replace(dataset, name=f"{dataset.name}-latest", train=train, valid=valid, meta=meta)
-
-
-def _place(rows: Interactions) -> npt.NDArray[np.int64]:
-    """Return the position (N,) of each interaction in its row."""
-    return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
 
 
 def _by_place(

@@ -195,7 +195,7 @@ def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> np
             f"relevance 'recent' needs rows that are sorted by time, and those of {dataset.name!r} are not; "
             "use relevance='holdout', which hides a random part"
         )
-    place = _place_in_row(train)  # (N,) 0 is the oldest
+    place = train.places  # (N,) 0 is the oldest
     if mode == "holdout":
         place = _shuffled(train, np.random.default_rng(seed))
     counts = train.counts
@@ -203,16 +203,11 @@ def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> np
     return np.asarray(place < (counts - hide)[train.users])
 
 
-def _place_in_row(rows: Interactions) -> npt.NDArray[np.int64]:
-    """(N,) each interaction's position in its user's row."""
-    return np.arange(len(rows), dtype=np.int64) - rows.indptr[rows.users]
-
-
 def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """(N,) a random position in its user's row for each interaction; permutations are uniform."""
     order = np.lexsort((rng.random(len(rows)), rows.users))
     place = np.empty(len(rows), dtype=np.int64)
-    place[order] = _place_in_row(rows)
+    place[order] = rows.places
     return place
 
 
