@@ -7,7 +7,7 @@ from typing import Any
 
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
-from refit_env.backbones.linear import DOUBLE
+from refit_env.backbones.linear import LARGE
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.policy import DiffusionPolicy
@@ -47,7 +47,7 @@ def load_policy(
     if given is None:
         raise ValueError(f"{row.env_id} has no data set: pass data=FOLDER")
     dataset = given if isinstance(given, Dataset) else load_dataset(given)
-    name = "linear" if dataset.num_items <= DOUBLE else "spectral"
+    name = "linear" if dataset.num_items <= LARGE else "spectral"
     backbone = backbone_for(dataset, name)
     assert isinstance(backbone, ClosedForm), backbone_class(name)
     backbone.fit(dataset)

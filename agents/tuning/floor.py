@@ -26,6 +26,10 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
 them are fitted in seconds or a few minutes without a GPU, the slower ones last."""
 
 
+LARGEST_EASE = 15_000
+"""Number of items (or users, if fewer) up to which a fit of EASE needs at most two minutes on one core."""
+
+
 def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
     """Return the baselines to try: those of ``SPACES`` that support the data, or the ``wanted`` ones.
 
@@ -34,7 +38,8 @@ def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
     """
     fit = names_for(dataset)
     if not wanted:
-        return [name for name in SPACES if name in fit]
+        slow = {"ease"} if min(dataset.num_items, dataset.num_users) > LARGEST_EASE else set()
+        return [name for name in SPACES if name in fit and name not in slow]
     for name in wanted:
         if fault := baseline(name).fault(dataset):
             raise ValueError(f"--baselines {name}: it {fault}")

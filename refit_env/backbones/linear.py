@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,11 +26,11 @@ from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000
-"""Most items: a float32 matrix of that size has 2.5 GB, and the solver needs three of them."""
+"""Most items: a float32 matrix of that size has 2.5 GB, and training needs several of them."""
 SPARSE = 0.02
 """Share of a row's items below which the sparse product is the faster one."""
-DOUBLE = 10_000
-"""Up to this many items the system is solved in float64."""
+LARGE = 10_000
+"""Number of items above which products with few items of a row are computed from these items alone."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class LinearDenoiser(ClosedForm):
 
     def _times(self, u: Tensor, weight: Tensor) -> Tensor:
         """Return u W; of a large catalogue and without gradients, by the items that ``u`` holds alone."""
-        few = self.num_items > DOUBLE and not torch.is_grad_enabled()
+        few = self.num_items > LARGE and not torch.is_grad_enabled()
         if few and int(u.count_nonzero()) < SPARSE * u.numel():
             product: Tensor = torch.sparse.mm(u.to_sparse(), weight)
             return product
@@ -99,11 +98,10 @@ class LinearDenoiser(ClosedForm):
         data = dataset.episodes
         inputs, targets = self.training_pairs(data)
         factor = torch.as_tensor(popularity_factor(data, self.config.score_power), dtype=torch.float32)
-        dtype = np.float64 if self.num_items <= DOUBLE else np.float32
         for k, weight in enumerate(self.weight):
             abar = float(self.diffusion.abar[k]) if self.config.each_step else 1.0
             noise = inputs.shape[0] * (1.0 - abar)
-            solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu", dtype)
+            solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu")
             weight.copy_(solved * (factor / abar**0.5))
 
     @property

@@ -24,10 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from refit_env.data.rows import SparseRows
-from refit_env.utils.ridge import l2_too_small, regularised, smallest_l2
-
-ROWS = 1024
-"""Rows of G that are computed at a time."""
+from refit_env.utils.ridge import inverse_of, l2_too_small, regularised, smallest_l2
 
 
 class Regression(ABC):
@@ -112,27 +109,16 @@ class Dual:
         """Solve, in float32, which is exact enough unless l2 is tiny.
 
         Raises:
-            ValueError: if it is too small for float32.
+            ValueError: if it is too small for float32, or the system does not fit into memory.
         """
         self.rows, self.l2 = rows, l2
         self.transposed = on(sp.csr_matrix(rows.T), device)
-        gram = torch.empty(rows.shape[0], rows.shape[0], device=device)  # (U, U)
-        for first in range(0, rows.shape[0], ROWS):
-            part = (rows[first : first + ROWS] @ rows.T).toarray()
-            gram[first : first + ROWS] = torch.as_tensor(part, dtype=torch.float32, device=device)
-        least = smallest_l2(gram.sum(1).max().item(), np.float32)
-        refused = ValueError(l2_too_small(l2, rows.shape[0], np.float32, least))
-        if l2 < least:
-            raise refused
-        gram.diagonal().add_(l2)
-        lower, failed = torch.linalg.cholesky_ex(gram)
-        del gram  # at most two matrices of this size at a time
-        if bool(failed):  # before the inverse, which raises another error
-            raise refused
-        self.inverse = torch.cholesky_inverse(lower)
+        self.inverse = inverse_of(sp.csr_matrix(rows.T), l2, device, np.float32)
         self.diagonal = (1.0 - self._within()) / l2
         if not bool((self.diagonal > 0).all()):
-            raise refused
+            norm = float((rows @ (rows.T @ np.ones(rows.shape[0]))).max())
+            least = smallest_l2(norm, np.float32)
+            raise ValueError(l2_too_small(l2, rows.shape[0], np.float32, least))
 
     def _within(self) -> Tensor:
         """(I,) x_i^T G x_i of each column x_i of X."""

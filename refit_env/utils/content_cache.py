@@ -20,6 +20,8 @@ Thing = TypeVar("Thing")
 
 CAPACITY = 24
 """Most results in the cache; the least recently used one is evicted."""
+LARGE = 2**30
+"""Bytes of a large result: the cache holds one of them, and evicts it before another is computed."""
 
 
 class ContentCache:
@@ -29,13 +31,14 @@ class ContentCache:
         """Create an empty cache that holds ``capacity`` results."""
         self.capacity = capacity
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._large: set[tuple[Any, ...]] = set()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return the number of cached results."""
         return len(self._results)
 
-    def get(self, kind: str, parts: Iterable[Any], make: Callable[[], Thing]) -> Thing:
+    def get(self, kind: str, parts: Iterable[Any], make: Callable[[], Thing], size: int = 0) -> Thing:
         """Return the cached result of equal inputs, or compute it.
 
         Args:
@@ -43,6 +46,7 @@ class ContentCache:
             parts: everything that the result depends on. Arrays and CSR matrices are compared by content,
                 shape and type, other parts by equality.
             make: computes the result.
+            size: bytes of the result, if it may be large.
 
         Returns:
             The result, which all callers share: it must not be changed; an array is read-only.
@@ -53,6 +57,10 @@ class ContentCache:
                 self._results.move_to_end(key)
                 found: Thing = self._results[key]
                 return found
+            if size >= LARGE:
+                for other in self._large:
+                    self._results.pop(other, None)
+                self._large = {key}
         made = make()
         if isinstance(made, np.ndarray):
             made.setflags(write=False)
@@ -67,6 +75,7 @@ class ContentCache:
         """Evict all results."""
         with self._lock:
             self._results.clear()
+            self._large.clear()
 
 
 CACHE = ContentCache()

@@ -1,5 +1,8 @@
 """Ridge regression on sparse rows.
 
+The regression of each item on all others needs the inverse of a matrix of items by items. It is computed in
+the memory of that matrix, in float32 for large catalogues: 40,000 items need 6.4 GB.
+
 Letters: R rows, I items.
 """
 
@@ -14,39 +17,96 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from refit_env.utils.memory import check_memory
+
+DOUBLE = 10_000
+"""Up to this many items a system is solved in float64, unless the caller chooses."""
+BLOCK = 1024
+"""Rows of a Gram matrix that are computed at a time."""
+
 
 def ridge_weights(
     rows: sp.csr_matrix,
     l2: float,
     targets: sp.csr_matrix | None,
     device: torch.device | str,
-    dtype: type[np.floating[Any]] = np.float64,
+    dtype: type[np.floating[Any]] | None = None,
 ) -> Tensor:
     """Solve a ridge regression; without targets, the regression of each item on all others (EASE).
+
+    EASE of at least as many rows as items is solved on the device, in the memory of W.
 
     Args:
         rows: (R, I) inputs X.
         l2: factor of the squared weights, > 0.
         targets: (R, I) outputs Y; None for X itself with a zero diagonal (Steck, WWW 2019, Eq. 8).
         device: device of the result.
-        dtype: precision of the solution; float32 needs half the memory, for large catalogues.
+        dtype: precision of the solution; None is float64 up to 10,000 items, else float32, which needs half
+            the memory.
 
     Returns:
         W (I, I) float32, such that X W predicts Y.
 
     Raises:
-        ValueError: if ``l2`` is too small to solve the system in that precision.
+        ValueError: if ``l2`` is too small to solve the system in that precision, or the system does not fit
+            into memory.
 
     Example:
         >>> ridge_weights(sp.csr_matrix([[1.0, 1.0], [1.0, 1.0]]), 1.0, None, "cpu")
         tensor([[0.0000, 0.6667],
                 [0.6667, 0.0000]])
     """
-    weights = regularised(rows, l2, targets, dtype)
+    if dtype is None:
+        dtype = np.float64 if rows.shape[1] <= DOUBLE else np.float32
+    if targets is None and rows.shape[0] >= rows.shape[1]:
+        weights = inverse_of(rows, l2, device, dtype)  # (I, I)
+    else:
+        weights = torch.as_tensor(regularised(rows, l2, targets, dtype), device=device)
     if targets is None:  # the columns of the inverse, divided by their diagonals, are the regressions
-        weights /= -np.diag(weights).copy()
-        weights[np.diag_indices_from(weights)] = 0.0
-    return torch.as_tensor(weights, dtype=torch.float32, device=device)
+        weights /= -weights.diagonal().clone()
+        weights.fill_diagonal_(0.0)
+    return weights.float()
+
+
+def inverse_of(
+    rows: sp.csr_matrix, l2: float, device: torch.device | str, dtype: type[np.floating[Any]]
+) -> Tensor:
+    """Return (X^T X + l2)^-1 of rows X (R, I), (I, I), on the device.
+
+    The Gram matrix becomes its factor, and the factor the inverse, in the same memory; the solver of a GPU
+    needs as much again.
+
+    Raises:
+        ValueError: if ``l2`` is too small for that precision, or the system does not fit into memory.
+    """
+    device, size = torch.device(device), rows.shape[1]
+    copies = 1 if device.type == "cpu" else 2
+    needed = copies * np.dtype(dtype).itemsize * size**2
+    check_memory(needed, device, f"a system of {size:,} equations in {np.dtype(dtype).name}")
+    gram = gram_matrix(rows, device, dtype)
+    least = smallest_l2(gram.sum(1).max().item(), dtype)
+    refusal = l2_too_small(l2, size, dtype, least)
+    if l2 < least:
+        raise ValueError(refusal)
+    gram.diagonal().add_(l2)
+    failed = torch.empty(0, dtype=torch.int32, device=device)
+    # The transposes are in the column order of the solvers, which therefore write into `gram` itself.
+    torch.linalg.cholesky_ex(gram.mT, out=(gram.mT, failed))
+    if bool(failed):  # before the inverse, which raises another error
+        raise ValueError(refusal)
+    torch.cholesky_inverse(gram.mT, out=gram.mT)
+    return gram
+
+
+def gram_matrix(rows: sp.csr_matrix, device: torch.device | str, dtype: type[np.floating[Any]]) -> Tensor:
+    """Return X^T X of rows X (R, I), (I, I), computed some items at a time."""
+    size, columns = rows.shape[1], sp.csr_matrix(rows.T)
+    kind = torch.float64 if np.dtype(dtype) == np.float64 else torch.float32
+    gram = torch.empty(size, size, dtype=kind, device=device)
+    for first in range(0, size, BLOCK):
+        part = (columns[first : first + BLOCK] @ rows).toarray()  # (BLOCK, I)
+        gram[first : first + BLOCK] = torch.as_tensor(part, dtype=kind, device=device)
+    return gram
 
 
 def regularised(
@@ -71,6 +131,8 @@ def regularised(
     """
     few, items = rows.shape
     by_rows = few < items
+    if targets is None and not by_rows:
+        return inverse_of(rows, l2, "cpu", dtype).numpy()
     gram = (rows @ rows.T if by_rows else rows.T @ rows).astype(dtype).toarray()
     least = smallest_l2(gram.sum(1).max(), dtype)
     refusal = l2_too_small(l2, len(gram), dtype, least)
@@ -81,17 +143,16 @@ def regularised(
         factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
     except scipy.linalg.LinAlgError as error:
         raise ValueError(refusal) from error
-    if by_rows:
-        right = (rows if targets is None else targets).astype(dtype).toarray()
-        solved = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
-        product = np.asarray(rows.T.astype(dtype) @ solved)  # (I, I)
-        if targets is not None:
-            return product
+    if targets is not None and not by_rows:
+        right = (rows.T @ targets).astype(dtype).toarray()
+        return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
+    right = (rows if targets is None else targets).astype(dtype).toarray()
+    solved = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+    product = np.asarray(rows.T.astype(dtype) @ solved)  # (I, I)
+    if targets is None:
         product /= -l2
         product[np.diag_indices_from(product)] += 1.0 / l2
-        return product
-    right = np.eye(items, dtype=dtype) if targets is None else (rows.T @ targets).astype(dtype).toarray()
-    return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
+    return product
 
 
 def smallest_l2(norm: float, dtype: type[np.floating[Any]]) -> float:

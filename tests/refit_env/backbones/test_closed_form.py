@@ -48,7 +48,7 @@ def test_few_items_of_a_large_catalogue_give_the_dense_product(
     u = torch.zeros(3, data.num_items)
     u[0, 2] = u[2, 0] = 0.5
     dense = backbone.predict_x0(u, 0).detach()
-    monkeypatch.setattr(linear, "DOUBLE", data.num_items - 1)
+    monkeypatch.setattr(linear, "LARGE", data.num_items - 1)
     monkeypatch.setattr(linear, "SPARSE", 1.0)
     product, calls = torch.sparse.mm, []
     monkeypatch.setattr(torch.sparse, "mm", lambda *parts: calls.append(1) or product(*parts))

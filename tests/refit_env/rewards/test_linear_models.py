@@ -127,8 +127,8 @@ def test_a_system_of_users_that_cannot_be_factored_is_refused(
     """With any rounding: the inverse of a failed factor is never computed."""
     twins = make_dataset(np.zeros((3, 5), np.int8))
 
-    def failing(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros_like(gram), torch.tensor(2, dtype=torch.int32)
+    def failing(gram: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor]) -> None:
+        out[1].resize_(()).fill_(2)
 
     monkeypatch.setattr(torch.linalg, "cholesky_ex", failing)
     # another test may have solved this very system
@@ -153,6 +153,14 @@ def test_a_system_of_items_that_rounding_breaks_is_refused(
         raise np.linalg.LinAlgError("2-th leading minor of the array is not positive definite")
 
     monkeypatch.setattr("scipy.linalg.cho_factor", failing)
+    rows = ordered.episodes
+    with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 6 equations in float64"):
+        make_reward("ease", rows, make_relevance("train", rows), k=2, l2=3.0)
+
+    def not_positive(gram: torch.Tensor, *, out: tuple[torch.Tensor, torch.Tensor]) -> None:
+        out[1].resize_(()).fill_(2)
+
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", not_positive)
     with pytest.raises(ValueError, match=r"l2=3.0 is too small to solve 3 equations in float64"):
         make_reward("ease", twins, make_relevance("train", twins), k=2, l2=3.0)
 
@@ -217,14 +225,32 @@ def test_settings_are_checked(five: Dataset, name: str, kwargs: dict[str, float]
         make_reward(name, five, make_relevance("train", five), k=2, **kwargs)
 
 
-@pytest.mark.parametrize(
-    ("users", "items", "message"),
-    [(26_000, 27_000, "26000 users and more items"), (26_002, 26_001, "26001 items and more users")],
-)
-def test_ease_refuses_a_set_that_it_cannot_hold(users: int, items: int, message: str) -> None:
+@pytest.mark.parametrize(("users", "items", "side"), [(60, 70, 60), (72, 71, 71)])
+def test_ease_refuses_a_set_that_does_not_fit_into_memory(
+    users: int, items: int, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wide = Interactions.from_pairs([0, 1], [0, items - 1], users, items)
     none = Interactions.from_pairs([], [], users, items)
     dataset = Dataset("wide", "cf", wide, none, none, False)
-    with pytest.raises(ValueError, match=f"'wide' has {message}, more than 25000; use 'gf_cf'"):
+    monkeypatch.setattr("refit_env.utils.memory.free_memory", lambda device: 10_000)
+    CACHE.clear()
+    with pytest.raises(ValueError, match=rf"a system of {side} equations in float\d\d needs \d+ bytes"):
         make_reward("ease", dataset, make_relevance("train", dataset))
     assert isinstance(make_reward("gf_cf", dataset, make_relevance("train", dataset), rank=1), GraphFilter)
+
+
+def test_large_systems_of_items_are_solved_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset("synthetic")
+    kinds = []
+
+    def noted(rows: sp.csr_matrix, l2: float, device: torch.device, dtype: type) -> torch.Tensor:
+        kinds.append(dtype)
+        return torch.eye(rows.shape[1], dtype=torch.float64)
+
+    monkeypatch.setattr("refit_env.utils.ridge.inverse_of", noted)
+    for limit in (dataset.num_items, dataset.num_items - 1):
+        CACHE.clear()
+        monkeypatch.setattr("refit_env.utils.ridge.DOUBLE", limit)
+        make_reward("ease", dataset, make_relevance("train", dataset), l2=3.0)
+    CACHE.clear()
+    assert kinds == [np.float64, np.float32]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from refit_env.utils.content_cache import CAPACITY, ContentCache
+from refit_env.utils.content_cache import CAPACITY, LARGE, ContentCache
 
 
 def test_content_decides_and_nothing_passes_for_another() -> None:
@@ -57,3 +57,15 @@ def test_threads_that_compute_the_same_share_one_result() -> None:
     for thread in threads:
         thread.join()
     assert found[0] is found[1] and len(cache) == 1
+
+
+def test_a_large_result_is_evicted_before_another_is_made() -> None:
+    cache = ContentCache()
+    small = cache.get("a", (0,), object)
+    first = cache.get("b", (0,), object, LARGE)
+    assert cache.get("b", (0,), object, LARGE) is first
+    held = []
+    cache.get("b", (1,), lambda: held.append(len(cache)), LARGE)
+    assert held == [1]  # the small one
+    assert cache.get("a", (0,), object) is small
+    assert cache.get("b", (0,), object, LARGE) is not first

@@ -1,0 +1,78 @@
+"""Free memory of the machine or of a GPU, and a refusal of work that needs more."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/sys/fs/cgroup")
+"""Limits of a container (version 2 of control groups)."""
+
+
+def check_memory(needed: int, device: torch.device | str, what: str) -> None:
+    """Refuse work that needs more memory than is free; where that is not known, nothing is refused.
+
+    Args:
+        needed: bytes.
+        device: where they are needed.
+        what: the work, for the message: ``a system of 40,981 equations``.
+
+    Raises:
+        ValueError: with what is needed and what is free.
+    """
+    device = torch.device(device)
+    free = free_memory(device)
+    if free is not None and needed > free:
+        where = f" on {device}" if device.type != "cpu" else ""
+        raise ValueError(f"{what} needs {_size(needed)} of memory{where}; {_size(free)} are free")
+
+
+def free_memory(device: torch.device | str) -> int | None:
+    """Return the bytes that are free on a device, or None where that is not known.
+
+    On a GPU the memory that torch holds and does not use counts as free; on Linux so does what the kernel
+    can take back, within the limit of the container.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    if device.type != "cpu":
+        return None
+    known = [bytes_ for bytes_ in (_available(), _container()) if bytes_ is not None]
+    return min(known, default=None)
+
+
+def _available() -> int | None:
+    """Bytes that the kernel can give out; without ``/proc/meminfo``, all of the machine's."""
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _container() -> int | None:
+    """Bytes up to the container's limit, cached files not counted; None without a limit."""
+    try:
+        limit = int((CGROUP / "memory.max").read_text())
+        used = int((CGROUP / "memory.current").read_text())
+        lines = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(lines.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return None
+
+
+def _size(count: int) -> str:
+    """Format bytes: ``6.7 GB``."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
