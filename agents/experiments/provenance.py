@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +22,8 @@ SOURCE = Path(__file__).resolve().parents[2]
 """The folder that holds the two packages."""
 CODE = ("agents", "refit_env", "benchmarks", "pyproject.toml", ":!benchmarks/results")
 """What must be unchanged for a commit to name the code."""
+STATED = "REFIT_COMMIT"
+"""The environment variable that names the commit of a copy without git, such as one on another machine."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,17 @@ def commit(source: Path = SOURCE) -> Commit:
     """
     top = _git(source, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != source.resolve():
-        return Commit(None, None)
+        return Commit(_stated(), None)
     changed = _git(source, "status", "--porcelain", "--", *CODE)
     return Commit(_git(source, "rev-parse", "HEAD"), None if changed is None else changed != "")
+
+
+def _stated() -> str | None:
+    """The commit that the environment variable names; None where it is not set."""
+    text = os.environ.get(STATED, "")
+    if text and not re.fullmatch("[0-9a-f]{40}", text):
+        raise ValueError(f"{STATED}={text!r} must be the 40 hexadecimal digits of a commit")
+    return text or None
 
 
 def command_line() -> str:

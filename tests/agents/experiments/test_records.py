@@ -196,6 +196,21 @@ def test_a_commit_is_that_of_the_source_tree_and_says_whether_it_changed(tmp_pat
     assert commit(installed) == Commit(None, None)  # somebody else's checkout around it says nothing
 
 
+def test_a_copy_without_git_states_the_commit_that_it_was_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFIT_COMMIT", "ab" * 20)
+    assert commit(tmp_path) == Commit("ab" * 20, None)
+    git(tmp_path, "init", "-q")
+    (tmp_path / "a.py").write_text("a = 1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    assert commit(tmp_path).id not in (None, "ab" * 20)  # git knows better
+    monkeypatch.setenv("REFIT_COMMIT", "main")
+    with pytest.raises(ValueError, match="REFIT_COMMIT='main' must be the 40 hexadecimal digits"):
+        commit(tmp_path / "nowhere")
+
+
 def test_the_command_line_is_what_was_typed_without_folders() -> None:
     code = "from agents.experiments.provenance import command_line; print(command_line())"
     done = subprocess.run([sys.executable, "-c", code, "--seeds", "2"], capture_output=True, text=True)
