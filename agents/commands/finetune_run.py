@@ -26,9 +26,10 @@ from agents.commands.common import (
 from agents.commands.finetune import Finetune
 from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
 from agents.console import console, print_json, say, shows_progress
+from agents.runs.alarms import alarms
 from agents.runs.contents import RunConfig
 from agents.runs.folder import CURVE, RunError, RunFolder
-from agents.runs.log import read_log
+from agents.runs.log import log_result, read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
@@ -47,6 +48,8 @@ REMEDIES = (
     "where the data has times, else holdout)"
 )
 """What to try where validation never rose."""
+SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwargs", "agent")
+"""Settings of ``config.json`` that TensorBoard shows beside the results."""
 
 
 def run(command: Finetune) -> int:
@@ -197,6 +200,8 @@ def _train(
         note_other_data(load_dataset(choose_target(None, None, folder.config).dataset))
         console().print(comparison_table(report, f"{folder.config['env']}, seed {command.seed}"))
         say(outcome)
+        for alarm in report["training"]["alarms"]:
+            say(f"Alarm at iteration {alarm['iteration']}, {alarm['kind']}. {alarm['text']}")
     return 0
 
 
@@ -270,9 +275,16 @@ def finetune_run(
             "selected_on": f"valid {agent.config.select_on}",
             "best_value": result.best_value,
             "share": result.share,
+            "alarms": [alarm.to_json() for alarm in alarms(result.history)],
         },
         "cost": cost(pretraining=pretraining, finetuning=result.cost, evaluation=evaluation),
     }
+    log_result(
+        folder.path,
+        {name: value for name, value in folder.config.items() if name in SETTINGS},
+        {f"{when}/{name}": report[when][name] for when in ("before", "after") for name in report["after"]},
+        {f"gain/{name}": after.per_user[name] - before.per_user[name] for name in report["after"]},
+    )
     folder.finish(report)
     return report
 

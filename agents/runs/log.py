@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from agents.runs.folder import LOG, TENSORBOARD
 from refit_env.utils.atomic_io import atomic_path, errors_name
@@ -146,6 +150,51 @@ class RunLog:
         purge = None if resume_after is None else resume_after + 1
         with errors_name(folder):
             return SummaryWriter(log_dir=str(folder), purge_step=purge, flush_secs=30)
+
+
+def log_result(
+    folder: str | os.PathLike[str],
+    settings: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    values: Mapping[str, npt.NDArray[np.float64]],
+) -> None:
+    """Add a finished run's settings, results and values of single users to its TensorBoard events.
+
+    Args:
+        folder: the run folder.
+        settings: of the run, JSON-plain; those of groups are named ``group.name``. TensorBoard's HPARAMS tab
+            shows them beside the metrics.
+        metrics: the results by name.
+        values: name of a histogram -> (n,) one value of each user.
+    """
+    from torch.utils.tensorboard import SummaryWriter  # a slow import
+    from torch.utils.tensorboard.summary import hparams
+
+    shown = {name: _plain(value) for name, value in _flat(settings) if value is not None}
+    finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+    place = Path(folder) / TENSORBOARD
+    with errors_name(place), SummaryWriter(log_dir=str(place), filename_suffix=".result") as writer:
+        assert writer.file_writer is not None  # of an open writer
+        for summary in hparams(shown, finite):
+            writer.file_writer.add_summary(summary)
+        for name, value in finite.items():
+            writer.add_scalar(name, value)
+        for name, each in values.items():
+            writer.add_histogram(name, each)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings without groups: ``agent.learning_rate``."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    """A value that TensorBoard can show."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def read_log(folder: str | os.PathLike[str]) -> list[dict[str, float]]:

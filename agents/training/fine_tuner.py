@@ -22,7 +22,7 @@ from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
 from agents.training.agent_state import AgentState
 from agents.training.interrupt import deferred_interrupt
-from agents.training.kl import divergence
+from agents.training.monitors import monitored, trends
 from agents.training.weight_interpolation import best_between
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
@@ -186,12 +186,13 @@ class FineTuner(AgentState):
         """Evaluate on the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
         self._refresh_lists()
-        means = self._valid_means()
+        found = self.evaluate("valid", users=self._selection_users)
+        means = found.means()
         self._keep_if_best(means[self.config.select_on])
         out = {f"valid/{k}": v for k, v in means.items()}
-        out["policy/kl_to_pretrained"] = divergence(
-            self.policy, self.reference, self.envs[0].problem, self._train_users
-        )  # always the first hold-out's: chains begin elsewhere in each
+        first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
+        out |= monitored(self.policy, self.reference, first, self._train_users, found.lists)
+        out |= trends(self.history, {"iteration": float(self.iteration)} | out)
         out["seconds/validation"] = time.perf_counter() - begin
         self.validation_seconds += out["seconds/validation"]
         return out

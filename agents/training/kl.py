@@ -15,7 +15,6 @@ DIVERGENCE_USERS = 256
 """Users over which the divergence from the pretrained policy is averaged."""
 
 
-@torch.no_grad()
 def divergence(
     policy: DiffusionPolicy,
     reference: DiffusionPolicy,
@@ -30,6 +29,27 @@ def divergence(
         problem: gives starting states and contexts.
         users: (n,) int64, of whom the first 256 are used; None uses those that episodes are about.
     """
+    return compared_chains(policy, reference, problem, users)[0]
+
+
+@torch.no_grad()
+def compared_chains(
+    policy: DiffusionPolicy,
+    reference: DiffusionPolicy,
+    problem: DenoisingProblem,
+    users: Tensor | None = None,
+) -> tuple[float, Tensor, Tensor]:
+    """Return the divergence with the chains that it was measured along.
+
+    Args:
+        policy: whose chain is run.
+        reference: of the same network and T.
+        problem: gives starting states and contexts.
+        users: (n,) int64, of whom the first 256 are used; None uses those that episodes are about.
+
+    Returns:
+        The mean of ``divergence``, the last vectors u_0 (B, D), and their users (B,).
+    """
     chosen = torch.as_tensor(problem.users) if users is None else users
     chosen = chosen[:DIVERGENCE_USERS].to(problem.device)  # (B,)
     u = problem.initial_state(chosen).to(policy.device)  # (B, D)
@@ -39,4 +59,4 @@ def divergence(
         gap = (mean - reference.mean(u, t, context)) / policy.std[t].clamp(min=1e-12)  # (B, D)
         total += float(0.5 * gap.square().mean())
         u = mean
-    return total
+    return total, u, chosen

@@ -3,9 +3,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from agents.runs.log import RunLog, read_log
+from agents.runs.log import RunLog, log_result, read_log
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
@@ -117,3 +118,28 @@ def test_a_full_disk_names_the_log(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [row["iteration"] for row in read_log(tmp_path)] == [1.0, 2.0]  # there was room when it was closed
+
+
+def test_a_result_is_read_back_from_the_events(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    with RunLog(tmp_path) as log:
+        log.write(1, {"reward": 0.25})
+    settings = {"seed": 3, "agent": {"learning_rate": 0.5, "anneal_lr": True}, "env_kwargs": {"k": None}}
+    gains = np.array([-0.5, 0.0, 0.25, 0.25])
+    log_result(tmp_path, settings, {"after/ndcg@20": 0.4, "lost": math.nan}, {"gain/ndcg@20": gains})
+    assert scalars(tmp_path, "reward") == {1: 0.25}  # the log's own events are still there
+    assert scalars(tmp_path, "after/ndcg@20")[0] == pytest.approx(0.4)
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    [histogram] = events.Histograms("gain/ndcg@20")
+    found = histogram.histogram_value
+    assert (found.num, found.min, found.max, found.sum) == (4, -0.5, 0.25, 0.0)
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    named = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert named["seed"].number_value == 3 and named["agent.learning_rate"].number_value == 0.5
+    assert named["agent.anneal_lr"].number_value == 1 and "env_kwargs.k" not in named
+    content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [metric.name.tag for metric in metrics] == ["after/ndcg@20"]
