@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,9 +52,12 @@ class DiffusionPolicy(nn.Module):
         exploration_std: floor of the standard deviation, in units of the scores.
         posterior_share: factor of the posterior's deviation.
         std: (T,) float32, indexed by the episode's step t.
+        product_dtype: number format of the network's matrix products; None is that of the weights. Means have
+            the format of u in every case.
     """
 
     std: Tensor
+    product_dtype: torch.dtype | None = None
 
     def __init__(
         self,
@@ -178,9 +182,16 @@ class DiffusionPolicy(nn.Module):
             (B, D); at t = T-1 it is the network's x0 prediction itself.
         """
         k = self.timestep(t)
-        condition = self.encode(context)  # (B, H) or None
-        x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), condition)  # (B, D)
+        with self._products(u.device):
+            condition = self.encode(context)  # (B, H) or None
+            x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), condition)  # (B, D)
+        x0 = x0.to(u.dtype)
         return self.diffusion.posterior_mean(x0, u, k)  # (B, D)
+
+    def _products(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Return a context in which matrix products are computed in ``product_dtype``."""
+        dtype = self.product_dtype
+        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
     def step_std(self, t: int | Tensor) -> Tensor:
         """Standard deviation at step t: a scalar tensor, or (B, 1) for t of shape (B,)."""

@@ -19,6 +19,7 @@ from agents.rollouts.training_envs import check_training_env, make_training_envs
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
+from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
 from refit_env.backbones import Backbone
@@ -73,6 +74,7 @@ class AgentState(Resumable):
         """
         self.config = config if config is not None else self.config_class()
         self.device = resolve_device(device)
+        check_precision(self.config.precision, self.device)
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)

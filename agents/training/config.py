@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeVar
 from msgspec import Meta
 
 from refit_env.errors import unknown_name
-from refit_env.settings import Bounded, Form, Share
+from refit_env.settings import Bounded, Form, OneOf, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
 """Rows of a batch; at most the rows of the data."""
@@ -24,6 +24,8 @@ Every = Annotated[int, Meta(ge=1, le=10**7)]
 """Interval between repeated work."""
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 """Weight of a term of a loss."""
+PRECISIONS = ("fp32", "bf16")
+"""Names for the ``precision`` of training."""
 REDUCTIONS = ("mean", "sum")
 """Names for the ``logprob_reduction`` of an algorithm."""
 BASES = ("factors", "relevant", "weights")
@@ -77,6 +79,9 @@ class TrainerConfig(Bounded):
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
     reduce overfitting."""
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    """Number format of the network's products: ``bf16`` needs a CPU with AVX512-BF16 or a GPU that has it;
+    weights, means, log-probabilities and validation stay float32."""
     blends: Annotated[int, Meta(ge=0, le=1000)] = 0
     """Number of points between the pretrained and the last weights that are validated at the end: an
     interpolation can rank better than both ends (WiSE-FT, arXiv 2109.01903;

@@ -23,6 +23,7 @@ from agents.runs.work import Work, counted, work_in
 from agents.training.agent_state import AgentState
 from agents.training.interrupt import deferred_interrupt
 from agents.training.monitors import monitored, trends
+from agents.training.precision import policies_in
 from agents.training.weight_interpolation import best_between
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
@@ -166,7 +167,8 @@ class FineTuner(AgentState):
         self.env = self.envs[self.iteration % len(self.envs)]
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
-        with counted(self.policy.backbone, self.reference.backbone) as work:
+        both = self.policy, self.reference
+        with counted(*(p.backbone for p in both)) as work, policies_in(self.config.precision, *both):
             scalars = self.update(users)
         scalars |= work.scalars()
         self.done += 1

@@ -8,7 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 from tyro.conf import arg
 
-from agents.training.config import Batch, Every, Patience, Rate, Weight
+from agents.training.config import PRECISIONS, Batch, Every, Patience, Rate, Weight
 from refit_env.settings import Bounded, OneOf
 
 TARGETS = ("train", "recent", "holdout")
@@ -54,6 +54,9 @@ class PretrainConfig(Bounded):
     eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
     """Length of the respaced chain that validation runs (0: the whole chain); for objective ``ranking``,
     ``refit pretrain`` runs the chain of the saved policy instead."""
+    precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
+    """Number format of the network's products in training; ``bf16`` needs a CPU with AVX512-BF16 or a GPU
+    that has it."""
     max_work: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     """Work after which training stops, in rows through the denoiser forward and backward
     (``agents.runs.work``); 0 is no limit. Training stops after the update that reaches it, within an

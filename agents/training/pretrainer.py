@@ -28,6 +28,7 @@ from agents.runs.work import Work, counted, work_in
 from agents.training.checkpoint import PretrainMeta
 from agents.training.examples import RankedExamples, ranked_examples, reconstruction_examples
 from agents.training.interrupt import deferred_interrupt
+from agents.training.precision import check_precision, products
 from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.resumable import Resumable
 from agents.training.tensors import resolve_device
@@ -113,6 +114,7 @@ class Pretrainer(Resumable):
         evaluated_users(dataset, "valid")
         self.dataset = dataset.episodes
         self.device = resolve_device(device)
+        check_precision(self.config.precision, self.device)
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
         self._by_chain = self.config.objective == "ranking" and not has_ranking_loss(backbone)
@@ -198,7 +200,8 @@ class Pretrainer(Resumable):
 
     def _update(self, ids: Tensor) -> float:
         """One gradient step on the examples ``ids`` (B,)."""
-        loss = self._loss(ids)
+        with products(self.config.precision, self.device):
+            loss = self._loss(ids)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
