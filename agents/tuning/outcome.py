@@ -8,12 +8,13 @@ from typing import Any
 
 from agents.baselines import fit_baseline
 from agents.training.closed_form import is_closed_form
+from agents.tuning.choice import Gain
 from agents.tuning.settings_file import FinetunePart
 from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import pretraining_of
 from refit_env.data.identity import DataIdentity
-from refit_env.evaluation.ranking import Evaluation, evaluate
+from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate
 from refit_env.evaluation.statistics import paired_bootstrap
 from refit_env.policy import DiffusionPolicy
 
@@ -34,9 +35,9 @@ def outcome_of(study: Study) -> Outcome:
     """Measure the chosen policy, its start and the best baseline on test, which selects nothing."""
     best, floor = study.best(), study.best_baseline()
     start = study.best_start(best.name) if best.stage == FINE_TUNING else None
-    policy = study.policy_of(best)
-    compared = {"start": start, "baseline": floor}
-    test = _on_test(study, policy)
+    policy = study.policies.of(best)
+    ours = _measured(study, best)
+    test = ours["test"]
     report: dict[str, Any] = {
         "valid": best.valid,
         "test": {name: float(value) for name, value in test.means().items()},
@@ -50,46 +51,55 @@ def outcome_of(study: Study) -> Outcome:
             "best_value": best.value,
         },
     }
-    for role, trial in compared.items():
+    gains = {}
+    for role, trial in (("start", start), ("baseline", floor)):
         if trial is not None:
-            report["compared"][role] = _row(trial) | _beside(study, test, _measured(study, trial))
-    report["verdict"] = verdict(best, start, floor, study.metric)
+            theirs = _measured(study, trial)
+            gain = Gain.of(*(found["valid"].per_user[study.metric] for found in (theirs, ours)))
+            gains[role] = gain
+            row = _beside(study.metric, test, theirs["test"])
+            report["compared"][role] = _row(trial) | row | {"valid_gain": asdict(gain)}
+    report["verdict"] = verdict(best, start, floor, study.metric, gains)
     return Outcome(policy, report, _settings(study, best, start, floor))
 
 
-def verdict(best: Trial, start: Trial | None, floor: Trial | None, metric: str) -> list[str]:
+def verdict(
+    best: Trial, start: Trial | None, floor: Trial | None, metric: str, gains: Mapping[str, Gain]
+) -> list[str]:
     """Return the choice of validation, in sentences.
 
+    Args:
+        best: the policy.
+        start: what it was fine-tuned from, if it was.
+        floor: the best baseline, if one was tried.
+        metric: the validation metric that selects.
+        gains: of the policy over ``start`` and ``baseline``.
+
     Example:
-        >>> policy = Trial("closed form", "linear", {}, 0.25)
-        >>> for line in verdict(policy, None, Trial("baseline", "slim", {}, 0.26), "ndcg@20"):
+        >>> policy, ease = Trial("closed form", "linear", {}, 0.25), Trial("baseline", "ease", {}, 0.26)
+        >>> for line in verdict(policy, None, ease, "ndcg@20", {"baseline": Gain(-0.01, 0.002)}):
         ...     print(line)
         The best policy is linear, a closed form: valid ndcg@20 0.2500.
-        No fine-tuning was better than its start.
-        A baseline wins: slim has 0.2600, more than every policy that was tried. Use the baseline.
+        No fine-tuning was better than its start by more than one standard error.
+        A baseline wins, ease with 0.2600: the policy has -0.0100, standard error 0.0020. Use the baseline.
     """
-    what = (
-        "fine-tuned"
-        if best.stage == FINE_TUNING
-        else "a closed form"
-        if best.stage != NETWORK
-        else "a network"
-    )
+    kinds = {FINE_TUNING: "fine-tuned", NETWORK: "a network"}
+    what = kinds.get(best.stage, "a closed form")
     lines = [f"The best policy is {best.name}, {what}: valid {metric} {best.value:.4f}."]
     if start is None:
-        lines.append("No fine-tuning was better than its start.")
+        lines.append("No fine-tuning was better than its start by more than one standard error.")
     else:
-        lines.append(f"Its start has {start.value:.4f}.")
+        lines.append(f"Its start has {start.value:.4f} (the policy has {gains['start']}).")
     if floor is None:
-        lines.append("No baseline was tried.")
-    elif floor.value > best.value:
-        lines.append(
-            f"A baseline wins: {floor.name} has {floor.value:.4f}, more than every policy that was tried. "
-            "Use the baseline."
-        )
+        return [*lines, "No baseline was tried."]
+    gain = gains["baseline"]
+    beside = f"{floor.name} with {floor.value:.4f}: the policy has {gain}."
+    if Gain(-gain.mean, gain.error).clear:
+        lines.append(f"A baseline wins, {beside} Use the baseline.")
+    elif gain.clear:
+        lines.append(f"The best baseline is behind the policy, {beside}")
     else:
-        how = "as good" if floor.value == best.value else "behind the policy"
-        lines.append(f"The best baseline is {floor.name} with {floor.value:.4f}: {how}.")
+        lines.append(f"The best baseline is as good as the policy, {beside} Use either.")
     return lines
 
 
@@ -116,27 +126,22 @@ def _row(trial: Trial) -> dict[str, Any]:
     return {"stage": trial.stage, "name": trial.name, "settings": trial.settings, "valid": trial.valid}
 
 
-def _measured(study: Study, trial: Trial) -> Evaluation:
-    """Rebuild a trial's model and measure it on test."""
+def _measured(study: Study, trial: Trial) -> dict[str, Evaluation]:
+    """Return what a trial's model comes to on validation and test."""
+    score: ScoreFunction
     if trial.stage != BASELINE:
-        return _on_test(study, study.start(trial.name))
-    scorer, data = fit_baseline(
-        study.dataset, trial.name, trial.settings, study.settings.seed, device=study.device
-    )
-    return evaluate(scorer, data, "test", device=study.device)
+        score = study.policies.of(trial).scorer(study.dataset.episodes)
+    else:
+        settings, seed = trial.settings, study.settings.seed
+        score, _ = fit_baseline(study.dataset, trial.name, settings, seed, device=study.device)
+    return {split: evaluate(score, study.dataset, split, device=study.device) for split in ("valid", "test")}
 
 
-def _on_test(study: Study, policy: DiffusionPolicy) -> Evaluation:
-    """Measure a policy on test."""
-    data = study.dataset.episodes
-    return evaluate(policy.scorer(data), data, "test", device=study.device)
-
-
-def _beside(study: Study, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
+def _beside(metric: str, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
     """Return a model's test metrics, and the interval of the policy's difference to it over users."""
-    difference = paired_bootstrap(theirs.per_user[study.metric], ours.per_user[study.metric])
+    difference = paired_bootstrap(theirs.per_user[metric], ours.per_user[metric])
     means = {name: float(value) for name, value in theirs.means().items()}
-    return {"test": means, "paired_bootstrap": {study.metric: difference.to_json()}}
+    return {"test": means, "paired_bootstrap": {metric: difference.to_json()}}
 
 
 def fine_tuning_part(trial: Trial) -> FinetunePart:

@@ -1,26 +1,28 @@
 """Runs a study: closed forms, baselines, networks, and fine-tuning of the best starts.
 
-Every trial is stored when it ends. One validation metric selects; test items are not read.
+Every trial is stored when it ends. One validation metric selects, by the rule of ``agents.tuning.choice``:
+a closed form is kept unless a network or a fine-tuning is better by more than one standard error, and so is a
+fine-tuning against later ones. Test items are not read.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from agents.runs.folder import CANDIDATES, RunError
-from agents.training.closed_form import fit_closed_form, fitted_policy, is_closed_form
+from agents.runs.folder import RunError
+from agents.training.closed_form import fit_closed_form, is_closed_form
+from agents.tuning.choice import Gain, better_of
 from agents.tuning.config import StudySettings
 from agents.tuning.defaults import LINEAR
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts
+from agents.tuning.policies import TrialPolicies
 from agents.tuning.proposals import propose
 from agents.tuning.space import settings_of
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
@@ -28,7 +30,7 @@ from agents.tuning.trying import MOST, Pace, Training, pretrain_network
 from refit_env.backbones import backbone_for
 from refit_env.backbones.linear import LARGEST
 from refit_env.data.dataset import Dataset
-from refit_env.evaluation.ranking import evaluate, selecting_metric
+from refit_env.evaluation.ranking import selecting_metric
 from refit_env.policy import DiffusionPolicy
 
 TRAINED = 10_000
@@ -37,8 +39,6 @@ REFUSALS = 3
 """Refused fine-tunings after which a start is left."""
 SHORTEST = 30.0
 """Least time limit of a fine-tuning in seconds."""
-POLICIES = (CLOSED_FORM, NETWORK, FINE_TUNING)
-"""Stages whose trials are policies."""
 
 
 def backbones_for(facts: DataFacts) -> list[str]:
@@ -56,6 +56,7 @@ class Study:
     Attributes:
         folder: folder of the trials.
         log: the trials.
+        policies: their policies.
         metric: the validation metric that selects.
     """
 
@@ -96,7 +97,7 @@ class Study:
         self.folder: Path
         self.log: TrialLog
         self._begun = time.perf_counter()
-        self._made: dict[str, DiffusionPolicy] = {}
+        self.policies: TrialPolicies
         self._pace: dict[str, Pace] = {}
         self._training = Training(env_id, dict(env_kwargs), settings.seed, device)
 
@@ -107,6 +108,7 @@ class Study:
             RunError: if its trials are damaged.
         """
         self.folder, self.log = folder, TrialLog(folder, error=RunError)
+        self.policies = TrialPolicies(self.dataset, folder, self.log, self.metric, self.device)
 
     # ------------------------------------------------------------------ time
 
@@ -164,7 +166,9 @@ class Study:
                 tried=rows,
                 out_of_time=stop,
             )
-            self._made[name] = DiffusionPolicy(result.backbone, 1).to(self.device).eval()
+            best = self.best_start(name)
+            assert best is not None, name
+            self.policies.set_start(best, DiffusionPolicy(result.backbone, 1).to(self.device).eval())
 
     def _baselines(self) -> None:
         """Fit the baselines; tried settings are skipped."""
@@ -207,9 +211,8 @@ class Study:
                 device=self.device,
                 seconds=self.left() / (2 * len(names)),
             )
-            valid = self._valid(policy)
-            notes["candidate"] = len(self.log.trials)
-            policy.save(self._candidate(notes["candidate"]), self.dataset)
+            valid = self.policies.validated(policy).means()
+            notes["candidate"] = self.policies.save(policy)
             self._add(Trial(NETWORK, name, {}, valid[self.metric], valid, notes=notes))
 
     def _fine_tunings(self) -> None:
@@ -233,13 +236,13 @@ class Study:
         name, begin = params["start"], time.perf_counter()
         if name not in self._pace:
             probe = settings_of(params, self.facts, MOST)
-            self._pace[name] = self._training.pace(deepcopy(self.start(name)), probe)
+            self._pace[name] = self._training.pace(self._copy(name), probe)
         seconds -= time.perf_counter() - begin
         iterations = self._pace[name].iterations(seconds)
         if not iterations:
             return False
         chosen = settings_of(params, self.facts, iterations)
-        policy = deepcopy(self.start(name))
+        policy = self._copy(name)
         notes = self._training.fine_tune(policy, chosen, seconds) | {"params": params}
         self._keep(policy, name, {**chosen.env, "agent": asdict(chosen.agent)}, notes)
         return True
@@ -247,15 +250,25 @@ class Study:
     def _keep(
         self, policy: DiffusionPolicy, name: str, settings: dict[str, Any], notes: dict[str, Any]
     ) -> None:
-        """Store a fine-tuning, and its policy if it is the best; the previous best policy is deleted."""
-        valid, best = self._valid(policy), self.log.best(FINE_TUNING)
-        better = best is None or valid[self.metric] > best.value
-        if better:
-            notes["candidate"] = len(self.log.trials)
-            policy.save(self._candidate(notes["candidate"]), self.dataset)
+        """Store a fine-tuning, and its policy if it is clearly better than the best one up to now.
+
+        The policy of an earlier fine-tuning is then deleted.
+        """
+        found, kept = self.policies.validated(policy), self.best()
+        valid = found.means()
+        gain = Gain.of(self.policies.values(kept), found.per_user[self.metric])
+        notes |= {"gain": gain.mean, "standard_error": gain.error}
+        if gain.clear:
+            notes["candidate"] = self.policies.save(policy)
         self._add(Trial(FINE_TUNING, name, settings, valid[self.metric], valid, notes=notes))
-        if better and best is not None:
-            shutil.rmtree(self._candidate(best.notes["candidate"]), ignore_errors=True)
+        if gain.clear and kept.stage == FINE_TUNING:
+            self.policies.delete(kept)
+
+    def _copy(self, name: str) -> DiffusionPolicy:
+        """Return a copy of the best policy of a backbone without fine-tuning."""
+        trial = self.best_start(name)
+        assert trial is not None, name
+        return self.policies.copy_of_start(trial)
 
     def _starts(self) -> list[str]:
         """Return the backbones whose best policy is fine-tuned, the best first."""
@@ -271,38 +284,23 @@ class Study:
     # ------------------------------------------------------------------ results
 
     def best_start(self, name: str | None = None) -> Trial | None:
-        """Return the best trial of a backbone, or of all, without fine-tuning."""
-        return self.log.best(CLOSED_FORM, NETWORK, name=name)
+        """Return the best trial without fine-tuning: of a backbone, or of all.
+
+        Closed forms come before networks, and are kept unless a later one is clearly better.
+        """
+        if name is not None:
+            return self.log.best(CLOSED_FORM, NETWORK, name=name)
+        found = [trial for name in self.backbones if (trial := self.best_start(name)) is not None]
+        found.sort(key=lambda trial: trial.stage == NETWORK)
+        return better_of([(trial, self.policies.values(trial)) for trial in found]) if found else None
 
     def best(self) -> Trial:
-        """Return the best trial whose result is a policy; the start if no fine-tuning is better."""
-        found = self.log.best(*POLICIES)
+        """Return the best trial whose result is a policy; the start if no fine-tuning is clearly better."""
+        kept = [trial for trial in self.log.of(FINE_TUNING) if "candidate" in trial.notes]
+        found = kept[-1] if kept else self.best_start()
         assert found is not None  # closed forms come first
         return found
 
     def best_baseline(self) -> Trial | None:
         """Return the best trial of a baseline."""
         return self.log.best(BASELINE)
-
-    def start(self, name: str) -> DiffusionPolicy:
-        """Return the best policy of a backbone without fine-tuning, rebuilt if it is not in memory."""
-        if name not in self._made:
-            trial = self.best_start(name)
-            assert trial is not None, name
-            self._made[name] = self.policy_of(trial)
-        return self._made[name]
-
-    def policy_of(self, trial: Trial) -> DiffusionPolicy:
-        """Return the policy of a trial: fitted again, or loaded from its folder."""
-        if trial.stage == CLOSED_FORM:
-            return fitted_policy(self.dataset, trial.name, trial.settings, 1, self.device)
-        return DiffusionPolicy.load(self._candidate(trial.notes["candidate"]), self.device)
-
-    def _valid(self, policy: DiffusionPolicy) -> dict[str, float]:
-        """Return the validation metrics of a policy."""
-        data = self.dataset.episodes
-        return evaluate(policy.scorer(data), data, "valid", device=self.device).means()
-
-    def _candidate(self, number: int) -> Path:
-        """Return the folder of a trial's policy."""
-        return self.folder / CANDIDATES / str(number)

@@ -1,0 +1,36 @@
+"""The rule of choice: a gain within one standard error of the paired difference is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agents.tuning.choice import Gain, better_of
+
+
+def test_the_error_is_that_of_the_paired_difference() -> None:
+    draws = np.random.default_rng(0)
+    before = draws.random(400)  # the users differ much more than the two models
+    after = before + draws.normal(0.001, 0.01, 400)
+    gain = Gain.of(before, after)
+    assert gain.mean == pytest.approx((after - before).mean())
+    assert gain.error == pytest.approx(np.std(after - before, ddof=1) / 20)
+    assert gain.error < 0.1 * Gain.of(before, after[::-1]).error
+    assert gain.clear == (gain.mean > gain.error)
+
+
+@pytest.mark.parametrize(("mean", "clear"), [(0.0101, True), (0.0099, False), (-0.5, False)])
+def test_a_gain_is_clear_above_one_standard_error(mean: float, clear: bool) -> None:
+    assert Gain(mean, 0.01).clear is clear
+
+
+def test_equal_models_and_a_single_user_show_no_clear_gain() -> None:
+    assert not Gain.of([0.1, 0.2], [0.1, 0.2]).clear
+    assert not Gain.of([0.1], [0.9]).clear
+
+
+def test_a_later_model_is_compared_with_the_one_that_is_kept() -> None:
+    base = np.linspace(0.0, 1.0, 50)
+    noise = np.where(np.arange(50) % 2, 0.1, -0.1)
+    models = [("a", base), ("b", base + noise + 0.001), ("c", base + 0.0005), ("d", base + noise + 0.003)]
+    assert better_of(models) == "c"
