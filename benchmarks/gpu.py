@@ -209,7 +209,7 @@ PARTS: dict[str, Callable[[str, int], Rows]] = {
     "memory": memory,
     "tests": device_tests,
 }
-"""In order of their worth, should the time run out."""
+"""In order of importance: the time may not suffice for all."""
 
 
 def main() -> None:

@@ -48,7 +48,7 @@ def alarms(rows: Rows, metric: str | None = None) -> list[Alarm]:
 
     Args:
         rows: of ``log.csv`` up to some iteration.
-        metric: the validation metric; None takes NDCG of the longest list.
+        metric: the validation metric; None uses NDCG of the longest list.
 
     Example:
         >>> start = {"iteration": 0, "monitor/reward": 0.1, "monitor/popularity": 0.2, "valid/ndcg@20": 0.30}
