@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from agents.baselines.registry import baseline
 from agents.runs.profiling import measure
 from refit_env.data.dataset import Dataset
 from refit_env.data.home import load_dataset
+from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import Evaluation, evaluate
 from refit_env.registration import entry
 
@@ -106,8 +107,9 @@ def measure_baseline(
     *,
     refit: bool = False,
     device: torch.device | str = "cpu",
+    names: Sequence[str] = (),
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """``evaluate_baseline`` for a data set in memory.
+    """``evaluate_baseline`` for a data set in memory; ``names`` are further metrics beyond accuracy.
 
     Raises:
         ValueError: as ``evaluate_baseline``, or if validation is to measure a model that was fitted to it.
@@ -128,6 +130,6 @@ def measure_baseline(
         "refit": refit,
         "split": split,
         "users": len(result.users),
-        "metrics": {key: float(value) for key, value in result.means().items()},
+        "metrics": {key: float(value) for key, value in means_of(result, data, split, names).items()},
         "cost": {"fit": fitting.to_json(), "score": scoring.to_json()},
     }

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from agents.baselines.base import Baseline, BaselineConfig, Scorer
 from refit_env.data.dataset import Dataset
-from refit_env.evaluation.ranking import evaluate, selecting_metric
+from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.settings import Nonnegative, Size
 
 
@@ -124,7 +124,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
         )
         for phase in dict.fromkeys(model.phases)
     }
-    metric = selecting_metric("ndcg@20", data)
+    metric = selecting_rule("ndcg@20", data).metric
     best, best_epoch, kept, waited = float("-inf"), config.epochs, None, 0
     for epoch in range(1, config.epochs + 1):
         model.train()

@@ -22,7 +22,8 @@ from agents.baselines.evaluating import measure_baseline
 from agents.baselines.registry import baseline
 from refit_env.data.dataset import Dataset
 from refit_env.errors import DataError, SettingError
-from refit_env.evaluation.ranking import selecting_metric
+from refit_env.evaluation.ranking import selecting_rule
+from refit_env.evaluation.selection import UNMET, Rule, RuleText
 from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import read_record, write_json
 
@@ -44,8 +45,8 @@ class TuningConfig(Bounded):
     """Processor minutes of all trials, earlier calls included, after which no trial begins."""
     seed: Seed = 0
     """Seed of the search and of the fits."""
-    select_on: str = "ndcg@20"
-    """The validation metric that selects."""
+    select: RuleText = "ndcg@20"
+    """The rule by which validation selects: a metric, or one with conditions (``start``: the first trial)."""
 
 
 class Span(msgspec.Struct, forbid_unknown_fields=True):
@@ -60,13 +61,15 @@ Space = dict[str, list[Any] | Span]
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True):
-    """One fit: its validation metric, None where the fit was refused for the reason ``error``."""
+    """One fit: its score by the rule, None where the fit was refused for the reason ``error``."""
 
     settings: dict[str, Any]
     value: float | None
     seconds: float
     chosen: dict[str, Any] = {}
     error: str = ""
+    valid: dict[str, float] = {}
+    """Its validation metrics."""
 
 
 class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,6 +84,11 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
     trials: list[Trial] = []
 
     @property
+    def start(self) -> dict[str, float]:
+        """The validation metrics of the first trial that was fitted; empty without one."""
+        return next((trial.valid for trial in self.trials if trial.valid), {})
+
+    @property
     def best(self) -> Trial:
         """The trial with the best value, the first of equals.
 
@@ -91,7 +99,7 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
         if not done:
             reasons = "; ".join(dict.fromkeys(trial.error for trial in self.trials))
             raise ValueError(f"no trial of baseline {self.baseline!r} could be fitted: {reasons}")
-        return max(done, key=lambda trial: trial.value if trial.value is not None else 0.0)
+        return max(done, key=lambda trial: trial.value if trial.value is not None else UNMET)
 
     @property
     def minutes(self) -> float:
@@ -135,8 +143,8 @@ def tune_baseline(
     optuna = load_optuna()
     plain = _space_of(name) if space is None else dict(space)
     searched = msgspec.convert(plain, Space)
-    metric = selecting_metric(config.select_on, dataset)
-    record = TuningRecord(name, dataset.name, dataset.fingerprint, config.seed, metric, plain)
+    rule = selecting_rule(config.select, dataset)
+    record = TuningRecord(name, dataset.name, dataset.fingerprint, config.seed, str(rule), plain)
     defaults = asdict(make_config(kind.config_class, name, {}))
     for field in searched:
         make_config(kind.config_class, name, {field: defaults.get(field)})  # refuses an unknown one
@@ -144,7 +152,7 @@ def tune_baseline(
     most = config.trials if searched else 1
     while len(record.trials) < most and record.minutes < config.minutes:
         settings = _next(optuna, searched, defaults, record.trials, config.seed)
-        record.trials.append(_tried(dataset, name, settings, config.seed, metric, device))
+        record.trials.append(_tried(dataset, name, settings, config.seed, rule, device, record.start))
         write_json(path, msgspec.to_builtins(record))
         if callback is not None:
             callback(record.trials[-1])
@@ -236,15 +244,23 @@ def _holds(values: list[Any] | Span, value: Any) -> bool:
 
 
 def _tried(
-    dataset: Dataset, name: str, settings: dict[str, Any], seed: int, metric: str, device: torch.device | str
+    dataset: Dataset,
+    name: str,
+    settings: dict[str, Any],
+    seed: int,
+    rule: Rule,
+    device: torch.device | str,
+    start: Mapping[str, float],
 ) -> Trial:
     """Fit and validate."""
     begin = time.process_time()
     try:
-        _, report = measure_baseline(dataset, name, settings, seed, "valid", device=device)
+        _, report = measure_baseline(dataset, name, settings, seed, "valid", device=device, names=rule.names)
     except SettingError:
         raise  # the space itself is wrong
     except ValueError as error:
         return Trial(settings, None, time.process_time() - begin, error=str(error))
     seconds = time.process_time() - begin
-    return Trial(settings, report["metrics"][metric], seconds, report["chosen"])
+    means = report["metrics"]
+    score = rule.score(means, start or means)
+    return Trial(settings, score, seconds, report["chosen"], valid=means)

@@ -17,6 +17,7 @@ from agents.console import console, print_json, say
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
 from refit_env.errors import SettingError
+from refit_env.evaluation.ranking import selecting_rule
 from refit_env.utils.atomic_io import write_json
 from refit_env.utils.text import shown
 
@@ -79,18 +80,18 @@ def _tuned(
     """The settings that validation chose, and the report's entry about the search."""
     assert command.tune is not None
     config = TuningConfig(command.trials, command.minutes, command.seed)
-    path = command.tune / f"{name}.json"
+    path, metric = command.tune / f"{name}.json", selecting_rule(config.select, dataset).metric
 
     def report_trial(trial: Trial) -> None:
         """Print a trial's result to the error stream."""
-        value = trial.error if trial.value is None else f"{trial.value:.4f}"
+        value = trial.error if trial.value is None else f"{trial.valid[metric]:.4f}"
         say(f"{name} {trial.settings or 'defaults'}: {value}", stderr=True)
 
     record = tune_baseline(
         dataset, name, path, config, device=device, callback=None if command.json else report_trial
     )
     found = {"file": str(path), "trials": len(record.trials), "minutes": record.minutes}
-    return record.best.settings, {"tuning": found | {record.metric: record.best.value}}
+    return record.best.settings, {"tuning": found | {metric: record.best.valid[metric]}}
 
 
 def _table(reports: Sequence[dict[str, Any]], title: str) -> Table:

@@ -22,6 +22,7 @@ from refit_env.data.coverage import differs
 from refit_env.data.home import find_dataset, named_folder
 from refit_env.data.identity import check_same_data
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
+from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import TABLE, EnvEntry, entry
@@ -190,7 +191,7 @@ def reported(means: Mapping[str, float]) -> dict[str, float]:
 
 def validation_panel(
     rows: Sequence[Mapping[str, float]],
-    select_on: str,
+    rule: Rule,
     chosen: tuple[str, float] | None = None,
     *,
     step_name: str = "iteration",
@@ -200,18 +201,18 @@ def validation_panel(
 
     Args:
         rows: of the log.
-        select_on: the metric that chooses the weights.
+        rule: how the weights are chosen.
         chosen: label and step of the chosen weights.
         step_name: the log's first column.
-        start: whether the first row is that of the weights that training began with; their ``select_on``
-            is then a horizontal line.
+        start: whether the first row is that of the weights that training began with; the rule's
+            metric is then a horizontal line.
     """
     logged = {name.removeprefix("valid/") for row in rows for name in row if name.startswith("valid/")}
     names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
-    names += [select_on] if select_on in logged and select_on not in names else []
+    names += [name for name in rule.names if name in logged and name not in names]
     lines = {metric_name(name): column(rows, f"valid/{name}", step_name) for name in names}
-    first = column(rows, f"valid/{select_on}", step_name)[1]
-    levels = {f"start, {metric_name(select_on)}": first[0]} if start and first else {}
+    first = column(rows, f"valid/{rule.metric}", step_name)[1]
+    levels = {f"start, {metric_name(rule.metric)}": first[0]} if start and first else {}
     return Panel("validation", lines, "mean over users", levels, chosen)
 
 

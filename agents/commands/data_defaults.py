@@ -20,7 +20,7 @@ from agents.tuning.inspection import inspect_data
 from refit_env.data import load_dataset
 from refit_env.utils.atomic_io import read_record
 
-TRAINING = tuple(field.name for field in fields(PretrainConfig) if field.name != "select_on")
+TRAINING = tuple(field.name for field in fields(PretrainConfig) if field.name != "select")
 OF_A_NETWORK = ("backbone", "backbone_options", "size", "init", "settings", "resume", *TRAINING)
 """Options of ``refit pretrain`` that name a model, or say how a network is trained."""
 

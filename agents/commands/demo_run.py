@@ -27,7 +27,7 @@ from agents.training.pretrainer import Pretrainer
 from agents.training.tensors import resolve_device
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset, load_dataset
-from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_metric
+from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_rule
 from refit_env.evaluation.statistics import mean_interval, paired_bootstraps
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.atomic_io import write_json
@@ -109,7 +109,7 @@ def _refuse(command: Demo) -> None:
     dataset = load_dataset(TARGET.dataset)
     backbone = backbone_for(dataset, TARGET.spec.backbone, seed=0)
     with of_group("pretrain"):
-        selecting_metric(command.pretrain.select_on, dataset)
+        selecting_rule(command.pretrain.select, dataset)
     resolve_device(command.device)
     policy = DiffusionPolicy(backbone, TARGET.spec.num_steps)
     with of_group("agent"):

@@ -14,7 +14,7 @@ from agents.commands.options import Command, EnvOption, Flag, FolderOption, pars
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Command):
-    """Rank all items for every user by the noise-free chain, and measure the lists.
+    """Rank all items for every user by the noise-free chain, and measure the lists, beyond accuracy, too.
 
     Items that the model has seen are left out of the lists: train items for ``valid``, train and validation
     items for ``test``.

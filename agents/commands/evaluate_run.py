@@ -6,11 +6,13 @@ from rich.table import Table
 
 from agents.commands.common import choose_target, note_other_data
 from agents.commands.evaluate import Evaluate
-from agents.console import console, print_json
+from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
+from refit_env.evaluation.beyond_accuracy import beyond_names, means_of
+from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -25,6 +27,7 @@ def run(command: Evaluate) -> int:
         folder.check_weights(weights_digest(policy.backbone.state_dict()))
     dataset = load_dataset(target.dataset)
     result = evaluate(policy.scorer(dataset), dataset, command.split, device=device)
+    metrics = means_of(result, dataset, command.split, beyond_names(result))
     note_other_data(dataset)
     if command.json:
         print_json(
@@ -34,7 +37,8 @@ def run(command: Evaluate) -> int:
                 "dataset": dataset.name,
                 "split": command.split,
                 "users": len(result.users),
-                "metrics": {name: float(value) for name, value in result.means().items()},
+                "metrics": {name: float(value) for name, value in metrics.items()},
+                "features": catalogue_of(dataset).source,
                 "metrics_over_all_users": {
                     name: float(value) for name, value in result.means_over_all().items()
                 },
@@ -44,7 +48,8 @@ def run(command: Evaluate) -> int:
     title = f"{folder.path} on {dataset.name} ({command.split}, {len(result.users)} users)"
     table = Table("metric", title=title, min_width=48)
     table.add_column("value", justify="right")
-    for name, value in result.means().items():
+    for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
     console().print(table)
+    say(f"ild, calibration, rsp: {catalogue_of(dataset).source}")
     return 0

@@ -40,6 +40,7 @@ from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluated_users
+from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import ListReward, Reward
 
@@ -214,14 +215,19 @@ def outcome_of(training: Mapping[str, Any]) -> str:
         >>> print(outcome_of(training))
         Iteration 3 of 5 has the best valid ndcg@20, 0.2500: the run folder holds its weights.
         >>> print(outcome_of(training | {"best_iteration": 0}))  # doctest: +ELLIPSIS
-        Validation never rose: in 5 iterations valid ndcg@20 was never above the start's 0.2500. ...
+        Validation never rose: in 5 iterations valid ndcg@20 was never better than the start's 0.2500. ...
     """
     best, last = training["best_iteration"], training["iterations"]
     metric, value = training["selected_on"], f"{training['best_value']:.4f}"
+    if not training.get("rule_met", True):
+        return (
+            f"Nothing met the rule: in {last} iterations the conditions of {metric} never held. The run "
+            f"folder holds the weights of the start. Try {REMEDIES}, or weaker conditions."
+        )
     if best == 0:
         return (
-            f"Validation never rose: in {last} iterations {metric} was never above the start's {value}. The "
-            f"run folder holds the weights of the start. Try {REMEDIES}."
+            f"Validation never rose: in {last} iterations {metric} was never better than the start's "
+            f"{value}. The run folder holds the weights of the start. Try {REMEDIES}."
         )
     return f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
 
@@ -261,7 +267,7 @@ def finetune_run(
     """
     result = agent.learn(folder.path, progress=progress)
     dataset = agent.env.problem.dataset
-    draw_curve(folder, f"{dataset.name}: {agent.name}", agent.config.select_on, result)
+    draw_curve(folder, f"{dataset.name}: {agent.name}", agent.rule, result)
     if result.interrupted:
         return None
     with measure() as evaluation:
@@ -272,8 +278,9 @@ def finetune_run(
         "training": {
             "iterations": int(result.history[-1]["iteration"]),
             "best_iteration": result.best_iteration,
-            "selected_on": f"valid {agent.config.select_on}",
+            "selected_on": f"valid {agent.config.select}",
             "best_value": result.best_value,
+            "rule_met": result.rule_met,
             "share": result.share,
             "alarms": [alarm.to_json() for alarm in alarms(result.history)],
         },
@@ -289,13 +296,13 @@ def finetune_run(
     return report
 
 
-def draw_curve(folder: RunFolder, title: str, select_on: str, result: FineTuneResult) -> None:
+def draw_curve(folder: RunFolder, title: str, rule: Rule, result: FineTuneResult) -> None:
     """Draw ``curve.png`` from the log: the reward, and the validation metrics with the chosen iteration."""
     rows = read_log(folder.path)
     chosen = (f"chosen: iteration {result.best_iteration}", float(result.best_iteration))
     panels = [
         Panel("training", {"mean reward": column(rows, "reward/mean")}, "reward of the batch", chosen=chosen),
-        validation_panel(rows, select_on, chosen, start=True),
+        validation_panel(rows, rule, chosen, start=True),
     ]
     plot_curves(panels, folder.path / CURVE, title=title)
 

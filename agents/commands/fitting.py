@@ -13,9 +13,9 @@ from agents.runs.folder import CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import plot_curves
 from agents.runs.profiling import measure
-from agents.training.closed_form import fit_closed_form
+from agents.training.closed_form import fit_closed_form, row_score
 from refit_env.data import Dataset
-from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.policy import DiffusionPolicy
 
 
@@ -27,7 +27,7 @@ def fit_run(
     *,
     num_steps: int = 1,
     eta: float = 1.0,
-    select_on: str = "ndcg@20",
+    select: str = "ndcg@20",
     device: str = "auto",
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def fit_run(
         options: settings that are not searched.
         num_steps: T of the saved policy's chain.
         eta: of its steps back.
-        select_on: the validation metric that chooses the other settings.
+        select: the rule by which validation chooses the other settings.
         device: where validation runs.
         progress: show a progress bar.
 
@@ -58,7 +58,7 @@ def fit_run(
 
         trials = count(1)
         result = fit_closed_form(
-            dataset, name, options, num_steps=num_steps, select_on=select_on, device=device, callback=note
+            dataset, name, options, num_steps=num_steps, select=select, device=device, callback=note
         )
     policy = DiffusionPolicy(result.backbone, num_steps, eta=eta)
     policy.to(next(result.backbone.parameters()).device).save(folder.path, dataset)
@@ -68,10 +68,11 @@ def fit_run(
             for split in ("valid", "test")
         }
     rows = read_log(folder.path)
-    best = max(rows, key=lambda row: row[f"valid/{select_on}"])["trial"]
+    rule = selecting_rule(select, dataset)
+    best = max(rows, key=lambda row: row_score(rule, row, rows[0]))["trial"]
     chosen = (f"chosen: trial {best:.0f}", best)
     plot_curves(
-        [validation_panel(rows, select_on, chosen, step_name="trial")],
+        [validation_panel(rows, rule, chosen, step_name="trial")],
         folder.path / CURVE,
         title=f"{dataset.name}: settings of {name}",
         xlabel="trial",
@@ -80,7 +81,7 @@ def fit_run(
         "training": {
             "trials": len(result.tried),
             "settings": result.backbone.config_dict(),
-            "selected_on": f"valid {select_on}",
+            "selected_on": f"valid {rule}",
             "best_value": result.best_value,
         },
         "cost": cost(pretraining=fitting, evaluation=evaluation),

@@ -38,6 +38,7 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users
+from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 
 
@@ -139,7 +140,7 @@ def _base_settings(command: Pretrain, dataset: Dataset, options: Mapping[str, An
         dataset,
         options,
         num_steps=command.num_steps or 1,
-        select_on=command.training.select_on,
+        select=command.training.select,
         device=command.device,
     )
 
@@ -183,7 +184,7 @@ def _fit(command: Pretrain, folder: RunFolder, name: str) -> int:
         parse_options(command.backbone_options, "backbone_options"),
         num_steps=1 if command.num_steps is None else command.num_steps,
         eta=1.0 if command.eta is None else command.eta,
-        select_on=command.training.select_on,
+        select=command.training.select,
         device=command.device,
         progress=shows_progress(command.quiet),
     )
@@ -267,12 +268,12 @@ def pretrain_run(
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())
             for split in ("valid", "test")
         }
-    _draw(folder, f"{dataset.name}: pretraining", config.select_on, result.best_epoch)
+    _draw(folder, f"{dataset.name}: pretraining", trainer.rule, result.best_epoch)
     report = means | {
         "training": {
             "epochs": trainer.epoch,
             "best_epoch": result.best_epoch,
-            "selected_on": f"valid {config.select_on}",
+            "selected_on": f"valid {config.select}",
             "best_value": result.best_value,
         },
         "cost": cost(pretraining=result.cost, evaluation=evaluation),
@@ -281,13 +282,13 @@ def pretrain_run(
     return report
 
 
-def _draw(folder: RunFolder, title: str, select_on: str, best_epoch: int) -> None:
+def _draw(folder: RunFolder, title: str, rule: Rule, best_epoch: int) -> None:
     """Draw ``curve.png`` from the log: the loss, and the validation metrics with the chosen epoch."""
     rows = read_log(folder.path)
     chosen = (f"chosen: epoch {best_epoch}", float(best_epoch))
     panels = [
         Panel("training", {"mean loss": column(rows, "train/loss", "epoch")}, "loss", chosen=chosen),
-        validation_panel(rows, select_on, chosen, step_name="epoch"),
+        validation_panel(rows, rule, chosen, step_name="epoch"),
     ]
     plot_curves(panels, folder.path / CURVE, title=title, xlabel="epoch")
 

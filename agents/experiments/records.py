@@ -21,6 +21,7 @@ import msgspec
 from filelock import FileLock
 
 from agents.experiments.provenance import Data, commit, data_of_name, provenance_of
+from agents.runs.contents import with_present_names
 from refit_env.errors import DataError
 from refit_env.utils.atomic_io import errors_name, file_state, parse_record
 
@@ -149,7 +150,10 @@ def read_cell(records: Path, cell: Cell, *, stale: bool = False) -> dict[str, An
 def staleness(found: Mapping[str, Any], cell: Cell) -> list[str]:
     """Why a record is not what would be measured now; empty where it is."""
     old = found.get("settings")
-    changed = ["it does not record its settings"] if old is None else differences(old, cell.settings)
+    now = cell.settings
+    changed = (
+        ["it does not record its settings"] if old is None else differences(with_present_names(old), now)
+    )
     if len(changed) > SAID:
         changed = [*changed[:SAID], f"and {len(changed) - SAID} more settings"]
     if cell.data:

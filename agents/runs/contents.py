@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
+
+RENAMED = {"select_on": "select"}
+"""Settings that files of earlier versions hold under another name."""
+
+
+def with_present_names(value: Any) -> Any:
+    """Return the settings of a file with the names that they have now.
+
+    Example:
+        >>> with_present_names({"agent": {"select_on": "recall@20", "iterations": 3}})
+        {'agent': {'select': 'recall@20', 'iterations': 3}}
+    """
+    if not isinstance(value, Mapping):
+        return value
+    return {RENAMED.get(key, key): with_present_names(part) for key, part in value.items()}
 
 
 class RunConfig(TypedDict):

@@ -25,11 +25,11 @@ import shutil
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
-from agents.runs.contents import RunConfig, RunMetrics
+from agents.runs.contents import RunConfig, RunMetrics, with_present_names
 from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, write_json
 
 CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
@@ -239,7 +239,8 @@ class RunFolder:
         Raises:
             RunError: if it is damaged; the message names the field.
         """
-        return read_record(self.path / CONFIG, RunConfig, error=RunError, limit=LARGEST)
+        found = read_record(self.path / CONFIG, RunConfig, error=RunError, limit=LARGEST)
+        return cast("RunConfig", with_present_names(found))
 
     @property
     def metrics(self) -> RunMetrics:

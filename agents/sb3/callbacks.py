@@ -22,12 +22,13 @@ from agents.sb3.vec_env import arrays
 from agents.training.kl import divergence
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.wrappers import chain_scorer
+from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import (
     Evaluation,
     ScoreFunction,
     evaluate,
     fitted_lengths,
-    selecting_metric,
+    selecting_rule,
 )
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
@@ -54,7 +55,7 @@ class RankingEvalCallback(BaseCallback):
     Attributes:
         history: the metrics of each evaluation, with ``timesteps`` and the values that the last update logged
             (``train/...``).
-        best_value: the best value of ``select_on``.
+        best_value: the value of the rule's metric at the best evaluation.
         best_timesteps: the environment steps of the best value.
     """
 
@@ -63,7 +64,7 @@ class RankingEvalCallback(BaseCallback):
         eval_freq: int = 10_000,
         *,
         split: str = "valid",
-        select_on: str = "ndcg@20",
+        select: str = "ndcg@20",
         ks: Sequence[int] = (10, 20),
         reference: DiffusionPolicy | str | Path | None = None,
         best_model_save_path: str | Path | None = None,
@@ -74,7 +75,7 @@ class RankingEvalCallback(BaseCallback):
         Args:
             eval_freq: environment steps, of all environments together, between two evaluations.
             split: ``"valid"``; ``"test"`` is for curves, never for selecting weights.
-            select_on: the metric that selects the best weights.
+            select: the rule that selects the best weights; its ``start`` is the first evaluation.
             ks: list lengths, cut to the catalogue.
             reference: reference of the KL divergence, a policy or a run folder; None is the actor at the
                 start of training.
@@ -87,11 +88,12 @@ class RankingEvalCallback(BaseCallback):
         super().__init__(verbose)
         if eval_freq < 1:
             raise ValueError(f"eval_freq={eval_freq} must be at least 1 environment step")
-        self.eval_freq, self.split, self.select_on, self.ks = eval_freq, split, select_on, tuple(ks)
+        self.eval_freq, self.split, self.select, self.ks = eval_freq, split, select, tuple(ks)
         self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
         self.reference = DiffusionPolicy.load(reference) if isinstance(reference, str | Path) else reference
         self.history: list[dict[str, float]] = []
-        self.best_value, self.best_timesteps = float("-inf"), 0
+        self.best_value, self.best_timesteps = float("nan"), 0
+        self._best_score = float("-inf")
         self._best_state: dict[str, Any] = {}
         self._last: int | None = None
 
@@ -101,7 +103,7 @@ class RankingEvalCallback(BaseCallback):
         """Check actor and environment, and evaluate the model before training."""
         self._problem = denoising_problem(self.training_env)
         self._problems = denoising_problems(self.training_env)
-        self.select_on = selecting_metric(self.select_on, self._problem.dataset, self.ks)
+        self._rule = selecting_rule(self.select, self._problem.dataset, self.ks)
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy):
             check_actor(policy.actor, self._problem)
@@ -151,7 +153,8 @@ class RankingEvalCallback(BaseCallback):
         self._last = self.num_timesteps
         score = model_scorer(self.model)
         refresh_all([problem.reward_fn for problem in self._problems], score)
-        means = self.evaluate().means()
+        data, rule = self._problem.dataset, self._rule
+        means = means_of(self.evaluate(), data, self.split, rule.names)
         scalars = {f"{self.split}/{name}": value for name, value in means.items()}
         policy = self.model.policy
         if isinstance(policy, DiffusionActorCriticPolicy) and self.reference is not None:
@@ -162,14 +165,17 @@ class RankingEvalCallback(BaseCallback):
         for name, value in scalars.items():
             self.logger.record(name, value)
         self.logger.dump(self.num_timesteps)
-        if means[self.select_on] > self.best_value:
-            self.best_value, self.best_timesteps = means[self.select_on], self.num_timesteps
+        start = {name: self.history[0][f"{self.split}/{name}"] for name in rule.names}
+        found = rule.score(means, start)
+        if found > self._best_score:
+            self._best_score, self.best_value = found, means[rule.metric]
+            self.best_timesteps = self.num_timesteps
             self._best_state = copy.deepcopy(policy.state_dict())
             if self.best_model_save_path is not None:
                 self.best_model_save_path.mkdir(parents=True, exist_ok=True)
                 self.model.save(self.best_model_save_path / BEST)
         if self.verbose:
-            print(f"{self.num_timesteps} steps: {self.split} {self.select_on} {means[self.select_on]:.4f}")
+            print(f"{self.num_timesteps} steps: {self.split} {rule.metric} {means[rule.metric]:.4f}")
 
 
 def evaluate_model(

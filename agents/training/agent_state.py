@@ -27,7 +27,7 @@ from refit_env.checkpoint import check_tensors
 from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import CheckpointError
-from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_metric
+from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 
@@ -85,8 +85,8 @@ class AgentState(Resumable):
             self.envs = [env]
         self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config)
-        metric = selecting_metric(self.config.select_on, self.env.problem.dataset)
-        self.config = replace(self.config, select_on=metric)
+        self.rule = selecting_rule(self.config.select, self.env.problem.dataset)
+        self.config = replace(self.config, select=str(self.rule))
         self.policy.backbone.trained_on = DataIdentity.of(self.env.problem.dataset)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(

@@ -16,7 +16,9 @@ from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.hybrid import BASES, HybridConfig
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
-from refit_env.evaluation.ranking import evaluate, selecting_metric
+from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.ranking import evaluate, selecting_rule
+from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 
 NEEDS = {
@@ -53,7 +55,7 @@ def fit_closed_form(
     options: Mapping[str, Any] | None = None,
     *,
     num_steps: int = 1,
-    select_on: str = "ndcg@20",
+    select: str = "ndcg@20",
     device: str | torch.device = "auto",
     callback: Callable[[Mapping[str, Any]], None] | None = None,
     tried: Iterable[Mapping[str, Any]] = (),
@@ -69,7 +71,7 @@ def fit_closed_form(
         name: ``"linear"`` or ``"spectral"``.
         options: fields of the configuration that are not searched.
         num_steps: T of the chain that validation runs.
-        select_on: the validation metric that chooses.
+        select: the rule by which validation chooses; its ``start`` is the first trial.
         device: where validation runs.
         callback: called after each trial with its settings and metrics.
         tried: rows of ``ClosedFormResult.tried`` of an earlier call, which are not tried again.
@@ -86,19 +88,21 @@ def fit_closed_form(
     """
     if not is_closed_form(name):
         raise ValueError(f"backbone {name!r} has no closed form; train it with 'pretrain'")
-    metric = selecting_metric(select_on, dataset)
-    trials = _Trials(dataset, name, num_steps, metric, resolve_device(device), callback, list(tried))
+    rule = selecting_rule(select, dataset)
+    trials = _Trials(dataset, name, num_steps, rule, resolve_device(device), callback, list(tried))
     space = cast("type[ClosedForm]", backbone_class(name)).search_space(dataset)
     begin = time.perf_counter()
     search = SettingsSearch(trials.value, dict(options or {}), out_of_time)
     search.run(space, NEEDS)
     policy = trials.policy_of(search.chosen)
     backbone = cast("ClosedForm", policy.backbone.eval())
-    return ClosedFormResult(backbone, trials.rows, search.value, time.perf_counter() - begin)
+    chosen = next(row for row in trials.rows if row["settings"] == search.chosen)
+    value = float(chosen[f"valid/{rule.metric}"])
+    return ClosedFormResult(backbone, trials.rows, value, time.perf_counter() - begin)
 
 
 def hybrid_settings(
-    dataset: Dataset, options: Mapping[str, Any], *, num_steps: int = 1, select_on: str, device: str
+    dataset: Dataset, options: Mapping[str, Any], *, num_steps: int = 1, select: str, device: str
 ) -> dict[str, Any]:
     """Return the settings of a hybrid's base: ``options``, and what validation chose of the others.
 
@@ -106,7 +110,7 @@ def hybrid_settings(
         dataset: its train split is fitted, its valid split selects.
         options: fields of ``HybridConfig``; those of the base are not searched.
         num_steps: T of the chain that validation runs.
-        select_on: the validation metric that chooses.
+        select: the rule by which validation chooses; its ``start`` is the first trial.
         device: where validation runs.
 
     Raises:
@@ -115,9 +119,7 @@ def hybrid_settings(
     config: HybridConfig = backbone_config("hybrid", dataset.name, options)
     known = {f.name for f in fields(BASES[config.base].config_class)}
     given = {key: value for key, value in options.items() if key in known and (key, value) != ("l2", 0)}
-    found = fit_closed_form(
-        dataset, config.base, given, num_steps=num_steps, select_on=select_on, device=device
-    )
+    found = fit_closed_form(dataset, config.base, given, num_steps=num_steps, select=select, device=device)
     return found.backbone.config_dict()
 
 
@@ -139,6 +141,12 @@ def fitted_policy(
     return DiffusionPolicy(backbone.to(device), num_steps).to(device).eval()
 
 
+def row_score(rule: Rule, row: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    """Return the score by a rule of a row of ``ClosedFormResult.tried``, of which ``first`` is the first."""
+    means, start = ({name: float(r[f"valid/{name}"]) for name in rule.names} for r in (row, first))
+    return rule.score(means, start)
+
+
 class _Trials:
     """The settings that were tried, with their metrics, and the policy of the best ones fitted here."""
 
@@ -147,32 +155,37 @@ class _Trials:
         dataset: Dataset,
         name: str,
         num_steps: int,
-        select_on: str,
+        rule: Rule,
         device: torch.device,
         callback: Callable[[Mapping[str, Any]], None] | None,
         rows: list[Mapping[str, Any]],
     ) -> None:
         self.dataset, self.name, self.device = dataset, name, device
-        self.num_steps, self.select_on, self.callback = num_steps, select_on, callback
+        self.num_steps, self.rule, self.callback = num_steps, rule, callback
         self.rows = [dict(row) for row in rows]
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
     def value(self, settings: dict[str, Any]) -> float:
-        """Return the validation metric of ``settings``, which are fitted unless they were tried before."""
+        """Return the score of ``settings`` by the rule; they are fitted unless they were tried before."""
         known = next((row for row in self.rows if row["settings"] == settings), None)
         if known is not None:
-            return float(known[f"valid/{self.select_on}"])
+            return self.score(known)
         policy = self._fitted(settings)
         data = self.dataset.episodes
-        means = evaluate(policy.scorer(data), data, "valid", device=self.device).means()
+        found = evaluate(policy.scorer(data), data, "valid", device=self.device)
+        means = means_of(found, data, "valid", self.rule.names)
         row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
         self.rows.append(row)
         if self.callback is not None:
             self.callback(row)
-        value = means[self.select_on]
+        value = self.score(row)
         if self._best is None or value > self._best[0]:
             self._best = value, settings, policy
         return value
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Return the score of a row of ``rows``; the start of a rule's conditions is the first one."""
+        return row_score(self.rule, row, self.rows[0])
 
     def policy_of(self, settings: dict[str, Any]) -> DiffusionPolicy:
         """Return the fitted policy of ``settings``; fitted again where they were tried in an earlier call."""

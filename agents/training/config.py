@@ -10,6 +10,7 @@ from typing import Annotated, Self, TypeVar
 from msgspec import Meta
 
 from refit_env.errors import unknown_name
+from refit_env.evaluation.selection import RuleText
 from refit_env.settings import Bounded, Form, OneOf, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
@@ -74,8 +75,9 @@ class TrainerConfig(Bounded):
     """Iterations between two validations; the best weights are kept."""
     patience: Patience = 0
     """Validations without a gain after which training stops; 0 never stops early."""
-    select_on: str = "ndcg@20"
-    """The validation metric that chooses the weights."""
+    select: RuleText = "ndcg@20"
+    """The rule by which validation chooses the weights: a metric, or a metric with conditions such as
+    ``coverage@20 where ndcg@20 >= 0.99 * start``. The start is kept if nothing meets them."""
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
     reduce overfitting."""

@@ -26,6 +26,9 @@ from agents.training.monitors import monitored, trends
 from agents.training.precision import policies_in
 from agents.training.weight_interpolation import best_between
 from refit_env.errors import SettingError
+from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.ranking import Evaluation
+from refit_env.evaluation.selection import UNMET
 from refit_env.policy import DiffusionPolicy
 
 
@@ -41,6 +44,8 @@ class FineTuneResult:
     """Iteration of the chosen weights; 0 is the untouched pretrained model."""
     best_value: float = float("nan")
     """The validation metric there."""
+    rule_met: bool = True
+    """Whether the conditions of the rule that selects hold there; the start is kept if nothing meets them."""
     share: float = 1.0
     """Position of the policy's weights between the pretrained ones (0) and those of ``best_iteration`` (1);
     below 1 if one of the ``blends`` was the best."""
@@ -149,7 +154,8 @@ class FineTuner(AgentState):
             self.policy,
             self.history,
             best_iteration=at,
-            best_value=value,
+            best_value=self._selected(value),
+            rule_met=value > UNMET,
             share=share,
             seconds=self.seconds,
             validation_seconds=validation,
@@ -188,10 +194,8 @@ class FineTuner(AgentState):
         """Evaluate on the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
         self._refresh_lists()
-        found = self.evaluate("valid", users=self._selection_users)
-        means = found.means()
-        self._keep_if_best(means[self.config.select_on])
-        out = {f"valid/{k}": v for k, v in means.items()}
+        found, means = self._validated()
+        out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means)
         first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
         out |= monitored(self.policy, self.reference, first, self._train_users, found.lists)
         out |= trends(self.history, {"iteration": float(self.iteration)} | out)
@@ -199,13 +203,14 @@ class FineTuner(AgentState):
         self.validation_seconds += out["seconds/validation"]
         return out
 
-    def _valid_means(self) -> dict[str, float]:
-        """Return the validation metrics of the users that select."""
-        return self.evaluate("valid", users=self._selection_users).means()
+    def _validated(self) -> tuple[Evaluation, dict[str, float]]:
+        """Return the validation of the users that select, and its metrics."""
+        found = self.evaluate("valid", users=self._selection_users)
+        return found, means_of(found, self.env.problem.dataset, "valid", self.rule.names)
 
     def _value(self) -> float:
-        """Return the metric that selects."""
-        return self._valid_means()[self.config.select_on]
+        """Return the score of the policy by the rule that selects."""
+        return self._score(self._validated()[1])
 
     # ------------------------------------------------------------------ for subclasses
 

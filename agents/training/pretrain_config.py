@@ -9,6 +9,7 @@ from msgspec import Meta
 from tyro.conf import arg
 
 from agents.training.config import PRECISIONS, Batch, Every, Patience, Rate, Weight
+from refit_env.evaluation.selection import RuleText
 from refit_env.settings import Bounded, OneOf
 
 TARGETS = ("train", "recent", "holdout")
@@ -36,8 +37,9 @@ class PretrainConfig(Bounded):
     """Epochs between two validations."""
     patience: Patience = 10
     """Validations without a gain after which training stops; 0 never stops early."""
-    select_on: str = "recall@20"
-    """The validation metric that chooses the weights."""
+    select: RuleText = "recall@20"
+    """The rule by which validation chooses the weights: a metric, or a metric with conditions such as
+    ``ndcg@20 where coverage@20 >= 0.5``; ``start`` is the model that training begins with."""
     objective: Annotated[str, OneOf(OBJECTIVES)] = "elbo"
     """``elbo``: the backbone's published loss. ``ranking``: cross-entropy of held-out items (``--relevance
     recent`` or ``holdout``; of the next item in sequential sets) among all that are not shown, through the
@@ -63,7 +65,7 @@ class PretrainConfig(Bounded):
     epoch."""
 
 
-_DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select_on="ndcg@20")
+_DREAMREC = PretrainConfig(users_per_batch=256, eval_every=1, patience=10, eval_steps=10, select="ndcg@20")
 _RECDIFF = PretrainConfig(
     learning_rate=5e-3,
     learning_rate_decay=0.985,
@@ -81,9 +83,9 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
         "zhihu": replace(_DREAMREC, learning_rate=1e-2),
     },
     "hdrm": {"": PretrainConfig(learning_rate=5e-3, users_per_batch=8192, epochs=100)},
-    "hybrid": {"": PretrainConfig(eval_steps=1, select_on="ndcg@20")},
-    "linear": {"": PretrainConfig(select_on="ndcg@20")},
-    "spectral": {"": PretrainConfig(select_on="ndcg@20")},
+    "hybrid": {"": PretrainConfig(eval_steps=1, select="ndcg@20")},
+    "linear": {"": PretrainConfig(select="ndcg@20")},
+    "spectral": {"": PretrainConfig(select="ndcg@20")},
     "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
     "diff-poi": {
         "": PretrainConfig(
@@ -93,7 +95,7 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
             eval_every=1,
             patience=10,
             eval_steps=10,
-            select_on="ndcg@20",
+            select="ndcg@20",
         )
     },
     "recdiff": {

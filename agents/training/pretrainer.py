@@ -35,7 +35,8 @@ from agents.training.tensors import resolve_device
 from refit_env.backbones import Backbone, backbone_for, check_task
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
-from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_metric
+from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
 
 
@@ -99,11 +100,12 @@ class Pretrainer(Resumable):
             eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
-            ValueError: for an unknown ``select_on`` or device, or a backbone of another catalogue or task.
+            ValueError: for an unknown ``select`` or device, or a backbone of another catalogue or task.
             DataError: if the backbone was trained on another data set.
         """
         config = config if config is not None else PretrainConfig()
-        self.config = replace(config, select_on=selecting_metric(config.select_on, dataset))
+        self.rule = selecting_rule(config.select, dataset)
+        self.config = replace(config, select=str(self.rule))
         if backbone.num_items != dataset.num_items:
             raise ValueError(
                 f"the backbone has {backbone.num_items} items, {dataset.name!r} has {dataset.num_items}"
@@ -156,7 +158,8 @@ class Pretrainer(Resumable):
         self._set_aside()
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
-        (value, epoch), times = self._best, (self.seconds, self.validation_seconds)
+        (score, epoch), times = self._best, (self.seconds, self.validation_seconds)
+        value = self._selected(score)
         return PretrainResult(self.backbone, self.history, epoch, value, *times, self.work, self._earlier)
 
     def _run(
@@ -224,10 +227,11 @@ class Pretrainer(Resumable):
 
     def _validate(self) -> dict[str, float]:
         begin = time.perf_counter()
-        means = evaluate(self._chain.scorer(self.dataset), self.dataset, "valid", device=self.device).means()
-        self._keep_if_best(means[self.config.select_on])
+        found = evaluate(self._chain.scorer(self.dataset), self.dataset, "valid", device=self.device)
+        means = means_of(found, self.dataset, "valid", self.rule.names)
+        out = {f"valid/{name}": mean for name, mean in means.items()} | self._keep_if_best(means)
         self.validation_seconds += time.perf_counter() - begin
-        return {f"valid/{name}": mean for name, mean in means.items()}
+        return out
 
     def _record(
         self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None

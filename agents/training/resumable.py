@@ -7,6 +7,7 @@ saved or the one that it was before.
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ from refit_env.backbones import Backbone
 from refit_env.backbones.restore import check_weights
 from refit_env.checkpoint import load_state, save_state
 from refit_env.errors import CheckpointError
+from refit_env.evaluation.selection import UNMET, Rule
 from refit_env.utils.atomic_io import check_record
 
 
@@ -78,6 +80,7 @@ class Resumable(ABC):
 
     config: Any
     seed: int
+    rule: Rule
     device: torch.device
     optimizer: torch.optim.Optimizer
 
@@ -135,11 +138,33 @@ class Resumable(ABC):
         """Keep the last weights of training, so that the model can hold others."""
         self._reached = copy.deepcopy(self.model.state_dict())
 
-    def _keep_if_best(self, value: float) -> None:
-        """Keep the weights if the metric that selects is the best so far."""
-        if value > self._best[0]:
-            self._best = (value, self.done)
+    def _score(self, means: Mapping[str, float]) -> float:
+        """Return the score of validation metrics by the rule that selects; higher is better."""
+        return self.rule.score(means, self._start_means(means))
+
+    def _start_means(self, now: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the validation metrics of the start; ``now``, those of this validation, if it is its own."""
+        if not self.history:
+            return now
+        return {k.removeprefix("valid/"): v for k, v in self.history[0].items() if k.startswith("valid/")}
+
+    def _keep_if_best(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Keep the weights if they are the best so far by the rule that selects.
+
+        Returns:
+            ``valid/rule_met``, 1 if the rule's conditions hold, for a rule that has conditions.
+        """
+        score = self._score(means)
+        if score > self._best[0]:
+            self._best = (score, self.done)
             self._best_state = copy.deepcopy(self.model.state_dict())
+        return {"valid/rule_met": float(score > UNMET)} if self.rule.conditions else {}
+
+    def _selected(self, score: float) -> float:
+        """Return the rule's metric for a score; the start's where nothing met the conditions."""
+        if score > UNMET:
+            return self.rule.sign * score
+        return self.history[0][f"valid/{self.rule.metric}"] if self.history else math.nan
 
     def _limit(self) -> int:
         """Return the limit of ``done``."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from refit_env.evaluation.selection import RuleText
 from refit_env.settings import Bounded, Seed
 
 
@@ -18,8 +19,8 @@ class StudySettings(Bounded):
     """Time of all trials, of all sessions; a running trial ends soon after."""
     seed: Seed = 0
     """Seed of the proposals, users and noise."""
-    select_on: str = "ndcg@20"
-    """The validation metric that selects."""
+    select: RuleText = "ndcg@20"
+    """The rule by which validation selects: a metric, or one with conditions (``start``: the first trial)."""
     backbones: tuple[str, ...] = ()
     """Backbones to start from; empty: ``linear`` and ``spectral``, as the catalogue's size allows."""
     baselines: tuple[str, ...] = ()

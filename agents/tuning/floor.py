@@ -10,6 +10,7 @@ import torch
 from agents.baselines import baseline, fit_baseline, names_for
 from agents.training.settings_search import SettingsSearch
 from refit_env.data.dataset import Dataset
+from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate
 
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -55,6 +56,7 @@ def search_baseline(
     note: Callable[[dict[str, Any], dict[str, float]], float],
     known: Sequence[tuple[Mapping[str, Any], float]] = (),
     out_of_time: Callable[[], bool],
+    names: Sequence[str] = (),
 ) -> None:
     """Try settings of a baseline.
 
@@ -66,6 +68,7 @@ def search_baseline(
         note: called with settings and their validation metrics; returns the value that selects.
         known: settings that were tried before, with their values.
         out_of_time: called before each trial but the first.
+        names: further metrics beyond accuracy.
     """
 
     def value(settings: dict[str, Any]) -> float:
@@ -73,6 +76,7 @@ def search_baseline(
         if found is not None:
             return found
         scorer, data = fit_baseline(dataset, name, settings, seed, device=device)
-        return note(settings, evaluate(scorer, data, "valid", device=device).means())
+        result = evaluate(scorer, data, "valid", device=device)
+        return note(settings, means_of(result, data, "valid", names))
 
     SettingsSearch(value, out_of_time=out_of_time).run(SPACES.get(name, {}))

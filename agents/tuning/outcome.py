@@ -47,7 +47,7 @@ def outcome_of(study: Study) -> Outcome:
         "tried": summary(study),
         "training": {
             "trials": len(study.log.trials),
-            "selected_on": f"valid {study.metric}",
+            "selected_on": f"valid {study.rule}",
             "best_value": best.value,
         },
     }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from agents.runs.contents import with_present_names
 from agents.runs.folder import LARGEST, RunError
 from refit_env.utils.atomic_io import finite, read_record, write_json
 
@@ -71,4 +72,5 @@ def read_settings(path: Path) -> SettingsFile:
     Raises:
         RunError: if the file is missing or invalid; the message names it and the field.
     """
-    return read_record(path, SettingsFile, error=RunError, limit=LARGEST)
+    found: SettingsFile = with_present_names(read_record(path, SettingsFile, error=RunError, limit=LARGEST))
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,10 @@ from agents.tuning.trying import MOST, Pace, Training, pretrain_network
 from refit_env.backbones import backbone_for
 from refit_env.backbones.linear import LARGEST
 from refit_env.data.dataset import Dataset
-from refit_env.evaluation.ranking import selecting_metric
+from refit_env.errors import SettingError
+from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.ranking import Evaluation, selecting_rule
+from refit_env.evaluation.selection import ACCURACY, UNMET
 from refit_env.policy import DiffusionPolicy
 
 TRAINED = 10_000
@@ -57,7 +60,8 @@ class Study:
         folder: folder of the trials.
         log: the trials.
         policies: their policies.
-        metric: the validation metric that selects.
+        rule: the rule by which validation selects; its ``start`` is the first trial.
+        metric: the metric of the rule.
     """
 
     def __init__(
@@ -89,7 +93,14 @@ class Study:
         """
         self.dataset, self.facts, self.settings, self.device = dataset, facts, settings, device
         self.num_steps, self.report = num_steps, report
-        self.metric = selecting_metric(settings.select_on, dataset)
+        self.rule = selecting_rule(settings.select, dataset)
+        self.metric = self.rule.metric
+        if not self.metric.startswith(ACCURACY):
+            raise SettingError(
+                "select",
+                "must be a rule for recall or ndcg, metrics of each user that have standard errors; "
+                f"found {self.metric!r}, which may be in a condition: ndcg@20 where {self.metric} >= 0.1",
+            )
         self.backbones = list(dict.fromkeys(settings.backbones or backbones_for(facts)))
         for name in self.backbones:
             backbone_for(dataset, name, seed=settings.seed)
@@ -151,7 +162,7 @@ class Study:
 
             def note(row: Mapping[str, Any], name: str = name) -> None:
                 valid = {key.removeprefix("valid/"): row[key] for key in row if key != "settings"}
-                self._add(Trial(CLOSED_FORM, name, dict(row["settings"]), valid[self.metric], valid))
+                self._add(Trial(CLOSED_FORM, name, dict(row["settings"]), self._score(valid), valid))
 
             rows = [
                 {"settings": t.settings, **{f"valid/{key}": value for key, value in t.valid.items()}}
@@ -160,7 +171,7 @@ class Study:
             result = fit_closed_form(
                 self.dataset,
                 name,
-                select_on=self.metric,
+                select=str(self.rule),
                 device=self.device,
                 callback=note,
                 tried=rows,
@@ -181,8 +192,9 @@ class Study:
             stop = self._until((share - spent) / (len(self.floor) - at))
 
             def note(settings: dict[str, Any], means: dict[str, float], name: str = name) -> float:
-                self._add(Trial(BASELINE, name, settings, means[self.metric], dict(means)))
-                return means[self.metric]
+                value = self._score(means)
+                self._add(Trial(BASELINE, name, settings, value, dict(means)))
+                return value
 
             try:
                 search_baseline(
@@ -191,6 +203,7 @@ class Study:
                     seed=self.settings.seed,
                     device=self.device,
                     note=note,
+                    names=self.rule.names,
                     known=[(trial.settings, trial.value) for trial in earlier],
                     out_of_time=stop,
                 )
@@ -211,9 +224,9 @@ class Study:
                 device=self.device,
                 seconds=self.left() / (2 * len(names)),
             )
-            valid = self.policies.validated(policy).means()
+            valid = self._valid(self.policies.validated(policy))
             notes["candidate"] = self.policies.save(policy)
-            self._add(Trial(NETWORK, name, {}, valid[self.metric], valid, notes=notes))
+            self._add(Trial(NETWORK, name, {}, self._score(valid), valid, notes=notes))
 
     def _fine_tunings(self) -> None:
         """Fine-tune while time is left."""
@@ -242,6 +255,7 @@ class Study:
         if not iterations:
             return False
         chosen = settings_of(params, self.facts, iterations)
+        chosen = replace(chosen, agent=replace(chosen.agent, select=str(self.rule)))
         policy = self._copy(name)
         notes = self._training.fine_tune(policy, chosen, seconds) | {"params": params}
         self._keep(policy, name, {**chosen.env, "agent": asdict(chosen.agent)}, notes)
@@ -255,14 +269,25 @@ class Study:
         The policy of an earlier fine-tuning is then deleted.
         """
         found, kept = self.policies.validated(policy), self.best()
-        valid = found.means()
+        valid = self._valid(found)
+        value = self._score(valid)
         gain = Gain.of(self.policies.values(kept), found.per_user[self.metric])
         notes |= {"gain": gain.mean, "standard_error": gain.error}
-        if gain.clear:
+        better = gain.clear and value > UNMET
+        if better:
             notes["candidate"] = self.policies.save(policy)
-        self._add(Trial(FINE_TUNING, name, settings, valid[self.metric], valid, notes=notes))
-        if gain.clear and kept.stage == FINE_TUNING:
+        self._add(Trial(FINE_TUNING, name, settings, value, valid, notes=notes))
+        if better and kept.stage == FINE_TUNING:
             self.policies.delete(kept)
+
+    def _valid(self, found: Evaluation) -> dict[str, float]:
+        """Return validation metrics, those of the rule among them."""
+        return means_of(found, self.dataset.episodes, "valid", self.rule.names)
+
+    def _score(self, valid: Mapping[str, float]) -> float:
+        """Return the score of validation metrics by the rule."""
+        start = next((trial.valid for trial in self.log.trials if trial.valid), valid)
+        return self.rule.score(valid, start)
 
     def _copy(self, name: str) -> DiffusionPolicy:
         """Return a copy of the best policy of a backbone without fine-tuning."""

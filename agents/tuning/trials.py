@@ -28,7 +28,7 @@ class Trial:
     settings: dict[str, Any]
     """Its settings."""
     value: float
-    """The validation metric that selects."""
+    """Its score by the rule that selects; higher is better."""
     valid: dict[str, float] = field(default_factory=dict)
     """All validation metrics."""
     seconds: Annotated[float, Meta(ge=0)] = 0.0

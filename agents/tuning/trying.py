@@ -35,7 +35,7 @@ def pretraining_of(name: str, dataset: Dataset) -> PretrainConfig:
     """Settings of pretraining in a study: as published, validated often, with early stopping."""
     published = published_training(name, dataset.name)
     every = max(1, min(published.eval_every, 5))
-    config = replace(published, eval_every=every, patience=4, select_on="ndcg@20")
+    config = replace(published, eval_every=every, patience=4, select="ndcg@20")
     if backbone_class(name).ranking_loss is not Backbone.ranking_loss:
         config = replace(config, objective="ranking", learning_rate=1e-3)
     return config

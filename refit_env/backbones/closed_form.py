@@ -176,9 +176,14 @@ class ClosedForm(RowDenoiser):
 
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:
     """Return the factors (I,) of scores: (train count / mean count) ^ -power, with counts of at least 1."""
-    items = dataset.targets.items if isinstance(dataset, RowDataset) else dataset.train.items
-    counts = np.maximum(np.bincount(items, minlength=dataset.num_items), 1)  # (I,)
+    counts = train_counts(dataset)  # (I,)
     return np.asarray((counts / counts.mean()) ** -power, np.float64)
+
+
+def train_counts(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """Return the number of train interactions (I,) of each item, at least 1; of rows, of their targets."""
+    items = dataset.targets.items if isinstance(dataset, RowDataset) else dataset.train.items
+    return np.maximum(np.bincount(items, minlength=dataset.num_items), 1)
 
 
 def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The linear denoiser: x0_hat(u, k) = u W, where W is a ridge regression in closed form.
+"""The linear denoiser: x0_hat(u, k) = u W, or u W + b, where W is a ridge regression in closed form.
 
 Without noise in u this is EASE (Steck, WWW 2019, arXiv 1905.03375): the l2 of the regression is the assumed
 variance of the noise. With ``each_step`` the noise of the schedule's step k is added to it: W_k minimises
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 
 from refit_env.backbones.closed_form import (
@@ -21,6 +22,7 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
+    train_counts,
 )
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.ridge import ridge_weights
@@ -39,6 +41,9 @@ class LinearConfig(ClosedFormConfig):
 
     each_step: bool = False
     """Solve one matrix for each of the ``num_steps`` steps instead of one for all."""
+    popularity_penalty: Annotated[float, Meta(ge=-1e3, le=1e3)] = 0.0
+    """Weight of log(train count), which is subtracted from an item's score: x0_hat = u W + b with
+    b = -popularity_penalty * log(count). Fine-tuning trains b, too. 0: no b."""
 
 
 class LinearDenoiser(ClosedForm):
@@ -67,9 +72,16 @@ class LinearDenoiser(ClosedForm):
             )
         count = config.num_steps if config.each_step else 1
         self.weight = nn.Parameter(torch.zeros(count, num_items, num_items))
+        penalised = config.popularity_penalty != 0
+        self.bias = nn.Parameter(torch.zeros(num_items)) if penalised else None  # (I,)
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """The clean rows (B, I) of ``u`` (B, I): u W_k."""
+        """The clean rows (B, I) of ``u`` (B, I): u W_k + b."""
+        clean = self._of_step(u, timestep)  # (B, I)
+        return clean if self.bias is None else clean + self.bias
+
+    def _of_step(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return u W_k (B, I)."""
         if len(self.weight) == 1:
             return self._times(u, self.weight[0])
         if isinstance(timestep, int):
@@ -90,7 +102,7 @@ class LinearDenoiser(ClosedForm):
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
-        """Compute W, or each W_k.
+        """Compute W, or each W_k, and b.
 
         Raises:
             ValueError: if ``l2`` is too small for the precision.
@@ -103,11 +115,14 @@ class LinearDenoiser(ClosedForm):
             noise = inputs.shape[0] * (1.0 - abar)
             solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu")
             weight.copy_(solved * (factor / abar**0.5))
+        if self.bias is not None:
+            counts = torch.as_tensor(train_counts(data)).log()  # (I,)
+            self.bias.copy_(-self.config.popularity_penalty * counts)
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]]:
-        """Rows and columns of each matrix."""
-        return {"weight": (1, 2)}
+        """Rows and columns of each matrix; the numbers of b."""
+        return {"weight": (1, 2)} | ({} if self.bias is None else {"bias": (0,)})
 
     def start_new_items(self, dataset: Dataset) -> None:
         """Fit the matrix: rows and columns of new items are those of the closed form on ``dataset``."""

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows, without
-from refit_env.errors import SettingError, did_you_mean, unknown_name
+from refit_env.errors import unknown_name
 from refit_env.evaluation.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
+from refit_env.evaluation.selection import Rule, parse_rule
 
 ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
@@ -160,33 +161,25 @@ def fitted_lengths(ks: Sequence[int], num_items: int) -> tuple[int, ...]:
     return tuple(sorted({min(k, num_items) for k in ks}))
 
 
-def selecting_metric(name: str, dataset: Dataset, ks: Sequence[int] | None = None) -> str:
-    """Return the metric by which validation selects the weights of a model.
+def selecting_rule(text: str, dataset: Dataset, ks: Sequence[int] | None = None) -> Rule:
+    """Return the rule by which validation selects the weights of a model.
 
     Args:
-        name: name such as ``"ndcg@20"``; with a catalogue of 12 items it becomes ``"ndcg@12"``.
+        text: a metric such as ``"ndcg@20"``, or one with conditions; with a catalogue of 12 items ``ndcg@20``
+            becomes ``ndcg@12``.
         dataset: the data set.
         ks: list lengths; None uses ``list_lengths``.
 
     Raises:
-        SettingError: naming ``select_on``, if there is no such metric, or if a lower value is better.
+        SettingError: naming ``select``, if it is no rule, or there is no such metric.
 
     Example:
         >>> from refit_env.data import synthesize
-        >>> selecting_metric("ndcg@20", synthesize(num_users=9, num_items=18, num_clusters=1))
+        >>> str(selecting_rule("ndcg@20", synthesize(num_users=9, num_items=18, num_clusters=1)))
         'ndcg@18'
     """
     lengths = list_lengths(dataset.episodes) if ks is None else fitted_lengths(ks, dataset.num_items)
-    kind, _, length = name.partition("@")
-    fitted = name
-    if length.isascii() and length.isdigit() and int(length) > max(lengths) == dataset.num_items:
-        fitted = f"{kind}@{max(lengths)}"
-    known = [f"{kind}@{k}" for k in lengths for kind in ("recall", "ndcg")] + [f"coverage@{max(lengths)}"]
-    if fitted not in known:
-        raise SettingError(
-            "select_on", f"must be one of {', '.join(known)}; found {name!r}.{did_you_mean(name, known)}"
-        )
-    return fitted
+    return parse_rule(text).fitted("select", lengths, dataset.num_items)
 
 
 def nearest_metric(name: str, names: Iterable[str]) -> str:

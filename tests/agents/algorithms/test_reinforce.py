@@ -351,8 +351,8 @@ def test_misfits_are_refused_before_training(make_policy: Factory, small_data: D
     env = DenoisingVectorEnv(small_data, num_envs=16, num_steps=2, relevance="recent", backend="torch")
     with pytest.raises(ValueError, match="environment's T is 2, the policy's 3"):
         Reinforce(make_policy(), env, SMALL)
-    with pytest.raises(ValueError, match=r"select_on must be one of .*found 'ndcg@21'"):
-        agent(make_policy(), small_data, replace(SMALL, select_on="ndcg@21"))
+    with pytest.raises(ValueError, match=r"select must name metrics among .*found 'ndcg@21'"):
+        agent(make_policy(), small_data, replace(SMALL, select="ndcg@21"))
 
 
 def test_a_batch_larger_than_the_data_shrinks(make_policy: Factory, small_data: Dataset) -> None:

@@ -119,8 +119,8 @@ def test_mistakes_are_named_before_a_trial(small_data: Dataset, tmp_path: Path) 
         tune_baseline(small_data, "item-knn", path, TuningConfig(trials=3), space={"shrink": [-1.0]})
     with pytest.raises(ValueError, match="baseline 'sasrec' needs rows"):
         tune_baseline(replace(small_data, time_ordered=False), "sasrec", path)
-    with pytest.raises(SettingError, match="select_on must be one of"):
-        tune_baseline(small_data, "ease", path, TuningConfig(select_on="ndgc@20"))
+    with pytest.raises(SettingError, match="select must name metrics among"):
+        tune_baseline(small_data, "ease", path, TuningConfig(select="ndgc@20"))
 
 
 def test_a_record_is_plain_json(small_data: Dataset, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_own_data_without_a_backbone_gets_a_closed_form(
 )
 def test_options_of_a_network_go_before_it(own_data: Path, words: list[str]) -> None:
     assert backbone_of_data(words, str(own_data)) is None
-    assert backbone_of_data(["--seed", "1", "--select-on", "recall@20"], str(own_data)) is not None
+    assert backbone_of_data(["--seed", "1", "--select", "recall@20"], str(own_data)) is not None
 
 
 def test_a_named_environment_keeps_its_backbone(pretrained: Path) -> None:

@@ -200,7 +200,7 @@ def test_it_prints_json_and_nothing_else(
         (["--backbones", "lineer"], "Did you mean 'linear'?"),
         (["--baselines", "eaze"], "Did you mean 'ease'?"),
         (["--minutes", "0"], "--minutes must be > 0"),
-        (["--select-on", "ndgc@20"], "ndgc@20"),
+        (["--select", "ndgc@20"], "ndgc@20"),
     ],
 )
 def test_mistakes_leave_no_run(

@@ -31,7 +31,7 @@ def test_the_first_model_is_the_environment_s_backbone(dataset: str) -> None:
 def test_a_model_states_what_differs_from_the_published_settings() -> None:
     found = model_of("ReFiT-YooChoose-v0", "dreamrec")
     published = published_training("dreamrec", "yoochoose")
-    assert found.pretrain.patience == 4 and found.pretrain.select_on == published.select_on
+    assert found.pretrain.patience == 4 and found.pretrain.select == published.select
     assert model_of("ReFiT-ML1M-v0", "cf-diff-published").backbone == "cf-diff"
     with pytest.raises(ValueError, match="Did you mean 't-diffrec'"):
         model_of("ReFiT-ML1M-v0", "t-difrec")

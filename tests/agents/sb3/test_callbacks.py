@@ -45,7 +45,7 @@ def make_model(make_envs: MakeEnvs, run_folder: Path) -> Callable[..., PPO]:
 
 
 def test_it_evaluates_before_during_and_after(make_model: Any, run_folder: Path, small_data: Dataset) -> None:
-    callback = RankingEvalCallback(eval_freq=24, ks=(5, 10), select_on="ndcg@10")
+    callback = RankingEvalCallback(eval_freq=24, ks=(5, 10), select="ndcg@10")
     model = make_model()
     model.learn(60, callback=callback)
     assert [h["timesteps"] for h in callback.history] == [0, 24, 48, 60]
@@ -62,7 +62,7 @@ def test_it_evaluates_before_during_and_after(make_model: Any, run_folder: Path,
 
 
 def test_the_best_weights_are_stored_and_loaded(make_model: Any, tmp_path: Path, make_envs: MakeEnvs) -> None:
-    callback = RankingEvalCallback(12, best_model_save_path=tmp_path / "best", ks=(5,), select_on="ndcg@5")
+    callback = RankingEvalCallback(12, best_model_save_path=tmp_path / "best", ks=(5,), select="ndcg@5")
     model = make_model()
     with pytest.raises(ValueError, match="no weights to load"):
         callback.load_best()
@@ -80,7 +80,7 @@ def test_the_best_weights_are_stored_and_loaded(make_model: Any, tmp_path: Path,
 def test_metrics_are_logged(make_model: Any, tmp_path: Path) -> None:
     model = make_model()
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(48, callback=[RankingEvalCallback(24, ks=(5,), select_on="ndcg@5"), ChainLogCallback()])
+    model.learn(48, callback=[RankingEvalCallback(24, ks=(5,), select="ndcg@5"), ChainLogCallback()])
     header, *rows = (tmp_path / "progress.csv").read_text().splitlines()
     names = header.split(",")
     assert {"valid/ndcg@5", "valid/recall@5", "valid/coverage@5", "policy/kl_to_pretrained"} <= set(names)
@@ -181,7 +181,7 @@ def test_other_policies_are_scored_through_the_environment(small_data: Dataset, 
     """Test vector and single environments, with normalised observations or not."""
     settings: dict[str, Any] = {"num_steps": 3, "reward": "ndcg", "relevance": "train", "k": 5}
     model = PPO("MultiInputPolicy", make_envs(), n_steps=3, batch_size=12, seed=0, device="cpu")
-    callback = RankingEvalCallback(1000, ks=(5,), select_on="recall@5")
+    callback = RankingEvalCallback(1000, ks=(5,), select="recall@5")
     model.learn(12, callback=callback)
     assert [h["timesteps"] for h in callback.history] == [0, 12]
     assert "policy/kl_to_pretrained" not in callback.history[0]
@@ -212,8 +212,8 @@ def test_clipping_is_logged(make_model: Any, make_envs: MakeEnvs) -> None:
 def test_wrong_use_is_refused(make_model: Any, make_envs: MakeEnvs, make_policy: Any) -> None:
     with pytest.raises(ValueError, match="eval_freq=0 must be at least 1"):
         RankingEvalCallback(0)
-    with pytest.raises(ValueError, match=r"select_on must be one of .*ndcg@10.* found 'ndcg@7'"):
-        make_model().learn(12, callback=RankingEvalCallback(12, select_on="ndcg@7"))
+    with pytest.raises(ValueError, match=r"select must name metrics among .*ndcg@10.* found 'ndcg@7'"):
+        make_model().learn(12, callback=RankingEvalCallback(12, select="ndcg@7"))
     model = make_model()
     model.env = None
     with pytest.raises(ValueError, match="the model has no environment"):

@@ -66,7 +66,7 @@ def test_they_train_evaluate_and_load(cls: Any, make_small: Any, tmp_path: Path)
     model = make_model(cls, make_small())
     assert model.action_space.shape == (RANK,)
     before = {k: v.clone() for k, v in model.policy.state_dict().items()}
-    callback = RankingEvalCallback(24, ks=(5,), select_on="ndcg@5")
+    callback = RankingEvalCallback(24, ks=(5,), select="ndcg@5")
     model.learn(60, callback=callback)
     assert any(not torch.equal(before[k], v) for k, v in model.policy.state_dict().items())
     assert [h["timesteps"] for h in callback.history] == [0, 24, 48, 60]

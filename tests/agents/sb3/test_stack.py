@@ -70,7 +70,7 @@ def test_harmless_wrappers_of_sb3_train_as_without_them(
     found = []
     for wrap in (lambda e: e, HARMLESS[name]):
         model = make_model(wrap(make_envs(backend=backend)))
-        ranking = RankingEvalCallback(12, ks=(5,), select_on="ndcg@5")
+        ranking = RankingEvalCallback(12, ks=(5,), select="ndcg@5")
         model.learn(12, callback=[ranking, ChainLogCallback()])
         found.append((model.rollout_buffer.actions.copy(), ranking.history[0]["valid/ndcg@5"]))
         assert len(ranking.history) == 2
@@ -174,7 +174,7 @@ def test_wrappers_of_gymnasium_that_keep_vectors_work(small_data: Dataset, make_
         return Monitor(wrappers.RecordEpisodeStatistics(wrappers.TransformReward(env, lambda r: 2 * r)))
 
     model = make_model(DummyVecEnv([make] * 4))
-    model.learn(12, callback=RankingEvalCallback(12, ks=(5,), select_on="ndcg@5"))
+    model.learn(12, callback=RankingEvalCallback(12, ks=(5,), select="ndcg@5"))
     envs: Any = DenoisingVectorEnv(small_data, num_envs=4, autoreset_mode="Disabled", **SETTINGS)
     envs = vector.RecordEpisodeStatistics(vector.NormalizeReward(GroupedUsers(envs, 2)))
     make_model(to_sb3_vec_env(vector.FlattenObservation(envs))).learn(12, callback=RankingEvalCallback(12))

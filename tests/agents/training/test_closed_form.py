@@ -49,16 +49,16 @@ def test_wrong_names_are_refused(data: Dataset) -> None:
     with pytest.raises(ValueError, match="has no closed form"):
         fit_closed_form(data, "diffrec")
     with pytest.raises(ValueError, match="ndgc@20"):
-        fit_closed_form(data, "linear", select_on="ndgc@20", device="cpu")
+        fit_closed_form(data, "linear", select="ndgc@20", device="cpu")
 
 
 def test_the_settings_of_a_hybrid_are_those_of_its_base_alone(data: Dataset) -> None:
     given = {"recency": "none", "targets": "row", "score_power": 0.0, "rank": 8, "user_power": 0.5}
     options = {"base": "spectral", "hidden": (8,), **given}
-    found = hybrid_settings(data, options, select_on="ndcg@20", device="cpu")
+    found = hybrid_settings(data, options, select="ndcg@20", device="cpu")
     assert found == fit_closed_form(data, "spectral", given, device="cpu").backbone.config_dict()
     unset = {**options, "l2": 0.0}  # 0 leaves l2 to the search
-    assert hybrid_settings(data, unset, select_on="ndcg@20", device="cpu") == found
+    assert hybrid_settings(data, unset, select="ndcg@20", device="cpu") == found
 
 
 def test_one_update_of_reinforce_moves_the_network_of_a_hybrid_alone(data: Dataset) -> None:

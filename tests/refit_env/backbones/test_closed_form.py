@@ -12,7 +12,7 @@ import torch
 
 import refit_env  # noqa: F401  # registers the ids
 from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone
-from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.closed_form import ClosedForm, train_counts
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.backbones.spectral import SpectralDenoiser
@@ -259,3 +259,13 @@ def test_the_search_space_names_fields_and_starts_at_valid_settings(name: str, d
     space = backbone_class(name).search_space(data)  # type: ignore[attr-defined]
     backbone = backbone_for(data, name, {key: values[0] for key, values in space.items()})
     assert isinstance(backbone, LinearDenoiser | SpectralDenoiser)
+
+
+def test_a_popularity_penalty_is_a_trained_bias_that_subtracts_the_log_of_counts(data: Dataset) -> None:
+    plain, penalised = fitted(data, "linear"), fitted(data, "linear", popularity_penalty=0.1)
+    rows = torch.from_numpy(data.train.csr[:5].toarray()).float()
+    counts = torch.from_numpy(train_counts(data)).float()
+    difference = plain.predict_x0(rows, 0) - penalised.predict_x0(rows, 0)
+    assert torch.allclose(difference, (0.1 * counts.log()).expand_as(difference), atol=1e-5)
+    assert {"weight", "bias"} == dict(penalised.named_parameters()).keys()
+    assert {"weight"} == dict(plain.named_parameters()).keys()
