@@ -7,7 +7,7 @@ and a ``run`` method that returns the exit code.
 Exit codes:
 
 - 0: done.
-- 1: a bug (with a traceback), or a cell of a comparison that failed.
+- 1: a bug (with a traceback), a cell of a comparison that failed, or a reward that is not well formed.
 - 2: a mistake in the command, a wrong file, or a disk that is full or cannot be written; one line
   says what would be right, and the files from before are unchanged (``REFIT_DEBUG=1`` shows the traceback).
 - 130, 143, 129: ended by Ctrl-C, by SIGTERM or by a terminal that was closed (128 and the signal's number);
@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("agents.commands.evaluate", "rank all items for every user, and measure the lists"),
     "baseline": ("agents.commands.baseline", "fit and measure recommenders that are no diffusion models"),
     "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),
+    "reward": ("agents.commands.reward", "list the rewards; measure one before any training"),
     "compare": ("agents.commands.compare", "run a study: models and algorithms on the same data and budgets"),
     "recommend": ("agents.commands.recommend", "print the list of one user"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from agents.algorithms.user_code import check_algorithm, is_place, user_class
+from agents.algorithms.user_code import check_algorithm, user_class
 from agents.training.config import TrainerConfig
 from refit_env.errors import unknown_name
+from refit_env.utils.user_code import is_place, same_file
 
 if TYPE_CHECKING:  # it needs PyTorch; the settings of an algorithm do not
     from agents.training.fine_tuner import FineTuner
@@ -52,13 +53,14 @@ def register_algorithm(name: str) -> Callable[[AlgorithmClass], AlgorithmClass]:
         name: of the algorithm; the class's ``name`` is set to it.
 
     Raises:
-        ValueError: if the name is taken or holds a colon, or the class is no algorithm.
+        ValueError: if the name is taken or holds a colon, or the class is no algorithm. A later content of
+            the same file may take its name again.
     """
     if is_place(name):
         raise ValueError(f"algorithm {name!r}: a name cannot hold ':', which separates a file and a class")
 
     def add(cls: AlgorithmClass) -> AlgorithmClass:
-        if name in algorithm_names():
+        if name in algorithm_names() and not (name in _REGISTERED and same_file(_REGISTERED[name], cls)):
             raise ValueError(f"algorithm {name!r} is registered already ({algorithm(name).__name__})")
         check_algorithm(cls, f"algorithm {name!r}", needs_name=False)
         cls.name = name

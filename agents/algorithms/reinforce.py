@@ -17,11 +17,13 @@ Letters: B users in the batch, G episodes of each, N = B * G, D size of the diff
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import ClassVar
 
 from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
+from agents.console import say
 from agents.gradients.episodes import Rollout, Slopes
 from agents.gradients.estimators import rao_blackwell, score_function
 from agents.gradients.linear_scores import PairDraws, TrainedScores, linear_parts, linear_pathwise
@@ -31,6 +33,7 @@ from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import trained_steps
 from refit_env.errors import SettingError
+from refit_env.rewards.registry import RewardSpec, own_parts
 
 
 class Reinforce(FineTuner):
@@ -47,6 +50,27 @@ class Reinforce(FineTuner):
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
     maximize: ClassVar[bool] = True  # the slopes are derivatives of J itself
     config: ReinforceConfig
+
+    @classmethod
+    def adapted(
+        cls, config: TrainerConfig, reward: RewardSpec | None, *, fixed_batch: bool = False
+    ) -> TrainerConfig:
+        """Return the settings; with one's own reward that is no list reward, ``score`` replaces ``pathwise``.
+
+        The settings in which the preset ``score`` differs from the defaults are then that preset's, where
+        they were left at their defaults. A line on the standard error says so.
+        """
+        if not (isinstance(config, ReinforceConfig) and config.estimator == "pathwise"):
+            return config
+        own = [] if reward is None else own_parts(reward)
+        if not own:
+            return config
+        say(
+            f"reward {', '.join(own)} is no list reward, which estimator 'pathwise' needs: estimator 'score' "
+            "is used, with the settings of preset 'score' where none were given",
+            stderr=True,
+        )
+        return score_settings(config, fixed_batch=fixed_batch)
 
     def check_settings(self) -> None:
         """Refuse rewards and policies that the estimator cannot use.
@@ -176,3 +200,23 @@ class Reinforce(FineTuner):
             if anchor.requires_grad:
                 out.append((anchor, -slope))
         return out
+
+
+def score_settings(config: ReinforceConfig, *, fixed_batch: bool = False) -> ReinforceConfig:
+    """Return settings with estimator ``score``, and those of its preset where a setting is at its default.
+
+    Args:
+        config: the settings.
+        fixed_batch: whether the size of a batch stays.
+
+    Example:
+        >>> found = score_settings(ReinforceConfig(learning_rate=1e-3))
+        >>> found.estimator, found.baseline, found.samples_per_user, found.learning_rate
+        ('score', 'leave_one_out', 16, 0.001)
+    """
+    if fixed_batch:
+        return replace(config, estimator="score")
+    usual, preset = ReinforceConfig(), ReinforceConfig.presets()["score"]
+    names = [f.name for f in fields(config) if hasattr(usual, f.name)]
+    left = [name for name in names if getattr(config, name) == getattr(usual, name)]
+    return replace(config, **{name: getattr(preset, name) for name in left})

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from agents.commands.options import absolute_places, parse_reward
 from agents.console import say
 from agents.runs.contents import RunConfig
 from agents.runs.folder import RunError, RunFolder
@@ -26,6 +27,7 @@ from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstraps
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import TABLE, EnvEntry, entry
+from refit_env.rewards import reward_class
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
 SHORT = 12
@@ -108,6 +110,18 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
     target = Target(entry(env).env_id, None)
     _ = target.dataset  # refuses an id that needs --data before any work is done
     return target
+
+
+def reward_named(text: str) -> str | dict[str, float]:
+    """The reward that ``--reward`` names, files by their absolute paths; a user's file is run.
+
+    Raises:
+        ValueError: for a name that no reward has, or a place without one, as it was typed.
+    """
+    spec = parse_reward(text)
+    for name in [spec] if isinstance(spec, str) else spec:
+        reward_class(name)
+    return absolute_places(spec)
 
 
 class Start(Protocol):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from agents.commands.finetune import RewardChoice
 from agents.commands.options import Command, EnvOption, Flag, FolderOption, parse
 
 
@@ -30,6 +31,9 @@ class Evaluate(Command):
     """Own data instead of ``--env``: a folder in canonical form, or its name in ``refit data list``."""
     split: Literal["valid", "test"] = "test"
     """Which items count as relevant."""
+    goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)
+    """A reward whose mean to measure, too: over the users of the environment's episodes, who are shown what
+    its relevance leaves visible."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     other_data: Flag = False

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from typing import Any, cast
 
-from agents.commands.common import choose_target, note_other_data
+import gymnasium as gym
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from agents.commands.common import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.commands.evaluate import Evaluate
 from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
+from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation.beyond_accuracy import beyond_names, means_of
 from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
+BATCH = 512
+"""Users whose reward is computed at a time."""
+
 
 def run(command: Evaluate) -> int:
     """Evaluate and print; returns the exit code."""
     folder = RunFolder.open(command.run_dir)
+    if command.goal.reward is not None:
+        reward_named(command.goal.reward)
     target = choose_target(command.env, command.data, fallback=folder.config)
     device = resolve_device(command.device)
     policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)
@@ -28,6 +39,7 @@ def run(command: Evaluate) -> int:
     dataset = load_dataset(target.dataset)
     result = evaluate(policy.scorer(dataset), dataset, command.split, device=device)
     metrics = means_of(result, dataset, command.split, beyond_names(result))
+    paid = None if command.goal.reward is None else mean_reward(command, target, policy, device)
     note_other_data(dataset)
     if command.json:
         print_json(
@@ -43,6 +55,7 @@ def run(command: Evaluate) -> int:
                     name: float(value) for name, value in result.means_over_all().items()
                 },
             }
+            | ({} if paid is None else {"reward": paid})
         )
         return 0
     title = f"{folder.path} on {dataset.name} ({command.split}, {len(result.users)} users)"
@@ -50,6 +63,36 @@ def run(command: Evaluate) -> int:
     table.add_column("value", justify="right")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4f}")
+    for name, value in ({} if paid is None else paid["terms"] | {"total": paid["mean"]}).items():
+        table.add_row(f"reward {name}", f"{value:.4f}")
     console().print(table)
     say(f"ild, calibration, rsp: {catalogue_of(dataset).source}")
     return 0
+
+
+def mean_reward(
+    command: Evaluate, target: Target, policy: DiffusionPolicy, device: torch.device
+) -> dict[str, Any]:
+    """The mean reward of the noise-free chains of all users of episodes, its terms, and what it is of."""
+    kwargs = target.env_kwargs() | command.goal.env_kwargs() | scorer_kwargs(policy, command.run_dir, target)
+    if not policy.backbone.embedding:
+        kwargs |= {"backbone": policy.backbone.name, "backbone_options": policy.backbone.config_dict()}
+    kwargs |= {"num_steps": policy.num_steps, "other_data": command.other_data}
+    kwargs |= {"backend": "torch", "device": str(device), "vectorization_mode": "vector_entry_point"}
+    problem = cast("DenoisingVectorEnv", gym.make_vec(target.env_id, num_envs=1, **kwargs)).problem
+    score, reward = policy.scorer(problem.seen), problem.reward_fn
+    reward.refresh(score)
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("mean", *reward.term_names)}
+    for users in torch.split(torch.as_tensor(problem.users, device=device), BATCH):
+        found = reward(score(users), users)
+        for name, value in ({"mean": found.value} | found.terms).items():
+            rows[name].append(value.double())
+    means = {name: float(torch.cat(values).mean()) for name, values in rows.items()}
+    return {
+        "reward": command.goal.reward,
+        "relevance": problem.relevance.mode,
+        "k": reward.k,
+        "users": len(problem.users),
+        "mean": means["mean"],
+        "terms": {name: means[name] for name in reward.term_names},
+    }

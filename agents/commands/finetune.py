@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
@@ -22,19 +22,21 @@ from agents.commands.options import (
     Flag,
     FolderOption,
     NameOption,
+    absolute_places,
     as_words,
     named,
     parse,
     parse_options,
     parse_reward,
 )
-from agents.commands.resuming import begun_settings
+from agents.commands.resuming import begun_settings, check_code
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.training.config import TrainerConfig, named_settings
 from agents.tuning.settings_file import read_settings
 from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import check_record
+from refit_env.utils.user_code import absolute_place, places_in
 
 if TYPE_CHECKING:
     from agents.tuning.defaults import FineTuning  # it needs the backbones
@@ -48,7 +50,8 @@ class RewardChoice(Bounded):
     """The reward."""
 
     reward: NameOption = None
-    """Name of a reward, or a weighted mix: ``racs=1,coverage=0.1``; if left out, the environment's."""
+    """Name of a reward, or a weighted mix: ``racs=1,coverage=0.1``, or one's own: ``my_reward.py:FreshHits``,
+    ``package.module:name``; if left out, the environment's."""
     relevance: NameOption = None
     """Which items count as hits: ``train``, ``recent``, ``holdout``, ``validation``, ``none``; if left out,
     the environment's."""
@@ -61,7 +64,7 @@ class RewardChoice(Bounded):
         """The keyword arguments of the environment."""
         out: dict[str, Any] = {"k": self.k}
         if self.reward is not None:
-            out["reward"] = parse_reward(self.reward)
+            out["reward"] = absolute_places(parse_reward(self.reward))
         if self.relevance is not None:
             out["relevance"] = self.relevance
         if self.reward_options:
@@ -139,13 +142,18 @@ class EnvKwargs(TypedDict, total=False):
     other_data: bool
 
 
-def begun_command(out: Path) -> Finetune:
+def begun_command(out: Path, named: Collection[str] = ()) -> Finetune:
     """The command that began the run in ``out``; ``--resume`` uses its options where they are left out.
 
+    Args:
+        out: the run folder.
+        named: places of code that the command line names.
+
     Raises:
-        RunError: if there is no such run, or its ``config.json`` is damaged.
+        RunError: if there is no such run, its ``config.json`` is damaged, or the code that it names changed.
     """
     config, where = begun_settings(out, "finetune"), f"{out / CONFIG}"
+    check_code(out, config, named)
     kwargs = check_record(config.get("env_kwargs", {}), EnvKwargs, f"{where}: env_kwargs", error=RunError)
     reward = kwargs.get("reward")
     if isinstance(reward, dict):
@@ -171,16 +179,26 @@ def begun_command(out: Path) -> Finetune:
     )
 
 
-def with_settings(path: Path) -> Finetune:
+def with_settings(path: Path, named: Collection[str] = ()) -> Finetune:
     """The command of a settings file.
 
+    Args:
+        path: the file.
+        named: places of code that the command line names.
+
     Raises:
-        RunError: if there is no such file, it is damaged, or it has no fine-tuning.
+        RunError: if there is no such file, it is damaged, it has no fine-tuning, or it names code that the
+            command line does not.
     """
     part = read_settings(path)["finetune"]
     if part is None:
         raise RunError(f"{path}: no fine-tuning was better than its start there; leave out --settings")
     reward, where = part["reward"], f"{path}: finetune.agent"
+    for place in places_in(reward):
+        if absolute_place(place) not in map(absolute_place, named):
+            raise RunError(
+                f"{path} names the reward {place}, a file whose code would be run: pass it with --reward, too"
+            )
     if isinstance(reward, dict):
         reward = ",".join(f"{name}={weight!r}" for name, weight in reward.items())
     return Finetune(
@@ -197,18 +215,20 @@ def main(words: Sequence[str]) -> int:
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--algorithm", default=None)
     chooser.add_argument("--preset", default=None)
-    for option in ("--settings", "--env", "--data", "--init"):
+    for option in ("--settings", "--env", "--data", "--init", "--reward", "--goal.reward"):
         chooser.add_argument(option, default=None)
     chooser.add_argument("--out", default=None)
     chooser.add_argument("--resume", action="store_true")
     chosen = chooser.parse_known_args(list(words))[0]
     of_data: FineTuning | None = None
+    reward = getattr(chosen, "goal.reward") or chosen.reward
+    code = places_in([chosen.algorithm or ""]) + places_in(parse_reward(reward or ""))
     if chosen.resume and chosen.out is not None:
-        default = begun_command(Path(chosen.out))
+        default = begun_command(Path(chosen.out), code)
     elif chosen.settings is not None:
         if chosen.algorithm is not None or chosen.preset is not None:
             raise ValueError("--settings states the algorithm, too: leave out --algorithm, --preset")
-        default = with_settings(Path(chosen.settings))
+        default = with_settings(Path(chosen.settings), code)
     elif of_data := _of_data(chosen, words):
         goal = RewardChoice(of_data.env["reward"], of_data.env["relevance"])
         default = Finetune(out=tyro.MISSING, goal=goal, preset=DATA, agent=of_data.agent)

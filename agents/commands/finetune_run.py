@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from agents.algorithms.registry import algorithm
-from agents.algorithms.user_code import absolute_place, source_of
 from agents.commands.common import (
     Target,
     check_recorded,
@@ -19,6 +18,7 @@ from agents.commands.common import (
     initial_policy,
     note_other_data,
     plain,
+    reward_named,
     scorer_kwargs,
     validation_panel,
     weights_of,
@@ -43,6 +43,7 @@ from refit_env.evaluation.ranking import evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import ListReward, Reward
+from refit_env.utils.user_code import absolute_place, source_of, sources_in
 
 REMEDIES = (
     "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std, or another --relevance (recent "
@@ -53,8 +54,13 @@ SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwarg
 """Settings of ``config.json`` that TensorBoard shows beside the results."""
 
 
+KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
+"""What a resumed run keeps of its ``config.json`` besides the settings."""
+
+
 def run(command: Finetune) -> int:
     """Fine-tune, evaluate, and write the run folder; returns the exit code."""
+    command = replace(command, agent=_adapted(command))
     if command.resume:
         if command.overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
@@ -72,13 +78,20 @@ def run(command: Finetune) -> int:
         "dataset": asdict(DataIdentity.of(agent.env.problem.dataset)),
         "weights": weights,
         "pretraining": pretraining,
-        "algorithm_file": source_of(command.algorithm),
+        "algorithm_file": source_of("algorithm", command.algorithm),
+        "reward_files": sources_in("reward", settings["env_kwargs"].get("reward")),
     }
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
         command.out, "finetune", settings | begun, overwrite=command.overwrite, needs=needs
     ) as folder:
         return _train(command, folder, agent, pretraining)
+
+
+def _adapted(command: Finetune) -> TrainerConfig:
+    """The agent's settings, as its reward needs them."""
+    reward = None if command.goal.reward is None else reward_named(command.goal.reward)
+    return algorithm(command.algorithm).adapted(command.agent, reward)
 
 
 def _start(command: Finetune, state: DiffusionPolicy | None) -> tuple[DiffusionPolicy, Target]:
@@ -153,25 +166,13 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
     else:
         _check_start(folder, begun, state)
     check_weights_unchanged(folder.path, begun, needed)
-    _check_algorithm_file(folder, begun, command.algorithm)
     agent = _agent(command, policy, target, settings)
     if saved:
         agent.load(folder.path)
     if grows:
-        kept = {name: begun.get(name) for name in ("dataset", "weights", "pretraining", "algorithm_file")}
+        kept = {name: begun.get(name) for name in KEPT}
         folder.write_config("finetune", settings | kept)
     return agent, begun.get("pretraining")
-
-
-def _check_algorithm_file(folder: RunFolder, begun: RunConfig, name: str) -> None:
-    """Refuse to go on where the file of a user's algorithm is another one by now."""
-    was, now = begun.get("algorithm_file"), source_of(name)
-    if was is not None and now is not None and was["sha256"] != now["sha256"]:
-        raise RunError(
-            f"{folder.path} was begun with the algorithm in {was['file']} of sha256 {was['sha256'][:12]}, "
-            f"which is {now['sha256'][:12]} now: put the former file back, or begin another run with another "
-            "--out"
-        )
 
 
 def _check_start(folder: RunFolder, begun: RunConfig, start: DiffusionPolicy) -> None:

@@ -23,6 +23,7 @@ from msgspec import Meta
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, unchecked
 from refit_env.utils.text import acts, shown, visible
+from refit_env.utils.user_code import absolute_place
 
 ALIASES = {"relevance": "target"}
 """Option -> the setting that it names, where they differ."""
@@ -120,6 +121,18 @@ def parse_reward(text: str) -> str | dict[str, float]:
     if wrong:
         raise SettingError("reward", f"{text}: the weight of {', '.join(wrong)} is not a number")
     return mix
+
+
+def absolute_places(reward: str | dict[str, float]) -> str | dict[str, float]:
+    """Return a reward with the absolute paths of the files that it names.
+
+    Example:
+        >>> absolute_places("racs"), absolute_places({"racs": 1.0})
+        ('racs', {'racs': 1.0})
+    """
+    if isinstance(reward, str):
+        return absolute_place(reward)
+    return {absolute_place(name): weight for name, weight in reward.items()}
 
 
 def as_words(options: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agents.console import say
 from agents.runs.contents import RunConfig
 from agents.runs.folder import RunError, RunFolder
 from refit_env.data.identity import DataIdentity, check_same_data
+from refit_env.utils.user_code import SHORT, Source, absolute_place, in_words, places_in, source_of
 
 if TYPE_CHECKING:
     from refit_env.data import Dataset
@@ -58,6 +60,64 @@ def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset) -> None:
     identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
     advice = "A resumed run needs the data that it was begun on; begin another one with another --out"
     check_same_data(identity, dataset, f"the run {path}", advice)
+
+
+def check_code(path: Path, begun: RunConfig, named: Collection[str]) -> None:
+    """Refuse code that a run folder names, unless it is what the run was begun with; say that it is run.
+
+    Nothing is run here.
+
+    Args:
+        path: the run's folder.
+        begun: its ``config.json``.
+        named: places that the command line names, so that the user wants them run.
+
+    Raises:
+        RunError: for another content than that of the beginning, naming both; for code of which the run
+            records no sha256 and that the command line does not name.
+    """
+    wanted = {absolute_place(name) for name in named}
+    for kind, recorded in code_in(begun).items():
+        for name, was in recorded.items():
+            option = f"--{kind} {name}"
+            if was is None and name not in wanted:
+                raise RunError(
+                    f"{path} names the {kind} {name}, a file whose code would be run, and records no "
+                    f"sha256 of it: pass it, too: {option}"
+                )
+            now = source_of(kind, name)
+            if was is not None and now is not None:
+                check_sources(path, kind, {name: was}, {name: now})
+            if now is not None and name not in wanted:
+                say(f"{path} names the {kind} in {in_words(now)}, unchanged: its code is run", stderr=True)
+
+
+def check_sources(
+    path: Path, kind: str, begun: Mapping[str, Source], now: Mapping[str, Source] | None
+) -> None:
+    """Refuse files of code whose content is not that with which a run was begun.
+
+    Raises:
+        RunError: naming both.
+    """
+    for name, was in begun.items():
+        found = (now or {}).get(name, was)
+        if was["sha256"] != found["sha256"]:
+            raise RunError(
+                f"{path} was begun with the {kind} in {in_words(was)}, which is {found['sha256'][:SHORT]} "
+                "now: put the former file back, or begin another run with another --out"
+            )
+
+
+def code_in(begun: RunConfig) -> dict[str, dict[str, Source | None]]:
+    """The places of code in a run's ``config.json``, by kind, with the file that each was at its begin."""
+    files = begun.get("reward_files") or {}
+    algorithms = places_in(begun.get("algorithm"))
+    rewards = places_in((begun.get("env_kwargs") or {}).get("reward"))
+    return {
+        "algorithm": {name: begun.get("algorithm_file") for name in algorithms},
+        "reward": {name: files.get(name) for name in rewards},
+    }
 
 
 def checkpoints_in(env_kwargs: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import tyro
 
-from agents.commands.options import Command, EnvOption, Flag, FolderOption, parse
+from agents.commands.options import Command, EnvOption, Flag, FolderOption, NameOption, parse
 from agents.tuning.config import StudySettings
 
 
@@ -30,6 +30,9 @@ class Tune(Command):
     """Environment id, for its data set."""
     data: FolderOption = None
     """Own data instead of ``--env``: a folder in canonical form, or its name in ``refit data list``."""
+    reward: NameOption = None
+    """A reward to try besides those that the data suggest: a name, a mix ``racs=1,coverage=0.1``, or one's
+    own: ``my_reward.py:FreshHits``, ``package.module:name``."""
     study: tyro.conf.OmitArgPrefixes[StudySettings] = field(default_factory=StudySettings)
     """The budget and the candidates."""
     device: str = "auto"

@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from agents.baselines.tuning import load_optuna
-from agents.commands.common import choose_target, cost, note_other_data, plain
-from agents.commands.resuming import check_begun_on
+from agents.commands.common import choose_target, cost, note_other_data, plain, reward_named
+from agents.commands.resuming import check_begun_on, check_sources
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
 from agents.runs.folder import SETTINGS, RunError, RunFolder
@@ -27,6 +27,7 @@ from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluated_users
+from refit_env.utils.user_code import sources_in
 
 
 def run(command: Tune) -> int:
@@ -36,12 +37,15 @@ def run(command: Tune) -> int:
     dataset = load_dataset(target.dataset)
     for split in ("valid", "test"):
         evaluated_users(dataset, split)
+    rewards = {} if command.reward is None else {command.reward: reward_named(command.reward)}
     settings = {
         "env": target.env_id,
         "data": target.data,
         "seed": command.study.seed,
-        "tune": plain(command.study),
+        "tune": plain(command.study) | ({"reward": command.reward} if command.reward else {}),
     }
+    for spec in rewards.values():
+        settings["reward_files"] = sources_in("reward", spec)
     study = Study(
         dataset,
         inspect_data(dataset),
@@ -51,6 +55,7 @@ def run(command: Tune) -> int:
         num_steps=target.spec.num_steps,
         device=resolve_device(command.device),
         report=None if command.quiet else _report,
+        rewards=rewards,
     )
     # After all that can be refused: a mistake leaves no run in the way.
     with _folder(command, settings, dataset) as folder:
@@ -123,6 +128,9 @@ def _folder(command: Tune, settings: Mapping[str, Any], dataset: Dataset) -> Run
         begun = {**settings, "dataset": asdict(DataIdentity.of(dataset))}
         return RunFolder.create(command.out, "tune", begun, overwrite=command.overwrite)
     check_begun_on(command.out, folder.config, dataset)
+    check_sources(
+        command.out, "reward", folder.config.get("reward_files") or {}, settings.get("reward_files")
+    )
     for name, was, now in _differences({**folder.config}, json.loads(json.dumps(settings))):
         raise RunError(
             f"{command.out} was begun with --{name} {was}, not {now}: continue it with the same command, "

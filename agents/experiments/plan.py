@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms.user_code import source_of
 from agents.baselines import baseline
 from agents.experiments.job import CHECKPOINTS, Job
 from agents.experiments.making import run_job
@@ -22,6 +21,7 @@ from refit_env.backbones import sized_config
 from refit_env.errors import DataError, unknown_name
 from refit_env.registration import entry
 from refit_env.rewards import models_in
+from refit_env.utils.user_code import source_of, sources_in
 
 MORE_DATA = "train items, and the validation items that fine-tuning was rewarded for"
 """What further training is on where the reward sees validation items: the same information."""
@@ -197,8 +197,10 @@ def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:
         out |= {"more_data": MORE_DATA} if sees_validation(env) and variant.target == "train" else {}
         return out | ({"work_of": variant.work_of} if variant.work_of else {})
     out |= {"env": env} | ({"algorithm": variant.algorithm} if variant.algorithm else {})
-    if variant.make == FINETUNE and (source := source_of(variant.algorithm)) is not None:
+    if variant.make == FINETUNE and (source := source_of("algorithm", variant.algorithm)) is not None:
         out |= {"algorithm_sha256": source["sha256"]}  # another content of a user's file is another cell
+    if own := sources_in("reward", env.get("reward")):
+        out |= {"reward_sha256": [found["sha256"] for found in own.values()]}
     if variant.make == SB3:
         out |= {"relevance_draws": model.relevance_draws}
     if place.budget is not None and variant.make in (FINETUNE, SB3):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from refit_env.utils.user_code import Source
+
 RENAMED = {"select_on": "select"}
 """Settings that files of earlier versions hold under another name."""
 
@@ -54,8 +56,10 @@ class RunConfig(TypedDict):
     """eta of the denoising steps."""
     algorithm: NotRequired[str]
     """Fine-tuning: name of the algorithm, or the place of a user's class."""
-    algorithm_file: NotRequired[dict[str, str] | None]
+    algorithm_file: NotRequired[Source | None]
     """Fine-tuning: path and sha256 of the file of a user's class."""
+    reward_files: NotRequired[dict[str, Source]]
+    """Fine-tuning and tuning: those of the files of a user's rewards, by their places."""
     preset: NotRequired[str]
     """Fine-tuning: name of the preset."""
     agent: NotRequired[dict[str, Any]]

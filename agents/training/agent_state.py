@@ -30,6 +30,8 @@ from refit_env.errors import CheckpointError
 from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
+from refit_env.rewards.registry import RewardSpec
+from refit_env.utils.user_code import in_words, sources_in
 
 
 class AgentState(Resumable):
@@ -73,6 +75,9 @@ class AgentState(Resumable):
             ValueError: if the settings need another kind of reward than the environment's.
         """
         self.config = config if config is not None else self.config_class()
+        reward = (env_kwargs or {}).get("reward") if isinstance(env, str) else env.problem.config.reward
+        self.config = self.adapted(self.config, reward, fixed_batch=not isinstance(env, str))
+        self._reward_files = [in_words(found) for found in sources_in("reward", reward).values()]
         self.device = resolve_device(device)
         check_precision(self.config.precision, self.device)
         self.seed = seed
@@ -100,6 +105,19 @@ class AgentState(Resumable):
         self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
         self.check_settings()
         self.prepare()
+
+    @classmethod
+    def adapted(
+        cls, config: TrainerConfig, reward: RewardSpec | None, *, fixed_batch: bool = False
+    ) -> TrainerConfig:
+        """Return the settings for a reward; subclasses change those that need another kind of reward.
+
+        Args:
+            config: as given.
+            reward: the environment's; None where it is the environment's default.
+            fixed_batch: whether the size of a batch cannot change.
+        """
+        return config
 
     def check_settings(self) -> None:
         """Refuse settings, policies and rewards that the algorithm cannot use; subclasses add their own.
@@ -167,6 +185,7 @@ class AgentState(Resumable):
             "relevance": problem.relevance.mode,
             "k": problem.reward_fn.k,
         }
+        reward |= {"reward_file": "; ".join(self._reward_files)} if self._reward_files else {}
         return {"agent": self.name, "problem": data | {"num_steps": problem.num_steps} | reward}
 
     def free_settings(self) -> set[str]:

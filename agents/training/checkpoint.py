@@ -170,4 +170,4 @@ def check_known(
 def _short(value: Any) -> str:
     """Return a value for a message, of bounded length."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= 200 else text[:197] + "..."

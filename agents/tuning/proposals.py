@@ -20,7 +20,9 @@ RANDOM = 4
 """Trials that are drawn at random before the estimator is fitted to values."""
 
 
-def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], seed: int) -> Params:
+def propose(
+    facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], seed: int, more: Sequence[str] = ()
+) -> Params:
     """Return the parameters of the next trial.
 
     Args:
@@ -28,8 +30,9 @@ def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], se
         starts: backbones to start from, the best first.
         trials: the fine-tunings that were tried, from these starts or others.
         seed: seed of the draws.
+        more: further rewards to try.
     """
-    points = first_points(facts, starts)
+    points = first_points(facts, starts, more)
     if len(trials) < len(points):
         return points[len(trials)]
     optuna = load_optuna()
@@ -38,15 +41,20 @@ def propose(facts: DataFacts, starts: Sequence[str], trials: Sequence[Trial], se
     for trial in trials:
         params = trial.notes["params"]
         if params["start"] in starts:
-            study.add_trial(_finished(optuna, facts, starts, params, trial.value))
-    return suggest(study.ask(), facts, starts)
+            study.add_trial(_finished(optuna, facts, starts, params, trial.value, more))
+    return suggest(study.ask(), facts, starts, more)
 
 
 def _finished(
-    optuna: ModuleType, facts: DataFacts, starts: Sequence[str], params: Mapping[str, Any], value: float
+    optuna: ModuleType,
+    facts: DataFacts,
+    starts: Sequence[str],
+    params: Mapping[str, Any],
+    value: float,
+    more: Sequence[str],
 ) -> Any:
     """Return a trial of an earlier session as an Optuna trial."""
     drawn = as_drawn(params)
     fixed = optuna.trial.FixedTrial(drawn)
-    suggest(fixed, facts, starts)
+    suggest(fixed, facts, starts, more)
     return optuna.trial.create_trial(params=drawn, distributions=fixed.distributions, value=value)

@@ -31,13 +31,14 @@ class Suggests(Protocol):
         """A number."""
 
 
-def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:
+def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str], more: Sequence[str] = ()) -> Params:
     """Draw the parameters of a fine-tuning.
 
     Args:
         trial: an Optuna trial, or fixed values.
         facts: facts of the data.
         starts: backbones to start from.
+        more: further rewards to try.
 
     Returns:
         ``start``, ``reward``, ``learning_rate``, ``exploration_std`` and ``kl_weight``, the arguments of
@@ -47,21 +48,22 @@ def suggest(trial: Suggests, facts: DataFacts, starts: Sequence[str]) -> Params:
     low, high = rates(facts, start)
     return {
         "start": start,
-        "reward": trial.suggest_categorical(f"reward/{start}", rewards(facts, start)),
+        "reward": trial.suggest_categorical(f"reward/{start}", rewards(facts, start, more)),
         "learning_rate": trial.suggest_float(f"learning_rate/{start}", low, high, log=True),
         "exploration_std": trial.suggest_float("exploration_std", LEAST_STD, MOST_STD, log=True),
         "kl_weight": trial.suggest_categorical("kl_weight", [0.0, 1e-4, 1e-3]),
     }
 
 
-def rewards(facts: DataFacts, start: str) -> list[str]:
-    """Return the rewards to try from a start; RACS if its neighbours are users."""
+def rewards(facts: DataFacts, start: str, more: Sequence[str] = ()) -> list[str]:
+    """Return the rewards to try from a start: RACS if its neighbours are users; then ``more``."""
     if facts.form == "rows":
-        return ["log_rank"] if backbone_class(start).embedding else ["ndcg"]
-    names = ["ndcg", "racs"]
-    if not issubclass(backbone_class(start), RowDenoiser):
-        names.append(linear_reward(facts))
-    return names
+        names = ["log_rank"] if backbone_class(start).embedding else ["ndcg"]
+    else:
+        names = ["ndcg", "racs"]
+        if not issubclass(backbone_class(start), RowDenoiser):
+            names.append(linear_reward(facts))
+    return list(dict.fromkeys([*names, *more]))
 
 
 def rates(facts: DataFacts, start: str) -> tuple[float, float]:
@@ -94,10 +96,10 @@ GENTLER = 0.4
 """Factor of the learning rate and the exploration in the second variant of the first start."""
 
 
-def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
-    """Return the first trials, before any is drawn: each start's defaults; for the first also two variants.
+def first_points(facts: DataFacts, starts: Sequence[str], more: Sequence[str] = ()) -> list[Params]:
+    """Return the first trials, before any is drawn: each start's defaults; for the first also variants.
 
-    The variants are RACS, and a smaller learning rate with less exploration.
+    The variants are the rewards ``more``, RACS, and a smaller learning rate with less exploration.
     """
     points = []
     for start in starts:
@@ -120,7 +122,7 @@ def first_points(facts: DataFacts, starts: Sequence[str]) -> list[Params]:
         "exploration_std": max(first["exploration_std"] * GENTLER, LEAST_STD),
     }
     racs = [{**first, "reward": "racs"}] if "racs" in rewards(facts, first["start"]) else []
-    return [first, *racs, shorter, *points[1:]]
+    return [first, *({**first, "reward": name} for name in more), *racs, shorter, *points[1:]]
 
 
 def as_drawn(params: Mapping[str, Any]) -> Params:

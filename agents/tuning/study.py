@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
+from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.reinforce import Reinforce
 from agents.runs.folder import RunError
 from agents.training.closed_form import fit_closed_form, is_closed_form
 from agents.tuning.choice import Gain, better_of
 from agents.tuning.config import StudySettings
-from agents.tuning.defaults import LINEAR
+from agents.tuning.defaults import LINEAR, FineTuning
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts
 from agents.tuning.policies import TrialPolicies
@@ -35,6 +37,7 @@ from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import Evaluation, selecting_rule
 from refit_env.evaluation.selection import ACCURACY, UNMET
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.registry import RewardSpec
 
 TRAINED = 10_000
 """Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
@@ -74,6 +77,7 @@ class Study:
         *,
         num_steps: int = 4,
         device: torch.device,
+        rewards: Mapping[str, RewardSpec] | None = None,
         report: Callable[[Trial], None] | None = None,
     ) -> None:
         """Prepare a study, and check its settings.
@@ -86,13 +90,14 @@ class Study:
             settings: settings of the study.
             num_steps: T of a network's chain; closed forms use one step.
             device: device of fits and training.
+            rewards: further rewards to try, each by the name that the trials have for it.
             report: called with each finished trial.
 
         Raises:
             ValueError: for a wrong name, or a data set that a backbone or baseline does not take.
         """
         self.dataset, self.facts, self.settings, self.device = dataset, facts, settings, device
-        self.num_steps, self.report = num_steps, report
+        self.num_steps, self.report, self.rewards = num_steps, report, dict(rewards or {})
         self.rule = selecting_rule(settings.select, dataset)
         self.metric = self.rule.metric
         if not self.metric.startswith(ACCURACY):
@@ -233,7 +238,9 @@ class Study:
         starts = self._starts()
         share = self.settings.trial_share * self.left()
         while starts and self.left() > 0:
-            params = propose(self.facts, starts, self.log.of(FINE_TUNING), self.settings.seed)
+            params = propose(
+                self.facts, starts, self.log.of(FINE_TUNING), self.settings.seed, list(self.rewards)
+            )
             try:
                 useful = self._fine_tuning(params, min(max(share, SHORTEST), self.left()))
             except ValueError as error:  # the reward or the backbone does not take the data, say
@@ -248,18 +255,27 @@ class Study:
         """Fine-tune once, and return whether there was time for it."""
         name, begin = params["start"], time.perf_counter()
         if name not in self._pace:
-            probe = settings_of(params, self.facts, MOST)
+            probe = self._settings_of(params, MOST)
             self._pace[name] = self._training.pace(self._copy(name), probe)
         seconds -= time.perf_counter() - begin
         iterations = self._pace[name].iterations(seconds)
         if not iterations:
             return False
-        chosen = settings_of(params, self.facts, iterations)
+        chosen = self._settings_of(params, iterations)
         chosen = replace(chosen, agent=replace(chosen.agent, select=str(self.rule)))
         policy = self._copy(name)
         notes = self._training.fine_tune(policy, chosen, seconds) | {"params": params}
         self._keep(policy, name, {**chosen.env, "agent": asdict(chosen.agent)}, notes)
         return True
+
+    def _settings_of(self, params: Mapping[str, Any], iterations: int) -> FineTuning:
+        """Return the settings of a fine-tuning, the reward as the environment needs it."""
+        chosen = settings_of(params, self.facts, iterations)
+        name = chosen.env["reward"]
+        found = replace(chosen, env={**chosen.env, "reward": self.rewards.get(name, name)})
+        config = Reinforce.adapted(found.agent, found.env["reward"])
+        assert isinstance(config, ReinforceConfig)
+        return replace(found, agent=config)
 
     def _keep(
         self, policy: DiffusionPolicy, name: str, settings: dict[str, Any], notes: dict[str, Any]

@@ -41,7 +41,8 @@ class ProblemConfig:
     num_steps: int = 4
     """T."""
     reward: RewardSpec = "racs"
-    """A name, a weighted mix, or a function (scores (B, I), users (B,)) -> (B,)."""
+    """A name, the place of one's own (``my_reward.py:FreshHits``), a function (scores (B, I), users (B,)) ->
+    (B,), or a weighted mix."""
     relevance: str | None = None
     """``train``, ``holdout``, ``recent``, ``validation`` or ``none``; None is ``recent`` where rows are in
     order of time, else ``holdout``."""

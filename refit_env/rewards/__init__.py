@@ -6,6 +6,7 @@ from refit_env.rewards.linear_models import ModelReward
 from refit_env.rewards.registry import (
     make_reward,
     models_in,
+    own_parts,
     register_reward,
     reward_class,
     reward_names,
@@ -23,6 +24,7 @@ __all__ = [
     "make_relevance",
     "make_reward",
     "models_in",
+    "own_parts",
     "register_reward",
     "reward_class",
     "reward_names",

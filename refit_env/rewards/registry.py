@@ -13,7 +13,7 @@ from msgspec import Meta
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError, unknown_name, unknown_setting
 from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, ReciprocalRank, TargetHits
-from refit_env.rewards.base import Reward
+from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.callable_reward import CallableReward
 from refit_env.rewards.context import RewardContext
@@ -23,11 +23,14 @@ from refit_env.rewards.mix import Mix
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
+from refit_env.rewards.user_code import user_reward
 from refit_env.settings import check_setting, type_fault
 from refit_env.utils.text import shown
+from refit_env.utils.user_code import is_place, same_file
 
 RewardSpec = str | Mapping[Any, float] | Callable[..., Any]
-"""A name, a function of (scores, users), or a weighted mix of names and functions."""
+"""A name, the place of one's own (``my_reward.py:FreshHits``), a function of (scores, users), or a weighted
+mix of those."""
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 """Weight of a reward in a mix; less than 0 makes it a cost."""
@@ -64,13 +67,15 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
         class FirstHit(Reward): ...
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken or holds a colon. A later content of the same file may take it again.
         TypeError: if the class is not a ``Reward``.
     """
+    if is_place(name):
+        raise ValueError(f"reward {name!r}: a name cannot hold ':', which separates a file and a class")
 
     def add(cls: RewardClass) -> RewardClass:
         _check_class(name, cls)
-        if name in _REWARDS:
+        if name in _REWARDS and not same_file(_REWARDS[name], cls):
             raise ValueError(f"reward {name!r} is registered already ({_REWARDS[name].__name__})")
         _REWARDS[name] = cls
         return cls
@@ -79,12 +84,21 @@ def register_reward(name: str) -> Callable[[RewardClass], RewardClass]:
 
 
 def reward_class(name: str) -> type[Reward]:
-    """Return the class of a reward; a ValueError with a did-you-mean for an unknown name.
+    """Return the class of a reward; that of a function at a place is ``CallableReward``.
+
+    Args:
+        name: a registered name, or a place: ``my_reward.py:FreshHits``, ``package.module:name``.
+
+    Raises:
+        ValueError: for an unknown name, with a did-you-mean; for a place without a reward.
 
     Example:
         >>> reward_class("racs").__name__
         'Racs'
     """
+    if is_place(name):
+        found = user_reward(name)
+        return found if isinstance(found, type) else CallableReward
     if name not in _REWARDS:
         raise unknown_name("reward", name, _REWARDS)
     return _REWARDS[name]
@@ -124,8 +138,38 @@ def models_in(spec: RewardSpec) -> list[str]:
         (['ease'], [])
     """
     names = [spec] if isinstance(spec, str) else list(spec) if isinstance(spec, Mapping) else []
-    known = [name for name in names if isinstance(name, str) and name in _REWARDS]
-    return [name for name in known if issubclass(_REWARDS[name], ModelReward)]
+    known = [name for name in names if isinstance(name, str) and (name in _REWARDS or is_place(name))]
+    return [name for name in known if issubclass(reward_class(name), ModelReward)]
+
+
+def own_parts(spec: RewardSpec) -> list[str]:
+    """Return the parts of a specification that are one's own and no sum over the list.
+
+    Those are functions, and classes at a place that are no ``ListReward``. Estimators that read the gains of
+    single items cannot use them.
+
+    Example:
+        >>> own_parts({"racs": 1.0, max: 0.5}), own_parts("log_rank")
+        (['max'], [])
+    """
+    parts = list(spec) if isinstance(spec, Mapping) else [spec]
+    return [
+        short_name(part)
+        for part in parts
+        if not isinstance(part, str) or (is_place(part) and not issubclass(reward_class(part), ListReward))
+    ]
+
+
+def short_name(part: Any) -> str:
+    """Return what results call a part of a reward: its name, the name in a place, or that of a function.
+
+    Example:
+        >>> short_name("racs"), short_name("mine/hits.py:FreshHits"), short_name(max)
+        ('racs', 'FreshHits', 'max')
+    """
+    if isinstance(part, str):
+        return part.rpartition(":")[2]
+    return str(getattr(part, "__name__", type(part).__name__))
 
 
 def make_reward(
@@ -142,7 +186,8 @@ def make_reward(
     """Make a reward.
 
     Args:
-        spec: a name; a function (scores (B, I), users (B,)) -> (B,); or a mix of both,
+        spec: a name; the place of one's own class or function, ``my_reward.py:FreshHits``, which is run; a
+            function (scores (B, I), users (B,)) -> (B,); or a mix,
             ``{"racs": 1.0, "coverage": 0.1, my_function: 0.5}``.
         dataset: the data.
         relevance: the visible, the relevant and the masked items.
@@ -208,7 +253,9 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
                 raise unknown_setting(key, f"reward {name!r}", allowed)
             if key in types:
                 check_setting(key, value, types[key])
-        return _REWARDS[name](context, **kwargs)
+        if is_place(name) and not inspect.isclass(user_reward(name)):
+            return CallableReward(context, user_reward(name))
+        return reward_class(name)(context, **kwargs)
     except SettingError as error:
         if error.setting not in allowed:
             raise
@@ -223,7 +270,7 @@ def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping
             raise unknown_setting(key, "the mixed rewards", known)
     parts: dict[str, tuple[Reward, float]] = {}
     for part, weight in spec.items():
-        name = part if isinstance(part, str) else str(getattr(part, "__name__", type(part).__name__))
+        name = short_name(part)
         if name in parts:
             raise ValueError(f"two rewards of the mix are named {name!r}: rename one function")
         fault = type_fault(Weight, weight)
@@ -240,8 +287,8 @@ def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping
 
 def _settings(name: Any) -> list[str]:
     """Return the keyword arguments of a reward; raise the did-you-mean error for an unknown name."""
-    if not isinstance(name, str):  # a user's function
-        return []
+    if not isinstance(name, str) or (is_place(name) and reward_class(name) is CallableReward):
+        return []  # a user's function
     parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
     named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return [p.name for p in parameters if p.kind in named]
@@ -250,6 +297,6 @@ def _settings(name: Any) -> list[str]:
 def _types(name: str) -> dict[str, Any]:
     """Return the types of a reward's keyword arguments; none where a user's class states none."""
     try:
-        return get_type_hints(_REWARDS[name].__init__)
+        return get_type_hints(reward_class(name).__init__)
     except (NameError, TypeError):
         return {}

@@ -15,9 +15,9 @@ from agents import register_algorithm
 from agents.algorithms import registry
 from agents.algorithms.registry import algorithm, algorithm_names, presets, settings_class
 from agents.algorithms.reinforce import Reinforce
-from agents.algorithms.user_code import absolute_place, source_of
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
+from refit_env.utils.user_code import absolute_place, source_of
 
 ROOT = Path(__file__).resolve().parents[3]
 AGENT = """
@@ -80,8 +80,14 @@ def test_a_class_in_a_file_or_a_module_is_found_by_its_place(folder: Path) -> No
     (folder / "package_of_mine" / "agent.py").write_text(text)
     assert algorithm("package_of_mine.agent:Agent").name == "mine"
     digest = hashlib.sha256(text.encode()).hexdigest()
-    assert source_of("my_agent.py:Agent") == {"file": str(folder / "my_agent.py"), "sha256": digest}
-    assert source_of("ppo") is None and absolute_place("my_agent.py:Agent") == f"{folder}/my_agent.py:Agent"
+    assert source_of("algorithm", "my_agent.py:Agent") == {
+        "file": str(folder / "my_agent.py"),
+        "sha256": digest,
+    }
+    assert (
+        source_of("algorithm", "ppo") is None
+        and absolute_place("my_agent.py:Agent") == f"{folder}/my_agent.py:Agent"
+    )
     (folder / "my_agent.py").write_text(text.replace('"mine"', '"changed"'))
     assert algorithm("my_agent.py:Agent").name == "changed"  # another content is another class
 

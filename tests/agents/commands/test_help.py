@@ -19,6 +19,7 @@ HELPS = [
     ["compare", "backbones"],
     ["compare", "algorithms"],
     *(["data", name] for name in ("list", "info", "prepare", "synthesize")),
+    *(["reward", name] for name in ("list", "check")),
     ["finetune", "--algorithm", "ppo", "--preset", "ddpo"],
     ["pretrain", "--env", "ReFiT-Ciao-v0"],
 ]
@@ -67,6 +68,8 @@ def test_help_shows_each_command_and_its_options(printed: dict[str, object]) -> 
         "demo",
         "data list",
         "data info",
+        "reward list",
+        "reward check",
         "compare backbones",
         "tune",
     ):

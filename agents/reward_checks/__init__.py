@@ -1,0 +1,1 @@
+"""Measurements of a reward before any training: is it well formed, does it vary, what does it prefer."""

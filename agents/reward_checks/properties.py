@@ -1,0 +1,121 @@
+"""Is a reward well formed: shapes, finite, repeatable, each episode on its own; its cost and its variance.
+
+Letters: B users, N episodes, P episodes of each user, I items.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from agents.reward_checks.episodes import Episodes
+from refit_env.rewards import Reward
+
+TOLERANCE = 1e-5
+"""Largest difference of two values of one episode that counts as none, in units of the reward's spread."""
+ALONE = 16
+"""Episodes that are rewarded one by one."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property.
+
+    Attributes:
+        name: of it.
+        passed: whether the reward has it.
+        found: what was found, a clause.
+    """
+
+    name: str
+    passed: bool
+    found: str
+
+
+def check_properties(reward: Reward, episodes: Episodes) -> list[Check]:
+    """Return the checks of shape, finiteness, inputs, determinism and independence of the batch.
+
+    Raises:
+        TypeError, ValueError: what a user's function raises, or its wrapper of what it returned.
+    """
+    scores, users = episodes.scores, episodes.users
+    before = scores.clone()
+    first = reward(scores, users)
+    value = first.value
+    if tuple(value.shape) != tuple(users.shape):
+        raise ValueError(
+            f"it returned shape {tuple(value.shape)}, expected {tuple(users.shape)}: one number an episode"
+        )
+    wrong = [name for name, term in first.terms.items() if tuple(term.shape) != tuple(users.shape)]
+    if wrong:
+        found = tuple(first.terms[wrong[0]].shape)
+        raise ValueError(f"its term {wrong[0]!r} has shape {found}, expected {tuple(users.shape)}")
+    finite = int(torch.isfinite(value).sum())
+    out = [Check("finite", finite == value.numel(), f"{finite} of {value.numel()} rewards are finite")]
+    same = torch.equal(before, scores)
+    out.append(
+        Check("inputs", same, "the scores are as they were" if same else "it changes the scores in place")
+    )
+    again = reward(before.clone(), users).value
+    out.append(_alike("deterministic", value, again, "two calls with the same scores differ by at most"))
+    out.append(_alone(reward, before, users, value))
+    return out
+
+
+def _alone(reward: Reward, scores: Tensor, users: Tensor, value: Tensor) -> Check:
+    """Compare the rewards of a batch with those of single episodes, and of the batch in another order."""
+    order = torch.arange(users.numel() - 1, -1, -1, device=users.device)
+    turned = reward(scores[order], users[order]).value[order]
+    places = torch.linspace(0, users.numel() - 1, min(ALONE, users.numel()), device=users.device).long()
+    single = torch.cat([reward(scores[n : n + 1], users[n : n + 1]).value for n in places.tolist()])
+    whole = torch.cat([value, value[places]])
+    others = torch.cat([turned, single])
+    return _alike(
+        "batch independent", whole, others, "alone or in another order an episode's reward differs by at most"
+    )
+
+
+def _alike(name: str, one: Tensor, other: Tensor, words: str) -> Check:
+    """Compare two values of the same episodes."""
+    gap = float((one.double() - other.double()).abs().max())
+    spread = max(float(one.double().std()) if one.numel() > 1 else 0.0, 1e-12)
+    passed = gap <= TOLERANCE * spread or gap <= 1e-7
+    return Check(name, passed, f"{words} {gap:.2g}")
+
+
+def seconds_per_thousand(reward: Reward, episodes: Episodes, calls: int = 3) -> float:
+    """Return the seconds that 1,000 episodes take: of the fastest of several calls."""
+    found = []
+    for _ in range(calls):
+        begin = time.perf_counter()
+        value = reward(episodes.scores, episodes.users).value
+        float(value[0])  # waits for a GPU
+        found.append(time.perf_counter() - begin)
+    return min(found) * 1000 / episodes.users.numel()
+
+
+def spread(value: Tensor, episodes: Episodes) -> dict[str, float]:
+    """Return the mean of a reward at the exploration std, and how it varies within and between users.
+
+    Args:
+        value: (N,) rewards.
+        episodes: of them; those at scale 1 count.
+
+    Returns:
+        ``mean``, ``std``, ``within_user_std`` (mean over users), ``within_share`` (of the variance that is
+        within users) and ``zero_variance_share`` (users whose episodes are all rewarded alike).
+    """
+    at_one = episodes.by_user(episodes.scale) == 1.0  # (B, P)
+    rows = episodes.by_user(value.double())[at_one].view(episodes.count, -1)  # (B, P')
+    within = rows.var(1)  # (B,)
+    total = float(rows.flatten().var())
+    return {
+        "mean": float(rows.mean()),
+        "std": total**0.5,
+        "within_user_std": float(within.sqrt().mean()),
+        "within_share": float(within.mean()) / total if total > 0 else 0.0,
+        "zero_variance_share": float((within < 1e-12).double().mean()),
+    }

@@ -1,0 +1,194 @@
+"""Classes and functions in files and modules of a user: ``my_reward.py:FreshHits``, ``package.module:name``.
+
+``object_at`` imports the file, thus runs it; ``source_of`` reads it and runs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module, util
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypedDict
+
+from refit_env.errors import did_you_mean
+from refit_env.utils.text import visible
+
+SHORT = 12
+"""Digits of a hash in messages."""
+
+OF_FILES = "refit_user_"
+"""How the names of the modules of files begin."""
+
+_FILES: dict[tuple[Path, str], ModuleType] = {}
+"""The module of each file, by its path and the sha256 of its content."""
+
+
+class Source(TypedDict):
+    """A file of a user, as a run's ``config.json`` records it."""
+
+    file: str
+    """Its absolute path."""
+    sha256: str
+    """Of its content."""
+
+
+def is_place(name: str) -> bool:
+    """Return whether a name is a place, ``FILE.py:NAME`` or ``package.module:NAME``."""
+    return ":" in name
+
+
+def absolute_place(name: str) -> str:
+    """Return the place with the absolute path of its file, so that it means the same in another folder.
+
+    Example:
+        >>> absolute_place("package.module:Agent"), absolute_place("ppo")
+        ('package.module:Agent', 'ppo')
+    """
+    where, colon, inner = name.rpartition(":")
+    return f"{Path(where).resolve()}{colon}{inner}" if colon and where.endswith(".py") else name
+
+
+def object_at(kind: str, name: str, suitable: Callable[[ModuleType], list[str]], what: str = "class") -> Any:
+    """Return the class or function at a place; its file is run where it was not yet.
+
+    Args:
+        kind: what messages call it: ``algorithm``, ``reward``.
+        name: ``FILE.py:NAME`` or ``package.module:NAME``.
+        suitable: the names in a module that could have been meant, for the did-you-mean.
+        what: what messages say that the file lacks.
+
+    Raises:
+        ValueError: if there is no such file, module or name, or it cannot be imported. The message is one
+            line that names what was passed.
+    """
+    where, _, inner = name.rpartition(":")
+    module = _module(kind, name, where)
+    if not hasattr(module, inner):
+        hint = did_you_mean(inner, suitable(module))
+        raise ValueError(f"{kind} {name!r}: {where} has no {what} {inner!r}.{hint}")
+    return getattr(module, inner)
+
+
+def source_of(kind: str, name: str) -> Source | None:
+    """Return the file of a place and the sha256 of its content; nothing is run.
+
+    Args:
+        kind: what messages call it.
+        name: a name, or a place.
+
+    Returns:
+        None for a name that is no place.
+
+    Raises:
+        ValueError: if there is no such file or module.
+    """
+    if not is_place(name):
+        return None
+    where = name.rpartition(":")[0]
+    path = Path(where).resolve() if where.endswith(".py") else _file_of_module(where)
+    if path is None or not path.is_file():
+        thing = "file" if where.endswith(".py") else "module"
+        raise ValueError(f"{kind} {name!r}: there is no {thing} {where}")
+    return Source(file=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def places_in(spec: Any) -> list[str]:
+    """Return the places among names: one name, a list of them, or a weighted mix of rewards.
+
+    Example:
+        >>> places_in({"racs": 1.0, "mine.py:Hits": 0.5}), places_in("racs")
+        (['mine.py:Hits'], [])
+    """
+    names = [spec] if isinstance(spec, str) else list(spec) if isinstance(spec, Mapping | list) else []
+    return [name for name in names if isinstance(name, str) and is_place(name)]
+
+
+def sources_in(kind: str, spec: Any) -> dict[str, Source]:
+    """Return the files of the places in a specification, by the absolute place; nothing is run.
+
+    Raises:
+        ValueError: as ``source_of``.
+    """
+    found = {name: source_of(kind, name) for name in places_in(spec)}
+    return {absolute_place(name): source for name, source in found.items() if source is not None}
+
+
+def in_words(source: Source) -> str:
+    """Return a file and the first digits of its hash, for messages.
+
+    Example:
+        >>> in_words(Source(file="a.py", sha256="0123456789abcdef"))
+        'a.py of sha256 0123456789ab'
+    """
+    return f"{source['file']} of sha256 {source['sha256'][:SHORT]}"
+
+
+def same_file(one: type, other: type) -> bool:
+    """Return whether two classes of one name come from one file: an earlier and a later content of it."""
+    files = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in (one, other)]
+    named_alike = one.__qualname__ == other.__qualname__ and one.__module__ != other.__module__
+    return named_alike and files[0] is not None and files[0] == files[1]
+
+
+def _file_of_module(where: str) -> Path | None:
+    """Return the file of a dotted name, looked up in the working folder and on the path; nothing is run."""
+    path: list[str] | None = [str(Path.cwd()), *sys.path]
+    spec = None
+    for part in where.split("."):
+        spec = None if path is None else PathFinder.find_spec(part, path)
+        if spec is None:
+            return None
+        found = spec.submodule_search_locations
+        path = None if found is None else list(found)
+    return None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+
+
+def _module(kind: str, name: str, where: str) -> ModuleType:
+    """Return the module of a file or a dotted name, with its folder (the working folder) on the path."""
+    if not where.endswith(".py"):
+        with _importable(kind, name, where, Path.cwd()):
+            return import_module(where)
+    path = Path(where).resolve()
+    if not path.is_file():
+        raise ValueError(f"{kind} {name!r}: there is no file {where}")
+    key = path, hashlib.sha256(path.read_bytes()).hexdigest()
+    if key not in _FILES:
+        spec = util.spec_from_file_location(f"{OF_FILES}{path.stem}_{key[1][:SHORT]}", path)
+        assert spec is not None and spec.loader is not None  # a .py file has both
+        module = util.module_from_spec(spec)
+        with _importable(kind, name, where, path.parent):
+            sys.modules[spec.name] = module  # where dataclasses and pickles find their module
+            try:
+                spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[spec.name]
+                raise
+        _FILES[key] = module
+    return _FILES[key]
+
+
+@contextmanager
+def _importable(kind: str, name: str, where: str, folder: Path) -> Iterator[None]:
+    """Within, modules of ``folder`` can be imported; what goes wrong becomes one line.
+
+    Raises:
+        ValueError: with the error and, of an error in a file, its line.
+    """
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
+        place = f", line {line}" if where.endswith(".py") else ""
+        text = visible(" ".join(str(error).split()))[:300]
+        raise ValueError(
+            f"{kind} {name!r}: {where} cannot be imported{place}: {type(error).__name__}: {text}"
+        ) from error
+    finally:
+        sys.path.remove(str(folder))

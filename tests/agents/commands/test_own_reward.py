@@ -1,0 +1,215 @@
+"""``--reward my_reward.py:FreshHits``: one's own reward in one file, on the command line and in Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from agents import Reinforce, ReinforceConfig
+from agents.cli import main
+from agents.runs.folder import CONFIG, RunFolder
+from agents.training.fine_tuner import FineTuner
+from refit_env import load_policy
+from refit_env.errors import CheckpointError
+from refit_env.utils import user_code
+
+TEXT = """
+import torch
+from refit_env.rewards import ListReward, Reward
+
+def gap(scores, users):
+    return scores.amax(1) - scores.mean(1)
+
+class FreshHits(ListReward):
+    counts_relevant = True
+
+    def __init__(self, context, *, half_life: float = 1.0):
+        super().__init__(context, 0.5 ** (torch.arange(context.k) / half_life), {"fresh": 1.0})
+
+    def term_gains(self, users):
+        return {"fresh": self.context.relevant.dense(users)}
+
+class Idle(Reward):
+    pass
+
+number = 3
+"""
+OPTIONS = ["--iterations", "4", "--eval-every", "2", "--users-per-batch", "16", "--quiet", "--device", "cpu"]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "my_reward.py"
+    path.write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def words(init: Path, reward: str, *more: str) -> list[str]:
+    return ["finetune", "--init", str(init), "--reward", reward, "--out", "run", *OPTIONS, *more]
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    step = FineTuner._step
+
+    def stop(self: FineTuner) -> dict[str, float]:
+        if self.iteration == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FineTuner, "_step", stop)
+        assert main(command) == 130
+
+
+def test_a_list_reward_in_a_file_is_trained_and_recorded(pretrained: Path, file: Path) -> None:
+    assert main(words(pretrained, "my_reward.py:FreshHits", "--reward-options", "half_life=3")) == 0
+    config, digest = RunFolder("run").config, hashlib.sha256(file.read_bytes()).hexdigest()
+    place = f"{file}:FreshHits"
+    assert config["env_kwargs"]["reward"] == place and config["agent"]["estimator"] == "pathwise"
+    assert config["reward_files"] == {place: {"file": str(file), "sha256": digest}}
+
+
+def test_a_function_is_trained_by_the_score_estimator_which_is_said(
+    pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pretrained, "my_reward.py:gap=1,ndcg=0.5")) == 0
+    err = capsys.readouterr().err
+    assert "reward gap is no list reward, which estimator 'pathwise' needs: estimator 'score' is used" in err
+    agent = RunFolder("run").config["agent"]
+    assert (agent["estimator"], agent["samples_per_user"], agent["users_per_batch"]) == ("score", 16, 16)
+
+
+def test_the_default_agent_takes_a_function_in_python(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ReinforceConfig(iterations=2, eval_every=2, users_per_batch=8, samples_per_user=2)
+    reward = {"ndcg": 1.0, max_score: 0.1}
+    agent = Reinforce(load_policy("ReFiT-Synthetic-v0", num_steps=1), "ReFiT-Synthetic-v0", config,
+                      env_kwargs={"reward": reward}, device="cpu")  # fmt: skip
+    assert agent.config.estimator == "score" and agent.env.num_envs == 16
+    agent.learn()
+    assert "reward max_score is no list reward" in capsys.readouterr().err
+
+
+def max_score(scores, users):  # type: ignore[no-untyped-def]
+    return scores.amax(1)
+
+
+def test_another_content_does_not_resume_the_run(
+    pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, words(pretrained, "my_reward.py:FreshHits"))
+    was = user_code.source_of("reward", "my_reward.py:FreshHits")
+    file.write_text(TEXT + "open('ran.txt', 'w').close()\n")
+    assert main(["finetune", "--resume", "--out", "run", "--quiet"]) == 2
+    err, now = capsys.readouterr().err, user_code.source_of("reward", "my_reward.py:FreshHits")
+    assert was is not None and now is not None
+    assert f"run was begun with the reward in {file} of sha256 {was['sha256'][:12]}" in err
+    assert f"which is {now['sha256'][:12]} now" in err
+    assert not Path("ran.txt").exists(), "refused code must not be run"
+    file.write_text(TEXT)
+    assert main(["finetune", "--resume", "--out", "run", "--quiet"]) == 0
+    assert f"run names the reward in {file} of sha256" in capsys.readouterr().err
+
+
+def test_code_of_which_the_run_knows_nothing_is_run_only_where_it_is_named(
+    pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, words(pretrained, "my_reward.py:FreshHits"))
+    config = json.loads((Path("run") / CONFIG).read_text())
+    del config["reward_files"]
+    (Path("run") / CONFIG).write_text(json.dumps(config))
+    file.write_text(TEXT + "open('ran.txt', 'w').close()\n")
+    assert main(["finetune", "--resume", "--out", "run", "--quiet"]) == 2
+    assert f"pass it, too: --reward {file}:FreshHits" in capsys.readouterr().err
+    assert not Path("ran.txt").exists()
+    file.write_text(TEXT)
+    given = ["--reward", "my_reward.py:FreshHits"]
+    assert main(["finetune", "--resume", "--out", "run", "--quiet", *given]) == 0
+
+
+def test_a_state_names_both_contents(file: Path) -> None:
+    config = ReinforceConfig(iterations=1, eval_every=1, users_per_batch=8)
+
+    def agent() -> Reinforce:
+        policy = load_policy("ReFiT-Synthetic-v0", num_steps=1)
+        kwargs = {"reward": "my_reward.py:FreshHits"}
+        return Reinforce(policy, "ReFiT-Synthetic-v0", config, env_kwargs=kwargs, device="cpu")
+
+    agent().learn("state")
+    agent().load("state")
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:12]]
+    file.write_text(TEXT + "# another\n")
+    digests.append(hashlib.sha256(file.read_bytes()).hexdigest()[:12])
+    with pytest.raises(CheckpointError) as error:
+        agent().load("state")
+    assert all(digest in str(error.value) for digest in digests)
+
+
+def test_an_environment_follows_the_file(file: Path) -> None:
+    (file.parent / "package_of_rewards").mkdir()
+    (file.parent / "package_of_rewards" / "own.py").write_text(TEXT)
+    make = {"id": "ReFiT-Synthetic-v0", "backbone": "linear", "num_steps": 1}
+    means = []
+    for change in ("", "def gap(scores, users):\n    return 0 * scores[:, 0] + 7\n"):
+        file.write_text(TEXT + change)
+        env = gym.make(reward="my_reward.py:gap", **make)  # type: ignore[arg-type]
+        env.reset(seed=0)
+        means.append(float(env.step(np.zeros(400, np.float32))[1]))
+    assert means == [0.0, 7.0]
+    env = gym.make(reward="package_of_rewards.own:FreshHits", **make)  # type: ignore[arg-type]
+    assert env.unwrapped.problem.term_names == ("fresh",)  # type: ignore[attr-defined]
+    mix = {"my_reward.py:gap": 1.0, "my_reward.py:FreshHits": 0.5}
+    env = gym.make(reward=mix, **make)  # type: ignore[arg-type]
+    assert env.unwrapped.problem.term_names == ("gap", "FreshHits")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("rewards.py:gap", "reward 'rewards.py:gap': there is no file rewards.py"),
+        ("my_reward.py:gapp", "my_reward.py has no class or function 'gapp'. Did you mean 'gap'?"),
+        ("my_reward.py:Idle", "class Idle must define compute"),
+        ("my_reward.py:number", "must be a Reward class or a function (scores, users), found 3"),
+        ("no_such_module:gap", "no_such_module cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_mistakes(
+    reward: str, message: str, pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(pretrained, reward)) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not Path("run").exists()
+
+
+def test_evaluate_measures_its_mean(pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(TEXT + "def seven(scores, users):\n    return 0 * scores[:, 0] + 7\n")
+    command = ["evaluate", "--run", str(pretrained), "--json", "--device", "cpu"]
+    assert main([*command, "--reward", "my_reward.py:seven=2,ndcg=1"]) == 0
+    found = json.loads(capsys.readouterr().out)["reward"]
+    assert found["terms"]["seven"] == 7.0 and found["relevance"] == "recent"
+    assert found["mean"] == pytest.approx(14 + found["terms"]["ndcg"], abs=1e-6)
+    assert 0 < found["terms"]["ndcg"] < 1
+
+
+def test_tune_tries_it_and_a_settings_file_does_not_run_it_silently(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["tune", "--env", "ReFiT-Synthetic-v0", "--out", "tuned", "--reward", "my_reward.py:gapp"]
+    assert main(command) == 2 and "Did you mean 'gap'?" in capsys.readouterr().err
+    assert not Path("tuned").exists()
+    settings = {
+        "dataset": {},
+        "pretrain": {"backbone": "linear", "backbone_options": {}, "num_steps": 1, "training": {}},
+        "finetune": {"reward": f"{file}:FreshHits", "relevance": "recent", "reward_kwargs": {},
+                     "algorithm": "reinforce", "agent": {}},
+        "baseline": None,
+    }  # fmt: skip
+    Path("settings.json").write_text(json.dumps(settings))
+    assert main(["finetune", "--settings", "settings.json", "--init", "x", "--out", "run"]) == 2
+    err = capsys.readouterr().err
+    assert f"names the reward {file}:FreshHits" in err and "pass it with --reward" in err

@@ -1,0 +1,126 @@
+"""Measurements of a reward before training: what is wrong is found, what is known is recovered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.reward_checks.episodes import SCALES, Episodes, make_env, run_episodes
+from agents.reward_checks.properties import check_properties, spread
+from agents.reward_checks.relations import correlation, distance, distances, with_held_out
+from agents.reward_checks.report import check_reward
+from refit_env.policy import DiffusionPolicy
+from refit_env.pretrained import load_policy
+
+CALLS = 0
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    return load_policy("ReFiT-Synthetic-v0", num_steps=1)
+
+
+@pytest.fixture
+def make(policy: DiffusionPolicy) -> Callable[..., Episodes]:
+    def episodes(reward: Any, **kwargs: Any) -> Episodes:
+        env_kwargs = {"reward": reward, "k": 10, **kwargs}
+        env = make_env("ReFiT-Synthetic-v0", policy, 24 * 3, env_kwargs, torch.device("cpu"))
+        users = torch.as_tensor(env.problem.users[:24])
+        return run_episodes(env, policy, users, 0.05, SCALES, seed=0)
+
+    return episodes
+
+
+def noisy(scores: Tensor, users: Tensor) -> Tensor:
+    global CALLS
+    CALLS += 1
+    return scores.mean(1) + CALLS
+
+
+def of_batch(scores: Tensor, users: Tensor) -> Tensor:
+    return scores.amax(1) - scores.amax()
+
+
+def greedy(scores: Tensor, users: Tensor) -> Tensor:
+    return scores.sub_(0.5).amax(1)
+
+
+@pytest.mark.parametrize(
+    ("reward", "failed"),
+    [
+        ("racs", set()),
+        ("coverage", set()),
+        ("diversity", set()),
+        (noisy, {"deterministic", "batch independent"}),
+        (of_batch, {"batch independent"}),
+        (greedy, {"inputs"}),
+    ],
+)
+def test_what_is_not_well_formed_is_found(
+    reward: Any, failed: set[str], make: Callable[..., Episodes]
+) -> None:
+    episodes = make(reward)
+    found = check_properties(episodes.problem.reward_fn, episodes)
+    assert [check.name for check in found] == ["finite", "inputs", "deterministic", "batch independent"]
+    assert {check.name for check in found if not check.passed} == failed
+    report = check_reward(episodes, "mine", ["ndcg"])
+    assert report["passed"] == (not failed)
+    assert report["verdict"][0].startswith("Not ready" if failed else "Ready")
+
+
+def test_episodes_are_grouped_by_user_and_noise_rises(make: Callable[..., Episodes]) -> None:
+    episodes = make("ndcg")
+    assert episodes.count == 24 and episodes.users.numel() == 24 * 3 * len(SCALES)
+    rows = episodes.scores.view(24, 3 * len(SCALES), -1)
+    of_scale = [rows[:, episodes.scale[:12] == scale].std(1).mean() for scale in SCALES]
+    for scale, found in zip(SCALES, of_scale, strict=True):
+        assert float(found) == pytest.approx(0.05 * scale * math.sqrt(2 / math.pi) * 1.1, rel=0.2)
+
+
+def test_the_correlation_is_within_users() -> None:
+    rows = torch.tensor([[0.0, 1.0, 2.0], [50.0, 51.0, 53.0]])
+    other = torch.tensor([[9.0, 8.0, 7.0], [1.0, 0.0, -2.0]])  # falls within users, across them it rises
+    found = correlation(rows, other)
+    assert found is not None and found["value"] == pytest.approx(-1.0) and found["high"] < -0.99
+    assert correlation(rows, torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])) is None
+    assert distance(0.0) == pytest.approx(math.sqrt(0.5))
+
+
+def test_the_distance_ignores_shifts_of_users_and_scale(make: Callable[..., Episodes]) -> None:
+    episodes = make("ndcg")
+    value = episodes.problem.reward_fn(episodes.scores, episodes.users).value
+    shifted = 3 * value + episodes.users.float()
+    found = distances(shifted, episodes, ["ndcg", "racs", "novelty"])
+    assert next(iter(found)) == "ndcg" and found["ndcg"] == pytest.approx(0.0, abs=1e-3)
+    assert found["racs"] is not None and 0.05 < found["racs"] < 0.7
+    opposite = distances(-value, episodes, ["ndcg"])["ndcg"]
+    assert opposite == pytest.approx(1.0, abs=1e-3)
+
+
+def test_held_out_ndcg_correlates_with_itself_alone(make: Callable[..., Episodes]) -> None:
+    episodes = make("ndcg")
+    assert episodes.held_out_ndcg is not None
+    itself = with_held_out(episodes.held_out_ndcg[0], episodes)
+    assert itself is not None and itself["value"] == pytest.approx(1.0)
+    worse = with_held_out(-episodes.held_out_ndcg[0], episodes)
+    assert worse is not None and worse["high"] < -0.99
+    assert make("ndcg", relevance="validation").held_out_ndcg is None  # the reward reads those items
+
+
+def test_the_variance_is_that_of_the_exploration(make: Callable[..., Episodes]) -> None:
+    episodes = make("ndcg")
+    users = episodes.users.double()
+    assert spread(users, episodes) == pytest.approx(
+        {"mean": 11.5, "std": float(users[episodes.scale == 1].std()), "within_user_std": 0.0,
+         "within_share": 0.0, "zero_variance_share": 1.0}
+    )  # fmt: skip
+    alternating = (torch.arange(users.numel()) % 3).double()
+    found = spread(alternating, episodes)
+    assert found["within_user_std"] == pytest.approx(1.0) and found["zero_variance_share"] == 0.0
+    report = check_reward(make(lambda scores, users: users.float()), "mine", ["ndcg"])
+    assert any("never differs within a user" in line for line in report["verdict"])
