@@ -90,6 +90,42 @@ def nearest_users(
     return users, similarity
 
 
+def nearest_vectors(vectors: npt.NDArray[np.float32], k: int, groups: Ids | None = None) -> Ids:
+    """Find each user's most similar other users by the cosine of dense vectors.
+
+    Args:
+        vectors: (U, D); users whose vector is 0 have no neighbours and are none.
+        k: M.
+        groups: (U,) as in ``nearest_users``.
+
+    Returns:
+        (U, M) int64 user ids, best first, ties to the lower id; -1 where a user has fewer with a positive
+        cosine.
+
+    Example:
+        >>> nearest_vectors(np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 3.0]], dtype=np.float32), k=1).tolist()
+        [[1], [0], [1]]
+    """
+    count = vectors.shape[0]
+    groups = np.arange(count) if groups is None else np.asarray(groups)
+    length = np.sqrt(np.square(vectors.astype(np.float64)).sum(1, keepdims=True))
+    unit = (vectors / np.where(length > 0, length, 1.0)).astype(np.float32)  # (U, D)
+    out = np.full((count, k), -1, dtype=np.int64)
+    for start in range(0, count, CHUNK):
+        part = slice(start, min(start + CHUNK, count))
+        cosine = unit[part] @ unit.T  # (n, U)
+        cosine[groups[part][:, None] == groups[None, :]] = -1.0
+        size = min(k, count)
+        edge = np.partition(cosine, count - size, axis=1)[:, count - size]  # (n,) the k-th largest
+        row, column = np.nonzero((cosine >= edge[:, None]) & (cosine > 1e-6))
+        order = np.lexsort((column, -cosine[row, column], row))
+        row, column = row[order], column[order]
+        place = np.arange(row.size) - np.searchsorted(row, np.arange(cosine.shape[0]))[row]
+        kept = place < k
+        out[row[kept] + start, place[kept]] = column[kept]
+    return out
+
+
 def _widen(
     found: sp.csr_matrix, rows: sp.csr_matrix, across: sp.csr_matrix, depth: int, edge_place: Ids
 ) -> sp.csr_matrix:

@@ -25,7 +25,8 @@ from refit_env.data.rows import SparseRows
 from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
 from refit_env.rewards.context import NEIGHBORS, RewardContext
-from refit_env.rewards.relevance import MODES, common, make_relevance
+from refit_env.rewards.relevance import MODES, Relevance, common, make_relevance
+from refit_env.rewards.user_similarity import SIMILAR_BY, neighbor_ids
 from refit_env.settings import OneOf, Share, Size, check_setting
 
 NeighborRelevance = Annotated[str, OneOf(mode for mode in MODES if mode != "none")] | None
@@ -41,8 +42,14 @@ class SimilarUsers(ABC):
 
     uses_lists: ClassVar[bool] = False
 
-    def __init__(self, context: RewardContext, neighbors: int, relevant: sp.csr_matrix, discount: Tensor):
-        """Keep the context, M, what is relevant to neighbours (U, I), and the ranks' weights (K,)."""
+    def __init__(
+        self,
+        context: RewardContext,
+        neighbors: npt.NDArray[np.int64],
+        relevant: sp.csr_matrix,
+        discount: Tensor,
+    ):
+        """Keep the context, neighbours (U, M), what is relevant to them (U, I), the ranks' weights (K,)."""
         self.context, self.neighbors, self.relevant, self.discount = context, neighbors, relevant, discount
 
     @abstractmethod
@@ -67,7 +74,7 @@ class TargetList(SimilarUsers):
     @cached_property
     def rows(self) -> SparseRows:
         """(U, I) share of each user's neighbours to whom an item is relevant."""
-        share = neighbor_average(self.context.neighbors(self.neighbors), self.relevant)
+        share = neighbor_average(self.neighbors, self.relevant)
         return SparseRows(share, self.context.device)
 
     def gains(self, users: Tensor) -> Tensor:
@@ -84,7 +91,13 @@ class NeighborLists(SimilarUsers):
 
     uses_lists: ClassVar[bool] = True
 
-    def __init__(self, context: RewardContext, neighbors: int, relevant: sp.csr_matrix, discount: Tensor):
+    def __init__(
+        self,
+        context: RewardContext,
+        neighbors: npt.NDArray[np.int64],
+        relevant: sp.csr_matrix,
+        discount: Tensor,
+    ):
         """See ``SimilarUsers``; the lists are those of a nearest-neighbour recommender until they are set."""
         super().__init__(context, neighbors, relevant, discount)
         self._lists: Tensor | None = None  # (U, K)
@@ -110,17 +123,25 @@ class NeighborLists(SimilarUsers):
 
     def _mean_hits(self) -> Tensor:
         """(U,) see ``constant``."""
-        lists = self.context.reference_lists(self.neighbors) if self._lists is None else self._lists  # (U, K)
+        count = self.neighbors.shape[1]
+        lists = self.context.reference_lists(count) if self._lists is None else self._lists  # (U, K)
         everyone = torch.arange(self.context.num_users, device=self.context.device)
         relevant = SparseRows(self.relevant, self.context.device)
         hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
-        neighbors = self.context.neighbors(self.neighbors).copy()  # the shared one is read-only
-        index = torch.as_tensor(neighbors, device=self.context.device)  # (U, M)
+        index = torch.as_tensor(self.neighbors.copy(), device=self.context.device)  # (U, M); it is read-only
         return torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
 
 
 VARIANTS: dict[str, type[SimilarUsers]] = {"target_list": TargetList, "neighbor_lists": NeighborLists}
 """The meanings of N_sim-K by name."""
+
+
+def relevance_of_neighbors(context: RewardContext, mode: str | None) -> Relevance:
+    """Return what is relevant to neighbours: as for the user, or under another mode, its settings alike."""
+    own = context.relevance
+    if mode in (None, own.mode):
+        return own
+    return make_relevance(str(mode), context.dataset, own.fraction, own.seed, own.selection_share)
 
 
 class Racs(ListReward):
@@ -148,16 +169,21 @@ class Racs(ListReward):
         variant: str = "target_list",
         neighbor_relevance: str | None = None,
         discount: str = "flat",
+        neighbors_by: str = "rows",
+        checkpoint: str | None = None,
     ) -> None:
         """Make the reward.
 
         Args:
             context: data, relevance, K.
             alpha: weight of the target's own hits, in 0..1 (the paper: 0.5, best in 0.3..0.7).
-            neighbors: M (the paper: 10), by the cosine of the visible rows.
+            neighbors: M (the paper: 10).
             variant: ``"target_list"`` or ``"neighbor_lists"``.
             neighbor_relevance: mode of the relevant items of neighbours; None is the context's mode.
             discount: ``"flat"`` counts hits (the paper), ``"log"`` has the rank weights of DCG.
+            neighbors_by: ``"rows"`` (the cosine of the visible rows, the paper), ``"factors"`` (of their 64
+                leading factors) or ``"model"`` (of the vectors u_0 of a pretrained model).
+            checkpoint: for ``"model"``: its folder; None is the environment's.
 
         Raises:
             ValueError: if a setting is out of range or unknown.
@@ -166,15 +192,13 @@ class Racs(ListReward):
         check_setting("neighbors", neighbors, Size)
         check_setting("variant", variant, Annotated[str, OneOf(VARIANTS)])
         check_setting("neighbor_relevance", neighbor_relevance, NeighborRelevance)
+        check_setting("neighbors_by", neighbors_by, Annotated[str, OneOf(SIMILAR_BY)])
         weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
         super().__init__(context, rank_discount(discount, context.k), weights)
-        own = context.relevance
-        others = own
-        if neighbor_relevance not in (None, own.mode):
-            made_with = own.fraction, own.seed, own.selection_share
-            others = make_relevance(str(neighbor_relevance), context.dataset, *made_with)
-        self.similar = VARIANTS[variant](context, neighbors, others.relevant, self.discount)
-        self._selecting = common([own.selecting, others.selecting])
+        others = relevance_of_neighbors(context, neighbor_relevance)
+        ids = neighbor_ids(context, neighbors, neighbors_by, checkpoint)  # (U, M)
+        self.similar = VARIANTS[variant](context, ids, others.relevant, self.discount)
+        self._selecting = common([context.relevance.selecting, others.selecting])
 
     @property
     def uses_lists(self) -> bool:

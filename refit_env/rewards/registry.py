@@ -21,6 +21,7 @@ from refit_env.rewards.frequency import PersonalFrequency
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward
 from refit_env.rewards.mix import Mix
 from refit_env.rewards.racs import Racs
+from refit_env.rewards.racs_ndcg import RacsNdcg
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
 from refit_env.rewards.user_code import user_reward
@@ -39,6 +40,7 @@ RewardClass = TypeVar("RewardClass", bound=type[Reward])
 
 _REWARDS: dict[str, type[Reward]] = {
     "racs": Racs,
+    "racs_ndcg": RacsNdcg,
     "r_ra": TargetHits,
     "r_cos": Cosine,
     "ndcg": Ndcg,

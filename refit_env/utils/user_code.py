@@ -137,7 +137,7 @@ def same_file(one: type, other: type) -> bool:
 
 
 def _file_of_module(where: str) -> Path | None:
-    """Return the file of a dotted name, looked up in the working folder and on the path; nothing is run."""
+    """Return the file of a dotted name, in the working folder or on the path; nothing is run."""
     path: list[str] | None = [str(Path.cwd()), *sys.path]
     spec = None
     for part in where.split("."):

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from refit_env import neighbors
 from refit_env.data import load_dataset
-from refit_env.neighbors import cached_neighbors, nearest_users, neighbor_average
+from refit_env.neighbors import cached_neighbors, nearest_users, nearest_vectors, neighbor_average
 
 tables = hnp.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.integers(0, 1))
 counts = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(0, 4))
@@ -135,3 +135,20 @@ def test_the_same_rows_are_searched_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [3, 4, 3, 3]
     with pytest.raises(ValueError, match="read-only"):
         first[0, 0] = 7
+
+
+def test_dense_vectors_have_the_neighbours_of_sparse_rows() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.random((700, 12)) * (rng.random((700, 12)) < 0.4)
+    rows[5] = 0.0
+    groups = rng.integers(0, 300, 700)
+    expected, similarity = nearest_users(sp.csr_matrix(rows), 6, groups)
+    found = nearest_vectors(rows.astype(np.float32), 6, groups)
+    clear = np.diff(similarity, axis=1).max(axis=1) < -1e-5  # no ties
+    assert clear.sum() > 600 and (found[clear] == expected[clear]).all()
+    assert (found[5] == -1).all() and not (found == 5).any()
+
+
+def test_dense_vectors_tie_to_the_lower_id() -> None:
+    vectors = np.array([[1.0, 0], [0, 1], [0, 2], [0, 3], [1, 0]], dtype=np.float32)
+    assert nearest_vectors(vectors, 2).tolist() == [[4, -1], [2, 3], [1, 3], [1, 2], [0, -1]]

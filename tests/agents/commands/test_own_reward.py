@@ -85,7 +85,9 @@ def test_a_function_is_trained_by_the_score_estimator_which_is_said(
     assert (agent["estimator"], agent["samples_per_user"], agent["users_per_batch"]) == ("score", 16, 16)
 
 
-def test_the_default_agent_takes_a_function_in_python(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_agent_accepts_a_function_in_python(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = ReinforceConfig(iterations=2, eval_every=2, users_per_batch=8, samples_per_user=2)
     reward = {"ndcg": 1.0, max_score: 0.1}
     agent = Reinforce(load_policy("ReFiT-Synthetic-v0", num_steps=1), "ReFiT-Synthetic-v0", config,

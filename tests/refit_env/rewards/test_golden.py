@@ -74,6 +74,39 @@ def test_racs(make: Callable[..., Reward]) -> None:
     assert reward.term_names == ("n_k", "n_sim_k")
 
 
+# NDCG of the target's list in each neighbour's items, over two neighbours:
+# 0: all of 1's (1), item 2 of 2's at rank 2. 1: item 1 of both at rank 2. 2: item 2 of 1's at rank 1, none of
+# 0's. 3: 4's only item at rank 1, and no second neighbour. 4: none of 3's.
+NDCG_SIM = [(1 + SECOND / IDEAL) / 2, SECOND / IDEAL, 0.5 / IDEAL, 0.5, 0.0]
+
+
+def test_racs_ndcg(make: Callable[..., Reward]) -> None:
+    own = make("ndcg")(SCORES, USERS).value.tolist()
+    assert make("racs_ndcg", alpha=1.0)(SCORES, USERS).value.tolist() == pytest.approx(own)
+    reward = make("racs_ndcg", neighbors=2, alpha=0.25)
+    terms = check(reward, [0.25 * a + 0.75 * b for a, b in zip(own, NDCG_SIM, strict=True)])
+    assert terms["ndcg"] == pytest.approx(own) and terms["ndcg_sim"] == pytest.approx(NDCG_SIM)
+
+
+def test_racs_ndcg_without_what_everyone_has(make: Callable[..., Reward]) -> None:
+    everyone = [2 / IDEAL / 5, 3 / IDEAL / 5, 2 / IDEAL / 5, (1 / IDEAL + 1) / 5, 1 / IDEAL / 5]
+    less = [everyone[first] + SECOND * everyone[second] for first, second in LISTS]
+    check(
+        make("racs_ndcg", neighbors=2, alpha=0.0, excess=True),
+        [similar - usual for similar, usual in zip(NDCG_SIM, less, strict=True)],
+    )
+
+
+@pytest.mark.parametrize("name", ["racs", "racs_ndcg"])
+def test_similar_users_by_factors(name: str, make: Callable[..., Reward]) -> None:
+    by_rows = make(name, neighbors=1, alpha=0.0)(SCORES, USERS).value  # of 1's two, 0 has the lower id
+    by_factors = make(name, neighbors=1, alpha=0.0, neighbors_by="factors")(SCORES, USERS).value
+    keep = [0, 2, 3, 4]  # 4 of 6 factors of rank-5 rows: the ties of user 1 are broken
+    assert by_factors[keep].tolist() == pytest.approx(by_rows[keep].tolist())
+    with pytest.raises(ValueError, match=r"neighbors_by of reward 'racs.*' 'model' needs a pretrained model"):
+        make(name, neighbors_by="model")
+
+
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_alpha_weighs_the_terms_and_leaves_them(make: Callable[..., Reward], alpha: float) -> None:
     reward = make("racs", neighbors=2, alpha=alpha)

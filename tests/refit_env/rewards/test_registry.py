@@ -62,7 +62,11 @@ def names() -> Iterator[None]:
         ("recommender", {"checkpoint": 3}, "checkpoint of reward 'recommender' must be a folder, found 3"),
         ({"ndcg": 1, "racs": 1}, {"variant": 3}, "variant of reward 'racs' must be a text, found 3"),
         ("racs", {"alhpa": 0.3}, "alhpa is no setting of reward 'racs'. Did you mean 'alpha'"),
-        ("racs", {"power": 1}, "Known: alpha, discount, neighbor_relevance, neighbors, variant"),
+        (
+            "racs",
+            {"power": 1},
+            "Known: alpha, checkpoint, discount, neighbor_relevance, neighbors, neighbors_by, variant",
+        ),
         ("ndcg", {"alpha": 0.3}, "alpha is no setting of reward 'ndcg', which has none"),
         ({"ndcg": 1, "racs": 1}, {"haed": 1}, "haed is no setting of the mixed rewards"),
         ("racs", {"alpha": 1.5}, "alpha of reward 'racs' must be >= 0 and <= 1, found 1.5"),
