@@ -1,0 +1,58 @@
+"""Tests of the likelihood table: which vectors are measured, and the deviation that validation chooses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.likelihood import DEVIATIONS, ROWS, measured, tabulate, vectors
+from refit_env.backbones import backbone_for
+from refit_env.backbones.closed_form import ClosedForm
+from refit_env.data import load_dataset
+from refit_env.policy import DiffusionPolicy
+
+
+@pytest.fixture(scope="module")
+def policy() -> DiffusionPolicy:
+    data = load_dataset("synthetic")
+    backbone = backbone_for(data, "linear", {"num_steps": 1}, seed=0)
+    assert isinstance(backbone, ClosedForm)
+    backbone.fit(data)
+    return DiffusionPolicy(backbone, 1)
+
+
+def test_the_vectors_are_the_train_rows_with_the_items_of_the_split(policy: DiffusionPolicy) -> None:
+    data = load_dataset("synthetic")
+    own, later = (vectors(policy, data, which, seed=0) for which in ("train", "test"))
+    assert torch.equal(own.x0, own.start)
+    added = later.x0 - later.start
+    assert torch.all((added == 0) | (added == 1))
+    assert torch.all(added.sum(1) >= 1)
+
+
+def test_the_fitted_deviation_is_the_root_mean_square_error(policy: DiffusionPolicy) -> None:
+    """For one exact step the best deviation is known; the grid holds values on both sides of it."""
+    data = load_dataset("synthetic")
+    found = measured(policy, data, 0, 0.05)
+    goal = vectors(policy, data, "valid", 0)
+    with torch.no_grad():
+        error = float((goal.x0 - policy.mean(goal.start, 0)).square().mean().sqrt())
+    nearest = sorted(DEVIATIONS, key=lambda std: math.log(std) + error**2 / (2 * std**2))[0]
+    assert found["fitted_std"] == nearest
+    assert found["test_fitted"] > found["test_exploration"]
+    assert found["train_exploration_effective"] == pytest.approx(1.0)
+
+
+def test_the_table_has_means_over_seeds(policy: DiffusionPolicy) -> None:
+    one = measured(policy, load_dataset("synthetic"), 0, 0.05)
+    two = one | {"ndcg": one["ndcg"] + 0.1}
+    found = {
+        "ml-1m_linear_0": {"rows": dict.fromkeys(ROWS, one)},
+        "ml-1m_linear_1": {"rows": dict.fromkeys(ROWS, two)},
+    }
+    table = tabulate(found)
+    assert [row[0] for row in table] == [f"ml-1m, linear: {row}" for row in ROWS]
+    assert table[0][1] == f"{one['ndcg'] + 0.05:.4f}"
+    assert table[0][-1] == "2"
