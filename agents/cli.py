@@ -35,7 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),
     "reward": ("agents.commands.reward", "list the rewards; measure one before any training"),
     "compare": ("agents.commands.compare", "run a study: models and algorithms on the same data and budgets"),
-    "recommend": ("agents.commands.recommend", "print the list of one user"),
+    "recommend": ("agents.commands.recommend", "print the list of one user, or write those of all"),
+    "export": ("agents.commands.export", "write a run's recommender as one file: ONNX, torch, Triton"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),
 }
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""

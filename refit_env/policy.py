@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from refit_env.backbones.base import Backbone, Condition, Context, check_task
+from refit_env.backbones.base import Backbone, Condition, Context, Lookup, check_task
 from refit_env.backbones.carry_over import carry_over
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
@@ -311,6 +311,16 @@ class DiffusionPolicy(nn.Module):
             ValueError: if the data set has another number of items than the policy, or another task.
             DataError: if it is another data set than the policy was trained on.
         """
+        shown = self.inputs(dataset)
+        return lambda users: self.recommend_scores(users, shown(users))
+
+    def inputs(self, dataset: Dataset) -> Lookup:
+        """Make the function users (B,) -> the network's input for them, checked as ``scorer`` does.
+
+        Raises:
+            ValueError: if the data set has another number of items than the policy, or another task.
+            DataError: if it is another data set than the policy was trained on.
+        """
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
                 f"the policy ranks {self.backbone.num_items} items, "
@@ -318,8 +328,7 @@ class DiffusionPolicy(nn.Module):
             )
         check_task(type(self.backbone), dataset)
         check_same_data(self.backbone.trained_on, dataset, "the policy")
-        shown = self.backbone.shown(dataset, self.device)
-        return lambda users: self.recommend_scores(users, shown(users))
+        return self.backbone.shown(dataset, self.device)
 
     def save(self, folder: Path | str, dataset: Dataset | None = None) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.

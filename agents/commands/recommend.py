@@ -1,13 +1,14 @@
-"""``refit recommend``: one user's list."""
+"""``refit recommend``: one user's list, or those of all users."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
+from msgspec import Meta
 
 from agents.commands.options import (
     Command,
@@ -17,6 +18,7 @@ from agents.commands.options import (
     Flag,
     FolderOption,
     NameOption,
+    Workers,
     parse,
 )
 
@@ -27,7 +29,7 @@ class Recommend(Command):
 
     The model sees every interaction of the user, validation and test items included, and the list leaves all
     of these items out. Ids are those of the data's source. ``--protocol`` prints the list that
-    ``refit evaluate`` measures instead.
+    ``refit evaluate`` measures instead. ``--all-users`` writes the lists of all users to a file.
     """
 
     work: ClassVar[str] = "agents.commands.recommend_run:run"
@@ -38,6 +40,20 @@ class Recommend(Command):
     """The user's id, exactly as the source writes it (``--user=-7`` where it begins with a dash)."""
     history: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ITEM")] = ()
     """Instead of ``--user``, the items of a person who is in no data set, oldest first."""
+    all_users: Flag = False
+    """Instead of ``--user``, every user of the data set: a Parquet file with a row for each user and rank,
+    ``user``, ``rank`` (from 1), ``item`` and ``score``, users in the order of their numbers."""
+    out: FileOption = None
+    """The file of ``--all-users``."""
+    overwrite: Flag = False
+    """Replace a file that exists."""
+    engine: Literal["process", "ray"] = "process"
+    """With ``--all-users``: ``process``, in this process; ``ray``, a Ray Data job (extra ``ray``) on the
+    cluster of ``RAY_ADDRESS``, or on this machine; every worker must be able to read the run and the data."""
+    workers: Workers = 2
+    """With ``--engine ray``: copies of the model."""
+    users_per_batch: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """With ``--all-users``: users that are ranked at once."""
     allow: FileOption = None
     """A file of item ids, a line each: the list holds no other items."""
     deny: FileOption = None

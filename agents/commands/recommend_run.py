@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +11,15 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from agents.commands.common import choose_target
+from agents.commands.item_choice import EVERYTHING, Choice, ids_of, items_in
+from agents.commands.loading import data_of, policy_of
 from agents.commands.recommend import Recommend
+from agents.commands.recommend_all_run import write_all
 from agents.console import console, print_json, say
-from agents.runs.folder import RunFolder
-from agents.training.tensors import resolve_device
-from refit_env.checkpoint import weights_digest
-from refit_env.data import Dataset, RowDataset, load_dataset
+from agents.serving.ranker import NoHistory, Query, Ranker, best
+from refit_env.data import Dataset, RowDataset
 from refit_env.data.ids import IdMap
-from refit_env.data.interactions import SPLITS, Interactions
+from refit_env.data.interactions import SPLITS
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.text import shown
 
@@ -31,25 +29,25 @@ HISTORY_OWNER = "the owner of --history"
 
 def run(command: Recommend) -> int:
     """Rank and print; returns the exit code."""
+    if command.all_users:
+        return write_all(command)
+    if command.out is not None or command.overwrite:
+        raise ValueError("--out and --overwrite belong to --all-users: one user's list is printed")
     if (command.user is None) == (not command.history):
         raise ValueError("whose list? Pass --user ID, or --history ITEM ... for a person in no data set")
     if command.history and command.protocol:
         raise ValueError(
             "--protocol prints the measured list of a user of the data: pass --user, not --history"
         )
-    folder = RunFolder.open(command.run_dir)
-    dataset = load_dataset(choose_target(command.env, command.data, fallback=folder.config).dataset)
-    users, items = _ids(command, "user", dataset), _ids(command, "item", dataset)
+    folder, dataset = data_of(command)
+    users, items = ids_of(command, "user", dataset), ids_of(command, "item", dataset)
     user = _number(command, users)
     choice = Choice(
         history=_history(command, dataset, items),
         allow=None if command.allow is None else items_in(command.allow, "--allow", items),
         deny=None if command.deny is None else items_in(command.deny, "--deny", items),
     )
-    device = resolve_device(command.device)
-    policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)
-    if not command.other_weights:
-        folder.check_weights(weights_digest(policy.backbone.state_dict()))
+    policy = policy_of(command, folder, command.device)
     found = recommend(policy, dataset, user, command.top, protocol=command.protocol, choice=choice)
     ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
     if command.json:
@@ -60,53 +58,6 @@ def run(command: Recommend) -> int:
     if not (users.known or command.internal_ids):
         say(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
     return 0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a list is made from besides the data's users, and which items may be in it; all are numbers."""
-
-    history: tuple[int, ...] = ()
-    """Items of a person who is in no data set, oldest first."""
-    allow: frozenset[int] | None = None
-    """The only items that may be in the list; None for all."""
-    deny: frozenset[int] | None = None
-    """Items that may not be in it."""
-
-    def hidden(self, num_items: int) -> npt.NDArray[np.int64]:
-        """Return the items (n,) that neither ``allow`` nor ``deny`` leaves."""
-        every = range(num_items)
-        out = set(self.deny or ()) | (set() if self.allow is None else set(every) - self.allow)
-        return np.array(sorted(out), dtype=np.int64)
-
-
-EVERYTHING = Choice()
-"""No history; every item may be in the list."""
-
-
-def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
-    """Read the numbers of the items that a file lists, one id a line; blank lines are skipped.
-
-    Raises:
-        ValueError: naming the option, the file and the line, for an unknown id (with a did-you-mean), a file
-            without items, or one that is no text or cannot be read.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{option} {path}: is no text in UTF-8; expected one item id a line") from None
-    except OSError as error:
-        raise ValueError(f"{option} {path}: {error.strerror or error}") from None
-    out = set()
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                out.add(items.number(line.strip()))
-            except ValueError as error:
-                raise ValueError(f"{option} {path} line {number}: {error}") from None
-    if not out:
-        raise ValueError(f"{option} {path}: holds no item; expected one item id a line")
-    return frozenset(out)
 
 
 def _history(command: Recommend, dataset: Dataset, items: IdMap) -> tuple[int, ...]:
@@ -129,12 +80,6 @@ def _owner(user: int | None, users: IdMap, choice: Choice, items: IdMap) -> dict
         ids = [items.of(number) for number in choice.history]
         return {"history": ids, "history_numbers": list(choice.history)}
     return {"user": users.of(user), "user_number": user}
-
-
-def _ids(command: Recommend, kind: str, dataset: Dataset) -> IdMap:
-    """The ids that a person uses: the source's, or the numbers."""
-    known = dataset.users_by_id if kind == "user" else dataset.items_by_id
-    return IdMap(kind, known.count, None, known.where) if command.internal_ids else known
 
 
 def _number(command: Recommend, users: IdMap) -> int | None:
@@ -200,13 +145,11 @@ def recommend(
             ``protocol``, or the model ranks for the users that it was trained on alone.
     """
     whose = HISTORY_OWNER if user is None else dataset.users_by_id.named(user)
-    if user is None:
-        view, row = visitor(dataset, choice.history), 0
-        known = np.unique(np.array(choice.history, dtype=np.int64))  # (n,)
-    else:
-        view = dataset.episodes if protocol else dataset.served
-        row = _last_row(view, dataset, user) if protocol and isinstance(view, RowDataset) else user
-        known = _hidden(dataset, view, user, row, protocol)  # (n,)
+    score, known, marked = (
+        _measured(policy, dataset, user)
+        if protocol and user is not None
+        else _deployed(policy, dataset, user, choice.history)
+    )
     hidden = np.union1d(known, choice.hidden(dataset.num_items))  # (n,)
     left = dataset.num_items - hidden.size
     if not left:
@@ -219,56 +162,47 @@ def recommend(
     top = min(10, left) if top is None else top
     if not 1 <= top <= left:
         raise ValueError(f"--top {top} must lie in 1..{left}, the items that may be in the list of {whose}")
-    scores = _scores(policy, view, row, user)  # (I,)
-    free = np.setdiff1d(np.arange(dataset.num_items), hidden)  # (I - n,)
-    items = torch.from_numpy(free).to(scores.device)
-    order = torch.sort(scores[items], descending=True, stable=True).indices[:top]  # ties: the lower number
+    mask = torch.zeros(1, dataset.num_items, dtype=torch.bool, device=policy.device)
+    mask[0, torch.from_numpy(hidden)] = True
+    (ranked,) = best(score(), mask, top)
     names = dataset.item_names
-    chosen = {int(item): split for split in SPLITS[1:] for item in view.split(split).of(row)}
     return [
-        {"item_number": item, "score": float(scores[item])}
+        {"item_number": int(item), "score": float(value)}
         | ({} if names is None else {"name": str(names[item])})
-        | ({"held_out": chosen.get(item)} if protocol else {})
-        for item in items[order].tolist()
+        | ({"held_out": marked.get(int(item))} if protocol else {})
+        for item, value in zip(ranked.items, ranked.scores, strict=True)
     ]
 
 
-def visitor(dataset: Dataset, history: Sequence[int]) -> Dataset:
-    """Return the data set of one person who has a history, as a deployed model sees it.
-
-    Args:
-        dataset: the data set that the items are of.
-        history: their numbers, oldest first.
-    """
-    count = dataset.num_items
-    none = Interactions.from_pairs([], [], 1, count)
-    train = Interactions.from_pairs([0] * len(history), list(history), 1, count)
-    alone = replace(
-        dataset, train=train, valid=none, test=none, social=None, user_ids=None, origin=dataset.fingerprint
-    )
-    return alone.served
+Scored = tuple[Callable[[], Tensor], npt.NDArray[np.int64], dict[int, str]]
+"""A function that returns scores (1, I), items (n,) that the list leaves out, and held-out items' splits."""
 
 
-def _scores(policy: DiffusionPolicy, view: Dataset, row: int, user: int | None) -> Tensor:
-    """The scores (I,) of a row; for the owner of a history, of a model that needs no known user."""
-    try:
-        score = policy.scorer(view)
-    except ValueError as error:
-        if user is not None:
-            raise
-        name = policy.backbone.name
-        raise ValueError(
-            f"--history: backbone {name!r} ranks for the users that it was trained on alone; pass --user"
-        ) from error
-    scores: Tensor = score(torch.tensor([row], device=policy.device))[0]
-    return scores
+def _measured(policy: DiffusionPolicy, dataset: Dataset, user: int) -> Scored:
+    """What ``refit evaluate`` ranks for a user."""
+    view = dataset.episodes
+    row = _last_row(view, dataset, user) if isinstance(view, RowDataset) else user
+    score = policy.scorer(view)
+    marked = {int(item): split for split in SPLITS[1:] for item in view.split(split).of(row)}
+    known = view.masked("test")[row].indices.astype(np.int64)
+    return lambda: score(torch.tensor([row], device=policy.device)), known, marked
 
 
-def _hidden(dataset: Dataset, view: Dataset, user: int, row: int, protocol: bool) -> npt.NDArray[np.int64]:
-    """(n,) the items that the list leaves out."""
-    if protocol:
-        return view.masked("test")[row].indices.astype(np.int64)
-    return np.unique(np.concatenate([dataset.split(split).of(user) for split in SPLITS])).astype(np.int64)
+def _deployed(
+    policy: DiffusionPolicy, dataset: Dataset, user: int | None, history: tuple[int, ...]
+) -> Scored:
+    """What is ranked for a user, or for the owner of a history, by everything that is known."""
+    ranker = Ranker(policy, dataset)
+    if user is not None:
+        return lambda: ranker.scores([Query(user)])[0], ranker.known(user), {}
+
+    def score() -> Tensor:
+        try:
+            return ranker.scores([Query(history=history)])[0]
+        except NoHistory as error:
+            raise ValueError(f"--history: {error}; pass --user") from error
+
+    return score, np.unique(np.array(history, dtype=np.int64)), {}
 
 
 def _last_row(rows: RowDataset, dataset: Dataset, user: int) -> int:

@@ -22,6 +22,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 
+from refit_env.backbones.row_weights import history_rows
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.data.rows import SparseRows
@@ -160,6 +161,29 @@ class Backbone(nn.Module, ABC):
             ValueError: if the backbone does not support the data set's task.
         """
         return SparseRows(self.rows(dataset.episodes, self.config), device).dense
+
+    def show(self, histories: Tensor) -> Tensor:
+        """Return the network input of people who are in no data set; part of an exported model.
+
+        It equals the result of ``shown`` for users who have these histories. The default is that of the
+        default ``rows``: 1 for each item.
+
+        Args:
+            histories: (B, n) int64 items, oldest first; numbers outside 0..I-1 are padding.
+
+        Returns:
+            What ``shown`` returns for a batch, for example (B, I) float32.
+
+        Raises:
+            ValueError: if the input is not a function of a history, or the backbone does not define this
+                method and has another ``rows`` or ``shown``.
+        """
+        own = type(self)
+        if own.shown is not Backbone.shown or own.rows.__func__ is not Backbone.rows.__func__:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"backbone {self.name!r} defines no `show`: it ranks for a data set's users alone"
+            )
+        return history_rows(histories, self.num_items)
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """Return the mean of u_T (B, D) of ``users`` (B,) with input ``shown``; by default ``shown``.

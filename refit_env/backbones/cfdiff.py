@@ -153,17 +153,32 @@ class CFDiff(Backbone):
     def hops(self, row: Tensor) -> list[Tensor]:
         """Return the 2-hop and, with 3 hops, the 3-hop row, each (B, I), of visible rows (B, I)."""
         owned = (row > 0).to(row.dtype)  # (B, I)
-        to_users, of_users, of_items = self._links(row.dtype)
+        _, of_users, of_items = self._links(row.dtype)
         second = owned * (of_items / max(self.config.num_users, 1))
         if self.config.hops == 2:
             return [second]
-        common = to_users(owned.T)  # (U, B) items in common
+        common = self._spread(owned, 1)  # (U, B) items in common
         own = owned.sum(1)  # (B,)
         lengths = of_users.clamp(min=1)[:, None] * own.clamp(min=1)  # (U, B)
         like = (common / lengths.sqrt()) ** self.config.sharpness
         like = like.masked_fill(common >= own - 0.5, 0.0)  # users who have all visible items
-        third = to_users.T(like).T * (1 - owned)  # (B, I)
+        third = self._spread(like.T, 0).T * (1 - owned)  # (B, I)
         return [second, third / third.amax(1, keepdim=True).clamp(min=torch.finfo(row.dtype).tiny)]
+
+    def _spread(self, values: Tensor, side: int) -> Tensor:
+        """Return the sums over neighbours, (U, B) of items' ``values`` (B, I), or (I, B) of users' (B, U).
+
+        Args:
+            values: (B, I) or (B, U).
+            side: 1: from items to users; 0: from users to items.
+        """
+        if not torch.compiler.is_exporting():
+            to_users, _, _ = self._links(values.dtype)
+            return (to_users if side else to_users.T)(values.T)
+        source, target = self.interactions[side].long(), self.interactions[1 - side].long()  # (N,)
+        count = self.config.num_users if side else self.num_items
+        out = values.new_zeros(values.shape[0], count)  # sparse matrices cannot be exported
+        return out.index_add(1, target, values[:, source]).T
 
     @property
     def condition_size(self) -> int:

@@ -23,7 +23,15 @@ from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.noise_schedule import LinearVariance
-from refit_env.backbones.row_weights import reciprocal_weights, rising_weights, split_rows
+from refit_env.backbones.row_weights import (
+    Weigh,
+    history_rows,
+    reciprocal,
+    reciprocal_weights,
+    rising,
+    rising_weights,
+    split_rows,
+)
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.settings import OneOf, Share
 
@@ -96,6 +104,16 @@ class RowDenoiser(Backbone):
         if config.recency == "reciprocal":
             return reciprocal_weights(dataset.train, config.decay)
         return rising_weights(dataset.train, config.oldest, 1.0)
+
+    def show(self, histories: Tensor) -> Tensor:
+        """Return rows (B, I) of histories, weighted by ``config.recency``."""
+        config = self.config
+        weigh: dict[str, Weigh | None] = {
+            "none": None,
+            "rising": lambda place, count: rising(place, count, config.oldest, 1.0),
+            "reciprocal": lambda place, count: reciprocal(place, count, config.decay),
+        }
+        return history_rows(histories, self.num_items, weigh[config.recency])
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I)."""

@@ -17,6 +17,7 @@ from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.geography import GeoEncoder, PlaceGraph, coordinates_of
 from refit_env.backbones.graphs import Latest
+from refit_env.backbones.row_weights import latest_items
 from refit_env.backbones.visits import (
     TargetAttention,
     VisitEncoder,
@@ -162,6 +163,11 @@ class DiffPoi(Backbone):
         places = torch.as_tensor(items, device=device)  # (R, L)
         waited = torch.as_tensor(gaps, device=device)  # (R, L)
         return lambda users: torch.stack([places[users].float(), waited[users]], 2)
+
+    def show(self, histories: Tensor) -> Tensor:
+        """Return the latest places of histories as visits (B, L, 2) whose gaps are unknown."""
+        places = latest_items(histories, self.num_items, self.config.history).float()  # (B, L)
+        return torch.stack([places, torch.zeros_like(places)], 2)
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
         """Return the sequence encoding (B, D)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
+from refit_env.backbones.row_weights import latest_items
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, betas
 from refit_env.diffusion.schedule import SCHEDULES
@@ -120,6 +121,10 @@ class DreamRec(Backbone):
         items, _ = rows.latest(self.config.history)
         table = torch.as_tensor(items, dtype=torch.int64, device=device)  # (R, L)
         return lambda users: table[users]
+
+    def show(self, histories: Tensor) -> Tensor:
+        """Return the latest items (B, L) of histories, oldest first, padded with I."""
+        return latest_items(histories, self.num_items, self.config.history)
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """Return zeros (B, D), the mean of the noise from which chains start."""

@@ -85,7 +85,12 @@ class Latest(Generic[Result]):
         self._value: Result | None = None
 
     def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
-        """Return the result for ``sources`` (compared by ``_identity``) and ``extra``, cached or computed."""
+        """Return the result for ``sources`` (compared by ``_identity``) and ``extra``, cached or computed.
+
+        While torch exports a model, whose tensors then have no values to compare, a cached result is valid.
+        """
+        if self._value is not None and torch.compiler.is_exporting():
+            return self._value
         key = (extra, *(_identity(source) for source in sources))
         if self._value is None or self._key != key:
             self._key, self._value = key, make()

@@ -94,7 +94,7 @@ class LinearDenoiser(ClosedForm):
 
     def _times(self, u: Tensor, weight: Tensor) -> Tensor:
         """Return u W; of a large catalogue and without gradients, by the items that ``u`` holds alone."""
-        few = self.num_items > LARGE and not torch.is_grad_enabled()
+        few = self.num_items > LARGE and not (torch.is_grad_enabled() or torch.compiler.is_exporting())
         if few and int(u.count_nonzero()) < SPARSE * u.numel():
             product: Tensor = torch.sparse.mm(u.to_sparse(), weight)
             return product

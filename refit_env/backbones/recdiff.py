@@ -256,6 +256,14 @@ class RecDiff(Backbone):
 
         return lookup
 
+    def show(self, histories: Tensor) -> Tensor:
+        """Not available: a chain starts from the social vector of a user of the data set.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("backbone 'recdiff' ranks for the users that it was trained on alone")
+
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """Return e_u (B, D): chains start without noise, as published."""
         return shown[:, self.dim :]

@@ -1,15 +1,23 @@
 """Interaction rows with larger weights for a user's recent items.
 
-Letters: U users, I items, N interactions, n_u interactions of a user.
+Letters: U users, I items, N interactions, n_u interactions of a user, B histories in a batch, n their length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
+import torch
+from torch import Tensor
 
 from refit_env.data.interactions import Interactions
+
+Weigh = Callable[[Tensor, Tensor], Tensor]
+"""Places (B, n) and counts (B, 1) of a history's items -> their weights (B, n)."""
 
 
 def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_matrix:
@@ -28,9 +36,7 @@ def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_
         >>> rising_weights(rows, 0.5, 1.0).toarray()
         array([[0.75, 1.  , 0.5 ]], dtype=float32)
     """
-    place = train.places
-    steps = np.maximum(train.counts[train.users] - 1, 1)  # (N,)
-    return _weighted(train, oldest + (newest - oldest) * place / steps)
+    return _weighted(train, rising(train.places, train.counts[train.users], oldest, newest))
 
 
 def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix:
@@ -41,8 +47,66 @@ def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix
         >>> reciprocal_weights(rows).toarray()
         array([[0.5       , 1.        , 0.33333334]], dtype=float32)
     """
-    back = train.counts[train.users] - train.places  # (N,) 1 is the newest
-    return _weighted(train, back.astype(np.float64) ** -decay)
+    return _weighted(train, reciprocal(train.places, train.counts[train.users], decay))
+
+
+def rising(place: Any, count: Any, oldest: float, newest: float) -> Any:
+    """Return the weights of the items at places 0.. of rows with ``count`` items: arrays or tensors alike."""
+    return oldest + (newest - oldest) * place / (count - 1 * (count > 1))
+
+
+def reciprocal(place: Any, count: Any, decay: float) -> Any:
+    """Return the weights 1 / b^decay, b = 1 for the newest item; arguments as for ``rising``."""
+    return (count - place) ** (-1.0 * decay)
+
+
+def history_rows(histories: Tensor, num_items: int, weigh: Weigh | None = None) -> Tensor:
+    """Return the weighted rows (B, I) float32 of histories: what ``rows`` holds for users who have them.
+
+    Args:
+        histories: (B, n) int64 items, oldest first; numbers outside 0..I-1 are padding.
+        num_items: I.
+        weigh: places and counts -> weights, all (B, n); None weights every item by 1.
+
+    Returns:
+        (B, I); a repeated item has its largest weight, that of its latest position.
+
+    Example:
+        >>> import torch
+        >>> history_rows(torch.tensor([[2, 0, -1]]), 3, lambda place, count: rising(place, count, 0.5, 1.0))
+        tensor([[1.0000, 0.0000, 0.5000]])
+    """
+    there, place, count = places_in(histories, num_items)  # (B, n), (B, n), (B, 1)
+    weights = torch.ones_like(place, dtype=torch.float32)  # (B, n)
+    if weigh is not None:
+        inside = place.clamp(min=0).to(torch.float32)  # padding before the first item has the place -1
+        weights = weigh(inside, count.clamp(min=1).to(torch.float32))
+    column = torch.where(there, histories, num_items)  # (B, n)
+    out = torch.zeros(histories.shape[0], num_items + 1, device=histories.device)
+    return out.scatter_reduce(1, column, weights * there, "amax")[:, :num_items]
+
+
+def places_in(histories: Tensor, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return where histories (B, n) hold items (B, n), each item's place (B, n), and their number (B, 1)."""
+    there = (histories >= 0) & (histories < num_items)
+    place = there.long().cumsum(1) - 1
+    return there, place, there.long().sum(1, keepdim=True)
+
+
+def latest_items(histories: Tensor, num_items: int, length: int) -> Tensor:
+    """Return the last ``length`` items of histories (B, n), oldest first, as (B, length) padded with I.
+
+    Example:
+        >>> import torch
+        >>> latest_items(torch.tensor([[2, -1, 0, 1], [1, -1, -1, -1]]), 3, 2)
+        tensor([[0, 1],
+                [1, 3]])
+    """
+    there, place, count = places_in(histories, num_items)
+    column = place - (count - length).clamp(min=0)  # (B, n)
+    column = torch.where(there & (column >= 0), column, length)
+    out = torch.full((histories.shape[0], length + 1), num_items, device=histories.device)
+    return out.scatter(1, column, histories)[:, :length]
 
 
 def split_rows(train: Interactions, start: float, end: float) -> tuple[Interactions, Interactions]:

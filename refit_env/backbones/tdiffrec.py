@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar
 
 import scipy.sparse as sp
 from msgspec import Meta
+from torch import Tensor
 
 from refit_env.backbones.diffrec import PUBLISHED as DIFFREC
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
-from refit_env.backbones.row_weights import rising_weights
+from refit_env.backbones.row_weights import history_rows, rising, rising_weights
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError
 
@@ -43,6 +44,7 @@ class TDiffRec(DiffRec):
 
     name: ClassVar[str] = "t-diffrec"
     config_class: ClassVar[type] = TDiffRecConfig
+    config: TDiffRecConfig
 
     def __init__(self, num_items: int, config: TDiffRecConfig | None = None) -> None:
         """Build an untrained network.
@@ -67,6 +69,11 @@ class TDiffRec(DiffRec):
                 "sorted by time. Use 'diffrec'"
             )
         return rising_weights(dataset.train, config.w_min, config.w_max)
+
+    def show(self, histories: Tensor) -> Tensor:
+        """Return weighted rows (B, I) of histories."""
+        low, high = self.config.w_min, self.config.w_max
+        return history_rows(histories, self.num_items, lambda place, count: rising(place, count, low, high))
 
 
 def _published(

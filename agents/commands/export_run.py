@@ -1,0 +1,58 @@
+"""The work of ``refit export``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from agents.commands.export import Export
+from agents.commands.loading import data_of, policy_of
+from agents.console import print_json, say
+from agents.serving.export import Description, ExportError, write_onnx, write_torch, write_triton
+from agents.serving.graph import RankingGraph
+from refit_env.checkpoint import weights_digest
+from refit_env.data.sequences import LENGTHS
+
+WRITERS: dict[str, Callable[[RankingGraph, Path, Description], None]] = {
+    "onnx": write_onnx,
+    "torch": write_torch,
+    "triton": write_triton,
+}
+"""Values of ``--format``."""
+
+
+def run(command: Export) -> int:
+    """Export and print; returns the exit code."""
+    if command.format != "triton" and command.out.exists() and not command.overwrite:
+        raise ExportError(f"--out {command.out} exists already; choose another file, or pass --overwrite")
+    folder, dataset = data_of(command)
+    policy = policy_of(command, folder, "cpu")
+    policy.inputs(dataset)  # refuses other data
+    if command.top > dataset.num_items:
+        raise ExportError(f"--top {command.top} must lie in 1..{dataset.num_items}, the number of items")
+    length = LENGTHS[dataset.task] if dataset.has_rows else None
+    rows = command.inputs == "rows"
+    if rows and dataset.has_rows:
+        raise ExportError(f"--inputs rows: {dataset.name!r} has histories in order of time; use --inputs ids")
+    graph = RankingGraph(policy, command.top, length, rows=rows)
+    known = policy.backbone.trained_on
+    about = Description(
+        backbone=policy.backbone.name,
+        weights=weights_digest(policy.backbone.state_dict()),
+        dataset=dataset.name,
+        data_fingerprint=(known.fingerprint if known else None) or "",
+        num_items=dataset.num_items,
+        num_steps=policy.num_steps,
+        top=command.top,
+        inputs=command.inputs,
+    )
+    WRITERS[command.format](graph, command.out, about)
+    if command.json:
+        print_json({"file": str(command.out), "format": command.format, **asdict(about)})
+        return 0
+    say(
+        f"wrote {command.out}: {about.backbone} on {about.dataset}, {about.num_steps} steps, lists of "
+        f"{about.top} of {about.num_items:,} items, weights {about.weights[:12]}"
+    )
+    return 0

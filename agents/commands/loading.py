@@ -1,0 +1,62 @@
+"""The model of a run and its data set, checked, for the commands that use a trained model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from agents.commands.common import choose_target
+from agents.runs.folder import RunFolder
+from agents.training.tensors import resolve_device
+from refit_env.checkpoint import weights_digest
+from refit_env.data import Dataset, load_dataset
+from refit_env.policy import DiffusionPolicy
+
+
+class OfRun(Protocol):
+    """The options that name a run's model and its data."""
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+
+    @property
+    def env(self) -> str | None:
+        """Environment id; None for the run's."""
+
+    @property
+    def data(self) -> Path | None:
+        """Folder of the data; None for the run's."""
+
+    @property
+    def other_data(self) -> bool:
+        """Allow other data."""
+
+    @property
+    def other_weights(self) -> bool:
+        """Allow other weights."""
+
+
+def data_of(command: OfRun) -> tuple[RunFolder, Dataset]:
+    """Return the run's folder and the data set that its model is used on.
+
+    Raises:
+        RunError: if the folder holds no run.
+        ValueError: if the options contradict each other.
+        DataError: if the data cannot be read.
+    """
+    folder = RunFolder.open(command.run_dir)
+    return folder, load_dataset(choose_target(command.env, command.data, fallback=folder.config).dataset)
+
+
+def policy_of(command: OfRun, folder: RunFolder, device: str) -> DiffusionPolicy:
+    """Return the run's policy on a device.
+
+    Raises:
+        CheckpointError: if its files are missing or damaged.
+        RunError: if its weights are not those that the run ended with, and no option allows it.
+    """
+    policy = DiffusionPolicy.load(folder.path, resolve_device(device), other_data=command.other_data)
+    if not command.other_weights:
+        folder.check_weights(weights_digest(policy.backbone.state_dict()))
+    return policy

@@ -1,0 +1,72 @@
+"""A recommender as one graph, from histories to lists: what ``refit export`` writes.
+
+Letters: B histories in a batch, n their length, I items, K list length.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from refit_env.backbones.row_weights import latest_items, places_in
+from refit_env.policy import DiffusionPolicy
+
+NOTHING = -1
+"""Padding of histories, and of lists with fewer than K items."""
+
+
+class RankingGraph(nn.Module):
+    """The noise-free chain of a policy, with the items of the history masked, and the K best items.
+
+    Attributes:
+        policy: the recommender.
+        top: K.
+        length: latest items of a history that the model reads; None for all. All of them are masked.
+        rows: whether the input is a weighted row (B, I) instead of a history.
+    """
+
+    def __init__(
+        self, policy: DiffusionPolicy, top: int, length: int | None = None, *, rows: bool = False
+    ) -> None:
+        """Store the policy, in evaluation mode.
+
+        Args:
+            policy: the recommender.
+            top: K.
+            length: latest items of a history that the model reads; None for all.
+            rows: whether the input is a weighted row (B, I).
+
+        Raises:
+            ValueError: if ``top`` is outside 1..I.
+        """
+        super().__init__()
+        self.policy, self.top, self.length, self.rows = policy.eval(), top, length, rows
+        if not 1 <= top <= policy.backbone.num_items:
+            raise ValueError(f"top={top} must lie in 1..{policy.backbone.num_items}, the number of items")
+
+    def forward(self, history: Tensor) -> tuple[Tensor, Tensor]:
+        """Rank the items for each history.
+
+        Args:
+            history: (B, n) int64 items, oldest first; numbers outside 0..I-1 are padding. With ``rows``:
+                (B, I) float32, above 0 where the person has the item.
+
+        Returns:
+            Items (B, K) int64, best first, and their scores (B, K); -1 and -inf where no item is left.
+        """
+        count = self.policy.backbone.num_items
+        if self.rows:
+            shown, hidden = history, history > 0
+        else:
+            there, _, _ = places_in(history, count)  # (B, n)
+            column = torch.where(there, history, count)  # (B, n)
+            hidden = torch.zeros(history.shape[0], count + 1, dtype=torch.bool, device=history.device)
+            hidden = hidden.scatter(1, column, torch.ones_like(column, dtype=torch.bool))[:, :count]
+            read = history if self.length is None else latest_items(history, count, self.length)
+            shown = self.policy.backbone.show(read)
+        users = torch.zeros(history.shape[0], dtype=torch.int64, device=history.device)
+        scores = self.policy.scores(users, shown).masked_fill(hidden, -math.inf)  # (B, I)
+        score, item = scores.topk(self.top, dim=1)  # (B, K)
+        return torch.where(score > -math.inf, item, NOTHING), score

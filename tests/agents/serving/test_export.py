@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.cli import main
+from agents.serving.export import Description, ExportError, compare_lists, write_onnx, write_torch
+from agents.serving.graph import NOTHING, RankingGraph
+from agents.serving.ranker import Query, Ranker
+from refit_env.backbones import backbone_names
+from refit_env.data.sequences import LENGTHS
+
+ONNX = [name for name in backbone_names() if name not in ("diff-poi", "recdiff")]
+"""Backbones that onnxruntime runs: diff-poi has a float64 arcsine, recdiff knows its own users alone."""
+QUICK = ("diffrec", "spectral")
+"""Those of the fast tests; torch needs seconds for an export."""
+ABOUT = Description("diffrec", "0" * 64, "synthetic", "1" * 64, 30, 2, 6, "ids")
+HISTORIES = [(1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16), (), tuple(range(20)), (0,)]
+onnx_extra = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ("onnx", "onnxruntime", "onnxscript")),
+    reason="the extra export: pip install -e '.[export]'",
+)
+
+
+def padded(histories: list[tuple[int, ...]]) -> Any:
+    longest = max(map(len, histories))
+    return np.array([[*row, *[NOTHING] * (longest - len(row))] for row in histories], np.int64)
+
+
+def graph_of(policy: Any, data: Any, **options: Any) -> RankingGraph:
+    return RankingGraph(policy, 6, LENGTHS[data.task] if data.has_rows else None, **options)
+
+
+def wanted(policy: Any, data: Any, histories: list[tuple[int, ...]], top: int = 6) -> tuple[Any, Any]:
+    """What the ranker returns, as arrays of equal length."""
+    ranked = Ranker(policy, data).rank([Query(history=row) for row in histories], top)
+    items = np.full((len(ranked), top), NOTHING)
+    scores = np.full((len(ranked), top), -np.inf)
+    for place, one in enumerate(ranked):
+        items[place, : one.items.size], scores[place, : one.items.size] = one.items, one.scores
+    return items, scores
+
+
+@onnx_extra
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ONNX]
+)
+def test_onnxruntime_ranks_like_the_policy(name: str, policy_of: Callable[..., Any], tmp_path: Path) -> None:
+    import onnxruntime
+
+    policy, data = policy_of(name)
+    write_onnx(graph_of(policy, data), tmp_path / "m.onnx", ABOUT)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert [put.name for put in session.get_inputs()] == ["history"]
+    assert [put.name for put in session.get_outputs()] == ["items", "scores"]
+    assert session.get_modelmeta().custom_metadata_map["refit.weights"] == "0" * 64
+    for histories in (HISTORIES, HISTORIES[:1], [(23, 2), (2, 23)]):
+        found = session.run(None, {"history": padded(histories)})
+        assert compare_lists(wanted(policy, data, histories), found) < 1e-4
+
+
+@onnx_extra
+@pytest.mark.parametrize("recency", ["rising", "reciprocal"])
+def test_weights_by_recency_are_inside_the_graph(
+    recency: str, policy_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    policy, data = policy_of("linear", recency=recency)
+    write_onnx(graph_of(policy, data), tmp_path / "m.onnx", ABOUT)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    forth, back = ((1, 2, 3, 9), (9, 3, 2, 1))
+    found = session.run(None, {"history": padded([forth, back])})
+    assert compare_lists(wanted(policy, data, [forth, back]), found) < 1e-4
+    assert not np.allclose(found[1][0], found[1][1])
+
+
+@onnx_extra
+def test_a_graph_of_rows_reads_rows(policy_of: Callable[..., Any], tmp_path: Path) -> None:
+    import onnxruntime
+
+    policy, data = policy_of("diffrec")
+    write_onnx(graph_of(policy, data, rows=True), tmp_path / "m.onnx", ABOUT)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    rows = np.zeros((2, 30), np.float32)
+    rows[0, [1, 2, 3]] = rows[1, [8]] = 1.0
+    found = session.run(None, {"history": rows})
+    assert compare_lists(wanted(policy, data, [(1, 2, 3), (8,)]), found) < 1e-4
+
+
+@onnx_extra
+@pytest.mark.slow
+def test_a_backbone_that_onnxruntime_cannot_run_leaves_no_file(
+    policy_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    policy, data = policy_of("diff-poi")
+    with pytest.raises(ExportError, match="'diff-poi' is no model that onnxruntime can run"):
+        write_onnx(graph_of(policy, data), tmp_path / "m.onnx", ABOUT)
+    assert not list(tmp_path.iterdir())
+
+
+@onnx_extra
+def test_a_file_that_ranks_otherwise_is_not_written(
+    policy_of: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy, data = policy_of("diffrec")
+    whole = graph_of(policy, data)
+    forward = RankingGraph.forward
+
+    def exported(self: RankingGraph, history: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        items, scores = forward(self, history)
+        return items, scores * (1.01 if torch.compiler.is_exporting() else 1.0)
+
+    monkeypatch.setattr(RankingGraph, "forward", exported)
+    with pytest.raises(ExportError, match="scores of onnxruntime differ from those of torch by 9"):
+        write_onnx(whole, tmp_path / "m.onnx", ABOUT)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["diffrec", *(pytest.param(name, marks=pytest.mark.slow) for name in ("diff-poi", "dreamrec"))]
+)
+def test_a_torch_program_ranks_like_the_policy(
+    name: str, policy_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    policy, data = policy_of(name)
+    write_torch(graph_of(policy, data), tmp_path / "m.pt2", ABOUT)
+    extra = {"refit.json": ""}
+    program = torch.export.load(str(tmp_path / "m.pt2"), extra_files=extra)
+    assert json.loads(extra["refit.json"])["weights"] == "0" * 64
+    histories = HISTORIES if name != "diff-poi" else HISTORIES[:2]
+    found = [part.numpy() for part in program.module()(torch.from_numpy(padded(histories)))]
+    assert compare_lists(wanted(policy, data, histories), found) < 1e-4
+    assert [path.name for path in tmp_path.iterdir()] == ["m.pt2"]
+
+
+def test_lists_differ_by_items_and_scores() -> None:
+    one = np.array([[3, 1]]), np.array([[2.0, 1.0]])
+    assert compare_lists(one, one) == 0.0
+    assert compare_lists(one, (np.array([[3, 2]]), one[1])) == 0.0  # a tie at the end
+    assert compare_lists(one, (np.array([[1, 3]]), one[1])) == 0.5
+    assert compare_lists(one, (np.array([[4, 1]]), one[1])) == 0.5
+    assert compare_lists(one, (np.array([[3, NOTHING]]), np.array([[2.0, -np.inf]]))) == float("inf")
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a closed form on the embedded data set."""
+    import refit_env
+    from refit_env.data import load_dataset
+
+    folder = tmp_path_factory.mktemp("run")
+    refit_env.load_policy("ReFiT-Synthetic-v0", num_steps=1).save(folder, load_dataset("synthetic"))
+    (folder / "config.json").write_text(json.dumps({"command": "pretrain", "env": "ReFiT-Synthetic-v0"}))
+    (folder / "metrics.json").write_text("{}")
+    return folder
+
+
+def test_the_command_writes_a_program_and_prints_what_it_is(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--run", str(run), "--format", "torch", "--out", str(tmp_path / "m.pt2")]
+    assert main([*words, "--top", "7", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["top"] == 7 and report["num_items"] == 400 and report["backbone"] == "linear"
+    assert len(report["data_fingerprint"]) == len(report["weights"]) == 64
+    items, scores = torch.export.load(str(tmp_path / "m.pt2")).module()(torch.tensor([[5, 9]]))
+    assert items.shape == scores.shape == (1, 7)
+    assert main(words) == 2  # a second time
+    assert "m.pt2 exists already; choose another file, or pass --overwrite" in capsys.readouterr().err
+    assert main([*words, "--overwrite"]) == 0
+    assert "wrote" in capsys.readouterr().out
+
+
+@onnx_extra
+def test_a_folder_for_triton(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnxruntime
+
+    words = ["export", "--run", str(run), "--format", "triton", "--out", str(tmp_path / "lists")]
+    assert main(words) == 0
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == {
+        "lists/config.pbtxt",
+        "lists/1/model.onnx",
+    }
+    text = (tmp_path / "lists" / "config.pbtxt").read_text()
+    assert 'name: "lists"' in text and 'backend: "onnxruntime"' in text
+    session = onnxruntime.InferenceSession(tmp_path / "lists" / "1" / "model.onnx")
+    for put, line in ((session.get_inputs()[0], "input"), (session.get_outputs()[0], "output")):
+        dims = [size if isinstance(size, int) else -1 for size in put.shape[1:]]
+        assert (
+            f'{line} [ {{ name: "{put.name}" data_type: TYPE_INT64 dims: {dims} }}'.replace(
+                "[-1]", "[ -1 ]"
+            ).replace("[20]", "[ 20 ]")
+            in text
+        )
+    capsys.readouterr()
+    assert main(words) == 2
+    assert f"--out {tmp_path / 'lists'} is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--top", "401"], "--top 401 must lie in 1..400, the number of items"),
+        (["--top", "0"], "--top must be >= 1"),
+        (["--data", "no-such-folder"], "--data no-such-folder: there is no such folder"),
+    ],
+)
+def test_mistakes(
+    run: Path, tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "m.pt2"
+    assert main(["export", "--run", str(run), "--format", "torch", "--out", str(out), *words]) == 2
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+def test_a_missing_package_names_its_extra(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "m.onnx")]) == 2
+    assert "onnx is not installed; it is in the extra 'export'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
