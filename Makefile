@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.refit-installed
 PYTEST_ARGS ?=
 PYTHONS ?= 3.11 3.12 3.13 3.14
-INTEGRATIONS := rllib torchrl zoo
+INTEGRATIONS := ray rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
@@ -54,7 +54,7 @@ test-wheel: $(VENV)/.refit-release-installed ## Build sdist and wheel, install t
 test-browser: docs $(VENV)/.refit-browser-installed ## Open the site in a headless Chromium, wide and narrow; skips where there is none
 	REFIT_SITE=docs/_build $(BIN)/python -m pytest -m slow tests/browser $(PYTEST_ARGS)
 
-test-integrations: $(INTEGRATIONS:%=test-%) ## Run RLlib, TorchRL, rl-zoo3 and sb3-contrib on the environments (minutes)
+test-integrations: $(INTEGRATIONS:%=test-%) ## Run Ray Data, RLlib, TorchRL, rl-zoo3 and sb3-contrib (minutes)
 
 # With the variable set, a library that is not there is an error, not a skipped test.
 $(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed

@@ -21,7 +21,7 @@ IMPORT_NAMES = {
     "sparse-dot-topn": "sparse_dot_topn",
     "stable-baselines3": "stable_baselines3",
 }
-INTEGRATIONS = ("rllib", "torchrl", "zoo")
+INTEGRATIONS = ("ray", "rllib", "torchrl", "zoo")
 OPTIONAL = {
     "psutil": "Windows only: sparse-dot-topn brings it",
     "moviepy": "extra `video`",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -130,3 +131,13 @@ def test_a_file_that_exists_stays(shop: Any, tmp_path: Path, capsys: pytest.Capt
     assert main(["recommend", "--run", str(shop[0]), "--user", "user-07", "--out", str(out)]) == 2
     assert "--out and --overwrite belong to --all-users" in capsys.readouterr().err
     assert len(written(shop[0], out, "--overwrite")) == 300
+
+
+def test_ray_that_is_missing_is_named(
+    shop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["recommend", "--run", str(shop[0]), "--all-users", "--engine", "ray"]
+    assert main([*words, "--out", str(tmp_path / "a.parquet")]) == 2
+    assert "ray is not installed; it is in the extra 'ray'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
