@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),
     "reward": ("agents.commands.reward", "list the rewards; measure one before any training"),
     "compare": ("agents.commands.compare", "run a study: models and algorithms on the same data and budgets"),
+    "report": ("agents.commands.report", "write one HTML page that shows what runs or a study did"),
     "recommend": ("agents.commands.recommend", "print the list of one user, or write those of all"),
     "export": ("agents.commands.export", "write a run's recommender as one file: ONNX, torch, Triton"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),

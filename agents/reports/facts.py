@@ -1,0 +1,240 @@
+"""What a run folder says of its run: the result in a sentence, the command, the state, the alarms."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from agents.algorithms.registry import settings_class
+from agents.runs.alarms import Alarm, alarms
+from agents.runs.contents import RunConfig, RunMetrics
+from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
+from agents.runs.log import read_log
+from refit_env.evaluation.ranking import nearest_metric
+
+FINE_TUNING, PRETRAINING = "finetune", "pretrain"
+FLAGS = ("new_data",)
+"""Settings of ``config.json`` that are switches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """A run, as its folder says it.
+
+    Attributes:
+        path: the folder.
+        config: ``config.json``.
+        metrics: ``metrics.json``; empty for an unfinished run.
+        rows: ``log.csv``; empty where there is none.
+    """
+
+    path: Path
+    config: RunConfig
+    metrics: RunMetrics
+    rows: list[dict[str, float]]
+
+    @classmethod
+    def read(cls, path: Path) -> Facts:
+        """Read a run folder, finished or not.
+
+        Raises:
+            RunError: if it is none, or a file of it is damaged.
+        """
+        folder = RunFolder.open(path, needs=(CONFIG,))
+        metrics: RunMetrics = folder.metrics if folder.finished() else {}
+        rows = read_log(path) if (path / LOG).exists() else []
+        return cls(path, folder.config, metrics, rows)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended."""
+        return bool(self.metrics)
+
+    @property
+    def name(self) -> str:
+        """What the page calls it: the folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def algorithm(self) -> str:
+        """What trained it."""
+        if self.config["command"] != FINE_TUNING:
+            return self.config["command"]
+        return self.config.get("algorithm", "reinforce")
+
+    @property
+    def reward(self) -> str:
+        """The reward in words; empty where there is none."""
+        kwargs = self.config.get("env_kwargs") or {}
+        reward = kwargs.get("reward")
+        if isinstance(reward, Mapping):
+            reward = " + ".join(f"{weight:g} {name}" for name, weight in reward.items())
+        relevance = kwargs.get("relevance")
+        words = [str(reward or "the environment's reward"), f"relevance {relevance}" if relevance else ""]
+        return ", ".join(filter(None, words)) if self.config["command"] == FINE_TUNING else ""
+
+    @property
+    def alarms(self) -> list[Alarm]:
+        """The alarms of its log."""
+        return alarms(self.rows)
+
+    @property
+    def selected_on(self) -> str:
+        """The validation metric that chose the weights, as the log calls it."""
+        training = self.metrics.get("training", {})
+        settings: Mapping[str, Any] = self.config.get("agent") or self.config.get("pretrain") or {}
+        return str(training.get("selected_on") or f"valid {settings.get('select_on', 'ndcg@20')}")
+
+    @property
+    def chosen(self) -> float | None:
+        """The iteration or epoch of the chosen weights."""
+        training = self.metrics.get("training", {})
+        found = training.get("best_iteration", training.get("best_epoch"))
+        return None if found is None else float(found)
+
+    @property
+    def step_name(self) -> str:
+        """The first column of the log."""
+        return next(iter(self.rows[0]), "iteration") if self.rows else "iteration"
+
+    def sentence(self) -> str:
+        """The result in a sentence."""
+        if not self.finished:
+            done = int(self.rows[-1][self.step_name]) if self.rows else 0
+            total = (self.config.get("agent") or self.config.get("pretrain") or {}).get(f"{self.step_name}s")
+            of = "" if total is None else f" of {total}"
+            where = f"{self.step_name} {done}{of}"
+            return f"This run is not finished: its log ends at {where}, and nothing was tested."
+        if "after" not in self.metrics:
+            test = self.metrics.get("test", {})
+            name = nearest_metric("ndcg@20", test)
+            value = test.get(name)
+            return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
+        return gain_sentence(self.metrics)
+
+
+def gain_sentence(metrics: RunMetrics) -> str:
+    """The gain of a fine-tuning run in a sentence.
+
+    Example:
+        >>> gain = {"mean_difference": 0.1, "low": 0.08, "high": 0.12, "confidence": 0.95}
+        >>> found = {"before": {"ndcg@20": 0.3}, "after": {"ndcg@20": 0.4}, "users": 800}
+        >>> print(gain_sentence(found | {"paired_bootstrap": {"ndcg@20": gain}}))
+        Test NDCG@20 rose from 0.3000 to 0.4000 (+33.3 %; 95 % interval of the difference over 800 users:
+        +0.0800 to +0.1200).
+    """
+    name = nearest_metric("ndcg@20", metrics["after"])
+    before, after = metrics["before"].get(name), metrics["after"].get(name)
+    found = metrics["paired_bootstrap"][name]
+    if before is None or after is None:
+        return f"{pretty(name)} was not a finite number."
+    low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
+    relative = f"{100 * (after / before - 1):+.1f} %; " if before else ""
+    users = f"{share:.0f} % interval of the difference over {metrics['users']} users"
+    interval = f"{relative}{users}: {low:+.4f} to {high:+.4f}"
+    if after == before:
+        return f"Validation chose the weights of the start: test {pretty(name)} stays {before:.4f}."
+    change = f"from {before:.4f} to {after:.4f}"
+    if low <= 0 <= high:
+        return f"Test {pretty(name)} went {change}, which is within noise ({interval})."
+    return f"Test {pretty(name)} {'rose' if after > before else 'fell'} {change} ({interval})."
+
+
+def pretty(metric: str) -> str:
+    """A metric as papers write it.
+
+    Example:
+        >>> pretty("ndcg@20"), pretty("recall@10"), pretty("coverage@20")
+        ('NDCG@20', 'Recall@10', 'coverage@20')
+    """
+    return metric.replace("ndcg", "NDCG").replace("recall", "Recall")
+
+
+def command_of(config: RunConfig) -> str:
+    """The command that began a run, with the settings that differ from the defaults.
+
+    Args:
+        config: its ``config.json``.
+    """
+    command = config["command"]
+    words = [f"refit {command}"]
+    if config.get("data"):
+        words += ["--data", str(config["data"])]
+    elif config.get("env"):
+        words += ["--env", config["env"]]
+    for name in ("init", "seed", "num_steps", "eta", "algorithm", "preset"):
+        value = config.get(name)
+        if value is not None:
+            words += [_option(name), str(value)]
+    words += [_option(name) for name in FLAGS if config.get(name)]
+    kwargs = dict(config.get("env_kwargs") or {})
+    words += _reward_words(kwargs)
+    settings = config.get("agent") or config.get("pretrain") or {}
+    for name, value in changed_settings(config, settings).items():
+        words += [_option(name)] if value is True else [_option(name), str(value)]
+    return " ".join(word if word.startswith("refit ") else shlex.quote(word) for word in words)
+
+
+def changed_settings(config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are not those of the algorithm's class; all of them for an algorithm that is not here."""
+    if config["command"] != FINE_TUNING:
+        return {}
+    try:
+        default = settings_class(config.get("algorithm", "reinforce")).preset(config.get("preset", "default"))
+    except ValueError:  # the user's own file is gone, or a preset that the data decides
+        return {name: value for name, value in settings.items() if value not in (None, False)}
+    usual = {field.name: getattr(default, field.name) for field in fields(default)}
+    return {name: value for name, value in settings.items() if usual.get(name) != value}
+
+
+def _reward_words(kwargs: Mapping[str, Any]) -> list[str]:
+    """The options of the reward."""
+    words: list[str] = []
+    reward = kwargs.get("reward")
+    if isinstance(reward, Mapping):
+        words += ["--reward", ",".join(f"{name}={weight:g}" for name, weight in reward.items())]
+    elif reward is not None:
+        words += ["--reward", str(reward)]
+    if kwargs.get("relevance"):
+        words += ["--relevance", str(kwargs["relevance"])]
+    if kwargs.get("k", 20) != 20:
+        words += ["--k", str(kwargs["k"])]
+    options = kwargs.get("reward_kwargs") or {}
+    if options:
+        words += ["--reward-options", *(f"{name}={json.dumps(value)}" for name, value in options.items())]
+    return words
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def check_same_data(runs: Sequence[Facts]) -> None:
+    """Refuse runs on different data.
+
+    Raises:
+        RunError: naming two of them and their data.
+    """
+    first = runs[0]
+    for other in runs[1:]:
+        one, two = identity(first), identity(other)
+        if one != two:
+            raise RunError(
+                f"{first.path} is on {describe(one)}, {other.path} on {describe(two)}: a report compares "
+                "runs on the same data; make a report of each"
+            )
+
+
+def identity(facts: Facts) -> tuple[str, str]:
+    """Name and fingerprint of a run's data; the environment's id where they are not recorded."""
+    data = facts.config.get("dataset") or {}
+    return str(data.get("name") or facts.config["env"]), str(data.get("fingerprint") or "")
+
+
+def describe(data: tuple[str, str]) -> str:
+    """A data set in a message."""
+    return f"{data[0]} {data[1][:12]}".strip()
