@@ -14,7 +14,9 @@ from agents.runs.alarms import Alarm, alarms
 from agents.runs.contents import RunConfig, RunMetrics
 from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
 from agents.runs.log import read_log
+from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import nearest_metric
+from refit_env.evaluation.selection import Rule, parse_rule
 
 FINE_TUNING, PRETRAINING = "finetune", "pretrain"
 FLAGS = ("new_data",)
@@ -84,10 +86,21 @@ class Facts:
 
     @property
     def selected_on(self) -> str:
-        """The validation metric that chose the weights, as the log calls it."""
+        """How validation chose the weights."""
         training = self.metrics.get("training", {})
         settings: Mapping[str, Any] = self.config.get("agent") or self.config.get("pretrain") or {}
-        return str(training.get("selected_on") or f"valid {settings.get('select_on', 'ndcg@20')}")
+        return str(
+            training.get("selected_on")
+            or f"valid {settings.get('select', settings.get('select_on', 'ndcg@20'))}"
+        )
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of ``selected_on``; that of NDCG@20 where it cannot be read."""
+        try:
+            return parse_rule(self.selected_on.removeprefix("valid "))
+        except SettingError:
+            return parse_rule("ndcg@20")
 
     @property
     def chosen(self) -> float | None:

@@ -33,7 +33,7 @@ PARTS = (
 )
 """Name and id of a run's sections."""
 ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-"""What must not stand in a script."""
+"""Letters that a script element may not hold, and what replaces them."""
 
 
 def run_page(runs: Sequence[RunParts]) -> str:

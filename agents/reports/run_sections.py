@@ -168,15 +168,15 @@ def _curves(facts: Facts) -> list[Chart | None]:
     """Validation and the objective of training."""
     logged = {name.removeprefix("valid/") for row in facts.rows for name in row if name.startswith("valid/")}
     names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
-    select = facts.selected_on.removeprefix("valid ")
-    names += [select] if select in logged and select not in names else []
+    rule = facts.rule
+    names += [name for name in rule.names if name in logged and name not in names]
     places = [float(alarm.iteration) for alarm in facts.alarms]
     shared: dict[str, Any] = {"xlabel": facts.step_name, "chosen": facts.chosen}
     charts = []
     for place, name in enumerate(dict.fromkeys(names)):
         line = _line(facts, f"valid/{name}", f"validation {pretty(name)}", f"c{place + 1}")
         level = ("start", line.y[0]) if line.y and facts.config["command"] == "finetune" else None
-        title = f"Validation {pretty(name)}" + (", which selects" if name == select else "")
+        title = f"Validation {pretty(name)}" + (", which selects" if name == rule.metric else "")
         charts.append(line_chart(title, [line], level=level, alarms=places if place == 0 else (), **shared))
     loss = _line(facts, "train/loss", "training loss", "c3")
     return [*charts, line_chart("Training loss", [loss], xlabel=facts.step_name, chosen=facts.chosen)]
