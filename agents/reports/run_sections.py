@@ -313,7 +313,7 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
     for folder, digest in (config.get("weights") or {}).items():
         rows.append((f"weights of {folder}", digest))
     if config.get("algorithm_file"):
-        file = config["algorithm_file"] or {}
+        file: Mapping[str, Any] = config["algorithm_file"] or {}
         rows.append(("file of the algorithm", f"{file.get('file')} (sha256 {file.get('sha256')})"))
     for name, value in (config.get("env_kwargs") or {}).items():
         rows.append((f"environment: {name}", value))
