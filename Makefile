@@ -84,6 +84,7 @@ docs: $(VENV)/.refit-docs-installed ## Write the generated pages again and build
 	$(BIN)/python docs/make_env_pages.py
 	$(BIN)/python docs/make_registry_pages.py
 	$(BIN)/python docs/make_results.py
+	$(BIN)/python docs/make_leaderboards.py
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "the site: docs/_build/index.html"
 

@@ -61,12 +61,15 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
 """README's rows: title of the table -> the environment that its rows belong to, where they do not name it,
 and their first cells. A gain is never shown without its controls."""
 HEADLINE_COLUMNS = ("environment, model", "NDCG@20", "Recall@20", "NDCG@20 gain, %")
+ELSEWHERE = ("leaderboards", "published")
+"""Results that ``docs/make_leaderboards.py`` writes pages of."""
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
     """Read the result files that hold tables, in order of their names; each knows its ``folder``."""
-    results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*.json"))]
+    paths = [path for path in sorted(folder.glob("*.json")) if path.stem not in ELSEWHERE]
+    results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return [
         result | {"folder": path.parent}
         for path, result in results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def _report(
     command: Compare, study: Study, results: Sequence[dict[str, Any]], records: Path, stale: str
 ) -> dict[str, Any]:
     """Make the report, write it and draw the curves; ``stale`` ends the note."""
-    wanted = {also.study for also in study.also if not command.env or also.environment in command.env}
+    shown = tuple(also for also in study.also if not command.env or also.environment in command.env)
+    study = replace(study, also=shown)
+    wanted = dict.fromkeys(also.study for also in shown)
     others = {name: list(read_records(records.with_name(f"{name}.jsonl")).values()) for name in wanted}
     for name, rows in others.items():
         if not rows:
@@ -185,7 +188,7 @@ def show(report: Mapping[str, Any], path: Path, *, json: bool) -> None:
         return
     for table in report["tables"]:
         rows = tuple(tuple(row) for row in table["rows"])
-        print_table(TextTable(table["title"], tuple(table["columns"]), rows))
+        print_table(TextTable(table["title"], tuple(table["columns"]), rows, note=table.get("note", "")))
     say(report["note"])
     drawn = f", {path.with_name(report['figure'])}" if "figure" in report else ""
     say(f"{path}{drawn}")

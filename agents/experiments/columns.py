@@ -27,15 +27,15 @@ class Column:
 
 
 def _metric(name: str) -> Column:
-    return Column(_named(name), lambda found, split: plus_minus(found[split][name]))
+    return Column(named(name), lambda found, split: plus_minus(found[split][name]))
 
 
 def _gain(name: str) -> Column:
-    return Column(f"{_named(name)} gain, %", lambda found, split: percent(found.get("gain", {}).get(name)))
+    return Column(f"{named(name)} gain, %", lambda found, split: percent(found.get("gain", {}).get(name)))
 
 
 def _difference(name: str) -> Column:
-    return Column(f"{_named(name)} gain", lambda found, split: signed(found.get("difference", {}).get(name)))
+    return Column(f"{named(name)} gain", lambda found, split: signed(found.get("difference", {}).get(name)))
 
 
 def _slice_level(name: str) -> Column:
@@ -46,7 +46,13 @@ def _slice_level(name: str) -> Column:
     return Column(f"{name}: Recall@20", cell)
 
 
-def _named(metric: str) -> str:
+def named(metric: str) -> str:
+    """A metric as tables head it.
+
+    Example:
+        >>> named("ndcg@20")
+        'NDCG@20'
+    """
     return metric.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from agents.experiments.choice import choices, in_words
 from agents.experiments.claims import claims_table
 from agents.experiments.columns import ON_GPU, counted
 from agents.experiments.figures import draw_learning_curves
-from agents.experiments.leaderboard import leaderboard_table
+from agents.experiments.leaderboard import leaderboard_table, missing, ranked, slices_table
+from agents.experiments.leaders import leaders_table
 from agents.experiments.provenance import provenance_of, sources
+from agents.experiments.published import published_table
 from agents.experiments.spec import Table
 from agents.experiments.study import Study
 from agents.experiments.summary import Record, Runs, check_starts, grouped, summarise
@@ -129,19 +131,36 @@ def _tables(table: Table, found: Found) -> list[TextTable]:
     if table.kind == "aggregate":
         overall = aggregate_table(by_variant(found.groups), found.entries)
         return [] if overall is None else [overall]
+    if table.kind == "published":
+        return [published_table(table.title, table.first, found.study.published, found.groups)]
+    if table.kind in ("leaderboard", "leaderboard_slices", "leaders"):
+        return _boards(table, found)
     envs = list(dict.fromkeys(entry["env"] for entry in found.entries)) if table.each else [None]
     out = []
     for env in envs:
         entries = [entry for entry in found.entries if env in (None, entry["env"])]
         title = table.title if env is None else _title(table.title, env, found.study)
-        if table.kind == "leaderboard":
-            groups = [group for group in found.groups if env in (None, group.env_id)]
-            out.append(
-                leaderboard_table(title, table.first, table.columns, groups, entries, found.study.split)
-            )
-        else:
-            columns, split = table.columns, found.study.split
-            out.append(row_table(title, table.first, columns, entries, split, each=table.each))
+        columns, split = table.columns, found.study.split
+        out.append(row_table(title, table.first, columns, entries, split, each=table.each))
+    return out
+
+
+def _boards(table: Table, found: Found) -> list[TextTable]:
+    """The leaderboard of each environment, its slices, or the summary of all."""
+    study, boards = found.study, {}
+    for env in dict.fromkeys(group.env_id for group in found.groups):
+        pairs = [pair for pair in zip(found.groups, found.entries, strict=True) if pair[0].env_id == env]
+        boards[env] = ranked([group for group, _ in pairs], [entry for _, entry in pairs], study.split)
+    if table.kind == "leaders":
+        return [leaders_table(table.title, list(boards.values()))]
+    out = []
+    for env, rows in boards.items():
+        title = _title(table.title, env, study)
+        if table.kind == "leaderboard_slices":
+            out.append(slices_table(title, table.first, rows))
+            continue
+        made = leaderboard_table(title, table.first, table.columns, rows)
+        out.append(replace(made, note=" ".join(filter(None, (made.note, missing(study, env, rows))))))
     return out
 
 

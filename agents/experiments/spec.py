@@ -15,7 +15,9 @@ PRETRAIN, CONTINUE, FINETUNE = "pretrain", "continue", "finetune"
 SB3, REWARD_MODEL, BASELINE = "sb3", "reward_model", "baseline"
 MAKES = (PRETRAIN, CONTINUE, FINETUNE, SB3, REWARD_MODEL, BASELINE)
 """How a variant comes about."""
-TABLES = ("rows", "claims", "slices", "aggregate", "leaderboard")
+TABLES = (
+    "rows", "claims", "slices", "aggregate", "leaderboard", "leaderboard_slices", "leaders", "published",
+)  # fmt: skip
 """Kinds of tables."""
 SAME_INFORMATION, RANKING = "same_information", "ranking"
 """Targets of further training besides those of ``PretrainConfig``: the one named by the environment's
@@ -106,13 +108,34 @@ class Also:
 
 
 @dataclass(frozen=True)
+class Published(Bounded):
+    """A published figure, and the row that is beside it."""
+
+    title: str
+    """What the table calls it."""
+    environment: str
+    """The environment of the row."""
+    variant: str
+    """The variant of the row."""
+    source: str
+    """Who published it."""
+    model: str = ""
+    """The model of the row; empty for a baseline."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Metric -> published value."""
+    why: str = ""
+    """Why ours differs, where it does."""
+
+
+@dataclass(frozen=True)
 class Table:
     """One table of a report."""
 
     kind: Annotated[str, OneOf(TABLES)]
     """``rows``: models and their variants; ``claims``: the paper's beside these; ``slices``: cold users,
     popular and tail items; ``aggregate``: over environments; ``leaderboard``: best first, paired with the
-    best."""
+    best; ``leaderboard_slices``: the slices of its rows; ``leaders``: the best rows of each environment;
+    ``published``: rows beside published figures."""
     title: str = ""
     """Above it; ``{env}`` is the environment and ``{budget}`` its environment steps."""
     first: str = "model"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from agents.experiments.columns import COLUMNS, METRICS
-from agents.experiments.spec import BASELINE, MAKES, PRETRAIN, TABLES, Also, Place, Table, Variant
+from agents.experiments.spec import BASELINE, MAKES, PRETRAIN, TABLES, Also, Place, Published, Table, Variant
 from agents.hyperparams.models import Budget, Model, make_model, models_of
 from agents.hyperparams.yaml_files import check_name, listed, mapping, read_yaml, settings
 from refit_env.errors import DataError, did_you_mean, unknown_name
@@ -53,6 +53,8 @@ class Study:
     """Metrics that records hold user by user, for paired intervals."""
     also: tuple[Also, ...] = ()
     """Rows of other studies."""
+    published: tuple[Published, ...] = ()
+    """Figures of others that rows are beside."""
     figure: bool = False
     """Whether learning curves are drawn."""
     note: str = ""
@@ -88,7 +90,7 @@ class Study:
 
 _KNOWN = (
     "title", "split", "seeds", "models", "budget", "per_user", "template", "variants", "environments", "also",
-    "tables", "figure", "note",
+    "published", "tables", "figure", "note",
 )  # fmt: skip
 
 
@@ -121,6 +123,10 @@ def read_study(path: Path) -> Study:
         made["per_user"] = tuple(listed(found.pop("per_user"), f"{where}: per_user"))
     others = listed(found.pop("also", None) or [], f"{where}: also")
     made["also"] = tuple(_also(value, f"{where}: also, {n + 1}") for n, value in enumerate(others))
+    beside = listed(found.pop("published", None) or [], f"{where}: published")
+    made["published"] = tuple(
+        _published(value, f"{where}: published, {n + 1}") for n, value in enumerate(beside)
+    )
     if not isinstance(found.get("figure", False), bool):
         raise DataError(f"{where}: figure must be true or false, found {shown(found['figure'])}")
     made["template"] = mapping(
@@ -255,6 +261,16 @@ def _also(value: Any, where: str) -> Also:
             raise DataError(f"{where}: {name} is not stated")
     body["variants"] = mapping(body["variants"], f"{where}, variants")
     return settings(Also, body, where)
+
+
+def _published(value: Any, where: str) -> Published:
+    """A published figure from a mapping."""
+    body = mapping(value, where, Published.__dataclass_fields__)
+    for name in ("title", "environment", "variant", "source"):
+        if name not in body:
+            raise DataError(f"{where}: {name} is not stated")
+    body["figures"] = mapping(body.get("figures"), f"{where}, figures", METRICS)
+    return settings(Published, body, where)
 
 
 def with_budget(study: Study, steps: int) -> Study:

@@ -55,7 +55,8 @@ def grouped(study: Study, records: Iterable[Record], others: Mapping[str, Iterab
     for record in records:
         found.setdefault((record["env"], record["model"], record["variant"]), []).append(record)
     out = []
-    for env_id in list(dict.fromkeys([*study.environments, *(env for env, _, _ in found)])):
+    shown = (also.environment for also in study.also)
+    for env_id in dict.fromkeys([*study.environments, *shown, *(env for env, _, _ in found)]):
         for also in study.also:
             if also.environment == env_id:
                 out += _shown(also.study, also.model, also.variants, env_id, others.get(also.study, ()))

@@ -33,6 +33,10 @@ class TextTable:
     """Their names."""
     rows: tuple[tuple[str, ...], ...]
     """Cells."""
+    env: str = ""
+    """The environment that all rows are of; empty where they are of several, or the first cells name it."""
+    note: str = ""
+    """A sentence on what the rows show."""
 
     def to_json(self) -> dict[str, Any]:
         """What a result file holds of it."""
@@ -40,6 +44,8 @@ class TextTable:
             "title": self.title,
             "columns": list(self.columns),
             "rows": [list(row) for row in self.rows],
+            **({"env": self.env} if self.env else {}),
+            **({"note": self.note} if self.note else {}),
         }
 
 
@@ -53,6 +59,8 @@ def print_table(table: TextTable) -> None:
     for row in table.rows:
         shown.add_row(*row)
     screen.print(shown)
+    if table.note:
+        screen.print(table.note, markup=False, highlight=False, soft_wrap=True)
 
 
 def row_table(

@@ -31,7 +31,9 @@ def results(monkeypatch: pytest.MonkeyPatch) -> Any:
     return script("make_results.py", monkeypatch)
 
 
-@pytest.mark.parametrize("script", ["make_env_pages.py", "make_registry_pages.py", "make_results.py"])
+@pytest.mark.parametrize(
+    "script", ["make_env_pages.py", "make_registry_pages.py", "make_results.py", "make_leaderboards.py"]
+)
 def test_generated_pages_are_up_to_date(script: str) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "docs" / script), "--check"], capture_output=True, text=True

@@ -1,0 +1,71 @@
+"""The summary of leaderboards: a row an environment, the best baseline beside the best of this project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agents.experiments.columns import COLUMNS, signed
+from agents.experiments.leaderboard import METRIC, Row, difference, over
+from agents.experiments.tables import TextTable
+
+COLUMN_NAMES = (
+    "environment",
+    "best baseline",
+    "ours without RL",
+    "with RL, RACS",
+    "with RL, best",
+    "ours less baseline, paired 95 %",
+    "RL less its start, over seeds",
+)
+NONE = "-"
+"""Where there is no such row."""
+
+
+def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
+    """The best row of each kind on each environment: its name, NDCG@20 and seconds.
+
+    Args:
+        title: above it.
+        boards: of each environment, the rows of ``ranked``.
+    """
+    lines = tuple(_line(rows) for rows in boards)
+    return TextTable(title, COLUMN_NAMES, lines, note=_counts(boards))
+
+
+def _line(rows: Sequence[Row]) -> tuple[str, ...]:
+    """One environment."""
+    env = rows[0].runs.env_id
+    baseline, start, racs, best = (
+        _first(rows, wanted)
+        for wanted in (
+            lambda row: row.is_baseline,
+            lambda row: not row.is_baseline and not row.is_rl,
+            lambda row: row.is_racs,
+            lambda row: row.is_rl,
+        )
+    )
+    ours = _first(rows, lambda row: not row.is_baseline)
+    paired = NONE if baseline is None or ours is None else difference(over([ours], baseline)[0]) or NONE
+    gain = NONE if best is None else signed(best.entry.get("difference", {}).get(METRIC)) or NONE
+    return (env, *(_cell(row) for row in (baseline, start, racs, best)), paired, gain)
+
+
+def _first(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> Row | None:
+    return next((row for row in rows if wanted(row)), None)
+
+
+def _cell(row: Row | None) -> str:
+    """Name, metric and seconds of a row."""
+    if row is None:
+        return NONE
+    return f"{row.name} {row.mean:.4f} ({COLUMNS['seconds'].cell(row.entry, row.split)} s)"
+
+
+def _counts(boards: Sequence[Sequence[Row]]) -> str:
+    """On how many environments a row of this project is first."""
+    ours = [rows[0] for rows in boards if not rows[0].is_baseline]
+    rl = [row for row in ours if row.is_rl]
+    return (
+        f"By its mean a row of this project is first on {len(ours)} of {len(boards)} environments, "
+        f"on {len(rl)} of them with RL; elsewhere a baseline is."
+    )

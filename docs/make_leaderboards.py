@@ -1,0 +1,145 @@
+"""Write docs/leaderboards: a page for each environment and one that sums them up.
+
+The tables are those of benchmarks/results/leaderboards.json and published.json, which ``refit compare
+leaderboards --finished --out benchmarks/results`` (and ``published``) make of the records. Run it with ``make
+docs``; ``--check`` changes nothing and fails where a page is out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from make_results import DATA, data_table, markdown_table, marked
+
+from agents.experiments.shipped import study_path
+from agents.experiments.study import read_study
+from agents.hyperparams.models import baseline_settings
+from refit_env.data.coverage import mark
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "docs" / "leaderboards"
+RESULTS = ROOT / "benchmarks" / "results"
+MADE = "<!-- Made by docs/make_leaderboards.py from benchmarks/results; measure again, then `make docs`. -->"
+INTRODUCTION = """All rows of an environment are fitted to its train items and measured by one
+evaluation: full ranking, seen items removed. The [baselines](../baselines/index.md) are recommenders that
+a team would take instead; their settings were chosen on validation, like ours.
+`refit compare leaderboards --env ID` measures a board again."""
+
+
+def pages() -> dict[str, str]:
+    """Every page by its name."""
+    boards = _read("leaderboards")
+    out = {"index.md": index_page(boards, _read("published"))}
+    for env_id in environments(boards):
+        out[f"{env_id}.md"] = environment_page(env_id, boards)
+    return out
+
+
+def environments(boards: Mapping[str, Any]) -> list[str]:
+    """The environments that have a table, in the order of the ids."""
+    there = {table.get("env") for table in boards["tables"]}
+    return [env_id for env_id in DATA if env_id in there]
+
+
+def index_page(boards: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+    """The summary, and the baselines beside published figures."""
+    parts = [MADE, "# Leaderboards", INTRODUCTION]
+    for table in boards["tables"]:
+        if "env" in table:
+            continue
+        rows = [[f"[{row[0]}]({row[0]}.md){mark(DATA[row[0]])}", *row[1:]] for row in table["rows"]]
+        parts += [table["note"], markdown_table(table["columns"], rows)]
+    parts += [_source(boards), "## Beside published figures"]
+    for table in published["tables"]:
+        parts.append(markdown_table(table["columns"], table["rows"]))
+    parts.append(_source(published))
+    names = "\n".join(environments(boards))
+    parts.append(f"```{{toctree}}\n:hidden:\n\n{names}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
+    """One environment: which row is first, all rows, the slices, the data, the baselines' settings."""
+    tables = [table for table in boards["tables"] if table.get("env") == env_id]
+    parts = [MADE, f"# Leaderboard of {env_id}{mark(DATA[env_id])}"]
+    for table in tables:
+        parts += [table["note"]] if "note" in table else []
+        parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], table["rows"])]
+    parts += ["Measured on:", data_table([DATA[env_id]], boards)]
+    if settings := settings_rows(env_id):
+        about = "Settings of the baselines that are not their defaults; how each was chosen on validation:"
+        columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
+        parts += [about, markdown_table(columns, settings)]
+    return "\n\n".join([*parts, _source(boards)]) + "\n"
+
+
+def settings_rows(env_id: str) -> list[list[str]]:
+    """The baselines that were searched, or have settings of their own."""
+    lines = (RESULTS / "search-baselines.jsonl").read_text(encoding="utf-8").splitlines()
+    found = [json.loads(line) for line in lines]
+    searches = {search["baseline"]: search for search in found if search["dataset"] == DATA[env_id]}
+    out = []
+    for variant in read_study(study_path("leaderboards")).place(env_id).variants:
+        if variant.make != "baseline":
+            continue
+        settings, search = baseline_settings(env_id, variant.algorithm), searches.get(variant.algorithm)
+        if not settings and search is None:
+            continue
+        text = ", ".join(f"`{name}={value}`" for name, value in settings.items()) or "the defaults"
+        out.append([variant.title, text, *_search(search)])
+    return out
+
+
+def _search(search: Mapping[str, Any] | None) -> list[str]:
+    """Trials, minutes, best and first value of a search."""
+    if search is None:
+        return ["by hand", "", "", ""]
+    trials = search["trials"]
+    values = [trial["value"] for trial in trials if trial["value"] is not None]
+    first = trials[0]["value"]
+    minutes = sum(trial["seconds"] for trial in trials) / 60
+    return [
+        str(len(trials)),
+        f"{minutes:.1f}",
+        f"{max(values):.4f}",
+        "refused" if first is None else f"{first:.4f}",
+    ]
+
+
+def _source(result: Mapping[str, Any]) -> str:
+    """The command that made a result, and its note."""
+    return f"Made by `{result['command']}`. {result['note']}"
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the pages, or with ``--check`` compare them."""
+    wanted = {PAGES / name: text for name, text in pages().items()}
+    there = set(PAGES.glob("*.md")) if PAGES.exists() else set()
+    stale = sorted(there - wanted.keys())
+    stale += [
+        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+    for path in stale:
+        if "--check" in arguments:
+            print(f"out of date: {path.relative_to(ROOT)} (run `make docs`)", file=sys.stderr)
+        elif path in wanted:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(wanted[path], encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+        else:
+            path.unlink()
+            print(f"removed {path.relative_to(ROOT)}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
