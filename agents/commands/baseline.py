@@ -41,10 +41,10 @@ class BaselineCommand(Command):
     tune: FolderOption = None
     """Folder: choose the settings on validation first; what was tried is in FOLDER/NAME.json, and the same
     command goes on with it."""
-    trials: Annotated[int, Meta(ge=1, le=10_000)] = 20
-    """With ``--tune``: most trials of a baseline."""
-    minutes: Annotated[float, Meta(gt=0, le=100_000)] = 60.0
-    """With ``--tune``: processor minutes of a baseline after which no trial is begun."""
+    trials: Annotated[Annotated[int, Meta(ge=1, le=10_000)] | None, tyro.conf.arg(metavar="INT")] = None
+    """With ``--tune``: most trials of a baseline; 20 if left out."""
+    minutes: Annotated[Annotated[float, Meta(gt=0, le=100_000)] | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """With ``--tune``: processor minutes of a baseline after which no trial is begun; 60 if left out."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ...; for baselines with gradient steps."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

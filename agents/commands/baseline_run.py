@@ -29,6 +29,9 @@ def run(command: BaselineCommand) -> int:
         raise ValueError(f"--settings are those of one baseline; {len(command.names)} are named")
     if command.out is not None and command.out.exists():
         raise ValueError(f"--out {command.out} exists; name another file, or delete it first")
+    for option, value in (("trials", command.trials), ("minutes", command.minutes)):
+        if value is not None and command.tune is None:
+            raise SettingError(option, f"{value} is the budget of a search: pass --tune FOLDER, too")
     if command.settings and command.tune is not None:
         raise ValueError("--settings fixes what --tune searches: leave one out")
     if command.tune is not None and command.tune.is_file():
@@ -79,7 +82,8 @@ def _tuned(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings that validation chose, and the report's entry about the search."""
     assert command.tune is not None
-    config = TuningConfig(command.trials, command.minutes, command.seed)
+    usual = TuningConfig()
+    config = TuningConfig(command.trials or usual.trials, command.minutes or usual.minutes, seed=command.seed)
     path, metric = command.tune / f"{name}.json", selecting_rule(config.select, dataset).metric
 
     def report_trial(trial: Trial) -> None:

@@ -49,9 +49,7 @@ def run(command: Compare) -> int:
     failed = progress.run(command.workers)
     found = [read_cell(records, cell, stale=command.finished) for cell in cells]
     results = [record for record in found if record is not None]
-    if command.finished and not results:
-        raise ValueError(f"--finished: nothing is finished in {records}; leave it out to run the cells")
-    if results:
+    if results or command.finished:
         content = _report(command, study, results, records, progress.stale_note())
         show(content, records.with_suffix(".json"), json=command.json)
     return progress.end(failed)
@@ -70,6 +68,8 @@ def _report(
             where = records.with_name(f"{name}.jsonl")
             say(f"rows of the study {name} are not shown: there is no {where}", stderr=True)
     found = find(study, results, others, records)
+    if not found.groups:
+        raise ValueError(f"--finished: nothing is finished in {records}; leave it out to run the cells")
     content = report(found, _typed(command))
     content["note"] += stale
     if (figure := draw(found, records.with_suffix(".png"))) is not None:

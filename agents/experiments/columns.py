@@ -79,6 +79,7 @@ COLUMNS: dict[str, Column] = {
         "1000 rows", lambda found, split: "-" if found["work"] is None else f"{found['work'] / 1000:.0f}"
     ),
     "seconds": Column("seconds", lambda found, split: f"{found['seconds']:.0f}" + _mark(found)),
+    "fit seconds": Column("seconds", lambda found, split: _brief(found["seconds"]) + _mark(found)),
     "peak MiB": Column("peak MiB", lambda found, split: f"{found['peak_memory_mib']:.0f}" + _mark(found)),
 }
 """By the name that a study's file has for it."""
@@ -156,6 +157,11 @@ def chance_interval(interval: Mapping[str, Any] | None) -> str:
     if interval["low"] is None:
         return f"{interval['mean']:.2f} [-]"
     return f"{interval['mean']:.2f} [{interval['low']:.2f}, {interval['high']:.2f}]"
+
+
+def _brief(seconds: float) -> str:
+    """Seconds, with a decimal where they are few."""
+    return f"{seconds:.1f}" if seconds < 10 else f"{seconds:,.0f}"
 
 
 def _mark(found: Entry) -> str:

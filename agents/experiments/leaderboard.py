@@ -54,8 +54,13 @@ class Row:
 
     @property
     def is_rl(self) -> bool:
-        """Whether a policy was fine-tuned on a reward; a distillation of the reward does not count."""
+        """Whether a policy was fine-tuned on a reward; a distillation of the reward does not count.
+
+        Of an older record, which states no settings, whether it took environment steps.
+        """
         made = self._made
+        if not made:
+            return bool(self.entry.get("env_steps"))
         return made.get("make") in (FINETUNE, SB3) and made.get("algorithm") != "distill"
 
     @property

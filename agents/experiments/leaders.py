@@ -58,14 +58,15 @@ def _cell(row: Row | None) -> str:
     """Name, metric and seconds of a row."""
     if row is None:
         return NONE
-    return f"{row.name} {row.mean:.4f} ({COLUMNS['seconds'].cell(row.entry, row.split)} s)"
+    return f"{row.name} {row.mean:.4f} ({COLUMNS['fit seconds'].cell(row.entry, row.split)} s)"
 
 
 def _counts(boards: Sequence[Sequence[Row]]) -> str:
-    """On how many environments a row of this project is first."""
-    ours = [rows[0] for rows in boards if not rows[0].is_baseline]
+    """On how many environments a row of this project is first, of those that have baselines and such rows."""
+    whole = [rows for rows in boards if len({row.is_baseline for row in rows}) == 2]
+    ours = [rows[0] for rows in whole if not rows[0].is_baseline]
     rl = [row for row in ours if row.is_rl]
     return (
-        f"By its mean a row of this project is first on {len(ours)} of {len(boards)} environments, "
-        f"on {len(rl)} of them with RL; elsewhere a baseline is."
+        f"By its mean a row of this project is first on {len(ours)} of the {len(whole)} environments "
+        f"that have both, on {len(rl)} of them with RL; on the other {len(whole) - len(ours)} a baseline is."
     )

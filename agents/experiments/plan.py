@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from agents.experiments.resolve import env_of, settings_of
 from agents.experiments.spec import BASELINE, CONTINUE, FINETUNE, PRETRAIN, SB3, Place, Variant
 from agents.experiments.study import Study
 from agents.experiments.training import sees_validation
-from agents.hyperparams.models import Model, baseline_settings
+from agents.hyperparams.models import FOLDER, Model, baseline_settings
 from agents.runs.folder import POLICY
 from refit_env.backbones import sized_config
-from refit_env.errors import DataError, unknown_name
+from refit_env.errors import DataError, SettingError, did_you_mean
 from refit_env.registration import entry
 from refit_env.rewards import models_in
 from refit_env.utils.user_code import source_of, sources_in
@@ -51,10 +51,11 @@ def plan(
         large: whether models that need a GPU are taken where none is named.
 
     Raises:
-        ValueError: for an unknown environment, model or variant, or settings that are wrong.
+        SettingError: for an unknown environment, model or variant.
+        DataError: for settings that are wrong; the message names the file that has them.
     """
     envs = list(dict.fromkeys(env_ids or study.environments))
-    places = {env_id: study.place(env_id) for env_id in envs}
+    places = {env_id: _place(study, env_id, named=bool(env_ids)) for env_id in envs}
     _check_named("model", models, {name for place in places.values() for name in place.models}, study)
     _check_named("variant", variants, {v.key for place in places.values() for v in place.variants}, study)
     jobs: list[Job] = []
@@ -64,6 +65,22 @@ def plan(
                 jobs.append(_job(study, env_id, place, name, model, variant, seed, records, device))
     jobs = [job for job in jobs if job.variant.make != BASELINE or _has_seed(job, jobs)]
     return [_cell(job, places[job.env_id]) for job in sorted(jobs, key=lambda job: job.seed)]
+
+
+def _place(study: Study, env_id: str, *, named: bool) -> Place:
+    """What the study does on an environment; a fault of one that was ``named`` states the option.
+
+    Raises:
+        SettingError: if the named environment is unknown, or the study cannot be run on it.
+    """
+    try:
+        return study.place(env_id)
+    except DataError:
+        raise
+    except ValueError as error:
+        if not named:
+            raise
+        raise SettingError("env", f"{env_id}: {error}") from None
 
 
 def _chosen(place: Place, names: Sequence[str]) -> list[Variant]:
@@ -89,7 +106,8 @@ def _check_named(kind: str, names: Sequence[str], known: Collection[str], study:
     """Refuse models and variants that no environment has."""
     for name in names:
         if name not in known:
-            raise unknown_name(f"{kind} of {study.name}", name, known)
+            fault = f"{name!r} is no {kind} of {study.name}.{did_you_mean(name, known)}"
+            raise SettingError(f"{kind}s", f"{fault} Known: {', '.join(sorted(known))}.")
 
 
 def _rows(
@@ -128,7 +146,7 @@ def _job(
         raise
     except ValueError as error:
         where = " of ".join(filter(None, (variant.key, name, env_id)))
-        raise ValueError(f"{study.name}, {where}: {error}") from None
+        raise DataError(f"{_file_of(variant, model, place, study, env_id)}: {where}: {error}") from None
     return Job(
         env_id=env_id,
         model_name=name,
@@ -145,6 +163,18 @@ def _job(
         keeps=any(other.parent == variant.key for other in (*study.variants, *place.variants)),
         device=device,
     )
+
+
+def _file_of(variant: Variant, model: Model, place: Place, study: Study, env_id: str) -> Path:
+    """The file with the settings that were refused: the study's, or that of the data set's models."""
+    models = (study.environments.get(env_id) or {}).get("models", study.models)
+    if variant.make != BASELINE and isinstance(models, Mapping):
+        return study.path  # it states the models itself
+    try:
+        settings_of(variant, replace(model, variants={}), place)
+    except ValueError:
+        return study.path
+    return FOLDER / f"{entry(env_id).dataset}.yml"
 
 
 def _has_seed(job: Job, jobs: Sequence[Job]) -> bool:

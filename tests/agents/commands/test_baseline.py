@@ -63,6 +63,9 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["ease", "slim", "ease", *ENV], "baseline 'ease' is named twice"),
         (["ease", "--data", "synthetic"], "--env ReFiT-Synthetic-v0 has the data set of that name"),
         (["ease"], "say which environment"),
+        (["ease", *ENV, "--trials", "5"], "error: --trials 5 is the budget of a search: pass --tune FOLDER"),
+        (["ease", *ENV, "--minutes", "2"], "--minutes 2.0 is the budget of a search: pass --tune FOLDER"),
+        (["ease", *ENV, "--tune", "x", "--trials", "0"], "error: --trials must be >= 1 and"),
         (["ease", *ENV, "--refit", "--split", "valid"], "measure it on 'test', not on 'valid'"),
     ):
         assert main(["baseline", *words]) == 2

@@ -119,10 +119,14 @@ def test_tables_of_nothing_are_refused(study: Path, capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--variants", "reinforc"], "Did you mean 'reinforce'?"),
-        (["--models", "difrec"], "Did you mean 'diffrec'?"),
+        (
+            ["--variants", "reinforc"],
+            "--variants 'reinforc' is no variant of tiny. Did you mean 'reinforce'?",
+        ),
+        (["--models", "difrec"], "--models 'difrec' is no model of tiny. Did you mean 'diffrec'?"),
+        (["--env", "ReFiT-Synthetik-v0"], "--env ReFiT-Synthetik-v0: unknown"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
-        (["--env", "ReFiT-Custom-v0"], "no data set of its own"),
+        (["--env", "ReFiT-Custom-v0"], "--env ReFiT-Custom-v0: ReFiT-Custom-v0 has no data set of its own"),
         (["--seeds", "0"], "--seeds must be >= 1"),
         (["--steps", "0"], "--steps must be >= 1"),
         (["--workers", "0"], "--workers must be >= 1"),

@@ -116,14 +116,14 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
     line = leaders_table("Leaders", [board]).rows[0]
     assert line[:5] == (
         ENV,
-        "EASE 0.2500 (3 s)",
-        "diffrec: DISTILL 0.2000 (3 s)",
-        "diffrec: RACS 0.3000 (3 s)",
-        "diffrec: RL 0.5000 (3 s)",
+        "EASE 0.2500 (3.0 s)",
+        "diffrec: DISTILL 0.2000 (3.0 s)",
+        "diffrec: RACS 0.3000 (3.0 s)",
+        "diffrec: RL 0.5000 (3.0 s)",
     )
     assert line[5].startswith("+0.2") and line[6] == "-"
     assert (
-        "first on 1 of 2 environments, on 1 of them with RL"
+        "first on 1 of the 1 environments that have both, on 1 of them with RL"
         in leaders_table("Leaders", [board, rows((LOW, 0.25))]).note
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from agents.experiments.records import plain
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import Variant
 from agents.experiments.study import Study, read_study
+from refit_env.errors import DataError
 
 ENV = "ReFiT-Synthetic-v0"
 RECORDS = Path("nowhere/tiny.jsonl")
@@ -53,7 +55,9 @@ def test_cells_wait_for_what_they_begin_from_and_what_their_budget_is(tiny: Stud
 )
 def test_what_a_variant_needs_is_made_with_it(tiny: Study, wanted: str, made: list[str]) -> None:
     assert [cell.key for cell in plan(tiny, RECORDS, variants=[wanted])] == [key(name) for name in made]
-    with pytest.raises(ValueError, match=r"unknown variant of tiny 'reinforc'\. Did you mean 'reinforce'"):
+    with pytest.raises(
+        ValueError, match=r"variants 'reinforc' is no variant of tiny\. Did you mean 'reinforce'"
+    ):
         plan(tiny, RECORDS, variants=["reinforc"])
 
 
@@ -117,12 +121,23 @@ def test_cells_depend_on_their_own_settings_and_those_that_they_begin_from(tiny:
     assert all(cell.data == "synthetic" for cell in plan(tiny, RECORDS))
 
 
-def test_wrong_settings_name_study_variant_model_and_environment(tiny: Study) -> None:
+def test_wrong_settings_name_file_variant_model_and_environment(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = changed(tiny, variants={"reinforce": {"iteration": 1}})
-    with pytest.raises(
-        ValueError, match=f"tiny, reinforce of diffrec of {ENV}: unknown setting .*iterations"
-    ):
+    place = f"reinforce of diffrec of {ENV}: unknown setting .*iterations"
+    with pytest.raises(DataError, match=f"^{re.escape(str(tiny.path))}: {place}"):
         plan(study, RECORDS)
+    text = "diffrec: {variants: {reinforce: {iteration: 1}}}\nbaselines: {ease: {l3: 1.0}}\n"
+    (tmp_path / "synthetic.yml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("agents.hyperparams.models.FOLDER", tmp_path)
+    monkeypatch.setattr("agents.experiments.plan.FOLDER", tmp_path)
+    file = re.escape(str(tmp_path / "synthetic.yml"))
+    with pytest.raises(DataError, match=f"^{file}: {place}"):
+        plan(replace(tiny, environments={}), RECORDS, env_ids=[ENV])
+    ease = Variant("ease", "EASE", "baseline", algorithm="ease")
+    with pytest.raises(DataError, match=f"^{file}: ease of {ENV}: unknown setting of baseline 'ease' 'l3'"):
+        plan(replace(tiny, environments={}, variants=(ease,)), RECORDS, env_ids=[ENV])
 
 
 def test_a_baseline_is_a_row_of_no_model_and_has_a_seed_where_it_draws(tiny: Study) -> None:
