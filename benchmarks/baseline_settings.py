@@ -1,6 +1,6 @@
 """Write what searches of baselines chose into the settings of their data sets.
 
-``refit baseline NAMES --env ID --tune FOLDER`` leaves FOLDER/NAME.json. This program takes such files into
+``refit baseline NAMES --env ID --tune FOLDER`` leaves FOLDER/NAME.json. This program copies such files into
 benchmarks/results/search-baselines.jsonl, one line a baseline and data set, and writes the entry
 ``baselines`` of agents/hyperparams/DATASET.yml from that file:
 

@@ -159,14 +159,14 @@ def verdict(rows: Sequence[Row]) -> str:
     """
     first = rows[0]
     text = f"First by its mean: {first.name} (NDCG@20 {first.mean:.4f}), {_whose(first)}."
-    rival = next((row for row in rows if row.is_baseline != first.is_baseline), None)
-    if rival is None:
+    other = next((row for row in rows if row.is_baseline != first.is_baseline), None)
+    if other is None:
         side = "row of this project" if first.is_baseline else "baseline"
         return f"{text} No {side} is measured here yet."
-    found = over([rival], first)[0]
-    place = next(n for n, row in enumerate(rows, 1) if row is rival)
+    found = over([other], first)[0]
+    place = next(n for n, row in enumerate(rows, 1) if row is other)
     side = "row of this project" if first.is_baseline else "baseline"
-    text += f" The best {side}, {rival.name} ({rival.mean:.4f}), has place {place} of {len(rows)}"
+    text += f" The best {side}, {other.name} ({other.mean:.4f}), has place {place} of {len(rows)}"
     if found is None:
         return f"{text}; no interval, since one of the two has no record of single users."
     sure = "does not contain" if found.excludes_zero else "contains"
