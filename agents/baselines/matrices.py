@@ -13,6 +13,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from refit_env.backbones.cooccurrence import item_sets
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.rewards.linear_models import weighted
@@ -36,18 +37,7 @@ def known_sets(data: Dataset) -> sp.csr_matrix:
 
     For a data set of rows, these are the items of each session (S, I) in its train rows, with targets.
     """
-    if not isinstance(data, RowDataset):
-        return sp.csr_matrix(data.train.csr, dtype=np.float64, copy=True)
-    train = data.rows_of("train")
-    session = np.unique(data.sessions[train], return_inverse=True)[1]  # (R,)
-    shown = data.history[train] < data.num_items  # (R, L)
-    row = np.concatenate([np.repeat(session, shown.sum(1)), session])
-    item = np.concatenate([data.history[train][shown], data.targets.items])
-    shape = (int(session.max()) + 1, data.num_items)
-    out = sp.csr_matrix((np.ones(row.size), (row, item)), shape=shape)
-    out.sum_duplicates()
-    out.data[:] = 1.0
-    return out
+    return sp.csr_matrix(item_sets(data), dtype=np.float64, copy=True)
 
 
 def largest_of_rows(matrix: sp.csr_matrix, k: int) -> sp.csr_matrix:

@@ -13,7 +13,7 @@ from agents.runs.folder import CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import plot_curves
 from agents.runs.profiling import measure
-from agents.training.closed_form import fit_closed_form, row_score
+from agents.training.closed_form import fit_closed_form
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.policy import DiffusionPolicy
@@ -69,8 +69,7 @@ def fit_run(
         }
     rows = read_log(folder.path)
     rule = selecting_rule(select, dataset)
-    best = max(rows, key=lambda row: row_score(rule, row, rows[0]))["trial"]
-    chosen = (f"chosen: trial {best:.0f}", best)
+    chosen = (f"chosen: trial {result.best_trial}", float(result.best_trial))
     plot_curves(
         [validation_panel(rows, rule, chosen, step_name="trial")],
         folder.path / CURVE,

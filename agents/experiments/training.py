@@ -5,13 +5,16 @@ Letters: B users in a batch, G episodes of each, T steps of a chain.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import gymnasium as gym
+import torch
 
 from agents.algorithms.registry import algorithm
+from agents.training.closed_form import fitted_policy, is_closed_form
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuneResult
 from agents.training.pretrain_config import PretrainConfig
@@ -52,6 +55,8 @@ def pretrained(
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A backbone, trained from scratch; the chain is respaced.
 
+    A closed form is fitted with ``options`` as they are, without a search.
+
     Args:
         env_id: gives the data.
         config: of training.
@@ -63,9 +68,14 @@ def pretrained(
         device: ``"cpu"``, ``"cuda"`` ...
     """
     row, dataset = entry(env_id), data_of(env_id)
-    model = backbone_for(dataset, backbone or row.backbone, options, size=size, seed=seed)
+    steps, name = num_steps or row.num_steps, backbone or row.backbone
+    if is_closed_form(name):
+        begin = time.perf_counter()
+        policy = fitted_policy(dataset, name, options or {}, steps, torch.device(device))
+        return policy, PretrainResult(policy.backbone, seconds=time.perf_counter() - begin)
+    model = backbone_for(dataset, name, options, size=size, seed=seed)
     result = pretrain(dataset, model, config, seed=seed, device=device)
-    return DiffusionPolicy(result.backbone, num_steps or row.num_steps).to(device), result
+    return DiffusionPolicy(result.backbone, steps).to(device), result
 
 
 def further_training(

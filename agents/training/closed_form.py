@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from agents.training.settings_search import SettingsSearch
@@ -26,8 +28,9 @@ NEEDS = {
     "decay": ("recency", "reciprocal"),
     "pair_power": ("targets", "future"),
     "window": ("targets", "future"),
+    **dict.fromkeys(("shrink", "balance", "row_power", "pairs"), ("neighborhood", bool)),
 }
-"""Settings that have an effect only with a value of another one."""
+"""Settings that have an effect only with a value of another one, or with any but 0."""
 
 
 @dataclass
@@ -40,6 +43,8 @@ class ClosedFormResult:
     """Each settings that was tried, in order, with its validation metrics."""
     best_value: float = float("nan")
     """The metric that chose, on the validation split."""
+    best_trial: int = 1
+    """Number of the chosen settings among ``tried``, from 1."""
     seconds: float = 0.0
     """Wall-clock time of all fits and validations."""
 
@@ -64,7 +69,8 @@ def fit_closed_form(
     """Fit a closed-form denoiser; what ``options`` leaves open is chosen on validation.
 
     Settings are chosen one after the other: of a name all values are tried, of a number its neighbours on the
-    grid as long as they improve. This is repeated until a round improves nothing.
+    grid as long as they improve. This is repeated until a round improves nothing. A change improves if its
+    gain is larger than the standard error of the difference, paired over the users of validation.
 
     Args:
         dataset: its train split is fitted, its valid split selects.
@@ -92,13 +98,13 @@ def fit_closed_form(
     trials = _Trials(dataset, name, num_steps, rule, resolve_device(device), callback, list(tried))
     space = cast("type[ClosedForm]", backbone_class(name)).search_space(dataset)
     begin = time.perf_counter()
-    search = SettingsSearch(trials.value, dict(options or {}), out_of_time)
+    search = SettingsSearch(trials.value, dict(options or {}), out_of_time, trials.error_of)
     search.run(space, NEEDS)
     policy = trials.policy_of(search.chosen)
     backbone = cast("ClosedForm", policy.backbone.eval())
-    chosen = next(row for row in trials.rows if row["settings"] == search.chosen)
-    value = float(chosen[f"valid/{rule.metric}"])
-    return ClosedFormResult(backbone, trials.rows, value, time.perf_counter() - begin)
+    trial = [row["settings"] for row in trials.rows].index(search.chosen)
+    value = float(trials.rows[trial][f"valid/{rule.metric}"])
+    return ClosedFormResult(backbone, trials.rows, value, trial + 1, time.perf_counter() - begin)
 
 
 def hybrid_settings(
@@ -136,9 +142,9 @@ def fitted_policy(
         device: of the policy.
     """
     backbone = cast("ClosedForm", backbone_for(dataset, name, settings))
-    backbone.fit(dataset)
+    backbone.to(device).fit(dataset)
     backbone.trained_on = DataIdentity.of(dataset)
-    return DiffusionPolicy(backbone.to(device), num_steps).to(device).eval()
+    return DiffusionPolicy(backbone, num_steps).to(device).eval()
 
 
 def row_score(rule: Rule, row: Mapping[str, Any], first: Mapping[str, Any]) -> float:
@@ -163,6 +169,7 @@ class _Trials:
         self.dataset, self.name, self.device = dataset, name, device
         self.num_steps, self.rule, self.callback = num_steps, rule, callback
         self.rows = [dict(row) for row in rows]
+        self._per_user: list[tuple[dict[str, Any], npt.NDArray[np.float64] | None]] = []
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
     def value(self, settings: dict[str, Any]) -> float:
@@ -170,18 +177,22 @@ class _Trials:
         known = next((row for row in self.rows if row["settings"] == settings), None)
         if known is not None:
             return self.score(known)
-        policy = self._fitted(settings)
-        data = self.dataset.episodes
-        found = evaluate(policy.scorer(data), data, "valid", device=self.device)
-        means = means_of(found, data, "valid", self.rule.names)
+        means = self._measure(settings)
         row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
         self.rows.append(row)
         if self.callback is not None:
             self.callback(row)
-        value = self.score(row)
-        if self._best is None or value > self._best[0]:
-            self._best = value, settings, policy
-        return value
+        return self.score(row)
+
+    def error_of(self, settings: dict[str, Any], other: dict[str, Any]) -> float:
+        """Return the standard error of the mean difference of two settings over the users of validation.
+
+        It is 0 for a metric that is no mean over users.
+        """
+        values, others = self._values(settings), self._values(other)  # (n,) each
+        if values is None or others is None:
+            return 0.0
+        return float((values - others).std() / values.size**0.5)
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the score of a row of ``rows``; the start of a rule's conditions is the first one."""
@@ -192,6 +203,24 @@ class _Trials:
         if self._best is not None and self._best[1] == settings:
             return self._best[2]
         return self._fitted(settings)
+
+    def _measure(self, settings: dict[str, Any]) -> dict[str, float]:
+        """Fit, keep the metric of each user and the policy if it is the best, and return the means."""
+        policy, data = self._fitted(settings), self.dataset.episodes
+        found = evaluate(policy.scorer(data), data, "valid", device=self.device)
+        self._per_user.append((settings, found.per_user.get(self.rule.metric)))
+        means = means_of(found, data, "valid", self.rule.names)
+        row = {f"valid/{metric}": value for metric, value in means.items()}
+        value = row_score(self.rule, row, self.rows[0] if self.rows else row)
+        if self._best is None or value > self._best[0]:
+            self._best = value, settings, policy
+        return means
+
+    def _values(self, settings: dict[str, Any]) -> npt.NDArray[np.float64] | None:
+        """Return the metric of each user (n,), or None; of settings of an earlier call, measured again."""
+        if not any(known == settings for known, _ in self._per_user):
+            self._measure(settings)
+        return next(values for known, values in self._per_user if known == settings)
 
     def _fitted(self, settings: dict[str, Any]) -> DiffusionPolicy:
         """Fit."""

@@ -12,7 +12,9 @@ ROUNDS = 3
 class SettingsSearch:
     """Chooses settings one after the other, the others as they are.
 
-    Of a name all values are tried, of a number its neighbours on the grid as long as they improve.
+    Of a name all values are tried, of a number its neighbours on the grid as long as they improve. With
+    ``error_of``, settings replace the chosen ones only where their gain is larger than its standard error, so
+    that noise chooses nothing.
 
     Attributes:
         chosen: the best settings so far.
@@ -24,6 +26,7 @@ class SettingsSearch:
         value_of: Callable[[dict[str, Any]], float],
         given: Mapping[str, Any] | None = None,
         out_of_time: Callable[[], bool] | None = None,
+        error_of: Callable[[dict[str, Any], dict[str, Any]], float] | None = None,
     ) -> None:
         """Prepare.
 
@@ -31,8 +34,9 @@ class SettingsSearch:
             value_of: the value of settings, higher is better; called once for each that is tried.
             given: settings that are not searched.
             out_of_time: called before each trial but the first; once it returns True, nothing more is tried.
+            error_of: the standard error of the difference in value between two settings that were tried.
         """
-        self._value_of, self._out_of_time = value_of, out_of_time
+        self._value_of, self._out_of_time, self._error_of = value_of, out_of_time, error_of
         self.chosen: dict[str, Any] = dict(given or {})
         self.value = float("-inf")
         self._given = frozenset(self.chosen)
@@ -51,8 +55,8 @@ class SettingsSearch:
 
         Args:
             space: values of each setting; the first is where the search begins.
-            needs: by setting, the other setting and the value without which it has no effect; it then keeps
-                its first value.
+            needs: by setting, the other setting and the value, or a condition on its value, without which it
+                has no effect; it then keeps its first value.
 
         Example:
             >>> search = SettingsSearch(lambda s: -abs(s["l2"] - 30))
@@ -80,14 +84,18 @@ class SettingsSearch:
         self._tried.append(settings)
         value = self._value_of(settings)
         better = value > self.value
+        if better and self._error_of is not None and self.value > float("-inf"):
+            better = value - self.value > self._error_of(settings, self.chosen)
         if better:
             self.value, self.chosen = value, settings
         return better
 
     def _idle(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Return whether a setting has no effect because of the value of another one."""
-        other, value = self._needs.get(name, (name, None))
-        return other != name and settings.get(other, value) != value
+        if name not in self._needs or self._needs[name][0] not in settings:
+            return False
+        other, needed = self._needs[name]
+        return not (needed(settings[other]) if callable(needed) else settings[other] == needed)
 
     def _improve(self, name: str, values: tuple[Any, ...]) -> None:
         """Choose the value of one setting."""

@@ -22,9 +22,11 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
+from refit_env.backbones.cooccurrence import item_sets
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
     Weigh,
+    friends_rows,
     history_rows,
     reciprocal,
     reciprocal_weights,
@@ -33,12 +35,16 @@ from refit_env.backbones.row_weights import (
     split_rows,
 )
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.settings import OneOf, Share
+from refit_env.settings import Nonnegative, OneOf, Share
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""
 TARGETS = ("row", "future")
 """Values of ``ClosedFormConfig.targets``."""
+REPEATS = ("latest", "sum")
+"""Values of ``ClosedFormConfig.repeats``."""
+PAIRS = ("targets", "sets")
+"""Values of ``ClosedFormConfig.pairs``."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,12 @@ class ClosedFormConfig(LinearVariance):
     """With ``rising``: weight of the oldest item in u_T."""
     decay: Annotated[float, Meta(gt=0, le=4)] = 1.0
     """With ``reciprocal``: the power of 1 / b."""
+    repeats: Annotated[str, OneOf(REPEATS)] = "latest"
+    """Weight in u_T of an item that is several times in a history: ``latest``, of its latest position;
+    ``sum``, of all its positions."""
+    friends: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Factor of the mean of the friends' rows, which is added to u_T; the fit is to the own rows alone. Needs
+    social edges."""
     targets: Annotated[str, OneOf(TARGETS)] = "row"
     """What the regression predicts. ``row``: each item from the others of its row, as EASE. ``future``: from
     the items before a point of the row, those after it; the rows must be sorted by time. Sequential and
@@ -65,6 +77,18 @@ class ClosedFormConfig(LinearVariance):
     pair_power: Share = 0.0
     """With ``future``: the error at a point is divided by (items to predict)^pair_power, so that long rows
     do not outweigh short ones."""
+    neighborhood: Share = 0.0
+    """Share of the normalised co-occurrences in the sum, the rest is the regression: 1 is item-kNN with all
+    neighbours, or a Markov chain."""
+    pairs: Annotated[str, OneOf(PAIRS)] = "targets"
+    """Which co-occurrences: ``targets``, of the regression's inputs and targets; ``sets``, of any two items
+    of a user or session."""
+    shrink: Nonnegative = 10.0
+    """Added to the denominator of a co-occurrence: those of rare items count less."""
+    balance: Share = 0.5
+    """Exponent of the target item's count in that denominator; the input's has 1 minus it."""
+    row_power: Share = 0.0
+    """An input row counts (its sum)^-row_power in the co-occurrences: long rows count less."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
@@ -89,31 +113,37 @@ class RowDenoiser(Backbone):
 
     @classmethod
     def rows(cls, dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
-        """Return the rows (U, I) for u_T: the train rows, weighted by ``config.recency``.
+        """Return the rows (U, I) for u_T: the train rows, weighted by ``config``, and those of friends.
 
         Raises:
-            ValueError: if the weights depend on time and the rows are not sorted by time.
+            ValueError: if the weights depend on time and the rows are not sorted by time, or if there are no
+                social edges for ``config.friends``.
         """
-        if config.recency == "none":
-            return dataset.train.csr
-        if not dataset.time_ordered:
+        own = weighted_rows(dataset, config)
+        if not config.friends:
+            return own
+        if dataset.social is None:
             raise ValueError(
-                f"recency={config.recency!r} weights items by their time; the rows of {dataset.name!r} are "
-                "not sorted by time. Use recency='none'"
+                f"friends={config.friends:g} adds the rows of a user's friends; {dataset.name!r} has no "
+                "social edges. Use friends=0"
             )
-        if config.recency == "reciprocal":
-            return reciprocal_weights(dataset.train, config.decay)
-        return rising_weights(dataset.train, config.oldest, 1.0)
+        return sp.csr_matrix(own + config.friends * friends_rows(dataset.train, dataset.social))
 
     def show(self, histories: Tensor) -> Tensor:
-        """Return rows (B, I) of histories, weighted by ``config.recency``."""
+        """Return rows (B, I) of histories, weighted by ``config.recency`` and ``config.repeats``.
+
+        Raises:
+            ValueError: for a model that adds the rows of friends, which a history does not hold.
+        """
         config = self.config
+        if config.friends:
+            raise ValueError(f"friends={config.friends:g} needs the rows of friends; a history has none")
         weigh: dict[str, Weigh | None] = {
             "none": None,
             "rising": lambda place, count: rising(place, count, config.oldest, 1.0),
             "reciprocal": lambda place, count: reciprocal(place, count, config.decay),
         }
-        return history_rows(histories, self.num_items, weigh[config.recency])
+        return history_rows(histories, self.num_items, weigh[config.recency], config.repeats)
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I)."""
@@ -155,10 +185,10 @@ class ClosedForm(RowDenoiser):
             items = dataset.targets.items
             place = (np.arange(items.size), items)
             targets = sp.csr_matrix((np.ones(items.size, np.float32), place), (items.size, dataset.num_items))
-            return self.rows(dataset, self.config)[dataset.rows_of("train")], targets
+            return weighted_rows(dataset, self.config)[dataset.rows_of("train")], targets
         if self.config.targets == "future":
             return self._future_pairs(dataset)
-        return self.rows(dataset, self.config), None
+        return weighted_rows(dataset, self.config), None
 
     def _future_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix]:
         """Return (cuts * U, I) the rows before each point, and (cuts * U, I) the items after it."""
@@ -174,9 +204,25 @@ class ClosedForm(RowDenoiser):
             known, future = split_rows(dataset.train, at, at + config.window)
             scale = np.maximum(future.counts, 1).astype(np.float32) ** (-config.pair_power / 2)  # (U,)
             scale[future.counts == 0] = 0.0  # a row without a future says nothing about it
-            inputs.append(sp.diags(scale) @ self.rows(replace(dataset, train=known), config))
+            inputs.append(sp.diags(scale) @ weighted_rows(replace(dataset, train=known), config))
             targets.append(sp.diags(scale) @ future.csr)
         return sp.csr_matrix(sp.vstack(inputs)), sp.csr_matrix(sp.vstack(targets))
+
+    def counted_pairs(
+        self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
+    ) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
+        """Return the inputs and targets of the co-occurrences, by ``config.pairs``.
+
+        Args:
+            data: the episodes.
+            inputs: (R, I), of ``training_pairs``.
+            targets: (R, I), of ``training_pairs``.
+        """
+        return (item_sets(data), None) if self.config.pairs == "sets" else (inputs, targets)
+
+    def counting(self) -> tuple[float, float, float]:
+        """Return ``shrink``, ``balance`` and ``row_power`` of the co-occurrences."""
+        return self.config.shrink, self.config.balance, self.config.row_power
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> None:
@@ -190,6 +236,24 @@ class ClosedForm(RowDenoiser):
     @abstractmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return field -> values from which validation chooses; the search starts at the first ones."""
+
+
+def weighted_rows(dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
+    """Return the train rows (U, I), weighted by ``config.recency`` and ``config.repeats``.
+
+    Raises:
+        ValueError: if the weights depend on time and the rows are not sorted by time.
+    """
+    if config.recency == "none":
+        return reciprocal_weights(dataset.train, 0.0, config.repeats)
+    if not dataset.time_ordered:
+        raise ValueError(
+            f"recency={config.recency!r} weights items by their time; the rows of {dataset.name!r} are "
+            "not sorted by time. Use recency='none'"
+        )
+    if config.recency == "reciprocal":
+        return reciprocal_weights(dataset.train, config.decay, config.repeats)
+    return rising_weights(dataset.train, config.oldest, 1.0, config.repeats)
 
 
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:
@@ -210,12 +274,19 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     weights: tuple[str, ...] = ("none",)
     if isinstance(dataset, RowDataset):
         weights = ("reciprocal", "none", "rising")
+        out["repeats"] = REPEATS
     elif dataset.time_ordered:
         weights = ("reciprocal", "rising", "none")
         out["targets"] = ("future", "row")
     out["recency"] = weights
     if len(weights) > 1:
-        out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5)}
+        out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5, 2.5)}
     if "targets" in out:
         out |= {"decay": (0.5, 0.3, 0.7, 1.0, 1.5), "pair_power": (0.5, 0.0, 1.0), "window": (1.0, 0.3, 0.1)}
-    return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
+    if dataset.social is not None:
+        out["friends"] = (0.0, 0.1, 0.3, 1.0, 3.0)
+    out |= {"score_power": (0.0, 0.1, 0.2, -0.1)}
+    rows = isinstance(dataset, RowDataset)
+    out |= {"neighborhood": (0.0, 0.3, 0.6, 0.9), "shrink": (10.0, 1.0, 100.0, 1000.0)}
+    out |= {"balance": (0.0, 0.25, 0.5, 0.75) if rows else (0.5, 0.25, 0.0, 0.75)}
+    return out | {"row_power": (0.0, 0.5, 1.0)} | ({"pairs": PAIRS} if rows else {})

@@ -4,6 +4,9 @@ Without noise in u this is EASE (Steck, WWW 2019, arXiv 1905.03375): the l2 of t
 variance of the noise. With ``each_step`` the noise of the schedule's step k is added to it: W_k minimises
 E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
 
+Two further matrices may be added, each in units in which it has the norm of W: the normalised co-occurrences
+of items (``neighborhood``) and the identity (``repeat``), with which what a user had before ranks high again.
+
 Letters: B users in a batch, I items (= D), R train rows, S = 1 matrix or T of them.
 """
 
@@ -13,9 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import scipy.sparse as sp
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from refit_env.backbones.closed_form import (
     ClosedForm,
@@ -24,14 +29,17 @@ from refit_env.backbones.closed_form import (
     popularity_factor,
     train_counts,
 )
+from refit_env.backbones.cooccurrence import cooccurrences
 from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.utils.content_cache import CACHE
+from refit_env.utils.content_cache import LARGE as CACHED
 from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000
 """Most items: a float32 matrix of that size has 2.5 GB, and training needs several of them."""
 SPARSE = 0.02
 """Share of a row's items below which the sparse product is the faster one."""
-LARGE = 10_000
+LARGE = 1_000
 """Number of items above which products with few items of a row are computed from these items alone."""
 
 
@@ -44,6 +52,9 @@ class LinearConfig(ClosedFormConfig):
     popularity_penalty: Annotated[float, Meta(ge=-1e3, le=1e3)] = 0.0
     """Weight of log(train count), which is subtracted from an item's score: x0_hat = u W + b with
     b = -popularity_penalty * log(count). Fine-tuning trains b, too. 0: no b."""
+    repeat: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Factor of the identity in the sum. The lists of sequential and check-in sets may hold items of the
+    history; in other sets it has an effect with ``friends`` alone."""
 
 
 class LinearDenoiser(ClosedForm):
@@ -93,16 +104,22 @@ class LinearDenoiser(ClosedForm):
         return out
 
     def _times(self, u: Tensor, weight: Tensor) -> Tensor:
-        """Return u W; of a large catalogue and without gradients, by the items that ``u`` holds alone."""
-        few = self.num_items > LARGE and not (torch.is_grad_enabled() or torch.compiler.is_exporting())
-        if few and int(u.count_nonzero()) < SPARSE * u.numel():
-            product: Tensor = torch.sparse.mm(u.to_sparse(), weight)
-            return product
-        return u @ weight
+        """Return u W; where ``u`` holds few items, and needs no gradient itself, by these items alone."""
+        differentiated = u.requires_grad and torch.is_grad_enabled()
+        if self.num_items <= LARGE or differentiated or torch.compiler.is_exporting():
+            return u @ weight
+        if int(u.count_nonzero()) >= SPARSE * u.numel():
+            return u @ weight
+        row, item = u.nonzero(as_tuple=True)  # (n,) each
+        starts = torch.searchsorted(row, torch.arange(len(u), device=u.device))  # (B,)
+        product: Tensor = embedding_bag(
+            item, weight, starts, mode="sum", per_sample_weights=u[row, item].to(weight.dtype)
+        )
+        return product
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
-        """Compute W, or each W_k, and b.
+        """Compute W, or each W_k, add the co-occurrences and the identity, and compute b.
 
         Raises:
             ValueError: if ``l2`` is too small for the precision.
@@ -110,14 +127,29 @@ class LinearDenoiser(ClosedForm):
         data = dataset.episodes
         inputs, targets = self.training_pairs(data)
         factor = torch.as_tensor(popularity_factor(data, self.config.score_power), dtype=torch.float32)
+        factor = factor.to(self.weight.device)
         for k, weight in enumerate(self.weight):
             abar = float(self.diffusion.abar[k]) if self.config.each_step else 1.0
             noise = inputs.shape[0] * (1.0 - abar)
-            solved = ridge_weights(inputs, (noise + self.config.l2) / abar, targets, "cpu")
-            weight.copy_(solved * (factor / abar**0.5))
+            weight.copy_(_ridge(inputs, (noise + self.config.l2) / abar, targets, weight.device))
+            self._add_terms(weight, data, inputs, targets)
+            weight.mul_(factor / abar**0.5)
         if self.bias is not None:
             counts = torch.as_tensor(train_counts(data)).log()  # (I,)
             self.bias.copy_(-self.config.popularity_penalty * counts)
+
+    def _add_terms(
+        self, weight: Tensor, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
+    ) -> None:
+        """Add the co-occurrences and the identity to the regression ``weight`` (I, I), in place."""
+        config, size = self.config, weight.norm()
+        if config.neighborhood:
+            pairs = cooccurrences(*self.counted_pairs(data, inputs, targets), *self.counting())
+            other = torch.as_tensor(pairs, dtype=weight.dtype, device=weight.device)
+            scale = config.neighborhood * size / other.norm().clamp(min=1e-30)
+            weight.mul_(1.0 - config.neighborhood).add_(other.mul_(scale))
+        if config.repeat:
+            weight.diagonal().add_(config.repeat * size / self.num_items**0.5)
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]]:
@@ -130,11 +162,26 @@ class LinearDenoiser(ClosedForm):
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """Return values of l2 in factors of about two, and the common search space."""
-        rows = isinstance(dataset.episodes, RowDataset)
+        """Return values of l2 in factors of about two, the common search space, and those of ``repeat``."""
+        data = dataset.episodes
+        rows = isinstance(data, RowDataset)
         few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
-        return {"l2": few if rows else many, **common_space(dataset.episodes)}
+        space = {"l2": few if rows else many, **common_space(data)}
+        if rows or data.social is not None:
+            space["repeat"] = (0.0, 0.3, 1.0, 3.0, 10.0)
+        return space
+
+
+def _ridge(inputs: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:
+    """Return the ridge regression W (I, I); a search of the other terms computes it once."""
+
+    def make() -> Tensor:
+        return ridge_weights(inputs, l2, targets, device)
+
+    return CACHE.get(
+        "ridge", (inputs, l2, targets, str(device)), make, size=CACHED
+    )  # treated as large: one at a time
 
 
 PUBLISHED: dict[str, LinearConfig] = {"": LinearConfig()}

@@ -20,34 +20,42 @@ Weigh = Callable[[Tensor, Tensor], Tensor]
 """Places (B, n) and counts (B, 1) of a history's items -> their weights (B, n)."""
 
 
-def rising_weights(train: Interactions, oldest: float, newest: float) -> sp.csr_matrix:
+def rising_weights(
+    train: Interactions, oldest: float, newest: float, repeats: str = "latest"
+) -> sp.csr_matrix:
     """Weight each user's items by ``linspace(oldest, newest, n_u)`` in order of time (T-DiffRec, Sec. 3.4).
 
     Args:
         train: the interactions, each user's oldest first.
         oldest: weight of a user's first item, and of an only item.
         newest: weight of the last item.
+        repeats: weight of a repeated item: ``latest``, of its latest position; ``sum``, of all positions.
 
     Returns:
-        (U, I) float32; a repeated item has the weight of its latest position.
+        (U, I) float32.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
         >>> rising_weights(rows, 0.5, 1.0).toarray()
         array([[0.75, 1.  , 0.5 ]], dtype=float32)
     """
-    return _weighted(train, rising(train.places, train.counts[train.users], oldest, newest))
+    return _weighted(train, rising(train.places, train.counts[train.users], oldest, newest), repeats)
 
 
-def reciprocal_weights(train: Interactions, decay: float = 1.0) -> sp.csr_matrix:
+def reciprocal_weights(train: Interactions, decay: float = 1.0, repeats: str = "latest") -> sp.csr_matrix:
     """Return (U, I) float32 with the weights 1, 2^-decay, 3^-decay ... of a user's items, newest first.
+
+    Args:
+        train: the interactions, each user's oldest first.
+        decay: the power; 0 weights all items alike.
+        repeats: as for ``rising_weights``.
 
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
         >>> reciprocal_weights(rows).toarray()
         array([[0.5       , 1.        , 0.33333334]], dtype=float32)
     """
-    return _weighted(train, reciprocal(train.places, train.counts[train.users], decay))
+    return _weighted(train, reciprocal(train.places, train.counts[train.users], decay), repeats)
 
 
 def rising(place: Any, count: Any, oldest: float, newest: float) -> Any:
@@ -60,16 +68,16 @@ def reciprocal(place: Any, count: Any, decay: float) -> Any:
     return (count - place) ** (-1.0 * decay)
 
 
-def history_rows(histories: Tensor, num_items: int, weigh: Weigh | None = None) -> Tensor:
+def history_rows(
+    histories: Tensor, num_items: int, weigh: Weigh | None = None, repeats: str = "latest"
+) -> Tensor:
     """Return the weighted rows (B, I) float32 of histories: what ``rows`` holds for users who have them.
 
     Args:
         histories: (B, n) int64 items, oldest first; numbers outside 0..I-1 are padding.
         num_items: I.
         weigh: places and counts -> weights, all (B, n); None weights every item by 1.
-
-    Returns:
-        (B, I); a repeated item has its largest weight, that of its latest position.
+        repeats: as for ``rising_weights``; ``latest`` is the largest weight.
 
     Example:
         >>> import torch
@@ -83,7 +91,9 @@ def history_rows(histories: Tensor, num_items: int, weigh: Weigh | None = None) 
         weights = weigh(inside, count.clamp(min=1).to(torch.float32))
     column = torch.where(there, histories, num_items)  # (B, n)
     out = torch.zeros(histories.shape[0], num_items + 1, device=histories.device)
-    return out.scatter_reduce(1, column, weights * there, "amax")[:, :num_items]
+    return out.scatter_reduce(1, column, weights * there, "amax" if repeats == "latest" else "sum")[
+        :, :num_items
+    ]
 
 
 def places_in(histories: Tensor, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,8 +140,31 @@ def split_rows(train: Interactions, start: float, end: float) -> tuple[Interacti
     return train.select(share < start), train.select((start <= share) & (share < end))
 
 
-def _weighted(train: Interactions, weight: npt.NDArray[np.float64]) -> sp.csr_matrix:
-    """Return (U, I) with the weight (N,) of each item's latest interaction."""
+def friends_rows(train: Interactions, social: npt.NDArray[np.int32]) -> sp.csr_matrix:
+    """Return the mean of the friends' train rows of each user (U, I); 0 for a user without friends.
+
+    Args:
+        train: the interactions.
+        social: (S, 2) directed pairs of users; the second is a friend of the first.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 1, 2, 2], [0, 1, 1, 2], num_users=3, num_items=3)
+        >>> friends_rows(rows, np.array([[0, 1], [0, 2]], np.int32)).toarray()[0]
+        array([0. , 1. , 0.5], dtype=float32)
+    """
+    count = train.num_users
+    ties = sp.csr_matrix((np.ones(len(social), np.float32), social.T), (count, count))
+    ties.data[:] = 1.0  # a pair that is listed twice
+    degrees = np.maximum(np.asarray(ties.sum(1)).ravel(), 1.0)  # (U,)
+    return sp.csr_matrix(sp.diags(1.0 / degrees) @ ties @ train.csr, dtype=np.float32)
+
+
+def _weighted(train: Interactions, weight: npt.NDArray[np.float64], repeats: str) -> sp.csr_matrix:
+    """Return (U, I) with the weight (N,) of each item's latest interaction, or the sum of all of them."""
+    if repeats == "sum":
+        out = sp.csr_matrix((weight, train.items.astype(np.int64), train.indptr), train.csr.shape)
+        out.sum_duplicates()
+        return out.astype(np.float32)
     key = train.users * train.num_items + train.items  # (N,)
     order = np.lexsort((train.places, key))
     latest = np.append(np.diff(key[order]) > 0, True)[: len(train)]  # the last interaction with each item

@@ -2,7 +2,9 @@
 
 The train rows are normalised as in graph filtering (GF-CF, Shen et al., CIKM 2021), X~ = D_U^-a X D_I^-b, and
 X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, B = Q' D_I^b, and f(S) is the
-Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions.
+Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions. The normalised
+co-occurrences of each item with its nearest ones may be added, as in GF-CF (``neighborhood``), in units in
+which they have the norm of the filter.
 
 Letters: B users in a batch, I items (= D), U users, r rank.
 """
@@ -27,10 +29,14 @@ from refit_env.backbones.closed_form import (
     common_space,
     popularity_factor,
 )
+from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Share, Size
+from refit_env.utils.content_cache import CACHE
 
 Floats = npt.NDArray[np.float64]
+SPARSE = 0.02
+"""Share of a row's items above which the product with the nearest items is that of a sparse matrix."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,15 @@ class SpectralConfig(ClosedFormConfig):
     """a: a user's row is divided by its sum to this power."""
     item_power: Share = 0.5
     """b: an item's column is divided by its sum to this power; its scores are multiplied by the same."""
+    neighbors: Size = 200
+    """Nearest items of each item, whose co-occurrences are added."""
 
 
 class SpectralDenoiser(ClosedForm):
-    """Two matrices of I * r weights: from items to the leading directions, and back."""
+    """Two matrices of I * r weights: from items to the leading directions, and back.
+
+    With ``neighborhood`` there are also I * ``neighbors`` weights of item pairs.
+    """
 
     name: ClassVar[str] = "spectral"
     config_class: ClassVar[type] = SpectralConfig
@@ -66,10 +77,19 @@ class SpectralDenoiser(ClosedForm):
         rank = min(config.rank, num_items)
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))
+        self.near = _Nearest(num_items, min(config.neighbors, num_items)) if config.neighborhood else None
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
-        return u @ self.into @ self.out
+        filtered = u @ self.into @ self.out
+        return filtered if self.near is None else filtered + self.near(u)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Raise an error for ids of nearest items out of range."""
+        if self.near is not None:
+            ids = state["near.ids"]
+            if bool(((ids < 0) | (ids >= self.num_items)).any()):
+                raise ValueError(f"near.ids holds ids outside 0..{self.num_items - 1}")
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
@@ -87,11 +107,20 @@ class SpectralDenoiser(ClosedForm):
         width = into.shape[1]
         self.into.zero_()[:, :width] = torch.as_tensor(into, dtype=torch.float32)
         self.out.zero_()[:width] = torch.as_tensor(out, dtype=torch.float32)
+        if self.near is not None:
+            pairs = self.counted_pairs(data, inputs, targets)
+            ids, values = nearest_items(*pairs, self.near.ids.shape[1], *self.counting())
+            values *= popularity_factor(data, config.score_power)[ids]
+            size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
+            share = float(size) * config.neighborhood / max(float(np.linalg.norm(values)), 1e-30)
+            self.out.mul_(1.0 - config.neighborhood)
+            self.near.ids.copy_(torch.as_tensor(ids))
+            self.near.values.copy_(torch.as_tensor(values * share))
 
     @property
-    def item_axes(self) -> dict[str, tuple[int, ...]]:
-        """The items' factors of both matrices."""
-        return {"into": (0,), "out": (1,)}
+    def item_axes(self) -> dict[str, tuple[int, ...]] | None:
+        """The items' factors of both matrices; None with nearest items, whose ids belong to one data set."""
+        return {"into": (0,), "out": (1,)} if self.near is None else None
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
@@ -113,6 +142,41 @@ class SpectralDenoiser(ClosedForm):
         }
 
 
+class _Nearest(nn.Module):
+    """Weights from each item to its nearest ones.
+
+    Attributes:
+        ids: (I, n) int64, the nearest items of each item.
+        values: (I, n), their weights.
+    """
+
+    ids: Tensor
+
+    def __init__(self, num_items: int, count: int) -> None:
+        """Start with weights of 0."""
+        super().__init__()
+        self.register_buffer("ids", torch.zeros(num_items, count, dtype=torch.int64))
+        self.values = nn.Parameter(torch.zeros(num_items, count))
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return the sums (B, I) of the weights of the items in ``u`` (B, I), each times its value in u."""
+        if torch.compiler.is_exporting():  # sums of few items depend on the data
+            return u @ torch.zeros(u.shape[1], u.shape[1]).scatter(1, self.ids, self.values)
+        if int(u.count_nonzero()) > SPARSE * u.numel():
+            count = self.ids.shape[1]
+            items = torch.arange(u.shape[1], device=u.device).repeat_interleave(count)  # (I * count,)
+            places = torch.stack([self.ids.reshape(-1), items])
+            shape, values = (u.shape[1], u.shape[1]), self.values.reshape(-1)
+            matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
+            product: Tensor = torch.sparse.mm(matrix, u.T).T
+            return product
+        user, item = u.nonzero(as_tuple=True)  # (n,) each
+        weights = u[user, item][:, None] * self.values[item]  # (n, count)
+        places = user[:, None] * u.shape[1] + self.ids[item]  # (n, count)
+        flat = torch.zeros(u.numel(), dtype=weights.dtype, device=u.device)
+        return flat.scatter_add(0, places.reshape(-1), weights.reshape(-1)).view_as(u)
+
+
 def _inverse_power(sums: Any, power: float) -> Floats:
     """Return the sums (n,) to the power ``-power``; 0 where a sum is 0."""
     flat = np.asarray(sums, np.float64).ravel()
@@ -127,7 +191,9 @@ def _filter(
     The latter is the ridge regression restricted to the leading directions: Q (S^2 + l2)^-1 S P' Y.
     """
     start = np.random.default_rng(0).standard_normal(min(normal.shape))  # the same result in every process
-    left, values, right = svds(normal, k=rank, v0=start)  # (R, r), (r,), (r, I)
+    left, values, right = CACHE.get(
+        "svd", (normal, rank), lambda: svds(normal, k=rank, v0=start)
+    )  # (R, r), (r,), (r, I)
     order = np.argsort(-values, kind="stable")
     left, values, right = left[:, order], values[order], right[order]
     if targets is None:

@@ -105,10 +105,11 @@ class IdentityScorer(Scorer):
             settings: the backbone's configuration.
             device: device of batches.
         """
-        self.dim, self.bound, self.diffusion = seen.num_items, BOUND, settings.diffusion()
+        self.dim, self.diffusion = seen.num_items, settings.diffusion()
         self.backbone, self.device = backbone.name, device
         self._shows_rows = backbone.shows_rows
         self._rows = backbone.rows(seen, settings)  # (U, I)
+        self.bound = max(BOUND, BOUND - 1 + float(self._rows.max()))
         self._visible = SparseRows(self._rows, device)
 
     def write_start(self, users: Tensor, out: Tensor) -> None:

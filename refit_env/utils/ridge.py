@@ -34,7 +34,7 @@ def ridge_weights(
 ) -> Tensor:
     """Solve a ridge regression; without targets, the regression of each item on all others (EASE).
 
-    EASE of at least as many rows as items is solved on the device, in the memory of W.
+    With at least as many rows as items the system is solved on the device; EASE in the memory of W.
 
     Args:
         rows: (R, I) inputs X.
@@ -58,10 +58,12 @@ def ridge_weights(
     """
     if dtype is None:
         dtype = np.float64 if rows.shape[1] <= DOUBLE else np.float32
-    if targets is None and rows.shape[0] >= rows.shape[1]:
-        weights = inverse_of(rows, l2, device, dtype)  # (I, I)
+    if rows.shape[0] < rows.shape[1]:
+        weights = torch.as_tensor(regularised(rows, l2, targets, dtype), device=device)  # (I, I)
+    elif targets is None:
+        weights = inverse_of(rows, l2, device, dtype)
     else:
-        weights = torch.as_tensor(regularised(rows, l2, targets, dtype), device=device)
+        weights = solution_of(rows, l2, targets, device, dtype)
     if targets is None:  # the columns of the inverse, divided by their diagonals, are the regressions
         weights /= -weights.diagonal().clone()
         weights.fill_diagonal_(0.0)
@@ -79,9 +81,45 @@ def inverse_of(
     Raises:
         ValueError: if ``l2`` is too small for that precision, or the system does not fit into memory.
     """
+    factor = factor_of(rows, l2, device, dtype)
+    torch.cholesky_inverse(factor.mT, out=factor.mT)
+    return factor
+
+
+def solution_of(
+    rows: sp.csr_matrix,
+    l2: float,
+    targets: sp.csr_matrix,
+    device: torch.device | str,
+    dtype: type[np.floating[Any]],
+) -> Tensor:
+    """Return (X^T X + l2)^-1 X^T Y of rows X and targets Y (R, I), (I, I), on the device.
+
+    Raises:
+        ValueError: if ``l2`` is too small for that precision, or the system does not fit into memory.
+    """
+    factor = factor_of(rows, l2, device, dtype, copies=2)
+    right = (rows.T @ targets).astype(dtype).toarray()
+    return torch.cholesky_solve(torch.as_tensor(right, device=factor.device), factor.mT)
+
+
+def factor_of(
+    rows: sp.csr_matrix, l2: float, device: torch.device | str, dtype: type[np.floating[Any]], copies: int = 1
+) -> Tensor:
+    """Return F (I, I) on the device, whose transpose is the Cholesky factor of X^T X + l2.
+
+    Args:
+        rows: (R, I), X.
+        l2: value added to the diagonal.
+        device: of the factor.
+        dtype: precision.
+        copies: matrices of that size that the caller needs at a time; on a GPU the solver needs one more.
+
+    Raises:
+        ValueError: if ``l2`` is too small for that precision, or the system does not fit into memory.
+    """
     device, size = torch.device(device), rows.shape[1]
-    copies = 1 if device.type == "cpu" else 2
-    needed = copies * np.dtype(dtype).itemsize * size**2
+    needed = (copies + (device.type != "cpu")) * np.dtype(dtype).itemsize * size**2
     check_memory(needed, device, f"a system of {size:,} equations in {np.dtype(dtype).name}")
     gram = gram_matrix(rows, device, dtype)
     least = smallest_l2(gram.sum(1).max().item(), dtype)
@@ -94,7 +132,6 @@ def inverse_of(
     torch.linalg.cholesky_ex(gram.mT, out=(gram.mT, failed))
     if bool(failed):  # before the inverse, which raises another error
         raise ValueError(refusal)
-    torch.cholesky_inverse(gram.mT, out=gram.mT)
     return gram
 
 
@@ -129,11 +166,11 @@ def regularised(
     Raises:
         ValueError: if ``l2`` is too small for that precision.
     """
-    few, items = rows.shape
-    by_rows = few < items
-    if targets is None and not by_rows:
-        return inverse_of(rows, l2, "cpu", dtype).numpy()
-    gram = (rows @ rows.T if by_rows else rows.T @ rows).astype(dtype).toarray()
+    if rows.shape[0] >= rows.shape[1]:
+        if targets is None:
+            return inverse_of(rows, l2, "cpu", dtype).numpy()
+        return solution_of(rows, l2, targets, "cpu", dtype).numpy()
+    gram = (rows @ rows.T).astype(dtype).toarray()
     least = smallest_l2(gram.sum(1).max(), dtype)
     refusal = l2_too_small(l2, len(gram), dtype, least)
     if l2 < least:
@@ -143,9 +180,6 @@ def regularised(
         factor = scipy.linalg.cho_factor(gram, overwrite_a=True, check_finite=False)
     except scipy.linalg.LinAlgError as error:
         raise ValueError(refusal) from error
-    if targets is not None and not by_rows:
-        right = (rows.T @ targets).astype(dtype).toarray()
-        return np.asarray(scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False))
     right = (rows if targets is None else targets).astype(dtype).toarray()
     solved = scipy.linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
     product = np.asarray(rows.T.astype(dtype) @ solved)  # (I, I)

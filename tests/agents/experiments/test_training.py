@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
 
 import refit_env  # noqa: F401  # registers the ids
 from agents.algorithms.configs import ReinforceConfig
@@ -17,8 +18,10 @@ from agents.experiments.training import (
     fine_tuned,
     fit_budget,
     further_training,
+    pretrained,
     trained_by,
 )
+from agents.training.closed_form import fitted_policy
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
@@ -104,3 +107,14 @@ def test_half_a_run_is_no_result(policy: DiffusionPolicy, monkeypatch: pytest.Mo
 def test_environments_without_data_of_their_own_are_refused() -> None:
     with pytest.raises(ValueError, match="ReFiT-Custom-v0 has no data set of its own"):
         data_of("ReFiT-Custom-v0")
+
+
+def test_a_study_fits_a_closed_form_with_the_options_of_its_model() -> None:
+    options = {"l2": 20.0, "neighborhood": 0.3}
+    policy, result = pretrained(
+        "ReFiT-Synthetic-v0", PretrainConfig(), 0, "linear", options=options, num_steps=1
+    )
+    expected = fitted_policy(data_of("ReFiT-Synthetic-v0"), "linear", options, 1, torch.device("cpu"))
+    weights = (one.backbone.state_dict()["weight"] for one in (policy, expected))
+    assert torch.equal(*weights) and policy.num_steps == 1
+    assert result.backbone is policy.backbone and not result.history

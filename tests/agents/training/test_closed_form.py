@@ -7,8 +7,8 @@ import torch
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.training.closed_form import NEEDS, fit_closed_form, hybrid_settings
-from refit_env.backbones import backbone_for
+from agents.training.closed_form import NEEDS, fit_closed_form, fitted_policy, hybrid_settings
+from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -20,10 +20,18 @@ def data() -> Dataset:
 
 
 @pytest.mark.parametrize("name", ["linear", "spectral"])
-def test_it_gives_the_best_of_what_it_tried(data: Dataset, name: str) -> None:
+def test_it_gives_the_best_of_what_it_tried_unless_that_is_noise(data: Dataset, name: str) -> None:
     result = fit_closed_form(data, name, device="cpu")
     values = [row["valid/ndcg@20"] for row in result.tried]
-    assert len(values) > 5 and result.best_value == max(values) > values[0] * 0.999
+    assert len(values) > 5 and result.best_value >= values[0]
+    assert result.best_value == values[result.best_trial - 1]
+    per_user = []
+    for settings in (result.tried[max(range(len(values)), key=values.__getitem__)], result.tried[0]):
+        policy = fitted_policy(data, name, settings["settings"], 1, torch.device("cpu"))
+        per_user.append(evaluate(policy.scorer(data), data, "valid").per_user["ndcg@20"])
+    best, first = per_user
+    if (best - first).mean() < (best - first).std() / len(best) ** 0.5:  # the largest is noise over the first
+        assert result.best_value < max(values) or result.best_trial == 1
     again = evaluate(DiffusionPolicy(result.backbone, 1).scorer(data), data, "valid", device="cpu")
     assert again.means()["ndcg@20"] == result.best_value
     settings = [tuple(sorted(row["settings"].items())) for row in result.tried]
@@ -31,15 +39,20 @@ def test_it_gives_the_best_of_what_it_tried(data: Dataset, name: str) -> None:
 
 
 def test_given_options_are_not_searched(data: Dataset) -> None:
-    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "targets": "row"}
+    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "targets": "row", "neighborhood": 0.0}
+    options |= {"shrink": 1.0, "balance": 0.5, "row_power": 0.0}
     result = fit_closed_form(data, "linear", options, device="cpu")
     assert len(result.tried) == 1 and result.backbone.config.l2 == 7.0
 
 
 def test_only_settings_that_change_the_fit_are_tried(data: Dataset) -> None:
     tried = fit_closed_form(data, "linear", device="cpu").tried
+    space = backbone_class("linear").search_space(data)  # type: ignore[attr-defined]
     for key, (needed, value) in NEEDS.items():
-        other = [row["settings"] for row in tried if row["settings"][needed] != value]
+        if key not in space:
+            continue
+        active = value if callable(value) else value.__eq__
+        other = [row["settings"] for row in tried if not active(row["settings"][needed])]
         for settings in other:  # of those that differ in this one alone, one is tried
             twins = [s for s in other if {**s, key: None} == {**settings, key: None}]
             assert len(twins) == 1, (key, twins)

@@ -46,3 +46,25 @@ def test_it_ends_when_time_is_over_but_tries_once() -> None:
     search = SettingsSearch(lambda settings: float(settings["l2"]), out_of_time=lambda: True)
     search.run({"l2": (1, 2, 3)})
     assert search.chosen == {"l2": 1} and search.value == 1.0
+
+
+def test_a_gain_within_its_standard_error_chooses_nothing() -> None:
+    compared = []
+
+    def error(settings: dict[str, Any], chosen: dict[str, Any]) -> float:
+        compared.append((settings["l2"], chosen["l2"]))
+        return 1.5
+
+    search = SettingsSearch(lambda s: float(s["l2"]), error_of=error)
+    search.run({"l2": (1, 2, 4)})
+    assert search.chosen == {"l2": 1} and compared == [(2, 1)]  # its neighbour gains 1
+    search = SettingsSearch(lambda s: float(s["l2"]), error_of=error)
+    search.run({"l2": (2, 4)})
+    assert search.chosen == {"l2": 4}
+
+
+def test_a_condition_may_say_when_a_setting_has_an_effect() -> None:
+    tried: list[dict[str, Any]] = []
+    search = SettingsSearch(lambda s: tried.append(s) or -abs(s["share"]))
+    search.run({"share": (0.0, 0.5), "shrink": (1, 2)}, {"shrink": ("share", bool)})
+    assert [s["shrink"] for s in tried if not s["share"]] == [1]

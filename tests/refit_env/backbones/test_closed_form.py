@@ -11,12 +11,13 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone
+from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone, spectral
 from refit_env.backbones.closed_form import ClosedForm, train_counts
+from refit_env.backbones.cooccurrence import cooccurrences
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.backbones.spectral import SpectralDenoiser
-from refit_env.data import Dataset, Interactions, synthesize, synthesize_sessions
+from refit_env.data import Dataset, Interactions, RowDataset, synthesize, synthesize_sessions
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -41,22 +42,30 @@ def fitted(data: Dataset, name: str, **options: object) -> ClosedForm:
     return backbone
 
 
-def test_few_items_of_a_large_catalogue_give_the_dense_product(
+def test_few_items_of_a_large_catalogue_give_the_dense_product_and_its_gradient(
     data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = fitted(data, "linear")
     u = torch.zeros(3, data.num_items)
     u[0, 2] = u[2, 0] = 0.5
-    dense = backbone.predict_x0(u, 0).detach()
+    slope = torch.rand(3, data.num_items, generator=torch.Generator().manual_seed(0))
+    dense = backbone.predict_x0(u, 0)
+    (gradient,) = torch.autograd.grad((dense * slope).sum(), backbone.weight)
     monkeypatch.setattr(linear, "LARGE", data.num_items - 1)
     monkeypatch.setattr(linear, "SPARSE", 1.0)
-    product, calls = torch.sparse.mm, []
-    monkeypatch.setattr(torch.sparse, "mm", lambda *parts: calls.append(1) or product(*parts))
-    with torch.no_grad():
-        assert torch.allclose(backbone.predict_x0(u, 0), dense, atol=1e-6) and calls
+    product, calls = linear.embedding_bag, []
+    monkeypatch.setattr(
+        linear, "embedding_bag", lambda *parts, **kw: calls.append(1) or product(*parts, **kw)
+    )
+    sparse = backbone.predict_x0(u, 0)
+    torch.testing.assert_close(sparse, dense, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        torch.autograd.grad((sparse * slope).sum(), backbone.weight)[0], gradient, atol=1e-6, rtol=0
+    )
+    assert calls
     calls.clear()
-    backbone.predict_x0(u, 0).sum().backward()  # with gradients, the dense one
-    assert not calls and backbone.weight.grad is not None
+    backbone.predict_x0(u.requires_grad_(), 0)  # its own gradient needs the items that it does not hold
+    assert not calls
 
 
 def test_each_column_of_linear_is_a_ridge_regression_on_all_other_items(data: Dataset) -> None:
@@ -101,6 +110,85 @@ def test_the_future_is_regressed_on_the_past_of_each_row(
                 cross += np.outer(x, y) / len(future) ** pair_power
     weight = backbone.state_dict()["weight"][0].numpy()
     np.testing.assert_allclose(weight, np.linalg.solve(gram, cross), atol=1e-5)
+
+
+def test_co_occurrences_and_the_identity_are_added_in_units_of_the_regression(data: Dataset) -> None:
+    plain = fitted(data, "linear").state_dict()["weight"][0].double()
+    options = {"neighborhood": 0.25, "shrink": 2.0, "balance": 0.25, "row_power": 0.5, "repeat": 0.5}
+    got = fitted(data, "linear", **options).state_dict()["weight"][0].double()
+    x = data.train.csr.toarray().astype(np.float64)
+    counts, pairs = x.sum(0), (x * x.sum(1, keepdims=True) ** -0.5).T @ x
+    near = pairs / (np.outer(counts**0.75, counts**0.25) + 2.0)
+    np.fill_diagonal(near, 0.0)
+    size = plain.norm()
+    expected = 0.75 * plain + 0.25 * size * torch.as_tensor(near / np.linalg.norm(near))
+    expected += 0.5 * size / 5 * torch.eye(25)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_spectral_adds_the_nearest_items_as_linear_adds_all(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"neighborhood": 0.5, "shrink": 1.0, "row_power": 1.0, "score_power": 0.2}
+    backbone = fitted(data, "spectral", neighbors=4, **options)
+    assert isinstance(backbone, SpectralDenoiser) and backbone.near is not None
+    factor = np.maximum(np.bincount(data.train.items, minlength=25), 1)
+    factor = (factor / factor.mean()) ** -0.2
+    pairs = cooccurrences(data.train.csr, None, shrink=1.0, balance=0.5, row_power=1.0)
+    nearest = np.zeros_like(pairs)
+    for item, row in enumerate(pairs):
+        kept = np.argsort(-row, kind="stable")[:4]
+        nearest[item, kept] = row[kept] * factor[kept]
+    filtered = fitted(data, "spectral", score_power=0.2).predict_x0(torch.eye(25), 0).detach().numpy()
+    size = np.linalg.norm(filtered)
+    expected = 0.5 * filtered + 0.5 * size * nearest / np.linalg.norm(nearest)
+    u = torch.eye(25)
+    with torch.no_grad():
+        dense = backbone.predict_x0(u, 0)
+        monkeypatch.setattr(spectral, "SPARSE", 1.0)
+        np.testing.assert_allclose(backbone.predict_x0(u, 0), expected, atol=1e-5)
+    torch.testing.assert_close(dense, backbone.predict_x0(u, 0), atol=1e-6, rtol=0)
+    backbone.predict_x0(u, 0)[0].sum().backward()
+    assert backbone.near.values.grad is not None and backbone.item_axes is None
+    state = backbone.state_dict()
+    state["near.ids"][0, 0] = 25
+    with pytest.raises(ValueError, match=r"near\.ids holds ids outside 0\.\.24"):
+        backbone.check_state(state)
+
+
+@pytest.mark.parametrize("pairs", ["targets", "sets"])
+def test_all_of_the_neighborhood_on_rows_is_a_baseline(sessions: Dataset, pairs: str) -> None:
+    options = {"neighborhood": 1.0, "pairs": pairs, "shrink": 3.0, "balance": 0.0, "recency": "reciprocal"}
+    weight = fitted(sessions, "linear", repeats="sum", **options).state_dict()["weight"][0].numpy()
+    data = sessions.episodes
+    assert isinstance(data, RowDataset)
+    if pairs == "targets":  # a Markov chain: the share of an item's followers, weighted by their distance
+        train = data.rows_of("train")
+        x = reciprocal_weights(data.train, 1.0, "sum")[train].toarray()
+        y = np.eye(data.num_items)[data.targets.items]
+        expected = x.T @ y / (x.sum(0)[:, None] + 3.0)
+    else:
+        x = np.zeros((data.sessions.max() + 1, data.num_items))
+        train = data.rows_of("train")
+        x[data.sessions[train], data.targets.items] = 1.0
+        place, at = np.nonzero(data.history[train] < data.num_items)
+        x[data.sessions[train][place], data.history[train][place, at]] = 1.0
+        expected = x.T @ x / (x.sum(0)[:, None] + 3.0)
+        np.fill_diagonal(expected, 0.0)
+    np.testing.assert_allclose(
+        weight / np.linalg.norm(weight), expected / np.linalg.norm(expected), atol=1e-6
+    )
+
+
+def test_friends_rows_are_added_to_the_input_and_not_to_the_fit(data: Dataset) -> None:
+    social = replace(data, task="social", social=np.array([[0, 1], [0, 2], [3, 0]], np.int32))
+    backbone = fitted(social, "linear", friends=2.0)
+    assert torch.equal(backbone.weight, fitted(data, "linear").weight)  # type: ignore[arg-type]
+    x = data.train.csr.toarray()
+    got = backbone.shown(social, "cpu")(torch.tensor([0, 1, 3]))
+    np.testing.assert_allclose(got, [x[0] + x[1] + x[2], x[1], x[3] + 2 * x[0]], atol=1e-6)
+    with pytest.raises(ValueError, match=r"friends=2 adds .* has no social edges. Use friends=0"):
+        backbone.shown(data, "cpu")
 
 
 def test_spectral_regresses_the_future_too(data: Dataset) -> None:
@@ -170,6 +258,8 @@ def test_weights_of_rows_by_hand() -> None:
     assert rising_weights(train, 0.5, 1.0).toarray()[2, 3] == 0.5
     assert not reciprocal_weights(train).toarray()[1].any()
     np.testing.assert_allclose(reciprocal_weights(train, 2.0).toarray()[0], [0, 0.25, 0, 0, 1.0])
+    np.testing.assert_allclose(reciprocal_weights(train, 1.0, "sum").toarray()[0], [0, 0.5, 0, 0, 4 / 3])
+    np.testing.assert_allclose(rising_weights(train, 0.5, 1.0, "sum").toarray()[0], [0, 0.75, 0, 0, 1.5])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -184,6 +274,8 @@ def test_weights_of_rows_by_hand() -> None:
         ({"window": 0.0}, "window must be > 0 and <= 1, found 0"),
         ({"decay": 0.0}, "decay must be > 0 and <= 4, found 0"),
         ({"oldest": 0.0}, "oldest must be > 0 and <= 1, found 0"),
+        ({"repeats": "sums"}, "Did you mean 'sum'"),
+        ({"friends": -1.0}, "friends must be >= 0 and <= 100, found -1"),
         ({"score_power": 9.0}, "score_power must be >= -2 and <= 2, found 9"),
     ],
 )
