@@ -100,6 +100,7 @@ def reward_page(name: str) -> str:
         ["class", f"`{cls.__module__}.{cls.__qualname__}`"],
         ["counts relevant items", _yes(cls.counts_relevant)],
         ["needs rows in order of time", _yes(cls.needs_rows)],
+        ["needs dislikes", _yes(cls.needs_dislikes)],
         ["is a sum over the list", _yes(issubclass(cls, ListReward))],
         ["settings", ", ".join(f"`{key}={value!r}`" for key, value in keywords(cls).items()) or "none"],
     ]
@@ -107,6 +108,8 @@ def reward_page(name: str) -> str:
     example = EXAMPLE.format(env="ReFiT-Synthetic-v0", reward=name)
     if cls.needs_rows is True:
         example = skipped("needs check-ins in order of time", EXAMPLE.format(env="ReFiT-NYC-v0", reward=name))
+    elif cls.needs_dislikes is True:
+        example = skipped("needs data with dislikes", EXAMPLE.format(env="ReFiT-Synthetic-v0", reward=name))
     elif "checkpoint" in keywords(cls):
         example = skipped("needs a pretrained run", EXAMPLE.format(env="ReFiT-Zhihu-v0", reward=name))
     return page(name, [parts[0], example, *parts[1:]])

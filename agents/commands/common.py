@@ -193,13 +193,14 @@ def note_other_sets(envs: Sequence[str]) -> None:
 
 
 def reported(means: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that are reported, in their order.
+    """The metrics that are reported, in their order; for data with dislikes, their shares too.
 
     Example:
         >>> reported({"recall@3": 0.5, "ndcg@3": 0.25, "coverage@3": 1.0})
         {'recall@3': 0.5, 'ndcg@3': 0.25}
     """
     names = dict.fromkeys(nearest_metric(name, means) for name in REPORTED)
+    names |= dict.fromkeys(name for name in means if name.startswith("dislikes@"))
     return {name: float(means[name]) for name in names}
 
 

@@ -83,6 +83,9 @@ class DataPrepare(Command):
     """The rows of each user are in order of time, although the file has no timestamps."""
     min_rating: Annotated[Rating | None, tyro.conf.arg(metavar="FLOAT")] = None
     """Keep interactions with at least this rating."""
+    dislike_below: Annotated[Rating | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Keep ratings below this one as dislikes, which the reward ``dislikes`` and the metric ``dislikes@K``
+    read; they are no interactions."""
     k_core: Core = 0
     """Remove users and items with fewer interactions than this, until none is left."""
     session: Literal["", "day"] = ""

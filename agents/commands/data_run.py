@@ -160,6 +160,7 @@ def _recipe(command: DataPrepare) -> Recipe:
         time_unit=command.time_unit,
         time_ordered=command.time_ordered,
         min_rating=command.min_rating,
+        dislike_below=command.dislike_below,
         k_core=command.k_core,
         session=command.session,
         task=command.task,

@@ -1,7 +1,8 @@
 """The canonical form on disk: a folder with parquet tables and ``dataset.json``.
 
 ``interactions.parquet`` has int columns user and item, split (0 train, 1 valid, 2 test), and optionally
-timestamp (seconds) and rating; ``social.parquet`` has two user columns; ``items.parquet`` has a column item
+timestamp (seconds) and rating; ``dislikes.parquet`` has the same columns, for items that users rated low, no
+pair of which is an interaction; ``social.parquet`` has two user columns; ``items.parquet`` has a column item
 and the items' features (lat, lon); ``user_ids.parquet`` and ``item_ids.parquet`` map each number to the
 source's id. The rows of a user are sorted by time where timestamps are known. ``dataset.json`` states the
 counts, the source, the licence and the tables' checksums.
@@ -12,6 +13,7 @@ Letters: U users, I items, N interactions, S social edges.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +25,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.filters import RawRows, merge_duplicates
 from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.limits import LARGEST_COUNT, LARGEST_INFO, check_count
+from refit_env.data.splits import Parts
 from refit_env.data.tables import (
     count_rows,
     read_interactions,
@@ -34,12 +37,13 @@ from refit_env.errors import DataError
 from refit_env.utils.atomic_io import read_record
 from refit_env.utils.text import shown
 
+DISLIKES = "dislikes.parquet"
 INTERACTIONS, SOCIAL, INFO = "interactions.parquet", "social.parquet", "dataset.json"
 ITEMS = "items.parquet"
 USER_IDS, ITEM_IDS = "user_ids.parquet", "item_ids.parquet"
 
 
-TABLES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS)
+TABLES = (INTERACTIONS, DISLIKES, SOCIAL, ITEMS, USER_IDS, ITEM_IDS)
 """All tables that a canonical folder may hold."""
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -111,10 +115,7 @@ def load_canonical(folder: Path | str) -> Dataset:
     if rows.timestamps is not None:
         # lexsort is stable: rows with equal times keep the file's order.
         rows = rows.take(np.lexsort((rows.timestamps, rows.users)))
-    train, valid, test = (
-        Interactions.from_pairs(p.users, p.items, num_users, num_items, p.timestamps, p.ratings)
-        for p in (rows.part(s) for s in range(len(SPLITS)))
-    )
+    train, valid, test = _parts(rows, num_users, num_items)
     entry = CATALOG.get(name)
     by_name = entry is not None and entry.time_ordered
     ordered = rows.timestamps is not None or (by_name if known.time_ordered is None else known.time_ordered)
@@ -122,8 +123,41 @@ def load_canonical(folder: Path | str) -> Dataset:
     ids = read_source_ids(folder / USER_IDS, num_users), read_source_ids(folder / ITEM_IDS, num_items)
     features = read_item_features(folder / ITEMS, num_items)
     data = Dataset(name, task, train, valid, test, ordered, social, info, *ids, features)
+    if (folder / DISLIKES).is_file():
+        data = replace(data, dislikes=_read_dislikes(folder / DISLIKES, data, rows))
     check_dataset(data, str(path))
     return data
+
+
+def _parts(rows: RawRows, num_users: int, num_items: int) -> Parts:
+    """Return the rows of the three splits."""
+    shape = num_users, num_items
+    train, valid, test = (
+        Interactions.from_pairs(p.users, p.items, *shape, p.timestamps, p.ratings)
+        for p in (rows.part(s) for s in range(len(SPLITS)))
+    )
+    return train, valid, test
+
+
+def _read_dislikes(path: Path, data: Dataset, likes: RawRows) -> Parts:
+    """Read ``dislikes.parquet``, of which no pair may be an interaction.
+
+    Raises:
+        DataError: if a value breaks a rule, a pair is an interaction, too, or the task keeps repeats.
+    """
+    if data.task not in ("cf", "social"):
+        raise DataError(f"{path}: dislikes are for sets of items (tasks cf and social), not {data.task}")
+    low = read_interactions(path, data.num_users, data.num_items)
+    pair = low.users.astype(np.int64) * data.num_items + low.items
+    liked = np.isin(pair, likes.users.astype(np.int64) * data.num_items + likes.items)
+    if liked.any():
+        row = int(np.flatnonzero(liked)[0])
+        user, item = int(low.users[row]), int(low.items[row])
+        raise DataError(
+            f"{path} row {row}: {data.users_by_id.named(user)} and {data.items_by_id.named(item)} are in "
+            f"{INTERACTIONS}, too; a pair is an interaction or a dislike"
+        )
+    return _parts(merge_duplicates(low)[0], data.num_users, data.num_items)
 
 
 def check_dataset(data: Dataset, where: str) -> None:

@@ -42,6 +42,8 @@ class Dataset:
         item_ids: (I,) the same for items.
         item_features: features of the items, for example ``"lat"`` and ``"lon"``: name -> (I,) values.
         origin: fingerprint of the data set from which this one was derived, else None.
+        dislikes: items that users rated low, by split (train, valid, test), else None. They are no
+            interactions; models do not read them, the reward ``dislikes`` and ``dislikes@K`` do.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Dataset:
     item_ids: npt.NDArray[Any] | None = None
     item_features: Mapping[str, npt.NDArray[Any]] | None = None
     origin: str | None = None
+    dislikes: tuple[Interactions, Interactions, Interactions] | None = None
 
     def __repr__(self) -> str:
         """Return name, task and counts, without the arrays."""
@@ -99,11 +102,16 @@ class Dataset:
         if self.origin is not None:
             return self.origin
         splits = [self.split(name) for name in SPLITS]
-        return fingerprint(self.task, splits, self.time_ordered, self.social, self.item_features)
+        own = self.social, self.item_features, self.dislikes
+        return fingerprint(self.task, splits, self.time_ordered, *own)
 
     def split(self, name: str) -> Interactions:
         """Return the split called ``"train"``, ``"valid"`` or ``"test"``."""
         return {"train": self.train, "valid": self.valid, "test": self.test}[name]
+
+    def disliked(self, split: str) -> sp.csr_matrix | None:
+        """Return the items (U, I) that users rated low in a split, or None without dislikes."""
+        return None if self.dislikes is None else self.dislikes[SPLITS.index(split)].csr
 
     @cached_property
     def episodes(self) -> Dataset:

@@ -95,8 +95,13 @@ def in_seconds(rows: RawRows, where: str, unit: str | None) -> tuple[RawRows, tu
     return replace(rows, timestamps=seconds, unix=False), notes
 
 
-def at_least(rows: RawRows, min_rating: float) -> RawRows:
+def at_least(rows: RawRows, min_rating: float, setting: str = "min_rating") -> RawRows:
     """Keep the rows with ``rating >= min_rating``.
+
+    Args:
+        rows: with ratings.
+        min_rating: the threshold.
+        setting: its name, for the message.
 
     Raises:
         DataError: if the rows have no ratings.
@@ -104,8 +109,7 @@ def at_least(rows: RawRows, min_rating: float) -> RawRows:
     if rows.ratings is None:
         least, column = f"{min_rating:g}", spelled("columns", "{'rating': NAME}", "rating=NAME")
         raise DataError(
-            f"{spelled('min_rating', least, least)} needs ratings, but no column holds them; "
-            f"{column} names one"
+            f"{spelled(setting, least, least)} needs ratings, but no column holds them; {column} names one"
         )
     return rows.take(rows.ratings >= min_rating)
 

@@ -21,6 +21,7 @@ def fingerprint(
     time_ordered: bool,
     social: npt.NDArray[np.int32] | None,
     item_features: Mapping[str, npt.NDArray[Any]] | None,
+    dislikes: Sequence[Interactions] | None = None,
 ) -> str:
     """Hash the content of a data set that models and evaluation read.
 
@@ -32,6 +33,7 @@ def fingerprint(
         time_ordered: whether each user's rows are sorted by time.
         social: (S, 2) directed user pairs, or None.
         item_features: name -> (I,) values, of which the numeric ones are hashed.
+        dislikes: items that users rated low, in train, valid and test, or None.
 
     Returns:
         64 hexadecimal digits.
@@ -53,6 +55,9 @@ def fingerprint(
     for name, values in sorted((item_features or {}).items()):
         if values.dtype.kind in "fiu":
             _add(digest, name, values, "<f8")
+    for split in dislikes or ():
+        _add(digest, "dislikes indptr", split.indptr, "<i8")
+        _add(digest, "dislikes", split.items, "<i4")
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from refit_env.data.canonical import check_dataset
 from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.dataset import Dataset
+from refit_env.data.dislikes import number_dislikes, rated_below, split_dislikes
 from refit_env.data.filters import (
     RawRows,
     at_least,
@@ -108,11 +109,16 @@ def _chosen_recipe(name: str, source: Path, recipe: Recipe | NamedRecipe | None)
 def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any]) -> Dataset:
     """Read, filter, number, split and check; ``about`` is stored with the recipe."""
     recipe = replace(recipe, format=recipe.format or guess_format(source))
-    rows, steps, notes = _filtered(source, recipe)
+    rows, low, steps, notes = _filtered(source, recipe)
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     parts = _split(source, numbered, recipe)
     _check_parts(source, parts, recipe)
+    dislikes = None
+    if low is not None:
+        kept = number_dislikes(low, rows, numbered.user_ids, numbered.item_ids)
+        notes = (*notes, f"{len(kept):,} dislikes of {len(low):,}: those of users and items that are left")
+        dislikes = split_dislikes(source, kept, parts, recipe)
     done = {**about, "recipe": asdict(recipe)} | steps.report() | ({"notes": list(notes)} if notes else {})
     data = Dataset(
         name,
@@ -124,6 +130,7 @@ def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any
         user_ids=numbered.user_ids,
         item_ids=numbered.item_ids,
         item_features=_features(rows),
+        dislikes=dislikes,
     )
     check_dataset(data, str(source))
     return data
@@ -163,15 +170,15 @@ class Steps:
         return {"rows": self.rows, "users": self.users, "items": self.items}
 
 
-def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, Steps, tuple[str, ...]]:
-    """Read and filter the rows; also return what is left after each step, and notes on their values."""
+def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, RawRows | None, Steps, tuple[str, ...]]:
+    """Read and filter the rows; also return dislikes, what each step left, and notes on the rows' values."""
     options = ReadOptions(
         columns=recipe.columns,
         ignore=recipe.ignore,
         separator=recipe.separator,
         token_ids=recipe.token_ids,
         drop_blank=recipe.drop_blank,
-        ratings=recipe.min_rating is not None,
+        ratings=recipe.least_rating is not None,
         num_users=recipe.num_users,
         num_items=recipe.num_items,
     )
@@ -179,9 +186,10 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, Steps, tuple[str, 
     steps = Steps()
     steps.read(rows)
     rows, notes = in_seconds(rows, str(source), recipe.time_unit)
-    if recipe.min_rating is not None:
-        rows = at_least(rows, recipe.min_rating)
-        steps.note(f"rating >= {recipe.min_rating:g}", rows)
+    low = None if recipe.dislike_below is None else rated_below(rows, recipe.dislike_below)
+    if recipe.least_rating is not None:
+        rows = at_least(rows, recipe.least_rating)
+        steps.note(f"rating >= {recipe.least_rating:g}", rows)
     if recipe.session:
         rows = daily_sessions(rows, recipe.utc_offset)
         steps.note("a session a day", rows)
@@ -197,7 +205,7 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, Steps, tuple[str, 
         steps.note(f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}", rows)
     if not len(rows):
         raise DataError(f"{source}: no rows are left; rows after each step: {steps.rows}")
-    return rows, steps, notes
+    return rows, low, steps, notes
 
 
 def _check_counts(entry: Source, data: Dataset, source: Path) -> None:
@@ -235,7 +243,7 @@ def _number(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
 def _numbered(source: Path, rows: RawRows, recipe: Recipe) -> _Numbered:
     """Number users and items from 0, except in published files, where the published numbers are kept."""
     filters = (recipe.k_core, recipe.min_user_rows, recipe.min_item_rows)
-    published = recipe.split == "published" and recipe.min_rating is None and max(filters) < 2
+    published = recipe.split == "published" and recipe.least_rating is None and max(filters) < 2
     published = published and rows.item_table is None  # the table has only items with rows
     if not published or rows.users.dtype.kind not in "iu" or rows.items.dtype.kind not in "iu":
         try:

@@ -82,6 +82,8 @@ class Recipe(Bounded):
     """Whether the rows of the files are sorted by time; rows with timestamps are always sorted."""
     min_rating: Rating | None = None
     """Keep rows with at least this rating; None keeps all."""
+    dislike_below: Rating | None = None
+    """Rows with a rating below it are dislikes, a table of their own, not interactions; None keeps none."""
     session: Annotated[str, OneOf(SESSIONS)] = ""
     """``day`` turns each day of a user into a session, which is then a separate user; empty does nothing."""
     utc_offset: Annotated[float, Meta(ge=-24, le=24)] = 0.0
@@ -112,7 +114,8 @@ class Recipe(Bounded):
     """I, likewise."""
 
     def check_together(self) -> None:
-        """Raise an error for shares that leave nothing to train on."""
+        """Raise an error for shares that leave nothing to train on, or dislikes that are interactions."""
+        self._check_dislikes()
         own_splits = self.split not in ("published", "leave-one-out")
         if own_splits and self.valid_share + self.test_share >= 1:
             valid = f"{self.valid_share:g}"
@@ -121,6 +124,27 @@ class Recipe(Bounded):
                 f"must be < {1 - self.valid_share:g}, what {spelled('valid_share', valid, valid)} leaves, "
                 f"found {self.test_share:g}",
             )
+
+    def _check_dislikes(self) -> None:
+        """Raise an error for dislikes that are interactions, or of a task that keeps no sets of items."""
+        if self.dislike_below is None:
+            return
+        if self.min_rating is not None and self.dislike_below > self.min_rating:
+            least = f"{self.min_rating:g}"
+            fault = f"must be <= {least}, what {spelled('min_rating', least, least)} keeps as interactions"
+            raise SettingError("dislike_below", f"{fault}, found {self.dislike_below:g}")
+        if self.task not in ("cf", "social") or self.session:
+            kept = spelled("task", repr(self.task), self.task)
+            kept = spelled("session", repr(self.session), self.session) if self.session else kept
+            raise SettingError(
+                "dislike_below",
+                f"is for sets of items (tasks cf and social without sessions), not for {kept}",
+            )
+
+    @property
+    def least_rating(self) -> float | None:
+        """Least rating of an interaction; None for any."""
+        return self.dislike_below if self.min_rating is None else self.min_rating
 
     @property
     def merges(self) -> bool:

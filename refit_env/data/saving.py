@@ -5,22 +5,33 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from refit_env.data.canonical import INFO, INTERACTIONS, ITEM_IDS, ITEMS, SOCIAL, USER_IDS, check_dataset
+from refit_env.data.canonical import (
+    DISLIKES,
+    INFO,
+    INTERACTIONS,
+    ITEM_IDS,
+    ITEMS,
+    SOCIAL,
+    TABLES,
+    USER_IDS,
+    check_dataset,
+)
 from refit_env.data.catalog import CATALOG
 from refit_env.data.dataset import Dataset
-from refit_env.data.interactions import SPLITS
+from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.messages import spelled
 from refit_env.errors import DataError
 from refit_env.utils.atomic_io import errors_name, write_json
 from refit_env.utils.folders import atomic_folder
 
-FILES = (INTERACTIONS, SOCIAL, ITEMS, USER_IDS, ITEM_IDS, INFO)
+FILES = (*TABLES, INFO)
 """All files that a canonical folder may hold."""
 
 _NAME = re.compile(r"\w[\w .+-]{0,99}")
@@ -148,17 +159,9 @@ def _is_ours(name: str) -> bool:
 
 def _tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
     """Return file name -> table."""
-    parts = [dataset.train, dataset.valid, dataset.test]
-    columns: dict[str, Any] = {
-        "user": np.concatenate([p.users for p in parts]).astype(np.int32),
-        "item": np.concatenate([p.items for p in parts]),
-        "split": np.concatenate([np.full(len(p), s, np.int8) for s, p in enumerate(parts)]),
-    }
-    for name in ("timestamps", "ratings"):
-        values = [getattr(p, name) for p in parts]
-        if all(v is not None for v in values):
-            columns[name[:-1]] = np.concatenate(values)
-    tables = {INTERACTIONS: pd.DataFrame(columns)}
+    tables = {INTERACTIONS: _rows([dataset.train, dataset.valid, dataset.test])}
+    if dataset.dislikes is not None:
+        tables[DISLIKES] = _rows(dataset.dislikes)
     if dataset.social is not None:
         tables[SOCIAL] = pd.DataFrame(dataset.social, columns=["source", "target"])
     if dataset.item_features is not None:
@@ -168,6 +171,20 @@ def _tables(dataset: Dataset) -> dict[str, pd.DataFrame]:
         if ids is not None:
             tables[file] = pd.DataFrame({"id": ids})
     return tables
+
+
+def _rows(parts: Sequence[Interactions]) -> pd.DataFrame:
+    """Return the table of interactions or dislikes: train, valid and test."""
+    columns: dict[str, Any] = {
+        "user": np.concatenate([p.users for p in parts]).astype(np.int32),
+        "item": np.concatenate([p.items for p in parts]),
+        "split": np.concatenate([np.full(len(p), s, np.int8) for s, p in enumerate(parts)]),
+    }
+    for name in ("timestamps", "ratings"):
+        values = [getattr(p, name) for p in parts]
+        if all(v is not None for v in values):
+            columns[name[:-1]] = np.concatenate(values)
+    return pd.DataFrame(columns)
 
 
 def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[str, Any]:

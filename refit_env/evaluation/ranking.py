@@ -20,7 +20,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows, without
 from refit_env.errors import unknown_name
 from refit_env.evaluation.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
-from refit_env.evaluation.selection import Rule, parse_rule
+from refit_env.evaluation.selection import ACCURACY, DISLIKES, Rule, parse_rule
 
 ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
@@ -35,7 +35,8 @@ class Evaluation:
 
     Attributes:
         users: (n,) int64 users with at least one relevant item, ascending.
-        per_user: metric name (``"recall@20"``) -> (n,) float64.
+        per_user: metric name (``"recall@20"``) -> (n,) float64. If the data set has dislikes,
+            ``"dislikes@20"`` is the share of the list that the user rated low in the evaluated split.
         num_users: number of all users, the divisor of ``means_over_all``; for a sequential set, the number of
             rows of the split, those without a history included.
         lists: (n, K) int64 the longest lists, best item first; -1 where no unseen item is left.
@@ -101,9 +102,14 @@ def evaluate(
     masked = dataset.masked(split)
     truth = without(dataset.split(split).csr, masked)
     seen, relevant = SparseRows(masked, device), SparseRows(truth, device)
+    low = dataset.disliked(split)
+    disliked = None if low is None else SparseRows(low, device)
     lists, found = [], []
     for ids in torch.split(torch.from_numpy(chosen).to(device), batch):
         ranked, values = _rank(score(ids), seen.mask(ids), relevant.mask(ids), ks)
+        if disliked is not None:
+            bad = disliked.at(ids, ranked.clamp(min=0)) * (ranked >= 0)  # (B, K)
+            values |= {f"{DISLIKES}@{k}": bad[:, :k].mean(1) for k in ks}
         lists.append(ranked.cpu())
         found.append(values)
     per_user = {name: torch.cat([f[name] for f in found]).double().cpu().numpy() for name in found[0]}
@@ -179,7 +185,8 @@ def selecting_rule(text: str, dataset: Dataset, ks: Sequence[int] | None = None)
         'ndcg@18'
     """
     lengths = list_lengths(dataset.episodes) if ks is None else fitted_lengths(ks, dataset.num_items)
-    return parse_rule(text).fitted("select", lengths, dataset.num_items)
+    measured = ACCURACY if dataset.dislikes is None else (*ACCURACY, DISLIKES)
+    return parse_rule(text).fitted("select", lengths, dataset.num_items, measured)
 
 
 def nearest_metric(name: str, names: Iterable[str]) -> str:

@@ -22,7 +22,9 @@ ACCURACY = ("recall", "ndcg")
 """Metrics that are measured at every list length."""
 UNMET = -1e9
 """Score of a model that does not meet the conditions: below every metric, and a number in JSON."""
-LESS_IS_BETTER = frozenset({"arp", "gini", "calibration", "rsp", "pop_rsp", "pop_reo", "user_gap"})
+DISLIKES = "dislikes"
+"""Share of the list that the user rated low; measured at every list length, if the data has dislikes."""
+LESS_IS_BETTER = frozenset({"arp", "gini", "calibration", "rsp", "pop_rsp", "pop_reo", "user_gap", DISLIKES})
 """Metrics of which a lower value is the better one; of all others, accuracy included, it is the higher."""
 BEYOND = (
     "arp", "aplt", "novelty", "ild", "serendipity", "calibration", "coverage", "gini", "entropy",
@@ -107,19 +109,22 @@ class Rule:
         """
         return self.sign * means[self.metric] if self.met(means, start) else UNMET
 
-    def fitted(self, setting: str, lengths: Sequence[int], num_items: int) -> Rule:
+    def fitted(
+        self, setting: str, lengths: Sequence[int], num_items: int, measured: Sequence[str] = ACCURACY
+    ) -> Rule:
         """Return the rule with lists cut to a small catalogue, after a check of its metrics.
 
         Args:
             setting: the setting that an error names.
             lengths: of the evaluation's lists, ascending.
             num_items: I.
+            measured: metrics that are measured at every list length.
 
         Raises:
             SettingError: naming the setting, for a metric that the evaluation does not have.
         """
         metric, *others = (
-            fitted_metric(name, setting, lengths, num_items)
+            fitted_metric(name, setting, lengths, num_items, measured)
             for name in (self.metric, *(c.metric for c in self.conditions))
         )
         pairs = zip(self.conditions, others, strict=True)
@@ -199,7 +204,9 @@ ConditionText = Annotated[str, Form(condition_fault)]
 """A setting that holds a condition."""
 
 
-def fitted_metric(name: str, setting: str, lengths: Sequence[int], num_items: int) -> str:
+def fitted_metric(
+    name: str, setting: str, lengths: Sequence[int], num_items: int, measured: Sequence[str] = ACCURACY
+) -> str:
     """Return the metric of the evaluation's lists; with a catalogue of 12 items ``ndcg@20`` is ``ndcg@12``.
 
     Raises:
@@ -209,7 +216,7 @@ def fitted_metric(name: str, setting: str, lengths: Sequence[int], num_items: in
     longest = max(lengths)
     if int(length) > longest == num_items:
         name = f"{kind}@{longest}"
-    known = [f"{kind}@{k}" for k in lengths for kind in ACCURACY] + [f"{kind}@{longest}" for kind in BEYOND]
+    known = [f"{kind}@{k}" for k in lengths for kind in measured] + [f"{kind}@{longest}" for kind in BEYOND]
     if name not in known:
         raise SettingError(
             setting, f"must name metrics among {', '.join(known)}; found {name!r}.{did_you_mean(name, known)}"

@@ -48,18 +48,20 @@ class Reward(ABC):
         counts_relevant: whether it counts relevant items, so that there must be some.
         needs_rows: whether it rewards items of the history, which only lists of sequential and check-in sets
             may hold.
+        needs_dislikes: whether it reads items that users rated low, so that the data set must have some.
     """
 
     term_names: tuple[str, ...] = ()
     counts_relevant: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = False
+    needs_dislikes: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
         """Set the context; subclasses have their settings as further keyword arguments.
 
         Raises:
-            ValueError: if it counts relevant items and the relevance is ``none``, or it needs rows in order
-                of time and the data set has none.
+            ValueError: if it counts relevant items and the relevance is ``none``, or the data set
+                has no rows in order of time, or no dislikes, that it needs.
         """
         if self.counts_relevant and context.relevance.mode == "none":
             raise ValueError(
@@ -71,6 +73,12 @@ class Reward(ABC):
                 f"reward {type(self).__name__} rewards items of the history, and lists of "
                 f"{context.dataset.name!r} may not hold those: use it with sequential and check-in "
                 "sets in order of time"
+            )
+        if self.needs_dislikes and context.dataset.dislikes is None:
+            where = context.dataset.name
+            raise ValueError(
+                f"reward {type(self).__name__} reads items that users rated low, and {where!r} has none: "
+                "prepare it with --dislike-below (in Python Recipe(dislike_below=...))"
             )
         self.context = context
 

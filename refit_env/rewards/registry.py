@@ -17,6 +17,7 @@ from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.callable_reward import CallableReward
 from refit_env.rewards.context import RewardContext
+from refit_env.rewards.dislikes import Dislikes
 from refit_env.rewards.frequency import PersonalFrequency
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward
 from refit_env.rewards.mix import Mix
@@ -53,6 +54,7 @@ _REWARDS: dict[str, type[Reward]] = {
     "coverage": Coverage,
     "diversity": Diversity,
     "unbiased_hits": UnbiasedHits,
+    "dislikes": Dislikes,
     "ease": Ease,
     "gf_cf": GraphFilter,
     "personal_frequency": PersonalFrequency,
@@ -112,23 +114,26 @@ def _check_class(name: str, cls: object) -> None:
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
 
-def reward_names(relevance: str | None = None, rows: bool = True) -> list[str]:
+def reward_names(relevance: str | None = None, rows: bool = True, dislikes: bool = True) -> list[str]:
     """Return the names for ``make_reward``: all, or those that a relevance or a data set allows.
 
     Args:
         relevance: its name; None for any.
         rows: whether the data set is a sequential or check-in set sorted by time; some rewards need it.
+        dislikes: whether the data set has items that users rated low; some rewards need them.
 
     Example:
         >>> "ndcg" in reward_names(), "ndcg" in reward_names("none"), "ease" in reward_names("none")
         (True, False, True)
-        >>> set(reward_names()) - set(reward_names(rows=False))
-        {'personal_frequency'}
+        >>> sorted(set(reward_names()) - set(reward_names(rows=False, dislikes=False)))
+        ['dislikes', 'personal_frequency']
     """
     return sorted(
         name
         for name, cls in _REWARDS.items()
-        if not (relevance == "none" and cls.counts_relevant) and (rows or not cls.needs_rows)
+        if not (relevance == "none" and cls.counts_relevant)
+        and (rows or not cls.needs_rows)
+        and (dislikes or not cls.needs_dislikes)
     )
 
 

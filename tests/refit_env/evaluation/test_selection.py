@@ -10,7 +10,14 @@ from refit_env.data import synthesize
 from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import OF_ALL, OF_USERS
 from refit_env.evaluation.ranking import selecting_rule
-from refit_env.evaluation.selection import BEYOND, LESS_IS_BETTER, UNMET, parse_condition, parse_rule
+from refit_env.evaluation.selection import (
+    BEYOND,
+    DISLIKES,
+    LESS_IS_BETTER,
+    UNMET,
+    parse_condition,
+    parse_rule,
+)
 
 START = {"ndcg@20": 0.5, "coverage@20": 0.2, "gini@20": 0.9}
 
@@ -88,4 +95,4 @@ def test_conditions_are_measured_against_the_start(ndcg: float, met: bool) -> No
 
 
 def test_every_metric_has_a_name_and_a_function() -> None:
-    assert set(BEYOND) == set(OF_USERS) | set(OF_ALL) and set(BEYOND) >= LESS_IS_BETTER
+    assert set(BEYOND) == set(OF_USERS) | set(OF_ALL) and {*BEYOND, DISLIKES} >= LESS_IS_BETTER

@@ -42,7 +42,7 @@ def synthetic() -> Dataset:
 
 def every_reward(dataset: Dataset, relevance: Relevance, **kwargs: object) -> dict[str, Reward]:
     """All registered rewards and the variants of RACS."""
-    names = reward_names(relevance.mode, rows=False)
+    names = reward_names(relevance.mode, rows=False, dislikes=False)
     rewards = {name: make_reward(name, dataset, relevance, **kwargs) for name in names}  # type: ignore[arg-type]
     if relevance.mode == "none":
         return rewards

@@ -60,7 +60,7 @@ def every_reward(
     episodes = data.episodes
     relevance = make_relevance(mode, episodes)
     kinds: list[tuple[str, Any, dict[str, Any]]] = [
-        (name, name, {}) for name in reward_names(mode, rows=episodes is not data)
+        (name, name, {}) for name in reward_names(mode, rows=episodes is not data, dislikes=False)
     ]
     if mode != "none":
         kinds += [
