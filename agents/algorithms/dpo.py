@@ -35,7 +35,7 @@ from torch.nn import functional
 from agents.algorithms.configs import DPOConfig
 from agents.gradients.counterfactual_advantage import check_credit
 from agents.gradients.episodes import Rollout
-from agents.gradients.rank_thresholds import crossings, sum_over_parts
+from agents.gradients.rank_thresholds import Top, crossings, sum_over_parts
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.step_subset import trained_steps
@@ -196,9 +196,9 @@ def mirrored_gap(rollout: Rollout, policy: DiffusionPolicy, reward: Reward) -> T
         ValueError: if the reward is no list reward.
     """
 
-    def gap(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
+    def gap(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top) -> Tensor:
         mirrored, out = 2.0 * mean - scores, torch.zeros_like(mean)  # (N, D)
-        for threshold, change in crossings(scores, gains, discount):
+        for threshold, change in crossings(scores, gains, discount, first):
             out += change * ((scores > threshold).float() - (mirrored > threshold).float())  # -1, 0 or 1
         return out
 

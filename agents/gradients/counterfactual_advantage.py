@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from agents.gradients.episodes import Rollout
-from agents.gradients.rank_thresholds import crossings, list_parts, sum_over_parts
+from agents.gradients.rank_thresholds import Top, crossings, list_parts, sum_over_parts
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
@@ -61,7 +61,7 @@ def coordinate_credit(rollout: Rollout, policy: DiffusionPolicy, reward: Reward)
 
 
 def counterfactual_advantage(
-    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float
+    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top | None = None
 ) -> Tensor:
     """Return the reward of a list minus its mean over the draw of one item alone, for each item.
 
@@ -71,6 +71,7 @@ def counterfactual_advantage(
         gains: (N, I) value of having an item in the list.
         discount: (K,) weight of each rank, non-increasing.
         std: the scores' standard deviation.
+        first: the first K + 1 items of ``scores``, if they are known.
 
     Returns:
         (N, I) float32.
@@ -84,7 +85,7 @@ def counterfactual_advantage(
         tensor([[0.1587, 0.5000]])
     """
     out = torch.zeros_like(mean)
-    for threshold, change in crossings(scores, gains, discount):
+    for threshold, change in crossings(scores, gains, discount, first):
         above = (scores > threshold).float()  # (N, I)
         chance = torch.special.ndtr((mean - threshold) / std)  # (N, I)
         out += change * (above - chance)

@@ -28,9 +28,12 @@ import torch
 from torch import Tensor
 
 from agents.gradients.episodes import Rollout, Slopes
-from agents.gradients.rank_thresholds import crossings, sum_over_parts
+from agents.gradients.rank_thresholds import Top, crossings, drops, sum_over_parts, top
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
+
+DENSE_SHARE = 0.1
+"""Share of gains that are not 0 above which all thresholds are computed for all items."""
 
 
 def score_function(
@@ -82,8 +85,14 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
     return [(rollout.means[last], rollout.of_shared(slope, last))]
 
 
-def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float) -> Tensor:
+def expected_slope(
+    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top | None = None
+) -> Tensor:
     """Derivative in each item's mean of the list reward's expectation over that item's own noise.
+
+    With f_j the density of N(mu_i, std^2) at the rank-j threshold, it is g_i sum_j drop_j f_j - sum_j drop_j
+    g_{o_j} f_j: the first sum is needed where an item has a gain, the second at ranks whose item has one.
+    Most items and ranks have none.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.
@@ -91,6 +100,7 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
         gains: (N, I) value of having an item in the list.
         discount: (K,) weight of each rank, non-increasing.
         std: the scores' standard deviation.
+        first: the first K + 1 items of ``scores``, if they are known.
 
     Returns:
         (N, I) float32.
@@ -103,9 +113,59 @@ def expected_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor
         >>> [round(v, 2) for v in slope[0].tolist()]
         [-2.42, 2.42]
     """
+    first = top(scores, discount.numel()) if first is None else first
+    places = gains.nonzero()  # (n, 2)
+    if places.shape[0] > DENSE_SHARE * gains.numel():
+        return _dense_slope(scores, mean, gains, discount, std, first)
+    value, item = first  # (N, K + 1)
+    count = value.shape[1] - 1  # thresholds that an item can cross
+    drop, held = drops(discount)[:count], gains.gather(1, item)  # (K,), (N, K + 1)
+    out = _pushed_down(mean, value[:, :count], drop * held[:, :count], std)
+    ranks = torch.nonzero(drop).flatten()  # (J,)
+    row, column = places.unbind(1)  # (n,)
+    density = _density(value[:, ranks][row], mean[row, column, None], std)  # (n, J)
+    out[row, column] += gains[row, column] * (density @ drop[ranks])
+    # An item of the list has the thresholds of the others: from its own rank on, those of the next item.
+    place = torch.arange(count, device=item.device)
+    behind = place + (place >= torch.arange(count + 1, device=item.device)[:, None])  # (K + 1, K)
+    density = _density(value[:, behind], mean.gather(1, item)[..., None], std)  # (N, K + 1, K)
+    return out.scatter_(1, item, ((held[..., None] - held[:, behind]) * drop * density).sum(2))
+
+
+def _pushed_down(mean: Tensor, value: Tensor, weight: Tensor, std: float) -> Tensor:
+    """Return (N, I) minus the sum over ranks of weight times density; ranks without a weight cost nothing.
+
+    Args:
+        mean: (N, I).
+        value: (N, K) the thresholds.
+        weight: (N, K).
+        std: the scores' standard deviation.
+    """
     out = torch.zeros_like(mean)
-    for threshold, change in crossings(scores, gains, discount):
-        z = (threshold - mean) / std  # (N, I)
-        density = torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * std)  # (N, I)
-        out += change * density
+    counts = (weight != 0).sum(1)  # (N,)
+    order = (
+        (weight != 0).int().argsort(dim=1, descending=True, stable=True)
+    )  # (N, K) ranks with a weight first
+    for n in range(int(counts.max()) if counts.numel() else 0):
+        rows = torch.nonzero(counts > n).flatten()  # (n,)
+        rank = order[rows, n]
+        density = mean[rows].sub_(value[rows, rank, None]).div_(std).square_().mul_(-0.5).exp_()  # (n, I)
+        out.index_add_(
+            0, rows, density.mul_(weight[rows, rank, None]), alpha=-1 / (math.sqrt(2 * math.pi) * std)
+        )
+    return out
+
+
+def _density(threshold: Tensor, mean: Tensor, std: float) -> Tensor:
+    """Return the density of N(mean, std^2) at the thresholds."""
+    return torch.exp(-0.5 * ((threshold - mean) / std).square()) / (math.sqrt(2 * math.pi) * std)
+
+
+def _dense_slope(
+    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top | None = None
+) -> Tensor:
+    """``expected_slope`` where most items have a gain."""
+    out = torch.zeros_like(mean)
+    for threshold, change in crossings(scores, gains, discount, first):
+        out += change * _density(threshold, mean, std)
     return out

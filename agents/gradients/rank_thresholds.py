@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,13 +44,44 @@ def drops(discount: Tensor) -> Tensor:
     return discount - torch.cat([discount[1:], discount.new_zeros(1)])
 
 
-def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+class Top(NamedTuple):
+    """The first K + 1 items of each episode, or all where there are fewer.
+
+    Attributes:
+        value: (N, K + 1) their scores, descending.
+        item: (N, K + 1) int64.
+    """
+
+    value: Tensor
+    item: Tensor
+
+
+def top(scores: Tensor, count: int, lists: Tensor | None = None) -> Top:
+    """Return the first K + 1 items of each episode.
+
+    Args:
+        scores: (N, I) sampled scores; items that no list may hold are -inf.
+        count: K.
+        lists: (N, K) the first K items where they are known, so that nothing is sorted.
+    """
+    depth = min(count + 1, scores.shape[1])
+    if lists is None or depth <= count:
+        return Top(*scores.topk(depth, dim=1))
+    value = scores.gather(1, lists)  # (N, K)
+    next_value, next_item = scores.scatter(1, lists, -math.inf).max(1, keepdim=True)  # (N, 1)
+    return Top(torch.cat([value, next_value], 1), torch.cat([lists, next_item], 1))
+
+
+def crossings(
+    scores: Tensor, gains: Tensor, discount: Tensor, first: Top | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the thresholds that an item's score can cross, and the change of the reward there.
 
     Args:
         scores: (N, I) sampled scores; items that no list may hold are -inf.
         gains: (N, I) value of having an item in the list.
         discount: (K,) weight of each rank, non-increasing.
+        first: the first K + 1 items of ``scores``, if they are known.
 
     Yields:
         For each rank whose discount is larger than the next one's: (N, I) the score of the item that has it
@@ -63,11 +95,10 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
         >>> threshold.tolist(), change.tolist()
         ([[0.4000000059604645, 0.5]], [[-1.0, 1.0]])
     """
-    depth = min(discount.numel() + 1, scores.shape[1])
-    value, item = scores.topk(depth, dim=1)  # (N, K + 1)
+    value, item = top(scores, discount.numel()) if first is None else first  # (N, K + 1)
     held = gains.gather(1, item)  # (N, K + 1)
     drop = drops(discount)  # (K,)
-    for j in torch.nonzero(drop[: depth - 1]).flatten().tolist():
+    for j in torch.nonzero(drop[: value.shape[1] - 1]).flatten().tolist():
         # The others' rank-j item is item[j] for all that rank below it, item[j + 1] for those at or above.
         threshold, replaced = (
             column[:, j, None]
@@ -78,9 +109,9 @@ def crossings(scores: Tensor, gains: Tensor, discount: Tensor) -> Iterator[tuple
         yield threshold, drop[j] * (gains - replaced)
 
 
-Term = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
-"""Sampled scores (N, I), means (N, I), gains (N, I), discount (K,), standard deviation -> a term of each
-item's own draw (N, I)."""
+Term = Callable[[Tensor, Tensor, Tensor, Tensor, float, Top], Tensor]
+"""Sampled scores (N, I), means (N, I), gains (N, I), discount (K,), standard deviation, the first items -> a
+term of each item's own draw (N, I)."""
 
 
 def sum_over_parts(
@@ -106,8 +137,9 @@ def sum_over_parts(
     hidden = reward.hidden(rollout.users)  # (B, I) bool or None
     hidden = None if hidden is None else rollout.of_each(hidden)  # (N, I)
     scores = rollout.u0 if hidden is None else rollout.u0.masked_fill(hidden, -math.inf)  # (N, I)
+    first = top(scores, reward.k, rollout.lists if rollout.lists.numel() else None)
     out = torch.zeros_like(mean)
     for part, share in list_parts(reward):
         gains = rollout.of_each(part.gains(rollout.users))  # (N, I)
-        out.add_(term(scores, mean, gains, part.discount, std), alpha=share * scale)
+        out.add_(term(scores, mean, gains, part.discount, std, first), alpha=share * scale)
     return out if hidden is None else out.masked_fill_(hidden, 0.0)

@@ -23,6 +23,7 @@ from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
 from refit_env.backbones import Backbone
+from refit_env.backbones.products import WeightGradients
 from refit_env.checkpoint import check_tensors
 from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -97,6 +98,7 @@ class AgentState(Resumable):
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
             self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
         )
+        self.gradients = WeightGradients()
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
         self._begin()

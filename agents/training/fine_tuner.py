@@ -245,7 +245,8 @@ class FineTuner(AgentState):
             The norm of the gradient.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward([tensor for tensor, _ in slopes], [slope for _, slope in slopes])
+        with self.gradients:
+            torch.autograd.backward([tensor for tensor, _ in slopes], [slope for _, slope in slopes])
         return self.take_step()
 
     def take_step(self) -> float:

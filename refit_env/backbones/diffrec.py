@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.noise_schedule import NoiseSchedule
+from refit_env.backbones.products import Linear, linear
 from refit_env.backbones.sampling import StepSampler
 from refit_env.diffusion import Diffusion
 from refit_env.settings import OneOf, PartialShare, Size
@@ -83,7 +84,7 @@ class DiffRec(Backbone):
         size = self.config.embedding
         self.time = nn.Linear(size, size)
         widths = [num_items + size, *self.config.hidden, num_items]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
         _initialise([self.time, *self.layers])
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
@@ -94,8 +95,8 @@ class DiffRec(Backbone):
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]  # ModuleList forgets the class
         embedded = self.time(time_embedding(timestep, self.config.embedding, u))  # (B, E) or (1, E)
         # [x | e] W = x W_x + e W_e: avoids a copy of every row, and needs one product for a common step.
-        hidden = functional.linear(x, first.weight[:, : self.num_items], first.bias)
-        hidden = hidden + functional.linear(embedded, first.weight[:, self.num_items :])
+        hidden = linear(x, first.weight, first.bias)  # (B, H)
+        hidden = hidden + linear(embedded, first.weight, first=self.num_items)
         for layer in self.layers[1:]:
             hidden = layer(torch.tanh(hidden))
         return hidden

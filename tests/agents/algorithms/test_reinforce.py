@@ -96,9 +96,11 @@ def test_recomputing_spares_memory_and_changes_nothing(
         learner, ran = agent(make_policy(), small_data, config), []
         learner.policy.backbone.register_forward_pre_hook(lambda *_, ran=ran: ran.append(1))
         learner.update(torch.arange(8))
-        found.append((learner.policy.state_dict(), len(ran)))
+        found.append(([p.grad for p in learner.policy.parameters()], len(ran)))
     (kept, once), (again, twice) = found
-    assert all(torch.equal(a, b) for a, b in zip(kept.values(), again.values(), strict=True))
+    for a, b in zip(kept, again, strict=True):  # the steps may be summed in another order
+        assert a is not None and b is not None
+        assert torch.allclose(a, b, rtol=0, atol=1e-5 * float(a.abs().max()))
     assert (once, twice) == (3, 6)  # T, and T more in the backward pass
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agents.gradients.estimators import expected_slope
+from agents.gradients.rank_thresholds import crossings, top
 
 STD = 0.3
 SAMPLES = 400_000
@@ -88,3 +89,38 @@ def test_slope_of_each_user_is_its_own() -> None:
             (mean + STD * noise)[n : n + 1], mean[n : n + 1], gains[n : n + 1], discount, STD
         )
         assert torch.equal(whole[n : n + 1], one)
+
+
+def plain_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor) -> Tensor:
+    """The sum over all thresholds of all items, as it is written."""
+    out = torch.zeros_like(mean)
+    for threshold, change in crossings(scores, gains, discount):
+        z = (threshold - mean) / STD
+        out += change * torch.exp(-0.5 * z.square()) / (math.sqrt(2 * math.pi) * STD)
+    return out
+
+
+@pytest.mark.parametrize("discount", [[1.0, 0.6, 0.4, 0.1], [0.25] * 4, [1.0, 1.0, 0.5, 0.5]])
+@pytest.mark.parametrize("relevant", [0.0, 0.02, 0.05, 1.0])
+def test_few_gains_and_many_give_the_plain_sum(discount: list[float], relevant: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    mean = torch.rand(16, 200, generator=generator)
+    scores = mean + STD * torch.randn(16, 200, generator=generator)
+    hidden = torch.rand(16, 200, generator=generator) < 0.1
+    scores = scores.masked_fill(hidden, -math.inf)
+    gains = torch.rand(16, 200, generator=generator) * (torch.rand(16, 200, generator=generator) < relevant)
+    if relevant:  # some lists hold items with a gain
+        best = scores.topk(3, dim=1).indices
+        gains[:8].scatter_(1, best[:8], 0.7)
+    weight = torch.tensor(discount)
+    lists = scores.topk(4, dim=1).indices
+    found = expected_slope(scores, mean, gains, weight, STD, top(scores, 4, lists))
+    assert torch.allclose(found, plain_slope(scores, mean, gains, weight), atol=1e-5)
+    assert bool(found.any()) == bool(relevant)
+
+
+def test_the_item_behind_a_known_list_is_the_best_of_the_others() -> None:
+    scores = torch.rand(7, 30, generator=torch.Generator().manual_seed(4))
+    known, sorted_ = top(scores, 5, scores.topk(5, dim=1).indices), top(scores, 5)
+    assert torch.equal(known.value, sorted_.value) and torch.equal(known.item, sorted_.item)
+    assert top(scores, 30, scores.argsort(dim=1, descending=True)).item.shape == (7, 30)
