@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from agents.commands.common import choose_target
@@ -13,6 +14,7 @@ from agents.reports.facts import Facts, check_same_data
 from agents.reports.measured import measure_lists
 from agents.reports.page import LARGEST, PAGE, run_page, write_page
 from agents.reports.run_sections import RunParts
+from agents.reports.study_page import read_study_files, study_page, study_records
 from agents.runs.folder import POLICY, RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
@@ -26,6 +28,9 @@ from refit_env.policy import DiffusionPolicy
 def run(command: Report) -> int:
     """Write the page; returns the exit code."""
     _check_out(command)
+    studies = [records for path in command.sources if (records := study_records(path)) is not None]
+    if studies:
+        return _of_study(command, studies[0])
     runs = [Facts.read(path) for path in command.sources]
     check_same_data(runs)
     parts = [_parts(command, facts) for facts in runs]
@@ -53,6 +58,23 @@ def run(command: Report) -> int:
     if size > LARGEST:
         say(f"{path} has {size / 1e6:.1f} MB; a smaller --explore makes it smaller", stderr=True)
     say(" ".join(one["result"] for one in found))
+    say(f"{path} ({size / 1e6:.2f} MB)")
+    return 0
+
+
+def _of_study(command: Report, records: Path) -> int:
+    """Write the page of a study; returns the exit code."""
+    if len(command.sources) > 1:
+        raise ValueError(f"{records} is a study, which is reported alone: leave out the other folders")
+    if command.users:
+        raise ValueError("--users is for runs: a study has no explorer")
+    text, sentence = study_page(read_study_files(records))
+    path = write_page(command.out, text)
+    size = path.stat().st_size
+    if command.json:
+        print_json({"report": str(path), "bytes": size, "study": str(records), "result": sentence})
+        return 0
+    say(sentence)
     say(f"{path} ({size / 1e6:.2f} MB)")
     return 0
 

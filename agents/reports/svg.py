@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40
 """Margins of the plotting area."""
 MOST_POINTS = 120
 """Points of a line that are drawn; longer lines are thinned."""
+ROW = 24
+"""Height of a row of names."""
 NO_TICKS = 5
 """About how many ticks an axis has."""
 
@@ -208,6 +210,45 @@ def scatter(
     return Chart(title, _svg(title, text, parts), [(f"c{at % 6}", n) for at, n in enumerate(names)], note)
 
 
+def interval_chart(
+    title: str, rows: Sequence[tuple[str, float, float, float]], *, xlabel: str, note: str = ""
+) -> Chart | None:
+    """Draw a point with its interval in a row of each name; None where there is nothing.
+
+    Args:
+        title: heading.
+        rows: (name, value, low, high); an interval that is not finite is not drawn.
+        xlabel: below.
+        note: a sentence below it.
+    """
+    rows = [row for row in rows if math.isfinite(row[1])]
+    if not rows:
+        return None
+    ends = [end for row in rows for end in row[1:] if math.isfinite(end)]
+    low, high = _padded(min(ends), max(ends))
+    left, bottom = 168, TOP + ROW * len(rows)
+
+    def x(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (WIDTH - left - RIGHT), 1)
+
+    parts = []
+    for value in ticks(low, high):
+        line = Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
+        parts += [line.format(x(value), TOP, bottom), _text(x(value), bottom + 16, _number(value, False))]
+    for at, (name, value, start, end) in enumerate(rows):
+        y = TOP + ROW * (at + 0.5)
+        parts.append(_text(left - 10, y + 4, name if len(name) < 26 else f"{name[:24]}...", "end"))
+        if math.isfinite(start) and math.isfinite(end):
+            line = Markup('<line class="span c1" x1="{}" x2="{}" y1="{}" y2="{}"/>')
+            parts.append(line.format(x(start), x(end), y, y))
+        dot = Markup('<circle class="dot c1" cx="{}" cy="{}" r="4.5"><title>{}</title></circle>')
+        parts.append(dot.format(x(value), y, f"{name}: {value:.4f}"))
+    parts.append(_text((left + WIDTH - RIGHT) / 2, bottom + 34, xlabel, kind="label"))
+    said = "; ".join(f"{name}: {value:.4g} ({start:.4g} to {end:.4g})" for name, value, start, end in rows)
+    text = f"Points with intervals, {xlabel}. {said}."
+    return Chart(title, _svg(title, text, parts, bottom + 42), note=note)
+
+
 # ---------------------------------------------------------------------- parts
 
 
@@ -349,11 +390,11 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "ti
     )
 
 
-def _svg(title: str, text: str, parts: Iterable[Markup]) -> Markup:
+def _svg(title: str, text: str, parts: Iterable[Markup], height: int = HEIGHT) -> Markup:
     """The drawing with its title and description."""
     inner = Markup("").join(parts)
     return Markup('<svg role="img" viewBox="0 0 {} {}" aria-label="{}"><desc>{}</desc>{}</svg>').format(
-        WIDTH, HEIGHT, f"{title}. {text}", text, inner
+        WIDTH, height, f"{title}. {text}", text, inner
     )
 
 
