@@ -32,7 +32,7 @@ class Report(Command):
     """Folder of the page, ``report.html``."""
     users: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ID [ID ...]")] = ()
     """Users, by their source's ids, whom the explorer holds besides those that it chooses."""
-    explore: Annotated[int, Meta(ge=0, le=100_000)] = 120
+    explore: Annotated[int, Meta(ge=0, le=100_000)] = 200
     """Number of users that the explorer chooses: those with the largest gains and losses, the fewest and the
     most train items, and random ones."""
     without_data: Flag = False

@@ -112,10 +112,6 @@ def _parts(command: Report, facts: Facts) -> RunParts:
     shown: dict[str, Any] | None = None
     if sample.users:
         shown = explorer(measured, before, after, sample)
-        shown |= {
-            "metric": measured.metric.replace("ndcg", "NDCG"),
-            "sampled": _sampled(len(sample.users), measured),
-        }
     return RunParts(facts, measured, shown, notes)
 
 
@@ -163,14 +159,3 @@ def _episode(dataset: Dataset, given: str) -> int:
         return episodes_of(dataset, given)
     except ValueError as error:
         raise ValueError(f"--users: {error}") from None
-
-
-def _sampled(count: int, measured: Any) -> str:
-    """What of the users the explorer holds."""
-    total = len(measured.after.users)
-    if count >= total:
-        return f"All {total} evaluated users are here."
-    return (
-        f"The page holds {count} of {total} evaluated users: those with the largest gains and losses, the "
-        "fewest and the most train items, and random ones; refit report --users ID adds others."
-    )

@@ -31,6 +31,9 @@ HISTORY, RELEVANT = 12, 12
 """Items of the history (the latest) and held-out items that are listed, at most."""
 LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 """Digits of a strip: 0 is the lowest value of a state, z the highest."""
+OF_ITEMS = "left the items with the highest final scores, one each, then ever more together."
+OF_DIMENSIONS = "its places are dimensions of the embedding."
+"""What the places of a strip are."""
 _BATCH = 64
 
 
@@ -89,7 +92,8 @@ def explorer(
     """Return the chains of a sample, JSON-plain.
 
     Returns:
-        ``steps`` (names of the states), ``items`` (names of the items that occur) and ``users``. A user has
+        ``metric`` (its name), ``sampled`` and ``order`` (sentences on the users and on the strips), ``steps``
+        (names of the states), ``items`` (names of the items that occur) and ``users``. A user has
         ``id``, ``group``, ``train`` (number of train items), ``metric`` before and after, ``history`` and
         ``held`` (places in ``items``), and ``before`` and ``after`` with a list and a strip for each state.
     """
@@ -119,7 +123,30 @@ def explorer(
                 "strips": strips[at],
             }
         out.append(entry)
-    return {"steps": state_names(after.num_steps), "items": names.names, "users": out}
+    items = after.backbone.dim == after.backbone.num_items
+    return {
+        "metric": measured.metric.replace("ndcg", "NDCG"),
+        "sampled": sampled(len(sample.users), len(measured.after.users)),
+        "order": OF_ITEMS if items else OF_DIMENSIONS,
+        "steps": state_names(after.num_steps),
+        "items": names.names,
+        "users": out,
+    }
+
+
+def sampled(count: int, total: int) -> str:
+    """Return a sentence on which of the evaluated users the explorer holds.
+
+    Example:
+        >>> sampled(9, 9)
+        'All 9 evaluated users are here.'
+    """
+    if count >= total:
+        return f"All {total} evaluated users are here."
+    return (
+        f"The page holds {count} of {total} evaluated users: those with the largest gains and losses, the "
+        "fewest and the most train items, and random ones; refit report --users ID adds others."
+    )
 
 
 def kept_states(num_steps: int) -> list[int]:

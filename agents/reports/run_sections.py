@@ -22,7 +22,9 @@ from agents.reports.measured import (
 )
 from agents.reports.svg import Chart, Line, bar_chart, line_chart
 from agents.runs.plots import column
+from refit_env.evaluation.beyond_accuracy import beyond_accuracy
 from refit_env.evaluation.ranking import nearest_metric
+from refit_env.evaluation.selection import LESS_IS_BETTER
 
 BEFORE, AFTER = "before", "after"
 TERMS_LEFT_OUT = ("mean", "within_user_std", "zero_variance_share")
@@ -291,9 +293,27 @@ def _shift(measured: Measured) -> dict[str, Any]:
             for title, moved in zip(titles, movers(measured), strict=True)
             if moved
         ],
+        "beyond": _beyond(measured),
         "never": [(name, int((count == 0).sum())) for name, count in counted.items()],
         "catalogue": measured.after.num_items,
     }
+
+
+def _beyond(measured: Measured) -> dict[str, Any]:
+    """The metrics beyond accuracy of the test lists."""
+    found = [
+        beyond_accuracy(one, measured.dataset).means
+        for one in (measured.before, measured.after)
+        if one is not None
+    ]
+    rows = []
+    for name in found[0]:
+        arrow = "\u2193" if name.partition("@")[0] in LESS_IS_BETTER else "\u2191"
+        values = [one[name] for one in found]
+        change = [f"{values[1] - values[0]:+.4f}"] if len(values) > 1 else []
+        rows.append([f"{name} {arrow}", *(f"{value:.4f}" for value in values), *change])
+    columns = ["metric", "before", "after", "change"] if len(found) > 1 else ["metric", "value"]
+    return {"columns": columns, "rows": rows}
 
 
 def _settings(facts: Facts) -> list[tuple[str, str]]:

@@ -29,6 +29,9 @@ RECORDS, REPORT = ".jsonl", ".json"
 """Ends of the names of a study's files."""
 MOST_LINES = 6
 """Lines of a chart of curves: as many as there are colours."""
+LEVELS = "Means over seeds; lines are 95 % intervals over seeds (Student's t), where there are several."
+CURVES = "Means over seeds; bands are from the lowest seed to the highest."
+"""What is said above the charts of levels and of curves."""
 Record = Mapping[str, Any]
 Groups = dict[str, dict[str, list[Record]]]
 """Environment -> variant -> records in order of their seeds."""
@@ -95,13 +98,14 @@ def study_page(files: StudyFiles) -> tuple[str, str]:
     sentence = result_of(groups)
     notes = [] if files.report else [f"There is no {files.name}{REPORT}: the study is not finished."]
     parts = [
-        _part("levels", "Levels", levels(groups)),
-        _part("curves", "Learning curves", curves(groups)),
+        _part("levels", "Levels", levels(groups), LEVELS),
+        _part("curves", "Learning curves", curves(groups), CURVES),
         _part("users", "Gain by user", gains(groups)),
         _part("fronts", "Fronts", fronts(files.found)),
         {
             "id": "tables",
             "title": "Tables",
+            "about": "",
             "texts": [str(report["note"])] if report.get("note") else [],
             "charts": [],
             "tables": [_table(table) for table in report.get("tables", ())],
@@ -110,6 +114,7 @@ def study_page(files: StudyFiles) -> tuple[str, str]:
         {
             "id": "sources",
             "title": "Where the figures come from",
+            "about": "",
             "texts": [],
             "charts": [],
             "tables": [_sources(files.found)],
@@ -174,8 +179,7 @@ def levels(groups: Groups) -> list[Chart]:
         rows.sort(key=lambda row: -row[1])
         if len(rows) > 1:
             split = next(iter(variants.values()))[0]["split"]
-            note = "Means over seeds; lines are 95 % intervals (Student's t), where there are several seeds."
-            chart = interval_chart(env, rows, xlabel=f"{split} {pretty(METRIC)}", note=note)
+            chart = interval_chart(env, rows, xlabel=f"{split} {pretty(METRIC)}")
             out += [chart] if chart else []
     return out
 
@@ -274,9 +278,10 @@ def _mean_change(before: Sequence[Record], after: Sequence[Record]) -> Any:
     return np.mean([two - one for one, two in same], axis=0) if same else None
 
 
-def _part(name: str, title: str, charts: Sequence[Chart]) -> dict[str, Any]:
+def _part(name: str, title: str, charts: Sequence[Chart], about: str = "") -> dict[str, Any]:
     """A section of charts."""
-    return {"id": name, "title": title, "texts": [], "charts": list(charts), "tables": [], "command": ""}
+    out: dict[str, Any] = {"id": name, "title": title, "about": about, "charts": list(charts)}
+    return out | {"texts": [], "tables": [], "command": ""}
 
 
 def _table(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,10 @@ function made(tag, kind, text) {
   return out;
 }
 
+function counted(number, name) {
+  return `${number} ${name}${number === 1 ? "" : "s"}`;
+}
+
 function drawStrip(digits) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "strip c1");
@@ -96,7 +100,7 @@ function explorer(section) {
     const hits = SIDES.filter(([name]) => one[name]).map(([name]) => `${one[name].hits[at].reduce((a, b) => a + b, 0)} ${name}`);
     status.textContent = `User ${one.id}, u${data.steps[at]}: hits in the list: ${hits.join(", ")}.`;
     step.setAttribute("aria-valuetext", `u${data.steps[at]}`);
-    about.textContent = `${one.train} train items, ${one.heldCount} held-out items. Chosen because: ${one.group}.`;
+    about.textContent = `${counted(one.train, "train item")}, ${counted(one.heldCount, "held-out item")}. Group: ${one.group}.`;
     items.replaceChildren(
       chips("Held out, what a hit is", one.held, data, held, one.heldCount - one.held.length),
       chips("History, latest first", one.history, data, new Set(), one.train - one.history.length));
