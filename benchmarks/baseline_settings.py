@@ -33,7 +33,7 @@ DIGITS = 4
 """Significant digits of a setting."""
 ABOUT = (
     "# The best on validation of the searches in benchmarks/results/search-baselines.jsonl, written by\n"
-    "# benchmarks/baseline_settings.py; without trials: the best of a few settings.\n"
+    "# benchmarks/baseline_settings.py; entries without a number of trials were not searched like that.\n"
 )
 
 
@@ -85,20 +85,26 @@ def chosen(record: TuningRecord) -> dict[str, Any]:
     return {name: _short(value) for name, value in record.best.settings.items()}
 
 
-def entry_text(dataset: str, kept: Mapping[str, Any], found: Mapping[tuple[str, str], TuningRecord]) -> str:
+def entry_text(
+    dataset: str,
+    kept: Mapping[str, Any],
+    comments: Mapping[str, str],
+    found: Mapping[tuple[str, str], TuningRecord],
+) -> str:
     """The entry ``baselines`` of a data set's file as YAML; empty where there is nothing to state.
 
     Args:
         dataset: the name of the data set.
         kept: baseline -> settings as the file has them; those that were not searched stay.
+        comments: baseline -> the comment behind its settings.
         found: of ``read_searches``.
     """
     lines = []
     for name in sorted({*kept, *(name for data, name in found if data == dataset)}):
         record = found.get((dataset, name))
         settings = kept.get(name, {}) if record is None else chosen(record)
-        about = "" if record is None else f"  # {_about(record)}"
-        lines.append(f"  {name}: {_flow(settings)}{about}\n")
+        about = comments.get(name, "") if record is None else _about(record)
+        lines.append(f"  {name}: {_flow(settings)}{about and f'  # {about}'}\n")
     return f"{ABOUT}{BASELINES}:\n{''.join(lines)}" if lines else ""
 
 
@@ -106,17 +112,18 @@ def file_text(path: Path, found: Mapping[tuple[str, str], TuningRecord]) -> str:
     """A data set's file as it should be; its entry ``baselines`` is the last one."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     kept = mapping(read_yaml(path).get(BASELINES) if text else None, f"{path}: {BASELINES}")
-    lines = text.splitlines(keepends=True)
+    lines, comments = text.splitlines(keepends=True), dict[str, str]()
     if (
         start := next((n for n, line in enumerate(lines) if line.startswith(f"{BASELINES}:")), None)
     ) is not None:
         end = next(
             (n for n in range(start + 1, len(lines)) if not lines[n].startswith((" ", "#"))), len(lines)
         )
+        comments = dict(filter(None, map(_comment, lines[start:end])))
         while start and lines[start - 1].startswith("#"):
             start -= 1
         lines[start:end] = []
-    return "".join(lines) + entry_text(path.stem, kept, found)
+    return "".join(lines) + entry_text(path.stem, kept, comments, found)
 
 
 def main(words: Sequence[str]) -> int:
@@ -147,6 +154,12 @@ def _about(record: TuningRecord) -> str:
     if count == 1:
         return f"{trials}, {record.metric} {best:.4f}"
     return f"{trials}, {record.metric} {best:.4f} (defaults {'refused' if first is None else f'{first:.4f}'})"
+
+
+def _comment(line: str) -> tuple[str, str] | None:
+    """The baseline of a line, and the comment behind its settings; None without one."""
+    settings, sign, comment = line.partition("}  # ")
+    return (settings.partition(":")[0].strip(), comment.strip()) if sign else None
 
 
 def _flow(settings: Mapping[str, Any]) -> str:

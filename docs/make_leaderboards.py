@@ -71,7 +71,10 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
         parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], table["rows"])]
     parts += ["Measured on:", data_table([DATA[env_id]], boards)]
     if settings := settings_rows(env_id):
-        about = "Settings of the baselines that are not their defaults; how each was chosen on validation:"
+        about = (
+            "Settings of the baselines: what validation chose of so many trials; without trials, the "
+            "defaults with larger batches, or the best of a few settings."
+        )
         columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
         parts += [about, markdown_table(columns, settings)]
     return "\n\n".join([*parts, _source(boards)]) + "\n"
@@ -97,7 +100,7 @@ def settings_rows(env_id: str) -> list[list[str]]:
 def _search(search: Mapping[str, Any] | None) -> list[str]:
     """Trials, minutes, best and first value of a search."""
     if search is None:
-        return ["by hand", "", "", ""]
+        return ["none", "", "", ""]
     trials = search["trials"]
     values = [trial["value"] for trial in trials if trial["value"] is not None]
     first = trials[0]["value"]

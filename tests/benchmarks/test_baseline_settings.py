@@ -30,7 +30,9 @@ def test_searches_are_taken_in(
     monkeypatch.setattr(baseline_settings, "FOLDER", tmp_path)
     monkeypatch.setattr(baseline_settings.read_searches, "__defaults__", (tmp_path / "searches.jsonl",))
     monkeypatch.setattr(baseline_settings.write_searches, "__defaults__", (tmp_path / "searches.jsonl",))
-    (tmp_path / "tiny.yml").write_text("diffrec:  # kept\n  env: {}\n# old\nbaselines:\n  slim: {l1: 2.0}\n")
+    (tmp_path / "tiny.yml").write_text(
+        "diffrec:  # kept\n  env: {}\n# old\nbaselines:\n  slim: {l1: 2.0}  # as published\n"
+    )
     tuned = tmp_path / "tuned"
     tuned.mkdir()
     (tuned / "ease.json").write_text(json.dumps(search(0.2)))
@@ -39,6 +41,7 @@ def test_searches_are_taken_in(
     text = (tmp_path / "tiny.yml").read_text()
     assert text.startswith("diffrec:  # kept\n") and "# old" not in text
     assert read_yaml(tmp_path / "tiny.yml")["baselines"] == {"ease": {"l2": 123.5}, "slim": {"l1": 2.0}}
+    assert "slim: {l1: 2.0}  # as published\n" in text
     assert "# 2 trials, 1.0 min, ndcg@20 0.2000 (defaults 0.1000)" in text
     (tuned / "ease.json").write_text(json.dumps(search(0.3, trials=1)))  # fewer trials do not replace it
     assert baseline_settings.main([str(tuned)]) == 0
