@@ -283,10 +283,16 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
         out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5, 2.5)}
     if "targets" in out:
         out |= {"decay": (0.5, 0.3, 0.7, 1.0, 1.5), "pair_power": (0.5, 0.0, 1.0), "window": (1.0, 0.3, 0.1)}
+    return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
+
+
+def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
+    """Return the search space of the terms beside the solution; with other values it is not solved again."""
+    rows, out = isinstance(dataset, RowDataset), dict[str, tuple[Any, ...]]()
     if dataset.social is not None:
         out["friends"] = (0.0, 0.1, 0.3, 1.0, 3.0)
-    out |= {"score_power": (0.0, 0.1, 0.2, -0.1)}
-    rows = isinstance(dataset, RowDataset)
+    if rows or dataset.social is not None:
+        out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     out |= {"neighborhood": (0.0, 0.3, 0.6, 0.9), "shrink": (10.0, 1.0, 100.0, 1000.0)}
     out |= {"balance": (0.0, 0.25, 0.5, 0.75) if rows else (0.5, 0.25, 0.0, 0.75)}
     return out | {"row_power": (0.0, 0.5, 1.0)} | ({"pairs": PAIRS} if rows else {})

@@ -27,6 +27,7 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
+    terms_space,
     train_counts,
 )
 from refit_env.backbones.cooccurrence import cooccurrences
@@ -162,15 +163,11 @@ class LinearDenoiser(ClosedForm):
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """Return values of l2 in factors of about two, the common search space, and those of ``repeat``."""
+        """Return the space of the terms, values of l2 in factors of about two, and the common space."""
         data = dataset.episodes
-        rows = isinstance(data, RowDataset)
         few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
-        space = {"l2": few if rows else many, **common_space(data)}
-        if rows or data.social is not None:
-            space["repeat"] = (0.0, 0.3, 1.0, 3.0, 10.0)
-        return space
+        return terms_space(data) | {"l2": few if isinstance(data, RowDataset) else many} | common_space(data)
 
 
 def _ridge(inputs: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:

@@ -28,6 +28,7 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
+    terms_space,
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.data.dataset import Dataset
@@ -130,10 +131,12 @@ class SpectralDenoiser(ClosedForm):
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
-        """Return the values of rank, filter and normalisation, and the common search space."""
+        """Return the space of the terms, values of rank, filter and normalisation, and the common space."""
         largest = min(dataset.num_users, dataset.num_items) - 1
         ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
-        return {
+        terms = terms_space(dataset.episodes)
+        terms.pop("repeat", None)
+        return terms | {
             "rank": ranks,
             "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
             "item_power": (0.5, 0.3, 0.7, 0.0),

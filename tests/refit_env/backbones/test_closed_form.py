@@ -180,6 +180,16 @@ def test_all_of_the_neighborhood_on_rows_is_a_baseline(sessions: Dataset, pairs:
     )
 
 
+@pytest.mark.parametrize("repeats", ["latest", "sum"])
+def test_a_history_alone_gives_the_row_of_a_session(sessions: Dataset, repeats: str) -> None:
+    backbone = fitted(sessions, "linear", recency="reciprocal", decay=0.5, repeats=repeats)
+    data = sessions.episodes
+    assert isinstance(data, RowDataset)
+    rows = backbone.shown(data, "cpu")(torch.arange(40))
+    histories = torch.as_tensor(data.history[:40].astype(np.int64))
+    torch.testing.assert_close(backbone.show(histories), rows, atol=1e-6, rtol=0)
+
+
 def test_friends_rows_are_added_to_the_input_and_not_to_the_fit(data: Dataset) -> None:
     social = replace(data, task="social", social=np.array([[0, 1], [0, 2], [3, 0]], np.int32))
     backbone = fitted(social, "linear", friends=2.0)
@@ -187,6 +197,8 @@ def test_friends_rows_are_added_to_the_input_and_not_to_the_fit(data: Dataset) -
     x = data.train.csr.toarray()
     got = backbone.shown(social, "cpu")(torch.tensor([0, 1, 3]))
     np.testing.assert_allclose(got, [x[0] + x[1] + x[2], x[1], x[3] + 2 * x[0]], atol=1e-6)
+    with pytest.raises(ValueError, match="friends=2 needs the rows of friends"):
+        backbone.show(torch.tensor([[1, 2]]))
     with pytest.raises(ValueError, match=r"friends=2 adds .* has no social edges. Use friends=0"):
         backbone.shown(data, "cpu")
 
