@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("agents.commands.report", "write one HTML page that shows what runs or a study did"),
     "recommend": ("agents.commands.recommend", "print the list of one user, or write those of all"),
     "export": ("agents.commands.export", "write a run's recommender as one file: ONNX, torch, Triton"),
+    "serve": ("agents.commands.serve", "answer requests for lists over HTTP, with a page to try it"),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),
 }
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""

@@ -27,6 +27,9 @@ OPTIONAL = {
     "moviepy": "extra `video`",
     "optuna": "extra `tune`",
     "sb3_contrib": "extra `zoo`",
+    **dict.fromkeys(
+        ("fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"), "extra `serve`"
+    ),
 }
 
 
@@ -142,7 +145,6 @@ def test_what_is_declared_is_imported() -> None:
     promised = {
         "stable_baselines3": "requested by users of the environments, used by agents/sb3",
         "tensorboard": "used through torch.utils.tensorboard",
-        "pyarrow": "used through pandas.read_parquet",
     }
     assert {name for name in names if name not in used} <= set(promised)
 

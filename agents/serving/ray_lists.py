@@ -5,6 +5,8 @@ Letters: U users, B users in a batch.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +17,7 @@ from agents.serving.everyone import Lists, Numbers
 from agents.serving.export import need
 from agents.serving.ranker import Ranker
 from refit_env.data import Dataset
+from refit_env.errors import SettingError
 
 
 class Worker:
@@ -45,15 +48,21 @@ def ray_lists(lists: Lists, make: Callable[[], Ranker], dataset: Dataset, worker
 
     Raises:
         ExportError: if Ray is not installed.
+        SettingError: if the cluster has too few processors for the workers.
     """
     ray: Any = need("ray", "ray")
     data: Any = need("ray.data", "ray")
     started = not ray.is_initialized()
-    if started:
-        ray.init(include_dashboard=False, log_to_driver=False)
+    if started:  # workers hold their processors for the whole job; the task that lists users needs one, too
+        own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1}
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **own)
+    have = int(ray.cluster_resources().get("CPU", 0))
+    if have < workers + 1:
+        raise SettingError("workers", f"{workers} need {workers + 1} processors; the Ray cluster has {have}")
     context = data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     blocks = max(workers, -(-dataset.num_users // lists.batch))
     try:
         users = data.range(dataset.num_users, override_num_blocks=min(blocks, dataset.num_users))

@@ -152,6 +152,16 @@ class IdMap:
             )
         return found
 
+    def find(self, given: int | str) -> int | None:
+        """Return the number of the source's id; None for an unknown id, or one that several rows share."""
+        text = str(given)
+        if self.ids is None:
+            known = _NUMBER.fullmatch(text) and len(text) <= 19 and int(text) < self.count
+            return int(text) if known else None
+        found = self._numbers.get(text)
+        shared = found is not None and len(self._numbers) < self.count
+        return None if shared and (self.ids == self.ids[found]).sum() > 1 else found
+
     @cached_property
     def _numbers(self) -> dict[str, int]:
         """Text of an id -> the first number with that id."""

@@ -1,0 +1,315 @@
+"""The routes of the HTTP service.
+
+Letters: B people in a request, K list length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from importlib import metadata
+from importlib.resources import files
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from agents.console import say
+from agents.serving import inference, ranker
+from agents.serving.batching import Busy, Spent
+from agents.serving.guard import Guard
+from agents.serving.messages import (
+    ExplainReply,
+    ExplainRequest,
+    Health,
+    InferReply,
+    InferRequest,
+    ItemsReply,
+    ModelMetadata,
+    ModelReply,
+    Problem,
+    RecommendReply,
+    RecommendRequest,
+    ReloadReply,
+    ReloadRequest,
+    ServerMetadata,
+)
+from agents.serving.served import Served, UnknownId
+from agents.serving.service import Service, TooMuch
+
+ERRORS: dict[type[Exception], int] = {
+    UnknownId: 404,
+    TooMuch: 413,
+    inference.BadTensor: 422,
+    ranker.NoHistory: 422,
+    Busy: 503,
+}
+"""Error -> status of the answer."""
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is no JSON"},
+    401: {"model": Problem, "description": "The token is missing or wrong"},
+    404: {"model": Problem, "description": "Unknown id, model or route"},
+    405: {"model": Problem, "description": "Another method"},
+    408: {"model": Problem, "description": "The body came too slowly"},
+    413: {"model": Problem, "description": "More than a limit of the service"},
+    422: {"model": Problem, "description": "A field is missing or wrong"},
+    503: {"model": Problem, "description": "Too many requests wait, or no answer in time; try again"},
+}
+
+
+def create_app(service: Service) -> FastAPI:
+    """Make the application.
+
+    Args:
+        service: its model, limits and metrics.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(service.watching(say)) if service.watch else None
+        yield
+        if watching is not None:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
+        service.batcher.close()
+
+    app = FastAPI(
+        title="refit",
+        version=metadata.version("refit-env"),
+        summary="Lists of a diffusion recommender",
+        docs_url=None,  # its page loads scripts of another host
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=PROBLEMS,
+        dependencies=[Depends(HTTPBearer(auto_error=False, description="Where the service has a token"))],
+    )
+    app.state.service = service
+    app.add_middleware(Guard, service=service)
+    for kind, status in ERRORS.items():
+        app.add_exception_handler(kind, _problem(status))
+    app.add_exception_handler(HTTPException, _http_problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _failed)
+    for path, function, method in ROUTES:
+        app.add_api_route(path, function, methods=[method], include_in_schema=path != "/")
+    return app
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _line(error: object, status: int) -> JSONResponse:
+    headers = {"retry-after": "1"} if status == 503 else {}
+    return JSONResponse({"error": str(error)}, status, headers=headers)
+
+
+def _problem(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    return lambda request, error: _line(error, status)
+
+
+def _http_problem(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    out = _line(error.detail, error.status_code)
+    out.headers.update(error.headers or {})
+    return out
+
+
+def _invalid(request: Request, error: Exception) -> JSONResponse:
+    """Name the first field that is wrong; what came is not repeated, it may be large."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _line(f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}"[:300], 400)
+    place = ".".join(str(part) for part in first["loc"])[:200]
+    more = len(error.errors()) - 1
+    return _line(f"{place}: {first['msg'][:300]}" + (f" (and {more} more)" if more else ""), 422)
+
+
+def _failed(request: Request, error: Exception) -> JSONResponse:
+    return _line(f"a bug: {type(error).__name__}; the log of the service has the traceback", 500)
+
+
+def _timed(response: Response, spent: Spent) -> None:
+    response.headers["server-timing"] = (
+        f"wait;dur={1000 * spent.waiting:.3f}, model;dur={1000 * spent.model:.3f}"
+    )
+
+
+# ---------------------------------------------------------------- lists
+
+
+async def recommend(body: RecommendRequest, request: Request, response: Response) -> RecommendReply:
+    """Rank the items for users of the data, or for people by the items that they have."""
+    service = _service(request)
+    model = service.model
+    if (body.users is None) == (body.histories is None):
+        raise HTTPException(422, "whose lists? Pass users or histories, one of the two")
+    service.check("users or histories", len(body.users or body.histories or ()), service.limits.batch)
+    hidden = model.items(body.exclude)
+    if body.users is not None:
+        queries = [ranker.Query(model.user(one), hidden=hidden) for one in body.users]
+    else:
+        _needs_histories(model)
+        queries = [ranker.Query(history=model.items(one), hidden=hidden) for one in body.histories or ()]
+    lists, spent = await service.rank(queries, body.top, model)
+    _timed(response, spent)
+    whose: list[Any] = list(body.users) if body.users is not None else [None] * len(lists)
+    found = [{"user": user, "items": model.ranked(one)} for user, one in zip(whose, lists, strict=True)]
+    return RecommendReply.model_validate({"weights": model.weights, "lists": found})
+
+
+async def explain(body: ExplainRequest, request: Request) -> ExplainReply:
+    """Return one person's list, that of the model before fine-tuning, and the steps of the chain."""
+    service = _service(request)
+    model = service.model
+    if (body.user is None) == (body.history is None):
+        raise HTTPException(422, "whose list? Pass user or history, one of the two")
+    service.check("items of a history", len(body.history or ()), service.limits.history)
+    if body.user is not None:
+        query = ranker.Query(model.user(body.user))
+    else:
+        _needs_histories(model)
+        query = ranker.Query(history=model.items(body.history or ()))
+    found = await service.batcher.call(lambda: model.explain(query, body.top))
+    return ExplainReply.model_validate(found)
+
+
+def _needs_histories(model: Served) -> None:
+    if not model.histories:
+        raise HTTPException(422, "this model ranks for the users of its data alone: pass users")
+
+
+async def model(request: Request) -> ModelReply:
+    """Describe the model that answers."""
+    service = _service(request)
+    served = service.model
+    ids, count = served.dataset.users_by_id, served.dataset.num_users
+    return ModelReply(
+        name=service.name,
+        run=served.run.name,
+        backbone=served.ranker.policy.backbone.name,
+        dataset=served.dataset.name,
+        data_fingerprint=served.dataset.fingerprint,
+        weights=served.weights,
+        users=count,
+        items=served.dataset.num_items,
+        steps=served.ranker.policy.num_steps,
+        before=served.before is not None,
+        histories=served.histories,
+        example_users=[ids.of(number) for number in range(min(3, count))],
+    )
+
+
+async def items(
+    request: Request,
+    q: Annotated[str, Query(max_length=100, description="A part of an id or a name")] = "",
+    limit: Annotated[int, Query(ge=1, le=50)] = 20,
+) -> ItemsReply:
+    """Find items by a part of their id or name."""
+    served = _service(request).model
+    found = await asyncio.to_thread(served.find, q, limit)
+    return ItemsReply.model_validate({"items": found})
+
+
+async def reload(body: ReloadRequest, request: Request) -> ReloadReply:
+    """Load the run again, or another one beside it, and answer by it from then on."""
+    service = _service(request)
+    if not service.token:
+        raise HTTPException(403, "reload needs a token: start the service with --token-file")
+    try:
+        served = await service.reload(body.run)
+    except (ValueError, OSError) as error:
+        raise HTTPException(409, f"the former model stays: {str(error)[:500]}") from error
+    return ReloadReply(run=served.run.name, weights=served.weights)
+
+
+async def metrics(request: Request) -> PlainTextResponse:
+    """Return the Prometheus metrics."""
+    text = generate_latest(_service(request).gauges.registry)
+    return PlainTextResponse(text, media_type=CONTENT_TYPE_LATEST)
+
+
+async def page() -> HTMLResponse:
+    """Return the page that shows lists and chains."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+    return HTMLResponse(_page(), headers=headers | {"referrer-policy": "no-referrer"})
+
+
+@cache
+def _page() -> str:
+    return files("agents.serving").joinpath("page.html").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------- Open Inference Protocol, version 2
+
+
+async def server_metadata() -> ServerMetadata:
+    """Describe the server."""
+    return ServerMetadata(name="refit", version=metadata.version("refit-env"), extensions=[])
+
+
+async def live() -> Health:
+    """Return that the service runs."""
+    return Health(live=True)
+
+
+async def ready() -> Health:
+    """Return that a model is loaded."""
+    return Health(ready=True)
+
+
+def _named(request: Request, name: str) -> Service:
+    service = _service(request)
+    if name != service.name:
+        raise HTTPException(404, f"no model {name[:80]!r}; the service has {service.name!r}")
+    return service
+
+
+async def model_metadata(name: str, request: Request) -> ModelMetadata:
+    """Describe the tensors of the model."""
+    return inference.metadata(name, _named(request, name).model)
+
+
+async def model_ready(name: str, request: Request) -> Health:
+    """Return that the model answers."""
+    _named(request, name)
+    return Health(ready=True)
+
+
+async def infer(name: str, body: InferRequest, request: Request, response: Response) -> InferReply:
+    """Rank the items for a tensor of histories or of users."""
+    service = _named(request, name)
+    served = service.model
+    service.check("users or histories", body.inputs[0].shape[0], service.limits.batch)
+    queries, top = inference.queries_of(body, served)
+    lists, spent = await service.rank(queries, top, served)
+    _timed(response, spent)
+    return inference.reply(name, served, body, lists, top)
+
+
+ROUTES: tuple[tuple[str, Callable[..., Any], str], ...] = (
+    ("/", page, "GET"),
+    ("/recommend", recommend, "POST"),
+    ("/explain", explain, "POST"),
+    ("/model", model, "GET"),
+    ("/items", items, "GET"),
+    ("/reload", reload, "POST"),
+    ("/metrics", metrics, "GET"),
+    ("/v2", server_metadata, "GET"),
+    ("/v2/health/live", live, "GET"),
+    ("/v2/health/ready", ready, "GET"),
+    ("/v2/models/{name}", model_metadata, "GET"),
+    ("/v2/models/{name}/ready", model_ready, "GET"),
+    ("/v2/models/{name}/infer", infer, "POST"),
+)
+"""Path, function and method."""
