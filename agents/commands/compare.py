@@ -8,7 +8,16 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from agents.commands.options import Command, CountOption, Flag, FolderOption, RepeatsOption, Workers, parse
+from agents.commands.options import (
+    Command,
+    CountOption,
+    Flag,
+    FolderOption,
+    NameOption,
+    RepeatsOption,
+    Workers,
+    parse,
+)
 from agents.experiments.shipped import shipped, study_path
 
 USAGE = "usage: refit compare STUDY [options]"
@@ -31,8 +40,11 @@ class Compare(Command):
     """Environment ids; those of the study if left out."""
     models: str = ""
     """Comma-separated models (agents/hyperparams); those of the study if left out."""
-    variants: Annotated[str, tyro.conf.arg(aliases=("--rows", "--algorithms"))] = ""
+    variants: Annotated[str, tyro.conf.arg(aliases=("--rows", "--algorithms", "--rewards"))] = ""
     """Comma-separated variants, with which those that they need are run; all usual ones if left out."""
+    reward_file: NameOption = None
+    """One's own reward as one more variant, ``my_reward.py:FreshHits`` or ``package.module:name``: it has all
+    settings of the study's first fine-tuned variant but the reward, and is called by its name."""
     seeds: RepeatsOption = None
     """How many runs of each, from the study's first seed; each environment's own number if left out."""
     steps: CountOption = None

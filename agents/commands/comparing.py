@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agents.commands.common import note_other_sets
+from agents.commands.common import note_other_sets, reward_named
 from agents.commands.compare import Compare
 from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
@@ -15,9 +15,12 @@ from agents.experiments.plan import plan
 from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
 from agents.experiments.report import draw, find, report, write_report
 from agents.experiments.shipped import study_path
+from agents.experiments.spec import FINETUNE
 from agents.experiments.study import Study, read_study, with_budget
 from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
+from refit_env.rewards import short_name
+from refit_env.utils.user_code import absolute_place, is_place
 
 
 def run(command: Compare) -> int:
@@ -31,6 +34,7 @@ def run(command: Compare) -> int:
     """
     study = read_study(study_path(command.study))
     study = study if command.steps is None else with_budget(study, command.steps)
+    study = study if command.reward_file is None else with_reward(study, command.reward_file)
     device = "cpu" if command.finished else str(resolve_device(command.device))
     out = Path("runs") / f"compare-{study.name}" if command.out is None else command.out
     records = out / f"{study.name}.jsonl"
@@ -53,6 +57,26 @@ def run(command: Compare) -> int:
         content = _report(command, study, results, records, progress.stale_note())
         show(content, records.with_suffix(".json"), json=command.json)
     return progress.end(failed)
+
+
+def with_reward(study: Study, place: str) -> Study:
+    """The study with a user's reward as one more variant.
+
+    Raises:
+        ValueError: if there is no such reward, it has the name of a variant, or nothing is fine-tuned.
+    """
+    reward_named(place)
+    if not is_place(place):
+        raise ValueError(f"--reward-file {place}: must read FILE.py:NAME or package.module:NAME")
+    name = short_name(place)
+    first = next((variant for variant in study.variants if variant.make == FINETUNE), None)
+    if first is None:
+        raise ValueError(f"--reward-file: {study.name} fine-tunes nothing")
+    if name in [variant.key for variant in study.variants]:
+        raise ValueError(f"--reward-file {place}: {study.name} has a variant {name!r} already: rename yours")
+    env = {**first.env, "reward": absolute_place(place), "reward_kwargs": {}}
+    own = replace(first, key=name, title=name, env=env, settings_of=first.key, settings={}, usual=True)
+    return replace(study, variants=(*study.variants, own))
 
 
 def _report(
@@ -84,6 +108,7 @@ def _typed(command: Compare) -> str:
     words += ["--env", *dict.fromkeys(command.env)] if command.env else []
     words += ["--models", command.models] if command.models else []
     words += ["--variants", command.variants] if command.variants else []
+    words += ["--reward-file", command.reward_file] if command.reward_file else []
     words += ["--seeds", str(command.seeds)] if command.seeds is not None else []
     words += ["--steps", str(command.steps)] if command.steps is not None else []
     words += ["--device", command.device] if command.device != "cpu" else []

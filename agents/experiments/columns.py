@@ -65,6 +65,25 @@ def _over_users(found: Entry, split: str) -> str:
     return f"{over[0]['low']:+.4f} to {over[0]['high']:+.4f}" if over else ""
 
 
+def _cold_users(found: Entry, split: str) -> str:
+    part = found["slices"].get(COLD)
+    return f"{part['users']:.0f}" if part else ""
+
+
+def _cold_gain(found: Entry, split: str) -> str:
+    return percent((found.get("slice_gain", {}).get(COLD) or {}).get("recall@20"))
+
+
+def _to_95(found: Entry, split: str) -> str:
+    known = [steps for steps in found.get("to_95") or [] if steps is not None]
+    return f"{sum(known) / len(known):,.0f}" if known and "gain" in found else ""
+
+
+def _variance(found: Entry, split: str) -> str:
+    values = found.get("reward_spread") or {}
+    return f"{values['within_user_std']:.4f}, {values['within_share']:.0%} of all" if values else ""
+
+
 COLUMNS: dict[str, Column] = {
     **{name: _metric(name) for name in METRICS},
     **{f"{name} gain": _gain(name) for name in METRICS},
@@ -73,6 +92,10 @@ COLUMNS: dict[str, Column] = {
     "seeds": Column("seeds", lambda found, split: str(len(found["seeds"]))),
     "users sure": Column("users sure", _sure),
     "over users": Column("paired 95 %, first seed", _over_users),
+    f"{COLD} users": Column(f"{COLD} users", _cold_users),
+    f"{COLD} gain": Column(f"{COLD}: Recall@20 gain, %", _cold_gain),
+    "to 95 %": Column("steps to 95 %", _to_95),
+    "variance": Column("std within a user", _variance),
     "steps": Column("steps", lambda found, split: f"{found['env_steps']:,.0f}" if found["env_steps"] else ""),
     "best at": Column("best at", lambda found, split: ", ".join(f"{n or 0:.0f}" for n in found["best_at"])),
     "work": Column(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from agents.algorithms.registry import algorithm
 from agents.baselines import fit_baseline
 from agents.experiments.budgets import in_work, work_of
 from agents.experiments.job import Job
@@ -26,6 +27,7 @@ from agents.experiments.training import (
     trained_by,
 )
 from agents.hyperparams.sb3 import SB3Settings
+from agents.reward_checks.properties import reward_spread
 from agents.runs.profiling import measure
 from agents.training.config import TrainerConfig
 from agents.training.pretrain_config import PretrainConfig
@@ -114,14 +116,19 @@ def _finetune(job: Job, dataset: Dataset) -> Made:
     kwargs = dict(job.env) | {"backbone": model.backbone}
     if backbone_class(model.backbone).embedding:
         kwargs["checkpoint"] = str(job.parent.resolve())
+    if (kwargs.get("reward_kwargs") or {}).get("neighbors_by") == "model":
+        kwargs["reward_kwargs"] = {**kwargs["reward_kwargs"], "checkpoint": str(job.parent.resolve())}
+    config = algorithm(job.variant.algorithm).adapted(config, kwargs.get("reward"))
     policy = DiffusionPolicy.load(job.parent)
+    varied = reward_spread(job.env_id, policy, kwargs, config.exploration_std, job.seed, job.device)
     if job.budget is not None:
         budget = job.budget
         config = fit_budget(config, job.env_id, kwargs, policy.num_steps, budget.steps, budget.validations)
     result, taken = fine_tuned(
         job.variant.algorithm, policy, job.env_id, config, kwargs, job.seed, job.device
     )
-    return trained_by(result, taken, dataset), result.policy, dataset
+    trained = replace(trained_by(result, taken, dataset), spread=varied)
+    return trained, result.policy, dataset
 
 
 def _sb3(job: Job, dataset: Dataset) -> Made:

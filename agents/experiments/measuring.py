@@ -49,6 +49,7 @@ def measured(job: Job, trained: Trained, usage: Usage, dataset: Dataset) -> dict
     out |= {"per_user": {name: pack(main.per_user[name]) for name in job.per_user}}
     out |= {"cost": _cost(trained, usage), "env_steps": trained.env_steps, "best_at": trained.best_steps}
     out |= {"share": trained.share, "curve": trained.curve, "reward": thinned(trained.reward)}
+    out |= {"reward_spread": trained.spread} if trained.spread else {}
     out |= {} if trained.budget is None else {"budget": dict(trained.budget)}
     if job.variant.parent:
         out["over_parent"] = over_parent(job, out)

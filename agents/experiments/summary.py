@@ -132,6 +132,9 @@ def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
     for name in [name for name in dict.fromkeys((split, "valid")) if all(name in run for run in runs)]:
         out[name] = {m: mean_interval([run[name][m] for run in runs]).to_json() for m in METRICS}
     out |= {"slices": _slice_means(runs)} | _cost(runs)
+    out["to_95"] = [steps_to(run.get("curve") or {}) for run in runs]
+    spreads = [run["reward_spread"] for run in runs if run.get("reward_spread")]
+    out["reward_spread"] = {n: float(np.mean([s[n] for s in spreads])) for n in spreads[0]} if spreads else {}
     start = {run["seed"]: run for run in base}
     pairs = [(run, start[run["seed"]]) for run in runs if run["seed"] in start]
     if not group.parent or not pairs:
@@ -147,6 +150,20 @@ def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
     out["users_sure"] = sum(found["low"] > 0 for found in over)
     out["over_users"] = over
     return out
+
+
+def steps_to(curve: Mapping[str, Sequence[float]], share: float = 0.95) -> float | None:
+    """The steps after which validation had first made a share of its greatest gain; None without any gain.
+
+    Example:
+        >>> steps_to({"steps": [0, 10, 20, 30], "valid/ndcg@20": [0.1, 0.15, 0.198, 0.2]})
+        20.0
+    """
+    values, steps = curve.get("valid/ndcg@20") or [], curve.get("steps") or []
+    if not values or not steps or max(values) <= values[0]:
+        return None
+    wanted = values[0] + share * (max(values) - values[0])
+    return float(next(s for s, value in zip(steps, values, strict=True) if value >= wanted))
 
 
 def _slice_means(runs: Sequence[Record]) -> dict[str, Any]:

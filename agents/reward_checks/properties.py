@@ -6,18 +6,23 @@ Letters: B users, N episodes, P episodes of each user, I items.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from agents.reward_checks.episodes import Episodes
+from agents.reward_checks.episodes import Episodes, make_env, run_episodes
+from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward
 
 TOLERANCE = 1e-5
 """Largest difference of two values of one episode that counts as none, in units of the reward's spread."""
 ALONE = 16
 """Episodes that are rewarded one by one."""
+USERS, SAMPLES = 128, 8
+"""Users and episodes of each by which ``reward_spread`` measures."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,36 @@ def seconds_per_thousand(reward: Reward, episodes: Episodes, calls: int = 3) -> 
         float(value[0])  # waits for a GPU
         found.append(time.perf_counter() - begin)
     return min(found) * 1000 / episodes.users.numel()
+
+
+def reward_spread(
+    env_id: str,
+    policy: DiffusionPolicy,
+    env_kwargs: Mapping[str, Any],
+    exploration_std: float,
+    seed: int,
+    device: str = "cpu",
+) -> dict[str, float]:
+    """Return ``spread`` of an environment's reward over eight episodes of each of up to 128 users.
+
+    Args:
+        env_id: a registered id.
+        policy: acts; its exploration is changed.
+        env_kwargs: keywords of the environment.
+        exploration_std: standard deviation of each step.
+        seed: of the users and the noise.
+        device: where batches live.
+    """
+    if exploration_std <= 0:
+        return {}
+    target = torch.device(device)
+    policy = policy.to(target)
+    everyone = torch.as_tensor(make_env(env_id, policy, 1, env_kwargs, target).problem.users)
+    draws = torch.Generator().manual_seed(seed)
+    users = everyone[torch.randperm(everyone.numel(), generator=draws)[:USERS]].sort().values.to(target)
+    env = make_env(env_id, policy, users.numel() * SAMPLES, env_kwargs, target)
+    episodes = run_episodes(env, policy, users, exploration_std, (1.0,), seed)
+    return spread(episodes.problem.reward_fn(episodes.scores, episodes.users).value, episodes)
 
 
 def spread(value: Tensor, episodes: Episodes) -> dict[str, float]:

@@ -25,6 +25,8 @@ class Trained:
     """``steps`` and, by name, the validation metrics there."""
     reward: dict[str, list[float]] = field(default_factory=dict)
     """``steps`` and the ``mean`` training reward there."""
+    spread: dict[str, float] = field(default_factory=dict)
+    """How the reward varied over episodes of the start (``agents.reward_checks.properties.spread``)."""
     best_steps: float = 0.0
     """Environment steps of the chosen weights; 0 is the untouched pretrained model."""
     share: float = 1.0

@@ -10,6 +10,7 @@ from refit_env.rewards.registry import (
     register_reward,
     reward_class,
     reward_names,
+    short_name,
 )
 from refit_env.rewards.relevance import MODES, Relevance, make_relevance
 
@@ -28,4 +29,5 @@ __all__ = [
     "register_reward",
     "reward_class",
     "reward_names",
+    "short_name",
 ]

@@ -200,6 +200,7 @@ def test_embeddings_are_scored_by_the_parent_s_checkpoint(monkeypatch: pytest.Mo
     monkeypatch.setattr(making.DiffusionPolicy, "load", lambda folder: None)
     monkeypatch.setattr(making, "data_of", lambda env_id: None)
     monkeypatch.setattr(making, "fine_tuned", stop)
+    monkeypatch.setattr(making, "reward_spread", lambda *given: {})
     with pytest.raises(InterruptedError):
         making.run_job(job)
     assert passed["checkpoint"] == str(job.parent.resolve()) and passed["reward"] == "log_rank"
