@@ -184,24 +184,37 @@ def command_of(config: RunConfig) -> str:
         if value is not None:
             words += [_option(name), str(value)]
     words += [_option(name) for name in FLAGS if config.get(name)]
-    kwargs = dict(config.get("env_kwargs") or {})
-    words += _reward_words(kwargs)
-    settings = config.get("agent") or config.get("pretrain") or {}
-    for name, value in changed_settings(config, settings).items():
-        words += [_option(name)] if value is True else [_option(name), str(value)]
+    words += _backbone_words(config)
+    words += _reward_words(config.get("env_kwargs") or {})
+    for name, value in changed_settings(config).items():
+        if isinstance(value, bool):
+            words.append(_option(name if value else f"no_{name}"))
+        elif value is not None:
+            words += [_option(name), str(value)]
     return " ".join(word if word.startswith("refit ") else shlex.quote(word) for word in words)
 
 
-def changed_settings(config: RunConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are not those of the algorithm's class; all of them for an algorithm that is not here."""
+def changed_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings that are not those of the preset; all of them where defaults depend on data or on a file."""
+    settings = config.get("agent") or config.get("pretrain") or {}
     if config["command"] != FINE_TUNING:
-        return {}
+        return dict(settings)
     try:
         default = settings_class(config.get("algorithm", "reinforce")).preset(config.get("preset", "default"))
-    except ValueError:  # the user's own file is gone, or a preset that the data decides
-        return {name: value for name, value in settings.items() if value not in (None, False)}
+    except (ValueError, OSError):  # the preset ``data``, or the user's own file is gone
+        return dict(settings)
     usual = {field.name: getattr(default, field.name) for field in fields(default)}
     return {name: value for name, value in settings.items() if usual.get(name) != value}
+
+
+def _backbone_words(config: RunConfig) -> list[str]:
+    """The options of pretraining that name the network."""
+    options = dict(config.get("backbone") or {})
+    name, words = options.pop("name", None), list[str]()
+    words += ["--backbone", str(name)] if name else []
+    words += ["--size", config["size"]] if config.get("size", "published") != "published" else []
+    given = [f"{option}={json.dumps(value)}" for option, value in options.items()]
+    return [*words, "--backbone-options", *given] if given else words
 
 
 def _reward_words(kwargs: Mapping[str, Any]) -> list[str]:

@@ -335,6 +335,8 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
     if config.get("algorithm_file"):
         file: Mapping[str, Any] = config["algorithm_file"] or {}
         rows.append(("file of the algorithm", f"{file.get('file')} (sha256 {file.get('sha256')})"))
+    for place, source in (config.get("reward_files") or {}).items():
+        rows.append((f"file of the reward {place}", f"{source['file']} (sha256 {source['sha256']})"))
     for name, value in (config.get("env_kwargs") or {}).items():
         rows.append((f"environment: {name}", value))
     for name, value in (config.get("agent") or config.get("pretrain") or {}).items():

@@ -11,7 +11,7 @@ from torch import Tensor
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
 
-DIVERGENCE_USERS = 256
+DIVERGENCE_USERS = 128
 """Users over which the divergence from the pretrained policy is averaged."""
 
 
@@ -27,7 +27,7 @@ def divergence(
         policy: whose chain is run.
         reference: of the same network and T; usually the frozen pretrained policy.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 256 are used; None uses those that episodes are about.
+        users: (n,) int64, of whom the first 128 are used; None uses those that episodes are about.
     """
     return compared_chains(policy, reference, problem, users)[0]
 
@@ -45,7 +45,7 @@ def compared_chains(
         policy: whose chain is run.
         reference: of the same network and T.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 256 are used; None uses those that episodes are about.
+        users: (n,) int64, of whom the first 128 are used; None uses those that episodes are about.
 
     Returns:
         The mean of ``divergence``, the last vectors u_0 (B, D), and their users (B,).

@@ -3,7 +3,7 @@
 ===========================  ==============================================================================
 scalar                       is
 ===========================  ==============================================================================
-``policy/kl_to_pretrained``  KL to the start, divided by D, along the noise-free chains of 256 users
+``policy/kl_to_pretrained``  KL to the start, divided by D, along the noise-free chains of 128 users
 ``policy/kl_speed``          its growth an iteration since the last validation
 ``monitor/reward``           the reward of those chains: what training maximises, without exploration
 ``monitor/popularity``       mean share of the users who have a recommended item among their train items
@@ -47,7 +47,7 @@ def monitored(
         policy: the trained one.
         reference: the start.
         problem: of the first hold-out, so that all validations measure the same.
-        users: (n,) int64 users of training, of whom the first 256 are used.
+        users: (n,) int64 users of training, of whom the first 128 are used.
         lists: (m, K) the lists that validation made; -1 is an empty place.
     """
     divergence, u0, chosen = compared_chains(policy, reference, problem, users)

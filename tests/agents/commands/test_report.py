@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from agents.cli import main
-from refit_env.data import load_dataset, save_dataset, synthesize
+from agents.reports.facts import command_of
+from agents.runs.folder import RunFolder
+from refit_env.data import save_dataset, synthesize
 
 EVIL = "</script><img src=x onerror=alert(1)>'\"&"
 QUICK = ["--quiet", "--device", "cpu", "--iterations", "4", "--eval-every", "2"]
@@ -219,16 +222,23 @@ def test_wrong_users_and_runs_on_other_data_are_named(
     assert not (tmp_path / "page").exists()
 
 
-def test_the_command_repeats_the_run(run: Path) -> None:
-    from agents.commands.finetune import begun_command
-    from agents.reports.facts import command_of
-    from agents.runs.folder import RunFolder
+@pytest.mark.parametrize(
+    "more", [[], ["--no-share-first-step", "--eta", "0.5", "--reward", "ndcg=1,coverage=0.5"]]
+)
+def test_the_command_repeats_the_run(run: Path, tmp_path: Path, more: list[str]) -> None:
+    again = tmp_path / "again"
+    start = ["finetune", "--init", str(run.with_name("elbo")), "--out", str(again), "--relevance", "holdout"]
+    assert main([*start, *QUICK, *more]) == 0
+    words = shlex.split(command_of(RunFolder(again).config))
+    assert words[:2] == ["refit", "finetune"] and words[words.index("--iterations") + 1] == "4"
+    assert "--pairs" not in words  # as by default
+    assert main([*words[1:], "--out", str(tmp_path / "twice"), "--quiet", "--device", "cpu"]) == 0
+    first, second = RunFolder(again).config, RunFolder(tmp_path / "twice").config
+    assert {n: v for n, v in first.items() if n != "out"} == {n: v for n, v in second.items() if n != "out"}
 
-    words = command_of(RunFolder(run).config).split()
-    assert words[:2] == ["refit", "finetune"]
-    for option, value in (("--iterations", "4"), ("--eval-every", "2"), ("--relevance", "holdout")):
-        assert words[words.index(option) + 1] == value
-    assert words[words.index("--learning-rate") + 1] == "0.01"
-    assert "--users-per-batch" not in words  # as by default, but for the number of users
-    assert begun_command(run).agent.iterations == 4
-    assert load_dataset(str(words[words.index("--data") + 1])).num_items == 50
+
+def test_the_command_repeats_a_pretraining(run: Path, tmp_path: Path) -> None:
+    elbo = RunFolder(run.with_name("elbo")).config
+    words = shlex.split(command_of(elbo))
+    assert main([*words[1:], "--out", str(tmp_path / "twice"), "--quiet", "--device", "cpu"]) == 0
+    assert RunFolder(tmp_path / "twice").config == elbo
