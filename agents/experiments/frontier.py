@@ -1,0 +1,266 @@
+"""The study of fronts: its file, and its cells.
+
+Of each environment and seed a share of the users is kept apart. They are in no training: their train items
+are the input of the model, their validation items choose the points of a front, their test items measure it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from agents.algorithms.configs import ReinforceConfig
+from agents.experiments.frontier_cells import FrontJob, run_front_job
+from agents.experiments.job import CHECKPOINTS
+from agents.experiments.records import Cell
+from agents.hyperparams.yaml_files import check_name, listed, located, mapping, read_yaml, settings
+from refit_env.errors import DataError, unknown_name
+from refit_env.evaluation.reranking import rerankers_for
+from refit_env.evaluation.selection import BEYOND
+from refit_env.registration import entry
+from refit_env.settings import Bounded, Nonnegative, check_setting
+
+KIND = "frontier"
+"""What ``kind`` of a study's file says."""
+POST_HOC, TUNED, FRONTS = "post-hoc", "tuned", "fronts"
+"""Cells besides the runs: all re-rankers of the start; of a model tuned for accuracy; the comparison."""
+_KNOWN = (
+    "kind", "title", "seeds", "goals", "rerank", "on_top", "on_top_at", "tuned", "runs", "environments", "note",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run(Bounded):
+    """One fine-tuning, each validation of which is a point."""
+
+    reward: Mapping[str, float]
+    """The reward, a weighted mix."""
+    start: str = ""
+    """Name of the start among those of the environment; empty: the base."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the settings of REINFORCE."""
+    reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the reward."""
+
+    def config(self, changes: Mapping[str, Any], patience: int = 0) -> ReinforceConfig:
+        """Return the settings, the environment's before the run's own."""
+        return ReinforceConfig(**{"patience": patience, **changes, **self.settings})
+
+
+@dataclass(frozen=True)
+class FrontPlace(Bounded):
+    """One environment of the study."""
+
+    backbone: str = "linear"
+    """The start, a closed form."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its settings."""
+    starts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Further starts: name -> changes to the settings."""
+    later: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    """Share of the users who come later, kept apart from all training; 0: all users are trained on and
+    measured."""
+    relevance: str = "holdout"
+    """Of the reward."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the settings of REINFORCE."""
+
+
+@dataclass(frozen=True)
+class FrontStudy:
+    """The study's file."""
+
+    name: str
+    """Stem of its file."""
+    title: str
+    """Of its report."""
+    seeds: tuple[int, ...]
+    """Of the users kept apart, of the hold-outs, of the noise."""
+    goals: tuple[str, ...]
+    """Metrics beyond accuracy, each a pair with NDCG@20."""
+    rerank: Mapping[str, tuple[float, ...]]
+    """Re-ranker -> strengths."""
+    on_top: Mapping[str, tuple[float, ...]]
+    """Re-ranker -> strengths, on points of the runs."""
+    on_top_at: tuple[int, ...]
+    """The iterations of these points."""
+    tuned: Run
+    """Fine-tuning for accuracy alone, the other start of the re-rankers."""
+    runs: Mapping[str, Run]
+    """By name."""
+    environments: Mapping[str, FrontPlace]
+    """By id; ``ID, all users`` are others on the same id."""
+    note: str = ""
+    """What a reader must know besides."""
+
+
+def is_front_study(path: Path) -> bool:
+    """Return whether a study's file is one of fronts."""
+    return read_yaml(path).get("kind") == KIND
+
+
+def read_front_study(path: Path) -> FrontStudy:
+    """Read the study.
+
+    Raises:
+        DataError: for what is wrong in the file: one line that names the file, the entry, and what would be
+        right.
+    """
+    found, where = mapping(read_yaml(path), str(path), _KNOWN), str(path)
+    goals = listed(found.get("goals", []), f"{where}: goals")
+    for goal in goals:
+        if str(goal).removesuffix("@20") not in BEYOND:
+            raise DataError(f"{where}: goals: {unknown_name('metric', goal, [f'{b}@20' for b in BEYOND])}")
+    rerank, on_top = (_strengths(found.get(name), f"{where}: {name}") for name in ("rerank", "on_top"))
+    tuned = settings(Run, found.get("tuned") or {"reward": {"ndcg": 1.0}}, f"{where}: tuned")
+    runs = {
+        name: settings(Run, body, f"{where}: runs, {name}")
+        for name, body in mapping(found.get("runs"), f"{where}: runs").items()
+    }
+    places = {}
+    for env_id, body in mapping(found.get("environments"), f"{where}: environments").items():
+        place = located(f"{where}: environments", lambda: _place(env_id, body, where))  # noqa: B023
+        for name, run in runs.items():
+            located(f"{where}: runs, {name}", lambda: run.config(place.settings))  # noqa: B023
+            if run.start and run.start not in place.starts:
+                raise DataError(f"{where}: runs, {name}: {unknown_name('start', run.start, place.starts)}")
+        places[env_id] = place
+    for name in runs:
+        check_name(name, f"{where}: runs")
+    seeds = found.get("seeds", 5)
+    return FrontStudy(
+        path.stem,
+        str(found.get("title", path.stem)),
+        tuple(range(seeds)) if isinstance(seeds, int) else tuple(listed(seeds, f"{where}: seeds")),
+        tuple(goals),
+        rerank,
+        on_top,
+        tuple(listed(found.get("on_top_at", []), f"{where}: on_top_at")),
+        tuned,
+        runs,
+        places,
+        str(found.get("note", "")),
+    )
+
+
+def _strengths(value: Any, where: str) -> dict[str, tuple[float, ...]]:
+    """Return re-ranker -> strengths; DataError for an unknown one, or strengths that are none."""
+    body = mapping(value, where)
+    located(where, lambda: rerankers_for(list(body)))
+    out = {name: tuple(listed(given, f"{where}, {name}")) for name, given in body.items()}
+    for name, given in out.items():
+        for strength in given:
+            located(f"{where}, {name}", lambda: check_setting("strength", strength, Nonnegative))  # noqa: B023
+    return out
+
+
+def _place(env_id: str, body: Any, where: str) -> FrontPlace:
+    """Return one environment of the file; ValueError for an unknown id."""
+    entry(env_of(env_id))
+    return settings(FrontPlace, body, f"{where}: environments, {env_id}")
+
+
+def env_of(name: str) -> str:
+    """Return the id of an environment of the study.
+
+    Example:
+        >>> env_of("ReFiT-ML1M-v0, all users")
+        'ReFiT-ML1M-v0'
+    """
+    return name.partition(",")[0]
+
+
+def plan_fronts(
+    study: FrontStudy,
+    records: Path,
+    *,
+    envs: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    seeds: int | None = None,
+    device: str = "cpu",
+) -> list[Cell]:
+    """Return the cells: of each environment and seed one of re-ranking, one a run, one of the comparison.
+
+    Args:
+        study: whose.
+        records: file of its records; lists are in a folder beside it.
+        envs: environments; the study's own if empty.
+        variants: runs, ``post-hoc`` or ``fronts``; all if empty. With ``fronts``, all.
+        seeds: how many; those of the study if None.
+        device: where cells run.
+
+    Raises:
+        ValueError: for an unknown environment or variant.
+    """
+    kinds = [POST_HOC, TUNED, *study.runs, FRONTS]
+    for name in variants:
+        if name not in kinds:
+            raise unknown_name(f"variant of {study.name}", name, kinds)
+    wanted = kinds if not variants or FRONTS in variants else [k for k in kinds if k in variants]
+    places = _chosen(study, envs)
+    chosen = study.seeds if seeds is None else tuple(range(study.seeds[0], study.seeds[0] + seeds))
+    return [
+        _cell(study, name, place, kind, seed, records, device)
+        for seed in chosen
+        for name, place in places.items()
+        for kind in wanted
+    ]
+
+
+def _chosen(study: FrontStudy, envs: Sequence[str]) -> dict[str, FrontPlace]:
+    """Return the environments named, with all their protocols; all if none is named."""
+    for env_id in envs:
+        if not any(env_id in (name, env_of(name)) for name in study.environments):
+            raise unknown_name(f"environment of {study.name}", env_id, study.environments)
+    return {
+        name: place
+        for name, place in study.environments.items()
+        if not envs or name in envs or env_of(name) in envs
+    }
+
+
+def _cell(
+    study: FrontStudy, name: str, place: FrontPlace, kind: str, seed: int, records: Path, device: str
+) -> Cell:
+    """Return one cell."""
+    folder = records.parent / CHECKPOINTS / study.name
+    run = study.tuned if kind == TUNED else study.runs.get(kind)
+    job = FrontJob(
+        place=name,
+        env_id=env_of(name),
+        kind=kind,
+        seed=seed,
+        goals=study.goals,
+        backbone=place.backbone,
+        options=dict(place.options) | dict(place.starts.get(run.start if run else "", {})),
+        later=place.later,
+        relevance=place.relevance,
+        reward=dict(run.reward) if run else {},
+        reward_kwargs=dict(run.reward_kwargs) if run else {},
+        agent=run.config(place.settings) if run else None,
+        rerank=_rerank_of(study, kind),
+        rerank_at=study.on_top_at if kind in study.runs else (),
+        runs=tuple(study.runs) if kind == FRONTS else (),
+        records=records,
+        folder=folder,
+        device=device,
+    )
+    others = (POST_HOC, TUNED, *study.runs)
+    needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
+    decided = {key: value for key, value in asdict(job).items() if key not in ("records", "folder", "device")}
+    leaves = None if kind == FRONTS else job.lists
+    return Cell(
+        job.key(), run_front_job, (job,), decided | {"env": job.env_id}, entry(job.env_id).dataset or "", needs,
+        leaves,
+    )  # fmt: skip
+
+
+def _rerank_of(study: FrontStudy, kind: str) -> dict[str, tuple[float, ...]]:
+    """Return the re-rankers of a cell and their strengths."""
+    if kind == FRONTS:
+        return {}
+    return dict(study.rerank if kind in (POST_HOC, TUNED) else study.on_top)

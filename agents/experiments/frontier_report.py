@@ -1,0 +1,188 @@
+"""The report of the study of fronts: a table an environment, a sentence, a picture.
+
+Letters: S seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.experiments.frontier import FRONTS, FrontStudy
+from agents.experiments.frontier_cells import ALL, ANY, BASE, NDCG, ON_TOP, TOP, TUNED
+from agents.experiments.fronts import FLOOR, direction, pooled_interval
+from agents.experiments.provenance import sources
+from agents.experiments.tables import TextTable
+from refit_env.utils.atomic_io import atomic_path
+
+Record = Mapping[str, Any]
+NOTE = (
+    "An area is what the points on a method's front of validation dominate on test, as a share of the box from "
+    f"{100 * FLOOR:.0f} to 100 % of the start's NDCG@20 and from the start's value of the goal to the best of all "
+    "points; above 1 it has a higher NDCG than the start. 'Best re-ranker' has the largest area on validation, of "
+    "those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); 'all re-rankers' is the "
+    "front of all of these together. Differences: mean over seeds, 95 % interval by a bootstrap over seeds and, "
+    "within each, over users (Bayesian); * marks those above zero. Users who come later are in no training, and "
+    "each seed draws others; `cover` needs all of them at once and is left out there."
+)
+DIFFERENCES = {
+    "over_best": "runs less best re-ranker",
+    "over_all": "runs less all re-rankers",
+    "top_over_all": "runs, re-ranked, less all re-rankers",
+}
+"""Key of a record -> heading."""
+COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+MARKS = {
+    "popularity_penalty": "v", "popularity_power": "^", "mmr": "s", "xquad": "D", "calibrated": "P", "spread": "o",
+    "cover": "*",
+}  # fmt: skip
+
+
+def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> dict[str, Any]:
+    """Return the report: JSON-plain.
+
+    Args:
+        study: whose.
+        records: of its cells.
+        command: the words that make it again.
+    """
+    compared = [record for record in records if record["variant"] == FRONTS]
+    places = [p for p in study.environments if any(record["place"] == p for record in compared)]
+    tables, words = [], []
+    for place in places:
+        own = [record for record in compared if record["place"] == place]
+        rows, above = _rows(study, own)
+        seeds = f"{len(own)} seeds" if len(own) > 1 else "1 seed"
+        users = round(float(np.mean([record["users"] for record in own])))
+        kind = "users who come later" if study.environments[place].later else "all users"
+        title = f"{place.partition(',')[0]}: areas of fronts with NDCG@20 ({users} {kind}, {seeds})"
+        heads = ("goal", "best re-ranker", "its area", "all re-rankers", "runs", "runs, re-ranked")
+        tables.append(TextTable(title, (*heads, *DIFFERENCES.values()), tuple(rows)).to_json())
+        words.append(_sentence(place, above))
+    return {
+        "title": study.title,
+        "command": command,
+        "note": " ".join(filter(None, (*words, NOTE, study.note.strip()))),
+        "tables": tables,
+        "provenance": sources(records),
+    }
+
+
+def _rows(study: FrontStudy, records: Sequence[Record]) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
+    """Return a table's rows, and by difference the goals whose interval is above zero."""
+    rows, above = [], {name: list[str]() for name in DIFFERENCES}
+    for goal in study.goals:
+        found = [record["goals"][goal] for record in records]
+        names = [one["best"] for one in found]
+        best = max(dict.fromkeys(names), key=names.count)
+        mean = [
+            f"{np.mean([one['areas'][one['best'] if name is None else name] for one in found]):.3f}"
+            for name in (None, ALL, ANY, TOP)
+        ]
+        cells = []
+        for name in DIFFERENCES:
+            middle, low, high = pooled_interval([one[name] for one in found])
+            cells.append(f"{middle:+.3f} [{low:+.3f}, {high:+.3f}]" + (" *" if low > 0 else ""))
+            above[name] += [goal] if low > 0 else []
+        rows.append((goal, best, *mean, *cells))
+    return rows, above
+
+
+def _sentence(place: str, above: Mapping[str, Sequence[str]]) -> str:
+    """Return what an environment's table supports, in words."""
+    parts = []
+    for name, what in (
+        ("over_best", "runs are above the best re-ranker"),
+        ("over_all", "above all together"),
+        ("top_over_all", "with re-rankers on their points, above all together"),
+    ):
+        goals = ", ".join(goal.partition("@")[0] for goal in above[name]) or "no goal"
+        parts.append(f"{what} for {goals}")
+    return f"{place}: {'; '.join(parts)}."
+
+
+def draw_fronts(study: FrontStudy, records: Sequence[Record], path: Path) -> str | None:
+    """Draw the points, means over seeds, and write a PNG; returns the file's name, or None without points."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    compared = {record["place"] for record in records if record["variant"] == FRONTS}
+    places = [place for place in study.environments if place in compared]
+    if not places:
+        return None
+    figure = Figure(
+        figsize=(3.1 * len(study.goals) + 0.3, 2.9 * len(places) + 1.0), layout="constrained", dpi=110
+    )
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(places), len(study.goals), squeeze=False)
+    handles: dict[str, Any] = {}
+    for row, place in zip(axes, places, strict=True):
+        points = mean_points([record for record in records if record["place"] == place])
+        for axis, goal in zip(row, study.goals, strict=True):
+            handles |= _draw(axis, study, points, goal)
+        row[0].set_ylabel(f"{place.removeprefix('ReFiT-')}\nNDCG@20 (test)", fontsize=9)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return path.name
+
+
+def mean_points(records: Sequence[Record]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Return method -> points, each with the means over seeds of its metrics on both splits."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        for point in record.get("points", []):
+            name = point["name"] if point["method"] != TUNED.strip(" +") else "chosen"
+            found.setdefault((point["method"], name), []).append(point)
+    out: dict[str, list[dict[str, dict[str, float]]]] = {}
+    for (method, _), points in found.items():
+        means = {
+            split: {m: float(np.mean([p[split][m] for p in points])) for m in points[0][split]}
+            for split in ("valid", "test")
+        }
+        out.setdefault(method, []).append(means)
+    return out
+
+
+def _draw(
+    axis: Any, study: FrontStudy, points: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]], goal: str
+) -> dict[str, Any]:
+    """Draw one pair on a matplotlib ``Axes``; returns handles by the legend's names."""
+    handles, start = {}, points[BASE][0]["test"]
+    shown = [start]
+    for method, own in points.items():
+        x, y = ([point["test"][name] for point in own] for name in (goal, NDCG))
+        near = [n for n in range(len(x)) if y[n] >= 0.97 * FLOOR * start[NDCG]]
+        if not near or method in (BASE, TUNED.strip(" +")):
+            continue
+        shown += [own[n]["test"] for n in near]
+        x, y = [x[n] for n in near], [y[n] for n in near]
+        kind = method.removeprefix(TUNED).rpartition(ON_TOP)[2]
+        run = method.partition(ON_TOP)[0]
+        if method in study.runs:
+            color = COLORS[list(study.runs).index(method) % len(COLORS)]
+            (line,) = axis.plot(x, y, "-", marker=".", color=color, lw=1.6, ms=6, zorder=4)
+            handles[f"run {method}"] = line
+        elif run in study.runs:
+            color = COLORS[list(study.runs).index(run) % len(COLORS)]
+            dots = axis.scatter(x, y, marker=MARKS.get(kind, "x"), s=14, color=color, alpha=0.45, lw=0, zorder=3)
+            handles.setdefault("run, re-ranked", dots)
+        else:
+            tuned = method.startswith(TUNED)
+            color = "tab:blue" if tuned else "0.45"
+            (line,) = axis.plot(
+                x, y, ":" if tuned else "-", marker=MARKS.get(kind, "x"), color=color, lw=0.9, ms=4, alpha=0.85
+            )
+            handles[f"{kind}{' on tuned' if tuned else ''}"] = line
+    (dot,) = axis.plot([start[goal]], [start[NDCG]], "k+", ms=11, mew=2, zorder=5)
+    handles["start"] = dot
+    axis.axhline(FLOOR * start[NDCG], color="0.8", lw=0.8)
+    if direction(goal) < 0:
+        axis.invert_xaxis()
+    axis.set_xlabel(f"{goal}{' (less is better)' if direction(goal) < 0 else ''}", fontsize=9)
+    axis.tick_params(labelsize=7)
+    axis.grid(alpha=0.2)
+    return handles
