@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Annotated, ClassVar
 
 import tyro
@@ -18,7 +19,7 @@ from agents.commands.options import (
     Workers,
     parse,
 )
-from agents.experiments.shipped import shipped, study_path
+from agents.experiments.shipped import VARIANTS, kind_of, shipped, study_path
 
 USAGE = "usage: refit compare STUDY [options]"
 
@@ -63,6 +64,13 @@ class Compare(Command):
     """Measure stale cells again: those made with other settings, or on other data, than now."""
     json: Flag = False
     """Print the result as JSON, and nothing else, to the standard output."""
+
+    def run(self) -> int:
+        """Run the study by the module of its kind; returns the exit code."""
+        if kind_of(study_path(self.study)) == VARIANTS:
+            return super().run()
+        code: int = import_module("agents.commands.comparing_fronts").run_fronts(self)
+        return code
 
 
 def usage() -> str:

@@ -42,8 +42,8 @@ def run(command: Compare) -> int:
         study,
         records,
         env_ids=command.env,
-        models=_names(command.models),
-        variants=_names(command.variants),
+        models=names_in(command.models),
+        variants=names_in(command.variants),
         seeds=command.seeds,
         device=device,
         large=command.finished or device != "cpu",
@@ -94,7 +94,7 @@ def _report(
     found = find(study, results, others, records)
     if not found.groups:
         raise ValueError(f"--finished: nothing is finished in {records}; leave it out to run the cells")
-    content = report(found, _typed(command))
+    content = report(found, typed(command))
     content["note"] += stale
     if (figure := draw(found, records.with_suffix(".png"))) is not None:
         content["figure"] = figure
@@ -102,7 +102,7 @@ def _report(
     return content
 
 
-def _typed(command: Compare) -> str:
+def typed(command: Compare) -> str:
     """The words that make a report again."""
     words = ["refit compare", command.study]
     words += ["--env", *dict.fromkeys(command.env)] if command.env else []
@@ -115,7 +115,7 @@ def _typed(command: Compare) -> str:
     return " ".join(words)
 
 
-def _names(text: str) -> list[str]:
+def names_in(text: str) -> list[str]:
     """Comma-separated names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 

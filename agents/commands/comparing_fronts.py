@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agents.commands.common import note_other_sets
 from agents.commands.compare import Compare
-from agents.commands.comparing import Progress, named_of, show, typed
+from agents.commands.comparing import Progress, names_in, show, typed
 from agents.experiments.frontier import plan_fronts, read_front_study
 from agents.experiments.frontier_report import draw_fronts, front_report
 from agents.experiments.records import read_cell
@@ -23,7 +23,11 @@ def run_fronts(command: Compare) -> int:
         The exit code: 1 if a cell failed.
     """
     study = read_front_study(study_path(command.study))
-    for option, given in (("models", command.models), ("steps", command.steps)):
+    for option, given in (
+        ("models", command.models),
+        ("steps", command.steps),
+        ("reward_file", command.reward_file),
+    ):
         if given:
             raise SettingError(option, f"is not for {study.name}: its runs are named by --variants")
     out = Path("runs") / f"compare-{study.name}" if command.out is None else command.out
@@ -32,7 +36,7 @@ def run_fronts(command: Compare) -> int:
         study,
         records,
         envs=command.env,
-        variants=named_of(command.variants),
+        variants=names_in(command.variants),
         seeds=command.seeds,
         device="cpu" if command.finished else str(resolve_device(command.device)),
     )

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from agents.commands.finetune import RewardChoice
-from agents.commands.options import Command, EnvOption, Flag, FolderOption, parse
+from agents.commands.options import Command, EnvOption, Flag, FolderOption, NameOption, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,11 @@ class Evaluate(Command):
     """Environment id; if left out, that of the run."""
     data: FolderOption = None
     """Own data instead of ``--env``: a folder in canonical form, or its name in ``refit data list``."""
+    rerank: NameOption = None
+    """Re-rank the lists: ``popularity_penalty``, ``popularity_power``, ``mmr``, ``xquad``, ``calibrated``,
+    ``cover`` or ``spread``."""
+    rerank_options: tuple[str, ...] = ()
+    """Settings of the re-ranker: ``strength=0.2`` (1 if left out), ``candidates=100``, ``slots=5``."""
     split: Literal["valid", "test"] = "test"
     """Which items count as relevant."""
     goal: tyro.conf.OmitArgPrefixes[RewardChoice] = field(default_factory=RewardChoice)

@@ -11,19 +11,38 @@ from torch import Tensor
 
 from agents.commands.common import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.commands.evaluate import Evaluate
+from agents.commands.options import parse_options
 from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
-from refit_env.data import load_dataset
+from refit_env.data import Dataset, load_dataset
 from refit_env.envs.vector import DenoisingVectorEnv
+from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import beyond_names, means_of
 from refit_env.evaluation.catalogue import catalogue_of
-from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.ranking import ScoreFunction, evaluate
+from refit_env.evaluation.reranking import reranked
 from refit_env.policy import DiffusionPolicy
 
 BATCH = 512
 """Users whose reward is computed at a time."""
+
+
+def _scores(
+    command: Evaluate, policy: DiffusionPolicy, dataset: Dataset
+) -> tuple[ScoreFunction, dict[str, Any] | None]:
+    """The scores that are ranked, and the re-ranker that made them; None where the policy's are."""
+    options = parse_options(command.rerank_options, "rerank_options")
+    if command.rerank is None:
+        if options:
+            raise SettingError("rerank_options", "needs --rerank NAME, the re-ranker that they are of")
+        return policy.scorer(dataset), None
+    try:
+        found = reranked(command.rerank, policy.scorer(dataset), dataset, command.split, **options)
+    except SettingError as error:
+        raise SettingError("rerank_options", f"{error.setting} {error.fault}") from error
+    return found, {"name": command.rerank, **options}
 
 
 def run(command: Evaluate) -> int:
@@ -37,7 +56,8 @@ def run(command: Evaluate) -> int:
     if not command.other_weights:
         folder.check_weights(weights_digest(policy.backbone.state_dict()))
     dataset = load_dataset(target.dataset)
-    result = evaluate(policy.scorer(dataset), dataset, command.split, device=device)
+    score, how = _scores(command, policy, dataset)
+    result = evaluate(score, dataset, command.split, device=device)
     metrics = means_of(result, dataset, command.split, beyond_names(result))
     paid = None if command.goal.reward is None else mean_reward(command, target, policy, device)
     note_other_data(dataset)
@@ -49,6 +69,7 @@ def run(command: Evaluate) -> int:
                 "dataset": dataset.name,
                 "split": command.split,
                 "users": len(result.users),
+                **({} if how is None else {"rerank": how}),
                 "metrics": {name: float(value) for name, value in metrics.items()},
                 "features": catalogue_of(dataset).source,
                 "metrics_over_all_users": {
@@ -58,7 +79,8 @@ def run(command: Evaluate) -> int:
             | ({} if paid is None else {"reward": paid})
         )
         return 0
-    title = f"{folder.path} on {dataset.name} ({command.split}, {len(result.users)} users)"
+    by = "" if how is None else f", re-ranked by {how['name']}"
+    title = f"{folder.path}{by} on {dataset.name} ({command.split}, {len(result.users)} users)"
     table = Table("metric", title=title, min_width=48)
     table.add_column("value", justify="right")
     for name, value in metrics.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from msgspec import Meta
 
@@ -17,6 +17,7 @@ from agents.algorithms.configs import ReinforceConfig
 from agents.experiments.frontier_cells import FrontJob, run_front_job
 from agents.experiments.job import CHECKPOINTS
 from agents.experiments.records import Cell
+from agents.experiments.resolve import changed
 from agents.hyperparams.yaml_files import check_name, listed, located, mapping, read_yaml, settings
 from refit_env.errors import DataError, unknown_name
 from refit_env.evaluation.reranking import rerankers_for
@@ -24,12 +25,11 @@ from refit_env.evaluation.selection import BEYOND
 from refit_env.registration import entry
 from refit_env.settings import Bounded, Nonnegative, check_setting
 
-KIND = "frontier"
-"""What ``kind`` of a study's file says."""
 POST_HOC, TUNED, FRONTS = "post-hoc", "tuned", "fronts"
 """Cells besides the runs: all re-rankers of the start; of a model tuned for accuracy; the comparison."""
 _KNOWN = (
-    "kind", "title", "seeds", "goals", "rerank", "on_top", "on_top_at", "tuned", "runs", "environments", "note",
+    "kind", "title", "seeds", "goals", "rerank", "on_top", "on_top_at", "tuned", "runs", "environments",
+    "note",
 )  # fmt: skip
 
 
@@ -46,9 +46,10 @@ class Run(Bounded):
     reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the reward."""
 
-    def config(self, changes: Mapping[str, Any], patience: int = 0) -> ReinforceConfig:
+    def config(self, changes: Mapping[str, Any]) -> ReinforceConfig:
         """Return the settings, the environment's before the run's own."""
-        return ReinforceConfig(**{"patience": patience, **changes, **self.settings})
+        given = {**changes, **self.settings}
+        return cast("ReinforceConfig", changed(ReinforceConfig(), given, "REINFORCE"))
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,6 @@ class FrontStudy:
     """By id; ``ID, all users`` are others on the same id."""
     note: str = ""
     """What a reader must know besides."""
-
-
-def is_front_study(path: Path) -> bool:
-    """Return whether a study's file is one of fronts."""
-    return read_yaml(path).get("kind") == KIND
 
 
 def read_front_study(path: Path) -> FrontStudy:
@@ -253,10 +249,8 @@ def _cell(
     needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
     decided = {key: value for key, value in asdict(job).items() if key not in ("records", "folder", "device")}
     leaves = None if kind == FRONTS else job.lists
-    return Cell(
-        job.key(), run_front_job, (job,), decided | {"env": job.env_id}, entry(job.env_id).dataset or "", needs,
-        leaves,
-    )  # fmt: skip
+    data = entry(job.env_id).dataset or ""
+    return Cell(job.key(), run_front_job, (job,), decided | {"env": job.env_id}, data, needs, leaves)
 
 
 def _rerank_of(study: FrontStudy, kind: str) -> dict[str, tuple[float, ...]]:

@@ -16,17 +16,19 @@ from agents.experiments.frontier_cells import ALL, ANY, BASE, NDCG, ON_TOP, TOP,
 from agents.experiments.fronts import FLOOR, direction, pooled_interval
 from agents.experiments.provenance import sources
 from agents.experiments.tables import TextTable
+from refit_env.evaluation.reranking import RERANKERS
 from refit_env.utils.atomic_io import atomic_path
 
 Record = Mapping[str, Any]
 NOTE = (
-    "An area is what the points on a method's front of validation dominate on test, as a share of the box from "
-    f"{100 * FLOOR:.0f} to 100 % of the start's NDCG@20 and from the start's value of the goal to the best of all "
-    "points; above 1 it has a higher NDCG than the start. 'Best re-ranker' has the largest area on validation, of "
-    "those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); 'all re-rankers' is the "
-    "front of all of these together. Differences: mean over seeds, 95 % interval by a bootstrap over seeds and, "
-    "within each, over users (Bayesian); * marks those above zero. Users who come later are in no training, and "
-    "each seed draws others; `cover` needs all of them at once and is left out there."
+    "An area is what the points on a method's front of validation dominate on test, as a share of the box "
+    f"from {100 * FLOOR:.0f} to 100 % of the start's NDCG@20 and from the start's value of the goal to the "
+    "best of all points; above 1 it has a higher NDCG than the start. 'Best re-ranker' has the largest area "
+    "on validation, of those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); "
+    "'all re-rankers' is the front of all of these together. Differences: mean over seeds, 95 % interval by "
+    "a bootstrap over seeds and, within each, over users (Bayesian); * marks those above zero. Users who "
+    "come later are in no training, and each seed draws others; `cover` needs all of them at once and is "
+    "left out there."
 )
 DIFFERENCES = {
     "over_best": "runs less best re-ranker",
@@ -35,10 +37,7 @@ DIFFERENCES = {
 }
 """Key of a record -> heading."""
 COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
-MARKS = {
-    "popularity_penalty": "v", "popularity_power": "^", "mmr": "s", "xquad": "D", "calibrated": "P", "spread": "o",
-    "cover": "*",
-}  # fmt: skip
+MARKS = dict(zip(RERANKERS, "v^sDPo*", strict=True))
 
 
 def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> dict[str, Any]:
@@ -124,7 +123,9 @@ def draw_fronts(study: FrontStudy, records: Sequence[Record], path: Path) -> str
         for axis, goal in zip(row, study.goals, strict=True):
             handles |= _draw(axis, study, points, goal)
         row[0].set_ylabel(f"{place.removeprefix('ReFiT-')}\nNDCG@20 (test)", fontsize=9)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9, frameon=False
+    )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
     return path.name
@@ -168,13 +169,22 @@ def _draw(
             handles[f"run {method}"] = line
         elif run in study.runs:
             color = COLORS[list(study.runs).index(run) % len(COLORS)]
-            dots = axis.scatter(x, y, marker=MARKS.get(kind, "x"), s=14, color=color, alpha=0.45, lw=0, zorder=3)
+            dots = axis.scatter(
+                x, y, marker=MARKS.get(kind, "x"), s=14, color=color, alpha=0.45, lw=0, zorder=3
+            )
             handles.setdefault("run, re-ranked", dots)
         else:
             tuned = method.startswith(TUNED)
             color = "tab:blue" if tuned else "0.45"
             (line,) = axis.plot(
-                x, y, ":" if tuned else "-", marker=MARKS.get(kind, "x"), color=color, lw=0.9, ms=4, alpha=0.85
+                x,
+                y,
+                ":" if tuned else "-",
+                marker=MARKS.get(kind, "x"),
+                color=color,
+                lw=0.9,
+                ms=4,
+                alpha=0.85,
             )
             handles[f"{kind}{' on tuned' if tuned else ''}"] = line
     (dot,) = axis.plot([start[goal]], [start[NDCG]], "k+", ms=11, mew=2, zorder=5)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from refit_env.errors import unknown_name
+from agents.hyperparams.yaml_files import read_yaml
+from refit_env.errors import DataError, did_you_mean, unknown_name
+from refit_env.utils.text import shown
 
 FOLDER = Path(__file__).resolve().parent / "studies"
 """Their files."""
+VARIANTS, FRONTIER = "variants", "frontier"
+"""Kinds of studies: of variants of models (the usual one); of fronts of two objectives."""
 
 
 def shipped() -> dict[str, str]:
@@ -16,6 +20,15 @@ def shipped() -> dict[str, str]:
         path.stem: path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(".")
         for path in sorted(FOLDER.glob("*.yml"))
     }
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of a study: ``frontier`` where its file says so, else ``variants``."""
+    kind = read_yaml(path).get("kind", VARIANTS)
+    if kind not in (VARIANTS, FRONTIER):
+        hint = did_you_mean(kind, (VARIANTS, FRONTIER))
+        raise DataError(f"{path}: kind must be {VARIANTS} or {FRONTIER}; found {shown(kind)}.{hint}")
+    return str(kind)
 
 
 def study_path(name: str) -> Path:

@@ -162,10 +162,10 @@ def calibrated(source: Source, *, strength: float, candidates: int = 100) -> Sco
 
 
 def cover(source: Source, *, strength: float, slots: int = 5) -> ScoreFunction:
-    """Put items that no list holds into the last places of lists, of the users who score them best.
+    """Put items that no list holds into the last places of lists, each of a user who scores it best.
 
-    A greedy assignment over all users at once: the share ``strength`` (at most 1) of the uncovered items, those
-    with the best scores first, each replaces one of the last ``slots`` items of a list, if another list
+    A greedy assignment over all users at once: the share ``strength`` (at most 1) of the uncovered items,
+    those with the best scores first, each replaces one of the last ``slots`` items of a list, if another list
     holds that one, too.
     """
     check_setting("strength", strength, Annotated[float, Meta(ge=0, le=1)])

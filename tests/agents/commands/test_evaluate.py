@@ -46,3 +46,33 @@ def test_mistakes(
     (tmp_path / "policy.safetensors").write_bytes((pretrained / "policy.safetensors").read_bytes()[:1000])
     assert main(["evaluate", "--run", str(tmp_path)]) == 2
     assert "policy.safetensors" in capsys.readouterr().err  # cut short
+
+
+def test_lists_are_re_ranked(pretrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = {}
+    for strength in (0.0, 0.5):
+        words = ["--rerank", "popularity_penalty", "--rerank-options", f"strength={strength}", "--json"]
+        assert main(["evaluate", "--run", str(pretrained), *words]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert report["rerank"] == {"name": "popularity_penalty", "strength": strength}
+        found[strength] = report["metrics"]
+    assert found[0.0]["ndcg@20"] == pytest.approx(RunFolder(pretrained).metrics["test"]["ndcg@20"])
+    assert found[0.5]["novelty@20"] > found[0.0]["novelty@20"]
+    assert found[0.5]["arp@20"] < found[0.0]["arp@20"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rerank", "mrm"], "unknown re-ranker 'mrm'. Did you mean 'mmr'?"),
+        (["--rerank", "mmr", "--rerank-options", "strenght=1"], "--rerank-options strenght is no setting of"),
+        (["--rerank", "mmr", "--rerank-options", "strength=-1"], "--rerank-options strength must be >= 0"),
+        (["--rerank-options", "strength=1"], "--rerank-options needs --rerank NAME"),
+    ],
+)
+def test_a_wrong_re_ranker_is_one_line(
+    words: list[str], said: str, pretrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--run", str(pretrained), *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
