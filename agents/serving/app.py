@@ -62,6 +62,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "Too many requests wait, or no answer in time; try again"},
 }
 
+PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+"""What the page may load: nothing from elsewhere."""
+
 
 def create_app(service: Service) -> FastAPI:
     """Make the application.
@@ -240,8 +246,7 @@ async def metrics(request: Request) -> PlainTextResponse:
 
 async def page() -> HTMLResponse:
     """Return the page that shows lists and chains."""
-    policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
-    headers = {"content-security-policy": policy, "x-content-type-options": "nosniff"}
+    headers = {"content-security-policy": PAGE_POLICY, "x-content-type-options": "nosniff"}
     return HTMLResponse(_page(), headers=headers | {"referrer-policy": "no-referrer"})
 
 

@@ -120,8 +120,15 @@ def serve(service: Service, bound: socket.socket, note: Callable[[str], None]) -
     Args:
         service: the service.
         bound: a socket that listens.
-        note: called with the address once requests are answered.
+        note: called with the address, which answers from then on.
     """
+    server = make_server(service)
+    note(address_of(bound))
+    server.run(sockets=[bound])
+
+
+def make_server(service: Service) -> uvicorn.Server:
+    """Return the server of a service; ``run(sockets=[...])`` runs it until ``should_exit`` is true."""
     protocol = type("Protocol", (PatientProtocol,), {"seconds": service.limits.seconds})
     config = uvicorn.Config(
         create_app(service),
@@ -134,8 +141,7 @@ def serve(service: Service, bound: socket.socket, note: Callable[[str], None]) -
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    note(address_of(bound))
-    uvicorn.Server(config).run(sockets=[bound])
+    return uvicorn.Server(config)
 
 
 def address_of(bound: socket.socket) -> str:
