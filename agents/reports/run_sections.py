@@ -27,6 +27,21 @@ from refit_env.evaluation.ranking import nearest_metric
 from refit_env.evaluation.selection import LESS_IS_BETTER
 
 BEFORE, AFTER = "before", "after"
+BEYOND_NAMES = {
+    "arp": "ARP, train interactions of an item",
+    "aplt": "APLT, share of long-tail items",
+    "novelty": "novelty, bits",
+    "ild": "diversity within a list",
+    "calibration": "miscalibration, KL",
+    "gini": "Gini of the items' places",
+    "entropy": "entropy of the items' places",
+    "personalization": "difference between users",
+    "rsp": "unequal exposure of item groups",
+    "pop_rsp": "unequal exposure, head and tail",
+    "pop_reo": "unequal opportunity, head and tail",
+    "user_gap": "NDCG gap, active and other users",
+}
+"""Metrics beyond accuracy in words; the others are words already."""
 TERMS_LEFT_OUT = ("mean", "within_user_std", "zero_variance_share")
 """Scalars ``reward/...`` that are no terms of the reward."""
 
@@ -308,12 +323,15 @@ def _beyond(measured: Measured) -> dict[str, Any]:
     ]
     rows = []
     for name in found[0]:
-        arrow = "\u2193" if name.partition("@")[0] in LESS_IS_BETTER else "\u2191"
+        kind = name.partition("@")[0]
+        arrow = "\u2193" if kind in LESS_IS_BETTER else "\u2191"
         values = [one[name] for one in found]
         change = [f"{values[1] - values[0]:+.4f}"] if len(values) > 1 else []
-        rows.append([f"{name} {arrow}", *(f"{value:.4f}" for value in values), *change])
+        rows.append([f"{BEYOND_NAMES.get(kind, kind)} {arrow}", *(f"{v:.4f}" for v in values), *change])
+    length = measured.after.lists.shape[1]
+    title = f"Test lists of {length} beyond accuracy; arrows: whether more or less is better"
     columns = ["metric", "before", "after", "change"] if len(found) > 1 else ["metric", "value"]
-    return {"columns": columns, "rows": rows}
+    return {"title": title, "columns": columns, "rows": rows}
 
 
 def _settings(facts: Facts) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,8 @@ from agents.reports.measured import (
     movers,
     popularity_shares,
 )
-from refit_env.backbones import backbone_for
+from refit_env.backbones import backbone_class, backbone_for, backbone_names
+from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset
 from refit_env.evaluation.metrics import top_k
 from refit_env.policy import DiffusionPolicy
@@ -146,6 +149,26 @@ def test_kept_states_begin_and_end_with_the_chain() -> None:
     for steps in (1, 2, 7, 8, 9, 200):
         states = kept_states(steps)
         assert states[0] == 0 and states[-1] == steps and len(set(states)) == len(states) <= 8
+
+
+@pytest.mark.parametrize("name", backbone_names())
+def test_chains_of_every_backbone_end_in_the_evaluated_lists(
+    task_data: dict[str, Dataset], small_configs: dict[str, dict[str, Any]], name: str
+) -> None:
+    data = task_data[next(iter(backbone_class(name).tasks))]
+    backbone = backbone_for(data, name, small_configs[name])
+    if isinstance(backbone, ClosedForm):
+        backbone.fit(data)
+    policy = DiffusionPolicy(backbone, 2).eval()
+    found = measure_lists(None, policy, data)
+    sample = choose_users(found, 6)
+    shown = explorer(found, None, policy, sample)
+    row_of = {user: row for row, user in enumerate(found.after.users.tolist())}
+    numbers = [int(text.removeprefix("item ")) for text in shown["items"]]
+    for user, entry in zip(sample.users, shown["users"], strict=True):
+        last = [numbers[place] for place in entry["after"]["lists"][-1]]
+        assert last == [item for item in found.after.lists[row_of[user]][:10].tolist() if item >= 0]
+        assert [len(strip) for strip in entry["after"]["strips"]] == [min(policy.backbone.dim, 72)] * 3
 
 
 @pytest.mark.parametrize("task", ["cf", "sequential", "social", "poi"])
