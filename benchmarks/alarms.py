@@ -14,6 +14,7 @@ Finished cells are stored in ``benchmarks/results/alarms.jsonl`` and are not run
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,14 +58,24 @@ LOGGED = ("iteration", "monitor/", "policy/", "valid/", "lists/", "reward/")
 """Beginnings of the names of the scalars that a record keeps."""
 
 
-def cell(env_id: str, start: str, proxy: str, rate: float, seed: int) -> dict[str, Any]:
-    """Run REINFORCE on a proxy; returns its log at every validation and the gold there."""
+def cell(env_id: str, start: str, seed: int) -> dict[str, Any]:
+    """Run REINFORCE from one start on every proxy with every step size.
+
+    Returns:
+        ``runs``: each with its proxy, its step size, its log at every validation, and the gold there.
+    """
     dataset = load_dataset(entry(env_id).dataset or "")
     if start == "linear":
         policy = load_policy(env_id, num_steps=STEPS)
     else:
         config = PretrainConfig(epochs=200, patience=20)
         policy = DiffusionPolicy(pretrain(dataset, start, config, seed=seed, device="cpu").backbone, STEPS)
+    chosen = [(proxy, rate) for proxy in PROXIES for rate in RATES]
+    return {"runs": [one_run(env_id, copy.deepcopy(policy), proxy, rate, seed) for proxy, rate in chosen]}
+
+
+def one_run(env_id: str, policy: DiffusionPolicy, proxy: str, rate: float, seed: int) -> dict[str, Any]:
+    """Run REINFORCE on a proxy; returns its log at every validation and the gold there."""
     settings = ReinforceConfig(iterations=ITERATIONS, eval_every=EVERY, learning_rate=rate)
     goal = PROXIES[proxy] | {"backbone": policy.backbone.name}
     agent = Reinforce(policy, env_id, settings, env_kwargs=goal, seed=seed, device="cpu")
@@ -76,26 +87,30 @@ def cell(env_id: str, start: str, proxy: str, rate: float, seed: int) -> dict[st
 
     history = agent.learn(callback=measure).history
     rows = [row for row in history if "monitor/reward" in row]
-    kept = [{name: value for name, value in row.items() if name.startswith(LOGGED)} for row in rows]
-    return {"log": kept, "gold": gold}
+    log = [{name: round(row[name], 6) for name in row if name.startswith(LOGGED)} for row in rows]
+    return {"proxy": proxy, "rate": rate, "log": log, "gold": [round(value, 6) for value in gold]}
 
 
 def plan(envs: Sequence[str], seeds: int) -> list[Cell]:
     """Return the cells."""
+    shared = {
+        "iterations": ITERATIONS,
+        "every": EVERY,
+        "steps": STEPS,
+        "rates": list(RATES),
+        "goals": PROXIES,
+    }
     return [
         Cell(
-            f"{env}_{start}_{proxy}_{rate:g}_{seed}".replace(", ", "-").replace(" ", "-"),
+            f"{env}_{start}_{seed}",
             cell,
-            (env, start, proxy, rate, seed),
-            {"env": env, "start": start, "proxy": proxy, "rate": rate, "seed": seed, "goal": PROXIES[proxy]}
-            | {"iterations": ITERATIONS, "every": EVERY, "steps": STEPS},
+            (env, start, seed),
+            {"env": env, "start": start, "seed": seed} | shared,
             entry(env).dataset or "",
         )
         for seed in range(seeds)
         for env in envs
         for start in STARTS
-        for proxy in PROXIES
-        for rate in RATES
     ]
 
 
@@ -115,19 +130,19 @@ def fallen_at(gold: Sequence[float], fall: float = FALL) -> int | None:
     return last_above + 1
 
 
-def score(records: Sequence[Mapping[str, Any]], kind: str | None) -> dict[str, Any]:
+def score(runs: Sequence[Mapping[str, Any]], kind: str | None) -> dict[str, Any]:
     """Score one kind of alarm over runs; None scores the first alarm of any kind.
 
     Returns:
         Numbers of runs and of those that over-optimise, hits, false alarms, and the leads of the hits.
     """
-    out: dict[str, Any] = {"runs": len(records), "over": 0, "hits": 0, "false": 0, "leads": []}
-    for record in records:
-        places = {row["iteration"]: at for at, row in enumerate(record["log"])}
+    out: dict[str, Any] = {"runs": len(runs), "over": 0, "hits": 0, "false": 0, "leads": []}
+    for run in runs:
+        places = {row["iteration"]: at for at, row in enumerate(run["log"])}
         fired = [
-            places[alarm.iteration] for alarm in alarms(record["log"]) if kind is None or alarm.kind == kind
+            places[alarm.iteration] for alarm in alarms(run["log"]) if kind is None or alarm.kind == kind
         ]
-        fell = fallen_at(record["gold"])
+        fell = fallen_at(run["gold"])
         out["over"] += fell is not None
         if fired and fell is not None:
             out["hits"] += 1
@@ -151,9 +166,10 @@ def main() -> None:
         run_cells(cells, CELLS, workers=1)
     found = [read_cell(CELLS, one, stale=chosen.finished) for one in cells]
     records = [record for record in found if record is not None]
+    runs = [run for record in records for run in record["runs"]]
     rows, details = [], {}
     for kind in (*KINDS, None):
-        name, got = kind or "any of them", score(records, kind)
+        name, got = kind or "any of them", score(runs, kind)
         details[name] = got
         wrong, fine = got["false"], got["runs"] - got["over"]
         leads = np.array(got["leads"])
@@ -162,7 +178,7 @@ def main() -> None:
         rows.append([name, f"{got['hits']} of {got['over']}", f"{wrong} of {fine}", share, middle])
     report(
         "alarms",
-        title=f"Alarms over {len(records)} runs",
+        title=f"Alarms over {len(runs)} runs",
         command="python -m benchmarks.alarms",
         columns=["alarm", "hits", "false alarms", "before the fall", "median lead, iterations"],
         rows=rows,

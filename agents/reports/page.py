@@ -11,8 +11,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from agents.reports.facts import FINE_TUNING, Facts
 from agents.reports.run_sections import RunParts, comparison_rows, sections
-from agents.reports.svg import Line, line_chart
+from agents.reports.svg import Line, interval_chart, line_chart
 from agents.runs.plots import column
 from refit_env.evaluation.ranking import nearest_metric
 from refit_env.utils.atomic_io import atomic_path, finite
@@ -81,23 +82,40 @@ def has(run: Mapping[str, Any], part: str) -> bool:
 
 
 def overview(runs: Sequence[RunParts]) -> dict[str, Any]:
-    """The table and the curves of runs side by side."""
+    """The table and the charts of runs side by side."""
     columns = ["run", "algorithm", "reward", "before", "after", "95 % interval of the difference", "alarms"]
-    rows, lines = [], []
-    for number, run in enumerate(runs):
+    rows, gains = [], []
+    lines: list[Line] = []
+    for run in runs:
         facts = run.facts
-        found = {row["metric"]: row for row in comparison_rows(facts)}
-        row = found.get("NDCG@20", next(iter(found.values()), None))
-        cells = ("", "unfinished", "") if row is None else (row["before"], row["after"], row["interval"])
         alarms = "; ".join(f"{alarm.kind} ({alarm.iteration})" for alarm in facts.alarms) or "none"
-        rows.append([facts.name, facts.algorithm, facts.reward, *cells, alarms])
-        logged = {n.removeprefix("valid/") for r in facts.rows for n in r if n.startswith("valid/")}
-        metric = nearest_metric("ndcg@20", logged)
-        x, y = column(facts.rows, f"valid/{metric}", facts.step_name)
-        lines.append(Line(facts.name, list(x), list(y), f"c{(number + 1) % 6}"))
-    chart = line_chart("Validation NDCG", lines)
+        rows.append([facts.name, facts.algorithm, facts.reward, *_levels(facts), alarms])
+        if facts.config["command"] == FINE_TUNING:
+            logged = {n.removeprefix("valid/") for r in facts.rows for n in r if n.startswith("valid/")}
+            x, y = column(facts.rows, f"valid/{nearest_metric('ndcg@20', logged)}", facts.step_name)
+            lines.append(Line(facts.name, list(x), list(y), f"c{(len(lines) + 1) % 6}"))
+        found = facts.metrics.get("paired_bootstrap", {})
+        if found:
+            one = found[nearest_metric("ndcg@20", found)]
+            gains.append((facts.name, one["mean_difference"], one["low"], one["high"]))
+    charts = [
+        interval_chart("Gain of each run over its start", gains, xlabel="change of test NDCG@20"),
+        line_chart("Validation NDCG", lines),
+    ]
     caption = "Test NDCG@20 (of the longest list where a catalogue is smaller) before and after"
-    return {"columns": columns, "rows": rows, "caption": caption, "charts": [chart] if chart else []}
+    kept = [chart for chart in charts if chart is not None]
+    return {"columns": columns, "rows": rows, "caption": caption, "charts": kept}
+
+
+def _levels(facts: Facts) -> tuple[str, str, str]:
+    """Test NDCG before and after, and the interval of the difference, as far as a run has them."""
+    found = {row["metric"]: row for row in comparison_rows(facts)}
+    row = found.get("NDCG@20", next(iter(found.values()), None))
+    if row is not None:
+        return row["before"], row["after"], row["interval"]
+    test = facts.metrics.get("test", {})
+    value = test.get(nearest_metric("ndcg@20", test)) if test else None
+    return "", ("" if facts.finished else "unfinished") if value is None else f"{value:.4f}", ""
 
 
 def _best_of(runs: Sequence[RunParts]) -> str:
@@ -110,9 +128,10 @@ def _best_of(runs: Sequence[RunParts]) -> str:
             ended.append((value, run.facts))
     if not ended:
         return "None of these runs is a finished fine-tuning."
-    value, best = max(ended, key=lambda pair: pair[0])
-    highest = f"The highest test NDCG@20 of {len(ended)} finished runs is {value:.4f}, of {best.name}."
-    return f"{highest} {best.sentence()}"
+    best = max(ended, key=lambda pair: pair[0])[1]
+    if len(ended) == 1:
+        return f"{best.name}: {best.sentence()}"
+    return f"Of {len(ended)} finished fine-tunings, {best.name} ended highest. {best.sentence()}"
 
 
 def script_json(value: Any) -> Markup:
