@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar
 import tyro
 from msgspec import Meta
 
+from agents.commands.refusals import WIDE, refusal
 from refit_env.errors import SettingError
 from refit_env.settings import Bounded, unchecked
 from refit_env.utils.text import acts, shown, visible
@@ -159,14 +160,44 @@ def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) ->
 
     Raises:
         SettingError: for a value out of its bounds.
-        SystemExit: after help, and for options that cannot be read; what was wrong is printed.
+        ValueError: for options that cannot be read, with a did-you-mean.
+        SystemExit: after help.
     """
     given: dict[str, Any] = {} if default is None else {"default": default}
     no_color = bool(os.environ.get("NO_COLOR"))
     with unchecked(), _plain_output(no_color or any(acts(word) for word in words)):
-        made = tyro.cli(command, prog=prog, args=list(words), **given)
+        made = _read(command, words, prog, given)
     check_all(made, words)
     return made
+
+
+def _read(command: Any, words: Sequence[str], prog: str, given: Mapping[str, Any]) -> Any:
+    """Make the command; what the parser prints in a box is raised as one line.
+
+    Raises:
+        ValueError: for options that cannot be read.
+        SystemExit: after help.
+    """
+    box, columns = io.StringIO(), os.environ.get("COLUMNS")
+    try:
+        with redirect_stderr(box):
+            made = tyro.cli(command, prog=prog, args=list(words), **given)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+    else:
+        sys.stderr.write(box.getvalue())
+        return made
+    box = io.StringIO()
+    try:  # again, in a box so wide that no line is wrapped
+        os.environ["COLUMNS"] = WIDE
+        with redirect_stderr(box), suppress(SystemExit):
+            tyro.cli(command, prog=prog, args=list(words), **given)
+    finally:
+        os.environ.pop("COLUMNS")
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
+    raise ValueError(refusal(visible(box.getvalue()), prog))
 
 
 def check_all(command: Any, words: Sequence[str]) -> None:
