@@ -114,6 +114,7 @@ class Study:
         self.log: TrialLog
         self._begun = time.perf_counter()
         self.policies: TrialPolicies
+        self._chosen: dict[str, Trial] = {}
         self._pace: dict[str, Pace] = {}
         self._training = Training(env_id, dict(env_kwargs), settings.seed, device)
 
@@ -182,9 +183,10 @@ class Study:
                 tried=rows,
                 out_of_time=stop,
             )
-            best = self.best_start(name)
-            assert best is not None, name
-            self.policies.set_start(best, DiffusionPolicy(result.backbone, 1).to(self.device).eval())
+            settings = result.tried[result.best_trial - 1]["settings"]
+            chosen = next(t for t in self.log.of(CLOSED_FORM, name) if t.settings == settings)
+            self._chosen[name] = chosen
+            self.policies.set_start(chosen, DiffusionPolicy(result.backbone, 1).to(self.device).eval())
 
     def _baselines(self) -> None:
         """Fit the baselines; tried settings are skipped."""
@@ -327,10 +329,12 @@ class Study:
     def best_start(self, name: str | None = None) -> Trial | None:
         """Return the best trial without fine-tuning: of a backbone, or of all.
 
-        Closed forms come before networks, and are kept unless a later one is clearly better.
+        Of a closed form it is the trial that its search of settings chose, which is not always the one with
+        the highest value. Closed forms come before networks, and are kept unless a later one is clearly
+        better.
         """
         if name is not None:
-            return self.log.best(CLOSED_FORM, NETWORK, name=name)
+            return self._chosen.get(name) or self.log.best(NETWORK, name=name)
         found = [trial for name in self.backbones if (trial := self.best_start(name)) is not None]
         found.sort(key=lambda trial: trial.stage == NETWORK)
         return better_of([(trial, self.policies.values(trial)) for trial in found]) if found else None
