@@ -59,6 +59,9 @@ class RewardChoice(Bounded):
     """Length of the list that is rewarded."""
     reward_options: tuple[str, ...] = ()
     """Further settings of the reward, for example ``alpha=0.3 neighbors=20 variant=neighbor_lists``."""
+    relevance_options: tuple[str, ...] = ()
+    """Further settings of the relevance: ``fraction=0.1``, the hidden share of each history of ``recent`` and
+    ``holdout``; ``seed=1``; ``selection_share=0.3``, the share of users that select under ``validation``."""
 
     def env_kwargs(self) -> dict[str, Any]:
         """The keyword arguments of the environment."""
@@ -69,6 +72,8 @@ class RewardChoice(Bounded):
             out["relevance"] = self.relevance
         if self.reward_options:
             out["reward_kwargs"] = parse_options(self.reward_options, "reward_options")
+        if self.relevance_options:
+            out["relevance_kwargs"] = parse_options(self.relevance_options, "relevance_options")
         return out
 
 
@@ -137,6 +142,7 @@ class EnvKwargs(TypedDict, total=False):
     relevance: str
     k: int
     reward_kwargs: dict[str, Any]
+    relevance_kwargs: dict[str, Any]
     backbone: str
     checkpoint: str
     other_data: bool
@@ -169,7 +175,11 @@ def begun_command(out: Path, named: Collection[str] = ()) -> Finetune:
         num_steps=config.get("num_steps"),
         eta=config.get("eta"),
         goal=RewardChoice(
-            reward, kwargs.get("relevance"), kwargs.get("k", 20), as_words(kwargs.get("reward_kwargs", {}))
+            reward,
+            kwargs.get("relevance"),
+            kwargs.get("k", 20),
+            as_words(kwargs.get("reward_kwargs", {})),
+            as_words(kwargs.get("relevance_kwargs", {})),
         ),
         algorithm=config.get("algorithm", "reinforce"),
         preset=config.get("preset", "default"),

@@ -134,7 +134,8 @@ def _agent(
             policy, target, command.agent, kwargs, command.seed, command.device, command.algorithm
         )
     except SettingError as error:
-        typed = {"reward_kwargs": "reward_options"}.get(error.setting, error.setting)
+        options = {"reward_kwargs": "reward_options", "relevance_kwargs": "relevance_options"}
+        typed = options.get(error.setting, error.setting)
         raise SettingError(typed, error.fault) from error
     evaluated_users(agent.env.problem.dataset, "test")
     reward, items = agent.env.problem.reward_fn, agent.env.problem.num_items

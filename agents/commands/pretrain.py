@@ -117,6 +117,7 @@ def begun_command(out: Path) -> Pretrain:
         seed=config.get("seed", 0),
         init=None if init is None else Path(init),
         backbone=network["name"],
+        other_data=config.get("other_data", False),
         new_data=config.get("new_data", False),
         num_steps=config.get("num_steps"),
         eta=config.get("eta"),

@@ -86,6 +86,7 @@ def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
         "data": target.data,
         "seed": command.seed,
         "init": None if command.init is None else str(command.init.resolve()),
+        "other_data": command.other_data,
         "new_data": command.new_data,
         "num_steps": command.num_steps,
         "eta": command.eta,

@@ -175,7 +175,7 @@ def _differences(
         if name not in was and not free:
             continue
         had, wanted = was.get(name), now.get(name)
-        if name == "reward_kwargs":  # left out, it has no settings
+        if name in ("reward_kwargs", "relevance_kwargs"):  # left out, it has no settings
             had, wanted = had or {}, wanted or {}
         if isinstance(had, Mapping) and isinstance(wanted, Mapping):
             yield from _differences(had, wanted, f"{prefix}{name}.")
@@ -193,8 +193,8 @@ def _same_path(name: str, one: Any, other: Any) -> bool:
 def _option(name: str) -> str:
     """A setting as the command line spells it."""
     first, _, last = name.rpartition(".")
-    if first == "env_kwargs.reward_kwargs":
-        return f"--reward-options {last}"
+    if first in ("env_kwargs.reward_kwargs", "env_kwargs.relevance_kwargs"):
+        return f"--{first.rpartition('.')[2].removesuffix('_kwargs')}-options {last}"
     if first == "backbone" and last != "name":
         return f"--backbone-options {last}"
     return "--backbone" if name == "backbone.name" else f"--{last.replace('_', '-')}"

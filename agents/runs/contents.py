@@ -38,6 +38,8 @@ class RunConfig(TypedDict):
     """Seed of everything random."""
     init: NotRequired[str | None]
     """Run folder of the model that training began with."""
+    other_data: NotRequired[bool]
+    """Pretraining: whether the model of ``init`` may have been trained on other data."""
     new_data: NotRequired[bool]
     """Whether the model of ``init`` was carried over to other users and items."""
     imported: NotRequired[dict[str, str]]

@@ -54,6 +54,8 @@ class PretrainMeta(Progress):
     """Epochs done."""
     data_fingerprint: NotRequired[str]
     """Fingerprint of the data set."""
+    start: NotRequired[str]
+    """Digest of the weights of a trained model that this training began with, if there was one."""
 
 
 class TrainingMeta(Progress):

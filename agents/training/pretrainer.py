@@ -33,6 +33,7 @@ from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.resumable import Resumable
 from agents.training.tensors import resolve_device
 from refit_env.backbones import Backbone, backbone_for, check_task
+from refit_env.checkpoint import weights_digest
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.evaluation.beyond_accuracy import means_of
@@ -112,6 +113,7 @@ class Pretrainer(Resumable):
             )
         check_task(type(backbone), dataset)
         check_same_data(backbone.trained_on, dataset, "the backbone")
+        self._start = weights_digest(backbone.state_dict()) if backbone.trained_on is not None else ""
         backbone.trained_on = DataIdentity.of(dataset)
         evaluated_users(dataset, "valid")
         self.dataset = dataset.episodes
@@ -271,8 +273,9 @@ class Pretrainer(Resumable):
         return {"generator": self.generator}
 
     def identity(self) -> dict[str, Any]:
-        """Return the data set."""
-        return {"data_fingerprint": self.dataset.fingerprint}
+        """Return the data set, and the weights of the trained model that training began with."""
+        start = {"start": self._start} if self._start else {}
+        return {"data_fingerprint": self.dataset.fingerprint, **start}
 
     def free_settings(self) -> set[str]:
         """Return the number of epochs."""

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from refit_env.errors import SettingError
 from refit_env.evaluation.selection import RuleText
 from refit_env.settings import Bounded, Seed
 
@@ -31,3 +32,10 @@ class StudySettings(Bounded):
     """Share of the time for baselines."""
     trial_share: Annotated[float, Meta(gt=0, le=1)] = 0.2
     """Share of the fine-tuning time for a single fine-tuning."""
+
+    def check_together(self) -> None:
+        """Refuse shares that leave no time for fine-tuning."""
+        if self.closed_share + self.floor_share >= 1:
+            left = 1 - self.closed_share
+            fault = f"must be < {left:.3g}, what --closed-share {self.closed_share:g} leaves"
+            raise SettingError("floor_share", f"{fault}, found {self.floor_share:g}")

@@ -10,6 +10,7 @@ import torch
 from agents.baselines import baseline, fit_baseline, names_for
 from agents.training.settings_search import SettingsSearch
 from refit_env.data.dataset import Dataset
+from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate
 
@@ -35,15 +36,19 @@ def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
     """Return the baselines to try: those of ``SPACES`` that support the data, or the ``wanted`` ones.
 
     Raises:
-        ValueError: for an unknown baseline, with a did-you-mean, or one that does not support the data.
+        SettingError: for an unknown baseline, with a did-you-mean, or one that does not support the data.
     """
     fit = names_for(dataset)
     if not wanted:
         slow = {"ease"} if min(dataset.num_items, dataset.num_users) > LARGEST_EASE else set()
         return [name for name in SPACES if name in fit and name not in slow]
     for name in wanted:
-        if fault := baseline(name).fault(dataset):
-            raise ValueError(f"--baselines {name}: it {fault}")
+        try:
+            fault = baseline(name).fault(dataset)
+        except ValueError as error:
+            raise SettingError("baselines", f"{name}: {error}") from error
+        if fault:
+            raise SettingError("baselines", f"{name}: it {fault}")
     return list(dict.fromkeys(wanted))
 
 

@@ -108,7 +108,10 @@ class Study:
             )
         self.backbones = list(dict.fromkeys(settings.backbones or backbones_for(facts)))
         for name in self.backbones:
-            backbone_for(dataset, name, seed=settings.seed)
+            try:
+                backbone_for(dataset, name, seed=settings.seed)
+            except ValueError as error:
+                raise SettingError("backbones", f"{name}: {error}") from error
         self.floor = floor_names(dataset, settings.baselines)
         self.folder: Path
         self.log: TrialLog

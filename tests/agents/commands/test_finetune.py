@@ -167,6 +167,20 @@ def test_reward_mixes_and_their_settings(pretrained: Path, tmp_path: Path) -> No
     }
 
 
+def test_settings_of_the_relevance(pretrained: Path, tmp_path: Path) -> None:
+    runs = [("a", "0.5"), ("b", "0.5"), ("c", "0.1")]
+    for name, share in runs:
+        command = words(pretrained, tmp_path / name, "--relevance", "recent", "--relevance-options")
+        assert main([*command, f"fraction={share}"]) == 0
+        assert RunFolder(tmp_path / name).config["env_kwargs"]["relevance_kwargs"] == {
+            "fraction": float(share)
+        }
+    rewards = [read_log(tmp_path / name)[1]["reward/mean"] for name, _ in runs]
+    assert rewards[0] == rewards[1] != rewards[2]
+    goal = begun_command(tmp_path / "a").goal
+    assert goal.relevance_options == ("fraction=0.5",)
+
+
 def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, elbo, tuned = ["--data", str(own_data)], str(tmp_path / "elbo"), str(tmp_path / "rl")
     small = ["--backbone-options", "hidden=[16]", "num_steps=5"]
@@ -200,6 +214,8 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
          "--reward-options alpha of reward 'racs' must be >= 0 and <= 1, found -1"),
         (["--reward", "racs=1,coverage=1", "--reward-options", "neighbors=0"],
          "--reward-options neighbors of reward 'racs' must be >= 1"),
+        (["--relevance-options", "fracton=1"], "--relevance-options fracton is no setting of relevance. Did"),
+        (["--relevance-options", "fraction=2"], "--relevance-options fraction must be > 0 and < 1"),
         (["--reward-options", "alpha=1", "alpha=0"], "--reward-options 'alpha=0': alpha is given twice"),
         (["--reward-options", "alpha"], "--reward-options 'alpha' should read name=value"),
         (["--reward", "racs=1,"], "--reward '' should read name=value"),

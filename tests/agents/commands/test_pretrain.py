@@ -102,6 +102,14 @@ def test_going_on_from_a_trained_model(pretrained: Path, tmp_path: Path) -> None
     assert RunFolder(out).config["env"] == "ReFiT-Synthetic-v0"
 
 
+def test_a_resumed_run_may_go_on_with_other_data(pretrained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more"
+    words = ["pretrain", "--init", str(pretrained), "--other-data", "--epochs", "1", "--out", str(out)]
+    assert main([*words, "--quiet", "--device", "cpu"]) == 0
+    assert RunFolder(out).config["other_data"] is True
+    assert begun_command(out).other_data and not begun_command(pretrained).other_data
+
+
 def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "mine"
     assert main(["pretrain", "--data", str(own_data), "--epochs", "2", "--out", str(out), *SMALL]) == 0

@@ -216,8 +216,11 @@ def test_it_prints_json_and_nothing_else(
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--backbones", "lineer"], "Did you mean 'linear'?"),
-        (["--baselines", "eaze"], "Did you mean 'ease'?"),
+        (["--backbones", "lineer"], "--backbones lineer: unknown backbone 'lineer'. Did you mean 'linear'?"),
+        (["--backbones", "diff-poi"], "--backbones diff-poi: "),
+        (["--baselines", "eaze"], "--baselines eaze: unknown baseline 'eaze'. Did you mean 'ease'?"),
+        (["--baselines", "markov", "diffnet"], "--baselines diffnet: it needs social edges"),
+        (["--closed-share", ".8", "--floor-share", ".8"], "--floor-share must be < 0.2, what --closed-share"),
         (["--minutes", "0"], "--minutes must be > 0"),
         (["--select", "ndgc@20"], "ndgc@20"),
     ],

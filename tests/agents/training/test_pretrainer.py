@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,21 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(small_data: Dataset, t
     mine, theirs = whole.backbone.state_dict(), again.backbone.state_dict()
     assert all(torch.equal(mine[k], theirs[k]) for k in mine)
     assert [row["epoch"] for row in again.history] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_resume_refuses_the_state_of_a_training_that_began_with_another_model(
+    small_data: Dataset, tmp_path: Path
+) -> None:
+    models = [pretrain(small_data, config=SMALL, seed=seed, device="cpu").backbone for seed in (0, 1)]
+    states = [copy.deepcopy(model.state_dict()) for model in models]
+    first = Pretrainer(small_data, models[0], SMALL, device="cpu")
+    first.learn()  # changes the weights
+    first.save(tmp_path)
+    models[0].load_state_dict(states[0])
+    Pretrainer(small_data, models[0], SMALL, device="cpu").load(tmp_path)
+    with pytest.raises(CheckpointError, match="saved with start="):
+        Pretrainer(small_data, models[1], SMALL, device="cpu").load(tmp_path)
+    assert all(value.equal(states[1][name]) for name, value in models[1].state_dict().items())
 
 
 def test_resume_refuses_another_configuration(small_data: Dataset, tmp_path: Path) -> None:
