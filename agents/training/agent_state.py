@@ -19,6 +19,7 @@ from agents.rollouts.training_envs import check_training_env, make_training_envs
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
+from agents.training.lagrangian import Constrained, Lagrangian
 from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
@@ -93,6 +94,10 @@ class AgentState(Resumable):
         check_training_env(self.env, self.policy, self.config)
         self.rule = selecting_rule(self.config.select, self.env.problem.dataset)
         self.config = replace(self.config, select=str(self.rule))
+        self.lagrangian = Lagrangian.of(self.config, self.env.problem)
+        self._constrained: list[Constrained] = []
+        if self.lagrangian.conditions:
+            self._constrain()
         self.policy.backbone.trained_on = DataIdentity.of(self.env.problem.dataset)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
@@ -120,6 +125,25 @@ class AgentState(Resumable):
             fixed_batch: whether the size of a batch cannot change.
         """
         return config
+
+    def _constrain(self) -> None:
+        """Mix the rewards of the constraints into the environments' rewards."""
+        for env in self.envs:
+            self._constrained.append(Constrained(env.problem, self.lagrangian))
+            env.problem = replace(env.problem, reward_fn=self._constrained[-1].mix)
+
+    def adapt_multipliers(self, means: Mapping[str, float], start: Mapping[str, float]) -> dict[str, float]:
+        """Adapt the multipliers of the constraints to a validation; returns what is logged of them."""
+        if not self._constrained:
+            return {}
+        self.lagrangian.update(means, start)
+        self._weigh()
+        return self.lagrangian.scalars()
+
+    def _weigh(self) -> None:
+        """Weigh the rewards of the constraints by the multipliers."""
+        for constrained in self._constrained:
+            constrained.weigh(self.lagrangian)
 
     def check_settings(self) -> None:
         """Refuse settings, policies and rewards that the algorithm cannot use; subclasses add their own.
@@ -200,6 +224,7 @@ class AgentState(Resumable):
         tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
         tensors |= {} if self._lists is None else {"lists": self._lists}
+        tensors |= {"multipliers": self.lagrangian.values} if self._constrained else {}
         return TrainingState(tensors, meta | {"policy": self.reference.describe()})
 
     def check_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], where: str) -> None:
@@ -208,6 +233,9 @@ class AgentState(Resumable):
         self.check_model(part(tensors, "reference."), f"{where}: reference.*")
         own = part(tensors, "own.")
         check_tensors(own, self.own_tensors(), f"{where}: own.*", f"agent {self.name!r}")
+        wanted = {"multipliers": self.lagrangian.values} if self._constrained else {}
+        found = {name: tensor for name, tensor in tensors.items() if name == "multipliers"}
+        check_tensors(found, wanted, where, "the constraints")
         problem = self.env.problem
         lists = {name: tensor for name, tensor in tensors.items() if name == "lists"}
         if problem.reward_fn.uses_lists and meta["history"]:
@@ -227,13 +255,16 @@ class AgentState(Resumable):
     def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
         """Those of every training, and those that ``state_dict`` adds."""
         names, prefixes = super().known_tensors()
-        return names | {"lists"}, (*prefixes, "reference.", "own.")
+        return names | {"lists", "multipliers"}, (*prefixes, "reference.", "own.")
 
     def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Put back a state that ``check_state`` passed."""
         super().take_state(tensors, meta)
         self.reference.load_state_dict(part(tensors, "reference."))
         self.take_own_tensors(part(tensors, "own."))
+        if self._constrained:
+            self.lagrangian.restore(tensors["multipliers"])
+            self._weigh()
         if "lists" in tensors:
             self._show_lists(tensors["lists"].to(self.device))
 

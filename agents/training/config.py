@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeVar
 from msgspec import Meta
 
 from refit_env.errors import unknown_name
-from refit_env.evaluation.selection import RuleText
+from refit_env.evaluation.selection import ConditionText, RuleText
 from refit_env.settings import Bounded, Form, OneOf, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
@@ -78,6 +78,17 @@ class TrainerConfig(Bounded):
     select: RuleText = "ndcg@20"
     """The rule by which validation chooses the weights: a metric, or a metric with conditions such as
     ``coverage@20 where ndcg@20 >= 0.99 * start``. The start is kept if nothing meets them."""
+    constraint: tuple[ConditionText, ...] = ()
+    """Constraints such as ``ndcg@20 >= 0.99 * start``, measured on validation: a multiplier weighs the reward
+    that raises each metric, and adapts to the violation (``agents.training.lagrangian``)."""
+    multiplier: Weight = 1.0
+    """Value with which the multipliers of the constraints begin."""
+    multiplier_proportional: Weight = 20.0
+    """Gain of a multiplier by the violation, as a share of the constraint's limit: k_P."""
+    multiplier_integral: Weight = 10.0
+    """Gain by the sum of the violations over validations, k_I; with all three at 0 multipliers are fixed."""
+    multiplier_derivative: Weight = 10.0
+    """Gain by the growth of the violation, k_D."""
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
     reduce overfitting."""

@@ -196,6 +196,7 @@ class FineTuner(AgentState):
         self._refresh_lists()
         found, means = self._validated()
         out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means)
+        out |= self.adapt_multipliers(means, self._start_means(means))
         first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
         out |= monitored(self.policy, self.reference, first, self._train_users, found.lists)
         out |= trends(self.history, {"iteration": float(self.iteration)} | out)
@@ -206,7 +207,9 @@ class FineTuner(AgentState):
     def _validated(self) -> tuple[Evaluation, dict[str, float]]:
         """Return the validation of the users that select, and its metrics."""
         found = self.evaluate("valid", users=self._selection_users)
-        return found, means_of(found, self.env.problem.dataset, "valid", self.rule.names)
+        return found, means_of(
+            found, self.env.problem.dataset, "valid", (*self.rule.names, *self.lagrangian.names)
+        )
 
     def _value(self) -> float:
         """Return the score of the policy by the rule that selects."""
