@@ -68,6 +68,9 @@ def facts(row: EnvEntry) -> str:
     lines = [*origin(row), ("backbone", row.backbone), ("task", row.task), ("T", str(row.num_steps))]
     lines.append(("reward", f"{row.reward}, list length K = {row.k}"))
     lines.append(("relevance", row.relevance or "`recent` where rows are in order of time, else `holdout`"))
+    board = f"leaderboards/{row.env_id}.md"
+    if (FOLDER.parent / board).exists():
+        lines.append(("leaderboard", f"[all recommenders, best first](../{board})"))
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in lines)])
 
 
