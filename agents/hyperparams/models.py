@@ -104,14 +104,16 @@ def models_of(env_id: str) -> dict[str, Model]:
 
 @cache
 def _models_in(path: Path, dataset: str, backbone: str, task: str) -> dict[str, Model]:
-    if not path.exists():
-        goal = {"reward": "ndcg", "relevance": "recent"} if task in ("cf", "social") else {}
-        return {backbone: Model(backbone, pretrain=published_training(backbone, dataset), env=goal)}
-    return {
+    entries = read_yaml(path) if path.exists() else {}
+    found = {
         name: make_model(name, value, f"{path}: {name}", dataset, backbone)
-        for name, value in read_yaml(path).items()
+        for name, value in entries.items()
         if name != BASELINES
     }
+    if found:
+        return found
+    goal = {"reward": "ndcg", "relevance": "recent"} if task in ("cf", "social") else {}
+    return {backbone: Model(backbone, pretrain=published_training(backbone, dataset), env=goal)}
 
 
 def model_of(env_id: str, name: str | None = None) -> Model:

@@ -75,6 +75,16 @@ def test_baselines_have_an_entry_of_their_own(tmp_path: Path, monkeypatch: pytes
     assert list(models_of("ReFiT-ML1M-v0")) == ["diffrec"]
 
 
+def test_a_file_of_baselines_alone_leaves_the_environment_its_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FOLDER", tmp_path)
+    without = models_of("ReFiT-Gowalla-v0")
+    (tmp_path / "gowalla.yml").write_text("baselines: {ease: {l2: 9.0}}\n", encoding="utf-8")
+    module._models_in.cache_clear()
+    assert models_of("ReFiT-Gowalla-v0") == without and list(without) == ["diffrec"]
+
+
 def test_stable_baselines3_s_settings() -> None:
     found = sb3_settings()
     assert found.keys() == {"ppo", "a2c", "trpo", "sac"}
