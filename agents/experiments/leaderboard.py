@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.experiments.columns import COLUMNS, Entry, counted
+from agents.experiments.columns import COLUMNS, Entry, counted, signed
 from agents.experiments.per_user import values_of
 from agents.experiments.spec import FINETUNE, SB3
 from agents.experiments.study import Study
@@ -171,6 +171,22 @@ def verdict(rows: Sequence[Row]) -> str:
         return f"{text}; no interval, since one of the two has no record of single users."
     sure = "does not contain" if found.excludes_zero else "contains"
     return f"{text}: {found.mean_difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}], which {sure} zero."
+
+
+def gain_of_rl(rows: Sequence[Row]) -> str:
+    """What RL adds to the start of its best row, over seeds; empty without such a row.
+
+    Args:
+        rows: of ``ranked``.
+    """
+    best = next((row for row in rows if row.is_rl), None)
+    found = None if best is None else best.entry.get("difference", {}).get(METRIC)
+    if best is None or found is None:
+        return ""
+    text = f"With RL {best.name} is the best; over its own start it has {signed(found)} NDCG@20"
+    if not found["excludes_zero"]:
+        return f"{text}: no change that is certain."
+    return f"{text}: a {'gain' if found['mean'] > 0 else 'loss'}."
 
 
 def missing(study: Study, env_id: str, rows: Sequence[Row]) -> str:

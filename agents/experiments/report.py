@@ -14,7 +14,7 @@ from agents.experiments.choice import choices, in_words
 from agents.experiments.claims import claims_table
 from agents.experiments.columns import ON_GPU, counted
 from agents.experiments.figures import draw_learning_curves
-from agents.experiments.leaderboard import leaderboard_table, missing, ranked, slices_table
+from agents.experiments.leaderboard import gain_of_rl, leaderboard_table, missing, ranked, slices_table
 from agents.experiments.leaders import leaders_table
 from agents.experiments.provenance import provenance_of, sources
 from agents.experiments.published import published_table
@@ -160,7 +160,8 @@ def _boards(table: Table, found: Found) -> list[TextTable]:
             out.append(slices_table(title, table.first, rows))
             continue
         made = leaderboard_table(title, table.first, table.columns, rows)
-        out.append(replace(made, note=" ".join(filter(None, (made.note, missing(study, env, rows))))))
+        sentences = (made.note, gain_of_rl(rows), missing(study, env, rows))
+        out.append(replace(made, note=" ".join(filter(None, sentences))))
     return out
 
 

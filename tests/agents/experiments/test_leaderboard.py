@@ -10,6 +10,7 @@ import pytest
 
 from agents.experiments.leaderboard import (
     RESAMPLES,
+    gain_of_rl,
     leaderboard_table,
     missing,
     over,
@@ -91,6 +92,19 @@ def test_the_verdict_is_made_from_the_numbers() -> None:
         rows((LOW, 0.25), (HIGH, 0.1))
     )
     assert verdict(rows((LOW, 0.25))).endswith("a baseline. No row of this project is measured here yet.")
+
+
+def test_the_gain_of_rl_over_its_own_start_is_stated() -> None:
+    def said(mean: float, sure: bool) -> str:
+        gain = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "excludes_zero": sure}
+        made = ranked([LOW, HIGH], [entry(LOW, 0.2), entry(HIGH, 0.1, difference={"ndcg@20": gain})], "test")
+        return gain_of_rl(made)
+
+    assert said(0.02, True) == (
+        "With RL diffrec: RL is the best; over its own start it has +0.0200 ± 0.0100 * NDCG@20: a gain."
+    )
+    assert said(-0.02, True).endswith(": a loss.") and said(0.0, False).endswith("no change that is certain.")
+    assert gain_of_rl(rows((LOW, 0.25))) == "" == gain_of_rl(rows((HIGH, 0.5)))
 
 
 def test_what_is_not_measured_is_named() -> None:
