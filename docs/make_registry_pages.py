@@ -75,7 +75,8 @@ HEADS = {
         "seen items masked. `--refit` fits it again to train and validation items, as LightGCN's tables do.\n"
         "In Python: "
         "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(env_id, NAME)`.\n"
-        "[Leaderboards](../leaderboards/index.md) have their figures; [your own baseline](../howto/own-baseline.md) is one class.",
+        "[Leaderboards](../leaderboards/index.md) have their figures; "
+        "[your own baseline](../howto/own-baseline.md) is one class.",
     ),
 }
 
