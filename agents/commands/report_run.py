@@ -27,6 +27,8 @@ from refit_env.policy import DiffusionPolicy
 
 def run(command: Report) -> int:
     """Write the page; returns the exit code."""
+    if not command.sources:
+        raise ValueError("what to report? Name run folders, or the folder of a study of refit compare")
     _check_out(command)
     studies = [records for path in command.sources if (records := study_records(path)) is not None]
     if studies:

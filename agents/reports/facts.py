@@ -46,6 +46,11 @@ class Facts:
         Raises:
             RunError: if it is none, or a file of it is damaged.
         """
+        if path.is_dir() and not (path / CONFIG).exists():
+            raise RunError(
+                f"{path} is neither the folder of a run ({CONFIG} is missing) nor that of a study "
+                "(STUDY.jsonl is missing)"
+            )
         folder = RunFolder.open(path, needs=(CONFIG,))
         metrics: RunMetrics = folder.metrics if folder.finished() else {}
         rows = read_log(path) if (path / LOG).exists() else []

@@ -99,7 +99,7 @@ def overview(runs: Sequence[RunParts]) -> dict[str, Any]:
             one = found[nearest_metric("ndcg@20", found)]
             gains.append((facts.name, one["mean_difference"], one["low"], one["high"]))
     charts = [
-        interval_chart("Gain of each run over its start", gains, xlabel="change of test NDCG@20"),
+        interval_chart("Gain of each run over its start", gains, xlabel="change of test NDCG@20", zero=True),
         line_chart("Validation NDCG", lines),
     ]
     caption = "Test NDCG@20 (of the longest list where a catalogue is smaller) before and after"

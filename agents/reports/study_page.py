@@ -14,6 +14,7 @@ from agents.experiments.figures import seed_curves
 from agents.experiments.per_user import unpack
 from agents.experiments.provenance import sources
 from agents.experiments.records import read_records
+from agents.experiments.shipped import shipped
 from agents.reports.facts import pretty
 from agents.reports.measured import histogram
 from agents.reports.page import render
@@ -60,9 +61,15 @@ class StudyFiles:
 def study_records(path: Path) -> Path | None:
     """Return the file of a study's records: the path itself, or the one in a folder; None for no study.
 
+    Args:
+        path: of the folder or a file; or a shipped study's name, for the folder that ``refit compare`` writes
+            without ``--out``.
+
     Raises:
         RunError: if a folder holds those of several studies.
     """
+    if str(path) in shipped() and not path.exists():
+        path = Path("runs") / f"compare-{path}"
     if path.suffix in (RECORDS, REPORT) and path.is_file():
         records = path.with_suffix(RECORDS)
         return records if records.exists() else None

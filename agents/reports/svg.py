@@ -211,7 +211,12 @@ def scatter(
 
 
 def interval_chart(
-    title: str, rows: Sequence[tuple[str, float, float, float]], *, xlabel: str, note: str = ""
+    title: str,
+    rows: Sequence[tuple[str, float, float, float]],
+    *,
+    xlabel: str,
+    zero: bool = False,
+    note: str = "",
 ) -> Chart | None:
     """Draw a point with its interval in a row of each name; None where there is nothing.
 
@@ -219,12 +224,13 @@ def interval_chart(
         title: heading.
         rows: (name, value, low, high); an interval that is not finite is not drawn.
         xlabel: below.
+        zero: whether the axis holds 0, with a line there.
         note: a sentence below it.
     """
     rows = [row for row in rows if math.isfinite(row[1])]
     if not rows:
         return None
-    ends = [end for row in rows for end in row[1:] if math.isfinite(end)]
+    ends = [end for row in rows for end in row[1:] if math.isfinite(end)] + [0.0] * zero
     low, high = _padded(min(ends), max(ends))
     left, bottom = 168, TOP + ROW * len(rows)
 
@@ -233,8 +239,12 @@ def interval_chart(
 
     parts = []
     for value in ticks(low, high):
-        line = Markup('<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
-        parts += [line.format(x(value), TOP, bottom), _text(x(value), bottom + 16, _number(value, False))]
+        kind = "axis" if zero and value == 0 else "grid"
+        line = Markup('<line class="{3}" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>')
+        parts += [
+            line.format(x(value), TOP, bottom, kind),
+            _text(x(value), bottom + 16, _number(value, False)),
+        ]
     for at, (name, value, start, end) in enumerate(rows):
         y = TOP + ROW * (at + 0.5)
         parts.append(_text(left - 10, y + 4, name if len(name) < 26 else f"{name[:24]}...", "end"))

@@ -167,7 +167,10 @@ def other_data(run: Path) -> None:
     [
         (break_data, r"gone.*--without-data for a report from the run folder alone"),
         (other_data, r"was trained on 'shop'.*--without-data"),
-        (lambda run: (run / "config.json").unlink(), r"is no finished run: config.json missing"),
+        (
+            lambda run: (run / "config.json").unlink(),
+            r"neither the folder of a run \(config.json is missing\) nor that of a study",
+        ),
         (lambda run: (run / "config.json").write_text("{"), r"config.json"),
         (lambda run: (run / "metrics.json").write_text("[]"), r"metrics.json"),
     ],
@@ -217,6 +220,8 @@ def test_wrong_users_and_runs_on_other_data_are_named(
     assert report(run, pretrained, *out) == 2
     error = capsys.readouterr().err
     assert "is on shop" in error and f"{pretrained} on synthetic" in error
+    assert report(*out) == 2
+    assert "what to report?" in capsys.readouterr().err
     assert report(tmp_path / "nowhere", *out) == 2
     assert "no run folder" in capsys.readouterr().err
     assert not (tmp_path / "page").exists()

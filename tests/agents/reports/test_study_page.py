@@ -50,7 +50,7 @@ def records() -> list[dict[str, Any]]:
 
 
 def write(folder: Path, records: list[dict[str, Any]], report: dict[str, Any] | None = None) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "mine.jsonl"
     path.write_text("".join(json.dumps(one) + "\n" for one in records))
     if report is not None:
@@ -92,10 +92,15 @@ def test_the_page_holds_the_tables_and_says_when_there_are_none(
     assert "There is no mine.json: the study is not finished" in page
 
 
-def test_a_study_is_found_by_its_folder_or_its_file(records: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_a_study_is_found_by_its_folder_its_file_or_its_name(
+    records: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "one", records, {"tables": []})
     for given in (path, path.with_suffix(".json"), path.parent):
         assert study_records(given) == path
+    monkeypatch.chdir(tmp_path)
+    named = write(tmp_path / "runs" / "compare-algorithms", records)
+    assert study_records(Path("algorithms")) == named.relative_to(tmp_path)
     assert study_records(tmp_path) is None and study_records(tmp_path / "nowhere") is None
     (path.parent / "other.jsonl").write_text("")
     with pytest.raises(RunError, match=r"2 studies; name one: .*mine\.jsonl, .*other\.jsonl"):
