@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms.registry import settings_class
+from agents.algorithms.registry import ALGORITHMS, settings_class
+from agents.experiments.records import plain
 from agents.runs.alarms import Alarm, alarms
 from agents.runs.contents import RunConfig, RunMetrics
 from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
@@ -19,7 +20,7 @@ from refit_env.evaluation.ranking import nearest_metric
 from refit_env.evaluation.selection import Rule, parse_rule
 
 FINE_TUNING, PRETRAINING = "finetune", "pretrain"
-FLAGS = ("new_data",)
+FLAGS = ("new_data", "other_data")
 """Settings of ``config.json`` that are switches."""
 
 
@@ -188,12 +189,15 @@ def command_of(config: RunConfig) -> str:
         value = config.get(name)
         if value is not None:
             words += [_option(name), str(value)]
-    words += [_option(name) for name in FLAGS if config.get(name)]
+    kwargs = config.get("env_kwargs") or {}
+    words += [_option(name) for name in FLAGS if config.get(name) or kwargs.get(name)]
     words += _backbone_words(config)
-    words += _reward_words(config.get("env_kwargs") or {})
+    words += _reward_words(kwargs)
     for name, value in changed_settings(config).items():
         if isinstance(value, bool):
             words.append(_option(name if value else f"no_{name}"))
+        elif isinstance(value, list):
+            words += [_option(name), *map(str, value)] if value else []
         elif value is not None:
             words += [_option(name), str(value)]
     return " ".join(word if word.startswith("refit ") else shlex.quote(word) for word in words)
@@ -202,13 +206,13 @@ def command_of(config: RunConfig) -> str:
 def changed_settings(config: RunConfig) -> dict[str, Any]:
     """Settings that are not those of the preset; all of them where defaults depend on data or on a file."""
     settings = config.get("agent") or config.get("pretrain") or {}
-    if config["command"] != FINE_TUNING:
+    name, preset = config.get("algorithm", "reinforce"), config.get("preset", "default")
+    if config["command"] != FINE_TUNING or name not in ALGORITHMS:  # a user's file is not run for a report
         return dict(settings)
-    try:
-        default = settings_class(config.get("algorithm", "reinforce")).preset(config.get("preset", "default"))
-    except (ValueError, OSError):  # the preset ``data``, or the user's own file is gone
+    known = settings_class(name).presets()
+    if preset not in known:  # the data decided
         return dict(settings)
-    usual = {field.name: getattr(default, field.name) for field in fields(default)}
+    usual = plain(known[preset])  # as JSON reads it
     return {name: value for name, value in settings.items() if usual.get(name) != value}
 
 
@@ -234,9 +238,11 @@ def _reward_words(kwargs: Mapping[str, Any]) -> list[str]:
         words += ["--relevance", str(kwargs["relevance"])]
     if kwargs.get("k", 20) != 20:
         words += ["--k", str(kwargs["k"])]
-    options = kwargs.get("reward_kwargs") or {}
-    if options:
-        words += ["--reward-options", *(f"{name}={json.dumps(value)}" for name, value in options.items())]
+    for option in ("reward", "relevance"):
+        options = kwargs.get(f"{option}_kwargs") or {}
+        if options:
+            given = (f"{name}={json.dumps(value)}" for name, value in options.items())
+            words += [f"--{option}-options", *given]
     return words
 
 

@@ -228,7 +228,13 @@ def test_wrong_users_and_runs_on_other_data_are_named(
 
 
 @pytest.mark.parametrize(
-    "more", [[], ["--no-share-first-step", "--eta", "0.5", "--reward", "ndcg=1,coverage=0.5"]]
+    "more",
+    [
+        [],
+        "--no-share-first-step|--eta|0.5|--reward|ndcg=1,coverage=0.5".split("|"),
+        "--constraint|ndcg@20 >= 0.9 * start|--relevance-options|fraction=0.3|--reward|racs|--reward-options|"
+        "alpha=0.3|--select|coverage@20 where ndcg@20 >= 0.5 * start".split("|"),
+    ],
 )
 def test_the_command_repeats_the_run(run: Path, tmp_path: Path, more: list[str]) -> None:
     again = tmp_path / "again"
