@@ -24,6 +24,10 @@ FINE = 2.0**30
 DAY = 86_400.0
 LEAST_ITEMS = 18
 """Of fewer, a third is not enough for an item of each user in each split."""
+TEST_MIDDLE = 0.9
+"""Where the middle of a row's test part is: the last fifth of the row."""
+SETTINGS = "synthesize"
+"""Field of ``Dataset.meta`` with the arguments of ``synthesize``."""
 EPOCH = 1_600_000_000.0
 """Unix time of the earliest possible event (September 2020)."""
 
@@ -68,6 +72,16 @@ def synthesize(
         >>> data.num_users, data.num_items, data.time_ordered
         (800, 400, True)
     """
+    settings = {
+        "seed": seed,
+        "num_users": num_users,
+        "num_items": num_items,
+        "num_clusters": num_clusters,
+        "mean_events": mean_events,
+        "drift": drift,
+        "popularity": popularity,
+        "focus": focus,
+    }
     least = max(LEAST_ITEMS, 3 * num_clusters)
     if num_items < least:
         raise SettingError(
@@ -76,13 +90,10 @@ def synthesize(
     if num_users < 1:
         raise SettingError("num_users", f"must be >= 1, found {num_users}")
     rng = np.random.Generator(np.random.PCG64(seed))
-    cluster = (rng.random(num_items) * num_clusters).astype(np.int64)  # (I,)
-    members = [np.flatnonzero(cluster == c) for c in range(num_clusters)]
-    rank = np.argsort(rng.random(num_items), kind="stable") + 1.0
-    appeal = np.round(FINE * rank**-popularity).astype(np.int64)  # (I,)
+    members, appeal = _catalogue(rng, num_items, num_clusters, popularity)
     users, items, times = [], [], []
     for user in range(num_users):
-        chosen = _row(rng, members, appeal, mean_events, drift, focus)
+        _, chosen = _row(rng, members, appeal, mean_events, drift, focus)
         start = EPOCH + np.floor(rng.random() * 300.0) * DAY
         gaps = np.floor(1.0 + rng.random(chosen.size) * 3.0 * DAY)
         users.append(np.full(chosen.size, user, dtype=np.int64))
@@ -96,8 +107,62 @@ def synthesize(
         "source": [f"refit_env.data.synthesize(seed={seed})"],
         "licence": "MIT",
         "split": "by time, 7:1:2 per user",
+        SETTINGS: settings,
     }
     return Dataset("synthetic", "cf", train, valid, test, time_ordered=True, meta=meta)
+
+
+def true_tastes(dataset: Dataset) -> npt.NDArray[np.float64] | None:
+    """Return the true probabilities of each user's next item, from which the test items were drawn.
+
+    They are those at the middle of the test part of a row, of an item that the user does not have: the
+    cluster's probability (the user's mixture of two clusters, or any) times the item's share of the
+    popularity of the cluster. No model or reward of an environment reads them, but the reward
+    ``refit_env.rewards.gold:Gold``.
+
+    Args:
+        dataset: of ``synthesize``.
+
+    Returns:
+        (U, I), rows that sum to 1; None for a data set that ``synthesize`` did not generate.
+
+    Example:
+        >>> tastes = true_tastes(synthesize(seed=0, num_users=5))
+        >>> tastes.shape, tastes.sum(1).round(12).tolist()
+        ((5, 400), [1.0, 1.0, 1.0, 1.0, 1.0])
+    """
+    settings = dataset.meta.get(SETTINGS)
+    if settings is None:
+        return None
+    rng = np.random.Generator(np.random.PCG64(settings["seed"]))
+    members, appeal = _catalogue(rng, settings["num_items"], settings["num_clusters"], settings["popularity"])
+    clusters, moved = settings["num_clusters"], settings["drift"] * TEST_MIDDLE
+    within = np.zeros((clusters, appeal.size))  # (C, I) an item's share of its cluster
+    for c, items in enumerate(members):
+        if items.size:
+            within[c, items] = appeal[items] / appeal[items].sum()
+    out = np.empty((settings["num_users"], appeal.size))
+    for user in range(settings["num_users"]):
+        home, chosen = _row(
+            rng, members, appeal, settings["mean_events"], settings["drift"], settings["focus"]
+        )
+        rng.random()  # the row's first day
+        rng.random(chosen.size)  # its gaps
+        mixture = np.full(clusters, (1.0 - settings["focus"]) / clusters)
+        mixture[home] += settings["focus"] * (1.0 - moved)
+        mixture[(home + 1) % clusters] += settings["focus"] * moved
+        out[user] = mixture @ within
+    return out / out.sum(1, keepdims=True)
+
+
+def _catalogue(
+    rng: np.random.Generator, num_items: int, num_clusters: int, popularity: float
+) -> tuple[list[IntArray], IntArray]:
+    """Draw the items of each cluster, and the popularity of each item (I,)."""
+    cluster = (rng.random(num_items) * num_clusters).astype(np.int64)  # (I,)
+    members = [np.flatnonzero(cluster == c) for c in range(num_clusters)]
+    rank = np.argsort(rng.random(num_items), kind="stable") + 1.0
+    return members, np.round(FINE * rank**-popularity).astype(np.int64)
 
 
 def _row(
@@ -107,8 +172,8 @@ def _row(
     mean_events: float,
     drift: float,
     focus: float,
-) -> IntArray:
-    """Draw the distinct items (n_u,) of one user, oldest first."""
+) -> tuple[int, IntArray]:
+    """Draw a user's first cluster and the user's distinct items (n_u,), oldest first."""
     num_clusters = len(members)
     home = int(rng.random() * num_clusters)
     goal = (home + 1) % num_clusters
@@ -127,4 +192,4 @@ def _row(
         heap = np.cumsum(free[choice])
         out[n] = choice[np.searchsorted(heap, int(rng.random() * heap[-1]), side="right")]
         free[out[n]] = 0
-    return out
+    return home, out
