@@ -152,7 +152,8 @@ def true_tastes(dataset: Dataset) -> npt.NDArray[np.float64] | None:
         mixture[home] += settings["focus"] * (1.0 - moved)
         mixture[(home + 1) % clusters] += settings["focus"] * moved
         out[user] = mixture @ within
-    return out / out.sum(1, keepdims=True)
+    shares: npt.NDArray[np.float64] = out / out.sum(1, keepdims=True)
+    return shares
 
 
 def _catalogue(
