@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 
 from refit_env.errors import did_you_mean
-from refit_env.utils.text import shown
 
 _RULE = re.compile(r"^[\s│─╰╯-]*$")
 _NUMBERS = (
@@ -22,7 +21,7 @@ def refusal(box: str, prog: str) -> str:
     """Return the message of a box that tyro prints, as one line.
 
     Args:
-        box: what was printed, in lines that are not wrapped.
+        box: what was printed, in lines that are not wrapped and without control characters.
         prog: the command, such as ``refit tune``.
 
     Example:
@@ -89,13 +88,13 @@ def _unknown(words: Sequence[str], rest: Sequence[str]) -> str:
     if options:
         near = [match.group(1) for line in rest if (match := re.match(r"\s+(--[\w.-]+)", line))]
         found = did_you_mean(options[0], near) or (f" Did you mean {near[0]!r}?" if len(near) == 1 else "")
-        return f"unknown option {shown(options[0])}.{found}"
+        return f"unknown option '{options[0]}'.{found}"
     commands = next((line for line in rest if line.strip().startswith("Available subcommands: ")), "")
     known = [name.strip() for name in commands.partition(": ")[2].split(",") if name.strip()]
     if known:
-        said = f"unknown subcommand {shown(words[0])}.{did_you_mean(words[0], known)}"
+        said = f"unknown subcommand '{words[0]}'.{did_you_mean(words[0], known)}"
         return f"{said} Known: {', '.join(known)}."
-    return f"no option accepts {shown(words[0])};"
+    return f"no option accepts '{words[0]}';"
 
 
 def _sections(box: str) -> list[list[str]]:

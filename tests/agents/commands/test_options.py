@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,8 @@ NEEDED: dict[str, Any] = {
     "backbone": "diffrec",
     "origin": "diffrec",
     "steps": 1000,
+    "sources": (Path("x"),),
+    "reward": "ndcg",
 }
 """Values of options that have no default; of others, a path."""
 
@@ -49,12 +51,12 @@ def settings_classes() -> list[type[Bounded]]:
 
 
 def leaves(hint: Any, notes: tuple[Any, ...] = ()) -> Iterator[tuple[type, list[Meta]]]:
-    """The numbers that a field's type allows, with their bounds."""
+    """The numbers that a field's type allows, with their bounds; mappings are no options."""
     if hint in (int, float):
         yield hint, [note for note in notes if isinstance(note, Meta)]
     elif get_origin(hint) is Annotated:
         yield from leaves(get_args(hint)[0], notes + tuple(hint.__metadata__))
-    else:
+    elif get_origin(hint) is not Mapping:
         for part in get_args(hint):
             yield from leaves(part)
 
@@ -164,6 +166,6 @@ def test_the_option_is_named_as_it_was_typed() -> None:
 
 
 def test_control_characters_of_words_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["demo", "--outt", "\x1b[31mred\u202e"]) == 2
+    assert main(["demo", "\x1b[31mred\u202e"]) == 2
     out, err = capsys.readouterr()
     assert "\x1b" not in out + err and "\u202e" not in out + err and r"\x1b[31mred" in out + err
