@@ -12,19 +12,23 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.fronts import OF_COUNTS, Box, on_front, user_weights, weighted_goal
+from agents.experiments.fronts import FLOOR, OF_COUNTS, Box, on_front, user_weights, weighted_goal
 from agents.experiments.records import read_records
 from agents.runs.profiling import Usage, measure
 from agents.training.closed_form import fitted_policy
 from agents.training.fine_tuner import FineTuner
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
+from refit_env.data.rows import SparseRows, without
 from refit_env.errors import DataError
 from refit_env.evaluation.beyond_accuracy import OF_USERS, beyond_accuracy, means_of
 from refit_env.evaluation.catalogue import catalogue_of
+from refit_env.evaluation.metrics import ndcg_at_k
 from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate, evaluated_users
 from refit_env.evaluation.reranking import reranked
 from refit_env.policy import DiffusionPolicy
@@ -34,7 +38,7 @@ from refit_env.utils.atomic_io import atomic_path
 NDCG = "ndcg@20"
 BASE = "start"
 """Name of the point of the model itself."""
-RESAMPLES = 100
+RESAMPLES = 60
 """R, of the bootstrap over users of one seed."""
 ALL = "all re-rankers"
 """Name of the front of all re-rankers together, of the start and of the model tuned for accuracy."""
@@ -150,7 +154,7 @@ class Points:
             score = scores[split] if isinstance(scores, Mapping) else scores
             found = self.evaluation(score, split)
             means = means_of(found, self.whole, split, self.job.goals)
-            row[split] = {m: round(float(means[m]), 6) for m in (NDCG, *self.job.goals)}
+            row[split] = {m: round(float(means[m]), 5) for m in (NDCG, *self.job.goals)}
         self.rows.append(row)
         self._lists.append(found.lists.astype(np.int32))
 
@@ -264,8 +268,10 @@ def _weighted(
     known, masked = catalogue_of(whole), (whole.masked("test")[users] > 0).astype(np.float64)
     out: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in (NDCG, *job.goals)}
     kinds = [goal.partition("@")[0] for goal in job.goals]
+    truth = SparseRows(without(whole.test.csr, whole.masked("test")))
+    relevant = torch.nn.functional.pad(truth.mask(torch.from_numpy(users)), (0, 1))  # (n, I + 1)
     for own in lists.astype(np.int64):
-        scores = evaluation_of(whole, users, own)
+        scores = evaluation_of(users, relevant, own)
         per_user = beyond_accuracy(scores, whole, "test", [k for k in kinds if k in OF_USERS]).per_user
         out[NDCG].append(weights @ scores.per_user[NDCG] / len(users))
         for goal, kind in zip(job.goals, kinds, strict=True):
@@ -274,18 +280,18 @@ def _weighted(
     return {name: np.stack(each) for name, each in out.items()}
 
 
-def evaluation_of(whole: Dataset, users: npt.NDArray[np.int64], lists: npt.NDArray[np.int64]) -> Evaluation:
-    """Return the evaluation of given test lists (n, K) of ``users`` (n,)."""
-    import torch
+def evaluation_of(users: npt.NDArray[np.int64], relevant: Tensor, lists: npt.NDArray[np.int64]) -> Evaluation:
+    """Return the evaluation of given lists.
 
-    from refit_env.data.rows import SparseRows, without
-    from refit_env.evaluation.metrics import ndcg_at_k
-
-    truth = SparseRows(without(whole.test.csr, whole.masked("test")))
-    relevant = torch.nn.functional.pad(truth.mask(torch.from_numpy(users)), (0, 1))  # -1 is the last column
-    shown = torch.from_numpy(lists) % (whole.num_items + 1)
+    Args:
+        users: (n,) whose.
+        relevant: (n, I + 1) bool, the relevant items; the last column, that of empty places, is False.
+        lists: (n, K); -1 is an empty place.
+    """
+    num_items = relevant.shape[1] - 1
+    shown = torch.from_numpy(lists) % (num_items + 1)  # (n, K)
     ndcg = ndcg_at_k(shown, relevant).double().numpy()  # (n,)
-    return Evaluation(users, {f"ndcg@{lists.shape[1]}": ndcg}, whole.num_users, lists, whole.num_items)
+    return Evaluation(users, {f"ndcg@{lists.shape[1]}": ndcg}, len(users), lists, num_items)
 
 
 def _areas(
@@ -294,7 +300,7 @@ def _areas(
     """Return the areas of each method, and of the best run less the best re-ranker, by resample."""
     x, y = values[NDCG], values[goal]  # (P, R + 1)
     start = x[0], y[0]  # (R + 1,) each
-    box = Box.of(goal, float(start[1][0]), y[:, 0])
+    box = Box.of(goal, float(start[1][0]), y[x[:, 0] >= FLOOR * x[0, 0], 0])
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != BASE))
     trained = [m for m in methods if m.partition(ON_TOP)[0] in job.runs]
     post_hoc = [m for m in methods if m not in trained]
@@ -312,9 +318,7 @@ def _areas(
         "over_best": [round(float(v), 5) for v in areas[ANY][1:] - areas[best][1:]],
         "over_all": [round(float(v), 5) for v in areas[ANY][1:] - areas[ALL][1:]],
         "top_over_all": [round(float(v), 5) for v in areas[TOP][1:] - areas[ALL][1:]],
-        "points": {name: [[round(float(x[p, 0]), 5), round(float(y[p, 0]), 5)] for p in places]
-                   for name, places in fronts.items()},
-    }  # fmt: skip
+    }
 
 
 def _front(rows: Sequence[Record], members: Sequence[str], goal: str, box: Box) -> npt.NDArray[np.int64]:
@@ -329,8 +333,8 @@ def _valid_area(rows: Sequence[Record], members: Sequence[str], goal: str) -> fl
     """Return the area of some methods' points on validation."""
     chosen = [row["valid"] for row in rows if row["method"] in (BASE, *members)]
     start = rows[0]["valid"]
-    every = np.array([row["valid"][goal] for row in rows])
-    box = Box.of(goal, start[goal], every)
+    every = [row["valid"] for row in rows if row["valid"][NDCG] >= FLOOR * start[NDCG]]
+    box = Box.of(goal, start[goal], np.array([means[goal] for means in every]))
     x, y = (np.array([row[name] for row in chosen]) for name in (NDCG, goal))
     return box.area(x, y, (start[NDCG], start[goal]))
 
