@@ -21,7 +21,7 @@ from refit_env.data.sequences import LENGTHS
 from refit_env.evaluation.metrics import top_k
 from refit_env.policy import DiffusionPolicy
 
-SHOWN = 10
+SHOWN = 20
 """K."""
 STATES = 8
 """States of a chain that are kept, the first and the last among them."""

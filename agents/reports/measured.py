@@ -140,14 +140,17 @@ def counts_of_gains(measured: Measured) -> tuple[int, int, int]:
 def histogram(values: npt.NDArray[np.float64], bins: int = 20) -> tuple[list[float], list[int]]:
     """Return the edges of bins that are symmetric around 0, and how many values other than 0 each holds.
 
+    The bins reach as far as 98 % of the values; the outer two also hold what is beyond.
+
     Example:
         >>> edges, counts = histogram(np.array([-1.0, 0.0, 0.0, 0.2, 1.0]), bins=4)
         >>> edges, counts
         ([-1.0, -0.5, 0.0, 0.5, 1.0], [1, 0, 1, 1])
     """
     moved = values[np.abs(values) > EQUAL]
-    reach = float(np.abs(moved).max()) if moved.size else 1.0
-    counts, edges = np.histogram(moved, bins=bins + bins % 2, range=(-reach, reach))
+    reach = float(np.quantile(np.abs(moved), 0.98)) if moved.size else 1.0
+    inside = np.clip(moved, -reach, reach)
+    counts, edges = np.histogram(inside, bins=bins + bins % 2, range=(-reach, reach))
     return edges.tolist(), counts.tolist()
 
 

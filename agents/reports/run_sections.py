@@ -258,7 +258,7 @@ def _gains(measured: Measured) -> dict[str, Any]:
             xlabel=f"change of {metric}",
             ylabel="users",
             colors=["c4"] * half + ["c1"] * half,
-            note=f"Without the {same} users whose {metric} is the same as before.",
+            note=f"Without the {same} users whose {metric} is the same; the outer bars hold what is beyond.",
         ),
         "activity": bar_chart(
             f"Change of {metric} by activity",

@@ -75,7 +75,7 @@ def luminance(browser: Browser, what: str) -> float:
 def test_the_explorer_reacts_to_users_steps_and_ids(browser: Browser, page: str) -> None:
     assert browser.open(page, WIDTHS[0]) == []
     first = shown(browser)
-    assert first["lists"] == 2 and first["rows"] == 20 and first["state"].endswith("u0")
+    assert first["lists"] == 2 and first["rows"] == 40 and first["state"].endswith("u0")
     browser.evaluate(change(".step", "0", "input"))
     start = shown(browser)
     assert start["state"] != first["state"] and start["text"] != first["text"]

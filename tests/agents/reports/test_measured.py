@@ -102,11 +102,11 @@ def test_the_last_list_of_a_chain_is_the_evaluated_one(
 ) -> None:
     users = measured.after.users[:7].tolist()
     lists, strips = chains(pair[1], small_data, users)
-    assert [chain[-1] for chain in lists] == measured.after.lists[:7, :10].tolist()
+    assert [chain[-1] for chain in lists] == measured.after.lists[:7, :20].tolist()
     assert all(len(chain) == 4 for chain in lists) and all(len(chain) == 4 for chain in strips)
     start = small_data.train.csr[users].toarray()  # u_T is the history
     hidden = torch.from_numpy(small_data.masked("test")[users].toarray() > 0)
-    first = top_k(torch.from_numpy(start).float(), 10, hidden)
+    first = top_k(torch.from_numpy(start).float(), 20, hidden)
     assert [chain[0] for chain in lists] == first.tolist()
 
 
@@ -167,7 +167,7 @@ def test_chains_of_every_backbone_end_in_the_evaluated_lists(
     numbers = [int(text.removeprefix("item ")) for text in shown["items"]]
     for user, entry in zip(sample.users, shown["users"], strict=True):
         last = [numbers[place] for place in entry["after"]["lists"][-1]]
-        assert last == [item for item in found.after.lists[row_of[user]][:10].tolist() if item >= 0]
+        assert last == [item for item in found.after.lists[row_of[user]][:20].tolist() if item >= 0]
         assert [len(strip) for strip in entry["after"]["strips"]] == [min(policy.backbone.dim, 72)] * 3
 
 
