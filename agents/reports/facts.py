@@ -80,7 +80,7 @@ class Facts:
         kwargs = self.config.get("env_kwargs") or {}
         reward = kwargs.get("reward")
         if isinstance(reward, Mapping):
-            reward = " + ".join(f"{weight:g} {name}" for name, weight in reward.items())
+            reward = mix_in_words(reward)
         relevance = kwargs.get("relevance")
         words = [str(reward or "the environment's reward"), f"relevance {relevance}" if relevance else ""]
         return ", ".join(filter(None, words)) if self.config["command"] == FINE_TUNING else ""
@@ -134,6 +134,20 @@ class Facts:
             value = test.get(name)
             return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
         return gain_sentence(self.metrics)
+
+
+def mix_in_words(mix: Mapping[str, float]) -> str:
+    """A weighted mix of rewards as a formula.
+
+    Example:
+        >>> mix_in_words({"ndcg": 1.0, "coverage": 0.5, "novelty": -1.0})
+        'ndcg + 0.5 coverage - novelty'
+    """
+    words = ""
+    for name, weight in mix.items():
+        sign = "- " if weight < 0 else "+ " if words else ""
+        words += f" {sign}{name if abs(weight) == 1 else f'{abs(weight):g} {name}'}"
+    return words.strip()
 
 
 def gain_sentence(metrics: RunMetrics) -> str:

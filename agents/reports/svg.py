@@ -89,7 +89,7 @@ def line_chart(
     ys = [value for line in kept for value in (*line.y, *(line.band[0] if line.band else ()))]
     ys += [value for line in kept if line.band for value in line.band[1]]
     ys += [level[1]] if level else []
-    xs = [value for line in kept for value in line.x]
+    xs = [value for line in kept for value in line.x] + ([] if chosen is None else [chosen])
     area = _Area((min(xs), max(xs)), _padded(min(ys), max(ys)))
     parts = [area.grid(xlabel, ylabel)]
     for place in alarms:
