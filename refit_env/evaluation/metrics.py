@@ -124,7 +124,7 @@ def recall_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
         >>> recall_at_k(torch.tensor([[2, 0]]), torch.tensor([[True, True, False, True]]))
         tensor([0.3333])
     """
-    return hits(lists, relevant).sum(1) / relevant.sum(1).clamp(min=1)
+    return recall_of(hits(lists, relevant), relevant.sum(1))
 
 
 def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
@@ -143,9 +143,18 @@ def ndcg_at_k(lists: Tensor, relevant: Tensor) -> Tensor:
         >>> ndcg_at_k(torch.tensor([[2, 0]]), torch.tensor([[True, False, False]]))
         tensor([0.6309])
     """
-    weight = discounts(lists.shape[1], lists.device)  # (K,)
-    gained = (hits(lists, relevant) * weight).sum(1)  # (B,)
-    return gained / ideal_dcg(relevant.sum(1), lists.shape[1])
+    return ndcg_of(hits(lists, relevant), relevant.sum(1))
+
+
+def recall_of(found: Tensor, relevant: Tensor) -> Tensor:
+    """Return ``recall_at_k`` of hits ``found`` (B, K) and numbers of relevant items (B,)."""
+    return found.sum(1) / relevant.clamp(min=1)
+
+
+def ndcg_of(found: Tensor, relevant: Tensor) -> Tensor:
+    """Return ``ndcg_at_k`` of hits ``found`` (B, K) and numbers of relevant items (B,)."""
+    k = found.shape[1]
+    return (found * discounts(k, found.device)).sum(1) / ideal_dcg(relevant, k)
 
 
 def ideal_dcg(relevant: Tensor, k: int) -> Tensor:

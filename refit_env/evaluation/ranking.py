@@ -19,7 +19,7 @@ from torch import Tensor
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows, without
 from refit_env.errors import unknown_name
-from refit_env.evaluation.metrics import coverage_at_k, gini, ndcg_at_k, recall_at_k, top_k
+from refit_env.evaluation.metrics import coverage_at_k, gini, ndcg_of, recall_of, top_k
 from refit_env.evaluation.selection import ACCURACY, DISLIKES, Rule, parse_rule
 
 ScoreFunction = Callable[[Tensor], Tensor]
@@ -106,7 +106,10 @@ def evaluate(
     disliked = None if low is None else SparseRows(low, device)
     lists, found = [], []
     for ids in torch.split(torch.from_numpy(chosen).to(device), batch):
-        ranked, values = _rank(score(ids), seen.mask(ids), relevant.mask(ids), ks)
+        hidden = seen.mask(ids)
+        ranked = _ranked(score(ids), hidden, max(ks))
+        values = _metrics(relevant, ids, ranked, ks)
+        ranked = ranked.masked_fill(hidden.gather(1, ranked), -1)
         if disliked is not None:
             bad = disliked.at(ids, ranked.clamp(min=0)) * (ranked >= 0)  # (B, K)
             values |= {f"{DISLIKES}@{k}": bad[:, :k].mean(1) for k in ks}
@@ -208,20 +211,23 @@ def nearest_metric(name: str, names: Iterable[str]) -> str:
     return f"{kind}@{max((k for k in lengths if k <= int(length)), default=int(length))}"
 
 
-def _rank(
-    scores: Tensor, seen: Tensor, relevant: Tensor, ks: Sequence[int]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return lists (B, K) and their metrics (B,), from scores, seen and relevant items (B, I)."""
+def _ranked(scores: Tensor, seen: Tensor, k: int) -> Tensor:
+    """Return lists (B, k) from scores and seen items (B, I)."""
     if scores.shape != seen.shape:
         raise ValueError(
             f"the model returned scores of shape {tuple(scores.shape)}, expected {tuple(seen.shape)}"
         )
-    ranked = top_k(scores, max(ks), seen)  # (B, K)
+    return top_k(scores, k, seen)
+
+
+def _metrics(relevant: SparseRows, users: Tensor, ranked: Tensor, ks: Sequence[int]) -> dict[str, Tensor]:
+    """Return the metrics (B,) of the lists ``ranked`` (B, K) of ``users`` (B,)."""
+    found, counts = (relevant.at(users, ranked) != 0).float(), relevant.counts(users)  # (B, K), (B,)
     values = {}
     for k in ks:
-        values[f"recall@{k}"] = recall_at_k(ranked[:, :k], relevant)
-        values[f"ndcg@{k}"] = ndcg_at_k(ranked[:, :k], relevant)
-    return ranked.masked_fill(seen.gather(1, ranked), -1), values
+        values[f"recall@{k}"] = recall_of(found[:, :k], counts)
+        values[f"ndcg@{k}"] = ndcg_of(found[:, :k], counts)
+    return values
 
 
 def _check_lengths(ks: Sequence[int], num_items: int) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from refit_env.data.dataset import Dataset
 from refit_env.data.rows import SparseRows, without
-from refit_env.evaluation.metrics import ndcg_at_k, recall_at_k
+from refit_env.evaluation.metrics import ndcg_of, recall_of
 from refit_env.evaluation.ranking import Evaluation
 
 COLD, POPULAR, TAIL = "cold", "popular", "tail"
@@ -63,7 +63,7 @@ def slices(evaluation: Evaluation, dataset: Dataset, split: str = "test") -> dic
     head = popular_items(dataset)
     for name, items in ((POPULAR, head), (TAIL, ~head)):
         part = sp.csr_matrix(truth @ sp.diags_array(items.astype(np.float32)))
-        out[name] = _of_items(evaluation, part, dataset.num_items)
+        out[name] = _of_items(evaluation, part)
     return out
 
 
@@ -79,18 +79,19 @@ def popular_items(dataset: Dataset, share: float = HEAD) -> npt.NDArray[np.bool_
     return out
 
 
-def _of_items(evaluation: Evaluation, truth: sp.csr_matrix, num_items: int) -> Slice:
+def _of_items(evaluation: Evaluation, truth: sp.csr_matrix) -> Slice:
     """Return the metrics with only ``truth`` (U, I) relevant, over the users with such items."""
     truth.eliminate_zeros()
     kept = np.flatnonzero(np.diff(truth.indptr)[evaluation.users])  # positions in the evaluation
     relevant = SparseRows(truth)
     found: dict[str, list[torch.Tensor]] = {name: [] for name in evaluation.per_user}
     for places in np.array_split(kept, max(1, -(-kept.size // _BATCH))):
-        mask = relevant.mask(torch.from_numpy(evaluation.users[places]))  # (B, I)
-        mask = torch.nn.functional.pad(mask, (0, 1))  # empty list positions, -1, index the last column
-        lists = torch.from_numpy(evaluation.lists[places]) % (num_items + 1)  # (B, K)
+        users = torch.from_numpy(evaluation.users[places])  # (B,)
+        lists = torch.from_numpy(evaluation.lists[places])  # (B, K), -1 in empty positions
+        hits = ((relevant.at(users, lists.clamp(min=0)) != 0) & (lists >= 0)).float()  # (B, K)
+        counts = relevant.counts(users)  # (B,)
         for name, values in found.items():
             metric, k = name.split("@")
-            values.append((recall_at_k if metric == "recall" else ndcg_at_k)(lists[:, : int(k)], mask))
+            values.append((recall_of if metric == "recall" else ndcg_of)(hits[:, : int(k)], counts))
     per_user = {name: torch.cat(values).double().numpy() for name, values in found.items()}
     return Slice(evaluation.users[kept], per_user)
