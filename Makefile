@@ -11,9 +11,9 @@ INTEGRATIONS := ray rllib torchrl zoo
 
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
-test test-slow fuzz test-integrations test-wheel doctest coverage: export OMP_NUM_THREADS ?= 1
+test test-slow test-api fuzz test-integrations test-wheel doctest coverage: export OMP_NUM_THREADS ?= 1
 .PHONY: help install demo test test-slow fuzz test-matrix test-floor test-newest test-pythons \
-	test-integrations $(INTEGRATIONS:%=test-%) test-wheel test-browser check lint types doctest format \
+	test-integrations $(INTEGRATIONS:%=test-%) test-wheel test-browser test-api check lint types doctest format \
 	coverage docs clean
 
 help: ## Show the targets
@@ -53,6 +53,9 @@ test-wheel: $(VENV)/.refit-release-installed ## Build sdist and wheel, install t
 
 test-browser: docs $(VENV)/.refit-browser-installed ## Open the site in a headless Chromium, wide and narrow; skips where there is none
 	REFIT_SITE=docs/_build $(BIN)/python -m pytest -m slow tests/browser $(PYTEST_ARGS)
+
+test-api: $(VENV)/.refit-api-installed ## Send the service requests that are made from its OpenAPI (minutes)
+	$(BIN)/python -m pytest -m slow tests/agents/serving/test_schema.py $(PYTEST_ARGS)
 
 test-integrations: $(INTEGRATIONS:%=test-%) ## Run Ray Data, RLlib, TorchRL, rl-zoo3 and sb3-contrib (minutes)
 
@@ -101,7 +104,7 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-EXTRAS := docs browser release
+EXTRAS := api browser docs release
 $(EXTRAS:%=$(VENV)/.refit-%-installed): $(VENV)/.refit-%-installed: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,$*]'
 	@touch $@

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from agents.console import say
 from agents.serving import inference, ranker
 from agents.serving.batching import Busy, Spent
-from agents.serving.guard import Guard
+from agents.serving.guard import OPEN, Guard
 from agents.serving.messages import (
     ExplainReply,
     ExplainRequest,
@@ -51,17 +51,21 @@ ERRORS: dict[type[Exception], int] = {
     Busy: 503,
 }
 """Error -> status of the answer."""
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body is no JSON"},
-    401: {"model": Problem, "description": "The token is missing or wrong"},
-    404: {"model": Problem, "description": "Unknown id, model or route"},
-    405: {"model": Problem, "description": "Another method"},
-    408: {"model": Problem, "description": "The body came too slowly"},
-    413: {"model": Problem, "description": "More than a limit of the service"},
-    422: {"model": Problem, "description": "A field is missing or wrong"},
-    503: {"model": Problem, "description": "Too many requests wait, or no answer in time; try again"},
+PROBLEMS = {
+    400: "The body is no JSON",
+    401: "The token is missing or wrong",
+    403: "The service has no token, which this route needs",
+    404: "Unknown id, model or route",
+    405: "Another method",
+    408: "The body came too slowly",
+    409: "The run cannot be served; the former model stays",
+    413: "More than a limit of the service",
+    422: "A field is missing or wrong",
+    503: "Too many requests wait, or no answer in time; try again",
 }
-
+"""Status -> when it is sent, for OpenAPI."""
+PROBLEM = {"application/json": {"schema": Problem.model_json_schema()}}
+"""The content of all of them."""
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -93,8 +97,6 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # its page loads scripts of another host
         redoc_url=None,
         lifespan=lifespan,
-        responses=PROBLEMS,
-        dependencies=[Depends(HTTPBearer(auto_error=False, description="Where the service has a token"))],
     )
     app.state.service = service
     app.add_middleware(Guard, service=service)
@@ -103,9 +105,34 @@ def create_app(service: Service) -> FastAPI:
     app.add_exception_handler(HTTPException, _http_problem)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _failed)
+    secret = [Depends(HTTPBearer(auto_error=False, description="The service's token"))]
     for path, function, method in ROUTES:
-        app.add_api_route(path, function, methods=[method], include_in_schema=path != "/")
+        closed = service.token and path not in OPEN
+        app.add_api_route(
+            path,
+            function,
+            methods=[method],
+            include_in_schema=path != "/",
+            dependencies=secret if closed else [],
+            responses={
+                status: {"description": PROBLEMS[status], "content": PROBLEM}
+                for status in _statuses(path, method, bool(closed))
+            },
+            response_class=PlainTextResponse if function is metrics else JSONResponse,
+        )
     return app
+
+
+def _statuses(path: str, method: str, closed: bool) -> list[int]:
+    """Return the statuses, besides 200, of a route's answers."""
+    found = [405, 408, 413, 503] + ([401] if closed else [])
+    if method == "POST":
+        found += [400, 422]
+    if path == "/items":
+        found += [422]
+    if method == "POST" or "{" in path:
+        found += [404]
+    return sorted(found + ([403, 409] if path == "/reload" else []))
 
 
 def _service(request: Request) -> Service:

@@ -26,8 +26,6 @@ OUTPUTS = {"items": "INT64", "item_ids": "BYTES", "scores": "FP32"}
 """Name -> datatype."""
 LOWEST = -3.4028234663852886e38
 """Score of the padding at the end of a short list."""
-TOP = 10
-"""K without ``parameters.top``."""
 
 
 class BadTensor(ValueError):
@@ -51,7 +49,7 @@ def metadata(name: str, model: Served) -> ModelMetadata:
             "data_fingerprint": model.dataset.fingerprint,
             "dataset": model.dataset.name,
             "backbone": model.ranker.policy.backbone.name,
-            "top": f"length of the lists, {TOP} if it is left out",
+            "top": "length of the lists, 10 if it is left out",
         },
     )
 
@@ -60,19 +58,12 @@ def queries_of(request: InferRequest, model: Served) -> tuple[list[Query], int]:
     """Return whose lists an inference is for, and K.
 
     Raises:
-        BadTensor: if a tensor is unknown, or its data do not fit its shape or type.
+        BadTensor: if the data of a tensor do not fit its shape or type.
         UnknownId: for an unknown user or item.
     """
     (tensor,) = request.inputs
-    if tensor.name not in INPUTS:
-        raise BadTensor(f"input {tensor.name!r}: the model has {', '.join(INPUTS)}")
-    for wanted in request.outputs or ():
-        if wanted.name not in OUTPUTS:
-            raise BadTensor(f"output {wanted.name!r}: the model has {', '.join(OUTPUTS)}")
     rows = _rows(tensor)
-    top = request.parameters.get("top", TOP)
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise BadTensor(f"parameters.top must be a whole number >= 1, found {str(top)[:40]!r}")
+    top = request.parameters.top
     if tensor.name == "user_ids":
         return [Query(model.user(row[0])) for row in rows], top
     if not model.histories:

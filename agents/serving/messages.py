@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
@@ -215,9 +215,9 @@ class InputTensor(Message):
     ``user_ids`` (BYTES, [B]).
     """
 
-    name: Annotated[StrictStr, Field(max_length=64)]
+    name: Literal["history", "history_ids", "user_ids"]
     shape: Annotated[list[Axis], Field(min_length=1, max_length=2)]
-    datatype: Annotated[StrictStr, Field(max_length=16)]
+    datatype: Literal["INT64", "BYTES"]
     data: Annotated[
         list[Value | Annotated[list[Value], Field(max_length=MOST_ITEMS)]],
         Field(max_length=MOST_PEOPLE * MOST_ITEMS),
@@ -228,17 +228,24 @@ class InputTensor(Message):
 class RequestedOutput(Message):
     """A tensor that is wanted: ``items``, ``item_ids`` or ``scores``."""
 
-    name: Annotated[StrictStr, Field(max_length=64)]
+    name: Literal["items", "item_ids", "scores"]
     parameters: dict[str, Any] = {}
 
 
+class InferParameters(BaseModel):
+    """Parameters of an inference; unknown ones are ignored, as the protocol says."""
+
+    top: Top = 10
+    """Length of the lists."""
+
+
 class InferRequest(Message):
-    """An inference; ``parameters.top`` is the length of the lists."""
+    """An inference."""
 
     id: Annotated[StrictStr, Field(max_length=200)] | None = None
     inputs: Annotated[list[InputTensor], Field(min_length=1, max_length=1)]
     outputs: Annotated[list[RequestedOutput], Field(max_length=3)] | None = None
-    parameters: dict[str, Any] = {}
+    parameters: InferParameters = InferParameters()
 
 
 class OutputTensor(BaseModel):

@@ -261,9 +261,12 @@ def test_the_open_inference_protocol(start: Start) -> None:
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        (tensor("rows", [1, 1], "INT64", [1]), "input 'rows': the model has history, history_ids, user_ids"),
+        (
+            tensor("rows", [1, 1], "INT64", [1]),
+            "body.inputs.0.name: Input should be 'history', 'history_ids'",
+        ),
         (tensor("history", [1, 2], "INT64", [1]), "the shape [1, 2] has 2 values, data 1"),
-        (tensor("history", [1, 1], "FP32", [1]), "input 'history' must be INT64, found 'FP32'"),
+        (tensor("history", [1, 1], "BYTES", [1]), "input 'history' must be INT64, found 'BYTES'"),
         (tensor("history", [2], "INT64", [1, 2]), "must have 2 axes, found the shape [2]"),
         (tensor("history", [1, 1], "INT64", ["sku-001"]), "is INT64, and holds 'sku-001'"),
         (tensor("history", [1, 1], "INT64", [50]), "item number 50 must lie in 0..49, or be -1"),
@@ -286,7 +289,7 @@ def test_other_mistakes_of_an_inference(start: Start) -> None:
         "error": "no model 'other'; the service has 'recommender'"
     }
     reply = client.post(infer, json={"inputs": [good], "outputs": [{"name": "u"}]})
-    assert reply.status_code == 422 and "output 'u': the model has items, item_ids, scores" in reply.text
+    assert reply.status_code == 422 and "body.outputs.0.name: Input should be 'items'" in reply.text
     assert client.post(infer, json={"inputs": [good], "parameters": {"top": True}}).status_code == 422
     assert client.post(infer, json={"inputs": [good], "parameters": {"top": 21}}).status_code == 413
     many = tensor("history", [5, 1], "INT64", [1, 2, 3, 4, 5])
