@@ -274,6 +274,10 @@ class DiffusionPolicy(nn.Module):
 
     def denoise(self, u: Tensor, context: Context = None) -> Tensor:
         """Run the noise-free chain from u_T (B, D) to u_0 (B, D)."""
+        if not torch.is_grad_enabled():
+            whole = self.backbone.denoise(u, self.diffusion)  # (B, D) or None
+            if whole is not None:
+                return whole
         condition = self.encode(context)  # (B, H) or None
         for t in range(self.num_steps):
             u = self.mean(u, t, condition)  # (B, D)

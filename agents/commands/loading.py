@@ -59,4 +59,5 @@ def policy_of(command: OfRun, folder: RunFolder, device: str) -> DiffusionPolicy
     policy = DiffusionPolicy.load(folder.path, resolve_device(device), other_data=command.other_data)
     if not command.other_weights:
         folder.check_weights(weights_digest(policy.backbone.state_dict()))
+    policy.requires_grad_(False)  # caches of frozen weights are checked without reading the weights
     return policy

@@ -72,7 +72,7 @@ def before_of(command: Serve, folder: RunFolder, dataset: Dataset) -> Ranker | N
         policy = DiffusionPolicy.load(
             Path(init), resolve_device(command.device), other_data=command.other_data
         )
-        return Ranker(policy, dataset)
+        return Ranker(policy.requires_grad_(False), dataset)
     except (ValueError, OSError) as error:
         say(f"the model before fine-tuning is not shown: {error}", stderr=True)
         return None

@@ -115,13 +115,13 @@ def reply(name: str, model: Served, request: InferRequest, lists: Sequence[Ranke
         data["items"] += [*one.items.tolist(), *[NOTHING] * rest]
         data["item_ids"] += [*map(str, ids.take(one.items).tolist()), *[""] * rest]
         data["scores"] += [*one.scores.tolist(), *[LOWEST] * rest]
-    wanted = [output.name for output in request.outputs or ()] or list(OUTPUTS)
+    wanted: list[str] = [output.name for output in request.outputs or ()]
     return InferReply(
         model_name=name,
         model_version=model.weights[:12],
         id=request.id,
         outputs=[
             OutputTensor(name=key, shape=[len(lists), top], datatype=OUTPUTS[key], data=data[key])
-            for key in wanted
+            for key in wanted or OUTPUTS
         ],
     )

@@ -214,6 +214,20 @@ class Backbone(nn.Module, ABC):
         """Encode the context (B, C) as the network's input (B, H)."""
         return Condition(context)
 
+    def denoise(self, u: Tensor, chain: Diffusion) -> Tensor | None:
+        """Return u_0 (B, D) of the noise-free chain from ``u`` (B, D), where it needs no step after step.
+
+        Policies use it where no gradient is needed. It must equal the chain of ``predict_x0`` up to rounding.
+
+        Args:
+            u: (B, D) the start.
+            chain: its steps.
+
+        Returns:
+            None (the default) where the steps are needed.
+        """
+        return None
+
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
         """Return item scores (B, I) of denoised vectors ``u0`` (B, D); by default ``u0`` itself, as D = I.
 

@@ -111,11 +111,11 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def _identity(source: Tensor) -> tuple[Hashable, ...]:
     """Return a key that changes when a tensor is modified.
 
-    Torch's version counter does not count the steps of fused optimisers, so the key of a parameter also holds
-    the sum of its bits.
+    Torch's version counter does not count the steps of fused optimisers, so the key of a parameter that can
+    be trained also holds the sum of its bits.
     """
     seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
-    if not isinstance(source, Parameter):
+    if not (isinstance(source, Parameter) and source.requires_grad):
         return seen
     return *seen, int(source.detach().view(_BITS[source.element_size()]).sum(dtype=torch.int64))
 

@@ -122,7 +122,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, first: int = 0
         >>> linear(torch.ones(1, 2), torch.tensor([[1.0, 2.0, 3.0]]), first=1)
         tensor([[5.]])
     """
-    if torch.is_autocast_enabled(x.device.type):
+    if torch.is_autocast_enabled(x.device.type) or torch.compiler.is_exporting():
         part = weight[:, first : first + x.shape[-1]]
         return nn.functional.linear(x, part, bias)
     out: Tensor = _Linear.apply(x, weight, bias, first)  # type: ignore[no-untyped-call]

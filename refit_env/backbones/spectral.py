@@ -31,7 +31,10 @@ from refit_env.backbones.closed_form import (
     terms_space,
 )
 from refit_env.backbones.cooccurrence import nearest_items
+from refit_env.backbones.graphs import Latest
+from refit_env.backbones.products import filled_columns
 from refit_env.data.dataset import Dataset
+from refit_env.diffusion import Diffusion
 from refit_env.settings import Share, Size
 from refit_env.utils.content_cache import CACHE
 
@@ -78,12 +81,35 @@ class SpectralDenoiser(ClosedForm):
         rank = min(config.rank, num_items)
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))
+        self._again: Latest[Tensor] = Latest()
         self.near = _Nearest(num_items, min(config.neighbors, num_items)) if config.neighborhood else None
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
         filtered = u @ self.into @ self.out
         return filtered if self.near is None else filtered + self.near(u)
+
+    def denoise(self, u: Tensor, chain: Diffusion) -> Tensor | None:
+        """Return u_0 (B, I) of the noise-free chain, with one product of the items' size instead of 2 T.
+
+        A step's mean is a u + z B with a number a and z (B, r), if the one before is; at the last step a = 0.
+        None with nearest items, which the directions do not contain.
+        """
+        if self.near is not None:
+            return None
+        first = self._directions(u)  # (B, r)
+        again = self._again.get([self.into, self.out], lambda: self.out @ self.into)  # (r, r)
+        share, latent = 1.0, torch.zeros_like(first)
+        for k in reversed(range(chain.num_steps)):
+            of_clean, of_noisy = float(chain.mean_x0[k]), float(chain.mean_u[k])
+            latent = of_clean * (share * first + latent @ again) + of_noisy * latent  # (B, r)
+            share *= of_noisy
+        return latent @ self.out
+
+    def _directions(self, u: Tensor) -> Tensor:
+        """Return u A (B, r), by the items that ``u`` holds alone where these are few."""
+        columns = None if torch.compiler.is_exporting() else filled_columns(u)
+        return u @ self.into if columns is None else u[:, columns] @ self.into[columns]
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Raise an error for ids of nearest items out of range."""

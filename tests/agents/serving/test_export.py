@@ -15,8 +15,10 @@ from agents.cli import main
 from agents.serving.export import Description, ExportError, compare_lists, write_onnx, write_torch
 from agents.serving.graph import NOTHING, RankingGraph
 from agents.serving.ranker import Query, Ranker
-from refit_env.backbones import backbone_names
+from refit_env.backbones import backbone_names, make_backbone
+from refit_env.backbones.products import SPARSE_FROM
 from refit_env.data.sequences import LENGTHS
+from refit_env.policy import DiffusionPolicy
 
 ONNX = [name for name in backbone_names() if name not in ("diff-poi", "recdiff")]
 """Backbones that onnxruntime runs: diff-poi has a float64 arcsine, recdiff knows its own users alone."""
@@ -81,6 +83,26 @@ def test_weights_by_recency_are_inside_the_graph(
     found = session.run(None, {"history": padded([forth, back])})
     assert compare_lists(wanted(policy, data, [forth, back]), found) < 1e-4
     assert not np.allclose(found[1][0], found[1][1])
+
+
+@onnx_extra
+@pytest.mark.parametrize(
+    "name",
+    ["diffrec", *(pytest.param(name, marks=pytest.mark.slow) for name in ("hybrid", "l-diffrec", "hdrm"))],
+)
+def test_a_catalogue_whose_empty_columns_are_skipped_is_exported(
+    name: str, small_configs: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    backbone = make_backbone(name, SPARSE_FROM + 10, small_configs[name])
+    graph = RankingGraph(DiffusionPolicy(backbone, 2), 6)
+    write_onnx(graph, tmp_path / "m.onnx", ABOUT)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    histories = padded([(1, 2, 3), (SPARSE_FROM, 5)])
+    with torch.no_grad():
+        want = [part.numpy() for part in graph(torch.from_numpy(histories))]
+    assert compare_lists(want, session.run(None, {"history": histories})) < 1e-4
 
 
 @onnx_extra

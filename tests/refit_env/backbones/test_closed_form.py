@@ -15,6 +15,7 @@ from refit_env.backbones import backbone_class, backbone_for, linear, make_backb
 from refit_env.backbones.closed_form import ClosedForm, train_counts
 from refit_env.backbones.cooccurrence import cooccurrences
 from refit_env.backbones.linear import LinearDenoiser
+from refit_env.backbones.products import SPARSE_FROM
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.backbones.spectral import SpectralDenoiser
 from refit_env.data import Dataset, Interactions, RowDataset, synthesize, synthesize_sessions
@@ -373,3 +374,35 @@ def test_a_popularity_penalty_is_a_trained_bias_that_subtracts_the_log_of_counts
     assert torch.allclose(difference, (0.1 * counts.log()).expand_as(difference), atol=1e-5)
     assert {"weight", "bias"} == dict(penalised.named_parameters()).keys()
     assert {"weight"} == dict(plain.named_parameters()).keys()
+
+
+@pytest.mark.parametrize(("steps", "eta"), [(1, 1.0), (5, 1.0), (5, 0.0), (3, 0.4)])
+def test_the_spectral_chain_at_once_is_the_chain_step_by_step(data: Dataset, steps: int, eta: float) -> None:
+    options = {"rank": 12, "num_steps": 5, "noise_min": 0.02, "noise_max": 0.4, "noise_scale": 1.0}
+    backbone = backbone_for(data, "spectral", options, seed=0)
+    assert isinstance(backbone, SpectralDenoiser)
+    backbone.fit(data)
+    policy = DiffusionPolicy(backbone, steps, eta=eta).double()
+    rows = torch.rand(6, data.num_items, dtype=torch.float64)
+    with torch.enable_grad():
+        step_by_step = policy.denoise(rows)
+    with torch.no_grad():
+        at_once = policy.denoise(rows)
+        assert not step_by_step.allclose(rows @ backbone.into @ backbone.out) or steps == 1
+        torch.testing.assert_close(at_once, step_by_step, rtol=1e-9, atol=1e-11)
+        backbone.out.mul_(2.0)  # what was computed from the former weights is not used again
+        changed = policy.denoise(rows)
+    with torch.enable_grad():
+        torch.testing.assert_close(changed, policy.denoise(rows), rtol=1e-9, atol=1e-11)
+
+
+def test_the_spectral_chain_of_few_items_reads_their_rows_alone() -> None:
+    config = spectral.SpectralConfig(rank=4, num_steps=3)
+    backbone = SpectralDenoiser(SPARSE_FROM, config)
+    torch.nn.init.normal_(backbone.out, std=0.1)
+    policy = DiffusionPolicy(backbone, 3)
+    rows = torch.zeros(2, SPARSE_FROM)
+    rows[0, [3, 9]], rows[1, 500] = 1.0, 0.5
+    wanted = policy.denoise(rows).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(policy.denoise(rows), wanted, rtol=1e-4, atol=1e-6)

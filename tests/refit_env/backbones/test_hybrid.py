@@ -47,7 +47,7 @@ def test_before_training_it_equals_the_closed_form_exactly(base: str, kind: str,
     scores = [
         DiffusionPolicy(backbone.eval(), 2).scorer(data.episodes)(users) for backbone in (hybrid, closed)
     ]
-    assert torch.equal(*scores)
+    torch.testing.assert_close(*scores, rtol=1e-4, atol=1e-5)  # spectral computes its chain at once
 
 
 @pytest.mark.parametrize("base", BASES)
