@@ -39,7 +39,10 @@ def test_a_model_states_what_differs_from_the_published_settings() -> None:
         models_of("ReFiT-ML1-v0")
 
 
-def test_an_environment_without_a_file_has_its_backbone_s_own_settings() -> None:
+def test_an_environment_without_a_file_has_its_backbone_s_own_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.hyperparams.models.FOLDER", tmp_path)
     assert models_of("ReFiT-Gowalla-v0") == {
         "diffrec": Model("diffrec", pretrain=PretrainConfig(), env={"reward": "ndcg", "relevance": "recent"})
     }

@@ -39,8 +39,8 @@ def test_it_gives_the_best_of_what_it_tried_unless_that_is_noise(data: Dataset, 
 
 
 def test_given_options_are_not_searched(data: Dataset) -> None:
-    options = {"l2": 7.0, "recency": "none", "score_power": 0.0, "targets": "row", "neighborhood": 0.0}
-    options |= {"shrink": 1.0, "balance": 0.5, "row_power": 0.0}
+    space = backbone_class("linear").search_space(data)  # type: ignore[attr-defined]
+    options = {key: values[0] for key, values in space.items()} | {"l2": 7.0, "targets": "row"}
     result = fit_closed_form(data, "linear", options, device="cpu")
     assert len(result.tried) == 1 and result.backbone.config.l2 == 7.0
 
