@@ -12,7 +12,7 @@ INTEGRATIONS := ray rllib torchrl zoo
 .DEFAULT_GOAL := help
 # Test models are tiny: more threads than one only wait for each other.
 test test-slow test-api fuzz test-integrations test-wheel doctest coverage: export OMP_NUM_THREADS ?= 1
-.PHONY: help install demo test test-slow fuzz test-matrix test-floor test-newest test-pythons \
+.PHONY: help install demo bench test test-slow fuzz test-matrix test-floor test-newest test-pythons \
 	test-integrations $(INTEGRATIONS:%=test-%) test-wheel test-browser test-api check lint types doctest format \
 	coverage docs clean
 
@@ -62,6 +62,9 @@ test-integrations: $(INTEGRATIONS:%=test-%) ## Run Ray Data, RLlib, TorchRL, rl-
 # With the variable set, a library that is not there is an error, not a skipped test.
 $(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed
 	REFIT_INTEGRATION=$* $(VENV)-$*/bin/python -m pytest tests/integrations/$* $(PYTEST_ARGS)
+
+bench: $(INSTALLED) ## Measure the ratios and write benchmarks/RESULTS.md (minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench --data ml-1m yelp2018 gowalla --write benchmarks/RESULTS.md
 
 check: lint types doctest ## Lint, format, strict types, doctests
 

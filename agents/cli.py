@@ -23,6 +23,7 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
+from agents.runs.processes import is_first
 from agents.training.interrupt import INTERRUPTED, signals_interrupt
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,6 +40,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "recommend": ("agents.commands.recommend", "print the list of one user, or write those of all"),
     "export": ("agents.commands.export", "write a run's recommender as one file: ONNX, torch, Triton"),
     "serve": ("agents.commands.serve", "answer requests for lists over HTTP, with a page to try it"),
+    "bench": (
+        "agents.commands.bench",
+        "measure this project's ratios beside their targets",
+    ),
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),
 }
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""
@@ -64,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names may hold letters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
     threading.excepthook = _failed_thread
+    if not is_first():  # of several processes one prints; the others print what is a bug
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")
     with signals_interrupt() as exit_code:
         code = _reported(words)
     return exit_code() if code == INTERRUPTED else code
@@ -89,6 +96,7 @@ def _reported(words: Sequence[str]) -> int:
         return 0
     except Exception as error:
         if not is_user_error(error) or os.environ.get("REFIT_DEBUG"):
+            sys.stderr = sys.__stderr__
             raise
         from agents.console import complain
 

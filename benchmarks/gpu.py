@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ TESTS = (
 TARGET_MEMORY = 1.0122
 TARGET_RATIO = 1.15
 MIB = 1024.0 * 1024.0
-Rows = list[list[str]]
+Rows = Iterator[list[str]]
 
 
 def synchronised(call: Callable[[], Any], device: str) -> Callable[[], None]:
@@ -63,7 +64,6 @@ def synchronised(call: Callable[[], Any], device: str) -> Callable[[], None]:
 
 def iterations(device: str, epochs: int) -> Rows:
     """Time the default iteration in each precision, alternately with its bare products."""
-    rows: Rows = []
     for name in ("ml-1m", "gowalla"):
         data, label = load_or_generate(name)
         for reward in ("racs", "ndcg"):
@@ -81,9 +81,8 @@ def iterations(device: str, epochs: int) -> Rows:
             for kind, timing in timings.items():
                 cells = [f"{label}, {reward}, {kind}: iterations a second", f"{1 / timing.median:.1f}"]
                 ratio = f"{timing.median / bare:.2f} of bare products in float32"
-                rows.append([*cells, f"{ratio}, {operations / 1e9:.0f} GFLOP", f"{TARGET_RATIO}"])
+                yield [*cells, f"{ratio}, {operations / 1e9:.0f} GFLOP", f"{TARGET_RATIO}"]
             del contestants, agent, products
-    return rows
 
 
 def in_precision(agent: Any, users: torch.Tensor) -> None:
@@ -95,41 +94,36 @@ def in_precision(agent: Any, users: torch.Tensor) -> None:
 def quality(device: str, epochs: int) -> Rows:
     """Pretrain once, fine-tune in each precision, and compare the test metrics; also the times of it."""
     data, label = load_or_generate("ml-1m")
-    rows: Rows = []
     config = PretrainConfig(epochs=epochs)
     trained = Pretrainer(data, default_policy(data).backbone, config, device=device)
     result = trained.learn()
     epoch = result.seconds / max(len(result.history) - 1, 1)
-    rows.append([f"{label}: seconds of an epoch", f"{epoch:.3f}", "batches of 400", ""])
-    rows.append(
-        [f"{label}: seconds of pretraining", f"{result.seconds:.1f}", f"{len(result.history) - 1} epochs", ""]
-    )
+    yield [f"{label}: seconds of an epoch", f"{epoch:.3f}", "batches of 400", ""]
+    count = len(result.history) - 1
+    yield [f"{label}: seconds of pretraining", f"{result.seconds:.1f}", f"{count} epochs", ""]
     for precision in ("fp32", "bf16"):
         settings = ReinforceConfig(iterations=100, eval_every=25, precision=precision)
         agent = make_agent(data, copy_of(result.backbone), "racs", settings, device)
         before, tuned = agent.evaluate("test", start=True).means(), agent.learn()
         after = agent.evaluate("test").means()
         each = tuned.seconds / max(len(tuned.history) - 1, 1)
-        rows.append(
-            [
-                f"{label}, {precision}: test NDCG@20 after fine-tuning",
-                f"{after['ndcg@20']:.4f}",
-                f"{before['ndcg@20']:.4f} before; {1e3 * each:.1f} ms an iteration",
-                "",
-            ]
-        )
+        yield [
+            f"{label}, {precision}: test NDCG@20 after fine-tuning",
+            f"{after['ndcg@20']:.4f}",
+            f"{before['ndcg@20']:.4f} before; {1e3 * each:.1f} ms an iteration",
+            "",
+        ]
         if precision == "fp32":
-            rows.append([f"{label}: iterations in an epoch's time", f"{epoch / each:.1f}", "", ""])
+            yield [f"{label}: iterations in an epoch's time", f"{epoch / each:.1f}", "", ""]
             times = f"{result.seconds / each:.0f}"
-            rows.append([f"{label}: pretraining over an iteration", times, "", "40"])
+            yield [f"{label}: pretraining over an iteration", times, "", "40"]
     with torch.no_grad():
         score = agent.policy.scorer(data)
         evaluate(score, data, "test", device=device)
         begin = time.perf_counter()
         evaluate(score, data, "test", device=device)
         spent = time.perf_counter() - begin
-    rows.append([f"{label}: users evaluated a second", f"{data.num_users / spent:.0f}", "", ""])
-    return rows
+    yield [f"{label}: users evaluated a second", f"{data.num_users / spent:.0f}", "", ""]
 
 
 def copy_of(backbone: Any) -> DiffusionPolicy:
@@ -139,9 +133,9 @@ def copy_of(backbone: Any) -> DiffusionPolicy:
 
 def memory(device: str, epochs: int) -> Rows:
     """Measure the peak memory of an epoch of pretraining and of fine-tuning with the same batch."""
-    rows: Rows = []
     if device != "cuda":
-        return [["VRAM", "", "needs CUDA", ""]]
+        yield ["VRAM", "", "needs CUDA", ""]
+        return
     for name, backbone, size in (
         ("ml-1m", "diffrec", "published"),
         ("ml-1m", "cf-diff", "small"),
@@ -150,6 +144,7 @@ def memory(device: str, epochs: int) -> Rows:
         data, label = load_or_generate(name)
         found: dict[str, tuple[float, float]] = {}
         for row in ("pretraining", "fine-tuning"):
+            gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             policy = default_policy(data, backbone, size)
@@ -166,15 +161,12 @@ def memory(device: str, epochs: int) -> Rows:
             del policy
         for place, what in enumerate(("allocated by torch", "of the process")):
             before, after = found["pretraining"][place], found["fine-tuning"][place]
-            rows.append(
-                [
-                    f"{label}, {backbone} ({size}): VRAM {what}, fine-tuning over pretraining",
-                    f"{100 * (after / before - 1):+.2f} %",
-                    f"{before:.0f} and {after:.0f} MiB",
-                    f"{100 * (TARGET_MEMORY - 1):+.2f} %",
-                ]
-            )
-    return rows
+            yield [
+                f"{label}, {backbone} ({size}): VRAM {what}, fine-tuning over pretraining",
+                f"{100 * (after / before - 1):+.2f} %",
+                f"{before:.0f} and {after:.0f} MiB",
+                f"{100 * (TARGET_MEMORY - 1):+.2f} %",
+            ]
 
 
 def device_tests(device: str, epochs: int) -> Rows:
@@ -197,10 +189,8 @@ def device_tests(device: str, epochs: int) -> Rows:
     if done.returncode:
         print(done.stdout[-6000:], done.stderr[-2000:])
     spent = time.perf_counter() - begin
-    return [
-        ["tests for a GPU", "passed" if done.returncode == 0 else "failed", last, ""],
-        ["tests for a GPU: seconds", f"{spent:.0f}", "", ""],
-    ]
+    yield ["tests for a GPU", "passed" if done.returncode == 0 else "failed", last, ""]
+    yield ["tests for a GPU: seconds", f"{spent:.0f}", "", ""]
 
 
 PARTS: dict[str, Callable[[str, int], Rows]] = {
@@ -222,12 +212,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=200, help="epochs of pretraining, at most")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")
     options = parser.parse_args()
-    rows: Rows = []
+    rows: list[list[str]] = []
     seconds: dict[str, float] = {}
     for name in options.parts:
         begin = time.perf_counter()
         try:
-            rows += PARTS[name](options.device, options.epochs)
+            for row in PARTS[name](options.device, options.epochs):
+                rows.append(row)
         except Exception as error:
             traceback.print_exc()
             rows.append([f"{name}: failed", "", f"{type(error).__name__}: {str(error)[:200]}", ""])

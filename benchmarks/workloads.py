@@ -84,7 +84,7 @@ def make_agent(
     device: str = "cpu",
 ) -> Reinforce:
     """Return an agent with the settings that ``refit finetune`` has by default."""
-    goal: dict[str, Any] = {"data": data, "relevance": "recent", "reward": reward}
+    goal: dict[str, Any] = {"data": data, "reward": reward}
     return Reinforce(policy, "ReFiT-Custom-v0", config, env_kwargs=goal, device=device)
 
 

@@ -56,6 +56,9 @@ class ReinforceConfig(TrainerConfig):
     them); 0 leaves them as they are."""
     share_first_step: bool = True
     """Compute the first mean once a user instead of once an episode."""
+    chunks: Annotated[int, Meta(ge=1, le=100_000)] = 1
+    """Parts of a batch that run one after the other, their gradients added: the memory of one part, and the
+    same update. ``users_per_batch`` must be a multiple of it."""
     recompute: bool = False
     """Run each step's network again in the backward pass instead of keeping what it computed: the memory of
     one step instead of T, for up to a third more time, and the same gradients."""

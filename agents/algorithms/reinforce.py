@@ -24,7 +24,8 @@ from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.console import say
-from agents.gradients.episodes import Rollout, Slopes
+from agents.gradients.advantages import OF_A_GROUP
+from agents.gradients.episodes import Rollout, Slopes, together
 from agents.gradients.estimators import rao_blackwell, score_function
 from agents.gradients.linear_scores import PairDraws, TrainedScores, linear_parts, linear_pathwise
 from agents.gradients.rank_thresholds import list_parts
@@ -47,6 +48,7 @@ class Reinforce(FineTuner):
     """
 
     name: ClassVar[str] = "reinforce"
+    divides_batches: ClassVar[bool] = True
     config_class: ClassVar[type[TrainerConfig]] = ReinforceConfig
     maximize: ClassVar[bool] = True  # the slopes are derivatives of J itself
     config: ReinforceConfig
@@ -79,6 +81,8 @@ class Reinforce(FineTuner):
             ValueError: for a deterministic policy, or scores that are not to be trained.
             ValueError: if the estimator needs a list reward and the reward is none.
         """
+        if self.parts > 1:
+            self._check_parts()
         if self.config.estimator != "score":
             self._check_reward()
         if self.config.scores_learning_rate:
@@ -96,20 +100,34 @@ class Reinforce(FineTuner):
             if backbone.scores_by_context:  # its weights compute what an environment shows, too
                 self._shown = {env: backbone.shown(env.problem.seen, self.device) for env in self.envs}
 
+    @property
+    def chunks(self) -> int:
+        """Parts of a batch that a process runs one after the other."""
+        return self.config.chunks
+
     def update(self, users: Tensor) -> dict[str, float]:
         """Roll out, estimate the derivatives of the mean reward, ascend."""
-        trained = self._trained_scores(users)  # how u_0 is scored, if that is trained, too
-        rollout = self._roll_out(users, trained)  # u_T .. u_0 and r(u_0)
-        slopes = self._slopes(rollout, trained)  # d E[r] / d mean_t
-        slopes += self._kl_slopes(rollout)  # - kl_weight d KL_t / d mean_t
-        norm = self.ascend(slopes)  # theta += Adam(sum_t d mean_t / d theta * slope_t)
-        return rollout.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
+        steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcomes = []
+        for some in self.own_parts(users):  # all of them, or a chunk of this process's share
+            trained = self._trained_scores(some)  # how u_0 is scored, if that is trained, too
+            rollout = self._roll_out(some, trained, steps)  # u_T .. u_0 and r(u_0)
+            slopes = self._slopes(rollout, trained)  # d E[r] / d mean_t
+            slopes += self._kl_slopes(rollout)  # - kl_weight d KL_t / d mean_t
+            outcomes.append(rollout.outcome())
+            del rollout, trained  # one chunk's graph at a time
+            self.add_gradient(slopes)  # sum_t d mean_t / d theta * slope_t
+            del slopes
+        norm = self.take_step()  # theta += Adam(gradient)
+        whole = together(outcomes, self.world.gather)
+        return whole.scalars(self.env.problem.num_items) | {"train/gradient_norm": norm}
 
-    def _roll_out(self, users: Tensor, trained: TrainedScores | None) -> Rollout:
+    def _roll_out(self, users: Tensor, trained: TrainedScores | None, steps: tuple[int, ...]) -> Rollout:
         """Return the chains of ``users`` (B,), with the graphs that the estimator needs."""
         config = self.config
         graph = Graph(
-            steps=trained_steps(config.train_steps, self.policy.num_steps, self.user_generator),
+            steps=steps,
             through_actions=config.estimator == "pathwise",
             start=None if trained is None else trained.start,
             recompute=config.recompute,
@@ -149,8 +167,12 @@ class Reinforce(FineTuner):
         return TrainedScores(table, (context, by_context), backbone.initial_state(users, shown))
 
     def _scale(self, rollout: Rollout) -> float:
-        """Factor of all derivatives: 1 / D where log-probabilities are averaged, T / n for n drawn steps."""
+        """Factor of all derivatives: 1 / D where log-probabilities are averaged, T / n for n drawn steps.
+
+        It is divided by the number of chunks.
+        """
         scale = 1.0 if self.config.logprob_reduction == "sum" else 1.0 / self.policy.backbone.dim
+        scale /= self.chunks  # derivatives are means over a chunk
         if self.config.train_steps.startswith("random"):  # each step is drawn with probability n / T
             scale *= self.policy.num_steps / len(rollout.steps)
         return scale
@@ -171,6 +193,22 @@ class Reinforce(FineTuner):
                 "'score' work with embeddings"
             )
         linear_parts(problem.reward_fn, self._train_users[:1].to(self.device))
+
+    def _check_parts(self) -> None:
+        """Refuse what depends on the whole batch at once."""
+        baseline, score_table = self.config.baseline, self.env.problem.score_table
+        if self.config.estimator != "pathwise" and baseline == "batch":
+            raise SettingError(
+                "baseline",
+                f"must be of a user's own episodes ({', '.join(OF_A_GROUP)}) or 'none' where a batch is "
+                f"divided into {self.parts} parts, found {baseline!r}",
+            )
+        if score_table is not None:
+            raise SettingError(
+                "chunks" if self.chunks > 1 else "processes",
+                f"must be 1 for backbone {self.policy.backbone.name!r}, whose u_0 is an embedding: pairs of "
+                "items are drawn for the whole batch",
+            )
 
     def _check_scores(self) -> None:
         """Refuse to train scores where no embeddings turn u_0 into scores."""

@@ -32,6 +32,7 @@ from agents.commands.options import (
 from agents.commands.resuming import begun_settings, check_code
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
+from agents.runs.processes import launch, processes
 from agents.training.config import TrainerConfig, named_settings
 from agents.tuning.settings_file import read_settings
 from refit_env.settings import Bounded, Seed
@@ -122,6 +123,9 @@ class Finetune(Command):
     new_data: Flag = False
     """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
     those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
+    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """Processes of this machine among which every batch is divided (REINFORCE; the extra ``distributed``):
+    one for each GPU, or for each core. ``torchrun`` starts them on several machines."""
     other_weights: Flag = False
     """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
@@ -250,6 +254,8 @@ def main(words: Sequence[str]) -> int:
     command: Finetune = parse(Finetune, words, "refit finetune", default)
     if of_data is not None and not command.quiet:
         say(f"reward {command.goal.reward}, relevance {command.goal.relevance}: {of_data.why}", stderr=True)
+    if command.processes > 1 and processes() == 1:
+        return launch(["finetune", *words], command.processes)
     return command.run()
 
 

@@ -28,9 +28,10 @@ from agents.commands.resuming import check_begun_on, check_unchanged, checkpoint
 from agents.console import console, print_json, say, shows_progress
 from agents.runs.alarms import alarms
 from agents.runs.contents import RunConfig
-from agents.runs.folder import CURVE, RunError, RunFolder
+from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
 from agents.runs.log import log_result, read_log
 from agents.runs.plots import Panel, column, plot_curves
+from agents.runs.processes import is_first, is_restarted
 from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
 from agents.training.config import TrainerConfig
@@ -60,7 +61,9 @@ KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
 
 def run(command: Finetune) -> int:
     """Fine-tune, evaluate, and write the run folder; returns the exit code."""
-    command = replace(command, agent=_adapted(command))
+    command = replace(command, agent=_adapted(command), resume=command.resume or is_restarted())
+    if not is_first():
+        return _assist(command)
     if command.resume:
         if command.overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
@@ -86,6 +89,17 @@ def run(command: Finetune) -> int:
         command.out, "finetune", settings | begun, overwrite=command.overwrite, needs=needs
     ) as folder:
         return _train(command, folder, agent, pretraining)
+
+
+def _assist(command: Finetune) -> int:
+    """Train beside the first process, which writes the run folder; returns the exit code."""
+    if command.resume:
+        agent = _resumed(command, RunFolder.open(command.out, needs=(CONFIG,)))[0]
+    else:
+        policy, target = _start(command, None)
+        agent = _agent(command, policy, target, _settings(command, policy, target))
+    agent.learn()
+    return 0
 
 
 def _adapted(command: Finetune) -> TrainerConfig:
@@ -170,7 +184,7 @@ def _resumed(command: Finetune, folder: RunFolder) -> tuple[FineTuner, dict[str,
     agent = _agent(command, policy, target, settings)
     if saved:
         agent.load(folder.path)
-    if grows:
+    if grows and is_first():
         kept = {name: begun.get(name) for name in KEPT}
         folder.write_config("finetune", settings | kept)
     return agent, begun.get("pretraining")

@@ -6,6 +6,7 @@ length, T denoising steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -56,6 +57,17 @@ class Rollout:
         """Return (B, G) the rewards less a baseline of ``agents.gradients.advantages``."""
         return advantages.advantage(baseline, self.reward.view(self.users.numel(), -1))
 
+    def outcome(self) -> Rollout:
+        """Return the users, the rewards and the lists, without the chains."""
+        return Rollout(
+            self.users,
+            reward=self.reward,
+            terms=self.terms,
+            lists=self.lists,
+            steps=self.steps,
+            seconds=self.seconds,
+        )
+
     def of_each(self, value: Tensor) -> Tensor:
         """(N, ...) the rows of ``value``: (N, ...) itself, or (B, ...) repeated for a user's episodes."""
         rows = self.reward.numel()
@@ -80,3 +92,21 @@ class Rollout:
             "lists/coverage": coverage_at_k(self.lists, num_items),
             "lists/gini": gini(self.lists, num_items),
         }
+
+
+def together(outcomes: Sequence[Rollout], gather: Callable[[Tensor], Tensor]) -> Rollout:
+    """Return the outcomes of a batch's parts as one.
+
+    Args:
+        outcomes: those of this process.
+        gather: returns the rows of all processes.
+    """
+    first = outcomes[0]
+    return Rollout(
+        gather(torch.cat([one.users for one in outcomes])),
+        reward=gather(torch.cat([one.reward for one in outcomes])),
+        terms={name: gather(torch.cat([one.terms[name] for one in outcomes])) for name in first.terms},
+        lists=gather(torch.cat([one.lists for one in outcomes])),
+        steps=first.steps,
+        seconds=sum(one.seconds for one in outcomes),
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from agents.gradients.episodes import Rollout
+from agents.rollouts.parts import PartDraws
 
 if TYPE_CHECKING:
     from refit_env.backbones.base import Context
@@ -55,7 +56,7 @@ def roll_out(
     env: DenoisingVectorEnv,
     users: Tensor,
     *,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | PartDraws | None = None,
     noise: Noise = Noise.OF_EPISODE,
     share_first: bool = True,
     graph: Graph | None = None,
@@ -67,7 +68,8 @@ def roll_out(
             would belong to other networks than the samples.
         env: a torch-backend vector environment of B * G sub-environments and the policy's T.
         users: (B,) int64.
-        generator: source of the noise, on the policy's device.
+        generator: source of the noise, on the policy's device; ``PartDraws`` where the users are a part of
+            a batch.
         noise: which episodes share it.
         share_first: compute the first mean once a user where all episodes of a user start in the same u_T
             (``start="history"``). False for measurement, or where the episodes of a user have policies of
@@ -128,7 +130,7 @@ def step_mean(
 
 
 def _start_seeds(
-    env: DenoisingVectorEnv, group: int, noise: Noise, generator: torch.Generator | None
+    env: DenoisingVectorEnv, group: int, noise: Noise, generator: torch.Generator | PartDraws | None
 ) -> int | list[int] | None:
     """Seeds of the environments where starts are drawn, from ``generator``, so that a run can be repeated.
 
@@ -137,16 +139,21 @@ def _start_seeds(
     own = noise is Noise.OF_EPISODE
     if not env.problem.needs_noise or (generator is None and own):
         return None
+    if isinstance(generator, PartDraws):
+        return generator.seed(env.num_envs)
     device = None if generator is None else generator.device
     seed = int(torch.randint(2**31, (), generator=generator, device=device))
     return seed if own else [seed + n // group for n in range(env.num_envs)]
 
 
-def _draw(like: Tensor, group: int, noise: Noise, generator: torch.Generator | None) -> Tensor:
+def _draw(like: Tensor, group: int, noise: Noise, generator: torch.Generator | PartDraws | None) -> Tensor:
     """Return the noise of a step in the shape of ``like`` (N, D)."""
     if noise is Noise.NONE:
         return torch.zeros_like(like)
-    if noise is Noise.OF_USER:
-        some = torch.randn((like.shape[0] // group, like.shape[1]), generator=generator, device=like.device)
-        return some.repeat_interleave(group, 0)
-    return torch.randn(like.shape, generator=generator, device=like.device)
+    shared = group if noise is Noise.OF_USER else 1
+    rows, size = like.shape[0] // shared, like.shape[1]
+    if isinstance(generator, PartDraws):
+        drawn = generator.normal(rows, size, like.device)
+    else:
+        drawn = torch.randn((rows, size), generator=generator, device=like.device)
+    return drawn if shared == 1 else drawn.repeat_interleave(shared, 0)

@@ -36,6 +36,7 @@ def make_training_envs(
     config: BatchSettings,
     device: torch.device,
     env_kwargs: Mapping[str, Any] | None = None,
+    parts: int = 1,
 ) -> tuple[int, list[DenoisingVectorEnv]]:
     """Make the torch-backend environments that fit a policy, one for each of ``relevance_draws``.
 
@@ -45,6 +46,7 @@ def make_training_envs(
         config: gives the batch.
         device: where batches live.
         env_kwargs: further keywords of ``gym.make_vec``.
+        parts: equal parts of a batch, of which the environments run one at a time.
 
     Returns:
         Users in a batch (at most those of the data), and the environments.
@@ -60,7 +62,7 @@ def make_training_envs(
     kwargs |= {"vectorization_mode": "vector_entry_point", "autoreset_mode": "Disabled"}
     probe = cast("DenoisingVectorEnv", gym.make_vec(env_id, num_envs=1, **kwargs))
     mode, batch = probe.problem.relevance.mode, min(config.users_per_batch, len(probe.problem.users))
-    draws = config.relevance_draws
+    share, draws = share_of(batch, parts), config.relevance_draws
     if draws > 1 and mode != "holdout":
         raise SettingError(
             "relevance_draws",
@@ -73,7 +75,7 @@ def make_training_envs(
             "DenoisingVectorEnv",
             gym.make_vec(
                 env_id,
-                num_envs=batch * config.samples_per_user,
+                num_envs=share * config.samples_per_user,
                 relevance_kwargs=chosen | ({"seed": first + n} if mode == "holdout" else {}),
                 **kwargs,
             ),
@@ -83,18 +85,45 @@ def make_training_envs(
     return batch, envs
 
 
-def check_training_env(env: DenoisingVectorEnv, policy: DiffusionPolicy, config: BatchSettings) -> None:
+def share_of(batch: int, parts: int) -> int:
+    """Return the users of each of ``parts`` equal parts of a batch.
+
+    Raises:
+        SettingError: naming ``users_per_batch``, if it cannot be divided.
+
+    Example:
+        >>> share_of(128, 2)
+        64
+    """
+    if batch % parts:
+        raise SettingError(
+            "users_per_batch",
+            f"must be a multiple of {parts}, the processes times the chunks that divide a batch, "
+            f"found {batch}",
+        )
+    return batch // parts
+
+
+def check_training_env(
+    env: DenoisingVectorEnv, policy: DiffusionPolicy, config: BatchSettings, parts: int = 1
+) -> None:
     """Refuse an environment that does not fit, before any work is done.
+
+    Args:
+        env: the environment.
+        policy: the policy that acts in it.
+        config: gives the batch.
+        parts: equal parts of a batch, of which the environment runs one at a time.
 
     Raises:
         ValueError: naming what differs.
         DataError: if the policy was trained on another data set.
     """
-    expected = config.users_per_batch * config.samples_per_user
+    expected = share_of(config.users_per_batch, parts) * config.samples_per_user
     if env.num_envs != expected:
         raise ValueError(
             f"the environment has {env.num_envs} sub-environments; "
-            f"users_per_batch * samples_per_user is {expected}"
+            f"users_per_batch * samples_per_user{f' / {parts}' if parts > 1 else ''} is {expected}"
         )
     problem = env.problem
     check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")

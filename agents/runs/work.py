@@ -45,6 +45,10 @@ class Work:
         """The sum of two counts."""
         return Work(self.forward + other.forward, self.backward + other.backward)
 
+    def __mul__(self, times: int) -> Work:
+        """The work of several processes that do the same."""
+        return Work(self.forward * times, self.backward * times)
+
     def __sub__(self, other: Work) -> Work:
         """What was done since ``other`` was counted."""
         return Work(self.forward - other.forward, self.backward - other.backward)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from agents.rollouts.parts import PartDraws
 from agents.rollouts.training_envs import check_training_env, make_training_envs
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
@@ -23,6 +24,7 @@ from agents.training.lagrangian import Constrained, Lagrangian
 from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
+from agents.training.world import world_of
 from refit_env.backbones import Backbone
 from refit_env.backbones.products import WeightGradients
 from refit_env.checkpoint import check_tensors
@@ -34,6 +36,9 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 from refit_env.rewards.registry import RewardSpec
 from refit_env.utils.user_code import in_words, sources_in
+
+EVALUATED = 512
+"""Users evaluated at a time; fewer where training has smaller batches, so that it needs the memory."""
 
 
 class AgentState(Resumable):
@@ -50,6 +55,9 @@ class AgentState(Resumable):
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
     maximize: ClassVar[bool] = False
     """Whether ``update`` computes the gradient of an objective to maximise, instead of a loss."""
+
+    divides_batches: ClassVar[bool] = False
+    """Whether ``update`` can be divided among processes and into chunks."""
 
     def __init__(
         self,
@@ -82,16 +90,21 @@ class AgentState(Resumable):
         self._reward_files = [in_words(found) for found in sources_in("reward", reward).values()]
         self.device = resolve_device(device)
         check_precision(self.config.precision, self.device)
+        self.world = world_of(self.device)
+        if self.world.size > 1 and not self.divides_batches:
+            raise ValueError(f"algorithm {self.name!r} trains in one process; 'reinforce' in several, too")
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
         if isinstance(env, str):
-            batch, self.envs = make_training_envs(env, self.policy, self.config, self.device, env_kwargs)
+            batch, self.envs = make_training_envs(
+                env, self.policy, self.config, self.device, env_kwargs, self.parts
+            )
             self.config = replace(self.config, users_per_batch=batch)
         else:
             self.envs = [env]
         self.env = self.envs[0]
-        check_training_env(self.env, self.policy, self.config)
+        check_training_env(self.env, self.policy, self.config, self.parts)
         self.rule = selecting_rule(self.config.select, self.env.problem.dataset)
         self.config = replace(self.config, select=str(self.rule))
         self.lagrangian = Lagrangian.of(self.config, self.env.problem)
@@ -106,7 +119,9 @@ class AgentState(Resumable):
         self.gradients = WeightGradients()
         self.user_generator = torch.Generator().manual_seed(seed)
         self.noise_generator = torch.Generator(self.device).manual_seed(seed + 1)
+        self.noise = PartDraws(self.noise_generator)
         self._begin()
+        self._best_state = self.reference.state_dict()  # the same weights: no second copy
         self._train_users, self._selection_users = self._split_users()
         evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
         self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
@@ -145,6 +160,16 @@ class AgentState(Resumable):
         for constrained in self._constrained:
             constrained.weigh(self.lagrangian)
 
+    @property
+    def chunks(self) -> int:
+        """Parts of a batch that a process runs one after the other."""
+        return 1
+
+    @property
+    def parts(self) -> int:
+        """Equal parts that a batch is divided into: the processes times their chunks."""
+        return self.world.size * self.chunks
+
     def check_settings(self) -> None:
         """Refuse settings, policies and rewards that the algorithm cannot use; subclasses add their own.
 
@@ -165,7 +190,9 @@ class AgentState(Resumable):
             start: whether of the policy that training began with, else of the policy as it is now.
         """
         dataset, policy = self.env.problem.dataset, self.reference if start else self.policy
-        return evaluate(policy.scorer(dataset), dataset, split, users=users, device=self.device)
+        batch = min(self.config.users_per_batch, EVALUATED)
+        scorer = policy.scorer(dataset)
+        return evaluate(scorer, dataset, split, users=users, batch=batch, device=self.device)
 
     def _refresh_lists(self) -> None:
         """Pass the policy's lists to rewards that use others' lists (coverage, RACS's neighbor_lists)."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from agents.gradients.episodes import Rollout, Slopes
+from agents.rollouts.parts import Part
 from agents.rollouts.rollout import Graph, Noise, roll_out
 from agents.runs.log import RunLog
 from agents.runs.profiling import Usage
@@ -99,7 +100,7 @@ class FineTuner(AgentState):
         Raises:
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
         """
-        folder = None if run_dir is None else Path(run_dir)
+        folder = None if run_dir is None or self.world.rank else Path(run_dir)
         with self._session():
             interrupted = self._iterate(folder, callback, progress)
             result = self._chosen(interrupted)
@@ -121,7 +122,7 @@ class FineTuner(AgentState):
                 if self.iteration == 0:
                     self._record(self._validate(), log)
                 while self.iteration < self.config.iterations and not self._out_of_patience():
-                    if interrupted_now():
+                    if self.world.any(interrupted_now()):
                         raise KeyboardInterrupt
                     self._record(self._step(), log)
                     if folder is not None and self._validates_now():
@@ -176,7 +177,7 @@ class FineTuner(AgentState):
         both = self.policy, self.reference
         with counted(*(p.backbone for p in both)) as work, policies_in(self.config.precision, *both):
             scalars = self.update(users)
-        scalars |= work.scalars()
+        scalars |= (work * self.world.size).scalars()
         self.done += 1
         scalars["seconds/update"] = time.perf_counter() - begin
         self.seconds += scalars["seconds/update"]
@@ -193,16 +194,22 @@ class FineTuner(AgentState):
     def _validate(self) -> dict[str, float]:
         """Evaluate on the validation set and keep the weights if they are the best so far."""
         begin = time.perf_counter()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.gradients.release()
         self._refresh_lists()
-        found, means = self._validated()
-        out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means)
+        means, monitors = self.world.of_first(self._measured)
+        out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means) | monitors
         out |= self.adapt_multipliers(means, self._start_means(means))
-        first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
-        out |= monitored(self.policy, self.reference, first, self._train_users, found.lists)
         out |= trends(self.history, {"iteration": float(self.iteration)} | out)
         out["seconds/validation"] = time.perf_counter() - begin
         self.validation_seconds += out["seconds/validation"]
         return out
+
+    def _measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the validation metrics, and the monitors."""
+        found, means = self._validated()
+        first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
+        return means, monitored(self.policy, self.reference, first, self._train_users, found.lists)
 
     def _validated(self) -> tuple[Evaluation, dict[str, float]]:
         """Return the validation of the users that select, and its metrics."""
@@ -227,8 +234,7 @@ class FineTuner(AgentState):
     ) -> Rollout:
         """Run chains of ``users`` (B,) by the agent's policy, environment and noise, see ``roll_out``."""
         own = self.policy, self.env, users
-        draws = self.noise_generator
-        return roll_out(*own, generator=draws, noise=noise, share_first=share_first, graph=graph)
+        return roll_out(*own, generator=self.noise, noise=noise, share_first=share_first, graph=graph)
 
     def require_noise(self, consequence: str) -> None:
         """Refuse a policy that is deterministic at some step.
@@ -241,21 +247,26 @@ class FineTuner(AgentState):
                 "exploration_std", f"must be > 0: the policy's std is 0 at some step, so {consequence}"
             )
 
-    def ascend(self, slopes: Slopes) -> float:
-        """Compute the gradient in the weights from derivatives, such as those in the means, and take a step.
+    def own_parts(self, users: Tensor) -> Iterator[Tensor]:
+        """Yield the users (b,) of this process's chunks of a batch (B,); the noise drawn next is theirs."""
+        first = self.world.rank * self.chunks
+        for part in self.noise.each([Part(first + n, self.parts) for n in range(self.chunks)]):
+            yield part.of(users)
 
-        Returns:
-            The norm of the gradient.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
+    def add_gradient(self, slopes: Slopes) -> None:
+        """Add the gradient in the weights from derivatives of the objective, such as those in the means."""
         with self.gradients:
             torch.autograd.backward([tensor for tensor, _ in slopes], [slope for _, slope in slopes])
-        return self.take_step()
 
     def take_step(self) -> float:
-        """Clip the gradient to ``max_grad_norm`` and take an optimiser step; returns its norm before."""
+        """Average the gradient over the processes, clip it to ``max_grad_norm`` and take an optimiser step.
+
+        Returns:
+            The norm of the gradient before.
+        """
         limit = self.config.max_grad_norm or float("inf")
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.world.average([p.grad for p in trained if p.grad is not None])
         norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
         self.optimizer.step()
         return norm

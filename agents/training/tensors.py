@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from agents.runs.processes import local_rank, processes
 from refit_env.checkpoint import check_tensors
 from refit_env.errors import CheckpointError, SettingError
 
@@ -30,6 +31,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         device(type='cpu')
     """
     cuda = torch.cuda.is_available()
+    if cuda and device in ("auto", "cuda") and processes() > 1:
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
     if device == "auto":
         return torch.device("cuda" if cuda else "cpu")
     try:

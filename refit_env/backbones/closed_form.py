@@ -293,6 +293,6 @@ def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
         out["friends"] = (0.0, 0.1, 0.3, 1.0, 3.0)
     if rows or dataset.social is not None:
         out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-    out |= {"neighborhood": (0.0, 0.5, 0.3, 0.7, 0.9), "shrink": (100.0, 10.0, 1.0, 1000.0)}
-    out |= {"balance": (0.5, 0.25, 0.0, 0.75), "row_power": (0.0, 0.5, 1.0)}
-    return out | ({"pairs": ("sets", "targets")} if rows else {})
+    out |= {"neighborhood": (0.0, 0.3, 0.6, 0.9), "shrink": (10.0, 1.0, 100.0, 1000.0)}
+    out |= {"balance": (0.0, 0.25, 0.5, 0.75) if rows else (0.5, 0.25, 0.0, 0.75)}
+    return out | {"row_power": (0.0, 0.5, 1.0)} | ({"pairs": PAIRS} if rows else {})

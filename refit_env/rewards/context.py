@@ -125,9 +125,9 @@ class RewardContext:
         for part, some in zip(torch.split(scores, size), torch.split(users, size), strict=True):
             yield self.hidden.fill(part, some, value), some
 
-    def neighbors(self, count: int) -> npt.NDArray[np.int64]:
+    def neighbors(self, count: int, search: str = "exact") -> npt.NDArray[np.int64]:
         """(U, count) the most similar users by the cosine of the visible rows, -1 where there are fewer."""
-        return cached_neighbors(self.relevance.visible, count, self.relevance.groups)
+        return cached_neighbors(self.relevance.visible, count, self.relevance.groups, search)
 
     def lists_by(self, score: Callable[[Tensor], Tensor], batch: int = 512) -> Tensor:
         """(U, K) the lists of all ``peers`` from the scores of a model, users (B,) -> scores (B, I)."""

@@ -181,8 +181,9 @@ class Racs(ListReward):
             variant: ``"target_list"`` or ``"neighbor_lists"``.
             neighbor_relevance: mode of the relevant items of neighbours; None is the context's mode.
             discount: ``"flat"`` counts hits (the paper), ``"log"`` has the rank weights of DCG.
-            neighbors_by: ``"rows"`` (the cosine of the visible rows, the paper), ``"factors"`` (of their 64
-                leading factors) or ``"model"`` (of the vectors u_0 of a pretrained model).
+            neighbors_by: ``"rows"`` (the cosine of the visible rows, the paper), ``"index"`` (the same, by
+                an approximate search for 100,000 users and more), ``"factors"`` (of their 64 leading factors)
+                or ``"model"`` (of the vectors u_0 of a pretrained model).
             checkpoint: for ``"model"``: its folder; None is the environment's.
 
         Raises:

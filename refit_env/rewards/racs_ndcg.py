@@ -61,8 +61,9 @@ class RacsNdcg(ListReward):
             context: data, relevance, K.
             alpha: weight of the target's own NDCG, in 0..1.
             neighbors: M.
-            neighbors_by: ``"rows"`` (the cosine of the visible rows), ``"factors"`` (of their 64 leading
-                factors) or ``"model"`` (of the vectors u_0 of a pretrained model).
+            neighbors_by: ``"rows"`` (the cosine of the visible rows), ``"index"`` (the same, by an
+                approximate search), ``"factors"`` (of their 64 leading factors) or ``"model"`` (of the
+                vectors u_0 of a pretrained model).
             checkpoint: for ``"model"``: its folder; None is the environment's.
             neighbor_relevance: mode of the relevant items of neighbours; None is the context's mode.
             excess: subtract the mean gains of all users from the neighbours'.

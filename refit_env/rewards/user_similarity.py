@@ -20,7 +20,7 @@ from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.context import RewardContext
 from refit_env.utils.content_cache import CACHE
 
-SIMILAR_BY = ("rows", "factors", "model")
+SIMILAR_BY = ("rows", "index", "factors", "model")
 """Names for ``neighbors_by``."""
 RANK = 64
 """r of ``factors``, less in a smaller data set."""
@@ -35,15 +35,17 @@ def neighbor_ids(
     Args:
         context: gives the visible rows; users of one group are not each other's neighbours.
         count: M.
-        by: ``"rows"``: the cosine of the visible rows. ``"factors"``: that of their projections on the rows'
-            64 leading factors. ``"model"``: that of the vectors u_0 of a pretrained model's noise-free chain.
+        by: ``"rows"``: the cosine of the visible rows. ``"index"``: the same by an approximate search, nearly
+            linear in the users (the extra ``neighbors``). ``"factors"``: that of their projections on the
+            rows' 64 leading factors. ``"model"``: that of the vectors u_0 of a pretrained model's noise-free
+            chain.
         checkpoint: folder of that model; None uses the environment's.
 
     Raises:
         SettingError: for ``"model"`` without a model.
     """
-    if by == "rows":
-        return context.neighbors(count)
+    if by in ("rows", "index"):
+        return context.neighbors(count, "exact" if by == "rows" else "approximate")
     visible, groups = context.relevance.visible, context.relevance.groups
     key: Hashable = None
     if by == "model":

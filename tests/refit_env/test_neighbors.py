@@ -14,7 +14,13 @@ from hypothesis.extra import numpy as hnp
 
 from refit_env import neighbors
 from refit_env.data import load_dataset
-from refit_env.neighbors import cached_neighbors, nearest_users, nearest_vectors, neighbor_average
+from refit_env.neighbors import (
+    approximate_users,
+    cached_neighbors,
+    nearest_users,
+    nearest_vectors,
+    neighbor_average,
+)
 
 tables = hnp.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 6)), elements=st.integers(0, 1))
 counts = hnp.arrays(np.int64, st.tuples(st.integers(1, 8), st.integers(1, 5)), elements=st.integers(0, 4))
@@ -152,3 +158,20 @@ def test_dense_vectors_have_the_neighbours_of_sparse_rows() -> None:
 def test_dense_vectors_tie_to_the_lower_id() -> None:
     vectors = np.array([[1.0, 0], [0, 1], [0, 2], [0, 3], [1, 0]], dtype=np.float32)
     assert nearest_vectors(vectors, 2).tolist() == [[4, -1], [2, 3], [1, 3], [1, 2], [0, -1]]
+
+
+def test_the_approximate_search_finds_most_of_the_nearest_users() -> None:
+    pytest.importorskip("faiss")
+    rng = np.random.default_rng(0)
+    homes = rng.integers(10, size=600)
+    rows = sp.csr_matrix(
+        (rng.random((600, 200)) < np.where(np.arange(200) % 10 == homes[:, None], 0.5, 0.03)) * 1.0
+    )
+    groups = np.arange(600) // 2
+    for some in (None, groups):
+        exact, near = nearest_users(rows, 5, some), approximate_users(rows, 5, some)
+        found = [np.isin(b, a).mean() for a, b in zip(exact[0], near[0], strict=True)]
+        assert np.mean(found) > 0.9
+        assert near[1].sum() > 0.99 * exact[1].sum() and (near[1] <= exact[1] + 1e-6).all()
+        if some is not None:
+            assert (groups[near[0]] != groups[:, None]).all()
