@@ -28,10 +28,9 @@ import torch
 from agents.baselines import fit_baseline
 from agents.training.closed_form import fit_closed_form, fitted_policy
 from agents.tuning.choice import Gain, better_of
-from agents.tuning.defaults import FineTuning, default_finetuning
+from agents.tuning.defaults import TRAINED, FineTuning, backbones_for, default_finetuning
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts, inspect_data
-from agents.tuning.study import TRAINED, backbones_for
 from agents.tuning.trying import Training
 from benchmarks.harness import report
 from refit_env.data import Dataset, load_dataset

@@ -76,7 +76,8 @@ HEADS = {
         "In Python: "
         "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(env_id, NAME)`.\n"
         "[Leaderboards](../leaderboards/index.md) have their figures; "
-        "[your own baseline](../howto/own-baseline.md) is one class.",
+        "[your own baseline](../howto/own-baseline.md) is one class. "
+        "CFGAN, NICF and FCPO are not here: a CFGAN ranked near popularity, and the others were not tried.",
     ),
 }
 

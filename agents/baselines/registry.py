@@ -21,6 +21,7 @@ BASELINES: dict[str, str] = {
     "item-knn": "agents.baselines.item_knn:ItemKNN",
     "lightgcn": "agents.baselines.lightgcn:LightGCN",
     "markov": "agents.baselines.markov:Markov",
+    "mhcn": "agents.baselines.mhcn:MHCN",
     "mf-bpr": "agents.baselines.mf_bpr:MatrixFactorization",
     "most-visited": "agents.baselines.places:MostVisited",
     "mult-dae": "agents.baselines.multdae:MultDAE",

@@ -13,6 +13,7 @@ from agents.algorithms.configs import ReinforceConfig
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import RowDenoiser
+from refit_env.backbones.linear import LARGEST
 
 MANY = 100_000
 """Train interactions above which fine-tuning on the latest of them uses longer steps."""
@@ -20,6 +21,9 @@ LARGEST_EASE = 10_000
 """Number of items (or users, if fewer) up to which ``ease`` is solved in seconds."""
 LINEAR = 10_000
 """Number of items up to which ``linear`` is the default; a larger matrix needs minutes and gigabytes."""
+
+TRAINED = 10_000
+"""Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,15 @@ def default_backbone(facts: DataFacts) -> Chosen:
     if facts.items <= LINEAR:
         return Chosen("linear", f"a closed form; {facts.items:,} items are at most {LINEAR:,}")
     return Chosen("spectral", f"a closed form of low rank; {facts.items:,} items are more than {LINEAR:,}")
+
+
+def backbones_for(facts: DataFacts) -> list[str]:
+    """Return the default backbones of a study.
+
+    ``linear`` is also tried where few users make its fit cheap, though its weights take gigabytes.
+    """
+    cheap = facts.form == "sets" and facts.users <= LINEAR and facts.items <= LARGEST
+    return ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
 
 
 _ANNEALED = ReinforceConfig(

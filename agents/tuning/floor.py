@@ -17,9 +17,21 @@ from refit_env.evaluation.ranking import evaluate
 SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
     "popularity": {},
     "ease": {"l2": (200.0, 100.0, 500.0, 50.0, 1000.0, 20.0, 2000.0)},
-    "item-knn": {"neighbors": (100, 50, 200, 20, 400), "shrink": (10.0, 0.0, 100.0)},
-    "user-knn": {"neighbors": (100, 50, 200, 400), "balance": (0.5, 0.3, 0.7)},
-    "rp3beta": {"beta": (0.6, 0.4, 0.8, 0.2), "alpha": (1.0, 0.7, 1.3), "neighbors": (100, 200, 400)},
+    "item-knn": {
+        "neighbors": (100, 50, 200, 20, 400),
+        "shrink": (10.0, 0.0, 100.0, 300.0),
+        "balance": (0.5, 0.3, 0.7),
+    },
+    "user-knn": {
+        "neighbors": (100, 50, 200, 400, 800),
+        "shrink": (0.0, 10.0, 100.0, 300.0),
+        "balance": (0.5, 0.3, 0.7),
+    },
+    "rp3beta": {
+        "beta": (0.6, 0.4, 0.8, 0.2, 0.0),
+        "alpha": (1.0, 0.7, 1.3, 0.4),
+        "neighbors": (100, 200, 400),
+    },
     "gf-cf": {"alpha": (0.3, 0.1, 1.0, 0.0), "rank": (256, 128, 64, 512)},
     "ials": {"l2": (0.01, 0.003, 0.03, 0.001), "unobserved": (0.1, 0.03, 0.3), "embedding": (64, 128, 256)},
     "slim": {"iterations": (20,), "l1": (5.0, 1.0, 20.0), "l2": (200.0, 50.0, 1000.0)},

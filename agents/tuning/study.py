@@ -21,7 +21,7 @@ from agents.runs.folder import RunError
 from agents.training.closed_form import fit_closed_form, is_closed_form
 from agents.tuning.choice import Gain, better_of
 from agents.tuning.config import StudySettings
-from agents.tuning.defaults import LINEAR, FineTuning
+from agents.tuning.defaults import TRAINED, FineTuning, backbones_for
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts
 from agents.tuning.policies import TrialPolicies
@@ -30,7 +30,6 @@ from agents.tuning.space import settings_of
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import MOST, Pace, Training, pretrain_network
 from refit_env.backbones import backbone_for
-from refit_env.backbones.linear import LARGEST
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
@@ -39,21 +38,10 @@ from refit_env.evaluation.selection import ACCURACY, UNMET
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.registry import RewardSpec
 
-TRAINED = 10_000
-"""Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
 REFUSALS = 3
 """Refused fine-tunings after which a start is left."""
 SHORTEST = 30.0
 """Least time limit of a fine-tuning in seconds."""
-
-
-def backbones_for(facts: DataFacts) -> list[str]:
-    """Return the default backbones of a study.
-
-    ``linear`` is also tried where few users make its fit cheap, though its weights take gigabytes.
-    """
-    cheap = facts.form == "sets" and facts.users <= LINEAR and facts.items <= LARGEST
-    return ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
 
 
 class Study:

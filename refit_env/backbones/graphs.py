@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import Parameter
@@ -61,6 +63,22 @@ class Operator:
         values = (left[target] * right[source]).rsqrt()  # (n,)
         forward = _by_rows(target, source, values, shape)
         return cls(forward, _by_rows(source, target, values, (shape[1], shape[0])))
+
+    @classmethod
+    def of(cls, matrix: sp.csr_matrix, device: torch.device | str = "cpu") -> Operator:
+        """Return the map of a SciPy matrix (R, C), in float32.
+
+        Example:
+            >>> Operator.of(sp.csr_matrix([[0.0, 2.0], [0.0, 0.0]]))(torch.eye(2))
+            tensor([[0., 2.],
+                    [0., 0.]])
+        """
+        entries = matrix.tocoo()
+        place = np.stack([entries.row, entries.col]).astype(np.int64)
+        rows, columns = torch.as_tensor(place, device=device)  # (n,) each
+        values = torch.as_tensor(entries.data, dtype=torch.float32, device=device)
+        forward = _by_rows(rows, columns, values, matrix.shape)
+        return cls(forward, _by_rows(columns, rows, values, matrix.shape[::-1]))
 
     @property
     def T(self) -> Operator:  # named like the attribute of tensors

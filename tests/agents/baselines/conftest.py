@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "lightgcn": EMBEDDED,
     "markov": {"reach": 3},
     "mf-bpr": EMBEDDED,
+    "mhcn": EMBEDDED,
     "most-visited": {},
     "mult-dae": ROWS,
     "mult-vae": ROWS | {"hidden": (6,)},

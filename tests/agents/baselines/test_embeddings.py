@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -13,6 +15,7 @@ from torch.nn import functional
 from agents.baselines import baseline
 from agents.baselines.embeddings import contrast
 from agents.baselines.learning import Learned, Learner, ready
+from agents.baselines.mhcn import CHANNELS, motif_channels
 from refit_env.data import Dataset
 
 
@@ -151,3 +154,44 @@ def test_diffnet_sums_layers_of_trust_and_the_mean_of_items(task_data: dict[str,
     first = w + mean[0] @ w
     second = first + mean[0] @ first
     close(model.embed(), torch.cat([w + first + second + mean[1] @ h, h]))
+
+
+def test_the_channels_of_mhcn_count_triangles_and_common_items() -> None:
+    draws = np.random.default_rng(0)
+    trust = (draws.random((12, 12)) < 0.25) & ~np.eye(12, dtype=bool)
+    rows = (draws.random((12, 9)) < 0.3).astype(float)
+    found = motif_channels(sp.csr_matrix(trust.astype(float)), sp.csr_matrix(rows))
+    linked, common = trust | trust.T, rows @ rows.T
+    wanted = {name: np.zeros((12, 12)) for name in CHANNELS}
+    for one in range(12):
+        for other in range(12):
+            if one == other:
+                continue
+            if linked[one, other]:
+                wanted["social"][one, other] = (linked[one] & linked[other]).sum()
+                wanted["joint"][one, other] = common[one, other]
+            elif common[one, other] >= 2:
+                wanted["purchase"][one, other] = common[one, other]
+    for name, matrix in wanted.items():
+        total = matrix.sum(1, keepdims=True)
+        wanted_rows = np.divide(matrix, total, where=total > 0, out=np.zeros_like(matrix))
+        np.testing.assert_allclose(found[name].toarray(), wanted_rows, atol=1e-12)
+
+
+def test_mhcn_mixes_its_channels_with_the_graph_of_interactions(few: Dataset, adjacency: Tensor) -> None:
+    social = np.array([[0, 1], [1, 2], [2, 0], [3, 4], [4, 3]], np.int32)
+    model = built("mhcn", replace(few, task="social", social=social), layers=1)
+    graph, p, q = adjacency[:5, 5:], model.users.weight, model.items.weight
+    views = [p * torch.sigmoid(gate(p)) for gate in model.gates]
+    simple = views.pop()
+
+    def mixed(parts: list[Tensor]) -> Tensor:
+        weights = torch.softmax(torch.stack([part @ model.mix.weight.T @ model.query for part in parts]), 0)
+        return sum(weight[:, None] * part for weight, part in zip(weights, parts, strict=True))  # type: ignore
+
+    first = mixed(views) + simple / 2
+    dense = [torch.as_tensor(model._channels[name].toarray()).float() for name in CHANNELS]
+    sums = [view + functional.normalize(h @ view, dim=1) for h, view in zip(dense, views, strict=True)]
+    users = mixed(sums) + (simple + functional.normalize(graph @ q, dim=1)) / 2
+    items = q + functional.normalize(graph.T @ first, dim=1)
+    close(model.embed(), torch.cat([users, items]))
