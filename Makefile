@@ -51,7 +51,7 @@ test-pythons: $(INSTALLED) ## Run fast tests and doctests on each Python of PYTH
 test-wheel: $(VENV)/.refit-release-installed ## Build sdist and wheel, install the wheel in a clean environment, use it (minutes)
 	REFIT_WHEEL=1 $(BIN)/python -m pytest -m slow tests/test_packaging.py $(PYTEST_ARGS)
 
-test-browser: docs $(VENV)/.refit-browser-installed ## Open the site in a headless Chromium, wide and narrow; skips where there is none
+test-browser: docs $(VENV)/.refit-browser-installed ## Open the site and a report in a headless Chromium, wide and narrow; skips where there is none
 	REFIT_SITE=docs/_build $(BIN)/python -m pytest -m slow tests/browser $(PYTEST_ARGS)
 
 test-api: $(VENV)/.refit-api-installed ## Send the service requests that are made from its OpenAPI (minutes)
