@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from agents.reports.measured import Measured
-from refit_env.data import Dataset
+from refit_env.data import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
-from refit_env.data.sequences import LENGTHS
 from refit_env.evaluation.metrics import top_k
 from refit_env.policy import DiffusionPolicy
 
@@ -94,8 +93,9 @@ def explorer(
     Returns:
         ``metric`` (its name), ``sampled`` and ``order`` (sentences on the users and on the strips), ``steps``
         (names of the states), ``items`` (names of the items that occur) and ``users``. A user has
-        ``id``, ``group``, ``train`` (number of train items), ``metric`` before and after, ``history`` and
-        ``held`` (places in ``items``), and ``before`` and ``after`` with a list and a strip for each state.
+        ``id``, ``user`` (its id in the source), ``group``, ``train`` (number of train items), ``metric``
+        before and after, ``history`` and ``held`` (places in ``items``), and ``before`` and ``after`` with a
+        list and a strip for each state.
     """
     dataset = measured.dataset.episodes
     policies = {"before": before, "after": after}
@@ -108,6 +108,7 @@ def explorer(
         test = dataset.test.of(user)
         entry = {
             "id": label_of(measured.dataset, user),
+            "user": str(measured.dataset.users_by_id.of(session_of(dataset, user))),
             "group": group,
             "train": int(dataset.train.counts[user]),
             "metric": metric_of(measured, user),
@@ -128,6 +129,7 @@ def explorer(
         "metric": measured.metric.replace("ndcg", "NDCG"),
         "sampled": sampled(len(sample.users), len(measured.after.users)),
         "order": OF_ITEMS if items else OF_DIMENSIONS,
+        "historyTitle": "History, latest first" if dataset.time_ordered else "History",
         "steps": state_names(after.num_steps),
         "items": names.names,
         "users": out,
@@ -290,12 +292,17 @@ def label_of(dataset: Dataset, user: int) -> str:
         user: an episode.
     """
     rows = dataset.episodes
-    session = int(getattr(rows, "sessions", {user: user})[user])
+    session = session_of(rows, user)
     own = str(dataset.users_by_id.of(session))
-    if rows is dataset:
+    if not isinstance(rows, RowDataset):
         return own
-    before = int(np.count_nonzero(rows.sessions[:user] == session))  # type: ignore[attr-defined]
+    before = int(np.count_nonzero(rows.sessions[:user] == session))
     return f"{own}, event {before + 2}"
+
+
+def session_of(rows: Dataset, user: int) -> int:
+    """Return the number of the source's user of an episode."""
+    return int(rows.sessions[user]) if isinstance(rows, RowDataset) else user
 
 
 def episodes_of(dataset: Dataset, given: str) -> int:
@@ -304,10 +311,10 @@ def episodes_of(dataset: Dataset, given: str) -> int:
     Raises:
         ValueError: for an unknown id, or a user without any episode.
     """
-    number = dataset.users_by_id.number(given)
-    if dataset.task not in LENGTHS or dataset.episodes is dataset:
+    number, rows = dataset.users_by_id.number(given), dataset.episodes
+    if not isinstance(rows, RowDataset):
         return number
-    own = np.flatnonzero(dataset.episodes.sessions == number)  # type: ignore[attr-defined]
+    own = np.flatnonzero(rows.sessions == number)
     if not own.size:
         raise ValueError(f"{dataset.users_by_id.named(number)} has one event or none, thus no chain")
     return int(own[-1])

@@ -103,7 +103,7 @@ function explorer(section) {
     about.textContent = `${counted(one.train, "train item")}, ${counted(one.heldCount, "held-out item")}. Group: ${one.group}.`;
     items.replaceChildren(
       chips("Held out, what a hit is", one.held, data, held, one.heldCount - one.held.length),
-      chips("History, latest first", one.history, data, new Set(), one.train - one.history.length));
+      chips(data.historyTitle, one.history, data, new Set(), one.train - one.history.length));
   }
 
   function stop() {
@@ -116,7 +116,7 @@ function explorer(section) {
   step.addEventListener("input", () => { stop(); show(); });
   find.addEventListener("change", () => {
     const wanted = find.value.trim();
-    const at = data.users.findIndex((one) => one.id === wanted);
+    const at = data.users.findIndex((one) => one.id === wanted || one.user === wanted);
     if (at >= 0) {
       user.value = at;
       show();

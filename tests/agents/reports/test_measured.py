@@ -16,6 +16,7 @@ from agents.reports.explorer import (
     explorer,
     kept_states,
     label_of,
+    session_of,
 )
 from agents.reports.measured import (
     Measured,
@@ -181,6 +182,6 @@ def test_episodes_of_each_task_are_named_by_their_user(task_data: dict[str, Data
     else:
         user, _, event = label.partition(", event ")
         assert label_of(data, episodes_of(data, user)).startswith(f"{user}, event")
-        assert int(event) >= 2
+        assert int(event) >= 2 and session_of(data.episodes, tested) == data.users_by_id.number(user)
     with pytest.raises(ValueError, match="must lie in 0"):
         episodes_of(data, "100000")
