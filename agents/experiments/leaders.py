@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from agents.experiments.columns import COLUMNS, signed
+from agents.experiments.columns import COLUMNS, ON_GPU, signed
 from agents.experiments.leaderboard import METRIC, Row, difference, over
 from agents.experiments.tables import TextTable
 
@@ -58,7 +58,9 @@ def _cell(row: Row | None) -> str:
     """Name, metric and seconds of a row."""
     if row is None:
         return NONE
-    return f"{row.name} {row.mean:.4f} ({COLUMNS['fit seconds'].cell(row.entry, row.split)} s)"
+    seconds = COLUMNS["fit seconds"].cell(row.entry, row.split)
+    gpu = ON_GPU if seconds.endswith(ON_GPU) else ""
+    return f"{row.name} {row.mean:.4f} ({seconds.removesuffix(ON_GPU)} s{gpu})"
 
 
 def _counts(boards: Sequence[Sequence[Row]]) -> str:

@@ -14,7 +14,8 @@ import numpy as np
 
 from agents.experiments.budgets import mean_work, units_of
 from agents.experiments.columns import METRICS
-from agents.experiments.study import Study
+from agents.experiments.shipped import study_path
+from agents.experiments.study import Study, read_study
 from refit_env.errors import DataError
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import Interval, mean_interval
@@ -76,15 +77,26 @@ def grouped(study: Study, records: Iterable[Record], others: Mapping[str, Iterab
 def _shown(
     study: str, model: str, titles: Mapping[str, str], env_id: str, records: Iterable[Record]
 ) -> list[Runs]:
-    """The rows of another study; the first of its variants is the parent of the others."""
-    out, first = [], next(iter(titles))
+    """The rows of another study, each with its parent there, or the first of them where that is not shown."""
+    out, parents = [], _parents(study, env_id, list(titles))
     for key, title in titles.items():
         named = (env_id, model, key)
         runs = [r for r in records if (r["env"], r["model"], r["variant"]) == named]
         if runs:
             ordered = tuple(sorted(runs, key=lambda run: int(run["seed"])))
-            out.append(Runs(env_id, model, key, title, "" if key == first else first, ordered))
+            out.append(Runs(env_id, model, key, title, parents[key], ordered))
     return out
+
+
+def _parents(study: str, env_id: str, keys: Sequence[str]) -> dict[str, str]:
+    """The parents of some variants of a study; of one whose parent is not among them, the first of them."""
+    try:
+        place = read_study(study_path(study)).place(env_id)
+        stated = {key: place.variant(key).parent for key in keys}
+    except ValueError:  # no shipped study, or one that has changed since
+        stated = {}
+    found = {key: stated.get(key, "") for key in keys}
+    return {key: found[key] if found[key] in keys else keys[0] if key != keys[0] else "" for key in keys}
 
 
 def check_starts(groups: Sequence[Runs], where: object) -> None:

@@ -145,6 +145,22 @@ def test_what_was_measured_on_a_gpu_is_marked(study: Study) -> None:
     assert "on a GPU" not in note(find(study, example(), {}))
 
 
+def test_rows_of_another_study_keep_their_parents(study: Study) -> None:
+    """REINFORCE after the same-information loss gains over that loss, not over the first row."""
+    titles = {"pretrained": "start", "same": "+ same", "same-reinforce": "+ same + RL"}
+    also = Also("fine-tuning", "ReFiT-ML1M-v0", "diffrec", titles)
+    records = example() + [record("same", 0, 0.2), record("same-reinforce", 0, 0.25)]
+    found = grouped(replace(study, also=(also,)), [], {"fine-tuning": records})
+    assert {runs.variant: runs.parent for runs in found} == {
+        "pretrained": "", "same": "pretrained", "same-reinforce": "same",
+    }  # fmt: skip
+    gains = {e["variant"]: e["difference"]["ndcg@20"]["mean"] for e in summarise(found) if "difference" in e}
+    assert gains["same-reinforce"] == pytest.approx(0.05)
+    less = replace(also, variants={"pretrained": "start", "same-reinforce": "+ same + RL"})
+    found = grouped(replace(study, also=(less,)), [], {"fine-tuning": records})
+    assert found[1].parent == "pretrained"  # its own is not shown
+
+
 def test_rows_of_another_study_are_shown_under_this_one_s_titles(study: Study) -> None:
     also = Also("fine-tuning", "ReFiT-ML1M-v0", "diffrec", {"pretrained": "start", "reinforce": "+ RL"})
     kin = [record("pretrained", 0, 0.2, model="t-diffrec")]
