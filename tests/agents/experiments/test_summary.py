@@ -149,7 +149,7 @@ def test_rows_of_another_study_keep_their_parents(study: Study) -> None:
     """REINFORCE after the same-information loss gains over that loss, not over the first row."""
     titles = {"pretrained": "start", "same": "+ same", "same-reinforce": "+ same + RL"}
     also = Also("fine-tuning", "ReFiT-ML1M-v0", "diffrec", titles)
-    records = example() + [record("same", 0, 0.2), record("same-reinforce", 0, 0.25)]
+    records = [*example(), record("same", 0, 0.2), record("same-reinforce", 0, 0.25)]
     found = grouped(replace(study, also=(also,)), [], {"fine-tuning": records})
     assert {runs.variant: runs.parent for runs in found} == {
         "pretrained": "", "same": "pretrained", "same-reinforce": "same",
