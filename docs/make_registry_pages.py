@@ -74,7 +74,7 @@ HEADS = {
         "fits one to the train items and measures it by the evaluation of policies: full ranking,\n"
         "seen items masked. `--refit` fits it again to train and validation items, as LightGCN's tables do.\n"
         "In Python: "
-        "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(env_id, NAME)`.\n"
+        "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(DATA_OR_ID, NAME)`.\n"
         "[Leaderboards](../leaderboards/index.md) have their figures; "
         "[your own baseline](../howto/own-baseline.md) is one class. "
         "CFGAN, NICF and FCPO are not here: a CFGAN ranked near popularity, and the others were not tried.",

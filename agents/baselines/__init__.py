@@ -10,7 +10,7 @@ Example:
 """
 
 from agents.baselines.base import Baseline, BaselineConfig, Scorer, make_config
-from agents.baselines.evaluating import evaluate_baseline, fit_baseline, measure_baseline
+from agents.baselines.evaluating import evaluate_baseline, fit_baseline
 from agents.baselines.registry import baseline, names, names_for, register_baseline
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "evaluate_baseline",
     "fit_baseline",
     "make_config",
-    "measure_baseline",
     "names",
     "names_for",
     "register_baseline",

@@ -58,48 +58,7 @@ def fit_baseline(
 
 
 def evaluate_baseline(
-    env_id: str,
-    name: str,
-    settings: Mapping[str, Any] | None = None,
-    seed: int = 0,
-    split: str = "test",
-    *,
-    refit: bool = False,
-    device: torch.device | str = "cpu",
-) -> tuple[Evaluation, dict[str, Any]]:
-    """Fit a baseline to an environment's data set and measure it as ``refit evaluate`` measures a policy.
-
-    Args:
-        env_id: for example ``"ReFiT-ML1M-v0"``.
-        name: the baseline's.
-        settings: fields of its settings that differ from the defaults.
-        seed: of its random numbers.
-        split: ``"valid"`` or ``"test"``.
-        refit: see ``fit_baseline``; for ``"test"`` alone.
-        device: of the training.
-
-    Returns:
-        The evaluation, user by user, and a JSON-plain report: what was fitted, its means, what it cost.
-
-    Raises:
-        ValueError: for an unknown environment, name or setting, or a data set that the baseline is not for.
-
-    Example:
-        >>> _, report = evaluate_baseline("ReFiT-Synthetic-v0", "ease", {"l2": 100.0})
-        >>> report["baseline"], report["metrics"]["ndcg@20"] > 0.2
-        ('ease', True)
-    """
-    data = entry(env_id).dataset
-    if data is None:
-        raise ValueError(f"{env_id} has no fixed data set; use measure_baseline with your data set")
-    result, report = measure_baseline(
-        load_dataset(data), name, settings, seed, split, refit=refit, device=device
-    )
-    return result, {"env": env_id} | report
-
-
-def measure_baseline(
-    dataset: Dataset,
+    data: Dataset | str,
     name: str,
     settings: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -109,19 +68,40 @@ def measure_baseline(
     device: torch.device | str = "cpu",
     names: Sequence[str] = (),
 ) -> tuple[Evaluation, dict[str, Any]]:
-    """``evaluate_baseline`` for a data set in memory; ``names`` are further metrics beyond accuracy.
+    """Fit a baseline to a data set and measure it as ``refit evaluate`` measures a policy.
+
+    Args:
+        data: the data set, or an environment id for its data set, such as ``"ReFiT-ML1M-v0"``.
+        name: the baseline's.
+        settings: fields of its settings that differ from the defaults.
+        seed: of its random numbers.
+        split: ``"valid"`` or ``"test"``.
+        refit: see ``fit_baseline``; for ``"test"`` alone.
+        device: of the training.
+        names: further metrics beyond accuracy.
+
+    Returns:
+        The evaluation, user by user, and a JSON-plain report: what was fitted, its means, what it cost.
 
     Raises:
-        ValueError: as ``evaluate_baseline``, or if validation is to measure a model that was fitted to it.
+        ValueError: for an unknown environment, name or setting, a data set that the baseline is not for, or
+            if validation is to measure a model that was fitted to it.
+
+    Example:
+        >>> _, report = evaluate_baseline("ReFiT-Synthetic-v0", "ease", {"l2": 100.0})
+        >>> report["baseline"], report["metrics"]["ndcg@20"] > 0.2
+        ('ease', True)
     """
     if refit and split != "test":
         raise ValueError(f"refit=True fits the validation items too: measure it on 'test', not on {split!r}")
+    env = {"env": data} if isinstance(data, str) else {}
+    dataset = _dataset_of(data) if isinstance(data, str) else data
     with measure() as fitting:
-        scorer, data = fit_baseline(dataset, name, settings, seed, refit=refit, device=device)
+        scorer, fitted = fit_baseline(dataset, name, settings, seed, refit=refit, device=device)
     with measure() as scoring:
-        result = evaluate(scorer, data, split, device=device)
+        result = evaluate(scorer, fitted, split, device=device)
     config = make_config(baseline(name).config_class, name, settings or {})
-    return result, {
+    return result, env | {
         "dataset": dataset.name,
         "baseline": name,
         "settings": asdict(config),
@@ -130,6 +110,14 @@ def measure_baseline(
         "refit": refit,
         "split": split,
         "users": len(result.users),
-        "metrics": {key: float(value) for key, value in means_of(result, data, split, names).items()},
+        "metrics": {key: float(value) for key, value in means_of(result, fitted, split, names).items()},
         "cost": {"fit": fitting.to_json(), "score": scoring.to_json()},
     }
+
+
+def _dataset_of(env_id: str) -> Dataset:
+    """Return the data set of an environment id."""
+    found = entry(env_id).dataset
+    if found is None:
+        raise ValueError(f"{env_id} has no fixed data set: pass your data set")
+    return load_dataset(found)

@@ -18,7 +18,7 @@ import torch
 from msgspec import Meta
 
 from agents.baselines.base import make_config
-from agents.baselines.evaluating import measure_baseline
+from agents.baselines.evaluating import evaluate_baseline
 from agents.baselines.registry import baseline
 from refit_env.data.dataset import Dataset
 from refit_env.errors import DataError, SettingError
@@ -255,7 +255,7 @@ def _tried(
     """Fit and validate."""
     begin = time.process_time()
     try:
-        _, report = measure_baseline(dataset, name, settings, seed, "valid", device=device, names=rule.names)
+        _, report = evaluate_baseline(dataset, name, settings, seed, "valid", device=device, names=rule.names)
     except SettingError:
         raise  # the space itself is wrong
     except ValueError as error:

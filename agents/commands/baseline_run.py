@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.baselines import measure_baseline, names_for
+from agents.baselines import evaluate_baseline, names_for
 from agents.baselines.tuning import Trial, TuningConfig, tune_baseline
 from agents.commands.baseline import BaselineCommand
 from agents.commands.common import choose_target, note_other_data
@@ -55,7 +55,7 @@ def run(command: BaselineCommand) -> int:
         if command.tune is not None:
             settings, searched = _tuned(command, dataset, name, device)
         try:
-            _, report = measure_baseline(
+            _, report = evaluate_baseline(
                 dataset,
                 name,
                 settings,

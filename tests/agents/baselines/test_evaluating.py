@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.baselines import Baseline, baseline, evaluate_baseline, measure_baseline
+from agents.baselines import Baseline, baseline, evaluate_baseline
 from refit_env.data import Dataset
 
 
 def test_no_list_contains_seen_items(few: Dataset) -> None:
     for split, seen in (("valid", few.train.csr), ("test", few.train.csr + few.valid.csr)):
-        result, _ = measure_baseline(few, "popularity", split=split)
+        result, _ = evaluate_baseline(few, "popularity", split=split)
         for user, items in zip(result.users, result.lists, strict=True):
             listed = items[items >= 0]
             assert not set(listed) & set(seen[user].indices)
@@ -30,7 +30,7 @@ def test_a_report_says_what_was_fitted_and_what_it_reached() -> None:
 
 def test_a_second_fit_uses_the_validation_items(few: Dataset) -> None:
     def popularity(refit: bool) -> Any:
-        return measure_baseline(few, "popularity", refit=refit)[0]
+        return evaluate_baseline(few, "popularity", refit=refit)[0]
 
     joined = few.train.csr + few.valid.csr
     counts = np.asarray(joined.sum(0)).ravel()
@@ -40,17 +40,17 @@ def test_a_second_fit_uses_the_validation_items(few: Dataset) -> None:
         assert items[items >= 0].tolist() == sorted(free, key=lambda item: (-counts[item], item))
     assert not np.array_equal(lists, popularity(False).lists)
     with pytest.raises(ValueError, match="measure it on 'test', not on 'valid'"):
-        measure_baseline(few, "popularity", split="valid", refit=True)
+        evaluate_baseline(few, "popularity", split="valid", refit=True)
 
 
 def test_an_environment_without_data_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"ReFiT-Custom-v0 has no fixed data set; use measure_baseline"):
+    with pytest.raises(ValueError, match=r"ReFiT-Custom-v0 has no fixed data set: pass your data set"):
         evaluate_baseline("ReFiT-Custom-v0", "ease")
 
 
 def test_rows_are_ranked_as_their_policies_are(task_data: dict[str, Dataset]) -> None:
     data = task_data["sequential"]
-    result, report = measure_baseline(data, "item-knn")
+    result, report = evaluate_baseline(data, "item-knn")
     assert result.users.tolist() == data.episodes.rows_of("test").tolist()
     assert report["users"] == len(result.users) and (result.lists >= 0).all()  # nothing is masked
 
@@ -67,5 +67,5 @@ def test_a_second_fit_is_made_only_of_what_validation_chooses(
             return whole(self, data, *rest)
 
         monkeypatch.setattr(kind, "fit_episodes", note)
-        measure_baseline(few, name, small_settings[name], refit=True)
+        evaluate_baseline(few, name, small_settings[name], refit=True)
         assert len(seen) == fits and seen[-1] == len(few.train) + len(few.valid)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("optuna", reason="tuning needs the extra `tune`")
 msgspec = pytest.importorskip("msgspec")
 
-from agents.baselines import baseline, measure_baseline, names, tuning  # noqa: E402
+from agents.baselines import baseline, evaluate_baseline, names, tuning  # noqa: E402
 from agents.baselines.base import make_config  # noqa: E402
 from agents.baselines.tuning import SPACES, Trial, TuningConfig, TuningRecord, tune_baseline  # noqa: E402
 from refit_env.data import Dataset  # noqa: E402
@@ -42,7 +42,7 @@ def test_the_best_trial_is_what_validation_says(small_data: Dataset, tmp_path: P
     assert len({json.dumps(trial.settings) for trial in record.trials}) > 5
     values = [trial.value for trial in record.trials]
     assert record.best.value == max(values)  # type: ignore[type-var]
-    _, report = measure_baseline(small_data, "item-knn", record.best.settings, 3, "valid")
+    _, report = evaluate_baseline(small_data, "item-knn", record.best.settings, 3, "valid")
     assert report["metrics"]["ndcg@20"] == record.best.value
     for trial in record.trials[1:]:
         assert 10 <= trial.settings["neighbors"] <= 1000 and isinstance(trial.settings["neighbors"], int)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.baselines import measure_baseline, names_for
+from agents.baselines import evaluate_baseline, names_for
 from agents.cli import main
 from refit_env.data import load_dataset
 
@@ -17,7 +17,7 @@ def test_json_is_what_was_measured(capsys: pytest.CaptureFixture[str], tmp_path:
     words = ["baseline", "ease", *ENV, "--settings", "l2=30", "--split", "valid", "--json", "--out", str(out)]
     assert main(words) == 0
     [report] = json.loads(capsys.readouterr().out)
-    _, wanted = measure_baseline(load_dataset("synthetic"), "ease", {"l2": 30}, split="valid")
+    _, wanted = evaluate_baseline(load_dataset("synthetic"), "ease", {"l2": 30}, split="valid")
     assert report["metrics"] == wanted["metrics"] and report["settings"] == {"l2": 30}
     assert json.loads(out.read_text()) == [report]
     before = out.read_bytes()
@@ -48,7 +48,7 @@ def test_tuning_chooses_on_validation_and_goes_on(capsys: pytest.CaptureFixture[
     best = max(tried, key=lambda trial: trial["value"])
     assert ease["tuning"]["ndcg@20"] == best["value"]
     assert ease["settings"] == {"l2": best["settings"].get("l2", 200.0)}
-    _, wanted = measure_baseline(load_dataset("synthetic"), "ease", ease["settings"])
+    _, wanted = evaluate_baseline(load_dataset("synthetic"), "ease", ease["settings"])
     assert ease["metrics"] == wanted["metrics"] and popularity["tuning"]["trials"] == 1
 
 
