@@ -30,7 +30,7 @@ from refit_env.evaluation.beyond_accuracy import OF_USERS, beyond_accuracy, mean
 from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.evaluation.metrics import ndcg_at_k
 from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate, evaluated_users
-from refit_env.evaluation.reranking import reranked
+from refit_env.evaluation.reranking import OVER_USERS, reranked
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
 from refit_env.utils.atomic_io import atomic_path
@@ -40,8 +40,11 @@ BASE = "start"
 """Name of the point of the model itself."""
 RESAMPLES = 60
 """R, of the bootstrap over users of one seed."""
+EACH = "re-rankers of each list"
+"""Name of the front of all re-rankers whose lists do not depend on other users, of the start and of the model
+tuned for accuracy."""
 ALL = "all re-rankers"
-"""Name of the front of all re-rankers together, of the start and of the model tuned for accuracy."""
+"""Name of the front of these and of the greedy assignments over users."""
 ANY = "all runs"
 """Name of the front of all runs together."""
 TOP = "all runs, re-ranked"
@@ -304,18 +307,20 @@ def _areas(
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != BASE))
     trained = [m for m in methods if m.partition(ON_TOP)[0] in job.runs]
     post_hoc = [m for m in methods if m not in trained]
-    groups = {m: [m] for m in methods} | {ALL: post_hoc, ANY: list(job.runs), TOP: trained}
+    each = [m for m in post_hoc if m.removeprefix(TUNED) not in OVER_USERS]
+    groups = {m: [m] for m in methods} | {EACH: each, ALL: post_hoc, ANY: list(job.runs), TOP: trained}
     fronts = {name: _front(rows, members, goal, box) for name, members in groups.items()}
     areas = {
         name: np.array([box.area(x[p, r], y[p, r], (start[0][r], start[1][r])) for r in range(x.shape[1])])
         for name, p in fronts.items()
     }
     by_valid = {name: _valid_area(rows, members, goal) for name, members in groups.items()}
-    best = max(post_hoc, key=lambda name: by_valid[name])
+    best = max(each, key=lambda name: by_valid[name])
     return {
         "areas": {name: round(float(found[0]), 5) for name, found in areas.items()},
         "best": best,
         "over_best": [round(float(v), 5) for v in areas[ANY][1:] - areas[best][1:]],
+        "over_each": [round(float(v), 5) for v in areas[ANY][1:] - areas[EACH][1:]],
         "over_all": [round(float(v), 5) for v in areas[ANY][1:] - areas[ALL][1:]],
         "top_over_all": [round(float(v), 5) for v in areas[TOP][1:] - areas[ALL][1:]],
     }

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.experiments.frontier import FRONTS, FrontStudy
-from agents.experiments.frontier_cells import ALL, ANY, BASE, NDCG, ON_TOP, TOP, TUNED
+from agents.experiments.frontier_cells import ALL, ANY, BASE, EACH, NDCG, ON_TOP, TOP, TUNED
 from agents.experiments.fronts import FLOOR, direction, pooled_interval
 from agents.experiments.provenance import sources
 from agents.experiments.tables import TextTable
@@ -25,15 +25,17 @@ NOTE = (
     f"from {100 * FLOOR:.0f} to 100 % of the start's NDCG@20 and from the start's value of the goal to the "
     "best of all points; above 1 it has a higher NDCG than the start. 'Best re-ranker' has the largest area "
     "on validation, of those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); "
-    "'all re-rankers' is the front of all of these together. Differences: mean over seeds, 95 % interval by "
-    "a bootstrap over seeds and, within each, over users (Bayesian); * marks those above zero. Users who "
-    "come later are in no training, and each seed draws others; `cover` needs all of them at once and is "
-    "left out there."
+    "'each list' is the front of all of these together, whose lists, like the policy's, do not depend on "
+    "other users' lists; 'all' also has the greedy assignments over users, `spread` (online) and `cover`. "
+    "Differences: mean over seeds, 95 % interval by a bootstrap over seeds and, within each, over users "
+    "(Bayesian); * marks those above zero. Users who come later are in no training, and each seed draws "
+    "others; `cover` needs all of them at once and is left out there."
 )
 DIFFERENCES = {
-    "over_best": "runs less best re-ranker",
-    "over_all": "runs less all re-rankers",
-    "top_over_all": "runs, re-ranked, less all re-rankers",
+    "over_best": "runs less best",
+    "over_each": "runs less each list",
+    "over_all": "runs less all",
+    "top_over_all": "runs, re-ranked, less all",
 }
 """Key of a record -> heading."""
 COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
@@ -58,7 +60,7 @@ def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> 
         users = round(float(np.mean([record["users"] for record in own])))
         kind = "users who come later" if study.environments[place].later else "all users"
         title = f"{place.partition(',')[0]}: areas of fronts with NDCG@20 ({users} {kind}, {seeds})"
-        heads = ("goal", "best re-ranker", "its area", "all re-rankers", "runs", "runs, re-ranked")
+        heads = ("goal", "best re-ranker", "its area", "each list", "all", "runs", "runs, re-ranked")
         tables.append(TextTable(title, (*heads, *DIFFERENCES.values()), tuple(rows)).to_json())
         words.append(_sentence(place, above))
     return {
@@ -79,7 +81,7 @@ def _rows(study: FrontStudy, records: Sequence[Record]) -> tuple[list[tuple[str,
         best = max(dict.fromkeys(names), key=names.count)
         mean = [
             f"{np.mean([one['areas'][one['best'] if name is None else name] for one in found]):.3f}"
-            for name in (None, ALL, ANY, TOP)
+            for name in (None, EACH, ALL, ANY, TOP)
         ]
         cells = []
         for name in DIFFERENCES:
@@ -95,8 +97,9 @@ def _sentence(place: str, above: Mapping[str, Sequence[str]]) -> str:
     parts = []
     for name, what in (
         ("over_best", "runs are above the best re-ranker"),
-        ("over_all", "above all together"),
-        ("top_over_all", "with re-rankers on their points, above all together"),
+        ("over_each", "above all re-rankers of each list together"),
+        ("over_all", "above these and the greedy assignments over users"),
+        ("top_over_all", "with re-rankers on their points, above all of them"),
     ):
         goals = ", ".join(goal.partition("@")[0] for goal in above[name]) or "no goal"
         parts.append(f"{what} for {goals}")

@@ -30,7 +30,7 @@ from refit_env.backbones.products import WeightGradients
 from refit_env.checkpoint import check_tensors
 from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.errors import CheckpointError
+from refit_env.errors import CheckpointError, SettingError
 from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
@@ -114,7 +114,7 @@ class AgentState(Resumable):
         self.policy.backbone.trained_on = DataIdentity.of(self.env.problem.dataset)
         self.reference = copy.deepcopy(self.policy).requires_grad_(False)
         self.optimizer: torch.optim.Optimizer = torch.optim.Adam(
-            self.policy.parameters(), self.config.learning_rate, maximize=self.maximize, fused=True
+            self._parameter_groups(), self.config.learning_rate, maximize=self.maximize, fused=True
         )
         self.gradients = WeightGradients()
         self.user_generator = torch.Generator().manual_seed(seed)
@@ -169,6 +169,31 @@ class AgentState(Resumable):
     def parts(self) -> int:
         """Equal parts that a batch is divided into: the processes times their chunks."""
         return self.world.size * self.chunks
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the weights with their step sizes: one group, or item biases in a group of their own.
+
+        Raises:
+            SettingError: naming ``item_bias_learning_rate``, if the backbone has no item bias.
+        """
+        weights = list(self.policy.parameters())
+        rate = self.config.item_bias_learning_rate
+        if rate is None:
+            return [{"params": weights}]
+        biases = [weight for weight in weights if weight.shape == (self.policy.backbone.num_items,)]
+        if not biases:
+            name = self.policy.backbone.name
+            raise SettingError(
+                "item_bias_learning_rate",
+                f"needs a backbone with weights of one number an item, {name!r} as fitted has none"
+                + (": fit it with popularity_penalty" if name == "linear" else ""),
+            )
+        others = [weight for weight in weights if all(weight is not bias for bias in biases)]
+        if not self.config.learning_rate:
+            for weight in others:
+                weight.requires_grad_(False)
+            return [{"params": biases, "lr": rate}]
+        return [{"params": others}, {"params": biases, "lr": rate}]
 
     def check_settings(self) -> None:
         """Refuse settings, policies and rewards that the algorithm cannot use; subclasses add their own.

@@ -61,6 +61,10 @@ class TrainerConfig(Bounded):
     """Episodes of each user in a batch."""
     learning_rate: Rate = 5e-5
     """Adam's step size."""
+    item_bias_learning_rate: Rate | None = None
+    """Adam's step size for weights of one number an item (the penalty of ``linear``, DiffRec's last bias):
+    an item bias needs larger steps than a matrix. None: ``learning_rate``. With ``learning_rate`` 0 the item
+    biases alone are trained."""
     anneal_lr: bool = False
     """Whether step sizes fall linearly, to 0 after the last iteration. A constant learning rate can move a
     model that was trained with decay away from its optimum."""

@@ -274,7 +274,7 @@ class FineTuner(AgentState):
     def train_scores(self, learning_rate: float) -> None:
         """Train the score weights, too, with a learning rate of their own."""
         moving = self.policy.backbone.thaw_scores()
-        [others] = self.optimizer.param_groups
+        others = self.optimizer.param_groups[0]
         others["params"] = [p for p in others["params"] if all(p is not other for other in moving)]
         self.optimizer.add_param_group({"params": moving, "lr": learning_rate})
 

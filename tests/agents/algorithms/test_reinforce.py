@@ -16,8 +16,10 @@ from agents.algorithms.configs import ESTIMATORS, ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
 from agents.rollouts.rollout import roll_out
+from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
 from refit_env.envs import DenoisingVectorEnv
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.beyond_accuracy import Coverage
 from tests.agents.algorithms.two_items import agent_on, check_slopes, expected, two_item_agent
@@ -362,3 +364,37 @@ def test_a_batch_larger_than_the_data_shrinks(make_policy: Factory, small_data: 
     assert learner.config.users_per_batch == len(learner.env.problem.users) <= 60
     assert advantage("batch", torch.zeros(2, 1)).sum() == 0
     assert learner.learn().history
+
+
+# ---------------------------------------------------------------------- item biases
+
+
+def test_item_biases_have_a_step_size_of_their_own(make_policy: Factory, small_data: Dataset) -> None:
+    frozen = replace(SMALL, learning_rate=0.0, item_bias_learning_rate=1e-3, iterations=1)
+    learner = agent(make_policy(), small_data, frozen)
+    before = {name: value.detach().clone() for name, value in learner.policy.named_parameters()}
+    learner.update(torch.arange(8))
+    moved = {
+        n: float((value - before[n]).detach().abs().max()) for n, value in learner.policy.named_parameters()
+    }
+    assert {name for name, far in moved.items() if far} == {"backbone.layers.1.bias"}  # Adam's first step
+    assert moved["backbone.layers.1.bias"] == pytest.approx(1e-3, rel=1e-3)
+    both = agent(make_policy(), small_data, replace(frozen, learning_rate=1e-4))
+    both.update(torch.arange(8))
+    steps = {
+        n: float((value - before[n]).detach().abs().max()) for n, value in both.policy.named_parameters()
+    }
+    assert steps["backbone.layers.1.bias"] == pytest.approx(1e-3, rel=1e-3)
+    assert steps["backbone.layers.0.weight"] == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_item_biases_alone_resume(check_resume: Callable[..., None], small_data: Dataset) -> None:
+    config = replace(SMALL, learning_rate=0.0, item_bias_learning_rate=1e-3)
+    check_resume(lambda policy: agent(policy, small_data, config))
+
+
+def test_a_backbone_without_item_biases_says_so(small_data: Dataset) -> None:
+    backbone = make_backbone("linear", small_data.num_items)
+    config = replace(SMALL, item_bias_learning_rate=1e-3)
+    with pytest.raises(SettingError, match="'linear' as fitted has none: fit it with popularity_penalty"):
+        agent(DiffusionPolicy(backbone, 1), small_data, config)
