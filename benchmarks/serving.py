@@ -24,11 +24,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agents.console import say
 from benchmarks.harness import RESULTS, report
 from refit_env.data.known_ids import IDS
 from refit_env.utils.atomic_io import read_json
@@ -46,6 +48,7 @@ COLUMNS = (
     "waiting p99",
     "rest p50",
     "rest p99",
+    "CPU ms",
     "errors",
     "load",
 )
@@ -77,6 +80,8 @@ class Cell:
     """The same of the time for earlier calls of the model."""
     rest: dict[str, float]
     """The same of the time that is neither."""
+    cpu: float | None
+    """Processor time of the service for a request, which other programs do not change much; Linux alone."""
     load: float
     """Load of the machine before, the mean over a minute."""
 
@@ -125,8 +130,8 @@ async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], byt
 
 
 @contextmanager
-def service(run: Path, threads: int) -> Iterator[tuple[int, str]]:
-    """Start ``refit serve``; yields its port and what it serves."""
+def service(run: Path, threads: int) -> Iterator[tuple[int, int, str]]:
+    """Start ``refit serve``; yields its process, its port and what it serves."""
     command = [sys.executable, "-m", "agents", "serve", "--run", str(run), "--port", "0", "--device", "cpu"]
     command += ["--threads", str(threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -136,7 +141,7 @@ def service(run: Path, threads: int) -> Iterator[tuple[int, str]]:
         found = re.search(r"\((.*)\) on http://127\.0\.0\.1:(\d+)", line)
         if found is None:
             raise RuntimeError(f"refit serve --run {run} did not start: {line}")
-        yield int(found[2]), found[1]
+        yield process.pid, int(found[2]), found[1]
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
@@ -151,14 +156,33 @@ async def burst(port: int, users: Sequence[str], clients: int, seconds: float) -
     return answers, sum(errors)
 
 
-def measure(run: Path, clients: int, seconds: float, threads: int, seed: int) -> Cell:
-    """Measure one number of clients."""
+def processor_seconds(process: int) -> float | None:
+    """Return the processor time that a process has used; None where /proc does not say."""
+    stat = Path(f"/proc/{process}/stat")
+    if not stat.exists():
+        return None
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(run: Path, started: tuple[int, int, str], clients: int, seconds: float, seed: int) -> Cell:
+    """Measure one number of clients.
+
+    Args:
+        run: the run folder.
+        started: the process, the port and what it serves.
+        clients: clients at once.
+        seconds: length of the measurement.
+        seed: of the users' order.
+    """
+    process, port, model = started
     known = read_json(run / IDS)["users"]
     users = [str(known[place]) for place in np.random.default_rng(seed).permutation(len(known))]
-    load = os.getloadavg()[0]
-    with service(run, threads) as (port, model):
-        asyncio.run(burst(port, users, clients, min(2.0, seconds)))  # warms both sides
-        answers, errors = asyncio.run(burst(port, users, clients, seconds))
+    asyncio.run(burst(port, users, clients, min(2.0, seconds)))  # warms both sides
+    load, before = os.getloadavg()[0], processor_seconds(process)
+    answers, errors = asyncio.run(burst(port, users, clients, seconds))
+    after = processor_seconds(process)
+    used = None if before is None or after is None else 1000 * (after - before) / max(1, len(answers))
     latency = np.array([one.latency for one in answers])
     own, waited = (np.array([getattr(one, name) for one in answers]) for name in ("model", "waiting"))
     return Cell(
@@ -173,6 +197,7 @@ def measure(run: Path, clients: int, seconds: float, threads: int, seed: int) ->
         percentiles(own),
         percentiles(waited),
         percentiles(latency - own - waited),
+        used,
         load,
     )
 
@@ -216,6 +241,7 @@ def row(cell: Cell) -> list[str]:
         name,
         f"{cell.users_a_second:.0f}",
         *(f"{value:.1f}" for value in times),
+        "-" if cell.cpu is None else f"{cell.cpu:.1f}",
         str(cell.errors),
         f"{cell.load:.1f}",
     ]
@@ -239,20 +265,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     cells = [] if given.records is None else read(given.records)
     began = time.perf_counter()
+    wanted = given.repeats * len(given.runs) * len(given.clients)
     todo = [(run, count) for _ in range(given.repeats) for run in given.runs for count in given.clients]
     for cell in cells:
         same = [one for one in todo if (one[0].name, one[1]) == (cell.run, cell.clients)]
         if same:
             todo.remove(same[0])
-    for run, count in todo:
+    for run, counts in groupby(todo, key=lambda one: one[0]):
         if time.perf_counter() - began + given.seconds > given.budget:
-            print(f"{len(todo)} cells were missing; call again for the rest")
             break
-        cell = measure(run, count, given.seconds, given.threads, len(cells))
-        cells.append(cell)
-        if given.records is not None:
-            with given.records.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(cell)) + "\n")
+        with service(run, given.threads) as started:
+            for _, count in counts:
+                if time.perf_counter() - began + given.seconds > given.budget:
+                    break
+                cell = measure(run, started, count, given.seconds, len(cells))
+                cells.append(cell)
+                if given.records is not None:
+                    with given.records.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(asdict(cell)) + "\n")
+    if missing := wanted - len(cells):
+        say(f"{missing} cells are missing: call again")
     show(best(cells), given.out, given.threads)
 
 
@@ -265,8 +297,9 @@ def show(cells: Sequence[Cell], folder: Path, threads: int) -> None:
         command="python -m benchmarks.serving RUN ...",
         columns=COLUMNS,
         rows=[row(cell) for cell in cells],
-        note=f"Targets: {TARGETS}. {os.cpu_count()} processors, {threads} thread a call; the clients "
-        "use the same processors. load: processes that wanted a processor before the measurement.",
+        note=f"Targets: {TARGETS}. {os.cpu_count()} processors, which the clients use, too; {threads} "
+        "thread a call. CPU ms: processor time of the service for a request. load: that of the machine "
+        "before the measurement, the mean over a minute.",
         folder=folder,
         **details,
     )

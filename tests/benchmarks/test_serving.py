@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from benchmarks import serving
 from benchmarks.serving import Cell, best, main, read
 
 TIMES = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
-CELL = Cell("run", "linear on shop", 1, 0.5, 10, 0, 20.0, TIMES, TIMES, TIMES, TIMES, 0.1)
+CELL = Cell("run", "linear on shop", 1, 0.5, 10, 0, 20.0, TIMES, TIMES, TIMES, TIMES, 2.0, 0.1)
 
 
 def test_the_best_repeat_of_each_cell_is_shown() -> None:
@@ -25,11 +27,16 @@ def test_measured_cells_are_not_measured_again(
 ) -> None:
     measured = []
 
-    def measure(run: Path, clients: int, seconds: float, threads: int, seed: int) -> Cell:
+    @contextmanager
+    def service(run: Path, threads: int) -> Iterator[tuple[int, int, str]]:
+        yield 1, 2, run.name
+
+    def measure(run: Path, started: Any, clients: int, seconds: float, seed: int) -> Cell:
         measured.append((run.name, clients))
         return replace(CELL, run=run.name, clients=clients)
 
     monkeypatch.setattr(serving, "measure", measure)
+    monkeypatch.setattr(serving, "service", service)
     records = tmp_path / "cells.jsonl"
     records.write_text(json.dumps(asdict(replace(CELL, run="one"))) + "\n")
     words = ["one", "two", "--clients", "1", "8", "--records", str(records), "--out", str(tmp_path)]
@@ -39,7 +46,7 @@ def test_measured_cells_are_not_measured_again(
     main(words)
     assert len(measured) == 3
     main([*words, "--repeats", "2", "--seconds", "5", "--budget", "1"])
-    assert len(measured) == 3 and "4 cells were missing" in capsys.readouterr().out
+    assert len(measured) == 3 and "4 cells are missing" in capsys.readouterr().out
     result = json.loads((tmp_path / "serving.json").read_text())
     assert [row[0] for row in result["table"]["rows"]] == [f"linear on shop, {n}" for n in (1, 8, 1, 8)]
 
