@@ -35,13 +35,14 @@ DATA = {row.env_id: row.dataset for row in TABLE if row.dataset is not None}
 SHORT_NAMES = {env_id.removeprefix("ReFiT-").removesuffix("-v0"): env_id for env_id in DATA}
 """As the first cells of rows name environments."""
 HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
-    "Fine-tuning on ReFiT-ML1M-v0 (test)": (
-        "ML1M",
+    "Closed forms and fine-tuning (test)": (
+        "",
         (
-            "DiffRec as published",
-            "+ REINFORCE",
-            "+ same-information ELBO",
-            "same-information ELBO + REINFORCE",
+            "KuaiRec, closed-form",
+            "YooChoose, closed-form",
+            "ML1M, closed-form",
+            "Ciao, closed-form",
+            "Ciao, closed-form + REINFORCE",
         ),
     ),
     "Recommenders, pretrained and fine-tuned (test)": (
@@ -49,12 +50,16 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
         (
             "Ciao, recdiff",
             "Ciao, recdiff + REINFORCE",
-            "Ciao, recdiff + distillation of the reward",
             "Ciao, recdiff: the reward model alone",
-            "YooChoose, dreamrec-ranking",
-            "YooChoose, dreamrec-ranking + REINFORCE",
-            "YooChoose, dreamrec-ranking + distillation of the reward",
-            "YooChoose, dreamrec-ranking: the reward model alone",
+        ),
+    ),
+    "Fine-tuning on ReFiT-ML1M-v0 (test)": (
+        "ML1M",
+        (
+            "DiffRec as published",
+            "+ REINFORCE",
+            "+ same-information ELBO",
+            "same-information ELBO + REINFORCE",
         ),
     ),
 }
