@@ -22,6 +22,8 @@ LARGEST_EASE = 10_000
 LINEAR = 10_000
 """Number of items up to which ``linear`` is the default; a larger matrix needs minutes and gigabytes."""
 
+PRETRAINED = 150_000
+"""Train interactions up to which a network is pretrained within minutes."""
 TRAINED = 10_000
 """Number of items up to which ``linear`` is fine-tuned: training needs eight matrices of its size."""
 
@@ -66,12 +68,25 @@ def default_backbone(facts: DataFacts) -> Chosen:
 
 
 def backbones_for(facts: DataFacts) -> list[str]:
-    """Return the default backbones of a study.
+    """Return the default backbones of a study: closed forms, and a network where those are often behind it.
 
-    ``linear`` is also tried where few users make its fit cheap, though its weights take gigabytes.
+    ``linear`` is also tried where few users make its fit cheap, though its weights need gigabytes. Networks
+    with item embeddings are tried on social and on sequential data of at most 150,000 train interactions;
+    DiffRec is not, because it is behind the closed forms (docs/howto/tune.md has the figures).
+
+    Example:
+        >>> from refit_env.data import load_dataset
+        >>> from agents.tuning.inspection import inspect_data
+        >>> backbones_for(inspect_data(load_dataset("synthetic")))
+        ['linear', 'spectral']
     """
     cheap = facts.form == "sets" and facts.users <= LINEAR and facts.items <= LARGEST
-    return ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
+    closed = ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
+    if facts.train > PRETRAINED:
+        return closed
+    if facts.form == "rows":
+        return [*closed, "dreamrec"] if facts.task == "sequential" else closed
+    return [*closed, "recdiff"] if facts.task == "social" and facts.social else closed
 
 
 _ANNEALED = ReinforceConfig(
@@ -129,8 +144,8 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
         return FineTuning({"reward": "ndcg", "relevance": "holdout"}, _GENTLE, why)
     reward = linear_reward(facts)
     if kind.embedding:
-        why = f"the split is at random, and {reward}, a linear model, is a better reward than hold-outs"
-        return FineTuning({"reward": reward, "relevance": "holdout"}, _GRAPHS, why)
+        why = f"the split is at random, and {reward}, which predicts from the whole row, is a dense reward"
+        return FineTuning({"reward": reward, "relevance": "none"}, _GRAPHS, why)
     why = f"the split is at random, where {reward}, a linear model, is a better reward than hold-outs"
     return FineTuning({"reward": reward, "relevance": "holdout"}, _MODELLED, why)
 

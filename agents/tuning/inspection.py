@@ -47,6 +47,8 @@ class DataFacts:
     """Split of the validation items."""
     source: str
     """How the split was determined."""
+    social: bool = False
+    """Whether there are social edges."""
 
     def lines(self) -> list[str]:
         """Format the facts, one line each."""
@@ -83,6 +85,7 @@ def inspect_data(dataset: Dataset) -> DataFacts:
         timed=dataset.train.timestamps is not None,
         split=split,
         source=source,
+        social=dataset.social is not None,
     )
 
 

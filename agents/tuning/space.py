@@ -14,6 +14,7 @@ from agents.tuning.defaults import FineTuning, default_finetuning, linear_reward
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import RowDenoiser
+from refit_env.rewards import reward_names
 
 LEAST_STD, MOST_STD = 0.005, 0.3
 """Limits of the exploration to try."""
@@ -89,7 +90,10 @@ def settings_of(params: Mapping[str, Any], facts: DataFacts, iterations: int) ->
         exploration_std=params["exploration_std"],
         kl_weight=params["kl_weight"],
     )
-    return replace(usual, env={**usual.env, "reward": params["reward"]}, agent=agent)
+    env = {**usual.env, "reward": params["reward"]}
+    if env["relevance"] == "none" and params["reward"] in set(reward_names()) - set(reward_names("none")):
+        env["relevance"] = "holdout"  # the reward counts relevant items
+    return replace(usual, env=env, agent=agent)
 
 
 GENTLER = 0.4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agents.tuning.inspection import inspect_data
@@ -55,3 +57,12 @@ def test_drawn_values_are_in_the_space() -> None:
 def test_trials_of_a_start_that_is_gone_are_left_out() -> None:
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     assert propose(FACTS, ["linear"], tried(6), seed=3)["start"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("reward", "relevance"), [("ease", "none"), ("ndcg", "holdout"), ("racs", "holdout")]
+)
+def test_a_reward_that_counts_relevant_items_has_some(reward: str, relevance: str) -> None:
+    facts = replace(FACTS, split="random")
+    point = {**first_points(facts, ["recdiff"])[0], "reward": reward}
+    assert settings_of(point, facts, 10).env == {"reward": reward, "relevance": relevance}
