@@ -112,7 +112,9 @@ def reward_page(name: str) -> str:
         example = skipped("needs check-ins in order of time", EXAMPLE.format(env="ReFiT-NYC-v0", reward=name))
     elif cls.needs_dislikes is True:
         example = skipped("needs data with dislikes", EXAMPLE.format(env="ReFiT-Synthetic-v0", reward=name))
-    elif "checkpoint" in keywords(cls):
+    elif cls.outside is True:
+        example = skipped("needs an endpoint", EXAMPLE.format(env="ReFiT-Synthetic-v0", reward=name))
+    elif name == "recommender":
         example = skipped("needs a pretrained run", EXAMPLE.format(env="ReFiT-Zhihu-v0", reward=name))
     return page(name, [parts[0], example, *parts[1:]])
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
-from agents.commands.options import absolute_places, parse_reward
+from agents.commands.options import RewardText, absolute_places, parse_reward
 from agents.console import say
 from agents.runs.contents import RunConfig
 from agents.runs.folder import RunError, RunFolder
@@ -112,7 +112,7 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
     return target
 
 
-def reward_named(text: str) -> str | dict[str, float]:
+def reward_named(text: str) -> RewardText:
     """The reward that ``--reward`` names, files by their absolute paths; a user's file is run.
 
     Raises:

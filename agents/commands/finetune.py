@@ -28,6 +28,7 @@ from agents.commands.options import (
     parse,
     parse_options,
     parse_reward,
+    reward_words,
 )
 from agents.commands.resuming import begun_settings, check_code
 from agents.console import say
@@ -51,7 +52,8 @@ class RewardChoice(Bounded):
     """The reward."""
 
     reward: NameOption = None
-    """Name of a reward, or a weighted mix: ``racs=1,coverage=0.1``, or one's own: ``my_reward.py:FreshHits``,
+    """Name of a reward, or a weighted mix: ``racs=1,coverage=0.1`` (``coverage=0->0.1`` rises over
+    the training), or one's own: ``my_reward.py:FreshHits``,
     ``package.module:name``; if left out, the environment's."""
     relevance: NameOption = None
     """Which items count as hits: ``train``, ``recent``, ``holdout``, ``validation``, ``none``; if left out,
@@ -142,7 +144,7 @@ class Finetune(Command):
 class EnvKwargs(TypedDict, total=False):
     """``env_kwargs`` of ``config.json``."""
 
-    reward: str | dict[str, float]
+    reward: str | dict[str, float | str]
     relevance: str
     k: int
     reward_kwargs: dict[str, Any]
@@ -166,8 +168,7 @@ def begun_command(out: Path, named: Collection[str] = ()) -> Finetune:
     check_code(out, config, named)
     kwargs = check_record(config.get("env_kwargs", {}), EnvKwargs, f"{where}: env_kwargs", error=RunError)
     reward = kwargs.get("reward")
-    if isinstance(reward, dict):
-        reward = ",".join(f"{name}={weight!r}" for name, weight in reward.items())
+    reward = None if reward is None else reward_words(reward)
     settings = settings_class(config.get("algorithm", "reinforce"))
     data, init = config.get("data"), config.get("init")
     return Finetune(
@@ -213,8 +214,7 @@ def with_settings(path: Path, named: Collection[str] = ()) -> Finetune:
             raise RunError(
                 f"{path} names the reward {place}, a file whose code would be run: pass it with --reward, too"
             )
-    if isinstance(reward, dict):
-        reward = ",".join(f"{name}={weight!r}" for name, weight in reward.items())
+    reward = reward_words(reward)
     return Finetune(
         out=tyro.MISSING,
         settings=path,

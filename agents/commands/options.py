@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -63,6 +64,10 @@ class Command(Bounded):
         return code
 
 
+_NUMBER = r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
+_SCHEDULE = re.compile(f"{_NUMBER}->{_NUMBER}")
+
+
 def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
     """Read ``name=value`` words; values are JSON where they can be, else text.
 
@@ -104,7 +109,11 @@ def named(words: Sequence[str], *options: str) -> bool:
     return bool((given | grouped) & wanted) or "-h" in words
 
 
-def parse_reward(text: str) -> str | dict[str, float]:
+RewardText = str | dict[str, float | str]
+"""A reward's name, or the weights of a mix: numbers, or schedules ``"0->0.5"``."""
+
+
+def parse_reward(text: str) -> RewardText:
     """Read a reward: one name, or a weighted mix.
 
     Example:
@@ -117,14 +126,29 @@ def parse_reward(text: str) -> str | dict[str, float]:
     wrong = [
         name
         for name, weight in mix.items()
-        if isinstance(weight, bool) or not isinstance(weight, int | float)
+        if isinstance(weight, bool)
+        or not (isinstance(weight, int | float) or _SCHEDULE.fullmatch(str(weight)))
     ]
     if wrong:
-        raise SettingError("reward", f"{text}: the weight of {', '.join(wrong)} is not a number")
+        raise SettingError(
+            "reward", f"{text}: the weight of {', '.join(wrong)} is not a number, nor a schedule 0->0.5"
+        )
     return mix
 
 
-def absolute_places(reward: str | dict[str, float]) -> str | dict[str, float]:
+def reward_words(reward: str | Mapping[str, float | str]) -> str:
+    """The reward as ``--reward`` reads it.
+
+    Example:
+        >>> reward_words({"racs": 1.0, "coverage": "0->0.5"}), reward_words("racs")
+        ('racs=1.0,coverage=0->0.5', 'racs')
+    """
+    if isinstance(reward, str):
+        return reward
+    return ",".join(f"{name}={weight}" for name, weight in reward.items())
+
+
+def absolute_places(reward: RewardText) -> RewardText:
     """Return a reward with the absolute paths of the files that it names.
 
     Example:

@@ -90,7 +90,12 @@ def distance(rho: float) -> float:
 def known_rewards(episodes: Episodes) -> list[str]:
     """Return the registered rewards that the problem allows and that need no model."""
     problem = episodes.problem
-    names = reward_names(problem.relevance.mode, isinstance(problem.dataset, RowDataset))
+    names = reward_names(
+        problem.relevance.mode,
+        rows=isinstance(problem.dataset, RowDataset),
+        dislikes=problem.dataset.dislikes is not None,
+        outside=False,
+    )
     return [name for name in names if not issubclass(reward_class(name), ModelReward)]
 
 

@@ -267,8 +267,9 @@ class AgentState(Resumable):
         return {"agent": self.name, "problem": data | {"num_steps": problem.num_steps} | reward}
 
     def free_settings(self) -> set[str]:
-        """Return the number of iterations, but where every step size depends on it."""
-        return set() if self.config.anneal_lr else {"iterations"}
+        """Return the number of iterations, but where step sizes or the reward's weights depend on it."""
+        fixed = self.config.anneal_lr or self.env.problem.reward_fn.scheduled
+        return set() if fixed else {"iterations"}
 
     def state_dict(self) -> TrainingState:
         """Return the state of the training, with the pretrained policy and what the algorithm keeps."""

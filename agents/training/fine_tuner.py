@@ -172,6 +172,7 @@ class FineTuner(AgentState):
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * (1 - self.iteration / self.config.iterations)
         self.env = self.envs[self.iteration % len(self.envs)]
+        self.env.problem.reward_fn.set_progress(self.iteration / self.config.iterations)
         pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
         users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
         both = self.policy, self.reference

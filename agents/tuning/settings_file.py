@@ -27,7 +27,7 @@ class PretrainPart(TypedDict):
 class FinetunePart(TypedDict):
     """Settings of the fine-tuning."""
 
-    reward: str | dict[str, float]
+    reward: str | dict[str, float | str]
     """Reward, a name or a mix."""
     relevance: str
     """Relevance mode."""

@@ -49,12 +49,14 @@ class Reward(ABC):
         needs_rows: whether it rewards items of the history, which only lists of sequential and check-in sets
             may hold.
         needs_dislikes: whether it reads items that users rated low, so that the data set must have some.
+        outside: whether it sends requests to an endpoint, which its settings must name.
     """
 
     term_names: tuple[str, ...] = ()
     counts_relevant: ClassVar[bool] = False
     needs_rows: ClassVar[bool] = False
     needs_dislikes: ClassVar[bool] = False
+    outside: ClassVar[bool] = False
 
     def __init__(self, context: RewardContext) -> None:
         """Set the context; subclasses have their settings as further keyword arguments.
@@ -148,6 +150,14 @@ class Reward(ABC):
         A shallow copy, so ``set_lists`` must assign attributes, not change them in place.
         """
         return copy.copy(self) if self.uses_lists else self
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it changes during training, so that an agent should call ``set_progress``."""
+        return False
+
+    def set_progress(self, share: float) -> None:  # noqa: B027  # most rewards stay
+        """Set how much of the training is done, 0 to 1, for weights that follow a schedule."""
 
     def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most rewards use no other lists
         """Set the table of all users' lists (U, K) int64; a reward that uses none ignores it."""

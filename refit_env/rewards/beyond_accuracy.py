@@ -7,6 +7,7 @@ Letters: B users in the batch, I items, K list length, U users of the data set, 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import numpy as np
@@ -16,10 +17,12 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
+from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.rewards.accuracy import RelevantItems
 from refit_env.rewards.base import ListReward, Reward, rank_discount
 from refit_env.rewards.context import RewardContext
-from refit_env.settings import Nonnegative, Share, check_setting
+from refit_env.rewards.item_texts import text_vectors
+from refit_env.settings import Nonnegative, OneOf, Share, check_setting
 
 
 class ItemReward(ListReward):
@@ -70,19 +73,15 @@ class LongTail(ItemReward):
         super().__init__(context, "long_tail", torch.as_tensor(gain))
 
 
-class Coverage(ListReward):
-    """``coverage``: mean over the list of 1 / (1 + number of other users whose lists hold the item).
+class AllLists(ListReward):
+    """Base of list rewards that depend on the lists of all users.
 
-    The sum over all users and ranks of 1 / (number of users whose lists hold the item) is the number of
-    distinct items in all lists, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the
-    user's share of it.
-    The others' lists are those of a user-based nearest-neighbour recommender until ``refresh`` replaces them
-    by a model's.
+    Those are a user-based nearest-neighbour recommender's until ``refresh`` replaces them by a model's.
     """
 
-    def __init__(self, context: RewardContext) -> None:
-        """No settings but the context's."""
-        super().__init__(context, rank_discount("flat", context.k), {"coverage": 1.0})
+    def __init__(self, context: RewardContext, discount: Tensor, weights: Mapping[str, float]) -> None:
+        """Set the discount (K,) and the terms' weights."""
+        super().__init__(context, discount, weights)
         self._lists: Tensor | None = None
         self._shown: Tensor | None = None
 
@@ -101,6 +100,28 @@ class Coverage(ListReward):
         self._lists = self.context.checked_lists(lists)
         self._shown = None
 
+    def shown(self) -> Tensor:
+        """(I,) number of users whose lists hold each item."""
+        if self._shown is None:
+            lists = self.lists[self.context.peers]  # (n, K)
+            self._shown = torch.bincount(lists.flatten(), minlength=self.context.num_items).float()
+        return self._shown
+
+
+class Coverage(AllLists):
+    """``coverage``: mean over the list of 1 / (1 + number of other users whose lists hold the item).
+
+    The sum over all users and ranks of 1 / (number of users whose lists hold the item) is the number of
+    distinct items in all lists, the aggregate diversity of Adomavicius and Kwon (2012); an item's gain is the
+    user's share of it.
+    The others' lists are those of a user-based nearest-neighbour recommender until ``refresh`` replaces them
+    by a model's.
+    """
+
+    def __init__(self, context: RewardContext) -> None:
+        """No settings but the context's."""
+        super().__init__(context, rank_discount("flat", context.k), {"coverage": 1.0})
+
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """Return the gains, without the user's own list in the counts."""
         own = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
@@ -111,13 +132,6 @@ class Coverage(ListReward):
         """Return the same at the lists' items (B, K)."""
         own = (lists[:, :, None] == self.lists[users][:, None, :]).any(2)  # (B, K)
         return {"coverage": 1.0 / (1.0 + self.shown()[lists] - own.float())}
-
-    def shown(self) -> Tensor:
-        """(I,) number of users whose lists hold each item."""
-        if self._shown is None:
-            lists = self.lists[self.context.peers]  # (n, K)
-            self._shown = torch.bincount(lists.flatten(), minlength=self.context.num_items).float()
-        return self._shown
 
 
 class UnbiasedHits(RelevantItems):
@@ -138,27 +152,47 @@ class UnbiasedHits(RelevantItems):
 
 
 class Diversity(Reward):
-    """``diversity``: intra-list distance, 1 - mean cosine of the visible columns of two items of the list.
+    """``diversity``: intra-list distance, 1 - mean cosine of the vectors of two items of the list.
 
     The mean is over all pairs (Ziegler et al., WWW 2005), computed without an item-item matrix: with unit
-    columns c_i, the sum over pairs is (|sum_i c_i|^2 - sum_i |c_i|^2) / 2. An item without interactions has
+    vectors c_i, the sum over pairs is (|sum_i c_i|^2 - sum_i |c_i|^2) / 2. An item without a vector has
     the largest distance, 1, to any other. Not additive over the list, so no list reward. A list of one has
     diversity 0.
     """
 
     term_names = ("diversity",)
 
-    def __init__(self, context: RewardContext) -> None:
-        """No settings but the context's."""
+    def __init__(self, context: RewardContext, *, by: str = "interactions") -> None:
+        """Make the items' vectors.
+
+        Args:
+            context: data, relevance, K.
+            by: ``"interactions"``: the item's column of visible interactions. ``"catalogue"``: its
+                categories, else its factors, as the metric ``ild``. ``"text"``: the words of its texts
+                (``title``, ``text``, ``description`` or ``genres`` of ``items.parquet``), weighted by TF-IDF.
+
+        Raises:
+            ValueError: for ``"text"`` where the items have none.
+        """
+        check_setting("by", by, Annotated[str, OneOf(("interactions", "catalogue", "text"))])
         super().__init__(context)
-        columns = sp.csr_matrix(context.relevance.visible.T)  # (I, U)
-        unit = sp.diags(1.0 / np.sqrt(np.maximum(context.popularity, 1.0))) @ columns
-        self._columns = SparseRows(sp.csr_matrix(unit), context.device)
-        self._there = torch.as_tensor(context.popularity > 0, device=context.device)  # (I,)
+        if by == "interactions":
+            table = sp.csr_matrix(context.relevance.visible.T)  # (I, U)
+            length = np.sqrt(np.maximum(context.popularity, 1.0))
+        else:
+            table = sp.csr_matrix(
+                catalogue_of(context.dataset).vectors if by == "catalogue" else text_vectors(context.dataset)
+            )
+            square = np.asarray(table.multiply(table).sum(1)).ravel()
+            length = np.sqrt(np.where(square > 0, square, 1.0))
+        unit = sp.csr_matrix(sp.diags(1.0 / length) @ table)  # (I, d)
+        self._vectors = SparseRows(unit, context.device)
+        self._size = table.shape[1]
+        self._there = torch.as_tensor(unit.getnnz(axis=1) > 0, device=context.device)  # (I,)
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the distance of a few episodes at a time, because sums of columns are dense."""
-        size = max(1, 2**22 // self.context.num_users)
+        """Compute the distance of a few episodes at a time, because sums of vectors are dense."""
+        size = max(1, 2**22 // self._size)
         value = torch.cat([self._distance(some) for some in torch.split(lists, size)]).float()  # (B,)
         return value, {"diversity": value}
 
@@ -167,9 +201,9 @@ class Diversity(Reward):
         batch, k = lists.shape
         if k == 1:
             return torch.zeros(batch, dtype=torch.float64, device=lists.device)
-        place, user, value = self._columns.entries(lists.flatten())  # (n,) each
-        total = torch.zeros(batch * self.context.num_users, dtype=torch.float64, device=lists.device)
-        total.index_add_(0, place // k * self.context.num_users + user, value.double())
+        place, part, value = self._vectors.entries(lists.flatten())  # (n,) each
+        total = torch.zeros(batch * self._size, dtype=torch.float64, device=lists.device)
+        total.index_add_(0, place // k * self._size + part, value.double())
         squares = self._there[lists].double().sum(1)  # (B,) sum of |c_i|^2
         pairs = total.view(batch, -1).square().sum(1) - squares  # (B,) twice the sum over pairs
         return 1.0 - pairs / (k * (k - 1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,54 @@ from refit_env.rewards.context import RewardContext
 from refit_env.rewards.relevance import common
 
 
+class Ramp(NamedTuple):
+    """A weight that changes linearly over the training, written ``"0->0.5"``."""
+
+    first: float
+    """At the beginning."""
+    last: float
+    """At the end."""
+
+    def at(self, share: float) -> float:
+        """Return the weight when a share of the training is done.
+
+        Example:
+            >>> Ramp(0.0, 0.5).at(0.5)
+            0.25
+        """
+        return self.first + (self.last - self.first) * min(max(share, 0.0), 1.0)
+
+
+def read_weight(text: str) -> Ramp | None:
+    """Return the schedule that a text states; None for another text.
+
+    Example:
+        >>> read_weight("0->0.5"), read_weight("0.5")
+        (Ramp(first=0.0, last=0.5), None)
+    """
+    first, arrow, last = text.partition("->")
+    try:
+        return Ramp(float(first), float(last)) if arrow else None
+    except ValueError:
+        return None
+
+
 class Mix(Reward):
     """A weighted sum of rewards, for example ``{"racs": 1.0, "coverage": 0.1}``.
 
-    Its terms are the parts' values by name, and the terms of a part with several, for example ``racs/n_k``.
+    A weight ``"0->0.5"`` rises linearly from 0 to 0.5 over the training of an agent; elsewhere it has its
+    first value. Its terms are the parts' values by name, and the terms of a part with several, for example
+    ``racs/n_k``.
     """
 
-    def __init__(self, context: RewardContext, rewards: Mapping[str, tuple[Reward, float]]) -> None:
+    def __init__(self, context: RewardContext, rewards: Mapping[str, tuple[Reward, float | Ramp]]) -> None:
         """Set the rewards and their weights by name; ValueError if a weight is not finite."""
         super().__init__(context)
-        self.rewards = dict(rewards)
+        self.ramps = {name: weight for name, (_, weight) in rewards.items() if isinstance(weight, Ramp)}
+        self.rewards = {
+            name: (reward, weight.first if isinstance(weight, Ramp) else weight)
+            for name, (reward, weight) in rewards.items()
+        }
         names = []
         for name, (reward, weight) in self.rewards.items():
             if not math.isfinite(weight):
@@ -60,11 +99,23 @@ class Mix(Reward):
 
     def with_own_lists(self) -> Reward:
         """Return a mix whose parts that use lists have their own; the others are shared."""
-        if not self.uses_lists:
+        if not (self.uses_lists or self.scheduled):
             return self
         own = copy.copy(self)
         own.rewards = {name: (part.with_own_lists(), weight) for name, (part, weight) in self.rewards.items()}
         return own
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a weight follows a schedule."""
+        return bool(self.ramps)
+
+    def set_progress(self, share: float) -> None:
+        """Set the weights that follow a schedule to those when ``share`` of the training is done."""
+        self.rewards = {
+            name: (reward, self.ramps[name].at(share) if name in self.ramps else weight)
+            for name, (reward, weight) in self.rewards.items()
+        }
 
     def set_lists(self, lists: Tensor) -> None:
         """Set the lists of all users (U, K) in every part."""

@@ -16,11 +16,14 @@ from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, Reciprocal
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.callable_reward import CallableReward
+from refit_env.rewards.catalogue_rewards import AveragePrecision, Calibration, ExposureFairness, Serendipity
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.dislikes import Dislikes
 from refit_env.rewards.frequency import PersonalFrequency
+from refit_env.rewards.language_model import LanguageModelGrade
+from refit_env.rewards.learned import Learned
 from refit_env.rewards.linear_models import Ease, GraphFilter, ModelReward
-from refit_env.rewards.mix import Mix
+from refit_env.rewards.mix import Mix, Ramp, read_weight
 from refit_env.rewards.racs import Racs
 from refit_env.rewards.racs_ndcg import RacsNdcg
 from refit_env.rewards.recommender import Recommender
@@ -30,9 +33,9 @@ from refit_env.settings import check_setting, type_fault
 from refit_env.utils.text import shown
 from refit_env.utils.user_code import is_place, same_file
 
-RewardSpec = str | Mapping[Any, float] | Callable[..., Any]
+RewardSpec = str | Mapping[Any, Any] | Callable[..., Any]
 """A name, the place of one's own (``my_reward.py:FreshHits``), a function of (scores, users), or a weighted
-mix of those."""
+mix of those; a weight is a number, or a schedule ``"0->0.5"``."""
 
 Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 """Weight of a reward in a mix; less than 0 makes it a cost."""
@@ -49,11 +52,17 @@ _REWARDS: dict[str, type[Reward]] = {
     "recall": Recall,
     "reciprocal_rank": ReciprocalRank,
     "log_rank": LogRank,
+    "average_precision": AveragePrecision,
     "novelty": Novelty,
     "long_tail": LongTail,
     "coverage": Coverage,
     "diversity": Diversity,
     "unbiased_hits": UnbiasedHits,
+    "calibration": Calibration,
+    "serendipity": Serendipity,
+    "exposure_fairness": ExposureFairness,
+    "learned": Learned,
+    "llm_grade": LanguageModelGrade,
     "dislikes": Dislikes,
     "ease": Ease,
     "gf_cf": GraphFilter,
@@ -114,13 +123,16 @@ def _check_class(name: str, cls: object) -> None:
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
 
 
-def reward_names(relevance: str | None = None, rows: bool = True, dislikes: bool = True) -> list[str]:
+def reward_names(
+    relevance: str | None = None, rows: bool = True, dislikes: bool = True, outside: bool = True
+) -> list[str]:
     """Return the names for ``make_reward``: all, or those that a relevance or a data set allows.
 
     Args:
         relevance: its name; None for any.
         rows: whether the data set is a sequential or check-in set sorted by time; some rewards need it.
         dislikes: whether the data set has items that users rated low; some rewards need them.
+        outside: whether rewards that send requests to an endpoint, which settings must name, are among them.
 
     Example:
         >>> "ndcg" in reward_names(), "ndcg" in reward_names("none"), "ease" in reward_names("none")
@@ -134,6 +146,7 @@ def reward_names(relevance: str | None = None, rows: bool = True, dislikes: bool
         if not (relevance == "none" and cls.counts_relevant)
         and (rows or not cls.needs_rows)
         and (dislikes or not cls.needs_dislikes)
+        and (outside or not cls.outside)
     )
 
 
@@ -269,24 +282,26 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
         raise SettingError(error.setting, f"of reward {name!r} {error.fault}") from error
 
 
-def _make_mix(spec: Mapping[Any, float], context: RewardContext, kwargs: Mapping[str, Any]) -> Mix:
+def _make_mix(spec: Mapping[Any, float | str], context: RewardContext, kwargs: Mapping[str, Any]) -> Mix:
     """Build a weighted sum of named rewards and functions."""
     known = {key for part in spec for key in _settings(part)}
     for key in kwargs:
         if key not in known:
             raise unknown_setting(key, "the mixed rewards", known)
-    parts: dict[str, tuple[Reward, float]] = {}
+    parts: dict[str, tuple[Reward, float | Ramp]] = {}
     for part, weight in spec.items():
         name = short_name(part)
         if name in parts:
             raise ValueError(f"two rewards of the mix are named {name!r}: rename one function")
-        fault = type_fault(Weight, weight)
-        if fault is not None:
-            raise SettingError("reward", f"weight of {name!r} {fault}")
+        ramp = read_weight(weight) if isinstance(weight, str) else None
+        for value in (weight,) if ramp is None else ramp:
+            fault = type_fault(Weight, value)
+            if fault is not None:
+                raise SettingError("reward", f"weight of {name!r} {fault}")
         own = {key: value for key, value in kwargs.items() if key in _settings(part)}
         made = _make(part, context, own) if isinstance(part, str) else _own(part, context)
-        parts[name] = made, float(weight)
-    if not any(weight for _, weight in parts.values()):
+        parts[name] = made, float(weight) if ramp is None else ramp
+    if not any(any(weight) if isinstance(weight, Ramp) else weight for _, weight in parts.values()):
         found = ", ".join(f"{name}=0" for name in parts) or "nothing"
         raise SettingError("reward", f"needs a weight other than 0, found {found}")
     return Mix(context, parts)

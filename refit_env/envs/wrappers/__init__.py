@@ -7,8 +7,16 @@ vector environment, as in Gymnasium. They combine: observation wrappers at any l
 
 from refit_env.envs.wrappers.factor_observation import FactorObservation
 from refit_env.envs.wrappers.low_rank_action import LowRankAction
+from refit_env.envs.wrappers.potential_shaping import PotentialShaping
 from refit_env.envs.wrappers.residual_action import ResidualAction
 from refit_env.envs.wrappers.scoring import chain_scorer
 from refit_env.envs.wrappers.topk_observation import TopKObservation
 
-__all__ = ["FactorObservation", "LowRankAction", "ResidualAction", "TopKObservation", "chain_scorer"]
+__all__ = [
+    "FactorObservation",
+    "LowRankAction",
+    "PotentialShaping",
+    "ResidualAction",
+    "TopKObservation",
+    "chain_scorer",
+]
