@@ -16,8 +16,10 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.data.interactions import Interactions
 from refit_env.data.rows import SparseRows
-from refit_env.evaluation.catalogue import catalogue_of
+from refit_env.evaluation.catalogue import Catalogue, catalogue_of
 from refit_env.rewards.accuracy import RelevantItems
 from refit_env.rewards.base import ListReward, Reward, rank_discount
 from refit_env.rewards.context import RewardContext
@@ -71,6 +73,20 @@ class LongTail(ItemReward):
         gain = np.zeros(context.num_items, dtype=np.float32)
         gain[order] = before >= head * context.popularity.sum()
         super().__init__(context, "long_tail", torch.as_tensor(gain))
+
+
+def visible_catalogue(context: RewardContext) -> Catalogue:
+    """Return popularity, groups and vectors of the catalogue, from the visible interactions alone.
+
+    The rows of a sequential set hold validation and test targets as histories of later rows, so that not all
+    rows may be read.
+    """
+    data, visible = context.dataset, context.relevance.visible
+    if not isinstance(data, RowDataset):
+        return catalogue_of(data.showing(visible))
+    users, items = visible.nonzero()
+    shown = Interactions.from_pairs(users, items, *visible.shape)
+    return Catalogue(Dataset(data.name, "cf", shown, shown, shown, False, item_features=data.item_features))
 
 
 class AllLists(ListReward):
@@ -181,7 +197,7 @@ class Diversity(Reward):
             length = np.sqrt(np.maximum(context.popularity, 1.0))
         else:
             table = sp.csr_matrix(
-                catalogue_of(context.dataset).vectors if by == "catalogue" else text_vectors(context.dataset)
+                visible_catalogue(context).vectors if by == "catalogue" else text_vectors(context.dataset)
             )
             square = np.asarray(table.multiply(table).sum(1)).ravel()
             length = np.sqrt(np.where(square > 0, square, 1.0))

@@ -1,7 +1,7 @@
 """Rewards by groups, vectors and popularity of the catalogue: calibration, exposure fairness, serendipity.
 
 They are the metrics of the same names in ``refit_env.evaluation.beyond_accuracy``, as rewards. Groups are the
-items' categories where the data set has them, else clusters of the train interactions
+items' categories where the data set has them, else clusters of the visible interactions
 (``refit_env.evaluation.catalogue``). They are meant for mixes, ``{"ndcg": 1.0, "calibration": 0.1}``.
 
 Letters: B users in the batch, U users, I items, K list length, G groups, n users with lists.
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from refit_env.evaluation.beyond_accuracy import SMOOTHING
-from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.rewards.base import Reward, rank_discount
-from refit_env.rewards.beyond_accuracy import AllLists
+from refit_env.rewards.beyond_accuracy import AllLists, visible_catalogue
 from refit_env.rewards.context import RewardContext
 from refit_env.settings import OneOf, check_setting
 
@@ -46,9 +45,9 @@ class AveragePrecision(Reward):
 
 
 class Calibration(Reward):
-    """``calibration``: minus KL(p || q~) of a user's train items to the list over item groups; at most 0.
+    """``calibration``: minus KL(p || q~) of a user's visible items to the list over item groups; at most 0.
 
-    q~ = (1 - a) q + a p with a = 0.01; p and q are the mean shares of the groups in the train items and in
+    q~ = (1 - a) q + a p with a = 0.01; p and q are the mean shares of the groups in the visible items and in
     the list (Steck, RecSys 2018). The logarithm of the list's sum makes it no sum over the list.
     """
 
@@ -57,7 +56,7 @@ class Calibration(Reward):
     def __init__(self, context: RewardContext) -> None:
         """No settings but the context's."""
         super().__init__(context)
-        catalogue = catalogue_of(context.dataset)
+        catalogue = visible_catalogue(context)
         self._groups = torch.from_numpy(catalogue.groups).double().to(context.device)  # (I, G)
         self._taste = torch.from_numpy(catalogue.taste).double().to(context.device)  # (U, G)
 
@@ -109,7 +108,7 @@ class ExposureFairness(AllLists):
         """``groups``: ``"catalogue"`` (categories or clusters) or ``"popularity"`` (head and long tail)."""
         check_setting("groups", groups, Annotated[str, OneOf(GROUPINGS)])
         super().__init__(context, rank_discount("flat", context.k), {"exposure_fairness": 1.0})
-        catalogue = catalogue_of(context.dataset)
+        catalogue = visible_catalogue(context)
         head = np.stack([~catalogue.tail, catalogue.tail], 1)
         table = catalogue.groups if groups == "catalogue" else head
         self._groups = torch.as_tensor(table, dtype=torch.float64, device=context.device)  # (I, G)
