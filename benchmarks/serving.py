@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -68,8 +69,8 @@ class Cell:
     """Length of the measurement."""
     requests: int
     """Answers."""
-    errors: int
-    """Answers that were no list, and connections that broke."""
+    errors: dict[str, int]
+    """Answers that were no list, and connections that broke during a request, by kind."""
     users_a_second: float
     """Lists in a second."""
     latency: dict[str, float]
@@ -95,30 +96,33 @@ class Answer:
     waiting: float
 
 
-async def client(port: int, users: Sequence[str], end: float, answers: list[Answer]) -> int:
-    """Send requests until the time ends; returns the number of errors."""
-    errors, number = 0, 0
+async def client(
+    port: int, users: Sequence[str], end: float, answers: list[Answer], errors: Counter[str]
+) -> None:
+    """Send requests until the time ends; a connection that is closed between two of them is opened again."""
+    number, fresh = 0, True
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     while time.perf_counter() < end:
         body = json.dumps({"users": [users[number % len(users)]], "top": 20}).encode()
-        number += 1
         head = "POST /recommend HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
         began = time.perf_counter()
         try:
             writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
             status, headers, content = await answer(reader)
-        except (OSError, asyncio.IncompleteReadError):
-            errors += 1
+        except (OSError, asyncio.IncompleteReadError) as error:
+            if fresh:
+                errors[type(error).__name__] += 1
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            fresh = True
             continue
+        number, fresh = number + 1, False
         took = time.perf_counter() - began
         times = dict(re.findall(r"(\w+);dur=([\d.]+)", headers.get("server-timing", "")))
         if status != 200 or len(content) < 100 or "model" not in times:
-            errors += 1
+            errors[f"{status} {content[:80].decode()}"] += 1
         else:
             answers.append(Answer(took, float(times["model"]) / 1000, float(times["wait"]) / 1000))
     writer.close()
-    return errors
 
 
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
@@ -147,13 +151,16 @@ def service(run: Path, threads: int) -> Iterator[tuple[int, int, str]]:
         process.wait(60)
 
 
-async def burst(port: int, users: Sequence[str], clients: int, seconds: float) -> tuple[list[Answer], int]:
-    """Run clients at once; returns the answers and the number of errors."""
+async def burst(
+    port: int, users: Sequence[str], clients: int, seconds: float
+) -> tuple[list[Answer], Counter[str]]:
+    """Run clients at once; returns the answers, and the errors by kind."""
     answers: list[Answer] = []
+    errors: Counter[str] = Counter()
     end = time.perf_counter() + seconds
     shares = [users[place::clients] or users for place in range(clients)]
-    errors = await asyncio.gather(*(client(port, share, end, answers) for share in shares))
-    return answers, sum(errors)
+    await asyncio.gather(*(client(port, share, end, answers, errors) for share in shares))
+    return answers, errors
 
 
 def processor_seconds(process: int) -> float | None:
@@ -191,7 +198,7 @@ def measure(run: Path, started: tuple[int, int, str], clients: int, seconds: flo
         clients,
         seconds,
         len(answers),
-        errors,
+        dict(errors),
         len(answers) / seconds,
         percentiles(latency),
         percentiles(own),
@@ -242,7 +249,7 @@ def row(cell: Cell) -> list[str]:
         f"{cell.users_a_second:.0f}",
         *(f"{value:.1f}" for value in times),
         "-" if cell.cpu is None else f"{cell.cpu:.1f}",
-        str(cell.errors),
+        str(sum(cell.errors.values())),
         f"{cell.load:.1f}",
     ]
 

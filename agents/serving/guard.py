@@ -20,6 +20,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/openapi.json", "/v2", "/v2/health/live", "/v2/health/ready")
 """Routes without a token."""
+UNTIMED = "/reload"
+"""The route whose answer may take longer than the limit, because it loads a run."""
 
 
 class Refused(Exception):
@@ -73,7 +75,7 @@ class Guard:
                 raise Refused(401, "the token is missing or wrong: send 'Authorization: Bearer TOKEN'")
             body = await self._body(headers, receive)
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout(None if scope["path"] == UNTIMED else seconds):
                     await self.app(scope, replay(body, receive), send)
             except TimeoutError:
                 if status():  # the client does not read the answer

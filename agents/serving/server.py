@@ -18,8 +18,8 @@ from agents.serving.app import create_app
 from agents.serving.service import Service
 
 LATE = b'{"error": "the request did not come in time"}'
-KEEP_ALIVE = 5
-"""Seconds that a connection may be open between two requests."""
+KEEP_ALIVE = 75
+"""Seconds that a connection may be open between two requests: longer than a usual balancer keeps it."""
 GRACE = 30
 """Seconds that requests in progress have when the service ends."""
 

@@ -13,7 +13,7 @@ from benchmarks import serving
 from benchmarks.serving import Cell, best, main, read
 
 TIMES = {"p50": 1.0, "p95": 2.0, "p99": 3.0}
-CELL = Cell("run", "linear on shop", 1, 0.5, 10, 0, 20.0, TIMES, TIMES, TIMES, TIMES, 2.0, 0.1)
+CELL = Cell("run", "linear on shop", 1, 0.5, 10, {}, 20.0, TIMES, TIMES, TIMES, TIMES, 2.0, 0.1)
 
 
 def test_the_best_repeat_of_each_cell_is_shown() -> None:
@@ -64,5 +64,5 @@ def test_clients_measure_a_service(tmp_path: Path, capsys: pytest.CaptureFixture
     main([str(run), "--clients", "1", "3", "--seconds", "0.5", "--out", str(tmp_path)])
     cells: list[dict[str, Any]] = json.loads((tmp_path / "serving.json").read_text())["cells"]
     for cell in cells:
-        assert cell["errors"] == 0 and cell["requests"] > 3
+        assert cell["errors"] == {} and cell["requests"] > 3
         assert 0 < cell["model_time"]["p50"] < cell["latency"]["p50"] and cell["rest"]["p50"] > 0

@@ -325,6 +325,20 @@ def test_reload_answers_by_the_new_run(start: Start, shop: Path) -> None:
     assert client.post("/reload", json={}, headers=TOKEN).json()["weights"] == first
 
 
+def test_a_reload_may_take_longer_than_an_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = start(token="secret", limits=Limits(seconds=0.5))
+    service = service_of(client)
+    loaded = service.load
+
+    def slowly(run: Path) -> Any:
+        threading.Event().wait(0.8)
+        return loaded(run)
+
+    monkeypatch.setattr(service, "load", slowly)
+    reply = client.post("/reload", json={"run": "start"}, headers=TOKEN)
+    assert reply.status_code == 200 and service.model.run.name == "start"
+
+
 def test_reload_without_a_token_is_refused(start: Start) -> None:
     reply = start().post("/reload", json={})
     assert reply.status_code == 403 and "reload needs a token" in reply.json()["error"]
