@@ -35,6 +35,7 @@ from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, 
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
 from refit_env.rewards.registry import RewardSpec
+from refit_env.utils.memory import check_memory
 from refit_env.utils.user_code import in_words, sources_in
 
 EVALUATED = 512
@@ -105,6 +106,7 @@ class AgentState(Resumable):
             self.envs = [env]
         self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config, self.parts)
+        self._check_memory()
         self.rule = selecting_rule(self.config.select, self.env.problem.dataset)
         self.config = replace(self.config, select=str(self.rule))
         self.lagrangian = Lagrangian.of(self.config, self.env.problem)
@@ -159,6 +161,20 @@ class AgentState(Resumable):
         """Weigh the rewards of the constraints by the multipliers."""
         for constrained in self._constrained:
             constrained.weigh(self.lagrangian)
+
+    def _check_memory(self) -> None:
+        """Refuse a batch whose chains alone do not fit into the free memory.
+
+        Of each step an episode keeps its state, its mean and its noise; the environment and the derivatives
+        need five more vectors. What the network keeps comes on top.
+
+        Raises:
+            ValueError: with what is needed and what is free.
+        """
+        vectors = 3 * self.policy.num_steps + 5
+        needed = 4 * self.env.num_envs * self.policy.backbone.dim * vectors
+        hint = " (--chunks divides it)" if self.divides_batches else ""
+        check_memory(needed, self.device, f"a batch of {self.env.num_envs:,} episodes{hint}")
 
     @property
     def chunks(self) -> int:

@@ -33,7 +33,12 @@ class SparseRows:
         # row * I + column of each value, ascending, so that ``at`` is one binary search.
         row = np.repeat(np.arange(self.shape[0], dtype=np.int64), np.diff(matrix.indptr))
         self.keys = torch.as_tensor(row * self.shape[1] + matrix.indices, device=device)
-        self.values = torch.as_tensor(matrix.data, dtype=torch.float32, device=device)
+        ones = bool((matrix.data == 1).all())  # sets need no memory for their values
+        self.values = (
+            torch.ones(1, device=device).expand(matrix.nnz)
+            if ones
+            else torch.as_tensor(matrix.data, dtype=torch.float32, device=device)
+        )
 
     @property
     def device(self) -> torch.device:

@@ -110,7 +110,11 @@ class IdentityScorer(Scorer):
         self._shows_rows = backbone.shows_rows
         self._rows = backbone.rows(seen, settings)  # (U, I)
         self.bound = max(BOUND, BOUND - 1 + float(self._rows.max()))
-        self._visible = SparseRows(self._rows, device)
+
+    @cached_property
+    def _visible(self) -> SparseRows:
+        """The rows on the device."""
+        return SparseRows(self._rows, self.device)
 
     def write_start(self, users: Tensor, out: Tensor) -> None:
         """Write the visible rows; on a CPU NumPy's scatter needs half the time of torch's."""

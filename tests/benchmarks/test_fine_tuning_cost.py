@@ -34,25 +34,11 @@ def test_the_published_table_follows_from_the_published_cells(
     assert_alike(details, {name: published[name] for name in details})
 
 
-def test_ratios_and_exponents(benchmark: Any) -> None:
-    found = {
-        cell.key: {"mib": 100.0, "seconds": []}
-        if cell.work is benchmark.memory_cell
-        else {"seconds": [cell.arguments[0] / 1000.0], "once": 2.0}
-        for cell in benchmark.plan()
-    }
+def test_ratios(benchmark: Any) -> None:
+    found = {cell.key: {"mib": 100.0, "seconds": []} for cell in benchmark.plan()}
     found["memory_cf-diff_fine-tuning-recompute"]["mib"] = 90.0
     rows, details = benchmark.tabulate(found)
     assert [row[1:] for row in rows if row[0] == "ML-1M, cf-diff (small), fine-tuning, recompute"] == [
-        ["90", "-10.0", "", ""]
+        ["90", "-10.0", ""]
     ]
     assert details["memory_over_pretraining"]["cf-diff, fine-tuning, recompute"] == 0.9
-    assert details["slopes"] == pytest.approx({"iteration": 1.0, "once": 0.0})
-
-
-def test_a_cell_is_measured(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import fine_tuning_cost
-
-    monkeypatch.setattr(fine_tuning_cost, "REPEATS", 2)
-    got = fine_tuning_cost.growth_cell(120)
-    assert len(got["seconds"]) == 1 and min(got["once"], *got["seconds"]) > 0

@@ -139,3 +139,14 @@ def test_a_killed_process_ends_the_run_which_another_number_of_processes_continu
     assert not (out / "metrics.json").exists()
     assert tuned(start, out, "--iterations 400 --eval-every 20 --resume").wait() == 0
     assert len(read_log(out)) == 401 and (out / "metrics.json").exists()
+
+
+def test_a_batch_that_does_not_fit_says_by_how_much(
+    task_data: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = task_data["cf"].num_items
+    monkeypatch.setattr("refit_env.utils.memory.free_memory", lambda device: 12 * items * 4 * 14)
+    message = r"a batch of 24 episodes \(--chunks divides it\) needs .* of memory; .* are free"
+    with pytest.raises(ValueError, match=message):
+        make(task_data["cf"], SMALL)
+    assert make(task_data["cf"], replace(SMALL, chunks=2)).env.num_envs == 12
