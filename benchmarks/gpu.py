@@ -176,6 +176,7 @@ def device_tests(device: str, epochs: int) -> Rows:
         "-m",
         "pytest",
         "-q",
+        *("-p", "no:xdist", "-p", "no:benchmark"),  # plugins that warn about each other
         "-x",
         "-m",
         "not slow",

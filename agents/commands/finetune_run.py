@@ -61,7 +61,9 @@ KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
 
 def run(command: Finetune) -> int:
     """Fine-tune, evaluate, and write the run folder; returns the exit code."""
-    command = replace(command, agent=_adapted(command), resume=command.resume or is_restarted())
+    command = replace(command, agent=_adapted(command))
+    if is_restarted():
+        command = replace(command, resume=True, overwrite=False)
     if not is_first():
         return _assist(command)
     if command.resume:
