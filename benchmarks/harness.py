@@ -47,7 +47,10 @@ class Timing:
 
 
 def in_turns(
-    contestants: Mapping[str, Callable[[], Any]], rounds: int = 9, min_seconds: float = 0.05
+    contestants: Mapping[str, Callable[[], Any]],
+    rounds: int = 9,
+    min_seconds: float = 0.05,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time contestants alternately.
 
@@ -57,6 +60,7 @@ def in_turns(
         contestants: name -> the function to time.
         rounds: number of rounds.
         min_seconds: duration of a contestant in a round.
+        clock: returns seconds; ``time.process_time`` counts those of this process's threads alone.
 
     Returns:
         Seconds of one call, by name.
@@ -69,22 +73,22 @@ def in_turns(
     repeats = {}
     for name, call in contestants.items():
         call()
-        repeats[name] = max(1, round(min_seconds / max(_once(call), 1e-9)))
+        repeats[name] = max(1, round(min_seconds / max(_once(call, clock), 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, call in contestants.items():
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(repeats[name]):
                 call()
-            seconds[name].append((time.perf_counter() - begin) / repeats[name])
+            seconds[name].append((clock() - begin) / repeats[name])
     return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
-def _once(call: Callable[[], Any]) -> float:
+def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:
     """Measure the seconds of one call."""
-    begin = time.perf_counter()
+    begin = clock()
     call()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 def report(

@@ -100,7 +100,7 @@ def roll_out(
             mean = step_mean(policy, u, t, context, graph.recompute)  # (B, D) if t = 0 and shared, or (N, D)
         out.states.append(u)
         out.means.append(mean)
-        if t == 0 and share_first:
+        if t == 0 and share_first and group > 1:
             mean = mean.repeat_interleave(group, 0)  # (N, D)
             context = None if context is None else context.repeat_interleave(group, 0)
         drawn = _draw(mean, group, noise, generator)  # (N, D)
