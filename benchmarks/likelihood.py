@@ -127,6 +127,8 @@ def vectors(policy: DiffusionPolicy, data: Dataset, which: str, seed: int) -> Ve
     model, device = policy.backbone, policy.device
     rows = data.episodes
     items = rows.train if which == "train" else getattr(rows, which)
+    if isinstance(rows, RowDataset) and which == "train":
+        items = rows.targets  # of rows, the train split holds the histories
     with_items = np.unique(items.users)
     drawn = np.random.default_rng(seed).permutation(with_items)[:USERS]
     users = torch.as_tensor(drawn, device=device)  # (B,)

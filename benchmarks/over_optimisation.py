@@ -272,6 +272,7 @@ def draw(found: Mapping[str, Mapping[str, Any]]) -> None:
         panel.set_title(proxy)
         panel.set_xlabel("sqrt(KL to the start)")
         panel.set_xscale("symlog", linthresh=1.0)
+        panel.set_xlim(left=0.0)
     panels[0][0].set_ylabel("change since the start")
     panels[0][-1].legend(fontsize=7)
     figure.savefig(RESULTS / "over_optimisation.png", dpi=110)

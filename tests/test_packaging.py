@@ -24,6 +24,8 @@ IMPORT_NAMES = {
 INTEGRATIONS = ("ray", "rllib", "torchrl", "zoo")
 OPTIONAL = {
     "psutil": "Windows only: sparse-dot-topn brings it",
+    "accelerate": "extra `distributed`",
+    "faiss": "extra `neighbors`",
     "moviepy": "extra `video`",
     "optuna": "extra `tune`",
     "sb3_contrib": "extra `zoo`",
