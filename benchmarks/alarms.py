@@ -36,7 +36,7 @@ from refit_env.registration import entry
 
 CELLS = RESULTS / "alarms.jsonl"
 ENVS = ("ReFiT-Synthetic-v0", "ReFiT-ML100K-v0")
-STARTS = ("diffrec", "linear")
+STARTS = ("linear", "diffrec")
 PROXIES: dict[str, dict[str, Any]] = {
     "racs, recent": {"reward": "racs", "relevance": "recent"},
     "racs, train": {"reward": "racs", "relevance": "train"},
@@ -98,9 +98,9 @@ def plan(envs: Sequence[str], seeds: int) -> list[Cell]:
         )
         for seed in range(seeds)
         for env in envs
+        for start in STARTS
         for rate in RATES
         for proxy in PROXIES
-        for start in STARTS
     ]
 
 
