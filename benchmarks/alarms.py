@@ -70,8 +70,10 @@ def measured(env_id: str, start: str, proxy: str, rate: float, seed: int) -> dic
         if "monitor/reward" in scalars:
             gold.append(agent.evaluate("test").means()["ndcg@20"])
 
-    history = agent.learn(callback=measure).history
-    rows = [row for row in history if "monitor/reward" in row]
+    result = agent.learn(callback=measure)
+    if result.interrupted:
+        raise KeyboardInterrupt  # half a run is no result
+    rows = [row for row in result.history if "monitor/reward" in row]
     log = [{name: round(row[name], 6) for name in row if name.startswith(LOGGED)} for row in rows]
     return {"log": log, "gold": [round(value, 6) for value in gold]}
 
@@ -180,10 +182,12 @@ def main() -> None:
     report(
         "alarms",
         title=f"Alarms over {len(records)} runs",
-        command="python -m benchmarks.alarms",
+        command=f"python -m benchmarks.alarms --envs {' '.join(chosen.envs)} --seeds {chosen.seeds}",
         columns=["alarm", "hits", "false alarms", "before the fall", "median lead, iterations"],
         rows=rows,
         note=(
+            f"{len(records)} of {len(cells)} planned runs, one REINFORCE each: {len(PROXIES)} proxies, "
+            f"starts {' and '.join(STARTS)}, step sizes {' and '.join(f'{rate:g}' for rate in RATES)}. "
             "Hits: of the runs whose test NDCG@20 fell by more than 2 % below its best and stayed there. "
             "False alarms: of the other runs. Lead: iterations from the alarm to that fall, positive where "
             f"the alarm came first; validation every {EVERY} iterations."
