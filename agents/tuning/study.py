@@ -29,7 +29,7 @@ from agents.tuning.proposals import propose
 from agents.tuning.space import settings_of
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import MOST, Pace, Training, pretrain_network
-from refit_env.backbones import backbone_for
+from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
@@ -249,7 +249,7 @@ class Study:
         name, begin = params["start"], time.perf_counter()
         if name not in self._pace:
             probe = self._settings_of(params, MOST)
-            self._pace[name] = self._training.pace(self._copy(name), probe)
+            self._pace[name] = self._training.pace(self._copy(name), self._scored(probe, name))
         seconds -= time.perf_counter() - begin
         iterations = self._pace[name].iterations(seconds)
         if not iterations:
@@ -257,7 +257,7 @@ class Study:
         chosen = self._settings_of(params, iterations)
         chosen = replace(chosen, agent=replace(chosen.agent, select=str(self.rule)))
         policy = self._copy(name)
-        notes = self._training.fine_tune(policy, chosen, seconds) | {"params": params}
+        notes = self._training.fine_tune(policy, self._scored(chosen, name), seconds) | {"params": params}
         self._keep(policy, name, {**chosen.env, "agent": asdict(chosen.agent)}, notes)
         return True
 
@@ -269,6 +269,15 @@ class Study:
         config = Reinforce.adapted(found.agent, found.env["reward"])
         assert isinstance(config, ReinforceConfig)
         return replace(found, agent=config)
+
+    def _scored(self, chosen: FineTuning, name: str) -> FineTuning:
+        """Return settings whose environment knows the trained model that scores u_0, if embeddings do."""
+        trial = self.best_start(name)
+        assert trial is not None, name
+        if not backbone_class(name).embedding:
+            return chosen
+        folder = self.policies.path(trial.notes["candidate"]).resolve()
+        return replace(chosen, env={**chosen.env, "backbone": name, "checkpoint": str(folder)})
 
     def _keep(
         self, policy: DiffusionPolicy, name: str, settings: dict[str, Any], notes: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from agents.cli import main
 from agents.runs.folder import RunFolder
-from agents.tuning import study
+from agents.tuning import study, trying
 from agents.tuning.defaults import FineTuning
 from agents.tuning.outcome import fine_tuning_part
 from agents.tuning.settings_file import read_settings, write_settings
@@ -18,7 +19,7 @@ from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, Trial, TrialLog
 from agents.tuning.trying import Training
 from refit_env.checkpoint import load_checkpoint
-from refit_env.data import load_dataset
+from refit_env.data import load_dataset, save_dataset, synthesize_social
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 
@@ -202,6 +203,27 @@ def test_what_refuses_the_data_is_noted_and_the_rest_is_tried(
     best = log.best(BASELINE)
     assert best is not None and best.name == "popularity"  # the refused one has no value
     assert [trial.refused for trial in log.of(FINE_TUNING)][:3] == [False, True, False]
+
+
+def test_a_network_with_embeddings_is_fine_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = trying.pretraining_of
+    monkeypatch.setattr(trying, "pretraining_of", lambda *of: replace(usual(*of), epochs=2))
+    data = synthesize_social(num_users=60, num_items=40)
+    save_dataset(data, tmp_path / "data")
+    options = [
+        "--data",
+        str(tmp_path / "data"),
+        "--backbones",
+        "recdiff",
+        "--baselines",
+        "popularity",
+        *QUIET,
+    ]
+    assert main(["tune", *options, "--out", str(tmp_path / "run")]) == 0
+    tried = TrialLog(tmp_path / "run").of(FINE_TUNING)
+    assert [trial.notes.get("refused") for trial in tried] == [None] * TUNINGS
+    assert all("checkpoint" not in trial.settings for trial in tried)
+    assert main(["evaluate", "--run", str(tmp_path / "run"), "--json"]) == 0
 
 
 def test_it_prints_json_and_nothing_else(
