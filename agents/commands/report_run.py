@@ -76,7 +76,8 @@ def _of_study(command: Report, records: Path) -> int:
     if command.json:
         print_json({"report": str(path), "bytes": size, "study": str(records), "result": sentence})
         return 0
-    say(sentence)
+    if sentence:
+        say(sentence)
     say(f"{path} ({size / 1e6:.2f} MB)")
     return 0
 

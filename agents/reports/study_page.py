@@ -147,6 +147,8 @@ def grouped(records: Sequence[Record]) -> Groups:
     models: dict[str, str] = {}
     out: Groups = {}
     for record in records:
+        if "points" in record or "goals" in record:  # of a study of fronts, which has no levels
+            continue
         if models.setdefault(record["env"], record.get("model", "")) == record.get("model", ""):
             out.setdefault(record["env"], {}).setdefault(record["variant"], []).append(record)
     for variants in out.values():
@@ -242,7 +244,10 @@ def gains(groups: Groups) -> list[Chart]:
 
 
 def fronts(records: Sequence[Record]) -> list[Chart]:
-    """Return the fronts of a study of fronts: NDCG against each goal, of each environment's first seed."""
+    """Return the fronts of a study of fronts: NDCG against each goal, of each environment's first seed.
+
+    Where the cell that compares the fronts is not finished yet, all points that were measured are drawn.
+    """
     out, seen = [], set()
     for record in records:
         place = record.get("place", record["env"])
@@ -261,7 +266,29 @@ def fronts(records: Sequence[Record]) -> list[Chart]:
             note = f"Test, seed {record['seed']}; the points that validation puts on each front."
             chart = scatter(title, kept, xlabel="NDCG@20", ylabel=goal, joined=True, note=note)
             out += [chart] if chart else []
-    return out
+    return out + _points([record for record in records if record.get("place", record["env"]) not in seen])
+
+
+def _points(records: Sequence[Record]) -> list[Chart]:
+    """All measured points of each environment's first seed: NDCG against each goal."""
+    found: dict[tuple[str, str], list[tuple[str, str, float, float]]] = {}
+    seeds: dict[str, int] = {}
+    for record in records:
+        place = record.get("place", record["env"])
+        if record.get("points") and seeds.setdefault(place, record["seed"]) == record["seed"]:
+            for point in record["points"]:
+                kind = "re-ranking" if record["variant"] == "post-hoc" else str(record["variant"])
+                kind = "start" if point["method"] == "start" else kind
+                for goal, value in point["test"].items():
+                    if goal != METRIC:
+                        row = kind, str(point["name"]), float(point["test"][METRIC]), float(value)
+                        found.setdefault((place, goal), []).append(row)
+    note = "Test, first seed; every measured point."
+    charts = [
+        scatter(f"{place}: {goal}", rows, xlabel="NDCG@20", ylabel=goal, note=note)
+        for (place, goal), rows in found.items()
+    ]
+    return [chart for chart in charts if chart is not None]
 
 
 def _has_curve(record: Record, name: str) -> bool:

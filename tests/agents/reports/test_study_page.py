@@ -80,6 +80,16 @@ def test_a_front_is_drawn_from_the_records_of_a_study_of_fronts() -> None:
     assert fronts([record("reinforce", 0, 0.5)]) == []
 
 
+def test_points_are_drawn_before_the_fronts_are_compared() -> None:
+    point = {"method": "mmr", "name": "mmr 0.3", "test": {"ndcg@20": 0.5, "coverage@20": 0.6}}
+    start = point | {"method": "start", "name": "start"}
+    cells = [record("post-hoc", 0, 0.5, points=[start, point]), record("tuned", 0, 0.5, points=[point])]
+    [chart] = fronts([*cells, record("tuned", 1, 0.5, points=[point])])
+    assert [label for _, label in chart.legend] == ["start", "re-ranking", "tuned"]
+    assert chart.svg.count("<circle") == 3
+    assert grouped(cells) == {}
+
+
 def test_the_page_holds_the_tables_and_says_when_there_are_none(
     records: list[dict[str, Any]], tmp_path: Path
 ) -> None:
