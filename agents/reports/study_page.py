@@ -277,11 +277,12 @@ def _points(records: Sequence[Record]) -> list[Chart]:
         place = record.get("place", record["env"])
         if record.get("points") and seeds.setdefault(place, record["seed"]) == record["seed"]:
             for point in record["points"]:
-                kind = "re-ranking" if record["variant"] == "post-hoc" else str(record["variant"])
+                kind = "re-ranking" if record["variant"] == "post-hoc" else "fine-tuning"
                 kind = "start" if point["method"] == "start" else kind
                 for goal, value in point["test"].items():
                     if goal != METRIC:
-                        row = kind, str(point["name"]), float(point["test"][METRIC]), float(value)
+                        label = f"{record['variant']} {point['name']}"
+                        row = kind, label, float(point["test"][METRIC]), float(value)
                         found.setdefault((place, goal), []).append(row)
     note = "Test, first seed; every measured point."
     charts = [

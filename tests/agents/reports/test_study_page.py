@@ -85,8 +85,8 @@ def test_points_are_drawn_before_the_fronts_are_compared() -> None:
     start = point | {"method": "start", "name": "start"}
     cells = [record("post-hoc", 0, 0.5, points=[start, point]), record("tuned", 0, 0.5, points=[point])]
     [chart] = fronts([*cells, record("tuned", 1, 0.5, points=[point])])
-    assert [label for _, label in chart.legend] == ["start", "re-ranking", "tuned"]
-    assert chart.svg.count("<circle") == 3
+    assert [label for _, label in chart.legend] == ["start", "re-ranking", "fine-tuning"]
+    assert chart.svg.count("<circle") == 3 and "fine-tuning, tuned mmr 0.3:" in chart.svg
     assert grouped(cells) == {}
 
 
