@@ -38,28 +38,22 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
     "Closed forms and fine-tuning (test)": (
         "",
         (
+            "ML1M, closed-form",
             "KuaiRec, closed-form",
             "YooChoose, closed-form",
-            "ML1M, closed-form",
-            "Ciao, closed-form",
-            "Ciao, closed-form + REINFORCE",
+            "Yelp, closed-form",
+            "Yelp, closed-form + REINFORCE",
         ),
     ),
     "Recommenders, pretrained and fine-tuned (test)": (
         "",
         (
+            "Foursquare, diffrec",
+            "Foursquare, diffrec + REINFORCE",
+            "Foursquare, diffrec: the reward model alone",
             "Ciao, recdiff",
             "Ciao, recdiff + REINFORCE",
             "Ciao, recdiff: the reward model alone",
-        ),
-    ),
-    "Fine-tuning on ReFiT-ML1M-v0 (test)": (
-        "ML1M",
-        (
-            "DiffRec as published",
-            "+ REINFORCE",
-            "+ same-information ELBO",
-            "same-information ELBO + REINFORCE",
         ),
     ),
 }
