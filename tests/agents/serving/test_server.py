@@ -27,6 +27,7 @@ pytest.importorskip("uvicorn", reason="the extra serve: pip install -e '.[serve]
 from agents.cli import main
 from agents.commands.serve import Serve
 from agents.commands.serve_run import load
+from agents.serving import server as server_module
 from agents.serving.limits import Limits
 from agents.serving.server import listen, make_server, token_in
 from agents.serving.service import Service
@@ -240,6 +241,20 @@ def test_an_unknown_host_is_named() -> None:
         ValueError, match=r"--host no\.such\.host\.invalid is no name or address of this machine"
     ):
         listen("no.such.host.invalid", 0)
+
+
+def test_answers_do_not_wait_for_an_acknowledgement(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted = list[int]()
+    made = server_module.PatientProtocol.connection_made
+
+    def connected(self: Any, transport: Any) -> None:
+        accepted.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(self, transport)
+
+    monkeypatch.setattr(server_module.PatientProtocol, "connection_made", connected)
+    port = start()
+    wait_until(lambda: works(port))
+    assert accepted and all(accepted)
 
 
 def test_a_port_in_use_is_named(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
