@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from agents.algorithms.user_code import check_algorithm, user_class
 from agents.training.config import TrainerConfig
 from refit_env.errors import unknown_name
-from refit_env.utils.user_code import is_place, same_file
+from refit_env.utils.user_code import check_no_file, is_place, same_file
 
 if TYPE_CHECKING:  # it needs PyTorch; the settings of an algorithm do not
     from agents.training.fine_tuner import FineTuner
@@ -127,6 +127,7 @@ def presets(name: str) -> dict[str, TrainerConfig]:
 def _place(name: str) -> Place:
     """Where the algorithm is defined."""
     if name not in ALGORITHMS:
+        check_no_file("algorithm", name)
         raise unknown_name("algorithm", name, algorithm_names())
     return ALGORITHMS[name]
 

@@ -91,7 +91,9 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
 def _prefers(found: Mapping[str, float] | None) -> str:
     """A sentence on the correlation with held-out NDCG."""
     if found is None:
-        return "Its relation to held-out items was not measured: no user of episodes has validation items."
+        return (
+            "Its relation to held-out items was not measured: it reads them, or no user of episodes has any."
+        )
     level = f"within users, correlation {found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
     if found["low"] > 0:
         return f"It prefers lists with a higher held-out NDCG ({level})."

@@ -26,7 +26,6 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from refit_env.errors import SettingError
 from refit_env.rewards.base import Reward
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.item_texts import item_texts
@@ -86,19 +85,19 @@ class LanguageModelGrade(Reward):
             cache: file of the grades; empty: ``grades.jsonl`` in the user's cache folder.
 
         Raises:
-            SettingError: without ``url`` and ``llm``, or for a setting out of range.
-            ValueError: where the items have no texts.
+            SettingError: for a setting out of range.
+            ValueError: without ``url`` and ``llm``, or where the items have no texts.
         """
         for name, value in (("batch", batch), ("history", history), ("budget", budget)):
             check_setting(name, value, Count)
         check_setting("timeout", timeout, Positive)
         check_setting("retries", retries, Annotated[int, Meta(ge=0, le=20)])
-        for name, text in (("url", url), ("llm", llm)):
-            if not text:
-                raise SettingError(
-                    name, "must be given: this reward sends texts of items to an endpoint, for example "
-                    "url=http://localhost:8000/v1 llm=NAME"
-                )  # fmt: skip
+        if not (url and llm):
+            raise ValueError(
+                "reward 'llm_grade' sends texts of items to an endpoint, which must be named: "
+                "reward_kwargs={'url': ..., 'llm': ...} (--reward-options url=http://localhost:8000/v1 "
+                "llm=NAME)"
+            )
         super().__init__(context)
         self._texts = item_texts(context.dataset)
         self._endpoint = Endpoint(url, os.environ.get(key_variable, ""), timeout)

@@ -31,7 +31,7 @@ from refit_env.rewards.relevance import Relevance
 from refit_env.rewards.user_code import user_reward
 from refit_env.settings import check_setting, type_fault
 from refit_env.utils.text import shown
-from refit_env.utils.user_code import is_place, same_file
+from refit_env.utils.user_code import check_no_file, is_place, same_file
 
 RewardSpec = str | Mapping[Any, Any] | Callable[..., Any]
 """A name, the place of one's own (``my_reward.py:FreshHits``), a function of (scores, users), or a weighted
@@ -113,6 +113,7 @@ def reward_class(name: str) -> type[Reward]:
         found = user_reward(name)
         return found if isinstance(found, type) else CallableReward
     if name not in _REWARDS:
+        check_no_file("reward", name)
         raise unknown_name("reward", name, _REWARDS)
     return _REWARDS[name]
 

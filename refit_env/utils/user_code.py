@@ -43,6 +43,18 @@ def is_place(name: str) -> bool:
     return ":" in name
 
 
+def check_no_file(kind: str, name: str) -> None:
+    """Refuse the name of a file without the name of what it holds.
+
+    Raises:
+        ValueError: saying what to add.
+    """
+    if name.endswith(".py"):
+        raise ValueError(
+            f"{kind} {name!r} is a file: add the name of the class or function in it, {name}:NAME"
+        )
+
+
 def absolute_place(name: str) -> str:
     """Return the place with the absolute path of its file, so that it means the same in another folder.
 

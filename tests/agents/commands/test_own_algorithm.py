@@ -67,6 +67,7 @@ def test_another_content_does_not_resume_the_run(
         ("agent.py:Imitation", "algorithm 'agent.py:Imitation': there is no file agent.py"),
         ("my_agent.py:Imitaton", "my_agent.py has no class 'Imitaton'. Did you mean 'Imitation'?"),
         ("my_agent.py:ImitationConfig", "must be a subclass of agents.training.fine_tuner.FineTuner"),
+        ("my_agent.py", "algorithm 'my_agent.py' is a file: add the name of the class or function in it"),
         ("imitation", "unknown algorithm 'imitation'"),
     ],
 )

@@ -81,6 +81,7 @@ def test_one_that_is_not_well_formed_is_exit_code_1(capsys: pytest.CaptureFixtur
     ("words", "message"),
     [
         (["my_reward.py:wurst"], "my_reward.py has no class or function 'wurst'. Did you mean 'worst'?"),
+        (["my_reward.py"], "reward 'my_reward.py' is a file: add the name of the class or function in it"),
         (["rac"], "unknown reward 'rac'. Did you mean 'racs'?"),
         (["my_reward.py:short"], "reward 'my_reward.py:short': ValueError: reward 'short' returned shape ()"),
         (["my_reward.py:broken"], "reward 'my_reward.py:broken': IndexError: index 1000000 is out of bounds"),

@@ -168,8 +168,8 @@ def test_the_budget_ends_requests_and_what_is_graded_is_kept(
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"url": ""}, "url of reward 'llm_grade' must be given: this reward sends texts of items"),
-        ({"llm": ""}, "llm of reward 'llm_grade' must be given"),
+        ({"url": ""}, r"sends texts of items to an endpoint, which must be named: .*--reward-options url="),
+        ({"llm": ""}, "reward 'llm_grade' sends texts of items to an endpoint"),
         ({"url": "ftp://x"}, "url 'ftp://x' must begin with http:// or https://"),
         ({"budget": 0}, "budget of reward 'llm_grade' must be >= 1"),
         ({"timeout": 0}, "timeout of reward 'llm_grade' must be > 0"),
