@@ -43,6 +43,7 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
             "YooChoose, closed-form",
             "Yelp, closed-form",
             "Yelp, closed-form + REINFORCE",
+            "Yelp, closed-form + cross-entropy, same work",
         ),
     ),
     "Recommenders, pretrained and fine-tuned (test)": (
