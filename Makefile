@@ -64,7 +64,7 @@ $(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed
 	REFIT_INTEGRATION=$* $(VENV)-$*/bin/python -m pytest tests/integrations/$* $(PYTEST_ARGS)
 
 bench: $(INSTALLED) ## Measure the ratios and write benchmarks/RESULTS.md (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench --data ml-1m yelp2018 gowalla --write benchmarks/RESULTS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m agents bench --data ml-1m yelp2018 gowalla --write benchmarks/RESULTS.md
 
 check: lint types doctest ## Lint, format, strict types, doctests
 

@@ -9,7 +9,6 @@ Letters: B users in a batch, I items, K list length.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +25,22 @@ from torch.utils.data import DataLoader, TensorDataset
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
 from benchmarks.harness import RESULTS, in_turns, report
-from benchmarks.workloads import NUM_STEPS, bare_products, default_policy, load_or_generate, make_agent
+from benchmarks.workloads import (
+    CATALOGUES,
+    NUM_STEPS,
+    bare_products,
+    default_policy,
+    load_or_generate,
+    make_agent,
+)
 from refit_env.data import Dataset
+from refit_env.errors import unknown_name
 from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.policy import DiffusionPolicy
 
 ITERATION, EVALUATION, PRETRAINING, PER_EPOCH = 1.15, 20.0, 1.0, 1.0
 """Targets."""
-HERE = "python -m benchmarks.bench"
+HERE = "refit bench"
 Rows = list[list[str]]
 Ids = npt.NDArray[np.int64]
 
@@ -209,50 +216,57 @@ def markdown(rows: Rows, columns: Sequence[str], note: str) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Measure, print the table, write ``bench.json`` and, with ``--write``, RESULTS.md."""
-    parser = argparse.ArgumentParser(
-        prog="refit bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", nargs="+", default=["ml-1m"], help="ml-1m, yelp2018, gowalla (synthetic if absent)"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="rounds of measurements, the best of which counts"
-    )
-    parser.add_argument("--epochs", type=int, default=3, help="epochs of pretraining before the iterations")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result file")
-    parser.add_argument(
-        "--write", type=Path, help="Markdown page to write, for example benchmarks/RESULTS.md"
-    )
-    options = parser.parse_args(words)
+def measure(
+    data: Sequence[str],
+    rounds: int = 5,
+    epochs: int = 3,
+    out: Path | None = None,
+    write: Path | None = None,
+    quiet: bool = False,
+) -> Path:
+    """Measure, print the table, write ``bench.json`` and a page.
+
+    Args:
+        data: data sets of ``CATALOGUES``; synthetic ones of their size where they are absent.
+        rounds: rounds of measurements, the best of which counts.
+        epochs: epochs of pretraining before the iterations.
+        out: folder of the result file; None is ``benchmarks/results``.
+        write: Markdown page to write; None writes none.
+        quiet: print nothing.
+
+    Returns:
+        The result file.
+
+    Raises:
+        ValueError: for an unknown data set.
+    """
+    for name in data:
+        if name not in CATALOGUES:
+            raise unknown_name("data set of the benchmarks", name, CATALOGUES)
     torch.set_num_threads(1)  # other processes do not change its CPU seconds
     begin, rows = time.perf_counter(), []
-    for name in options.data:
-        data, label = load_or_generate(name)
-        policy = pretrained(data, options.epochs)
-        rows += evaluations(data, policy, label, options.rounds)
-        rows += iterations(data, policy, label, options.rounds)
-        rows += trainings(data, label, options.rounds)
+    for name in data:
+        loaded, label = load_or_generate(name)
+        policy = pretrained(loaded, epochs)
+        rows += evaluations(loaded, policy, label, rounds)
+        rows += iterations(loaded, policy, label, rounds)
+        rows += trainings(loaded, label, rounds)
     rows += stored(RESULTS)
     columns = ["ratio", "found", "target", "met", "detail", "measured by"]
     note = (
-        f"Best of {options.rounds} rounds in one process, CPU seconds, {torch.get_num_threads()} threads, "
+        f"Best of {rounds} rounds in one process, CPU seconds, {torch.get_num_threads()} threads, "
         f"{time.perf_counter() - begin:.0f} s; rows of other commands are as they were stored."
     )
-    report(
+    path = report(
         "bench",
         title="Ratios and their targets",
-        command=HERE,
+        command="refit bench",
         columns=columns,
         rows=rows,
         note=note,
-        folder=options.out,
+        folder=RESULTS if out is None else out,
+        quiet=quiet,
     )
-    if options.write:
-        options.write.write_text(markdown(rows, columns, note), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    if write is not None:
+        write.write_text(markdown(rows, columns, note), encoding="utf-8")
+    return path

@@ -101,6 +101,7 @@ def report(
     note: str = "",
     folder: Path = RESULTS,
     provenance: Mapping[str, Any] | None = None,
+    quiet: bool = False,
     **details: Any,
 ) -> Path:
     """Print the table and write the result file.
@@ -114,14 +115,16 @@ def report(
         note: explanation of the table.
         folder: folder of the file.
         provenance: source of the figures (``provenance.sources`` of a table's cells); None for this process.
+        quiet: print nothing.
         **details: raw figures for the file.
 
     Returns:
         The file.
     """
-    print_table(TextTable(title, tuple(columns), tuple(tuple(row) for row in rows)))
-    if note:
-        say(note)
+    if not quiet:
+        print_table(TextTable(title, tuple(columns), tuple(tuple(row) for row in rows)))
+        if note:
+            say(note)
     path = folder / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {"title": title, "command": command, "note": note}

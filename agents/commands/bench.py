@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
 
-from refit_env.errors import SettingError
+import tyro
+from msgspec import Meta
+
+from agents.commands.options import Command, Flag, parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench(Command):
+    """Measure this project's ratios beside their targets, in a copy of the source code.
+
+    Iterations of the default agent over their bare matrix products, evaluation over a loop of users,
+    pretraining over plain PyTorch; what needs processes of its own, or a GPU, is read from
+    ``benchmarks/results``.
+    """
+
+    work: ClassVar[str] = "agents.commands.bench_run:run"
+
+    data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("ml-1m",)
+    """``ml-1m``, ``yelp2018``, ``gowalla``; synthetic sets of their size where they are absent."""
+    rounds: Annotated[int, Meta(ge=1, le=1000)] = 5
+    """Rounds of measurements, the best of which counts."""
+    epochs: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """Epochs of pretraining before the iterations."""
+    out: Path | None = None
+    """Folder of the result file ``bench.json``; ``benchmarks/results`` if left out."""
+    write: Path | None = None
+    """Markdown page to write, for example ``benchmarks/RESULTS.md``."""
+    json: Flag = False
+    """Print one JSON document on the standard output, and nothing else."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Run ``benchmarks.bench`` with the words that follow the command.
-
-    Raises:
-        SettingError: outside a copy of the source code; the installed package has no benchmarks.
-    """
-    try:
-        bench = import_module("benchmarks.bench")
-    except ModuleNotFoundError as error:
-        if error.name not in ("benchmarks", "benchmarks.bench"):
-            raise
-        raise SettingError(
-            "bench", "must run in a copy of the source code, whose folder benchmarks has the measurements"
-        ) from error
-    code: int = bench.main(list(words))
-    return code
+    """Run the command with the words that follow its name."""
+    command: Bench = parse(Bench, words, "refit bench")
+    return command.run()

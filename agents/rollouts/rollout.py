@@ -140,9 +140,10 @@ def _start_seeds(
     if not env.problem.needs_noise or (generator is None and own):
         return None
     if isinstance(generator, PartDraws):
-        return generator.seed(env.num_envs)
-    device = None if generator is None else generator.device
-    seed = int(torch.randint(2**31, (), generator=generator, device=device))
+        seed = generator.seed(env.num_envs if own else env.num_envs // group)
+    else:
+        device = None if generator is None else generator.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
     return seed if own else [seed + n // group for n in range(env.num_envs)]
 
 

@@ -91,7 +91,8 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> 
     Raises:
         CheckpointError: naming the first setting that differs.
     """
-    for name, mine in json.loads(json.dumps(now)).items():
+    saved = json.loads(json.dumps(dict(saved)))  # tuples become lists in a file, and not in memory
+    for name, mine in json.loads(json.dumps(dict(now))).items():
         if name in saved and saved[name] != mine:
             raise CheckpointError(
                 f"{where}: saved with {name}={_short(saved[name])}, this one has {_short(mine)}"

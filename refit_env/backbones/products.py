@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 SPARSE_FROM = 1024
 """Least number of inputs of which empty columns are searched."""
@@ -140,16 +139,17 @@ class _Linear(torch.autograd.Function):
         if columns is not None:
             flat, part = flat.index_select(1, columns), part.index_select(1, columns)
         out = torch.mm(flat, part.t()) if bias is None else torch.addmm(bias, flat, part.t())  # (N, H)
-        ctx.save_for_backward(flat, weight, columns)
+        # A second derivative needs the input itself; columns are chosen only where it has no derivative.
+        ctx.save_for_backward(x if columns is None else flat, weight, columns)
         ctx.first, ctx.shape, ctx.has_bias = first, x.shape, bias is not None
         # A recomputed step (``torch.utils.checkpoint``) returns other tensors than it saved.
         ctx.parameter = weight if isinstance(weight, nn.Parameter) else None
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        flat, weight, columns = ctx.saved_tensors
+        kept, weight, columns = ctx.saved_tensors
+        flat = kept.reshape(-1, kept.shape[-1])  # (N, D) or (N, C)
         g = gradient.reshape(-1, gradient.shape[-1])  # (N, H)
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:

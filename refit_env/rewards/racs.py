@@ -26,7 +26,7 @@ from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import ListReward, rank_discount
 from refit_env.rewards.context import NEIGHBORS, RewardContext
 from refit_env.rewards.relevance import MODES, Relevance, common, make_relevance
-from refit_env.rewards.user_similarity import SIMILAR_BY, neighbor_ids
+from refit_env.rewards.user_similarity import SIMILAR_BY, SimilarIds
 from refit_env.settings import OneOf, Share, Size, check_setting
 
 NeighborRelevance = Annotated[str, OneOf(mode for mode in MODES if mode != "none")] | None
@@ -45,11 +45,11 @@ class SimilarUsers(ABC):
     def __init__(
         self,
         context: RewardContext,
-        neighbors: npt.NDArray[np.int64],
+        neighbors: SimilarIds,
         relevant: sp.csr_matrix,
         discount: Tensor,
     ):
-        """Keep the context, neighbours (U, M), what is relevant to them (U, I), the ranks' weights (K,)."""
+        """Keep the context, the neighbours, what is relevant to them (U, I), the ranks' weights (K,)."""
         self.context, self.neighbors, self.relevant, self.discount = context, neighbors, relevant, discount
 
     @abstractmethod
@@ -74,7 +74,7 @@ class TargetList(SimilarUsers):
     @cached_property
     def rows(self) -> SparseRows:
         """(U, I) share of each user's neighbours to whom an item is relevant."""
-        share = neighbor_average(self.neighbors, self.relevant)
+        share = neighbor_average(self.neighbors.ids, self.relevant)
         return SparseRows(share, self.context.device)
 
     def gains(self, users: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class NeighborLists(SimilarUsers):
     def __init__(
         self,
         context: RewardContext,
-        neighbors: npt.NDArray[np.int64],
+        neighbors: SimilarIds,
         relevant: sp.csr_matrix,
         discount: Tensor,
     ):
@@ -123,12 +123,14 @@ class NeighborLists(SimilarUsers):
 
     def _mean_hits(self) -> Tensor:
         """(U,) see ``constant``."""
-        count = self.neighbors.shape[1]
+        count = self.neighbors.count
         lists = self.context.reference_lists(count) if self._lists is None else self._lists  # (U, K)
         everyone = torch.arange(self.context.num_users, device=self.context.device)
         relevant = SparseRows(self.relevant, self.context.device)
         hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
-        index = torch.as_tensor(self.neighbors.copy(), device=self.context.device)  # (U, M); it is read-only
+        index = torch.as_tensor(
+            self.neighbors.ids.copy(), device=self.context.device
+        )  # (U, M); it is read-only
         return torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
 
 
@@ -197,7 +199,7 @@ class Racs(ListReward):
         weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
         super().__init__(context, rank_discount(discount, context.k), weights)
         others = relevance_of_neighbors(context, neighbor_relevance)
-        ids = neighbor_ids(context, neighbors, neighbors_by, checkpoint)  # (U, M)
+        ids = SimilarIds(context, neighbors, neighbors_by, checkpoint)
         self.similar = VARIANTS[variant](context, ids, others.relevant, self.discount)
         self._selecting = common([context.relevance.selecting, others.selecting])
 

@@ -27,7 +27,7 @@ from refit_env.rewards.base import ListReward
 from refit_env.rewards.context import NEIGHBORS, RewardContext
 from refit_env.rewards.racs import NeighborRelevance, relevance_of_neighbors
 from refit_env.rewards.relevance import common
-from refit_env.rewards.user_similarity import SIMILAR_BY, neighbor_ids
+from refit_env.rewards.user_similarity import SIMILAR_BY, SimilarIds
 from refit_env.settings import OneOf, Share, Size, check_setting
 
 
@@ -79,7 +79,7 @@ class RacsNdcg(ListReward):
         super().__init__(context, discounts(context.k), {"ndcg": alpha, "ndcg_sim": 1.0 - alpha})
         self._others = relevance_of_neighbors(context, neighbor_relevance)
         self._selecting = common([context.relevance.selecting, self._others.selecting])
-        self._ids = neighbor_ids(context, neighbors, neighbors_by, checkpoint)  # (U, M)
+        self._neighbors = SimilarIds(context, neighbors, neighbors_by, checkpoint)
         self._excess = excess
 
     @property
@@ -97,7 +97,7 @@ class RacsNdcg(ListReward):
     @cached_property
     def _similar(self) -> SparseRows:
         """(U, I) the mean of the neighbours' gains."""
-        return SparseRows(neighbor_average(self._ids, self._scaled), self.context.device)
+        return SparseRows(neighbor_average(self._neighbors.ids, self._scaled), self.context.device)
 
     @cached_property
     def _everyone(self) -> Tensor:

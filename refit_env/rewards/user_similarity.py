@@ -5,7 +5,7 @@ Letters: U users, I items, r rank, D size of the diffused vector, M neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -27,42 +27,55 @@ RANK = 64
 _BATCH = 512
 
 
-def neighbor_ids(
-    context: RewardContext, count: int, by: str = "rows", checkpoint: str | Path | None = None
-) -> npt.NDArray[np.int64]:
-    """Return each user's most similar users (U, M), -1 where there are fewer; results are cached.
+class SimilarIds:
+    """Each user's most similar users, found at the first use: in large data sets that takes minutes.
 
-    Args:
-        context: gives the visible rows; users of one group are not each other's neighbours.
+    Attributes:
         count: M.
-        by: ``"rows"``: the cosine of the visible rows. ``"index"``: the same by an approximate search, nearly
-            linear in the users (the extra ``neighbors``). ``"factors"``: that of their projections on the
-            rows' 64 leading factors. ``"model"``: that of the vectors u_0 of a pretrained model's noise-free
-            chain.
-        checkpoint: folder of that model; None uses the environment's.
-
-    Raises:
-        SettingError: for ``"model"`` without a model.
     """
-    if by in ("rows", "index"):
-        return context.neighbors(count, "exact" if by == "rows" else "approximate")
-    visible, groups = context.relevance.visible, context.relevance.groups
-    key: Hashable = None
-    if by == "model":
-        folder = context.model if checkpoint is None else checkpoint
-        if folder is None:
-            raise SettingError(
-                "neighbors_by",
-                "'model' needs a pretrained model: pass checkpoint, a run folder of refit pretrain",
-            )
-        key = weights_digest(load_checkpoint(folder)[0])
 
-    def find() -> npt.NDArray[np.int64]:
-        vectors = _factors(context) if by == "factors" else _u0(context, str(folder))
+    def __init__(
+        self, context: RewardContext, count: int, by: str = "rows", checkpoint: str | Path | None = None
+    ) -> None:
+        """Set the attributes, and check the model.
+
+        Args:
+            context: gives the visible rows; users of one group are not each other's neighbours.
+            count: M.
+            by: ``"rows"``: the cosine of the visible rows. ``"index"``: the same by an approximate search,
+                nearly linear in the users (the extra ``neighbors``). ``"factors"``: that of their projections
+                on the rows' 64 leading factors. ``"model"``: that of the vectors u_0 of a pretrained model's
+                noise-free chain.
+            checkpoint: folder of that model; None uses the environment's.
+
+        Raises:
+            SettingError: for ``"model"`` without a model.
+        """
+        self.context, self.count, self.by = context, count, by
+        self._folder, self._key = "", None
+        if by == "model":
+            folder = context.model if checkpoint is None else checkpoint
+            if folder is None:
+                raise SettingError(
+                    "neighbors_by",
+                    "'model' needs a pretrained model: pass checkpoint, a run folder of refit pretrain",
+                )
+            self._folder, self._key = str(folder), weights_digest(load_checkpoint(folder)[0])
+
+    @cached_property
+    def ids(self) -> npt.NDArray[np.int64]:
+        """(U, M) the users, -1 where there are fewer; read-only, and shared by all rewards."""
+        if self.by in ("rows", "index"):
+            return self.context.neighbors(self.count, "exact" if self.by == "rows" else "approximate")
+        visible, groups = self.context.relevance.visible, self.context.relevance.groups
+        return CACHE.get("similar users", (visible, self.count, self.by, self._key, groups), self._find)
+
+    def _find(self) -> npt.NDArray[np.int64]:
+        """See ``ids``, for vectors."""
+        visible, groups = self.context.relevance.visible, self.context.relevance.groups
+        vectors = _factors(self.context) if self.by == "factors" else _u0(self.context, self._folder)
         vectors[np.diff(visible.indptr) == 0] = 0.0  # nobody without a visible item is a neighbour
-        return nearest_vectors(vectors, count, groups)
-
-    return CACHE.get("similar users", (visible, count, by, key, groups), find)
+        return nearest_vectors(vectors, self.count, groups)
 
 
 def _factors(context: RewardContext) -> npt.NDArray[np.float32]:

@@ -125,3 +125,11 @@ def test_small_and_full_inputs_are_not_searched(monkeypatch: pytest.MonkeyPatch)
     row[1, 7] = 1.0
     found = filled_columns(row)
     assert found is not None and found.tolist() == [7]
+
+
+def test_second_derivatives_are_right() -> None:
+    """TRPO multiplies by the Hessian of the KL."""
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda *inputs: linear(*inputs).tanh(), (x, weight, bias))
