@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -198,7 +199,11 @@ def cell(name: str, seed: int, device: str) -> dict[str, Any]:
     out = {ROWS[0]: measured(policy, data, seed, config.exploration_std)}
     tuned = copy.deepcopy(policy)
     kwargs = dict(plan.reward) | {"backbone": plan.backbone, "num_steps": plan.num_steps}
-    result = Reinforce(tuned, plan.env_id, config, env_kwargs=kwargs, seed=seed, device=device).learn()
+    with tempfile.TemporaryDirectory() as folder:
+        if policy.backbone.embedding:  # its environment scores with the weights of a run folder
+            policy.save(folder, data)
+            kwargs["checkpoint"] = folder
+        result = Reinforce(tuned, plan.env_id, config, env_kwargs=kwargs, seed=seed, device=device).learn()
     out[ROWS[2]] = measured(result.policy, data, seed, config.exploration_std)
     units = work_in(result.history).units
     more = copy.deepcopy(policy)
