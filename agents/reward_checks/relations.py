@@ -44,6 +44,7 @@ def correlation(one: Tensor, other: Tensor, seed: int = 0) -> dict[str, float] |
         ``value``, ``low`` and ``high`` (95 %); None where one of the two never differs within a user.
 
     Example:
+        >>> import torch
         >>> rows = torch.tensor([[0.0, 1.0], [5.0, 7.0]])
         >>> round(correlation(rows, 2 * rows + 1)["value"], 6)
         1.0
