@@ -22,13 +22,12 @@ import numpy as np
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.cells import run_cells
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError, read_cell
+from agents.experiments.records import Cell, read_cell
 from agents.runs.profiling import measure
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_cells, report
 from refit_env.backbones import backbone_for
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
@@ -120,13 +119,8 @@ def main() -> None:
     )
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     redo, cells = parser.parse_args().redo, plan()
-    try:
-        os.environ.update(GIVEN_BACK)  # read by the processes of the cells
-        failed = run_cells(cells, CELLS, workers=1, redo=redo)
-    except CellError as error:
-        raise SystemExit(str(error)) from None
-    if failed:
-        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+    os.environ.update(GIVEN_BACK)  # read by the processes of the cells
+    finish_cells(cells, CELLS, redo=redo)
     found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
     rows, details = tabulate(found)
     report(

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from agents.console import say
+from agents.experiments.cells import run_cells
 from agents.experiments.provenance import provenance as here
 from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, CellError
 from agents.experiments.tables import TextTable, print_table
 from refit_env.utils.atomic_io import write_json
 
@@ -89,6 +91,25 @@ def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:
     begin = clock()
     call()
     return clock() - begin
+
+
+def finish_cells(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> None:
+    """Measure the cells that are not in the file of records, one after the other.
+
+    Args:
+        cells: all cells of a table.
+        path: the records.
+        redo: measure stale cells again.
+
+    Raises:
+        SystemExit: naming stale cells, or those that failed.
+    """
+    try:
+        failed = run_cells(cells, path, workers=1, redo=redo)
+    except CellError as error:
+        raise SystemExit(str(error)) from None
+    if failed:
+        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
 
 
 def report(

@@ -32,13 +32,12 @@ from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.cells import run_cells
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError, read_cell
+from agents.experiments.records import Cell, read_cell
 from agents.runs.work import work_in
 from agents.training.pretrain_config import published_training
 from agents.training.pretrainer import pretrain
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_cells, report
 from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, RowDataset, load_dataset
@@ -273,13 +272,7 @@ def main() -> None:
     parser.add_argument("--only", choices=list(MODELS), help="one model")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
-    try:
-        cells = plan(options.seeds, options.only, options.device)
-        failed = run_cells(cells, CELLS, workers=1)
-    except CellError as error:
-        raise SystemExit(str(error)) from None
-    if failed:
-        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+    finish_cells(plan(options.seeds, options.only, options.device), CELLS)
     every = plan(options.seeds, None, options.device)
     found = {each.key: got for each in every if (got := read_cell(CELLS, each)) is not None}
     report(

@@ -28,12 +28,11 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.registry import algorithm
-from agents.experiments.cells import run_cells
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError, read_cell
+from agents.experiments.records import Cell, read_cell
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_cells, report
 from refit_env.data import Dataset, load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward, make_relevance, make_reward
@@ -289,12 +288,7 @@ def main() -> None:
     options = parser.parse_args()
     cells = plan(options.seeds)
     if not options.finished:
-        try:
-            failed = run_cells(cells, CELLS, workers=1)
-        except CellError as error:
-            raise SystemExit(str(error)) from None
-        if failed:
-            raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+        finish_cells(cells, CELLS)
     found = {each.key: got for each in cells if (got := read_cell(CELLS, each)) is not None}
     draw(found)
     report(

@@ -31,13 +31,12 @@ from scipy import stats
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.cells import run_cells
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError, read_cell
+from agents.experiments.records import Cell, read_cell
 from agents.runs.profiling import measure
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_cells, report
 from benchmarks.workloads import NUM_STEPS, large_dataset
 from refit_env.backbones import backbone_for
 from refit_env.evaluation.ranking import evaluate, evaluated_users
@@ -225,12 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     redo, cells = parser.parse_args().redo, plan()
-    try:
-        failed = run_cells(cells, CELLS, workers=1, redo=redo)
-    except CellError as error:
-        raise SystemExit(str(error)) from None
-    if failed:
-        raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+    finish_cells(cells, CELLS, redo=redo)
     found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
     rows, details = tabulate(found)
     fitted = "; ".join(

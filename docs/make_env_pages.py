@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docstrings import markdown
+from written_pages import write_pages
 
 from refit_env import EnvEntry, entry, env_ids
 from refit_env.backbones import backbone_class
@@ -111,20 +112,8 @@ envs = gym.make_vec("{row.env_id}"{data}, num_envs=64)
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with ``--check`` compare them."""
-    FOLDER.mkdir(exist_ok=True)
-    wanted = pages()
-    there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
-    stale = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
-    for name in stale:
-        if "--check" in arguments:
-            print(f"out of date: docs/environments/{name} (run `make docs`)", file=sys.stderr)
-        elif name in wanted:
-            (FOLDER / name).write_text(wanted[name], encoding="utf-8")
-            print(f"wrote docs/environments/{name}")
-        else:
-            (FOLDER / name).unlink()
-            print(f"deleted docs/environments/{name}: no such id")
-    return 1 if stale and "--check" in arguments else 0
+    wanted = {FOLDER / name: text for name, text in pages().items()}
+    return write_pages(wanted, [FOLDER], arguments, "no such id")
 
 
 if __name__ == "__main__":

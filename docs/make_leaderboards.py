@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from make_results import DATA, data_table, markdown_table, marked
+from written_pages import write_pages
 
 from agents.experiments.shipped import study_path
 from agents.experiments.study import read_study
@@ -126,22 +127,7 @@ def _read(name: str) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with ``--check`` compare them."""
     wanted = {PAGES / name: text for name, text in pages().items()}
-    there = set(PAGES.glob("*.md")) if PAGES.exists() else set()
-    stale = sorted(there - wanted.keys())
-    stale += [
-        path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    for path in stale:
-        if "--check" in arguments:
-            print(f"out of date: {path.relative_to(ROOT)} (run `make docs`)", file=sys.stderr)
-        elif path in wanted:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(wanted[path], encoding="utf-8")
-            print(f"wrote {path.relative_to(ROOT)}")
-        else:
-            path.unlink()
-            print(f"removed {path.relative_to(ROOT)}")
-    return 1 if stale and "--check" in arguments else 0
+    return write_pages(wanted, [PAGES], arguments, "no such environment")
 
 
 if __name__ == "__main__":

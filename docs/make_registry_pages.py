@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from docstrings import first_sentence, google, settings_table, table
+from written_pages import write_pages
 
 from agents.algorithms.registry import ALGORITHMS, algorithm
 from agents.baselines import baseline, names
@@ -238,26 +239,8 @@ def _yes(value: object) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Write the pages, or with ``--check`` compare them."""
-    wanted = pages()
-    folders = {path.split("/")[0] for path in wanted}
-    there = {
-        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-        for folder in folders
-        for path in (ROOT / folder).glob("*.md")
-    }
-    stale = [name for name in sorted(wanted | there) if wanted.get(name) != there.get(name)]
-    for name in stale:
-        path = ROOT / name
-        if "--check" in arguments:
-            print(f"out of date: docs/{name} (run `make docs`)", file=sys.stderr)
-        elif name in wanted:
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(wanted[name], encoding="utf-8")
-            print(f"wrote docs/{name}")
-        else:
-            path.unlink()
-            print(f"deleted docs/{name}: no such name")
-    return 1 if stale and "--check" in arguments else 0
+    wanted = {ROOT / name: text for name, text in pages().items()}
+    return write_pages(wanted, {path.parent for path in wanted}, arguments, "no such name")
 
 
 if __name__ == "__main__":

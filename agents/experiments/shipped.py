@@ -31,6 +31,11 @@ def kind_of(path: Path) -> str:
     return str(kind)
 
 
+def shipped_of(kind: str) -> list[str]:
+    """Return the names of the shipped studies of a kind."""
+    return [name for name in shipped() if kind_of(FOLDER / f"{name}.yml") == kind]
+
+
 def study_path(name: str) -> Path:
     """The file of a study: a shipped one's, or a path that the user typed.
 

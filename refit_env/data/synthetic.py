@@ -9,6 +9,9 @@ Letters: U users, I items, C clusters, n_u events of a user.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +21,7 @@ from refit_env.data.splits import by_time
 from refit_env.errors import SettingError
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 FINE = 2.0**30
 """Factor by which weights and draws are scaled before they are rounded to whole numbers."""
@@ -89,16 +93,12 @@ def synthesize(
         )
     if num_users < 1:
         raise SettingError("num_users", f"must be >= 1, found {num_users}")
-    rng = np.random.Generator(np.random.PCG64(seed))
-    members, appeal = _catalogue(rng, num_items, num_clusters, popularity)
+    _, _, rows = _draw(settings)
     users, items, times = [], [], []
-    for user in range(num_users):
-        _, chosen = _row(rng, members, appeal, mean_events, drift, focus)
-        start = EPOCH + np.floor(rng.random() * 300.0) * DAY
-        gaps = np.floor(1.0 + rng.random(chosen.size) * 3.0 * DAY)
+    for user, (_, chosen, when) in enumerate(rows):
         users.append(np.full(chosen.size, user, dtype=np.int64))
         items.append(chosen)
-        times.append(start + np.cumsum(gaps))
+        times.append(when)
     everything = Interactions.from_pairs(
         np.concatenate(users), np.concatenate(items), num_users, num_items, np.concatenate(times)
     )
@@ -134,26 +134,43 @@ def true_tastes(dataset: Dataset) -> npt.NDArray[np.float64] | None:
     settings = dataset.meta.get(SETTINGS)
     if settings is None:
         return None
-    rng = np.random.Generator(np.random.PCG64(settings["seed"]))
-    members, appeal = _catalogue(rng, settings["num_items"], settings["num_clusters"], settings["popularity"])
+    members, appeal, rows = _draw(settings)
     clusters, moved = settings["num_clusters"], settings["drift"] * TEST_MIDDLE
     within = np.zeros((clusters, appeal.size))  # (C, I) an item's share of its cluster
     for c, items in enumerate(members):
         if items.size:
             within[c, items] = appeal[items] / appeal[items].sum()
     out = np.empty((settings["num_users"], appeal.size))
-    for user in range(settings["num_users"]):
-        home, chosen = _row(
-            rng, members, appeal, settings["mean_events"], settings["drift"], settings["focus"]
-        )
-        rng.random()  # the row's first day
-        rng.random(chosen.size)  # its gaps
+    for user, (home, _, _) in enumerate(rows):
         mixture = np.full(clusters, (1.0 - settings["focus"]) / clusters)
         mixture[home] += settings["focus"] * (1.0 - moved)
         mixture[(home + 1) % clusters] += settings["focus"] * moved
         out[user] = mixture @ within
     shares: npt.NDArray[np.float64] = out / out.sum(1, keepdims=True)
     return shares
+
+
+def _draw(
+    settings: Mapping[str, Any],
+) -> tuple[list[IntArray], IntArray, Iterator[tuple[int, IntArray, FloatArray]]]:
+    """Draw the catalogue (as ``_catalogue``), and each user's first cluster, items and times.
+
+    Args:
+        settings: the arguments of ``synthesize``.
+    """
+    rng = np.random.Generator(np.random.PCG64(settings["seed"]))
+    members, appeal = _catalogue(rng, settings["num_items"], settings["num_clusters"], settings["popularity"])
+
+    def rows() -> Iterator[tuple[int, IntArray, FloatArray]]:
+        for _ in range(settings["num_users"]):
+            home, chosen = _row(
+                rng, members, appeal, settings["mean_events"], settings["drift"], settings["focus"]
+            )
+            start = EPOCH + np.floor(rng.random() * 300.0) * DAY
+            gaps = np.floor(1.0 + rng.random(chosen.size) * 3.0 * DAY)
+            yield home, chosen, start + np.cumsum(gaps)
+
+    return members, appeal, rows()
 
 
 def _catalogue(

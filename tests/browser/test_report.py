@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -39,16 +38,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     assert main([*tuned, *quiet, "--eval-every", "2", "--reward", "racs", "--learning-rate", "1e-2"]) == 0
     assert main(["report", str(folder / "rl"), "--out", str(folder / "page"), "--device", "cpu"]) == 0
     return (folder / "page" / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    pytest.importorskip("websocket", reason="the extra browser: pip install -e '.[browser]'")
-    program = find_chromium()
-    assert program is not None  # else skipped
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.mark.parametrize("width", WIDTHS)

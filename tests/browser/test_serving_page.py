@@ -93,16 +93,6 @@ def address(serve: Callable[..., str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    pytest.importorskip("websocket", reason="the extra browser: pip install -e '.[browser]'")
-    program = find_chromium()
-    assert program is not None  # else skipped
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     named = os.environ.get("REFIT_SCREENSHOTS")
     return Path(named) if named else tmp_path_factory.mktemp("screenshots")

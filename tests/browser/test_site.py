@@ -65,16 +65,6 @@ def address() -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    pytest.importorskip("websocket", reason="the extra browser: pip install -e '.[browser]'")
-    program = find_chromium()
-    assert program is not None  # else skipped
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
-
 def pages() -> list[str]:
     """Every page of the site, without its suffix."""
     found = [path.relative_to(SITE).with_suffix("").as_posix() for path in sorted(SITE.rglob("*.html"))]

@@ -11,11 +11,11 @@ import pytest
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records, staleness
 from agents.experiments.report import find, report
-from agents.experiments.shipped import VARIANTS, kind_of, shipped, study_path
+from agents.experiments.shipped import VARIANTS, shipped_of, study_path
 from agents.experiments.study import read_study
 
 RESULTS = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
-OF_VARIANTS = [name for name in shipped() if kind_of(study_path(name)) == VARIANTS]
+OF_VARIANTS = shipped_of(VARIANTS)
 PUBLISHED = [name for name in OF_VARIANTS if (RESULTS / f"{name}.json").exists()]
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from agents.algorithms.registry import ALGORITHMS, presets
 from agents.experiments.resolve import changed, env_of, settings_of
-from agents.experiments.shipped import VARIANTS, kind_of, shipped, study_path
+from agents.experiments.shipped import VARIANTS, shipped_of, study_path
 from agents.experiments.spec import Place, Variant
 from agents.experiments.study import Study, read_study
 from agents.hyperparams.models import Model
@@ -28,8 +28,7 @@ ENV = "ReFiT-Synthetic-v0"
 
 
 def every_row() -> list[tuple[str, str]]:
-    names = [name for name in shipped() if kind_of(study_path(name)) == VARIANTS]
-    return [(name, env) for name in names for env in read_study(study_path(name)).environments]
+    return [(name, env) for name in shipped_of(VARIANTS) for env in read_study(study_path(name)).environments]
 
 
 @pytest.mark.parametrize(("name", "env_id"), every_row())

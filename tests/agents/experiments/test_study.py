@@ -9,7 +9,7 @@ import pytest
 
 from agents.baselines import baseline, names
 from agents.baselines.base import make_config
-from agents.experiments.shipped import FOLDER, VARIANTS, kind_of, shipped, study_path
+from agents.experiments.shipped import FOLDER, VARIANTS, shipped, shipped_of, study_path
 from agents.experiments.study import Study, read_study, with_budget
 from agents.hyperparams.models import baseline_settings
 from refit_env.errors import DataError
@@ -27,7 +27,7 @@ tables:
 """
 
 
-@pytest.mark.parametrize("name", [name for name in shipped() if kind_of(study_path(name)) == VARIANTS])
+@pytest.mark.parametrize("name", shipped_of(VARIANTS))
 def test_shipped_studies_are_sound_and_say_what_they_are(name: str) -> None:
     study = read_study(study_path(name))
     assert study.name == name and study.environments and study.tables
