@@ -20,6 +20,7 @@ from agents.algorithms.registry import ALGORITHMS, algorithm
 from agents.baselines import baseline, names
 from refit_env.backbones import backbone_class, backbone_names
 from refit_env.rewards import ListReward, reward_class, reward_names
+from refit_env.rewards.class_settings import settings_of
 
 ROOT = Path(__file__).resolve().parent
 NOTE = "<!-- Made by docs/make_registry_pages.py from the docstrings; edit those. -->"
@@ -122,13 +123,14 @@ def reward_page(name: str) -> str:
 
 def keywords(cls: type) -> dict[str, Any]:
     """The settings of a reward with their defaults."""
-    parameters = list(inspect.signature(cls).parameters.values())[1:]  # after the context
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    return {name: setting.default for name, setting in settings_of(cls).items()}
 
 
 def arguments(cls: type) -> str:
-    """What the constructor's docstring says, where it has settings."""
-    return f"## Settings\n\n{google(cls.__init__.__doc__ or '')}" if keywords(cls) else ""
+    """What the constructors with a reward's settings say of them: its own, then those that it extends."""
+    owners = dict.fromkeys(setting.of for setting in settings_of(cls).values())
+    texts = [google(owner.__init__.__doc__ or "") for owner in owners]
+    return "\n\n".join(["## Settings", *texts]) if texts else ""
 
 
 def algorithms() -> dict[str, str]:

@@ -13,24 +13,19 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
 from refit_env.neighbors import neighbor_average
-from refit_env.rewards.base import ListReward, rank_discount
-from refit_env.rewards.context import NEIGHBORS, RewardContext
-from refit_env.rewards.relevance import MODES, Relevance, common, make_relevance
-from refit_env.rewards.user_similarity import SIMILAR_BY, SimilarIds
-from refit_env.settings import OneOf, Share, Size, check_setting
-
-NeighborRelevance = Annotated[str, OneOf(mode for mode in MODES if mode != "none")] | None
-"""Under ``none`` there would be nothing to hit."""
+from refit_env.rewards.base import rank_discount
+from refit_env.rewards.collaborative import CollaborativeReward
+from refit_env.rewards.context import RewardContext
+from refit_env.rewards.user_similarity import SimilarIds
+from refit_env.settings import OneOf, check_setting
 
 
 class SimilarUsers(ABC):
@@ -138,15 +133,7 @@ VARIANTS: dict[str, type[SimilarUsers]] = {"target_list": TargetList, "neighbor_
 """The meanings of N_sim-K by name."""
 
 
-def relevance_of_neighbors(context: RewardContext, mode: str | None) -> Relevance:
-    """Return what is relevant to neighbours: as for the user, or under another mode, its settings alike."""
-    own = context.relevance
-    if mode in (None, own.mode):
-        return own
-    return make_relevance(str(mode), context.dataset, own.fraction, own.seed, own.selection_share)
-
-
-class Racs(ListReward):
+class Racs(CollaborativeReward):
     """Hits of the target's list in its own relevant items and in those of its most similar users.
 
     - ``variant="target_list"`` (default): N_sim-K is the mean over the M neighbours of the hits of the
@@ -160,58 +147,33 @@ class Racs(ListReward):
     For a user with fewer than M neighbours (others with a common item) the missing ones count as 0 hits.
     """
 
-    counts_relevant: ClassVar[bool] = True
-
     def __init__(
         self,
         context: RewardContext,
         *,
-        alpha: float = 0.5,
-        neighbors: int = NEIGHBORS,
         variant: str = "target_list",
-        neighbor_relevance: str | None = None,
         discount: str = "flat",
-        neighbors_by: str = "rows",
-        checkpoint: str | None = None,
+        **similar: Any,
     ) -> None:
         """Make the reward.
 
         Args:
             context: data, relevance, K.
-            alpha: weight of the target's own hits, in 0..1 (the paper: 0.5, best in 0.3..0.7).
-            neighbors: M (the paper: 10).
             variant: ``"target_list"`` or ``"neighbor_lists"``.
-            neighbor_relevance: mode of the relevant items of neighbours; None is the context's mode.
             discount: ``"flat"`` counts hits (the paper), ``"log"`` has the rank weights of DCG.
-            neighbors_by: ``"rows"`` (the cosine of the visible rows, the paper), ``"index"`` (the same, by
-                an approximate search for 100,000 users and more), ``"factors"`` (of their 64 leading factors)
-                or ``"model"`` (of the vectors u_0 of a pretrained model).
-            checkpoint: for ``"model"``: its folder; None is the environment's.
+            **similar: settings of ``CollaborativeReward``.
 
         Raises:
             ValueError: if a setting is out of range or unknown.
         """
-        check_setting("alpha", alpha, Share)
-        check_setting("neighbors", neighbors, Size)
         check_setting("variant", variant, Annotated[str, OneOf(VARIANTS)])
-        check_setting("neighbor_relevance", neighbor_relevance, NeighborRelevance)
-        check_setting("neighbors_by", neighbors_by, Annotated[str, OneOf(SIMILAR_BY)])
-        weights = {"n_k": alpha, "n_sim_k": 1.0 - alpha}
-        super().__init__(context, rank_discount(discount, context.k), weights)
-        others = relevance_of_neighbors(context, neighbor_relevance)
-        ids = SimilarIds(context, neighbors, neighbors_by, checkpoint)
-        self.similar = VARIANTS[variant](context, ids, others.relevant, self.discount)
-        self._selecting = common([context.relevance.selecting, others.selecting])
+        super().__init__(context, rank_discount(discount, context.k), ("n_k", "n_sim_k"), **similar)
+        self.similar = VARIANTS[variant](context, self.neighbors, self.others.relevant, self.discount)
 
     @property
     def uses_lists(self) -> bool:
         """Whether the variant uses the lists of all users."""
         return self.similar.uses_lists
-
-    @property
-    def selecting(self) -> npt.NDArray[np.int64] | None:
-        """(m,) users whose validation items it does not read, as neighbours either; None: all can select."""
-        return self._selecting
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """Return the target's relevant items, and the gains by similar users."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar
 
 import torch
 from msgspec import Meta
@@ -17,6 +17,7 @@ from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.callable_reward import CallableReward
 from refit_env.rewards.catalogue_rewards import AveragePrecision, Calibration, ExposureFairness, Serendipity
+from refit_env.rewards.class_settings import settings_of
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.dislikes import Dislikes
 from refit_env.rewards.frequency import PersonalFrequency
@@ -267,13 +268,11 @@ def _own(function: Any, context: RewardContext) -> Reward:
 def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Reward:
     """Build one reward by its name."""
     allowed = _settings(name)
-    types = _types(name)
     try:
         for key, value in kwargs.items():
             if key not in allowed:
                 raise unknown_setting(key, f"reward {name!r}", allowed)
-            if key in types:
-                check_setting(key, value, types[key])
+            check_setting(key, value, allowed[key])
         if is_place(name) and not inspect.isclass(user_reward(name)):
             return CallableReward(context, user_reward(name))
         return reward_class(name)(context, **kwargs)
@@ -308,18 +307,8 @@ def _make_mix(spec: Mapping[Any, float | str], context: RewardContext, kwargs: M
     return Mix(context, parts)
 
 
-def _settings(name: Any) -> list[str]:
-    """Return the keyword arguments of a reward; raise the did-you-mean error for an unknown name."""
+def _settings(name: Any) -> dict[str, Any]:
+    """Return the types of a reward's settings by name; raise the did-you-mean error for an unknown name."""
     if not isinstance(name, str) or (is_place(name) and reward_class(name) is CallableReward):
-        return []  # a user's function
-    parameters = list(inspect.signature(reward_class(name).__init__).parameters.values())[2:]  # self, context
-    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in parameters if p.kind in named]
-
-
-def _types(name: str) -> dict[str, Any]:
-    """Return the types of a reward's keyword arguments; none where a user's class states none."""
-    try:
-        return get_type_hints(reward_class(name).__init__)
-    except (NameError, TypeError):
-        return {}
+        return {}  # a user's function
+    return {key: setting.type for key, setting in settings_of(reward_class(name)).items()}

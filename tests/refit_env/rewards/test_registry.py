@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from refit_env.data.dataset import Dataset
+from refit_env.errors import SettingError
 from refit_env.rewards import (
     Reward,
     RewardContext,
@@ -22,7 +23,10 @@ from refit_env.rewards import (
     registry,
     reward_names,
 )
+from refit_env.rewards.class_settings import settings_of
+from refit_env.rewards.collaborative import CollaborativeReward
 from refit_env.rewards.racs import Racs
+from refit_env.rewards.racs_ndcg import RacsNdcg
 
 SCORES, USERS = torch.zeros(3, 6), torch.arange(3)
 
@@ -65,7 +69,7 @@ def names() -> Iterator[None]:
         ("ease", {"leave_one_out": "no"}, "leave_one_out of reward 'ease' must be true or false"),
         ("recommender", {"checkpoint": 3}, "checkpoint of reward 'recommender' must be a folder, found 3"),
         ({"ndcg": 1, "racs": 1}, {"variant": 3}, "variant of reward 'racs' must be a text, found 3"),
-        ("racs", {"alhpa": 0.3}, "alhpa is no setting of reward 'racs'. Did you mean 'alpha'"),
+        ("racs", {"alhpa": 0.3}, "alhpa is no setting of reward 'racs'. Did you mean 'alpha'[?]"),
         (
             "racs",
             {"power": 1},
@@ -219,3 +223,27 @@ def test_the_result_of_a_function_is_checked(
 
     with pytest.raises(error, match=f"reward 'mine' .*{message}" if "returned" not in message else message):
         make(mine)(SCORES, USERS)
+
+
+def test_the_two_forms_of_racs_have_their_shared_settings_from_one_class() -> None:
+    shared = {"alpha", "neighbors", "neighbors_by", "checkpoint", "neighbor_relevance"}
+    for cls in (Racs, RacsNdcg):
+        settings = settings_of(cls)
+        assert {name for name, setting in settings.items() if setting.of is CollaborativeReward} == shared
+    assert settings_of(Racs)["neighbors"].default == 10
+
+
+@pytest.mark.usefixtures("names")
+def test_a_reward_has_the_settings_that_it_passes_on(make: Callable[..., Reward]) -> None:
+    @register_reward("own_racs")
+    class OwnRacs(Racs):
+        def __init__(self, context: RewardContext, *, bonus: float = 0.0, **racs: Any) -> None:
+            super().__init__(context, **racs)
+            self.bonus = bonus
+
+    reward = make("own_racs", bonus=1.0, alpha=0.3, discount="log")
+    assert isinstance(reward, OwnRacs) and (reward.bonus, reward.weights["n_k"]) == (1.0, 0.3)
+    with pytest.raises(SettingError, match=r"alfa is no setting of .*'own_racs'.*'alpha'"):
+        make("own_racs", alfa=0.3)
+    with pytest.raises(SettingError, match="neighbors of reward 'own_racs' must be a whole number"):
+        make("own_racs", neighbors="ten")
