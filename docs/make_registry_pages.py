@@ -129,7 +129,7 @@ def keywords(cls: type) -> dict[str, Any]:
 def arguments(cls: type) -> str:
     """What the constructors with a reward's settings say of them: its own, then those that it extends."""
     owners = dict.fromkeys(setting.of for setting in settings_of(cls).values())
-    texts = [google(owner.__init__.__doc__ or "") for owner in owners]
+    texts = [google(vars(owner)["__init__"].__doc__ or "") for owner in owners]
     return "\n\n".join(["## Settings", *texts]) if texts else ""
 
 

@@ -119,6 +119,7 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md"
         parts += [f"**{marked(table['title'])}**"] if "title" in table else []
         rows = [[marked_cell(str(row[0])), *row[1:]] for row in table["rows"]]
         parts.append(markdown_table(table["columns"], rows))
+        parts += [table["note"]] if table.get("note") else []
     if result.get("figure"):
         link = Path(os.path.relpath(result["folder"] / result["figure"], page.parent)).as_posix()
         parts.append(f"![{result['title']}]({link})")

@@ -16,6 +16,7 @@ from agents.experiments.columns import ON_GPU, counted
 from agents.experiments.figures import draw_learning_curves
 from agents.experiments.leaderboard import gain_of_rl, leaderboard_table, missing, ranked, slices_table
 from agents.experiments.leaders import leaders_table
+from agents.experiments.pairs import pairs_table
 from agents.experiments.provenance import provenance_of, sources
 from agents.experiments.published import published_table
 from agents.experiments.spec import Table
@@ -131,6 +132,9 @@ def _tables(table: Table, found: Found) -> list[TextTable]:
     if table.kind == "aggregate":
         overall = aggregate_table(by_variant(found.groups), found.entries)
         return [] if overall is None else [overall]
+    if table.kind == "pairs":
+        compared = pairs_table(table.title, table.first, table.pairs, found.groups)
+        return [] if compared is None else [compared]
     if table.kind == "published":
         return [published_table(table.title, table.first, found.study.published, found.groups)]
     if table.kind in ("leaderboard", "leaderboard_slices", "leaders"):

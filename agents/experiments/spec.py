@@ -16,7 +16,8 @@ SB3, REWARD_MODEL, BASELINE = "sb3", "reward_model", "baseline"
 MAKES = (PRETRAIN, CONTINUE, FINETUNE, SB3, REWARD_MODEL, BASELINE)
 """How a variant comes about."""
 TABLES = (
-    "rows", "claims", "slices", "aggregate", "leaderboard", "leaderboard_slices", "leaders", "published",
+    "rows", "claims", "slices", "aggregate", "leaderboard", "leaderboard_slices", "leaders", "pairs",
+    "published",
 )  # fmt: skip
 """Kinds of tables."""
 SAME_INFORMATION, RANKING = "same_information", "ranking"
@@ -135,7 +136,7 @@ class Table:
     """``rows``: models and their variants; ``claims``: the paper's beside these; ``slices``: cold users,
     popular and tail items; ``aggregate``: over environments; ``leaderboard``: best first, paired with the
     best; ``leaderboard_slices``: the slices of its rows; ``leaders``: the best rows of each environment;
-    ``published``: rows beside published figures."""
+    ``published``: rows beside published figures; ``pairs``: variants less others, paired over users."""
     title: str = ""
     """Above it; ``{env}`` is the environment and ``{budget}`` its environment steps."""
     first: str = "model"
@@ -144,3 +145,5 @@ class Table:
     """Of ``rows`` and ``leaderboard``: names of ``agents.experiments.columns.COLUMNS``."""
     each: bool = False
     """Whether each environment has a table of its own."""
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Of ``pairs``: keys of two variants each, of which the second is subtracted from the first."""

@@ -156,8 +156,13 @@ def _check(study: Study, where: str) -> None:
         if value not in known:
             hint = did_you_mean(value, known)
             raise DataError(f"{where}: {name} must be one of {', '.join(known)}; found {shown(value)}.{hint}")
+    keys = {variant.key for variant in study.variants}
     for env_id in study.environments:
-        study.place(env_id)
+        keys |= {variant.key for variant in study.place(env_id).variants}
+    for n, table in enumerate(study.tables):
+        for key in (key for pair in table.pairs for key in pair):
+            if key not in keys:
+                raise DataError(f"{where}: tables, {n + 1}, pairs: {unknown_name('variant', key, keys)}")
 
 
 def _variants(value: Any, template: Mapping[str, Any], where: str) -> tuple[Variant, ...]:
@@ -248,9 +253,21 @@ def _table(value: Any, where: str) -> Table:
     for name in body["columns"]:
         if name not in COLUMNS:
             raise DataError(f"{where}, columns: {unknown_name('column', name, COLUMNS)}")
+    body["pairs"] = tuple(
+        _pair(value, f"{where}, pairs, {n + 1}")
+        for n, value in enumerate(listed(body.get("pairs", []), f"{where}, pairs"))
+    )
     if body.get("kind") not in TABLES:
         raise DataError(f"{where}: kind must be one of {', '.join(TABLES)}; found {shown(body.get('kind'))}")
     return settings(Table, body, where)
+
+
+def _pair(value: Any, where: str) -> tuple[str, str]:
+    """Two keys of variants."""
+    found = listed(value, where)
+    if len(found) != 2 or not all(isinstance(key, str) for key in found):
+        raise DataError(f"{where}: must be a list of two variants, found {shown(value)}")
+    return found[0], found[1]
 
 
 def _also(value: Any, where: str) -> Also:

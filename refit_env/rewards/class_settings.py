@@ -35,7 +35,10 @@ def settings_of(cls: type[Reward]) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     kinds = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     for owner in [one for one in cls.__mro__ if "__init__" in vars(one)]:
-        parameters, types = list(inspect.signature(owner.__init__).parameters.values()), _types(owner)
+        parameters, types = (
+            list(inspect.signature(vars(owner)["__init__"]).parameters.values()),
+            _types(owner),
+        )
         for p in parameters[2:]:  # after self and the context
             if p.kind in kinds:
                 found.setdefault(p.name, Setting(types.get(p.name, Any), p.default, owner))
@@ -48,6 +51,6 @@ def settings_of(cls: type[Reward]) -> dict[str, Setting]:
 def _types(owner: type) -> dict[str, Any]:
     """The annotations of a constructor; none where a user's names are not known."""
     try:
-        return get_type_hints(owner.__init__)  # type: ignore[misc]
+        return get_type_hints(vars(owner)["__init__"])
     except (NameError, TypeError):
         return {}

@@ -11,6 +11,7 @@ from refit_env.evaluation.statistics import (
     mean_interval,
     paired_bootstrap,
     paired_bootstraps,
+    seeds_and_users_bootstrap,
     stratified_bootstrap,
 )
 
@@ -109,3 +110,17 @@ def test_stratified_bootstrap_resamples_within_environments() -> None:
     assert interval.low == interval.mean == interval.high == pytest.approx(5.05)
     with pytest.raises(ValueError, match="environments"):
         stratified_bootstrap([1.0, 2.0])
+
+
+def test_an_interval_over_seeds_and_users_holds_both_sources_of_noise() -> None:
+    rng = np.random.default_rng(0)
+    users = rng.normal(0.0, 0.1, size=(1, 400)).repeat(2, axis=0)  # both seeds alike
+    seeds = np.array([[0.05], [-0.05]])
+    alike, apart = seeds_and_users_bootstrap(users), seeds_and_users_bootstrap(users + seeds)
+    alone = paired_bootstrap(np.zeros(400), users[0])
+    assert alike.high - alike.low < 1.2 * (alone.high - alone.low)
+    assert apart.high - apart.low > 0.09  # seeds of -.05 and +.05
+    assert apart.mean == pytest.approx(users.mean()) and apart.count == 2
+    for wrong in ([], [0.1, 0.2], [[0.1, np.nan]]):
+        with pytest.raises(ValueError, match="differences must be finite numbers"):
+            seeds_and_users_bootstrap(wrong)

@@ -1,0 +1,87 @@
+"""Pairs of variants, compared user by user and seed by seed.
+
+Letters: S seeds that both variants have, n users, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from agents.experiments.columns import counted
+from agents.experiments.per_user import values_of
+from agents.experiments.summary import Runs
+from agents.experiments.tables import TextTable
+from refit_env.errors import DataError
+from refit_env.evaluation.statistics import FloatArray, Interval, seeds_and_users_bootstrap
+
+METRIC = "ndcg@20"
+"""What is compared."""
+Pair = tuple[str, str]
+"""Keys of two variants: the second is subtracted from the first."""
+HOW = (
+    "Mean of NDCG@20 over users and the seeds that both have, the second less the first; 95 % interval by a "
+    "bootstrap over these seeds and, within each, over users; * marks those that exclude zero. One seed: "
+    "over users alone."
+)
+
+
+def pairs_table(title: str, first: str, pairs: Sequence[Pair], groups: Sequence[Runs]) -> TextTable | None:
+    """Environments in rows, pairs in columns; None where no pair is measured.
+
+    Args:
+        title: above it.
+        first: heading of the first column.
+        pairs: the pairs.
+        groups: records by variant.
+    """
+    titles = {group.variant: group.title.removeprefix("+ ") for group in groups}
+    shown = [pair for pair in pairs if set(pair) <= titles.keys()]
+    places: dict[tuple[str, str], dict[str, Runs]] = {}
+    for group in groups:
+        places.setdefault((group.env_id, group.model), {})[group.variant] = group
+    found = {place: [_difference(rows, pair) for pair in shown] for place, rows in places.items()}
+    known = {place: cells for place, cells in found.items() if any(cells)}
+    if not known:
+        return None
+    lines = tuple(
+        (", ".join(filter(None, (env.removeprefix("ReFiT-").removesuffix("-v0"), model))), *map(_cell, cells))
+        for (env, model), cells in known.items()
+    )
+    heads = (first, *(f"{titles[one]} less {titles[other]}" for one, other in shown))
+    counts = [_count(head, [cells[p] for cells in known.values()]) for p, head in enumerate(heads[1:])]
+    return TextTable(title, heads, lines, note=f"{HOW} {'; '.join(counts)}.")
+
+
+def _difference(rows: Mapping[str, Runs], pair: Pair) -> Interval | None:
+    """The difference of a pair; None where one is missing, or they have no seed and users in common."""
+    one, other = (rows.get(key) for key in pair)
+    if one is None or other is None:
+        return None
+    start = {record["seed"]: record for record in other.records}
+    try:
+        both = [
+            values_of(record, METRIC) - values_of(start[record["seed"]], METRIC)
+            for record in one.records
+            if record["seed"] in start
+        ]
+    except (DataError, ValueError):  # a record without single users, or of others
+        return None
+    table: FloatArray = np.array(both)  # (S, n)
+    return seeds_and_users_bootstrap(table) if both else None
+
+
+def _cell(found: Interval | None) -> str:
+    """A difference with its interval and its number of seeds."""
+    if found is None:
+        return ""
+    star = " *" if found.low > 0 or found.high < 0 else ""
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{star} ({counted(found.count, 'seed')})"
+
+
+def _count(head: str, cells: Sequence[Interval | None]) -> str:
+    """In how many environments a pair's interval is above and below zero."""
+    known = [cell for cell in cells if cell is not None]
+    above, below = sum(cell.low > 0 for cell in known), sum(cell.high < 0 for cell in known)
+    return f"{head}: above zero in {above} of {len(known)}, below in {below}"
