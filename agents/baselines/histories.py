@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
-from torch.nn import functional
 
 from agents.baselines.learning import Learner, LearningConfig, tensor_of
+from agents.baselines.softmax_loss import softmax_loss
 from refit_env.data import Dataset, Interactions, RowDataset, as_rows
 from refit_env.data.dataset import next_rows
 from refit_env.settings import PartialShare, Size
@@ -126,7 +126,7 @@ class SequenceModel(Learner):
         history = self.inputs[ids]  # (B, L)
         there = history < self.num_items
         states = self.states(history)[there]  # (n, d)
-        return functional.cross_entropy(states @ self.items.weight[:-1].T, self.nexts[ids][there])
+        return softmax_loss(states, self.items.weight[:-1], self.nexts[ids][there])
 
     def scores(self, users: Tensor) -> Tensor:
         """Return scores (B, I) of the state after the last item."""
