@@ -160,6 +160,7 @@ def _factors(rows: SparseRows, users: Tensor, table: Tensor) -> Tensor:
     return unit.to(table.dtype)
 
 
+@torch.enable_grad()  # also where a caller needs no gradients
 def _fit(
     feedback: Relevance, table: Tensor, members: int, hidden: int, epochs: int, seed: int
 ) -> list[Member]:

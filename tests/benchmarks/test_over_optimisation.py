@@ -57,5 +57,7 @@ def test_the_table_has_a_row_for_each_optimiser() -> None:
     found = {f"racs_{seed}": dict.fromkeys((CHAINS, *OPTIMISERS), points) for seed in (0, 1)}
     table = tabulate(found)
     assert [row[0] for row in table] == [f"racs: {name}" for name in (CHAINS, *OPTIMISERS)]
-    assert table[0][1:5] == ["0.100 -> 0.300", "0.500", "0.600", "0.400"]
+    assert table[0][1:6] == ["0.100 -> 0.300", "0.500", "0.600", "", "0.400"]  # records without validation
+    validated = {key: dict.fromkeys(got, points | {"valid": [0.2, 0.1, 0.3]}) for key, got in found.items()}
+    assert tabulate(validated)[0][1:6] == ["0.100 -> 0.300", "0.500", "0.600", "0.400", "0.400"]
     assert table[0][-1] == "2"

@@ -88,7 +88,9 @@ def test_the_steps_to_a_share_of_the_gain() -> None:
 
 def test_the_shipped_studies_hold_the_rewards() -> None:
     rewards = read_study(study_path("rewards"))
-    assert {"racs", "racs_ndcg", "ndcg", "r_ra", "r_cos", "rwr-exp"} <= {v.key for v in rewards.variants}
-    assert len(rewards.environments) == 7 and rewards.seeds == (0, 1, 2, 3, 4)
+    assert {"racs", "racs_ndcg", "ndcg", "r_ra", "r_cos", "rwr", "rwr-exp"} <= {
+        v.key for v in rewards.variants
+    }
+    assert len(rewards.environments) == 8 and rewards.seeds == (0, 1, 2, 3, 4)
     parts = read_study(study_path("racs")).place("ReFiT-ML1M-v0")
     assert {"alpha0", "m1", "m50", "k5", "lists", "factors", "model"} <= {v.key for v in parts.variants}

@@ -140,3 +140,11 @@ def test_learned_predicts_the_feedback_of_other_users(synthetic: Dataset) -> Non
     assert torch.equal(again.predict(users), reward.predict(users))  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="members of reward 'learned' must be >= 1"):
         make_reward("learned", synthetic, relevance, members=0)
+
+
+def test_learned_is_fitted_where_the_caller_needs_no_gradients(synthetic: Dataset) -> None:
+    relevance, users = make_relevance("recent", synthetic), torch.arange(5)
+    with torch.no_grad():
+        inside = make_reward("learned", synthetic, relevance, k=10, members=1, epochs=1, seed=7)
+    predicted = inside.predict(users)  # type: ignore[attr-defined]
+    assert torch.isfinite(predicted).all() and not predicted.requires_grad
