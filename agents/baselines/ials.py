@@ -24,8 +24,8 @@ from agents.baselines.matrices import known_sets
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Share, Size
 
-CELLS = 2**24
-"""Numbers that the gathered embeddings of some rows may have."""
+CELLS = {"cpu": 2**20, "cuda": 2**24}
+"""Numbers that the gathered embeddings of some rows may have, by device; few stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,10 @@ def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Ten
     order = np.argsort(counts, kind="stable")  # rows of similar length together, with little padding
     eye = torch.eye(size, dtype=others.dtype, device=device)
     padded = torch.cat([others, others.new_zeros(1, size)])  # (M + 1, d)
+    most = max(CELLS.get(device.type, 2**20) // size, 1)
     first = 0
     while first < order.size:
-        last = _end(counts[order], first, size)
+        last = _end(np.maximum(counts[order], size), first, most)
         ids = order[first:last]  # (b,)
         columns = _columns(rows, ids)  # (b, n)
         known = padded[torch.as_tensor(columns, device=device)]  # (b, n, d)
@@ -96,11 +97,16 @@ def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Ten
     return out
 
 
-def _end(counts: np.ndarray, first: int, size: int) -> int:
-    """Return the end of the rows from ``first`` on, of ascending ``counts`` (N,), that fit into memory."""
+def _end(counts: np.ndarray, first: int, most: int) -> int:
+    """Return the end of the rows from ``first`` on that together, padded, have at most ``most`` columns.
+
+    Args:
+        counts: (N,) ascending.
+        first: one row is always in.
+        most: the bound.
+    """
     last = first + 1
-    most = max(CELLS // size, 1)
-    while last < counts.size and (last + 1 - first) * max(int(counts[last]), size) <= most:
+    while last < counts.size and (last + 1 - first) * int(counts[last]) <= most:
         last += 1
     return last
 

@@ -120,7 +120,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
     """
     optimizers = {
         phase: torch.optim.Adam(
-            model.trained_in(phase), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.trained_in(phase), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         for phase in dict.fromkeys(model.phases)
     }

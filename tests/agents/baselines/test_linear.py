@@ -91,7 +91,7 @@ def test_slim_refuses_what_does_not_fit(few: Dataset, monkeypatch: pytest.Monkey
 def test_an_als_step_solves_the_weighted_least_squares(
     few: Dataset, table: np.ndarray, frequency: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.baselines.ials.CELLS", 20)  # a few rows at a time
+    monkeypatch.setattr("agents.baselines.ials.CELLS", {"cpu": 40})  # a few rows at a time
     config = ImplicitALSConfig(embedding=3, unobserved=0.2, l2=0.5, frequency=frequency)
     items = np.random.default_rng(0).standard_normal((6, 3))
     found = solve(few.train.csr.astype(np.float64), torch.as_tensor(items), config)
