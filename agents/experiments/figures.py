@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from refit_env.utils.atomic_io import atomic_path
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
 STYLES = ("-", "--", "-.", ":")
+ACROSS = 4
+"""Panels in a row."""
 ROOM_BELOW = 0.6
 """How far below "no training" a panel reaches, as a share of the greatest gain."""
 
@@ -42,12 +45,15 @@ def draw_learning_curves(
     shown = {env: rows for env, rows in results.items() if any(_has_curve(r, name) for r in rows.values())}
     if not shown:
         raise ValueError(f"nothing to draw for {path}: no finished cell has a learning curve")
-    figure = Figure(figsize=(4.9 * len(shown) + 2.2, 4.2), layout="constrained")
+    across, down = min(len(shown), ACROSS), math.ceil(len(shown) / ACROSS)
+    figure = Figure(figsize=(4.9 * across + 2.2, 4.2 * down), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    axes = figure.subplots(down, across, squeeze=False).ravel()
     handles: dict[str, Any] = {}
-    for axis, (env, rows) in zip(axes, shown.items(), strict=True):
+    for axis, (env, rows) in zip(axes, shown.items(), strict=False):
         handles |= _draw_panel(axis, env, rows, name, list(titles))
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
     order = [key for key in titles if key in handles]
     figure.legend(
         [handles[key] for key in order],
@@ -56,9 +62,10 @@ def draw_learning_curves(
         fontsize=8,
         frameon=False,
     )
-    axes[0].set_ylabel(
-        f"validation {metric.replace('ndcg', 'NDCG')}, mean and range of the seeds", fontsize=9
-    )
+    for axis in axes[::across]:
+        axis.set_ylabel(
+            f"validation {metric.replace('ndcg', 'NDCG')}, mean and range of the seeds", fontsize=9
+        )
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=140)
     return path

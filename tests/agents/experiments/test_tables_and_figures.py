@@ -132,6 +132,16 @@ def test_what_falls_does_not_flatten_the_others(drawn: list[Figure], study: Stud
     assert 0.2 < low < 0.305 and high > 0.37
 
 
+def test_panels_go_on_in_further_rows(drawn: list[Figure], tmp_path: Path) -> None:
+    rows = {"pretrained": [cell("pretrained", 0, 0.3)], "ppo": [cell("ppo", 0, 0.36, [0.3, 0.33, 0.36])]}
+    results = {f"environment {n}": rows for n in range(figures.ACROSS + 1)}
+    draw_learning_curves(results, {"pretrained": "no training", "ppo": "PPO"}, tmp_path / "curves.png")
+    axes = drawn[0].axes
+    assert [axis.get_title() for axis in axes if axis.axison] == list(results)
+    assert len({round(axis.get_position().y0, 3) for axis in axes if axis.axison}) == 2
+    assert drawn[0].get_figwidth() < drawn[0].get_figheight() * 3
+
+
 def test_seeds_are_averaged_where_all_of_them_were_validated() -> None:
     runs = [cell("ppo", 0, 0.3, [0.1, 0.2, 0.3]), cell("ppo", 1, 0.3, [0.3, 0.4])]
     assert seed_curves(runs, "valid/ndcg@20") == ([0.0, 100.0], [[0.1, 0.2], [0.3, 0.4]])
