@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from agents.algorithms.reinforce import Reinforce
-from agents.training.closed_form import fit_closed_form, fitted_policy
+from agents.training.closed_form import fit_closed_form
+from agents.training.closed_form_search import fitted_policy
 from agents.tuning.defaults import default_finetuning
 from agents.tuning.inspection import inspect_data
 from benchmarks.harness import report

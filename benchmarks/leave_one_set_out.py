@@ -26,7 +26,8 @@ import numpy.typing as npt
 import torch
 
 from agents.baselines import fit_baseline
-from agents.training.closed_form import fit_closed_form, fitted_policy
+from agents.training.closed_form import fit_closed_form
+from agents.training.closed_form_search import fitted_policy
 from agents.tuning.choice import Gain, better_of
 from agents.tuning.defaults import TRAINED, FineTuning, backbones_for, default_finetuning
 from agents.tuning.floor import floor_names, search_baseline
@@ -43,7 +44,7 @@ METRIC = "ndcg@20"
 TRIALS = {"ials": 2, "slim": 2}
 """Most settings of a baseline; of others ``MOST``."""
 MOST = 5
-CLOSED_FORM_TRIALS = 12
+CLOSED_FORM_TRIALS = 60
 """Most settings of a closed form."""
 ROWS = 256 * 60
 """Users that a fine-tuning rolls out."""
@@ -163,7 +164,7 @@ class Cells:
             name,
             device="cpu",
             callback=note,
-            out_of_time=lambda: count >= CLOSED_FORM_TRIALS,
+            out_of_time=lambda share: count >= share * CLOSED_FORM_TRIALS,
         )
         policy = DiffusionPolicy(found.backbone, 1).eval()
         settings = asdict(found.backbone.config)

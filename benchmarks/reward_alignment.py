@@ -38,7 +38,7 @@ from agents.reward_checks.episodes import SCALES, make_env, run_episodes
 from agents.reward_checks.properties import spread
 from agents.reward_checks.relations import with_held_out
 from agents.rollouts.rollout import Graph, roll_out
-from agents.training.closed_form import fitted_policy
+from agents.training.closed_form_search import fitted_policy
 from benchmarks.harness import RESULTS
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.atomic_io import write_json

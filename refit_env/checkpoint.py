@@ -23,6 +23,7 @@ from torch import Tensor
 
 from refit_env.errors import CheckpointError
 from refit_env.utils.atomic_io import atomic_path, check_record, finite, parse_record, read_record, write_json
+from refit_env.utils.user_code import Source
 
 POLICY = "policy"
 """Stem of a policy's files in a run folder."""
@@ -45,7 +46,9 @@ class PolicyMeta(TypedDict):
     """The metadata of a policy's file."""
 
     backbone: str
-    """Name in the registry of backbones."""
+    """Name in the registry of backbones, or the place of a user's class."""
+    backbone_file: NotRequired[Source]
+    """The file of a user's class, and the sha256 of its content in training."""
     backbone_config: dict[str, Any]
     """Its configuration."""
     num_items: Annotated[int, Meta(ge=1)]

@@ -373,8 +373,10 @@ class DiffusionPolicy(nn.Module):
             trained_on: the data set to name.
         """
         known = trained_on if trained_on is not None else DataIdentity("", None)
+        code = self.backbone.code
         return {
             "backbone": self.backbone.name,
+            **({} if code is None else {"backbone_file": code}),
             "backbone_config": self.backbone.config_dict(),
             "num_items": self.backbone.num_items,
             **self.chain,

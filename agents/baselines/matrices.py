@@ -17,6 +17,7 @@ from refit_env.backbones.cooccurrence import item_sets
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.evaluation.ranking import ScoreFunction
 from refit_env.rewards.linear_models import weighted
+from refit_env.utils.sparse_rows import largest_of_rows
 
 CELLS = 40_000_000
 """Approximate number of stored values of a sparse product in memory at a time."""
@@ -38,33 +39,6 @@ def known_sets(data: Dataset) -> sp.csr_matrix:
     For a data set of rows, these are the items of each session (S, I) in its train rows, with targets.
     """
     return sp.csr_matrix(item_sets(data), dtype=np.float64, copy=True)
-
-
-def largest_of_rows(matrix: sp.csr_matrix, k: int) -> sp.csr_matrix:
-    """Keep the k largest stored values of each row; ties go to the lower column.
-
-    Args:
-        matrix: (N, M).
-        k: number of values to keep, >= 1.
-
-    Example:
-        >>> largest_of_rows(sp.csr_matrix([[1.0, 3.0, 2.0, 2.0], [0.0, 1.0, 0.0, 0.0]]), 2).toarray()
-        array([[0., 3., 2., 0.],
-               [0., 1., 0., 0.]])
-    """
-    matrix = matrix.sorted_indices()
-    keep = np.ones(matrix.nnz, dtype=bool)
-    for row in np.flatnonzero(np.diff(matrix.indptr) > k):
-        part = slice(matrix.indptr[row], matrix.indptr[row + 1])
-        values = matrix.data[part]
-        edge = np.partition(values, values.size - k)[values.size - k]
-        above = values > edge
-        ties = np.flatnonzero(values == edge)[: k - int(above.sum())]
-        above[ties] = True
-        keep[part] = above
-    counts = np.add.reduceat(np.append(keep, False), matrix.indptr[:-1]) * (np.diff(matrix.indptr) > 0)
-    indptr = np.append(0, np.cumsum(counts))
-    return sp.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
 
 
 def nearest_columns(

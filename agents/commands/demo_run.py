@@ -144,7 +144,8 @@ def _pretrain(command: Demo, name: str, config: PretrainConfig, dataset: Dataset
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=command.device)
     folder = _folder(command, name, "pretrain", {"pretrain": plain(config)}, seed)
     policy = DiffusionPolicy(backbone, TARGET.spec.num_steps)
-    pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
+    if pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet)) is None:
+        raise KeyboardInterrupt
     return folder
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypedDict
@@ -23,7 +23,7 @@ from agents.commands.options import (
     named,
     parse,
 )
-from agents.commands.resuming import begun_settings
+from agents.commands.resuming import begun_settings, check_code
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.training.pretrain_config import PretrainConfig, published_training
@@ -31,6 +31,7 @@ from agents.tuning.settings_file import read_settings
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Seed
 from refit_env.utils.atomic_io import check_record
+from refit_env.utils.user_code import absolute_place, places_in
 
 if TYPE_CHECKING:
     from agents.tuning.defaults import Chosen  # it needs the backbones
@@ -60,8 +61,9 @@ class Pretrain(Command):
     init: FolderOption = None
     """Run folder of a trained model to train further, instead of new weights."""
     backbone: NameOption = None
-    """Name of the diffusion recommender; if left out, the environment's. With ``--data``, and without options
-    of a network's training, a closed form: ``linear``, or ``spectral`` for more than 10,000 items."""
+    """Name of the diffusion recommender, or one's own: ``my_backbone.py:Tiny``, ``package.module:Tiny``; if
+    left out, the environment's. With ``--data``, and without options of a network's training, a closed form:
+    ``linear``, or ``spectral`` for more than 10,000 items."""
     num_steps: CountOption = None
     """T, the length of the saved policy's chain; if left out, that of ``--init``, else the environment's."""
     eta: EtaOption = None
@@ -100,13 +102,18 @@ class Network(TypedDict):
     name: str | None
 
 
-def begun_command(out: Path) -> Pretrain:
+def begun_command(out: Path, named: Collection[str] = ()) -> Pretrain:
     """The command that began the run in ``out``; ``--resume`` uses its options where they are left out.
 
+    Args:
+        out: the run folder.
+        named: places of code that the command line names.
+
     Raises:
-        RunError: if there is no such run, or its ``config.json`` is damaged.
+        RunError: if there is no such run, its ``config.json`` is damaged, or the code that it names changed.
     """
     config, where = begun_settings(out, "pretrain"), f"{out / CONFIG}"
+    check_code(out, config, named)
     data, init, backbone = config.get("data"), config.get("init"), dict(config.get("backbone") or {})
     settings = {"size": config.get("size", "published"), "name": backbone.pop("name", None)}
     network = check_record(settings, Network, where, error=RunError)
@@ -127,13 +134,24 @@ def begun_command(out: Path) -> Pretrain:
     )
 
 
-def with_settings(command: Pretrain, path: Path) -> Pretrain:
+def with_settings(command: Pretrain, path: Path, named: Collection[str] = ()) -> Pretrain:
     """The command with what a settings file says of pretraining.
 
+    Args:
+        command: the command.
+        path: the file.
+        named: places of code that the command line names.
+
     Raises:
-        RunError: if there is no such file, or it is damaged.
+        RunError: if there is no such file, it is damaged, or it names code that the command line does not.
     """
     part = read_settings(path)["pretrain"]
+    for place in places_in(part["backbone"]):
+        if absolute_place(place) not in map(absolute_place, named):
+            raise RunError(
+                f"{path} names the backbone {place}, a file whose code would be run: pass it with "
+                "--backbone, too"
+            )
     training = {**asdict(command.training), **part["training"]}
     return replace(
         command,
@@ -156,7 +174,9 @@ def main(words: Sequence[str]) -> int:
     chooser.add_argument("--data", default=None)
     found = chooser.parse_known_args(list(words))[0]
     if found.resume and found.out is not None:
-        resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun_command(Path(found.out)))
+        resumed: Pretrain = parse(
+            Pretrain, words, "refit pretrain", begun_command(Path(found.out), places_in(found.backbone))
+        )
         return resumed.run()
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
     chosen: Chosen | None = None
@@ -169,7 +189,7 @@ def main(words: Sequence[str]) -> int:
     training = published_training(name, (row.dataset if row is not None else None) or "")
     default = Pretrain(out=tyro.MISSING, training=training, backbone=chosen.value if chosen else None)
     if found.settings is not None:
-        default = with_settings(default, Path(found.settings))
+        default = with_settings(default, Path(found.settings), places_in(found.backbone))
     command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
     if chosen is not None and not command.quiet:
         say(f"backbone {chosen.value}: {chosen.why} (--backbone NAME chooses another)", stderr=True)

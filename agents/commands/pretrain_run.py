@@ -40,6 +40,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.user_code import absolute_place, source_of
 
 
 def run(command: Pretrain) -> int:
@@ -62,7 +63,11 @@ def run(command: Pretrain) -> int:
     weights = weights_of(needs.values())
     if not command.other_weights:
         check_recorded(weights)
-    begun = {"dataset": asdict(DataIdentity.of(trainer.dataset)), "weights": weights}
+    begun = {
+        "dataset": asdict(DataIdentity.of(trainer.dataset)),
+        "weights": weights,
+        "backbone_file": source_of("backbone", command.backbone or ""),
+    }
     if isinstance(policy.backbone, HybridDenoiser) and command.init is None:
         begun["base"] = policy.backbone.base.config_dict()
     # After all that can be refused: a mistake leaves no run in the way.
@@ -80,7 +85,7 @@ def _target(command: Pretrain) -> Target:
 
 def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
     """The settings of the run for its ``config.json``."""
-    options = parse_options(command.backbone_options, "backbone_options")
+    options, name = parse_options(command.backbone_options, "backbone_options"), command.backbone
     return {
         "env": target.env_id,
         "data": target.data,
@@ -90,7 +95,7 @@ def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
         "new_data": command.new_data,
         "num_steps": command.num_steps,
         "eta": command.eta,
-        "backbone": options if command.backbone is None else options | {"name": command.backbone},
+        "backbone": options if name is None else options | {"name": absolute_place(name)},
         "size": command.size,
         "pretrain": plain(command.training),
     }
@@ -168,7 +173,11 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     backbone_for(
         dataset, name, parse_options(command.backbone_options, "backbone_options"), size=command.size
     )  # refuses what is wrong
-    begun = {"dataset": asdict(DataIdentity.of(dataset)), "weights": {}}
+    begun = {
+        "dataset": asdict(DataIdentity.of(dataset)),
+        "weights": {},
+        "backbone_file": source_of("backbone", name),
+    }
     with RunFolder.create(
         command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite
     ) as folder:
@@ -212,17 +221,16 @@ def _resumed(command: Pretrain, folder: RunFolder) -> tuple[Pretrainer, Diffusio
     if saved:
         trainer.load(folder.path)
     if grows:
-        kept = {name: begun.get(name) for name in ("dataset", "weights", "base")}
+        kept = {name: begun.get(name) for name in ("dataset", "weights", "base", "backbone_file")}
         folder.write_config("pretrain", settings | kept)
     return trainer, policy
 
 
 def _train(command: Pretrain, folder: RunFolder, trainer: Pretrainer, policy: DiffusionPolicy) -> int:
     """Train, report, and return the exit code."""
-    try:
-        report = pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
-    except KeyboardInterrupt as stop:
-        raise interrupted("pretrain", command.out, "epoch", trainer.saved) from stop
+    report = pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
+    if report is None:
+        raise interrupted("pretrain", command.out, "epoch", trainer.saved)
     return _report(command, folder, report, f"{folder.config['env']}, seed {command.seed}")
 
 
@@ -241,7 +249,7 @@ def pretrain_run(
     policy: DiffusionPolicy,
     *,
     progress: bool = False,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train a backbone and write its run folder.
 
     Args:
@@ -251,7 +259,7 @@ def pretrain_run(
         progress: show a progress bar.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``, or None if Ctrl-C ended training (its state is saved).
     """
     config, dataset = trainer.config, trainer.dataset
     log = RunLog(folder.path, resume_after=trainer.epoch or None, step_name="epoch")
@@ -263,6 +271,8 @@ def pretrain_run(
             bar.update(epoch - bar.n)
 
         result = trainer.learn(folder.path, note)
+    if result.interrupted:
+        return None
     policy.to(trainer.device).save(folder.path, dataset)
     with measure() as evaluation:
         means = {

@@ -114,7 +114,9 @@ def code_in(begun: RunConfig) -> dict[str, dict[str, Source | None]]:
     files = begun.get("reward_files") or {}
     algorithms = places_in(begun.get("algorithm"))
     rewards = places_in((begun.get("env_kwargs") or {}).get("reward"))
+    backbones = places_in((begun.get("backbone") or {}).get("name"))
     return {
+        "backbone": {name: begun.get("backbone_file") for name in backbones},
         "algorithm": {name: begun.get("algorithm_file") for name in algorithms},
         "reward": {name: files.get(name) for name in rewards},
     }

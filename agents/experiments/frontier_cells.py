@@ -20,7 +20,7 @@ from agents.algorithms.reinforce import Reinforce
 from agents.experiments.fronts import FLOOR, OF_COUNTS, Box, on_front, user_weights, weighted_goal
 from agents.experiments.records import read_records
 from agents.runs.profiling import Usage, measure
-from agents.training.closed_form import fitted_policy
+from agents.training.closed_form_search import fitted_policy
 from agents.training.fine_tuner import FineTuner
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset

@@ -208,6 +208,8 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
     model = job.model
     config = asdict(sized_config(model.backbone, row.dataset or "", model.size)) | dict(model.options)
     out |= {"model": job.model_name, "backbone": model.backbone, "config": config}
+    if (source := source_of("backbone", model.backbone)) is not None:
+        out |= {"backbone_sha256": source["sha256"]}
     out |= {"num_steps": model.num_steps or row.num_steps}
     names, open_names = [variant.key], [variant.key]
     while open_names:

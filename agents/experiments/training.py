@@ -14,7 +14,8 @@ import gymnasium as gym
 import torch
 
 from agents.algorithms.registry import algorithm
-from agents.training.closed_form import fitted_policy, is_closed_form
+from agents.training.closed_form import is_closed_form
+from agents.training.closed_form_search import fitted_policy
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuneResult
 from agents.training.pretrain_config import PretrainConfig

@@ -350,9 +350,12 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
     ]
     for folder, digest in (config.get("weights") or {}).items():
         rows.append((f"weights of {folder}", digest))
-    if config.get("algorithm_file"):
-        file: Mapping[str, Any] = config["algorithm_file"] or {}
-        rows.append(("file of the algorithm", f"{file.get('file')} (sha256 {file.get('sha256')})"))
+    for part, file in (
+        ("algorithm", config.get("algorithm_file")),
+        ("backbone", config.get("backbone_file")),
+    ):
+        if file:
+            rows.append((f"file of the {part}", f"{file['file']} (sha256 {file['sha256']})"))
     for place, source in (config.get("reward_files") or {}).items():
         rows.append((f"file of the reward {place}", f"{source['file']} (sha256 {source['sha256']})"))
     for name, value in (config.get("env_kwargs") or {}).items():

@@ -68,6 +68,8 @@ class RunConfig(TypedDict):
     """Fine-tuning: settings of the algorithm."""
     backbone: NotRequired[dict[str, Any]]
     """Pretraining: name and options of the network, where they were given."""
+    backbone_file: NotRequired[Source | None]
+    """Pretraining: path and sha256 of the file of a user's backbone."""
     size: NotRequired[str]
     """Pretraining: the published or a small configuration."""
     pretrain: NotRequired[dict[str, Any]]

@@ -132,7 +132,8 @@ class FineTuner(AgentState):
                     bar.update()
         except KeyboardInterrupt:
             interrupted = True
-            if folder is not None and not self._unfinished:  # a second Ctrl-C may come anywhere
+            # A second Ctrl-C may come anywhere: within an update, or before the first validation ended.
+            if folder is not None and self.history and not self._unfinished:
                 self.save(folder)
         finally:
             bar.close()

@@ -61,6 +61,8 @@ class PretrainResult:
     """Rows through the denoiser in all sessions, validation not counted."""
     cost: Usage = field(default_factory=Usage)
     """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
+    interrupted: bool = False
+    """Whether Ctrl-C ended it; with a ``run_dir`` the state is saved and can be resumed."""
 
 
 def has_ranking_loss(backbone: Backbone) -> bool:
@@ -149,36 +151,45 @@ class Pretrainer(Resumable):
             run_dir: where the resume state goes after each validation; None writes none.
             callback: called after each epoch with its number and scalars.
 
+        Returns:
+            The backbone with the best validation weights, and the history. Ctrl-C ends training after the
+            epoch under way, and the state is saved; a second one ends it at once, and the state that was
+            saved last stays. The result then says ``interrupted``.
+
         Raises:
-            KeyboardInterrupt: after Ctrl-C, when the epoch under way is done and (with a ``run_dir``) saved.
-                A second one raises at once, and the state that was saved last stays.
             RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
         with self._session():
             self.backbone.requires_grad_(True)
-            self._run(run_dir, callback)
+            interrupted = self._run(run_dir, callback)
         self._set_aside()
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
         (score, epoch), times = self._best, (self.seconds, self.validation_seconds)
         value = self._selected(score)
-        return PretrainResult(self.backbone, self.history, epoch, value, *times, self.work, self._earlier)
+        cost = self._earlier
+        return PretrainResult(self.backbone, self.history, epoch, value, *times, self.work, cost, interrupted)
 
     def _run(
         self, run_dir: Path | str | None, callback: Callable[[int, dict[str, float]], None] | None
-    ) -> None:
-        """Train epoch by epoch."""
-        with deferred_interrupt() as interrupted_now:
-            if self.epoch == 0 and not self.history:
-                self._record(self._validate(), callback)
-            while not self._done():
-                stop = interrupted_now()
-                if not stop:
+    ) -> bool:
+        """Train epoch by epoch; returns whether Ctrl-C ended it."""
+        try:
+            with deferred_interrupt() as interrupted_now:
+                if self.epoch == 0 and not self.history:
+                    self._record(self._validate(), callback)
+                while not self._done():
+                    if interrupted_now():
+                        raise KeyboardInterrupt
                     self._record(self._step(), callback)
-                if run_dir is not None and (stop or self._validates_now()):
-                    self.save(run_dir)
-                if stop:
-                    raise KeyboardInterrupt
+                    if run_dir is not None and self._validates_now():
+                        self.save(run_dir)
+        except KeyboardInterrupt:
+            # A second Ctrl-C may come anywhere: within an epoch, or before the first validation ended.
+            if run_dir is not None and self.history and not self._unfinished:
+                self.save(run_dir)
+            return True
+        return False
 
     def _step(self) -> dict[str, float]:
         """One epoch; its dropout is seeded by its number, so that a resumed run repeats an unbroken one."""
@@ -315,6 +326,9 @@ def pretrain(
         num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, stating what is saved: half a training is no result.
+
     Example:
         >>> from refit_env.data import load_dataset
         >>> result = pretrain(load_dataset("synthetic"), config=PretrainConfig(epochs=1), device="cpu")
@@ -329,4 +343,16 @@ def pretrain(
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, **chain)
     if resume and run_dir is not None:
         trainer.load(run_dir)
-    return trainer.learn(run_dir, callback)
+    result = trainer.learn(run_dir, callback)
+    if result.interrupted:
+        raise KeyboardInterrupt(_kept(trainer, run_dir))
+    return result
+
+
+def _kept(trainer: Pretrainer, run_dir: Path | str | None) -> str:
+    """Return what an interrupted training leaves, in one line."""
+    if run_dir is None:
+        return f"pretraining ended after epoch {trainer.epoch}; without run_dir nothing is saved"
+    if trainer.saved is None:
+        return "pretraining ended before its first state was saved"
+    return f"epoch {trainer.saved} is saved in {run_dir}; resume=True continues"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from agents.runs.folder import CANDIDATES
-from agents.training.closed_form import fitted_policy
+from agents.training.closed_form_search import fitted_policy
 from agents.tuning.trials import CLOSED_FORM, Trial, TrialLog
 from refit_env.data.dataset import Dataset
 from refit_env.evaluation.ranking import Evaluation, evaluate

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,10 +134,10 @@ class Study:
         if self.report is not None:
             self.report(trial)
 
-    def _until(self, seconds: float) -> Callable[[], bool]:
-        """Return a function that reports whether the seconds, or those of the study, have passed."""
-        end = time.perf_counter() + min(seconds, max(self.left(), 0.0))
-        return lambda: time.perf_counter() > end
+    def _until(self, seconds: float) -> Callable[[float], bool]:
+        """Return a function that reports whether a share of the seconds, or of the study's, has passed."""
+        begin, given = time.perf_counter(), max(min(seconds, self.left()), 0.0)
+        return lambda share: time.perf_counter() - begin > share * given
 
     # ------------------------------------------------------------------ stages
 
@@ -203,7 +204,7 @@ class Study:
                     note=note,
                     names=self.rule.names,
                     known=[(trial.settings, trial.value) for trial in earlier],
-                    out_of_time=stop,
+                    out_of_time=partial(stop, 1.0),
                 )
             except ValueError as error:  # too large for it, say
                 self._add(Trial(BASELINE, name, {}, 0.0, notes={"refused": str(error)}))
@@ -330,13 +331,13 @@ class Study:
         """Return the best trial without fine-tuning: of a backbone, or of all.
 
         Of a closed form it is the trial that its search of settings chose, which is not always the one with
-        the highest value. Closed forms come before networks, and are kept unless a later one is clearly
-        better.
+        the highest value. The best closed form is kept unless a network is clearly better.
         """
         if name is not None:
             return self._chosen.get(name) or self.log.best(NETWORK, name=name)
         found = [trial for name in self.backbones if (trial := self.best_start(name)) is not None]
-        found.sort(key=lambda trial: trial.stage == NETWORK)
+        closed = sorted((trial for trial in found if trial.stage != NETWORK), key=lambda trial: -trial.value)
+        found = closed[:1] + [trial for trial in found if trial.stage == NETWORK]
         return better_of([(trial, self.policies.values(trial)) for trial in found]) if found else None
 
     def best(self) -> Trial:

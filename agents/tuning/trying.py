@@ -57,7 +57,9 @@ def pretrain_network(
     while trainer.epoch < epochs and time.perf_counter() - begin < seconds:
         before = trainer.epoch
         trainer.config = replace(trainer.config, epochs=min(epochs, before + config.eval_every))
-        best = trainer.learn().best_epoch
+        result = trainer.learn()
+        _stop_if(result.interrupted)
+        best = result.best_epoch
         if trainer.epoch == before:  # out of patience
             break
     policy = DiffusionPolicy(backbone, min(num_steps, backbone.diffusion.num_steps)).to(device).eval()

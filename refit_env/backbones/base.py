@@ -27,6 +27,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.data.rows import SparseRows
 from refit_env.diffusion import Diffusion
+from refit_env.utils.user_code import Source
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Backbone(nn.Module, ABC):
     """A denoiser f(u, k, context) -> x0 with the schedule of its training.
 
     Attributes:
-        name: name in the registry.
+        name: name in the registry, or the place of a user's class.
+        code: the file of a user's class and its content, if it was named by its place.
         conditional: whether the network has a context besides u; only then may a chain start from noise.
         embedding: whether u is in an embedding space, so that scoring needs trained weights.
         shows_rows: whether the context is the visible row (B, I); only without ``embedding``.
@@ -68,6 +70,7 @@ class Backbone(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    code: ClassVar[Source | None] = None
     config_class: ClassVar[type]
     conditional: ClassVar[bool] = False
     embedding: ClassVar[bool] = False

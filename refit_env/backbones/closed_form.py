@@ -22,7 +22,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
-from refit_env.backbones.cooccurrence import item_sets
+from refit_env.backbones.cooccurrence import Counting, item_sets
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
     Weigh,
@@ -78,15 +78,17 @@ class ClosedFormConfig(LinearVariance):
     """With ``future``: the error at a point is divided by (items to predict)^pair_power, so that long rows
     do not outweigh short ones."""
     neighborhood: Share = 0.0
-    """Share of the normalised co-occurrences in the sum, the rest is the regression: 1 is item-kNN with all
-    neighbours, or a Markov chain."""
+    """Share of the normalised co-occurrences in the sum, the rest is the regression: 1 is item-kNN, RP3beta
+    or a Markov chain."""
     pairs: Annotated[str, OneOf(PAIRS)] = "targets"
     """Which co-occurrences: ``targets``, of the regression's inputs and targets; ``sets``, of any two items
     of a user or session."""
     shrink: Nonnegative = 10.0
     """Added to the denominator of a co-occurrence: those of rare items count less."""
     balance: Share = 0.5
-    """Exponent of the target item's count in that denominator; the input's has 1 minus it."""
+    """Share of the target item in the exponents of the counts in that denominator; the input has the rest."""
+    count_power: Annotated[float, Meta(ge=0, le=5)] = 1.0
+    """Sum of both exponents: 0 divides by no count, above 1 popular items count less."""
     row_power: Share = 0.0
     """An input row counts (its sum)^-row_power in the co-occurrences: long rows count less."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
@@ -220,9 +222,10 @@ class ClosedForm(RowDenoiser):
         """
         return (item_sets(data), None) if self.config.pairs == "sets" else (inputs, targets)
 
-    def counting(self) -> tuple[float, float, float]:
-        """Return ``shrink``, ``balance`` and ``row_power`` of the co-occurrences."""
-        return self.config.shrink, self.config.balance, self.config.row_power
+    def counting(self) -> Counting:
+        """Return how the pairs of the co-occurrences are counted."""
+        config = self.config
+        return Counting(config.shrink, config.balance, config.row_power, config.count_power)
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> None:
@@ -283,7 +286,12 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
         out |= {"oldest": (0.5, 0.3, 0.1, 0.7), "decay": (1.0, 0.7, 0.5, 0.3, 1.5, 2.5)}
     if "targets" in out:
         out |= {"decay": (0.5, 0.3, 0.7, 1.0, 1.5), "pair_power": (0.5, 0.0, 1.0), "window": (1.0, 0.3, 0.1)}
-    return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
+    return out
+
+
+def score_space() -> dict[str, tuple[Any, ...]]:
+    """Return the part of a search space that comes last: the scores' division by popularity."""
+    return {"score_power": (0.0, 0.1, 0.2, -0.1)}
 
 
 def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
@@ -293,6 +301,11 @@ def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
         out["friends"] = (0.0, 0.1, 0.3, 1.0, 3.0)
     if rows or dataset.social is not None:
         out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
-    out |= {"neighborhood": (0.0, 0.3, 0.6, 0.9), "shrink": (10.0, 1.0, 100.0, 1000.0)}
-    out |= {"balance": (0.0, 0.25, 0.5, 0.75) if rows else (0.5, 0.25, 0.0, 0.75)}
-    return out | {"row_power": (0.0, 0.5, 1.0)} | ({"pairs": PAIRS} if rows else {})
+    out |= {"neighborhood": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)}
+    if rows:
+        out |= {"count_power": (1.0, 0.4, 0.7, 1.5), "row_power": (0.0, 0.5, 1.0)}
+        out |= {"balance": (0.0, 0.2, 0.5, 0.75), "pairs": PAIRS}
+    else:  # near the random walk RP3beta
+        out |= {"count_power": (1.5, 1.0, 0.7, 0.4, 0.0), "row_power": (0.5, 0.0, 1.0)}
+        out |= {"balance": (0.35, 0.2, 0.5, 0.0, 0.75)}
+    return out | {"shrink": (10.0, 0.0, 1.0, 100.0, 1000.0)}

@@ -1,104 +1,142 @@
 """Normalised co-occurrences of items, the second closed form of ``linear`` and ``spectral``.
 
-The value of a pair is n_ij / (n_i^(1 - b) n_j^b + shrink), n_ij the weighted number of rows with i in the
-input and j in the target. Between the items of one row this is item-kNN with all neighbours (Sarwar et al.,
-WWW 2001; the balance b of Aiolli, RecSys 2013); from a history to its next item, with b = 0, it is the share
-of transitions of a Markov chain (Ludewig and Jannach, UMUAI 2018, arXiv 1803.09587). With rows divided by
-their sums it is the random walk of RP3 (Cooper et al., WWW 2014, with exponent 1).
+The value of a pair is n_ij / ((n_i^(1 - b) n_j^b)^p + shrink), n_ij the weighted number of rows with i in the
+input and j in the target. Between the items of one row this is item-kNN (Sarwar et al., WWW 2001; the balance
+b of Aiolli, RecSys 2013); from a history to its next item, with b = 0, it is the share of transitions of a
+Markov chain (Ludewig and Jannach, UMUAI 2018, arXiv 1803.09587). With rows divided by their sums to a power
+it is a random walk: RP3beta (Paudel et al., ACM TiiS 2017) has (1 - b) p = row_power = alpha and b p = beta.
 
-Letters: U users, I items, R train rows, S sessions.
+Letters: U users, I items, R train rows, S sessions, n items of a block.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
 from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.utils.content_cache import CACHE
+from refit_env.utils.sparse_rows import largest_of_rows
 
 Floats = npt.NDArray[np.float32]
 BLOCK = 1000
 """Items whose co-occurrences are in memory at a time."""
+KEPT = 5000
+"""Most items of a catalogue whose counts are cached: a search of the other settings counts once."""
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How pairs are counted and divided."""
+
+    shrink: float = 0.0
+    """Added to each denominator."""
+    balance: float = 0.5
+    """b, the target's share of the exponents in the denominator."""
+    row_power: float = 0.0
+    """An input row counts (its sum)^-row_power."""
+    count_power: float = 1.0
+    """p, the sum of both exponents."""
 
 
 def cooccurrences(
-    inputs: sp.csr_matrix,
-    targets: sp.csr_matrix | None,
-    shrink: float,
-    balance: float,
-    row_power: float = 0.0,
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, counting: Counting, nearest: int | None = None
 ) -> Floats:
     """Return the normalised co-occurrences (I, I) of inputs and targets.
 
     Args:
         inputs: (R, I).
         targets: (R, I); None for the inputs themselves, with a zero diagonal.
-        shrink: added to each denominator.
-        balance: b, the exponent of the target's sum; 1 - b is that of the input's.
-        row_power: an input row counts (its sum)^-row_power.
+        counting: how pairs are counted.
+        nearest: number of the largest values of an input item that are kept; None keeps all.
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1.0], [1.0, 0.0]])
-        >>> cooccurrences(rows, None, shrink=0.0, balance=0.0)
+        >>> cooccurrences(rows, None, Counting(balance=0.0))
         array([[0. , 0.5],
                [1. , 0. ]], dtype=float32)
     """
     out = np.empty((inputs.shape[1], inputs.shape[1]), np.float32)
-    for items, part in _blocks(inputs, targets, shrink, balance, row_power):
-        out[items] = part
+    for items, part in _blocks(inputs, targets, counting):
+        out[items] = (part if nearest is None else largest_of_rows(part, nearest)).toarray()
     return out
 
 
 def nearest_items(
-    inputs: sp.csr_matrix,
-    targets: sp.csr_matrix | None,
-    count: int,
-    shrink: float,
-    balance: float,
-    row_power: float = 0.0,
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, count: int, counting: Counting
 ) -> tuple[npt.NDArray[np.int64], Floats]:
     """Return each item's largest normalised co-occurrences: target ids and values, (I, count) each.
+
+    An item with fewer co-occurrences has further items, each with the value 0; no id is there twice.
 
     Args:
         inputs: (R, I).
         targets: (R, I), or None, as for ``cooccurrences``.
         count: number of targets of an item, at most I.
-        shrink: as for ``cooccurrences``.
-        balance: as for ``cooccurrences``.
-        row_power: as for ``cooccurrences``.
+        counting: how pairs are counted.
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-        >>> nearest_items(rows, None, 1, shrink=0.0, balance=0.0)[0].ravel()
+        >>> nearest_items(rows, None, 1, Counting(balance=0.0))[0].ravel()
         array([1, 0, 0])
     """
     size = inputs.shape[1]
-    ids, values = np.empty((size, count), np.int64), np.empty((size, count), np.float32)
-    for items, part in _blocks(inputs, targets, shrink, balance, row_power):
-        ids[items] = np.argsort(-part, axis=1, kind="stable")[:, :count]
-        values[items] = np.take_along_axis(part, ids[items], 1)
+    ids, values = np.empty((size, count), np.int64), np.zeros((size, count), np.float32)
+    for items, part in _blocks(inputs, targets, counting):
+        part = largest_of_rows(part, count)
+        part.eliminate_zeros()
+        for row, item in enumerate(range(items.start, items.stop)):
+            stored = slice(part.indptr[row], part.indptr[row + 1])
+            order = np.argsort(-part.data[stored], kind="stable")
+            found = part.indices[stored][order]
+            others = np.setdiff1d(np.arange(min(count + found.size, size)), found)
+            ids[item] = np.concatenate([found, others[: count - found.size]])
+            values[item, : found.size] = part.data[stored][order]
     return ids, values
 
 
 def _blocks(
-    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, shrink: float, balance: float, row_power: float
-) -> Iterator[tuple[slice, Floats]]:
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, counting: Counting
+) -> Iterator[tuple[slice, sp.csr_matrix]]:
     """Yield some input items, and their co-occurrences (n, I)."""
+    after = inputs if targets is None else targets
+    given, wanted = (np.asarray(part.sum(0), np.float64).ravel() for part in (inputs, after))  # (I,) each
+    given = given ** ((1.0 - counting.balance) * counting.count_power)
+    wanted = wanted ** (counting.balance * counting.count_power)
+    for items, counts in _counted(inputs, targets, counting.row_power):
+        row = np.repeat(np.arange(items.start, items.stop), np.diff(counts.indptr))  # of each stored value
+        denominator = given[row] * wanted[counts.indices] + counting.shrink
+        values = np.divide(counts.data, denominator, where=denominator > 0, out=counts.data.copy())
+        if targets is None:
+            values[counts.indices == row] = 0.0
+        stored = values.astype(np.float32), counts.indices, counts.indptr
+        yield items, sp.csr_matrix(stored, shape=counts.shape)
+
+
+def _counted(
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float
+) -> list[tuple[slice, sp.csr_matrix]] | Iterator[tuple[slice, sp.csr_matrix]]:
+    """Return some input items and their counts (n, I) with each target, block by block."""
+    if inputs.shape[1] > KEPT:
+        return _count(inputs, targets, row_power)
+    parts = (inputs, targets, row_power)
+    return CACHE.get("cooccurrences", parts, lambda: list(_count(*parts)))
+
+
+def _count(
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float
+) -> Iterator[tuple[slice, sp.csr_matrix]]:
+    """Count the pairs of some input items at a time."""
     after = inputs if targets is None else targets
     length = np.maximum(np.asarray(inputs.sum(1), np.float64).ravel(), 1e-12)  # (R,)
     before = sp.csr_matrix((sp.diags(length**-row_power) @ inputs).T, dtype=np.float64)  # (I, R)
-    given, wanted = (np.asarray(part.sum(0), np.float64).ravel() for part in (inputs, after))  # (I,) each
-    for first in range(0, len(given), BLOCK):
-        items = slice(first, min(first + BLOCK, len(given)))
-        part = (before[items] @ after).toarray()  # (n, I)
-        denominator = np.outer(given[items] ** (1.0 - balance), wanted**balance) + shrink  # (n, I)
-        np.divide(part, denominator, out=part, where=denominator > 0)
-        if targets is None:
-            part[np.arange(len(part)), np.arange(items.start, items.stop)] = 0.0
-        yield items, part.astype(np.float32)
+    for first in range(0, inputs.shape[1], BLOCK):
+        items = slice(first, min(first + BLOCK, inputs.shape[1]))
+        yield items, sp.csr_matrix(before[items] @ after).sorted_indices()
 
 
 def item_sets(dataset: Dataset) -> sp.csr_matrix:

@@ -27,6 +27,7 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
+    score_space,
     terms_space,
     train_counts,
 )
@@ -38,6 +39,8 @@ from refit_env.utils.ridge import ridge_weights
 
 LARGEST = 25_000
 """Most items: a float32 matrix of that size has 2.5 GB, and training needs several of them."""
+MOST_NEIGHBORS = 10_000
+"""Most co-occurrences of an item that are added: all, but in the largest catalogues."""
 SPARSE = 0.02
 """Share of a row's items below which the sparse product is the faster one."""
 LARGE = 1_000
@@ -53,6 +56,8 @@ class LinearConfig(ClosedFormConfig):
     popularity_penalty: Annotated[float, Meta(ge=-1e3, le=1e3)] = 0.0
     """Weight of log(train count), which is subtracted from an item's score: x0_hat = u W + b with
     b = -popularity_penalty * log(count). Fine-tuning trains b, too. 0: no b."""
+    neighbors: Annotated[int, Meta(ge=1, le=MOST_NEIGHBORS)] = MOST_NEIGHBORS
+    """With ``neighborhood``: number of an item's largest co-occurrences that are added."""
     repeat: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """Factor of the identity in the sum. The lists of sequential and check-in sets may hold items of the
     history; in other sets it has an effect with ``friends`` alone."""
@@ -145,7 +150,8 @@ class LinearDenoiser(ClosedForm):
         """Add the co-occurrences and the identity to the regression ``weight`` (I, I), in place."""
         config, size = self.config, weight.norm()
         if config.neighborhood:
-            pairs = cooccurrences(*self.counted_pairs(data, inputs, targets), *self.counting())
+            counted = self.counted_pairs(data, inputs, targets)
+            pairs = cooccurrences(*counted, self.counting(), config.neighbors)
             other = torch.as_tensor(pairs, dtype=weight.dtype, device=weight.device)
             scale = config.neighborhood * size / other.norm().clamp(min=1e-30)
             weight.mul_(1.0 - config.neighborhood).add_(other.mul_(scale))
@@ -167,7 +173,8 @@ class LinearDenoiser(ClosedForm):
         data = dataset.episodes
         few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
-        return terms_space(data) | {"l2": few if isinstance(data, RowDataset) else many} | common_space(data)
+        space = terms_space(data) | {"neighbors": (MOST_NEIGHBORS, 400, 200, 100)} | common_space(data)
+        return space | {"l2": few if isinstance(data, RowDataset) else many, **score_space()}
 
 
 def _ridge(inputs: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:

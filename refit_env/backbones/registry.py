@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
@@ -23,8 +22,10 @@ from refit_env.backbones import (
     tdiffrec,
 )
 from refit_env.backbones.base import Backbone
+from refit_env.backbones.user_code import backbone_fault, user_backbone
 from refit_env.data.dataset import Dataset
 from refit_env.errors import did_you_mean, unknown_name
+from refit_env.utils.user_code import check_no_file, is_place, same_file
 
 SIZES = ("published", "small")
 """Names for ``sized_config``."""
@@ -74,45 +75,31 @@ def register_backbone(name: str) -> Callable[[BackboneClass], BackboneClass]:
 
     Its constructor accepts the number of items and a configuration. ``config_class`` is a dataclass whose
     fields all have defaults, and whose method ``diffusion()`` returns the training chain. A program that
-    loads a saved model must import the module that registers its backbone::
+    loads a saved model must import the module that registers its backbone; the place of the class,
+    ``my_backbone.py:Tiny``, is a name that works everywhere::
 
         @register_backbone("tiny")
         class Tiny(Backbone):
             config_class = TinyConfig
 
     Raises:
-        ValueError: if the name is registered already.
+        ValueError: if the name is taken or holds a colon. A later content of the same file may take it again.
         TypeError: if the class is not a ``Backbone``, or its ``config_class`` is not such a dataclass.
     """
+    if is_place(name):
+        raise ValueError(f"backbone {name!r}: a name cannot hold ':', which separates a file and a class")
 
     def add(cls: BackboneClass) -> BackboneClass:
-        _check_class(name, cls)
-        if name in _BACKBONES:
+        fault = backbone_fault(cls)
+        if fault is not None:
+            raise TypeError(f"backbone {name!r} {fault}")
+        if name in _BACKBONES and not same_file(_BACKBONES[name].cls, cls):
             raise ValueError(f"backbone {name!r} is registered already ({_BACKBONES[name].cls.__name__})")
         cls.name = name
         _BACKBONES[name] = Registered(cls, {"": cls.config_class()})
         return cls
 
     return add
-
-
-def _check_class(name: str, cls: object) -> None:
-    """Raise an error for a class that cannot be built, configured and loaded by its name."""
-    if not (inspect.isclass(cls) and issubclass(cls, Backbone)):
-        raise TypeError(f"backbone {name!r} must be a subclass of refit_env.backbones.Backbone, got {cls!r}")
-    config = getattr(cls, "config_class", None)
-    if not (inspect.isclass(config) and is_dataclass(config)):
-        raise TypeError(f"backbone {name!r} must have a config_class that is a dataclass, got {config!r}")
-    required = [
-        p.name for p in inspect.signature(config).parameters.values() if p.default is inspect.Parameter.empty
-    ]
-    if required:
-        raise TypeError(f"config_class of backbone {name!r} needs a default for {', '.join(required)}")
-    if not callable(getattr(config, "diffusion", None)):
-        raise TypeError(
-            f"config_class of backbone {name!r} needs a method diffusion(), which returns the "
-            "refit_env.diffusion.Diffusion of its training"
-        )
 
 
 def backbone_names() -> list[str]:
@@ -123,15 +110,23 @@ def backbone_names() -> list[str]:
 def backbone_class(name: str) -> type[Backbone]:
     """Return the class of a backbone.
 
+    Args:
+        name: one of ``backbone_names()``, or the place of a class of one's own: ``my_backbone.py:Tiny``,
+            ``package.module:Tiny``.
+
     Raises:
-        ValueError: for an unknown name, with a did-you-mean.
+        ValueError: for an unknown name, with a did-you-mean; for a place without a backbone.
     """
     return _entry(name).cls
 
 
 def _entry(name: str) -> Registered:
-    """Return the entry of a name; raise a ValueError with a did-you-mean for an unknown one."""
+    """Return the entry of a name or a place; raise a ValueError for an unknown one."""
+    if is_place(name):
+        cls = user_backbone(name)
+        return Registered(cls, {"": cls.config_class()})
     if name not in _BACKBONES:
+        check_no_file("backbone", name)
         raise unknown_name("backbone", name, _BACKBONES)
     return _BACKBONES[name]
 
@@ -151,7 +146,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
     """Build an untrained backbone.
 
     Args:
-        name: one of ``backbone_names()``.
+        name: one of ``backbone_names()``, or a place.
         num_items: I.
         config: its configuration, as its dataclass or a mapping of the fields to change; None for defaults.
 
@@ -184,7 +179,7 @@ def backbone_for(
 
     Args:
         dataset: source of the items, and of the graphs, clusters and places that some networks use.
-        name: one of ``backbone_names()``.
+        name: one of ``backbone_names()``, or a place.
         options: fields of its configuration to change.
         size: size of the configuration, see ``sized_config``.
         seed: seed of the initial weights; None uses torch's global generator.
@@ -207,7 +202,7 @@ def backbone_config(
     """Return the configuration of a backbone for a data set, with changes.
 
     Args:
-        name: one of ``backbone_names()``.
+        name: one of ``backbone_names()``, or a place.
         dataset: name of the data set.
         options: fields to change.
         size: see ``sized_config``.

@@ -17,6 +17,7 @@ from refit_env.backbones.registry import make_backbone, unregistered
 from refit_env.backbones.sampling import StepSampler
 from refit_env.checkpoint import PolicyMeta, check_tensors, weights_digest
 from refit_env.errors import CheckpointError
+from refit_env.utils.user_code import SHORT, in_words, is_place, source_of
 
 LEAST_LIMIT = 10_000
 """Whole numbers and lengths in a configuration may be this large for any number of weights."""
@@ -33,8 +34,9 @@ def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) 
     Raises:
         CheckpointError: if the metadata describe no backbone, or the weights do not fit it.
     """
-    missing = unregistered(meta["backbone"])
-    if missing is not None:
+    if is_place(meta["backbone"]):
+        _check_code(meta, where)
+    elif missing := unregistered(meta["backbone"]):
         raise CheckpointError(f"{where}: {missing}")
     limit = max(LEAST_LIMIT, sum(tensor.numel() for tensor in state.values()))
     for name in ("num_items", "backbone_config"):
@@ -48,6 +50,27 @@ def restore_backbone(state: Mapping[str, Tensor], meta: PolicyMeta, where: str) 
         raise CheckpointError(f"{where}: these are not the weights that were saved: damaged, or changed")
     backbone.freeze_scores()
     return backbone
+
+
+def _check_code(meta: PolicyMeta, where: str) -> None:
+    """Raise an error for a file of a user that is not the one of training; nothing is run.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    name, was = meta["backbone"], meta.get("backbone_file")
+    if was is None:
+        raise CheckpointError(f"{where}: it names the backbone {name}, code of which it holds no sha256")
+    try:
+        now = source_of("backbone", name)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: {error}: put the file back, {in_words(was)}") from error
+    if now is None or now["sha256"] != was["sha256"]:
+        found = "" if now is None else f", which is {now['sha256'][:SHORT]} now"
+        raise CheckpointError(
+            f"{where}: its backbone was trained with {in_words(was)}{found}: put the former file back, or "
+            "train again"
+        )
 
 
 def load_weights(backbone: Backbone, state: Mapping[str, Tensor], where: str) -> None:

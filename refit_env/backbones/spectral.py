@@ -28,6 +28,7 @@ from refit_env.backbones.closed_form import (
     ClosedFormConfig,
     common_space,
     popularity_factor,
+    score_space,
     terms_space,
 )
 from refit_env.backbones.cooccurrence import nearest_items
@@ -136,7 +137,7 @@ class SpectralDenoiser(ClosedForm):
         self.out.zero_()[:width] = torch.as_tensor(out, dtype=torch.float32)
         if self.near is not None:
             pairs = self.counted_pairs(data, inputs, targets)
-            ids, values = nearest_items(*pairs, self.near.ids.shape[1], *self.counting())
+            ids, values = nearest_items(*pairs, self.near.ids.shape[1], self.counting())
             values *= popularity_factor(data, config.score_power)[ids]
             size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
             share = float(size) * config.neighborhood / max(float(np.linalg.norm(values)), 1e-30)
@@ -162,12 +163,13 @@ class SpectralDenoiser(ClosedForm):
         ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
         terms = terms_space(dataset.episodes)
         terms.pop("repeat", None)
+        terms |= {"neighbors": (200, 100, 400)} | common_space(dataset.episodes)
         return terms | {
             "rank": ranks,
             "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
             "item_power": (0.5, 0.3, 0.7, 0.0),
             "user_power": (0.5, 0.0, 1.0),
-            **common_space(dataset.episodes),
+            **score_space(),
         }
 
 

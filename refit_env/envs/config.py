@@ -19,6 +19,7 @@ from refit_env.backbones import backbone_class
 from refit_env.errors import SettingError, unknown_name, unknown_setting
 from refit_env.rewards import make_relevance
 from refit_env.rewards.registry import RewardSpec
+from refit_env.utils.user_code import absolute_place
 
 STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
@@ -35,7 +36,8 @@ class ProblemConfig:
     data: Any = None
     """A catalogue name, a canonical folder, or a ``Dataset``."""
     backbone: str = "diffrec"
-    """Name of the diffusion recommender that defines the chain."""
+    """Name of the diffusion recommender that defines the chain, or the place of one's own:
+    ``my_backbone.py:Tiny``."""
     backbone_options: Mapping[str, Any] | None = None
     """Changes to its published configuration, on which u_T and the noise of the steps may depend."""
     num_steps: int = 4
@@ -64,6 +66,11 @@ class ProblemConfig:
     """Where batches live; of vector environments only."""
     other_data: bool = False
     """Whether models that score or act may have been trained on another data set."""
+
+    def __post_init__(self) -> None:
+        """Name a user's file by its absolute path, as policies do."""
+        if isinstance(self.backbone, str):
+            object.__setattr__(self, "backbone", absolute_place(self.backbone))
 
 
 def read_config(

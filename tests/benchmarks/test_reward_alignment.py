@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.experiments.records import read_records
-from agents.training.closed_form import fitted_policy
+from agents.training.closed_form_search import fitted_policy
 from benchmarks import reward_alignment
 from benchmarks.reward_alignment import Derivative, Row, derivative, run, tables
 from refit_env.data import load_dataset

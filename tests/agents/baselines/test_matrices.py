@@ -5,21 +5,8 @@ import pytest
 import scipy.sparse as sp
 
 from agents.baselines import matrices
-from agents.baselines.matrices import known_sets, largest_of_rows, nearest_columns
+from agents.baselines.matrices import known_sets, nearest_columns
 from refit_env.data import Dataset, Interactions
-
-
-def test_the_largest_of_each_row_are_kept_ties_to_the_lower_column() -> None:
-    rng = np.random.default_rng(0)
-    dense = rng.integers(-2, 5, (30, 12)) * (rng.random((30, 12)) < 0.7) * 1.0
-    for k in (1, 3, 20):
-        found = largest_of_rows(sp.csr_matrix(dense), k).toarray()
-        for row, kept in zip(dense, found, strict=True):
-            stored = np.flatnonzero(row)
-            best = stored[np.lexsort((stored, -row[stored]))][:k]
-            wanted = np.zeros(12)
-            wanted[best] = row[best]
-            assert kept.tolist() == wanted.tolist()
 
 
 def test_a_product_in_parts_is_the_product(monkeypatch: pytest.MonkeyPatch) -> None:

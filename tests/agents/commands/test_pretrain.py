@@ -200,6 +200,7 @@ def test_more_epochs_than_before_and_a_kill_before_the_first_checkpoint(
     with monkeypatch.context() as patch:
 
         def killed(self: Pretrainer) -> dict[str, float]:
+            self._unfinished = True
             raise KeyboardInterrupt
 
         patch.setattr(Pretrainer, "_step", killed)

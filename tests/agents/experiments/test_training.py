@@ -21,7 +21,7 @@ from agents.experiments.training import (
     pretrained,
     trained_by,
 )
-from agents.training.closed_form import fitted_policy
+from agents.training.closed_form_search import fitted_policy
 from agents.training.interrupt import deferred_interrupt
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer

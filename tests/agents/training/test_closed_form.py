@@ -7,10 +7,12 @@ import torch
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.training.closed_form import NEEDS, fit_closed_form, fitted_policy, hybrid_settings
+from agents.baselines import fit_baseline
+from agents.training.closed_form import fit_closed_form, hybrid_settings
+from agents.training.closed_form_search import NEEDS, Trials, fitted_policy, search_settings
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset, synthesize
-from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.policy import DiffusionPolicy
 
 
@@ -98,3 +100,45 @@ def test_reinforce_moves_its_matrix(data: Dataset) -> None:
     assert 0 < float(row[row > 0].min()) < 1  # the environment starts from the policy's weighted rows
     agent.learn()
     assert not torch.equal(agent.policy.backbone.state_dict()["weight"], before) or agent._best[1] == 0
+
+
+def scores_by(data: Dataset, name: str, **settings: object) -> torch.Tensor:
+    """Scores of all users by a fitted closed form, up to a factor."""
+    policy = fitted_policy(data, name, settings, 1, torch.device("cpu"))
+    out = policy.scorer(data)(torch.arange(data.num_users))
+    return out / out.norm()
+
+
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+@pytest.mark.parametrize("neighbors", [5, 59])
+def test_a_neighbourhood_alone_is_rp3beta(data: Dataset, name: str, neighbors: int) -> None:
+    alpha, beta = 0.7, 0.4
+    near = {"count_power": alpha + beta, "balance": beta / (alpha + beta), "row_power": alpha, "shrink": 0.0}
+    found = scores_by(data, name, neighborhood=1.0, neighbors=neighbors, **near)
+    theirs = {"alpha": alpha, "beta": beta, "neighbors": neighbors}
+    expected = fit_baseline(data, "rp3beta", theirs)[0](torch.arange(data.num_users))
+    torch.testing.assert_close(found, expected / expected.norm(), atol=1e-6, rtol=0)
+
+
+def test_the_neighbourhood_is_searched_alone_before_the_sum() -> None:
+    """Its share rises from 0 by no step that is clear, but the whole of it is far better here."""
+    tried = []
+
+    class Counted(Trials):
+        def value(self, settings: dict[str, object]) -> float:
+            tried.append(settings)
+            good = {0.0: 1.0, 1.0: 0.4}.get(settings["shrink"], -1.0)  # type: ignore[call-overload]
+            return float(good * settings["neighborhood"])  # type: ignore[operator]
+
+        def error_of(self, settings: dict[str, object], other: dict[str, object]) -> float:
+            return 0.5
+
+    small = synthesize(num_users=40, num_items=30)
+    rule = selecting_rule("ndcg@20", small)
+    trials = Counted(small, "linear", 1, rule, torch.device("cpu"), None, [])
+    chosen = search_settings(trials, {"targets": "row", "recency": "none"})
+    assert (chosen["neighborhood"], chosen["shrink"]) == (1.0, 0.0)
+    assert tried[0]["neighborhood"] == 0.0
+    tried.clear()
+    assert search_settings(trials, {}, lambda share: share < 1.0)["neighborhood"] == 0.0  # no time for it
+    assert {settings["neighborhood"] for settings in tried} == {0.0}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,11 +59,66 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(small_data: Dataset, t
         if epoch == 3:  # after the state of epoch 2 was saved
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        trainer(small_data).learn(tmp_path, callback=stop)
+    assert trainer(small_data).learn(tmp_path, callback=stop).interrupted
     again = trainer(small_data).load(tmp_path).learn(tmp_path)
     mine, theirs = whole.backbone.state_dict(), again.backbone.state_dict()
     assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+    assert [row["epoch"] for row in again.history] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def press(trainer: Pretrainer, monkeypatch: pytest.MonkeyPatch, epoch: int, times: int) -> None:
+    """Press Ctrl-C within the first update after an epoch."""
+    update, pressed = trainer._update, []
+
+    def step(ids: torch.Tensor) -> float:
+        if trainer.epoch == epoch and not pressed:
+            pressed.append(epoch)
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return update(ids)
+
+    monkeypatch.setattr(trainer, "_update", step)
+
+
+def test_ctrl_c_ends_with_the_chosen_weights_and_a_state_that_can_be_read(
+    small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, first = trainer(small_data).learn(), trainer(small_data)
+    press(first, monkeypatch, epoch=2, times=1)
+    result = first.learn(tmp_path)
+    assert result.interrupted and first.saved == 3 and not result.backbone.training
+    chosen = max(row.get("valid/recall@20", 0.0) for row in result.history)
+    assert result.best_value == chosen == result.history[result.best_epoch]["valid/recall@20"]
+    again = trainer(small_data).load(tmp_path).learn()
+    assert not again.interrupted
+    mine, theirs = whole.backbone.state_dict(), again.backbone.state_dict()
+    assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_last_state_stays(
+    small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trainer(small_data)
+    press(first, monkeypatch, epoch=3, times=2)
+    result = first.learn(tmp_path)
+    assert result.interrupted and first.saved == 2  # it is saved after each second epoch
+    with pytest.raises(RuntimeError, match="the last update was cut short"):
+        first.learn(tmp_path)
+    assert trainer(small_data).load(tmp_path).epoch == 2
+
+
+def test_half_a_pretraining_in_one_call_is_no_result(
+    small_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(epoch: int, scalars: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    wanted = f"epoch 0 is saved in {re.escape(str(tmp_path))}; resume=True continues"
+    with pytest.raises(KeyboardInterrupt, match=wanted):
+        pretrain(small_data, config=SMALL, device="cpu", run_dir=tmp_path, callback=stop)
+    with pytest.raises(KeyboardInterrupt, match="without run_dir nothing is saved"):
+        pretrain(small_data, config=SMALL, device="cpu", callback=stop)
+    again = pretrain(small_data, config=SMALL, device="cpu", run_dir=tmp_path, resume=True)
     assert [row["epoch"] for row in again.history] == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
@@ -199,8 +256,7 @@ def test_step_sizes_shrink_and_a_resumed_run_goes_on_from_there(small_data: Data
         if epoch == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        first.learn(tmp_path, callback=stop)
+    assert first.learn(tmp_path, callback=stop).interrupted
     second = trainer(small_data, shrinking).load(tmp_path)
     second.learn()
     mine, theirs = whole.backbone.state_dict(), second.backbone.state_dict()

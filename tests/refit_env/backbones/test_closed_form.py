@@ -13,7 +13,7 @@ import torch
 import refit_env  # noqa: F401  # registers the ids
 from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone, spectral
 from refit_env.backbones.closed_form import ClosedForm, train_counts
-from refit_env.backbones.cooccurrence import cooccurrences
+from refit_env.backbones.cooccurrence import Counting, cooccurrences, nearest_items
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.products import SPARSE_FROM
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
@@ -135,7 +135,7 @@ def test_spectral_adds_the_nearest_items_as_linear_adds_all(
     assert isinstance(backbone, SpectralDenoiser) and backbone.near is not None
     factor = np.maximum(np.bincount(data.train.items, minlength=25), 1)
     factor = (factor / factor.mean()) ** -0.2
-    pairs = cooccurrences(data.train.csr, None, shrink=1.0, balance=0.5, row_power=1.0)
+    pairs = cooccurrences(data.train.csr, None, Counting(shrink=1.0, row_power=1.0))
     nearest = np.zeros_like(pairs)
     for item, row in enumerate(pairs):
         kept = np.argsort(-row, kind="stable")[:4]
@@ -155,6 +155,20 @@ def test_spectral_adds_the_nearest_items_as_linear_adds_all(
     state["near.ids"][0, 0] = 25
     with pytest.raises(ValueError, match=r"near\.ids holds ids outside 0\.\.24"):
         backbone.check_state(state)
+
+
+def test_the_nearest_items_are_the_largest_values_and_no_item_is_there_twice() -> None:
+    rows = synthesize(num_users=12, num_items=30).train.csr
+    counting = Counting(shrink=1.0, balance=0.3, row_power=0.5, count_power=0.8)
+    pairs = cooccurrences(rows, None, counting)
+    ids, values = nearest_items(rows, None, 25, counting)
+    assert (pairs == 0).sum(1).max() > 5  # fewer than 25 co-occurrences: some values are 0
+    for item in range(30):
+        assert len(set(ids[item])) == 25 and (values[item] == pairs[item, ids[item]]).all()
+        np.testing.assert_allclose(values[item], np.sort(pairs[item])[::-1][:25])
+    fewer = cooccurrences(rows, None, counting, nearest=3)
+    np.testing.assert_allclose(np.sort(fewer, 1)[:, ::-1][:, :3], np.sort(pairs, 1)[:, ::-1][:, :3])
+    assert ((fewer > 0).sum(1) <= 3).all()
 
 
 @pytest.mark.parametrize("pairs", ["targets", "sets"])

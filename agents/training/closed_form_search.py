@@ -1,0 +1,196 @@
+"""The trials of a closed form's settings: the regression, the neighbourhood, then their sum.
+
+Both are linear models with different errors, and their sum is often better than either; but the settings of
+a good neighbourhood are far from those with which a small share of it improves the regression. So each is
+searched alone before their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from agents.training.settings_search import SettingsSearch
+from refit_env.backbones import backbone_class, backbone_for
+from refit_env.backbones.closed_form import ClosedForm
+from refit_env.data.dataset import Dataset
+from refit_env.data.identity import DataIdentity
+from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.ranking import evaluate
+from refit_env.evaluation.selection import Rule
+from refit_env.policy import DiffusionPolicy
+
+SHARE = "neighborhood"
+"""The share of the neighbourhood in the sum."""
+OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors")
+"""Settings of the neighbourhood alone."""
+NEEDS = {
+    "oldest": ("recency", "rising"),
+    "decay": ("recency", "reciprocal"),
+    "pair_power": ("targets", "future"),
+    "window": ("targets", "future"),
+    **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
+}
+"""Settings that have an effect only with a value of another one, or with any but 0."""
+REGRESSION, NEIGHBORHOOD = 0.4, 0.7
+"""Shares of the time after which the searches of the regression and of the neighbourhood end."""
+
+OutOfTime = Callable[[float], bool]
+"""Returns whether a share of the time has passed."""
+
+
+def search_settings(
+    trials: Trials, options: Mapping[str, Any], out_of_time: OutOfTime | None = None
+) -> dict[str, Any]:
+    """Return the settings that validation chooses.
+
+    Args:
+        trials: fits and validates.
+        options: settings that are not searched.
+        out_of_time: called before each trial but the first.
+    """
+    over = out_of_time if out_of_time is not None else lambda share: False
+    space = dict(cast("type[ClosedForm]", backbone_class(trials.name)).search_space(trials.dataset))
+    start = dict(options)
+    if SHARE in space and SHARE not in options:
+        start = _of_parts(trials, options, space, over)
+        space = {
+            name: (start[name], *values) for name, values in space.items() if name not in OF_NEIGHBORHOOD
+        }
+        space[SHARE] = tuple(share for share in space[SHARE] if bool(share) == bool(start[SHARE]))
+        options = {name: start[name] for name in OF_NEIGHBORHOOD if name in start} | dict(options)
+    search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of)
+    search.run(space, NEEDS)
+    return search.chosen
+
+
+def _of_parts(
+    trials: Trials, options: Mapping[str, Any], space: Mapping[str, tuple[Any, ...]], over: OutOfTime
+) -> dict[str, Any]:
+    """Search the regression and the neighbourhood alone; return the settings of the best sum."""
+    own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD}
+    rest = {name: values for name, values in space.items() if name not in own and name != SHARE}
+    given = {name: values[0] for name, values in own.items()} | dict(options) | {SHARE: 0.0}
+    search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of)
+    search.run(rest, NEEDS)
+    regression = search.chosen
+    if over(NEIGHBORHOOD):
+        return regression
+    alone = {name: value for name, value in regression.items() if name not in own or name in options}
+    near = SettingsSearch(trials.value, {**alone, SHARE: 1.0}, lambda: over(NEIGHBORHOOD))
+    near.run(own)
+    found = [(search.value, regression), (near.value, near.chosen)]
+    for share in sorted(set(space[SHARE]) - {0.0, 1.0}, key=lambda share: abs(share - 0.5)):
+        if not over(1.0):
+            settings = {**near.chosen, SHARE: share}
+            found.append((trials.value(settings), settings))
+    return max(found, key=lambda pair: pair[0])[1]
+
+
+def fitted_policy(
+    dataset: Dataset, name: str, settings: Mapping[str, Any], num_steps: int, device: torch.device
+) -> DiffusionPolicy:
+    """Return the policy of a closed-form denoiser, fitted with given settings.
+
+    Args:
+        dataset: its train split is fitted.
+        name: of the backbone.
+        settings: fields of its configuration; the others are the defaults.
+        num_steps: T of the chain.
+        device: of the policy.
+    """
+    backbone = cast("ClosedForm", backbone_for(dataset, name, settings))
+    backbone.to(device).fit(dataset)
+    backbone.trained_on = DataIdentity.of(dataset)
+    return DiffusionPolicy(backbone, num_steps).to(device).eval()
+
+
+def row_score(rule: Rule, row: Mapping[str, Any], first: Mapping[str, Any]) -> float:
+    """Return the score by a rule of a row of ``ClosedFormResult.tried``, of which ``first`` is the first."""
+    means, start = ({name: float(r[f"valid/{name}"]) for name in rule.names} for r in (row, first))
+    return rule.score(means, start)
+
+
+class Trials:
+    """The settings that were tried, with their metrics, and the policy of the best ones fitted here.
+
+    Attributes:
+        dataset: the data set.
+        name: the backbone.
+        rows: settings and metrics, in order.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        name: str,
+        num_steps: int,
+        rule: Rule,
+        device: torch.device,
+        callback: Callable[[Mapping[str, Any]], None] | None,
+        rows: list[Mapping[str, Any]],
+    ) -> None:
+        """Prepare; the arguments are those of ``fit_closed_form``, ``rows`` its ``tried``."""
+        self.dataset, self.name, self.device = dataset, name, device
+        self.num_steps, self.rule, self.callback = num_steps, rule, callback
+        self.rows = [dict(row) for row in rows]
+        self._per_user: list[tuple[dict[str, Any], npt.NDArray[np.float64] | None]] = []
+        self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
+
+    def value(self, settings: dict[str, Any]) -> float:
+        """Return the score of ``settings`` by the rule; they are fitted unless they were tried before."""
+        known = next((row for row in self.rows if row["settings"] == settings), None)
+        if known is not None:
+            return self.score(known)
+        means = self._measure(settings)
+        row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
+        self.rows.append(row)
+        if self.callback is not None:
+            self.callback(row)
+        return self.score(row)
+
+    def error_of(self, settings: dict[str, Any], other: dict[str, Any]) -> float:
+        """Return the standard error of the mean difference of two settings over the users of validation.
+
+        It is 0 for a metric that is no mean over users.
+        """
+        values, others = self._values(settings), self._values(other)  # (n,) each
+        if values is None or others is None:
+            return 0.0
+        return float((values - others).std() / values.size**0.5)
+
+    def score(self, row: Mapping[str, Any]) -> float:
+        """Return the score of a row of ``rows``; the start of a rule's conditions is the first one."""
+        return row_score(self.rule, row, self.rows[0])
+
+    def policy_of(self, settings: dict[str, Any]) -> DiffusionPolicy:
+        """Return the fitted policy of ``settings``; fitted again where they were tried in an earlier call."""
+        if self._best is not None and self._best[1] == settings:
+            return self._best[2]
+        return self._fitted(settings)
+
+    def _measure(self, settings: dict[str, Any]) -> dict[str, float]:
+        """Fit, keep the metric of each user and the policy if it is the best, and return the means."""
+        policy, data = self._fitted(settings), self.dataset.episodes
+        found = evaluate(policy.scorer(data), data, "valid", device=self.device)
+        self._per_user.append((settings, found.per_user.get(self.rule.metric)))
+        means = means_of(found, data, "valid", self.rule.names)
+        row = {f"valid/{metric}": value for metric, value in means.items()}
+        value = row_score(self.rule, row, self.rows[0] if self.rows else row)
+        if self._best is None or value > self._best[0]:
+            self._best = value, settings, policy
+        return means
+
+    def _values(self, settings: dict[str, Any]) -> npt.NDArray[np.float64] | None:
+        """Return the metric of each user (n,), or None; of settings of an earlier call, measured again."""
+        if not any(known == settings for known, _ in self._per_user):
+            self._measure(settings)
+        return next(values for known, values in self._per_user if known == settings)
+
+    def _fitted(self, settings: dict[str, Any]) -> DiffusionPolicy:
+        """Fit."""
+        return fitted_policy(self.dataset, self.name, settings, self.num_steps, self.device)
