@@ -28,6 +28,8 @@ SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
 OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors")
 """Settings of the neighbourhood alone."""
+COSTLY = ("rank", "item_power", "user_power")
+"""Settings whose values need another singular value decomposition, which are searched last."""
 NEEDS = {
     "oldest": ("recency", "rising"),
     "decay": ("recency", "reciprocal"),
@@ -73,8 +75,11 @@ def _of_parts(
 ) -> dict[str, Any]:
     """Search the regression and the neighbourhood alone; return the settings of the best sum."""
     own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD}
-    rest = {name: values for name, values in space.items() if name not in own and name != SHARE}
-    given = {name: values[0] for name, values in own.items()} | dict(options) | {SHARE: 0.0}
+    fixed = {*own, SHARE, *COSTLY}
+    rest = {name: values for name, values in space.items() if name not in fixed}
+    given = (
+        {name: values[0] for name, values in space.items() if name in fixed} | dict(options) | {SHARE: 0.0}
+    )
     search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of)
     search.run(rest, NEEDS)
     regression = search.chosen

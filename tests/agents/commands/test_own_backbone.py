@@ -63,7 +63,7 @@ def test_it_is_pretrained_recorded_fine_tuned_and_recommends(file: Path) -> None
     assert policy.backbone.name == place and policy.backbone.config.hidden == 4
 
 
-def test_an_environment_takes_the_place_as_it_was_typed(file: Path) -> None:
+def test_an_environment_accepts_the_place_as_it_was_typed(file: Path) -> None:
     assert main(words("my_backbone.py:Tiny")) == 0
     policy = DiffusionPolicy.load("run")
     env = gym.make("ReFiT-Synthetic-v0", backbone="my_backbone.py:Tiny", num_steps=policy.num_steps)
