@@ -51,6 +51,10 @@ class ReinforceConfig(TrainerConfig):
     draw_lists: bool = False
     """Draw them for rewards of a list, too: unbiased and noisy, where ``agents.gradients.topk_pairs`` sums
     all pairs with nearly no bias."""
+    sampled_items: Annotated[int, Meta(ge=0, le=10**7, description="0: all")] = 0
+    """Items that ``pathwise`` and ``rao_blackwell`` draw in a batch, where u_0 holds the scores, to estimate
+    the derivative of the items that are neither listed nor relevant: unbiased, for catalogues of a million
+    items. 0 computes all of them."""
     scores_learning_rate: Rate = 0.0
     """Adam's step size for what reads scores from u_0, the item embeddings (``pathwise`` alone can train
     them); 0 leaves them as they are."""
@@ -70,6 +74,12 @@ class ReinforceConfig(TrainerConfig):
                 "train_steps",
                 f"must be 'all' for estimator 'pathwise', which computes one gradient through all steps, "
                 f"found {self.train_steps!r}",
+            )
+        if self.sampled_items and self.estimator == "score":
+            raise SettingError(
+                "sampled_items",
+                f"must be 0 for estimator 'score', which computes no items' derivatives, found "
+                f"{self.sampled_items}",
             )
         check_baseline(self.baseline, self.samples_per_user)
 

@@ -26,7 +26,7 @@ from agents.algorithms.configs import ReinforceConfig
 from agents.console import say
 from agents.gradients.advantages import OF_A_GROUP
 from agents.gradients.episodes import Rollout, Slopes, together
-from agents.gradients.estimators import rao_blackwell, score_function
+from agents.gradients.estimators import ItemDraws, rao_blackwell, score_function
 from agents.gradients.linear_scores import PairDraws, TrainedScores, linear_parts, linear_pathwise
 from agents.gradients.rank_thresholds import list_parts
 from agents.rollouts.rollout import Graph, step_mean
@@ -140,7 +140,7 @@ class Reinforce(FineTuner):
         scale, last = self._scale(rollout), policy.num_steps - 1
         if config.estimator == "pathwise":
             if problem.score_table is None:
-                return rao_blackwell(rollout, policy, problem.reward_fn, scale)
+                return rao_blackwell(rollout, policy, problem.reward_fn, scale, self._item_draws())
             draws = PairDraws(config.pairs, self.noise_generator, config.draw_lists)
             return linear_pathwise(rollout, policy, problem, draws=draws, trained=trained, scale=scale)
         advantage = rollout.advantage(config.baseline) * scale  # (B, G)
@@ -148,8 +148,13 @@ class Reinforce(FineTuner):
             return score_function(rollout, policy, advantage, rollout.steps)
         slopes = score_function(rollout, policy, advantage, tuple(t for t in rollout.steps if t != last))
         if last in rollout.steps:
-            slopes += rao_blackwell(rollout, policy, problem.reward_fn, scale)
+            slopes += rao_blackwell(rollout, policy, problem.reward_fn, scale, self._item_draws())
         return slopes
+
+    def _item_draws(self) -> ItemDraws | None:
+        """Return how items are drawn for the derivative of the last step; None where all are computed."""
+        count = self.config.sampled_items
+        return ItemDraws(count, self.noise_generator) if count else None
 
     def _trained_scores(self, users: Tensor) -> TrainedScores | None:
         """The score weights for ``users`` (B,) if they are trained; from now on the environment uses them."""
@@ -187,6 +192,12 @@ class Reinforce(FineTuner):
                     f"estimator {self.config.estimator!r} needs u_0 to be the item scores; use 'score'"
                 )
             return
+        if self.config.sampled_items:
+            raise SettingError(
+                "sampled_items",
+                f"must be 0 for backbone {self.policy.backbone.name!r}, whose u_0 is an embedding; "
+                f"draw_lists draws pairs of items there, found {self.config.sampled_items}",
+            )
         if self.config.estimator != "pathwise":
             raise ValueError(
                 f"estimator {self.config.estimator!r} needs u_0 to be the item scores; 'pathwise' and "

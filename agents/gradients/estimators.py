@@ -13,6 +13,11 @@ derivative of the expected reward in each mean. Each estimator returns the means
 - ``pathwise``: the same last term, differentiated through the reparameterised chain to the earlier steps.
   The transition is known and deterministic, so only the average over the noise is estimated.
 
+For catalogues of a million items the derivative of items that are neither listed nor relevant can be
+estimated from a sample of them (``ItemDraws``): each drawn item's derivative is divided by its expected
+number of draws, which is unbiased for any probabilities. The others' derivative is 0, so that the products of
+the backward pass need the drawn items alone.
+
 Rao-Blackwell: conditioning keeps the mean and can only lower the variance (Casella and Robert, 1996).
 docs/results.md has them side by side on ML-1M.
 
@@ -23,6 +28,8 @@ for the Rao-Blackwell estimators), K list length, T denoising steps.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,6 +41,33 @@ from refit_env.rewards.base import Reward
 
 DENSE_SHARE = 0.1
 """Share of gains that are not 0 above which all thresholds are computed for all items."""
+EVENLY = 0.1
+"""Share of the draws of items that has equal probabilities, so that every item has one above 0."""
+
+
+@dataclass(frozen=True)
+class ItemDraws:
+    """A sample of the items, the same for all episodes of a batch, by which their derivative is estimated."""
+
+    count: int
+    """n, number of draws, with replacement."""
+    generator: torch.Generator | None = None
+    """Draws them."""
+
+    def drawn(self, chance: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw items with probabilities ``chance`` (I,) float64.
+
+        Returns:
+            (n,) int64 items, and (n,) float32 1 / (n chance) of each.
+
+        Example:
+            >>> item, weight = ItemDraws(2).drawn(torch.tensor([0.0, 1.0], dtype=torch.float64))
+            >>> item.tolist(), weight.tolist()
+            ([1, 1], [0.5, 0.5])
+        """
+        place = torch.rand(self.count, generator=self.generator, device=chance.device, dtype=torch.float64)
+        item = torch.searchsorted(chance.cumsum(0), place, right=True).clamp(max=chance.numel() - 1)
+        return item, (1.0 / (self.count * chance[item])).float()
 
 
 def score_function(
@@ -65,7 +99,13 @@ def score_function(
     return out
 
 
-def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, scale: float = 1.0) -> Slopes:
+def rao_blackwell(
+    rollout: Rollout,
+    policy: DiffusionPolicy,
+    reward: Reward,
+    scale: float = 1.0,
+    draws: ItemDraws | None = None,
+) -> Slopes:
     """The mean list reward's derivative in the last step's mean, each coordinate's own noise integrated out.
 
     Args:
@@ -73,6 +113,7 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         policy: gives the last step's standard deviation.
         reward: a list reward, or a mix of which every part is one.
         scale: factor of the derivative.
+        draws: the sample of items that estimates it; None computes all items.
 
     Returns:
         The last mean with its derivative.
@@ -81,12 +122,19 @@ def rao_blackwell(rollout: Rollout, policy: DiffusionPolicy, reward: Reward, sca
         ValueError: if a part of the reward is no list reward.
     """
     last = policy.num_steps - 1
-    slope = sum_over_parts(rollout, policy, reward, expected_slope, scale / rollout.reward.numel())  # (N, I)
+    term = expected_slope if draws is None else partial(expected_slope, draws=draws)
+    slope = sum_over_parts(rollout, policy, reward, term, scale / rollout.reward.numel())  # (N, I)
     return [(rollout.means[last], rollout.of_shared(slope, last))]
 
 
 def expected_slope(
-    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top | None = None
+    scores: Tensor,
+    mean: Tensor,
+    gains: Tensor,
+    discount: Tensor,
+    std: float,
+    first: Top | None = None,
+    draws: ItemDraws | None = None,
 ) -> Tensor:
     """Derivative in each item's mean of the list reward's expectation over that item's own noise.
 
@@ -101,6 +149,8 @@ def expected_slope(
         discount: (K,) weight of each rank, non-increasing.
         std: the scores' standard deviation.
         first: the first K + 1 items of ``scores``, if they are known.
+        draws: a sample of the items without gain and outside the list, which estimates theirs; None computes
+            all. Not used where more than ``DENSE_SHARE`` of the gains are not 0.
 
     Returns:
         (N, I) float32.
@@ -120,16 +170,46 @@ def expected_slope(
     value, item = first  # (N, K + 1)
     count = value.shape[1] - 1  # thresholds that an item can cross
     drop, held = drops(discount)[:count], gains.gather(1, item)  # (K,), (N, K + 1)
-    out = _pushed_down(mean, value[:, :count], drop * held[:, :count], std)
+    lost = drop * held[:, :count]  # (N, K) what an item takes from the one at each rank
+    if draws is None:
+        out = _pushed_down(mean, value[:, :count], lost, std)
+    else:
+        some, weight = draws.drawn(item_chances(mean, value[:, :count], lost, std))  # (n,)
+        down = _pushed_down(mean[:, some], value[:, :count], lost, std)  # (N, n)
+        out = torch.zeros_like(mean).index_add_(1, some, down * weight)
     ranks = torch.nonzero(drop).flatten()  # (J,)
     row, column = places.unbind(1)  # (n,)
     density = _density(value[:, ranks][row], mean[row, column, None], std)  # (n, J)
-    out[row, column] += gains[row, column] * (density @ drop[ranks])
+    up = gains[row, column] * (density @ drop[ranks])  # (n,)
+    if draws is None:
+        out[row, column] += up
+    else:  # relevant items are computed exactly
+        out[row, column] = up - (density * lost[:, ranks][row]).sum(1)
     # An item of the list has the thresholds of the others: from its own rank on, those of the next item.
     place = torch.arange(count, device=item.device)
     behind = place + (place >= torch.arange(count + 1, device=item.device)[:, None])  # (K + 1, K)
     density = _density(value[:, behind], mean.gather(1, item)[..., None], std)  # (N, K + 1, K)
     return out.scatter_(1, item, ((held[..., None] - held[:, behind]) * drop * density).sum(2))
+
+
+def item_chances(mean: Tensor, value: Tensor, lost: Tensor, std: float) -> Tensor:
+    """Return probabilities (I,) float64 for ``ItemDraws``, by the items' distance from the thresholds.
+
+    They are those of the density at the lowest threshold that counts in some episode, of each item's largest
+    mean; a share of ``EVENLY`` is equal for all items.
+
+    Args:
+        mean: (N, I) means of the scores.
+        value: (N, K) the thresholds.
+        lost: (N, K) their weights; those of 0 do not count.
+        std: the scores' standard deviation.
+    """
+    counts = lost != 0
+    lowest = torch.where(counts, value, math.inf).min() if bool(counts.any()) else value.new_tensor(0.0)
+    below = (lowest - mean.amax(0)).clamp(min=0).double() / std  # (I,)
+    near = (-0.5 * below.square()).exp()  # (I,)
+    evenly = 1.0 / near.numel()
+    return EVENLY * evenly + (1 - EVENLY) * near / near.sum() if bool(near.sum() > 0) else near + evenly
 
 
 def _pushed_down(mean: Tensor, value: Tensor, weight: Tensor, std: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.rollouts.parts import PartDraws
 from agents.rollouts.training_envs import check_training_env, make_training_envs
+from agents.rollouts.user_ranges import UserRanges
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
@@ -24,6 +25,7 @@ from agents.training.lagrangian import Constrained, Lagrangian
 from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
+from agents.training.user_draws import UserDraws
 from agents.training.world import world_of
 from refit_env.backbones import Backbone
 from refit_env.backbones.products import WeightGradients
@@ -59,6 +61,9 @@ class AgentState(Resumable):
 
     divides_batches: ClassVar[bool] = False
     """Whether ``update`` can be divided among processes and into chunks."""
+
+    takes_ranges: ClassVar[bool] = True
+    """Whether the environment may be another one in each iteration, of other users."""
 
     def __init__(
         self,
@@ -97,13 +102,8 @@ class AgentState(Resumable):
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
-        if isinstance(env, str):
-            batch, self.envs = make_training_envs(
-                env, self.policy, self.config, self.device, env_kwargs, self.parts
-            )
-            self.config = replace(self.config, users_per_batch=batch)
-        else:
-            self.envs = [env]
+        self.ranges: UserRanges | None = None
+        self._make_envs(env, env_kwargs)
         self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config, self.parts)
         self._check_memory()
@@ -125,10 +125,56 @@ class AgentState(Resumable):
         self._begin()
         self._best_state = self.reference.state_dict()  # the same weights: no second copy
         self._train_users, self._selection_users = self._split_users()
+        self._draws = self.env, UserDraws(self.config.draw_users, self.env.problem)
+        self._check_ranges()
         evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
         self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
         self.check_settings()
         self.prepare()
+
+    def _make_envs(self, env: str | DenoisingVectorEnv, env_kwargs: Mapping[str, Any] | None) -> None:
+        """Make the environments, or take the one that is given."""
+        if not isinstance(env, str):
+            self.envs = [env]
+            return
+        making = env, self.policy, self.config, self.device, env_kwargs, self.parts
+        if self.config.user_parts > 1:
+            self.ranges = UserRanges(self.config.user_parts, *making)
+            batch, self.envs = self.ranges.batch, [self.ranges.first]
+        else:
+            batch, self.envs = make_training_envs(*making)
+        self.config = replace(self.config, users_per_batch=batch)
+
+    def _check_ranges(self) -> None:
+        """Refuse what needs all users at once where one range of them is in memory.
+
+        Raises:
+            SettingError: naming ``user_parts``.
+        """
+        if self.config.user_parts == 1:
+            return
+        found = {
+            f"algorithm {self.name!r}": not self.takes_ranges,
+            "an environment that is given instead of an id": self.ranges is None,
+            "a reward that uses the lists of all users": self.env.problem.reward_fn.uses_lists,
+            "constraints": bool(self.lagrangian.conditions),
+            "scores_learning_rate": bool(getattr(self.config, "scores_learning_rate", 0)),
+        }
+        for what, there in found.items():
+            if there:
+                raise SettingError("user_parts", f"must be 1 with {what}, found {self.config.user_parts}")
+
+    def next_batch(self) -> Tensor:
+        """Set the environment of this iteration, and return the users (B,) of its batch."""
+        if self.ranges is None:
+            self.env = self.envs[self.iteration % len(self.envs)]
+        else:
+            self.env = self.ranges.env(self.iteration // self.config.part_iterations % self.ranges.count)
+        known, draws = self._draws
+        if self.ranges is not None and known is not self.env:
+            draws = UserDraws(self.config.draw_users, self.env.problem)
+            self._draws = self.env, draws
+        return draws.batch(self.config.users_per_batch, self.user_generator).to(self.device)
 
     @classmethod
     def adapted(
@@ -163,16 +209,18 @@ class AgentState(Resumable):
             constrained.weigh(self.lagrangian)
 
     def _check_memory(self) -> None:
-        """Refuse a batch whose chains alone do not fit into the free memory.
+        """Refuse a batch whose chains and weights alone do not fit into the free memory.
 
         Of each step an episode keeps its state, its mean and its noise; the environment and the derivatives
-        need five more vectors. What the network keeps comes on top.
+        need five more vectors. Of the weights there are the pretrained ones, the gradient and Adam's two
+        moments. What the network keeps comes on top.
 
         Raises:
             ValueError: with what is needed and what is free.
         """
         vectors = 3 * self.policy.num_steps + 5
         needed = 4 * self.env.num_envs * self.policy.backbone.dim * vectors
+        needed += 4 * 4 * sum(weight.numel() for weight in self.policy.parameters())
         hint = " (--chunks divides it)" if self.divides_batches else ""
         check_memory(needed, self.device, f"a batch of {self.env.num_envs:,} episodes{hint}")
 
@@ -359,4 +407,9 @@ class AgentState(Resumable):
                 "the reward sees all validation items, so that none is left to select the weights: "
                 "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
             )
-        return torch.as_tensor(problem.users, dtype=torch.int64), selecting
+        users = torch.as_tensor(problem.users, dtype=torch.int64)
+        if self.config.validation_users:
+            known = evaluated_users(problem.dataset, "valid", selecting)
+            count = min(self.config.validation_users, known.size)
+            selecting = np.sort(np.random.default_rng(self.seed).choice(known, count, replace=False))
+        return users, selecting

@@ -27,6 +27,8 @@ Weight = Annotated[float, Meta(ge=0, le=1e6)]
 """Weight of a term of a loss."""
 PRECISIONS = ("fp32", "bf16")
 """Names for the ``precision`` of training."""
+DRAWN = ("uniform", "activity", "value", "bands")
+"""Names for ``draw_users``."""
 REDUCTIONS = ("mean", "sum")
 """Names for the ``logprob_reduction`` of an algorithm."""
 BASES = ("factors", "relevant", "weights")
@@ -93,6 +95,16 @@ class TrainerConfig(Bounded):
     """Gain by the sum of the violations over validations, k_I; with all three at 0 multipliers are fixed."""
     multiplier_derivative: Weight = 10.0
     """Gain by the growth of the violation, k_D."""
+    draw_users: Annotated[str, OneOf(DRAWN)] = "uniform"
+    """Users of a batch: ``uniform``; by ``activity`` (visible items) or ``value`` (sum of the ratings), which
+    weigh the objective; ``bands``, users of about equal activity: see ``agents.training.user_draws``."""
+    validation_users: Annotated[int, Meta(ge=0, le=10**9, description="0: all")] = 0
+    """Users that validations evaluate, drawn once by the seed; 0: all."""
+    user_parts: Annotated[int, Meta(ge=1, le=10**6)] = 1
+    """Ranges of the users, of which one at a time is in memory besides the first, which validates: for data
+    sets of ``refit_env.data.mapped``."""
+    part_iterations: Every = 100
+    """With ``user_parts``: iterations on a range before the next one."""
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
     reduce overfitting."""

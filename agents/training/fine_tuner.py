@@ -172,10 +172,8 @@ class FineTuner(AgentState):
             for group in self.optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * (1 - self.iteration / self.config.iterations)
-        self.env = self.envs[self.iteration % len(self.envs)]
+        users = self.next_batch()
         self.env.problem.reward_fn.set_progress(self.iteration / self.config.iterations)
-        pick = torch.randperm(self._train_users.numel(), generator=self.user_generator)
-        users = self._train_users[pick[: self.config.users_per_batch]].to(self.device)
         both = self.policy, self.reference
         with counted(*(p.backbone for p in both)) as work, policies_in(self.config.precision, *both):
             scalars = self.update(users)

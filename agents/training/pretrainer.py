@@ -39,6 +39,7 @@ from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.memory import check_memory
 
 
 @dataclass
@@ -125,6 +126,7 @@ class Pretrainer(Resumable):
         self.seed = seed
         self._by_chain = self.config.objective == "ranking" and not has_ranking_loss(backbone)
         examples = ranked_examples if self._by_chain else reconstruction_examples
+        self._check_memory()
         self.examples = examples(backbone, self.dataset, self.config, self.device)
         groups = backbone.parameter_groups(self.config.learning_rate)
         for group in groups:
@@ -139,6 +141,20 @@ class Pretrainer(Resumable):
         self._chain = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.work = Work()
         self._begin()
+
+    def _check_memory(self) -> None:
+        """Refuse a batch whose rows and weights alone do not fit into the free memory.
+
+        A batch has an input, its noise, a prediction and its derivative; of the weights there are the
+        gradient, AdamW's two moments and the best ones. What the network keeps comes on top.
+
+        Raises:
+            ValueError: with what is needed and what is free.
+        """
+        rows = min(self.config.users_per_batch, self.dataset.num_users)
+        weights = sum(weight.numel() for weight in self.backbone.parameters())
+        what = f"a batch of {rows:,} rows of {self.backbone.dim:,} numbers (--users-per-batch)"
+        check_memory(4 * (4 * rows * self.backbone.dim + 4 * weights), self.device, what)
 
     def learn(
         self,

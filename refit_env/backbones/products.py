@@ -4,7 +4,11 @@ A chain uses each weight T times. Autograd allocates a gradient of the weight's 
 them: for tens of thousands of items the kernel then clears hundreds of MiB for each step of a chain. Within
 ``WeightGradients`` each use is one product that adds to the array in place (BLAS's ``beta = 1``).
 
-Letters: N rows, D inputs, H outputs, C columns of the input with a value that is not 0.
+A product of an array with many columns of 0 uses the other columns alone: those of an input that needs no
+derivative (histories), and those of the derivative in the outputs (of a list's score in the items' scores).
+
+Letters: N rows, D inputs, H outputs, C columns of the input with a value that is not 0, R outputs with a
+derivative that is not 0.
 """
 
 from __future__ import annotations
@@ -66,16 +70,23 @@ class WeightGradients:
         self._arrays.clear()
 
     def add(
-        self, weight: nn.Parameter, first: int, gradient: Tensor, x: Tensor, columns: Tensor | None
+        self,
+        weight: nn.Parameter,
+        first: int,
+        gradient: Tensor,
+        x: Tensor,
+        columns: Tensor | None,
+        rows: Tensor | None = None,
     ) -> None:
         """Add gradient^T x to the gradient of a weight (H, ...).
 
         Args:
             weight: the weight.
             first: the column of the weight that belongs to the first input.
-            gradient: (N, H) the derivative in the outputs.
+            gradient: (N, H) the derivative in the outputs, or in some (N, R) of them.
             x: (N, D) inputs, or the columns (N, C) of them.
             columns: (C,) the columns; None for all.
+            rows: (R,) the outputs; None for all. Only without ``columns``.
         """
         if weight not in self._arrays:
             self._arrays[weight] = torch.empty_like(weight)
@@ -84,11 +95,13 @@ class WeightGradients:
         part = array[:, first : first + width]
         if weight not in self._written:
             self._written.add(weight)
-            if columns is None and width == array.shape[1]:
+            if columns is None and rows is None and width == array.shape[1]:
                 torch.mm(gradient.t(), x, out=array)
                 return
             array.zero_()
-        if columns is None:
+        if rows is not None:
+            part.index_add_(0, rows, gradient.t() @ x)
+        elif columns is None:
             part.addmm_(gradient.t(), x)
         else:
             array.index_add_(1, columns + first, gradient.t() @ x)
@@ -152,25 +165,33 @@ class _Linear(torch.autograd.Function):
         flat = kept.reshape(-1, kept.shape[-1])  # (N, D) or (N, C)
         g = gradient.reshape(-1, gradient.shape[-1])  # (N, H)
         of_x = of_weight = of_bias = None
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            of_bias = g.sum(0)
+        plain = columns is None and not torch.is_grad_enabled()  # a second derivative needs all of g
+        rows = filled_columns(g) if plain else None  # (R,)
+        g = g if rows is None else g.index_select(1, rows)  # (N, R)
         if ctx.needs_input_grad[0]:
             part = weight[:, ctx.first : ctx.first + ctx.shape[-1]]  # (H, D)
-            of_x = (g @ part).view(ctx.shape)
+            of_x = (g @ (part if rows is None else part.index_select(0, rows))).view(ctx.shape)
         if ctx.needs_input_grad[1]:
             gradients = WeightGradients.active
             if gradients is not None and ctx.parameter is not None:
-                gradients.add(ctx.parameter, ctx.first, g, flat, columns)
+                gradients.add(ctx.parameter, ctx.first, g, flat, columns, rows)
             else:
-                of_weight = _gradient(weight, ctx.first, g, flat, columns)
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            of_bias = g.sum(0)
+                of_weight = _gradient(weight, ctx.first, g, flat, columns, rows)
         return of_x, of_weight, of_bias, None
 
 
-def _gradient(weight: Tensor, first: int, g: Tensor, x: Tensor, columns: Tensor | None) -> Tensor:
+def _gradient(
+    weight: Tensor, first: int, g: Tensor, x: Tensor, columns: Tensor | None, rows: Tensor | None
+) -> Tensor:
     """Return the gradient of the whole weight, see ``WeightGradients.add``."""
-    if columns is None and x.shape[1] == weight.shape[1]:
+    if columns is None and rows is None and x.shape[1] == weight.shape[1]:
         return g.t() @ x
     out = torch.zeros_like(weight)
+    if rows is not None:
+        out[:, first : first + x.shape[1]].index_copy_(0, rows, g.t() @ x)
+        return out
     where = torch.arange(x.shape[1], device=x.device) if columns is None else columns
     return out.index_copy_(1, where + first, g.t() @ x)
 

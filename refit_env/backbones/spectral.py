@@ -33,7 +33,7 @@ from refit_env.backbones.closed_form import (
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.graphs import Latest
-from refit_env.backbones.products import filled_columns
+from refit_env.backbones.products import filled_columns, linear
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.settings import Share, Size
@@ -87,7 +87,7 @@ class SpectralDenoiser(ClosedForm):
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
-        filtered = u @ self.into @ self.out
+        filtered = linear(linear(u, self.into.t()), self.out.t())
         return filtered if self.near is None else filtered + self.near(u)
 
     def denoise(self, u: Tensor, chain: Diffusion) -> Tensor | None:

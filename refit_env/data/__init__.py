@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from refit_env.data.dataset import Dataset, RowDataset, as_rows
     from refit_env.data.home import data_homes, list_datasets, load_dataset
     from refit_env.data.interactions import Interactions
+    from refit_env.data.mapped import load_mapped, write_mapped
     from refit_env.data.saving import save_dataset
     from refit_env.data.synthetic import synthesize
     from refit_env.data.synthetic_checkins import synthesize_checkins
@@ -29,11 +30,13 @@ _PLACES = {
     "list_datasets": "home",
     "load_canonical": "canonical",
     "load_dataset": "home",
+    "load_mapped": "mapped",
     "save_dataset": "saving",
     "synthesize": "synthetic",
     "synthesize_checkins": "synthetic_checkins",
     "synthesize_sessions": "synthetic_sessions",
     "synthesize_social": "synthetic_social",
+    "write_mapped": "mapped",
 }
 """Name -> the module that defines it."""
 
@@ -46,11 +49,13 @@ __all__ = [
     "list_datasets",
     "load_canonical",
     "load_dataset",
+    "load_mapped",
     "save_dataset",
     "synthesize",
     "synthesize_checkins",
     "synthesize_sessions",
     "synthesize_social",
+    "write_mapped",
 ]
 
 

@@ -173,6 +173,43 @@ class Dataset:
         nothing = Interactions.from_pairs([], [], self.num_users, width)
         return replace(self, train=train.select(keep), test=nothing, origin=self.fingerprint)
 
+    def part(self, first: int, last: int) -> Dataset:
+        """Return the data set of the users ``first`` .. ``last`` - 1, renumbered from 0.
+
+        The arrays of the interactions are views of this data set's, so that a range of a mapped data set
+        (``refit_env.data.mapped``) needs the memory of its own users.
+
+        Raises:
+            ValueError: if the range is empty or not in 0..U, or the data set has rows or social edges.
+
+        Example:
+            >>> pairs = Interactions.from_pairs([0, 1, 2], [2, 0, 1], num_users=3, num_items=3)
+            >>> shop = Dataset("shop", "cf", pairs, pairs, pairs, time_ordered=True)
+            >>> part = shop.part(1, 3)
+            >>> part.num_users, part.train.of(0), part.fingerprint == shop.fingerprint
+            (2, array([0], dtype=int32), True)
+        """
+        if not 0 <= first < last <= self.num_users:
+            raise ValueError(f"users {first}..{last - 1} must be a range in 0..{self.num_users - 1}")
+        if self.has_rows or self.social is not None:
+            raise ValueError(
+                f"{self.name!r} cannot be divided by users: only sets of items, without social edges"
+            )
+        train, valid, test = (self.split(name).part(first, last) for name in SPLITS)
+        low = self.dislikes
+        if low is not None:
+            low = low[0].part(first, last), low[1].part(first, last), low[2].part(first, last)
+        ids = None if self.user_ids is None else self.user_ids[first:last]
+        return replace(
+            self,
+            train=train,
+            valid=valid,
+            test=test,
+            user_ids=ids,
+            dislikes=low,
+            origin=self.fingerprint,
+        )
+
     def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
         """Return this data set with the validation items of ``users`` (n,) appended to their train items.
 

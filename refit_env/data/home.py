@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from refit_env.data.canonical import INFO, is_canonical, load_canonical
 from refit_env.data.catalog import CATALOG, Source, known_names
 from refit_env.data.dataset import Dataset
 from refit_env.data.download import fetch, how_to_get
+from refit_env.data.mapped import is_mapped, load_mapped
 from refit_env.data.recipes import recipes_for
 from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError, unknown_name
@@ -38,7 +40,7 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
 
     Args:
         name_or_folder: a name of ``refit data list`` (a known one, or the user's own set in a data home),
-            ``"synthetic"``, or a folder in canonical form.
+            ``"synthetic"``, or a folder in canonical form or of ``refit_env.data.mapped``.
 
     Raises:
         ValueError: for a name that is neither known, nor in a data home, nor a folder, with a did-you-mean.
@@ -62,6 +64,8 @@ def load_dataset(name_or_folder: str | Path) -> Dataset:
         if meant is None:
             raise unknown_name("data set", name, list_datasets())
         folder = meant
+    if is_mapped(folder):
+        return _load(folder.resolve(), load_mapped)
     if not is_canonical(folder):
         raise DataError(
             f"{folder}: no canonical data set there ({INFO} and interactions.parquet); "
@@ -167,7 +171,7 @@ def _report(message: str) -> None:
     print(f"refit-env: {message}", file=sys.stderr, flush=True)
 
 
-def _load(folder: Path) -> Dataset:
+def _load(folder: Path, load: Callable[[Path], Dataset] = load_canonical) -> Dataset:
     """Read a folder, or take its data set from the process's cache; a changed file is read again."""
     states = (file_state(file) for file in sorted(folder.iterdir()))
-    return CACHE.get("data set", (str(folder), *states), lambda: load_canonical(folder))
+    return CACHE.get("data set", (str(folder), *states), lambda: load(folder))

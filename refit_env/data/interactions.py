@@ -116,6 +116,23 @@ class Interactions:
             None if self.ratings is None else self.ratings[keep],
         )
 
+    def part(self, first: int, last: int) -> Interactions:
+        """Return the rows of the users ``first`` .. ``last`` - 1, renumbered from 0; its items are views.
+
+        Example:
+            >>> rows = Interactions.from_pairs([0, 1, 1], [7, 3, 2], num_users=2, num_items=8)
+            >>> rows.part(1, 2).of(0)
+            array([3, 2], dtype=int32)
+        """
+        begin, end = int(self.indptr[first]), int(self.indptr[last])
+        return Interactions(
+            self.indptr[first : last + 1] - begin,
+            self.items[begin:end],
+            self.num_items,
+            None if self.timestamps is None else self.timestamps[begin:end],
+            None if self.ratings is None else self.ratings[begin:end],
+        )
+
     def by_time(self) -> Interactions:
         """Return the interactions sorted by time within each user; unchanged where no times are known."""
         if self.timestamps is None:

@@ -258,6 +258,12 @@ def make_problem(config: ProblemConfig) -> DenoisingProblem:
     return known.with_own_lists()
 
 
+def forget(problem: DenoisingProblem) -> None:
+    """Remove the cached problems of a problem's data set, so that its memory is free when it is not used."""
+    for key in [key for key, known in _PROBLEMS.items() if known.dataset is problem.dataset]:
+        del _PROBLEMS[key]
+
+
 def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     """Make the relevance, the reward and the scorer of a data set."""
     check_task(backbone_class(config.backbone), whole)

@@ -25,6 +25,9 @@ from refit_env.evaluation.selection import ACCURACY, DISLIKES, Rule, parse_rule
 ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
 
+SCORES = 2**26
+"""Most scores of a batch: fewer than ``batch`` users are scored at a time where there are very many items."""
+
 LENGTHS: dict[str, tuple[int, ...]] = {"cf": (10, 20), "sequential": (5, 10, 20, 50)}
 """Default list lengths by task; other tasks have those of ``cf``."""
 
@@ -86,7 +89,7 @@ def evaluate(
         split: ``"valid"`` (train items masked) or ``"test"`` (train and validation items masked).
         ks: list lengths; None uses ``list_lengths``.
         users: evaluate only these users (if they have relevant items); None evaluates all.
-        batch: number of users scored at a time.
+        batch: number of users scored at a time, at most.
         device: device of the metrics.
 
     Raises:
@@ -105,7 +108,8 @@ def evaluate(
     low = dataset.disliked(split)
     disliked = None if low is None else SparseRows(low, device)
     lists, found = [], []
-    for ids in torch.split(torch.from_numpy(chosen).to(device), batch):
+    size = max(1, min(batch, SCORES // dataset.num_items))
+    for ids in torch.split(torch.from_numpy(chosen).to(device), size):
         hidden = seen.mask(ids)
         ranked = _ranked(score(ids), hidden, max(ks))
         values = _metrics(relevant, ids, ranked, ks)

@@ -27,7 +27,10 @@ def check_memory(needed: int, device: torch.device | str, what: str) -> None:
     free = free_memory(device)
     if free is not None and needed > free:
         where = f" on {device}" if device.type != "cpu" else ""
-        raise ValueError(f"{what} needs {_size(needed)} of memory{where}; {_size(free)} are free")
+        raise ValueError(
+            f"{what} needs {_size(needed)} of memory{where}; {_size(free)} are free, "
+            f"{_size(needed - free)} too few"
+        )
 
 
 def free_memory(device: torch.device | str) -> int | None:

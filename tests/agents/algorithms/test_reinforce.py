@@ -15,6 +15,7 @@ import torch
 from agents.algorithms.configs import ESTIMATORS, ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
 from agents.gradients.advantages import advantage
+from agents.gradients.estimators import ItemDraws
 from agents.rollouts.rollout import roll_out
 from refit_env.backbones import make_backbone
 from refit_env.data import Dataset
@@ -62,6 +63,35 @@ def test_gradient_matches_finite_differences_of_the_expected_reward(
     )
     learner = two_item_agent(Reinforce, config, steps=2)
     check_slopes(learner, lambda noise: expected(learner, noise), batches=12)
+
+
+def test_sampled_items_have_the_whole_gradient_as_their_expectation(
+    make_policy: Factory, small_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, chunks=2))
+    learner.optimizer = torch.optim.SGD(learner.policy.parameters(), lr=0.0)
+    state, own = learner.noise_generator.get_state(), torch.Generator().manual_seed(5)
+
+    def gradient(draws: ItemDraws | None) -> torch.Tensor:
+        """The gradient of the same chains in all weights of the last layer, (H * I,)."""
+        monkeypatch.setattr(learner, "_item_draws", lambda: draws)
+        learner.noise_generator.set_state(state)
+        learner.update(torch.arange(8))
+        weight = learner.policy.backbone.layers[-1].weight  # type: ignore[union-attr,index]
+        return weight.grad.double().flatten().clone()  # type: ignore[union-attr,operator]
+
+    exact = gradient(None)
+    each = torch.stack([gradient(ItemDraws(10, own)) for _ in range(200)])  # (200, H * I)
+    assert float(each.var(0).sum()) > 0
+    direction = torch.stack([exact, torch.randn(exact.numel(), generator=own, dtype=torch.float64)])
+    along, wanted = each @ direction.T, direction @ exact  # (200, 2), (2,)
+    error = along.std(0) / math.sqrt(200)
+    assert bool(((along.mean(0) - wanted).abs() < 4.5 * error + 1e-12).all())
+
+
+def test_sampled_items_are_for_estimators_that_compute_items() -> None:
+    with pytest.raises(SettingError, match="sampled_items must be 0 for estimator 'score'"):
+        ReinforceConfig(estimator="score", sampled_items=8)
 
 
 def test_rao_blackwell_varies_less_than_the_score_function(make_policy: Factory, small_data: Dataset) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.gradients.estimators import expected_slope
-from agents.gradients.rank_thresholds import crossings, top
+from agents.gradients.estimators import ItemDraws, expected_slope, item_chances
+from agents.gradients.rank_thresholds import crossings, drops, top
 
 STD = 0.3
 SAMPLES = 400_000
@@ -124,3 +124,56 @@ def test_the_item_behind_a_known_list_is_the_best_of_the_others() -> None:
     known, sorted_ = top(scores, 5, scores.topk(5, dim=1).indices), top(scores, 5)
     assert torch.equal(known.value, sorted_.value) and torch.equal(known.item, sorted_.item)
     assert top(scores, 30, scores.argsort(dim=1, descending=True)).item.shape == (7, 30)
+
+
+def some_episodes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores, means, gains (3, 40) and discount (4,) of three episodes with few relevant items."""
+    generator = torch.Generator().manual_seed(1)
+    mean = torch.rand(3, 40, generator=generator)
+    scores = mean + STD * torch.randn(3, 40, generator=generator)
+    gains = torch.zeros(3, 40)
+    gains[0, scores[0].argmax()] = 1.0  # on the list: it pushes others down
+    gains[1, [3, 7]], gains[2, 9] = 0.5, 1.0
+    return scores, mean, gains, torch.tensor([1.0, 0.6, 0.5, 0.4])
+
+
+class Fixed(ItemDraws):
+    """One draw: a certain item."""
+
+    def drawn(self, chance: Tensor) -> tuple[Tensor, Tensor]:
+        """Return item ``count`` with the weight of one draw."""
+        return torch.tensor([self.count]), (1.0 / chance[[self.count]]).float()
+
+
+def test_sampled_items_have_the_expectation_of_all_of_them() -> None:
+    scores, mean, gains, discount = some_episodes()
+    value, item = top(scores, 4)
+    lost = drops(discount) * gains.gather(1, item)[:, :4]
+    chance = item_chances(mean, value[:, :4], lost, STD)
+    assert float(chance.sum()) == pytest.approx(1.0) and float(chance.min()) > 0
+    expectation = sum(
+        float(chance[i]) * expected_slope(scores, mean, gains, discount, STD, draws=Fixed(i)).double()
+        for i in range(40)
+    )
+    assert torch.allclose(
+        torch.as_tensor(expectation), expected_slope(scores, mean, gains, discount, STD).double(), atol=1e-5
+    )
+
+
+def test_listed_and_relevant_items_are_not_estimated() -> None:
+    scores, mean, gains, discount = some_episodes()
+    exact = expected_slope(scores, mean, gains, discount, STD)
+    sampled = expected_slope(
+        scores, mean, gains, discount, STD, draws=ItemDraws(3, torch.Generator().manual_seed(0))
+    )
+    certain = (gains != 0).scatter(1, top(scores, 4).item, True)
+    assert torch.allclose(sampled[certain], exact[certain], atol=1e-6)
+    assert int((sampled[0] != 0).sum()) <= 3 + int(certain[0].sum())
+
+
+def test_items_are_drawn_as_often_as_their_probabilities_say() -> None:
+    chance = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)
+    item, weight = ItemDraws(20_000, torch.Generator().manual_seed(0)).drawn(chance)
+    share = torch.bincount(item, minlength=4) / 20_000
+    assert torch.allclose(share.double(), chance, atol=0.02) and int((item == 2).sum()) == 0
+    assert torch.allclose(weight.double(), 1.0 / (20_000 * chance[item]))

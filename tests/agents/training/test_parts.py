@@ -18,6 +18,7 @@ from agents.algorithms.ppo import PPO
 from agents.algorithms.reinforce import Reinforce
 from agents.runs.log import read_log
 from agents.training import world
+from agents.training.pretrainer import Pretrainer
 from agents.training.world import World
 from refit_env.backbones import backbone_for
 from refit_env.data import Dataset
@@ -145,8 +146,19 @@ def test_a_batch_that_does_not_fit_says_by_how_much(
     task_data: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     items = task_data["cf"].num_items
-    monkeypatch.setattr("refit_env.utils.memory.free_memory", lambda device: 12 * items * 4 * 14)
-    message = r"a batch of 24 episodes \(--chunks divides it\) needs .* of memory; .* are free"
+    weights = sum(weight.numel() for weight in make(task_data["cf"], SMALL).policy.parameters())
+    free = 12 * items * 4 * 14 + 16 * weights
+    monkeypatch.setattr("refit_env.utils.memory.free_memory", lambda device: free)
+    message = (
+        r"a batch of 24 episodes \(--chunks divides it\) needs .* of memory; .* are free, "
+        rf"{12 * items * 4 * 14} bytes too few"
+    )
     with pytest.raises(ValueError, match=message):
         make(task_data["cf"], SMALL)
     assert make(task_data["cf"], replace(SMALL, chunks=2)).env.num_envs == 12
+    free = 0
+    backbone = backbone_for(task_data["cf"], "diffrec", {"hidden": (16,)}, seed=0)
+    with pytest.raises(
+        ValueError, match=r"a batch of \d+ rows of \d+ numbers \(--users-per-batch\) needs .* too few"
+    ):
+        Pretrainer(task_data["cf"], backbone, device="cpu")

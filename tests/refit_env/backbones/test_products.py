@@ -133,3 +133,33 @@ def test_second_derivatives_are_right() -> None:
     weight = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda *inputs: linear(*inputs).tanh(), (x, weight, bias))
+
+
+@pytest.mark.parametrize("collected", [True, False])
+@pytest.mark.parametrize("touched", [30, INPUTS])
+def test_a_derivative_in_few_outputs_gives_the_gradients_of_torch(touched: int, collected: bool) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = nn.Parameter(torch.randn(INPUTS, OUTPUTS + EXTRA, generator=generator))
+    bias = nn.Parameter(torch.zeros(INPUTS))
+    x = torch.randn(ROWS, OUTPUTS, generator=generator, requires_grad=True)
+    slope = torch.zeros(ROWS, INPUTS)
+    slope[:, torch.randperm(INPUTS, generator=generator)[:touched]] = 1.0
+    assert (filled_columns(slope) is None) == (touched == INPUTS)
+    functional.linear(x, weight[:, 1 : 1 + OUTPUTS], bias).backward(slope)
+    expected = [torch.zeros(0) if tensor.grad is None else tensor.grad for tensor in (x, weight, bias)]
+    for tensor in (x, weight, bias):
+        tensor.grad = None
+    with WeightGradients() if collected else nullcontext():
+        linear(x, weight, bias, first=1).backward(slope)
+    for tensor, gradient in zip((x, weight, bias), expected, strict=True):
+        assert tensor.grad is not None
+        assert torch.allclose(tensor.grad, gradient, atol=1e-4 * float(gradient.abs().max()))
+
+
+def test_a_second_derivative_uses_outputs_whose_derivative_is_0() -> None:
+    weight = nn.Parameter(torch.ones(INPUTS, OUTPUTS))
+    x = torch.ones(ROWS, OUTPUTS, requires_grad=True)
+    slope = torch.zeros(ROWS, INPUTS, requires_grad=True)
+    [of_x] = torch.autograd.grad(linear(x, weight), x, slope, create_graph=True)
+    of_x.sum().backward()
+    assert torch.equal(slope.grad, torch.full((ROWS, INPUTS), float(OUTPUTS)))  # type: ignore[arg-type]
