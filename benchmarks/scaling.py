@@ -12,8 +12,8 @@ users. Each cell is a process of its own: CPU seconds of one thread (other proce
 - *evaluation*: full ranking of all users, from 2,048 of them;
 
 and the peak memory of the process. The exponent b of seconds ~ n^b is fitted by least squares of the
-logarithms to the sizes from 3,000 on (below, fixed costs prevail), with its 95 % interval. The last cell is a
-short run on 10^6 users and 10^6 items (``million_cell``).
+logarithms to the sizes from 3,000 on (below, fixed costs prevail), with its 95 % interval. The last cells are
+a short run on 10^6 users and 10^6 items (``benchmarks.million``). ``--only million`` measures that alone.
 
 Letters: n users or items, B users in a batch, I items.
 """
@@ -36,6 +36,7 @@ from agents.experiments.records import Cell, read_cell
 from agents.runs.profiling import measure
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
+from benchmarks import million
 from benchmarks.harness import RESULTS, finish_cells, report
 from benchmarks.workloads import NUM_STEPS, large_dataset
 from refit_env.backbones import backbone_for
@@ -52,7 +53,7 @@ FITTED_FROM = 3_000
 EXACT_TO = 30_000
 """Most users of which neighbours are searched exactly."""
 HIDDEN, USERS, BATCHES, EVALUATED, REPEATS = (200,), 128, 10, 2_048, 4
-TARGET, MILLION = 1.0, 10**6
+TARGET = 1.0
 MEASURED = ("iteration", "epoch", "setup", "neighbours", "evaluation", "memory")
 
 
@@ -104,45 +105,8 @@ def _tuning(data: Any, policy: DiffusionPolicy) -> dict[str, float]:
     return out | {"iteration": min(seconds)}
 
 
-def million_cell(num_users: int, num_items: int) -> dict[str, Any]:
-    """Pretrain, fine-tune and evaluate a few batches on 10^6 users and 10^6 items.
-
-    A row of the catalogue has 4 MB, so that batches have 16 users in four chunks; the network has 16 hidden
-    units, and the reward (ndcg) needs no neighbours.
-    """
-    begin = time.process_time()
-    data = large_dataset(num_users, num_items, events=12)
-    out: dict[str, Any] = {"interactions": len(data.train), "data": time.process_time() - begin}
-    with measure() as usage:
-        policy = DiffusionPolicy(backbone_for(data, "diffrec", {"hidden": (16,)}, seed=0), 2)
-        trainer = Pretrainer(data, policy.backbone, PretrainConfig(users_per_batch=32), device="cpu")
-        begin = time.process_time()
-        trainer._update(trainer.examples.ids[:32])
-        out["pretraining_batch"] = time.process_time() - begin
-        del trainer
-        begin = time.process_time()
-        config = ReinforceConfig(users_per_batch=16, chunks=4)
-        agent = Reinforce(
-            policy, "ReFiT-Custom-v0", config, env_kwargs={"data": data, "reward": "ndcg"}, device="cpu"
-        )
-        out["setup"] = time.process_time() - begin
-        everyone = torch.as_tensor(agent.env.problem.users)
-        seconds = []
-        for n in range(3):
-            begin = time.process_time()
-            agent.update(everyone[16 * n : 16 * (n + 1)])
-            seconds.append(time.process_time() - begin)
-        out["iteration"] = min(seconds)
-        del agent
-        begin = time.process_time()
-        users = evaluated_users(data, "test")[:32]
-        means = evaluate(policy.scorer(data), data, "test", users=users, batch=16).means()
-        out["evaluation_32"], out["recall@20"] = time.process_time() - begin, means["recall@20"]
-    return out | {"memory": usage.peak_memory_mib}
-
-
 def plan() -> list[Cell]:
-    """Return the cells: users grow, then items; the last one is the run on a million of both."""
+    """Return the cells: users grow, then items."""
     settings = {
         "hidden": list(HIDDEN),
         "users_per_batch": USERS,
@@ -150,7 +114,7 @@ def plan() -> list[Cell]:
         "search": "approximate",
     }
     sizes = [(n, FIXED) for n in SIZES] + [(FIXED, n) for n in SIZES if n != FIXED]
-    cells = [
+    return [
         Cell(
             f"growth_{users}_{items}",
             growth_cell,
@@ -159,7 +123,6 @@ def plan() -> list[Cell]:
         )
         for users, items in sizes
     ]
-    return [*cells, Cell("million", million_cell, (MILLION, MILLION), {"users_per_batch": 16, "chunks": 4})]
 
 
 def exponent(cost: Mapping[int, float]) -> tuple[float, float, float]:
@@ -186,9 +149,6 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
     for cell in plan():
         users, items = cell.arguments
         got = found[cell.key]
-        if cell.work is million_cell:
-            rows.append([f"{users:,} users, {items:,} items", *_million(got)])
-            continue
         cells = [f"{got[name]:.3g}" if name in got else "" for name in MEASURED]
         rows.append([f"{users:,} users, {items:,} items", *cells])
         for axis, n, other in (("users", users, items), ("items", items, users)):
@@ -205,16 +165,30 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
     return rows, {"exponents": exponents}
 
 
-def _million(got: Mapping[str, Any]) -> list[str]:
-    """Return the cells of the row of a million users and items."""
-    found = {
-        "iteration": f"{got['iteration']:.3g} (16 users)",
-        "epoch": f"{got['pretraining_batch']:.3g} (32 users)",
-        "setup": f"{got['setup']:.3g}",
-        "evaluation": f"{got['evaluation_32']:.3g} (32 users)",
-        "memory": f"{got['memory']:.3g}",
-    }
-    return [found.get(name, "") for name in MEASURED]
+def million_rows(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the table's rows of the run on a million users and items, which have figures of their own."""
+    data, fit, run = (found[key] for key in ("million_data", "million_fit", "million"))
+    users = f"{million.SIZE:,} users, {million.SIZE:,} items"
+    size = million.CONFIG.users_per_batch
+    names = (
+        f"data, {data['interactions']:,} interactions, {data['mib']:.0f} MiB",
+        f"spectral fit, {fit['weights']:,} weights",
+        f"REINFORCE, batches of {size} users; test of {run['users_tested']} users",
+    )
+    costs: tuple[dict[str, float], ...] = (
+        {"setup": data["seconds"], "memory": data["memory"]},
+        {"setup": fit["seconds"], "memory": fit["memory"]},
+        {
+            "iteration": min(run["iterations"]),
+            "setup": run["setup"],
+            "evaluation": run["test"],
+            "memory": run["memory"],
+        },
+    )
+    return [
+        [f"{users}: {name}", *(f"{cost[part]:.3g}" if part in cost else "" for part in MEASURED)]
+        for name, cost in zip(names, costs, strict=True)
+    ]
 
 
 def main() -> None:
@@ -223,10 +197,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
-    redo, cells = parser.parse_args().redo, plan()
-    finish_cells(cells, CELLS, redo=redo)
+    parser.add_argument("--only", choices=("growth", "million"), help="measure one part, write no table")
+    options = parser.parse_args()
+    parts = {"growth": plan(), "million": million.cells()}
+    cells = parts[options.only] if options.only else [*parts["growth"], *parts["million"]]
+    finish_cells(cells, CELLS, redo=options.redo)
+    if options.only:
+        return
     found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
     rows, details = tabulate(found)
+    rows += million_rows(found)
     fitted = "; ".join(
         f"{what} n^{b:.2f} ({low:.2f} to {high:.2f})" for what, (b, low, high) in details["exponents"].items()
     )

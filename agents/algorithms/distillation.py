@@ -44,7 +44,7 @@ class Distill(FineTuner):
     """
 
     name: ClassVar[str] = "distill"
-    takes_ranges: ClassVar[bool] = False  # it reads the rows of the environments that it began with
+    supports_ranges: ClassVar[bool] = False  # it reads the rows of the environments that it began with
     config_class: ClassVar[type[TrainerConfig]] = DistillConfig
     config: DistillConfig
 

@@ -170,7 +170,7 @@ def expected_slope(
     value, item = first  # (N, K + 1)
     count = value.shape[1] - 1  # thresholds that an item can cross
     drop, held = drops(discount)[:count], gains.gather(1, item)  # (K,), (N, K + 1)
-    lost = drop * held[:, :count]  # (N, K) what an item takes from the one at each rank
+    lost = drop * held[:, :count]  # (N, K) what an item costs the one at each rank
     if draws is None:
         out = _pushed_down(mean, value[:, :count], lost, std)
     else:

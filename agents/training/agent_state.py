@@ -62,7 +62,7 @@ class AgentState(Resumable):
     divides_batches: ClassVar[bool] = False
     """Whether ``update`` can be divided among processes and into chunks."""
 
-    takes_ranges: ClassVar[bool] = True
+    supports_ranges: ClassVar[bool] = True
     """Whether the environment may be another one in each iteration, of other users."""
 
     def __init__(
@@ -154,7 +154,7 @@ class AgentState(Resumable):
         if self.config.user_parts == 1:
             return
         found = {
-            f"algorithm {self.name!r}": not self.takes_ranges,
+            f"algorithm {self.name!r}": not self.supports_ranges,
             "an environment that is given instead of an id": self.ranges is None,
             "a reward that uses the lists of all users": self.env.problem.reward_fn.uses_lists,
             "constraints": bool(self.lagrangian.conditions),

@@ -13,6 +13,8 @@ from refit_env.policy import DiffusionPolicy
 
 DIVERGENCE_USERS = 128
 """Users over which the divergence from the pretrained policy is averaged."""
+NUMBERS = 2**24
+"""Most numbers of the compared vectors: fewer users are compared where vectors are very long."""
 
 
 def divergence(
@@ -27,7 +29,8 @@ def divergence(
         policy: whose chain is run.
         reference: of the same network and T; usually the frozen pretrained policy.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 128 are used; None uses those that episodes are about.
+        users: (n,) int64, of whom the first 128 are used, fewer where D is above 131,072; None uses those
+            that episodes are about.
     """
     return compared_chains(policy, reference, problem, users)[0]
 
@@ -45,13 +48,15 @@ def compared_chains(
         policy: whose chain is run.
         reference: of the same network and T.
         problem: gives starting states and contexts.
-        users: (n,) int64, of whom the first 128 are used; None uses those that episodes are about.
+        users: (n,) int64, of whom the first 128 are used, fewer where D is above 131,072; None uses those
+            that episodes are about.
 
     Returns:
         The mean of ``divergence``, the last vectors u_0 (B, D), and their users (B,).
     """
     chosen = torch.as_tensor(problem.users) if users is None else users
-    chosen = chosen[:DIVERGENCE_USERS].to(problem.device)  # (B,)
+    most = max(1, min(DIVERGENCE_USERS, NUMBERS // problem.dim))
+    chosen = chosen[:most].to(problem.device)  # (B,)
     u = problem.initial_state(chosen).to(policy.device)  # (B, D)
     context, total = problem.context(chosen), 0.0
     for t in range(policy.num_steps):

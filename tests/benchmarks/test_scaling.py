@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,8 +27,6 @@ def test_exponents_are_fitted_to_the_sizes_of_each_axis(benchmark: Any) -> None:
         found[cell.key] = {"iteration": items / 1000.0, "epoch": users * items / 1e6, "memory": 500.0}
         if users > 10_000:
             found[cell.key]["neighbours"] = 1.0
-    million = {"pretraining_batch": 1.0, "setup": 2.0, "evaluation_32": 3.0}
-    found["million"] |= million
     rows, details = benchmark.tabulate(found)
     exponents = details["exponents"]
     assert exponents["iteration in items"] == pytest.approx((1.0, 1.0, 1.0))
@@ -57,3 +56,22 @@ def test_a_large_data_set_has_its_size_and_constant_activity(
     per_user = [len(data.train) / data.num_users for data in (small, large)]
     assert per_user[0] == pytest.approx(per_user[1], rel=0.3)
     assert large_dataset(200, 500, 20).fingerprint == small.fingerprint
+
+
+def test_the_run_on_a_million_does_all_its_parts(benchmark: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    from benchmarks import million
+
+    monkeypatch.setattr(million, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(million, "PARTS", 4)
+    monkeypatch.setattr(million, "RANGES", 4)
+    small = {"users_per_batch": 4, "chunks": 2, "user_parts": 4, "sampled_items": 20}
+    monkeypatch.setattr(million, "CONFIG", replace(million.CONFIG, **small))
+    found = {
+        "million_data": million.data_cell(800, 4),
+        "million_fit": million.fit_cell(3),
+        "million": million.run_cell(800),
+    }
+    assert [cell.key for cell in million.cells()] == list(found)
+    assert len(found["million"]["iterations"]) == million.CONFIG.iterations
+    assert found["million"]["rows_listed"] == 20 * 64 and found["million"]["users_tested"] == 128
+    assert all(len(row) == len(benchmark.MEASURED) + 1 for row in benchmark.million_rows(found))
