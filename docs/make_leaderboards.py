@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "leaderboards"
 RESULTS = ROOT / "benchmarks" / "results"
 MADE = "<!-- Made by docs/make_leaderboards.py from benchmarks/results; measure again, then `make docs`. -->"
-INTRODUCTION = """All rows of an environment are fitted to its train items and measured by one
-evaluation: full ranking, seen items removed. The [baselines](../baselines/index.md) are recommenders that
-a team would take instead; their settings were chosen on validation, like ours.
+INTRODUCTION = """A leaderboard ranks all recommenders that were measured on one environment by their test
+NDCG@20: the diffusion models of this project as they are pretrained, the same after fine-tuning, and the
+[baselines](../baselines/index.md), recommenders that a team would take instead. All are fitted to the train
+items and measured by one evaluation: full ranking, seen items removed. Each page lists the baselines' settings
+and how long validation searched for them; some have their defaults, and most have one seed.
 `refit compare leaderboards --env ID` measures a board again."""
+
+SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
+processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were measured
+as they are, so a search might lift the row."""
 
 
 def pages() -> dict[str, str]:
@@ -71,18 +77,15 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
         parts += [table["note"]] if "note" in table else []
         parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], table["rows"])]
     parts += ["Measured on:", data_table([DATA[env_id]], boards)]
-    if settings := settings_rows(env_id):
-        about = (
-            "Settings of the baselines: what validation chose of so many trials; without trials, the "
-            "defaults with larger batches, or the best of a few settings."
-        )
+    measured = {row[0] for table in tables for row in table["rows"]}
+    if settings := settings_rows(env_id, measured):
         columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
-        parts += [about, markdown_table(columns, settings)]
+        parts += [SETTINGS, markdown_table(columns, settings)]
     return "\n\n".join([*parts, _source(boards)]) + "\n"
 
 
-def settings_rows(env_id: str) -> list[list[str]]:
-    """The baselines that were searched, or have settings of their own."""
+def settings_rows(env_id: str, measured: Collection[str] = ()) -> list[list[str]]:
+    """The baselines that are measured or were searched, and their settings; titles of rows are ``measured``."""
     lines = (RESULTS / "search-baselines.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     searches = {search["baseline"]: search for search in found if search["dataset"] == DATA[env_id]}
@@ -91,7 +94,7 @@ def settings_rows(env_id: str) -> list[list[str]]:
         if variant.make != "baseline":
             continue
         settings, search = baseline_settings(env_id, variant.algorithm), searches.get(variant.algorithm)
-        if not settings and search is None:
+        if variant.title not in measured and not settings and search is None:
             continue
         text = ", ".join(f"`{name}={value}`" for name, value in settings.items()) or "the defaults"
         out.append([variant.title, text, *_search(search)])
