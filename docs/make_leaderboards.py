@@ -28,13 +28,13 @@ MADE = "<!-- Made by docs/make_leaderboards.py from benchmarks/results; measure 
 INTRODUCTION = """A leaderboard ranks all recommenders that were measured on one environment by their test
 NDCG@20: the diffusion models of this project as they are pretrained, the same after fine-tuning, and the
 [baselines](../baselines/index.md), recommenders that a team would take instead. All are fitted to the train
-items and measured by one evaluation: full ranking, seen items removed. Each page lists the baselines' settings
-and how long validation searched for them; some have their defaults, and most have one seed.
+items and measured by one evaluation: full ranking, seen items removed. Each page lists the baselines'
+settings and how long validation searched for them; some have their defaults, and most have one seed.
 `refit compare leaderboards --env ID` measures a board again."""
 
 SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
-processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were measured
-as they are, so a search might lift the row."""
+processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were
+measured as they are, so a search might lift the row."""
 
 
 def pages() -> dict[str, str]:
@@ -85,7 +85,7 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
 
 
 def settings_rows(env_id: str, measured: Collection[str] = ()) -> list[list[str]]:
-    """The baselines that are measured or were searched, and their settings; titles of rows are ``measured``."""
+    """The baselines that were searched or are ``measured`` (titles of rows), and their settings."""
     lines = (RESULTS / "search-baselines.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     searches = {search["baseline"]: search for search in found if search["dataset"] == DATA[env_id]}
