@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypedDict
 
@@ -22,6 +22,7 @@ from agents.commands.options import (
     Flag,
     FolderOption,
     NameOption,
+    ProcessesOption,
     absolute_places,
     as_words,
     named,
@@ -30,7 +31,7 @@ from agents.commands.options import (
     parse_reward,
     reward_words,
 )
-from agents.commands.resuming import begun_settings, check_code
+from agents.commands.resuming import begun_settings, check_code, restarted
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.runs.processes import launch, processes
@@ -125,7 +126,7 @@ class Finetune(Command):
     new_data: Flag = False
     """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
     those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
-    processes: Annotated[int, Meta(ge=1, le=1024)] = 1
+    processes: ProcessesOption = 1
     """Processes of this machine among which every batch is divided (REINFORCE; the extra ``distributed``):
     one for each GPU, or for each core. ``torchrun`` starts them on several machines."""
     other_weights: Flag = False
@@ -237,7 +238,8 @@ def main(words: Sequence[str]) -> int:
     of_data: FineTuning | None = None
     reward = getattr(chosen, "goal.reward") or chosen.reward
     code = places_in([chosen.algorithm or ""]) + places_in(parse_reward(reward or ""))
-    if chosen.resume and chosen.out is not None:
+    again = restarted(chosen.out)
+    if (chosen.resume or again) and chosen.out is not None:
         default = begun_command(Path(chosen.out), code)
     elif chosen.settings is not None:
         if chosen.algorithm is not None or chosen.preset is not None:
@@ -252,10 +254,12 @@ def main(words: Sequence[str]) -> int:
         agent = named_settings(presets(name), preset, f"preset of {name}")
         default = Finetune(out=tyro.MISSING, algorithm=name, preset=preset, agent=agent)
     command: Finetune = parse(Finetune, words, "refit finetune", default)
-    if of_data is not None and not command.quiet:
-        say(f"reward {command.goal.reward}, relevance {command.goal.relevance}: {of_data.why}", stderr=True)
+    if again:
+        command = replace(command, resume=True, overwrite=False)
     if command.processes > 1 and processes() == 1:
         return launch(["finetune", *words], command.processes)
+    if of_data is not None and not command.quiet:
+        say(f"reward {command.goal.reward}, relevance {command.goal.relevance}: {of_data.why}", stderr=True)
     return command.run()
 
 

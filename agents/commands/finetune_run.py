@@ -31,7 +31,7 @@ from agents.runs.contents import RunConfig
 from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
 from agents.runs.log import log_result, read_log
 from agents.runs.plots import Panel, column, plot_curves
-from agents.runs.processes import is_first, is_restarted
+from agents.runs.processes import is_first
 from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
 from agents.training.config import TrainerConfig
@@ -62,8 +62,6 @@ KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
 def run(command: Finetune) -> int:
     """Fine-tune, evaluate, and write the run folder; returns the exit code."""
     command = replace(command, agent=_adapted(command))
-    if is_restarted():
-        command = replace(command, resume=True, overwrite=False)
     if not is_first():
         return _assist(command)
     if command.resume:

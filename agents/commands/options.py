@@ -41,6 +41,8 @@ NameOption = Annotated[str | None, tyro.conf.arg(metavar="NAME")]
 """A name that may be left out."""
 CountOption = Annotated[Annotated[int, Meta(ge=1, le=10**9)] | None, tyro.conf.arg(metavar="INT")]
 """A number of something that may be left out."""
+ProcessesOption = Annotated[int, Meta(ge=1, le=1024)]
+"""A number of processes of this machine."""
 Repeats = Annotated[int, Meta(ge=1, le=1000)]
 """How many runs."""
 RepeatsOption = Annotated[Repeats | None, tyro.conf.arg(metavar="INT")]

@@ -19,13 +19,15 @@ from agents.commands.options import (
     Flag,
     FolderOption,
     NameOption,
+    ProcessesOption,
     as_words,
     named,
     parse,
 )
-from agents.commands.resuming import begun_settings, check_code
+from agents.commands.resuming import begun_settings, check_code, restarted
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
+from agents.runs.processes import launch, processes
 from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.tuning.settings_file import read_settings
 from refit_env.registration import entry, env_ids
@@ -82,6 +84,9 @@ class Pretrain(Command):
     new_data: Flag = False
     """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
     those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
+    processes: ProcessesOption = 1
+    """Processes of this machine among which every batch is divided (the extra ``distributed``): one for each
+    GPU, or for each core. ``torchrun`` starts them on several machines."""
     other_weights: Flag = False
     """Allow weights other than those that the run in the folder ended with."""
     resume: Flag = False
@@ -173,11 +178,11 @@ def main(words: Sequence[str]) -> int:
     chooser.add_argument("--settings", default=None)
     chooser.add_argument("--data", default=None)
     found = chooser.parse_known_args(list(words))[0]
-    if found.resume and found.out is not None:
-        resumed: Pretrain = parse(
-            Pretrain, words, "refit pretrain", begun_command(Path(found.out), places_in(found.backbone))
-        )
-        return resumed.run()
+    again = restarted(found.out)
+    if (found.resume or again) and found.out is not None:
+        begun = begun_command(Path(found.out), places_in(found.backbone))
+        resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun)
+        return _run(replace(resumed, resume=True, overwrite=False) if again else resumed, words)
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
     chosen: Chosen | None = None
     if found.data is not None and found.env in ("", "ReFiT-Custom-v0") and not named(words):
@@ -191,6 +196,13 @@ def main(words: Sequence[str]) -> int:
     if found.settings is not None:
         default = with_settings(default, Path(found.settings), places_in(found.backbone))
     command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
+    return _run(command, words, chosen)
+
+
+def _run(command: Pretrain, words: Sequence[str], chosen: Chosen | None = None) -> int:
+    """Run the command, in as many processes as it says; returns the exit code."""
+    if command.processes > 1 and processes() == 1:
+        return launch(["pretrain", *words], command.processes)
     if chosen is not None and not command.quiet:
         say(f"backbone {chosen.value}: {chosen.why} (--backbone NAME chooses another)", stderr=True)
     return command.run()

@@ -26,12 +26,15 @@ from agents.commands.options import parse_options
 from agents.commands.pretrain import Pretrain
 from agents.commands.resuming import check_begun_on, check_unchanged, interrupted
 from agents.console import console, print_json, shows_progress
-from agents.runs.folder import CURVE, RunFolder
+from agents.runs.folder import CONFIG, CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import Panel, column, plot_curves
+from agents.runs.processes import is_first, processes
 from agents.runs.profiling import measure
 from agents.training.closed_form import hybrid_settings, is_closed_form
 from agents.training.pretrainer import Pretrainer
+from agents.training.tensors import resolve_device
+from agents.training.world import world_of
 from refit_env.backbones import backbone_for
 from refit_env.backbones.hybrid import HybridDenoiser
 from refit_env.data import Dataset, load_dataset
@@ -47,15 +50,20 @@ def run(command: Pretrain) -> int:
     """Train, evaluate, and write the run folder; returns the exit code."""
     if command.new_data and command.init is None:
         raise ValueError("--new-data carries a trained model over: name its run folder with --init")
+    name = _closed_form(command)
+    if name and processes() > 1:
+        raise ValueError(f"backbone {name!r} is fitted in closed form, in one process: leave out --processes")
+    if not is_first():
+        return _assist(command)
     if command.resume:
         if command.overwrite:
             raise ValueError("--resume continues a run, --overwrite replaces it: leave one out")
         with RunFolder.resume(command.out) as folder:
-            if name := _closed_form(command):
+            if name:
                 _check_resumed(command, folder)
                 return _fit(command, folder, name)
             return _train(command, folder, *_resumed(command, folder))
-    if name := _closed_form(command):
+    if name:
         return _begin_fit(command, name)
     target = _target(command)
     trainer, policy = _trainer(command, target)
@@ -75,6 +83,16 @@ def run(command: Pretrain) -> int:
         command.out, "pretrain", _settings(command, target) | begun, overwrite=command.overwrite, needs=needs
     ) as folder:
         return _train(command, folder, trainer, policy)
+
+
+def _assist(command: Pretrain) -> int:
+    """Train beside the first process, which writes the run folder; returns the exit code."""
+    if command.resume:
+        trainer, _ = _resumed(command, RunFolder.open(command.out, needs=(CONFIG,)))
+    else:
+        trainer, _ = _trainer(command, _target(command))
+    trainer.learn()
+    return 0
 
 
 def _target(command: Pretrain) -> Target:
@@ -141,13 +159,15 @@ def _trainer(
 
 
 def _base_settings(command: Pretrain, dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a hybrid's closed form, chosen on validation."""
-    return hybrid_settings(
-        dataset,
-        options,
-        num_steps=command.num_steps or 1,
-        select=command.training.select,
-        device=command.device,
+    """The settings of a hybrid's closed form, chosen on validation, by the first process for all."""
+    return world_of(resolve_device(command.device)).of_first(
+        lambda: hybrid_settings(
+            dataset,
+            options,
+            num_steps=command.num_steps or 1,
+            select=command.training.select,
+            device=command.device,
+        )
     )
 
 
@@ -220,7 +240,7 @@ def _resumed(command: Pretrain, folder: RunFolder) -> tuple[Pretrainer, Diffusio
     trainer, policy = _trainer(command, target, begun.get("base"))
     if saved:
         trainer.load(folder.path)
-    if grows:
+    if grows and is_first():
         kept = {name: begun.get(name) for name in ("dataset", "weights", "base", "backbone_file")}
         folder.write_config("pretrain", settings | kept)
     return trainer, policy

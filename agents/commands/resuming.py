@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from agents.console import say
 from agents.runs.contents import RunConfig
-from agents.runs.folder import RunError, RunFolder
+from agents.runs.folder import CONFIG, RunError, RunFolder
+from agents.runs.processes import restarts
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.utils.user_code import SHORT, Source, absolute_place, in_words, places_in, source_of
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 MAY_GROW = ("agent.iterations", "pretrain.epochs")
 """Settings that a resumed run may raise."""
+
+
+def restarted(out: str | None) -> bool:
+    """Return whether the launcher started the processes of a run again: it then continues as by ``--resume``.
+
+    Args:
+        out: what ``--out`` said; of a run that had not begun, nothing is there to continue.
+    """
+    return restarts() > 0 and out is not None and (Path(out) / CONFIG).exists()
 
 
 def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -22,9 +23,9 @@ def is_first() -> bool:
     return processes() == 1 or int(os.environ.get("RANK", "0")) == 0
 
 
-def is_restarted() -> bool:
-    """Return whether the launcher started these processes again after one of them ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """Return how often the launcher started these processes again after one of them ended."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def local_rank() -> int:
@@ -60,6 +61,7 @@ def launch(words: Sequence[str], count: int) -> int:
         monitor_interval=0.2,
     )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    logging.disable(logging.ERROR)  # this process only launches: it says below, in a line, what went wrong
     try:
         elastic_launch(config, sys.executable)("-m", "agents", *words)
     except SignalException as stop:

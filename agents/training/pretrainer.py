@@ -31,11 +31,14 @@ from agents.training.interrupt import deferred_interrupt
 from agents.training.precision import check_precision, products
 from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.resumable import Resumable
+from agents.training.shares import Share, shared
 from agents.training.tensors import resolve_device
+from agents.training.world import world_of
 from refit_env.backbones import Backbone, backbone_for, check_task
 from refit_env.checkpoint import weights_digest
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
+from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
@@ -122,6 +125,13 @@ class Pretrainer(Resumable):
         self.dataset = dataset.episodes
         self.device = resolve_device(device)
         check_precision(self.config.precision, self.device)
+        self.world = world_of(self.device)
+        if self.config.users_per_batch < self.world.size:
+            raise SettingError(
+                "users_per_batch",
+                f"must be at least {self.world.size}, the processes that share a batch, found "
+                f"{self.config.users_per_batch}",
+            )
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
         self._by_chain = self.config.objective == "ranking" and not has_ranking_loss(backbone)
@@ -164,7 +174,8 @@ class Pretrainer(Resumable):
         """Train until validation stops rising, or epochs or work run out.
 
         Args:
-            run_dir: where the resume state goes after each validation; None writes none.
+            run_dir: where the resume state goes after each validation; None writes none. Of several
+                processes the first one writes it.
             callback: called after each epoch with its number and scalars.
 
         Returns:
@@ -190,12 +201,13 @@ class Pretrainer(Resumable):
         self, run_dir: Path | str | None, callback: Callable[[int, dict[str, float]], None] | None
     ) -> bool:
         """Train epoch by epoch; returns whether Ctrl-C ended it."""
+        run_dir = None if self.world.rank else run_dir
         try:
             with deferred_interrupt() as interrupted_now:
                 if self.epoch == 0 and not self.history:
                     self._record(self._validate(), callback)
                 while not self._done():
-                    if interrupted_now():
+                    if self.world.any(interrupted_now()):
                         raise KeyboardInterrupt
                     self._record(self._step(), callback)
                     if run_dir is not None and self._validates_now():
@@ -219,9 +231,7 @@ class Pretrainer(Resumable):
             torch.manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(ids.numel(), generator=self.generator, device=self.device)
             for pick in order.split(self.config.users_per_batch):
-                with counted(self.backbone) as work:
-                    losses.append(self._update(ids[pick]))
-                self.work += work
+                losses.append(self._update(ids[pick]))
                 if self._out_of_work():
                     break
         self.done += 1
@@ -231,13 +241,20 @@ class Pretrainer(Resumable):
         return scalars | (self._validate() if self._validates_now() else {})
 
     def _update(self, ids: Tensor) -> float:
-        """One gradient step on the examples ``ids`` (B,)."""
-        with products(self.config.precision, self.device):
-            loss = self._loss(ids)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        """One gradient step on the examples ``ids`` (B,), of which each process has a share."""
+        share = Share(self.world.rank, self.world.size, ids.numel())
+        with counted(self.backbone) as work:
+            with products(self.config.precision, self.device), shared(share, self.world):
+                loss = self._loss(ids[share.used]) * share.weight
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.world.average([p.grad for p in trained if p.grad is not None])
         self.optimizer.step()
-        return float(loss.detach())
+        work = work if share.rows else Work()
+        total, forward, backward = self.world.total([float(loss.detach()), work.forward, work.backward])
+        self.work += Work(int(forward), int(backward))
+        return total / self.world.size
 
     def _loss(self, ids: Tensor) -> Tensor:
         """Return the configured objective on the examples ``ids`` (B,)."""
@@ -256,11 +273,15 @@ class Pretrainer(Resumable):
 
     def _validate(self) -> dict[str, float]:
         begin = time.perf_counter()
-        found = evaluate(self._chain.scorer(self.dataset), self.dataset, "valid", device=self.device)
-        means = means_of(found, self.dataset, "valid", self.rule.names)
+        means = self.world.of_first(self._means)
         out = {f"valid/{name}": mean for name, mean in means.items()} | self._keep_if_best(means)
         self.validation_seconds += time.perf_counter() - begin
         return out
+
+    def _means(self) -> dict[str, float]:
+        """Return the validation metrics."""
+        found = evaluate(self._chain.scorer(self.dataset), self.dataset, "valid", device=self.device)
+        return means_of(found, self.dataset, "valid", self.rule.names)
 
     def _record(
         self, scalars: dict[str, float], callback: Callable[[int, dict[str, float]], None] | None

@@ -1,8 +1,8 @@
 """The processes that train together: each has a part of every batch, and gradients are averaged over them.
 
 torch.distributed connects them, Accelerate (the extra ``distributed``) sets it up: NCCL between GPUs, gloo
-between CPUs. ``torchrun`` or ``refit finetune --processes`` starts them. The first one, rank 0, validates,
-writes the log and the checkpoints; the others have its results.
+between CPUs. ``torchrun``, or ``--processes`` of ``refit pretrain`` and ``refit finetune``, starts them. The
+first one, rank 0, validates, writes the log and the checkpoints; the others have its results.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from agents.runs.folder import RunError
-from agents.runs.processes import processes
+from agents.runs.processes import processes, restarts
 
 Value = TypeVar("Value")
 
@@ -34,6 +34,10 @@ class World:
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their means over all processes, in place."""
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Return the sums of numbers over all processes."""
+        return list(values)
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Return the rows of a tensor of all processes, (size * N, ...) of (N, ...) each."""
@@ -63,7 +67,7 @@ class DistributedWorld(World):
             raise ImportError(
                 "several processes need Accelerate: pip install 'refit-env[distributed]'"
             ) from error
-        self._state = PartialState(cpu=device.type == "cpu")
+        self._state = PartialState(cpu=device.type == "cpu", **_store())
         self.rank, self.size = int(self._state.process_index), int(self._state.num_processes)
         self.device = torch.device(self._state.device)
 
@@ -73,6 +77,13 @@ class DistributedWorld(World):
             for tensor in tensors:
                 torch.distributed.all_reduce(tensor)
                 tensor /= self.size
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """See ``World``."""
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
+        with _connected():
+            torch.distributed.all_reduce(sums)
+        return [float(value) for value in sums.tolist()]
 
     def gather(self, tensor: Tensor) -> Tensor:
         """See ``World``."""
@@ -95,6 +106,20 @@ class DistributedWorld(World):
         with _connected():
             torch.distributed.all_reduce(count)
         return bool(count > 0)
+
+
+def _store() -> dict[str, Any]:
+    """Return what processes that were started again need to find each other.
+
+    The launcher keeps its store, where the addresses of the processes that ended still are.
+    """
+    if not (count := restarts()):
+        return {}
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(iter(rendezvous("env://")))
+    return {"store": PrefixStore(f"start_{count}", store), "rank": rank, "world_size": size}
 
 
 @contextmanager

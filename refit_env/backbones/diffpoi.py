@@ -25,6 +25,7 @@ from refit_env.backbones.visits import (
     norm_bound,
     relative_buckets,
 )
+from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, vp_betas
 from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Size, Steps
@@ -322,7 +323,7 @@ class DiffPoi(Backbone):
             x0 = self.predict_x0(u, self._chain.network_timestep(k), condition)  # (B, D)
             u = self._chain.posterior_mean(x0, u, k)
             if self.training:
-                self.reach.clamp_(min=u.detach().abs().amax())
+                self.reach.clamp_(min=whole_batch(u.detach().abs().amax(1)).amax())
             if self.config.chain_noise and k:
                 noise = torch.randn(u.shape, generator=generator, device=u.device, dtype=u.dtype)
                 u = u + float(self._chain.posterior_std[k]) * noise

@@ -22,6 +22,7 @@ from refit_env.backbones.base import Backbone, Condition, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.elbo import StepLoss
 from refit_env.backbones.noise_schedule import NoiseSchedule
+from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.item_factors import item_factors
@@ -219,7 +220,8 @@ class LDiffRec(Backbone):
         if self.training:
             drawn = torch.randn(mean.shape, generator=generator, device=mean.device)
             latent = mean + (0.5 * width).exp() * drawn  # (B, D)
-            self.seen += torch.tensor([shown.shape[0], 1], device=self.seen.device)
+            rows = whole_batch(mean[:, 0]).numel()
+            self.seen += torch.tensor([rows, 1], device=self.seen.device)
         elbo, restored = self.loss(latent, latent, self.denoiser.predict_x0, generator)
         decoded = functional.log_softmax(self.decoder(restored), 1)  # (B, I)
         likelihood = (decoded * target).sum(1).mean()

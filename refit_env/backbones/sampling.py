@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from refit_env.backbones.whole_batch import whole_batch
+
 HISTORY = 10
 """Losses stored per step."""
 
@@ -61,13 +63,12 @@ class StepSampler(nn.Module):
 
     def record(self, k: Tensor, losses: Tensor) -> None:
         """Store losses (B,) of steps ``k`` (B,) in the batch's order; the newest replace the oldest."""
+        k, losses = whole_batch(k), whole_batch(losses)
         counts = torch.bincount(k, minlength=self.seen.numel())  # (T,)
         nth = _occurrence(k, counts)  # (B,) this loss is its step's nth in the batch
         kept = nth >= counts[k] - HISTORY  # each position is written once
         place = (self.seen[k] + nth) % HISTORY  # a ring buffer
-        finite = (
-            losses.detach().double().nan_to_num(nan=LARGEST).clamp(-LARGEST, LARGEST)
-        )  # a diverged training's
+        finite = losses.double().nan_to_num(nan=LARGEST).clamp(-LARGEST, LARGEST)  # a diverged training's
         self.losses[k[kept], place[kept]] = finite[kept]
         self.seen += counts
 

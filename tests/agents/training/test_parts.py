@@ -1,14 +1,8 @@
-"""A batch in parts makes the update of the whole batch: in chunks, and in several processes."""
+"""A batch in parts makes the update of the whole batch."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +10,6 @@ import torch
 from agents.algorithms.configs import PPOConfig, ReinforceConfig
 from agents.algorithms.ppo import PPO
 from agents.algorithms.reinforce import Reinforce
-from agents.runs.log import read_log
-from agents.training import world
 from agents.training.pretrainer import Pretrainer
 from agents.training.world import World
 from refit_env.backbones import backbone_for
@@ -25,7 +17,6 @@ from refit_env.data import Dataset
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 
-ROOT = Path(__file__).resolve().parents[3]
 SMALL = ReinforceConfig(users_per_batch=12, samples_per_user=2, baseline="leave_one_out", iterations=3)
 
 
@@ -74,72 +65,6 @@ def test_algorithms_that_need_the_whole_batch_refuse_several_processes(
     policy = DiffusionPolicy(backbone_for(task_data["cf"], "diffrec", {"hidden": (4,), "num_steps": 2}), 2)
     with pytest.raises(ValueError, match="algorithm 'ppo' trains in one process; 'reinforce' in several"):
         PPO(policy, "ReFiT-Custom-v0", PPOConfig(), env_kwargs={"data": task_data["cf"]}, device="cpu")
-
-
-def test_one_process_needs_no_engine() -> None:
-    alone = world.world_of(torch.device("cpu"))
-    assert (alone.rank, alone.size, alone.any(False)) == (0, 1, False)
-    assert alone.gather(torch.arange(3)).tolist() == [0, 1, 2] and alone.of_first(lambda: 5) == 5
-
-
-# ---------------------------------------------------------------------- real processes
-
-
-def refit(words: str, **popen: object) -> subprocess.Popen[str]:
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "agents", *words.split()]
-    return subprocess.Popen(command, env=env, text=True, stderr=subprocess.PIPE, cwd=ROOT, **popen)  # type: ignore[call-overload,no-any-return]
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("accelerate")
-    out = tmp_path_factory.mktemp("start") / "pretrained"
-    done = refit(f"pretrain --env ReFiT-Synthetic-v0 --out {out} --epochs 1 --quiet")
-    assert done.wait() == 0
-    return out
-
-
-def tuned(start: Path, out: Path, more: str) -> subprocess.Popen[str]:
-    settings = "--algorithm reinforce --reward racs --users-per-batch 60 --quiet"
-    return refit(f"finetune --init {start} --out {out} {settings} {more}")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 3])
-def test_processes_make_the_same_training(start: Path, tmp_path: Path, count: int) -> None:
-    for name, processes in (("one", 1), ("several", count)):
-        assert (
-            tuned(start, tmp_path / name, f"--iterations 4 --eval-every 2 --processes {processes}").wait()
-            == 0
-        )
-    one, several = (read_log(tmp_path / name) for name in ("one", "several"))
-    assert len(one) == len(several) == 5
-    for a, b in zip(one, several, strict=True):
-        for name in ("reward/mean", "train/gradient_norm", "valid/ndcg@20", "work/forward"):
-            if name in a:
-                assert b[name] == pytest.approx(a[name], rel=1e-4), name
-    first, second = (DiffusionPolicy.load(tmp_path / name).state_dict() for name in ("one", "several"))
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
-
-
-@pytest.mark.slow
-def test_a_killed_process_ends_the_run_which_another_number_of_processes_continues(
-    start: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    running = tuned(start, out, "--iterations 400 --eval-every 20 --processes 2")
-    while not (out / "resume.safetensors").exists() and running.poll() is None:
-        time.sleep(0.2)
-    children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-    workers = [pid for pid in children if b"finetune" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(int(workers[-1]), signal.SIGKILL)
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 2
-    assert "was killed (SIGKILL)" in said and "--resume continues it" in said and "Traceback" not in said
-    assert not (out / "metrics.json").exists()
-    assert tuned(start, out, "--iterations 400 --eval-every 20 --resume").wait() == 0
-    assert len(read_log(out)) == 401 and (out / "metrics.json").exists()
 
 
 def test_a_batch_that_does_not_fit_says_by_how_much(
