@@ -93,8 +93,9 @@ def nearest_items(
             stored = slice(part.indptr[row], part.indptr[row + 1])
             order = np.argsort(-part.data[stored], kind="stable")
             found = part.indices[stored][order]
-            others = np.setdiff1d(np.arange(min(count + found.size, size)), found)
-            ids[item] = np.concatenate([found, others[: count - found.size]])
+            other = np.ones(min(count + found.size, size), bool)
+            other[found[found < other.size]] = False
+            ids[item] = np.concatenate([found, np.flatnonzero(other)[: count - found.size]])
             values[item, : found.size] = part.data[stored][order]
     return ids, values
 
