@@ -79,7 +79,9 @@ HEADS = {
         "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(DATA_OR_ID, NAME)`.\n"
         "[Leaderboards](../leaderboards/index.md) have their figures; "
         "[your own baseline](../howto/own-baseline.md) is one class. "
-        "CFGAN, NICF and FCPO are not here: a CFGAN ranked near popularity, and the others were not tried.",
+        "NICF and FCPO are not here and were not run: they are policies of other protocols (a session whose "
+        "ratings are shown one at a time; a time line under a limit on the exposure of popular items) and "
+        "give no scores of all items for a set.",
     ),
 }
 

@@ -12,6 +12,7 @@ from refit_env.errors import unknown_name
 
 BASELINES: dict[str, str] = {
     "bspm": "agents.baselines.bspm:BSPM",
+    "cfgan": "agents.baselines.cfgan:CFGAN",
     "diffnet": "agents.baselines.diffnet:DiffNet",
     "ease": "agents.baselines.reward_models:EaseBaseline",
     "fpmc": "agents.baselines.fpmc:FPMC",

@@ -16,6 +16,7 @@ SEQUENCE = EMBEDDED | {"batch": 16, "history": 5}
 ROWS = QUICK | {"latent": 3, "batch": 16}
 SMALL: dict[str, dict[str, Any]] = {
     "bspm": {"rank": 4},
+    "cfgan": QUICK | {"hidden": 16, "critic": 8, "batch": 8, "l2": 0.0, "zero_weight": 0.1},
     "diffnet": EMBEDDED,
     "ease": {"l2": 5.0},
     "fpmc": EMBEDDED,

@@ -106,3 +106,38 @@ def test_users_without_train_items_are_no_examples(few: Dataset) -> None:
     model = built("mult-dae", replace(few, train=bare))
     assert model.some.tolist() == [0, 1, 3, 4]
     assert model.loss(torch.arange(4), "all").isfinite()
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    return np.asarray(1.0 / (1.0 + np.exp(-values)))
+
+
+def test_cfgan_plays_generated_vectors_against_those_of_items(few: Dataset, table: np.ndarray) -> None:
+    kind = baseline("cfgan")
+    settings: Any = {"hidden": 3, "critic": 4, "depth": 2, "masked": 0.0, "zeros": 1.0, "zero_weight": 0.7}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: Any = kind(kind.config_class(**settings, l2=0.2)).build(few)  # type: ignore[attr-defined]
+    weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+    real = table.T  # (I, U)
+    hidden = sigmoid(real @ weights["into.weight"].T + weights["into.bias"])
+    made = hidden @ weights["out.weight"].T + weights["out.bias"]
+
+    def chance(values: np.ndarray) -> np.ndarray:
+        layer = np.concatenate([real, values], 1)
+        for at in (0, 2):
+            layer = sigmoid(layer @ weights[f"critic.{at}.weight"].T + weights[f"critic.{at}.bias"])
+        return sigmoid(layer @ weights["critic.4.weight"].T + weights["critic.4.bias"])
+
+    fake = chance(made * real)  # nothing but the item's users is read
+    ids = torch.arange(6)
+    against = -np.log(chance(real)) - np.log(1 - fake)
+    np.testing.assert_allclose(model.loss(ids, "discriminator").item(), against.mean(), atol=1e-5)
+    size = sum((weights[name] ** 2).sum() for name in weights if name.startswith(("into", "out")))
+    pulled = (made**2 * (real == 0)).sum(1).mean()
+    wanted = -np.log(fake).mean() + 0.7 * pulled + 0.1 * size
+    np.testing.assert_allclose(model.loss(ids, "generator").item(), wanted, atol=1e-5)
+    ready(model)
+    np.testing.assert_allclose(model.scores(torch.arange(5)).detach().numpy(), made.T, atol=1e-5)
+    trained = [{id(p) for p in model.trained_in(phase)} for phase in model.phases]
+    assert not trained[0] & trained[1] and len(trained[0] | trained[1]) == len(weights)

@@ -83,7 +83,8 @@ def test_a_second_fit_runs_the_epochs_that_validation_chose(
 
 
 @pytest.mark.parametrize(
-    "name", ["mf-bpr", "lightgcn", "ngcf", "sgl", "simplex", "xsimgcl", "mult-dae", "mult-vae", "recvae"]
+    "name",
+    ["mf-bpr", "lightgcn", "ngcf", "sgl", "simplex", "xsimgcl", "mult-dae", "mult-vae", "recvae", "cfgan"],
 )
 def test_training_learns(name: str, small_data: Dataset, small_settings: dict[str, dict[str, Any]]) -> None:
     """The train items rank above the rest after training, more than before it."""
