@@ -21,7 +21,9 @@ from agents.rollouts.user_ranges import UserRanges
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
+from agents.training.kl import DIVERGENCE_USERS
 from agents.training.lagrangian import Constrained, Lagrangian
+from agents.training.list_cache import ListCache
 from agents.training.precision import check_precision
 from agents.training.resumable import Resumable, TrainingState
 from agents.training.tensors import part, resolve_device
@@ -129,6 +131,7 @@ class AgentState(Resumable):
         self._check_ranges()
         evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
         self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
+        self._cache = self._list_cache()
         self.check_settings()
         self.prepare()
 
@@ -144,6 +147,22 @@ class AgentState(Resumable):
         else:
             batch, self.envs = make_training_envs(*making)
         self.config = replace(self.config, users_per_batch=batch)
+
+    def _list_cache(self) -> ListCache | None:
+        """Return the cache of the lists that the reward reads; None without a time to live."""
+        if not self.config.lists_ttl:
+            return None
+        if len(self.envs) > 1:
+            raise SettingError("lists_ttl", f"must be 0 with relevance_draws, found {self.config.lists_ttl}")
+        return ListCache(self.env.problem.reward_fn, self.config.lists_ttl)
+
+    def refresh_cache(self, users: Tensor) -> dict[str, float]:
+        """Make the cached lists that the rewards of ``users`` (B,) need; returns what is logged of it."""
+        if self._cache is None:
+            return {}
+        found = self._cache.refresh(users, self.iteration, self.policy.scorer(self.env.problem.dataset))
+        self._lists = self._cache.lists[None]
+        return found
 
     def _check_ranges(self) -> None:
         """Refuse what needs all users at once where one range of them is in memory.
@@ -286,7 +305,9 @@ class AgentState(Resumable):
     def _refresh_lists(self) -> None:
         """Pass the policy's lists to rewards that use others' lists (coverage, RACS's neighbor_lists)."""
         rewards = [env.problem.reward_fn for env in self.envs]
-        if rewards[0].uses_lists:
+        if self._cache is not None:
+            self.refresh_cache(self._train_users[:DIVERGENCE_USERS].to(self.device))  # those of the monitors
+        elif rewards[0].uses_lists:
             score = self.policy.scorer(self.env.problem.dataset)
             self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
 
@@ -341,6 +362,7 @@ class AgentState(Resumable):
         tensors |= {f"reference.{k}": v for k, v in self.reference.state_dict().items()}
         tensors |= {f"own.{k}": v for k, v in self.own_tensors().items()}
         tensors |= {} if self._lists is None else {"lists": self._lists}
+        tensors |= {} if self._cache is None else {"lists_made": self._cache.made}
         tensors |= {"multipliers": self.lagrangian.values} if self._constrained else {}
         return TrainingState(tensors, meta | {"policy": self.reference.describe()})
 
@@ -363,6 +385,10 @@ class AgentState(Resumable):
                 raise CheckpointError(f"{where}: 'lists' names items outside 0..{problem.num_items - 1}")
         elif lists:
             raise CheckpointError(f"{where}: 'lists' is not a tensor of a resume state")
+        ages = {name: tensor for name, tensor in tensors.items() if name == "lists_made"}
+        check_tensors(
+            ages, {} if self._cache is None else {"lists_made": self._cache.made}, where, "the cache"
+        )
 
     def check_model(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Refuse tensors that are not such a policy's."""
@@ -372,7 +398,7 @@ class AgentState(Resumable):
     def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
         """Those of every training, and those that ``state_dict`` adds."""
         names, prefixes = super().known_tensors()
-        return names | {"lists", "multipliers"}, (*prefixes, "reference.", "own.")
+        return names | {"lists", "lists_made", "multipliers"}, (*prefixes, "reference.", "own.")
 
     def take_state(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
         """Put back a state that ``check_state`` passed."""
@@ -384,6 +410,8 @@ class AgentState(Resumable):
             self._weigh()
         if "lists" in tensors:
             self._show_lists(tensors["lists"].to(self.device))
+        if self._cache is not None and self._lists is not None:
+            self._cache.lists, self._cache.made = self._lists[0], tensors["lists_made"].to(self.device)
 
     def own_tensors(self) -> dict[str, Tensor]:
         """Tensors that the algorithm keeps besides weights, optimiser and generators, for the state."""

@@ -105,6 +105,10 @@ class TrainerConfig(Bounded):
     sets of ``refit_env.data.mapped``."""
     part_iterations: Every = 100
     """With ``user_parts``: iterations on a range before the next one."""
+    lists_ttl: Annotated[int, Meta(ge=0, le=10**7, description="0: at validations")] = 0
+    """Iterations for which the cached list of a neighbour counts, where the reward (variant
+    ``neighbor_lists`` of racs) reads it: only the lists that a batch needs are made again. 0 makes all users'
+    lists at each validation."""
     relevance_draws: Annotated[int, Meta(ge=1, le=10_000)] = 1
     """Random hold-outs that iterations take in turns (relevance ``holdout`` only): more of them
     reduce overfitting."""

@@ -175,8 +175,9 @@ class FineTuner(AgentState):
         users = self.next_batch()
         self.env.problem.reward_fn.set_progress(self.iteration / self.config.iterations)
         both = self.policy, self.reference
+        cached = self.refresh_cache(users)
         with counted(*(p.backbone for p in both)) as work, policies_in(self.config.precision, *both):
-            scalars = self.update(users)
+            scalars = self.update(users) | cached
         scalars |= (work * self.world.size).scalars()
         self.done += 1
         scalars["seconds/update"] = time.perf_counter() - begin

@@ -157,7 +157,7 @@ class _Linear(torch.autograd.Function):
         ctx.first, ctx.shape, ctx.has_bias = first, x.shape, bias is not None
         # A recomputed step (``torch.utils.checkpoint``) returns other tensors than it saved.
         ctx.parameter = weight if isinstance(weight, nn.Parameter) else None
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], out.shape[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:

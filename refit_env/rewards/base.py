@@ -89,6 +89,10 @@ class Reward(ABC):
         """Whether it depends on the lists of all users, which an agent should then ``refresh``."""
         return False
 
+    def lists_read(self, users: Tensor) -> Tensor | None:
+        """Return the users (n,) whose lists the rewards of ``users`` (B,) depend on; None: all users."""
+        return None if self.uses_lists else users[:0]
+
     @property
     def k(self) -> int:
         """K."""

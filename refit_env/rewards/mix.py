@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from refit_env.rewards.base import Reward, weighted_sum
@@ -78,6 +79,12 @@ class Mix(Reward):
     def uses_lists(self) -> bool:
         """Whether a part uses the lists of all users."""
         return any(reward.uses_lists for reward, _ in self.rewards.values())
+
+    def lists_read(self, users: Tensor) -> Tensor | None:
+        """Return the users (n,) whose lists a part reads; None if a part reads those of all users."""
+        read = [reward.lists_read(users) for reward, _ in self.rewards.values()]
+        known = [part for part in read if part is not None]
+        return torch.unique(torch.cat(known)) if len(known) == len(read) else None
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute each part on the same lists."""

@@ -62,6 +62,10 @@ class SimilarUsers(ABC):
     def set_lists(self, lists: Tensor) -> None:  # noqa: B027  # most variants use no other lists
         """Set the lists of all users (U, K)."""
 
+    def lists_read(self, users: Tensor) -> Tensor:
+        """Return the users (n,) whose lists the term of ``users`` (B,) depends on."""
+        return users[:0]
+
 
 class TargetList(SimilarUsers):
     """``target_list``: mean over the neighbours of the hits of the target's list in their relevant items."""
@@ -96,7 +100,17 @@ class NeighborLists(SimilarUsers):
         """See ``SimilarUsers``; the lists are those of a nearest-neighbour recommender until they are set."""
         super().__init__(context, neighbors, relevant, discount)
         self._lists: Tensor | None = None  # (U, K)
-        self._hits: Tensor | None = None  # (U,)
+
+    @cached_property
+    def rows(self) -> SparseRows:
+        """(U, I) the relevant items of each user."""
+        return SparseRows(self.relevant, self.context.device)
+
+    @cached_property
+    def index(self) -> Tensor:
+        """(U, M) the neighbours of each user, -1 where there is none."""
+        ids = self.neighbors.ids
+        return torch.as_tensor(ids.copy(), device=self.context.device)  # it is read-only
 
     def gains(self, users: Tensor) -> Tensor:
         """Zeros: the target's list does not change the neighbours' lists."""
@@ -108,25 +122,21 @@ class NeighborLists(SimilarUsers):
 
     def constant(self, users: Tensor) -> Tensor:
         """(B,) mean over a user's neighbours of their own lists' discounted hits in their own items."""
-        if self._hits is None:
-            self._hits = self._mean_hits()
-        return self._hits[users]
+        index = self.index[users]  # (B, M)
+        some, place = torch.unique(index.clamp(min=0), return_inverse=True)  # (n,), (B, M)
+        count = self.neighbors.count
+        lists = self.context.reference_lists(count) if self._lists is None else self._lists  # (U, K)
+        hits = (self.rows.at(some, lists[some]) * self.discount).double().sum(1)  # (n,)
+        return torch.where(index >= 0, hits[place], 0.0).mean(1).float()
+
+    def lists_read(self, users: Tensor) -> Tensor:
+        """Return the neighbours (n,) of ``users`` (B,)."""
+        some: Tensor = torch.unique(self.index[users])
+        return some[some >= 0]
 
     def set_lists(self, lists: Tensor) -> None:
         """Replace the lists of all users (U, K)."""
-        self._lists, self._hits = lists, None
-
-    def _mean_hits(self) -> Tensor:
-        """(U,) see ``constant``."""
-        count = self.neighbors.count
-        lists = self.context.reference_lists(count) if self._lists is None else self._lists  # (U, K)
-        everyone = torch.arange(self.context.num_users, device=self.context.device)
-        relevant = SparseRows(self.relevant, self.context.device)
-        hits = (relevant.at(everyone, lists) * self.discount).double().sum(1)  # (U,)
-        index = torch.as_tensor(
-            self.neighbors.ids.copy(), device=self.context.device
-        )  # (U, M); it is read-only
-        return torch.where(index >= 0, hits[index.clamp(min=0)], 0.0).mean(1).float()
+        self._lists = lists
 
 
 VARIANTS: dict[str, type[SimilarUsers]] = {"target_list": TargetList, "neighbor_lists": NeighborLists}
@@ -174,6 +184,10 @@ class Racs(CollaborativeReward):
     def uses_lists(self) -> bool:
         """Whether the variant uses the lists of all users."""
         return self.similar.uses_lists
+
+    def lists_read(self, users: Tensor) -> Tensor:
+        """Return the users (n,) whose lists the rewards of ``users`` (B,) depend on."""
+        return self.similar.lists_read(users)
 
     def term_gains(self, users: Tensor) -> dict[str, Tensor]:
         """Return the target's relevant items, and the gains by similar users."""
