@@ -10,24 +10,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from agents.rollouts.parts import PartDraws
-from agents.rollouts.training_envs import check_training_env, make_training_envs
-from agents.rollouts.user_ranges import UserRanges
+from agents.rollouts.training_envs import check_training_env
 from agents.runs.folder import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
-from agents.training.kl import DIVERGENCE_USERS
 from agents.training.lagrangian import Constrained, Lagrangian
-from agents.training.list_cache import ListCache
 from agents.training.precision import check_precision
-from agents.training.resumable import Resumable, TrainingState
+from agents.training.resumable import TrainingState
 from agents.training.tensors import part, resolve_device
-from agents.training.user_draws import UserDraws
+from agents.training.training_users import TrainingUsers
 from agents.training.world import world_of
 from refit_env.backbones import Backbone
 from refit_env.backbones.products import WeightGradients
@@ -35,9 +30,8 @@ from refit_env.checkpoint import check_tensors
 from refit_env.data.identity import DataIdentity
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import CheckpointError, SettingError
-from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users, selecting_rule
+from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_rule
 from refit_env.policy import DiffusionPolicy
-from refit_env.rewards.base import refresh_all
 from refit_env.rewards.registry import RewardSpec
 from refit_env.utils.memory import check_memory
 from refit_env.utils.user_code import in_words, sources_in
@@ -46,7 +40,7 @@ EVALUATED = 512
 """Users evaluated at a time; fewer where training has smaller batches, so that it needs the memory."""
 
 
-class AgentState(Resumable):
+class AgentState(TrainingUsers):
     """A policy, the pretrained one, environments, an optimiser and random numbers.
 
     Random numbers come from two generators of the agent's own (users, noise), so that neither the
@@ -63,9 +57,6 @@ class AgentState(Resumable):
 
     divides_batches: ClassVar[bool] = False
     """Whether ``update`` can be divided among processes and into chunks."""
-
-    supports_ranges: ClassVar[bool] = True
-    """Whether the environment may be another one in each iteration, of other users."""
 
     def __init__(
         self,
@@ -104,7 +95,6 @@ class AgentState(Resumable):
         self.seed = seed
         self.policy = policy.to(self.device).eval()  # dropout off: samples and log-probs share one network
         self.policy.set_exploration(self.config.exploration_std, self.config.posterior_share)
-        self.ranges: UserRanges | None = None
         self._make_envs(env, env_kwargs)
         self.env = self.envs[0]
         check_training_env(self.env, self.policy, self.config, self.parts)
@@ -126,74 +116,9 @@ class AgentState(Resumable):
         self.noise = PartDraws(self.noise_generator)
         self._begin()
         self._best_state = self.reference.state_dict()  # the same weights: no second copy
-        self._train_users, self._selection_users = self._split_users()
-        self._draws = self.env, UserDraws(self.config.draw_users, self.env.problem)
-        self._check_ranges()
-        evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
-        self._lists: Tensor | None = None  # (E, U, K) last passed to rewards that use others' lists
-        self._cache = self._list_cache()
+        self._prepare_users()
         self.check_settings()
         self.prepare()
-
-    def _make_envs(self, env: str | DenoisingVectorEnv, env_kwargs: Mapping[str, Any] | None) -> None:
-        """Make the environments, or take the one that is given."""
-        if not isinstance(env, str):
-            self.envs = [env]
-            return
-        making = env, self.policy, self.config, self.device, env_kwargs, self.parts
-        if self.config.user_parts > 1:
-            self.ranges = UserRanges(self.config.user_parts, *making)
-            batch, self.envs = self.ranges.batch, [self.ranges.first]
-        else:
-            batch, self.envs = make_training_envs(*making)
-        self.config = replace(self.config, users_per_batch=batch)
-
-    def _list_cache(self) -> ListCache | None:
-        """Return the cache of the lists that the reward reads; None without a time to live."""
-        if not self.config.lists_ttl:
-            return None
-        if len(self.envs) > 1:
-            raise SettingError("lists_ttl", f"must be 0 with relevance_draws, found {self.config.lists_ttl}")
-        return ListCache(self.env.problem.reward_fn, self.config.lists_ttl)
-
-    def refresh_cache(self, users: Tensor) -> dict[str, float]:
-        """Make the cached lists that the rewards of ``users`` (B,) need; returns what is logged of it."""
-        if self._cache is None:
-            return {}
-        found = self._cache.refresh(users, self.iteration, self.policy.scorer(self.env.problem.dataset))
-        self._lists = self._cache.lists[None]
-        return found
-
-    def _check_ranges(self) -> None:
-        """Refuse what needs all users at once where one range of them is in memory.
-
-        Raises:
-            SettingError: naming ``user_parts``.
-        """
-        if self.config.user_parts == 1:
-            return
-        found = {
-            f"algorithm {self.name!r}": not self.supports_ranges,
-            "an environment that is given instead of an id": self.ranges is None,
-            "a reward that uses the lists of all users": self.env.problem.reward_fn.uses_lists,
-            "constraints": bool(self.lagrangian.conditions),
-            "scores_learning_rate": bool(getattr(self.config, "scores_learning_rate", 0)),
-        }
-        for what, there in found.items():
-            if there:
-                raise SettingError("user_parts", f"must be 1 with {what}, found {self.config.user_parts}")
-
-    def next_batch(self) -> Tensor:
-        """Set the environment of this iteration, and return the users (B,) of its batch."""
-        if self.ranges is None:
-            self.env = self.envs[self.iteration % len(self.envs)]
-        else:
-            self.env = self.ranges.env(self.iteration // self.config.part_iterations % self.ranges.count)
-        known, draws = self._draws
-        if self.ranges is not None and known is not self.env:
-            draws = UserDraws(self.config.draw_users, self.env.problem)
-            self._draws = self.env, draws
-        return draws.batch(self.config.users_per_batch, self.user_generator).to(self.device)
 
     @classmethod
     def adapted(
@@ -302,21 +227,6 @@ class AgentState(Resumable):
         scorer = policy.scorer(dataset)
         return evaluate(scorer, dataset, split, users=users, batch=batch, device=self.device)
 
-    def _refresh_lists(self) -> None:
-        """Pass the policy's lists to rewards that use others' lists (coverage, RACS's neighbor_lists)."""
-        rewards = [env.problem.reward_fn for env in self.envs]
-        if self._cache is not None:
-            self.refresh_cache(self._train_users[:DIVERGENCE_USERS].to(self.device))  # those of the monitors
-        elif rewards[0].uses_lists:
-            score = self.policy.scorer(self.env.problem.dataset)
-            self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
-
-    def _show_lists(self, lists: Tensor) -> None:
-        """Pass to each environment's reward its lists of (E, U, K), as ``_refresh_lists`` did."""
-        self._lists = lists
-        for env, own in zip(self.envs, lists, strict=True):
-            env.problem.reward_fn.set_lists(own)
-
     # ------------------------------------------------------------------ state
 
     @property
@@ -419,25 +329,3 @@ class AgentState(Resumable):
 
     def take_own_tensors(self, tensors: Mapping[str, Tensor]) -> None:  # most keep nothing
         """Put back the tensors of ``own_tensors``; the weights are put back before."""
-
-    def _split_users(self) -> tuple[Tensor, npt.NDArray[np.int64] | None]:
-        """Return the users that episodes are drawn from, and those whose validation items select (None: all).
-
-        A reward that uses validation items must not select the weights on the same users.
-
-        Raises:
-            ValueError: if the reward uses everyone's.
-        """
-        problem = self.env.problem
-        selecting, tested = problem.selecting, problem.dataset.valid.users
-        if selecting is not None and not np.isin(selecting, tested).any():
-            raise ValueError(
-                "the reward sees all validation items, so that none is left to select the weights: "
-                "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
-            )
-        users = torch.as_tensor(problem.users, dtype=torch.int64)
-        if self.config.validation_users:
-            known = evaluated_users(problem.dataset, "valid", selecting)
-            count = min(self.config.validation_users, known.size)
-            selecting = np.sort(np.random.default_rng(self.seed).choice(known, count, replace=False))
-        return users, selecting
