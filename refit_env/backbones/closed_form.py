@@ -83,6 +83,9 @@ class ClosedFormConfig(LinearVariance):
     pairs: Annotated[str, OneOf(PAIRS)] = "targets"
     """Which co-occurrences: ``targets``, of the regression's inputs and targets; ``sets``, of any two items
     of a user or session."""
+    nearest_of: Annotated[str, OneOf(("input", "target"))] = "input"
+    """Whose ``neighbors`` largest co-occurrences are kept: of each ``input`` item, as RP3beta, or of each
+    ``target`` item, as item-kNN."""
     shrink: Nonnegative = 10.0
     """Added to the denominator of a co-occurrence: those of rare items count less."""
     balance: Share = 0.5
@@ -225,7 +228,8 @@ class ClosedForm(RowDenoiser):
     def counting(self) -> Counting:
         """Return how the pairs of the co-occurrences are counted."""
         config = self.config
-        return Counting(config.shrink, config.balance, config.row_power, config.count_power)
+        of_targets = config.nearest_of == "target"
+        return Counting(config.shrink, config.balance, config.row_power, config.count_power, of_targets)
 
     @abstractmethod
     def fit(self, dataset: Dataset) -> None:

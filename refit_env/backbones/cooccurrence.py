@@ -41,6 +41,9 @@ class Counting:
     """An input row counts (its sum)^-row_power."""
     count_power: float = 1.0
     """p, the sum of both exponents."""
+    of_targets: bool = False
+    """Keep the nearest input items of each target, as item-kNN, instead of the nearest targets of each
+    input item, as RP3beta."""
 
 
 def cooccurrences(
@@ -52,7 +55,7 @@ def cooccurrences(
         inputs: (R, I).
         targets: (R, I); None for the inputs themselves, with a zero diagonal.
         counting: how pairs are counted.
-        nearest: number of the largest values of an input item that are kept; None keeps all.
+        nearest: number of the largest values of an item that are kept; None keeps all.
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1.0], [1.0, 0.0]])
@@ -61,22 +64,24 @@ def cooccurrences(
                [1. , 0. ]], dtype=float32)
     """
     out = np.empty((inputs.shape[1], inputs.shape[1]), np.float32)
+    by_item = out.T if counting.of_targets else out  # the same values
     for items, part in _blocks(inputs, targets, counting):
-        out[items] = (part if nearest is None else largest_of_rows(part, nearest)).toarray()
+        by_item[items] = (part if nearest is None else largest_of_rows(part, nearest)).toarray()
     return out
 
 
 def nearest_items(
     inputs: sp.csr_matrix, targets: sp.csr_matrix | None, count: int, counting: Counting
 ) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Return each item's largest normalised co-occurrences: target ids and values, (I, count) each.
+    """Return each item's largest normalised co-occurrences: ids and values, (I, count) each.
 
+    The ids of an input item are those of targets; with ``of_targets``, those of a target are input items.
     An item with fewer co-occurrences has further items, each with the value 0; no id is there twice.
 
     Args:
         inputs: (R, I).
         targets: (R, I), or None, as for ``cooccurrences``.
-        count: number of targets of an item, at most I.
+        count: number of nearest items of an item, at most I.
         counting: how pairs are counted.
 
     Example:
@@ -103,14 +108,15 @@ def nearest_items(
 def _blocks(
     inputs: sp.csr_matrix, targets: sp.csr_matrix | None, counting: Counting
 ) -> Iterator[tuple[slice, sp.csr_matrix]]:
-    """Yield some input items, and their co-occurrences (n, I)."""
+    """Yield some items, and their co-occurrences (n, I): input items, or targets with ``of_targets``."""
     after = inputs if targets is None else targets
     given, wanted = (np.asarray(part.sum(0), np.float64).ravel() for part in (inputs, after))  # (I,) each
     given = given ** ((1.0 - counting.balance) * counting.count_power)
     wanted = wanted ** (counting.balance * counting.count_power)
-    for items, counts in _counted(inputs, targets, counting.row_power):
+    own, other = (wanted, given) if counting.of_targets else (given, wanted)
+    for items, counts in _counted(inputs, targets, counting.row_power, counting.of_targets):
         row = np.repeat(np.arange(items.start, items.stop), np.diff(counts.indptr))  # of each stored value
-        denominator = given[row] * wanted[counts.indices] + counting.shrink
+        denominator = own[row] * other[counts.indices] + counting.shrink
         values = np.divide(counts.data, denominator, where=denominator > 0, out=counts.data.copy())
         if targets is None:
             values[counts.indices == row] = 0.0
@@ -119,25 +125,27 @@ def _blocks(
 
 
 def _counted(
-    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float, of_targets: bool
 ) -> list[tuple[slice, sp.csr_matrix]] | Iterator[tuple[slice, sp.csr_matrix]]:
-    """Return some input items and their counts (n, I) with each target, block by block."""
+    """Return some items and their counts (n, I) with each other item, block by block."""
+    parts = (inputs, targets, row_power, of_targets)
     if inputs.shape[1] > KEPT:
-        return _count(inputs, targets, row_power)
-    parts = (inputs, targets, row_power)
+        return _count(*parts)
     return CACHE.get("cooccurrences", parts, lambda: list(_count(*parts)))
 
 
 def _count(
-    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float
+    inputs: sp.csr_matrix, targets: sp.csr_matrix | None, row_power: float, of_targets: bool
 ) -> Iterator[tuple[slice, sp.csr_matrix]]:
     """Count the pairs of some input items at a time."""
     after = inputs if targets is None else targets
     length = np.maximum(np.asarray(inputs.sum(1), np.float64).ravel(), 1e-12)  # (R,)
-    before = sp.csr_matrix((sp.diags(length**-row_power) @ inputs).T, dtype=np.float64)  # (I, R)
+    weighted = sp.csr_matrix(sp.diags(length**-row_power) @ inputs, dtype=np.float64)  # (R, I)
+    own, other = (after, weighted) if of_targets else (weighted, after)
+    before = sp.csr_matrix(own.T, dtype=np.float64)  # (I, R)
     for first in range(0, inputs.shape[1], BLOCK):
         items = slice(first, min(first + BLOCK, inputs.shape[1]))
-        yield items, sp.csr_matrix(before[items] @ after).sorted_indices()
+        yield items, sp.csr_matrix(before[items] @ other).sorted_indices()
 
 
 def item_sets(dataset: Dataset) -> sp.csr_matrix:

@@ -173,7 +173,8 @@ class LinearDenoiser(ClosedForm):
         data = dataset.episodes
         few = (100.0, 30.0, 300.0, 10.0, 1000.0, 3000.0)
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
-        space = terms_space(data) | {"neighbors": (MOST_NEIGHBORS, 400, 200, 100)} | common_space(data)
+        nearest = {"neighbors": (MOST_NEIGHBORS, 400, 200, 100), "nearest_of": ("input", "target")}
+        space = terms_space(data) | nearest | common_space(data)
         return space | {"l2": few if isinstance(data, RowDataset) else many, **score_space()}
 
 

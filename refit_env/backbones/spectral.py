@@ -83,7 +83,8 @@ class SpectralDenoiser(ClosedForm):
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))
         self._again: Latest[Tensor] = Latest()
-        self.near = _Nearest(num_items, min(config.neighbors, num_items)) if config.neighborhood else None
+        shape = num_items, min(config.neighbors, num_items)
+        self.near = _Nearest(*shape, config.nearest_of == "target") if config.neighborhood else None
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
@@ -138,7 +139,8 @@ class SpectralDenoiser(ClosedForm):
         if self.near is not None:
             pairs = self.counted_pairs(data, inputs, targets)
             ids, values = nearest_items(*pairs, self.near.ids.shape[1], self.counting())
-            values *= popularity_factor(data, config.score_power)[ids]
+            factor = popularity_factor(data, config.score_power)  # (I,), of the targets
+            values *= factor[:, None] if self.near.of_targets else factor[ids]
             size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
             share = float(size) * config.neighborhood / max(float(np.linalg.norm(values)), 1e-30)
             self.out.mul_(1.0 - config.neighborhood)
@@ -163,7 +165,8 @@ class SpectralDenoiser(ClosedForm):
         ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
         terms = terms_space(dataset.episodes)
         terms.pop("repeat", None)
-        terms |= {"neighbors": (200, 100, 400)} | common_space(dataset.episodes)
+        terms |= {"nearest_of": ("input", "target"), "neighbors": (200, 100, 400)}
+        terms |= common_space(dataset.episodes)
         return terms | {
             "rank": ranks,
             "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
@@ -174,38 +177,63 @@ class SpectralDenoiser(ClosedForm):
 
 
 class _Nearest(nn.Module):
-    """Weights from each item to its nearest ones.
+    """Weights between each item and its nearest ones.
 
     Attributes:
-        ids: (I, n) int64, the nearest items of each item.
+        ids: (I, n) int64, the nearest items of each item: its targets or, with ``of_targets``, the input
+            items of which it is the target.
         values: (I, n), their weights.
+        of_targets: whether rows are targets.
     """
 
     ids: Tensor
 
-    def __init__(self, num_items: int, count: int) -> None:
+    def __init__(self, num_items: int, count: int, of_targets: bool = False) -> None:
         """Start with weights of 0."""
         super().__init__()
+        self.of_targets = of_targets
         self.register_buffer("ids", torch.zeros(num_items, count, dtype=torch.int64))
         self.values = nn.Parameter(torch.zeros(num_items, count))
+        self._runs: Latest[tuple[Tensor, Tensor]] = Latest()
 
     def forward(self, u: Tensor) -> Tensor:
         """Return the sums (B, I) of the weights of the items in ``u`` (B, I), each times its value in u."""
         if torch.compiler.is_exporting():  # sums of few items depend on the data
-            return u @ torch.zeros(u.shape[1], u.shape[1]).scatter(1, self.ids, self.values)
+            matrix = torch.zeros(u.shape[1], u.shape[1]).scatter(1, self.ids, self.values)
+            return u @ (matrix.T if self.of_targets else matrix)
         if int(u.count_nonzero()) > SPARSE * u.numel():
-            count = self.ids.shape[1]
-            items = torch.arange(u.shape[1], device=u.device).repeat_interleave(count)  # (I * count,)
-            places = torch.stack([self.ids.reshape(-1), items])
-            shape, values = (u.shape[1], u.shape[1]), self.values.reshape(-1)
-            matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
-            product: Tensor = torch.sparse.mm(matrix, u.T).T
-            return product
+            return self._by_all(u)
         user, item = u.nonzero(as_tuple=True)  # (n,) each
-        weights = u[user, item][:, None] * self.values[item]  # (n, count)
-        places = user[:, None] * u.shape[1] + self.ids[item]  # (n, count)
+        if self.of_targets:
+            order, ends = self._runs.get([self.ids], self._by_input)
+            length = ends[item + 1] - ends[item]  # (n,)
+            user, of = user.repeat_interleave(length), item.repeat_interleave(length)  # (m,) each
+            before = (length.cumsum(0) - length).repeat_interleave(length)  # (m,)
+            pair = order[ends[of] + torch.arange(len(of), device=u.device) - before]  # (m,)
+            weights = u[user, of] * self.values.reshape(-1)[pair]
+            places = user * u.shape[1] + pair // self.ids.shape[1]
+        else:
+            weights = u[user, item][:, None] * self.values[item]  # (n, count)
+            places = user[:, None] * u.shape[1] + self.ids[item]  # (n, count)
         flat = torch.zeros(u.numel(), dtype=weights.dtype, device=u.device)
         return flat.scatter_add(0, places.reshape(-1), weights.reshape(-1)).view_as(u)
+
+    def _by_all(self, u: Tensor) -> Tensor:
+        """Return the sums by a product with a sparse matrix (I, I) of targets and input items."""
+        near, count = self.ids.reshape(-1), self.ids.shape[1]
+        items = torch.arange(u.shape[1], device=u.device).repeat_interleave(count)  # (I * count,)
+        places = torch.stack([items, near] if self.of_targets else [near, items])
+        shape, values = (u.shape[1], u.shape[1]), self.values.reshape(-1)
+        matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
+        product: Tensor = torch.sparse.mm(matrix, u.T).T
+        return product
+
+    def _by_input(self) -> tuple[Tensor, Tensor]:
+        """Return the pairs (I * n,) in order of their input items, and where each item's begin (I + 1,)."""
+        near = self.ids.reshape(-1)
+        ends = torch.zeros(len(self.ids) + 1, dtype=torch.int64, device=near.device)
+        ends[1:] = near.bincount(minlength=len(self.ids)).cumsum(0)
+        return near.argsort(stable=True), ends
 
 
 def _inverse_power(sums: Any, power: float) -> Floats:

@@ -127,19 +127,25 @@ def test_co_occurrences_and_the_identity_are_added_in_units_of_the_regression(da
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("nearest_of", ["input", "target"])
 def test_spectral_adds_the_nearest_items_as_linear_adds_all(
-    data: Dataset, monkeypatch: pytest.MonkeyPatch
+    data: Dataset, monkeypatch: pytest.MonkeyPatch, nearest_of: str
 ) -> None:
-    options = {"neighborhood": 0.5, "shrink": 1.0, "row_power": 1.0, "score_power": 0.2}
+    options = {"neighborhood": 0.5, "shrink": 1.0, "row_power": 1.0, "score_power": 0.2, "balance": 0.3}
+    options |= {"nearest_of": nearest_of}
     backbone = fitted(data, "spectral", neighbors=4, **options)
     assert isinstance(backbone, SpectralDenoiser) and backbone.near is not None
     factor = np.maximum(np.bincount(data.train.items, minlength=25), 1)
     factor = (factor / factor.mean()) ** -0.2
-    pairs = cooccurrences(data.train.csr, None, Counting(shrink=1.0, row_power=1.0))
+    pairs = cooccurrences(data.train.csr, None, Counting(shrink=1.0, balance=0.3, row_power=1.0))
     nearest = np.zeros_like(pairs)
-    for item, row in enumerate(pairs):
-        kept = np.argsort(-row, kind="stable")[:4]
-        nearest[item, kept] = row[kept] * factor[kept]
+    for item in range(25):
+        if nearest_of == "target":
+            kept = np.argsort(-pairs[:, item], kind="stable")[:4]
+            nearest[kept, item] = pairs[kept, item] * factor[item]
+        else:
+            kept = np.argsort(-pairs[item], kind="stable")[:4]
+            nearest[item, kept] = pairs[item, kept] * factor[kept]
     filtered = fitted(data, "spectral", score_power=0.2).predict_x0(torch.eye(25), 0).detach().numpy()
     size = np.linalg.norm(filtered)
     expected = 0.5 * filtered + 0.5 * size * nearest / np.linalg.norm(nearest)
@@ -150,23 +156,33 @@ def test_spectral_adds_the_nearest_items_as_linear_adds_all(
         np.testing.assert_allclose(backbone.predict_x0(u, 0), expected, atol=1e-5)
     torch.testing.assert_close(dense, backbone.predict_x0(u, 0), atol=1e-6, rtol=0)
     backbone.predict_x0(u, 0)[0].sum().backward()
-    assert backbone.near.values.grad is not None and backbone.item_axes is None
+    sparse = backbone.near.values.grad
+    assert sparse is not None and backbone.item_axes is None
+    backbone.near.values.grad = None
+    monkeypatch.setattr(spectral, "SPARSE", 0.0)
+    backbone.predict_x0(u, 0)[0].sum().backward()
+    torch.testing.assert_close(sparse, backbone.near.values.grad, atol=1e-6, rtol=0)
     state = backbone.state_dict()
     state["near.ids"][0, 0] = 25
     with pytest.raises(ValueError, match=r"near\.ids holds ids outside 0\.\.24"):
         backbone.check_state(state)
 
 
-def test_the_nearest_items_are_the_largest_values_and_no_item_is_there_twice() -> None:
+@pytest.mark.parametrize("of_targets", [False, True])
+def test_the_nearest_items_are_the_largest_values_and_no_item_is_there_twice(of_targets: bool) -> None:
     rows = synthesize(num_users=12, num_items=30).train.csr
     counting = Counting(shrink=1.0, balance=0.3, row_power=0.5, count_power=0.8)
     pairs = cooccurrences(rows, None, counting)
+    counting = replace(counting, of_targets=of_targets)
+    np.testing.assert_array_equal(cooccurrences(rows, None, counting), pairs)
+    pairs = pairs.T if of_targets else pairs
     ids, values = nearest_items(rows, None, 25, counting)
     assert (pairs == 0).sum(1).max() > 5  # fewer than 25 co-occurrences: some values are 0
     for item in range(30):
         assert len(set(ids[item])) == 25 and (values[item] == pairs[item, ids[item]]).all()
         np.testing.assert_allclose(values[item], np.sort(pairs[item])[::-1][:25])
     fewer = cooccurrences(rows, None, counting, nearest=3)
+    fewer = fewer.T if of_targets else fewer
     np.testing.assert_allclose(np.sort(fewer, 1)[:, ::-1][:, :3], np.sort(pairs, 1)[:, ::-1][:, :3])
     assert ((fewer > 0).sum(1) <= 3).all()
 
