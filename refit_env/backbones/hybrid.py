@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from refit_env.backbones.base import check_task
 from refit_env.backbones.closed_form import ClosedForm, ClosedFormConfig, RowDenoiser
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
-from refit_env.backbones.linear import LinearConfig, LinearDenoiser
+from refit_env.backbones.linear import MOST_NEIGHBORS, LinearConfig, LinearDenoiser
 from refit_env.backbones.spectral import SpectralConfig, SpectralDenoiser
 from refit_env.data.dataset import Dataset
 from refit_env.settings import OneOf, PartialShare, Size
@@ -41,13 +41,16 @@ class HybridConfig(LinearConfig, SpectralConfig):
     """Dropout of the network's input; the closed form has none."""
     l2: Annotated[float, Meta(ge=0, description="0: the default of the base")] = 0.0
     """l2 of the base (0: the default of the base)."""
+    neighbors: Annotated[int, Meta(ge=0, le=MOST_NEIGHBORS, description="0: the default of the base")] = 0
+    """Nearest items of the base (0: the default of the base)."""
 
     def base_config(self) -> ClosedFormConfig:
         """Return the configuration of the base."""
         cls: Any = BASES[self.base].config_class
         values = {f.name: getattr(self, f.name) for f in fields(cls)}
-        if self.l2 == 0:
-            del values["l2"]
+        for name in ("l2", "neighbors"):
+            if values[name] == 0:
+                del values[name]
         config: ClosedFormConfig = cls(**values)
         return config
 

@@ -90,9 +90,10 @@ def test_a_saved_hybrid_scores_the_same_and_keeps_what_is_trained(
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_l2_is_that_of_the_base_unless_it_is_set(base: str) -> None:
+def test_l2_and_neighbors_are_those_of_the_base_unless_they_are_set(base: str) -> None:
     assert make_backbone("hybrid", 10, {"base": base}).base.config == make_backbone(base, 10).config
     assert make_backbone("hybrid", 10, {"base": base, "l2": 7.0}).base.config.l2 == 7.0
+    assert make_backbone("hybrid", 10, {"base": base, "neighbors": 3}).base.config.neighbors == 3
 
 
 @pytest.mark.parametrize(
