@@ -28,7 +28,7 @@ SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
 OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors")
 """Settings of the neighbourhood alone."""
-COSTLY = ("rank", "item_power", "user_power")
+COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""
 NEEDS = {
     "oldest": ("recency", "rising"),

@@ -162,7 +162,7 @@ class SpectralDenoiser(ClosedForm):
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return the space of the terms, values of rank, filter and normalisation, and the common space."""
         largest = min(dataset.num_users, dataset.num_items) - 1
-        ranks = tuple(rank for rank in (256, 128, 512, 64, 1024) if rank <= largest) or (largest,)
+        ranks = tuple(rank for rank in (64, 32, 16, 8, 128, 256, 512, 1024) if rank <= largest) or (largest,)
         terms = terms_space(dataset.episodes)
         terms.pop("repeat", None)
         terms |= {"nearest_of": ("input", "target"), "neighbors": (200, 100, 400)}
