@@ -11,7 +11,7 @@ import pytest
 
 from agents.cli import main
 from agents.runs.folder import RunFolder
-from agents.tuning import study, trying
+from agents.tuning import fine_tunings, trying
 from agents.tuning.defaults import FineTuning
 from agents.tuning.outcome import fine_tuning_part
 from agents.tuning.settings_file import read_settings, write_settings
@@ -35,7 +35,7 @@ TUNINGS = 4
 def by_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """End the time after ``TUNINGS`` fine-tunings, so that no machine is too slow."""
     monkeypatch.setattr(Study, "left", lambda self: 600.0 if len(self.log.of(FINE_TUNING)) < TUNINGS else 0.0)
-    monkeypatch.setattr(study, "MOST", 8)
+    monkeypatch.setattr(fine_tunings, "MOST", 8)
     monkeypatch.setattr("agents.tuning.trying.MOST", 8)
     monkeypatch.setattr("agents.tuning.trying.LEAST", 1)
 
