@@ -36,7 +36,7 @@ def test_exponents_are_fitted_to_the_sizes_of_each_axis(benchmark: Any) -> None:
 
 
 def test_a_cell_measures_all_parts(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("faiss")
+    pytest.importorskip("faiss", reason="the extra neighbors: pip install -e '.[neighbors]'")
     from benchmarks import scaling
 
     monkeypatch.setattr(scaling, "HIDDEN", (8,))

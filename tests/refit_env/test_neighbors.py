@@ -161,7 +161,7 @@ def test_dense_vectors_tie_to_the_lower_id() -> None:
 
 
 def test_the_approximate_search_finds_most_of_the_nearest_users() -> None:
-    pytest.importorskip("faiss")
+    pytest.importorskip("faiss", reason="the extra neighbors: pip install -e '.[neighbors]'")
     rng = np.random.default_rng(0)
     homes = rng.integers(10, size=600)
     rows = sp.csr_matrix(

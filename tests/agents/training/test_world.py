@@ -16,6 +16,7 @@ from agents.cli import main
 from agents.runs.log import read_log
 from agents.training.world import world_of
 from refit_env.policy import DiffusionPolicy
+from tests.agents.training.train_both import train_both
 
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = {"finetune": 60, "pretrain": 70}
@@ -58,9 +59,26 @@ def start(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=env, text=True, stderr=subprocess.PIPE, cwd=ROOT)
 
 
+def test_two_processes_have_the_state_of_one(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate", reason="the extra distributed: pip install -e '.[distributed]'")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    running = start(*launcher, "tests/agents/training/train_both.py", str(tmp_path))
+    _, said = running.communicate(timeout=600)
+    assert running.returncode == 0, said
+    expected = train_both()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            if "generator" in name:
+                assert torch.equal(found[name], value), name
+            else:
+                assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
+
+
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("accelerate")
+    pytest.importorskip("accelerate", reason="the extra distributed: pip install -e '.[distributed]'")
     out = tmp_path_factory.mktemp("start") / "pretrained"
     assert (
         main(["pretrain", "--env", "ReFiT-Synthetic-v0", "--out", str(out), "--epochs", "1", "--quiet"]) == 0
