@@ -14,7 +14,7 @@ from refit_env.utils.atomic_io import atomic_path
 
 COLORS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:cyan")
 STYLES = ("-", "--", "-.", ":")
-ACROSS = 4
+ACROSS = 3
 """Panels in a row."""
 ROOM_BELOW = 0.6
 """How far below "no training" a panel reaches, as a share of the greatest gain."""

@@ -206,7 +206,7 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
             variant.key: {"baseline": variant.algorithm, "settings": job.settings, "refit": variant.refit}
         }
     model = job.model
-    config = asdict(sized_config(model.backbone, row.dataset or "", model.size)) | dict(model.options)
+    config = _config(model, row.dataset or "")
     out |= {"model": job.model_name, "backbone": model.backbone, "config": config}
     if (source := source_of("backbone", model.backbone)) is not None:
         out |= {"backbone_sha256": source["sha256"]}
@@ -216,6 +216,18 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
         found = [need for need in place.variant(open_names.pop()).needs() if need not in names]
         names, open_names = names + found, open_names + found
     return out | {other.key: _part(other, model, place) for other in place.variants if other.key in names}
+
+
+def _config(model: Model, dataset: str) -> Any:
+    """A backbone's settings; its class, so that a field which records lack, added later, counts as its default.
+
+    Options that the class refuses stay a mapping: the cell's work says what is wrong with them.
+    """
+    config = sized_config(model.backbone, dataset, model.size)
+    try:
+        return replace(config, **model.options)
+    except (TypeError, ValueError):
+        return asdict(config) | dict(model.options)
 
 
 def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agents.experiments.plan import plan
-from agents.experiments.records import plain
+from agents.experiments.records import plain, staleness
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import Variant
 from agents.experiments.study import Study, read_study
@@ -138,6 +138,16 @@ def test_wrong_settings_name_file_variant_model_and_environment(
     ease = Variant("ease", "EASE", "baseline", algorithm="ease")
     with pytest.raises(DataError, match=f"^{file}: ease of {ENV}: unknown setting of baseline 'ease' 'l3'"):
         plan(replace(tiny, environments={}, variants=(ease,)), RECORDS, env_ids=[ENV])
+
+
+def test_a_backbones_setting_that_was_added_later_counts_as_its_default(tiny: Study) -> None:
+    (cell, *_) = plan(tiny, RECORDS)
+    settings = plain(dict(cell.settings))
+    del settings["config"]["noise_scale"]  # a record from before there was such a setting
+    assert staleness({"settings": settings}, replace(cell, data="")) == []
+    (other, *_) = plan(changed(tiny, options={"hidden": [16], "num_steps": 5, "noise_scale": 0.7}), RECORDS)
+    (fault,) = staleness({"settings": settings}, replace(other, data=""))
+    assert fault.startswith("config.noise_scale was") and fault.endswith("now 0.7")
 
 
 def test_a_baseline_is_a_row_of_no_model_and_has_a_seed_where_it_draws(tiny: Study) -> None:
