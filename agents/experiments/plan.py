@@ -219,7 +219,7 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
 
 
 def _config(model: Model, dataset: str) -> Any:
-    """A backbone's settings; its class, so that a field which records lack, added later, counts as its default.
+    """A backbone's settings, as its class, so that a field which was added later counts as its default.
 
     Options that the class refuses stay a mapping: the cell's work says what is wrong with them.
     """
