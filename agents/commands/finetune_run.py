@@ -78,7 +78,7 @@ def run(command: Finetune) -> int:
     if not command.other_weights:
         check_recorded(weights)
     begun = {
-        "dataset": asdict(DataIdentity.of(agent.env.problem.dataset)),
+        "dataset": asdict(DataIdentity.of(agent.dataset)),
         "weights": weights,
         "pretraining": pretraining,
         "algorithm_file": source_of("algorithm", command.algorithm),
@@ -151,7 +151,7 @@ def _agent(
         options = {"reward_kwargs": "reward_options", "relevance_kwargs": "relevance_options"}
         typed = options.get(error.setting, error.setting)
         raise SettingError(typed, error.fault) from error
-    evaluated_users(agent.env.problem.dataset, "test")
+    evaluated_users(agent.dataset, "test")
     reward, items = agent.env.problem.reward_fn, agent.env.problem.num_items
     if pays_every_list_alike(reward, items):
         line = f"lists of {reward.k} hold all {items} items, so that the reward of every list is the same and"
@@ -282,7 +282,7 @@ def finetune_run(
         The content of ``metrics.json``, or None if Ctrl-C ended training (its state is saved).
     """
     result = agent.learn(folder.path, progress=progress)
-    dataset = agent.env.problem.dataset
+    dataset = agent.dataset
     draw_curve(folder, f"{dataset.name}: {agent.name}", agent.rule, result)
     if result.interrupted:
         return None

@@ -222,7 +222,7 @@ class AgentState(TrainingUsers):
             users: whose lists; all if None.
             start: whether of the policy that training began with, else of the policy as it is now.
         """
-        dataset, policy = self.env.problem.dataset, self.reference if start else self.policy
+        dataset, policy = self.dataset, self.reference if start else self.policy
         batch = min(self.config.users_per_batch, EVALUATED)
         scorer = policy.scorer(dataset)
         return evaluate(scorer, dataset, split, users=users, batch=batch, device=self.device)

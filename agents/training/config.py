@@ -101,8 +101,8 @@ class TrainerConfig(Bounded):
     validation_users: Annotated[int, Meta(ge=0, le=10**9, description="0: all")] = 0
     """Users that validations evaluate, drawn once by the seed; 0: all."""
     user_parts: Annotated[int, Meta(ge=1, le=10**6)] = 1
-    """Ranges of the users, of which one at a time is in memory besides the first, which validates: for data
-    sets of ``refit_env.data.mapped``."""
+    """Ranges of the users, of which one at a time is in memory besides the first, whose users validation and
+    test evaluate: for data sets of ``refit_env.data.mapped``."""
     part_iterations: Every = 100
     """With ``user_parts``: iterations on a range before the next one."""
     lists_ttl: Annotated[int, Meta(ge=0, le=10**7, description="0: at validations")] = 0

@@ -215,9 +215,8 @@ class FineTuner(AgentState):
     def _validated(self) -> tuple[Evaluation, dict[str, float]]:
         """Return the validation of the users that select, and its metrics."""
         found = self.evaluate("valid", users=self._selection_users)
-        return found, means_of(
-            found, self.env.problem.dataset, "valid", (*self.rule.names, *self.lagrangian.names)
-        )
+        names = (*self.rule.names, *self.lagrangian.names)
+        return found, means_of(found, self.dataset, "valid", names)
 
     def _value(self) -> float:
         """Return the score of the policy by the rule that selects."""

@@ -22,6 +22,7 @@ from agents.training.lagrangian import Lagrangian
 from agents.training.list_cache import ListCache
 from agents.training.resumable import Resumable
 from agents.training.user_draws import UserDraws
+from refit_env.data import Dataset
 from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluated_users
@@ -54,6 +55,11 @@ class TrainingUsers(Resumable):
         """Equal parts that a batch is divided into."""
         return 1
 
+    @property
+    def dataset(self) -> Dataset:
+        """The data set that validation and test evaluate: that of the first range where there are ranges."""
+        return self.envs[0].problem.dataset
+
     def _make_envs(self, env: str | DenoisingVectorEnv, env_kwargs: Mapping[str, Any] | None) -> None:
         """Make the environments, or take the one that is given."""
         self.ranges = None
@@ -80,7 +86,7 @@ class TrainingUsers(Resumable):
         """Make the cached lists that the rewards of ``users`` (B,) need; returns what is logged of it."""
         if self._cache is None:
             return {}
-        found = self._cache.refresh(users, self.done, self.policy.scorer(self.env.problem.dataset))
+        found = self._cache.refresh(users, self.done, self.policy.scorer(self.dataset))
         self._lists = self._cache.lists[None]
         return found
 
@@ -124,7 +130,7 @@ class TrainingUsers(Resumable):
         self._train_users, self._selection_users = self._split_users()
         self._draws = self.env, UserDraws(self.config.draw_users, self.env.problem)
         self._check_ranges()
-        evaluated_users(self.env.problem.dataset, "valid", self._selection_users)
+        evaluated_users(self.dataset, "valid", self._selection_users)
         self._lists = None
         self._cache = self._list_cache()
 
@@ -134,7 +140,7 @@ class TrainingUsers(Resumable):
         if self._cache is not None:
             self.refresh_cache(self._train_users[:DIVERGENCE_USERS].to(self.device))  # those of the monitors
         elif rewards[0].uses_lists:
-            score = self.policy.scorer(self.env.problem.dataset)
+            score = self.policy.scorer(self.dataset)
             self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
 
     def _show_lists(self, lists: Tensor) -> None:

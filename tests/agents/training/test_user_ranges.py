@@ -52,6 +52,16 @@ def test_ranges_take_turns_and_the_first_one_validates(monkeypatch: pytest.Monke
     assert len({id(known.dataset) for known in own}) <= 2  # the first and the last range
 
 
+def test_validations_evaluate_the_first_range_whatever_range_is_trained() -> None:
+    agent = make(replace(SMALL, learning_rate=0.0, eval_every=1, part_iterations=1))
+    history = agent.learn().history
+    first = agent.evaluate("valid", users=agent._selection_users).means()
+    assert agent.env is not agent.envs[0]  # the last iteration was of another range
+    for name in ("ndcg@20", "recall@20", "coverage@20"):
+        assert {row[f"valid/{name}"] for row in history} == {first[name]}
+    assert np.array_equal(agent.dataset.train.items, DATA.part(0, 20).train.items)
+
+
 def test_a_resumed_run_repeats_an_unbroken_one(tmp_path: Path) -> None:
     folder = write_mapped([DATA.part(0, 30), DATA.part(30, 60)], tmp_path / "shop")
     config = replace(SMALL, part_iterations=1)
