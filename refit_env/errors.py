@@ -37,6 +37,19 @@ class SettingError(ValueError):
         return f"{self.setting} {self.fault}"
 
 
+class MissingExtraError(ValueError, ImportError):
+    """A package that only an extra installs is not there; the message names the extra."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        """State what needs a package, and how the extra is installed.
+
+        Example:
+            >>> print(MissingExtraError("--engine ray", "Ray", "ray"))
+            --engine ray needs Ray, which is not installed: pip install 'refit-env[ray]'
+        """
+        super().__init__(f"{what} needs {package}, which is not installed: pip install 'refit-env[{extra}]'")
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is not in a registry.
 

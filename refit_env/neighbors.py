@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from sparse_dot_topn import sp_matmul_topn
 
+from refit_env.errors import MissingExtraError
 from refit_env.item_factors import item_factors
 from refit_env.utils.content_cache import CACHE
 
@@ -203,14 +204,12 @@ def approximate_users(
         candidates: users that the index returns for each user.
 
     Raises:
-        ImportError: naming the extra, if faiss is not installed.
+        MissingExtraError: if faiss is not installed.
     """
     try:
         import faiss
     except ImportError as error:
-        raise ImportError(
-            "the approximate search of neighbours needs faiss: pip install 'refit-env[neighbors]'"
-        ) from error
+        raise MissingExtraError("the approximate search of neighbours", "faiss", "neighbors") from error
     rows = sp.csr_matrix(matrix, dtype=np.float64)
     count = rows.shape[0]
     groups = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]

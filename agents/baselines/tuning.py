@@ -21,7 +21,7 @@ from agents.baselines.base import make_config
 from agents.baselines.evaluating import evaluate_baseline
 from agents.baselines.registry import baseline
 from refit_env.data.dataset import Dataset
-from refit_env.errors import DataError, SettingError
+from refit_env.errors import DataError, MissingExtraError, SettingError
 from refit_env.evaluation.ranking import selecting_rule
 from refit_env.evaluation.selection import UNMET, Rule, RuleText
 from refit_env.settings import Bounded, Seed
@@ -208,14 +208,12 @@ def load_optuna() -> ModuleType:
     """Return Optuna, with its logging turned off.
 
     Raises:
-        ValueError: without it, naming the extra.
+        MissingExtraError: without it.
     """
     try:
         import optuna
     except ImportError as error:
-        raise ValueError(
-            "a search of settings needs Optuna: install the extra 'tune' (pip install 'refit-env[tune]')"
-        ) from error
+        raise MissingExtraError("a search of settings", "Optuna", "tune") from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     module: ModuleType = optuna
     return module

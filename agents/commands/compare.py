@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -52,6 +52,9 @@ class Compare(Command):
     """Environment steps of each run, where the study has such a budget; the environment's own if left out."""
     workers: Workers = 2
     """Cells that run at once, one thread each."""
+    engine: Literal["process", "ray"] = "process"
+    """``process``: processes of this machine; ``ray``: tasks (extra ``ray``) on the cluster of
+    ``RAY_ADDRESS``, or on this machine; every machine must see ``--out`` and have the data."""
     device: str = "cpu"
     """Where cells run: ``cpu``, ``cuda`` or ``auto``. On a GPU the models that are too large for a CPU are
     compared, too."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from agents.commands.compare import Compare
 from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.plan import plan
+from agents.experiments.ray_cells import ray_tasks
 from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
 from agents.experiments.report import draw, find, report, write_report
 from agents.experiments.shipped import study_path
@@ -36,8 +38,7 @@ def run(command: Compare) -> int:
     study = study if command.steps is None else with_budget(study, command.steps)
     study = study if command.reward_file is None else with_reward(study, command.reward_file)
     device = "cpu" if command.finished else str(resolve_device(command.device))
-    out = Path("runs") / f"compare-{study.name}" if command.out is None else command.out
-    records = out / f"{study.name}.jsonl"
+    records = records_of(command, study.name)
     cells = plan(
         study,
         records,
@@ -50,13 +51,19 @@ def run(command: Compare) -> int:
     )
     note_other_sets(list(dict.fromkeys(cell.settings["env"] for cell in cells)))
     progress = Progress(cells, records, redo=command.redo, finished=command.finished)
-    failed = progress.run(command.workers)
+    failed = progress.run(command)
     found = [read_cell(records, cell, stale=command.finished) for cell in cells]
     results = [record for record in found if record is not None]
     if results or command.finished:
         content = _report(command, study, results, records, progress.stale_note())
         show(content, records.with_suffix(".json"), json=command.json)
     return progress.end(failed)
+
+
+def records_of(command: Compare, name: str) -> Path:
+    """The file of a study's records; a whole path where other machines read it, too."""
+    out = Path("runs") / f"compare-{name}" if command.out is None else command.out
+    return (out.resolve() if command.engine == "ray" else out) / f"{name}.jsonl"
 
 
 def with_reward(study: Study, place: str) -> Study:
@@ -153,13 +160,20 @@ class Progress:
         if others := other_commits(cells, records):
             say(others, stderr=True)
 
-    def run(self, workers: int) -> dict[str, str]:
+    def run(self, command: Compare) -> dict[str, str]:
         """Run what is missing, if anything is to run; the errors of the cells that failed, by key."""
         if self._finished:
             return {}
-        return run_cells(
-            self._cells, self._records, workers=workers, on_end=self.print_outcome, redo=self._redo
-        )
+        gpu = str(resolve_device(command.device)) != "cpu"
+        with ray_tasks(command.workers, gpu=gpu) if command.engine == "ray" else nullcontext() as engine:
+            return run_cells(
+                self._cells,
+                self._records,
+                workers=command.workers,
+                on_end=self.print_outcome,
+                redo=self._redo,
+                engine=engine,
+            )
 
     def stale_note(self) -> str:
         """A sentence of a table's note on the stale cells that it shows; empty where there are none."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from agents.commands.common import note_other_sets
 from agents.commands.compare import Compare
-from agents.commands.comparing import Progress, names_in, show, typed
+from agents.commands.comparing import Progress, names_in, records_of, show, typed
 from agents.experiments.frontier import plan_fronts, read_front_study
 from agents.experiments.frontier_report import draw_fronts, front_report
 from agents.experiments.records import read_cell
@@ -30,8 +28,7 @@ def run_fronts(command: Compare) -> int:
     ):
         if given:
             raise SettingError(option, f"is not for {study.name}: its runs are named by --variants")
-    out = Path("runs") / f"compare-{study.name}" if command.out is None else command.out
-    records = out / f"{study.name}.jsonl"
+    records = records_of(command, study.name)
     cells = plan_fronts(
         study,
         records,
@@ -42,7 +39,7 @@ def run_fronts(command: Compare) -> int:
     )
     note_other_sets(list(dict.fromkeys(cell.settings["env"] for cell in cells)))
     progress = Progress(cells, records, redo=command.redo, finished=command.finished)
-    failed = progress.run(command.workers)
+    failed = progress.run(command)
     found = [read_cell(records, cell, stale=command.finished) for cell in cells]
     results = [record for record in found if record is not None]
     if command.finished and not results:

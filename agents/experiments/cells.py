@@ -1,8 +1,8 @@
 """Measurements that survive interruptions: one record a cell, each cell in a process of its own.
 
 A cell is one measurement of a long table. What is finished is never done again; what failed is reported, does
-not stop the others, and is tried again the next time. A process of its own gives each cell its own peak of
-memory, and one thread lets as many cells run as there are cores.
+not stop the others, and is tried again the next time. Cells run in processes of this machine
+(``cell_processes``), or in those of a Ray cluster (``ray_cells``).
 
 A cell that runs is locked, so that several commands may share a file of records: each starts cells that no
 other has, and waits for what another is making.
@@ -10,31 +10,18 @@ other has, and waits for what another is making.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from agents.experiments.provenance import command_line, provenance
-from agents.experiments.records import LOCKS, Cell, append_record, plain, read_cell, read_records, unfinished
+from agents.experiments.cell_processes import Engine, Processes
+from agents.experiments.provenance import command_line
+from agents.experiments.records import LOCKS, Cell, read_cell, read_records, unfinished
 
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What the numerical libraries read at their start."""
-GRACE = 10.0
-"""Seconds that a process has to end by itself after a signal."""
 POLL = 0.5
 """Seconds between two tries for a cell that another command has."""
 
@@ -58,8 +45,7 @@ class _Job:
     """A cell that runs now."""
 
     cell: Cell
-    process: SpawnProcess
-    pipe: Connection
+    run: Any
     lock: FileLock
     begin: float = field(default_factory=time.perf_counter)
 
@@ -71,6 +57,7 @@ def run_cells(
     workers: int = 2,
     on_end: Callable[[Outcome], None] = lambda outcome: None,
     redo: bool = False,
+    engine: Engine | None = None,
 ) -> dict[str, str]:
     """Run what is missing; a cell begins as soon as a worker is free and its needs are finished.
 
@@ -80,6 +67,7 @@ def run_cells(
         workers: cells that run at once.
         on_end: called after each cell that ran, or could not.
         redo: measure stale cells again; their records count until there are new ones.
+        engine: where cells run; processes of this machine if None.
 
     Returns:
         Key -> error of the cells that failed; empty when all are finished.
@@ -89,23 +77,26 @@ def run_cells(
         ValueError: for less than one worker, a repeated key, or a need that is no cell.
     """
     _check(cells, workers)
+    engine = Processes() if engine is None else engine
     missing = unfinished(cells, records, redo=redo)
     needed = {need for cell in missing for need in cell.needs}
     waiting = [cell for cell in cells if cell in missing or (cell.key in needed and _lost(cell))]
-    queue = _Queue(records, waiting, {cell.key for cell in cells if cell not in waiting}, redo)
-    running: dict[int, _Job] = {}
+    queue = _Queue(records, waiting, {cell.key for cell in cells if cell not in waiting}, redo, engine)
+    running: list[_Job] = []
     try:
         while queue.waiting or running:
             for outcome in queue.give_up():
                 on_end(outcome)
             while len(running) < workers and (job := queue.begin()) is not None:
-                running[job.process.sentinel] = job
+                running.append(job)
             if not running:
                 time.sleep(POLL if queue.waiting else 0)  # other commands have what is left
                 continue
-            ended = wait(list(running), POLL if queue.waiting and len(running) < workers else None)
-            for sentinel in [sentinel for sentinel in running if sentinel in ended]:
-                outcome = _end(running.pop(sentinel), records)
+            idle = queue.waiting and len(running) < workers
+            ended = engine.ended([job.run for job in running], POLL if idle else None)
+            for job in [job for job in running if job.run in ended]:
+                running.remove(job)
+                outcome = _end(job, engine, records)
                 queue.take(outcome)
                 on_end(outcome)
     except KeyboardInterrupt:
@@ -113,12 +104,8 @@ def run_cells(
         text = f"{done} of {len(cells)} cells are finished and kept; the same command goes on"
         raise KeyboardInterrupt(text) from None
     finally:  # interrupted: what has not been written is not finished
-        for job in running.values():
-            job.process.terminate()
-        for job in running.values():
-            job.process.join(GRACE)
-            job.process.kill()
-            job.process.join()
+        engine.stop([job.run for job in running])
+        for job in running:
             job.lock.release()
     return queue.failed
 
@@ -131,6 +118,7 @@ class _Queue:
     waiting: list[Cell]
     finished: set[str]
     redo: bool
+    engine: Engine = field(default_factory=Processes)
     failed: dict[str, str] = field(default_factory=dict)
     command: str = field(default_factory=command_line)
 
@@ -155,7 +143,7 @@ class _Queue:
                 continue
             self.waiting.remove(cell)
             if _lost(cell) or unfinished([cell], self.records, redo=self.redo):
-                return _begin(cell, self.records, lock, self.command)
+                return _Job(cell, self.engine.begin(cell, self.records, self.command), lock)
             lock.release()  # another command did it meanwhile
             self.finished.add(cell.key)
         return None
@@ -205,106 +193,9 @@ def _check(cells: Sequence[Cell], workers: int) -> None:
                 raise ValueError(f"cell {cell.key!r} needs {need!r}, which is not before it")
 
 
-def _begin(cell: Cell, records: Path, lock: FileLock, command: str) -> _Job:
-    """Start a cell's process; spawned, so that it inherits neither memory nor threads."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work_in_process, args=(cell, records, theirs, command), name=cell.key)
-    with _one_thread(), _ctrl_c_held_back():
-        process.start()
-    theirs.close()
-    return _Job(cell, process, ours, lock)
-
-
-def _end(job: _Job, records: Path) -> Outcome:
-    """Take in what a process that ended has left."""
-    job.process.join()
+def _end(job: _Job, engine: Engine, records: Path) -> Outcome:
+    """Take in what a cell that ended has left."""
+    error = engine.error(job.run)
     seconds = time.perf_counter() - job.begin
-    try:
-        error = str(job.pipe.recv()) if job.pipe.poll() else _death(job.process.exitcode)
-    except EOFError:
-        error = _death(job.process.exitcode)
-    job.pipe.close()
     job.lock.release()
     return Outcome(job.cell, None if error else read_cell(records, job.cell), error, seconds)
-
-
-def _death(code: int | None) -> str:
-    """What an exit without a word may mean."""
-    hints = {-9: " (killed: out of memory?)", -15: " (ended by SIGTERM)", 130: " (interrupted)"}
-    return f"its process ended with code {code}{hints.get(code or 0, '')}"
-
-
-def work_in_process(cell: Cell, records: Path, pipe: Connection, command: str) -> None:
-    """What a cell's process does: the work, its record, and one word of how it went (empty: well)."""
-    Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        do_cell(cell, records, command)
-        pipe.send("")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        path = cell.error_path(records)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-        pipe.send(f"{type(error).__name__}: {error}"[:2000])
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, even where that was killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def do_cell(cell: Cell, records: Path, command: str = "") -> dict[str, Any]:
-    """Do a cell's work here and now, and write its record.
-
-    Args:
-        cell: which.
-        records: the file that it is written to.
-        command: what the user typed; that of this process if empty.
-    """
-    source = provenance(cell.data, command)  # of the code that is about to run
-    result = cell.work(*cell.arguments)
-    content = {
-        "key": cell.key,
-        "settings": plain(dict(cell.settings)),
-        "provenance": source.to_json(),
-    } | result
-    append_record(records, content)
-    cell.error_path(records).unlink(missing_ok=True)
-    return content
-
-
-@contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Keep Ctrl-C, which reaches all processes of a terminal, from those started here: the parent ends them.
-
-    A signal that comes meanwhile is delivered afterwards. On Windows the block changes nothing.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # once it runs, it leaves the mask alone
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let processes that start here use one thread."""
-    before = {name: os.environ.get(name) for name in THREADS}
-    os.environ.update(dict.fromkeys(THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

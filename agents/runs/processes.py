@@ -11,6 +11,12 @@ import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from importlib.util import find_spec
+
+from refit_env.errors import MissingExtraError
+
+NEEDED = ("a training in several processes", "Accelerate", "distributed")
+"""What connects them: what needs it, the package, its extra."""
 
 
 def processes() -> int:
@@ -44,8 +50,11 @@ def launch(words: Sequence[str], count: int) -> int:
         The exit code of the first process that failed; 0 if none did.
 
     Raises:
+        MissingExtraError: if what connects them is not installed.
         ValueError: if one of them was killed.
     """
+    if find_spec("accelerate") is None:
+        raise MissingExtraError(*NEEDED)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

@@ -35,7 +35,7 @@ from refit_env.envs.wrappers.vector import (
     ResidualAction,
 )
 from refit_env.envs.wrappers.vector.base import AnyVectorWrapper
-from refit_env.errors import unknown_name
+from refit_env.errors import MissingExtraError, unknown_name
 from refit_env.policy import DiffusionPolicy
 
 
@@ -244,5 +244,5 @@ def _trpo() -> Any:
     try:
         from sb3_contrib import TRPO
     except ImportError as error:
-        raise ImportError("TRPO needs sb3-contrib: pip install 'refit-env[zoo]'") from error
+        raise MissingExtraError("TRPO", "sb3-contrib", "zoo") from error
     return TRPO

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from agents.runs.folder import RunError
-from agents.runs.processes import processes, restarts
+from agents.runs.processes import NEEDED, processes, restarts
+from refit_env.errors import MissingExtraError
 
 Value = TypeVar("Value")
 
@@ -59,14 +60,12 @@ class DistributedWorld(World):
         """Join the other processes.
 
         Raises:
-            ImportError: naming the extra, if Accelerate is not installed.
+            MissingExtraError: if Accelerate is not installed.
         """
         try:
             from accelerate import PartialState
         except ImportError as error:
-            raise ImportError(
-                "several processes need Accelerate: pip install 'refit-env[distributed]'"
-            ) from error
+            raise MissingExtraError(*NEEDED) from error
         self._state = PartialState(cpu=device.type == "cpu", **_store())
         self.rank, self.size = int(self._state.process_index), int(self._state.num_processes)
         self.device = torch.device(self._state.device)

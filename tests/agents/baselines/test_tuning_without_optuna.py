@@ -13,7 +13,7 @@ def test_the_error_names_the_extra_and_nothing_is_written(
     small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    wanted = r"install the extra 'tune' \(pip install 'refit-env\[tune\]'\)"
+    wanted = r"needs Optuna, which is not installed: pip install 'refit-env\[tune\]'"
     with pytest.raises(ValueError, match=wanted):
         load_optuna()
     with pytest.raises(ValueError, match=wanted):

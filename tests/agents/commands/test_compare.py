@@ -74,7 +74,7 @@ def test_a_study_runs_goes_on_and_names_failures(
     assert report["command"] == f"refit compare {study} --variants reinforce,grpo --seeds 1"
     assert report["figure"] == "tiny.png" and "rows" not in report
 
-    monkeypatch.setattr("agents.experiments.cells._begin", None)  # nothing may run any more
+    monkeypatch.setattr("agents.experiments.cells.Processes.begin", None)  # nothing may run any more
     assert main(words(study, "--rows", "reinforce,grpo", "--json")) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["tables"] == report["tables"] and set(found["over_environments"]) == {"reinforce", "grpo"}
@@ -99,7 +99,7 @@ def test_stale_cells_are_named_shown_and_made_again(
     )
     assert "--redo measures it again" in said
     with monkeypatch.context() as patch:
-        patch.setattr("agents.experiments.cells._begin", None)  # nothing may run
+        patch.setattr("agents.experiments.cells.Processes.begin", None)  # nothing may run
         assert main(words(study, "--finished")) == 0
         note = json.loads((study.parent / "out" / "tiny.json").read_text())["note"]
         assert "1 of its cells are stale" in note

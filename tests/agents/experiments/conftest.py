@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents.experiments.cells import do_cell
+from agents.experiments.cell_processes import do_cell
 from agents.experiments.plan import plan
 from agents.experiments.records import Cell
 from agents.experiments.study import Study, read_study

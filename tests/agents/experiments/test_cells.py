@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from agents.experiments.cells import Outcome, _end, _Queue, _try_lock, do_cell, run_cells
+from agents.experiments.cell_processes import Processes, do_cell
+from agents.experiments.cells import Outcome, _end, _Queue, _try_lock, run_cells
 from agents.experiments.records import Cell, CellError, differences, read_cell, read_records
 
 FILE = "cells.jsonl"
@@ -257,7 +258,7 @@ def test_a_cell_waits_while_another_command_makes_again_what_it_begins_from(tmp_
     job = queue.begin()
     assert job is not None
     assert _try_lock(tmp_path / FILE, "reader") is None  # it is ours until it has ended
-    assert _end(job, tmp_path / FILE).error == ""
+    assert _end(job, Processes(), tmp_path / FILE).error == ""
     free = _try_lock(tmp_path / FILE, "reader")
     assert free is not None
     free.release()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from agents.experiments import making, measuring
-from agents.experiments.cells import do_cell
+from agents.experiments.cell_processes import do_cell
 from agents.experiments.per_user import values_of
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records

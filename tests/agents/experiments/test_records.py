@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agents.experiments import provenance
-from agents.experiments.cells import do_cell
+from agents.experiments.cell_processes import do_cell
 from agents.experiments.provenance import Commit, command_line, commit, provenance_of, sources
 from agents.experiments.records import (
     Cell,
