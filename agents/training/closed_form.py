@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ def fit_closed_form(
     callback: Callable[[Mapping[str, Any]], None] | None = None,
     tried: Iterable[Mapping[str, Any]] = (),
     out_of_time: OutOfTime | None = None,
+    starts: Sequence[Mapping[str, Any]] = (),
 ) -> ClosedFormResult:
     """Fit a closed-form denoiser; what ``options`` leaves open is chosen on validation.
 
@@ -70,6 +71,7 @@ def fit_closed_form(
         tried: rows of ``ClosedFormResult.tried`` of an earlier call, which are not tried again.
         out_of_time: called before each trial but the first with a share of the time; returns whether that
             share has passed.
+        starts: settings of the neighbourhood from which its search begins, too.
 
     Raises:
         ValueError: for a backbone without a closed form, a wrong option, or an unknown metric.
@@ -85,7 +87,7 @@ def fit_closed_form(
     rule = selecting_rule(select, dataset)
     trials = Trials(dataset, name, num_steps, rule, resolve_device(device), callback, list(tried))
     begin = time.perf_counter()
-    chosen = search_settings(trials, dict(options or {}), out_of_time)
+    chosen = search_settings(trials, dict(options or {}), out_of_time, starts)
     policy = trials.policy_of(chosen)
     backbone = cast("ClosedForm", policy.backbone.eval())
     trial = [row["settings"] for row in trials.rows].index(chosen)

@@ -7,7 +7,7 @@ searched alone before their sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -46,7 +46,10 @@ OutOfTime = Callable[[float], bool]
 
 
 def search_settings(
-    trials: Trials, options: Mapping[str, Any], out_of_time: OutOfTime | None = None
+    trials: Trials,
+    options: Mapping[str, Any],
+    out_of_time: OutOfTime | None = None,
+    starts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the settings that validation chooses.
 
@@ -54,24 +57,29 @@ def search_settings(
         trials: fits and validates.
         options: settings that are not searched.
         out_of_time: called before each trial but the first.
+        starts: settings of the neighbourhood from which its search begins, too.
     """
     over = out_of_time if out_of_time is not None else lambda share: False
     space = dict(cast("type[ClosedForm]", backbone_class(trials.name)).search_space(trials.dataset))
     start = dict(options)
     if SHARE in space and SHARE not in options:
-        start = _of_parts(trials, options, space, over)
+        start = _of_parts(trials, options, space, over, starts)
         space = {
             name: (start[name], *values) for name, values in space.items() if name not in OF_NEIGHBORHOOD
         }
         space[SHARE] = tuple(share for share in space[SHARE] if bool(share) == bool(start[SHARE]))
         options = {name: start[name] for name in OF_NEIGHBORHOOD if name in start} | dict(options)
-    search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of)
+    search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of, trials.known)
     search.run(space, NEEDS)
     return search.chosen
 
 
 def _of_parts(
-    trials: Trials, options: Mapping[str, Any], space: Mapping[str, tuple[Any, ...]], over: OutOfTime
+    trials: Trials,
+    options: Mapping[str, Any],
+    space: Mapping[str, tuple[Any, ...]],
+    over: OutOfTime,
+    starts: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Search the regression and the neighbourhood alone; return the settings of the best sum."""
     own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD}
@@ -80,18 +88,24 @@ def _of_parts(
     given = (
         {name: values[0] for name, values in space.items() if name in fixed} | dict(options) | {SHARE: 0.0}
     )
-    search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of)
+    search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of, trials.known)
     search.run(rest, NEEDS)
     regression = search.chosen
-    if over(NEIGHBORHOOD):
-        return regression
     alone = {name: value for name, value in regression.items() if name not in own or name in options}
-    near = SettingsSearch(trials.value, {**alone, SHARE: 1.0}, lambda: over(NEIGHBORHOOD))
-    near.run(own)
-    found = [(search.value, regression), (near.value, near.chosen)]
-    for share in sorted(set(space[SHARE]) - {0.0, 1.0}, key=lambda share: abs(share - 0.5)):
-        if not over(1.0):
-            settings = {**near.chosen, SHARE: share}
+    alone[SHARE] = 1.0
+    found = [(search.value, regression)]
+    for start in ({}, *starts):
+        first = {name: (start.get(name, values[0]), *values) for name, values in own.items()}
+        settings = alone | {name: values[0] for name, values in first.items()}
+        late = over(NEIGHBORHOOD) and not trials.known(settings)
+        if late or (len(found) > 1 and trials.value(settings) <= found[-1][0]):
+            continue
+        near = SettingsSearch(trials.value, alone, lambda: over(NEIGHBORHOOD), known=trials.known)
+        near.run(first)
+        found.append((near.value, near.chosen))
+    sums = sorted(set(space[SHARE]) - {0.0, 1.0}, key=lambda share: abs(share - 0.5))
+    for settings in [found[-1][1] | {SHARE: share} for share in sums if len(found) > 1]:
+        if trials.known(settings) or not over(1.0):
             found.append((trials.value(settings), settings))
     return max(found, key=lambda pair: pair[0])[1]
 
@@ -145,6 +159,10 @@ class Trials:
         self.rows = [dict(row) for row in rows]
         self._per_user: list[tuple[dict[str, Any], npt.NDArray[np.float64] | None]] = []
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
+
+    def known(self, settings: dict[str, Any]) -> bool:
+        """Return whether ``settings`` were tried before."""
+        return any(row["settings"] == settings for row in self.rows)
 
     def value(self, settings: dict[str, Any]) -> float:
         """Return the score of ``settings`` by the rule; they are fitted unless they were tried before."""

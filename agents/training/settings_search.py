@@ -27,6 +27,7 @@ class SettingsSearch:
         given: Mapping[str, Any] | None = None,
         out_of_time: Callable[[], bool] | None = None,
         error_of: Callable[[dict[str, Any], dict[str, Any]], float] | None = None,
+        known: Callable[[dict[str, Any]], bool] | None = None,
     ) -> None:
         """Prepare.
 
@@ -35,8 +36,11 @@ class SettingsSearch:
             given: settings that are not searched.
             out_of_time: called before each trial but the first; once it returns True, nothing more is tried.
             error_of: the standard error of the difference in value between two settings that were tried.
+            known: whether the value of settings needs no time, as those of an earlier call; they are tried
+                when time is over, too.
         """
         self._value_of, self._out_of_time, self._error_of = value_of, out_of_time, error_of
+        self._known = known if known is not None else lambda settings: False
         self.chosen: dict[str, Any] = dict(given or {})
         self.value = float("-inf")
         self._given = frozenset(self.chosen)
@@ -79,7 +83,10 @@ class SettingsSearch:
         """Value the chosen settings with ``changes``, once; whether they are the best so far."""
         settings = {**self.chosen, **changes}
         settings |= {name: v[0] for name, v in self._space.items() if self._idle(name, settings)}
-        if settings in self._tried or (self._tried and self._out_of_time is not None and self._out_of_time()):
+        if settings in self._tried:
+            return False
+        late = bool(self._tried) and self._out_of_time is not None and self._out_of_time()
+        if late and not self._known(settings):
             return False
         self._tried.append(settings)
         value = self._value_of(settings)

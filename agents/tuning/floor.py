@@ -64,6 +64,23 @@ def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
+def as_neighborhood(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a baseline's settings as those of the neighbourhood of ``linear`` and ``spectral``, or None.
+
+    Example:
+        >>> as_neighborhood("rp3beta", {"alpha": 0.75, "beta": 0.25, "neighbors": 100})["balance"]
+        0.25
+    """
+    if name == "item-knn":
+        return {"count_power": 1.0, "row_power": 0.0, **settings}
+    if name == "rp3beta":
+        alpha, both = settings["alpha"], settings["alpha"] + settings["beta"]
+        balance = settings["beta"] / both if both else 0.0
+        walk = {"count_power": both, "balance": balance, "row_power": alpha, "shrink": 0.0}
+        return walk | {"neighbors": settings["neighbors"]}
+    return None
+
+
 def search_baseline(
     dataset: Dataset,
     name: str,
@@ -96,4 +113,7 @@ def search_baseline(
         result = evaluate(scorer, data, "valid", device=device)
         return note(settings, means_of(result, data, "valid", names))
 
-    SettingsSearch(value, out_of_time=out_of_time).run(SPACES.get(name, {}))
+    def tried(settings: dict[str, Any]) -> bool:
+        return any(dict(earlier) == settings for earlier, _ in known)
+
+    SettingsSearch(value, out_of_time=out_of_time, known=tried).run(SPACES.get(name, {}))

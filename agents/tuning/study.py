@@ -8,17 +8,20 @@ fine-tuning against later ones. Test items are not read.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from agents.training.closed_form import fit_closed_form, is_closed_form
 from agents.tuning.fine_tunings import FineTunings
-from agents.tuning.floor import search_baseline
+from agents.tuning.floor import as_neighborhood, search_baseline
 from agents.tuning.state import StudyState
 from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
 from agents.tuning.trying import pretrain_network
 from refit_env.policy import DiffusionPolicy
+
+FIRST = 0.6
+"""Share of the closed forms' time before the baselines; the rest begins from the best of those, too."""
 
 
 class Study(StudyState):
@@ -27,15 +30,27 @@ class Study(StudyState):
     def run(self) -> None:
         """Run the stages; after a KeyboardInterrupt all finished trials are on disk."""
         self._begun = time.perf_counter()
-        self._closed_forms()
+        self._closed_forms(FIRST * self.settings.closed_share)
         self._baselines()
+        self._closed_forms(self.settings.closed_share, self._neighborhoods())
         self._networks()
         FineTunings(self).run()
 
-    def _closed_forms(self) -> None:
-        """Fit the closed forms; tried settings are skipped."""
+    def _neighborhoods(self) -> list[dict[str, Any]]:
+        """Return the settings of the best baselines that closed forms contain."""
+        best = [self.log.best(BASELINE, name=name) for name in self.floor]
+        found = [as_neighborhood(trial.name, trial.settings) for trial in best if trial is not None]
+        return [settings for settings in found if settings is not None]
+
+    def _closed_forms(self, until: float, starts: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Fit the closed forms; tried settings are skipped.
+
+        Args:
+            until: share of the study's time that they may need, earlier calls included.
+            starts: settings of the neighbourhood from which its search begins, too.
+        """
         names = [name for name in self.backbones if is_closed_form(name)]
-        share = self.settings.closed_share * self.settings.minutes * 60
+        share = until * self.settings.minutes * 60
         for at, name in enumerate(names):
             tried = self.log.of(CLOSED_FORM, name)
             spent = sum(trial.seconds for trial in self.log.of(CLOSED_FORM))
@@ -57,6 +72,7 @@ class Study(StudyState):
                 callback=note,
                 tried=rows,
                 out_of_time=stop,
+                starts=starts,
             )
             settings = result.tried[result.best_trial - 1]["settings"]
             chosen = next(t for t in self.log.of(CLOSED_FORM, name) if t.settings == settings)

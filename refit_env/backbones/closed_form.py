@@ -92,7 +92,7 @@ class ClosedFormConfig(LinearVariance):
     """Share of the target item in the exponents of the counts in that denominator; the input has the rest."""
     count_power: Annotated[float, Meta(ge=0, le=5)] = 1.0
     """Sum of both exponents: 0 divides by no count, above 1 popular items count less."""
-    row_power: Share = 0.0
+    row_power: Annotated[float, Meta(ge=0, le=5)] = 0.0
     """An input row counts (its sum)^-row_power in the co-occurrences: long rows count less."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less

@@ -68,3 +68,14 @@ def test_a_condition_may_say_when_a_setting_has_an_effect() -> None:
     search = SettingsSearch(lambda s: tried.append(s) or -abs(s["share"]))
     search.run({"share": (0.0, 0.5), "shrink": (1, 2)}, {"shrink": ("share", bool)})
     assert [s["shrink"] for s in tried if not s["share"]] == [1]
+
+
+def test_what_is_known_needs_no_time() -> None:
+    values = {1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0}
+    search = SettingsSearch(
+        lambda settings: values[settings["l2"]],
+        out_of_time=lambda: True,
+        known=lambda settings: settings["l2"] < 4,
+    )
+    search.run({"l2": (1, 2, 3, 4)})
+    assert search.chosen == {"l2": 3}

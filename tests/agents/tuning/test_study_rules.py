@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from agents.tuning.config import StudySettings
+from agents.tuning.fine_tunings import FineTunings
+from agents.tuning.floor import as_neighborhood
 from agents.tuning.inspection import inspect_data
 from agents.tuning.study import Study
+from agents.tuning.trials import BASELINE, CLOSED_FORM
 from refit_env.data import Dataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.selection import UNMET
@@ -36,3 +39,32 @@ def test_trials_that_break_a_condition_are_never_the_best(small_data: Dataset, t
     assert first.value == UNMET and "novelty@20" in first.valid
     for trial in others:
         assert (trial.value > UNMET) == (trial.valid["novelty@20"] >= 1.0001 * first.valid["novelty@20"])
+
+
+def test_closed_forms_begin_from_the_best_baselines_and_a_continued_study_from_what_it_chose(
+    small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FineTunings, "run", lambda self: None)
+
+    def of(minutes: float) -> Study:
+        settings = StudySettings(minutes=minutes, backbones=("linear",), baselines=("rp3beta", "item-knn"))
+        facts, device = inspect_data(small_data), torch.device("cpu")
+        made = Study(small_data, facts, "ReFiT-Custom-v0", {"data": small_data}, settings, device=device)
+        made.open(tmp_path)
+        made.run()
+        return made
+
+    made = of(100.0)
+    tried = [trial.settings for trial in made.log.of(CLOSED_FORM)]
+    for name in ("rp3beta", "item-knn"):
+        best = made.log.best(BASELINE, name=name)
+        assert best is not None
+        wanted = as_neighborhood(name, best.settings)
+        assert wanted is not None
+        near = wanted | {"neighborhood": 1.0}
+        assert any({name: settings[name] for name in near} == near for settings in tried), name
+    again = of(1e-9)
+    assert len(again.log.trials) == len(made.log.trials)
+    chosen = made.best_start("linear")
+    assert chosen is not None and chosen == again.best_start("linear")
+    assert chosen.settings != tried[0]
