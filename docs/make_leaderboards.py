@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from make_results import DATA, data_table, markdown_table, marked
 from written_pages import write_pages
 
+from agents.baselines import baseline
 from agents.experiments.shipped import study_path
 from agents.experiments.study import read_study
 from agents.hyperparams.models import baseline_settings
@@ -32,6 +34,8 @@ items and measured by one evaluation: full ranking, seen items removed. Each pag
 settings and how long validation searched for them; some have their defaults, and most have one seed.
 `refit compare leaderboards --env ID` measures a board again."""
 
+NO_SEARCH = "none"
+"""In place of a number of trials."""
 SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
 processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were
 measured as they are, so a search might lift the row."""
@@ -73,25 +77,30 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
     """One environment: which row is first, all rows, the slices, the data, the baselines' settings."""
     tables = [table for table in boards["tables"] if table.get("env") == env_id]
     parts = [MADE, f"# Leaderboard of {env_id}{mark(DATA[env_id])}"]
-    for table in tables:
-        parts += [table["note"]] if "note" in table else []
-        parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], table["rows"])]
-    parts += ["Measured on:", data_table([DATA[env_id]], boards)]
     measured = {row[0] for table in tables for row in table["rows"]}
-    if settings := settings_rows(env_id, measured):
+    settings = settings_rows(env_id, measured)
+    plain = {row[0] for row in settings if row[2] == NO_SEARCH}
+    for table in tables:
+        rows = [
+            [f"{row[0]} (not searched)" if row[0] in plain else row[0], *row[1:]] for row in table["rows"]
+        ]
+        parts += [table["note"]] if "note" in table else []
+        parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], rows)]
+    parts += ["Measured on:", data_table([DATA[env_id]], boards)]
+    if settings:
         columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
         parts += [SETTINGS, markdown_table(columns, settings)]
     return "\n\n".join([*parts, _source(boards)]) + "\n"
 
 
-def settings_rows(env_id: str, measured: Collection[str] = ()) -> list[list[str]]:
-    """The baselines that were searched or are ``measured`` (titles of rows), and their settings."""
+def settings_rows(env_id: str, measured: Collection[str]) -> list[list[str]]:
+    """The baselines that have settings and were searched or are ``measured`` (titles of rows)."""
     lines = (RESULTS / "search-baselines.jsonl").read_text(encoding="utf-8").splitlines()
     found = [json.loads(line) for line in lines]
     searches = {search["baseline"]: search for search in found if search["dataset"] == DATA[env_id]}
     out = []
     for variant in read_study(study_path("leaderboards")).place(env_id).variants:
-        if variant.make != "baseline":
+        if variant.make != "baseline" or not fields(baseline(variant.algorithm).config_class):
             continue
         settings, search = baseline_settings(env_id, variant.algorithm), searches.get(variant.algorithm)
         if variant.title not in measured and not settings and search is None:
@@ -104,7 +113,7 @@ def settings_rows(env_id: str, measured: Collection[str] = ()) -> list[list[str]
 def _search(search: Mapping[str, Any] | None) -> list[str]:
     """Trials, minutes, best and first value of a search."""
     if search is None:
-        return ["none", "", "", ""]
+        return [NO_SEARCH, "", "", ""]
     trials = search["trials"]
     values = [trial["value"] for trial in trials if trial["value"] is not None]
     first = trials[0]["value"]
