@@ -38,9 +38,9 @@ HEADLINE: Mapping[str, tuple[str, Sequence[str]]] = {
     "Closed forms and fine-tuning (test)": (
         "",
         (
-            "ML1M, closed-form",
-            "KuaiRec, closed-form",
-            "YooChoose, closed-form",
+            "ML1M, linear-future",
+            "ML1M, linear-future + REINFORCE",
+            "ML1M, linear-future + cross-entropy, same work",
             "Yelp, closed-form",
             "Yelp, closed-form + REINFORCE",
             "Yelp, closed-form + cross-entropy, same work",
