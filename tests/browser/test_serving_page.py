@@ -13,17 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from refit_env.backbones import backbone_for
-from refit_env.data import load_dataset, save_dataset, synthesize
-from refit_env.policy import DiffusionPolicy
 from tests.browser.chromium import PATIENCE, Browser, find_chromium
+from tests.shops import write_shop
 
 WIDE, NARROW = 1200, 390
 
@@ -37,22 +33,7 @@ pytestmark = [
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was fine-tuned from another one, on data whose items have names with markup."""
     folder = tmp_path_factory.mktemp("shop")
-    data = replace(
-        synthesize(num_users=60, num_items=120),
-        user_ids=np.array([f"user-{n:02d}" for n in range(60)], dtype=object),
-        item_ids=np.array([f"sku-{n:03d}" for n in range(120)], dtype=object),
-        item_features={"title": np.array([f"<i>Film</i> No. {n} & more" for n in range(120)], dtype=object)},
-    )
-    save_dataset(replace(data, name="shop"), folder / "data")
-    data = load_dataset(folder / "data")
-    for seed, name in enumerate(("start", "tuned")):
-        options = {"hidden": (16,), "num_steps": 6}
-        DiffusionPolicy(backbone_for(data, "diffrec", options, seed=seed), 6).save(folder / name, data)
-        config = {"command": "finetune", "env": "ReFiT-Custom-v0", "data": str(folder / "data")}
-        config["init"] = str(folder / "start")
-        (folder / name / "config.json").write_text(json.dumps(config))
-        (folder / name / "metrics.json").write_text("{}")
-    return folder / "tuned"
+    return write_shop(folder, 60, 120, "<i>Film</i> No. {} & more", hidden=16, steps=6) / "tuned"
 
 
 @pytest.fixture(scope="module")
