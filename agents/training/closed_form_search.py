@@ -26,7 +26,7 @@ from refit_env.policy import DiffusionPolicy
 
 SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
-OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors")
+OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of")
 """Settings of the neighbourhood alone."""
 COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""

@@ -72,12 +72,12 @@ def as_neighborhood(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | 
         0.25
     """
     if name == "item-knn":
-        return {"count_power": 1.0, "row_power": 0.0, **settings}
+        return {"count_power": 1.0, "row_power": 0.0, "nearest_of": "target", **settings}
     if name == "rp3beta":
         alpha, both = settings["alpha"], settings["alpha"] + settings["beta"]
         balance = settings["beta"] / both if both else 0.0
         walk = {"count_power": both, "balance": balance, "row_power": alpha, "shrink": 0.0}
-        return walk | {"neighbors": settings["neighbors"]}
+        return walk | {"neighbors": settings["neighbors"], "nearest_of": "input"}
     return None
 
 

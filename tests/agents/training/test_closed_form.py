@@ -10,6 +10,7 @@ from agents.algorithms.reinforce import Reinforce
 from agents.baselines import fit_baseline
 from agents.training.closed_form import fit_closed_form, hybrid_settings
 from agents.training.closed_form_search import NEEDS, Trials, fitted_policy, search_settings
+from agents.tuning.floor import as_neighborhood
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate, selecting_rule
@@ -142,3 +143,12 @@ def test_the_neighbourhood_is_searched_alone_before_the_sum() -> None:
     tried.clear()
     assert search_settings(trials, {}, lambda share: share < 1.0)["neighborhood"] == 0.0  # no time for it
     assert {settings["neighborhood"] for settings in tried} == {0.0}
+
+
+def test_a_neighbourhood_alone_is_item_knn(data: Dataset) -> None:
+    settings = {"neighbors": 7, "shrink": 3.0, "balance": 0.3}
+    near = as_neighborhood("item-knn", settings)
+    assert near is not None
+    expected = fit_baseline(data, "item-knn", settings)[0](torch.arange(data.num_users))
+    found = scores_by(data, "linear", neighborhood=1.0, **near)
+    torch.testing.assert_close(found, expected / expected.norm(), atol=1e-6, rtol=0)
