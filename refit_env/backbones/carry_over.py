@@ -37,9 +37,16 @@ def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int 
     """
     if backbone.item_axes is None:
         able = [name for name in backbone_names() if backbone_class(name).item_axes is not Backbone.item_axes]
+        what = f"backbone {backbone.name!r}"
+        if backbone.name in able:  # with these settings
+            raise ValueError(
+                f"{what} with neighborhood={backbone.config.neighborhood:g} cannot be carried over to other "
+                "items: its pairs of items are those of one data set. Fit it on the new data without --init, "
+                "by the same options or by --settings of refit tune"
+            )
         raise ValueError(
-            f"backbone {backbone.name!r} cannot be carried over to other items; those that can are "
-            f"{', '.join(able)}. Train {backbone.name!r} on the new data without --init"
+            f"{what} cannot be carried over to other items; those that can are {', '.join(able)}. Train "
+            f"{backbone.name!r} on the new data without --init"
         )
     check_task(type(backbone), dataset)
     identity = backbone.trained_on
