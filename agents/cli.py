@@ -23,7 +23,7 @@ import threading
 from collections.abc import Sequence
 from importlib import import_module, metadata
 
-from agents.runs.processes import is_first
+from agents.runs.processes import is_first, processes
 from agents.training.interrupt import INTERRUPTED, signals_interrupt
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("agents.commands.demo", "pretrain, fine-tune and compare on the embedded data set: start here"),
 }
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""
+DIVIDED = ("pretrain", "finetune")
+"""Commands that torchrun may start in several processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,6 +117,11 @@ def run_command(name: str, words: Sequence[str]) -> int:
 
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
+    if processes() > 1 and name not in DIVIDED:
+        raise ValueError(
+            f"refit {name} is not divided among processes, {', '.join(DIVIDED)} are: run it without torchrun "
+            f"(WORLD_SIZE is {processes()})"
+        )
     module, _ = COMMANDS[name]
     try:
         code: int = import_module(module).main(list(words))

@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Sequence
 from importlib.util import find_spec
 
-from refit_env.errors import MissingExtraError
-
 NEEDED = ("a training in several processes", "Accelerate", "distributed")
 """What connects them: what needs it, the package, its extra."""
 
@@ -54,6 +52,8 @@ def launch(words: Sequence[str], count: int) -> int:
         ValueError: if one of them was killed.
     """
     if find_spec("accelerate") is None:
+        from refit_env.errors import MissingExtraError  # it imports Gymnasium
+
         raise MissingExtraError(*NEEDED)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

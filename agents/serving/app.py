@@ -66,6 +66,9 @@ PROBLEMS = {
 """Status -> when it is sent, for OpenAPI."""
 PROBLEM = {"application/json": {"schema": Problem.model_json_schema()}}
 """The content of all of them."""
+KINDS_OF_ID = ("constrained-int", "constrained-str")
+"""What pydantic adds to the place of an id that is neither."""
+ID_RULE = "must be an id of the data's source: a whole number, or text of 1 to 200 letters"
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
     "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -162,9 +165,15 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _line(f"the body is no JSON: {first.get('ctx', {}).get('error', first['msg'])}"[:300], 400)
-    place = ".".join(str(part) for part in first["loc"])[:200]
-    more = len(error.errors()) - 1
-    return _line(f"{place}: {first['msg'][:300]}" + (f" (and {more} more)" if more else ""), 422)
+    if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+        return _line(
+            "the body must be a JSON object, sent with the header content-type: application/json", 422
+        )
+    parts = [str(part) for part in first["loc"] if part not in KINDS_OF_ID]
+    fault = first["msg"][:300] if len(parts) == len(first["loc"]) else ID_RULE
+    others = {tuple(part for part in one["loc"] if part not in KINDS_OF_ID) for one in error.errors()}
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    return _line(f"{'.'.join(parts)[:200]}: {fault}{more}", 422)
 
 
 def _failed(request: Request, error: Exception) -> JSONResponse:

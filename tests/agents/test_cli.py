@@ -80,3 +80,15 @@ def test_a_thread_that_finds_the_disk_full_prints_no_traceback(capsys: pytest.Ca
         failure = threading.ExceptHookArgs((type(error), error, None, None))
         cli._failed_thread(failure)
         assert ("KeyError" in capsys.readouterr().err) is isinstance(error, KeyError)
+
+
+def test_commands_that_are_not_divided_refuse_several_processes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert cli.main(["evaluate", "--run", "nowhere"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "refit: error: refit evaluate is not divided among processes, pretrain, finetune are"
+    )

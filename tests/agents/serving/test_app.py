@@ -61,7 +61,12 @@ def test_a_list_ends_where_no_item_is_left(connect: Connect) -> None:
         ({"users": ["user-07"], "histories": [[]]}, 422, "whose lists?"),
         ({"users": []}, 422, "body.users: List should have at least 1 item"),
         ({"users": "user-07"}, 422, "body.users: Input should be a valid list"),
-        ({"users": [True]}, 422, "body.users.0"),
+        ({"users": [True]}, 422, "body.users.0: must be an id of the data's source: a whole number, or text"),
+        (
+            {"users": [True, "user-07", None]},
+            422,
+            "a whole number, or text of 1 to 200 letters (and 1 more)",
+        ),
         ({"users": [None]}, 422, "body.users.0"),
         ({"users": [1.5]}, 422, "body.users.0"),
         ({"users": ["a" * 201]}, 422, "body.users.0"),
@@ -71,7 +76,7 @@ def test_a_list_ends_where_no_item_is_left(connect: Connect) -> None:
         ({"histories": [["sku-001"] * 11]}, 413, "items of a history: at most 10 in a request, found 11"),
         ({"users": ["user-07"], "exclude": ["sku-001"] * 11}, 413, "excluded items: at most 10"),
         ({"users": ["user-07"], "k": 3}, 422, "body.k: Extra inputs are not permitted"),
-        ([], 422, "body"),
+        ([], 422, "the body must be a JSON object, sent with the header content-type: application/json"),
         (None, 422, "body"),
     ],
 )
