@@ -28,6 +28,7 @@ OPTIONAL = {
     "faiss": "extra `neighbors`",
     "moviepy": "extra `video`",
     "optuna": "extra `tune`",
+    "ray": "extra `ray`",
     "sb3_contrib": "extra `zoo`",
     **dict.fromkeys(
         ("fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"), "extra `serve`"

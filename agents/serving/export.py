@@ -157,23 +157,29 @@ def write_triton(graph: RankingGraph, folder: Path, about: Description, batch: i
         raise ExportError(f"--out {folder} is not an empty folder; choose another one")
     with atomic_folder(folder) as temporary:
         write_onnx(graph, temporary / "1" / "model.onnx", about)
-        (temporary / "config.pbtxt").write_text(triton_config(folder.name, graph, about, batch))
+        config = triton_config(folder.name, graph, about, batch)
+        (temporary / "config.pbtxt").write_text(config, encoding="utf-8")
 
 
 def triton_config(name: str, graph: RankingGraph, about: Description, batch: int) -> str:
     """Return the text of Triton's ``config.pbtxt``; the first axis of its tensors is left out."""
     kind, width = ("TYPE_FP32", graph.policy.backbone.num_items) if graph.rows else ("TYPE_INT64", -1)
     parameters = "".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}\n"
         for key, value in about.as_text().items()
     )
     return (
-        f'name: "{name}"\nbackend: "onnxruntime"\nmax_batch_size: {batch}\n'
+        f'name: {_quoted(name)}\nbackend: "onnxruntime"\nmax_batch_size: {batch}\n'
         f'input [ {{ name: "history" data_type: {kind} dims: [ {width} ] }} ]\n'
         f'output [ {{ name: "items" data_type: TYPE_INT64 dims: [ {graph.top} ] }},\n'
         f'         {{ name: "scores" data_type: TYPE_FP32 dims: [ {graph.top} ] }} ]\n'
         f"dynamic_batching {{ max_queue_delay_microseconds: 1000 }}\n{parameters}"
     )
+
+
+def _quoted(text: str) -> str:
+    """Return a text as protobuf's text format reads it: the escapes of JSON are among its own."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def check_parity(graph: RankingGraph, path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
 from agents.cli import main
-from agents.serving.export import Description, ExportError, compare_lists, write_onnx, write_torch
+from agents.serving.export import (
+    Description,
+    ExportError,
+    compare_lists,
+    triton_config,
+    write_onnx,
+    write_torch,
+)
 from agents.serving.graph import NOTHING, RankingGraph
 from agents.serving.ranker import Query, Ranker
 from refit_env.backbones import backbone_names, make_backbone
@@ -24,6 +33,8 @@ ONNX = [name for name in backbone_names() if name not in ("diff-poi", "recdiff")
 """Backbones that onnxruntime runs: diff-poi has a float64 arcsine, recdiff knows its own users alone."""
 QUICK = ("diffrec", "spectral")
 """Those of the fast tests; torch needs seconds for an export."""
+Field = descriptor_pb2.FieldDescriptorProto
+KINDS = ("INT64", "UINT64", "STRING", "MESSAGE", "ENUM")
 ABOUT = Description("diffrec", "0" * 64, "synthetic", "1" * 64, 30, 2, 6, "ids")
 HISTORIES = [(1, 2, 3), (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16), (), tuple(range(20)), (0,)]
 onnx_extra = pytest.mark.skipif(
@@ -229,6 +240,62 @@ def test_a_folder_for_triton(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert main(words) == 2
     assert f"--out {tmp_path / 'lists'} is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_tritons_configuration_is_a_message_of_its_schema(rows: bool, policy_of: Callable[..., Any]) -> None:
+    policy, data = policy_of("linear")
+    about = replace(ABOUT, dataset='Tom\'s "shop" \\ caf\u00e9\n')
+    graph = RankingGraph(policy, 6, rows=rows)
+    config = text_format.Parse(triton_config('say "lists"', graph, about, 8), model_config())
+    assert (config.name, config.backend, config.max_batch_size) == ('say "lists"', "onnxruntime", 8)
+    [put] = config.input
+    width, kind = (data.num_items, 11) if rows else (-1, 9)  # TYPE_FP32, TYPE_INT64
+    assert (put.name, put.data_type, list(put.dims)) == ("history", kind, [width])
+    assert [(out.name, out.data_type, list(out.dims)) for out in config.output] == [
+        ("items", 9, [6]),
+        ("scores", 11, [6]),
+    ]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 1000
+    found = {one.key: one.value.string_value for one in config.parameters}
+    assert found == about.as_text()
+
+
+def model_config() -> Any:
+    """An empty message with those fields of Triton's ``ModelConfig`` that are written, by name and type."""
+    integer, unsigned, text, message, enum = (getattr(Field, f"TYPE_{kind}") for kind in KINDS)
+    entries = {"key": (text,), "value": (message, "ModelParameter")}
+    tensor = {"name": (text,), "data_type": (enum, "DataType"), "dims": (integer, "", True)}
+    messages: dict[str, dict[str, tuple[Any, ...]]] = {
+        "ModelParameter": {"string_value": (text,)},
+        "ParametersEntry": entries,
+        "ModelInput": tensor,
+        "ModelOutput": tensor,
+        "ModelDynamicBatching": {"max_queue_delay_microseconds": (unsigned,)},
+        "ModelConfig": {
+            "name": (text,),
+            "backend": (text,),
+            "max_batch_size": (integer,),
+            "input": (message, "ModelInput", True),
+            "output": (message, "ModelOutput", True),
+            "dynamic_batching": (message, "ModelDynamicBatching"),
+            "parameters": (message, "ParametersEntry", True),
+        },
+    }
+    file = descriptor_pb2.FileDescriptorProto(name="model_config.proto", syntax="proto3")
+    types = file.enum_type.add(name="DataType")
+    for name, number in (("TYPE_INVALID", 0), ("TYPE_INT64", 9), ("TYPE_FP32", 11)):
+        types.value.add(name=name, number=number)
+    for name, fields in messages.items():
+        made = file.message_type.add(name=name)
+        for number, (field, (kind, *more)) in enumerate(fields.items(), start=1):
+            label = Field.LABEL_REPEATED if len(more) > 1 else Field.LABEL_OPTIONAL
+            made.field.add(name=field, number=number, type=kind, label=label)
+            if more and more[0]:
+                made.field[-1].type_name = f".{more[0]}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("ModelConfig"))()
 
 
 @pytest.mark.parametrize(
