@@ -338,6 +338,29 @@ def test_pretraining_after_learn_goes_on_from_where_it_was(
     assert equal(weights(whole), chosen)
 
 
+@pytest.mark.parametrize("kind", [FineTuner, Pretrainer])
+def test_an_end_before_the_first_validation_leaves_no_state(
+    kind: type[FineTuner | Pretrainer],
+    make_policy: Factory,
+    small_data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stop(self: FineTuner | Pretrainer) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    def made() -> FineTuner | Pretrainer:
+        if kind is FineTuner:
+            return agent(make_policy(), small_data)
+        return Pretrainer(small_data, make_policy().backbone, PRETRAIN, device="cpu")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "_validate", stop)
+        assert made().learn(tmp_path).interrupted
+    assert not (tmp_path / f"{kind.stem}.safetensors").exists()
+    assert not made().learn(tmp_path).interrupted
+
+
 def test_an_update_that_was_cut_short_cannot_be_saved(
     make_policy: Factory, small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
