@@ -28,6 +28,8 @@ SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
 OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of")
 """Settings of the neighbourhood alone."""
+OF_SCORES = ("friends", "score_power")
+"""Settings that the regression and the neighbourhood do not share: the latter is searched without them."""
 COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""
 NEEDS = {
@@ -92,7 +94,7 @@ def _of_parts(
     search.run(rest, NEEDS)
     regression = search.chosen
     alone = {name: value for name, value in regression.items() if name not in own or name in options}
-    alone[SHARE] = 1.0
+    alone |= {name: 0.0 for name in OF_SCORES if name in alone and name not in options} | {SHARE: 1.0}
     found = [(search.value, regression)]
     for start in ({}, *starts):
         first = {name: (start.get(name, values[0]), *values) for name, values in own.items()}
@@ -103,10 +105,12 @@ def _of_parts(
         near = SettingsSearch(trials.value, alone, lambda: over(NEIGHBORHOOD), known=trials.known)
         near.run(first)
         found.append((near.value, near.chosen))
-    sums = sorted(set(space[SHARE]) - {0.0, 1.0}, key=lambda share: abs(share - 0.5))
-    for settings in [found[-1][1] | {SHARE: share} for share in sums if len(found) > 1]:
-        if trials.known(settings) or not over(1.0):
-            found.append((trials.value(settings), settings))
+    if len(found) > 1:
+        both = regression | {name: found[-1][1][name] for name in own}
+        for share in sorted(set(space[SHARE]) - {0.0, 1.0}, key=lambda share: abs(share - 0.5)):
+            settings = both | {SHARE: share}
+            if trials.known(settings) or not over(1.0):
+                found.append((trials.value(settings), settings))
     return max(found, key=lambda pair: pair[0])[1]
 
 
