@@ -7,7 +7,7 @@ are the input of the model, their validation items choose the points of a front,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -247,7 +247,9 @@ def _cell(
     )
     others = (POST_HOC, TUNED, *study.runs)
     needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
-    decided = {key: value for key, value in asdict(job).items() if key not in ("records", "folder", "device")}
+    decided = {  # settings as their class: a field that was added later counts as its default
+        f.name: getattr(job, f.name) for f in fields(job) if f.name not in ("records", "folder", "device")
+    }
     leaves = None if kind == FRONTS else job.lists
     data = entry(job.env_id).dataset or ""
     return Cell(job.key(), run_front_job, (job,), decided | {"env": job.env_id}, data, needs, leaves)

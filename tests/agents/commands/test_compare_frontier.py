@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from agents.cli import main
 from agents.experiments.frontier import plan_fronts, read_front_study
 from agents.experiments.frontier_cells import known_users
-from agents.experiments.records import read_records
+from agents.experiments.records import plain, read_records, staleness
 from agents.experiments.shipped import study_path
 from refit_env.data import load_dataset
 
@@ -135,3 +135,13 @@ def test_the_shipped_study_is_read() -> None:
         for run in study.runs.values()
         for place in study.environments.values()
     )
+
+
+def test_a_setting_of_the_agent_that_was_added_later_counts_as_its_default(study: Path) -> None:
+    cells = plan_fronts(read_front_study(study), study.parent / "x.jsonl")
+    run = next(cell for cell in cells if cell.settings["agent"] is not None)
+    settings = plain(dict(run.settings))
+    assert settings["agent"].pop("chunks") == 1  # a record from before there was such a setting
+    assert staleness({"settings": settings}, replace(run, data="")) == []
+    settings["agent"]["chunks"] = 2
+    assert staleness({"settings": settings}, replace(run, data="")) == ["agent.chunks was 2, now 1"]
