@@ -2,6 +2,7 @@
 
     python -m benchmarks.processes                      # pretraining and fine-tuning, one and two processes
     python -m benchmarks.processes --processes 1 2 4 --rounds 5
+    python -m benchmarks.processes --records FILE       # what is in FILE is not measured again
 
 Efficiency is the time of an update in one process, divided by that in N processes and by N: 1 is perfect. The
 time of an update is measured twice: on the clock, and as processor time. On a machine where other programs
@@ -97,6 +98,18 @@ def row(kind: str, count: int, found: Mapping[int, Mapping[str, float]]) -> list
     ]
 
 
+def read(records: Path | None, counts: Sequence[int]) -> dict[str, dict[int, list[dict[str, float]]]]:
+    """Return the measurements of a file by kind and number of processes; none without a file."""
+    times: dict[str, dict[int, list[dict[str, float]]]] = {
+        kind: {count: [] for count in counts} for kind in KINDS
+    }
+    if records is not None and records.exists():
+        for kind, count, found in map(json.loads, records.read_text(encoding="utf-8").splitlines()):
+            if count in times[kind]:
+                times[kind][count].append(found)
+    return times
+
+
 def median(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the medians over the rounds.
 
@@ -114,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--data", default="ml-1m")
+    parser.add_argument("--records", type=Path, help="a file, one measurement a line, which goes on")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of processes.json")
     parser.add_argument("--work", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
@@ -122,13 +136,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     _, name = load_or_generate(given.data)
     load = os.getloadavg()[0]
-    times: dict[str, dict[int, list[dict[str, float]]]] = {
-        kind: {count: [] for count in given.processes} for kind in KINDS
-    }
+    times = read(given.records, given.processes)
     for number in range(given.rounds):
         for kind in KINDS:
             for count in given.processes:
+                if len(times[kind][count]) > number:
+                    continue
                 times[kind][count].append(measure(kind, count, given.data, given.updates))
+                if given.records is not None:
+                    with given.records.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps([kind, count, times[kind][count][-1]]) + "\n")
         say(f"round {number + 1} of {given.rounds} is measured")
     found = {kind: {count: median(own) for count, own in counts.items()} for kind, counts in times.items()}
     report(

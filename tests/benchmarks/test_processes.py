@@ -35,6 +35,18 @@ def test_numbers_of_processes_are_measured_in_turns(tmp_path: Path, monkeypatch:
     assert len(result["times"]["pretraining"]["2"]) == 2
 
 
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "load_or_generate", lambda name: (None, name))
+    monkeypatch.setattr(processes, "measure", lambda *_: {"clock": 10.0, "processor": 10.0})
+    words = ["--records", str(tmp_path / "cells.jsonl"), "--out", str(tmp_path), "--rounds"]
+    main([*words, "1"])
+    assert len((tmp_path / "cells.jsonl").read_text().splitlines()) == 4
+    monkeypatch.setattr(processes, "measure", lambda *_: {"clock": 20.0, "processor": 20.0})
+    main([*words, "2"])
+    result: dict[str, Any] = json.loads((tmp_path / "processes.json").read_text())
+    assert result["table"]["rows"][1][1] == "15.0" and len(result["times"]["fine-tuning"]["1"]) == 2
+
+
 @pytest.mark.parametrize("kind", processes.KINDS)
 def test_an_update_of_each_kind(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["--work", kind, "--data", "synthetic", "--updates", "1"])
