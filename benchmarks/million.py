@@ -40,18 +40,18 @@ SIZE, RANGES, EVENTS = 10**6, 10, 12
 """Users and items; ranges in which they are generated; draws of a user."""
 RANK, FITTED, NUM_STEPS = 32, 2, 2
 """Rank of the denoiser; ranges that it is fitted to; T."""
-PARTS, TESTED, LISTED = 100, 128, 64
+PARTS, TESTED, LISTED = 100, 64, 64
 """Ranges of the training; users that the test evaluates; users whose lists are written."""
 CONFIG = ReinforceConfig(
-    iterations=6,
+    iterations=4,
     users_per_batch=16,
     chunks=4,
     sampled_items=4_096,
     user_parts=PARTS,
     part_iterations=2,
-    validation_users=64,
-    eval_every=6,
-    exploration_std=0.002,
+    validation_users=32,
+    eval_every=4,
+    exploration_std=0.0005,
     learning_rate=1e-5,
 )
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
-from refit_env.neighbors import neighbor_average
 from refit_env.rewards.base import rank_discount
 from refit_env.rewards.collaborative import CollaborativeReward
 from refit_env.rewards.context import RewardContext
+from refit_env.rewards.neighbor_rows import NeighborRows
 from refit_env.rewards.user_similarity import SimilarIds
 from refit_env.settings import OneOf, check_setting
 
@@ -71,10 +71,9 @@ class TargetList(SimilarUsers):
     """``target_list``: mean over the neighbours of the hits of the target's list in their relevant items."""
 
     @cached_property
-    def rows(self) -> SparseRows:
+    def rows(self) -> NeighborRows:
         """(U, I) share of each user's neighbours to whom an item is relevant."""
-        share = neighbor_average(self.neighbors.ids, self.relevant)
-        return SparseRows(share, self.context.device)
+        return NeighborRows(self.neighbors.ids, self.relevant, self.context.device)
 
     def gains(self, users: Tensor) -> Tensor:
         """See ``SimilarUsers``."""

@@ -19,11 +19,10 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from refit_env.data.rows import SparseRows
 from refit_env.evaluation.metrics import discounts, ideal_dcg
-from refit_env.neighbors import neighbor_average
 from refit_env.rewards.collaborative import CollaborativeReward
 from refit_env.rewards.context import RewardContext
+from refit_env.rewards.neighbor_rows import NeighborRows
 from refit_env.settings import check_setting
 
 
@@ -61,9 +60,9 @@ class RacsNdcg(CollaborativeReward):
         return sp.csr_matrix(sp.diags((1.0 / ideal_dcg(counts, self.k)).numpy()) @ relevant)
 
     @cached_property
-    def _similar(self) -> SparseRows:
+    def _similar(self) -> NeighborRows:
         """(U, I) the mean of the neighbours' gains."""
-        return SparseRows(neighbor_average(self.neighbors.ids, self._scaled), self.context.device)
+        return NeighborRows(self.neighbors.ids, self._scaled, self.context.device)
 
     @cached_property
     def _everyone(self) -> Tensor:
