@@ -57,7 +57,7 @@ def large_dataset(
     _, first = np.unique(users * num_items + items, return_index=True)
     times = rng.random(users.size)
     everything = Interactions.from_pairs(users[first], items[first], num_users, num_items, times[first])
-    train, valid, test = by_time(everything, valid_share=0.1, test_share=0.2)
+    train, valid, test = by_time(everything.by_time(), valid_share=0.1, test_share=0.2)
     meta = {"source": ["benchmarks.workloads.large_dataset"], "licence": "MIT", "split": "by time, 7:1:2"}
     return Dataset(name, "cf", train, valid, test, time_ordered=True, meta=meta)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,6 +57,16 @@ def test_a_large_data_set_has_its_size_and_constant_activity(
     per_user = [len(data.train) / data.num_users for data in (small, large)]
     assert per_user[0] == pytest.approx(per_user[1], rel=0.3)
     assert large_dataset(200, 500, 20).fingerprint == small.fingerprint
+    times = [small.split(name).timestamps for name in ("train", "valid", "test")]
+    for user in range(small.num_users):
+        mine = np.concatenate(
+            [
+                values[split.indptr[user] : split.indptr[user + 1]]
+                for values, split in zip(times, (small.train, small.valid, small.test), strict=True)
+                if values is not None
+            ]
+        )
+        assert bool((np.diff(mine) >= 0).all())
 
 
 def test_the_run_on_a_million_does_all_its_parts(benchmark: Any, monkeypatch: Any, tmp_path: Path) -> None:
