@@ -13,7 +13,8 @@ users. Each cell is a process of its own: CPU seconds of one thread (other proce
 
 and the peak memory of the process. The exponent b of seconds ~ n^b is fitted by least squares of the
 logarithms to the sizes from 3,000 on (below, fixed costs prevail), with its 95 % interval. The last cells are
-a short run on 10^6 users and 10^6 items (``benchmarks.million``). ``--only million`` measures that alone.
+a short run on 10^6 users and 10^6 items (``benchmarks.million``). ``--only million`` measures that alone,
+``--finished`` nothing: the table has the cells that are finished.
 
 Letters: n users or items, B users in a batch, I items.
 """
@@ -142,13 +143,15 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
     """Return the table's rows, and the exponents.
 
     Args:
-        found: the results of the cells of ``plan``, by key.
+        found: the results of the cells of ``plan``, by key; those that are not finished are left out.
     """
     rows: list[list[str]] = []
     by_axis: dict[str, dict[str, dict[int, float]]] = {"users": {}, "items": {}}
     for cell in plan():
         users, items = cell.arguments
-        got = found[cell.key]
+        got = found.get(cell.key)
+        if not got:
+            continue
         cells = [f"{got[name]:.3g}" if name in got else "" for name in MEASURED]
         rows.append([f"{users:,} users, {items:,} items", *cells])
         for axis, n, other in (("users", users, items), ("items", items, users)):
@@ -166,7 +169,9 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[list[str]], d
 
 
 def million_rows(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Return the table's rows of the run on a million users and items, which have figures of their own."""
+    """Return the table's rows of the run on a million users and items; none where it is not finished."""
+    if not all(found.get(key) for key in ("million_data", "million_fit", "million")):
+        return []
     data, fit, run = (found[key] for key in ("million_data", "million_fit", "million"))
     users = f"{million.SIZE:,} users, {million.SIZE:,} items"
     size = million.CONFIG.users_per_batch
@@ -197,14 +202,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
-    parser.add_argument("--only", choices=("growth", "million"), help="measure one part, write no table")
+    parser.add_argument("--only", choices=("users", "items", "million"), help="measure one part")
+    parser.add_argument("--finished", action="store_true", help="measure nothing")
     options = parser.parse_args()
-    parts = {"growth": plan(), "million": million.cells()}
-    cells = parts[options.only] if options.only else [*parts["growth"], *parts["million"]]
-    finish_cells(cells, CELLS, redo=options.redo)
-    if options.only:
-        return
-    found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
+    parts = {
+        "users": [cell for cell in plan() if cell.arguments[1] == FIXED],
+        "items": [cell for cell in plan() if cell.arguments[0] == FIXED],
+        "million": million.cells(),
+    }
+    cells = [*plan(), *parts["million"]]
+    if not options.finished:
+        finish_cells(parts[options.only] if options.only else cells, CELLS, redo=options.redo)
+    read = {cell.key: read_cell(CELLS, cell) for cell in cells}
+    found = {key: got for key, got in read.items() if got}
+    missing = [key for key in read if key not in found]
     rows, details = tabulate(found)
     rows += million_rows(found)
     fitted = "; ".join(
@@ -216,7 +227,8 @@ def main() -> None:
         command="python -m benchmarks.scaling",
         columns=["data", *(f"{name}, {'MiB' if name == 'memory' else 's'}" for name in MEASURED)],
         rows=rows,
-        note=f"CPU seconds of one thread. Exponents from {FITTED_FROM:,} on (target {TARGET}): {fitted}.",
+        note=f"CPU seconds of one thread. Exponents from {FITTED_FROM:,} on (target {TARGET}): {fitted}."
+        + (f" Not measured yet: {', '.join(missing)}." if missing else ""),
         provenance=sources(found.values()),
         **details,
     )

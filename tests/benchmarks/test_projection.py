@@ -51,5 +51,5 @@ def test_rates_are_measured_and_only_the_run_has_measured_seconds(projection: An
     torch.set_num_threads(threads)
     assert all(rate > 0 for rate in vars(rates).values())
     rows = projection.rows_of(rates, 1.5)
-    assert [row[5] for row in rows] == ["1.5", "not run", "not run"]
-    assert projection.rows_of(rates, None)[0][5] == "not run"
+    assert [row[6] for row in rows] == ["1.5", "not run", "not run"] and rows[0][5] == "1.5"
+    assert projection.rows_of(rates, None)[0][6] == "not run"

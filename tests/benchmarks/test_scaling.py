@@ -34,6 +34,10 @@ def test_exponents_are_fitted_to_the_sizes_of_each_axis(benchmark: Any) -> None:
     assert exponents["iteration in users"] == pytest.approx((0.0, 0.0, 0.0))
     assert exponents["epoch in users"][0] == pytest.approx(1.0)
     assert len(rows) == len(benchmark.plan()) and "neighbours in users" not in exponents
+    del found["growth_100000_10000"]
+    rows, details = benchmark.tabulate(found)
+    assert len(rows) == len(benchmark.plan()) - 1 and "epoch in users" in details["exponents"]
+    assert benchmark.million_rows(found) == []
 
 
 def test_a_cell_measures_all_parts(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
