@@ -21,6 +21,8 @@ from tests.agents.training.train_both import train_both
 ROOT = Path(__file__).resolve().parents[3]
 SIZES = {"finetune": 60, "pretrain": 70}
 """Users in a batch; pretraining divides those that no number of processes divides."""
+ROUNDING = 1e-4
+"""A tenth of a step: Adam divides a gradient by its size, so that rounding moves weights with one near 0."""
 LOGGED = ("reward/mean", "train/gradient_norm", "train/loss", "valid/ndcg@20", "work/forward")
 
 
@@ -73,7 +75,7 @@ def test_two_processes_have_the_state_of_one(tmp_path: Path) -> None:
             if "generator" in name:
                 assert torch.equal(found[name], value), name
             else:
-                assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5), name
+                assert torch.allclose(found[name], value, rtol=1e-4, atol=ROUNDING), name
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,8 @@ def test_three_processes_make_the_training_of_one(command: str, pretrained: Path
             if name in a:
                 assert b[name] == pytest.approx(a[name], rel=1e-4), name
     first, second = (DiffusionPolicy.load(tmp_path / name).state_dict() for name in ("one", "several"))
-    assert all(torch.allclose(value, second[name], rtol=1e-4, atol=1e-5) for name, value in first.items())
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], rtol=1e-4, atol=ROUNDING), name
 
 
 @pytest.mark.slow
