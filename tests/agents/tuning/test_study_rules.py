@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def test_closed_forms_begin_from_the_best_baselines_and_a_continued_study_from_w
         assert any({name: settings[name] for name in near} == near for settings in tried), name
     again = of(1e-9)
     assert len(again.log.trials) == len(made.log.trials)
+    assert {settings["recency"] for settings in tried} > {"none"}  # a split by time
     chosen = made.best_start("linear")
     assert chosen is not None and chosen == again.best_start("linear")
     assert chosen.settings != tried[0]
+
+
+def test_weights_of_time_are_not_tried_on_a_random_split(small_data: Dataset, tmp_path: Path) -> None:
+    facts, device = replace(inspect_data(small_data), split="random"), torch.device("cpu")
+    settings = StudySettings(minutes=0.02, backbones=("linear",), baselines=("popularity",))
+    made = Study(small_data, facts, "ReFiT-Custom-v0", {"data": small_data}, settings, device=device)
+    made.open(tmp_path)
+    made.run()
+    tried = [trial.settings for trial in made.log.of(CLOSED_FORM)]
+    assert {(settings["recency"], settings["targets"]) for settings in tried} == {("none", "row")}
