@@ -7,7 +7,7 @@
 for each data set the best of the baselines of ``refit tune``, the closed forms, and fine-tunings of the best
 closed form by each candidate, all with a fixed amount of work. ``table`` chooses, for each data set, the
 candidate by the validation gains on all other sets with the same split, and reports its test metric here.
-A fine-tuning is kept where its validation gain is more than one standard error, as in ``refit tune``.
+A fine-tuning is kept where its validation gain is more than two standard errors, as in ``refit tune``.
 """
 
 from __future__ import annotations

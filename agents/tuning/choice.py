@@ -1,7 +1,7 @@
 """The rule of choice: a more complex model must be better by more than the noise of validation.
 
 The noise is the standard error, over users, of the paired difference of their validation metric. A gain below
-it is often none on other items of the same users.
+two of them is often none, or a loss, on other items of the same users.
 
 Letters: n users.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 Model = TypeVar("Model")
-ERRORS = 1.0
+ERRORS = 2.0
 """Standard errors that a gain must exceed."""
 
 

@@ -80,14 +80,14 @@ def verdict(
         >>> for line in verdict(policy, None, ease, "ndcg@20", {"baseline": Gain(-0.01, 0.002)}):
         ...     print(line)
         The best policy is linear, a closed form: valid ndcg@20 0.2500.
-        No fine-tuning was better than its start by more than one standard error.
+        No fine-tuning was better than its start by more than two standard errors.
         A baseline wins, ease with 0.2600: the policy has -0.0100, standard error 0.0020. Use the baseline.
     """
     kinds = {FINE_TUNING: "fine-tuned", NETWORK: "a network"}
     what = kinds.get(best.stage, "a closed form")
     lines = [f"The best policy is {best.name}, {what}: valid {metric} {best.value:.4f}."]
     if start is None:
-        lines.append("No fine-tuning was better than its start by more than one standard error.")
+        lines.append("No fine-tuning was better than its start by more than two standard errors.")
     else:
         lines.append(f"Its start has {start.value:.4f} (the policy has {gains['start']}).")
     if floor is None:

@@ -1,8 +1,8 @@
 """Runs a study: closed forms, baselines, networks, and fine-tuning of the best starts.
 
 Every trial is stored when it ends. One validation metric selects, by the rule of ``agents.tuning.choice``:
-a closed form is kept unless a network or a fine-tuning is better by more than one standard error, and so is a
-fine-tuning against later ones. Test items are not read.
+a closed form is kept unless a network or a fine-tuning is better by more than two standard errors, and so
+is a fine-tuning against later ones. Test items are not read.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def start_of(log: TrialLog) -> Trial:
 
 
 def chosen_of(log: TrialLog) -> Trial:
-    """The last fine-tuning that was better than what came before by more than one standard error."""
-    clear = [t for t in log.of(FINE_TUNING) if t.notes["gain"] > t.notes["standard_error"]]
+    """The last fine-tuning that was better than what came before by more than two standard errors."""
+    clear = [t for t in log.of(FINE_TUNING) if t.notes["gain"] > 2 * t.notes["standard_error"]]
     assert clear == [trial for trial in log.of(FINE_TUNING) if "candidate" in trial.notes]
     return clear[-1] if clear else start_of(log)
 

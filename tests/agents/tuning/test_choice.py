@@ -1,4 +1,4 @@
-"""The rule of choice: a gain within one standard error of the paired difference is none."""
+"""The rule of choice: a gain within two standard errors of the paired difference is none."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def test_the_error_is_that_of_the_paired_difference() -> None:
     assert gain.mean == pytest.approx((after - before).mean())
     assert gain.error == pytest.approx(np.std(after - before, ddof=1) / 20)
     assert gain.error < 0.1 * Gain.of(before, after[::-1]).error
-    assert gain.clear == (gain.mean > gain.error)
+    assert gain.clear == (gain.mean > 2 * gain.error)
 
 
-@pytest.mark.parametrize(("mean", "clear"), [(0.0101, True), (0.0099, False), (-0.5, False)])
-def test_a_gain_is_clear_above_one_standard_error(mean: float, clear: bool) -> None:
+@pytest.mark.parametrize(("mean", "clear"), [(0.0201, True), (0.0199, False), (-0.5, False)])
+def test_a_gain_is_clear_above_two_standard_errors(mean: float, clear: bool) -> None:
     assert Gain(mean, 0.01).clear is clear
 
 
