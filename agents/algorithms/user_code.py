@@ -6,11 +6,10 @@ import copyreg
 import inspect
 from dataclasses import fields, is_dataclass
 from functools import partial
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from agents.training.config import TrainerConfig
-from refit_env.utils.user_code import OF_FILES, absolute_place, object_at
+from refit_env.utils.user_code import OF_FILES, absolute_place, classes_in, object_at
 
 if TYPE_CHECKING:
     from agents.training.fine_tuner import FineTuner
@@ -26,7 +25,9 @@ def user_class(name: str) -> type[FineTuner]:
         ValueError: if there is no such file, module or class, it cannot be imported, or the class is no
             algorithm. The message is one line that names what was passed.
     """
-    found: type[FineTuner] = object_at("algorithm", name, _algorithms_in)
+    from agents.training.fine_tuner import FineTuner  # it needs PyTorch
+
+    found: type[FineTuner] = object_at("algorithm", name, partial(classes_in, base=FineTuner))
     check_algorithm(found, f"algorithm {name!r}")
     settings = found.config_class
     if settings.__module__.startswith(OF_FILES):  # another process cannot import it by that name
@@ -70,11 +71,3 @@ def _reduced(place: str, settings: TrainerConfig) -> tuple[Any, ...]:
 def _settings(place: str, values: dict[str, Any]) -> TrainerConfig:
     """Return settings of the algorithm at a place."""
     return user_class(place).config_class(**values)
-
-
-def _algorithms_in(module: ModuleType) -> list[str]:
-    """Return the names of the algorithms that a module defines."""
-    from agents.training.fine_tuner import FineTuner
-
-    own = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [c.__name__ for c in own if issubclass(c, FineTuner) and c.__module__ == module.__name__]

@@ -166,15 +166,14 @@ class Trials:
 
     def known(self, settings: dict[str, Any]) -> bool:
         """Return whether ``settings`` were tried before."""
-        return any(row["settings"] == settings for row in self.rows)
+        return self._row_of(settings) is not None
 
     def value(self, settings: dict[str, Any]) -> float:
         """Return the score of ``settings`` by the rule; they are fitted unless they were tried before."""
-        known = next((row for row in self.rows if row["settings"] == settings), None)
+        known = self._row_of(settings)
         if known is not None:
             return self.score(known)
-        means = self._measure(settings)
-        row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
+        row = self._measure(settings)
         self.rows.append(row)
         if self.callback is not None:
             self.callback(row)
@@ -200,17 +199,21 @@ class Trials:
             return self._best[2]
         return self._fitted(settings)
 
-    def _measure(self, settings: dict[str, Any]) -> dict[str, float]:
-        """Fit, keep the metric of each user and the policy if it is the best, and return the means."""
+    def _row_of(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the row of settings that were tried before."""
+        return next((row for row in self.rows if row["settings"] == settings), None)
+
+    def _measure(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Fit, keep the metric of each user and the policy if it is the best, and return the row."""
         policy, data = self._fitted(settings), self.dataset.episodes
         found = evaluate(policy.scorer(data), data, "valid", device=self.device)
         self._per_user.append((settings, found.per_user.get(self.rule.metric)))
         means = means_of(found, data, "valid", self.rule.names)
-        row = {f"valid/{metric}": value for metric, value in means.items()}
+        row = {"settings": settings, **{f"valid/{metric}": value for metric, value in means.items()}}
         value = row_score(self.rule, row, self.rows[0] if self.rows else row)
         if self._best is None or value > self._best[0]:
             self._best = value, settings, policy
-        return means
+        return row
 
     def _values(self, settings: dict[str, Any]) -> npt.NDArray[np.float64] | None:
         """Return the metric of each user (n,), or None; of settings of an earlier call, measured again."""

@@ -105,15 +105,16 @@ def search_baseline(
         names: further metrics beyond accuracy.
     """
 
+    def earlier(settings: dict[str, Any]) -> float | None:
+        return next((value for tried, value in known if dict(tried) == settings), None)
+
     def value(settings: dict[str, Any]) -> float:
-        found = next((value for tried, value in known if dict(tried) == settings), None)
+        found = earlier(settings)
         if found is not None:
             return found
         scorer, data = fit_baseline(dataset, name, settings, seed, device=device)
         result = evaluate(scorer, data, "valid", device=device)
         return note(settings, means_of(result, data, "valid", names))
 
-    def tried(settings: dict[str, Any]) -> bool:
-        return any(dict(earlier) == settings for earlier, _ in known)
-
-    SettingsSearch(value, out_of_time=out_of_time, known=tried).run(SPACES.get(name, {}))
+    search = SettingsSearch(value, out_of_time=out_of_time, known=lambda tried: earlier(tried) is not None)
+    search.run(SPACES.get(name, {}))

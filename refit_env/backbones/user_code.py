@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import is_dataclass
-from types import ModuleType
+from functools import partial
 from typing import Any
 
 from refit_env.backbones.base import Backbone
-from refit_env.utils.user_code import absolute_place, object_at, source_of
+from refit_env.utils.user_code import absolute_place, classes_in, object_at, source_of
 
 OWN = __name__.partition(".")[0] + "."
 """How the names of this package's modules begin."""
@@ -24,7 +24,7 @@ def user_backbone(name: str) -> type[Backbone]:
         ValueError: if there is no such file, module or class, it cannot be imported, or it is no backbone.
             The message is one line that names what was passed.
     """
-    found: type[Backbone] = object_at("backbone", name, _backbones_in)
+    found: type[Backbone] = object_at("backbone", name, partial(classes_in, base=Backbone))
     fault = backbone_fault(found)
     if fault is not None:
         raise ValueError(f"backbone {name!r} {fault}")
@@ -53,9 +53,3 @@ def backbone_fault(cls: Any) -> str | None:
             "of its training"
         )
     return None
-
-
-def _backbones_in(module: ModuleType) -> list[str]:
-    """Return the names of the backbones that a module defines."""
-    own = [value for value in vars(module).values() if inspect.isclass(value)]
-    return [cls.__name__ for cls in own if issubclass(cls, Backbone) and cls.__module__ == module.__name__]

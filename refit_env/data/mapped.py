@@ -219,7 +219,7 @@ def _mapped(path: Path, names: list[str], kinds: dict[str, type[np.generic]]) ->
     try:
         table = ipc.open_file(pa.memory_map(str(path))).read_all()
         return [
-            np.concatenate([np.zeros(0, kinds[name])])
+            np.zeros(0, kinds[name])
             if not table.num_rows
             else table.column(name).chunk(0).to_numpy(zero_copy_only=True).astype(kinds[name], copy=False)
             for name in names

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -85,6 +86,12 @@ def object_at(kind: str, name: str, suitable: Callable[[ModuleType], list[str]],
         hint = did_you_mean(inner, suitable(module))
         raise ValueError(f"{kind} {name!r}: {where} has no {what} {inner!r}.{hint}")
     return getattr(module, inner)
+
+
+def classes_in(module: ModuleType, base: type) -> list[str]:
+    """Return the names of the subclasses of ``base`` that a module defines, as ``object_at`` needs them."""
+    own = [value for value in vars(module).values() if inspect.isclass(value)]
+    return [cls.__name__ for cls in own if issubclass(cls, base) and cls.__module__ == module.__name__]
 
 
 def source_of(kind: str, name: str) -> Source | None:
