@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from make_results import DATA, data_table, markdown_table, marked
+from make_results import DATA, data_table, markdown_table, marked, source
 from written_pages import write_pages
 
 from agents.baselines import baseline
@@ -34,6 +34,7 @@ items and measured by one evaluation: full ranking, seen items removed. Each pag
 settings and how long validation searched for them; some have their defaults, and most have one seed.
 `refit compare leaderboards --env ID` measures a board again."""
 
+READ = "[How to read the tables](index.md#how-to-read-the-tables): what the columns mean."
 NO_SEARCH = "none"
 """In place of a number of trials."""
 SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
@@ -64,10 +65,10 @@ def index_page(boards: Mapping[str, Any], published: Mapping[str, Any]) -> str:
             continue
         rows = [[f"[{row[0]}]({row[0]}.md){mark(DATA[row[0]])}", *row[1:]] for row in table["rows"]]
         parts += [table["note"], markdown_table(table["columns"], rows)]
-    parts += [_source(boards), "## Beside published figures"]
+    parts += ["## How to read the tables", *source(boards), "## Beside published figures"]
     for table in published["tables"]:
         parts.append(markdown_table(table["columns"], table["rows"]))
-    parts.append(_source(published))
+    parts += source(published)
     names = "\n".join(environments(boards))
     parts.append(f"```{{toctree}}\n:hidden:\n\n{names}\n```")
     return "\n\n".join(parts) + "\n"
@@ -90,7 +91,8 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
     if settings:
         columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
         parts += [SETTINGS, markdown_table(columns, settings)]
-    return "\n\n".join([*parts, _source(boards)]) + "\n"
+    parts.append(READ)
+    return "\n\n".join(parts) + "\n"
 
 
 def settings_rows(env_id: str, measured: Collection[str]) -> list[list[str]]:
@@ -124,11 +126,6 @@ def _search(search: Mapping[str, Any] | None) -> list[str]:
         f"{max(values):.4f}",
         "refused" if first is None else f"{first:.4f}",
     ]
-
-
-def _source(result: Mapping[str, Any]) -> str:
-    """The command that made a result, and its note."""
-    return f"Made by `{result['command']}`. {result['note']}"
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Every JSON file of benchmarks/results that has a ``table`` or ``tables`` becomes
 docs/results.md; README.md shows the rows that ``HEADLINE`` names. ``refit compare STUDY --finished --out
 benchmarks/results`` writes the file of a study from its records. The form of such a file:
 
-    {"title": "...", "command": "python -m benchmarks...", "note": "...",
+    {"title": "...", "command": "python -m benchmarks...", "note": "...",  # a remark a line
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
 
 ``"tables"`` is a list of such tables, each with a ``title`` of its own; ``"figure"`` names a picture that
@@ -125,8 +125,14 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md"
         parts.append(f"![{result['title']}]({link})")
     names = measured_in(result["title"], tables)
     parts += ["Measured on:", data_table(names, result)] if names else []
-    parts.append(f"Made by `{result['command']}`." + (f" {result['note']}" if result.get("note") else ""))
+    parts += source(result)
     return "\n\n".join(parts)
+
+
+def source(result: Mapping[str, Any]) -> list[str]:
+    """The command that made a result, and its remarks (``note``, one a line)."""
+    remarks = [f"- {line}" for line in str(result.get("note", "")).splitlines()]
+    return [f"Made by `{result['command']}`.", *(["\n".join(remarks)] if remarks else [])]
 
 
 def marked(title: str) -> str:

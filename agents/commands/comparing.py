@@ -176,11 +176,11 @@ class Progress:
             )
 
     def stale_note(self) -> str:
-        """A sentence of a table's note on the stale cells that it shows; empty where there are none."""
+        """A line of a table's note on the stale cells that it shows; empty where there are none."""
         if not (self._finished and self.stale):
             return ""
         return (
-            f" {self.stale} of its cells are stale: made with other settings than those of now, or before "
+            f"\n{self.stale} of its cells are stale: made with other settings than those of now, or before "
             "the data's fingerprint was recorded."
         )
 

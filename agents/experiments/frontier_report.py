@@ -66,7 +66,7 @@ def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> 
     return {
         "title": study.title,
         "command": command,
-        "note": " ".join(filter(None, (*words, NOTE, study.note.strip()))),
+        "note": "\n".join(filter(None, (*words, NOTE, study.note.strip()))),
         "tables": tables,
         "provenance": sources(records),
     }

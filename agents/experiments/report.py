@@ -27,15 +27,16 @@ from agents.runs.hardware import machine_of
 from refit_env.utils.atomic_io import atomic_path
 
 MEANS = (
-    "Means over seeds +- half a 95 % interval (Student's t over seeds). A gain is over the row's own start, "
-    "taken seed by seed; * marks those whose interval excludes zero. 'users sure' counts the seeds of "
-    "which a paired bootstrap over users puts NDCG@20 above the start's. Weights chosen on validation "
-    "(settings: agents/hyperparams); full ranking, seen items masked, means over users with relevant items."
+    "Means over seeds +- half a 95 % interval (Student's t over seeds).\n"
+    "A gain is over the row's own start, taken seed by seed; * marks those whose interval excludes zero.\n"
+    "'users sure' counts the seeds of which a paired bootstrap over users puts NDCG@20 above the start's.\n"
+    "Weights chosen on validation (settings: agents/hyperparams); full ranking, seen items masked, means "
+    "over users with relevant items."
 )
 COST = (
-    "1000 rows: through the denoiser, forward and backward, at one step of a chain. Seconds are of training, "
-    "and of validation where it was timed apart; one thread, one process a cell. Peak MiB is the process's, "
-    "libraries included."
+    "1000 rows: through the denoiser, forward and backward, at one step of a chain.\n"
+    "Seconds are of training, and of validation where it was timed apart; one thread, one process a cell.\n"
+    "Peak MiB is the process's, libraries included."
 )
 
 
@@ -88,7 +89,7 @@ def report(found: Found, command: str) -> dict[str, Any]:
     out |= {"provenance": sources(found.records), "rows": list(found.entries)}
     if study.split == "valid":
         out["choices"] = choices(found.entries)
-        out["note"] = " ".join(filter(None, (out["note"], in_words(out["choices"]))))
+        out["note"] = "\n".join(filter(None, (out["note"], in_words(out["choices"]))))
     if any(table.kind == "aggregate" for table in study.tables):
         out["over_environments"] = over_environments(by_variant(found.groups))
     return out
@@ -176,26 +177,29 @@ def _title(text: str, env_id: str, study: Study) -> str:
 
 
 def note(found: Found) -> str:
-    """What a reader of the tables must know."""
+    """What a reader of the tables must know, a remark a line."""
     records = found.records
     units = {unit for entry in found.entries for unit in entry["budget"]}
     gpus = sorted({str(machine_of(r)["gpu"]) for r in records if r.get("device", "cpu") != "cpu"})
-    parts = [MEANS, budget_note(units).strip(), COST, found.study.note.strip(), *_other_rows(found)]
+    parts = [MEANS, budget_note(units).strip(), COST, found.study.note.strip(), _other_rows(found)]
     if gpus:
         mark = f"{ON_GPU.strip()}: on a GPU ({', '.join(gpus)})"
         parts.append(f"{mark}, several cells at once, and memory is the GPU's.")
-    return " ".join(filter(None, [*parts, _older(records)]))
+    return "\n".join(filter(None, [*parts, _older(records)]))
 
 
-def _other_rows(found: Found) -> list[str]:
-    """A sentence on the rows that other studies measured."""
+def _other_rows(found: Found) -> str:
+    """A sentence on the rows that other studies measured; empty without any."""
     shown = {(group.env_id, group.model) for group in found.groups}
-    return [
-        f"The rows of {also.model} on {also.environment} are those of the study {also.study}: one "
-        "measurement, one figure."
-        for also in found.study.also
-        if (also.environment, also.model) in shown
-    ]
+    studies: dict[str, dict[str, list[str]]] = {}
+    for also in found.study.also:
+        if (also.environment, also.model) in shown:
+            studies.setdefault(also.study, {}).setdefault(also.model, []).append(also.environment)
+    whose = "; ".join(
+        f"{study}: " + ", ".join(f"{model} on {', '.join(envs)}" for model, envs in models.items())
+        for study, models in studies.items()
+    )
+    return f"These rows are those of other studies (one measurement, one figure). {whose}." if whose else ""
 
 
 def _older(records: Sequence[Record]) -> str:

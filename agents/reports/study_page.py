@@ -113,7 +113,7 @@ def study_page(files: StudyFiles) -> tuple[str, str]:
             "id": "tables",
             "title": "Tables",
             "about": "",
-            "texts": [str(report["note"])] if report.get("note") else [],
+            "texts": str(report.get("note", "")).splitlines(),
             "charts": [],
             "tables": [_table(table) for table in report.get("tables", ())],
             "command": "",

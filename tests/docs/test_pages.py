@@ -97,7 +97,7 @@ def test_results_become_tables(results: Any, tmp_path: Path) -> None:
     result = {
         "title": "Speed",
         "command": "python -m benchmarks.speed",
-        "note": "Two cores.",
+        "note": "Two cores.\nOne thread.",
         "table": {"columns": ["what", "figure"], "rows": [["ours", 2.0], ["theirs", 1.0]]},
     }
     (tmp_path / "b.json").write_text(json.dumps(result))
@@ -106,7 +106,7 @@ def test_results_become_tables(results: Any, tmp_path: Path) -> None:
     [text] = map(results.section, found)
     page = results.fill(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n", text)
     assert "## Speed\n\n| what | figure |\n| --- | ---: |\n| ours | 2.0 |\n| theirs | 1.0 |\n" in page
-    assert "Made by `python -m benchmarks.speed`. Two cores." in page
+    assert "Made by `python -m benchmarks.speed`.\n\n- Two cores.\n- One thread.\n" in page
     assert page.startswith("before\n") and page.endswith("\nafter\n") and "old" not in page
     assert results.fill(page, text) == page
 
