@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,33 @@ INTRODUCTION = """A leaderboard ranks all recommenders that were measured on one
 NDCG@20: the diffusion models of this project as they are pretrained, the same after fine-tuning, and the
 [baselines](../baselines/index.md), recommenders that a team would take instead. All are fitted to the train
 items and measured by one evaluation: full ranking, seen items removed. Each page lists the baselines'
-settings and how long validation searched for them; some have their defaults, and most have one seed.
-`refit compare leaderboards --env ID` measures a board again."""
+settings and how long validation searched for them, and states which have their defaults and which have one
+seed. `refit compare leaderboards --env ID` measures a board again."""
+CELLS = """A cell is a model, its NDCG@20 and, in brackets, the seconds of its fit (G: on a GPU). Intervals
+are of 95 %; * marks those that exclude zero. A figure without ± has one seed."""
+COVERAGE = """How the baselines were fitted. Searched: validation chose the settings among several fits.
+Random: the fit draws random numbers, so that seeds differ."""
+COVERED = (
+    "environment",
+    "baselines",
+    "with settings",
+    "searched",
+    "random",
+    "with three seeds",
+    "not searched",
+)
+"""The columns of the table of how baselines were fitted."""
+SEEDS = 3
+"""Seeds of a row that counts as measured."""
 
 READ = "[How to read the tables](index.md#how-to-read-the-tables): what the columns mean."
+CLOSED = "closed form"
+"""How titles end of the rows of this project that draw no random numbers."""
 NO_SEARCH = "none"
 """In place of a number of trials."""
 SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
 processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were
-measured as they are, so a search might lift the row."""
+measured as they are, so a search might lift the row; one trial is no search."""
 
 
 def pages() -> dict[str, str]:
@@ -63,8 +82,10 @@ def index_page(boards: Mapping[str, Any], published: Mapping[str, Any]) -> str:
     for table in boards["tables"]:
         if "env" in table:
             continue
-        rows = [[f"[{row[0]}]({row[0]}.md){mark(DATA[row[0]])}", *row[1:]] for row in table["rows"]]
-        parts += [table["note"], markdown_table(table["columns"], rows)]
+        rows = [[linked(row[0]), *map(cell, row[1:])] for row in table["rows"]]
+        parts += [table["note"], CELLS, markdown_table(table["columns"], rows)]
+    rows = [[linked(env_id), *Fits(env_id, boards).counts()] for env_id in environments(boards)]
+    parts += [COVERAGE, markdown_table(COVERED, rows)]
     parts += ["## How to read the tables", *source(boards), "## Beside published figures"]
     for table in published["tables"]:
         parts.append(markdown_table(table["columns"], table["rows"]))
@@ -78,21 +99,86 @@ def environment_page(env_id: str, boards: Mapping[str, Any]) -> str:
     """One environment: which row is first, all rows, the slices, the data, the baselines' settings."""
     tables = [table for table in boards["tables"] if table.get("env") == env_id]
     parts = [MADE, f"# Leaderboard of {env_id}{mark(DATA[env_id])}"]
-    measured = {row[0] for table in tables for row in table["rows"]}
-    settings = settings_rows(env_id, measured)
-    plain = {row[0] for row in settings if row[2] == NO_SEARCH}
+    fits = Fits(env_id, boards)
     for table in tables:
         rows = [
-            [f"{row[0]} (not searched)" if row[0] in plain else row[0], *row[1:]] for row in table["rows"]
+            [f"{row[0]} (not searched)" if row[0] in fits.plain else row[0], *map(cell, row[1:])]
+            for row in table["rows"]
         ]
-        parts += [table["note"]] if "note" in table else []
+        parts += [table["note"], fits.sentence()] if "note" in table else []
         parts += [f"**{marked(table['title'])}**", markdown_table(table["columns"], rows)]
     parts += ["Measured on:", data_table([DATA[env_id]], boards)]
-    if settings:
+    if fits.settings:
         columns = ("baseline", "settings", "trials", "minutes", "validation NDCG@20", "with the defaults")
-        parts += [SETTINGS, markdown_table(columns, settings)]
+        parts += [SETTINGS, markdown_table(columns, fits.settings)]
     parts.append(READ)
     return "\n\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class Fits:
+    """How the rows of one board were fitted: what was searched, and which have too few seeds."""
+
+    env_id: str
+    """The environment."""
+    boards: Mapping[str, Any]
+    """The report of the leaderboards."""
+
+    @cached_property
+    def seeds(self) -> dict[str, int]:
+        """Title of a row -> its seeds."""
+        table = next(t for t in self.boards["tables"] if t.get("env") == self.env_id and "note" in t)
+        place = table["columns"].index("seeds")
+        return {row[0]: int(row[place]) for row in table["rows"]}
+
+    @cached_property
+    def settings(self) -> list[list[str]]:
+        """The rows of the table of settings."""
+        return settings_rows(self.env_id, self.seeds)
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """Titles of the measured baselines that were not searched."""
+        return [row[0] for row in self.settings if row[2] in (NO_SEARCH, "1") and row[0] in self.seeds]
+
+    @cached_property
+    def random(self) -> dict[str, bool]:
+        """Title of a measured baseline -> whether its fit draws random numbers."""
+        variants = read_study(study_path("leaderboards")).place(self.env_id).variants
+        return {
+            variant.title: baseline(variant.algorithm).seeded
+            for variant in variants
+            if variant.make == "baseline" and variant.title in self.seeds
+        }
+
+    def counts(self) -> list[str]:
+        """The cells of ``COVERED`` after the environment."""
+        free = [row[0] for row in self.settings if row[0] in self.seeds]
+        random = [title for title, drawn in self.random.items() if drawn]
+        whole = sum(self.seeds[title] >= SEEDS for title in random)
+        numbers = (len(self.random), len(free), len(free) - len(self.plain), len(random), whole)
+        return [*map(str, numbers), ", ".join(self.plain) or "-"]
+
+    def sentence(self) -> str:
+        """Which measured baselines were not searched, and which random rows have fewer than three seeds."""
+        few = [
+            title
+            for title, count in self.seeds.items()
+            if count < SEEDS and self.random.get(title, not title.endswith(CLOSED))
+        ]
+        text = f"Baselines with settings that no search chose: {', '.join(self.plain) or 'none'}."
+        rows = ", ".join(few) or "none"
+        return f"{text} Rows whose fit draws random numbers, with fewer than three seeds: {rows}."
+
+
+def linked(env_id: str) -> str:
+    """An environment with a link to its page."""
+    return f"[{env_id}]({env_id}.md){mark(DATA[env_id])}"
+
+
+def cell(text: str) -> str:
+    """A cell without the interval that one seed does not have."""
+    return text.replace(" ± -", "")
 
 
 def settings_rows(env_id: str, measured: Collection[str]) -> list[list[str]]:

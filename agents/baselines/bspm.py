@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.item_factors import item_factors
 from refit_env.settings import Nonnegative, OneOf, Size
 
-Rows = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.floating[Any]]
 SOLVERS = ("euler", "rk4")
 
 
@@ -64,11 +64,12 @@ class BSPM(Baseline):
         rows, sets, config = shown_rows(data), known_sets(data), self.config
         by_user, by_item = (np.maximum(np.asarray(sets.sum(axis)).ravel(), 1.0) for axis in (1, 0))
         normal = sp.csr_matrix(sp.diags(by_user**-0.5) @ sets @ sp.diags(by_item**-0.5))  # (U, I)
-        across = sp.csr_matrix(normal.T)  # (I, U)
         rank = min(config.rank, min(normal.shape) - 1)
         leading = item_factors(normal, rank).astype(np.float64)  # (I, r)
-        into = by_item[:, None] ** -0.5 * leading  # (I, r)
-        out = leading.T * by_item**0.5  # (r, I)
+        into = (by_item[:, None] ** -0.5 * leading).astype(np.float32)  # (I, r)
+        out = (leading.T * by_item**0.5).astype(np.float32)  # (r, I)
+        rows, normal = rows.astype(np.float32), normal.astype(np.float32)  # half the time of float64
+        across = sp.csr_matrix(normal.T)  # (I, U)
 
         def smooth(state: Rows) -> Rows:
             """Return the state times P, (B, I)."""
@@ -78,10 +79,10 @@ class BSPM(Baseline):
             """Return the sharpened rows (B, I)."""
             shown = rows[users.cpu().numpy()]
             blurred = np.asarray((across @ (normal @ shown.T)).T.toarray())  # (B, I) one Euler step
-            state = blurred + config.beta * np.asarray(shown @ into) @ out
+            state: Rows = blurred + config.beta * np.asarray(shown @ into) @ out
             if config.sharpening > 0:
                 state = integrate(lambda s: -smooth(s), state, config.sharpening, config.steps, config.solver)
-            return torch.as_tensor(state.astype(np.float32), device=users.device)
+            return torch.as_tensor(state, device=users.device)
 
         return Scorer(score)
 
