@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from agents.baselines.base import ROWS, BaselineConfig
 from agents.baselines.embeddings import bpr
-from agents.baselines.histories import Histories
 from agents.baselines.learning import Learned, Learner, LearningConfig
+from refit_env.backbones.training_histories import TrainingHistories
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Nonnegative, Size
 
@@ -43,7 +43,7 @@ class Factors(Learner):
         """Initialise the tables with N(0, 0.1^2), and read the last item of each row."""
         super().__init__()
         self.config, self.num_items = config, data.num_items
-        known = Histories.of(data, 1)
+        known = TrainingHistories.of(data, 1)
         sessions = known.sessions.unique()
         place = torch.searchsorted(sessions, known.owners).clamp(max=sessions.numel() - 1)
         owners = torch.where(sessions[place] == known.owners, place, sessions.numel())  # (U,) S: no train row

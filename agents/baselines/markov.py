@@ -20,8 +20,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from agents.baselines.base import ROWS, Baseline, BaselineConfig, Scorer
-from agents.baselines.histories import Histories
 from agents.baselines.matrices import product_scores
+from refit_env.backbones.training_histories import TrainingHistories
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Nonnegative
 
@@ -48,7 +48,7 @@ class Markov(Baseline):
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
         """Count."""
-        known, items = Histories.of(data, self.config.reach), data.num_items
+        known, items = TrainingHistories.of(data, self.config.reach), data.num_items
         before = weighted_histories(known.history, items)  # (R, I)
         targets = known.targets.numpy()
         after = sp.csr_matrix(

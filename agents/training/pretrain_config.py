@@ -43,7 +43,7 @@ class PretrainConfig(Bounded):
     objective: Annotated[str, OneOf(OBJECTIVES)] = "elbo"
     """``elbo``: the backbone's published loss. ``ranking``: cross-entropy of held-out items (``--relevance
     recent`` or ``holdout``; of the next item in sequential sets) among all that are not shown, through the
-    noise-free chain; DreamRec and Diff-POI have ranking losses of their own."""
+    noise-free chain; DreamRec, its causal form and Diff-POI have ranking losses of their own."""
     target: Annotated[str, OneOf(TARGETS), arg(aliases=("--relevance",))] = "train"
     """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
     relevance of that name leaves visible and predict the whole row (``ranking``: the rest), the same
@@ -76,6 +76,11 @@ _RECDIFF = PretrainConfig(
     eval_steps=0,
 )
 _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
+    "causal-dreamrec": {
+        "": PretrainConfig(
+            objective="ranking", users_per_batch=128, eval_every=1, patience=5, eval_steps=1, select="ndcg@20"
+        )
+    },
     "cf-diff": {"": PretrainConfig(learning_rate=1e-4, users_per_batch=128)},
     "dreamrec": {
         "": _DREAMREC,

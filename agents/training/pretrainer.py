@@ -5,7 +5,8 @@ a reward of relevance ``recent`` or ``holdout`` counts, through the noise-free c
 
     L = - mean_u 1/|R_u| sum_{i in R_u} log softmax(scores_u / temperature)_i,
 
-over all items but those that are shown. DreamRec and Diff-POI have ranking losses of their own.
+over all items but those that are shown. DreamRec, its causal form and Diff-POI have ranking losses of
+their own.
 
 Letters: B users (of sequential sets: rows) in a batch, I items, L history length.
 """

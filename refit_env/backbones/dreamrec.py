@@ -102,7 +102,7 @@ class DreamRec(Backbone):
         self.diffusion = self.config.diffusion()
         self.items = nn.Embedding(num_items + 1, size)  # the last one is padding; N(0, 1), as published
         self.nothing = nn.Parameter(torch.randn(1, size))
-        self.encoder = HistoryEncoder(size, self.config.history, self.config.dropout)
+        self.encoder: nn.Module = HistoryEncoder(size, self.config.history, self.config.dropout)
         self.time = nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
         self.predictor: nn.Module = nn.Linear(3 * size, size)
         if self.config.predictor == "mlp":
@@ -173,6 +173,9 @@ class DreamRec(Backbone):
             unguided: Tensor = self(u, self.nothing, timestep)
             return unguided
         weight = self.config.guidance
+        if not weight:
+            plain: Tensor = self(u, condition.value, timestep)
+            return plain
         if isinstance(self.predictor, nn.Linear):  # affine in the state: guidance can mix the states
             mixed: Tensor = self(u, (1 + weight) * condition.value - weight * self.nothing, timestep)
             return mixed

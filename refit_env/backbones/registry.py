@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from refit_env.backbones import (
+    causal_dreamrec,
     cfdiff,
     diffpoi,
     diffrec,
@@ -55,6 +56,7 @@ class Registered:
 _BACKBONES: dict[str, Registered] = {
     one.cls.name: one
     for one in (
+        Registered(causal_dreamrec.CausalDreamRec, causal_dreamrec.PUBLISHED),
         Registered(cfdiff.CFDiff, cfdiff.PUBLISHED, "ml-1m", cfdiff.SMALL),
         Registered(diffpoi.DiffPoi, diffpoi.PUBLISHED, "", diffpoi.SMALL),
         Registered(diffrec.DiffRec, diffrec.PUBLISHED, "ml-1m", diffrec.SMALL),

@@ -46,6 +46,7 @@ def small_configs() -> dict[str, dict[str, Any]]:
         "l-diffrec": {"latent": 16, "hidden": (16,)},
         "hdrm": {"embedding": 8, "hidden": (8,)},
         "dreamrec": {"embedding": 8, "history": 5, "num_steps": 10},
+        "causal-dreamrec": {"embedding": 8, "history": 5, "num_steps": 10, "blocks": 1, "guidance": 1.0},
         "recdiff": {"embedding": 6, "hidden": 8, "num_steps": 6},
         "hybrid": {"hidden": (8,), "num_steps": 5},
         "linear": {"num_steps": 5},

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from agents.baselines import baseline
-from agents.baselines.histories import Histories
 from agents.baselines.learning import ready
+from refit_env.backbones.training_histories import TrainingHistories
 from refit_env.data import Dataset, Interactions
 from tests.agents.baselines.conftest import scores_of
 
@@ -45,7 +45,7 @@ def built(name: str, data: Dataset, **settings: Any) -> Any:
 
 
 def test_histories_of_sets_hold_train_items_alone(ordered: Dataset) -> None:
-    known = Histories.of(ordered, 2)
+    known = TrainingHistories.of(ordered, 2)
     assert known.history.tolist() == [[3, 5], [3, 0], [0, 2], [2, 5]]
     assert known.targets.tolist() == [0, 2, 1, 4] and known.sessions.tolist() == [0, 0, 0, 1]
     assert known.shown.tolist() == [[2, 1], [2, 4]] and known.owners.tolist() == [0, 1]
@@ -53,7 +53,7 @@ def test_histories_of_sets_hold_train_items_alone(ordered: Dataset) -> None:
 
 def test_histories_of_rows_are_the_rows(shop: Dataset) -> None:
     rows = shop.episodes
-    known = Histories.of(rows, 2)
+    known = TrainingHistories.of(rows, 2)
     assert known.history.tolist() == [[4, 5], [4, 2], [2, 4], [4, 0], [0, 5]]
     assert known.targets.tolist() == [2, 4, 0, 3, 1]
     assert known.shown.shape == (rows.num_users, 2) and known.owners.tolist() == [0, 0, 0, 0, 1, 2, 2, 3]
@@ -61,14 +61,14 @@ def test_histories_of_rows_are_the_rows(shop: Dataset) -> None:
 
 def test_windows_hold_each_train_event_as_a_target_once(shop: Dataset) -> None:
     for length in (1, 2, 4, 10):
-        known = Histories.of(shop.episodes, length)
+        known = TrainingHistories.of(shop.episodes, length)
         model = built("gru4rec", shop, history=length)
         found = []
         for history, nexts in zip(model.inputs.tolist(), model.nexts.tolist(), strict=True):
             found += [(a, b) for a, b in zip(history, nexts, strict=True) if a < 5]
         pairs = [(4, 2), (2, 4), (4, 0), (0, 3), (0, 1)]
         assert sorted(found) == sorted(pairs), length
-        assert len(known.windows()) == len(model.inputs)
+        assert len(known.windows()[0]) == len(model.inputs)
 
 
 @pytest.mark.parametrize("name", ["gru4rec", "sasrec"])
@@ -107,8 +107,8 @@ def test_sasrec_attends_as_its_equation_says(shop: Dataset) -> None:
     model = built("sasrec", shop, history=3, dropout=0.0, blocks=1, heads=1)
     ready(model)
     history = torch.tensor([[4, 2, 0]])
-    block = model.blocks[0]
-    x = model.items(history)[0] * 2.0 + model.places.weight  # sqrt(4) = 2
+    block = model.encoder.blocks[0]
+    x = model.items(history)[0] * 2.0 + model.encoder.places.weight  # sqrt(4) = 2
     q = block.query(block.before(x))
     k, v = block.pair(x).chunk(2, 1)
     attended = []
@@ -117,7 +117,7 @@ def test_sasrec_attends_as_its_equation_says(shop: Dataset) -> None:
         attended.append(share @ v[: place + 1])
     x = x + block.out(torch.stack(attended))
     x = x + block.net(block.between(x))
-    torch.testing.assert_close(model.states(history)[0], model.norm(x))
+    torch.testing.assert_close(model.states(history)[0], model.encoder.norm(x))
 
 
 def test_markov_sums_shares_of_followers(shop: Dataset) -> None:

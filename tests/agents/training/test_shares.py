@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import Pretrainer
+from agents.training.pretrainer import Pretrainer, has_ranking_loss
 from agents.training.shares import Share, gathered, shared
 from agents.training.world import World
 from refit_env.backbones import backbone_class, backbone_for, backbone_names
@@ -45,9 +45,10 @@ def trainer(
     name: str, objective: str, data: dict[str, Dataset], configs: dict[str, dict[str, Any]]
 ) -> Pretrainer:
     dataset = data[backbone_class(name).tasks[0]]
-    target = "holdout" if objective == "ranking" and not dataset.has_rows else "train"
+    backbone = backbone_for(dataset, name, configs[name], seed=0)
+    target = "train" if objective == "elbo" or has_ranking_loss(backbone) else "holdout"
     config = PretrainConfig(objective=objective, target=target, users_per_batch=ROWS, eval_steps=2)
-    return Pretrainer(dataset, backbone_for(dataset, name, configs[name], seed=0), config, device="cpu")
+    return Pretrainer(dataset, backbone, config, device="cpu")
 
 
 def drawn_often(model: nn.Module) -> None:
@@ -62,7 +63,8 @@ def drawn_often(model: nn.Module) -> None:
 @pytest.mark.parametrize("count", [2, 3, ROWS + 2])
 @pytest.mark.parametrize(
     ("name", "objective"),
-    [(name, "elbo") for name in backbone_names()] + [("diffrec", "ranking"), ("dreamrec", "ranking")],
+    [(name, "elbo") for name in backbone_names()]
+    + [(name, "ranking") for name in ("diffrec", "dreamrec", "causal-dreamrec")],
 )
 def test_shares_make_the_gradient_of_the_batch(
     name: str,

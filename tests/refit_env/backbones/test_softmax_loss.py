@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from agents.baselines import softmax_loss as module
-from agents.baselines.softmax_loss import softmax_loss
+from refit_env.backbones import softmax_loss as module
+from refit_env.backbones.softmax_loss import softmax_loss
 
 
 @pytest.mark.parametrize("rows_at_a_time", [1, 3, 100])
