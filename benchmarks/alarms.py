@@ -23,12 +23,12 @@ import numpy as np
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.experiments.provenance import provenance, sources
-from agents.experiments.records import Cell, append_record, read_cell, unfinished
+from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, read_cell
 from agents.runs.alarms import KINDS, alarms
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_here, report
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.pretrained import load_policy
@@ -106,18 +106,6 @@ def plan(envs: Sequence[str], seeds: int) -> list[Cell]:
     ]
 
 
-def run_missing(cells: Sequence[Cell]) -> None:
-    """Run the cells without a record, in this process: runs of one start share the start."""
-    for cell in unfinished(cells, CELLS):
-        result = cell.work(*cell.arguments)
-        made = {
-            "key": cell.key,
-            "settings": dict(cell.settings),
-            "provenance": provenance(cell.data).to_json(),
-        }
-        append_record(CELLS, made | result)
-
-
 def fallen_at(gold: Sequence[float], fall: float = FALL) -> int | None:
     """Return the validation from which on gold stays below its best by more than a share; None if never.
 
@@ -167,7 +155,7 @@ def main() -> None:
     chosen = parser.parse_args()
     cells = plan(chosen.envs, chosen.seeds)
     if not chosen.finished:
-        run_missing(cells)
+        finish_here(cells, CELLS)
     found = [read_cell(CELLS, one, stale=chosen.finished) for one in cells]
     records = [record for record in found if record is not None]
     rows, details = [], {}

@@ -18,7 +18,7 @@ from agents.console import say
 from agents.experiments.cells import run_cells
 from agents.experiments.provenance import provenance as here
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError
+from agents.experiments.records import Cell, CellError, append_record, unfinished
 from agents.experiments.tables import TextTable, print_table
 from refit_env.utils.atomic_io import write_json
 
@@ -110,6 +110,31 @@ def finish_cells(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> No
         raise SystemExit(str(error)) from None
     if failed:
         raise SystemExit("\n".join(f"{key}: {error}" for key, error in failed.items()))
+
+
+def finish_here(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> None:
+    """Measure the cells without a record, one after the other in this process: they share what it caches.
+
+    Args:
+        cells: all cells of a table.
+        path: the records.
+        redo: measure stale cells again.
+
+    Raises:
+        SystemExit: naming stale cells.
+    """
+    try:
+        missing = unfinished(cells, path, redo=redo)
+    except CellError as error:
+        raise SystemExit(str(error)) from None
+    for cell in missing:
+        result = cell.work(*cell.arguments)
+        made = {
+            "key": cell.key,
+            "settings": dict(cell.settings),
+            "provenance": here(cell.data).to_json(),
+        }
+        append_record(path, made | result)
 
 
 def report(

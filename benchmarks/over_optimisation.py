@@ -1,6 +1,6 @@
 """Gold against proxy: does a reward that an agent maximises stay a good one?
 
-    python -m benchmarks.over_optimisation [--seeds 2]
+    python -m benchmarks.over_optimisation [--seeds 2] [--redo]
 
 On ReFiT-Synthetic-v0 each user's true taste is known (reward ``refit_env.rewards.gold:Gold``). Each optimiser
 maximises each proxy for far longer than validation would allow; proxy and gold are measured at every
@@ -8,8 +8,9 @@ validation, against d = sqrt(KL to the start). The laws of Gao et al. (arXiv 221
 fitted to the change of gold: d (a - b log d) for the agents, d (a - b d) for the best of n chains. With b > 0
 gold falls again after the d in the table (``peak``).
 
-The optimisers: REINFORCE, PPO, reward-weighted regression with exponential weights (``rwr``; arXiv
-2603.10279), and the best of n chains of the pretrained policy, without training; its KL is log n - (n-1)/n.
+The optimisers: REINFORCE, PPO, regression on the policy's own samples weighted by their advantages (``rwr``)
+and by the exponential of their reward (``rwr-exp``; arXiv 2603.10279), and the best of n chains of the
+pretrained policy, without training; its KL is log n - (n-1)/n.
 
 Letters: B users in a batch, I items, n chains of each user, T steps.
 """
@@ -20,6 +21,7 @@ import argparse
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import matplotlib
@@ -32,7 +34,7 @@ from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, read_cell
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
-from benchmarks.harness import RESULTS, finish_cells, report
+from benchmarks.harness import RESULTS, finish_here, report
 from refit_env.data import Dataset, load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward, make_relevance, make_reward
@@ -53,10 +55,16 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "reinforce": {"learning_rate": 2e-4},
     "ppo": {"learning_rate": 1e-4},
     "rwr": {"learning_rate": 1e-4},
+    "rwr-exp": {
+        "learning_rate": 1e-4,
+        "weighting": "exp_reward",
+        "credit": "episode",
+        "baseline": "none",
+    },
 }
-"""Algorithm -> changes of its defaults."""
-ITERATIONS, EVERY = 120, 10
-"""Iterations of a run, of which every tenth is validated."""
+"""Optimiser -> changes of the defaults of its algorithm, which is its name up to the hyphen."""
+ITERATIONS, EVERY = 120, 3
+"""Iterations of a run, of which every third is validated."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128)
 """Values of n."""
 CHAINS = "best of n"
@@ -64,8 +72,10 @@ VALID = "valid/ndcg@20"
 """What early stopping would read."""
 
 
-def start_of(data: Dataset, seed: int) -> DiffusionPolicy:
-    """Return a pretrained DiffRec."""
+@cache
+def start_of(seed: int) -> DiffusionPolicy:
+    """Return a pretrained DiffRec, the start of all runs of a seed."""
+    data = load_dataset("synthetic")
     config = PretrainConfig(epochs=200, patience=20)
     return DiffusionPolicy(pretrain(data, "diffrec", config, seed=seed, device="cpu").backbone, STEPS, STD)
 
@@ -91,7 +101,7 @@ def without_known(scores: Tensor, users: Tensor, data: Dataset) -> Tensor:
 def cell(proxy: str, seed: int) -> dict[str, Any]:
     """Maximise a proxy; returns each optimiser's points: ``d``, ``proxy``, ``gold``, of agents ``valid``."""
     data = load_dataset("synthetic")
-    policy, gold = start_of(data, seed), gold_of(data)
+    policy, gold = start_of(seed), gold_of(data)
     found = {CHAINS: best_of_n(policy, data, PROXIES[proxy], gold, seed)}
     found |= {name: trained(policy, data, proxy, name, gold, seed) for name in OPTIMISERS}
     return {
@@ -104,7 +114,7 @@ def trained(
     policy: DiffusionPolicy, data: Dataset, proxy: str, optimiser: str, gold: Reward, seed: int
 ) -> list[dict[str, float]]:
     """Run an algorithm; returns a point for each validation."""
-    kind = algorithm(optimiser)
+    kind = algorithm(optimiser.partition("-")[0])
     config = kind.config_class(
         iterations=ITERATIONS, eval_every=EVERY, exploration_std=STD, **OPTIMISERS[optimiser]
     )
@@ -303,10 +313,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
     parser.add_argument("--finished", action="store_true", help="only tabulate the cells that are finished")
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     options = parser.parse_args()
     cells = plan(options.seeds)
     if not options.finished:
-        finish_cells(cells, CELLS)
+        finish_here(cells, CELLS, redo=options.redo)
     found = {each.key: got for each in cells if (got := read_cell(CELLS, each)) is not None}
     draw(found)
     report(

@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from msgspec import Meta
 
-from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.registry import settings_class
 from agents.experiments.frontier_cells import FrontJob, run_front_job
 from agents.experiments.job import CHECKPOINTS
 from agents.experiments.records import Cell
 from agents.experiments.resolve import changed
 from agents.hyperparams.yaml_files import check_name, listed, located, mapping, read_yaml, settings
+from agents.training.config import TrainerConfig
 from refit_env.errors import DataError, unknown_name
 from refit_env.evaluation.reranking import rerankers_for
 from refit_env.evaluation.selection import BEYOND
@@ -26,10 +27,10 @@ from refit_env.registration import entry
 from refit_env.settings import Bounded, Nonnegative, check_setting
 
 POST_HOC, TUNED, FRONTS = "post-hoc", "tuned", "fronts"
-"""Cells besides the runs: all re-rankers of the start; of a model tuned for accuracy; the comparison."""
+"""Cells besides runs and baselines: re-rankers of the start, of the tuned model; the comparison."""
 _KNOWN = (
-    "kind", "title", "seeds", "goals", "rerank", "on_top", "on_top_at", "tuned", "runs", "environments",
-    "note",
+    "kind", "title", "seeds", "goals", "rerank", "on_top", "on_top_at", "tuned", "runs", "supervised",
+    "environments", "note",
 )  # fmt: skip
 
 
@@ -41,15 +42,17 @@ class Run(Bounded):
     """The reward, a weighted mix."""
     start: str = ""
     """Name of the start among those of the environment; empty: the base."""
+    algorithm: str = "reinforce"
+    """What trains."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the settings of REINFORCE."""
+    """Changes to the algorithm's settings."""
     reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the reward."""
 
-    def config(self, changes: Mapping[str, Any]) -> ReinforceConfig:
+    def config(self, changes: Mapping[str, Any]) -> TrainerConfig:
         """Return the settings, the environment's before the run's own."""
         given = {**changes, **self.settings}
-        return cast("ReinforceConfig", changed(ReinforceConfig(), given, "REINFORCE"))
+        return changed(settings_class(self.algorithm)(), given, self.algorithm)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class FrontPlace(Bounded):
     relevance: str = "holdout"
     """Of the reward."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Changes to the settings of REINFORCE."""
+    """Changes to the settings of the algorithms."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class FrontStudy:
     """Fine-tuning for accuracy alone, the other start of the re-rankers."""
     runs: Mapping[str, Run]
     """By name."""
+    supervised: Mapping[str, Run]
+    """Fine-tunings without reinforcement learning, by name: their front is compared with that of the runs."""
     environments: Mapping[str, FrontPlace]
     """By id; ``ID, all users`` are others on the same id."""
     note: str = ""
@@ -113,20 +118,28 @@ def read_front_study(path: Path) -> FrontStudy:
             raise DataError(f"{where}: goals: {unknown_name('metric', goal, [f'{b}@20' for b in BEYOND])}")
     rerank, on_top = (_strengths(found.get(name), f"{where}: {name}") for name in ("rerank", "on_top"))
     tuned = settings(Run, found.get("tuned") or {"reward": {"ndcg": 1.0}}, f"{where}: tuned")
-    runs = {
-        name: settings(Run, body, f"{where}: runs, {name}")
-        for name, body in mapping(found.get("runs"), f"{where}: runs").items()
-    }
+    runs, supervised = (
+        {
+            name: settings(Run, body, f"{where}: {kind}, {name}")
+            for name, body in mapping(found.get(kind) or {}, f"{where}: {kind}").items()
+        }
+        for kind in ("runs", "supervised")
+    )
+    if both := sorted(runs.keys() & supervised.keys()):
+        raise DataError(
+            f"{where}: {both[0]} is among the runs and among the supervised: give one another name"
+        )
+    trained = [("runs", *one) for one in runs.items()] + [("supervised", *one) for one in supervised.items()]
     places = {}
     for env_id, body in mapping(found.get("environments"), f"{where}: environments").items():
         place = located(f"{where}: environments", lambda: _place(env_id, body, where))  # noqa: B023
-        for name, run in runs.items():
-            located(f"{where}: runs, {name}", lambda: run.config(place.settings))  # noqa: B023
+        for kind, name, run in trained:
+            located(f"{where}: {kind}, {name}", lambda: run.config(place.settings))  # noqa: B023
             if run.start and run.start not in place.starts:
-                raise DataError(f"{where}: runs, {name}: {unknown_name('start', run.start, place.starts)}")
+                raise DataError(f"{where}: {kind}, {name}: {unknown_name('start', run.start, place.starts)}")
         places[env_id] = place
-    for name in runs:
-        check_name(name, f"{where}: runs")
+    for kind, name, _ in trained:
+        check_name(name, f"{where}: {kind}")
     seeds = found.get("seeds", 5)
     return FrontStudy(
         path.stem,
@@ -138,6 +151,7 @@ def read_front_study(path: Path) -> FrontStudy:
         tuple(listed(found.get("on_top_at", []), f"{where}: on_top_at")),
         tuned,
         runs,
+        supervised,
         places,
         str(found.get("note", "")),
     )
@@ -192,7 +206,7 @@ def plan_fronts(
     Raises:
         ValueError: for an unknown environment or variant.
     """
-    kinds = [POST_HOC, TUNED, *study.runs, FRONTS]
+    kinds = [POST_HOC, TUNED, *study.runs, *study.supervised, FRONTS]
     for name in variants:
         if name not in kinds:
             raise unknown_name(f"variant of {study.name}", name, kinds)
@@ -224,7 +238,7 @@ def _cell(
 ) -> Cell:
     """Return one cell."""
     folder = records.parent / CHECKPOINTS / study.name
-    run = study.tuned if kind == TUNED else study.runs.get(kind)
+    run = study.tuned if kind == TUNED else {**study.runs, **study.supervised}.get(kind)
     job = FrontJob(
         place=name,
         env_id=env_of(name),
@@ -237,15 +251,17 @@ def _cell(
         relevance=place.relevance,
         reward=dict(run.reward) if run else {},
         reward_kwargs=dict(run.reward_kwargs) if run else {},
+        algorithm=run.algorithm if run else "reinforce",
         agent=run.config(place.settings) if run else None,
         rerank=_rerank_of(study, kind),
         rerank_at=study.on_top_at if kind in study.runs else (),
         runs=tuple(study.runs) if kind == FRONTS else (),
+        supervised=tuple(study.supervised) if kind == FRONTS else (),
         records=records,
         folder=folder,
         device=device,
     )
-    others = (POST_HOC, TUNED, *study.runs)
+    others = (POST_HOC, TUNED, *study.runs, *study.supervised)
     needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
     decided = {  # settings as their class: a field that was added later counts as its default
         f.name: getattr(job, f.name) for f in fields(job) if f.name not in ("records", "folder", "device")

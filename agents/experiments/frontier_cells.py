@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from agents.algorithms.configs import ReinforceConfig
-from agents.algorithms.reinforce import Reinforce
+from agents.algorithms.registry import algorithm
 from agents.experiments.fronts import FLOOR, OF_COUNTS, Box, on_front, user_weights, weighted_goal
 from agents.experiments.records import read_records
 from agents.runs.profiling import Usage, measure
 from agents.training.closed_form_search import fitted_policy
+from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
@@ -45,6 +45,8 @@ EACH = "re-rankers of each list"
 tuned for accuracy."""
 ALL = "all re-rankers"
 """Name of the front of these and of the greedy assignments over users."""
+SUPERVISED = "all supervised"
+"""Name of the front of all supervised baselines together."""
 ANY = "all runs"
 """Name of the front of all runs together."""
 TOP = "all runs, re-ranked"
@@ -63,7 +65,7 @@ class FrontJob:
     env_id: str
     """The environment."""
     kind: str
-    """``post-hoc``, ``tuned``, ``fronts``, or the name of a run."""
+    """``post-hoc``, ``tuned``, ``fronts``, or the name of a run or supervised baseline."""
     seed: int
     """Of the users kept apart, of the hold-outs, of the noise."""
     goals: tuple[str, ...]
@@ -80,7 +82,7 @@ class FrontJob:
     """Of a run."""
     reward_kwargs: Mapping[str, Any]
     """Of a run."""
-    agent: ReinforceConfig | None
+    agent: TrainerConfig | None
     """Of a run."""
     rerank: Mapping[str, tuple[float, ...]]
     """Re-ranker -> strengths."""
@@ -94,6 +96,10 @@ class FrontJob:
     """Folder of the lists."""
     device: str
     """Where it runs."""
+    algorithm: str = "reinforce"
+    """Of a run or supervised baseline."""
+    supervised: tuple[str, ...] = ()
+    """Of ``fronts``: the supervised baselines."""
 
     def key(self, kind: str = "") -> str:
         """Return the key of this cell's record, or of another kind's of the same environment and seed."""
@@ -193,12 +199,13 @@ def _start(job: FrontJob, known: Dataset) -> DiffusionPolicy:
     return fitted_policy(known, job.backbone, job.options, 1, resolve_device(job.device))
 
 
-def _agent(job: FrontJob, known: Dataset, policy: DiffusionPolicy) -> Reinforce:
+def _agent(job: FrontJob, known: Dataset, policy: DiffusionPolicy) -> FineTuner:
     """Return the agent of a run, on the users who are known."""
     assert job.agent is not None
     kwargs: dict[str, Any] = {"data": known, "reward": dict(job.reward), "relevance": job.relevance}
     kwargs |= {"reward_kwargs": dict(job.reward_kwargs)} if job.reward_kwargs else {}
-    return Reinforce(policy, job.env_id, job.agent, env_kwargs=kwargs, seed=job.seed, device=job.device)
+    kind = algorithm(job.algorithm)
+    return kind(policy, job.env_id, job.agent, env_kwargs=kwargs, seed=job.seed, device=job.device)
 
 
 def _rerank(job: FrontJob, score: ScoreFunction, points: Points, prefix: str) -> None:
@@ -250,7 +257,7 @@ def compared(job: FrontJob, whole: Dataset, measured: npt.NDArray[np.int64] | No
 def _of_others(job: FrontJob) -> tuple[list[dict[str, Any]], npt.NDArray[np.int32]]:
     """Return the points of the seed's other cells, and their lists (P, n, K); the start comes first."""
     records, rows, lists = read_records(job.records), [], []
-    for kind in ("post-hoc", "tuned", *job.runs):
+    for kind in ("post-hoc", "tuned", *job.runs, *job.supervised):
         record = records.get(job.key(kind))
         if record is None:
             raise DataError(f"{job.records}: there is no record of {job.key(kind)}")
@@ -306,9 +313,10 @@ def _areas(
     box = Box.of(goal, float(start[1][0]), y[x[:, 0] >= FLOOR * x[0, 0], 0])
     methods = list(dict.fromkeys(row["method"] for row in rows if row["method"] != BASE))
     trained = [m for m in methods if m.partition(ON_TOP)[0] in job.runs]
-    post_hoc = [m for m in methods if m not in trained]
+    post_hoc = [m for m in methods if m not in (*trained, *job.supervised)]
     each = [m for m in post_hoc if m.removeprefix(TUNED) not in OVER_USERS]
     groups = {m: [m] for m in methods} | {EACH: each, ALL: post_hoc, ANY: list(job.runs), TOP: trained}
+    groups |= {SUPERVISED: list(job.supervised)} if job.supervised else {}
     fronts = {name: _front(rows, members, goal, box) for name, members in groups.items()}
     areas = {
         name: np.array([box.area(x[p, r], y[p, r], (start[0][r], start[1][r])) for r in range(x.shape[1])])
@@ -316,7 +324,7 @@ def _areas(
     }
     by_valid = {name: _valid_area(rows, members, goal) for name, members in groups.items()}
     best = max(each, key=lambda name: by_valid[name])
-    return {
+    out = {
         "areas": {name: round(float(found[0]), 5) for name, found in areas.items()},
         "best": best,
         "over_best": [round(float(v), 5) for v in areas[ANY][1:] - areas[best][1:]],
@@ -324,6 +332,9 @@ def _areas(
         "over_all": [round(float(v), 5) for v in areas[ANY][1:] - areas[ALL][1:]],
         "top_over_all": [round(float(v), 5) for v in areas[TOP][1:] - areas[ALL][1:]],
     }
+    if job.supervised:
+        out["over_supervised"] = [round(float(v), 5) for v in areas[ANY][1:] - areas[SUPERVISED][1:]]
+    return out
 
 
 def _front(rows: Sequence[Record], members: Sequence[str], goal: str, box: Box) -> npt.NDArray[np.int64]:

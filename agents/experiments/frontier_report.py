@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from agents.experiments.frontier import FRONTS, FrontStudy
-from agents.experiments.frontier_cells import ALL, ANY, BASE, EACH, NDCG, ON_TOP, TOP, TUNED
+from agents.experiments.frontier_cells import ALL, ANY, BASE, EACH, NDCG, ON_TOP, SUPERVISED, TOP, TUNED
 from agents.experiments.fronts import FLOOR, direction, pooled_interval
 from agents.experiments.provenance import sources
 from agents.experiments.tables import TextTable
@@ -27,6 +27,7 @@ NOTE = (
     "on validation, of those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); "
     "'each list' is the front of all of these together, whose lists, like the policy's, do not depend on "
     "other users' lists; 'all' also has the greedy assignments over users, `spread` (online) and `cover`. "
+    "'supervised' are fine-tuned without reinforcement learning. "
     "Differences: mean over seeds, 95 % interval by a bootstrap over seeds and, within each, over users "
     "(Bayesian); * marks those above zero. Users who come later are in no training, and each seed draws "
     "others; `cover` needs all of them at once and is left out there."
@@ -36,8 +37,10 @@ DIFFERENCES = {
     "over_each": "runs less each list",
     "over_all": "runs less all",
     "top_over_all": "runs, re-ranked, less all",
+    "over_supervised": "runs less supervised",
 }
 """Key of a record -> heading."""
+SUPERVISED_COLORS = ("tab:green", "tab:cyan")
 COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
 MARKS = dict(zip(RERANKERS, "v^sDPo*", strict=True))
 
@@ -60,8 +63,11 @@ def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> 
         users = round(float(np.mean([record["users"] for record in own])))
         kind = "users who come later" if study.environments[place].later else "all users"
         title = f"{place.partition(',')[0]}: areas of fronts with NDCG@20 ({users} {kind}, {seeds})"
-        heads = ("goal", "best re-ranker", "its area", "each list", "all", "runs", "runs, re-ranked")
-        tables.append(TextTable(title, (*heads, *DIFFERENCES.values()), tuple(rows)).to_json())
+        heads = ["goal", "best re-ranker", "its area", "each list", "all", "runs", "runs, re-ranked"]
+        heads += ["supervised"] if "over_supervised" in above else []
+        tables.append(
+            TextTable(title, (*heads, *(DIFFERENCES[name] for name in above)), tuple(rows)).to_json()
+        )
         words.append(_sentence(place, above))
     return {
         "title": study.title,
@@ -74,17 +80,19 @@ def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> 
 
 def _rows(study: FrontStudy, records: Sequence[Record]) -> tuple[list[tuple[str, ...]], dict[str, list[str]]]:
     """Return a table's rows, and by difference the goals whose interval is above zero."""
-    rows, above = [], {name: list[str]() for name in DIFFERENCES}
+    measured = all("over_supervised" in record["goals"][goal] for record in records for goal in study.goals)
+    rows, above = [], {name: list[str]() for name in DIFFERENCES if measured or name != "over_supervised"}
+    fronts = (None, EACH, ALL, ANY, TOP, SUPERVISED) if measured else (None, EACH, ALL, ANY, TOP)
     for goal in study.goals:
         found = [record["goals"][goal] for record in records]
         names = [one["best"] for one in found]
         best = max(dict.fromkeys(names), key=names.count)
         mean = [
             f"{np.mean([one['areas'][one['best'] if name is None else name] for one in found]):.3f}"
-            for name in (None, EACH, ALL, ANY, TOP)
+            for name in fronts
         ]
         cells = []
-        for name in DIFFERENCES:
+        for name in above:
             middle, low, high = pooled_interval([one[name] for one in found])
             cells.append(f"{middle:+.3f} [{low:+.3f}, {high:+.3f}]" + (" *" if low > 0 else ""))
             above[name] += [goal] if low > 0 else []
@@ -100,7 +108,10 @@ def _sentence(place: str, above: Mapping[str, Sequence[str]]) -> str:
         ("over_each", "above all re-rankers of each list together"),
         ("over_all", "above these and the greedy assignments over users"),
         ("top_over_all", "with re-rankers on their points, above all of them"),
+        ("over_supervised", "above the supervised baselines"),
     ):
+        if name not in above:
+            continue
         goals = ", ".join(goal.partition("@")[0] for goal in above[name]) or "no goal"
         parts.append(f"{what} for {goals}")
     return f"{place}: {'; '.join(parts)}."
@@ -166,7 +177,11 @@ def _draw(
         x, y = [x[n] for n in near], [y[n] for n in near]
         kind = method.removeprefix(TUNED).rpartition(ON_TOP)[2]
         run = method.partition(ON_TOP)[0]
-        if method in study.runs:
+        if method in study.supervised:
+            color = SUPERVISED_COLORS[list(study.supervised).index(method) % len(SUPERVISED_COLORS)]
+            (line,) = axis.plot(x, y, "--", marker=".", color=color, lw=1.6, ms=6, zorder=4)
+            handles[f"supervised {method}"] = line
+        elif method in study.runs:
             color = COLORS[list(study.runs).index(method) % len(COLORS)]
             (line,) = axis.plot(x, y, "-", marker=".", color=color, lw=1.6, ms=6, zorder=4)
             handles[f"run {method}"] = line

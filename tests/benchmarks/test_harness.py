@@ -55,6 +55,28 @@ def test_a_report_is_a_table_and_a_file(harness: Any, tmp_path: Path, capsys: An
     assert "Speed" in shown and "ours" in shown and "Fast." in shown
 
 
+def test_cells_of_this_process_are_measured_once(harness: Any, tmp_path: Path) -> None:
+    from agents.experiments.records import Cell, read_records
+
+    calls: list[int] = []
+
+    def work(seed: int) -> dict[str, Any]:
+        calls.append(seed)
+        return {"value": seed}
+
+    path = tmp_path / "mine.jsonl"
+    cells = [Cell(f"mine_{seed}", work, (seed,), {"seed": seed}) for seed in range(2)]
+    harness.finish_here(cells[:1], path)
+    harness.finish_here(cells, path)
+    assert calls == [0, 1]
+    assert {key: found["value"] for key, found in read_records(path).items()} == {"mine_0": 0, "mine_1": 1}
+    changed = [Cell("mine_0", work, (5,), {"seed": 5})]
+    with pytest.raises(SystemExit, match="mine_0 is stale, seed was 0, now 5"):
+        harness.finish_here(changed, path)
+    harness.finish_here(changed, path, redo=True)
+    assert calls == [0, 1, 5] and read_records(path)["mine_0"]["value"] == 5
+
+
 def test_the_throughput_benchmark_runs(tmp_path: Path) -> None:
     words = ["--env", "ReFiT-Synthetic-v0", "--sizes", "2", "--rounds", "1", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.env_throughput", *words]

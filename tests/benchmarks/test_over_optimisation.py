@@ -16,6 +16,7 @@ from benchmarks.over_optimisation import (
     gold_value,
     law,
     tabulate,
+    trained,
     without_known,
 )
 from refit_env.data import load_dataset
@@ -41,6 +42,18 @@ def test_the_best_of_more_chains_has_a_higher_proxy(monkeypatch: pytest.MonkeyPa
     assert one["d"] == 0.0
     assert eight["d"] == pytest.approx(math.sqrt(math.log(8) - 7 / 8))
     assert eight["proxy"] > one["proxy"]
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_each_optimiser_has_a_point_for_each_validation(
+    optimiser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(over_optimisation, "ITERATIONS", 2)
+    monkeypatch.setattr(over_optimisation, "EVERY", 1)
+    data = load_dataset("synthetic")
+    points = trained(load_policy("ReFiT-Synthetic-v0"), data, "ndcg", optimiser, gold_of(data), seed=0)
+    assert [sorted(point) for point in points] == [["d", "gold", "proxy", "valid"]] * 3
+    assert points[0]["d"] == 0.0 < points[1]["d"]
 
 
 def test_gold_of_a_policy_leaves_out_what_the_user_knows() -> None:

@@ -27,6 +27,11 @@ on_top_at: [4]
 tuned: {reward: {ndcg: 1}}
 runs:
   coverage: {reward: {ndcg: 1, coverage: 1}, start: penalised}
+supervised:
+  weighted:
+    algorithm: rwr
+    reward: {ndcg: 1, coverage: 1}
+    settings: {weighting: exp_reward, credit: episode}
 environments:
   ReFiT-Synthetic-v0:
     options: {l2: 50}
@@ -54,7 +59,7 @@ def test_a_study_of_fronts_runs_and_draws(study: Path, capsys: pytest.CaptureFix
     assert report["figure"] == "tiny.png" and (out / "tiny.png").stat().st_size > 10_000
     assert "ReFiT-Synthetic-v0: runs are above the best re-ranker for" in report["note"]
     records = {record["variant"]: record for record in read_records(out / "tiny.jsonl").values()}
-    assert set(records) == {"post-hoc", "tuned", "coverage", "fronts"}
+    assert set(records) == {"post-hoc", "tuned", "coverage", "weighted", "fronts"}
     assert [p["name"] for p in records["post-hoc"]["points"]] == [
         "start", "popularity_penalty 0.1", "popularity_penalty 0.3", "spread 0.3",
     ]  # fmt: skip
@@ -64,6 +69,11 @@ def test_a_study_of_fronts_runs_and_draws(study: Path, capsys: pytest.CaptureFix
     goals = records["fronts"]["goals"]["gini@20"]
     assert goals["areas"]["all re-rankers"] >= goals["areas"][goals["best"]] - 1e-9
     assert goals["areas"]["all runs, re-ranked"] >= 0 and len(goals["over_all"]) == 60
+    assert (
+        goals["areas"]["all supervised"] == goals["areas"]["weighted"] >= 0
+        and len(goals["over_supervised"]) == 60
+    )
+    assert table["columns"][7] == "supervised" and table["columns"][-1] == "runs less supervised"
     assert main([*words, "--finished", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tables"] == report["tables"]
 
@@ -89,6 +99,7 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
     }
     fronts = cells["ReFiT-Synthetic-v0_fronts_seed0"]
     assert set(fronts.needs) == {key for key in cells if "fronts" not in key}
+    assert cells["ReFiT-Synthetic-v0_weighted_seed0"].settings["algorithm"] == "rwr"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +117,17 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
         (
             "iterations: 4",
             "iteration: 4",
-            "unknown setting of REINFORCE 'iteration'. Did you mean 'iterations'?",
+            "unknown setting of reinforce 'iteration'. Did you mean 'iterations'?",
+        ),
+        (
+            "algorithm: rwr",
+            "algorithm: rwrr",
+            "supervised, weighted: unknown algorithm 'rwrr'. Did you mean 'rwr'",
+        ),
+        (
+            "weighted:",
+            "coverage:",
+            "coverage is among the runs and among the supervised: give one another name",
         ),
         ("ReFiT-Synthetic-v0", "ReFiT-Synthtic-v0", "Did you mean 'ReFiT-Synthetic-v0'?"),
     ],
