@@ -264,7 +264,9 @@ def _cell(
     others = (POST_HOC, TUNED, *study.runs, *study.supervised)
     needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
     decided = {  # settings as their class: a field that was added later counts as its default
-        f.name: getattr(job, f.name) for f in fields(job) if f.name not in ("records", "folder", "device")
+        f.name: getattr(job, f.name)
+        for f in fields(job)
+        if f.name not in ("records", "folder", "device") and getattr(job, f.name) != f.default
     }
     leaves = None if kind == FRONTS else job.lists
     data = entry(job.env_id).dataset or ""

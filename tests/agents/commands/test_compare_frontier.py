@@ -100,6 +100,7 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
     fronts = cells["ReFiT-Synthetic-v0_fronts_seed0"]
     assert set(fronts.needs) == {key for key in cells if "fronts" not in key}
     assert cells["ReFiT-Synthetic-v0_weighted_seed0"].settings["algorithm"] == "rwr"
+    assert "algorithm" not in run and "supervised" not in run  # as in records from before there were such
 
 
 @pytest.mark.parametrize(
