@@ -12,7 +12,8 @@ vector and to a chain's noise, so this table names both:
   squared error divided by it.
 
 The rows: the pretrained model, the same with more of its own loss (the same work as fine-tuning), the same
-with REINFORCE; the item embeddings of DreamRec stay as they are, so that all rows have the same vectors.
+with REINFORCE, and with regression weighted by the exponential of the reward (arXiv 2603.10279); the item
+embeddings of DreamRec stay as they are, so that all rows have the same vectors.
 Chains of one step from the history have exact densities; others bounds of ``SAMPLES`` samples, with the
 effective number of these.
 """
@@ -30,8 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.algorithms.configs import ReinforceConfig
+from agents.algorithms.configs import ReinforceConfig, RWRConfig
 from agents.algorithms.reinforce import Reinforce
+from agents.algorithms.rwr import RewardWeighted
 from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, read_cell
 from agents.runs.work import work_in
@@ -54,7 +56,9 @@ USERS = 128
 """Users whose vectors are measured, drawn with the seed."""
 DEVIATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 """Floors of the deviation, of which validation chooses one for each model."""
-ROWS = ("pretrained", "+ more of its loss", "+ REINFORCE")
+ROWS = ("pretrained", "+ more of its loss", "+ REINFORCE", "+ exponential RWR")
+EXPONENTIAL: dict[str, Any] = {"weighting": "exp_reward", "credit": "episode", "baseline": "none"}
+"""Settings of the last row, besides those of REINFORCE."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +186,7 @@ def measured(policy: DiffusionPolicy, data: Dataset, seed: int, exploration: flo
 
 
 def cell(name: str, seed: int, device: str) -> dict[str, Any]:
-    """Train the three rows of a model, and measure each."""
+    """Train the rows of a model, and measure each."""
     plan = MODELS[name]
     data_name = entry(plan.env_id).dataset
     assert data_name is not None
@@ -196,14 +200,17 @@ def cell(name: str, seed: int, device: str) -> dict[str, Any]:
     config = ReinforceConfig(**plan.reinforce)
     policy = DiffusionPolicy(model, plan.num_steps, exploration_std=config.exploration_std).to(device)
     out = {ROWS[0]: measured(policy, data, seed, config.exploration_std)}
-    tuned = copy.deepcopy(policy)
     kwargs = dict(plan.reward) | {"backbone": plan.backbone, "num_steps": plan.num_steps}
     with tempfile.TemporaryDirectory() as folder:
         if policy.backbone.embedding:  # its environment scores with the weights of a run folder
             policy.save(folder, data)
             kwargs["checkpoint"] = folder
-        result = Reinforce(tuned, plan.env_id, config, env_kwargs=kwargs, seed=seed, device=device).learn()
-    out[ROWS[2]] = measured(result.policy, data, seed, config.exploration_std)
+        common: dict[str, Any] = {"env_kwargs": kwargs, "seed": seed, "device": device}
+        result = Reinforce(copy.deepcopy(policy), plan.env_id, config, **common).learn()
+        weighted = RWRConfig(**plan.reinforce, **EXPONENTIAL)
+        supervised = RewardWeighted(copy.deepcopy(policy), plan.env_id, weighted, **common).learn()
+    for row, tuned in ((ROWS[2], result), (ROWS[3], supervised)):
+        out[row] = measured(tuned.policy, data, seed, config.exploration_std)
     units = work_in(result.history).units
     more = copy.deepcopy(policy)
     if more.backbone.embedding:
@@ -250,9 +257,12 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """
     table = []
     for name in MODELS:
-        results = [result["rows"] for key, result in found.items() if key.rsplit("_", 1)[0] == name]
-        for row in ROWS if results else ():
-            mean = {key: float(np.mean([each[row][key] for each in results])) for key in results[0][row]}
+        every = [result["rows"] for key, result in found.items() if key.rsplit("_", 1)[0] == name]
+        for row in ROWS:
+            results = [rows[row] for rows in every if row in rows]
+            if not results:
+                continue
+            mean = {key: float(np.mean([each[key] for each in results])) for key in results[0]}
             table.append(
                 [f"{name.replace('_', ', ')}: {row}", f"{mean['ndcg']:.4f}"]
                 + [f"{mean[key]:+.3f}" for key in ("train_exploration", "test_exploration")]
