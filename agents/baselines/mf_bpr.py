@@ -2,13 +2,16 @@
 
 The score is w_u h_i; the loss -log sigmoid(w_u h_i - w_u h_j) + l2 / 2 (|w_u|^2 + |h_i|^2 + |h_j|^2) of an
 interaction (u, i) and an item j that the user does not have (Rendle et al., UAI 2009, arXiv 1205.2618). Adam
-replaces plain stochastic gradient descent.
+replaces plain stochastic gradient descent. No graph smooths the tables, so l2 is a hundred times that of
+LightGCN: validation NDCG@20 with it is .2186 against .1941 on ML-100K, .0748 against .0694 after 20 epochs on
+Gowalla.
 
 Letters: U users, I items, d size of an embedding.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,6 +20,15 @@ from agents.baselines.base import BaselineConfig
 from agents.baselines.embeddings import EmbeddingConfig, EmbeddingModel
 from agents.baselines.learning import Learned
 from refit_env.data.dataset import Dataset
+from refit_env.settings import Nonnegative
+
+
+@dataclass(frozen=True)
+class FactorsConfig(EmbeddingConfig):
+    """MF-BPR's settings."""
+
+    l2: Nonnegative = 1e-2
+    """Weight of half the squared embeddings of a pair and its negative."""
 
 
 class Factors(EmbeddingModel):
@@ -31,8 +43,8 @@ class MatrixFactorization(Learned):
     """MF-BPR: matrix factorisation by pairwise ranking (Rendle et al., UAI 2009, arXiv 1205.2618)."""
 
     name: ClassVar[str] = "mf-bpr"
-    config_class: ClassVar[type[BaselineConfig]] = EmbeddingConfig
-    config: EmbeddingConfig
+    config_class: ClassVar[type[BaselineConfig]] = FactorsConfig
+    config: FactorsConfig
 
     def build(self, data: Dataset) -> Factors:
         """The tables."""

@@ -134,6 +134,11 @@ def test_bpr_and_its_l2(few: Dataset) -> None:
     assert loss == pytest.approx(wanted / 2, abs=1e-6)
 
 
+def test_tables_that_no_graph_smooths_have_a_larger_l2_by_default() -> None:
+    of_tables, of_graph = (baseline(name).config_class() for name in ("mf-bpr", "lightgcn"))
+    assert (of_tables.l2, of_graph.l2) == (1e-2, 1e-4)
+
+
 def test_negatives_are_items_that_the_user_does_not_have(few: Dataset, table: np.ndarray) -> None:
     model = built("mf-bpr", few)
     users = torch.arange(5).repeat(40)
