@@ -280,28 +280,41 @@ def _last(values: Sequence[float]) -> float:
 
 
 def draw(found: Mapping[str, Mapping[str, Any]]) -> None:
-    """Draw proxy and gold against d, a panel for each proxy, the mean of the seeds."""
+    """Draw proxy and gold against d, a panel for each proxy, the mean of the seeds.
+
+    A panel's limits are those of the optimisers that raised the proxy; the curves of others may leave it.
+    """
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(
-        1, len(PROXIES), figsize=(4 * len(PROXIES), 3.6), layout="constrained", squeeze=False
+        1, len(PROXIES), figsize=(4 * len(PROXIES), 4.2), layout="constrained", squeeze=False
     )
+    handles: dict[str, Any] = {}
     for panel, proxy in zip(panels[0], PROXIES, strict=True):
+        raised: list[np.ndarray] = [np.zeros((3, 1))]  # of an optimiser d, and the changes of gold and proxy
         for place, optimiser in enumerate((CHAINS, *OPTIMISERS)):
             each = runs_of(found, proxy, optimiser)
             if not each:
                 continue
             d, gold, value = (np.mean([got[name] for got in each], 0) for name in ("d", "gold", "proxy"))
-            panel.plot(d, gold - gold[0], color=f"C{place}", label=f"{optimiser}, gold")
-            panel.plot(d, value - value[0], color=f"C{place}", linestyle=":", label=f"{optimiser}, proxy")
+            (line,) = panel.plot(d, gold - gold[0], color=f"C{place}")
+            (dots,) = panel.plot(d, value - value[0], color=f"C{place}", linestyle=":")
+            handles |= {f"{optimiser}: gold": line, f"{optimiser}: proxy": dots}
+            if value[-1] > value[0]:
+                raised.append(np.stack([d, gold - gold[0], value - value[0]]))
         panel.axhline(0.0, color="0.7", linewidth=0.8)
         panel.set_title(proxy)
         panel.set_xlabel("sqrt(KL to the start)")
         panel.set_xscale("symlog", linthresh=1.0)
-        panel.set_xlim(left=0.0)
+        furthest, *changes = (np.concatenate(each) for each in zip(*raised, strict=True))
+        panel.set_xlim(0.0, 1.1 * furthest.max() or 1.0)
+        low, high = np.min(changes), np.max(changes)
+        panel.set_ylim(low - 0.1 * (high - low) - 0.01, high + 0.1 * (high - low) + 0.01)
     panels[0][0].set_ylabel("change since the start")
-    panels[0][-1].legend(fontsize=7)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8, frameon=False
+    )
     figure.savefig(RESULTS / "over_optimisation.png", dpi=110)
     plt.close(figure)
 

@@ -133,7 +133,8 @@ class DiffusionPolicy(nn.Module):
         chain = self.chain | {name: value for name, value in changes.items() if value is not None}
         policy = DiffusionPolicy(self.backbone, **chain)
         policy.std = policy.std.to(self.std)  # only std: the backbone's tables have other dtypes
-        return policy.train(self.training)
+        policy.training = self.training  # the shared backbone keeps its own mode
+        return policy
 
     @property
     def chain(self) -> dict[str, Any]:
@@ -299,10 +300,11 @@ class DiffusionPolicy(nn.Module):
     @torch.no_grad()
     def recommend_scores(self, users: Tensor, shown: Tensor) -> Tensor:
         """(B, I) scores of ``users`` (B,) with the input ``shown`` (rows or histories); deterministic."""
-        was_training = self.training
+        modes = [(module, module.training) for module in self.modules()]
         self.eval()
         scores = self.scores(users, shown)
-        self.train(was_training)
+        for module, training in modes:  # a backbone may be in another mode than its policy
+            module.training = training
         return scores
 
     def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:

@@ -115,7 +115,12 @@ def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> No
     users = torch.arange(20)
     one_by_one = torch.cat([score(users[i : i + 1]) for i in range(20)])
     assert torch.allclose(score(users), one_by_one, atol=1e-6)
-    assert p.training
+    assert p.training and p.backbone.training
+    trained = DiffusionPolicy(
+        p.backbone.eval(), 4
+    )  # as pretraining leaves it: a policy begins in training mode
+    assert torch.equal(trained.scorer(data)(users), score(users)) and trained.training
+    assert not trained.backbone.training and not trained.respaced(num_steps=2).backbone.training
     rows = SparseRows(data.train.csr).dense(users)
     assert torch.equal(score(users), p.eval().denoise(rows))
     with pytest.raises(ValueError, match="ranks 12 items, data set 'synthetic' has 24"):
