@@ -110,6 +110,11 @@ class CausalDreamRec(DreamRec):
             raise TypeError("the denoiser's last layer is not linear")
         return last
 
+    @property
+    def denoisers(self) -> list[nn.Module]:
+        """The encoder, which takes nearly all of the work: a history counts as a row, whatever its length."""
+        return [self.encoder]
+
     def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
         """Return the function users or rows (B,) -> histories (B, L) int64, oldest first, padded with I."""
         check_task(type(self), dataset)

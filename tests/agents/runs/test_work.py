@@ -67,7 +67,7 @@ def test_passes_over_a_batch_and_gradient_free_search(small_data: Dataset) -> No
     ("name", "rows"),
     [
         ("diffrec", 1), ("l-diffrec", 1), ("t-diffrec", 1), ("cf-diff", 1), ("recdiff", 1),
-        ("hdrm", 2), ("dreamrec", 1), ("diff-poi", None),
+        ("hdrm", 2), ("dreamrec", 1), ("causal-dreamrec", 1), ("diff-poi", None),
     ],
 )  # fmt: skip
 def test_every_backbone_s_loss_is_counted(name: str, rows: int | None, small_data: Dataset) -> None:
