@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from refit_env.data.rows import SparseRows
+from refit_env.errors import SettingError
 from refit_env.rewards.base import rank_discount
 from refit_env.rewards.collaborative import CollaborativeReward
 from refit_env.rewards.context import RewardContext
@@ -176,8 +177,14 @@ class Racs(CollaborativeReward):
             ValueError: if a setting is out of range or unknown.
         """
         check_setting("variant", variant, Annotated[str, OneOf(VARIANTS)])
+        if VARIANTS[variant].uses_lists:  # lists of episodes
+            if similar.get("neighbors_among") == "users":
+                raise SettingError(
+                    "neighbors_among", f"must be episodes for variant {variant!r}, whose lists are theirs"
+                )
+            similar["neighbors_among"] = "episodes"
         super().__init__(context, rank_discount(discount, context.k), ("n_k", "n_sim_k"), **similar)
-        self.similar = VARIANTS[variant](context, self.neighbors, self.others.relevant, self.discount)
+        self.similar = VARIANTS[variant](context, self.neighbors, self.relevant, self.discount)
 
     @property
     def uses_lists(self) -> bool:

@@ -55,7 +55,7 @@ class RacsNdcg(CollaborativeReward):
     @cached_property
     def _scaled(self) -> sp.csr_matrix:
         """(U, I) each user's relevant items with the gain 1 / ideal DCG."""
-        relevant = self.others.relevant
+        relevant = self.relevant
         counts = torch.from_numpy(np.diff(relevant.indptr).astype(np.int64))
         return sp.csr_matrix(sp.diags((1.0 / ideal_dcg(counts, self.k)).numpy()) @ relevant)
 
@@ -69,7 +69,7 @@ class RacsNdcg(CollaborativeReward):
         """(I,) the mean gain of all users with relevant items; 0 without ``excess``."""
         if not self._excess:
             return torch.zeros(self.context.num_items, device=self.context.device)
-        users = max(1, int((np.diff(self.others.relevant.indptr) > 0).sum()))
+        users = max(1, int((np.diff(self.relevant.indptr) > 0).sum()))
         mean = np.asarray(self._scaled.sum(0)).ravel() / users
         return torch.as_tensor(mean, dtype=torch.float32, device=self.context.device)
 

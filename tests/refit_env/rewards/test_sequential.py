@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refit_env.data import Dataset, Interactions, RowDataset, synthesize
+from refit_env.errors import SettingError
 from refit_env.rewards import make_relevance, make_reward
 
 ITEMS = 8
@@ -62,6 +64,41 @@ def test_racs_counts_the_target_and_the_targets_of_similar_rows_of_other_session
     value, terms, _ = reward(scores, torch.tensor([1]))
     assert terms["n_k"].tolist() == [0.5] and terms["n_sim_k"].tolist() == [0.25]
     assert value.tolist() == [0.375]
+
+
+@pytest.mark.parametrize(
+    ("name", "own", "similar"),
+    [("racs", 0.0, 0.5), ("racs_ndcg", 0.0, 0.5)],
+)
+def test_neighbors_among_users_are_users_with_all_their_rows(name: str, own: float, similar: float) -> None:
+    """Users show {0 1}, {0}, {0 1}, {5}; their targets are {1 2}, {3}, {1 4}, {6}. Row 1, (0 1) > 2, is of
+    user 0, whose nearest are users 2 and 1: of the list 1, 4 both are user 2's targets, none is user 1's."""
+    relevance = make_relevance("train", DATA)
+    settings_ = {"k": 2, "neighbors": 2}
+    reward = make_reward(name, DATA.episodes, relevance, neighbors_among="users", **settings_)
+    assert reward.neighbors.ids[1].tolist() == [2, 1]  # type: ignore[attr-defined]
+    scores = torch.zeros(1, ITEMS)
+    scores[0, [1, 4]] = torch.tensor([2.0, 1.0])
+    value, terms, _ = reward(scores, torch.tensor([1]))
+    assert [term.tolist() for term in terms.values()] == [[own], [similar]]
+    assert value.tolist() == [(own + similar) / 2]
+    checkins = replace(DATA, task="poi")
+    usual = make_reward(name, checkins.episodes, make_relevance("train", checkins), **settings_)
+    assert torch.equal(usual(scores, torch.tensor([1]))[0], value)  # the default of check-in sets
+    rows = make_reward(name, DATA.episodes, relevance, **settings_)
+    assert not torch.equal(rows(scores, torch.tensor([1]))[0], value)
+
+
+def test_neighbors_among_users_need_rows_and_lists_of_the_target() -> None:
+    rows, relevance = DATA.episodes, make_relevance("train", DATA)
+    users = {"neighbors_among": "users"}
+    with pytest.raises(SettingError, match="must be episodes for variant 'neighbor_lists'"):
+        make_reward("racs", rows, relevance, k=2, variant="neighbor_lists", **users)
+    with pytest.raises(SettingError, match="must be rows or index for neighbors_among 'users'"):
+        make_reward("racs", rows, relevance, k=2, neighbors_by="factors", **users)
+    shop = synthesize(num_users=20, num_items=24)
+    with pytest.raises(SettingError, match="is for data whose episodes are rows of users, and"):
+        make_reward("racs", shop, make_relevance("holdout", shop), k=2, **users)
 
 
 def test_similarity_uses_earlier_events_only() -> None:
