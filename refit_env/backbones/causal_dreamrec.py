@@ -112,7 +112,7 @@ class CausalDreamRec(DreamRec):
 
     @property
     def denoisers(self) -> list[nn.Module]:
-        """The encoder, which takes nearly all of the work: a history counts as a row, whatever its length."""
+        """The encoder, which does nearly all of the work: a history counts as a row, whatever its length."""
         return [self.encoder]
 
     def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
