@@ -43,7 +43,8 @@ class PretrainConfig(Bounded):
     objective: Annotated[str, OneOf(OBJECTIVES)] = "elbo"
     """``elbo``: the backbone's published loss. ``ranking``: cross-entropy of held-out items (``--relevance
     recent`` or ``holdout``; of the next item in sequential sets) among all that are not shown, through the
-    noise-free chain; DreamRec, its causal form and Diff-POI have ranking losses of their own."""
+    noise-free chain; DreamRec, its causal form and Diff-POI have ranking losses of their own, for
+    target ``train``."""
     target: Annotated[str, OneOf(TARGETS), arg(aliases=("--relevance",))] = "train"
     """``train``: reconstruct the row, as published. ``recent`` or ``holdout``: show the part that the
     relevance of that name leaves visible and predict the whole row (``ranking``: the rest), the same

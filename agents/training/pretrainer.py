@@ -6,7 +6,7 @@ a reward of relevance ``recent`` or ``holdout`` counts, through the noise-free c
     L = - mean_u 1/|R_u| sum_{i in R_u} log softmax(scores_u / temperature)_i,
 
 over all items but those that are shown. DreamRec, its causal form and Diff-POI have ranking losses of
-their own.
+their own, for target ``train``.
 
 Letters: B users (of sequential sets: rows) in a batch, I items, L history length.
 """
@@ -135,7 +135,8 @@ class Pretrainer(Resumable):
             )
         self.backbone = backbone.to(self.device).requires_grad_(True)
         self.seed = seed
-        self._by_chain = self.config.objective == "ranking" and not has_ranking_loss(backbone)
+        own = has_ranking_loss(backbone) and self.config.target == "train"
+        self._by_chain = self.config.objective == "ranking" and not own
         examples = ranked_examples if self._by_chain else reconstruction_examples
         self._check_memory()
         self.examples = examples(backbone, self.dataset, self.config, self.device)

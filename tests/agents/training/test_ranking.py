@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agents.runs.work import Work, work_in
+from agents.training.examples import RankedExamples
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer, has_ranking_loss, pretrain
 from refit_env.backbones import Backbone, backbone_class, backbone_for, backbone_names
@@ -125,6 +126,18 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(make_backbone_of: Any,
     second.learn()
     mine, theirs = whole.training_weights(), second.training_weights()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_model_with_a_ranking_loss_learns_held_out_items_by_its_chain(make_backbone_of: Any) -> None:
+    data, backbone = make_backbone_of("causal-dreamrec")
+    trainer = Pretrainer(data, backbone, replace(CONFIG, epochs=2), num_steps=1, device="cpu")
+    before, rows = loss_of(trainer), trainer.examples.ids.numel()
+    assert isinstance(trainer.examples, RankedExamples)
+    work = trainer.learn().work
+    trainer.backbone.load_state_dict(trainer.training_weights())
+    assert loss_of(trainer) < before and work == Work(2 * rows, 2 * rows)  # a history is encoded once
+    own = Pretrainer(data, backbone, replace(CONFIG, target="train"), num_steps=1, device="cpu")
+    assert not isinstance(own.examples, RankedExamples)
 
 
 def test_rows_that_are_shown_whole_leave_nothing_to_rank(make_backbone_of: Any) -> None:

@@ -73,7 +73,7 @@ def names() -> Iterator[None]:
         (
             "racs",
             {"power": 1},
-            "Known: alpha, checkpoint, discount, neighbor_relevance, neighbors, neighbors_by, variant",
+            "Known: alpha, checkpoint, discount, neighbor_relevance, neighbors, neighbors_among",
         ),
         ("ndcg", {"alpha": 0.3}, "alpha is no setting of reward 'ndcg', which has none"),
         ({"ndcg": 1, "racs": 1}, {"haed": 1}, "haed is no setting of the mixed rewards"),
@@ -226,7 +226,14 @@ def test_the_result_of_a_function_is_checked(
 
 
 def test_the_two_forms_of_racs_have_their_shared_settings_from_one_class() -> None:
-    shared = {"alpha", "neighbors", "neighbors_by", "checkpoint", "neighbor_relevance"}
+    shared = {
+        "alpha",
+        "checkpoint",
+        "neighbor_relevance",
+        "neighbors",
+        "neighbors_among",
+        "neighbors_by",
+    }
     for cls in (Racs, RacsNdcg):
         settings = settings_of(cls)
         assert {name for name, setting in settings.items() if setting.of is CollaborativeReward} == shared
