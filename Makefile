@@ -63,7 +63,7 @@ test-integrations: $(INTEGRATIONS:%=test-%) ## Run Ray Data, RLlib, TorchRL, rl-
 $(INTEGRATIONS:%=test-%): test-%: $(VENV)-%/.refit-installed
 	REFIT_INTEGRATION=$* $(VENV)-$*/bin/python -m pytest tests/integrations/$* $(PYTEST_ARGS)
 
-bench: $(INSTALLED) ## Measure the ratios and write benchmarks/RESULTS.md (minutes)
+bench: $(INSTALLED) ## Measure the ratios (ten minutes or more; an interrupted call goes on) and write benchmarks/RESULTS.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m agents bench --data ml-1m yelp2018 gowalla --write benchmarks/RESULTS.md
 
 check: lint types doctest ## Lint, format, strict types, doctests

@@ -1,10 +1,10 @@
 """One table of this project's ratios, with their targets: ``refit bench``, ``make bench``.
 
-What one process can measure alternately is measured: an iteration of the default agent and its bare matrix
-products, evaluation and a loop over users, pretraining and a plain PyTorch loop. Ratios that need processes
-of their own, peers or a GPU are read from ``benchmarks/results``; the last column names each one's command.
-
-Letters: B users in a batch, I items, K list length.
+What one process can measure alternately is measured (``benchmarks.bench_parts``), one part of a data set
+after the other, each in a process of its own and printed when it is finished. After an interruption the same
+command, of the same commit, goes on with what is missing; after the last part all of it is measured anew.
+Ratios that need processes of their own, a calm machine or a GPU are read from ``benchmarks/results``; the
+last column names each one's command.
 """
 
 from __future__ import annotations
@@ -12,174 +12,62 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from agents.console import say
+from agents.experiments.cells import Outcome
+from agents.experiments.provenance import commit, data_of_name, sources
+from agents.experiments.records import Cell, read_records
+from benchmarks.bench_parts import PARTS, part_cell, row
+from benchmarks.counting import GROUPS, OTHERS
+from benchmarks.harness import RESULTS, finish_cells, report
+from benchmarks.workloads import CATALOGUES
+from refit_env.errors import DataError, unknown_name
+from refit_env.utils.atomic_io import atomic_path
 
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import Pretrainer
-from benchmarks.harness import RESULTS, in_turns, report
-from benchmarks.workloads import (
-    CATALOGUES,
-    NUM_STEPS,
-    bare_products,
-    default_policy,
-    load_or_generate,
-    make_agent,
-)
-from refit_env.data import Dataset
-from refit_env.errors import unknown_name
-from refit_env.evaluation.ranking import evaluate, evaluated_users
-from refit_env.policy import DiffusionPolicy
-
-ITERATION, EVALUATION, PRETRAINING, PER_EPOCH = 1.15, 20.0, 1.0, 1.0
-"""Targets."""
+COLUMNS = ("ratio", "found", "target", "met", "detail", "measured by")
+PROFILE_COLUMNS = ("an iteration (ndcg), ms of the processor", *GROUPS, OTHERS, "all operations")
 HERE = "refit bench"
-Rows = list[list[str]]
-Ids = npt.NDArray[np.int64]
+MEMORY, P99, NOT_MODEL = 1.0122, 100.0, 10.0
+"""Targets of results that other commands measure."""
+Rows = list[dict[str, Any]]
 
 
-def row(
-    what: str, found: float, target: float, least: bool, command: str = HERE, detail: str = ""
-) -> list[str]:
-    """Return a row of the table; ``least``: whether the target is a lower limit."""
-    met = found >= target if least else found <= target
+def plan(data: Sequence[str], rounds: int, minutes: float) -> list[Cell]:
+    """Return the cells: each part of each data set, with an equal share of the time.
+
+    Args:
+        data: data sets of ``CATALOGUES``.
+        rounds: rounds of measurements, at most.
+        minutes: after which no further round begins.
+    """
+    share = 60.0 * minutes / (len(data) * len(PARTS))
+    settings = {"rounds": rounds, "seconds": share, "commit": commit().id}
+    real = {name: name if _is_prepared(name) else "" for name in data}
     return [
-        what,
-        f"{found:.2f}",
-        f"{'>=' if least else '<='} {target:g}",
-        "yes" if met else "no",
-        detail,
-        command,
-    ]
-
-
-def cpu_seconds(contestants: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the least CPU seconds of each contestant over the rounds."""
-    timings = in_turns(contestants, rounds, clock=time.process_time)
-    return {name: min(timing.seconds) for name, timing in timings.items()}
-
-
-def pretrained(data: Dataset, epochs: int) -> DiffusionPolicy:
-    """Return a policy after a few epochs, whose scores and lists are those of a recommender."""
-    policy = default_policy(data)
-    Pretrainer(data, policy.backbone, PretrainConfig(epochs=epochs, eval_every=epochs), device="cpu").learn()
-    return policy
-
-
-def iterations(data: Dataset, policy: DiffusionPolicy, label: str, rounds: int) -> Rows:
-    """Return the rows of the default agent's iteration over its bare products, and over an epoch."""
-    contestants: dict[str, Callable[[], Any]] = {}
-    generator = torch.Generator().manual_seed(0)
-    for reward in ("ndcg", "racs"):
-        agent = make_agent(data, policy, reward)
-        everyone = torch.as_tensor(agent.env.problem.users)
-        some = everyone[torch.randperm(len(everyone), generator=generator)[: agent.config.users_per_batch]]
-        contestants[reward] = partial(agent.update, some)
-    products, operations = bare_products(agent)
-    config = PretrainConfig(epochs=10**6, eval_every=10**6)
-    trainer = Pretrainer(data, default_policy(data).backbone, config, device="cpu")
-    contestants |= {"products": products, "epoch": lambda: trainer._step()}
-    found = {
-        name: min(t.seconds) for name, t in in_turns(contestants, rounds, clock=time.process_time).items()
-    }
-    work = f"{operations / 1e9:.1f} GFLOP, 128 users, T = {NUM_STEPS}"
-    rows = [
-        row(
-            f"{label}: iteration ({reward}) over bare products",
-            found[reward] / found["products"],
-            ITERATION,
-            False,
+        Cell(
+            f"bench_{name}_{part}",
+            part_cell,
+            (name, part, rounds, share),
+            settings | {"data": real[name], "part": part},
+            real[name],
         )
-        for reward in ("ndcg", "racs")
+        for name in data
+        for part in PARTS
     ]
-    rows[0][4] = work
-    over = found["epoch"] / found["racs"]
-    return [*rows, row(f"{label}: an epoch of ELBO over an iteration", over, PER_EPOCH, True)]
 
 
-def user_by_user(policy: DiffusionPolicy, data: Dataset, users: Ids, ks: tuple[int, ...]) -> float:
-    """Return Recall and NDCG, summed, of users who are scored and ranked one after the other."""
-    seen, truth = data.masked("test"), data.test.csr
-    shown = policy.backbone.shown(data, "cpu")
-    total = 0.0
-    for user in users:
-        ids = torch.tensor([user])
-        scores = policy.recommend_scores(ids, shown(ids))[0].numpy()  # (I,)
-        scores[seen[user].indices] = -np.inf
-        relevant = set(truth[user].indices.tolist())
-        ranked = np.argsort(-scores)[: max(ks)].tolist()
-        for k in ks:
-            hits = [place for place, item in enumerate(ranked[:k]) if item in relevant]
-            total += len(hits) / len(relevant)
-            ideal = sum(1 / np.log2(place + 2) for place in range(min(k, len(relevant))))
-            total += sum(1 / np.log2(place + 2) for place in hits) / ideal
-    return total
-
-
-def evaluations(data: Dataset, policy: DiffusionPolicy, label: str, rounds: int) -> Rows:
-    """Return the row of the evaluation of all users and that of a loop over users."""
-    users = evaluated_users(data, "test")
-    some = users[:: max(1, len(users) // 200)]
-    score = policy.scorer(data)
-    ours = evaluate(score, data, "test")
-    chosen = np.isin(ours.users, some)
-    expected = sum(float(values[chosen].sum()) for values in ours.per_user.values())
-    assert abs(user_by_user(policy, data, some, (10, 20)) - expected) < 1e-3 * max(expected, 1.0)
-    contestants: dict[str, Callable[[], Any]] = {
-        "loop": lambda: user_by_user(policy, data, some, (10, 20)),
-        "ours": lambda: evaluate(score, data, "test"),
-    }
-    found = {
-        name: min(t.seconds)
-        for name, t in in_turns(contestants, max(2, rounds // 2), clock=time.process_time).items()
-    }
-    ratio = found["loop"] / len(some) * len(users) / found["ours"]
-    rate = f"{len(users) / found['ours']:.0f} users a second"
-    return [row(f"{label}: a loop over users over the evaluation", ratio, EVALUATION, True, detail=rate)]
-
-
-def plain_epoch(data: Dataset, batch: int) -> Callable[[], None]:
-    """Return an epoch of the same training as a plain PyTorch loop over dense rows."""
-    backbone = default_policy(data).backbone.train()
-    optimizer = torch.optim.AdamW(backbone.parameters(), 1e-3)
-    rows = torch.from_numpy(data.train.csr.toarray()).float()  # (U, I)
-    loader = DataLoader(TensorDataset(rows), batch_size=batch, shuffle=True)
-
-    def run() -> None:
-        for (x,) in loader:
-            loss: Tensor = backbone.elbo_loss(x, x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return run
-
-
-def trainings(data: Dataset, label: str, rounds: int) -> Rows:
-    """Return the row of an epoch and of a plain loop's."""
-    config = PretrainConfig(epochs=10**6, eval_every=10**6)
-    trainer = Pretrainer(data, default_policy(data).backbone, config, device="cpu")
-    contestants: dict[str, Callable[[], Any]] = {
-        "ours": lambda: trainer._step(),
-        "plain": plain_epoch(data, config.users_per_batch),
-    }
-    found = {
-        name: min(t.seconds)
-        for name, t in in_turns(contestants, max(2, rounds // 2), clock=time.process_time).items()
-    }
-    name = f"{label}: a plain PyTorch epoch over pretraining's"
-    return [row(name, found["plain"] / found["ours"], PRETRAINING, True)]
+def _is_prepared(name: str) -> bool:
+    """Return whether a data set is in the data home."""
+    try:
+        return data_of_name(name) is not None
+    except DataError:
+        return False
 
 
 def stored(folder: Path) -> Rows:
-    """Return the rows of results that other commands wrote."""
+    """Return the ratios of results that other commands wrote."""
     rows: Rows = []
 
     def read(name: str) -> dict[str, Any]:
@@ -187,39 +75,76 @@ def stored(folder: Path) -> Rows:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         return found
 
+    def add(source: Mapping[str, Any], *args: Any, **more: Any) -> None:
+        rows.append(row(*args, **more) | {"command": source["command"]})
+
     cost = read("fine_tuning_cost")
     for what, ratio in cost.get("memory_over_pretraining", {}).items():
         if not what.endswith("pretraining"):
-            rows.append(row(f"ML-1M: memory, {what}", ratio, 1.0122, False, cost["command"]))
+            add(cost, f"ML-1M: memory, {what}, over pretraining", ratio, MEMORY)
     growth = read("scaling")
     for what, (exponent, low, high) in growth.get("exponents", {}).items():
-        detail = f"interval {low:.2f} to {high:.2f}"
-        rows.append(row(f"growth: {what}", exponent, 1.0, False, growth["command"], detail))
+        add(growth, f"growth: exponent of {what}", exponent, 1.0, detail=f"interval {low:.2f} to {high:.2f}")
     older = read("reinforce_iteration")
     if older:
-        rows.append(
-            row(
-                "ML-1M: iteration (score, 16 episodes)",
-                older["agent_over_bare"],
-                1.3,
-                False,
-                older["command"],
+        add(older, "ML-1M: iteration (score, 16 episodes) over bare products", older["agent_over_bare"], 1.3)
+    served = read("serving")
+    for cell in served.get("cells", []):
+        if cell["clients"] == 8:
+            what = f"{cell['model']}: p99 at 8 clients, ms"
+            add(
+                served,
+                what,
+                cell["latency"]["p99"],
+                P99,
+                detail=f"{cell['users_a_second']:.0f} users a second",
             )
-        )
+            add(served, f"{what}, not the model", cell["rest"]["p99"], NOT_MODEL)
     return rows
 
 
-def markdown(rows: Rows, columns: Sequence[str], note: str) -> str:
-    """Return the table as a Markdown page."""
-    lines = ["# Ratios and their targets", "", "Written by `make bench`. " + note, ""]
-    lines += ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(cells) + " |" for cells in rows)]) + "\n"
+def text(found: Mapping[str, Any]) -> list[str]:
+    """Return a ratio as the table has it.
+
+    Example:
+        >>> text(row("a over b", 1.2, 1.15))
+        ['a over b', '1.20', '<= 1.15', 'no', '', 'refit bench']
+    """
+    ratio, target, least = found["found"], found["target"], found["least"]
+    met = ratio >= target if least else ratio <= target
+    digits = 3 if abs(target - round(target, 2)) > 1e-9 else 2
+    limit = f"{'>=' if least else '<='} {target:g}"
+    yes = "yes" if met else "no"
+    return [found["what"], f"{ratio:.{digits}f}", limit, yes, found["detail"], found.get("command", HERE)]
+
+
+def profiles(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return the rows of the table of where an iteration's time goes."""
+    return [
+        [label, *(f"{1000 * seconds[name]:.1f}" for name in (*GROUPS, OTHERS)), f"{1000 * total:.1f}"]
+        for record in records
+        for label, seconds in record.get("profile", {}).items()
+        for total in [sum(seconds.values())]
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]], profile: Sequence[Sequence[str]], note: str) -> str:
+    """Return the tables as a Markdown page."""
+
+    def table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+        head = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+        return [*head, *("| " + " | ".join(line) + " |" for line in cells)]
+
+    lines = ["# Ratios and their targets", "", f"Written by `make bench`. {note}", "", *table(COLUMNS, rows)]
+    if profile:
+        lines += ["", "## Where an iteration's time goes", "", *table(PROFILE_COLUMNS, profile)]
+    return "\n".join(lines) + "\n"
 
 
 def measure(
     data: Sequence[str],
     rounds: int = 5,
-    epochs: int = 3,
+    minutes: float = 10.0,
     out: Path | None = None,
     write: Path | None = None,
     quiet: bool = False,
@@ -229,7 +154,7 @@ def measure(
     Args:
         data: data sets of ``CATALOGUES``; synthetic ones of their size where they are absent.
         rounds: rounds of measurements, the best of which counts.
-        epochs: epochs of pretraining before the iterations.
+        minutes: after which no further round begins; every part makes at least one.
         out: folder of the result file; None is ``benchmarks/results``.
         write: Markdown page to write; None writes none.
         quiet: print nothing.
@@ -243,30 +168,47 @@ def measure(
     for name in data:
         if name not in CATALOGUES:
             raise unknown_name("data set of the benchmarks", name, CATALOGUES)
-    torch.set_num_threads(1)  # other processes do not change its CPU seconds
-    begin, rows = time.perf_counter(), []
-    for name in data:
-        loaded, label = load_or_generate(name)
-        policy = pretrained(loaded, epochs)
-        rows += evaluations(loaded, policy, label, rounds)
-        rows += iterations(loaded, policy, label, rounds)
-        rows += trainings(loaded, label, rounds)
-    rows += stored(RESULTS)
-    columns = ["ratio", "found", "target", "met", "detail", "measured by"]
+    folder = RESULTS if out is None else out
+    folder.mkdir(parents=True, exist_ok=True)
+    records, cells = folder / "bench.jsonl", plan(data, rounds, minutes)
+    begin = time.perf_counter()
+    finish_cells(cells, records, redo=True, on_end=_printer(quiet))
+    every = read_records(records)
+    found = [every[cell.key] for cell in cells]
+    rows = [text(each) for record in found for each in record["rows"]] + [
+        text(each) for each in stored(RESULTS)
+    ]
+    profile = profiles(found)
     note = (
-        f"Best of {rounds} rounds in one process, CPU seconds, {torch.get_num_threads()} threads, "
-        f"{time.perf_counter() - begin:.0f} s; rows of other commands are as they were stored."
+        f"Best of at most {rounds} rounds, CPU seconds of one thread, {time.perf_counter() - begin:.0f} s in "
+        "all; rows of other commands are as they were stored."
     )
     path = report(
         "bench",
         title="Ratios and their targets",
-        command="refit bench",
-        columns=columns,
+        command=HERE,
+        columns=COLUMNS,
         rows=rows,
         note=note,
-        folder=RESULTS if out is None else out,
+        folder=folder,
         quiet=quiet,
+        provenance=sources(found),
+        profile={"columns": list(PROFILE_COLUMNS), "rows": profile},
+        seconds={record["key"]: record["seconds"] for record in found},
     )
     if write is not None:
-        write.write_text(markdown(rows, columns, note), encoding="utf-8")
+        with atomic_path(write) as temporary:
+            temporary.write_text(markdown(rows, profile, note), encoding="utf-8")
+    records.unlink()  # the next call measures anew
     return path
+
+
+def _printer(quiet: bool) -> Callable[[Outcome], None]:
+    """Return what prints the ratios of a part when it is finished."""
+
+    def show(outcome: Outcome) -> None:
+        for each in () if quiet or outcome.result is None else outcome.result["rows"]:
+            what, ratio, target, met, *_ = text(each)
+            say(f"{what}: {ratio} (target {target}, {'met' if met == 'yes' else 'not met'})")
+
+    return show

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from agents.console import say
-from agents.experiments.cells import run_cells
+from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.provenance import provenance as here
 from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, CellError, append_record, unfinished
@@ -53,19 +53,22 @@ def in_turns(
     rounds: int = 9,
     min_seconds: float = 0.05,
     clock: Callable[[], float] = time.perf_counter,
+    until: float = float("inf"),
 ) -> dict[str, Timing]:
     """Time contestants alternately.
 
-    Each is called once without timing, then in every round as often as needed to last ``min_seconds``.
+    Each is called once without timing (twice, if it is short), then in every round as often as needed to last
+    ``min_seconds``.
 
     Args:
         contestants: name -> the function to time.
         rounds: number of rounds.
         min_seconds: duration of a contestant in a round.
         clock: returns seconds; ``time.process_time`` counts those of this process's threads alone.
+        until: the value of ``time.perf_counter`` after which no round begins but the first.
 
     Returns:
-        Seconds of one call, by name.
+        Seconds of one call, by name; of all contestants as many.
 
     Example:
         >>> timings = in_turns({"nothing": lambda: None, "nap": lambda: time.sleep(0.002)}, rounds=3)
@@ -74,10 +77,13 @@ def in_turns(
     """
     repeats = {}
     for name, call in contestants.items():
-        call()
-        repeats[name] = max(1, round(min_seconds / max(_once(call, clock), 1e-9)))
+        first = _once(call, clock)  # warm-up included
+        usual = first if first >= 10 * min_seconds else _once(call, clock)
+        repeats[name] = max(1, round(min_seconds / max(usual, 1e-9)))
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.perf_counter() > until:
+            break
         for name, call in contestants.items():
             begin = clock()
             for _ in range(repeats[name]):
@@ -93,19 +99,26 @@ def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:
     return clock() - begin
 
 
-def finish_cells(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> None:
+def finish_cells(
+    cells: Sequence[Cell],
+    path: Path,
+    *,
+    redo: bool = False,
+    on_end: Callable[[Outcome], None] = lambda outcome: None,
+) -> None:
     """Measure the cells that are not in the file of records, one after the other.
 
     Args:
         cells: all cells of a table.
         path: the records.
         redo: measure stale cells again.
+        on_end: called after each cell that was measured, or could not be.
 
     Raises:
         SystemExit: naming stale cells, or those that failed.
     """
     try:
-        failed = run_cells(cells, path, workers=1, redo=redo)
+        failed = run_cells(cells, path, workers=1, redo=redo, on_end=on_end)
     except CellError as error:
         raise SystemExit(str(error)) from None
     if failed:

@@ -2,13 +2,13 @@
 
     python -m benchmarks.processes                      # pretraining and fine-tuning, one and two processes
     python -m benchmarks.processes --processes 1 2 4 --rounds 5
-    python -m benchmarks.processes --records FILE       # what is in FILE is not measured again
 
 Efficiency is the time of an update in one process, divided by that in N processes and by N: 1 is perfect. The
 time of an update is measured twice: on the clock, and as processor time. On a machine where other programs
 compete for the processors the clock says little; the processor time of all processes over that of one is the
 work that dividing adds (every process draws the random numbers of the whole batch, and exchanges gradients).
-Processes have one thread each, and the numbers of processes are measured in turns.
+Processes have one thread each, and the numbers of processes are measured in turns. Finished cells are stored
+and skipped, stale ones are named, and ``--redo`` measures them again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.console import say
+from agents.experiments.provenance import sources
+from agents.experiments.records import Cell, read_cell
 from agents.training.pretrain_config import published_training
 from agents.training.pretrainer import Pretrainer
 from agents.training.world import world_of
-from benchmarks.harness import RESULTS, report
+from benchmarks.harness import RESULTS, finish_cells, report
 from benchmarks.workloads import default_policy, load_or_generate, make_agent
 from refit_env.backbones import backbone_for
 
@@ -69,19 +70,39 @@ def work(kind: str, data_name: str, updates: int) -> None:
         print(json.dumps({"clock": 1000 * clock / updates, "processor": 1000 * used / updates}), flush=True)
 
 
-def measure(kind: str, count: int, data_name: str, updates: int) -> dict[str, float]:
-    """Return the milliseconds of an update on the clock, and of the processor in all processes together."""
+def update_cell(kind: str, count: int, data_name: str, updates: int) -> dict[str, Any]:
+    """Measure the milliseconds of an update on the clock, and of the processor in all processes together.
+
+    Raises:
+        RuntimeError: with the end of what the processes wrote, if one of them failed.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command = [sys.executable, *launcher, "-m", "benchmarks.processes", "--work", kind]
     command += ["--data", data_name, "--updates", str(updates)]
+    load = os.getloadavg()[0]
     made = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     lines = [line for line in made.stdout.splitlines() if line.startswith("{")]
     if made.returncode or not lines:
-        raise SystemExit(f"{kind} in {count} processes failed: {made.stderr.strip()[-400:]}")
-    found: dict[str, float] = json.loads(lines[-1])
-    return found
+        raise RuntimeError(f"{kind} in {count} processes failed: {made.stderr.strip()[-400:]}")
+    found: dict[str, Any] = json.loads(lines[-1])
+    return found | {"load": load}
+
+
+def plan(data_name: str, counts: Sequence[int], rounds: int, updates: int) -> list[Cell]:
+    """Return the cells: in each round each kind of update with each number of processes."""
+    return [
+        Cell(
+            f"{data_name}_{kind}_{count}_round{number}",
+            update_cell,
+            (kind, count, data_name, updates),
+            {"updates": updates, "threads": 1},
+        )
+        for number in range(1, rounds + 1)
+        for kind in KINDS
+        for count in counts
+    ]
 
 
 def row(kind: str, count: int, found: Mapping[int, Mapping[str, float]]) -> list[str]:
@@ -98,18 +119,6 @@ def row(kind: str, count: int, found: Mapping[int, Mapping[str, float]]) -> list
     ]
 
 
-def read(records: Path | None, counts: Sequence[int]) -> dict[str, dict[int, list[dict[str, float]]]]:
-    """Return the measurements of a file by kind and number of processes; none without a file."""
-    times: dict[str, dict[int, list[dict[str, float]]]] = {
-        kind: {count: [] for count in counts} for kind in KINDS
-    }
-    if records is not None and records.exists():
-        for kind, count, found in map(json.loads, records.read_text(encoding="utf-8").splitlines()):
-            if count in times[kind]:
-                times[kind][count].append(found)
-    return times
-
-
 def median(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Return the medians over the rounds.
 
@@ -121,33 +130,42 @@ def median(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the table, and write ``processes.json``."""
+    """Measure missing cells, print the table, and write ``processes.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--processes", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--updates", type=int, default=20)
     parser.add_argument("--data", default="ml-1m")
-    parser.add_argument("--records", type=Path, help="a file, one measurement a line, which goes on")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of processes.json")
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS, help="folder of processes.jsonl and processes.json"
+    )
     parser.add_argument("--work", choices=KINDS, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.work:
         work(given.work, given.data, given.updates)
         return
     _, name = load_or_generate(given.data)
-    load = os.getloadavg()[0]
-    times = read(given.records, given.processes)
-    for number in range(given.rounds):
-        for kind in KINDS:
-            for count in given.processes:
-                if len(times[kind][count]) > number:
-                    continue
-                times[kind][count].append(measure(kind, count, given.data, given.updates))
-                if given.records is not None:
-                    with given.records.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps([kind, count, times[kind][count][-1]]) + "\n")
-        say(f"round {number + 1} of {given.rounds} is measured")
+    cells, records = (
+        plan(given.data, given.processes, given.rounds, given.updates),
+        given.out / "processes.jsonl",
+    )
+    finish_cells(cells, records, redo=given.redo)
+    read = [(cell, read_cell(records, cell) or {}) for cell in cells]
+    names = ("clock", "processor", "load")
+    times = {
+        kind: {
+            count: [
+                {part: got[part] for part in names}
+                for cell, got in read
+                if cell.arguments[:2] == (kind, count)
+            ]
+            for count in given.processes
+        }
+        for kind in KINDS
+    }
     found = {kind: {count: median(own) for count, own in counts.items()} for kind, counts in times.items()}
+    load = max(got["load"] for _, got in read)
     report(
         "processes",
         title=f"An update in several processes ({name}, DiffRec)",
@@ -155,12 +173,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         columns=COLUMNS,
         rows=[row(kind, count, found[kind]) for kind in KINDS for count in given.processes],
         note=f"Medians of {given.rounds} rounds of {given.updates} updates, one thread a process, "
-        f"{os.cpu_count()} processors. The load of the machine was {load:.1f} at the begin (the mean over a "
-        "minute): where it is above the number of processors, the clock measures how long processes wait for "
-        "one. CPU over one process: the work that dividing adds; efficiency on processors that nothing else "
-        "uses is at most its inverse.",
+        f"{os.cpu_count()} processors. The load of the machine before a measurement was at most {load:.1f} "
+        "(the mean over a minute): where it is above the number of processors, the clock measures how long "
+        "processes wait for one. CPU over one process: the work that dividing adds; efficiency on processors "
+        "that nothing else uses is at most its inverse.",
         folder=given.out,
-        load=load,
+        provenance=sources([got for _, got in read]),
         times={kind: {str(count): own for count, own in counts.items()} for kind, counts in times.items()},
     )
 

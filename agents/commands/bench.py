@@ -18,8 +18,8 @@ class Bench(Command):
     """Measure this project's ratios beside their targets, in a copy of the source code.
 
     Iterations of the default agent over their bare matrix products, evaluation over a loop of users,
-    pretraining over plain PyTorch; what needs processes of its own, or a GPU, is read from
-    ``benchmarks/results``.
+    pretraining over plain PyTorch. Each part is printed and kept when it is measured: after an interruption
+    the same command goes on. What needs processes of its own, or a GPU, is read from ``benchmarks/results``.
     """
 
     work: ClassVar[str] = "agents.commands.bench_run:run"
@@ -27,9 +27,9 @@ class Bench(Command):
     data: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("ml-1m",)
     """``ml-1m``, ``yelp2018``, ``gowalla``; synthetic sets of their size where they are absent."""
     rounds: Annotated[int, Meta(ge=1, le=1000)] = 5
-    """Rounds of measurements, the best of which counts."""
-    epochs: Annotated[int, Meta(ge=1, le=1000)] = 3
-    """Epochs of pretraining before the iterations."""
+    """Rounds of measurements, at most; the best of them counts."""
+    minutes: Annotated[float, Meta(gt=0, le=10_000)] = 10.0
+    """Minutes after which no further round begins; each part has an equal share, and makes at least one."""
     out: Path | None = None
     """Folder of the result file ``bench.json``; ``benchmarks/results`` if left out."""
     write: Path | None = None

@@ -25,7 +25,7 @@ def run(command: Bench) -> int:
             "bench", "must run in a copy of the source code, whose folder benchmarks has the measurements"
         ) from error
     path = bench.measure(
-        command.data, command.rounds, command.epochs, command.out, command.write, command.json
+        command.data, command.rounds, command.minutes, command.out, command.write, command.json
     )
     if command.json:
         print_json(json.loads(path.read_text(encoding="utf-8")))

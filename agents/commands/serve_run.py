@@ -27,7 +27,7 @@ TOKEN = "REFIT_TOKEN"
 def run(command: Serve) -> int:
     """Load the run and answer requests; returns the exit code."""
     for module in ("fastapi", "prometheus_client", "uvicorn"):
-        need(module, "serve")
+        need(module, "refit serve", "serve")
     from agents.serving.server import is_local, listen, serve, token_in
     from agents.serving.service import Service
 

@@ -21,9 +21,12 @@ import torch
 from torch import Tensor
 
 from agents.serving.graph import NOTHING, RankingGraph
+from refit_env.errors import MissingExtraError
 from refit_env.utils.atomic_io import atomic_path
 from refit_env.utils.folders import atomic_folder
 
+WHAT = "an ONNX file"
+"""What needs the packages of the extra ``export``."""
 OPSET = 18
 """ONNX operator set: the first with a maximum in ScatterElements."""
 LARGEST = 1_900_000_000
@@ -62,19 +65,21 @@ class Description:
         return {f"refit.{name}": str(value) for name, value in asdict(self).items()}
 
 
-def need(module: str, extra: str) -> ModuleType:
+def need(module: str, what: str, extra: str) -> ModuleType:
     """Import a module of an extra.
 
+    Args:
+        module: its name.
+        what: what needs it, as the user typed it.
+        extra: the extra that installs it.
+
     Raises:
-        ExportError: naming the extra to install.
+        MissingExtraError: naming the extra to install.
     """
     try:
         return import_module(module)
-    except ImportError:
-        package = module.partition(".")[0]
-        raise ExportError(
-            f"{package} is not installed; it is in the extra {extra!r}: pip install -e '.[{extra}]'"
-        ) from None
+    except ImportError as error:
+        raise MissingExtraError(what, module.partition(".")[0], extra) from error
 
 
 def write_torch(graph: RankingGraph, path: Path, about: Description) -> None:
@@ -110,12 +115,12 @@ def write_onnx(graph: RankingGraph, path: Path, about: Description) -> None:
         about: its metadata.
 
     Raises:
-        ExportError: if a package is missing, the backbone cannot be exported, or onnxruntime cannot run it or
-            ranks otherwise.
+        MissingExtraError: if a package is missing.
+        ExportError: if the backbone cannot be exported, or onnxruntime cannot run it or ranks otherwise.
     """
-    onnx = need("onnx", "export")
-    need("onnxscript", "export")
-    need("onnxruntime", "export")
+    onnx = need("onnx", WHAT, "export")
+    need("onnxscript", WHAT, "export")
+    need("onnxruntime", WHAT, "export")
     size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
     if size > LARGEST:
         raise ExportError(
@@ -188,7 +193,7 @@ def check_parity(graph: RankingGraph, path: Path) -> None:
     Raises:
         ExportError: if it cannot be run, or scores or lists differ by more than rounding.
     """
-    runtime = need("onnxruntime", "export")
+    runtime = need("onnxruntime", WHAT, "export")
     history = example(graph)
     with torch.no_grad():
         items, scores = (part.numpy() for part in graph(history))  # (B, K)

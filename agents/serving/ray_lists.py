@@ -47,11 +47,11 @@ def ray_lists(lists: Lists, make: Callable[[], Ranker], dataset: Dataset, worker
         workers: copies of the model.
 
     Raises:
-        ExportError: if Ray is not installed.
+        MissingExtraError: if Ray is not installed.
         SettingError: if the cluster has too few processors for the workers.
     """
-    ray: Any = need("ray", "ray")
-    data: Any = need("ray.data", "ray")
+    ray: Any = need("ray", "--engine ray", "ray")
+    data: Any = need("ray.data", "--engine ray", "ray")
     started = not ray.is_initialized()
     if started:  # workers hold their processors for the whole job; the task that lists users needs one, too
         own = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers + 1}

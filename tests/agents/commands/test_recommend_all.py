@@ -139,5 +139,6 @@ def test_ray_that_is_missing_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     words = ["recommend", "--run", str(shop[0]), "--all-users", "--engine", "ray"]
     assert main([*words, "--out", str(tmp_path / "a.parquet")]) == 2
-    assert "ray is not installed; it is in the extra 'ray'" in capsys.readouterr().err
+    message = "--engine ray needs ray, which is not installed: pip install 'refit-env[ray]'"
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -289,7 +289,10 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--run", str(shop / "tuned"), "--port", "0"]) == 2
-    assert "uvicorn is not installed; it is in the extra 'serve'" in capsys.readouterr().err
+    assert (
+        "refit serve needs uvicorn, which is not installed: pip install 'refit-env[serve]'"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_command_serves_until_it_is_interrupted(shop: Path, tmp_path: Path) -> None:
