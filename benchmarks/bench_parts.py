@@ -223,4 +223,4 @@ def part_cell(name: str, part: str, rounds: int, seconds: float) -> dict[str, An
         seconds: after which no further round begins.
     """
     torch.set_num_threads(1)  # other processes do not change its CPU seconds
-    return PARTS[part](name, Budget(rounds, seconds))
+    return PARTS[part](name, Budget(rounds, seconds)) | {"processor": time.process_time()}

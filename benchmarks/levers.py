@@ -1,6 +1,7 @@
 """What settings for large data sets do to the time and the quality of fine-tuning on ML-1M.
 
     python -m benchmarks.levers
+    python -m benchmarks.levers --finished      # the table of the cells that are finished
 
 One pretrained DiffRec; each row is the default agent with one setting changed, two seeds. CPU seconds of one
 thread, of the median iteration; NDCG@20 on test of the last weights (no selection), of all users, less that
@@ -122,12 +123,16 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the table's rows.
 
     Args:
-        found: the results of the cells of ``plan``, by key.
+        found: the results of the cells of ``plan``, by key; a seed counts where the unchanged agent and the
+            setting are finished.
     """
     rows = []
     for name in LEVERS:
-        got = [found[f"{name}, seed {seed}"] for seed in range(SEEDS)]
-        base = [found[f"unchanged, seed {seed}"] for seed in range(SEEDS)]
+        pairs = [(found.get(f"{kind}, seed {seed}") for kind in (name, "unchanged")) for seed in range(SEEDS)]
+        both = [(own, other) for own, other in pairs if own and other]
+        if not both:
+            continue
+        got, base = zip(*both, strict=True)
         iteration, total = (
             float(np.mean([g[what] / b[what] for g, b in zip(got, base, strict=True)]))
             for what in ("iteration", "total")
@@ -153,9 +158,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
-    redo, cells = parser.parse_args().redo, plan()
-    finish_cells(cells, CELLS, redo=redo)
-    found = {cell.key: read_cell(CELLS, cell) or {} for cell in cells}
+    parser.add_argument("--finished", action="store_true", help="measure nothing")
+    options, cells = parser.parse_args(), plan()
+    if not options.finished:
+        finish_cells(cells, CELLS, redo=options.redo)
+    read = {cell.key: read_cell(CELLS, cell) for cell in cells}
+    found = {key: got for key, got in read.items() if got}
+    missing = [key for key in read if key not in found]
     report(
         "levers",
         title="Settings for large data sets, measured on ML-1M",
@@ -171,9 +180,10 @@ def main() -> None:
         rows=tabulate(found),
         note=(
             f"ReFiT-ML1M-v0, DiffRec after {EPOCHS} epochs (NDCG@20 {found['start']['ndcg@20']:.4f}), "
-            f"{ITERATIONS} iterations of the default agent, reward racs, {SEEDS} seeds, the last weights. x: "
-            "CPU seconds over those of the unchanged agent; training: with the validations and the lists of "
-            "others that the reward reads."
+            f"{ITERATIONS} iterations of the default agent, reward racs, at most {SEEDS} seeds, the last "
+            "weights. x: CPU seconds over those of the unchanged agent; training: with validations and with "
+            "the lists of others that the reward reads."
+            + (f" Not measured yet: {'; '.join(missing)}." if missing else "")
         ),
         provenance=sources(found.values()),
     )

@@ -32,7 +32,9 @@ class SparseRows:
         self.indptr = torch.as_tensor(matrix.indptr, dtype=torch.int64, device=device)
         # row * I + column of each value, ascending, so that ``at`` is one binary search.
         row = np.repeat(np.arange(self.shape[0], dtype=np.int64), np.diff(matrix.indptr))
-        self.keys = torch.as_tensor(row * self.shape[1] + matrix.indices, device=device)
+        keys = row * self.shape[1] + matrix.indices
+        small = self.shape[0] * self.shape[1] <= np.iinfo(np.int32).max  # then half the memory holds them
+        self.keys = torch.as_tensor(keys.astype(np.int32) if small else keys, device=device)  # (N,)
         ones = bool((matrix.data == 1).all())  # sets need no memory for their values
         self.values = (
             torch.ones(1, device=device).expand(matrix.nnz)
@@ -82,7 +84,7 @@ class SparseRows:
         """
         if not self.keys.numel():
             return torch.zeros(columns.shape, device=self.device)
-        key = users[:, None] * self.shape[1] + columns  # (B, K)
+        key = (users[:, None] * self.shape[1] + columns).to(self.keys.dtype)  # (B, K)
         place = torch.searchsorted(self.keys, key).clamp(max=self.keys.numel() - 1)
         return torch.where(self.keys[place] == key, self.values[place], 0.0)
 

@@ -64,7 +64,7 @@ def test_finished_parts_are_kept_until_all_are(
                     raise SystemExit("interrupted")
                 measured.append(cell.key)
                 rows = [bench_parts.row(cell.key, 1.2, 1.15)]
-                result = {"key": cell.key, "rows": rows, "seconds": {"a": 1.0}}
+                result = {"key": cell.key, "rows": rows, "seconds": {"a": 1.0}, "processor": 2.5}
                 append_record(path, result)
                 on_end(Outcome(cell, result, "", 1.0))
 
@@ -83,6 +83,7 @@ def test_finished_parts_are_kept_until_all_are(
     assert [line[:4] for line in found["table"]["rows"][:3]] == [
         [f"bench_tiny_{part}", "1.20", "<= 1.15", "no"] for part in bench_parts.PARTS
     ]
+    assert "took 8 s of a processor" in page.read_text()
     assert "| bench_tiny_training | 1.20 | <= 1.15 | no |" in page.read_text()
     bench.measure([tiny], out=tmp_path)
     assert len(measured) == 6, "a finished table is measured anew"
@@ -97,6 +98,19 @@ def test_ratios_of_other_commands_have_their_targets() -> None:
     assert all(line[3] in ("yes", "no") for line in rows)
     memory = next(line for line in rows if "memory, diffrec, fine-tuning" in line[0])
     assert memory[2] == "<= 1.0122" and len(memory[1].split(".")[1]) == 3
+
+
+def test_the_whole_pretraining_is_compared_with_an_iteration(tmp_path: Path) -> None:
+    key = "ReFiT-ML1M-v0_diffrec_{}_seed0"
+    settings = {"reinforce": {"settings": {"iterations": 10}}}
+    start = {"key": key.format("pretrained"), "cost": {"training_seconds": 90.0}}
+    tuned = {"key": key.format("reinforce"), "cost": {"training_seconds": 20.0}, "settings": settings}
+    append_record(tmp_path / "fine-tuning.jsonl", start)
+    assert bench.whole_trainings(tmp_path) == []
+    append_record(tmp_path / "fine-tuning.jsonl", tuned)
+    (found,) = bench.whole_trainings(tmp_path)
+    assert (found["found"], found["target"]) == (45.0, 40.0)
+    assert found["detail"] == "1 seeds, 45 to 45"
 
 
 def test_an_unknown_data_set_is_named() -> None:

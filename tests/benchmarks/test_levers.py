@@ -31,6 +31,10 @@ def test_rows_compare_each_setting_with_the_unchanged_agent_of_its_seed(levers: 
     rows = {row[0]: row[1:] for row in levers.tabulate(found)}
     assert rows["unchanged"] == ["1.00", "1.00", "0.1500", "+0.0000 +0.0000", ""]
     assert rows["draw_users=bands"] == ["0.50", "1.00", "0.3000", "+0.2000 +0.1000", ""]
+    del found["unchanged, seed 1"], found["precision=bf16, seed 0"]
+    rows = {row[0]: row[1:] for row in levers.tabulate(found)}
+    assert rows["draw_users=bands"] == ["0.50", "1.00", "0.3000", "+0.2000", ""]
+    assert "precision=bf16" not in rows, "no seed of it and of the unchanged agent is finished"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
@@ -48,3 +49,14 @@ def test_without_removes_exactly_the_stored_entries(dense: np.ndarray, data: st.
     left = without(sp.csr_matrix(dense), sp.csr_matrix(other))
     assert np.array_equal(left.toarray(), np.where(other != 0, 0.0, dense))
     assert left.has_sorted_indices and bool((left.data != 0).all())
+
+
+@pytest.mark.parametrize(("num_items", "dtype"), [(10, torch.int32), (2**30, torch.int64)])
+def test_keys_are_short_where_they_can_be(num_items: int, dtype: torch.dtype) -> None:
+    last = num_items - 1
+    matrix = sp.csr_matrix(([0.5, 2.0, 3.0], ([0, 0, 1], [1, last, last])), shape=(2, num_items))
+    rows = SparseRows(matrix)
+    assert rows.keys.dtype == dtype
+    users, columns = torch.tensor([0, 1]), torch.tensor([[1, last], [1, last]])
+    assert rows.at(users, columns).tolist() == [[0.5, 2.0], [0.0, 3.0]]
+    assert rows.entries(users)[1].tolist() == [1, last, last]
