@@ -128,7 +128,7 @@ def tabulate(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """
     rows = []
     for name in LEVERS:
-        pairs = [(found.get(f"{kind}, seed {seed}") for kind in (name, "unchanged")) for seed in range(SEEDS)]
+        pairs = [[found.get(f"{kind}, seed {seed}") for kind in (name, "unchanged")] for seed in range(SEEDS)]
         both = [(own, other) for own, other in pairs if own and other]
         if not both:
             continue
