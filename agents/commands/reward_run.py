@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -87,7 +89,8 @@ def check(command: RewardCheck) -> int:
         if isinstance(error, SettingError):
             raise
         text = " ".join(str(error).split())
-        raise ValueError(f"reward {command.reward!r}: {type(error).__name__}: {text}") from error
+        where = _line_of(error, command.reward)
+        raise ValueError(f"reward {command.reward!r}: {type(error).__name__}{where}: {text}") from error
     report["exploration_std"] = command.exploration_std
     note_other_data(episodes.problem.dataset)
     if command.json:
@@ -95,6 +98,15 @@ def check(command: RewardCheck) -> int:
     else:
         _print(report)
     return 0 if report["passed"] else 1
+
+
+def _line_of(error: Exception, reward: str) -> str:
+    """Return the line of the user's file that raised an error; empty where the reward is not of a file."""
+    file = Path(reward.rpartition(":")[0]).resolve()
+    lines = [
+        frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file
+    ]
+    return f" in line {lines[-1]}" if lines else ""
 
 
 def _policy(command: RewardCheck, device: torch.device) -> tuple[DiffusionPolicy, Target]:

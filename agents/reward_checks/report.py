@@ -14,6 +14,7 @@ from agents.reward_checks.properties import (
     spread,
 )
 from agents.reward_checks.relations import distances, known_rewards, with_held_out
+from refit_env.rewards import reward_class, reward_names
 from refit_env.rewards.base import ListReward
 
 NEAR, ALIKE = 0.3, 0.1
@@ -39,7 +40,10 @@ def check_reward(episodes: Episodes, name: str, against: Sequence[str] = ()) -> 
     problem, reward = episodes.problem, episodes.problem.reward_fn
     checks = check_properties(reward, episodes)
     value = reward(episodes.scores, episodes.users).value
-    wanted = list(against) or [other for other in known_rewards(episodes) if other != name]
+    itself = (
+        {other for other in reward_names() if reward_class(other) is type(reward)} if ":" in name else {name}
+    )
+    wanted = list(against) or [other for other in known_rewards(episodes) if other not in itself]
     report: dict[str, Any] = {
         "reward": name,
         "terms": list(reward.term_names),

@@ -1,6 +1,7 @@
 """DreamRec with SASRec's encoder, which learns from each place of a history; also for ordered CF data.
 
-Letters: B histories in a batch, L history length, D embedding size, I items, U users, n known places.
+Letters: B histories in a batch, L history length, D embedding size, I items, U users, n places of a batch
+that hold an item.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from refit_env.errors import DataError, SettingError
 
 @dataclass(frozen=True)
 class CausalDreamRecConfig(DreamRecConfig):
-    """Settings: DreamRec's, with SASRec's for the encoder and without guidance."""
+    """Settings: DreamRec's, with SASRec's for the encoder; ``guidance`` is 0 unless it is set."""
 
     history: Annotated[int, Meta(ge=1, le=1000)] = 50
-    """L, length of a history; for a data set of rows, at most their length."""
+    """L, length of a history; where episodes are rows (sequential, check-ins), at most the rows' length."""
     num_steps: Annotated[int, Meta(ge=1, le=100_000)] = 100
     """T of the training chain."""
     guidance: Annotated[float, Meta(ge=-1, le=1000)] = 0.0
@@ -39,7 +40,7 @@ class CausalDreamRecConfig(DreamRecConfig):
     blocks: Annotated[int, Meta(ge=1, le=20)] = 2
     """Blocks of attention."""
     heads: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Heads of an attention."""
+    """Heads of an attention; they divide the size of the embeddings."""
 
     def check_together(self) -> None:
         """Raise an error for heads that do not divide the embedding."""
@@ -59,8 +60,12 @@ class CausalDreamRec(DreamRec):
     all items (Klenitskiy and Vasilev, RecSys 2023, arXiv 2309.07602). Item embeddings are drawn from
     N(0, 0.02^2), those of SASRec, instead of N(0, 1).
 
-    Besides sequential and check-in sets it accepts CF sets whose rows are sorted by time: a user's history
-    are the latest visible items, and the target of a place is the item that came next.
+    Besides sequential and check-in sets it accepts CF sets whose items are in order of time (with times, or
+    prepared with ``--time-ordered``): a user's history are the latest visible items, and the target of a
+    place is the item that came next. Training is to rank unless ``--objective elbo`` is given. On ML-1M::
+
+        refit pretrain --env ReFiT-ML1M-v0 --backbone causal-dreamrec --num-steps 1 --out runs/ordered
+        refit finetune --env ReFiT-ML1M-v0 --init runs/ordered --reward ndcg --relevance recent --out runs/rl
     """
 
     name: ClassVar[str] = "causal-dreamrec"
@@ -94,8 +99,10 @@ class CausalDreamRec(DreamRec):
 
         Raises:
             ValueError: if the backbone does not support the data set's task.
+            DataError: if the order of the data set's items is not known.
         """
         config = config if config is not None else CausalDreamRecConfig()
+        _check_order(cls, dataset)
         if isinstance(rows := dataset.episodes, RowDataset):
             config = replace(config, history=min(config.history, rows.history.shape[1]))
         return super().for_dataset(dataset, config)
@@ -118,14 +125,10 @@ class CausalDreamRec(DreamRec):
     def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
         """Return the function users or rows (B,) -> histories (B, L) int64, oldest first, padded with I."""
         check_task(type(self), dataset)
+        _check_order(type(self), dataset)
         episodes = dataset.episodes
         if isinstance(episodes, RowDataset):
             return super().shown(dataset, device)
-        if not episodes.time_ordered:
-            raise DataError(
-                f"backbone {self.name!r} reads histories in order of time; {dataset.name!r} is not sorted by "
-                "time"
-            )
         table = torch.as_tensor(_latest(episodes.train, self.config.history), device=device)  # (U, L)
         return lambda users: table[users]
 
@@ -216,6 +219,16 @@ def _share_of_places(there: Tensor) -> Tensor:
     """
     counts = there.sum(1).float()  # (B,)
     return counts.mean() / whole_batch(counts).mean()
+
+
+def _check_order(backbone: type[CausalDreamRec], dataset: Dataset) -> None:
+    """Refuse a data set whose items have no known order."""
+    if not dataset.time_ordered:
+        raise DataError(
+            f"backbone {backbone.name!r} reads histories in order of time, which data set {dataset.name!r} "
+            "does not have: prepare it from a file with times (or with --time-ordered), or use another "
+            "backbone"
+        )
 
 
 def _latest(train: Interactions, length: int) -> Tensor:

@@ -126,7 +126,8 @@ def _check_sources(context: RewardContext, by: str) -> None:
     if context.relevance.groups is None:
         raise SettingError(
             "neighbors_among",
-            f"'users' is for data whose episodes are rows of users, and {context.dataset.name!r} has none",
+            f"must be episodes for {context.dataset.name!r}, whose episodes are users and not rows of users, "
+            "found 'users'",
         )
     if by in ("factors", "model"):
         raise SettingError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from refit_env.rewards import reward_names
+from refit_env.rewards import registry, reward_names
 
 TEXT = """
 def worst(scores, users):
@@ -72,6 +72,22 @@ def test_a_registered_reward_and_one_of_ones_own(
     assert "estimator 'score'" in out and "correlation with held-out NDCG" in out
 
 
+def test_a_registered_reward_of_a_file_is_not_compared_with_itself(
+    capsys: pytest.CaptureFixture[str], file: Path
+) -> None:
+    with file.open("a") as text:
+        text.write(
+            "from refit_env.rewards import register_reward\nfrom refit_env.rewards.accuracy import Recall\n\n"
+            "@register_reward('fresh_recall')\nclass Fresh(Recall):\n    pass\n"
+        )
+    try:
+        assert main(["reward", "check", "my_reward.py:Fresh", "--json", *FEW]) == 0
+        distances = json.loads(capsys.readouterr().out)["distances"]
+    finally:
+        registry._REWARDS.pop("fresh_recall", None)
+    assert "fresh_recall" not in distances and "recall" in distances
+
+
 def test_one_that_is_not_well_formed_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reward", "check", "my_reward.py:last", "--against", "ndcg", *FEW]) == 1
     assert "Not ready: it is not batch independent" in capsys.readouterr().out
@@ -84,7 +100,7 @@ def test_one_that_is_not_well_formed_is_exit_code_1(capsys: pytest.CaptureFixtur
         (["my_reward.py"], "reward 'my_reward.py' is a file: add the name of the class or function in it"),
         (["rac"], "unknown reward 'rac'. Did you mean 'racs'?"),
         (["my_reward.py:short"], "reward 'my_reward.py:short': ValueError: reward 'short' returned shape ()"),
-        (["my_reward.py:broken"], "reward 'my_reward.py:broken': IndexError: index 1000000 is out of bounds"),
+        (["my_reward.py:broken"], "reward 'my_reward.py:broken': IndexError in line 9: index 1000000 is"),
         (["my_reward.py:infinite"], "every reward must be finite"),
         (["racs", "--reward-options", "alhpa=1"], "--reward-options alhpa is no setting of reward 'racs'"),
         (["racs", "--against", "ndgc"], "unknown reward 'ndgc'. Did you mean 'ndcg'?"),

@@ -116,8 +116,12 @@ def test_histories_are_no_longer_than_rows() -> None:
 
 
 def test_data_without_an_order_is_refused(ordered: Dataset) -> None:
-    with pytest.raises(DataError, match="'causal-dreamrec' reads histories in order of time; 'set' is not"):
-        model().shown(replace(ordered, time_ordered=False), "cpu")
+    unordered = replace(ordered, time_ordered=False)
+    for use in (lambda: model().shown(unordered, "cpu"), lambda: backbone_for(unordered, "causal-dreamrec")):
+        with pytest.raises(
+            DataError, match="in order of time, which data set 'set' does not have: prepare it"
+        ):
+            use()
     with pytest.raises(SettingError, match="must divide embedding=8, found 3"):
         model(heads=3)
 

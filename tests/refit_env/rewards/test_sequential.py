@@ -97,7 +97,7 @@ def test_neighbors_among_users_need_rows_and_lists_of_the_target() -> None:
     with pytest.raises(SettingError, match="must be rows or index for neighbors_among 'users'"):
         make_reward("racs", rows, relevance, k=2, neighbors_by="factors", **users)
     shop = synthesize(num_users=20, num_items=24)
-    with pytest.raises(SettingError, match="is for data whose episodes are rows of users, and"):
+    with pytest.raises(SettingError, match="must be episodes for 'synthetic', whose episodes are users"):
         make_reward("racs", shop, make_relevance("holdout", shop), k=2, **users)
 
 
