@@ -244,33 +244,7 @@ def gains(groups: Groups) -> list[Chart]:
 
 
 def fronts(records: Sequence[Record]) -> list[Chart]:
-    """Return the fronts of a study of fronts: NDCG against each goal, of each environment's first seed.
-
-    Where the cell that compares the fronts is not finished yet, all points that were measured are drawn.
-    """
-    out, seen = [], set()
-    for record in records:
-        place = record.get("place", record["env"])
-        goals = record.get("goals")
-        if not isinstance(goals, Mapping) or place in seen:
-            continue
-        seen.add(place)
-        for goal, found in goals.items():
-            points = [
-                (method, f"{at + 1}. point", float(x), float(y))
-                for method, own in found.get("points", {}).items()
-                for at, (x, y) in enumerate(own)
-            ]
-            kept = [point for point in points if point[0].startswith("all ")] or points
-            title = f"{place}: {goal}"
-            note = f"Test, seed {record['seed']}; the points that validation puts on each front."
-            chart = scatter(title, kept, xlabel="NDCG@20", ylabel=goal, joined=True, note=note)
-            out += [chart] if chart else []
-    return out + _points([record for record in records if record.get("place", record["env"]) not in seen])
-
-
-def _points(records: Sequence[Record]) -> list[Chart]:
-    """All measured points of each environment's first seed: NDCG against each goal."""
+    """Return the measured points of a study of fronts: NDCG against each goal, of a place's first seed."""
     found: dict[tuple[str, str], list[tuple[str, str, float, float]]] = {}
     seeds: dict[str, int] = {}
     for record in records:

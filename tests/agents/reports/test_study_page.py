@@ -69,18 +69,7 @@ def test_levels_curves_and_gains_are_of_the_records(records: list[dict[str, Any]
     assert sum(counts) == 20  # every second user gains
 
 
-def test_a_front_is_drawn_from_the_records_of_a_study_of_fronts() -> None:
-    goals = {
-        "coverage@20": {"points": {"all runs": [[0.5, 0.6], [0.4, 0.8]], "all re-rankers": [[0.5, 0.5]]}}
-    }
-    [chart] = fronts([record("fronts", 0, 0.5, place="E, all users", goals=goals)])
-    assert chart.title == "E, all users: coverage@20"
-    assert [label for _, label in chart.legend] == ["all runs", "all re-rankers"]
-    assert chart.svg.count("<circle") == 3 and chart.svg.count("<polyline") == 1
-    assert fronts([record("reinforce", 0, 0.5)]) == []
-
-
-def test_points_are_drawn_before_the_fronts_are_compared() -> None:
+def test_points_of_a_study_of_fronts_are_drawn() -> None:
     point = {"method": "mmr", "name": "mmr 0.3", "test": {"ndcg@20": 0.5, "coverage@20": 0.6}}
     start = point | {"method": "start", "name": "start"}
     cells = [record("post-hoc", 0, 0.5, points=[start, point]), record("tuned", 0, 0.5, points=[point])]
@@ -88,6 +77,9 @@ def test_points_are_drawn_before_the_fronts_are_compared() -> None:
     assert [label for _, label in chart.legend] == ["start", "re-ranking", "fine-tuning"]
     assert chart.svg.count("<circle") == 3 and "fine-tuning, tuned mmr 0.3:" in chart.svg
     assert grouped(cells) == {}
+    compared = record("fronts", 0, 0.5, goals={"coverage@20": {"areas": {"all runs": 0.4}}})
+    assert fronts([*cells, compared]) == [chart]  # the comparison holds areas, no points
+    assert fronts([record("reinforce", 0, 0.5)]) == []
 
 
 def test_the_page_holds_the_tables_and_says_when_there_are_none(
