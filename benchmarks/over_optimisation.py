@@ -126,8 +126,10 @@ def trained(
             found.append(gold_value(agent.policy, data, gold))
 
     before = gold_value(policy, data, gold)
-    history = agent.learn(callback=measure).history
-    rows = [row for row in history if "monitor/reward" in row]
+    result = agent.learn(callback=measure)
+    if result.interrupted:
+        raise KeyboardInterrupt  # half a run is no result
+    rows = [row for row in result.history if "monitor/reward" in row]
     values = [before] * (len(rows) - len(found)) + found
     return [
         {
