@@ -29,7 +29,7 @@ def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
         boards: of each environment, the rows of ``ranked``.
     """
     lines = tuple(_line(rows) for rows in boards)
-    return TextTable(title, COLUMN_NAMES, lines, note=_counts(boards))
+    return TextTable(title, COLUMN_NAMES, lines, note=f"{_counts(boards)} {_certain(boards, lines)}")
 
 
 def _line(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -71,4 +71,18 @@ def _counts(boards: Sequence[Sequence[Row]]) -> str:
     return (
         f"By its mean a row of this project is first on {len(ours)} of the {len(whole)} environments "
         f"that have both, on {len(rl)} of them with RL; on the other {len(whole) - len(ours)} a baseline is."
+    )
+
+
+def _certain(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) -> str:
+    """On how many of those environments the two intervals of a line exclude zero."""
+    first = [line for rows, line in zip(boards, lines, strict=True) if not rows[0].is_baseline]
+    over_users = sum("*" in line[5] for line in first)
+    unknown = sum(line[5] == NONE for line in first)
+    rl = [line for rows, line in zip(boards, lines, strict=True) if rows[0].is_rl]
+    over_start = sum("*" in line[6] for line in rl)
+    return (
+        f"Of the {len(first)} the interval over users of ours less the best baseline excludes zero on "
+        f"{over_users} and is not known on {unknown}; of the {len(rl)} with RL its gain over its start is "
+        f"certain on {over_start}."
     )

@@ -136,10 +136,14 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
         "diffrec: RL 0.5000 (3.0 s)",
     )
     assert line[5].startswith("+0.2") and line[6] == "-"
+    note = leaders_table("Leaders", [board]).note
+    assert "first on 1 of the 1 environments that have both, on 1 of them with RL" in note
     assert (
-        "first on 1 of the 1 environments that have both, on 1 of them with RL"
-        in leaders_table("Leaders", [board, rows((LOW, 0.25))]).note
+        "excludes zero on 1 and is not known on 0; of the 1 with RL its gain over its start is certain on 0"
+        in note
     )
+    both = leaders_table("Leaders", [board, rows((LOW, 0.25))]).note  # the second has no row of this project
+    assert "first on 1 of the 1 environments" in both and "Of the 1 the interval" in both
 
 
 def test_published_figures_are_beside_ours() -> None:
