@@ -7,6 +7,7 @@ first one, rank 0, validates, writes the log and the checkpoints; the others hav
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -69,6 +70,7 @@ class DistributedWorld(World):
         self._state = PartialState(cpu=device.type == "cpu", **_store())
         self.rank, self.size = int(self._state.process_index), int(self._state.num_processes)
         self.device = torch.device(self._state.device)
+        atexit.register(_leave)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """See ``World``."""
@@ -105,6 +107,16 @@ class DistributedWorld(World):
         with _connected():
             torch.distributed.all_reduce(count)
         return bool(count > 0)
+
+
+def _leave() -> None:
+    """Close the connections of CPU processes before Python ends.
+
+    Otherwise a thread of theirs may find a connection closed by a process that ended earlier, and abort its
+    own process after a training that succeeded.
+    """
+    if torch.distributed.is_initialized() and torch.distributed.get_backend() == "gloo":
+        torch.distributed.destroy_process_group()
 
 
 def _store() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from agents.cli import main
 from agents.runs.log import read_log
+from agents.training import world
 from agents.training.world import world_of
 from refit_env.policy import DiffusionPolicy
 from tests.agents.training.train_both import train_both
@@ -50,6 +51,29 @@ def test_a_closed_form_is_fitted_in_one_process(
     assert main(words) == 2
     assert "'linear' is fitted in closed form, in one process" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("backend", "left"), [("gloo", 1), ("nccl", 0), (None, 0)])
+def test_processes_of_cpus_leave_the_group_at_their_end(
+    backend: str | None, left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: backend is not None)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: calls.append(None))
+    world._leave()
+    assert len(calls) == left
+
+
+def test_a_process_that_joins_others_will_leave_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    registered: list[object] = []
+    monkeypatch.setattr("atexit.register", registered.append)
+    try:
+        world.DistributedWorld(torch.device("cpu"))
+    finally:
+        accelerate.PartialState._reset_state()
+    assert world._leave in registered
 
 
 # ---------------------------------------------------------------------- real processes
