@@ -18,11 +18,11 @@ from refit_env.backbones.base import Condition, Lookup, check_task
 from refit_env.backbones.causal_encoder import CausalEncoder
 from refit_env.backbones.dreamrec import DreamRec, DreamRecConfig
 from refit_env.backbones.softmax_loss import softmax_loss
-from refit_env.backbones.training_histories import TrainingHistories
+from refit_env.backbones.training_histories import TrainingHistories, latest_histories
 from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.data.interactions import Interactions
 from refit_env.errors import DataError, SettingError
+from refit_env.settings import PartialShare, Steps
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class CausalDreamRecConfig(DreamRecConfig):
 
     history: Annotated[int, Meta(ge=1, le=1000)] = 50
     """L, length of a history; where episodes are rows (sequential, check-ins), at most the rows' length."""
-    num_steps: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    num_steps: Steps = 100
     """T of the training chain."""
     guidance: Annotated[float, Meta(ge=-1, le=1000)] = 0.0
     """w: the prediction is (1 + w) f(u, history) - w f(u, nothing)."""
-    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    dropout: PartialShare = 0.2
     """Dropout of embeddings and within the encoder."""
     blocks: Annotated[int, Meta(ge=1, le=20)] = 2
     """Blocks of attention."""
@@ -129,7 +129,7 @@ class CausalDreamRec(DreamRec):
         episodes = dataset.episodes
         if isinstance(episodes, RowDataset):
             return super().shown(dataset, device)
-        table = torch.as_tensor(_latest(episodes.train, self.config.history), device=device)  # (U, L)
+        table = latest_histories(episodes, self.config.history).to(device)  # (U, L)
         return lambda users: table[users]
 
     def encode(self, context: Tensor) -> Condition:
@@ -229,18 +229,6 @@ def _check_order(backbone: type[CausalDreamRec], dataset: Dataset) -> None:
             "does not have: prepare it from a file with times (or with --time-ordered), or use another "
             "backbone"
         )
-
-
-def _latest(train: Interactions, length: int) -> Tensor:
-    """Return the last ``length`` items of each user (U, L) int64, oldest first, padded with I."""
-    from_end = train.counts[train.users] - 1 - train.places  # (N,)
-    kept = from_end < length
-    column = (train.counts.clip(max=length)[train.users] - 1 - from_end)[kept]  # (N',)
-    out = torch.full((train.num_users, length), train.num_items)
-    out[torch.as_tensor(train.users[kept]), torch.as_tensor(column)] = torch.as_tensor(
-        train.items[kept], dtype=torch.int64
-    )
-    return out
 
 
 PUBLISHED: dict[str, CausalDreamRecConfig] = {"": CausalDreamRecConfig()}

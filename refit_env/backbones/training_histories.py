@@ -50,11 +50,9 @@ class TrainingHistories:
             train, sessions = _ids(data.rows_of("train")), _ids(data.sessions)
             targets = _ids(data.targets.items)
             return cls(history[train], targets, sessions[train], history, sessions, data.num_items)
-        none = Interactions.from_pairs([], [], data.num_users, data.num_items)
-        known = replace(data, valid=none, test=none)
-        rows, latest = as_rows(known, length), next_rows(known, length)
-        parts = rows.history, rows.targets.items, rows.sessions, latest.history, latest.sessions
-        history, targets, sessions, shown, owners = map(_ids, parts)
+        rows = as_rows(_train_alone(data), length)
+        history, targets, sessions = map(_ids, (rows.history, rows.targets.items, rows.sessions))
+        shown, owners = latest_histories(data, length), torch.arange(data.num_users)
         return cls(history, targets, sessions, shown, owners, data.num_items)
 
     def windows(self) -> tuple[Tensor, Tensor]:
@@ -76,6 +74,25 @@ class TrainingHistories:
         last = (inputs < self.num_items).sum(1, keepdim=True) - 1  # (W, 1)
         nexts = nexts.scatter(1, last, self.targets[chosen][:, None])
         return inputs, nexts.where(inputs < self.num_items, 0)
+
+
+def latest_histories(data: Dataset, length: int) -> Tensor:
+    """Return the last train items of each user of sets that are sorted by time.
+
+    Args:
+        data: the sets.
+        length: L, the most items.
+
+    Returns:
+        (U, L) int64, oldest first, padded with I.
+    """
+    return _ids(next_rows(_train_alone(data), length).history)
+
+
+def _train_alone(data: Dataset) -> Dataset:
+    """Return the data set without validation and test items."""
+    none = Interactions.from_pairs([], [], data.num_users, data.num_items)
+    return replace(data, valid=none, test=none)
 
 
 def _ids(values: Any) -> Tensor:
