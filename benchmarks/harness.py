@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from agents.console import say
+from agents.experiments.cell_processes import do_cell
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.provenance import provenance as here
 from agents.experiments.provenance import sources
-from agents.experiments.records import Cell, CellError, append_record, unfinished
+from agents.experiments.records import Cell, CellError, unfinished
 from agents.experiments.tables import TextTable, print_table
 from refit_env.utils.atomic_io import write_json
 
@@ -141,13 +142,7 @@ def finish_here(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> Non
     except CellError as error:
         raise SystemExit(str(error)) from None
     for cell in missing:
-        result = cell.work(*cell.arguments)
-        made = {
-            "key": cell.key,
-            "settings": dict(cell.settings),
-            "provenance": here(cell.data).to_json(),
-        }
-        append_record(path, made | result)
+        do_cell(cell, path)
 
 
 def report(
