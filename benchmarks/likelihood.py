@@ -40,6 +40,7 @@ from agents.runs.work import work_in
 from agents.training.pretrain_config import published_training
 from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, finish_cells, report
+from benchmarks.workloads import EXPONENTIAL
 from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, RowDataset, load_dataset
@@ -57,8 +58,6 @@ USERS = 128
 DEVIATIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 """Floors of the deviation, of which validation chooses one for each model."""
 ROWS = ("pretrained", "+ more of its loss", "+ REINFORCE", "+ exponential RWR")
-EXPONENTIAL: dict[str, Any] = {"weighting": "exp_reward", "credit": "episode", "baseline": "none"}
-"""Settings of the last row, besides those of REINFORCE."""
 
 
 @dataclass(frozen=True)

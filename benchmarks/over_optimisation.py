@@ -35,6 +35,7 @@ from agents.experiments.records import Cell, read_cell
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, finish_here, report
+from benchmarks.workloads import EXPONENTIAL
 from refit_env.data import Dataset, load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward, make_relevance, make_reward
@@ -55,12 +56,7 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "reinforce": {"learning_rate": 2e-4},
     "ppo": {"learning_rate": 1e-4},
     "rwr": {"learning_rate": 1e-4},
-    "rwr-exp": {
-        "learning_rate": 1e-4,
-        "weighting": "exp_reward",
-        "credit": "episode",
-        "baseline": "none",
-    },
+    "rwr-exp": {"learning_rate": 1e-4, **EXPONENTIAL},
 }
 """Optimiser -> changes of the defaults of its algorithm, which is its name up to the hyphen."""
 ITERATIONS, EVERY = 120, 3
