@@ -87,7 +87,8 @@ def stored(folder: Path) -> Rows:
             add(cost, f"ML-1M: memory, {what}, over pretraining", ratio, MEMORY)
     growth = read("scaling")
     for what, (exponent, low, high) in growth.get("exponents", {}).items():
-        add(growth, f"growth: exponent of {what}", exponent, 1.0, detail=f"interval {low:.2f} to {high:.2f}")
+        interval = f"interval {low:.2f} to {high:.2f}"
+        add(growth, f"growth: exponent of {what}", exponent, 1.0, detail=interval, low=low)
     older = read("reinforce_iteration")
     if older:
         add(older, "ML-1M: iteration (score, 16 episodes) over bare products", older["agent_over_bare"], 1.3)
@@ -136,15 +137,20 @@ def whole_trainings(folder: Path) -> Rows:
 def text(found: Mapping[str, Any]) -> list[str]:
     """Return a ratio as the table has it.
 
+    A ratio above an upper limit that its interval contains is neither met nor missed: ``within``.
+
     Example:
         >>> text(row("a over b", 1.2, 1.15))
         ['a over b', '1.20', '<= 1.15', 'no', '', 'refit bench']
+        >>> text(row("a over b", 1.2, 1.15, low=1.1))[3]
+        'within'
     """
     ratio, target, least = found["found"], found["target"], found["least"]
     met = ratio >= target if least else ratio <= target
     digits = 3 if abs(target - round(target, 2)) > 1e-9 else 2
     limit = f"{'>=' if least else '<='} {target:g}"
-    yes = "yes" if met else "no"
+    contains = not least and found.get("low", ratio) <= target
+    yes = "yes" if met else "within" if contains else "no"
     return [found["what"], f"{ratio:.{digits}f}", limit, yes, found["detail"], found.get("command", HERE)]
 
 
@@ -211,7 +217,8 @@ def measure(
     used = sum(record["processor"] for record in found)
     note = (
         f"Best of at most {rounds} rounds, CPU seconds of one thread; all measurements took {used:.0f} s of "
-        "a processor. Rows of other commands are as they were stored."
+        "a processor. Rows of other commands are as they were stored. Met `within`: the ratio is above the "
+        "target, its 95 % interval contains it."
     )
     path = report(
         "bench",

@@ -62,9 +62,27 @@ class Budget:
         return {name: min(timing.seconds) for name, timing in timings.items()}
 
 
-def row(what: str, found: float, target: float, *, least: bool = False, detail: str = "") -> dict[str, Any]:
-    """Return a ratio as a record; ``least``: whether the target is a lower limit."""
-    return {"what": what, "found": found, "target": target, "least": least, "detail": detail}
+def row(
+    what: str,
+    found: float,
+    target: float,
+    *,
+    least: bool = False,
+    detail: str = "",
+    low: float | None = None,
+) -> dict[str, Any]:
+    """Return a ratio as a record.
+
+    Args:
+        what: its name.
+        found: the ratio.
+        target: an upper limit of it.
+        least: whether the target is a lower limit instead.
+        detail: more to print.
+        low: the lower end of its 95 % interval, where the target is an upper limit.
+    """
+    interval = {} if low is None else {"low": low}
+    return {"what": what, "found": found, "target": target, "least": least, "detail": detail} | interval
 
 
 def iterations(name: str, budget: Budget, updates: int = UPDATES) -> dict[str, Any]:

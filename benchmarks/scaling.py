@@ -48,7 +48,7 @@ from refit_env.policy import DiffusionPolicy
 CELLS = RESULTS / "scaling.jsonl"
 FIXED = 10_000
 """Items where users grow, users where items grow."""
-SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
+SIZES = (1_000, 3_000, 10_000, 17_000, 30_000, 55_000, 100_000)
 """Values of n."""
 FITTED_FROM = 3_000
 EXACT_TO = 30_000

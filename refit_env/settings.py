@@ -177,6 +177,26 @@ def check_setting(name: str, value: Any, hint: Any) -> None:
         raise SettingError(name, fault)
 
 
+def check_heads(heads: int, embedding: int) -> None:
+    """Raise an error where the heads of an attention do not divide the size of the embeddings.
+
+    Args:
+        heads: number of heads, the setting ``heads``.
+        embedding: size of an embedding, the setting ``embedding``.
+
+    Raises:
+        SettingError: naming both.
+
+    Example:
+        >>> check_heads(3, 8)
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.SettingError: heads must divide embedding=8, found 3
+    """
+    if embedding % heads:
+        raise SettingError("heads", f"must divide embedding={embedding}, found {heads}")
+
+
 def _number_fault(value: Any, whole: bool, notes: Iterable[Any]) -> str | None:
     """Return what is wrong with a number, or None."""
     stated = [note for note in notes if isinstance(note, Meta)]

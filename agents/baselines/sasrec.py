@@ -21,7 +21,7 @@ from agents.baselines.histories import SequenceConfig, SequenceModel
 from agents.baselines.learning import Learned
 from refit_env.backbones.causal_encoder import CausalEncoder
 from refit_env.data.dataset import Dataset
-from refit_env.errors import SettingError
+from refit_env.settings import check_heads
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,7 @@ class SASRecConfig(SequenceConfig):
 
     def check_together(self) -> None:
         """Raise an error for heads that do not divide the embedding."""
-        if self.embedding % self.heads:
-            raise SettingError("heads", f"must divide embedding={self.embedding}, found {self.heads}")
+        check_heads(self.heads, self.embedding)
 
 
 class AttentionModel(SequenceModel):

@@ -21,8 +21,8 @@ from refit_env.backbones.softmax_loss import softmax_loss
 from refit_env.backbones.training_histories import TrainingHistories, latest_histories
 from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.errors import DataError, SettingError
-from refit_env.settings import PartialShare, Steps
+from refit_env.errors import DataError
+from refit_env.settings import PartialShare, Steps, check_heads
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class CausalDreamRecConfig(DreamRecConfig):
 
     def check_together(self) -> None:
         """Raise an error for heads that do not divide the embedding."""
-        if self.embedding % self.heads:
-            raise SettingError("heads", f"must divide embedding={self.embedding}, found {self.heads}")
+        check_heads(self.heads, self.embedding)
 
 
 class CausalDreamRec(DreamRec):

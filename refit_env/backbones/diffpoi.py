@@ -28,7 +28,7 @@ from refit_env.backbones.visits import (
 from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.diffusion import Diffusion, vp_betas
-from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Size, Steps
+from refit_env.settings import Bounded, Nonnegative, OneOf, PartialShare, Size, Steps, check_heads
 
 PREDICTS = ("x0", "noise")
 """Names for ``DiffPoiConfig.predicts``."""
@@ -69,6 +69,10 @@ class DiffPoiConfig(Bounded):
     """Buckets of distances and of times."""
     dropout: PartialShare = 0.2
     """Dropout of the encoders."""
+
+    def check_together(self) -> None:
+        """Raise an error for heads that do not divide the embedding."""
+        check_heads(self.heads, self.embedding)
 
     def diffusion(self) -> Diffusion:
         """Return the training chain."""
@@ -118,14 +122,11 @@ class DiffPoi(Backbone):
             config: settings; None uses the defaults.
 
         Raises:
-            ValueError: for an unknown ``predicts``, heads that do not divide the size, or an invalid
-                schedule.
+            ValueError: for an invalid schedule.
         """
         super().__init__()
         self.config: DiffPoiConfig = config if config is not None else DiffPoiConfig()
         settings = self.config
-        if settings.embedding % settings.heads:
-            raise ValueError(f"heads={settings.heads} must divide embedding={settings.embedding}")
         size = settings.embedding
         self.num_items, self.dim = num_items, size
         self.diffusion = settings.diffusion()

@@ -26,7 +26,7 @@ def test_exponents_are_fitted_to_the_sizes_of_each_axis(benchmark: Any) -> None:
     for cell in benchmark.plan():
         users, items = cell.arguments
         found[cell.key] = {"iteration": items / 1000.0, "epoch": users * items / 1e6, "memory": 500.0}
-        if users > 10_000:
+        if users > 30_000:
             found[cell.key]["neighbours"] = 1.0
     rows, details = benchmark.tabulate(found)
     exponents = details["exponents"]

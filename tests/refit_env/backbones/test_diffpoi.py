@@ -135,7 +135,7 @@ def test_invalid_data_and_settings_are_refused(checkins: Dataset) -> None:
         model(synthesize_sessions(num_sessions=30))
     with pytest.raises(ValueError, match="predicts must be one of x0, noise; found 'mean'"):
         model(checkins, predicts="mean")
-    with pytest.raises(ValueError, match="heads=3"):
+    with pytest.raises(ValueError, match="heads must divide embedding=8, found 3"):
         model(checkins, heads=3)
     with pytest.raises(ValueError, match=r"rows of 'synthetic-checkins' have 1\.\.50"):
         model(checkins, history=51).shown(checkins, "cpu")
