@@ -3,8 +3,8 @@
     python -m benchmarks.fine_tuning_cost
 
 Peak memory of a process that pretrains a recommender for an epoch, of one that fine-tunes it with batches of
-the same size, and of those that do so with ``recompute`` or in chunks; on ReFiT-ML1M-v0. In the paper's Table VII
-fine-tuning needs 5.5 to 7.5 % more of a machine's memory, and 1.2 to 5.9 % more of a GPU's.
+the same size, and of those that do so with ``recompute`` or in chunks; on ReFiT-ML1M-v0. In the paper's
+Table VII fine-tuning needs 5.5 to 7.5 % more of a machine's memory, and 1.2 to 5.9 % more of a GPU's.
 ``benchmarks.scaling`` measures how costs grow.
 
 Each figure is measured in a separate process, one after the other; finished cells are stored and skipped,
