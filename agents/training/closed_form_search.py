@@ -28,7 +28,7 @@ SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
 OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of")
 """Settings of the neighbourhood alone."""
-OF_SCORES = ("friends", "score_power")
+OF_SCORES = ("friends", "regression", "score_power")
 """Settings that the regression and the neighbourhood do not share: the latter is searched without them."""
 COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""
@@ -37,6 +37,8 @@ NEEDS = {
     "decay": ("recency", "reciprocal"),
     "pair_power": ("targets", "future"),
     "window": ("targets", "future"),
+    "regression_l2": ("regression", bool),
+    "regressors": ("regression", bool),
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
 }
 """Settings that have an effect only with a value of another one, or with any but 0."""

@@ -18,6 +18,9 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.data.known_ids import KnownIds
 
+PAIRS = ("neighborhood", "regression")
+"""Settings with which `spectral` has weights of pairs of items."""
+
 
 def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int = 0) -> tuple[Backbone, str]:
     """Return the backbone of a run for a data set with other users and items, and what changed.
@@ -39,10 +42,12 @@ def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int 
         able = [name for name in backbone_names() if backbone_class(name).item_axes is not Backbone.item_axes]
         what = f"backbone {backbone.name!r}"
         if backbone.name in able:  # with these settings
+            shares = {name: getattr(backbone.config, name) for name in PAIRS}
+            found = ", ".join(f"{name}={share:g}" for name, share in shares.items() if share)
             raise ValueError(
-                f"{what} with neighborhood={backbone.config.neighborhood:g} cannot be carried over to other "
-                "items: its pairs of items are those of one data set. Fit it on the new data without --init, "
-                "by the same options or by --settings of refit tune"
+                f"{what} with {found} cannot be carried over to other items: its pairs of items are "
+                "those of one data set. Fit it on the new data without --init, by the same options or by "
+                "--settings of refit tune"
             )
         raise ValueError(
             f"{what} cannot be carried over to other items; those that can are {', '.join(able)}. Train "

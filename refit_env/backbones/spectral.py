@@ -3,16 +3,17 @@
 The train rows are normalised as in graph filtering (GF-CF, Shen et al., CIKM 2021), X~ = D_U^-a X D_I^-b, and
 X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, B = Q' D_I^b, and f(S) is the
 Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions. The normalised
-co-occurrences of each item with its nearest ones may be added, as in GF-CF (``neighborhood``), in units in
-which they have the norm of the filter.
+co-occurrences of each item with its nearest ones may be added, as in GF-CF (``neighborhood``), and so may the
+ridge regression of each item on its nearest ones (``regression``), each in units in which it has the norm of
+the filter.
 
 Letters: B users in a batch, I items (= D), U users, r rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ from refit_env.backbones.closed_form import (
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.graphs import Latest
+from refit_env.backbones.nearest_items import NearestItems, nearest_regressions
 from refit_env.backbones.products import filled_columns, linear
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
@@ -40,8 +42,6 @@ from refit_env.settings import Share, Size
 from refit_env.utils.content_cache import CACHE
 
 Floats = npt.NDArray[np.float64]
-SPARSE = 0.02
-"""Share of a row's items above which the product with the nearest items is that of a sparse matrix."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,20 @@ class SpectralConfig(ClosedFormConfig):
     """b: an item's column is divided by its sum to this power; its scores are multiplied by the same."""
     neighbors: Size = 200
     """Nearest items of each item, whose co-occurrences are added."""
+    regression: Share = 0.0
+    """Share of each item's ridge regression on its nearest ones in the sum; the rest is the filter with the
+    co-occurrences."""
+    regressors: Annotated[int, Meta(ge=1, le=1000)] = 100
+    """With ``regression``: number of an item's nearest ones, by the co-occurrences' settings."""
+    regression_l2: Annotated[float, Meta(gt=0)] = 30.0
+    """With ``regression``: its l2."""
 
 
 class SpectralDenoiser(ClosedForm):
     """Two matrices of I * r weights: from items to the leading directions, and back.
 
-    With ``neighborhood`` there are also I * ``neighbors`` weights of item pairs.
+    With ``neighborhood`` there are also I * ``neighbors`` weights of item pairs, with ``regression``
+    I * ``regressors``.
     """
 
     name: ClassVar[str] = "spectral"
@@ -83,13 +91,24 @@ class SpectralDenoiser(ClosedForm):
         self.into = nn.Parameter(torch.empty(num_items, rank).normal_(0.0, num_items**-0.5))
         self.out = nn.Parameter(torch.zeros(rank, num_items))
         self._again: Latest[Tensor] = Latest()
-        shape = num_items, min(config.neighbors, num_items)
-        self.near = _Nearest(*shape, config.nearest_of == "target") if config.neighborhood else None
+        near, few = min(config.neighbors, num_items), min(config.regressors, num_items)
+        of_targets = config.nearest_of == "target"
+        self.near = NearestItems(num_items, near, of_targets) if config.neighborhood else None
+        self.regressed = NearestItems(num_items, few, of_targets=True) if config.regression else None
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
         filtered = linear(linear(u, self.into.t()), self.out.t())
-        return filtered if self.near is None else filtered + self.near(u)
+        for _, part in self._pairs():
+            filtered = filtered + part(u)
+        return filtered
+
+    def _pairs(self) -> Iterator[tuple[str, NearestItems]]:
+        """Yield name and module of the weights of item pairs."""
+        if self.near is not None:
+            yield "near", self.near
+        if self.regressed is not None:
+            yield "regressed", self.regressed
 
     def denoise(self, u: Tensor, chain: Diffusion) -> Tensor | None:
         """Return u_0 (B, I) of the noise-free chain, with one product of the items' size instead of 2 T.
@@ -97,7 +116,7 @@ class SpectralDenoiser(ClosedForm):
         A step's mean is a u + z B with a number a and z (B, r), if the one before is; at the last step a = 0.
         None with nearest items, which the directions do not contain.
         """
-        if self.near is not None:
+        if any(self._pairs()):
             return None
         first = self._directions(u)  # (B, r)
         again = self._again.get([self.into, self.out], lambda: self.out @ self.into)  # (r, r)
@@ -115,10 +134,8 @@ class SpectralDenoiser(ClosedForm):
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Raise an error for ids of nearest items out of range."""
-        if self.near is not None:
-            ids = state["near.ids"]
-            if bool(((ids < 0) | (ids >= self.num_items)).any()):
-                raise ValueError(f"near.ids holds ids outside 0..{self.num_items - 1}")
+        for name, part in self._pairs():
+            part.check_ids(state[f"{name}.ids"], f"{name}.ids")
 
     @torch.no_grad()
     def fit(self, dataset: Dataset) -> None:
@@ -136,21 +153,30 @@ class SpectralDenoiser(ClosedForm):
         width = into.shape[1]
         self.into.zero_()[:, :width] = torch.as_tensor(into, dtype=torch.float32)
         self.out.zero_()[:width] = torch.as_tensor(out, dtype=torch.float32)
+        if any(self._pairs()):
+            size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
+            self.out.mul_((1.0 - config.neighborhood) * (1.0 - config.regression))
+            self._add_pairs(data, inputs, targets, float(size))
+
+    def _add_pairs(
+        self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None, size: float
+    ) -> None:
+        """Compute the weights of item pairs, whose norms are shares of ``size``."""
+        config, counting = self.config, self.counting()
+        factor = popularity_factor(data, config.score_power)  # (I,), of the targets
         if self.near is not None:
             pairs = self.counted_pairs(data, inputs, targets)
-            ids, values = nearest_items(*pairs, self.near.ids.shape[1], self.counting())
-            factor = popularity_factor(data, config.score_power)  # (I,), of the targets
-            values *= factor[:, None] if self.near.of_targets else factor[ids]
-            size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
-            share = float(size) * config.neighborhood / max(float(np.linalg.norm(values)), 1e-30)
-            self.out.mul_(1.0 - config.neighborhood)
-            self.near.ids.copy_(torch.as_tensor(ids))
-            self.near.values.copy_(torch.as_tensor(values * share))
+            found = nearest_items(*pairs, self.near.ids.shape[1], counting)
+            self.near.set_weights(*found, factor, size * config.neighborhood * (1.0 - config.regression))
+        if self.regressed is not None:
+            few, nearest = self.regressed.ids.shape[1], replace(counting, of_targets=True)
+            found = nearest_regressions(inputs, targets, few, config.regression_l2, nearest)
+            self.regressed.set_weights(*found, factor, size * config.regression)
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]] | None:
         """The items' factors of both matrices; None with nearest items, whose ids belong to one data set."""
-        return {"into": (0,), "out": (1,)} if self.near is None else None
+        return None if any(self._pairs()) else {"into": (0,), "out": (1,)}
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
@@ -168,72 +194,15 @@ class SpectralDenoiser(ClosedForm):
         terms |= {"nearest_of": ("input", "target"), "neighbors": (200, 100, 400)}
         terms |= common_space(dataset.episodes)
         return terms | {
+            "regression": (0.0, 0.3, 0.5, 0.7, 0.9),
+            "regression_l2": (30.0, 10.0, 100.0, 300.0),
+            "regressors": (100, 50, 200),
             "rank": ranks,
             "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
             "item_power": (0.5, 0.3, 0.7, 0.0),
             "user_power": (0.5, 0.0, 1.0),
             **score_space(),
         }
-
-
-class _Nearest(nn.Module):
-    """Weights between each item and its nearest ones.
-
-    Attributes:
-        ids: (I, n) int64, the nearest items of each item: its targets or, with ``of_targets``, the input
-            items of which it is the target.
-        values: (I, n), their weights.
-        of_targets: whether rows are targets.
-    """
-
-    ids: Tensor
-
-    def __init__(self, num_items: int, count: int, of_targets: bool = False) -> None:
-        """Start with weights of 0."""
-        super().__init__()
-        self.of_targets = of_targets
-        self.register_buffer("ids", torch.zeros(num_items, count, dtype=torch.int64))
-        self.values = nn.Parameter(torch.zeros(num_items, count))
-        self._runs: Latest[tuple[Tensor, Tensor]] = Latest()
-
-    def forward(self, u: Tensor) -> Tensor:
-        """Return the sums (B, I) of the weights of the items in ``u`` (B, I), each times its value in u."""
-        if torch.compiler.is_exporting():  # sums of few items depend on the data
-            matrix = torch.zeros(u.shape[1], u.shape[1]).scatter(1, self.ids, self.values)
-            return u @ (matrix.T if self.of_targets else matrix)
-        if int(u.count_nonzero()) > SPARSE * u.numel():
-            return self._by_all(u)
-        user, item = u.nonzero(as_tuple=True)  # (n,) each
-        if self.of_targets:
-            order, ends = self._runs.get([self.ids], self._by_input)
-            length = ends[item + 1] - ends[item]  # (n,)
-            user, of = user.repeat_interleave(length), item.repeat_interleave(length)  # (m,) each
-            before = (length.cumsum(0) - length).repeat_interleave(length)  # (m,)
-            pair = order[ends[of] + torch.arange(len(of), device=u.device) - before]  # (m,)
-            weights = u[user, of] * self.values.reshape(-1)[pair]
-            places = user * u.shape[1] + pair // self.ids.shape[1]
-        else:
-            weights = u[user, item][:, None] * self.values[item]  # (n, count)
-            places = user[:, None] * u.shape[1] + self.ids[item]  # (n, count)
-        flat = torch.zeros(u.numel(), dtype=weights.dtype, device=u.device)
-        return flat.scatter_add(0, places.reshape(-1), weights.reshape(-1)).view_as(u)
-
-    def _by_all(self, u: Tensor) -> Tensor:
-        """Return the sums by a product with a sparse matrix (I, I) of targets and input items."""
-        near, count = self.ids.reshape(-1), self.ids.shape[1]
-        items = torch.arange(u.shape[1], device=u.device).repeat_interleave(count)  # (I * count,)
-        places = torch.stack([items, near] if self.of_targets else [near, items])
-        shape, values = (u.shape[1], u.shape[1]), self.values.reshape(-1)
-        matrix = torch.sparse_coo_tensor(places, values, shape, check_invariants=False)
-        product: Tensor = torch.sparse.mm(matrix, u.T).T
-        return product
-
-    def _by_input(self) -> tuple[Tensor, Tensor]:
-        """Return the pairs (I * n,) in order of their input items, and where each item's begin (I + 1,)."""
-        near = self.ids.reshape(-1)
-        ends = torch.zeros(len(self.ids) + 1, dtype=torch.int64, device=near.device)
-        ends[1:] = near.bincount(minlength=len(self.ids)).cumsum(0)
-        return near.argsort(stable=True), ends
 
 
 def _inverse_power(sums: Any, power: float) -> Floats:

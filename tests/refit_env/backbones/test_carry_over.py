@@ -106,12 +106,13 @@ def test_what_cannot_be_carried_over_is_refused(weeks: tuple[Dataset, Dataset], 
         with_items(wide, small, np.arange(24))
 
 
+@pytest.mark.parametrize("share", ["neighborhood", "regression"])
 def test_nearest_items_are_not_carried_over_and_the_message_says_what_to_do(
-    weeks: tuple[Dataset, Dataset], tmp_path: Path
+    weeks: tuple[Dataset, Dataset], tmp_path: Path, share: str
 ) -> None:
-    options = {"rank": 6, "neighborhood": 0.5, "neighbors": 4}
+    options = {"rank": 6, share: 0.5, "neighbors": 4, "regressors": 4}
     policy = DiffusionPolicy(backbone_for(weeks[0], "spectral", options, seed=3), 1)
     policy.save(tmp_path, weeks[0])
-    wanted = r"'spectral' with neighborhood=0\.5 cannot be .* Fit it on the new data without --init"
+    wanted = rf"'spectral' with {share}=0\.5 cannot be .* Fit it on the new data without --init"
     with pytest.raises(ValueError, match=wanted):
         policy.carried_over(tmp_path, weeks[1])

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 import refit_env  # noqa: F401  # registers the ids
-from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone, spectral
+from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone
+from refit_env.backbones import nearest_items as item_pairs
 from refit_env.backbones.closed_form import ClosedForm, train_counts
 from refit_env.backbones.cooccurrence import Counting, cooccurrences, nearest_items
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.products import SPARSE_FROM
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
-from refit_env.backbones.spectral import SpectralDenoiser
+from refit_env.backbones.spectral import SpectralConfig, SpectralDenoiser
 from refit_env.data import Dataset, Interactions, RowDataset, synthesize, synthesize_sessions
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
@@ -152,20 +153,61 @@ def test_spectral_adds_the_nearest_items_as_linear_adds_all(
     u = torch.eye(25)
     with torch.no_grad():
         dense = backbone.predict_x0(u, 0)
-        monkeypatch.setattr(spectral, "SPARSE", 1.0)
+        monkeypatch.setattr(item_pairs, "SPARSE", 1.0)
         np.testing.assert_allclose(backbone.predict_x0(u, 0), expected, atol=1e-5)
     torch.testing.assert_close(dense, backbone.predict_x0(u, 0), atol=1e-6, rtol=0)
     backbone.predict_x0(u, 0)[0].sum().backward()
     sparse = backbone.near.values.grad
     assert sparse is not None and backbone.item_axes is None
     backbone.near.values.grad = None
-    monkeypatch.setattr(spectral, "SPARSE", 0.0)
+    monkeypatch.setattr(item_pairs, "SPARSE", 0.0)
     backbone.predict_x0(u, 0)[0].sum().backward()
     torch.testing.assert_close(sparse, backbone.near.values.grad, atol=1e-6, rtol=0)
     state = backbone.state_dict()
     state["near.ids"][0, 0] = 25
     with pytest.raises(ValueError, match=r"near\.ids holds ids outside 0\.\.24"):
         backbone.check_state(state)
+
+
+@pytest.mark.parametrize("neighborhood", [0.0, 0.6])
+def test_spectral_adds_each_items_regression_on_its_nearest_ones(data: Dataset, neighborhood: float) -> None:
+    """Compare with a regression of NumPy on the items with the largest co-occurrences, item by item."""
+    options = {"neighborhood": neighborhood, "neighbors": 5, "shrink": 1.0, "score_power": 0.2}
+    backbone = fitted(data, "spectral", regression=0.25, regressors=4, regression_l2=2.0, **options)
+    x = data.train.csr.toarray().astype(np.float64)
+    pairs = cooccurrences(data.train.csr, None, Counting(shrink=1.0))
+    counts = x.sum(0)
+    weights = np.zeros((25, 25))
+    for item in range(25):
+        chosen = np.argsort(-pairs[:, item], kind="stable")[:4]
+        known = x[:, chosen]
+        weights[chosen, item] = np.linalg.solve(known.T @ known + 2.0 * np.eye(4), known.T @ x[:, item])
+    weights *= (counts / counts.mean()) ** -0.2
+    u = torch.eye(25)
+    with torch.no_grad():
+        rest = fitted(data, "spectral", **options).predict_x0(u, 0)
+        size = fitted(data, "spectral", score_power=0.2).predict_x0(u, 0).norm()
+        expected = 0.75 * rest + 0.25 * size * torch.as_tensor(weights / np.linalg.norm(weights))
+        torch.testing.assert_close(backbone.predict_x0(u, 0), expected, atol=1e-5, rtol=0, check_dtype=False)
+    assert isinstance(backbone, SpectralDenoiser) and backbone.regressed is not None
+    backbone.predict_x0(u, 0)[0].sum().backward()
+    assert backbone.regressed.values.grad is not None and backbone.regressed.values.grad.any()
+    assert backbone.item_axes is None and backbone.denoise(u, backbone.diffusion) is None
+    state = backbone.state_dict()
+    state["regressed.ids"][0, 0] = -1
+    with pytest.raises(ValueError, match=r"regressed\.ids holds ids outside 0\.\.24"):
+        backbone.check_state(state)
+
+
+def test_the_regression_on_all_items_is_that_of_linear(data: Dataset) -> None:
+    pairs = np.random.default_rng(0).random((60, 25)) < 0.4
+    data = replace(data, train=Interactions.from_pairs(*np.nonzero(pairs), num_users=60, num_items=25))
+    together = data.train.csr.T @ data.train.csr
+    assert (together.toarray() > 0).all()  # else an item would not be a regressor
+    backbone = fitted(data, "spectral", regression=1.0, regressors=25, regression_l2=5.0, shrink=0.0)
+    got = backbone.predict_x0(torch.eye(25), 0).detach()
+    expected = fitted(data, "linear").state_dict()["weight"][0]
+    torch.testing.assert_close(got / got.norm(), expected / expected.norm(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("of_targets", [False, True])
@@ -427,7 +469,7 @@ def test_the_spectral_chain_at_once_is_the_chain_step_by_step(data: Dataset, ste
 
 
 def test_the_spectral_chain_of_few_items_reads_their_rows_alone() -> None:
-    config = spectral.SpectralConfig(rank=4, num_steps=3)
+    config = SpectralConfig(rank=4, num_steps=3)
     backbone = SpectralDenoiser(SPARSE_FROM, config)
     torch.nn.init.normal_(backbone.out, std=0.1)
     policy = DiffusionPolicy(backbone, 3)
