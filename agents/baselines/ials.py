@@ -1,11 +1,9 @@
 """iALS: matrix factorisation of implicit feedback by alternating least squares.
 
-Users W and items H minimise sum_(u,i) in X (w_u h_i - 1)^2 + alpha0 sum_(u,i) (w_u h_i)^2
-+ l2 (sum_u q_u |w_u|^2 + sum_i q_i |h_i|^2), q_u = (n_u + alpha0 I)^nu and q_i = (n_i + alpha0 U)^nu (Hu et
-al., ICDM 2008; the regularisation of Rendle et al., RecSys 2022, arXiv 2110.14037, Eq. 3 to 5, whose l2 is
-scaled so that nu does not change its size on average). Each half step solves a system a user (an item).
+What is minimised and how is in ``refit_env.utils.least_squares`` (Hu et al., ICDM 2008; the regularisation of
+Rendle et al., RecSys 2022, arXiv 2110.14037).
 
-Letters: U users, I items, N interactions, d size of an embedding, b rows solved at a time.
+Letters: B users in a batch, U users, I items, d size of an embedding.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import numpy as np
-import scipy.sparse as sp
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -23,9 +19,7 @@ from agents.baselines.base import Baseline, BaselineConfig, Scorer
 from agents.baselines.matrices import known_sets
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Share, Size
-
-CELLS = {"cpu": 2**20, "cuda": 2**24}
-"""Numbers that the gathered embeddings of some rows may have, by device; few stay in the cache."""
+from refit_env.utils.least_squares import LeastSquares, alternate
 
 
 @dataclass(frozen=True)
@@ -54,16 +48,10 @@ class ImplicitALS(Baseline):
 
     def fit_episodes(self, data: Dataset, seed: int, device: torch.device) -> Scorer:
         """Alternate."""
-        rows, config = known_sets(data), self.config
-        columns = sp.csr_matrix(rows.T)
-        generator = torch.Generator(device).manual_seed(seed)
-        size = config.embedding
-        items = torch.randn(data.num_items, size, generator=generator, device=device) / size**0.5  # (I, d)
-        items *= 0.1
-        users = torch.zeros(data.num_users, size, device=device)  # (U, d)
-        for _ in range(config.epochs):
-            users = solve(rows, items, config)
-            items = solve(columns, users, config)
+        config, generator = self.config, torch.Generator(device).manual_seed(seed)
+        problem = LeastSquares(config.unobserved, config.l2, config.frequency)
+        rows = known_sets(data)
+        users, items = alternate(rows, config.embedding, problem, config.epochs, generator, device)
 
         def score(ids: Tensor) -> Tensor:
             """Return the inner products (B, I)."""
@@ -71,51 +59,3 @@ class ImplicitALS(Baseline):
             return out
 
         return Scorer(score)
-
-
-def solve(rows: sp.csr_matrix, others: Tensor, config: ImplicitALSConfig) -> Tensor:
-    """Return the least-squares embeddings (N, d) of ``rows`` (N, M), given those of the columns (M, d)."""
-    device, size = others.device, others.shape[1]
-    counts = np.diff(rows.indptr)
-    weight = (counts + config.unobserved * rows.shape[1]) ** config.frequency
-    ridge = torch.as_tensor(config.l2 * counts.mean() * weight / weight.mean(), dtype=others.dtype)
-    common = config.unobserved * others.T @ others  # (d, d)
-    out = torch.zeros(rows.shape[0], size, dtype=others.dtype, device=device)
-    order = np.argsort(counts, kind="stable")  # rows of similar length together, with little padding
-    eye = torch.eye(size, dtype=others.dtype, device=device)
-    padded = torch.cat([others, others.new_zeros(1, size)])  # (M + 1, d)
-    most = max(CELLS.get(device.type, 2**20) // size, 1)
-    first = 0
-    while first < order.size:
-        last = _end(np.maximum(counts[order], size), first, most)
-        ids = order[first:last]  # (b,)
-        columns = _columns(rows, ids)  # (b, n)
-        known = padded[torch.as_tensor(columns, device=device)]  # (b, n, d)
-        system = common + known.transpose(1, 2) @ known + ridge[ids].to(device)[:, None, None] * eye
-        out[torch.as_tensor(ids, device=device)] = torch.linalg.solve(system, known.sum(1))
-        first = last
-    return out
-
-
-def _end(counts: np.ndarray, first: int, most: int) -> int:
-    """Return the end of the rows from ``first`` on that together, padded, have at most ``most`` columns.
-
-    Args:
-        counts: (N,) ascending.
-        first: one row is always in.
-        most: the bound.
-    """
-    last = first + 1
-    while last < counts.size and (last + 1 - first) * int(counts[last]) <= most:
-        last += 1
-    return last
-
-
-def _columns(rows: sp.csr_matrix, ids: np.ndarray) -> np.ndarray:
-    """Return the stored columns (b, n) of rows ``ids`` (b,), padded with the number of columns."""
-    part = rows[ids]
-    counts = np.diff(part.indptr)
-    out = np.full((ids.size, max(int(counts.max(initial=0)), 1)), rows.shape[1], dtype=np.int64)
-    row = np.repeat(np.arange(ids.size), counts)
-    out[row, np.arange(part.nnz) - np.repeat(part.indptr[:-1], counts)] = part.indices
-    return out

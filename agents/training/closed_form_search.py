@@ -28,7 +28,7 @@ SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
 OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of")
 """Settings of the neighbourhood alone."""
-OF_SCORES = ("friends", "regression", "score_power")
+OF_SCORES = ("friends", "regression", "factorization", "score_power")
 """Settings that the regression and the neighbourhood do not share: the latter is searched without them."""
 COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""
@@ -39,6 +39,7 @@ NEEDS = {
     "window": ("targets", "future"),
     "regression_l2": ("regression", bool),
     "regressors": ("regression", bool),
+    **dict.fromkeys(("factorization_l2", "unobserved", "embedding"), ("factorization", bool)),
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
 }
 """Settings that have an effect only with a value of another one, or with any but 0."""

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.cooccurrence import Counting, item_sets
+from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
     Weigh,
@@ -35,7 +36,7 @@ from refit_env.backbones.row_weights import (
     split_rows,
 )
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.settings import Nonnegative, OneOf, Share
+from refit_env.settings import Nonnegative, OneOf, Share, Size
 
 RECENCY = ("none", "rising", "reciprocal")
 """Names for ``ClosedFormConfig.recency``."""
@@ -45,6 +46,8 @@ REPEATS = ("latest", "sum")
 """Values of ``ClosedFormConfig.repeats``."""
 PAIRS = ("targets", "sets")
 """Values of ``ClosedFormConfig.pairs``."""
+SAMPLE = 500
+"""Train rows by which scores of the factorisation and of the other terms are brought to the same units."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,15 @@ class ClosedFormConfig(LinearVariance):
     """Sum of both exponents: 0 divides by no count, above 1 popular items count less."""
     row_power: Annotated[float, Meta(ge=0, le=5)] = 0.0
     """An input row counts (its sum)^-row_power in the co-occurrences: long rows count less."""
+    factorization: Share = 0.0
+    """Share of a matrix factorisation in the sum, iALS, into which each row is folded; the rest are the other
+    terms."""
+    embedding: Size = 64
+    """With ``factorization``: size of an item's embedding."""
+    unobserved: Annotated[float, Meta(gt=0)] = 0.1
+    """With ``factorization``: weight of every pair, observed or not, beside the 1 of an observed one."""
+    factorization_l2: Annotated[float, Meta(gt=0)] = 0.1
+    """With ``factorization``: weight of the squared embeddings."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
@@ -171,7 +183,51 @@ class RowDenoiser(Backbone):
 
 
 class ClosedForm(RowDenoiser):
-    """A denoiser whose weights ``fit`` computes in closed form."""
+    """A denoiser whose weights ``fit`` computes in closed form.
+
+    Attributes:
+        factors: the matrix factorisation, with ``config.factorization``.
+    """
+
+    def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
+        """Store the settings; subclasses create the other weights."""
+        super().__init__(num_items, config)
+        size = config.embedding, config.unobserved
+        self.factors = FoldIn(num_items, *size) if config.factorization else None
+
+    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I)."""
+        linear = self.linear(u, timestep)  # (B, I)
+        if self.factors is None:
+            return linear
+        folded: Tensor = self.factors(u)  # (B, I)
+        return (1.0 - self.config.factorization) * linear + folded
+
+    @abstractmethod
+    def linear(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I) without the factorisation."""
+
+    @torch.no_grad()
+    def fit_factors(self, data: Dataset, inputs: sp.csr_matrix) -> None:
+        """Compute the factorisation, if there is one, in units of the other terms, which are fitted.
+
+        The units are those in which both have the same standard deviation over the items, in the mean over
+        train rows.
+
+        Args:
+            data: the episodes.
+            inputs: (R, I), of ``training_pairs``.
+        """
+        if self.factors is None:
+            return
+        config, device = self.config, self.factors.items.device
+        self.factors.fit(item_sets(data), config.factorization_l2)
+        filled = np.flatnonzero(np.diff(inputs.indptr))  # (R',)
+        chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
+        rows = torch.as_tensor(inputs[chosen].toarray(), dtype=torch.float32, device=device)  # (n, I)
+        spread = self.linear(rows, 0).std(1).mean() / self.factors(rows).std(1).mean().clamp(min=1e-30)
+        factor = torch.as_tensor(popularity_factor(data, config.score_power), device=device)  # (I,)
+        self.factors.gain.copy_(config.factorization * spread * factor)
 
     def training_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
         """Return what the closed form is fitted to.
@@ -293,9 +349,13 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     return out
 
 
-def score_space() -> dict[str, tuple[Any, ...]]:
-    """Return the part of a search space that comes last: the scores' division by popularity."""
-    return {"score_power": (0.0, 0.1, 0.2, -0.1)}
+def last_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
+    """Return the part of a search space that comes last: the factorisation, the division by popularity."""
+    out: dict[str, tuple[Any, ...]] = {}
+    if not isinstance(dataset, RowDataset):
+        out = {"factorization": (0.0, 0.2, 0.4, 0.6, 0.8), "factorization_l2": (0.1, 0.3, 0.03)}
+        out |= {"unobserved": (0.1, 0.3, 0.03), "embedding": (64, 32, 128)}
+    return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
 
 
 def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:

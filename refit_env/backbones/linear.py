@@ -5,7 +5,8 @@ variance of the noise. With ``each_step`` the noise of the schedule's step k is 
 E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
 
 Two further matrices may be added, each in units in which it has the norm of W: the normalised co-occurrences
-of items (``neighborhood``) and the identity (``repeat``), with which what a user had before ranks high again.
+of items (``neighborhood``) and the identity (``repeat``), with which what a user had before ranks high again;
+so may the scores of a matrix factorisation into which the row is folded (``factorization``).
 
 Letters: B users in a batch, I items (= D), R train rows, S = 1 matrix or T of them.
 """
@@ -26,8 +27,8 @@ from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
     common_space,
+    last_space,
     popularity_factor,
-    score_space,
     terms_space,
     train_counts,
 )
@@ -92,8 +93,8 @@ class LinearDenoiser(ClosedForm):
         penalised = config.popularity_penalty != 0
         self.bias = nn.Parameter(torch.zeros(num_items)) if penalised else None  # (I,)
 
-    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """The clean rows (B, I) of ``u`` (B, I): u W_k + b."""
+    def linear(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I): u W_k + b."""
         clean = self._of_step(u, timestep)  # (B, I)
         return clean if self.bias is None else clean + self.bias
 
@@ -143,6 +144,7 @@ class LinearDenoiser(ClosedForm):
         if self.bias is not None:
             counts = torch.as_tensor(train_counts(data)).log()  # (I,)
             self.bias.copy_(-self.config.popularity_penalty * counts)
+        self.fit_factors(data, inputs)
 
     def _add_terms(
         self, weight: Tensor, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
@@ -160,12 +162,19 @@ class LinearDenoiser(ClosedForm):
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]]:
-        """Rows and columns of each matrix; the numbers of b."""
-        return {"weight": (1, 2)} | ({} if self.bias is None else {"bias": (0,)})
+        """Rows and columns of each matrix; the numbers of b; the items' embeddings and their factors."""
+        out: dict[str, tuple[int, ...]] = {"weight": (1, 2)} | ({} if self.bias is None else {"bias": (0,)})
+        return out | ({} if self.factors is None else {"factors.items": (0,), "factors.gain": (0,)})
 
+    @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
-        """Fit the matrix: rows and columns of new items are those of the closed form on ``dataset``."""
+        """Fit the matrix: rows and columns of new items are those of the closed form on ``dataset``.
+
+        Their embeddings are 0: those of another factorisation have other directions.
+        """
         self.fit(dataset)
+        if self.factors is not None:
+            self.factors.items.zero_()
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
@@ -175,7 +184,7 @@ class LinearDenoiser(ClosedForm):
         many = (500.0, 200.0, 1000.0, 100.0, 2000.0, 50.0, 4000.0, 20.0, 10000.0)
         nearest = {"neighbors": (MOST_NEIGHBORS, 400, 200, 100), "nearest_of": ("input", "target")}
         space = terms_space(data) | nearest | common_space(data)
-        return space | {"l2": few if isinstance(data, RowDataset) else many, **score_space()}
+        return space | {"l2": few if isinstance(data, RowDataset) else many, **last_space(data)}
 
 
 def _ridge(inputs: sp.csr_matrix, l2: float, targets: sp.csr_matrix | None, device: torch.device) -> Tensor:

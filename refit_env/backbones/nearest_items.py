@@ -68,7 +68,9 @@ class NearestItems(nn.Module):
         flat = torch.zeros(u.numel(), dtype=weights.dtype, device=u.device)
         return flat.scatter_add(0, places.reshape(-1), weights.reshape(-1)).view_as(u)
 
-    def set_weights(self, ids: npt.NDArray[np.int64], values: Floats, factor: Floats, size: float) -> None:
+    def set_weights(
+        self, ids: npt.NDArray[np.int64], values: Floats, factor: npt.NDArray[np.float64], size: float
+    ) -> None:
         """Store ids and weights (I, n), of which an item's are multiplied by its ``factor`` (I,) as a target.
 
         Args:
@@ -119,8 +121,9 @@ def nearest_regressions(
 
     Example:
         >>> rows = sp.csr_matrix([[1.0, 1.0], [1.0, 1.0]])
-        >>> nearest_regressions(rows, None, 1, 1.0, Counting(of_targets=True))[1].round(4).ravel().tolist()
-        [0.6667, 0.6667]
+        >>> nearest_regressions(rows, None, 1, 1.0, Counting(of_targets=True))[1].round(4)
+        array([[0.6667],
+               [0.6667]], dtype=float32)
     """
     return CACHE.get(
         "nearest regressions",

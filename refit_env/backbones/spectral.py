@@ -5,7 +5,7 @@ X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, 
 Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions. The normalised
 co-occurrences of each item with its nearest ones may be added, as in GF-CF (``neighborhood``), and so may the
 ridge regression of each item on its nearest ones (``regression``), each in units in which it has the norm of
-the filter.
+the filter, and the scores of a matrix factorisation into which the row is folded (``factorization``).
 
 Letters: B users in a batch, I items (= D), U users, r rank.
 """
@@ -24,18 +24,19 @@ from msgspec import Meta
 from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
+from refit_env.backbones import products
 from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
     common_space,
+    last_space,
     popularity_factor,
-    score_space,
     terms_space,
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.graphs import Latest
 from refit_env.backbones.nearest_items import NearestItems, nearest_regressions
-from refit_env.backbones.products import filled_columns, linear
+from refit_env.backbones.products import filled_columns
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.settings import Share, Size
@@ -96,9 +97,9 @@ class SpectralDenoiser(ClosedForm):
         self.near = NearestItems(num_items, near, of_targets) if config.neighborhood else None
         self.regressed = NearestItems(num_items, few, of_targets=True) if config.regression else None
 
-    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """The clean rows (B, I) of ``u`` (B, I), the same at every step."""
-        filtered = linear(linear(u, self.into.t()), self.out.t())
+    def linear(self, u: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I), the same at every step."""
+        filtered = products.linear(products.linear(u, self.into.t()), self.out.t())
         for _, part in self._pairs():
             filtered = filtered + part(u)
         return filtered
@@ -114,9 +115,9 @@ class SpectralDenoiser(ClosedForm):
         """Return u_0 (B, I) of the noise-free chain, with one product of the items' size instead of 2 T.
 
         A step's mean is a u + z B with a number a and z (B, r), if the one before is; at the last step a = 0.
-        None with nearest items, which the directions do not contain.
+        None with nearest items or a factorisation, which the directions do not contain.
         """
-        if any(self._pairs()):
+        if self.factors is not None or any(self._pairs()):
             return None
         first = self._directions(u)  # (B, r)
         again = self._again.get([self.into, self.out], lambda: self.out @ self.into)  # (r, r)
@@ -157,6 +158,7 @@ class SpectralDenoiser(ClosedForm):
             size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
             self.out.mul_((1.0 - config.neighborhood) * (1.0 - config.regression))
             self._add_pairs(data, inputs, targets, float(size))
+        self.fit_factors(data, inputs)
 
     def _add_pairs(
         self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None, size: float
@@ -175,14 +177,19 @@ class SpectralDenoiser(ClosedForm):
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]] | None:
-        """The items' factors of both matrices; None with nearest items, whose ids belong to one data set."""
-        return None if any(self._pairs()) else {"into": (0,), "out": (1,)}
+        """The items' factors of all matrices; None with nearest items, whose ids belong to one data set."""
+        if any(self._pairs()):
+            return None
+        embedded = {} if self.factors is None else {"factors.items": (0,), "factors.gain": (0,)}
+        return {"into": (0,), "out": (1,), **embedded}
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
         """Set all factors to 0: the directions of another decomposition are not those of the known items."""
         self.into.zero_()
         self.out.zero_()
+        if self.factors is not None:
+            self.factors.items.zero_()
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
@@ -201,7 +208,7 @@ class SpectralDenoiser(ClosedForm):
             "l2": (0.1, 0.03, 0.3, 0.01, 1.0),
             "item_power": (0.5, 0.3, 0.7, 0.0),
             "user_power": (0.5, 0.0, 1.0),
-            **score_space(),
+            **last_space(dataset.episodes),
         }
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from agents.baselines import baseline
-from agents.baselines.ials import ImplicitALSConfig, solve
 from agents.baselines.slim import sparse_regression
 from refit_env.data import Dataset
+from refit_env.utils.least_squares import LeastSquares, solve
 from tests.agents.baselines.conftest import scores_of
 
 
@@ -91,10 +91,10 @@ def test_slim_refuses_what_does_not_fit(few: Dataset, monkeypatch: pytest.Monkey
 def test_an_als_step_solves_the_weighted_least_squares(
     few: Dataset, table: np.ndarray, frequency: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.baselines.ials.CELLS", {"cpu": 40})  # a few rows at a time
-    config = ImplicitALSConfig(embedding=3, unobserved=0.2, l2=0.5, frequency=frequency)
+    monkeypatch.setattr("refit_env.utils.least_squares.CELLS", {"cpu": 40})  # a few rows at a time
+    problem = LeastSquares(unobserved=0.2, l2=0.5, frequency=frequency)
     items = np.random.default_rng(0).standard_normal((6, 3))
-    found = solve(few.train.csr.astype(np.float64), torch.as_tensor(items), config)
+    found = solve(few.train.csr.astype(np.float64), torch.as_tensor(items), problem)
     counts = table.sum(1)
     weight = (counts + 0.2 * 6) ** frequency
     ridge = 0.5 * counts.mean() * weight / weight.mean()

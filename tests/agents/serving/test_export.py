@@ -117,6 +117,27 @@ def test_a_catalogue_whose_empty_columns_are_skipped_is_exported(
 
 
 @onnx_extra
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_every_term_of_a_closed_form_is_inside_the_graph(
+    name: str, policy_of: Callable[..., Any], tmp_path: Path
+) -> None:
+    import onnxruntime
+
+    terms = {"factorization": 0.6, "neighborhood": 0.5, "neighbors": 5}
+    terms |= {"regression": 0.5, "regressors": 4} if name == "spectral" else {"repeat": 0.5}
+    policy, data = policy_of(name, **terms)
+    write_onnx(graph_of(policy, data), tmp_path / "m.onnx", ABOUT)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    histories = [(1, 2, 3), (4,), (9, 8, 7, 6)]
+    found = session.run(None, {"history": padded(histories)})
+    assert compare_lists(wanted(policy, data, histories), found) < 1e-3
+    write_torch(graph_of(policy, data), tmp_path / "m.pt2", ABOUT)
+    program = torch.export.load(str(tmp_path / "m.pt2")).module()
+    found = [part.detach().numpy() for part in program(torch.from_numpy(padded(histories)))]
+    assert compare_lists(wanted(policy, data, histories), found) < 1e-3
+
+
+@onnx_extra
 def test_a_graph_of_rows_reads_rows(policy_of: Callable[..., Any], tmp_path: Path) -> None:
     import onnxruntime
 
