@@ -164,7 +164,13 @@ class DiffusionPolicy(nn.Module):
         return self.std.device
 
     def timestep(self, t: int | Tensor) -> int | Tensor:
-        """K = T-1-t, the diffusion literature's index of the episode's step t."""
+        """K = T-1-t, the diffusion literature's index of the episode's step t.
+
+        Raises:
+            ValueError: if t is one number outside 0..T-1; a tensor is not checked.
+        """
+        if not isinstance(t, Tensor) and not 0 <= t < self.num_steps:
+            raise ValueError(f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain")
         return self.num_steps - 1 - t
 
     def encode(self, context: Context) -> Condition | None:
@@ -196,7 +202,8 @@ class DiffusionPolicy(nn.Module):
 
     def step_std(self, t: int | Tensor) -> Tensor:
         """Standard deviation at step t: a scalar tensor, or (B, 1) for t of shape (B,)."""
-        return self.std[t].unsqueeze(-1) if isinstance(t, Tensor) else self.std[t]
+        k = self.timestep(t)
+        return self.std[t].unsqueeze(-1) if isinstance(k, Tensor) else self.std[t]
 
     def sample(
         self,
@@ -221,6 +228,9 @@ class DiffusionPolicy(nn.Module):
         Returns:
             (D,) or (B, D) float32, the mean of the next vector.
 
+        Raises:
+            ValueError: if an episode has ended, or has more steps than the policy.
+
         Example:
             >>> import gymnasium as gym, refit_env
             >>> policy = refit_env.load_policy("ReFiT-Synthetic-v0")
@@ -236,7 +246,10 @@ class DiffusionPolicy(nn.Module):
         u, t = seen["u"].view(-1, self.backbone.dim), seen["t"].view(-1).long()  # (B, D), (B,)
         history = seen.get("history")
         context = None if history is None else history.view(len(u), -1)  # (B, C)
-        step: int | Tensor = int(t[0]) if bool((t == t[0]).all()) else t
+        first, last = int(t.min()), int(t.max())
+        for place in (first, last):
+            self.timestep(place)  # refuses an episode that has ended
+        step: int | Tensor = first if first == last else t
         action: npt.NDArray[np.float32] = self.mean(u, step, context).cpu().numpy()  # (B, D)
         return action[0] if single else action
 
@@ -327,13 +340,15 @@ class DiffusionPolicy(nn.Module):
             ValueError: if the data set has another number of items than the policy, or another task.
             DataError: if it is another data set than the policy was trained on.
         """
+        known = self.backbone.trained_on
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
-                f"the policy ranks {self.backbone.num_items} items, "
-                f"data set {dataset.name!r} has {dataset.num_items}"
+                f"the policy ranks {self.backbone.num_items} items{f' of {known.name!r}' if known else ''}, "
+                f"data set {dataset.name!r} has {dataset.num_items}; 'refit pretrain --init RUN --data NEW "
+                "--new-data' carries a model over to later data"
             )
         check_task(type(self.backbone), dataset)
-        check_same_data(self.backbone.trained_on, dataset, "the policy")
+        check_same_data(known, dataset, "the policy")
         return self.backbone.shown(dataset, self.device)
 
     def save(self, folder: Path | str, dataset: Dataset | None = None) -> None:

@@ -20,8 +20,9 @@ from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.catalog import CATALOG
 from refit_env.data.coverage import differs
-from refit_env.data.home import find_dataset, named_folder
+from refit_env.data.home import find_dataset, list_datasets, named_folder
 from refit_env.data.identity import check_same_data
+from refit_env.errors import did_you_mean
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
 from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstraps
@@ -99,6 +100,9 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
         if folder is None:
             ids = [row.env_id for row in TABLE if row.dataset == str(data)]
             hint = f"; --env {ids[0]} has the data set of that name" if ids else ""
+            here = [name for name, at in list_datasets().items() if at is not None]
+            close = did_you_mean(data, here)
+            hint += f".{close}" if close else ""
             raise ValueError(
                 f"--data {data}: there is no such folder, nor such a set in the data homes{hint}"
             )

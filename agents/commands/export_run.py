@@ -20,12 +20,20 @@ WRITERS: dict[str, Callable[[RankingGraph, Path, Description], None]] = {
     "triton": write_triton,
 }
 """Values of ``--format``."""
+ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
+"""Ending of a file's name -> the format that it stands for."""
 
 
 def run(command: Export) -> int:
     """Export and print; returns the exit code."""
     if command.format != "triton" and command.out.exists() and not command.overwrite:
         raise ExportError(f"--out {command.out} exists already; choose another file, or pass --overwrite")
+    usual = ENDINGS.get(command.out.suffix)
+    if usual is not None and usual != command.format:
+        raise ExportError(
+            f"--out {command.out}: the name is that of --format {usual}, but --format is {command.format}; "
+            "change one of them"
+        )
     folder, dataset = data_of(command)
     policy = policy_of(command, folder, "cpu")
     policy.inputs(dataset)  # refuses other data

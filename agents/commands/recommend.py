@@ -44,7 +44,7 @@ class Recommend(Command):
     """Instead of ``--user``, every user of the data set: a Parquet file with a row for each user and rank,
     ``user``, ``rank`` (from 1), ``item`` and ``score``, users in the order of their numbers."""
     out: FileOption = None
-    """The file of ``--all-users``."""
+    """The file of ``--all-users``; its name ends in ``.parquet``."""
     overwrite: Flag = False
     """Replace a file that exists."""
     engine: Literal["process", "ray"] = "process"

@@ -35,6 +35,9 @@ def write_all(command: Recommend) -> int:
     """Write the file and print what it holds; returns the exit code."""
     if command.out is None:
         raise ValueError("--all-users needs --out FILE, for example --out lists.parquet")
+    if command.out.suffix != ".parquet":
+        name = command.out.with_suffix(".parquet").name
+        raise ValueError(f"--out {command.out}: the file is Parquet; let its name end so, as {name}")
     for option, given in (
         ("--user", command.user),
         ("--history", command.history),

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from agents.runs.processes import local_rank, processes
 from refit_env.checkpoint import check_tensors
-from refit_env.errors import CheckpointError, SettingError
+from refit_env.errors import CheckpointError
+from refit_env.utils.devices import usable_device
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What Adam and AdamW keep of a parameter."""
@@ -24,7 +25,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         device: ``"auto"`` (CUDA where it can be used, else the CPU), ``"cpu"``, ``"cuda"``, ``"cuda:1"`` ...
 
     Raises:
-        SettingError: if torch cannot use it here; the message names those that it can.
+        SettingError: if torch cannot use it here; see ``usable_device``.
 
     Example:
         >>> resolve_device("cpu")
@@ -35,18 +36,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     if device == "auto":
         return torch.device("cuda" if cuda else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError):  # what torch raises depends on how it was built
-        found = torch.device("meta")
-    if found.type == "meta":
-        usable = "auto, cpu, cuda" if cuda else "auto, cpu"
-        raise SettingError(
-            "device",
-            f"must be one that torch {torch.__version__} can use here ({usable}), found {str(device)!r}",
-        )
-    return found
+    return usable_device(device, "auto")
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -36,6 +36,7 @@ class RawRows:
             each once. None where there are none.
         dropped: number of rows that the reader dropped, by reason.
         unix: whether the timestamps are the file's numbers, not yet converted to seconds.
+        unread_ratings: whether the files have a column of ratings that was not read.
         shape: (U, I) where the files state it, else None.
         user_names: (U,) readable ids, by the number in ``users``, where a filter created the users; else
             None.
@@ -50,6 +51,7 @@ class RawRows:
     item_table: Mapping[str, npt.NDArray[Any]] | None = None
     dropped: Mapping[str, int] = field(default_factory=dict)
     unix: bool = False
+    unread_ratings: bool = False
     shape: tuple[int, int] | None = None
     user_names: npt.NDArray[Any] | None = None
 

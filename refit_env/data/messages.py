@@ -45,6 +45,8 @@ def listed(names: Iterable[str], length: int = 8) -> str:
     Example:
         >>> listed(["user", "item"]), listed(map(str, range(100)), 3)
         ('user, item', '0, 1, 2, ...')
+        >>> listed(["", "user"])  # an index without a name
+        "'', user"
         >>> print(listed(["with\na line end"]))
         'with\na line end'
     """
@@ -52,7 +54,7 @@ def listed(names: Iterable[str], length: int = 8) -> str:
     for name in names:
         if len(texts) == length:
             return ", ".join([*texts, "..."])
-        begin = name[:40] if name[:40].isprintable() else repr(name[:40])
+        begin = name[:40] if name[:40].strip() and name[:40].isprintable() else repr(name[:40])
         texts.append(begin if len(name) <= 40 else f"{begin}...")
     return ", ".join(texts)
 

@@ -110,6 +110,8 @@ def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any
     """Read, filter, number, split and check; ``about`` is stored with the recipe."""
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, low, steps, notes = _filtered(source, recipe)
+    if not about:  # a named recipe is a paper's own choice
+        notes = (*notes, *_unfiltered(rows, recipe))
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     parts = _split(source, numbered, recipe)
@@ -204,8 +206,19 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, RawRows | None, St
         equal = user_rows == item_rows
         steps.note(f"{user_rows}-core" if equal else f"users >= {user_rows}, items >= {item_rows}", rows)
     if not len(rows):
-        raise DataError(f"{source}: no rows are left; rows after each step: {steps.rows}")
+        left = ", ".join(f"{step} {count:,}" for step, count in steps.rows.items())
+        raise DataError(f"{source}: no rows are left; rows after each step: {left}")
     return rows, low, steps, notes
+
+
+def _unfiltered(rows: RawRows, recipe: Recipe) -> tuple[str, ...]:
+    """Return a note for the report if the files have ratings and no option uses them."""
+    if recipe.least_rating is not None or "rating" in recipe.columns:
+        return ()
+    if rows.ratings is None and not rows.unread_ratings:
+        return ()
+    option = spelled("min_rating", "4", "4")
+    return (f"ratings are not used: rows with low ratings are interactions, too; {option} keeps those >= 4",)
 
 
 def _check_counts(entry: Source, data: Dataset, source: Path) -> None:
@@ -305,8 +318,8 @@ def _check_parts(source: Path, parts: Parts, recipe: Recipe) -> None:
         if not len(part) and recipe.split in ("random", "time"):
             option = spelled(f"{split}_share", f"{share:g}", f"{share:g}")
             raise DataError(
-                f"{source}: the {split} split is empty: no user has rows enough for {option}, a share of "
-                "each user's rows, rounded. A larger share, or users with more rows, fill it"
+                f"{source}: the {split} split is empty: no user has enough rows for {option}, a share of "
+                "each user's rows, rounded; use a larger share, or users with more rows"
             )
 
 

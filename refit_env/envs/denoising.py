@@ -273,7 +273,7 @@ def choose_user(
     problem: DenoisingProblem, rng: np.random.Generator, options: Mapping[str, Any] | None
 ) -> int:
     """Return the user that the options name, or a drawn one."""
-    options = options or {}
+    options = as_options(options)
     for name in options:
         if name not in USER_OPTIONS:
             raise unknown_name("reset option", name, USER_OPTIONS)
@@ -283,6 +283,13 @@ def choose_user(
     if options.get("user") is not None:
         return problem.check_user(options["user"])
     return int(problem.draw_users([rng])[0])
+
+
+def as_options(options: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the options of ``reset`` as a mapping; raise a TypeError where they are none."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"reset options must be a mapping such as {{'user': 3}}, found {options!r}")
+    return options or {}
 
 
 def check_one_user(options: Mapping[str, Any]) -> None:
@@ -304,9 +311,12 @@ def as_numbers(action: Any, shape: tuple[int, ...]) -> FloatArray:
         ValueError: if it is none.
     """
     try:
-        array = np.asarray(action, dtype=np.float32)
+        array = np.asarray(action)
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        array = array.astype(np.float32, copy=False)
     except (TypeError, ValueError) as error:
-        text = repr(action)
+        text = " ".join(repr(action).split())
         shown = text if len(text) <= 80 else f"{text[:77]}..."
         raise ValueError(f"action {shown} is not an array of shape {shape}: {error}") from error
     if array.shape != shape:

@@ -27,6 +27,7 @@ from refit_env.envs.denoising import (
     METADATA,
     USER_OPTIONS,
     as_numbers,
+    as_options,
     check_render_mode,
     make_spaces,
     refuse_nonfinite,
@@ -186,7 +187,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if self.backend == "torch":
             check_tensor_wrappers(self, self.device.type == "cpu")
-        options = options or {}
+        options = as_options(options)
         for name in options:
             if name not in ("reset_mask", *USER_OPTIONS):
                 raise unknown_name("reset option", name, ["reset_mask", *USER_OPTIONS])

@@ -17,6 +17,7 @@ from refit_env.envs.backend import BACKENDS, Bools, Ints
 from refit_env.envs.denoising import check_one_user
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.errors import unknown_name
+from refit_env.utils.devices import usable_device
 
 
 def check_arguments(num_envs: Any, backend: str, device: str) -> None:
@@ -25,8 +26,9 @@ def check_arguments(num_envs: Any, backend: str, device: str) -> None:
         raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
-    if backend == "numpy" and torch.device(device).type != "cpu":
+    if backend == "numpy" and str(device).partition(":")[0] != "cpu":
         raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays are on the CPU")
+    usable_device(device)
 
 
 def resolve_autoreset(mode: str | AutoresetMode) -> AutoresetMode:

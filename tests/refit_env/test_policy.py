@@ -73,6 +73,18 @@ def test_a_step_for_each_row_equals_one_for_all() -> None:
     assert p.step_std(t).shape == (4, 1)
 
 
+@pytest.mark.parametrize("t", [-1, 4])
+def test_a_step_beyond_the_chain_is_refused(t: int) -> None:
+    p, u = policy(), torch.rand(2, 12)
+    refused = pytest.raises(ValueError, match=rf"t={t} must lie in 0\.\.3, the steps of this policy's chain")
+    with refused:
+        p.mean(u, t)
+    with refused:
+        p.step_std(t)
+    with refused:
+        p.act({"u": u.numpy(), "t": [[0], [t]]})
+
+
 def test_log_prob_is_the_normals() -> None:
     p, u = policy(), torch.rand(5, 12)
     for t in (0, 3):

@@ -108,6 +108,8 @@ def refuse_binary(path: Path) -> None:
     for magic, what in _MAGIC:
         if head.startswith(magic):
             raise DataError(f"{path}: expected text, found {what}")
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path}: UTF-16 text; save the file as UTF-8")
     if b"\0" in head:
         raise DataError(f"{path}: expected text, found binary data")
 

@@ -46,13 +46,23 @@ class ReadOptions:
 
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "user": ("user", "user_id", "userid", "uid", "user id", "session_id", "session"),
+    "user": ("user", "user_id", "userid", "uid", "session_id", "session"),
     "item": ("item", "item_id", "itemid", "iid", "movieid", "movie_id", "anime_id", "book_id", "product_id"),
     "rating": ("rating", "ratings", "score", "stars"),
     "timestamp": ("timestamp", "time", "unixtime", "ts", "date", "datetime"),
     "split": ("split",),
 }
-"""Role -> its usual column names, in lower case, for roles that ``columns`` does not name."""
+"""Role -> its usual column names, as ``_usual`` writes them, for roles that ``columns`` does not name."""
+
+
+def _usual(name: str) -> str:
+    """Return a column's name as ``ROLES`` writes it: lower case, with ``_`` for a space or a hyphen.
+
+    Example:
+        >>> _usual("Item ID"), _usual("user-id")
+        ('item_id', 'user_id')
+    """
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def read_csv(path: Path, options: ReadOptions) -> RawRows:
@@ -86,6 +96,7 @@ def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
         layout = replace(layout, kinds=tuple("date" if n == "timestamp" else k for n, k in kinds))
     columns, dropped = read_counting(path, layout)
     rows = as_rows(_with_splits(path, columns), unix=timed and not dated)
+    rows = replace(rows, unread_ratings="rating" in layout.names and "rating" not in columns)
     return replace(rows, dropped={"blanks": dropped}) if options.drop_blank else rows
 
 
@@ -140,9 +151,9 @@ def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str,
     for role, usual in ROLES.items():
         if role in chosen:
             continue
-        fitting = [n for n in header if n.lower() in usual and n not in out and n not in options.ignore]
+        fitting = [n for n in header if _usual(n) in usual and n not in out and n not in options.ignore]
         if fitting:
-            out[min(fitting, key=lambda name: usual.index(name.lower()))] = role
+            out[min(fitting, key=lambda name: usual.index(_usual(name)))] = role
     for role in ("user", "item"):
         if role not in out.values():
             raise DataError(

@@ -95,6 +95,14 @@ def test_what_cannot_be_read_is_the_commands_own_mistake(
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_a_mistyped_name_of_an_own_set_gets_a_suggestion(
+    own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REFIT_DATA_HOME", str(own_data.parent))
+    assert main(["pretrain", "--data", "shp", "--out", str(tmp_path / "rl")]) == 2
+    assert "nor such a set in the data homes. Did you mean 'shop'?" in capsys.readouterr().err
+
+
 def test_names_among_words() -> None:
     assert named(["--agent.learning-rate=1"], "learning_rate") and named(["-h"])
     assert not named(["--data", "learning-rate"], "learning_rate")

@@ -41,7 +41,8 @@ def test_mistakes(
     assert main(["evaluate", "--run", str(tmp_path / "gone")]) == 2
     assert "no run folder" in capsys.readouterr().err
     assert main(["evaluate", "--run", str(pretrained), "--data", str(own_data)]) == 2
-    assert "the policy ranks" in capsys.readouterr().err  # another catalogue
+    err = capsys.readouterr().err  # another catalogue
+    assert "the policy ranks 400 items of 'synthetic', data set" in err and "--new-data' carries" in err
     (tmp_path / "config.json").write_text((pretrained / "config.json").read_text())
     (tmp_path / "policy.safetensors").write_bytes((pretrained / "policy.safetensors").read_bytes()[:1000])
     assert main(["evaluate", "--run", str(tmp_path)]) == 2

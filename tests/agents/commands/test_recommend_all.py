@@ -105,6 +105,10 @@ def test_batches_are_made_one_at_a_time(shop: Any, monkeypatch: pytest.MonkeyPat
     [
         ([], "--all-users needs --out FILE"),
         (
+            ["--out", "{0}.csv"],
+            "lists.parquet.csv: the file is Parquet; let its name end so, as lists.parquet",
+        ),
+        (
             ["--out", "{0}", "--user", "user-07"],
             "writes the lists of all users; leave --user out",
         ),

@@ -237,6 +237,18 @@ def test_the_command_writes_a_program_and_prints_what_it_is(
     assert "wrote" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "usual"), [("m.pt2", "onnx", "torch"), ("m.onnx", "torch", "onnx")]
+)
+def test_a_name_that_stands_for_another_format_is_refused(
+    run: Path, tmp_path: Path, name: str, format: str, usual: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--run", str(run), "--format", format, "--out", str(tmp_path / name)]) == 2
+    err = capsys.readouterr().err
+    assert f"{name}: the name is that of --format {usual}, but --format is {format}" in err
+    assert not list(tmp_path.iterdir())
+
+
 @onnx_extra
 def test_a_folder_for_triton(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnxruntime

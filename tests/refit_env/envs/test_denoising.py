@@ -25,6 +25,7 @@ from refit_env.backbones import backbone_class
 from refit_env.data import synthesize
 from refit_env.envs import DenoisingEnv
 from refit_env.envs.config import ProblemConfig
+from refit_env.envs.denoising import as_numbers
 
 ALLOWED_WARNINGS = (
     # both checkers, of every Box that is not [-1, 1]: ours holds the vectors of the chain themselves
@@ -373,6 +374,9 @@ def test_users_without_anything_relevant_are_refused(tmp_path: Path) -> None:
 def test_unknown_options_are_refused(synthetic: Any) -> None:
     with pytest.raises(ValueError, match=r"unknown reset option 'users'\. Did you mean 'user'"):
         synthetic.make().reset(options={"users": 3})
+    for envs in (synthetic.make(), synthetic.make_vec(2)):
+        with pytest.raises(TypeError, match=r"reset options must be a mapping such as .*, found 5"):
+            envs.reset(options=5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -397,6 +401,13 @@ def test_actions_of_a_wrong_shape_are_refused(synthetic: Any, action: Any) -> No
     env.reset(seed=0)
     with pytest.raises(ValueError, match=rf"(expected|not an array of shape) \({env.problem.dim},\)"):
         env.step(action)
+
+
+@pytest.mark.parametrize("action", [np.ones(5, np.complex64), np.array(["a\nb"] * 5)])
+def test_actions_of_a_wrong_type_are_refused_by_one_line(action: Any) -> None:
+    with pytest.raises(ValueError, match=r"^action array.* is not an array of shape .*") as caught:
+        as_numbers(action, (5,))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_refused_action_leaves_the_episode_as_it_was(synthetic: Any) -> None:

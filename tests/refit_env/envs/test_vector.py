@@ -341,6 +341,7 @@ def test_batched_spaces_hold_what_is_returned(synthetic: Any) -> None:
         ),
         ({"backend": "torhc"}, r"unknown backend 'torhc'\. Did you mean 'torch'"),
         ({"device": "cuda"}, "needs backend='torch'"),
+        ({"device": "cpuu", "backend": "torch"}, r"device must be one that torch .* found 'cpuu'"),
         ({"num_envs": 0}, "num_envs=0"),
         ({"autoreset_mode": "NextStep"}, "transition without meaning"),
         ({"autoreset_mode": AutoresetMode.NEXT_STEP}, "transition without meaning"),

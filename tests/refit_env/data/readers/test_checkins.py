@@ -63,7 +63,7 @@ BAD_TSMC = [
     (NYC.replace("4a43c0aef964a520c6a61fe3", " "), "line 2: item is empty"),
     (NYC.replace("\t", ","), r"line 1: .*Separated by ','\?"),
     ("", "the file is empty"),
-    (NYC.encode("utf-16"), "binary data"),
+    (NYC.encode("utf-16"), "UTF-16 text; save the file as UTF-8"),
 ]
 
 

@@ -35,6 +35,32 @@ def test_a_faulty_rating_that_is_not_used_is_ignored(blank: str, write: Write) -
             prepare("shop", path, recipe)
 
 
+@pytest.mark.parametrize("header", ["User ID,Item ID,Date", "user-id,ITEM-ID,Time", " userId, itemId,ts"])
+def test_usual_names_may_have_spaces_hyphens_and_capitals(header: str, write: Write) -> None:
+    rows = read_rows(write("log.csv", f"{header}\n1,2,2020-01-02\n"), "csv")
+    assert rows.users.tolist() == [1] and rows.items.tolist() == [2] and rows.timestamps is not None
+
+
+def test_a_column_without_a_name_is_listed_as_empty_quotes(write: Write) -> None:
+    with pytest.raises(DataError, match=r"which column is the user\? It has '', item;"):
+        read_rows(write("log.csv", ",item\n1,2\n"), "csv")
+
+
+def test_ratings_that_no_option_uses_are_reported(write: Write) -> None:
+    path = write("ratings.csv", whole("4"))
+    with as_options():
+        notes = prepare("shop", path).meta["preparation"]["notes"]
+    assert notes == [
+        "ratings are not used: rows with low ratings are interactions, too; --min-rating 4 keeps those >= 4"
+    ]
+    text = "".join(f"{n % 5}\t{n}\t4\t{1_500_000_000 + n}\n" for n in range(100))
+    data = write("u.data", text)
+    assert "min_rating=4 keeps" in prepare("shop", data).meta["preparation"]["notes"][0]
+    used = (Recipe(min_rating=1), Recipe(columns={"rating": "rating"}), Recipe(ignore=("rating",)))
+    for recipe in used:
+        assert "notes" not in prepare("shop", path, recipe).meta["preparation"]
+
+
 def test_a_column_can_be_ignored(write: Write) -> None:
     path = write("log.csv", "user,item,time,ts\n1,2,,soon\n2,3,1500000000,\n")
     with pytest.raises(DataError, match=r"line 2: timestamp is empty; drop_blank=True drops .*, ignore"):
