@@ -36,8 +36,9 @@ from agents.training.trained import CURVE, Trained
 from refit_env.backbones import backbone_class
 from refit_env.data import Dataset
 from refit_env.policy import DiffusionPolicy
-from refit_env.rewards import ModelReward, make_relevance, make_reward, models_in
+from refit_env.rewards import ModelReward, RewardContext, make_relevance, models_in
 from refit_env.rewards.base import weighted_sum
+from refit_env.rewards.registry import reward_in
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -147,10 +148,11 @@ def _sb3(job: Job, dataset: Dataset) -> Made:
 def _reward_model(job: Job, dataset: Dataset) -> Made:
     """The model whose scores the reward is, or several, as recommenders: they are shown all train items."""
     data, start = dataset.episodes, time.perf_counter()
-    kwargs, reward = job.env.get("reward_kwargs") or {}, job.env["reward"]
+    settings, reward = job.env.get("reward_kwargs"), job.env["reward"]
     spec = {name: 1.0 if isinstance(reward, str) else reward[name] for name in models_in(reward)}
     relevance = make_relevance("train", data)
-    parts = make_reward(spec, data, relevance, device=job.device, model=job.parent, **kwargs).parts()
+    context = RewardContext(data, relevance, device=job.device, model=job.parent)
+    parts = reward_in(context, spec, settings).parts()
     models = [(part, weight) for part, weight in parts if isinstance(part, ModelReward)]
 
     def score(users: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,8 @@ from refit_env.envs.vector import DenoisingVectorEnv
 from refit_env.evaluation.metrics import ndcg_at_k, top_k
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
-from refit_env.rewards import Reward, make_reward
-from refit_env.rewards.registry import RewardSpec
+from refit_env.rewards import Reward, RewardContext
+from refit_env.rewards.registry import RewardSpec, reward_in
 
 SCALES = (0.5, 1.0, 2.0, 4.0)
 """Standard deviations of the perturbations, in units of the exploration's."""
@@ -79,16 +79,11 @@ class Episodes:
             ValueError: if the data or the relevance do not allow it.
         """
         problem, config = self.problem, self.problem.config
-        return make_reward(
-            spec,
-            problem.dataset,
-            problem.relevance,
-            k=problem.reward_fn.k,
-            device=self.scores.device,
-            model=config.checkpoint,
-            other_data=config.other_data,
-            **(settings or {}),
+        k, device = problem.reward_fn.k, self.scores.device
+        context = RewardContext(
+            problem.dataset, problem.relevance, k, device, config.checkpoint, config.other_data
         )
+        return reward_in(context, spec, settings)
 
 
 def make_env(

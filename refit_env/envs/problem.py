@@ -19,7 +19,8 @@ from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
 from refit_env.envs.keys import files_of, frozen
 from refit_env.envs.score_model import Scorer, make_scorer
-from refit_env.rewards import Relevance, Reward, RewardResult, make_relevance, make_reward
+from refit_env.rewards import Relevance, Reward, RewardContext, RewardResult, make_relevance
+from refit_env.rewards.registry import reward_in
 
 SHARED = 8
 """Problems that are cached for the next environment with the same arguments."""
@@ -272,16 +273,9 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     with settings_in("relevance_kwargs", config.relevance_kwargs):
         relevance = make_relevance(mode, dataset, **relevance_settings(config))
     with settings_in("reward_kwargs", config.reward_kwargs):
-        reward = make_reward(
-            config.reward,
-            dataset,
-            relevance,
-            k=min(config.k, dataset.num_items) if config.k == USUAL_K else config.k,
-            device=device,
-            model=config.checkpoint,
-            other_data=config.other_data,
-            **(config.reward_kwargs or {}),
-        )
+        k = min(config.k, dataset.num_items) if config.k == USUAL_K else config.k
+        context = RewardContext(dataset, relevance, k, device, config.checkpoint, config.other_data)
+        reward = reward_in(context, config.reward, config.reward_kwargs)
     seen = dataset.showing(relevance.visible)
     scorer = make_scorer(config, whole, seen, device)
     longest = scorer.diffusion.num_steps

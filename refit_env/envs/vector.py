@@ -187,14 +187,14 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         if self.backend == "torch":
             check_tensor_wrappers(self, self.device.type == "cpu")
-        options = as_options(options)
-        for name in options:
+        named = as_options(options)
+        for name in named:
             if name not in ("reset_mask", *USER_OPTIONS):
                 raise unknown_name("reset option", name, ["reset_mask", *USER_OPTIONS])
         begun = self._u.numel() > 0
-        chosen = read_mask(options.get("reset_mask"), self.num_envs, begun)  # (N,)
+        chosen = read_mask(named.get("reset_mask"), self.num_envs, begun)  # (N,)
         where = np.flatnonzero(chosen)  # (n,)
-        users = read_users(options, where, self.num_envs, self.problem)
+        users = read_users(named, where, self.num_envs, self.problem)
         if seed is not None:
             self._generators.seed(seed, where)
         self._begin(where, users)

@@ -206,6 +206,11 @@ class ListReward(Reward):
     def __init__(self, context: RewardContext, discount: Tensor, weights: Mapping[str, float]) -> None:
         """Set the discount (K,) and the terms' weights."""
         super().__init__(context)
+        if discount.shape != (context.k,):
+            raise ValueError(
+                f"{type(self).__name__}: discount of shape {tuple(discount.shape)}, expected ({context.k},): "
+                "a weight for each rank"
+            )
         self.discount = discount.to(context.device)
         self.weights = dict(weights)
         self.term_names = tuple(weights)
@@ -218,12 +223,29 @@ class ListReward(Reward):
         """By term, (B, K) float32: the gains of the lists' items; subclasses may avoid (B, I) gains."""
         # A user's episodes are consecutive.
         some, index = torch.unique_consecutive(users, return_inverse=True)
-        return {name: gain[index[:, None], lists] for name, gain in self.term_gains(some).items()}
+        return {name: gain[index[:, None], lists] for name, gain in self._checked_gains(some).items()}
+
+    def _checked_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """Return ``term_gains``; raise a ValueError for a term without a weight, or a wrong shape."""
+        gains = self.term_gains(users)
+        shape = (users.numel(), self.context.num_items)
+        for name, gain in gains.items():
+            if name not in self.weights:
+                raise ValueError(
+                    f"{type(self).__name__}: term_gains returned the term {name!r}, which has no weight; the "
+                    f"weights are of {', '.join(self.weights)}"
+                )
+            if gain.shape != shape:
+                raise ValueError(
+                    f"{type(self).__name__}: term_gains returned shape {tuple(gain.shape)} for {name!r}, "
+                    f"expected {shape}: a gain for each user and item"
+                )
+        return gains
 
     def gains(self, users: Tensor) -> Tensor:
         """(B, I) float32: the gain of each item, summed over the weighted terms."""
         out = torch.zeros(users.numel(), self.context.num_items, device=self.context.device)
-        for name, gain in self.term_gains(users).items():
+        for name, gain in self._checked_gains(users).items():
             out.add_(gain, alpha=self.weights[name])
         return out
 

@@ -241,12 +241,20 @@ def make_reward(
             ...
         ValueError: unknown reward 'rac'. Did you mean 'racs'? Known: ...
     """
-    context = RewardContext(dataset, relevance, k, device, model, other_data)
+    return reward_in(RewardContext(dataset, relevance, k, device, model, other_data), spec, kwargs)
+
+
+def reward_in(context: RewardContext, spec: RewardSpec, settings: Mapping[str, Any] | None = None) -> Reward:
+    """Make a reward of a context as ``make_reward`` does, with settings that a user named.
+
+    Here a setting may have the name of an argument of ``make_reward``, such as ``k``.
+    """
+    settings = settings or {}
     if isinstance(spec, str):
-        return _make(spec, context, kwargs)
+        return _make(spec, context, settings)
     if isinstance(spec, Mapping):
-        return _make_mix(spec, context, kwargs)
-    for key in kwargs:
+        return _make_mix(spec, context, settings)
+    for key in settings:
         raise unknown_setting(key, "a function as reward", [])
     return _own(spec, context)
 
@@ -275,7 +283,10 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
             check_setting(key, value, allowed[key])
         if is_place(name) and not inspect.isclass(user_reward(name)):
             return CallableReward(context, user_reward(name))
-        return reward_class(name)(context, **kwargs)
+        made = reward_class(name)(context, **kwargs)
+        if not hasattr(made, "context"):
+            raise TypeError(f"reward {name!r}: its constructor must call super().__init__(context, ...)")
+        return made
     except SettingError as error:
         if error.setting not in allowed:
             raise

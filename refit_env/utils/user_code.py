@@ -80,12 +80,20 @@ def object_at(kind: str, name: str, suitable: Callable[[ModuleType], list[str]],
         ValueError: if there is no such file, module or name, or it cannot be imported. The message is one
             line that names what was passed.
     """
-    where, _, inner = name.rpartition(":")
+    where, inner = _parts(kind, name)
     module = _module(kind, name, where)
     if not hasattr(module, inner):
         hint = did_you_mean(inner, suitable(module))
         raise ValueError(f"{kind} {name!r}: {where} has no {what} {inner!r}.{hint}")
     return getattr(module, inner)
+
+
+def _parts(kind: str, name: str) -> tuple[str, str]:
+    """Return the file or module of a place, and the name in it; raise a ValueError if one is missing."""
+    where, _, inner = name.rpartition(":")
+    if not where or not inner:
+        raise ValueError(f"{kind} {name!r} should read FILE.py:NAME or package.module:NAME")
+    return where, inner
 
 
 def classes_in(module: ModuleType, base: type) -> list[str]:
@@ -109,7 +117,7 @@ def source_of(kind: str, name: str) -> Source | None:
     """
     if not is_place(name):
         return None
-    where = name.rpartition(":")[0]
+    where, _ = _parts(kind, name)
     path = Path(where).resolve() if where.endswith(".py") else _file_of_module(where)
     if path is None or not path.is_file():
         thing = "file" if where.endswith(".py") else "module"

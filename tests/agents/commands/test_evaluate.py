@@ -68,6 +68,11 @@ def test_lists_are_re_ranked(pretrained: Path, capsys: pytest.CaptureFixture[str
         (["--rerank", "mrm"], "unknown re-ranker 'mrm'. Did you mean 'mmr'?"),
         (["--rerank", "mmr", "--rerank-options", "strenght=1"], "--rerank-options strenght is no setting of"),
         (["--rerank", "mmr", "--rerank-options", "strength=-1"], "--rerank-options strength must be >= 0"),
+        (["--rerank", "mmr", "--rerank-options", "split=test"], "--rerank-options split is no setting of"),
+        (
+            ["--rerank", "mmr", "--rerank-options", "k=3"],
+            "--rerank-options k is no setting of re-ranker 'mmr'",
+        ),
         (["--rerank-options", "strength=1"], "--rerank-options needs --rerank NAME"),
     ],
 )

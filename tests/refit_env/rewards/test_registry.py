@@ -15,6 +15,7 @@ from torch import Tensor
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError
 from refit_env.rewards import (
+    ListReward,
     Reward,
     RewardContext,
     make_relevance,
@@ -168,6 +169,36 @@ def test_a_registered_reward_is_known_with_its_settings(make: Callable[..., Rewa
         register_reward("mean_score")(MeanScore)
     with pytest.raises(TypeError, match="subclass"):
         register_reward("other")(dict)  # type: ignore[type-var]
+
+
+class Wrong(ListReward):
+    """A list reward with one fault."""
+
+    def __init__(self, context: RewardContext, *, fault: str = "") -> None:
+        self.fault = fault
+        if fault != "base":
+            ranks = 1 if fault == "discount" else context.k
+            super().__init__(context, torch.ones(ranks), {"hits": 1.0})
+
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        items = 2 if self.fault == "gains" else self.context.num_items
+        return {"hit" if self.fault == "term" else "hits": torch.ones(len(users), items)}
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("base", r"reward 'wrong': its constructor must call super\(\)\.__init__\(context, \.\.\.\)"),
+        ("discount", r"Wrong: discount of shape \(1,\), expected \([0-9]+,\): a weight for each rank"),
+        ("gains", r"Wrong: term_gains returned shape \(3, 2\) for 'hits', expected \(3, [0-9]+\)"),
+        ("term", "Wrong: term_gains returned the term 'hit', which has no weight; the weights are of hits"),
+    ],
+)
+@pytest.mark.usefixtures("names")
+def test_faults_of_a_users_class_are_named(make: Callable[..., Reward], fault: str, message: str) -> None:
+    register_reward("wrong")(Wrong)
+    with pytest.raises((TypeError, ValueError), match=message):
+        make("wrong", fault=fault)(SCORES, USERS)
 
 
 def test_a_users_function(make: Callable[..., Reward]) -> None:
