@@ -21,7 +21,7 @@ WRITERS: dict[str, Callable[[RankingGraph, Path, Description], None]] = {
 }
 """Values of ``--format``."""
 ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
-"""Ending of a file's name -> the format that it stands for."""
+"""Ending of a file's name -> the format of such files."""
 
 
 def run(command: Export) -> int:

@@ -240,7 +240,7 @@ def test_the_command_writes_a_program_and_prints_what_it_is(
 @pytest.mark.parametrize(
     ("name", "format", "usual"), [("m.pt2", "onnx", "torch"), ("m.onnx", "torch", "onnx")]
 )
-def test_a_name_that_stands_for_another_format_is_refused(
+def test_a_name_of_another_format_is_refused(
     run: Path, tmp_path: Path, name: str, format: str, usual: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", "--run", str(run), "--format", format, "--out", str(tmp_path / name)]) == 2
