@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from agents.algorithms.registry import algorithm
@@ -29,6 +30,7 @@ from agents.experiments.training import (
 from agents.hyperparams.sb3 import SB3Settings
 from agents.reward_checks.properties import reward_spread
 from agents.runs.profiling import measure
+from agents.training.closed_form import is_closed_form
 from agents.training.config import TrainerConfig
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import PretrainResult
@@ -64,8 +66,15 @@ Made = tuple[Trained, DiffusionPolicy | None, Dataset]
 
 
 def _pretrain(job: Job, dataset: Dataset) -> Made:
-    """Train a backbone from scratch."""
+    """Train a backbone from scratch; with ``refit``, fit a closed form to train and validation items."""
     model, config = job.model, _of(PretrainConfig, job)
+    if job.variant.refit:
+        if not is_closed_form(model.backbone):
+            raise ValueError(
+                f"{job.variant.key}: refit is for baselines and closed forms, not for "
+                f"{model.backbone!r}, whose training validation stops"
+            )
+        dataset = dataset.learning_validation_of(np.arange(dataset.num_users))
     policy, result = pretrained(
         job.env_id,
         config,
@@ -75,6 +84,7 @@ def _pretrain(job: Job, dataset: Dataset) -> Made:
         options=model.options,
         num_steps=model.num_steps,
         device=job.device,
+        dataset=dataset,
     )
     return _by_loss(policy, result, dataset), policy, dataset
 

@@ -234,7 +234,7 @@ def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:
     """What one variant adds to what decides a result."""
     out: dict[str, Any] = {"make": variant.make, "settings": settings_of(variant, model, place)}
     if variant.make == PRETRAIN:
-        return out
+        return out | ({"refit": True} if variant.refit else {})
     out |= {"parent": variant.parent}
     env = env_of(variant, model)
     if variant.make == CONTINUE:

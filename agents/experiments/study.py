@@ -204,8 +204,9 @@ def _variants_there(value: Any, study: Study, where: str) -> tuple[Variant, ...]
                 raise DataError(f"{where}, {variant.key}: {need!r}, which it needs, must come before it")
         if not variant.parent and variant.make not in (PRETRAIN, BASELINE):
             raise DataError(f"{where}, {variant.key}: parent must name the variant that it begins from")
-        if variant.refit and (variant.make != BASELINE or study.split == "valid"):
-            raise DataError(f"{where}, {variant.key}: refit is for baselines that are measured on test")
+        if variant.refit and (variant.make not in (BASELINE, PRETRAIN) or study.split == "valid"):
+            what = "refit is for baselines and closed forms that are measured on test"
+            raise DataError(f"{where}, {variant.key}: {what}")
         before.add(variant.key)
     return variants
 

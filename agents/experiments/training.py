@@ -53,13 +53,14 @@ def pretrained(
     options: Mapping[str, Any] | None = None,
     num_steps: int | None = None,
     device: str = "cpu",
+    dataset: Dataset | None = None,
 ) -> tuple[DiffusionPolicy, PretrainResult]:
     """A backbone, trained from scratch; the chain is respaced.
 
     A closed form is fitted with ``options`` as they are, without a search.
 
     Args:
-        env_id: gives the data.
+        env_id: gives the data, the backbone and T.
         config: of training.
         seed: of the initial weights, the batches and the noise.
         backbone: the environment's own if None.
@@ -67,8 +68,9 @@ def pretrained(
         options: changes to that configuration.
         num_steps: T of the chain; the environment's if None.
         device: ``"cpu"``, ``"cuda"`` ...
+        dataset: the data; None loads those of the environment.
     """
-    row, dataset = entry(env_id), data_of(env_id)
+    row, dataset = entry(env_id), data_of(env_id) if dataset is None else dataset
     steps, name = num_steps or row.num_steps, backbone or row.backbone
     if is_closed_form(name):
         begin = time.perf_counter()

@@ -20,6 +20,7 @@ from agents.experiments.report import find, report
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import Variant
 from agents.experiments.study import Study, read_study
+from agents.training.closed_form_search import fitted_policy
 from agents.training.pretrainer import pretrain
 from refit_env.data import Dataset, load_dataset
 from refit_env.errors import DataError
@@ -211,3 +212,23 @@ def test_a_parent_without_values_of_single_users_is_named(finished: Path, tiny: 
     cell = plan(tiny, finished, variants=["reinforce"])[-1]
     with pytest.raises(DataError, match="pretrained_seed0 holds no ndcg@20 of single users"):
         do_cell(cell, finished)
+
+
+def test_a_closed_form_is_refitted_to_train_and_validation_items_and_a_network_is_not(
+    tiny: Study, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    start = Variant("start", "start", "pretrain")
+    again = replace(start, key="refitted", refit=True)
+    study = replace(with_model(tiny, backbone="linear", options={"l2": 20.0}), variants=(start, again))
+    records = tmp_path / "tiny.jsonl"
+    run(study, records, env_ids=[ENV])
+    first, refitted = found(records, "start"), found(records, "refitted")
+    assert refitted["settings"]["refitted"]["refit"] and "refit" not in first["settings"]["start"]
+    dataset = load_dataset("synthetic")
+    joined = dataset.learning_validation_of(np.arange(dataset.num_users))
+    policy = fitted_policy(joined, "linear", {"l2": 20.0}, 4, torch.device("cpu"))
+    wanted = evaluate(policy.scorer(joined), joined, "test").means()
+    assert refitted["test"]["ndcg@20"] == pytest.approx(wanted["ndcg@20"], abs=1e-4)
+    assert refitted["test"] != first["test"] and "valid" not in refitted
+    with pytest.raises(Exception, match="refit is for baselines and closed forms, not for 'diffrec'"):
+        run(replace(tiny, variants=(again,)), tmp_path / "other.jsonl", env_ids=[ENV])

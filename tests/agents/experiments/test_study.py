@@ -81,7 +81,11 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
         ("# A study", "figure: 3", "figure must be true or false"),
         ("start: {make: pretrain}", "../x: {make: pretrain}", "a name has letters, digits"),
         ("v0:", "v0: {models: {../x: {}}}", "a name has letters, digits"),
-        ("algorithm: reinforce", "algorithm: reinforce, refit: true", "refit is for baselines"),
+        (
+            "algorithm: reinforce",
+            "algorithm: reinforce, refit: true",
+            "refit is for baselines and closed forms",
+        ),
         ("v0:", "v0: {seed: 3}", "unknown setting 'seed'. Did you mean 'seeds'"),
         ("v0:", "v0: {variants: [strat]}", "unknown variant 'strat'. Did you mean 'start'"),
         ("  start: {make: pretrain}\n", "", "variants, rl: unknown variant 'start'"),

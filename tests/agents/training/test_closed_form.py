@@ -152,3 +152,36 @@ def test_a_neighbourhood_alone_is_item_knn(data: Dataset) -> None:
     expected = fit_baseline(data, "item-knn", settings)[0](torch.arange(data.num_users))
     found = scores_by(data, "linear", neighborhood=1.0, **near)
     torch.testing.assert_close(found, expected / expected.norm(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_a_factorisation_alone_is_ials(data: Dataset, name: str) -> None:
+    settings = {"embedding": 6, "unobserved": 0.2}
+    expected = fit_baseline(data, "ials", {"l2": 0.3, **settings})[0](torch.arange(data.num_users))
+    found = scores_by(data, name, factorization=1.0, factorization_l2=0.3, **settings)
+    torch.testing.assert_close(found, expected / expected.norm(), atol=1e-4, rtol=0)  # one half step more
+
+
+def test_settings_of_a_term_are_tried_with_the_term_alone_and_the_neighbourhood_without_it() -> None:
+    """A factorisation and a regression on nearest items that improve are chosen, with settings of theirs."""
+    tried: list[dict[str, object]] = []
+
+    class Counted(Trials):
+        def value(self, settings: dict[str, object]) -> float:
+            tried.append(settings)
+            own = {"factorization": settings["embedding"] == 32, "regression": settings["regressors"] == 50}
+            return sum(float(settings[name]) * (1.0 + better) for name, better in own.items())  # type: ignore[arg-type]
+
+        def error_of(self, settings: dict[str, object], other: dict[str, object]) -> float:
+            return 0.0
+
+    small = synthesize(num_users=40, num_items=30)
+    trials = Counted(small, "spectral", 1, selecting_rule("ndcg@20", small), torch.device("cpu"), None, [])
+    chosen = search_settings(trials, {"targets": "row", "recency": "none"})
+    assert (chosen["factorization"], chosen["embedding"]) == (0.8, 32)
+    assert (chosen["regression"], chosen["regressors"]) == (0.9, 50)
+    for settings in tried:
+        if settings["neighborhood"] == 1.0:
+            assert not settings["factorization"] and not settings["regression"]
+        elif not settings["factorization"]:
+            assert (settings["embedding"], settings["unobserved"]) == (64, 0.1)
