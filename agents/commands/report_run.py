@@ -59,7 +59,8 @@ def run(command: Report) -> int:
             say(f"{one['run']}: {note}", stderr=True)
     if size > LARGEST:
         say(f"{path} has {size / 1e6:.1f} MB; a smaller --explore makes it smaller", stderr=True)
-    say(" ".join(one["result"] for one in found))
+    for one in found:
+        say(one["result"] if len(found) == 1 else f"{one['run']}: {one['result']}")
     say(f"{path} ({size / 1e6:.2f} MB)")
     return 0
 

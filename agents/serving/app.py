@@ -154,6 +154,9 @@ def _problem(status: int) -> Callable[[Request, Exception], JSONResponse]:
 
 def _http_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if error.status_code == 400:  # raised where the body could not be decoded
+        wrong = isinstance(error.__cause__, UnicodeDecodeError)
+        return _line(f"the body is no JSON: {'it is not UTF-8 text' if wrong else 'it cannot be read'}", 400)
     out = _line(error.detail, error.status_code)
     out.headers.update(error.headers or {})
     return out

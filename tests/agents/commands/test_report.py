@@ -115,8 +115,11 @@ def test_json_says_what_was_written(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert one["finished"] and len(one["explored_users"]) == 5 and "NDCG@20" in one["result"]
 
 
-def test_runs_are_shown_side_by_side(run: Path, tmp_path: Path) -> None:
-    assert report(run, run.with_name("elbo"), "--out", tmp_path, "--device", "cpu") == 0
+def test_runs_are_shown_side_by_side(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = run.with_name("elbo")
+    assert report(run, other, "--out", tmp_path, "--device", "cpu") == 0
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert f"{run}: " in said and f"{other}: Test NDCG@20 is" in said
     page = Page(tmp_path / "report.html")
     ids = {attrs.get("id") for _, attrs in page.tags}
     assert {"overview", "run-1", "run-2", "run-1-explorer", "run-2-explorer"} <= ids
