@@ -8,8 +8,9 @@ Exit codes:
 
 - 0: done.
 - 1: a bug (with a traceback), a cell of a comparison that failed, or a reward that is not well formed.
-- 2: a mistake in the command, a wrong file, or a disk that is full or cannot be written; one line
-  says what would be right, and the files from before are unchanged (``REFIT_DEBUG=1`` shows the traceback).
+- 2: a mistake in the command, a wrong file, an error in a user's own code, or a disk that is full or cannot
+  be written; one line says what would be right, and the files from before are unchanged (``REFIT_DEBUG=1``
+  shows the traceback).
 - 130, 143, 129: ended by Ctrl-C, by SIGTERM or by a terminal that was closed (128 and the signal's number);
   training is saved first.
 """
@@ -97,13 +98,27 @@ def _reported(words: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if not is_user_error(error) or os.environ.get("REFIT_DEBUG"):
+        text = _in_one_line(error)
+        if text is None or os.environ.get("REFIT_DEBUG"):
             sys.stderr = sys.__stderr__
             raise
         from agents.console import complain
 
-        complain(str(error))
+        complain(text)
         return 2
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """What to print of an error instead of its traceback; None for a bug of this project."""
+    if is_user_error(error):
+        return str(error)
+    from refit_env.utils.user_code import users_line
+
+    place = users_line(error)
+    if place is None or not is_first():  # of the other processes only tracebacks are printed
+        return None
+    words = " ".join(str(error).split())[:300]
+    return f"{place}: {type(error).__name__}: {words}; REFIT_DEBUG=1 shows the traceback"
 
 
 def run_command(name: str, words: Sequence[str]) -> int:

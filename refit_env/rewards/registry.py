@@ -285,7 +285,7 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
             return CallableReward(context, user_reward(name))
         made = reward_class(name)(context, **kwargs)
         if not hasattr(made, "context"):
-            raise TypeError(f"reward {name!r}: its constructor must call super().__init__(context, ...)")
+            raise ValueError(f"reward {name!r}: its constructor must call super().__init__(context, ...)")
         return made
     except SettingError as error:
         if error.setting not in allowed:

@@ -163,6 +163,17 @@ def same_file(one: type, other: type) -> bool:
     return named_alike and files[0] is not None and files[0] == files[1]
 
 
+def users_line(error: BaseException) -> str | None:
+    """Return ``FILE line N``, the last line of a user's file that led to an error; None if there is none."""
+    found, place = None, error.__traceback__
+    while place is not None:
+        code = place.tb_frame
+        if str(code.f_globals.get("__name__", "")).startswith(OF_FILES):
+            found = f"{code.f_code.co_filename} line {place.tb_lineno}"
+        place = place.tb_next
+    return found
+
+
 def _file_of_module(where: str) -> Path | None:
     """Return the file of a dotted name, in the working folder or on the path; nothing is run."""
     path: list[str] | None = [str(Path.cwd()), *sys.path]

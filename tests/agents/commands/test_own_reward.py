@@ -188,6 +188,18 @@ def test_mistakes(
     assert message in err and err.count("\n") == 1 and not Path("run").exists()
 
 
+def test_an_error_in_the_file_is_one_line_with_its_place(
+    pretrained: Path, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("def broken(scores, users):\n    return {}['gain']\n")
+    assert main(words(pretrained, "my_reward.py:broken")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{file} line 2: KeyError: 'gain'; REFIT_DEBUG=1 shows the traceback" in error
+    monkeypatch.setenv("REFIT_DEBUG", "1")
+    with pytest.raises(KeyError, match="gain"):
+        main(words(pretrained, "my_reward.py:broken", "--overwrite"))
+
+
 def test_evaluate_measures_its_mean(pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(TEXT + "def seven(scores, users):\n    return 0 * scores[:, 0] + 7\n")
     command = ["evaluate", "--run", str(pretrained), "--json", "--device", "cpu"]
