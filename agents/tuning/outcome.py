@@ -59,12 +59,18 @@ def outcome_of(study: Study) -> Outcome:
             gains[role] = gain
             row = _beside(study.metric, test, theirs["test"])
             report["compared"][role] = _row(trial) | row | {"valid_gain": asdict(gain)}
-    report["verdict"] = verdict(best, start, floor, study.metric, gains)
+    tried = any(trial.stage == FINE_TUNING for trial in study.log.trials)
+    report["verdict"] = verdict(best, start, floor, study.metric, gains, tried)
     return Outcome(policy, report, _settings(study, best, start, floor))
 
 
 def verdict(
-    best: Trial, start: Trial | None, floor: Trial | None, metric: str, gains: Mapping[str, Gain]
+    best: Trial,
+    start: Trial | None,
+    floor: Trial | None,
+    metric: str,
+    gains: Mapping[str, Gain],
+    tried: bool = True,
 ) -> list[str]:
     """Return the choice of validation, in sentences.
 
@@ -74,6 +80,7 @@ def verdict(
         floor: the best baseline, if one was tried.
         metric: the validation metric that selects.
         gains: of the policy over ``start`` and ``baseline``.
+        tried: whether a fine-tuning was tried.
 
     Example:
         >>> policy, ease = Trial("closed form", "linear", {}, 0.25), Trial("baseline", "ease", {}, 0.26)
@@ -82,11 +89,15 @@ def verdict(
         The best policy is linear, a closed form: valid ndcg@20 0.2500.
         No fine-tuning was better than its start by more than two standard errors.
         A baseline wins, ease with 0.2600: the policy has -0.0100, standard error 0.0020. Use the baseline.
+        >>> verdict(policy, None, None, "ndcg@20", {}, tried=False)[1]
+        'No fine-tuning was tried: the time ended before. More --minutes give it some.'
     """
     kinds = {FINE_TUNING: "fine-tuned", NETWORK: "a network"}
     what = kinds.get(best.stage, "a closed form")
     lines = [f"The best policy is {best.name}, {what}: valid {metric} {best.value:.4f}."]
-    if start is None:
+    if start is None and not tried:
+        lines.append("No fine-tuning was tried: the time ended before. More --minutes give it some.")
+    elif start is None:
         lines.append("No fine-tuning was better than its start by more than two standard errors.")
     else:
         lines.append(f"Its start has {start.value:.4f} (the policy has {gains['start']}).")
