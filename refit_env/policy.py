@@ -169,9 +169,13 @@ class DiffusionPolicy(nn.Module):
         Raises:
             ValueError: if t is one number outside 0..T-1; a tensor is not checked.
         """
+        self._check_step(t)
+        return self.num_steps - 1 - t
+
+    def _check_step(self, t: int | Tensor) -> None:
+        """Raise a ValueError if t is one number outside 0..T-1; a tensor is not checked."""
         if not isinstance(t, Tensor) and not 0 <= t < self.num_steps:
             raise ValueError(f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain")
-        return self.num_steps - 1 - t
 
     def encode(self, context: Context) -> Condition | None:
         """Return the encoding of a context for all steps of a chain, with the graph of its weights."""
@@ -202,8 +206,8 @@ class DiffusionPolicy(nn.Module):
 
     def step_std(self, t: int | Tensor) -> Tensor:
         """Standard deviation at step t: a scalar tensor, or (B, 1) for t of shape (B,)."""
-        k = self.timestep(t)
-        return self.std[t].unsqueeze(-1) if isinstance(k, Tensor) else self.std[t]
+        self._check_step(t)
+        return self.std[t].unsqueeze(-1) if isinstance(t, Tensor) else self.std[t]
 
     def sample(
         self,
@@ -248,7 +252,7 @@ class DiffusionPolicy(nn.Module):
         context = None if history is None else history.view(len(u), -1)  # (B, C)
         first, last = int(t.min()), int(t.max())
         for place in (first, last):
-            self.timestep(place)  # refuses an episode that has ended
+            self._check_step(place)  # refuses an episode that has ended
         step: int | Tensor = first if first == last else t
         action: npt.NDArray[np.float32] = self.mean(u, step, context).cpu().numpy()  # (B, D)
         return action[0] if single else action

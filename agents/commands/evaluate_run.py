@@ -18,11 +18,11 @@ from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset, load_dataset
 from refit_env.envs.vector import DenoisingVectorEnv
-from refit_env.errors import SettingError, unknown_setting
+from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import beyond_names, means_of
 from refit_env.evaluation.catalogue import catalogue_of
 from refit_env.evaluation.ranking import ScoreFunction, evaluate
-from refit_env.evaluation.reranking import RERANKERS, option_names, reranked
+from refit_env.evaluation.reranking import reranked_with
 from refit_env.policy import DiffusionPolicy
 
 BATCH = 512
@@ -39,10 +39,7 @@ def _scores(
             raise SettingError("rerank_options", "needs --rerank NAME, the re-ranker that they are of")
         return policy.scorer(dataset), None
     try:
-        for name in options:
-            if command.rerank in RERANKERS and name not in (known := option_names(command.rerank)):
-                raise unknown_setting(name, f"re-ranker {command.rerank!r}", known)
-        found = reranked(command.rerank, policy.scorer(dataset), dataset, command.split, **options)
+        found = reranked_with(command.rerank, options, policy.scorer(dataset), dataset, command.split)
     except SettingError as error:
         raise SettingError("rerank_options", f"{error.setting} {error.fault}") from error
     return found, {"name": command.rerank, **options}

@@ -262,6 +262,23 @@ def reranked(
         >>> int(other(torch.tensor([0])).argmax()) != int(counts.argmax())
         True
     """
+    return reranked_with(name, options, score, dataset, split, users=users, k=k)
+
+
+def reranked_with(
+    name: str,
+    options: Mapping[str, Any],
+    score: ScoreFunction,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    users: npt.NDArray[np.int64] | None = None,
+    k: int | None = None,
+) -> ScoreFunction:
+    """Return the scores of a re-ranker as ``reranked`` does, with options that a user named.
+
+    Here an unknown option may have the name of an argument of ``reranked``, such as ``split``.
+    """
     if name not in RERANKERS:
         raise unknown_name("re-ranker", name, RERANKERS)
     known = option_names(name)
@@ -272,7 +289,7 @@ def reranked(
     data = dataset.episodes
     chosen = evaluated_users(data, split, users)
     length = max(list_lengths(data)) if k is None else k
-    return RERANKERS[name](Source(score, data, split, chosen, length), **{"strength": 1.0} | options)
+    return RERANKERS[name](Source(score, data, split, chosen, length), **{"strength": 1.0, **options})
 
 
 def option_names(name: str) -> list[str]:

@@ -75,7 +75,7 @@ def solve(rows: sp.csr_matrix, others: Tensor, problem: LeastSquares) -> Tensor:
     device, size = others.device, others.shape[1]
     counts = np.diff(rows.indptr)
     weights = problem.weights(counts, rows.shape[1])  # (N,)
-    ridge = torch.as_tensor(problem.l2 * counts.mean() * weights / weights.mean(), dtype=others.dtype)
+    ridge = torch.as_tensor(problem.scale(counts, rows.shape[1]) * weights, dtype=others.dtype)
     common = problem.unobserved * others.T @ others  # (d, d)
     out = torch.zeros(rows.shape[0], size, dtype=others.dtype, device=device)
     order = np.argsort(counts, kind="stable")  # rows of similar length together, with little padding
