@@ -89,6 +89,10 @@ def verdict(
         The best policy is linear, a closed form: valid ndcg@20 0.2500.
         No fine-tuning was better than its start by more than two standard errors.
         A baseline wins, ease with 0.2600: the policy has -0.0100, standard error 0.0020. Use the baseline.
+        >>> for line in verdict(policy, None, ease, "ndcg@20", {"baseline": Gain(-0.01, 0.02)})[2:]:
+        ...     print(line)
+        Validation does not decide: the best baseline, ease, has 0.2600.
+        The policy has -0.0100, standard error 0.0200: use the baseline, whose mean is higher.
         >>> verdict(policy, None, None, "ndcg@20", {}, tried=False)[1]
         'No fine-tuning was tried: the time ended before. More --minutes give it some.'
     """
@@ -110,7 +114,9 @@ def verdict(
     elif gain.clear:
         lines.append(f"The best baseline is behind the policy, {beside}")
     else:
-        lines.append(f"The best baseline is as good as the policy, {beside} Use either.")
+        higher = "the policy" if gain.mean >= 0 else "the baseline"
+        lines.append(f"Validation does not decide: the best baseline, {floor.name}, has {floor.value:.4f}.")
+        lines.append(f"The policy has {gain}: use {higher}, whose mean is higher.")
     return lines
 
 
