@@ -213,13 +213,10 @@ def _variants_there(value: Any, study: Study, where: str) -> tuple[Variant, ...]
 
 def _models_there(value: Any, env_id: str, where: str) -> dict[str, Model]:
     """An environment's models: its default one, all, those named in a list, or those of a mapping."""
-    row = entry(env_id)
-    if isinstance(value, Mapping):
-        return {
-            name: make_model(name, body, f"{where}, {name}", row.dataset or "", row.backbone)
-            for name, body in mapping(value, where).items()
-        }
     known = models_of(env_id)
+    if isinstance(value, Mapping):
+        place = mapping(value, where)
+        return {name: _made_here(name, body, f"{where}, {name}", env_id) for name, body in place.items()}
     if isinstance(value, str):
         if value not in (ALL, DEFAULT):
             raise DataError(f"{where}: must be {ALL}, {DEFAULT}, a list or a mapping; found {shown(value)}")
@@ -228,6 +225,16 @@ def _models_there(value: Any, env_id: str, where: str) -> dict[str, Model]:
         if name not in known:
             raise DataError(f"{where}: {unknown_name(f'model of {env_id}', name, known)}")
     return {name: model for name, model in known.items() if name in value}
+
+
+def _made_here(name: str, value: Any, where: str, env_id: str) -> Model:
+    """A model of a study's own; ``like`` names the model of the environment that it changes."""
+    row, body, known = entry(env_id), mapping(value, where), models_of(env_id)
+    like = body.pop("like", None)
+    if like is not None and like not in known:
+        raise DataError(f"{where}, like: {unknown_name(f'model of {env_id}', like, known)}")
+    start = None if like is None else known[like]
+    return make_model(name, body, where, row.dataset or "", row.backbone, start)
 
 
 def _check_models(variants: tuple[Variant, ...], models: Mapping[str, Model], where: str) -> None:

@@ -64,7 +64,9 @@ class Model(Bounded):
     """Whether it is too large to be trained on a CPU."""
 
 
-def make_model(name: str, value: Any, where: str, dataset: str, default: str) -> Model:
+def make_model(
+    name: str, value: Any, where: str, dataset: str, default: str, like: Model | None = None
+) -> Model:
     """A model from a file's mapping.
 
     Args:
@@ -73,21 +75,27 @@ def make_model(name: str, value: Any, where: str, dataset: str, default: str) ->
         where: its place, for messages.
         dataset: whose published settings it starts from.
         default: the backbone of the environment, for a model whose name is no backbone's.
+        like: the model that the mapping changes; its backbone stays.
 
     Raises:
         DataError: for what is wrong in it; the message names the entry.
     """
     check_name(name, where)
-    found = mapping(value, where, Model.__dataclass_fields__)
-    backbone = found.pop("backbone", None) or (name if _is_backbone(name) else default)
+    known = [key for key in Model.__dataclass_fields__ if like is None or key != "backbone"]
+    found = mapping(value, where, known)
+    given = found.pop("backbone", None) or (name if _is_backbone(name) else default)
+    backbone = given if like is None else like.backbone
     located(f"{where}, backbone", lambda: backbone_class(backbone))
+    start = Model(backbone, pretrain=published_training(backbone, dataset)) if like is None else like
     place = f"{where}, pretrain"
     changes = mapping(found.pop("pretrain", None), place, PretrainConfig.__dataclass_fields__)
-    training = located(place, lambda: replace(published_training(backbone, dataset), **changes))
+    training = located(place, lambda: replace(start.pretrain, **changes))
     for part in ("options", "env", "variants"):
-        found[part] = mapping(found.get(part), f"{where}, {part}")
+        found[part] = {**getattr(start, part), **mapping(found.get(part), f"{where}, {part}")}
     for key, value in found["variants"].items():
-        mapping(value, f"{where}, variants, {key}")
+        changed = mapping(value, f"{where}, variants, {key}")
+        found["variants"][key] = {**start.variants.get(key, {}), **changed}
+    found = {key: getattr(start, key) for key in ("size", "num_steps", "relevance_draws", "gpu")} | found
     return settings(Model, found, where, backbone=backbone, pretrain=training)
 
 

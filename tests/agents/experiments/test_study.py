@@ -11,7 +11,7 @@ from agents.baselines import baseline, names
 from agents.baselines.base import make_config
 from agents.experiments.shipped import FOLDER, VARIANTS, shipped, shipped_of, study_path
 from agents.experiments.study import Study, read_study, with_budget
-from agents.hyperparams.models import baseline_settings
+from agents.hyperparams.models import baseline_settings, models_of
 from refit_env.errors import DataError
 from refit_env.registration import entry
 
@@ -86,6 +86,8 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
             "algorithm: reinforce, refit: true",
             "refit is for baselines and closed forms",
         ),
+        ("v0:", "v0: {models: {x: {like: difrec}}}", "x, like: unknown model of .* Did you mean 'diffrec'"),
+        ("v0:", "v0: {models: {x: {like: diffrec, backbone: hdrm}}}", "unknown setting 'backbone'"),
         ("v0:", "v0: {seed: 3}", "unknown setting 'seed'. Did you mean 'seeds'"),
         ("v0:", "v0: {variants: [strat]}", "unknown variant 'strat'. Did you mean 'start'"),
         ("  start: {make: pretrain}\n", "", "variants, rl: unknown variant 'start'"),
@@ -133,6 +135,16 @@ def test_environments_add_and_choose_variants(write: Callable[[str], Path]) -> N
     place = read_study(write(few)).place(ENV)
     assert [variant.key for variant in place.variants] == ["start"] and place.seeds == (0, 1)
     assert place.budget is not None and place.budget.steps == 7
+
+
+def test_a_model_of_a_study_changes_one_of_the_environment(write: Callable[[str], Path]) -> None:
+    body = "{like: diffrec, num_steps: 1, env: {reward: racs}, variants: {ppo: {iterations: 3}}}"
+    place = read_study(write(GOOD.replace("v0:\n", f"v0: {{models: {{short: {body}}}}}\n"))).place(ENV)
+    usual, short = models_of(ENV)["diffrec"], place.models["short"]
+    assert short.num_steps == 1 and short.backbone == "diffrec" and short.pretrain == usual.pretrain
+    assert short.env == {**usual.env, "reward": "racs"} != usual.env
+    assert short.variants["ppo"] == {**usual.variants["ppo"], "iterations": 3}
+    assert short.variants["es"] == usual.variants["es"]
 
 
 def test_a_budget_that_is_typed_counts_everywhere(tiny: Study) -> None:
