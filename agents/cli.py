@@ -110,11 +110,11 @@ def _reported(words: Sequence[str]) -> int:
 
 def _in_one_line(error: Exception) -> str | None:
     """What to print of an error instead of its traceback; None for a bug of this project."""
-    if is_user_error(error):
-        return str(error)
     from refit_env.utils.user_code import users_line
 
-    place = users_line(error)
+    place = users_line(error, raised=is_user_error(error))
+    if place is None and is_user_error(error):
+        return str(error)
     if place is None or not is_first():  # of the other processes only tracebacks are printed
         return None
     words = " ".join(str(error).split())[:300]
@@ -141,6 +141,10 @@ def run_command(name: str, words: Sequence[str]) -> int:
     try:
         code: int = import_module(module).main(list(words))
     except SystemExit as stop:  # tyro and argparse leave this way after help (0) and wrong options (2)
+        from refit_env.utils.user_code import users_line
+
+        if (place := users_line(stop)) is not None:
+            raise ValueError(f"{place}: SystemExit: {stop.code}; this code may not end the program") from stop
         return stop.code if isinstance(stop.code, int) else 2
     except SettingError as error:
         from agents.commands.options import as_typed

@@ -40,7 +40,6 @@ from agents.runs.work import work_in
 from agents.training.pretrain_config import published_training
 from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, finish_cells, report
-from benchmarks.workloads import EXPONENTIAL
 from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, RowDataset, load_dataset
@@ -206,7 +205,7 @@ def cell(name: str, seed: int, device: str) -> dict[str, Any]:
             kwargs["checkpoint"] = folder
         common: dict[str, Any] = {"env_kwargs": kwargs, "seed": seed, "device": device}
         result = Reinforce(copy.deepcopy(policy), plan.env_id, config, **common).learn()
-        weighted = RWRConfig(**plan.reinforce, **EXPONENTIAL)
+        weighted = replace(RWRConfig.preset("exponential"), **plan.reinforce)
         supervised = RewardWeighted(copy.deepcopy(policy), plan.env_id, weighted, **common).learn()
     for row, tuned in ((ROWS[2], result), (ROWS[3], supervised)):
         out[row] = measured(tuned.policy, data, seed, config.exploration_std)

@@ -21,6 +21,7 @@ import argparse
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -35,7 +36,6 @@ from agents.experiments.records import Cell, read_cell
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from benchmarks.harness import RESULTS, finish_here, report
-from benchmarks.workloads import EXPONENTIAL
 from refit_env.data import Dataset, load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import Reward, make_relevance, make_reward
@@ -56,9 +56,9 @@ OPTIMISERS: dict[str, dict[str, Any]] = {
     "reinforce": {"learning_rate": 2e-4},
     "ppo": {"learning_rate": 1e-4},
     "rwr": {"learning_rate": 1e-4},
-    "rwr-exp": {"learning_rate": 1e-4, **EXPONENTIAL},
+    "rwr-exp": {"preset": "exponential", "learning_rate": 1e-5},
 }
-"""Optimiser -> changes of the defaults of its algorithm, which is its name up to the hyphen."""
+"""Optimiser -> changes of the settings of its algorithm, which is its name up to the hyphen."""
 ITERATIONS, EVERY = 120, 3
 """Iterations of a run, of which every third is validated."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -110,10 +110,9 @@ def trained(
     policy: DiffusionPolicy, data: Dataset, proxy: str, optimiser: str, gold: Reward, seed: int
 ) -> list[dict[str, float]]:
     """Run an algorithm; returns a point for each validation."""
-    kind = algorithm(optimiser.partition("-")[0])
-    config = kind.config_class(
-        iterations=ITERATIONS, eval_every=EVERY, exploration_std=STD, **OPTIMISERS[optimiser]
-    )
+    kind, changes = algorithm(optimiser.partition("-")[0]), dict(OPTIMISERS[optimiser])
+    settings = kind.config_class.preset(changes.pop("preset", "default"))
+    config = replace(settings, iterations=ITERATIONS, eval_every=EVERY, exploration_std=STD, **changes)
     agent = kind(copy.deepcopy(policy), ENV, config, env_kwargs=PROXIES[proxy], seed=seed, device="cpu")
     found: list[float] = []
 

@@ -25,9 +25,6 @@ CATALOGUES = {"ml-1m": (5949, 2810, 80), "yelp2018": (13455, 37878, 58), "gowall
 """Data set -> users, items and interactions a user, for a synthetic one of its size."""
 NUM_STEPS = 4
 """T of the environments of these data sets."""
-EXPONENTIAL: dict[str, Any] = {"weighting": "exp_reward", "credit": "episode", "baseline": "none"}
-"""Settings of ``rwr`` that weight a policy's own samples by the exponential of their reward
-(arXiv 2603.10279)."""
 
 
 def large_dataset(

@@ -222,6 +222,14 @@ class RWRConfig(TrainerConfig):
     regressions: Passes = 1
     """Updates on a batch of chains, each at newly drawn steps."""
 
+    @classmethod
+    def presets(cls) -> dict[str, Self]:
+        """``default``; ``exponential``: the policy's own samples weighted by exp(r), arXiv 2603.10279."""
+        return {
+            "default": cls(),
+            "exponential": cls(weighting="exp_reward", credit="episode", baseline="none"),
+        }
+
     def check_together(self) -> None:
         """Refuse weights that do not go with the credit, and a baseline without the episodes it needs."""
         if self.weighting == "exp_reward" and self.credit == "coordinate":

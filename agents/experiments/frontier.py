@@ -44,6 +44,8 @@ class Run(Bounded):
     """Name of the start among those of the environment; empty: the base."""
     algorithm: str = "reinforce"
     """What trains."""
+    preset: str = "default"
+    """The named settings of the algorithm that it starts from."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the algorithm's settings."""
     reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
@@ -52,7 +54,7 @@ class Run(Bounded):
     def config(self, changes: Mapping[str, Any]) -> TrainerConfig:
         """Return the settings, the environment's before the run's own."""
         given = {**changes, **self.settings}
-        return changed(settings_class(self.algorithm)(), given, self.algorithm)
+        return changed(settings_class(self.algorithm).preset(self.preset), given, self.algorithm)
 
 
 @dataclass(frozen=True)

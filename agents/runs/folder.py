@@ -44,6 +44,8 @@ PRETRAINING, FINE_TUNING = "pretrain", "resume"
 """Stems of the files that hold the state of a training."""
 STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
 """Those files; gone from a finished run."""
+KEEPING = (*STATES, POLICY, METRICS, TRIALS, CANDIDATES)
+"""What a run that failed is kept for."""
 _PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
 
 
@@ -65,6 +67,7 @@ class RunFolder:
         """Name a folder; use ``create``, ``resume`` or ``open``, which check it."""
         self.path = Path(path)
         self._lock: FileLock | None = None
+        self._begun = self._made = False  # the run, the folder: by this object
 
     @classmethod
     def create(
@@ -104,6 +107,7 @@ class RunFolder:
                 f"{run.path} is a data set's folder ({DATASET}), where a run's files would be in its way: "
                 "choose another folder with --out"
             )
+        run._made = not run.path.exists()
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
         try:
@@ -120,6 +124,7 @@ class RunFolder:
                     "of a run: choose another folder with --out"
                 )
             run.write_config(command, settings)
+            run._begun = True
         except BaseException:
             run.close()
             raise
@@ -177,9 +182,15 @@ class RunFolder:
         """Return the folder."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Close it, whatever happened."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close it, whatever happened; a run that failed before there was anything to resume is removed."""
+        failed = kind is not None and not issubclass(kind, KeyboardInterrupt)
+        nothing = failed and self._begun and not any((self.path / name).exists() for name in KEEPING)
+        if nothing:
+            self.clear()
         self.close()
+        if nothing and self._made and not any(self.path.iterdir()):
+            self.path.rmdir()
 
     def exists(self) -> bool:
         """Return whether the folder holds a run, finished or not."""

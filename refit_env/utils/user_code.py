@@ -26,8 +26,13 @@ SHORT = 12
 OF_FILES = "refit_user_"
 """How the names of the modules of files begin."""
 
+OWN = ("refit_env", "agents")
+"""Packages of this project, which are no user's though a place may name them."""
+
 _FILES: dict[tuple[Path, str], ModuleType] = {}
 """The module of each file, by its path and the sha256 of its content."""
+_MODULES: set[str] = set()
+"""Names of the modules of places, and of those beside them that they import."""
 
 
 class Source(TypedDict):
@@ -163,15 +168,25 @@ def same_file(one: type, other: type) -> bool:
     return named_alike and files[0] is not None and files[0] == files[1]
 
 
-def users_line(error: BaseException) -> str | None:
-    """Return ``FILE line N``, the last line of a user's file that led to an error; None if there is none."""
-    found, place = None, error.__traceback__
-    while place is not None:
-        code = place.tb_frame
-        if str(code.f_globals.get("__name__", "")).startswith(OF_FILES):
-            found = f"{code.f_code.co_filename} line {place.tb_lineno}"
-        place = place.tb_next
-    return found
+def users_line(error: BaseException, *, raised: bool = False) -> str | None:
+    """Return ``FILE line N``, the last line of a user's code that led to an error; None if there is none.
+
+    Args:
+        error: that was caught.
+        raised: only where that line raised the error, thus not where it called a library that did.
+    """
+    lines = [
+        f"{file} line {line}" if _is_users(str(frame.f_globals.get("__name__", ""))) else None
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        for file in (frame.f_code.co_filename,)
+    ]
+    found = lines[-1:] if raised else [line for line in lines if line is not None]
+    return found[-1] if found else None
+
+
+def _is_users(module: str) -> bool:
+    """Return whether a module is a user's: that of a place, or one beside it."""
+    return module.startswith(OF_FILES) or module in _MODULES
 
 
 def _file_of_module(where: str) -> Path | None:
@@ -191,7 +206,10 @@ def _module(kind: str, name: str, where: str) -> ModuleType:
     """Return the module of a file or a dotted name, with its folder (the working folder) on the path."""
     if not where.endswith(".py"):
         with _importable(kind, name, where, Path.cwd()):
-            return import_module(where)
+            module = import_module(where)
+        if module.__name__.partition(".")[0] not in OWN:
+            _MODULES.add(module.__name__)
+        return module
     path = Path(where).resolve()
     if not path.is_file():
         raise ValueError(f"{kind} {name!r}: there is no file {where}")
@@ -216,17 +234,44 @@ def _importable(kind: str, name: str, where: str, folder: Path) -> Iterator[None
     """Within, modules of ``folder`` can be imported; what goes wrong becomes one line.
 
     Raises:
-        ValueError: with the error and, of an error in a file, its line.
+        ValueError: with the error and, of an error in a file of the folder, its line.
     """
     sys.path.insert(0, str(folder))
+    before = set(sys.modules)
     try:
         yield
     except (Exception, SystemExit) as error:
-        line = getattr(error, "lineno", None) or traceback.extract_tb(error.__traceback__)[-1].lineno
-        place = f", line {line}" if where.endswith(".py") else ""
         text = visible(" ".join(str(error).split()))[:300]
+        place = _line_in(folder, where, error)
         raise ValueError(
             f"{kind} {name!r}: {where} cannot be imported{place}: {type(error).__name__}: {text}"
         ) from error
     finally:
         sys.path.remove(str(folder))
+        _MODULES.update(each for each in set(sys.modules) - before if _is_beside(folder, each))
+
+
+def _line_in(folder: Path, where: str, error: BaseException) -> str:
+    """Return ``, line N`` of the file ``where``, or ``, FILE line N`` of another file of the folder."""
+    at = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):  # the file that could not be read is in no frame
+        at.append((str(error.filename), error.lineno or 0))
+    of_users = [(file, line) for file, line in at if _users_file(folder, file)]
+    if not of_users:
+        return ""
+    file, line = of_users[-1]
+    same = where.endswith(".py") and Path(file) == Path(where).resolve()
+    return f", line {line}" if same else f", {file} line {line}"
+
+
+def _is_beside(folder: Path, module: str) -> bool:
+    """Return whether a module is a file of the folder, not of this project and not installed there."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return module.partition(".")[0] not in OWN and file is not None and _users_file(folder, file)
+
+
+def _users_file(folder: Path, file: str) -> bool:
+    """Return whether a file is in the folder, and neither this project's nor installed there."""
+    path = Path(file)
+    beside = path.is_relative_to(folder) and "site-packages" not in path.parts
+    return beside and not path.is_relative_to(Path(__file__).parents[2] / "refit_env")

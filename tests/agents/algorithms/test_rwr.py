@@ -13,6 +13,10 @@ from torch import Tensor
 
 from agents.algorithms.configs import STATES, WEIGHTINGS, RWRConfig
 from agents.algorithms.rwr import RewardWeighted, effective_share, exponential
+from agents.experiments.frontier import read_front_study
+from agents.experiments.resolve import settings_of
+from agents.experiments.shipped import study_path
+from agents.experiments.study import read_study
 from agents.gradients.counterfactual_advantage import coordinate_credit
 from agents.rollouts.rollout import roll_out
 from refit_env.data import Dataset
@@ -55,6 +59,16 @@ def test_gradient_of_a_one_step_chain_matches_finite_differences(
         return expected(learner, noise)
 
     check_slopes(learner, objective, batches=12, scale=-3, least=0.02)  # an average over D = 3 is descended
+
+
+def test_the_supervised_baseline_is_one_preset_in_all_studies() -> None:
+    baseline = RWRConfig.preset("exponential")
+    assert baseline == RWRConfig(weighting="exp_reward", credit="episode", baseline="none")
+    rewards, fronts = read_study(study_path("rewards")), read_front_study(study_path("frontier"))
+    place = rewards.place("ReFiT-ML1M-v0")
+    settings = settings_of(place.variant("rwr-exp"), next(iter(place.models.values())), place)
+    assert isinstance(settings, RWRConfig) and settings.weighting == baseline.weighting
+    assert fronts.supervised["rwr-exp"].config({}) == baseline
 
 
 @pytest.mark.parametrize("states", STATES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -197,7 +198,45 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
     assert f"{file} line 2: KeyError: 'gain'; REFIT_DEBUG=1 shows the traceback" in error
     monkeypatch.setenv("REFIT_DEBUG", "1")
     with pytest.raises(KeyError, match="gain"):
-        main(words(pretrained, "my_reward.py:broken", "--overwrite"))
+        main(words(pretrained, "my_reward.py:broken"))  # the failed run is not in the way
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "message"),
+    [
+        ("return {}['gain']", "own.py line 4", "KeyError: 'gain'; REFIT_DEBUG=1"),
+        ("raise ValueError('no gain')", "own.py line 4", "ValueError: no gain; REFIT_DEBUG=1"),
+        ("return beside.broken(scores)", "beside.py line 2", "AttributeError: 'Tensor' object has no"),
+        ("sys.exit()", "own.py line 4", "SystemExit: None; this code may not end the program"),
+    ],
+)
+@pytest.mark.parametrize("module", [True, False])
+def test_an_error_in_a_package_or_beside_a_file_is_one_line_with_its_place(
+    body: str,
+    place: str,
+    message: str,
+    module: bool,
+    pretrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    package = tmp_path / "rewards_of_a_user"
+    package.mkdir()
+    (package / "own.py").write_text(
+        f"import sys\nfrom {package.name} import beside\ndef f(scores, users):\n    {body}\n"
+    )
+    (package / "beside.py").write_text("def broken(scores):\n    return scores.no_such(1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        name = f"{package.name}.own:f" if module else f"{package.name}/own.py:f"
+        assert main(words(pretrained, name)) == 2
+    finally:
+        for imported in [each for each in sys.modules if each.startswith(package.name)]:
+            del sys.modules[imported]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{package / place}: {message}" in error and not Path("run").exists()
 
 
 def test_evaluate_measures_its_mean(pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:

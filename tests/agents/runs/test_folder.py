@@ -94,6 +94,31 @@ def test_files_that_are_no_runs_are_not_replaced(tmp_path: Path, name: str, over
     assert name == "tb" or (tmp_path / name).read_text() == "mine"
 
 
+@pytest.mark.parametrize(("there", "kept"), [("log.csv", False), ("resume.safetensors", True)])
+@pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
+def test_a_run_that_failed_is_kept_if_it_can_be_resumed(
+    there: str, kept: bool, error: type[BaseException], tmp_path: Path
+) -> None:
+    with pytest.raises(error), RunFolder.create(tmp_path / "run", "finetune", SETTINGS) as run:
+        (run.path / there).write_text("x")
+        raise error
+    assert (tmp_path / "run").exists() == (kept or error is KeyboardInterrupt)
+
+
+def test_a_run_that_failed_again_is_kept_and_so_is_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    RunFolder.create(tmp_path, "finetune", SETTINGS).close()
+    with pytest.raises(ValueError, match="again"), RunFolder.resume(tmp_path):
+        raise ValueError("again")
+    assert RunFolder(tmp_path).exists()
+    with (
+        pytest.raises(ValueError, match="anew"),
+        RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True),
+    ):
+        raise ValueError("anew")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_missing_run_names_what_is_missing(tmp_path: Path) -> None:
     finished(tmp_path / "elbo")
     with pytest.raises(RunError, match=r"no run folder .*elbu'. Runs in .*: elbo\."):
