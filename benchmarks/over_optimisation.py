@@ -21,7 +21,6 @@ import argparse
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -30,6 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.algorithms.configs import RWRConfig
 from agents.algorithms.registry import algorithm
 from agents.experiments.provenance import sources
 from agents.experiments.records import Cell, read_cell
@@ -52,13 +52,16 @@ PROXIES: dict[str, dict[str, Any]] = {
     "learned": {"reward": "learned", "relevance": "none"},
 }
 """Proxy -> keywords of the environment."""
+EXPONENTIAL = RWRConfig.preset("exponential")
+WEIGHTS = ("weighting", "credit", "baseline")
+"""What that preset sets."""
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "reinforce": {"learning_rate": 2e-4},
     "ppo": {"learning_rate": 1e-4},
     "rwr": {"learning_rate": 1e-4},
-    "rwr-exp": {"preset": "exponential", "learning_rate": 1e-5},
+    "rwr-exp": {"learning_rate": 1e-4} | {name: getattr(EXPONENTIAL, name) for name in WEIGHTS},
 }
-"""Optimiser -> changes of the settings of its algorithm, which is its name up to the hyphen."""
+"""Optimiser -> changes of the defaults of its algorithm, which is its name up to the hyphen."""
 ITERATIONS, EVERY = 120, 3
 """Iterations of a run, of which every third is validated."""
 BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -110,9 +113,10 @@ def trained(
     policy: DiffusionPolicy, data: Dataset, proxy: str, optimiser: str, gold: Reward, seed: int
 ) -> list[dict[str, float]]:
     """Run an algorithm; returns a point for each validation."""
-    kind, changes = algorithm(optimiser.partition("-")[0]), dict(OPTIMISERS[optimiser])
-    settings = kind.config_class.preset(changes.pop("preset", "default"))
-    config = replace(settings, iterations=ITERATIONS, eval_every=EVERY, exploration_std=STD, **changes)
+    kind = algorithm(optimiser.partition("-")[0])
+    config = kind.config_class(
+        iterations=ITERATIONS, eval_every=EVERY, exploration_std=STD, **OPTIMISERS[optimiser]
+    )
     agent = kind(copy.deepcopy(policy), ENV, config, env_kwargs=PROXIES[proxy], seed=seed, device="cpu")
     found: list[float] = []
 

@@ -180,7 +180,8 @@ def chains(
         users: (B,) ids.
 
     Returns:
-        Lists (B, states, K) of unseen items, and strips (B, states) of S digits.
+        Lists (B, states, K) of unseen items, empty where all unseen items have the same score, and strips
+        (B, states) of S digits.
     """
     shown = policy.backbone.shown(dataset, policy.device)
     seen = SparseRows(dataset.masked("test"), policy.device)
@@ -191,7 +192,10 @@ def chains(
         hidden = seen.mask(ids)  # (B, I)
         k = min(SHOWN, dataset.num_items)
         ranked = [top_k(score, k, hidden) for score in scores]  # (B, K) each
-        empty = [hidden.gather(1, items) for items in ranked]
+        empty = [
+            hidden.gather(1, items) | tied(score, hidden)[:, None]
+            for score, items in zip(scores, ranked, strict=True)
+        ]
         order = _bins(states[-1], policy)
         for at in range(len(ids)):
             lists.append(
@@ -206,6 +210,23 @@ def chains(
             )
             strips.append([_strip(state[at], order[at]) for state in states])
     return lists, strips
+
+
+def tied(scores: Tensor, hidden: Tensor) -> Tensor:
+    """Return (B,) whether all items that are not hidden have the same score, so that they have no order.
+
+    Args:
+        scores: (B, I).
+        hidden: (B, I) bool.
+
+    Example:
+        >>> scores, hidden = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 2.0]]), torch.zeros(2, 3, dtype=bool)
+        >>> hidden[:, 0] = True
+        >>> tied(scores, hidden).tolist()
+        [True, False]
+    """
+    highest = scores.masked_fill(hidden, -torch.inf).amax(1)
+    return highest <= scores.masked_fill(hidden, torch.inf).amin(1)
 
 
 def _states(policy: DiffusionPolicy, users: Tensor, shown: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from agents.algorithms.registry import ALGORITHMS, settings_class
@@ -80,7 +80,9 @@ class Facts:
         kwargs = self.config.get("env_kwargs") or {}
         reward = kwargs.get("reward")
         if isinstance(reward, Mapping):
-            reward = mix_in_words(reward)
+            reward = mix_in_words({file_name(name): weight for name, weight in reward.items()})
+        elif reward is not None:
+            reward = file_name(str(reward))
         relevance = kwargs.get("relevance")
         words = [str(reward or "the environment's reward"), f"relevance {relevance}" if relevance else ""]
         return ", ".join(filter(None, words)) if self.config["command"] == FINE_TUNING else ""
@@ -134,6 +136,17 @@ class Facts:
             value = test.get(name)
             return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
         return gain_sentence(self.metrics)
+
+
+def file_name(name: str) -> str:
+    """Return the name of a reward; of one in a file, without the file's folders.
+
+    Example:
+        >>> file_name("/home/me/my_reward.py:FreshHits"), file_name("ndcg")
+        ('my_reward.py:FreshHits', 'ndcg')
+    """
+    where, colon, inner = name.rpartition(":")
+    return f"{PurePath(where).name}{colon}{inner}" if where.endswith(".py") else name
 
 
 def mix_in_words(mix: Mapping[str, float]) -> str:

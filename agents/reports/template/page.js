@@ -88,6 +88,7 @@ function explorer(section) {
       list.append(row);
     });
     side.append(list);
+    if (!chain.lists[at].length) side.append(made("p", "note", "No list: all unseen items have the same score."));
     return side;
   }
 
