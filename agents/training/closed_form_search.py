@@ -43,6 +43,8 @@ NEEDS = {
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
 }
 """Settings that have an effect only with a value of another one, or with any but 0."""
+TIMELESS = {"recency": "none", "targets": "row"}
+"""Settings without the order of time: those of EASE and of the graph filters."""
 REGRESSION, NEIGHBORHOOD = 0.4, 0.7
 """Shares of the time after which the searches of the regression and of the neighbourhood end."""
 
@@ -66,6 +68,7 @@ def search_settings(
     """
     over = out_of_time if out_of_time is not None else lambda share: False
     space = dict(cast("type[ClosedForm]", backbone_class(trials.name)).search_space(trials.dataset))
+    space |= _begun_without_time(trials, options, space, over)
     start = dict(options)
     if SHARE in space and SHARE not in options:
         start = _of_parts(trials, options, space, over, starts)
@@ -77,6 +80,24 @@ def search_settings(
     search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of, trials.known)
     search.run(space, NEEDS)
     return search.chosen
+
+
+def _begun_without_time(
+    trials: Trials, options: Mapping[str, Any], space: Mapping[str, tuple[Any, ...]], over: OutOfTime
+) -> dict[str, tuple[Any, ...]]:
+    """Return the settings of time, their timeless value first if the regression is better with it.
+
+    One setting at a time would not find it: the weights of rows and the targets are good or bad together.
+    """
+    names = [name for name, value in TIMELESS.items() if name not in options and value in space.get(name, ())]
+    usual = {name: values[0] for name, values in space.items()} | ({SHARE: 0.0} if SHARE in space else {})
+    usual |= dict(options)
+    without = usual | {name: TIMELESS[name] for name in names}
+    if usual == without or (over(REGRESSION) and not trials.known(without)):
+        return {}
+    if trials.value(usual) >= trials.value(without):
+        return {}
+    return {name: (TIMELESS[name], *(v for v in space[name] if v != TIMELESS[name])) for name in names}
 
 
 def _of_parts(

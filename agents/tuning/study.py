@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from agents.training.closed_form import fit_closed_form, is_closed_form
+from agents.training.closed_form_search import TIMELESS
 from agents.tuning.fine_tunings import FineTunings
 from agents.tuning.floor import as_neighborhood, search_baseline
 from agents.tuning.state import StudyState
@@ -20,8 +21,6 @@ from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
 from agents.tuning.trying import pretrain_network
 from refit_env.policy import DiffusionPolicy
 
-TIMELESS = {"recency": "none", "targets": "row"}
-"""Settings of closed forms on a random split, whose held-out items are no later than the others."""
 FIRST = 0.6
 """Share of the closed forms' time before the baselines; the rest begins from the best of those, too."""
 
@@ -53,6 +52,7 @@ class Study(StudyState):
         """
         names = [name for name in self.backbones if is_closed_form(name)]
         share = until * self.settings.minutes * 60
+        # On a random split the held-out items are no later than the others.
         timeless = self.facts.split == "random" and self.facts.form == "sets"
         for at, name in enumerate(names):
             tried = self.log.of(CLOSED_FORM, name)

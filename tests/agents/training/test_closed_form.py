@@ -145,6 +145,30 @@ def test_the_neighbourhood_is_searched_alone_before_the_sum() -> None:
     assert {settings["neighborhood"] for settings in tried} == {0.0}
 
 
+def test_settings_of_time_that_are_good_only_together_are_found() -> None:
+    """Plain rows and plain targets are best here, each of them alone is worse than neither."""
+    tried = []
+
+    class Counted(Trials):
+        def value(self, settings: dict[str, object]) -> float:
+            tried.append(settings)
+            plain = (settings["targets"] == "row") + (settings["recency"] == "none")
+            return (0.5, 0.0, 1.0)[plain] - float(settings["neighborhood"])  # type: ignore[arg-type]
+
+        def error_of(self, settings: dict[str, object], other: dict[str, object]) -> float:
+            return 0.0
+
+    small = synthesize(num_users=40, num_items=30)
+    rule = selecting_rule("ndcg@20", small)
+    for name in ("linear", "spectral"):
+        trials = Counted(small, name, 1, rule, torch.device("cpu"), None, [])
+        chosen = search_settings(trials, {})
+        assert (chosen["targets"], chosen["recency"]) == ("row", "none")
+        chosen = search_settings(trials, {"targets": "future"})
+        assert (chosen["targets"], chosen["recency"]) == ("future", "reciprocal")
+    assert tried[0]["targets"] == "future"  # the usual settings are the first trial: a rule's start
+
+
 def test_a_neighbourhood_alone_is_item_knn(data: Dataset) -> None:
     settings = {"neighbors": 7, "shrink": 3.0, "balance": 0.3}
     near = as_neighborhood("item-knn", settings)
