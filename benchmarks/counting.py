@@ -1,6 +1,7 @@
 """What a piece of work computes, moves, and spends its time on: for the table of ``refit bench``.
 
-A product of N x D and D x H numbers counts 2 N D H floating-point operations. An operation moves the bytes of
+A product of N x D and D x H numbers counts 2 N D H floating-point operations, of n values that are not 0 and
+D x H numbers 2 n H. An operation moves the bytes of
 its inputs and outputs, each once; of a table that it only picks entries of, it moves what it picks. What the
 caches hold does not move in fact: the number is an upper limit.
 """
@@ -15,17 +16,20 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
-PICKING = ("index", "index_select", "gather", "embedding")
+PICKING = ("index", "index_select", "gather", "embedding", "_embedding_bag", "_embedding_bag_forward_only")
 """Operations whose first input is a table that they pick from."""
+MATRICES = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
+"""Products of the last two inputs that are tensors."""
+FEW = ("_embedding_bag", "_embedding_bag_forward_only")
+"""Products of a table and the values of an input that are not 0."""
 PUTTING = ("index_add_", "index_copy_", "scatter_", "index_put_")
 """Operations that change a few entries of their first input."""
 GROUPS: dict[str, tuple[str, ...]] = {
-    "products": ("mm", "addmm", "addmm_", "bmm", "baddbmm"),
+    "products": (*MATRICES, *FEW),
     "random numbers": ("normal_", "uniform_", "randn", "rand", "randperm", "random_", "bernoulli_"),
     "ranking": ("topk", "sort", "argsort", "max", "searchsorted"),
-    "picking and putting": (*PICKING, *PUTTING, "scatter", "nonzero", "cat", "copy_"),
+    "picking and putting": (*PICKING[:4], *PUTTING, "scatter", "nonzero", "cat", "copy_"),
     "optimiser and clipping": ("_fused_adam_", "_fused_adamw_", "_foreach_norm", "_foreach_mul_"),
 }
 """Group of a profile -> its operations; all others are ``OTHERS``."""
@@ -43,11 +47,11 @@ class Count:
 
 
 class _Ledger(TorchDispatchMode):
-    """Adds up the bytes and the processor's seconds of operations."""
+    """Adds up the operations of products, the bytes and the processor's seconds of all."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.moved = 0.0
+        self.operations = self.moved = 0.0
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -56,6 +60,11 @@ class _Ledger(TorchDispatchMode):
         begin = time.thread_time()
         out = func(*args, **(kwargs or {}))
         self.seconds[name] += time.thread_time() - begin
+        if name in MATRICES:
+            *_, a, b = _tensors(args)
+            self.operations += 2.0 * a.numel() * b.shape[-1]
+        elif name in FEW:
+            self.operations += 2.0 * args[1].numel() * args[0].shape[1]
         if not _is_view(func):
             read, written = list(_tensors([args, kwargs or {}])), list(_tensors(out))
             if name in PICKING:
@@ -92,10 +101,9 @@ def count(work: Callable[[], Any]) -> Count:
         >>> count(lambda: a @ b)
         Count(operations=48.0, moved=104.0)
     """
-    operations, ledger = FlopCounterMode(display=False), _Ledger()
-    with operations, ledger:
+    with _Ledger() as ledger:
         work()
-    return Count(float(operations.get_total_flops()), ledger.moved)
+    return Count(ledger.operations, ledger.moved)
 
 
 def seconds_by_group(work: Callable[[], Any], repeats: int = 3) -> dict[str, float]:

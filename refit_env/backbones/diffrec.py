@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition
+from refit_env.backbones.few_values import few_values
+from refit_env.backbones.graphs import Latest
 from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.backbones.products import Linear, linear
 from refit_env.backbones.sampling import StepSampler
@@ -85,6 +87,7 @@ class DiffRec(Backbone):
         self.time = nn.Linear(size, size)
         widths = [num_items + size, *self.config.hidden, num_items]
         self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
+        self._joint: Latest[tuple[Tensor, Tensor, Tensor]] = Latest()
         _initialise([self.time, *self.layers])
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
@@ -92,7 +95,9 @@ class DiffRec(Backbone):
         x = functional.normalize(u) if self.config.normalize else u
         if self.training:
             x = functional.dropout(x, self.config.dropout)
-        first: nn.Linear = self.layers[0]  # type: ignore[assignment]  # ModuleList forgets the class
+        first = self.input_layer
+        if torch.is_grad_enabled() and first.weight.requires_grad:
+            self._joint.release()  # training needs the memory, and changes the weights
         embedded = self.time(time_embedding(timestep, self.config.embedding, u))  # (B, E) or (1, E)
         # [x | e] W = x W_x + e W_e: avoids a copy of every row, and needs one product for a common step.
         hidden = linear(x, first.weight, first.bias)  # (B, H)
@@ -105,6 +110,66 @@ class DiffRec(Backbone):
         """Predict the clean rows (B, I) from ``u`` (B, I) at a step of the training chain."""
         out = self(u, timestep)
         return out if self.config.mean_type == "x0" else self.diffusion.x0_from_eps(u, out, timestep)
+
+    def denoise(self, u: Tensor, chain: Diffusion) -> Tensor | None:
+        """Return u_0 (B, I) of the noise-free chain; its first and last product alone have the items' size.
+
+        A step reads u through a = u W_x' (B, H) alone. The next vector is c1 (h W' + b) + c2 u, h the last
+        hidden units, so a becomes c1 (h (W_x W)' + W_x b) + c2 a, where W_x W has H x H numbers. Weights that
+        are not trained keep W_x W.
+
+        Args:
+            u: (B, I) the start.
+            chain: its steps.
+
+        Returns:
+            None where u is read in another way, or W_x W would cost more than it saves.
+        """
+        first, last = self.input_layer, self.output_layer
+        if self._reads_all() or not self._saves(u.shape[0], chain.num_steps):
+            return None
+        sources = [first.weight, last.weight, last.bias]
+        table, joint, shift = self._joint.get(sources, self._join)  # (I, H), (H, H), (H,)
+        few = None if torch.compiler.is_exporting() else few_values(u)
+        state = u @ table if few is None else few.times(table)  # (B, H)
+        hidden = state
+        for k in reversed(range(chain.num_steps)):
+            hidden = self._hidden(state, int(chain.network_timestep(k)))  # (B, H)
+            if k:
+                state = chain.posterior_mean(torch.addmm(shift, hidden, joint), state, k)
+        out: Tensor = last(hidden)
+        return out
+
+    def _join(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return W_x' (I, H), (W_x W)' (H, H) and W_x b (H,), see ``denoise``."""
+        last = self.output_layer
+        into = self.input_layer.weight[:, : self.num_items]  # (H, I)
+        return into.t().contiguous(), (into @ last.weight).t().contiguous(), into @ last.bias
+
+    def _hidden(self, state: Tensor, timestep: int) -> Tensor:
+        """Return the last hidden units (B, H) of a step from its ``state`` (B, H), see ``denoise``."""
+        first = self.input_layer
+        embedded = self.time(time_embedding(timestep, self.config.embedding, state))  # (1, E)
+        hidden = state + linear(embedded, first.weight, first.bias, first=self.num_items)
+        for layer in self.layers[1:-1]:
+            hidden = layer(torch.tanh(hidden))
+        return torch.tanh(hidden)
+
+    def _reads_all(self) -> bool:
+        """Return whether a step reads u in other ways than by its first layer, or is observed."""
+        config, layers = self.config, (self, *self.layers)
+        plain = config.mean_type == "x0" and not (config.normalize or self.training)
+        hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        return not plain or hooked or torch.is_autocast_enabled(self.output_layer.weight.device.type)
+
+    def _saves(self, rows: int, steps: int) -> bool:
+        """Return whether W_x W saves products: it is kept, or costs less than it saves for ``rows`` rows."""
+        first, last = self.input_layer.weight, self.output_layer.weight
+        if not (first.requires_grad or last.requires_grad):
+            return True
+        if torch.compiler.is_exporting():
+            return False
+        return rows * (steps - 1) * (first.shape[0] + last.shape[1]) > first.shape[0] * last.shape[1]
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the reweighted ELBO of DiffRec, Eq. 9 and 10.
@@ -136,6 +201,12 @@ class DiffRec(Backbone):
         if not self.config.reweight:
             return loss
         return loss * torch.as_tensor(self.loss_weights(), device=u.device)[k].to(loss.dtype)
+
+    @property
+    def input_layer(self) -> nn.Linear:
+        """The layer from the items and the embedded step to the first hidden units."""
+        first: nn.Linear = self.layers[0]  # type: ignore[assignment]  # ModuleList forgets the class
+        return first
 
     @property
     def output_layer(self) -> nn.Linear:

@@ -114,6 +114,10 @@ class Latest(Generic[Result]):
             self._key, self._value = key, make()
         return self._value
 
+    def release(self) -> None:
+        """Free the result."""
+        self._key = self._value = None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Latest[Result]:
         """Return an empty cache."""
         return Latest()

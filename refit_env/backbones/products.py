@@ -4,8 +4,9 @@ A chain uses each weight T times. Autograd allocates a gradient of the weight's 
 them: for tens of thousands of items the kernel then clears hundreds of MiB for each step of a chain. Within
 ``WeightGradients`` each use is one product that adds to the array in place (BLAS's ``beta = 1``).
 
-A product of an array with many columns of 0 uses the other columns alone: those of an input that needs no
-derivative (histories), and those of the derivative in the outputs (of a list's score in the items' scores).
+An input that needs no derivative and holds few values (histories) is multiplied value by value
+(``refit_env.backbones.few_values``); of a derivative in the outputs with many columns of 0 (that of a list's
+score in the items' scores) the other columns alone are used.
 
 Letters: N rows, D inputs, H outputs, C columns of the input with a value that is not 0, R outputs with a
 derivative that is not 0.
@@ -19,8 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from refit_env.backbones.few_values import FewValues, few_values
+
 SPARSE_FROM = 1024
-"""Least number of inputs of which empty columns are searched."""
+"""Least number of outputs of whose derivative empty columns are searched."""
 SPARSE_SHARE = 0.6
 """Largest share of columns with values for which the product is made with these columns alone."""
 
@@ -70,13 +73,7 @@ class WeightGradients:
         self._arrays.clear()
 
     def add(
-        self,
-        weight: nn.Parameter,
-        first: int,
-        gradient: Tensor,
-        x: Tensor,
-        columns: Tensor | None,
-        rows: Tensor | None = None,
+        self, weight: nn.Parameter, first: int, gradient: Tensor, x: Tensor, rows: Tensor | None = None
     ) -> None:
         """Add gradient^T x to the gradient of a weight (H, ...).
 
@@ -84,27 +81,35 @@ class WeightGradients:
             weight: the weight.
             first: the column of the weight that belongs to the first input.
             gradient: (N, H) the derivative in the outputs, or in some (N, R) of them.
-            x: (N, D) inputs, or the columns (N, C) of them.
-            columns: (C,) the columns; None for all.
-            rows: (R,) the outputs; None for all. Only without ``columns``.
+            x: (N, D) inputs.
+            rows: (R,) the outputs; None for all.
         """
-        if weight not in self._arrays:
-            self._arrays[weight] = torch.empty_like(weight)
-        array = self._arrays[weight]
-        width = x.shape[1]
-        part = array[:, first : first + width]
+        array, width = self._array(weight), x.shape[1]
         if weight not in self._written:
             self._written.add(weight)
-            if columns is None and rows is None and width == array.shape[1]:
+            if rows is None and width == array.shape[1]:
                 torch.mm(gradient.t(), x, out=array)
                 return
             array.zero_()
-        if rows is not None:
-            part.index_add_(0, rows, gradient.t() @ x)
-        elif columns is None:
+        part = array[:, first : first + width]
+        if rows is None:
             part.addmm_(gradient.t(), x)
         else:
-            array.index_add_(1, columns + first, gradient.t() @ x)
+            part.index_add_(0, rows, gradient.t() @ x)
+
+    def add_columns(self, weight: nn.Parameter, columns: Tensor, gradient: Tensor) -> None:
+        """Add ``gradient`` (H, C) to the ``columns`` (C,) of the gradient of a weight (H, ...)."""
+        array = self._array(weight)
+        if weight not in self._written:
+            self._written.add(weight)
+            array.zero_()
+        array.index_add_(1, columns, gradient)
+
+    def _array(self, weight: nn.Parameter) -> Tensor:
+        """Return the array of a weight's gradient."""
+        if weight not in self._arrays:
+            self._arrays[weight] = torch.empty_like(weight)
+        return self._arrays[weight]
 
 
 class Linear(nn.Linear):
@@ -118,8 +123,7 @@ class Linear(nn.Linear):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, first: int = 0) -> Tensor:
     """Return x W^T + b for a range of the columns of W, those from ``first`` on.
 
-    Where the input needs no derivative and most of its columns are 0 (a batch of histories), the products use
-    the other columns alone.
+    Of an input that needs no derivative and holds few values (a batch of histories) no zero is multiplied.
 
     Args:
         x: (..., D).
@@ -148,12 +152,15 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, first: int) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # (N, D)
         part = weight[:, first : first + flat.shape[1]]  # (H, D)
-        columns = None if ctx.needs_input_grad[0] else filled_columns(flat)  # (C,)
-        if columns is not None:
-            flat, part = flat.index_select(1, columns), part.index_select(1, columns)
-        out = torch.mm(flat, part.t()) if bias is None else torch.addmm(bias, flat, part.t())  # (N, H)
-        # A second derivative needs the input itself; columns are chosen only where it has no derivative.
-        ctx.save_for_backward(x if columns is None else flat, weight, columns)
+        few = None if ctx.needs_input_grad[0] else few_values(flat)
+        if few is None:
+            out = torch.mm(flat, part.t()) if bias is None else torch.addmm(bias, flat, part.t())  # (N, H)
+            ctx.save_for_backward(x, weight)
+        else:
+            columns, few = few.in_columns()  # (C,)
+            out = few.times(part.index_select(1, columns).t().contiguous())  # (N, H)
+            out = out if bias is None else out.add_(bias)
+            ctx.save_for_backward(few.row, weight, few.column, few.value, columns)
         ctx.first, ctx.shape, ctx.has_bias = first, x.shape, bias is not None
         # A recomputed step (``torch.utils.checkpoint``) returns other tensors than it saved.
         ctx.parameter = weight if isinstance(weight, nn.Parameter) else None
@@ -161,39 +168,52 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        kept, weight, columns = ctx.saved_tensors
-        flat = kept.reshape(-1, kept.shape[-1])  # (N, D) or (N, C)
         g = gradient.reshape(-1, gradient.shape[-1])  # (N, H)
         of_x = of_weight = of_bias = None
         if ctx.has_bias and ctx.needs_input_grad[2]:
             of_bias = g.sum(0)
-        plain = columns is None and not torch.is_grad_enabled()  # a second derivative needs all of g
-        rows = filled_columns(g) if plain else None  # (R,)
+        gradients = WeightGradients.active if ctx.parameter is not None else None
+        x, weight, *few = ctx.saved_tensors  # read once: a recomputed step allows no more
+        if few:  # their derivative is not needed
+            if ctx.needs_input_grad[1]:
+                of_weight = _of_few(ctx, x, weight, few, g, gradients)
+            return None, of_weight, of_bias, None
+        flat = x.reshape(-1, x.shape[-1])  # (N, D)
+        # A second derivative needs all of g.
+        rows = None if torch.is_grad_enabled() else filled_columns(g)  # (R,)
         g = g if rows is None else g.index_select(1, rows)  # (N, R)
         if ctx.needs_input_grad[0]:
             part = weight[:, ctx.first : ctx.first + ctx.shape[-1]]  # (H, D)
             of_x = (g @ (part if rows is None else part.index_select(0, rows))).view(ctx.shape)
         if ctx.needs_input_grad[1]:
-            gradients = WeightGradients.active
-            if gradients is not None and ctx.parameter is not None:
-                gradients.add(ctx.parameter, ctx.first, g, flat, columns, rows)
+            if gradients is not None:
+                gradients.add(ctx.parameter, ctx.first, g, flat, rows)
             else:
-                of_weight = _gradient(weight, ctx.first, g, flat, columns, rows)
+                of_weight = _gradient(weight, ctx.first, g, flat, rows)
         return of_x, of_weight, of_bias, None
 
 
-def _gradient(
-    weight: Tensor, first: int, g: Tensor, x: Tensor, columns: Tensor | None, rows: Tensor | None
-) -> Tensor:
+def _of_few(
+    ctx: Any, row: Tensor, weight: Tensor, few: list[Tensor], g: Tensor, gradients: WeightGradients | None
+) -> Tensor | None:
+    """Return the gradient of the whole weight from that of a few values' product; None if it was added."""
+    place, value, columns = few
+    out = FewValues(row, place, value, g.shape[0]).transposed_times(g, columns.numel()).t()  # (H, C)
+    if gradients is None:
+        return torch.zeros_like(weight).index_copy(1, columns + ctx.first, out)
+    gradients.add_columns(ctx.parameter, columns + ctx.first, out)
+    return None
+
+
+def _gradient(weight: Tensor, first: int, g: Tensor, x: Tensor, rows: Tensor | None) -> Tensor:
     """Return the gradient of the whole weight, see ``WeightGradients.add``."""
-    if columns is None and rows is None and x.shape[1] == weight.shape[1]:
+    if rows is None and x.shape[1] == weight.shape[1]:
         return g.t() @ x
     out = torch.zeros_like(weight)
     if rows is not None:
         out[:, first : first + x.shape[1]].index_copy_(0, rows, g.t() @ x)
         return out
-    where = torch.arange(x.shape[1], device=x.device) if columns is None else columns
-    return out.index_copy_(1, where + first, g.t() @ x)
+    return out.index_copy_(1, torch.arange(x.shape[1], device=x.device) + first, g.t() @ x)
 
 
 def filled_columns(x: Tensor) -> Tensor | None:

@@ -34,9 +34,9 @@ from refit_env.backbones.closed_form import (
     terms_space,
 )
 from refit_env.backbones.cooccurrence import nearest_items
+from refit_env.backbones.few_values import few_values
 from refit_env.backbones.graphs import Latest
 from refit_env.backbones.nearest_items import NearestItems, nearest_regressions
-from refit_env.backbones.products import filled_columns
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.settings import Share, Size
@@ -129,9 +129,9 @@ class SpectralDenoiser(ClosedForm):
         return latent @ self.out
 
     def _directions(self, u: Tensor) -> Tensor:
-        """Return u A (B, r), by the items that ``u`` holds alone where these are few."""
-        columns = None if torch.compiler.is_exporting() else filled_columns(u)
-        return u @ self.into if columns is None else u[:, columns] @ self.into[columns]
+        """Return u A (B, r), by the values of ``u`` alone where these are few."""
+        few = None if torch.compiler.is_exporting() else few_values(u)
+        return u @ self.into if few is None else few.times(self.into)
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:
         """Raise an error for ids of nearest items out of range."""

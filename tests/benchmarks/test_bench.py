@@ -16,6 +16,7 @@ from benchmarks.bench_parts import Budget
 from benchmarks.counting import GROUPS, OTHERS, count, seconds_by_group
 from benchmarks.harness import in_turns
 from benchmarks.workloads import large_dataset
+from refit_env.backbones.few_values import FewValues
 
 
 @pytest.fixture
@@ -47,6 +48,9 @@ def test_rounds_end_at_the_given_time() -> None:
 def test_products_and_picked_rows_are_counted() -> None:
     a, table, places = torch.ones(4, 3), torch.ones(1000, 2), torch.tensor([1, 5])
     assert count(lambda: a.T @ a).operations == 2 * 3 * 4 * 3
+    assert count(lambda: torch.zeros(3, 3).addmm_(a.T, a)).operations == 2 * 3 * 4 * 3, "added in place"
+    few = FewValues.of(torch.eye(4))
+    assert count(lambda: few.times(a)).operations == 2 * 4 * 3, "the zeros are not multiplied"
     assert count(lambda: table.index_select(0, places)).moved == 2 * 8 + 2 * (2 * 2 * 4)
     assert count(lambda: table.view(-1)).moved == 0
     assert seconds_by_group(lambda: a.T @ a)["products"] > 0

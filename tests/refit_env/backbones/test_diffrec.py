@@ -11,7 +11,9 @@ import torch
 
 from refit_env.backbones import backbone_names, make_backbone, published_config, sized_config
 from refit_env.backbones.diffrec import PUBLISHED, DiffRec, DiffRecConfig, time_embedding
+from refit_env.backbones.few_values import FEW_FROM
 from refit_env.backbones.sampling import HISTORY, StepSampler
+from refit_env.policy import DiffusionPolicy
 
 SMALL = DiffRecConfig(hidden=(3,), num_steps=5, embedding=4, noise_scale=0.1, noise_min=0.01, noise_max=0.5)
 
@@ -150,3 +152,82 @@ def test_the_small_size_is_for_catalogues_like_yelps_alone() -> None:
     small, published = sized_config("diffrec", "yelp2018", "small"), sized_config("diffrec", "yelp2018")
     assert small == replace(published, hidden=(100,))
     assert sized_config("diffrec", "ml-1m", "small") == sized_config("diffrec", "ml-1m")
+
+
+CHAIN = {"num_steps": 20, "embedding": 4, "noise_scale": 0.1, "noise_min": 0.01, "noise_max": 0.5}
+
+
+def chains(items: int = 40, **changes: object) -> tuple[DiffusionPolicy, torch.Tensor]:
+    """A policy in float64 of four steps whose network has three hidden layers, and 64 histories."""
+    torch.manual_seed(0)
+    model = DiffRec(items, DiffRecConfig(**{"hidden": (6, 3, 5), **CHAIN, **changes}))  # type: ignore[arg-type]
+    return DiffusionPolicy(model, 4).double().eval(), rows(64, items).double()
+
+
+def step_by_step(policy: DiffusionPolicy, u: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        for t in range(policy.num_steps):
+            u = policy.mean(u, t)
+    return u
+
+
+@pytest.mark.parametrize("hidden", [(5,), (6, 5), (6, 3, 5)])
+@pytest.mark.parametrize("items", [40, FEW_FROM])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@torch.no_grad()
+def test_the_chain_between_hidden_units_is_the_chain(hidden: tuple[int, ...], items: int, eta: float) -> None:
+    policy, u = chains(items, hidden=hidden)
+    u = u * (torch.rand(u.shape) < 0.1) if items == FEW_FROM else u
+    policy = policy.respaced(eta=eta)
+    found = policy.backbone.denoise(u, policy.diffusion)
+    assert found is not None
+    assert torch.allclose(found, step_by_step(policy, u), rtol=0, atol=1e-13)
+    assert torch.equal(policy.denoise(u), found)
+
+
+@torch.no_grad()
+def test_the_chain_follows_the_weights_that_a_fused_optimiser_moves() -> None:
+    policy, u = chains()
+    before = policy.denoise(u)
+    optimizer = torch.optim.Adam(policy.parameters(), 0.1, fused=True)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after = policy.denoise(u)
+    assert not torch.allclose(after, before, atol=1e-3)
+    assert torch.allclose(after, step_by_step(policy, u), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["few rows", "eps", "normalize", "dropout", "hook", "autocast"])
+@torch.no_grad()
+def test_the_chain_runs_step_by_step_where_the_hidden_units_do_not_determine_it(case: str) -> None:
+    settings: dict[str, dict[str, object]] = {
+        "eps": {"mean_type": "eps"},
+        "normalize": {"normalize": True},
+        "few rows": {"hidden": (50,)},
+    }
+    policy, u = chains(**settings.get(case, {}))
+    model = policy.backbone
+    if case == "few rows":
+        u = u[:1]
+    if case == "dropout":
+        model.train()
+    if case == "hook":
+        model.output_layer.register_forward_hook(lambda layer, given, out: out + 1.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"):
+        assert model.denoise(u, policy.diffusion) is None
+
+
+@torch.no_grad()
+def test_weights_that_are_not_trained_keep_the_product_and_training_frees_it() -> None:
+    policy, u = chains()
+    model = policy.backbone
+    assert isinstance(model, DiffRec)
+    policy.requires_grad_(False)
+    found = model.denoise(u[:1], policy.diffusion)
+    assert found is not None and torch.allclose(found, step_by_step(policy, u[:1]), rtol=0, atol=1e-13)
+    assert model._joint._value is not None
+    policy.requires_grad_(True)
+    with torch.enable_grad():
+        model(u, 0)
+    assert model._joint._value is None

@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from refit_env.backbones import products
+from refit_env.backbones.few_values import few_values
 from refit_env.backbones.products import Linear, WeightGradients, filled_columns, linear
 
 ROWS, INPUTS, EXTRA, OUTPUTS = 6, 2000, 3, 5
@@ -55,7 +56,7 @@ def test_values_and_gradients_are_those_of_torch(
     weight: nn.Parameter, bias: nn.Parameter, filled: int, collected: bool
 ) -> None:
     x, e = histories(filled), torch.rand(1, EXTRA, requires_grad=True)
-    assert (filled_columns(x) is None) == (filled == INPUTS)
+    assert (few_values(x) is None) == (filled == INPUTS)
     expected = loss(x, e, weight, bias, plain=True)
     wanted = torch.autograd.grad(expected, [weight, bias, e])
     found = loss(x, e, weight, bias, plain=False)
