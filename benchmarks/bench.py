@@ -164,6 +164,17 @@ def profiles(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
+def earlier_profiles(folder: Path) -> list[list[str]]:
+    """Return such rows of the code before the work on an iteration's speed (``benchmarks.before``)."""
+    path = folder / "before.json"
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    measured = stored.get("measured", {})
+    labels = {
+        f"{name}, before ({stored['commit']})": one["before"]["profile"] for name, one in measured.items()
+    }
+    return profiles([{"profile": labels}])
+
+
 def markdown(rows: Sequence[Sequence[str]], profile: Sequence[Sequence[str]], note: str) -> str:
     """Return the tables as a Markdown page."""
 
@@ -213,7 +224,7 @@ def measure(
     rows = [text(each) for record in found for each in record["rows"]] + [
         text(each) for each in stored(RESULTS)
     ]
-    profile = profiles(found)
+    profile = [*profiles(found), *earlier_profiles(RESULTS)]
     used = sum(record["processor"] for record in found)
     note = (
         f"Best of at most {rounds} rounds, CPU seconds of one thread; all measurements took {used:.0f} s of "

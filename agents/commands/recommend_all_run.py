@@ -28,7 +28,8 @@ class MakeRanker:
     def __call__(self) -> Ranker:
         """Load the data and the policy."""
         folder, dataset = data_of(self.command)
-        return Ranker(policy_of(self.command, folder, self.command.device), dataset)
+        policy = policy_of(self.command, folder, self.command.device)
+        return Ranker(policy.requires_grad_(False), dataset)
 
 
 def write_all(command: Recommend) -> int:

@@ -130,7 +130,7 @@ class DiffRec(Backbone):
             return None
         sources = [first.weight, last.weight, last.bias]
         table, joint, shift = self._joint.get(sources, self._join)  # (I, H), (H, H), (H,)
-        few = None if torch.compiler.is_exporting() else few_values(u)
+        few = few_values(u)
         state = u @ table if few is None else few.times(table)  # (B, H)
         hidden = state
         for k in reversed(range(chain.num_steps)):
@@ -156,7 +156,9 @@ class DiffRec(Backbone):
         return torch.tanh(hidden)
 
     def _reads_all(self) -> bool:
-        """Return whether a step reads u in other ways than by its first layer, or is observed."""
+        """Return whether a step reads u in other ways than by its first layer, or is observed or exported."""
+        if torch.compiler.is_exporting():
+            return True
         config, layers = self.config, (self, *self.layers)
         plain = config.mean_type == "x0" and not (config.normalize or self.training)
         hooked = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
@@ -167,8 +169,6 @@ class DiffRec(Backbone):
         first, last = self.input_layer.weight, self.output_layer.weight
         if not (first.requires_grad or last.requires_grad):
             return True
-        if torch.compiler.is_exporting():
-            return False
         return rows * (steps - 1) * (first.shape[0] + last.shape[1]) > first.shape[0] * last.shape[1]
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:

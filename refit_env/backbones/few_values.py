@@ -48,10 +48,21 @@ class FewValues:
         """Return the product (N, H) with a contiguous ``table`` (D, H)."""
         return _sums(table, self.column, self.value, self.row, self.rows)
 
-    def in_columns(self) -> tuple[Tensor, FewValues]:
-        """Return the columns (C,) with a value, ascending, and the same values by their places in them."""
-        columns, place = torch.unique(self.column, return_inverse=True)  # (C,), (n,)
-        return columns, FewValues(self.row, place, self.value, self.rows)
+    def filled(self, width: int) -> Tensor:
+        """Return the columns (C,) of D = ``width`` with a value, ascending."""
+        return torch.nonzero(self._has_value(width)).flatten()
+
+    def in_columns(self, width: int) -> tuple[Tensor, FewValues]:
+        """Return the columns (C,) of D = ``width`` with a value, and the values by their places in them."""
+        there = self._has_value(width)
+        place = there.cumsum(0) - 1  # (D,)
+        return torch.nonzero(there).flatten(), FewValues(self.row, place[self.column], self.value, self.rows)
+
+    def _has_value(self, width: int) -> Tensor:
+        """Return (D,) bool, whether a column has a value."""
+        there = torch.zeros(width, dtype=torch.bool, device=self.column.device)
+        there[self.column] = True
+        return there
 
     def transposed_times(self, g: Tensor, columns: int) -> Tensor:
         """Return x^T g (C, H) for ``g`` (N, H), of the first ``columns`` columns."""

@@ -5,8 +5,8 @@ them: for tens of thousands of items the kernel then clears hundreds of MiB for 
 ``WeightGradients`` each use is one product that adds to the array in place (BLAS's ``beta = 1``).
 
 An input that needs no derivative and holds few values (histories) is multiplied value by value
-(``refit_env.backbones.few_values``); of a derivative in the outputs with many columns of 0 (that of a list's
-score in the items' scores) the other columns alone are used.
+(``refit_env.backbones.few_values``), and so is a derivative in the outputs with few values (that of a list's
+score in the items' scores).
 
 Letters: N rows, D inputs, H outputs, C columns of the input with a value that is not 0, R outputs with a
 derivative that is not 0.
@@ -22,10 +22,8 @@ from torch import Tensor, nn
 
 from refit_env.backbones.few_values import FewValues, few_values
 
-SPARSE_FROM = 1024
-"""Least number of outputs of whose derivative empty columns are searched."""
 SPARSE_SHARE = 0.6
-"""Largest share of columns with values for which the product is made with these columns alone."""
+"""Largest share of outputs with a derivative for which a weight's gradient is computed for these alone."""
 
 
 class WeightGradients:
@@ -157,7 +155,7 @@ class _Linear(torch.autograd.Function):
             out = torch.mm(flat, part.t()) if bias is None else torch.addmm(bias, flat, part.t())  # (N, H)
             ctx.save_for_backward(x, weight)
         else:
-            columns, few = few.in_columns()  # (C,)
+            columns, few = few.in_columns(flat.shape[1])  # (C,)
             out = few.times(part.index_select(1, columns).t().contiguous())  # (N, H)
             out = out if bias is None else out.add_(bias)
             ctx.save_for_backward(few.row, weight, few.column, few.value, columns)
@@ -180,11 +178,13 @@ class _Linear(torch.autograd.Function):
             return None, of_weight, of_bias, None
         flat = x.reshape(-1, x.shape[-1])  # (N, D)
         # A second derivative needs all of g.
-        rows = None if torch.is_grad_enabled() else filled_columns(g)  # (R,)
-        g = g if rows is None else g.index_select(1, rows)  # (N, R)
+        values = None if torch.is_grad_enabled() else few_values(g)
         if ctx.needs_input_grad[0]:
             part = weight[:, ctx.first : ctx.first + ctx.shape[-1]]  # (H, D)
-            of_x = (g @ (part if rows is None else part.index_select(0, rows))).view(ctx.shape)
+            taken = values if part.is_contiguous() else None
+            of_x = (g @ part if taken is None else taken.times(part)).view(ctx.shape)
+        rows = None if values is None else _sparse(values.filled(g.shape[1]), g.shape[1])  # (R,)
+        g = g if rows is None else g.index_select(1, rows)  # (N, R)
         if ctx.needs_input_grad[1]:
             if gradients is not None:
                 gradients.add(ctx.parameter, ctx.first, g, flat, rows)
@@ -216,18 +216,6 @@ def _gradient(weight: Tensor, first: int, g: Tensor, x: Tensor, rows: Tensor | N
     return out.index_copy_(1, torch.arange(x.shape[1], device=x.device) + first, g.t() @ x)
 
 
-def filled_columns(x: Tensor) -> Tensor | None:
-    """Return the columns (C,) of ``x`` (N, D) that hold a value; None where these are most, or D is small.
-
-    On a GPU always None: the search would cost more than it saves.
-
-    Example:
-        >>> filled_columns(torch.ones(2, 3)) is None
-        True
-    """
-    if x.is_cuda or x.shape[1] < SPARSE_FROM or not x.shape[0]:
-        return None
-    if int(torch.count_nonzero(x[0])) > SPARSE_SHARE * x.shape[1]:
-        return None
-    columns = torch.nonzero((x != 0).any(0)).flatten()
-    return columns if columns.numel() <= SPARSE_SHARE * x.shape[1] else None
+def _sparse(columns: Tensor, width: int) -> Tensor | None:
+    """Return some columns (C,) of ``width`` if a product with these alone is faster; else None."""
+    return columns if columns.numel() <= SPARSE_SHARE * width else None

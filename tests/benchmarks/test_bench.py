@@ -120,3 +120,12 @@ def test_the_whole_pretraining_is_compared_with_an_iteration(tmp_path: Path) -> 
 def test_an_unknown_data_set_is_named() -> None:
     with pytest.raises(ValueError, match="unknown data set of the benchmarks 'ml-2m'"):
         bench.measure(["ml-2m"])
+
+
+def test_the_profile_of_an_earlier_commit_is_beside_todays(tmp_path: Path) -> None:
+    assert bench.earlier_profiles(tmp_path) == []
+    profile = dict.fromkeys([*GROUPS, OTHERS], 0.001)
+    stored = {"commit": "abc", "measured": {"ml-1m": {"before": {"profile": profile}}}}
+    (tmp_path / "before.json").write_text(json.dumps(stored))
+    (found,) = bench.earlier_profiles(tmp_path)
+    assert found == ["ml-1m, before (abc)", *["1.0"] * len(profile), "6.0"]

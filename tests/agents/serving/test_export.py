@@ -25,7 +25,7 @@ from agents.serving.export import (
 from agents.serving.graph import NOTHING, RankingGraph
 from agents.serving.ranker import Query, Ranker
 from refit_env.backbones import backbone_names, make_backbone
-from refit_env.backbones.products import SPARSE_FROM
+from refit_env.backbones.few_values import FEW_FROM
 from refit_env.data.sequences import LENGTHS
 from refit_env.policy import DiffusionPolicy
 
@@ -106,11 +106,11 @@ def test_a_catalogue_whose_empty_columns_are_skipped_is_exported(
 ) -> None:
     import onnxruntime
 
-    backbone = make_backbone(name, SPARSE_FROM + 10, small_configs[name])
+    backbone = make_backbone(name, FEW_FROM + 10, small_configs[name])
     graph = RankingGraph(DiffusionPolicy(backbone, 2), 6)
     write_onnx(graph, tmp_path / "m.onnx", ABOUT)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    histories = padded([(1, 2, 3), (SPARSE_FROM, 5)])
+    histories = padded([(1, 2, 3), (FEW_FROM, 5)])
     with torch.no_grad():
         want = [part.numpy() for part in graph(torch.from_numpy(histories))]
     assert compare_lists(want, session.run(None, {"history": histories})) < 1e-4

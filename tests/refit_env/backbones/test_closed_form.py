@@ -15,8 +15,8 @@ from refit_env.backbones import backbone_class, backbone_for, linear, make_backb
 from refit_env.backbones import nearest_items as item_pairs
 from refit_env.backbones.closed_form import ClosedForm, train_counts
 from refit_env.backbones.cooccurrence import Counting, cooccurrences, nearest_items
+from refit_env.backbones.few_values import FEW_FROM
 from refit_env.backbones.linear import LinearDenoiser
-from refit_env.backbones.products import SPARSE_FROM
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
 from refit_env.backbones.spectral import SpectralConfig, SpectralDenoiser
 from refit_env.data import Dataset, Interactions, RowDataset, synthesize, synthesize_sessions
@@ -470,10 +470,10 @@ def test_the_spectral_chain_at_once_is_the_chain_step_by_step(data: Dataset, ste
 
 def test_the_spectral_chain_of_few_items_reads_their_rows_alone() -> None:
     config = SpectralConfig(rank=4, num_steps=3)
-    backbone = SpectralDenoiser(SPARSE_FROM, config)
+    backbone = SpectralDenoiser(FEW_FROM, config)
     torch.nn.init.normal_(backbone.out, std=0.1)
     policy = DiffusionPolicy(backbone, 3)
-    rows = torch.zeros(2, SPARSE_FROM)
+    rows = torch.zeros(2, FEW_FROM)
     rows[0, [3, 9]], rows[1, 500] = 1.0, 0.5
     wanted = policy.denoise(rows).detach()
     with torch.no_grad():

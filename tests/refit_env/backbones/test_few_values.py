@@ -25,8 +25,9 @@ def test_both_products_equal_those_of_the_whole_input(dtype: torch.dtype) -> Non
     assert few is not None
     table, g = torch.randn(FEW_FROM, 3, dtype=dtype), torch.randn(5, 3, dtype=dtype)
     assert torch.allclose(few.times(table), x @ table, atol=1e-5)
-    columns, inside = few.in_columns()
+    columns, inside = few.in_columns(FEW_FROM)
     assert torch.equal(columns, torch.nonzero((x != 0).any(0)).flatten())
+    assert torch.equal(few.filled(FEW_FROM), columns)
     assert torch.allclose(inside.times(table[columns]), x @ table, atol=1e-5)
     assert torch.allclose(inside.transposed_times(g, len(columns)), x[:, columns].T @ g, atol=1e-5)
 
@@ -35,7 +36,7 @@ def test_an_input_without_a_value_gives_zeros() -> None:
     few = few_values(torch.zeros(2, FEW_FROM))
     assert few is not None
     assert torch.equal(few.times(torch.ones(FEW_FROM, 3)), torch.zeros(2, 3))
-    columns, inside = few.in_columns()
+    columns, inside = few.in_columns(FEW_FROM)
     assert inside.transposed_times(torch.ones(2, 3), len(columns)).shape == (0, 3)
 
 

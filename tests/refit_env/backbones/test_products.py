@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from refit_env.backbones import products
 from refit_env.backbones.few_values import few_values
-from refit_env.backbones.products import Linear, WeightGradients, filled_columns, linear
+from refit_env.backbones.products import Linear, WeightGradients, linear
 
 ROWS, INPUTS, EXTRA, OUTPUTS = 6, 2000, 3, 5
 
@@ -118,16 +117,6 @@ def test_the_layer_is_a_linear_layer_of_any_number_of_dimensions() -> None:
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
-def test_small_and_full_inputs_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert filled_columns(torch.zeros(2, products.SPARSE_FROM - 1)) is None
-    assert filled_columns(torch.ones(2, products.SPARSE_FROM)) is None
-    assert filled_columns(torch.zeros(0, products.SPARSE_FROM)) is None
-    row = torch.zeros(2, products.SPARSE_FROM)
-    row[1, 7] = 1.0
-    found = filled_columns(row)
-    assert found is not None and found.tolist() == [7]
-
-
 def test_second_derivatives_are_right() -> None:
     """TRPO multiplies by the Hessian of the KL."""
     x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
@@ -137,21 +126,25 @@ def test_second_derivatives_are_right() -> None:
 
 
 @pytest.mark.parametrize("collected", [True, False])
-@pytest.mark.parametrize("touched", [30, INPUTS])
-def test_a_derivative_in_few_outputs_gives_the_gradients_of_torch(touched: int, collected: bool) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("touched", "share"), [(30, 1.0), (INPUTS, 0.05), (INPUTS, 1.0)])
+def test_a_derivative_in_few_outputs_gives_the_gradients_of_torch(
+    touched: int, share: float, first: int, collected: bool
+) -> None:
     generator = torch.Generator().manual_seed(3)
-    weight = nn.Parameter(torch.randn(INPUTS, OUTPUTS + EXTRA, generator=generator))
+    weight = nn.Parameter(torch.randn(INPUTS, OUTPUTS + EXTRA * first, generator=generator))
     bias = nn.Parameter(torch.zeros(INPUTS))
     x = torch.randn(ROWS, OUTPUTS, generator=generator, requires_grad=True)
     slope = torch.zeros(ROWS, INPUTS)
     slope[:, torch.randperm(INPUTS, generator=generator)[:touched]] = 1.0
-    assert (filled_columns(slope) is None) == (touched == INPUTS)
-    functional.linear(x, weight[:, 1 : 1 + OUTPUTS], bias).backward(slope)
+    slope *= torch.rand(slope.shape, generator=generator) < share
+    assert (few_values(slope) is None) == (touched == INPUTS and share == 1.0)
+    functional.linear(x, weight[:, first : first + OUTPUTS], bias).backward(slope)
     expected = [torch.zeros(0) if tensor.grad is None else tensor.grad for tensor in (x, weight, bias)]
     for tensor in (x, weight, bias):
         tensor.grad = None
     with WeightGradients() if collected else nullcontext():
-        linear(x, weight, bias, first=1).backward(slope)
+        linear(x, weight, bias, first=first).backward(slope)
     for tensor, gradient in zip((x, weight, bias), expected, strict=True):
         assert tensor.grad is not None
         assert torch.allclose(tensor.grad, gradient, atol=1e-4 * float(gradient.abs().max()))
