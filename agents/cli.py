@@ -17,6 +17,7 @@ Exit codes:
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -50,6 +51,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """Name -> module (its ``main`` gets the remaining arguments) and the line in ``refit --help``."""
 DIVIDED = ("pretrain", "finetune")
 """Commands that torchrun may start in several processes."""
+
+REMEDIES = {
+    errno.ENOENT: "nothing is there, and nothing can be made there",
+    errno.ENOSPC: "free some space",
+    errno.EACCES: "choose a place that you may read and write",
+    errno.EPERM: "choose a place that you may read and write",
+    errno.EROFS: "choose a place that you may write",
+}
+"""What helps where the system refuses a file, by the number of its error."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,11 +124,24 @@ def _in_one_line(error: Exception) -> str | None:
 
     place = users_line(error, raised=is_user_error(error))
     if place is None and is_user_error(error):
-        return str(error)
+        return _of_system(error) if isinstance(error, OSError) else str(error)
     if place is None or not is_first():  # of the other processes only tracebacks are printed
         return None
     words = " ".join(str(error).split())[:300]
     return f"{place}: {type(error).__name__}: {words}; REFIT_DEBUG=1 shows the traceback"
+
+
+def _of_system(error: OSError) -> str:
+    """Return what the system refused: the file, the reason, and what helps.
+
+    Example:
+        >>> _of_system(OSError(28, "No space left on device", "runs/rl/log.csv"))
+        'runs/rl/log.csv: No space left on device; free some space'
+    """
+    if error.errno is None or error.filename is None:
+        return str(error)
+    helps = REMEDIES.get(error.errno)
+    return f"{error.filename}: {error.strerror}" + (f"; {helps}" if helps else "")
 
 
 def run_command(name: str, words: Sequence[str]) -> int:

@@ -59,8 +59,9 @@ def run(command: Export) -> int:
     if command.json:
         print_json({"file": str(command.out), "format": command.format, **asdict(about)})
         return 0
+    steps = "1 step" if about.num_steps == 1 else f"{about.num_steps} steps"
     say(
-        f"wrote {command.out}: {about.backbone} on {about.dataset}, {about.num_steps} steps, lists of "
+        f"wrote {command.out}: {about.backbone} on {about.dataset}, {steps}, lists of "
         f"{about.top} of {about.num_items:,} items, weights {about.weights[:12]}"
     )
     return 0

@@ -43,7 +43,7 @@ def run(command: Recommend) -> int:
     users, items = ids_of(command, "user", dataset), ids_of(command, "item", dataset)
     user = _number(command, users)
     choice = Choice(
-        history=_history(command, dataset, items),
+        history=_history(command, items),
         allow=None if command.allow is None else items_in(command.allow, "--allow", items),
         deny=None if command.deny is None else items_in(command.deny, "--deny", items),
     )
@@ -60,18 +60,12 @@ def run(command: Recommend) -> int:
     return 0
 
 
-def _history(command: Recommend, dataset: Dataset, items: IdMap) -> tuple[int, ...]:
+def _history(command: Recommend, items: IdMap) -> tuple[int, ...]:
     """The numbers of ``--history``."""
     try:
-        numbers = tuple(items.number(item) for item in command.history)
+        return tuple(items.number(item) for item in command.history)
     except ValueError as error:
         raise ValueError(f"--history: {error}") from None
-    twice = next((n for at, n in enumerate(numbers) if n in numbers[:at]), None)
-    if twice is not None and not dataset.has_rows:
-        raise ValueError(
-            f"--history: {items.named(twice)} is listed twice; {dataset.name!r} has sets of items"
-        )
-    return numbers
 
 
 def _owner(user: int | None, users: IdMap, choice: Choice, items: IdMap) -> dict[str, Any]:

@@ -41,6 +41,8 @@ from refit_env.rewards.base import Reward
 
 DENSE_SHARE = 0.1
 """Share of gains that are not 0 above which all thresholds are computed for all items."""
+LOWEST = -80.0
+"""Exponent of e whose density counts as 0."""
 EVENLY = 0.1
 """Share of the draws of items that has equal probabilities, so that every item has one above 0."""
 
@@ -229,7 +231,7 @@ def _pushed_down(mean: Tensor, value: Tensor, weight: Tensor, std: float) -> Ten
     for n in range(int(counts.max()) if counts.numel() else 0):
         rows = torch.nonzero(counts > n).flatten()  # (n,)
         rank = order[rows, n]
-        density = mean[rows].sub_(value[rows, rank, None]).div_(std).square_().mul_(-0.5).exp_()  # (n, I)
+        density = _bell_(mean[rows].sub_(value[rows, rank, None]).div_(std))  # (n, I)
         out.index_add_(
             0, rows, density.mul_(weight[rows, rank, None]), alpha=-1 / (math.sqrt(2 * math.pi) * std)
         )
@@ -238,7 +240,16 @@ def _pushed_down(mean: Tensor, value: Tensor, weight: Tensor, std: float) -> Ten
 
 def _density(threshold: Tensor, mean: Tensor, std: float) -> Tensor:
     """Return the density of N(mean, std^2) at the thresholds."""
-    return torch.exp(-0.5 * ((threshold - mean) / std).square()) / (math.sqrt(2 * math.pi) * std)
+    return _bell_((threshold - mean) / std) / (math.sqrt(2 * math.pi) * std)
+
+
+def _bell_(z: Tensor) -> Tensor:
+    """Return e^(-z^2 / 2), written into ``z``; below e^``LOWEST`` it is 0.
+
+    A processor computes an exponential many times slower where the result has less than the full precision.
+    """
+    bell = z.square_().mul_(-0.5).clamp_(min=LOWEST).exp_()
+    return torch.threshold_(bell, math.exp(LOWEST + 1), 0.0)
 
 
 def _dense_slope(

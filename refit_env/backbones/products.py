@@ -156,7 +156,7 @@ class _Linear(torch.autograd.Function):
             ctx.save_for_backward(x, weight)
         else:
             columns, few = few.in_columns(flat.shape[1])  # (C,)
-            out = few.times(part.index_select(1, columns).t().contiguous())  # (N, H)
+            out = few.times(part.t().index_select(0, columns))  # (N, H)
             out = out if bias is None else out.add_(bias)
             ctx.save_for_backward(few.row, weight, few.column, few.value, columns)
         ctx.first, ctx.shape, ctx.has_bias = first, x.shape, bias is not None
@@ -198,7 +198,9 @@ def _of_few(
 ) -> Tensor | None:
     """Return the gradient of the whole weight from that of a few values' product; None if it was added."""
     place, value, columns = few
-    out = FewValues(row, place, value, g.shape[0]).transposed_times(g, columns.numel()).t()  # (H, C)
+    out = (
+        FewValues(row, place, value, g.shape[0]).transposed_times(g, columns.numel()).t().contiguous()
+    )  # (H, C)
     if gradients is None:
         return torch.zeros_like(weight).index_copy(1, columns + ctx.first, out)
     gradients.add_columns(ctx.parameter, columns + ctx.first, out)

@@ -82,6 +82,33 @@ def test_a_thread_that_finds_the_disk_full_prints_no_traceback(capsys: pytest.Ca
         assert ("KeyError" in capsys.readouterr().err) is isinstance(error, KeyError)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(2, "No such file or directory", "/proc/x"),
+            "/proc/x: No such file or directory; not",
+        ),
+        (
+            OSError(13, "Permission denied", "/root/x"),
+            "/root/x: Permission denied; choose a",
+        ),
+        (OSError(5, "Input/output error", "x"), "x: Input/output error\n"),
+        (OSError("no number"), "no number\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_without_its_number(
+    error: OSError, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(name: str, words: object) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "run_command", refuse)
+    assert cli.main(["demo"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"refit: error: {message}") and err.count("\n") == 1
+
+
 def test_commands_that_are_not_divided_refuse_several_processes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,8 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
         patch.setattr(os, "replace", full)
         assert main([*PRETRAIN, "--out", str(broken)]) == 2
     err = capsys.readouterr().err
-    assert err == f"refit: error: [Errno 28] No space left on device: '{broken / 'pretrain.safetensors'}'\n"
+    file = broken / "pretrain.safetensors"
+    assert err == f"refit: error: {file}: No space left on device; free some space\n"
     assert load_state(broken / "pretrain")[1]["epoch"] == 2
     assert not [path for path in broken.iterdir() if path.name.startswith(".")]
     assert main([*PRETRAIN, "--out", str(broken), "--resume"]) == 0

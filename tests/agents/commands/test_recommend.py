@@ -11,6 +11,7 @@ import torch
 
 from agents.cli import main
 from agents.commands.recommend_run import Choice, recommend
+from agents.serving.ranker import Query, Ranker
 from refit_env.backbones import backbone_for
 from refit_env.data import (
     Dataset,
@@ -234,6 +235,18 @@ def test_a_history_of_the_sources_ids(shop: Any, capsys: pytest.CaptureFixture[s
     assert "the owner of --history of shop" in capsys.readouterr().out
 
 
+def test_a_repeated_item_of_a_history_is_ranked_as_the_service_does(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _, data = shop
+    items = [f"{number:010d}" for number in (4, 9, 4)]
+    assert main(["recommend", "--run", str(run), "--json", "--history", *items]) == 0
+    report = json.loads(capsys.readouterr().out)
+    (served,) = Ranker(DiffusionPolicy.load(run), data).rank([Query(history=(4, 9, 4))], 10)
+    assert report["history_numbers"] == [4, 9, 4]
+    assert [row["item_number"] for row in report["items"]] == served.items.tolist()
+
+
 def test_a_list_holds_what_is_allowed_and_nothing_that_is_denied(
     shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,10 +295,6 @@ def test_a_wrong_list_is_named(
         ([], "whose list? Pass --user ID, or --history ITEM"),
         (["--user", "user-07", "--history", "0000000003"], "whose list?"),
         (["--history", "000000003"], "--history: unknown item '000000003'. Did you mean '0000000003'?"),
-        (
-            ["--history", "0000000003", "0000000003"],
-            "--history: item '0000000003' (number 3) is listed twice",
-        ),
         (["--history", "0000000003", "--protocol"], "pass --user, not --history"),
     ],
 )

@@ -56,6 +56,16 @@ def test_slope_matches_finite_differences(gains: list[float], discount: list[flo
         assert abs(float(estimate[i]) - rise / 0.04) < 5 * float(error[i]) + 0.01
 
 
+def test_the_density_of_items_far_from_a_list_is_0_and_of_others_the_normal_density() -> None:
+    scores = torch.tensor([[0.5, 0.4, -2.0, -3.1, -9.0]])
+    gains = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    slope = expected_slope(scores, scores, gains, torch.tensor([1.0]), std=STD)[0]
+    z = (0.5 - scores[0].double()) / STD
+    wanted = -(-0.5 * z.square()).exp() / (math.sqrt(2 * math.pi) * STD)
+    assert slope[1:4].double() == pytest.approx(wanted[1:4], rel=1e-4)
+    assert slope[4] == 0.0, "e^-501"
+
+
 def test_slope_has_the_score_function_mean_and_a_fraction_of_its_variance() -> None:
     gains, discount = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 0.0]), torch.tensor([0.5, 0.5])
     mean = torch.linspace(0.5, 0.0, 6)

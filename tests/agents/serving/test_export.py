@@ -234,7 +234,7 @@ def test_the_command_writes_a_program_and_prints_what_it_is(
     assert main(words) == 2  # a second time
     assert "m.pt2 exists already; choose another file, or pass --overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
-    assert "wrote" in capsys.readouterr().out
+    assert "linear on synthetic, 1 step, lists of 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
