@@ -1,8 +1,9 @@
 """Write the tables of measured results into docs/results.md, and a choice of their rows into README.md.
 
 Every JSON file of benchmarks/results that has a ``table`` or ``tables`` becomes one section of
-docs/results.md; README.md shows the rows that ``HEADLINE`` names. ``refit compare STUDY --finished --out
-benchmarks/results`` writes the file of a study from its records. The form of such a file:
+docs/results.md, in the part and at the place that ``PARTS`` states; README.md shows the rows that
+``HEADLINE`` names. ``refit compare STUDY --finished --out benchmarks/results`` writes the file of a study
+from its records. The form of such a file:
 
     {"title": "...", "command": "python -m benchmarks...", "note": "...",  # a remark a line
      "table": {"columns": ["model", ...], "rows": [["DiffRec", ...], ...]}, ...}
@@ -68,15 +69,35 @@ and their first cells. A gain is never shown without its controls."""
 HEADLINE_COLUMNS = ("environment, model", "NDCG@20", "Recall@20", "NDCG@20 gain, %")
 ELSEWHERE = ("leaderboards", "published")
 """Results that ``docs/make_leaderboards.py`` writes pages of."""
+PARTS: Mapping[str, Sequence[str]] = {
+    "Does fine-tuning pay?": (
+        *("fine-tuning", "ordered", "closed-forms", "backbones", "steps", "algorithms"),
+        "leave_one_set_out",
+    ),
+    "Which reward?": (
+        *("rewards", "racs", "frontier", "over_optimisation", "alarms", "likelihood"),
+        "reward_alignment",
+    ),
+    "What does it cost?": (
+        *("bench", "fine_tuning_cost", "scaling", "projection", "processes", "serving", "levers"),
+        *("reinforce_iteration", "env_throughput", "sb3_adapter", "gradient_noise"),
+    ),
+}
+"""The parts of docs/results.md, and the stems of their files in order."""
+OTHERS = "Other measurements"
+"""The part of files that ``PARTS`` does not name."""
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
 
 
 def load_results(folder: Path) -> list[dict[str, Any]]:
-    """Read the result files that hold tables, in order of their names; each knows its ``folder``."""
+    """Read the result files with tables, in the order of ``PARTS``; each has its ``folder`` and ``part``."""
+    stems = [(part, stem) for part, stems in PARTS.items() for stem in stems]
+    places = {stem: (number, part) for number, (part, stem) in enumerate(stems)}
     paths = [path for path in sorted(folder.glob("*.json")) if path.stem not in ELSEWHERE]
+    paths.sort(key=lambda path: places.get(path.stem, (len(places), OTHERS))[0])
     results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return [
-        result | {"folder": path.parent}
+        result | {"folder": path.parent, "part": places.get(path.stem, (len(places), OTHERS))[1]}
         for path, result in results
         if isinstance(result, dict) and ("table" in result or "tables" in result)
     ]
@@ -118,7 +139,7 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md"
         result: of ``load_results``.
         page: the page that it is for; the figure's link starts there.
     """
-    parts = [f"## {marked(result['title'])}"]
+    parts = [f"### {marked(result['title'])}"]
     tables = [result["table"]] if "table" in result else result["tables"]
     for table in tables:
         parts += [f"**{marked(table['title'])}**"] if "title" in table else []
@@ -132,6 +153,33 @@ def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md"
     parts += ["Measured on:", data_table(names, result)] if names else []
     parts += source(result)
     return "\n\n".join(parts)
+
+
+def sections(results: Sequence[Mapping[str, Any]], page: Path = ROOT / "docs" / "results.md") -> str:
+    """The parts with their sections as Markdown, below a list of links to them."""
+    parts: dict[str, list[Mapping[str, Any]]] = {}
+    for result in results:
+        parts.setdefault(result["part"], []).append(result)
+    links = [
+        f"- **{part}** "
+        + " · ".join(f"[{marked(r['title'])}](#{anchor(marked(r['title']))})" for r in within)
+        for part, within in parts.items()
+    ]
+    body = [
+        "\n\n".join([f"## {part}", *(section(result, page) for result in within)])
+        for part, within in parts.items()
+    ]
+    return "\n\n".join(["\n".join(links), *body]) if results else NOTHING_YET
+
+
+def anchor(title: str) -> str:
+    """The name that GitHub and MyST give to a heading.
+
+    Example:
+        >>> anchor("What does it cost? (ML-1M, T = 4)")
+        'what-does-it-cost-ml-1m-t--4'
+    """
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def source(result: Mapping[str, Any]) -> list[str]:
@@ -220,8 +268,7 @@ def pages(root: Path = ROOT) -> dict[Path, str]:
     """The two pages as they should be."""
     results = load_results(root / "benchmarks" / "results")
     readme, page = root / "README.md", root / "docs" / "results.md"
-    sections = "\n\n".join(section(result, page) for result in results) or NOTHING_YET
-    bodies = {readme: headline(results), page: sections}
+    bodies = {readme: headline(results), page: sections(results, page)}
     return {path: fill(path.read_text(encoding="utf-8"), body) for path, body in bodies.items()}
 
 

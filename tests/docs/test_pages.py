@@ -111,6 +111,14 @@ def test_results_become_tables(results: Any, tmp_path: Path) -> None:
     assert results.fill(page, text) == page
 
 
+def test_every_result_has_its_part_and_a_link_to_it(results: Any) -> None:
+    found = results.load_results(ROOT / "benchmarks" / "results")
+    assert {result["part"] for result in found} <= results.PARTS.keys()
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    headings = {results.anchor(title) for title in re.findall(r"^### (.*)$", page, flags=re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", page)) == headings
+
+
 def test_studies_have_several_tables_and_a_figure(results: Any, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     folder.mkdir(parents=True)
