@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from agents.gradients.episodes import Rollout, Slopes
-from agents.gradients.rank_thresholds import Top, crossings, drops, sum_over_parts, top
+from agents.gradients.rank_thresholds import Top, drops, sum_over_parts, top
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import Reward
 
@@ -43,6 +43,12 @@ DENSE_SHARE = 0.1
 """Share of gains that are not 0 above which all thresholds are computed for all items."""
 LOWEST = -80.0
 """Exponent of e whose density counts as 0."""
+REACH = math.sqrt(-2 * LOWEST)
+"""Deviations beyond which it is 0."""
+NEAR_SHARE = 0.2
+"""Largest share of items nearer to a threshold for which these are computed one by one."""
+PAIRS = 2**16
+"""Items that are computed at once then."""
 EVENLY = 0.1
 """Share of the draws of items that has equal probabilities, so that every item has one above 0."""
 
@@ -165,13 +171,13 @@ def expected_slope(
         >>> [round(v, 2) for v in slope[0].tolist()]
         [-2.42, 2.42]
     """
-    first = top(scores, discount.numel()) if first is None else first
-    places = gains.nonzero()  # (n, 2)
-    if places.shape[0] > DENSE_SHARE * gains.numel():
-        return _dense_slope(scores, mean, gains, discount, std, first)
-    value, item = first  # (N, K + 1)
+    value, item = top(scores, discount.numel()) if first is None else first  # (N, K + 1)
     count = value.shape[1] - 1  # thresholds that an item can cross
     drop, held = drops(discount)[:count], gains.gather(1, item)  # (K,), (N, K + 1)
+    places = gains.nonzero()  # (n, 2)
+    if places.shape[0] > DENSE_SHARE * gains.numel():
+        out = _dense_slope(mean, value[:, :count], gains, held[:, :count], drop, std)
+        return _of_listed(out, mean, value, item, held, drop, std)
     lost = drop * held[:, :count]  # (N, K) what an item costs the one at each rank
     if draws is None:
         out = _pushed_down(mean, value[:, :count], lost, std)
@@ -187,7 +193,17 @@ def expected_slope(
         out[row, column] += up
     else:  # relevant items are computed exactly
         out[row, column] = up - (density * lost[:, ranks][row]).sum(1)
-    # An item of the list has the thresholds of the others: from its own rank on, those of the next item.
+    return _of_listed(out, mean, value, item, held, drop, std)
+
+
+def _of_listed(
+    out: Tensor, mean: Tensor, value: Tensor, item: Tensor, held: Tensor, drop: Tensor, std: float
+) -> Tensor:
+    """Write the derivative of the first K + 1 items into ``out`` (N, I), and return it.
+
+    An item of the list has the thresholds of the others: from its own rank on, those of the next item.
+    """
+    count = drop.numel()
     place = torch.arange(count, device=item.device)
     behind = place + (place >= torch.arange(count + 1, device=item.device)[:, None])  # (K + 1, K)
     density = _density(value[:, behind], mean.gather(1, item)[..., None], std)  # (N, K + 1, K)
@@ -253,10 +269,34 @@ def _bell_(z: Tensor) -> Tensor:
 
 
 def _dense_slope(
-    scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, std: float, first: Top | None = None
+    mean: Tensor, value: Tensor, gains: Tensor, held: Tensor, drop: Tensor, std: float
 ) -> Tensor:
-    """``expected_slope`` where most items have a gain."""
+    """Return ``expected_slope`` of items outside the list where most items have a gain.
+
+    An item further than ``REACH`` deviations below the lowest threshold has the density 0, so only the others
+    are computed where they are few.
+
+    Args:
+        mean: (N, I).
+        value: (N, K) the thresholds.
+        gains: (N, I).
+        held: (N, K) the gains of the items at the ranks.
+        drop: (K,) what the rank's discount exceeds the next one's by.
+        std: the scores' standard deviation.
+    """
     out = torch.zeros_like(mean)
-    for threshold, change in crossings(scores, gains, discount, first):
-        out += change * _density(threshold, mean, std)
+    ranks = torch.nonzero(drop).flatten()  # (J,)
+    if not ranks.numel():
+        return out
+    value, held, drop = value[:, ranks], held[:, ranks], drop[ranks]  # (N, J), (N, J), (J,)
+    near = mean > value.amin(1, keepdim=True) - REACH * std  # (N, I)
+    if int(near.sum()) <= NEAR_SHARE * near.numel():
+        for row, column in zip(*(part.split(PAIRS) for part in near.nonzero().unbind(1)), strict=True):
+            density = _density(value[row], mean[row, column, None], std)  # (n, J)
+            gained = gains[row, column, None] - held[row]  # (n, J)
+            out[row, column] = (gained * density * drop).sum(1)
+        return out
+    for n, share in enumerate(drop.tolist()):
+        density = _density(value[:, n, None], mean, std)  # (N, I)
+        out.addcmul_(gains - held[:, n, None], density, value=share)
     return out
