@@ -29,7 +29,7 @@ def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
         boards: of each environment, the rows of ``ranked``.
     """
     lines = tuple(_line(rows) for rows in boards)
-    return TextTable(title, COLUMN_NAMES, lines, note=f"{_counts(boards)} {_certain(boards, lines)}")
+    return TextTable(title, COLUMN_NAMES, lines, note=_summary(boards, lines))
 
 
 def _line(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -63,26 +63,29 @@ def _cell(row: Row | None) -> str:
     return f"{row.name} {row.mean:.4f} ({seconds.removesuffix(ON_GPU)} s{gpu})"
 
 
-def _counts(boards: Sequence[Sequence[Row]]) -> str:
-    """On how many environments a row of this project is first, of those that have baselines and such rows."""
-    whole = [rows for rows in boards if len({row.is_baseline for row in rows}) == 2]
-    ours = [rows[0] for rows in whole if not rows[0].is_baseline]
-    rl = [row for row in ours if row.is_rl]
-    return (
-        f"By its mean a row of this project is first on {len(ours)} of the {len(whole)} environments "
-        f"that have both, on {len(rl)} of them with RL; on the other {len(whole) - len(ours)} a baseline is."
-    )
+def _summary(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) -> str:
+    """On how many environments a row of this project is first, and how many intervals exclude zero.
 
-
-def _certain(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) -> str:
-    """On how many of those environments the two intervals of a line exclude zero."""
-    first = [line for rows, line in zip(boards, lines, strict=True) if not rows[0].is_baseline]
-    over_users = sum("*" in line[5] for line in first)
-    unknown = sum(line[5] == NONE for line in first)
-    rl = [line for rows, line in zip(boards, lines, strict=True) if rows[0].is_rl]
-    over_start = sum("*" in line[6] for line in rl)
-    return (
-        f"Of the {len(first)} the interval over users of ours less the best baseline excludes zero on "
-        f"{over_users} and is not known on {unknown}; of the {len(rl)} with RL its gain over its start is "
-        f"certain on {over_start}."
+    Args:
+        boards: the rows of each environment; those without a baseline or a row of this project do not count.
+        lines: of ``_line``, in the same order.
+    """
+    whole = [
+        (rows[0], line)
+        for rows, line in zip(boards, lines, strict=True)
+        if len({row.is_baseline for row in rows}) == 2
+    ]
+    ours = [(row, line) for row, line in whole if not row.is_baseline]
+    rl = [line for row, line in ours if row.is_rl]
+    over_users = [line[5] for _, line in ours]
+    text = (
+        f"Environments: {len(whole)}. First by its mean is a row of this project on {len(ours)}, "
+        f"a baseline on {len(whole) - len(ours)}. "
+        f"The first row has RL on {len(rl)}. "
+        f"Ours less the best baseline: the interval over users excludes zero on "
+        f"{sum('*' in cell for cell in over_users)} of {len(ours)}"
     )
+    unknown = over_users.count(NONE)
+    text += f", no interval is known on {unknown}. " if unknown else ". "
+    certain = sum("*" in line[6] for line in rl)
+    return f"{text}RL less its start: the interval over seeds excludes zero on {certain} of {len(rl)}."

@@ -137,13 +137,15 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
     )
     assert line[5].startswith("+0.2") and line[6] == "-"
     note = leaders_table("Leaders", [board]).note
-    assert "first on 1 of the 1 environments that have both, on 1 of them with RL" in note
-    assert (
-        "excludes zero on 1 and is not known on 0; of the 1 with RL its gain over its start is certain on 0"
-        in note
+    assert note == (
+        "Environments: 1. First by its mean is a row of this project on 1, a baseline on 0. The first row has RL on 1. "
+        "Ours less the best baseline: the interval over users excludes zero on 1 of 1. "
+        "RL less its start: the interval over seeds excludes zero on 0 of 1."
     )
-    both = leaders_table("Leaders", [board, rows((LOW, 0.25))]).note  # the second has no row of this project
-    assert "first on 1 of the 1 environments" in both and "Of the 1 the interval" in both
+    one_side = rows((LOW, 0.25))  # no row of this project
+    assert leaders_table("Leaders", [board, one_side]).note == note
+    unknown = rows((LOW, 0.25), (group("diffrec", "rl", None), 0.5))
+    assert "excludes zero on 0 of 1, no interval is known on 1. " in leaders_table("Leaders", [unknown]).note
 
 
 def test_published_figures_are_beside_ours() -> None:
