@@ -354,7 +354,7 @@ def last_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     out: dict[str, tuple[Any, ...]] = {}
     if not isinstance(dataset, RowDataset):
         out = {"factorization": (0.0, 0.2, 0.4, 0.6, 0.8), "factorization_l2": (0.1, 0.3, 0.03)}
-        out |= {"unobserved": (0.1, 0.3, 0.03), "embedding": (64, 32, 128)}
+        out |= {"unobserved": (0.1, 0.03, 0.3, 0.01), "embedding": (64, 32, 16, 128)}
     return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
 
 
