@@ -138,7 +138,8 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
     assert line[5].startswith("+0.2") and line[6] == "-"
     note = leaders_table("Leaders", [board]).note
     assert note == (
-        "Environments: 1. First by its mean is a row of this project on 1, a baseline on 0. The first row has RL on 1. "
+        "Environments: 1. First by its mean is a row of this project on 1, a baseline on 0. "
+        "The first row has RL on 1. "
         "Ours less the best baseline: the interval over users excludes zero on 1 of 1. "
         "RL less its start: the interval over seeds excludes zero on 0 of 1."
     )
