@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
-from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -23,6 +21,7 @@ from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.pretrained import load_policy
 from refit_env.rewards import ListReward, reward_class, reward_names
+from refit_env.utils.user_code import users_line
 
 DEFAULT_ENV = "ReFiT-Synthetic-v0"
 
@@ -86,11 +85,10 @@ def check(command: RewardCheck) -> int:
         AttributeError,
         ZeroDivisionError,
     ) as error:
-        if isinstance(error, SettingError):
+        if isinstance(error, SettingError) or users_line(error) is not None:
             raise
         text = " ".join(str(error).split())
-        where = _line_of(error, command.reward)
-        raise ValueError(f"reward {command.reward!r}: {type(error).__name__}{where}: {text}") from error
+        raise ValueError(f"reward {command.reward!r}: {type(error).__name__}: {text}") from error
     report["exploration_std"] = command.exploration_std
     note_other_data(episodes.problem.dataset)
     if command.json:
@@ -98,15 +96,6 @@ def check(command: RewardCheck) -> int:
     else:
         _print(report)
     return 0 if report["passed"] else 1
-
-
-def _line_of(error: Exception, reward: str) -> str:
-    """Return the line of the user's file that raised an error; empty where the reward is not of a file."""
-    file = Path(reward.rpartition(":")[0]).resolve()
-    lines = [
-        frame.lineno for frame in extract_tb(error.__traceback__) if Path(frame.filename).resolve() == file
-    ]
-    return f" in line {lines[-1]}" if lines else ""
 
 
 def _policy(command: RewardCheck, device: torch.device) -> tuple[DiffusionPolicy, Target]:

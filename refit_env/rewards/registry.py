@@ -284,7 +284,7 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
         if is_place(name) and not inspect.isclass(user_reward(name)):
             return CallableReward(context, user_reward(name))
         made = reward_class(name)(context, **kwargs)
-        if not hasattr(made, "context"):
+        if not hasattr(made, "weights" if isinstance(made, ListReward) else "context"):
             raise ValueError(f"reward {name!r}: its constructor must call super().__init__(context, ...)")
         return made
     except SettingError as error:

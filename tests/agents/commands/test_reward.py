@@ -100,7 +100,7 @@ def test_one_that_is_not_well_formed_is_exit_code_1(capsys: pytest.CaptureFixtur
         (["my_reward.py"], "reward 'my_reward.py' is a file: add the name of the class or function in it"),
         (["rac"], "unknown reward 'rac'. Did you mean 'racs'?"),
         (["my_reward.py:short"], "reward 'my_reward.py:short': ValueError: reward 'short' returned shape ()"),
-        (["my_reward.py:broken"], "reward 'my_reward.py:broken': IndexError in line 9: index 1000000 is"),
+        (["my_reward.py:broken"], "my_reward.py line 9: IndexError: index 1000000 is"),
         (["my_reward.py:infinite"], "every reward must be finite"),
         (["racs", "--reward-options", "alhpa=1"], "--reward-options alhpa is no setting of reward 'racs'"),
         (["racs", "--reward-options", "k=3"], "--reward-options k is no setting of reward 'racs'"),

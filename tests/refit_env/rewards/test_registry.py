@@ -176,7 +176,9 @@ class Wrong(ListReward):
 
     def __init__(self, context: RewardContext, *, fault: str = "") -> None:
         self.fault = fault
-        if fault != "base":
+        if fault == "context":
+            self.context = context
+        elif fault != "base":
             ranks = 1 if fault == "discount" else context.k
             super().__init__(context, torch.ones(ranks), {"hits": 1.0})
 
@@ -189,6 +191,7 @@ class Wrong(ListReward):
     ("fault", "message"),
     [
         ("base", r"reward 'wrong': its constructor must call super\(\)\.__init__\(context, \.\.\.\)"),
+        ("context", r"reward 'wrong': its constructor must call super\(\)\.__init__\(context, \.\.\.\)"),
         ("discount", r"Wrong: discount of shape \(1,\), expected \([0-9]+,\): a weight for each rank"),
         ("gains", r"Wrong: term_gains returned shape \(3, 2\) for 'hits', expected \(3, [0-9]+\)"),
         ("term", "Wrong: term_gains returned the term 'hit', which has no weight; the weights are of hits"),
