@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from agents.experiments.figures import seed_curves
+from agents.experiments.frontier import POST_HOC, TUNED
+from agents.experiments.frontier_cells import ON_TOP
+from agents.experiments.fronts import FLOOR, direction
 from agents.experiments.per_user import unpack
 from agents.experiments.provenance import sources
 from agents.experiments.records import read_records
@@ -33,6 +36,9 @@ MOST_LINES = 6
 LEVELS = "Means over seeds; lines are 95 % intervals over seeds (Student's t), where there are several."
 CURVES = "Means over seeds; bands are from the lowest seed to the highest."
 """What is said above the charts of levels and of curves."""
+START = "start"
+KINDS = ("re-ranking", "fine-tuning, re-ranked", "supervised", "fine-tuning", START)
+"""Of the points of a study of fronts; later ones are drawn over earlier ones."""
 Record = Mapping[str, Any]
 Groups = dict[str, dict[str, list[Record]]]
 """Environment -> variant -> records in order of their seeds."""
@@ -244,26 +250,47 @@ def gains(groups: Groups) -> list[Chart]:
 
 
 def fronts(records: Sequence[Record]) -> list[Chart]:
-    """Return the measured points of a study of fronts: NDCG against each goal, of a place's first seed."""
+    """Return the points of a study of fronts: NDCG against each goal, of a place's first seed."""
     found: dict[tuple[str, str], list[tuple[str, str, float, float]]] = {}
     seeds: dict[str, int] = {}
+    starts: dict[str, float] = {}
+    supervised = {name for record in records for name in record.get("settings", {}).get("supervised", ())}
     for record in records:
         place = record.get("place", record["env"])
         if record.get("points") and seeds.setdefault(place, record["seed"]) == record["seed"]:
             for point in record["points"]:
-                kind = "re-ranking" if record["variant"] == "post-hoc" else "fine-tuning"
-                kind = "start" if point["method"] == "start" else kind
+                kind = _kind(record["variant"], point["method"], supervised)
+                ndcg = float(point["test"][METRIC])
+                starts |= {place: ndcg} if kind == START else {}
                 for goal, value in point["test"].items():
                     if goal != METRIC:
-                        label = f"{record['variant']} {point['name']}"
-                        row = kind, label, float(point["test"][METRIC]), float(value)
+                        row = kind, f"{record['variant']} {point['name']}", ndcg, float(value)
                         found.setdefault((place, goal), []).append(row)
-    note = "Test, first seed; every measured point."
     charts = [
-        scatter(f"{place}: {goal}", rows, xlabel="NDCG@20", ylabel=goal, note=note)
+        scatter(
+            f"{place}: {goal}" + (" (less is better)" if direction(goal) < 0 else ""),
+            sorted(
+                (row for row in rows if row[2] >= FLOOR * starts.get(place, 0.0)),
+                key=lambda row: KINDS.index(row[0]),
+            ),
+            xlabel="NDCG@20",
+            ylabel=goal,
+            note=f"Test, first seed; the points with at least {FLOOR:.0%} of the start's NDCG@20.",
+        )
         for (place, goal), rows in found.items()
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def _kind(variant: str, method: str, supervised: Collection[str]) -> str:
+    """Return which of ``KINDS`` a point of a study of fronts is."""
+    if method == START:
+        return START
+    if variant in (POST_HOC, TUNED):
+        return "re-ranking"
+    if variant in supervised:
+        return "supervised"
+    return "fine-tuning, re-ranked" if ON_TOP in method else "fine-tuning"
 
 
 def _has_curve(record: Record, name: str) -> bool:

@@ -55,7 +55,8 @@ def test_the_table_has_means_over_seeds(policy: DiffusionPolicy) -> None:
     table = tabulate(found)
     assert [row[0] for row in table] == [f"ml-1m, linear: {row}" for row in ROWS]
     assert table[0][1] == f"{one['ndcg'] + 0.05:.4f}"
-    assert table[0][-1] == "2"
+    assert table[0][-1] == "2" and table[0][7] == ""
+    assert table[1][7:10] == ["+0.0000 ± 0.0000"] * 3
     del found["ml-1m_linear_0"]["rows"][ROWS[-1]]  # a record from before there was this row
     assert tabulate(found)[-1][1] == f"{two['ndcg']:.4f}" and tabulate(found)[-1][-1] == "1"
     assert tabulate(found)[:-1] == table[:-1]

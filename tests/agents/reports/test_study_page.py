@@ -11,6 +11,7 @@ import pytest
 from agents.cli import main
 from agents.experiments.per_user import pack
 from agents.reports.study_page import (
+    KINDS,
     fronts,
     gains,
     grouped,
@@ -72,13 +73,20 @@ def test_levels_curves_and_gains_are_of_the_records(records: list[dict[str, Any]
 def test_points_of_a_study_of_fronts_are_drawn() -> None:
     point = {"method": "mmr", "name": "mmr 0.3", "test": {"ndcg@20": 0.5, "coverage@20": 0.6}}
     start = point | {"method": "start", "name": "start"}
-    cells = [record("post-hoc", 0, 0.5, points=[start, point]), record("tuned", 0, 0.5, points=[point])]
+    far = point | {"name": "mmr 9", "test": {"ndcg@20": 0.44, "coverage@20": 0.9}}
+    run = [point | {"method": method} for method in ("coverage", "coverage + mmr")]
+    cells = [
+        record("post-hoc", 0, 0.5, points=[start, point, far]),
+        record("tuned", 0, 0.5, points=[point]),
+        record("coverage", 0, 0.5, points=run),
+        record("rwr-exp", 0, 0.5, points=[point | {"method": "rwr-exp"}]),
+        record("fronts", 0, 0.5, goals={"coverage@20": {}}) | {"settings": {"supervised": ["rwr-exp"]}},
+    ]
     [chart] = fronts([*cells, record("tuned", 1, 0.5, points=[point])])
-    assert [label for _, label in chart.legend] == ["start", "re-ranking", "fine-tuning"]
-    assert chart.svg.count("<circle") == 3 and "fine-tuning, tuned mmr 0.3:" in chart.svg
+    assert tuple(label for _, label in chart.legend) == KINDS
+    assert chart.svg.count("<circle") == 6 and "re-ranking, tuned mmr 0.3:" in chart.svg
+    assert "mmr 9" not in chart.svg  # below nine tenths of the start
     assert grouped(cells) == {}
-    compared = record("fronts", 0, 0.5, goals={"coverage@20": {"areas": {"all runs": 0.4}}})
-    assert fronts([*cells, compared]) == [chart]  # the comparison holds areas, no points
     assert fronts([record("reinforce", 0, 0.5)]) == []
 
 
