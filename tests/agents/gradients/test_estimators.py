@@ -116,8 +116,8 @@ def plain_slope(scores: Tensor, mean: Tensor, gains: Tensor, discount: Tensor, s
 def test_few_gains_and_many_give_the_plain_sum(
     discount: list[float], relevant: float, std: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the small deviation few items are near a threshold: they are computed some at a time."""
-    monkeypatch.setattr(estimators, "PAIRS", 50)
+    """With the small deviation few items are near a threshold."""
+    monkeypatch.setattr(estimators, "BLOCK", 3 * 200)  # three rows at a time
     generator = torch.Generator().manual_seed(3)
     mean = torch.rand(16, 200, generator=generator)
     scores = mean + std * torch.randn(16, 200, generator=generator)
