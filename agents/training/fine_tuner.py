@@ -267,9 +267,11 @@ class FineTuner(AgentState):
         limit = self.config.max_grad_norm or float("inf")
         trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.world.average([p.grad for p in trained if p.grad is not None])
-        norm = float(torch.nn.utils.clip_grad_norm_(trained, limit))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if not norm + 1e-6 <= limit:  # not a number, too; a factor of 1 would cost a pass over the weights
+            torch.nn.utils.clip_grads_with_norm_(trained, limit, norm)
         self.optimizer.step()
-        return norm
+        return float(norm)
 
     def train_scores(self, learning_rate: float) -> None:
         """Train the score weights, too, with a learning rate of their own."""

@@ -428,3 +428,23 @@ def test_a_backbone_without_item_biases_says_so(small_data: Dataset) -> None:
     config = replace(SMALL, item_bias_learning_rate=1e-3)
     with pytest.raises(SettingError, match="'linear' as fitted has none: fit it with popularity_penalty"):
         agent(DiffusionPolicy(backbone, 1), small_data, config)
+
+
+@pytest.mark.parametrize("limit", [0.0, 1e-3, 1e3, 1.0])
+def test_a_gradient_is_cut_to_the_norm_that_is_allowed_as_torch_does(
+    make_policy: Factory, small_data: Dataset, limit: float
+) -> None:
+    learner = agent(make_policy(), small_data, replace(SMALL, max_grad_norm=limit))
+    trained = [p for group in learner.optimizer.param_groups for p in group["params"]]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in trained:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    wanted = [parameter.grad.clone() for parameter in trained if parameter.grad is not None]
+    copies = [torch.nn.Parameter(parameter.detach().clone()) for parameter in trained]
+    for parameter, gradient in zip(copies, wanted, strict=True):
+        parameter.grad = gradient
+    norm = torch.nn.utils.clip_grad_norm_(copies, limit or math.inf)
+    assert learner.take_step() == float(norm) > 1.0
+    for parameter, copy in zip(trained, copies, strict=True):
+        assert parameter.grad is not None and copy.grad is not None
+        assert torch.equal(parameter.grad, copy.grad)
