@@ -44,7 +44,7 @@ def run(command: Compare) -> int:
         records,
         env_ids=command.env,
         models=names_in(command.models),
-        variants=names_in(command.variants),
+        variants=variants_of(command),
         seeds=command.seeds,
         device=device,
         large=command.finished or device != "cpu",
@@ -64,6 +64,13 @@ def records_of(command: Compare, name: str) -> Path:
     """The file of a study's records; a whole path where other machines read it, too."""
     out = Path("runs") / f"compare-{name}" if command.out is None else command.out
     return (out.resolve() if command.engine == "ray" else out) / f"{name}.jsonl"
+
+
+def variants_of(command: Compare) -> list[str]:
+    """The variants that are run; all usual ones if none. One's own reward is one of them."""
+    names = names_in(command.variants)
+    own = [] if command.reward_file is None else [short_name(command.reward_file)]
+    return list(dict.fromkeys(names + own)) if names else []
 
 
 def with_reward(study: Study, place: str) -> Study:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.commands.comparing import with_reward
+from agents.commands.compare import Compare
+from agents.commands.comparing import variants_of, with_reward
 from agents.experiments.columns import COLUMNS
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records
@@ -64,6 +65,17 @@ def test_ones_own_reward_is_a_variant(study: Study, run: Callable[..., object]) 
     before = plan(own, Path("tiny.jsonl"), variants=["margin"])[-1].settings
     Path("my_reward.py").write_text("def margin(scores, users):\n    return scores.amax(1)\n")
     assert plan(own, Path("tiny.jsonl"), variants=["margin"])[-1].settings != before
+
+
+def test_ones_own_reward_is_run_beside_the_rewards_that_are_named(study: Study) -> None:
+    place = "my_reward.py:margin"
+    command = Compare(study="tiny.yml", variants="ndcg", reward_file=place)
+    keys = [
+        cell.key
+        for cell in plan(with_reward(study, place), Path("tiny.jsonl"), variants=variants_of(command))
+    ]
+    assert [key.split("_")[2] for key in keys] == ["pretrained", "ndcg", "margin"]
+    assert variants_of(Compare(study="tiny.yml", reward_file=place)) == []  # all
 
 
 @pytest.mark.parametrize(
