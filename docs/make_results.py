@@ -79,7 +79,8 @@ PARTS: Mapping[str, Sequence[str]] = {
         "reward_alignment",
     ),
     "What does it cost?": (
-        *("bench", "fine_tuning_cost", "scaling", "projection", "processes", "serving", "levers"),
+        *("bench", "before", "compiled"),
+        *("fine_tuning_cost", "scaling", "projection", "processes", "serving", "levers"),
         *("reinforce_iteration", "env_throughput", "sb3_adapter", "gradient_noise"),
     ),
 }
