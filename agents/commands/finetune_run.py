@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from agents.algorithms.registry import algorithm
 from agents.commands.common import (
     Target,
@@ -36,6 +38,7 @@ from agents.runs.profiling import measure
 from agents.training.checkpoint import policy_of
 from agents.training.config import TrainerConfig
 from agents.training.fine_tuner import FineTuner, FineTuneResult
+from agents.training.kl import compared_chains
 from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
@@ -44,7 +47,7 @@ from refit_env.evaluation.ranking import evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import ListReward, Reward
-from refit_env.utils.user_code import absolute_place, source_of, sources_in
+from refit_env.utils.user_code import absolute_place, places_in, source_of, sources_in
 
 REMEDIES = (
     "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std, or another --relevance (recent "
@@ -55,6 +58,8 @@ SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwarg
 """Settings of ``config.json`` that TensorBoard shows beside the results."""
 
 
+TRIED = 8
+"""Users whose chains a user's own reward scores before the run."""
 KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
 """What a resumed run keeps of its ``config.json`` besides the settings."""
 
@@ -84,6 +89,7 @@ def run(command: Finetune) -> int:
         "algorithm_file": source_of("algorithm", command.algorithm),
         "reward_files": sources_in("reward", settings["env_kwargs"].get("reward")),
     }
+    _try_reward(agent, settings["env_kwargs"].get("reward"))
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
         command.out, "finetune", settings | begun, overwrite=command.overwrite, needs=needs
@@ -157,6 +163,15 @@ def _agent(
         line = f"lists of {reward.k} hold all {items} items, so that the reward of every list is the same and"
         say(f"{line} nothing can be learnt from it: pass a smaller --k", stderr=True)
     return agent
+
+
+def _try_reward(agent: FineTuner, reward: Any) -> None:
+    """Score a few chains by a user's own code: its errors end the command before it replaces a run."""
+    problem = agent.env.problem
+    if places_in(reward) and not problem.reward_fn.uses_lists:
+        users = torch.as_tensor(problem.users)[:TRIED]
+        _, u0, users = compared_chains(agent.policy, agent.reference, problem, users)
+        problem.score(u0, users)
 
 
 def pays_every_list_alike(reward: Reward, num_items: int) -> bool:

@@ -13,7 +13,7 @@ import pytest
 
 from agents import Reinforce, ReinforceConfig
 from agents.cli import main
-from agents.runs.folder import CONFIG, RunFolder
+from agents.runs.folder import CONFIG, METRICS, RunFolder
 from agents.training.fine_tuner import FineTuner
 from refit_env import load_policy
 from refit_env.errors import CheckpointError
@@ -199,6 +199,14 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
     monkeypatch.setenv("REFIT_DEBUG", "1")
     with pytest.raises(KeyError, match="gain"):
         main(words(pretrained, "my_reward.py:broken"))  # the failed run is not in the way
+
+
+def test_a_reward_that_fails_replaces_no_run(pretrained: Path, file: Path) -> None:
+    assert main(words(pretrained, "my_reward.py:gap")) == 0
+    before = (Path("run") / METRICS).read_bytes()
+    file.write_text("def gap(scores, users):\n    return scores.gap()\n")
+    assert main(words(pretrained, "my_reward.py:gap", "--overwrite")) == 2
+    assert (Path("run") / METRICS).read_bytes() == before
 
 
 @pytest.mark.parametrize(
