@@ -10,8 +10,9 @@ t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 from refit_env.backbones.base import Backbone, Condition, Context, Lookup, check_task
 from refit_env.backbones.carry_over import carry_over
@@ -324,7 +326,20 @@ class DiffusionPolicy(nn.Module):
             module.training = training
         return scores
 
-    def scorer(self, dataset: Dataset) -> Callable[[Tensor], Tensor]:
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Return a context in which no weight changes: backbones keep what they compute of the weights."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+            increment_version(parameter)  # fused optimisers do not: nothing of before is valid
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def scorer(self, dataset: Dataset) -> Scorer:
         """Make the function users (B,) -> scores (B, I) for ``refit_env.evaluation.ranking.evaluate``.
 
         The input for users (``dataset.episodes``) is their train rows, or the histories of rows, as in the
@@ -334,8 +349,7 @@ class DiffusionPolicy(nn.Module):
             ValueError: if the data set has another number of items than the policy, or another task.
             DataError: if it is another data set than the policy was trained on.
         """
-        shown = self.inputs(dataset)
-        return lambda users: self.recommend_scores(users, shown(users))
+        return Scorer(self, self.inputs(dataset))
 
     def inputs(self, dataset: Dataset) -> Lookup:
         """Make the function users (B,) -> the network's input for them, checked as ``scorer`` does.
@@ -448,3 +462,21 @@ class DiffusionPolicy(nn.Module):
         except ValueError as error:
             raise CheckpointError(f"{where}: {error}") from error
         return policy
+
+
+@dataclass(frozen=True, eq=False)
+class Scorer:
+    """A policy's scores for the users of a data set."""
+
+    policy: DiffusionPolicy
+    """Its weights may change between calls, but not within ``held``."""
+    shown: Lookup
+    """The network's input for users."""
+
+    def __call__(self, users: Tensor) -> Tensor:
+        """Return scores (B, I) of users (B,)."""
+        return self.policy.recommend_scores(users, self.shown(users))
+
+    def held(self) -> AbstractContextManager[None]:
+        """Return a context for many calls, in which the weights do not change."""
+        return self.policy.held()

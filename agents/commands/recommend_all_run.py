@@ -28,8 +28,7 @@ class MakeRanker:
     def __call__(self) -> Ranker:
         """Load the data and the policy."""
         folder, dataset = data_of(self.command)
-        policy = policy_of(self.command, folder, self.command.device)
-        return Ranker(policy.requires_grad_(False), dataset)
+        return Ranker(policy_of(self.command, folder, self.command.device), dataset)
 
 
 def write_all(command: Recommend) -> int:

@@ -60,8 +60,7 @@ def load(command: Serve) -> Served:
     """Load a run's model, and the one from which its fine-tuning began, where its folder is still there."""
     folder, dataset = data_of(command)
     policy = policy_of(command, folder, command.device)
-    ranker = Ranker(policy.requires_grad_(False), dataset)  # backbones keep what they compute of such weights
-    return Served(folder.path, ranker, before_of(command, folder, dataset))
+    return Served(folder.path, Ranker(policy, dataset), before_of(command, folder, dataset))
 
 
 def before_of(command: Serve, folder: RunFolder, dataset: Dataset) -> Ranker | None:

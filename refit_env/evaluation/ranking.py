@@ -9,6 +9,7 @@ Letters: B users in a batch, I items, K list length, n evaluated users.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,7 +83,8 @@ def evaluate(
     of the CF task have no such items).
 
     Args:
-        score: the model: users (B,) -> scores (B, I) on ``device``.
+        score: the model: users (B,) -> scores (B, I) on ``device``. If it has a method ``held``, several
+            batches are scored in the context that this returns: its weights do not change there.
         dataset: the relevant and the masked items. The users of a sequential set are its rows
             (``dataset.episodes``): each has one relevant item, its target, so Recall is the hit rate; all
             items are ranked, none is masked, and rows without a history are not evaluated.
@@ -109,16 +111,19 @@ def evaluate(
     disliked = None if low is None else SparseRows(low, device)
     lists, found = [], []
     size = max(1, min(batch, SCORES // dataset.num_items))
-    for ids in torch.split(torch.from_numpy(chosen).to(device), size):
-        hidden = seen.mask(ids)
-        ranked = _ranked(score(ids), hidden, max(ks))
-        values = _metrics(relevant, ids, ranked, ks)
-        ranked = ranked.masked_fill(hidden.gather(1, ranked), -1)
-        if disliked is not None:
-            bad = disliked.at(ids, ranked.clamp(min=0)) * (ranked >= 0)  # (B, K)
-            values |= {f"{DISLIKES}@{k}": bad[:, :k].mean(1) for k in ks}
-        lists.append(ranked.cpu())
-        found.append(values)
+    # What a model computes of its weights alone pays for several batches.
+    held = getattr(score, "held", nullcontext) if len(chosen) > size else nullcontext
+    with held():
+        for ids in torch.split(torch.from_numpy(chosen).to(device), size):
+            hidden = seen.mask(ids)
+            ranked = _ranked(score(ids), hidden, max(ks))
+            values = _metrics(relevant, ids, ranked, ks)
+            ranked = ranked.masked_fill(hidden.gather(1, ranked), -1)
+            if disliked is not None:
+                bad = disliked.at(ids, ranked.clamp(min=0)) * (ranked >= 0)  # (B, K)
+                values |= {f"{DISLIKES}@{k}": bad[:, :k].mean(1) for k in ks}
+            lists.append(ranked.cpu())
+            found.append(values)
     per_user = {name: torch.cat([f[name] for f in found]).double().cpu().numpy() for name in found[0]}
     return Evaluation(
         chosen, per_user, dataset.population(split), torch.cat(lists).numpy(), dataset.num_items

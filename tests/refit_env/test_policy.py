@@ -17,6 +17,7 @@ from refit_env.checkpoint import load_state, save_state
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
 from refit_env.errors import CheckpointError, DataError
+from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
 from tests.fuzzing import generators, mutate_json, mutate_safetensors
 
@@ -374,3 +375,30 @@ def test_a_damaged_policy_is_refused_or_ranks(tmp_path: Path) -> None:
             assert torch.isfinite(loaded.scorer(data)(torch.arange(6))).all()
             outcomes.add("loaded")
     assert outcomes == {"refused", "loaded"}
+
+
+@pytest.mark.parametrize("backbone", ["diffrec", "spectral"])
+def test_an_evaluation_holds_the_weights_and_the_next_one_has_those_that_training_moved(
+    backbone: str,
+) -> None:
+    data = synthesize(num_users=40, num_items=24, num_clusters=4)
+    p = DiffusionPolicy(backbone_for(data, backbone, seed=0), 3)
+    score, optimizer = p.scorer(data), torch.optim.Adam(p.parameters(), 0.5, fused=True)
+    lists = []
+    for _ in range(2):
+        lists.append(evaluate(score, data, "test", batch=10).lists)
+        assert all(parameter.requires_grad for parameter in p.parameters())
+        plain = evaluate(lambda users: score(users), data, "test", batch=10).lists  # does not hold them
+        assert (lists[-1] == plain).mean() > 0.95  # rounding may exchange two items
+        for parameter in p.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+        optimizer.step()
+    assert (lists[0] != lists[1]).any()
+
+
+def test_weights_are_held_until_the_end_of_the_block_also_after_an_error() -> None:
+    p = policy()
+    with pytest.raises(RuntimeError, match="stop"), p.held():
+        assert not any(parameter.requires_grad for parameter in p.parameters())
+        raise RuntimeError("stop")
+    assert all(parameter.requires_grad for parameter in p.parameters())
