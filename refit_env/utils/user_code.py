@@ -265,13 +265,13 @@ def _line_in(folder: Path, where: str, error: BaseException) -> str:
 
 
 def _is_beside(folder: Path, module: str) -> bool:
-    """Return whether a module is a file of the folder, not of this project and not installed there."""
+    """Return whether a module is a user's file in the folder."""
     file = getattr(sys.modules.get(module), "__file__", None)
-    return module.partition(".")[0] not in OWN and file is not None and _users_file(folder, file)
+    return file is not None and _users_file(folder, file)
 
 
 def _users_file(folder: Path, file: str) -> bool:
     """Return whether a file is in the folder, and neither this project's nor installed there."""
-    path = Path(file)
-    beside = path.is_relative_to(folder) and "site-packages" not in path.parts
-    return beside and not path.is_relative_to(Path(__file__).parents[2] / "refit_env")
+    path, here = Path(file), Path(__file__).parents[2]
+    own = path.is_relative_to(here) and path.relative_to(here).parts[0] in OWN
+    return path.is_relative_to(folder) and "site-packages" not in path.parts and not own
