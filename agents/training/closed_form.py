@@ -71,7 +71,7 @@ def fit_closed_form(
         tried: rows of ``ClosedFormResult.tried`` of an earlier call, which are not tried again.
         out_of_time: called before each trial but the first with a share of the time; returns whether that
             share has passed.
-        starts: settings of the neighbourhood from which its search begins, too.
+        starts: settings of the neighbourhood, or of the factorisation, from which its search begins, too.
 
     Raises:
         ValueError: for a backbone without a closed form, a wrong option, or an unknown metric.

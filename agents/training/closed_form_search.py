@@ -43,6 +43,8 @@ NEEDS = {
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
 }
 """Settings that have an effect only with a value of another one, or with any but 0."""
+FACTORIZATION, FACTORIZATION_L2 = "factorization", "factorization_l2"
+"""The share of the factorisation in the sum, and a setting of it."""
 TIMELESS = {"recency": "none", "targets": "row"}
 """Settings without the order of time: those of EASE and of the graph filters."""
 REGRESSION, NEIGHBORHOOD = 0.4, 0.7
@@ -64,14 +66,16 @@ def search_settings(
         trials: fits and validates.
         options: settings that are not searched.
         out_of_time: called before each trial but the first.
-        starts: settings of the neighbourhood from which its search begins, too.
+        starts: settings of the neighbourhood, or of the factorisation (with ``FACTORIZATION_L2``), from which
+            its search begins, too.
     """
     over = out_of_time if out_of_time is not None else lambda share: False
     space = dict(cast("type[ClosedForm]", backbone_class(trials.name)).search_space(trials.dataset))
     space |= _begun_without_time(trials, options, space, over)
     start = dict(options)
     if SHARE in space and SHARE not in options:
-        start = _of_parts(trials, options, space, over, starts)
+        near = [settings for settings in starts if FACTORIZATION_L2 not in settings]
+        start = _of_parts(trials, options, space, over, near)
         space = {
             name: (start[name], *values) for name, values in space.items() if name not in OF_NEIGHBORHOOD
         }
@@ -79,6 +83,16 @@ def search_settings(
         options = {name: start[name] for name in OF_NEIGHBORHOOD if name in start} | dict(options)
     search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of, trials.known)
     search.run(space, NEEDS)
+    # With other settings of its own no share of the factorisation may help.
+    tries = [
+        {**settings, FACTORIZATION: share} | dict(options)
+        for settings in starts
+        if FACTORIZATION_L2 in settings
+        for share in space.get(FACTORIZATION, ())
+        if share and FACTORIZATION not in options
+    ]
+    if any([search.try_settings(changes) for changes in tries]):
+        search.run(space, NEEDS)
     return search.chosen
 
 

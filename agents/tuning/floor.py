@@ -33,7 +33,11 @@ SPACES: dict[str, dict[str, tuple[Any, ...]]] = {
         "neighbors": (100, 200, 400),
     },
     "gf-cf": {"alpha": (0.3, 0.1, 1.0, 0.0), "rank": (256, 128, 64, 512)},
-    "ials": {"l2": (0.01, 0.003, 0.03, 0.001), "unobserved": (0.1, 0.03, 0.3), "embedding": (64, 128, 256)},
+    "ials": {
+        "l2": (0.1, 0.03, 0.3, 0.01, 0.003),
+        "unobserved": (0.1, 0.03, 0.3, 0.01),
+        "embedding": (64, 32, 128, 16, 256),
+    },
     "slim": {"iterations": (20,), "l1": (5.0, 1.0, 20.0), "l2": (200.0, 50.0, 1000.0)},
 }
 """Baseline -> values of its searched settings; the search starts at the first. All of
@@ -64,11 +68,13 @@ def floor_names(dataset: Dataset, wanted: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def as_neighborhood(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return a baseline's settings as those of the neighbourhood of ``linear`` and ``spectral``, or None.
+def as_term(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a baseline's settings as those of a term of ``linear`` and ``spectral``, or None.
+
+    The term is the neighbourhood, or for iALS the factorisation.
 
     Example:
-        >>> as_neighborhood("rp3beta", {"alpha": 0.75, "beta": 0.25, "neighbors": 100})["balance"]
+        >>> as_term("rp3beta", {"alpha": 0.75, "beta": 0.25, "neighbors": 100})["balance"]
         0.25
     """
     if name == "item-knn":
@@ -78,6 +84,9 @@ def as_neighborhood(name: str, settings: Mapping[str, Any]) -> dict[str, Any] | 
         balance = settings["beta"] / both if both else 0.0
         walk = {"count_power": both, "balance": balance, "row_power": alpha, "shrink": 0.0}
         return walk | {"neighbors": settings["neighbors"], "nearest_of": "input"}
+    if name == "ials":
+        own = {key: settings[key] for key in ("unobserved", "embedding")}
+        return {"factorization_l2": settings["l2"], **own}
     return None
 
 

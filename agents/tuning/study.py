@@ -15,7 +15,7 @@ from typing import Any
 from agents.training.closed_form import fit_closed_form, is_closed_form
 from agents.training.closed_form_search import TIMELESS
 from agents.tuning.fine_tunings import FineTunings
-from agents.tuning.floor import as_neighborhood, search_baseline
+from agents.tuning.floor import as_term, search_baseline
 from agents.tuning.state import StudyState
 from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
 from agents.tuning.trying import pretrain_network
@@ -33,14 +33,14 @@ class Study(StudyState):
         self._begun = time.perf_counter()
         self._closed_forms(FIRST * self.settings.closed_share)
         self._baselines()
-        self._closed_forms(self.settings.closed_share, self._neighborhoods())
+        self._closed_forms(self.settings.closed_share, self._terms())
         self._networks()
         FineTunings(self).run()
 
-    def _neighborhoods(self) -> list[dict[str, Any]]:
-        """Return the settings of the best baselines that closed forms contain."""
+    def _terms(self) -> list[dict[str, Any]]:
+        """Return the settings of the best baselines that closed forms contain, as those of their terms."""
         best = [self.log.best(BASELINE, name=name) for name in self.floor]
-        found = [as_neighborhood(trial.name, trial.settings) for trial in best if trial is not None]
+        found = [as_term(trial.name, trial.settings) for trial in best if trial is not None]
         return [settings for settings in found if settings is not None]
 
     def _closed_forms(self, until: float, starts: Sequence[Mapping[str, Any]] = ()) -> None:
@@ -48,7 +48,7 @@ class Study(StudyState):
 
         Args:
             until: share of the study's time that they may need, earlier calls included.
-            starts: settings of the neighbourhood from which its search begins, too.
+            starts: settings of terms from which their search begins, too.
         """
         names = [name for name in self.backbones if is_closed_form(name)]
         share = until * self.settings.minutes * 60

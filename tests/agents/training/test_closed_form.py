@@ -10,7 +10,7 @@ from agents.algorithms.reinforce import Reinforce
 from agents.baselines import fit_baseline
 from agents.training.closed_form import fit_closed_form, hybrid_settings
 from agents.training.closed_form_search import NEEDS, Trials, fitted_policy, search_settings
-from agents.tuning.floor import as_neighborhood
+from agents.tuning.floor import as_term
 from refit_env.backbones import backbone_class, backbone_for
 from refit_env.data import Dataset, synthesize
 from refit_env.evaluation.ranking import evaluate, selecting_rule
@@ -145,6 +145,27 @@ def test_the_neighbourhood_is_searched_alone_before_the_sum() -> None:
     assert {settings["neighborhood"] for settings in tried} == {0.0}
 
 
+def test_a_factorisation_is_tried_with_the_settings_of_a_baseline() -> None:
+    """With its first settings no share of it helps; with those of iALS one does, and is improved further."""
+    own = {"factorization_l2": 0.3, "unobserved": 0.03, "embedding": 16}
+
+    class Counted(Trials):
+        def value(self, settings: dict[str, object]) -> float:
+            good = all(settings[name] == value for name, value in own.items())
+            share = float(settings["factorization"])  # type: ignore[arg-type]
+            return share + 0.1 * (settings["score_power"] == 0.1) * bool(share) if good else -share
+
+        def error_of(self, settings: dict[str, object], other: dict[str, object]) -> float:
+            return 0.0
+
+    small = synthesize(num_users=40, num_items=30)
+    trials = Counted(small, "linear", 1, selecting_rule("ndcg@20", small), torch.device("cpu"), None, [])
+    assert search_settings(trials, {})["factorization"] == 0.0
+    chosen = search_settings(trials, {}, starts=[own])
+    assert {**chosen, **own, "factorization": 0.8, "score_power": 0.1} == chosen
+    assert search_settings(trials, {"embedding": 64}, starts=[own])["factorization"] == 0.0
+
+
 def test_settings_of_time_that_are_good_only_together_are_found() -> None:
     """Plain rows and plain targets are best here, each of them alone is worse than neither."""
     tried = []
@@ -171,7 +192,7 @@ def test_settings_of_time_that_are_good_only_together_are_found() -> None:
 
 def test_a_neighbourhood_alone_is_item_knn(data: Dataset) -> None:
     settings = {"neighbors": 7, "shrink": 3.0, "balance": 0.3}
-    near = as_neighborhood("item-knn", settings)
+    near = as_term("item-knn", settings)
     assert near is not None
     expected = fit_baseline(data, "item-knn", settings)[0](torch.arange(data.num_users))
     found = scores_by(data, "linear", neighborhood=1.0, **near)
@@ -180,9 +201,11 @@ def test_a_neighbourhood_alone_is_item_knn(data: Dataset) -> None:
 
 @pytest.mark.parametrize("name", ["linear", "spectral"])
 def test_a_factorisation_alone_is_ials(data: Dataset, name: str) -> None:
-    settings = {"embedding": 6, "unobserved": 0.2}
-    expected = fit_baseline(data, "ials", {"l2": 0.3, **settings})[0](torch.arange(data.num_users))
-    found = scores_by(data, name, factorization=1.0, factorization_l2=0.3, **settings)
+    settings = {"embedding": 6, "unobserved": 0.2, "l2": 0.3}
+    expected = fit_baseline(data, "ials", settings)[0](torch.arange(data.num_users))
+    own = as_term("ials", settings)
+    assert own is not None
+    found = scores_by(data, name, factorization=1.0, **own)
     torch.testing.assert_close(found, expected / expected.norm(), atol=1e-4, rtol=0)  # one half step more
 
 

@@ -10,7 +10,7 @@ import torch
 
 from agents.tuning.config import StudySettings
 from agents.tuning.fine_tunings import FineTunings
-from agents.tuning.floor import as_neighborhood
+from agents.tuning.floor import as_term
 from agents.tuning.inspection import inspect_data
 from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, CLOSED_FORM
@@ -60,7 +60,7 @@ def test_closed_forms_begin_from_the_best_baselines_and_a_continued_study_from_w
     for name in ("rp3beta", "item-knn"):
         best = made.log.best(BASELINE, name=name)
         assert best is not None
-        wanted = as_neighborhood(name, best.settings)
+        wanted = as_term(name, best.settings)
         assert wanted is not None
         near = wanted | {"neighborhood": 1.0}
         assert any({name: settings[name] for name in near} == near for settings in tried), name
