@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 
 from refit_env.backbones.base import Backbone, Condition, Context, Lookup, check_task
 from refit_env.backbones.carry_over import carry_over
+from refit_env.backbones.graphs import hold
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
@@ -330,14 +330,11 @@ class DiffusionPolicy(nn.Module):
     def held(self) -> Iterator[None]:
         """Return a context in which no weight changes: backbones keep what they compute of the weights."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        for parameter in trained:
-            parameter.requires_grad_(False)
-            increment_version(parameter)  # fused optimisers do not: nothing of before is valid
+        hold(trained, True)
         try:
             yield
         finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
+            hold(trained, False)
 
     def scorer(self, dataset: Dataset) -> Scorer:
         """Make the function users (B,) -> scores (B, I) for ``refit_env.evaluation.ranking.evaluate``.

@@ -5,8 +5,9 @@ Letters: R target nodes, C source nodes, n edges, D numbers of a message.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -99,24 +100,24 @@ class Latest(Generic[Result]):
 
     def __init__(self) -> None:
         """Create an empty cache."""
-        self._key: tuple[Any, ...] | None = None
-        self._value: Result | None = None
+        self._kept: tuple[tuple[Any, ...], Result] | None = None  # one object: threads may share the cache
 
     def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
         """Return the result for ``sources`` (compared by ``_identity``) and ``extra``, cached or computed.
 
         While torch exports a model, whose tensors then have no values to compare, a cached result is valid.
         """
-        if self._value is not None and torch.compiler.is_exporting():
-            return self._value
+        kept = self._kept
+        if kept is not None and torch.compiler.is_exporting():
+            return kept[1]
         key = (extra, *(_identity(source) for source in sources))
-        if self._value is None or self._key != key:
-            self._key, self._value = key, make()
-        return self._value
+        if kept is None or kept[0] != key:
+            self._kept = kept = key, make()
+        return kept[1]
 
     def release(self) -> None:
         """Free the result."""
-        self._key = self._value = None
+        self._kept = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Latest[Result]:
         """Return an empty cache."""
@@ -127,6 +128,9 @@ class Latest(Generic[Result]):
         return Latest, ()
 
 
+_HELD = "_refit_held"
+"""Attribute of a parameter: the number of the time in which it is held, see ``hold``."""
+_BEGUN = itertools.count()
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -138,8 +142,24 @@ def _identity(source: Tensor) -> tuple[Hashable, ...]:
     """
     seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
     if not (isinstance(source, Parameter) and source.requires_grad):
-        return seen
+        return *seen, getattr(source, _HELD, None)
     return *seen, int(source.detach().view(_BITS[source.element_size()]).sum(dtype=torch.int64))
+
+
+def hold(parameters: Iterable[Parameter], held: bool) -> None:
+    """Begin or end a time in which parameters are not trained and do not change.
+
+    What was computed of them before it, or within it, is not valid in another such time. Their versions stay,
+    so that a graph from before can still be differentiated after.
+
+    Args:
+        parameters: those that are trained before and after.
+        held: whether the time begins.
+    """
+    begun = next(_BEGUN) if held else None
+    for parameter in parameters:
+        setattr(parameter, _HELD, begun)
+        parameter.requires_grad_(not held)
 
 
 def count_edges(nodes: Tensor, count: int) -> Tensor:

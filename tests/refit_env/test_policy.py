@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -402,3 +403,28 @@ def test_weights_are_held_until_the_end_of_the_block_also_after_an_error() -> No
         assert not any(parameter.requires_grad for parameter in p.parameters())
         raise RuntimeError("stop")
     assert all(parameter.requires_grad for parameter in p.parameters())
+
+
+def test_a_graph_from_before_an_evaluation_is_differentiated_after_it() -> None:
+    p, users, shown = policy(), torch.arange(3), torch.ones(3, 12)
+    loss = p.scores(users, shown).sum()
+    with p.held():
+        p.recommend_scores(users, shown)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in p.parameters())
+
+
+def test_what_was_kept_of_held_weights_is_not_valid_for_weights_frozen_later() -> None:
+    p, u = policy(), torch.rand(3, 12)
+    optimizer = torch.optim.Adam(p.parameters(), 0.1, fused=True)  # its steps change no version
+    for parameter in p.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    with torch.no_grad():
+        for _ in range(2):
+            with p.held():
+                found = p.denoise(u)
+            twin = copy.deepcopy(p)
+            assert torch.equal(found, twin.requires_grad_(False).denoise(u))
+            optimizer.step()
+        p.requires_grad_(False)
+        assert torch.equal(p.denoise(u), copy.deepcopy(p).denoise(u))

@@ -226,8 +226,8 @@ def test_weights_that_are_not_trained_keep_the_product_and_training_frees_it() -
     policy.requires_grad_(False)
     found = model.denoise(u[:1], policy.diffusion)
     assert found is not None and torch.allclose(found, step_by_step(policy, u[:1]), rtol=0, atol=1e-13)
-    assert model._joint._value is not None
+    assert model._joint._kept is not None
     policy.requires_grad_(True)
     with torch.enable_grad():
         model(u, 0)
-    assert model._joint._value is None
+    assert model._joint._kept is None
