@@ -231,6 +231,8 @@ def _made_here(name: str, value: Any, where: str, env_id: str) -> Model:
     """A model of a study's own; ``like`` names the model of the environment that it changes."""
     row, body, known = entry(env_id), mapping(value, where), models_of(env_id)
     like = body.pop("like", None)
+    if not isinstance(like, str | None):
+        raise DataError(f"{where}, like: must be the name of a model; found {shown(like)}")
     if like is not None and like not in known:
         raise DataError(f"{where}, like: {unknown_name(f'model of {env_id}', like, known)}")
     start = None if like is None else known[like]

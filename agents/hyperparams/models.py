@@ -22,6 +22,7 @@ from refit_env.backbones import backbone_class
 from refit_env.errors import DataError, unknown_name
 from refit_env.registration import entry
 from refit_env.settings import Bounded, OneOf, Steps
+from refit_env.utils.text import shown
 
 FOLDER = Path(__file__).resolve().parent
 """The folder of the files."""
@@ -84,6 +85,8 @@ def make_model(
     known = [key for key in Model.__dataclass_fields__ if like is None or key != "backbone"]
     found = mapping(value, where, known)
     given = found.pop("backbone", None) or (name if _is_backbone(name) else default)
+    if not isinstance(given, str):
+        raise DataError(f"{where}, backbone: must be the name of a backbone; found {shown(given)}")
     backbone = given if like is None else like.backbone
     located(f"{where}, backbone", lambda: backbone_class(backbone))
     start = Model(backbone, pretrain=published_training(backbone, dataset)) if like is None else like

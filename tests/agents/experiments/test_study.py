@@ -87,6 +87,8 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
             "refit is for baselines and closed forms",
         ),
         ("v0:", "v0: {models: {x: {like: difrec}}}", "x, like: unknown model of .* Did you mean 'diffrec'"),
+        ("v0:", "v0: {models: {x: {like: [diffrec]}}}", "x, like: must be the name of a model; found a list"),
+        ("v0:", "v0: {models: {x: {backbone: 3}}}", "x, backbone: must be the name of a backbone; found 3"),
         ("v0:", "v0: {models: {x: {like: diffrec, backbone: hdrm}}}", "unknown setting 'backbone'"),
         ("v0:", "v0: {seed: 3}", "unknown setting 'seed'. Did you mean 'seeds'"),
         ("v0:", "v0: {variants: [strat]}", "unknown variant 'strat'. Did you mean 'start'"),
