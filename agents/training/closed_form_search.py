@@ -135,7 +135,8 @@ def _of_parts(
     alone |= {name: 0.0 for name in OF_SCORES if name in alone and name not in options} | {SHARE: 1.0}
     found = [(search.value, regression)]
     for start in ({}, *starts):
-        first = {name: (start.get(name, values[0]), *values) for name, values in own.items()}
+        searched = {name: values for name, values in own.items() if name not in options}
+        first = {name: (start.get(name, values[0]), *values) for name, values in searched.items()}
         settings = alone | {name: values[0] for name, values in first.items()}
         late = over(NEIGHBORHOOD) and not trials.known(settings)
         if late or (len(found) > 1 and trials.value(settings) <= found[-1][0]):

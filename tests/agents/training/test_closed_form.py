@@ -166,6 +166,16 @@ def test_a_factorisation_is_tried_with_the_settings_of_a_baseline() -> None:
     assert search_settings(trials, {"embedding": 64}, starts=[own])["factorization"] == 0.0
 
 
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_settings_of_a_baseline_do_not_replace_given_options(data: Dataset, name: str) -> None:
+    given = {"neighbors": 7, "recency": "none", "targets": "row", "score_power": 0.0}
+    start = as_term("rp3beta", {"alpha": 1.0, "beta": 0.6, "neighbors": 20})
+    assert start is not None
+    tried = fit_closed_form(data, name, given, device="cpu", starts=[start]).tried
+    assert {row["settings"]["neighbors"] for row in tried} == {7}
+    assert any(row["settings"]["count_power"] == start["count_power"] for row in tried)
+
+
 def test_settings_of_time_that_are_good_only_together_are_found() -> None:
     """Plain rows and plain targets are best here, each of them alone is worse than neither."""
     tried = []
