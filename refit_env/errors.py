@@ -50,6 +50,10 @@ class MissingExtraError(ValueError, ImportError):
         super().__init__(f"{what} needs {package}, which is not installed: pip install 'refit-env[{extra}]'")
 
 
+class ReturnedError(ValueError, TypeError):
+    """A user's function returned another type than it should; the message names both."""
+
+
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     """Build the error for a name that is not in a registry.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from refit_env.data.dataset import RowDataset
-from refit_env.errors import SettingError
+from refit_env.errors import ReturnedError, SettingError
 from refit_env.evaluation.metrics import discounts, rankable
 from refit_env.rewards.context import RewardContext, lists_of_each
 from refit_env.utils.text import shown
@@ -114,14 +114,16 @@ class Reward(ABC):
             The rewards, their terms and the lists.
 
         Raises:
-            ValueError: if scores hold NaN or have another shape than (B, I).
+            ValueError: if scores hold NaN or have another shape than (B, I), or the rewards of ``compute``
+                another one than (B,).
+            ReturnedError: if ``compute`` returns no pair of a tensor and terms.
         """
         expected = (users.numel(), self.context.num_items)
         if tuple(scores.shape) != expected:
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         scores = scores if finite else rankable(scores)
         lists = self.context.ranked(scores, users) if lists is None else lists
-        value, terms = self.compute(scores, users, lists)
+        value, terms = _checked_pair(type(self).__name__, self.compute(scores, users, lists), users)
         return RewardResult(value.float(), terms, lists)
 
     @abstractmethod
@@ -226,18 +228,24 @@ class ListReward(Reward):
         return {name: gain[index[:, None], lists] for name, gain in self._checked_gains(some).items()}
 
     def _checked_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """Return ``term_gains``; raise a ValueError for a term without a weight, or a wrong shape."""
-        gains = self.term_gains(users)
+        """Return ``term_gains``; raise a ValueError for a wrong type or shape, or a term without a weight."""
+        gains: Any = self.term_gains(users)
+        own = type(self).__name__
+        if not isinstance(gains, dict) or not gains:
+            raise ReturnedError(f"{own}: term_gains returned {shown(gains)}, expected tensors by term")
         shape = (users.numel(), self.context.num_items)
         for name, gain in gains.items():
+            if not isinstance(gain, Tensor):
+                kind = type(gain).__name__
+                raise ReturnedError(f"{own}: term_gains returned {kind} for {name!r}, expected a tensor")
             if name not in self.weights:
                 raise ValueError(
-                    f"{type(self).__name__}: term_gains returned the term {name!r}, which has no weight; the "
+                    f"{own}: term_gains returned the term {name!r}, which has no weight; the "
                     f"weights are of {', '.join(self.weights)}"
                 )
             if gain.shape != shape:
                 raise ValueError(
-                    f"{type(self).__name__}: term_gains returned shape {tuple(gain.shape)} for {name!r}, "
+                    f"{own}: term_gains returned shape {tuple(gain.shape)} for {name!r}, "
                     f"expected {shape}: a gain for each user and item"
                 )
         return gains
@@ -258,6 +266,22 @@ class ListReward(Reward):
         # In float64, so that an episode's reward does not depend on the batch that it is summed in.
         terms = {name: (value * self.discount).double().sum(1).float() for name, value in gains.items()}
         return weighted_sum([(self.weights[name], value) for name, value in terms.items()]), terms
+
+
+def _checked_pair(name: str, found: Any, users: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return what ``compute`` of the class ``name`` returned for ``users`` (B,), if it is as it should be."""
+    if not (isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], Tensor)):
+        raise ReturnedError(
+            f"{name}: compute returned {type(found).__name__}, expected a pair: the rewards, a tensor of one "
+            "number for each episode, and the terms by name"
+        )
+    value, terms = found
+    if value.shape != users.shape:
+        raise ValueError(
+            f"{name}: compute returned rewards of shape {tuple(value.shape)}, expected {tuple(users.shape)}: "
+            "one number for each episode"
+        )
+    return value, terms
 
 
 def weighted_sum(parts: list[tuple[float, Tensor]]) -> Tensor:

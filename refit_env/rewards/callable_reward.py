@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from refit_env.errors import ReturnedError
 from refit_env.rewards.base import Reward, RewardResult
 from refit_env.rewards.context import RewardContext
 
@@ -30,7 +31,7 @@ class CallableReward(Reward):
         """Call the function.
 
         Raises:
-            TypeError: if it returns no numbers, or complex ones.
+            ReturnedError: if it returns no numbers, or complex ones.
             ValueError: if it does not return (B,) of them, or one is NaN or infinite.
         """
         given = self.function(scores, users)
@@ -38,11 +39,11 @@ class CallableReward(Reward):
         try:
             value = torch.as_tensor(given, device=scores.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
+            raise ReturnedError(
                 f"reward {self.name!r} returned {type(given).__name__}, expected a tensor or array of numbers"
             ) from error
         if value.is_complex():
-            raise TypeError(f"reward {self.name!r} returned {value.dtype}, expected real numbers")
+            raise ReturnedError(f"reward {self.name!r} returned {value.dtype}, expected real numbers")
         if value.shape != users.shape:
             raise ValueError(
                 f"reward {self.name!r} returned shape {tuple(value.shape)}, expected {tuple(users.shape)}: "

@@ -201,6 +201,39 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
         main(words(pretrained, "my_reward.py:broken"))  # the failed run is not in the way
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def own(scores, users):\n    return None", "reward 'own' returned NoneType, expected a tensor"),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n    def compute(self, *given): return None",
+            "own: compute",
+        ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n    def compute(self, u, *given): return u, {}",
+            "own: compute returned rewards of shape",
+        ),
+        (
+            "class own(Gains):\n    def term_gains(self, users): return None",
+            "term_gains returned None, expected",
+        ),
+        ("class own(Gains):\n    def term_gains(self, users): return {}", "expected tensors by term"),
+        (
+            "class own(Gains):\n    def term_gains(self, users): return {'a': users.numpy()}",
+            "term_gains returned ndarray for 'a', expected a tensor",
+        ),
+    ],
+)
+def test_what_code_returns_is_checked_in_one_line(
+    body: str, message: str, pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    init = "super().__init__(context, torch.ones(context.k), {'a': 1.0})"
+    gains = f"class Gains(ListReward):\n    def __init__(self, context): {init}\n"
+    file.write_text(f"import torch\nfrom refit_env.rewards import ListReward, Reward\n{gains}{body}\n")
+    assert main(words(pretrained, "my_reward.py:own")) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1] and not Path("run").exists()
+
+
 def test_a_reward_that_fails_replaces_no_run(pretrained: Path, file: Path) -> None:
     assert main(words(pretrained, "my_reward.py:gap")) == 0
     before = (Path("run") / METRICS).read_bytes()
