@@ -140,6 +140,8 @@ def _identity(source: Tensor) -> tuple[Hashable, ...]:
     Torch's version counter does not count the steps of fused optimisers, so the key of a parameter that can
     be trained also holds the sum of its bits.
     """
+    if source.is_inference():  # no version: nothing can be kept
+        return (object(),)
     seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
     if not (isinstance(source, Parameter) and source.requires_grad):
         return *seen, getattr(source, _HELD, None)

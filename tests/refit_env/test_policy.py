@@ -405,6 +405,14 @@ def test_weights_are_held_until_the_end_of_the_block_also_after_an_error() -> No
     assert all(parameter.requires_grad for parameter in p.parameters())
 
 
+def test_a_policy_that_was_made_without_versions_scores() -> None:
+    with torch.inference_mode():
+        made, rows = policy(items=40), torch.ones(2, 40)
+        found = made.recommend_scores(torch.arange(2), rows)
+    expected = policy(items=40).recommend_scores(torch.arange(2), torch.ones(2, 40))
+    torch.testing.assert_close(found.clone(), expected)
+
+
 def test_a_graph_from_before_an_evaluation_is_differentiated_after_it() -> None:
     p, users, shown = policy(), torch.arange(3), torch.ones(3, 12)
     loss = p.scores(users, shown).sum()
