@@ -94,7 +94,8 @@ def plan(study: Study) -> list[str]:
 
 def tried_table(report: Mapping[str, Any], metric: str, name: str) -> Table:
     """All that was tried, with the best value of each, best first."""
-    table = Table(title=f"{name}: what was tried (best valid {metric} of each)")
+    caption = "The best of all trials: a choice needs a gain above the noise, so its value may be lower."
+    table = Table(title=f"{name}: what was tried (best valid {metric} of each)", caption=caption)
     for column in ("stage", "name", "trials", "seconds", f"valid {metric}"):
         table.add_column(column, justify="left" if column in ("stage", "name") else "right")
     for row in sorted(report["tried"], key=lambda row: -row["best"]):
