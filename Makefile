@@ -76,7 +76,7 @@ types: $(INSTALLED)
 	$(BIN)/mypy
 
 doctest: $(INSTALLED)
-	$(BIN)/python -m pytest -q --doctest-modules refit_env agents
+	$(BIN)/python -m pytest -q --doctest-modules refit_env agents benchmarks docs/make_results.py
 
 format: $(INSTALLED) ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix-only --quiet .

@@ -183,7 +183,7 @@ def law(d: Sequence[float], gain: Sequence[float], *, chains: bool) -> tuple[flo
 
     Example:
         >>> d = [0.5, 1.0, 2.0, 3.0]
-        >>> [round(x, 6) for x in law(d, [x * (0.4 - 0.1 * x) for x in d], chains=True)]
+        >>> [round(float(x), 6) for x in law(d, [x * (0.4 - 0.1 * x) for x in d], chains=True)]
         [0.4, 0.1, 1.0, 2.0]
     """
     x, y = np.asarray(d), np.asarray(gain)
