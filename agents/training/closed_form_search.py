@@ -122,7 +122,7 @@ def _of_parts(
     starts: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Search the regression and the neighbourhood alone; return the settings of the best sum."""
-    own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD}
+    own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD and name not in options}
     fixed = {*own, SHARE, *COSTLY}
     rest = {name: values for name, values in space.items() if name not in fixed}
     given = (
@@ -131,12 +131,11 @@ def _of_parts(
     search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of, trials.known)
     search.run(rest, NEEDS)
     regression = search.chosen
-    alone = {name: value for name, value in regression.items() if name not in own or name in options}
+    alone = {name: value for name, value in regression.items() if name not in own}
     alone |= {name: 0.0 for name in OF_SCORES if name in alone and name not in options} | {SHARE: 1.0}
     found = [(search.value, regression)]
     for start in ({}, *starts):
-        searched = {name: values for name, values in own.items() if name not in options}
-        first = {name: (start.get(name, values[0]), *values) for name, values in searched.items()}
+        first = {name: (start.get(name, values[0]), *values) for name, values in own.items()}
         settings = alone | {name: values[0] for name, values in first.items()}
         late = over(NEIGHBORHOOD) and not trials.known(settings)
         if late or (len(found) > 1 and trials.value(settings) <= found[-1][0]):
