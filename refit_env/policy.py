@@ -1,27 +1,22 @@
-"""A pretrained diffusion recommender as a policy: pi(a | s) = N(mean(u, t), std_t^2 I).
+"""A pretrained diffusion recommender as a policy: it acts in environments, ranks items, is saved and loaded.
 
-A ``context`` is the part of an observation besides u (a history), or its encoding by ``encode``, which is
-then computed once for all steps of a chain. None where an observation holds u only.
-
-Letters: B users in a batch, D size of the diffused vector, C size of a context, I items, T denoising steps,
-t = 0..T-1 the episode's step, k = T-1-t the diffusion literature's index.
+Letters: B users in a batch, D size of the diffused vector, C size of a context, I items.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from refit_env.backbones.base import Backbone, Condition, Context, Lookup, check_task
+from refit_env.backbones.base import Lookup, check_task
 from refit_env.backbones.carry_over import carry_over
 from refit_env.backbones.graphs import hold
 from refit_env.backbones.restore import restore_backbone
@@ -29,199 +24,19 @@ from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_check
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.data.known_ids import IDS, KnownIds
-from refit_env.errors import CheckpointError, SettingError
+from refit_env.errors import CheckpointError
+from refit_env.gaussian_chain import GaussianChain, Reduction
 
-Reduction = Literal["mean", "sum"]
+__all__ = ["DiffusionPolicy", "Reduction", "Scorer"]
 
 
-class DiffusionPolicy(nn.Module):
-    """The denoiser and its schedule as a Gaussian policy over the next vector of the chain.
+class DiffusionPolicy(GaussianChain):
+    """A denoiser as the policy of an environment, pi(a | s) = N(mean(u, t), std_t^2 I).
 
-    The mean is the posterior mean of the reverse process, c1_k x0_hat(u, k) + c2_k u (DDPM, Eq. 7), or
-    DDIM's; the standard deviation is ``max(posterior_share * posterior_std, exploration_std)``. Without the
-    floor a policy would not explore: published recommenders have posterior deviations of 0.001 to 0.01 (and 0
-    at k = 0, which has that of k = 1, as in the reference code), too small to change a top-K list, while the
-    score function grows as 1 / std.
-
-    Chains of embeddings have large deviations: there a ``posterior_share`` below 1 keeps exploration near the
-    noise-free chain, by which evaluation ranks.
-
-    Evaluation never samples: ``denoise`` is the noise-free chain.
-
-    Attributes:
-        backbone: the network that predicts x0; its parameters are what fine-tuning changes.
-        diffusion: the (possibly respaced) schedule of the chain.
-        exploration_std: floor of the standard deviation, in units of the scores.
-        posterior_share: factor of the posterior's deviation.
-        std: (T,) float32, indexed by the episode's step t.
-        product_dtype: number format of the network's matrix products; None is that of the weights. Means have
-            the format of u in every case.
+    ``GaussianChain`` has the mathematics: ``mean``, ``sample``, ``log_prob``, ``denoise`` and the settings of
+    the chain. This class has what a user does with a policy: act on an environment's observations, rank the
+    items for users, save, load, and carry over to later data.
     """
-
-    std: Tensor
-    product_dtype: torch.dtype | None = None
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        num_steps: int | None = None,
-        exploration_std: float = 0.05,
-        eta: float = 1.0,
-        posterior_share: float = 1.0,
-    ) -> None:
-        """Wrap a backbone.
-
-        Args:
-            backbone: a (pretrained) denoiser with its schedule.
-            num_steps: T, length of the chain; fewer than the backbone's steps respaces it. None keeps them.
-            exploration_std: floor of the policy's standard deviation; 0 keeps the posterior's own.
-            eta: 1 is DDPM's reverse step; less is DDIM's, whose means follow the straight line from u_T and
-                whose noise is ``eta`` times as large (0: none). It matters where a long chain is respaced.
-            posterior_share: factor of the posterior's standard deviation.
-
-        Raises:
-            ValueError: if ``num_steps`` is not in 1..backbone steps, ``exploration_std`` not in 0..inf, or
-                ``eta`` or ``posterior_share`` not in 0..1.
-        """
-        super().__init__()
-        self.backbone = backbone
-        own = backbone.diffusion.num_steps
-        steps = own if num_steps is None else num_steps
-        if not 1 <= steps <= own:
-            raise SettingError(
-                "num_steps",
-                f"must lie in 1..{own}, the steps that the backbone was trained on, found {steps}",
-            )
-        chain = backbone.diffusion if steps == own else backbone.diffusion.respace(steps)
-        self.diffusion = chain.with_eta(eta)
-        self.register_buffer("std", torch.zeros(steps), persistent=False)
-        self.posterior_share = float(posterior_share)
-        self.set_exploration(exploration_std)
-
-    def set_exploration(self, exploration_std: float, posterior_share: float | None = None) -> None:
-        """Set the standard deviations.
-
-        Args:
-            exploration_std: their floor, in units of the scores.
-            posterior_share: factor of the posterior's, in 0..1; 0: every step has the floor. None keeps it.
-
-        Raises:
-            ValueError: if one is out of range.
-        """
-        posterior_share = self.posterior_share if posterior_share is None else posterior_share
-        if not 0 <= posterior_share <= 1:
-            raise ValueError(f"posterior_share={posterior_share} must lie in 0..1")
-        if not (math.isfinite(exploration_std) and exploration_std >= 0):
-            raise ValueError(f"exploration_std={exploration_std} must be a finite number >= 0")
-        self.exploration_std, self.posterior_share = float(exploration_std), float(posterior_share)
-        posterior = torch.as_tensor(self.diffusion.posterior_std.copy())  # (T,) by k
-        posterior[0] = posterior[min(1, self.num_steps - 1)]  # as DiffRec's code clips its log-variance
-        self.std.copy_((self.posterior_share * posterior.flip(0)).clamp(min=self.exploration_std))
-
-    def respaced(self, num_steps: int | None = None, eta: float | None = None) -> DiffusionPolicy:
-        """Return the same network with another chain; None does not change a setting.
-
-        Args:
-            num_steps: T.
-            eta: see the constructor.
-
-        Returns:
-            A policy that shares the backbone; the chain of ``self`` does not change.
-
-        Raises:
-            ValueError: if one is out of range.
-        """
-        changes = {"num_steps": num_steps, "eta": eta}
-        chain = self.chain | {name: value for name, value in changes.items() if value is not None}
-        policy = DiffusionPolicy(self.backbone, **chain)
-        policy.std = policy.std.to(self.std)  # only std: the backbone's tables have other dtypes
-        policy.training = self.training  # the shared backbone keeps its own mode
-        return policy
-
-    @property
-    def chain(self) -> dict[str, Any]:
-        """The arguments of the constructor besides the backbone, JSON-plain, to make an equal policy.
-
-        Example:
-            >>> from refit_env.backbones import make_backbone
-            >>> policy = DiffusionPolicy(make_backbone("diffrec", 5), 3, eta=0.0)
-            >>> policy.chain == DiffusionPolicy(policy.backbone, **policy.chain).chain
-            True
-        """
-        return {
-            "num_steps": self.num_steps,
-            "exploration_std": self.exploration_std,
-            "posterior_share": self.posterior_share,
-            "eta": self.diffusion.eta,
-        }
-
-    @property
-    def num_steps(self) -> int:
-        """T, the length of an episode."""
-        return self.diffusion.num_steps
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.std.device
-
-    def timestep(self, t: int | Tensor) -> int | Tensor:
-        """K = T-1-t, the diffusion literature's index of the episode's step t.
-
-        Raises:
-            ValueError: if t is one number outside 0..T-1; a tensor is not checked.
-        """
-        self._check_step(t)
-        return self.num_steps - 1 - t
-
-    def _check_step(self, t: int | Tensor) -> None:
-        """Raise a ValueError if t is one number outside 0..T-1; a tensor is not checked."""
-        if not isinstance(t, Tensor) and not 0 <= t < self.num_steps:
-            raise ValueError(f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain")
-
-    def encode(self, context: Context) -> Condition | None:
-        """Return the encoding of a context for all steps of a chain, with the graph of its weights."""
-        return self.backbone.encode(context) if isinstance(context, Tensor) else context
-
-    def mean(self, u: Tensor, t: int | Tensor, context: Context = None) -> Tensor:
-        """Mean of the next vector.
-
-        Args:
-            u: (B, D) the current vectors.
-            t: the episode's step, one for all or (B,) int64.
-            context: (B, C) the condition of the network, plain or encoded, or None.
-
-        Returns:
-            (B, D); at t = T-1 it is the network's x0 prediction itself.
-        """
-        k = self.timestep(t)
-        with self._products(u.device):
-            condition = self.encode(context)  # (B, H) or None
-            x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), condition)  # (B, D)
-        x0 = x0.to(u.dtype)
-        return self.diffusion.posterior_mean(x0, u, k)  # (B, D)
-
-    def _products(self, device: torch.device) -> AbstractContextManager[Any]:
-        """Return a context in which matrix products are computed in ``product_dtype``."""
-        dtype = self.product_dtype
-        return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-    def step_std(self, t: int | Tensor) -> Tensor:
-        """Standard deviation at step t: a scalar tensor, or (B, 1) for t of shape (B,)."""
-        self._check_step(t)
-        return self.std[t].unsqueeze(-1) if isinstance(t, Tensor) else self.std[t]
-
-    def sample(
-        self,
-        u: Tensor,
-        t: int | Tensor,
-        context: Context = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Draw the next vector, (B, D)."""
-        mean = self.mean(u, t, context)  # (B, D)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return mean + self.step_std(t) * noise
 
     @torch.no_grad()
     def act(self, observation: Mapping[str, Any]) -> npt.NDArray[np.float32]:
@@ -258,50 +73,6 @@ class DiffusionPolicy(nn.Module):
         step: int | Tensor = first if first == last else t
         action: npt.NDArray[np.float32] = self.mean(u, step, context).cpu().numpy()  # (B, D)
         return action[0] if single else action
-
-    def log_prob(
-        self,
-        action: Tensor,
-        u: Tensor,
-        t: int | Tensor,
-        context: Context = None,
-        reduction: Reduction = "sum",
-    ) -> Tensor:
-        """Log-density of the action.
-
-        Args:
-            action: (B, D) the next vectors.
-            u: (B, D) the current vectors.
-            t: the episode's step, one for all or (B,) int64.
-            context: (B, C) or None.
-            reduction: ``"sum"`` is the density's logarithm; ``"mean"`` divides it by D, which keeps
-                learning rates and clip ranges comparable between catalogues (as DDPO's code does).
-
-        Returns:
-            (B,) float32.
-
-        Raises:
-            ValueError: if the standard deviation is 0 at a step (no density), or the reduction is unknown.
-        """
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
-        std = self.step_std(t)  # () or (B, 1)
-        if bool((std <= 0).any()):
-            raise ValueError("the policy is deterministic at this step (std 0): set an exploration_std > 0")
-        z = (action - self.mean(u, t, context)) / std  # (B, D)
-        each = -0.5 * z.square() - std.log() - 0.5 * math.log(2 * math.pi)  # (B, D)
-        return each.sum(1) if reduction == "sum" else each.mean(1)
-
-    def denoise(self, u: Tensor, context: Context = None) -> Tensor:
-        """Run the noise-free chain from u_T (B, D) to u_0 (B, D)."""
-        if not torch.is_grad_enabled():
-            whole = self.backbone.denoise(u, self.diffusion)  # (B, D) or None
-            if whole is not None:
-                return whole
-        condition = self.encode(context)  # (B, H) or None
-        for t in range(self.num_steps):
-            u = self.mean(u, t, condition)  # (B, D)
-        return u
 
     def scores(self, users: Tensor, shown: Tensor) -> Tensor:
         """(B, I) scores by the noise-free chain, with their whole graph.

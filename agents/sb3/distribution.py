@@ -11,7 +11,7 @@ from stable_baselines3.common.distributions import DiagGaussianDistribution
 from torch import Tensor
 from torch.distributions import Normal
 
-from refit_env.policy import Reduction
+from refit_env.gaussian_chain import Reduction
 
 
 class FixedStdGaussian(DiagGaussianDistribution):

@@ -25,7 +25,8 @@ from agents.sb3.spaces import Observations, check_context, check_spaces, read_st
 from agents.sb3.stack import check_stack
 from refit_env.backbones import Condition
 from refit_env.errors import CheckpointError
-from refit_env.policy import DiffusionPolicy, Reduction
+from refit_env.gaussian_chain import Reduction
+from refit_env.policy import DiffusionPolicy
 from refit_env.utils.callers import running_objects
 
 
