@@ -12,7 +12,7 @@ import numpy as np
 
 from agents.experiments.figures import seed_curves
 from agents.experiments.frontier import POST_HOC, TUNED
-from agents.experiments.frontier_cells import ON_TOP
+from agents.experiments.frontier_areas import ON_TOP
 from agents.experiments.fronts import FLOOR, direction
 from agents.experiments.per_user import unpack
 from agents.experiments.provenance import sources
