@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from agents.algorithms.registry import settings_class
-from agents.experiments.frontier_cells import FrontJob, run_front_job
+from agents.experiments.frontier_cells import run_front_job
+from agents.experiments.frontier_job import FrontJob
 from agents.experiments.job import CHECKPOINTS
 from agents.experiments.records import Cell
 from agents.experiments.resolve import changed

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from agents.experiments.frontier import FRONTS, FrontStudy
-from agents.experiments.frontier_cells import ALL, ANY, BASE, EACH, NDCG, ON_TOP, SUPERVISED, TOP, TUNED
+from agents.experiments.frontier_areas import ALL, ANY, BASE, EACH, ON_TOP, SUPERVISED, TOP, TUNED
+from agents.experiments.frontier_job import NDCG
 from agents.experiments.fronts import FLOOR, direction, pooled_interval
 from agents.experiments.provenance import sources
 from agents.experiments.tables import TextTable
