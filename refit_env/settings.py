@@ -16,9 +16,10 @@ import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
@@ -231,3 +232,19 @@ def _limits(meta: Meta) -> list[tuple[str, Any]]:
     """Return the bounds of a ``Meta``."""
     stated = ((">=", meta.ge), (">", meta.gt), ("<=", meta.le), ("<", meta.lt))
     return [(sign, limit) for sign, limit in stated if limit is not None]
+
+
+def plain(value: Any) -> Any:
+    """Return settings as JSON holds them: dataclasses as objects, tuples as lists, paths as texts.
+
+    Example:
+        >>> plain({"hidden": (200, 600), "out": Path("runs")})
+        {'hidden': [200, 600], 'out': 'runs'}
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

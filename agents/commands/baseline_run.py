@@ -11,8 +11,8 @@ from rich.table import Table
 from agents.baselines import evaluate_baseline, names_for
 from agents.baselines.tuning import Trial, TuningConfig, tune_baseline
 from agents.commands.baseline import BaselineCommand
-from agents.commands.common import choose_target, note_other_data
 from agents.commands.options import parse_options
+from agents.commands.target import choose_target, note_other_data
 from agents.console import console, print_json, say
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset

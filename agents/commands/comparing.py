@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agents.commands.common import note_other_sets, reward_named
 from agents.commands.compare import Compare
+from agents.commands.target import note_other_sets, reward_named
 from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.plan import plan

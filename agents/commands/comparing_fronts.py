@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agents.commands.common import note_other_sets
 from agents.commands.compare import Compare
 from agents.commands.comparing import Progress, names_in, records_of, show, typed
+from agents.commands.target import note_other_sets
 from agents.experiments.frontier import plan_fronts, read_front_study
 from agents.experiments.frontier_report import draw_fronts, front_report
 from agents.experiments.records import read_cell

@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from agents.commands.common import choose_target
 from agents.commands.options import named
+from agents.commands.target import choose_target
 from agents.runs.folder import POLICY_META, RunError, RunFolder
 from agents.training.pretrain_config import PretrainConfig
 from agents.tuning.defaults import Chosen, FineTuning, default_backbone, default_finetuning

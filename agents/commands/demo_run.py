@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.commands.common import REPORTED, Target, plain, reported
 from agents.commands.demo import Demo
 from agents.commands.finetune_run import finetune_run, make_agent, outcome_of
+from agents.commands.measures import REPORTED, reported
 from agents.commands.options import of_group
 from agents.commands.pretrain_run import pretrain_run
+from agents.commands.target import Target
 from agents.console import console, print_json, say, shows_progress
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
@@ -30,6 +31,7 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_rule
 from refit_env.evaluation.statistics import mean_interval, paired_bootstraps
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import plain
 from refit_env.utils.atomic_io import write_json
 
 TARGET = Target("ReFiT-Synthetic-v0", None)

@@ -9,9 +9,9 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from agents.commands.common import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.commands.evaluate import Evaluate
 from agents.commands.options import parse_options
+from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device

@@ -9,24 +9,11 @@ from typing import Any
 import torch
 
 from agents.algorithms.registry import algorithm
-from agents.commands.common import (
-    Target,
-    check_recorded,
-    check_weights_unchanged,
-    choose_target,
-    comparison,
-    comparison_table,
-    cost,
-    initial_policy,
-    note_other_data,
-    plain,
-    reward_named,
-    scorer_kwargs,
-    validation_panel,
-    weights_of,
-)
 from agents.commands.finetune import Finetune
+from agents.commands.measures import comparison, comparison_table, cost, validation_panel
 from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
+from agents.commands.start import check_recorded, check_weights_unchanged, initial_policy, weights_of
+from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say, shows_progress
 from agents.runs.alarms import alarms
 from agents.runs.contents import RunConfig
@@ -47,6 +34,7 @@ from refit_env.evaluation.ranking import evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import ListReward, Reward
+from refit_env.settings import plain
 from refit_env.utils.user_code import absolute_place, places_in, source_of, sources_in
 
 REMEDIES = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from agents.commands.common import cost, reported, validation_panel
+from agents.commands.measures import cost, reported, validation_panel
 from agents.runs.folder import CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import plot_curves

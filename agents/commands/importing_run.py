@@ -8,10 +8,11 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from agents.commands.common import choose_target, cost, reported
 from agents.commands.importing import Import
+from agents.commands.measures import cost, reported
 from agents.commands.options import parse_options
 from agents.commands.pretrain_run import metrics_table
+from agents.commands.target import choose_target
 from agents.console import console, print_json, say
 from agents.runs.folder import RunFolder
 from agents.runs.profiling import measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from agents.commands.common import choose_target
+from agents.commands.target import choose_target
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest

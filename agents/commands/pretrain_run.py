@@ -9,22 +9,13 @@ from typing import Any
 from rich.table import Table
 from tqdm import tqdm
 
-from agents.commands.common import (
-    Target,
-    check_recorded,
-    check_weights_unchanged,
-    choose_target,
-    cost,
-    initial_policy,
-    plain,
-    reported,
-    validation_panel,
-    weights_of,
-)
 from agents.commands.fitting import fit_run
+from agents.commands.measures import cost, reported, validation_panel
 from agents.commands.options import parse_options
 from agents.commands.pretrain import Pretrain
 from agents.commands.resuming import check_begun_on, check_unchanged, interrupted
+from agents.commands.start import check_recorded, check_weights_unchanged, initial_policy, weights_of
+from agents.commands.target import Target, choose_target
 from agents.console import console, print_json, shows_progress
 from agents.runs.folder import CONFIG, CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
@@ -43,6 +34,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import plain
 from refit_env.utils.user_code import absolute_place, source_of
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agents.commands.common import choose_target
 from agents.commands.report import Report
+from agents.commands.target import choose_target
 from agents.console import print_json, say
 from agents.reports.explorer import choose_users, episodes_of, explorer
 from agents.reports.facts import Facts, check_same_data

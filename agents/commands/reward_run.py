@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from agents.commands.common import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.commands.options import parse_options
 from agents.commands.reward import RewardCheck, RewardList
+from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say
 from agents.reward_checks.episodes import SCALES, Episodes, make_env, run_episodes
 from agents.reward_checks.report import check_reward

@@ -11,8 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from agents.baselines.tuning import load_optuna
-from agents.commands.common import choose_target, cost, note_other_data, plain, reward_named
+from agents.commands.measures import cost
 from agents.commands.resuming import check_begun_on, check_sources
+from agents.commands.target import choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
 from agents.runs.folder import SETTINGS, RunError, RunFolder
@@ -27,6 +28,7 @@ from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluated_users
+from refit_env.settings import plain
 from refit_env.utils.user_code import sources_in
 
 

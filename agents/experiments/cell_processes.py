@@ -22,7 +22,8 @@ from threading import Thread
 from typing import Any, Protocol
 
 from agents.experiments.provenance import provenance
-from agents.experiments.records import Cell, append_record, plain
+from agents.experiments.records import Cell, append_record
+from refit_env.settings import plain
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What the numerical libraries read at their start."""

@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from filelock import FileLock
 from agents.experiments.provenance import Data, commit, data_of_name, provenance_of
 from agents.runs.contents import with_present_names
 from refit_env.errors import DataError
+from refit_env.settings import plain
 from refit_env.utils.atomic_io import errors_name, file_state, parse_record
 
 REDO = "--redo measures it again"
@@ -231,11 +232,6 @@ def _short(value: Any) -> str:
     """A setting in a message: None is one that is not there, a long one is cut."""
     text = "not set" if value is None else repr(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON reads it: dataclasses as objects, tuples as lists."""
-    return json.loads(json.dumps(value, default=asdict))
 
 
 def other_commits(cells: Sequence[Cell], records: Path) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from agents.algorithms.registry import ALGORITHMS, settings_class
-from agents.experiments.records import plain
 from agents.runs.alarms import Alarm, alarms
 from agents.runs.contents import RunConfig, RunMetrics
 from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
@@ -18,6 +17,7 @@ from agents.runs.log import read_log
 from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import nearest_metric
 from refit_env.evaluation.selection import Rule, parse_rule
+from refit_env.settings import plain
 
 FINE_TUNING, PRETRAINING = "finetune", "pretrain"
 FLAGS = ("new_data", "other_data")

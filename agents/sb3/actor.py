@@ -8,7 +8,6 @@ network without that folder.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import load_checkpoint
 from refit_env.errors import CheckpointError, unknown_name
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import plain
 from refit_env.utils.text import shown
 
 BUILD = ("backbone", "num_items", "backbone_config")
@@ -68,7 +68,7 @@ def make_actor(settings: dict[str, Any]) -> tuple[DiffusionPolicy, str | None]:
             ) from error
         return _build(settings), f"the run folder {str(settings['run'])!r} is gone ({error})"
     saved = dict(meta)
-    other = [name for name in BUILD if name in settings and _plain(settings[name]) != saved[name]]
+    other = [name for name in BUILD if name in settings and plain(settings[name]) != saved[name]]
     if other and not completed:
         name = other[0]
         raise CheckpointError(
@@ -115,11 +115,6 @@ def _complete(settings: dict[str, Any], policy: DiffusionPolicy) -> DiffusionPol
     """Add the policy's backbone and chain to the settings."""
     settings["run"] = None if settings.get("run") is None else str(settings["run"])
     settings["backbone"], settings["num_items"] = policy.backbone.name, policy.backbone.num_items
-    settings["backbone_config"] = _plain(policy.backbone.config_dict())
+    settings["backbone_config"] = plain(policy.backbone.config_dict())
     settings |= policy.chain
     return policy
-
-
-def _plain(value: Any) -> Any:
-    """Return the value after a JSON round trip: lists for tuples."""
-    return json.loads(json.dumps(value))

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from agents.experiments.records import append_record, plain, read_cell
+from agents.experiments.records import append_record, read_cell
 from benchmarks import processes
 from benchmarks.processes import main, row
+from refit_env.settings import plain
 
 
 def test_efficiency_is_that_over_the_fewest_processes() -> None:

@@ -12,9 +12,10 @@ import pytest
 from agents.cli import main
 from agents.experiments.frontier import plan_fronts, read_front_study
 from agents.experiments.frontier_cells import known_users
-from agents.experiments.records import plain, read_records, staleness
+from agents.experiments.records import read_records, staleness
 from agents.experiments.shipped import study_path
 from refit_env.data import load_dataset
+from refit_env.settings import plain
 
 STUDY = """# Fronts of seconds
 kind: frontier

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from agents.cli import main
-from agents.commands.common import choose_target
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
 from agents.commands.data_tables import describe
+from agents.commands.target import choose_target
 from refit_env.data import list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.recipes import RECIPES
 

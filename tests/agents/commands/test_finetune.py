@@ -9,8 +9,8 @@ import torch
 
 from agents.algorithms.reinforce import Reinforce
 from agents.cli import main
-from agents.commands.common import comparison
 from agents.commands.finetune import RewardChoice, begun_command
+from agents.commands.measures import comparison
 from agents.commands.options import parse_reward
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log

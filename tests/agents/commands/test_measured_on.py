@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
-from agents.commands.common import note_other_sets
 from agents.commands.comparing import Progress
+from agents.commands.target import note_other_sets
 from refit_env.data import coverage
 
 ENV = "ReFiT-Synthetic-v0"

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from agents.experiments.plan import plan
-from agents.experiments.records import plain, staleness
+from agents.experiments.records import staleness
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import Variant
 from agents.experiments.study import Study, read_study
 from refit_env.errors import DataError
+from refit_env.settings import plain
 
 ENV = "ReFiT-Synthetic-v0"
 RECORDS = Path("nowhere/tiny.jsonl")

@@ -1,0 +1,126 @@
+"""What commands report of a run: metrics, before and after, the validation curve, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from agents.runs.plots import Panel, column
+from agents.runs.profiling import Usage
+from refit_env.evaluation.ranking import Evaluation, nearest_metric
+from refit_env.evaluation.selection import Rule
+from refit_env.evaluation.statistics import paired_bootstraps
+
+REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
+"""The metrics that ``metrics.json`` and the tables hold; a small catalogue has those of its longest lists."""
+
+
+def reported(means: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that are reported, in their order; for data with dislikes, their shares too.
+
+    Example:
+        >>> reported({"recall@3": 0.5, "ndcg@3": 0.25, "coverage@3": 1.0})
+        {'recall@3': 0.5, 'ndcg@3': 0.25}
+    """
+    names = dict.fromkeys(nearest_metric(name, means) for name in REPORTED)
+    names |= dict.fromkeys(name for name in means if name.startswith("dislikes@"))
+    return {name: float(means[name]) for name in names}
+
+
+def metric_name(name: str) -> str:
+    """A metric as papers write it.
+
+    Example:
+        >>> metric_name("ndcg@20"), metric_name("recall@10")
+        ('NDCG@20', 'Recall@10')
+    """
+    return name.replace("ndcg", "NDCG").replace("recall", "Recall")
+
+
+def validation_panel(
+    rows: Sequence[Mapping[str, float]],
+    rule: Rule,
+    chosen: tuple[str, float] | None = None,
+    *,
+    step_name: str = "iteration",
+    start: bool = False,
+) -> Panel:
+    """The panel of a log's validation: NDCG@20 and Recall@20, or those of a smaller catalogue's lists.
+
+    Args:
+        rows: of the log.
+        rule: how the weights are chosen.
+        chosen: label and step of the chosen weights.
+        step_name: the log's first column.
+        start: whether the first row is that of the weights that training began with; the rule's
+            metric is then a horizontal line.
+    """
+    logged = {name.removeprefix("valid/") for row in rows for name in row if name.startswith("valid/")}
+    names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
+    names += [name for name in rule.names if name in logged and name not in names]
+    lines = {metric_name(name): column(rows, f"valid/{name}", step_name) for name in names}
+    first = column(rows, f"valid/{rule.metric}", step_name)[1]
+    levels = {f"start, {metric_name(rule.metric)}": first[0]} if start and first else {}
+    return Panel("validation", lines, "mean over users", levels, chosen)
+
+
+def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
+    """Compare two models on the same users, for ``metrics.json``.
+
+    Args:
+        before: of the pretrained model.
+        after: of the fine-tuned one.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if the two were evaluated on different users.
+    """
+    if list(before.users) != list(after.users):
+        raise ValueError("before and after were evaluated on different users")
+    means = reported(before.means())
+    table = paired_bootstraps(
+        {name: before.per_user[name] for name in means},
+        {name: after.per_user[name] for name in means},
+        seed=seed,
+    )
+    return {
+        "users": len(before.users),
+        "before": means,
+        "after": reported(after.means()),
+        "relative_gain": {name: table[name].relative_gain for name in means},
+        "paired_bootstrap": {name: table[name].to_json() for name in means},
+    }
+
+
+def comparison_table(report: Mapping[str, Any], title: str) -> Table:
+    """The before/after table of one run, for the terminal."""
+    table = Table(title=f"{title} (test, {report['users']} users)")
+    for name in ("metric", "before", "after", "gain", "difference, 95 % interval over users"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name in report["before"]:
+        bootstrap = report["paired_bootstrap"][name]
+        table.add_row(
+            name,
+            f"{report['before'][name]:.4f}",
+            f"{report['after'][name]:.4f}",
+            percent(report["relative_gain"][name]),
+            f"{bootstrap['mean_difference']:+.4f} [{bootstrap['low']:+.4f}, {bootstrap['high']:+.4f}]",
+        )
+    return table
+
+
+def percent(gain: float) -> str:
+    """A relative gain for a table; a dash where there is none (nothing to divide by)."""
+    return f"{100 * gain:+.1f} %" if math.isfinite(gain) else "-"
+
+
+def cost(**parts: Usage | Mapping[str, Any] | None) -> dict[str, Any]:
+    """Seconds and peak memory of each part that was measured."""
+    return {
+        name: part.to_json() if isinstance(part, Usage) else dict(part)
+        for name, part in parts.items()
+        if part is not None
+    }
