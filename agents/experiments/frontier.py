@@ -21,6 +21,7 @@ from agents.experiments.records import Cell
 from agents.experiments.resolve import changed
 from agents.hyperparams.yaml_files import check_name, listed, located, mapping, read_yaml, settings
 from agents.training.config import TrainerConfig
+from refit_env.backbones import backbone_config
 from refit_env.errors import DataError, unknown_name
 from refit_env.evaluation.reranking import rerankers_for
 from refit_env.evaluation.selection import BEYOND
@@ -172,9 +173,17 @@ def _strengths(value: Any, where: str) -> dict[str, tuple[float, ...]]:
 
 
 def _place(env_id: str, body: Any, where: str) -> FrontPlace:
-    """Return one environment of the file; ValueError for an unknown id."""
-    entry(env_of(env_id))
-    return settings(FrontPlace, body, f"{where}: environments, {env_id}")
+    """Return one environment of the file; ValueError for an unknown id, DataError for wrong settings."""
+    dataset = entry(env_of(env_id)).dataset or ""
+    here = f"{where}: environments, {env_id}"
+    place = settings(FrontPlace, body, here)
+    starts: dict[str, Any] = {"options": {}} | {
+        f"starts, {name}": changes for name, changes in place.starts.items()
+    }
+    for name, changes in starts.items():
+        options = {**place.options, **mapping(changes, f"{here}, {name}")}
+        located(f"{here}, {name}", lambda: backbone_config(place.backbone, dataset, options))  # noqa: B023
+    return place
 
 
 def env_of(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from agents.experiments.study import Study
 from agents.experiments.training import sees_validation
 from agents.hyperparams.models import FOLDER, Model, baseline_settings
 from agents.runs.folder import POLICY
-from refit_env.backbones import sized_config
+from refit_env.backbones import backbone_config
 from refit_env.errors import DataError, SettingError, did_you_mean
 from refit_env.registration import entry
 from refit_env.rewards import models_in
@@ -206,7 +206,7 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
             variant.key: {"baseline": variant.algorithm, "settings": job.settings, "refit": variant.refit}
         }
     model = job.model
-    config = _config(model, row.dataset or "")
+    config = backbone_config(model.backbone, row.dataset or "", model.options, size=model.size)
     out |= {"model": job.model_name, "backbone": model.backbone, "config": config}
     if (source := source_of("backbone", model.backbone)) is not None:
         out |= {"backbone_sha256": source["sha256"]}
@@ -216,18 +216,6 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
         found = [need for need in place.variant(open_names.pop()).needs() if need not in names]
         names, open_names = names + found, open_names + found
     return out | {other.key: _part(other, model, place) for other in place.variants if other.key in names}
-
-
-def _config(model: Model, dataset: str) -> Any:
-    """A backbone's settings, as its class, so that a field which was added later counts as its default.
-
-    Options that the class refuses stay a mapping: the cell's work says what is wrong with them.
-    """
-    config = sized_config(model.backbone, dataset, model.size)
-    try:
-        return replace(config, **model.options)
-    except (TypeError, ValueError):
-        return asdict(config) | dict(model.options)
 
 
 def _part(variant: Variant, model: Model, place: Place) -> dict[str, Any]:

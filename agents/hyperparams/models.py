@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from agents.hyperparams.yaml_files import check_name, located, mapping, read_yaml, settings
 from agents.training.pretrain_config import PretrainConfig, published_training
-from refit_env.backbones import backbone_class
+from refit_env.backbones import backbone_class, backbone_config
 from refit_env.errors import DataError, unknown_name
 from refit_env.registration import entry
 from refit_env.settings import Bounded, OneOf, Steps
@@ -99,7 +99,9 @@ def make_model(
         changed = mapping(value, f"{where}, variants, {key}")
         found["variants"][key] = {**start.variants.get(key, {}), **changed}
     found = {key: getattr(start, key) for key in ("size", "num_steps", "relevance_draws", "gpu")} | found
-    return settings(Model, found, where, backbone=backbone, pretrain=training)
+    model = settings(Model, found, where, backbone=backbone, pretrain=training)
+    located(f"{where}, options", lambda: backbone_config(backbone, dataset, model.options, size=model.size))
+    return model
 
 
 def models_of(env_id: str) -> dict[str, Model]:

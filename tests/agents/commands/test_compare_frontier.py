@@ -131,6 +131,8 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
             "coverage:",
             "coverage is among the runs and among the supervised: give one another name",
         ),
+        ("l2: 50", "l3: 50", "v0, options: unknown LinearConfig field 'l3'"),
+        ("popularity_penalty: 0.01", "l2: -1", "v0, starts, penalised: l2 must be "),
         ("ReFiT-Synthetic-v0", "ReFiT-Synthtic-v0", "Did you mean 'ReFiT-Synthetic-v0'?"),
     ],
 )

@@ -90,6 +90,16 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
         ("v0:", "v0: {models: {x: {like: [diffrec]}}}", "x, like: must be the name of a model; found a list"),
         ("v0:", "v0: {models: {x: {backbone: 3}}}", "x, backbone: must be the name of a backbone; found 3"),
         ("v0:", "v0: {models: {x: {like: diffrec, backbone: hdrm}}}", "unknown setting 'backbone'"),
+        (
+            "v0:",
+            "v0: {models: {x: {like: diffrec, options: {hiden: [8]}}}}",
+            "models, x, options: unknown DiffRecConfig field 'hiden'. Did you mean 'hidden'",
+        ),
+        (
+            "v0:",
+            "v0: {models: {x: {backbone: linear, options: {l2: -1}}}}",
+            "models, x, options: l2 must be .* found -1",
+        ),
         ("v0:", "v0: {seed: 3}", "unknown setting 'seed'. Did you mean 'seeds'"),
         ("v0:", "v0: {variants: [strat]}", "unknown variant 'strat'. Did you mean 'start'"),
         ("  start: {make: pretrain}\n", "", "variants, rl: unknown variant 'start'"),
