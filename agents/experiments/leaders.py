@@ -64,7 +64,7 @@ def _cell(row: Row | None) -> str:
 
 
 def _summary(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) -> str:
-    """On how many environments a row of this project is first, and how many intervals exclude zero.
+    """Return on which environments a row of this project and one with RL is first, and what is certain of it.
 
     Args:
         boards: the rows of each environment; those without a baseline or a row of this project do not count.
@@ -81,11 +81,16 @@ def _summary(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) 
     text = (
         f"Environments: {len(whole)}. First by its mean is a row of this project on {len(ours)}, "
         f"a baseline on {len(whole) - len(ours)}. "
-        f"The first row has RL on {len(rl)}. "
         f"Ours less the best baseline: the interval over users excludes zero on "
         f"{sum('*' in cell for cell in over_users)} of {len(ours)}"
     )
     unknown = over_users.count(NONE)
     text += f", no interval is known on {unknown}. " if unknown else ". "
-    certain = sum("*" in line[6] for line in rl)
-    return f"{text}RL less its start: the interval over seeds excludes zero on {certain} of {len(rl)}."
+    certain = [line for line in rl if line[6].startswith("+") and "*" in line[6]]
+    others = [line for line in rl if line not in certain]
+    text += f"A row with RL is first on {len(rl)}. "
+    for found, what in ((certain, "a certain gain"), (others, "no certain gain")):
+        if found:
+            names = ", ".join(line[0] for line in found)
+            text += f"There RL has {what} over its start on {len(found)}: {names}. "
+    return f"{text}A gain is certain if its interval over seeds is above zero."

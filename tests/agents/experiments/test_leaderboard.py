@@ -139,12 +139,16 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
     note = leaders_table("Leaders", [board]).note
     assert note == (
         "Environments: 1. First by its mean is a row of this project on 1, a baseline on 0. "
-        "The first row has RL on 1. "
         "Ours less the best baseline: the interval over users excludes zero on 1 of 1. "
-        "RL less its start: the interval over seeds excludes zero on 0 of 1."
+        "A row with RL is first on 1. There RL has no certain gain over its start on 1: ReFiT-ML1M-v0. "
+        "A gain is certain if its interval over seeds is above zero."
     )
     one_side = rows((LOW, 0.25))  # no row of this project
     assert leaders_table("Leaders", [board, one_side]).note == note
+    gain = {"ndcg@20": {"mean": 0.2, "low": 0.1, "high": 0.3, "excludes_zero": True}}
+    sure = ranked([LOW, HIGH], [entry(LOW, 0.25), entry(HIGH, 0.5, difference=gain)], "test")
+    both = leaders_table("Leaders", [board, sure]).note
+    assert "There RL has a certain gain over its start on 1: ReFiT-ML1M-v0. There RL has no certain" in both
     unknown = rows((LOW, 0.25), (group("diffrec", "rl", None), 0.5))
     assert "excludes zero on 0 of 1, no interval is known on 1. " in leaders_table("Leaders", [unknown]).note
 
