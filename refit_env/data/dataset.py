@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from refit_env.data.fingerprint import fingerprint
 from refit_env.data.ids import IdMap
 from refit_env.data.interactions import SPLITS, Interactions, joined
-from refit_env.data.sequences import LENGTHS, Events, Histories, ragged
+from refit_env.data.sequences import LENGTHS, Events, Rows
 from refit_env.errors import DataError
 
 NAMES = ("title", "name")
@@ -321,27 +321,28 @@ class RowDataset(Dataset):
         return np.flatnonzero(self.split_of == SPLITS.index(split)).astype(np.int64)
 
     @classmethod
-    def of_histories(cls, source: Dataset, histories: Histories, **rows: Any) -> RowDataset:
-        """Make the rows of a data set.
-
-        Args:
-            source: the data set.
-            histories: of the rows.
-            **rows: the other fields.
-        """
+    def of(cls, source: Dataset, rows: Rows) -> RowDataset:
+        """Return the data set of the rows of another one, the source."""
+        train, valid, test = rows.targets
         return cls(
             source.name,
             source.task,
-            train=histories.as_interactions(),
+            train=rows.histories.as_interactions(),
+            valid=valid,
+            test=test,
             time_ordered=True,
             meta=dict(source.meta),
+            user_ids=None if source.user_ids is None else source.user_ids[rows.sessions],
             item_ids=source.item_ids,
             item_features=source.item_features,
-            history=histories.items,
-            lengths=histories.lengths,
-            gaps=histories.gaps,
             origin=source.fingerprint,
-            **rows,
+            targets=train,
+            history=rows.histories.items,
+            lengths=rows.histories.lengths,
+            gaps=rows.histories.gaps,
+            sessions=rows.sessions,
+            split_of=rows.splits,
+            empty=rows.empty,
         )
 
 
@@ -376,25 +377,10 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
     if not dataset.time_ordered:
         raise DataError(f"{dataset.name!r} is not sorted by time, so its rows have no next item")
     events = Events.of([dataset.split(name) for name in SPLITS])
-    kept = np.flatnonzero((events.place > 0) | keep_empty)  # (R,) positions of the targets
-    kept = kept[np.argsort(events.splits[kept], kind="stable")]
-    items, splits, sessions = events.items[kept], events.splits[kept], events.users[kept]  # (R,) each
-    chosen = [splits == s for s in range(len(SPLITS))]  # (R,) each
-    parts = [ragged(rows.astype(np.int64), items[rows], dataset.num_items) for rows in chosen]
-    if not len(parts[0]):
+    rows = Rows.of_events(events, length, dataset.num_items, keep_empty)
+    if not len(rows.targets[0]):
         raise DataError(f"{dataset.name!r} has no train event with an earlier one: nothing to train on")
-    first = np.bincount(events.splits[events.place == 0], minlength=len(SPLITS))  # (3,)
-    return RowDataset.of_histories(
-        dataset,
-        Histories.before(events, kept, events.place[kept], length, dataset.num_items),
-        targets=parts[0],
-        valid=parts[1],
-        test=parts[2],
-        user_ids=None if dataset.user_ids is None else dataset.user_ids[sessions],
-        sessions=sessions,
-        split_of=splits,
-        empty={name: 0 if keep_empty else int(n) for name, n in zip(SPLITS, first, strict=True)},
-    )
+    return RowDataset.of(dataset, rows)
 
 
 def next_rows(dataset: Dataset, length: int) -> RowDataset:
@@ -411,17 +397,5 @@ def next_rows(dataset: Dataset, length: int) -> RowDataset:
         >>> next_rows(shop, length=2).history.tolist()
         [[2, 3], [5, 5]]
     """
-    events, num_users = Events.of([dataset.split(name) for name in SPLITS]), dataset.num_users
-    ends = np.searchsorted(events.users, np.arange(num_users), side="right")  # (U,)
-    none = ragged(np.zeros(num_users, np.int64), np.zeros(0, np.int32), dataset.num_items)
-    return RowDataset.of_histories(
-        dataset,
-        Histories.before(events, ends, np.diff(ends, prepend=0), length, dataset.num_items),
-        targets=none,
-        valid=none,
-        test=none,
-        user_ids=dataset.user_ids,
-        sessions=np.arange(num_users),
-        split_of=np.zeros(num_users, np.int8),
-        empty=dict.fromkeys(SPLITS, 0),
-    )
+    events = Events.of([dataset.split(name) for name in SPLITS])
+    return RowDataset.of(dataset, Rows.latest(events, length, dataset.num_items, dataset.num_users))

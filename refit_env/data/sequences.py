@@ -1,18 +1,18 @@
-"""Histories: the events of each user in order of time, and the latest items before a position.
+"""Rows: the events of each user in order of time, the items before an event, and the item that comes next.
 
 Letters: R rows, L history length, U users of the source, I items, N events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from refit_env.data.interactions import Interactions
+from refit_env.data.interactions import SPLITS, Interactions
 
 LENGTHS: dict[str, int] = {"sequential": 10, "poi": 50}
 """Tasks whose episodes are rows -> history length L. DreamRec has 10. Diff-POI has 100; here it is 50,
@@ -103,6 +103,56 @@ class Histories:
         """The histories as the interactions of R users."""
         shown = self.items[np.arange(self.items.shape[1]) < self.lengths[:, None]]
         return ragged(self.lengths, shown, self.num_items)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Histories with the item that comes next, the target: train rows first, then validation and test rows.
+
+    Attributes:
+        histories: of the R rows.
+        targets: by split, the targets of its rows; the rows of other splits have none.
+        sessions: (R,) int64 the user of each row.
+        splits: (R,) int8, 0 train, 1 valid, 2 test.
+        empty: by split, the number of events that are no target of a row, because no event is before them.
+    """
+
+    histories: Histories
+    targets: tuple[Interactions, Interactions, Interactions]
+    sessions: npt.NDArray[np.int64]
+    splits: npt.NDArray[np.int8]
+    empty: Mapping[str, int]
+
+    @classmethod
+    def of_events(cls, events: Events, length: int, num_items: int, keep_empty: bool) -> Rows:
+        """Make a row of each event that has an earlier one; of the others too, if ``keep_empty``."""
+        kept = np.flatnonzero((events.place > 0) | keep_empty)  # (R,) positions of the targets
+        kept = kept[np.argsort(events.splits[kept], kind="stable")]
+        items, splits = events.items[kept], events.splits[kept]  # (R,) each
+        train, valid, test = (
+            ragged((splits == s).astype(np.int64), items[splits == s], num_items) for s in range(len(SPLITS))
+        )
+        first = np.bincount(events.splits[events.place == 0], minlength=len(SPLITS))  # (3,)
+        return cls(
+            Histories.before(events, kept, events.place[kept], length, num_items),
+            (train, valid, test),
+            events.users[kept],
+            splits,
+            {name: 0 if keep_empty else int(n) for name, n in zip(SPLITS, first, strict=True)},
+        )
+
+    @classmethod
+    def latest(cls, events: Events, length: int, num_items: int, num_users: int) -> Rows:
+        """Make one row of each user: the latest items of all events, without a target."""
+        ends = np.searchsorted(events.users, np.arange(num_users), side="right")  # (U,)
+        none = ragged(np.zeros(num_users, np.int64), np.zeros(0, np.int32), num_items)
+        return cls(
+            Histories.before(events, ends, np.diff(ends, prepend=0), length, num_items),
+            (none, none, none),
+            np.arange(num_users),
+            np.zeros(num_users, np.int8),
+            dict.fromkeys(SPLITS, 0),
+        )
 
 
 def ragged(counts: npt.NDArray[np.int64], items: npt.NDArray[np.int32], num_items: int) -> Interactions:
