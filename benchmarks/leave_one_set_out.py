@@ -28,7 +28,7 @@ import torch
 from agents.baselines import fit_baseline
 from agents.training.closed_form import fit_closed_form
 from agents.training.closed_form_search import fitted_policy
-from agents.tuning.choice import Gain, better_of
+from agents.tuning.choice import better_of
 from agents.tuning.defaults import TRAINED, FineTuning, backbones_for, default_finetuning
 from agents.tuning.floor import floor_names, search_baseline
 from agents.tuning.inspection import DataFacts, inspect_data
@@ -36,7 +36,7 @@ from agents.tuning.trying import Training
 from benchmarks.harness import report
 from refit_env.data import Dataset, load_dataset
 from refit_env.evaluation.ranking import ScoreFunction, evaluate
-from refit_env.evaluation.statistics import paired_bootstrap
+from refit_env.evaluation.statistics import Gain, paired_bootstrap
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.atomic_io import write_json
 

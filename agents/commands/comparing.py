@@ -157,10 +157,11 @@ class Progress:
         """
         self._cells, self._records, self._total = cells, records, len(cells)
         self._redo, self._finished = redo, finished
-        there = len({cell.key for cell in cells} & read_records(records).keys())
-        self.stale = there - (self._total - len(unfinished(cells, records, redo=redo or finished)))
-        self._done = there if finished else there - self.stale
-        say(f"{self._total} cells, {self._done} finished already", stderr=True)
+        there = {cell.key for cell in cells} & read_records(records).keys()
+        missing = {cell.key for cell in unfinished(cells, records, redo=redo or finished)}
+        self.stale = len(there & missing)
+        self._done = there if finished else there - missing
+        say(f"{self._total} cells, {len(self._done)} finished already", stderr=True)
         if self.stale:
             what = "shown as recorded" if finished else "measured again"
             say(f"{self.stale} stale cells: {what}", stderr=True)
@@ -199,12 +200,12 @@ class Progress:
             where = f" (traceback: {trace})" if trace.exists() else ""
             say(f"FAILED {cell}: {outcome.error}{where}", stderr=True)
             return
-        self._done += 1
+        self._done.add(outcome.cell.key)  # a start whose weights are gone is made again
         result = outcome.result
         ndcg, over = result[result["split"]]["ndcg@20"], _gain(result)
         valid = f"valid {result['valid']['ndcg@20']:.4f}, " if "valid" in result else ""
         say(
-            f"[{self._done}/{self._total}] {cell}: {result['split']} NDCG@20 {ndcg:.4f}{over}, "
+            f"[{len(self._done)}/{self._total}] {cell}: {result['split']} NDCG@20 {ndcg:.4f}{over}, "
             f"{valid}{outcome.seconds:.0f} s, "
             f"{result['cost']['peak_memory_mib']:.0f} MiB",
             stderr=True,

@@ -10,11 +10,12 @@ import torch
 
 from agents.algorithms.registry import algorithm
 from agents.commands.finetune import Finetune
-from agents.commands.measures import comparison, comparison_table, cost, validation_panel
+from agents.commands.measures import comparison, comparison_table, cost, validation_gain, validation_panel
 from agents.commands.resuming import check_begun_on, check_unchanged, checkpoints_in, interrupted
 from agents.commands.start import check_recorded, check_weights_unchanged, initial_policy, weights_of
-from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
+from agents.commands.target import TRIED, Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say, shows_progress
+from agents.reports.facts import gain_in_words
 from agents.runs.alarms import alarms
 from agents.runs.contents import RunConfig
 from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
@@ -45,9 +46,6 @@ REMEDIES = (
 SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwargs", "agent")
 """Settings of ``config.json`` that TensorBoard shows beside the results."""
 
-
-TRIED = 8
-"""Users whose chains a user's own reward scores before the run."""
 KEPT = ("dataset", "weights", "pretraining", "algorithm_file", "reward_files")
 """What a resumed run keeps of its ``config.json`` besides the settings."""
 
@@ -156,7 +154,8 @@ def _agent(
 def _try_reward(agent: FineTuner, reward: Any) -> None:
     """Score a few chains by a user's own code: its errors end the command before it replaces a run."""
     problem = agent.env.problem
-    if places_in(reward) and not problem.reward_fn.uses_lists:
+    if places_in(reward):
+        agent.refresh_lists()
         users = torch.as_tensor(problem.users)[:TRIED]
         _, u0, users = compared_chains(agent.policy, agent.reference, problem, users)
         problem.score(u0, users)
@@ -248,7 +247,9 @@ def outcome_of(training: Mapping[str, Any]) -> str:
             f"Validation never rose: in {last} iterations {metric} was never better than the start's "
             f"{value}. The run folder holds the weights of the start. Try {REMEDIES}."
         )
-    return f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
+    gain = gain_in_words(training.get("valid_gain"))
+    choice = f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
+    return f"{choice} {gain}".strip()
 
 
 def make_agent(
@@ -293,12 +294,14 @@ def finetune_run(
         before = agent.evaluate("test", start=True)
     after = agent.evaluate("test")
     agent.policy.save(folder.path, dataset)
-    report = comparison(before, after) | {
+    names = (*agent.rule.names, *agent.lagrangian.names)
+    report = comparison(before, after, dataset, names) | {
         "training": {
             "iterations": int(result.history[-1]["iteration"]),
             "best_iteration": result.best_iteration,
             "selected_on": f"valid {agent.config.select}",
             "best_value": result.best_value,
+            "valid_gain": validation_gain(agent) if result.best_iteration else None,
             "rule_met": result.rule_met,
             "share": result.share,
             "alarms": [alarm.to_json() for alarm in alarms(result.history)],
@@ -309,7 +312,11 @@ def finetune_run(
         folder.path,
         {name: value for name, value in folder.config.items() if name in SETTINGS},
         {f"{when}/{name}": report[when][name] for when in ("before", "after") for name in report["after"]},
-        {f"gain/{name}": after.per_user[name] - before.per_user[name] for name in report["after"]},
+        {
+            f"gain/{name}": after.per_user[name] - before.per_user[name]
+            for name in report["after"]
+            if name in after.per_user
+        },
     )
     folder.finish(report)
     return report

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
 from agents.runs.plots import Panel, column
 from agents.runs.profiling import Usage
+from agents.training.fine_tuner import FineTuner
+from refit_env.data import Dataset
+from refit_env.evaluation.beyond_accuracy import means_of, values_of
 from refit_env.evaluation.ranking import Evaluation, nearest_metric
 from refit_env.evaluation.selection import Rule
-from refit_env.evaluation.statistics import paired_bootstraps
+from refit_env.evaluation.statistics import paired_bootstrap, paired_bootstraps
 
 REPORTED = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """The metrics that ``metrics.json`` and the tables hold; a small catalogue has those of its longest lists."""
@@ -67,12 +70,17 @@ def validation_panel(
     return Panel("validation", lines, "mean over users", levels, chosen)
 
 
-def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str, Any]:
+def comparison(
+    before: Evaluation, after: Evaluation, dataset: Dataset, names: Iterable[str] = (), seed: int = 0
+) -> dict[str, Any]:
     """Compare two models on the same users, for ``metrics.json``.
 
     Args:
-        before: of the pretrained model.
+        before: of the pretrained model, on test.
         after: of the fine-tuned one.
+        dataset: the data set of both.
+        names: metrics besides those that are always reported, such as those of the rule that selects. A
+            metric of all lists together has no interval over users.
         seed: of the bootstrap.
 
     Raises:
@@ -80,19 +88,36 @@ def comparison(before: Evaluation, after: Evaluation, seed: int = 0) -> dict[str
     """
     if list(before.users) != list(after.users):
         raise ValueError("before and after were evaluated on different users")
-    means = reported(before.means())
+    wanted = list(dict.fromkeys([*reported(before.means()), *names]))
+    old, new = (
+        {n: float(v) for n, v in means_of(m, dataset, "test", wanted).items()} for m in (before, after)
+    )
+    per_user = {name: [values_of(m, dataset, "test", name) for m in (before, after)] for name in wanted}
+    known = {name: (one, two) for name, (one, two) in per_user.items() if one is not None and two is not None}
     table = paired_bootstraps(
-        {name: before.per_user[name] for name in means},
-        {name: after.per_user[name] for name in means},
+        {name: one for name, (one, _) in known.items()},
+        {name: two for name, (_, two) in known.items()},
         seed=seed,
     )
     return {
         "users": len(before.users),
-        "before": means,
-        "after": reported(after.means()),
-        "relative_gain": {name: table[name].relative_gain for name in means},
-        "paired_bootstrap": {name: table[name].to_json() for name in means},
+        "before": {name: old[name] for name in wanted},
+        "after": {name: new[name] for name in wanted},
+        "relative_gain": {name: new[name] / old[name] - 1 if old[name] else math.nan for name in wanted},
+        "paired_bootstrap": {name: found.to_json() for name, found in table.items()},
     }
+
+
+def validation_gain(agent: FineTuner) -> dict[str, Any] | None:
+    """Return the gain of the chosen weights by the metric that selects, on the users that select.
+
+    Returns:
+        The paired bootstrap over these users, as JSON; None for a metric of all lists together.
+    """
+    found = [agent.values_that_select(start=start) for start in (True, False)]
+    if found[0] is None or found[1] is None:
+        return None
+    return paired_bootstrap(found[0], found[1]).to_json()
 
 
 def comparison_table(report: Mapping[str, Any], title: str) -> Table:
@@ -100,15 +125,13 @@ def comparison_table(report: Mapping[str, Any], title: str) -> Table:
     table = Table(title=f"{title} (test, {report['users']} users)")
     for name in ("metric", "before", "after", "gain", "difference, 95 % interval over users"):
         table.add_column(name, justify="left" if name == "metric" else "right")
-    for name in report["before"]:
-        bootstrap = report["paired_bootstrap"][name]
-        table.add_row(
-            name,
-            f"{report['before'][name]:.4f}",
-            f"{report['after'][name]:.4f}",
-            percent(report["relative_gain"][name]),
-            f"{bootstrap['mean_difference']:+.4f} [{bootstrap['low']:+.4f}, {bootstrap['high']:+.4f}]",
+    for name, old in report["before"].items():
+        new, found = report["after"][name], report["paired_bootstrap"].get(name)
+        interval = (
+            "of all lists together" if found is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
         )
+        gain = percent(report["relative_gain"][name])
+        table.add_row(name, f"{old:.4f}", f"{new:.4f}", gain, f"{new - old:+.4f} {interval}")
     return table
 
 

@@ -19,6 +19,8 @@ from refit_env.registration import TABLE, EnvEntry, entry
 from refit_env.rewards import reward_class
 
 CUSTOM_ENV = "ReFiT-Custom-v0"
+TRIED = 8
+"""Users whose lists a user's own reward scores before a run begins."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from agents.baselines.tuning import load_optuna
 from agents.commands.measures import cost
+from agents.commands.options import RewardText
 from agents.commands.resuming import check_begun_on, check_sources
-from agents.commands.target import choose_target, note_other_data, reward_named
+from agents.commands.target import TRIED, choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
 from agents.runs.folder import SETTINGS, RunError, RunFolder
@@ -28,8 +30,9 @@ from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluated_users
+from refit_env.rewards import make_relevance, make_reward
 from refit_env.settings import plain
-from refit_env.utils.user_code import sources_in
+from refit_env.utils.user_code import places_in, sources_in
 
 
 def run(command: Tune) -> int:
@@ -59,6 +62,8 @@ def run(command: Tune) -> int:
         report=None if command.quiet else _report,
         rewards=rewards,
     )
+    for spec in rewards.values():
+        _try_reward(study, spec)
     # After all that can be refused: a mistake leaves no run in the way.
     with _folder(command, settings, dataset) as folder:
         study.open(folder.path)
@@ -77,6 +82,20 @@ def run(command: Tune) -> int:
         say(line)
     say(f"{command.out}: the policy; trials.jsonl; settings.json, for pretrain and finetune --settings")
     return 0
+
+
+def _try_reward(study: Study, spec: RewardText) -> None:
+    """Reward random scores by a user's own code: its errors end the command before the first trial."""
+    if not places_in(spec):
+        return
+    relevance = make_relevance(
+        default_finetuning(study.facts, study.backbones[0]).env["relevance"], study.dataset
+    )
+    reward = make_reward(spec, study.dataset, relevance, device=study.device)
+    draws, size = torch.Generator().manual_seed(0), reward.context.num_items
+    reward.refresh(lambda users: torch.randn(users.numel(), size, generator=draws).to(study.device))
+    users = reward.context.peers[:TRIED]
+    reward(torch.randn(users.numel(), size, generator=draws).to(study.device), users)
 
 
 def plan(study: Study) -> list[str]:

@@ -137,6 +137,14 @@ class Facts:
             return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
         return gain_sentence(self.metrics)
 
+    def choice(self) -> str:
+        """The iteration that validation chose, and the gain there with an interval; empty if not known."""
+        gain = self.metrics.get("training", {}).get("valid_gain")
+        if gain is None or self.chosen is None:
+            return ""
+        metric = pretty(self.rule.metric)
+        return f"Validation chose {self.step_name} {self.chosen:.0f} by {metric}. {gain_in_words(gain)}"
+
 
 def file_name(name: str) -> str:
     """Return the name of a reward; of one in a file, without the file's folders.
@@ -188,6 +196,21 @@ def gain_sentence(metrics: RunMetrics) -> str:
     if low <= 0 <= high:
         return f"Test {pretty(name)} went {change}, which is within noise ({interval})."
     return f"Test {pretty(name)} {'rose' if after > before else 'fell'} {change} ({interval})."
+
+
+def gain_in_words(gain: Mapping[str, Any] | None) -> str:
+    """Return a sentence on the gain of the chosen weights on validation; empty without one.
+
+    Example:
+        >>> print(gain_in_words({"mean_difference": 0.001, "low": -0.002, "high": 0.004, "num_users": 900}))
+        Its gain over the start is +0.0010 (95 % interval over 900 users: -0.0020 to +0.0040), within noise.
+    """
+    if gain is None:
+        return ""
+    low, high = gain["low"], gain["high"]
+    noise = ", within noise" if low <= 0 <= high else ""
+    interval = f"95 % interval over {gain['num_users']} users: {low:+.4f} to {high:+.4f}"
+    return f"Its gain over the start is {gain['mean_difference']:+.4f} ({interval}){noise}."
 
 
 def pretty(metric: str) -> str:

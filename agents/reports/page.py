@@ -49,7 +49,10 @@ def run_page(runs: Sequence[RunParts]) -> str:
             run["explorer"] = {**parts.explorer, "json": script_json(parts.explorer)}
     if len(runs) == 1:
         links = [(name, f"{shown[0]['id']}-{part}") for name, part in PARTS if has(shown[0], part)]
-        title, sentences = shown[0]["title"], [shown[0]["sentence"]]
+        title, sentences = (
+            shown[0]["title"],
+            [shown[0][part] for part in ("sentence", "choice") if shown[0][part]],
+        )
     else:
         links = [("Side by side", "overview"), *((run["name"], run["id"]) for run in shown)]
         title = f"{len(runs)} runs on {shown[0]['title'].partition(' on ')[2].partition(',')[0]}"

@@ -76,6 +76,7 @@ def sections(parts: RunParts, number: int) -> dict[str, Any]:
         "name": facts.name,
         "title": _title(facts),
         "sentence": facts.sentence(),
+        "choice": facts.choice(),
         "finished": facts.finished,
         "notes": list(parts.notes),
         "tiles": _tiles(facts, measured),
@@ -195,6 +196,12 @@ def _curves(facts: Facts) -> list[Chart | None]:
         level = ("start", line.y[0]) if line.y and facts.config["command"] == "finetune" else None
         title = f"Validation {pretty(name)}" + (", which selects" if name == rule.metric else "")
         charts.append(line_chart(title, [line], level=level, alarms=places if place == 0 else (), **shared))
+    gain = _line(facts, "choice/gain", "gain", "c1")
+    error = _line(facts, "choice/standard_error", "two standard errors", "c4")
+    noise = Line(error.label, error.x, [2 * value for value in error.y], error.color)
+    note = "Mean over the users that select. A gain below two standard errors is within noise."
+    title = f"Validation gain over the start, {pretty(rule.metric)}"
+    charts.append(line_chart(title, [gain, noise], note=note, **shared))
     loss = _line(facts, "train/loss", "training loss", "c3")
     return [*charts, line_chart("Training loss", [loss], xlabel=facts.step_name, chosen=facts.chosen)]
 

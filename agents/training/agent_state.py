@@ -314,6 +314,7 @@ class AgentState(TrainingUsers):
         """Put back a state that ``check_state`` passed."""
         super().take_state(tensors, meta)
         self.reference.load_state_dict(part(tensors, "reference."))
+        self._start_values = None
         self.take_own_tensors(part(tensors, "own."))
         if self._constrained:
             self.lagrangian.restore(tensors["multipliers"])

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -27,9 +29,10 @@ from agents.training.monitors import monitored, trends
 from agents.training.precision import policies_in
 from agents.training.weight_interpolation import best_between
 from refit_env.errors import SettingError
-from refit_env.evaluation.beyond_accuracy import means_of
+from refit_env.evaluation.beyond_accuracy import means_of, values_of
 from refit_env.evaluation.ranking import Evaluation
 from refit_env.evaluation.selection import UNMET
+from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
 
 
@@ -197,7 +200,7 @@ class FineTuner(AgentState):
         begin = time.perf_counter()
         self.optimizer.zero_grad(set_to_none=True)
         self.gradients.release()
-        self._refresh_lists()
+        self.refresh_lists()
         means, monitors = self.world.of_first(self._measured)
         out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means) | monitors
         out |= self.adapt_multipliers(means, self._start_means(means))
@@ -210,7 +213,28 @@ class FineTuner(AgentState):
         """Return the validation metrics, and the monitors."""
         found, means = self._validated()
         first = self.envs[0].problem  # always the first hold-out's: chains begin elsewhere in each
-        return means, monitored(self.policy, self.reference, first, self._train_users, found.lists)
+        monitors = monitored(self.policy, self.reference, first, self._train_users, found.lists)
+        return means, monitors | self._gain(found)
+
+    def _gain(self, found: Evaluation) -> dict[str, float]:
+        """Return the gain over the start by the metric that selects, and its standard error over users."""
+        values = values_of(found, self.dataset, "valid", self.rule.metric)
+        if values is None or values.size < 2:
+            return {}
+        if self._start_values is None:
+            self._start_values = self.values_that_select(start=True) if self.done else values
+        assert self._start_values is not None  # of the same metric
+        gain = Gain.of(self._start_values, values)
+        return {"choice/gain": gain.mean, "choice/standard_error": gain.error}
+
+    def values_that_select(self, *, start: bool = False) -> npt.NDArray[np.float64] | None:
+        """Return the metric that selects of each user that selects (n,); None if it is of all lists together.
+
+        Args:
+            start: whether of the policy that training began with, else of the policy as it is now.
+        """
+        found = self.evaluate("valid", users=self._selection_users, start=start)
+        return values_of(found, self.dataset, "valid", self.rule.metric)
 
     def _validated(self) -> tuple[Evaluation, dict[str, float]]:
         """Return the validation of the users that select, and its metrics."""

@@ -8,6 +8,8 @@ scalar                       is
 ``monitor/reward``           the reward of those chains: what training maximises, without exploration
 ``monitor/popularity``       mean share of the users who have a recommended item among their train items
 ``monitor/alarms``           number of rules of ``agents.runs.alarms`` that have fired so far
+``choice/gain``              gain over the start by the metric that selects, mean over users
+``choice/standard_error``    its standard error over users; a gain below two of them is within noise
 ===========================  ==============================================================================
 
 Coverage and Gini of the lists are among the metrics (``valid/coverage@20``, ``valid/gini@20``), and the share

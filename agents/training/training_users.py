@@ -49,6 +49,7 @@ class TrainingUsers(Resumable):
     _draws: tuple[DenoisingVectorEnv, UserDraws]
     _lists: Tensor | None  # (E, U, K) last passed to rewards that use others' lists
     _cache: ListCache | None
+    _start_values: npt.NDArray[np.float64] | None  # (n,) of the metric that selects, by the start
 
     @property
     def parts(self) -> int:
@@ -131,10 +132,10 @@ class TrainingUsers(Resumable):
         self._draws = self.env, UserDraws(self.config.draw_users, self.env.problem)
         self._check_ranges()
         evaluated_users(self.dataset, "valid", self._selection_users)
-        self._lists = None
+        self._lists = self._start_values = None
         self._cache = self._list_cache()
 
-    def _refresh_lists(self) -> None:
+    def refresh_lists(self) -> None:
         """Pass the policy's lists to rewards that use others' lists (coverage, RACS's neighbor_lists)."""
         rewards = [env.problem.reward_fn for env in self.envs]
         if self._cache is not None:
@@ -144,7 +145,7 @@ class TrainingUsers(Resumable):
             self._lists = torch.stack(refresh_all(rewards, score))  # each hold-out's own
 
     def _show_lists(self, lists: Tensor) -> None:
-        """Pass to each environment's reward its lists of (E, U, K), as ``_refresh_lists`` did."""
+        """Pass to each environment's reward its lists of (E, U, K), as ``refresh_lists`` did."""
         self._lists = lists
         for env, own in zip(self.envs, lists, strict=True):
             env.problem.reward_fn.set_lists(own)

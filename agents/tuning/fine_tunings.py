@@ -9,7 +9,6 @@ from typing import Any
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.tuning.choice import Gain
 from agents.tuning.defaults import TRAINED, FineTuning
 from agents.tuning.proposals import propose
 from agents.tuning.space import settings_of
@@ -18,6 +17,7 @@ from agents.tuning.trials import FINE_TUNING, Trial
 from agents.tuning.trying import MOST, Pace
 from refit_env.backbones import backbone_class
 from refit_env.evaluation.selection import UNMET
+from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
 
 REFUSALS = 3

@@ -8,14 +8,13 @@ from typing import Any
 
 from agents.baselines import fit_baseline
 from agents.training.closed_form import is_closed_form
-from agents.tuning.choice import Gain
 from agents.tuning.settings_file import FinetunePart
 from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import pretraining_of
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate
-from refit_env.evaluation.statistics import paired_bootstrap
+from refit_env.evaluation.statistics import Gain, paired_bootstrap
 from refit_env.policy import DiffusionPolicy
 
 

@@ -308,3 +308,18 @@ def means_of(
     means = evaluation.means()
     wanted = [name.partition("@")[0] for name in names if name not in means]
     return means | (beyond_accuracy(evaluation, dataset, split, wanted).means if wanted else {})
+
+
+def values_of(evaluation: Evaluation, dataset: Dataset, split: str, name: str) -> Floats | None:
+    """Return a metric's values of the users (n,); None for a metric of all lists together.
+
+    Args:
+        evaluation: result of ``refit_env.evaluation.ranking.evaluate``.
+        dataset: the data set of the evaluation.
+        split: the split of the evaluation.
+        name: the metric with its list length.
+    """
+    kind = name.partition("@")[0]
+    if name in evaluation.per_user or kind not in OF_USERS:
+        return evaluation.per_user.get(name)
+    return beyond_accuracy(evaluation, dataset, split, [kind]).per_user[name]

@@ -18,6 +18,8 @@ from scipy import stats as scipy_stats
 
 FloatArray = npt.NDArray[np.float64]
 
+ERRORS = 2.0
+"""Standard errors that a gain must exceed."""
 _CHUNK = 4_000_000
 """Draws of a bootstrap that are in memory at once: 16 MB of indices."""
 
@@ -56,6 +58,43 @@ class PairedBootstrap:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The mean gain of one model over another on the same users, and its standard error."""
+
+    mean: float
+    """Mean over users."""
+    error: float
+    """Its standard error; infinite for a single user."""
+
+    @classmethod
+    def of(cls, before: npt.ArrayLike, after: npt.ArrayLike) -> Gain:
+        """Return the gain ``after - before`` of n users.
+
+        Args:
+            before: (n,) a metric of each user by the simpler model.
+            after: (n,) the metric by the other one, of the same users in the same order.
+
+        Example:
+            >>> gain = Gain.of([0.0, 0.5, 1.0, 0.5], [0.1, 0.7, 1.0, 0.7])
+            >>> print(gain, gain.clear)
+            +0.1250, standard error 0.0479 True
+        """
+        difference = np.asarray(after, np.float64) - np.asarray(before, np.float64)  # (n,)
+        if difference.size < 2:
+            return cls(float(difference.mean()), float("inf"))
+        return cls(float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size)))
+
+    @property
+    def clear(self) -> bool:
+        """Whether the gain exceeds ``ERRORS`` standard errors."""
+        return self.mean > ERRORS * self.error
+
+    def __str__(self) -> str:
+        """Format: ``+0.0012, standard error 0.0004``."""
+        return f"{self.mean:+.4f}, standard error {self.error:.4f}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -123,8 +123,34 @@ class Reward(ABC):
             raise ValueError(f"scores of shape {tuple(scores.shape)}, expected {expected}: users, items")
         scores = scores if finite else rankable(scores)
         lists = self.context.ranked(scores, users) if lists is None else lists
-        value, terms = _checked_pair(type(self).__name__, self.compute(scores, users, lists), users)
+        value, terms = self.computed(scores, users, lists)
         return RewardResult(value.float(), terms, lists)
+
+    def computed(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return what ``compute`` returns, checked; of a user's own class every reward must be finite.
+
+        Raises:
+            ReturnedError: if it is no pair of a tensor and terms.
+            ValueError: if the rewards have another shape than (B,), or one of a user's class is not finite.
+        """
+        value, terms = _checked_pair(type(self).__name__, self.compute(scores, users, lists), users)
+        if self.is_own:
+            for episode in torch.nonzero(~torch.isfinite(value))[:1, 0].tolist():
+                self._refuse("compute", value[episode], users[episode])
+        return value, terms
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the class is a user's, so that the numbers that it returns are checked."""
+        return not type(self).__module__.startswith(f"{__package__}.")
+
+    def _refuse(self, method: str, value: Tensor, user: Tensor, what: str = "") -> NoReturn:
+        """Raise a ValueError that names the class, its method, the number and whose it is."""
+        whose = self.context.dataset.users_by_id.named(int(user))
+        raise ValueError(
+            f"{type(self).__name__}: {method} returned {float(value)} for {whose}{what}; every number must "
+            "be finite"
+        )
 
     @abstractmethod
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -228,7 +254,10 @@ class ListReward(Reward):
         return {name: gain[index[:, None], lists] for name, gain in self._checked_gains(some).items()}
 
     def _checked_gains(self, users: Tensor) -> dict[str, Tensor]:
-        """Return ``term_gains``; raise a ValueError for a wrong type or shape, or a term without a weight."""
+        """Return ``term_gains``; raise a ValueError for a wrong type or shape, or a term without a weight.
+
+        Of a user's class every gain must be finite: the derivative of another one is no number.
+        """
         gains: Any = self.term_gains(users)
         own = type(self).__name__
         if not isinstance(gains, dict) or not gains:
@@ -248,6 +277,9 @@ class ListReward(Reward):
                     f"{own}: term_gains returned shape {tuple(gain.shape)} for {name!r}, "
                     f"expected {shape}: a gain for each user and item"
                 )
+            for row, item in torch.nonzero(~torch.isfinite(gain))[:1].tolist() if self.is_own else ():
+                whose = f", {self.context.dataset.items_by_id.named(item)}, term {name!r}"
+                self._refuse("term_gains", gain[row, item], users[row], whose)
         return gains
 
     def gains(self, users: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Mix(Reward):
         """Compute each part on the same lists."""
         terms = {}
         for name, (reward, _) in self.rewards.items():
-            value, own = reward.compute(scores, users, lists)
+            value, own = reward.computed(scores, users, lists)
             terms[name] = value.float()
             terms |= {full: own[inner] for full, inner in _inner(name, reward).items()}
         return weighted_sum([(weight, terms[name]) for name, (_, weight) in self.rewards.items()]), terms

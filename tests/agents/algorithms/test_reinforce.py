@@ -322,7 +322,7 @@ def test_each_hold_out_is_shown_its_own_lists(make_policy: Factory, small_data: 
     before = fresh.score(scores, users)[0]
     learner = agent(make_policy(), small_data, config, **goal)
     learner.learn()
-    learner._refresh_lists()
+    learner.refresh_lists()
     shown = [env.problem.reward_fn for env in learner.envs]
     score = learner.policy.scorer(small_data)
     lists = [reward.lists for reward in shown if isinstance(reward, Coverage)]

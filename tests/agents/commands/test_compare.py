@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def test_a_study_runs_goes_on_and_names_failures(
     assert (out / "errors" / f"{ENV}_diffrec_grpo_seed0.txt").exists()
 
     study.write_text(STUDY)
+    shutil.rmtree(out / "runs")  # as in a clone, which has the records alone: the start is made again
     assert main(words(study, "--algorithms", "reinforce,grpo")) == 0  # the option's older name
     said = capsys.readouterr()
     assert "3 cells, 2 finished already" in said.err and f"[3/3] {ENV} diffrec grpo seed0" in said.err

@@ -260,8 +260,44 @@ def test_comparison_needs_the_same_users(pretrained: Path) -> None:
     everyone = evaluate(score, dataset)
     half = evaluate(score, dataset, users=everyone.users[::2])
     with pytest.raises(ValueError, match="different users"):
-        comparison(everyone, half)
-    assert set(comparison(everyone, everyone)["relative_gain"].values()) == {0.0}
+        comparison(everyone, half, dataset)
+    assert set(comparison(everyone, everyone, dataset)["relative_gain"].values()) == {0.0}
+
+
+def test_the_table_has_the_metrics_of_the_rule_and_the_choice_its_interval(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "novelty@20 where ndcg@20 >= 0.5 * start and coverage@20 >= 0.01"
+    goal = ["--reward", "novelty", "--select", rule]
+    more = ["--iterations", "4", "--eval-every", "2", "--users-per-batch", "64", "--learning-rate", "1e-3"]
+    command = ["finetune", "--init", str(pretrained), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*command, *goal, *more]) == 0
+    printed, metrics = capsys.readouterr().out, RunFolder(tmp_path / "run").metrics
+    assert set(metrics["after"]) == {
+        "recall@10",
+        "recall@20",
+        "ndcg@10",
+        "ndcg@20",
+        "novelty@20",
+        "coverage@20",
+    }
+    assert set(metrics["after"]) - set(metrics["paired_bootstrap"]) == {"coverage@20"}
+    lines = {line.split()[1]: line for line in printed.splitlines() if line.startswith("│")}
+    assert (
+        "of all lists together" in lines["coverage@20"]
+        and f"{metrics['after']['coverage@20']:.4f}" in printed
+    )
+    assert f"{metrics['paired_bootstrap']['novelty@20']['low']:+.4f}" in lines["novelty@20"]
+    gain, rows = metrics["training"]["valid_gain"], read_log(tmp_path / "run")
+    at = next(row for row in rows if row["iteration"] == metrics["training"]["best_iteration"])
+    start = next(row for row in rows if row["iteration"] == 0)
+    assert gain["mean_difference"] == pytest.approx(at["choice/gain"], abs=1e-6) and at["choice/gain"] > 0
+    assert gain["mean_difference"] == pytest.approx(
+        at["valid/novelty@20"] - start["valid/novelty@20"], abs=1e-5
+    )
+    assert gain["high"] - gain["low"] == pytest.approx(2 * 1.96 * at["choice/standard_error"], rel=0.1)
+    said = f"Its gain over the start is {gain['mean_difference']:+.4f} (95 % interval over"
+    assert said in " ".join(printed.split())
 
 
 def test_rewards_on_the_command_line() -> None:

@@ -15,6 +15,7 @@ from agents import Reinforce, ReinforceConfig
 from agents.cli import main
 from agents.runs.folder import CONFIG, METRICS, RunFolder
 from agents.training.fine_tuner import FineTuner
+from agents.tuning.study import Study
 from refit_env import load_policy
 from refit_env.errors import CheckpointError
 from refit_env.utils import user_code
@@ -222,6 +223,22 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
             "class own(Gains):\n    def term_gains(self, users): return {'a': users.numpy()}",
             "term_gains returned ndarray for 'a', expected a tensor",
         ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n"
+            "    def compute(self, u, users, *more): return users / users - 1, {'a': users}",
+            "own: compute returned nan for user 0; every number must be finite",
+        ),
+        (
+            "class own(Gains):\n    def term_gains(self, users):\n"
+            "        gains = self.context.relevant.dense(users)\n"
+            "        return {'a': torch.where(torch.arange(400) == 7, torch.inf, gains)}",
+            "own: term_gains returned inf for user 0, item 7, term 'a'; every number must be finite",
+        ),
+        (
+            "class own(Gains):\n    @property\n    def uses_lists(self): return True\n"
+            "    def term_gains(self, users): return {'a': self.shown}",
+            "AttributeError: 'own' object has no attribute 'shown'",
+        ),
     ],
 )
 def test_what_code_returns_is_checked_in_one_line(
@@ -288,6 +305,36 @@ def test_evaluate_measures_its_mean(pretrained: Path, file: Path, capsys: pytest
     assert found["terms"]["seven"] == 7.0 and found["relevance"] == "recent"
     assert found["mean"] == pytest.approx(14 + found["terms"]["ndcg"], abs=1e-6)
     assert 0 < found["terms"]["ndcg"] < 1
+
+
+def test_a_number_that_is_none_is_named_in_a_mix(
+    pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The sum of a mix does not hide which part is not finite."""
+    file.write_text(
+        "from refit_env.rewards import Reward\nclass Lost(Reward):\n    term_names = ('lost',)\n"
+        "    def compute(self, scores, users, lists): return users * float('nan'), {'lost': users}\n"
+    )
+    assert main(words(pretrained, "my_reward.py:Lost=1,ndcg=0.5")) == 2
+    assert "Lost: compute returned nan for user 0" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("def own(scores, users):\n    return {}['gain']", "line 2: KeyError: 'gain'"),
+        ("def own(scores, users):\n    return scores", "reward 'own' returned shape (8, 400), expected (8,)"),
+    ],
+)
+def test_tune_ends_before_its_trials_where_the_reward_fails(
+    body: str, message: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    monkeypatch.setattr(Study, "run", lambda self: pytest.fail("a trial began"))
+    file.write_text(body)
+    command = ["tune", "--env", "ReFiT-Synthetic-v0", "--out", "tuned", "--device", "cpu"]
+    assert main([*command, "--reward", "ndcg=1,my_reward.py:own=1"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1] and not Path("tuned").exists()
 
 
 def test_tune_tries_it_and_a_settings_file_does_not_run_it_silently(

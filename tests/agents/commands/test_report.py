@@ -83,6 +83,10 @@ def test_the_page_holds_every_part_and_nothing_from_elsewhere(run: Path, tmp_pat
     metrics = json.loads((run / "metrics.json").read_text())
     for when in ("before", "after"):
         assert f"{metrics[when]['ndcg@20']:.4f}" in page.text
+    gain = metrics["training"]["valid_gain"]
+    chosen = f"Validation chose iteration {metrics['training']['best_iteration']} by NDCG@20."
+    assert f"{chosen} Its gain over the start is {gain['mean_difference']:+.4f}" in page.text
+    assert "Validation gain over the start" in page.text and "two standard errors" in page.text
     fingerprint = json.loads((run / "config.json").read_text())["dataset"]["fingerprint"]
     assert fingerprint in page.text and "refit finetune --data" in page.text
     addresses = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href")]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from agents.tuning.choice import Gain, better_of
+from agents.tuning.choice import better_of
+from refit_env.evaluation.statistics import Gain
 
 
 def test_the_error_is_that_of_the_paired_difference() -> None:
