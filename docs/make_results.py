@@ -85,6 +85,50 @@ PARTS: Mapping[str, Sequence[str]] = {
     ),
 }
 """The parts of docs/results.md, and the stems of their files in order."""
+READING: Mapping[str, str] = {
+    "rewards": (
+        "Each table is one data set. All its rows begin from the same start and have the same number of "
+        "environment steps; only the reward (or, in the last rows, the training) differs. Read the column"
+        " 'NDCG@20 gain, %': what a row adds to the start. The number after ± is half of a 95 % interval "
+        "over seeds; `-` means that there is one seed, and * that the interval excludes zero. 'Steps to "
+        "95 %' is how many steps made 95 % of the gain on validation. 'Std within a user' is how much the"
+        " reward differs between several lists of one user, and which share of its whole variance that "
+        "is: where it is 0, nothing can be learnt. 'Users sure' is in how many of the seeds a bootstrap "
+        "over users finds a gain. What these tables support is said in [RACS](concepts/racs.md)."
+    ),
+    "racs": (
+        "Each row is RACS with one setting changed, on the same start and with the same work. alpha is "
+        "the weight of the user's own hits (1: those alone; 0: those of similar users alone), M the "
+        "number of similar users, K the length of the list. Compare a row with 'racs (alpha .5, M 10, K "
+        "20)' and with `ndcg`; differences below .002 between rows of one seed are within the noise of "
+        "seeds."
+    ),
+    "frontier": (
+        "Can training reach a goal beyond accuracy better than re-ranking, which needs no training? Each "
+        "row is a goal. A front is the set of the best compromises between NDCG@20 and that goal, and its"
+        " area is one number for it: larger is better. Read the columns 'runs less ...': the area of the "
+        "trained models less that of the re-rankers. Above zero, with *, training is better for sure; an "
+        "interval wholly below zero means that re-ranking is."
+    ),
+    "over_optimisation": (
+        "The proxy is the reward that training maximises; gold is the true taste, which only the "
+        "synthetic data knows. Read the four columns of gold from left to right: the start, the best "
+        "point of the run, the point that validation would keep, and the end. Where the end is below the "
+        "best, the run went too far: the proxy still rose while gold fell."
+    ),
+    "alarms": (
+        "A hit is an alarm in a run that lost more than 2 % of its best test NDCG@20 for good; a false "
+        "alarm is one in another run. A negative lead means that the alarm came after the loss: the "
+        "alarms say that a run went too far, and do not warn in advance."
+    ),
+    "likelihood": (
+        "Log-densities, in nats a dimension: higher is more likely. Compare each row with 'pretrained' "
+        "above it, in the three columns 'less pretrained'. If fine-tuning made held-out items more "
+        "likely, 'with test items, less pretrained' would be above zero; for REINFORCE it is below, while"
+        " NDCG@20 rises. What this means is in [Over-optimisation](concepts/over-optimisation.md)."
+    ),
+}
+"""Stem of a file -> how to read its tables; shown above them."""
 OTHERS = "Other measurements"
 """The part of files that ``PARTS`` does not name."""
 NOTHING_YET = "_No results yet: run a benchmark, then `make docs`._"
@@ -98,7 +142,9 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     paths.sort(key=lambda path: places.get(path.stem, (len(places), OTHERS))[0])
     results = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return [
-        result | {"folder": path.parent, "part": places.get(path.stem, (len(places), OTHERS))[1]}
+        result
+        | {"folder": path.parent, "part": places.get(path.stem, (len(places), OTHERS))[1]}
+        | ({"reading": READING[path.stem]} if path.stem in READING else {})
         for path, result in results
         if isinstance(result, dict) and ("table" in result or "tables" in result)
     ]
@@ -134,13 +180,14 @@ def headline_places(columns: Sequence[str]) -> list[int]:
 
 
 def section(result: Mapping[str, Any], page: Path = ROOT / "docs" / "results.md") -> str:
-    """One result as Markdown: title, tables, figure, the command that made it, what to know.
+    """One result as Markdown: title, how to read it, tables, figure, the command that made it, what to know.
 
     Args:
         result: of ``load_results``.
         page: the page that it is for; the figure's link starts there.
     """
     parts = [f"### {marked(result['title'])}"]
+    parts += [result["reading"]] if "reading" in result else []
     tables = [result["table"]] if "table" in result else result["tables"]
     for table in tables:
         parts += [f"**{marked(table['title'])}**"] if "title" in table else []
