@@ -53,7 +53,7 @@ DIVIDED = ("pretrain", "finetune")
 """Commands that torchrun may start in several processes."""
 
 REMEDIES = {
-    errno.ENOENT: "nothing is there, and nothing can be made there",
+    errno.ENOENT: "choose a path that is there, or where a folder can be made",
     errno.ENOSPC: "free some space",
     errno.EACCES: "choose a place that you may read and write",
     errno.EPERM: "choose a place that you may read and write",

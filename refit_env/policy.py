@@ -18,7 +18,7 @@ from torch import Tensor
 
 from refit_env.backbones.base import Lookup, check_task
 from refit_env.backbones.carry_over import carry_over
-from refit_env.backbones.graphs import hold
+from refit_env.backbones.latest import hold, release
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
 from refit_env.data.dataset import Dataset
@@ -100,12 +100,12 @@ class DiffusionPolicy(GaussianChain):
     @contextmanager
     def held(self) -> Iterator[None]:
         """Return a context in which no weight changes: backbones keep what they compute of the weights."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        hold(trained, True)
+        weights = list(self.parameters())
+        hold(weights)
         try:
             yield
         finally:
-            hold(trained, False)
+            release(weights)
 
     def scorer(self, dataset: Dataset) -> Scorer:
         """Make the function users (B,) -> scores (B, I) for ``refit_env.evaluation.ranking.evaluate``.

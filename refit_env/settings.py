@@ -38,6 +38,8 @@ PartialShare = Annotated[float, Meta(ge=0, lt=1)]
 
 Size = Annotated[int, Meta(ge=1, le=1_000_000)]
 """Size of a layer, an embedding or a list."""
+Sizes = Annotated[tuple[Size, ...], Meta(min_length=1)]
+"""Sizes of at least one layer."""
 Positive = Annotated[float, Meta(gt=0)]
 """A divisor or a weight, above 0."""
 Steps = Annotated[int, Meta(ge=1, le=100_000)]
@@ -142,6 +144,8 @@ def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None
     if origin is tuple and len(parts) == 2 and parts[1] is Ellipsis:
         if not isinstance(value, tuple | list):
             return f"must be a list, found {shown(value)}"
+        if not value and any(isinstance(note, Meta) and note.min_length for note in notes):
+            return "must have at least one value, found none"
         return next((f for f in (type_fault(parts[0], one, notes) for one in value) if f is not None), None)
     if origin is Literal:
         return OneOf(parts).fault(value)

@@ -8,6 +8,7 @@ from typing import Protocol
 from agents.commands.target import choose_target
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
+from refit_env.backbones.latest import freeze
 from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset, load_dataset
 from refit_env.policy import DiffusionPolicy
@@ -59,5 +60,4 @@ def policy_of(command: OfRun, folder: RunFolder, device: str) -> DiffusionPolicy
     policy = DiffusionPolicy.load(folder.path, resolve_device(device), other_data=command.other_data)
     if not command.other_weights:
         folder.check_weights(weights_digest(policy.backbone.state_dict()))
-    policy.requires_grad_(False)  # caches of frozen weights are checked without reading the weights
-    return policy
+    return freeze(policy)  # caches of weights that do not change are valid without reading them

@@ -16,6 +16,7 @@ from agents.serving.export import need
 from agents.serving.ranker import Ranker
 from agents.serving.served import Served
 from agents.training.tensors import resolve_device
+from refit_env.backbones.latest import freeze
 from refit_env.data import Dataset
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
@@ -72,7 +73,7 @@ def before_of(command: Serve, folder: RunFolder, dataset: Dataset) -> Ranker | N
         policy = DiffusionPolicy.load(
             Path(init), resolve_device(command.device), other_data=command.other_data
         )
-        return Ranker(policy.requires_grad_(False), dataset)
+        return Ranker(freeze(policy), dataset)
     except (ValueError, OSError) as error:
         say(f"the model before fine-tuning is not shown: {error}", stderr=True)
         return None

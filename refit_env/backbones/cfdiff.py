@@ -19,7 +19,8 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.elbo import StepLoss
-from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
+from refit_env.backbones.graphs import Operator, check_edges, count_edges
+from refit_env.backbones.latest import Latest
 from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size, Steps

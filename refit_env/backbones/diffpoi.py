@@ -16,7 +16,7 @@ from torch.nn import functional
 from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import time_embedding
 from refit_env.backbones.geography import GeoEncoder, PlaceGraph, coordinates_of
-from refit_env.backbones.graphs import Latest
+from refit_env.backbones.latest import Latest
 from refit_env.backbones.row_weights import latest_items
 from refit_env.backbones.visits import (
     TargetAttention,

@@ -18,12 +18,12 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition
 from refit_env.backbones.few_values import few_values
-from refit_env.backbones.graphs import Latest
+from refit_env.backbones.latest import Latest, is_trained
 from refit_env.backbones.noise_schedule import NoiseSchedule
 from refit_env.backbones.products import Linear, linear
 from refit_env.backbones.sampling import StepSampler
 from refit_env.diffusion import Diffusion
-from refit_env.settings import OneOf, PartialShare, Size
+from refit_env.settings import OneOf, PartialShare, Size, Sizes
 
 MEAN_TYPES = ("x0", "eps")
 """Names for ``DiffRecConfig.mean_type``."""
@@ -33,7 +33,7 @@ MEAN_TYPES = ("x0", "eps")
 class DiffRecConfig(NoiseSchedule):
     """DiffRec's settings; the defaults are those published for ML-1M."""
 
-    hidden: tuple[Size, ...] = (600, 200, 600)
+    hidden: Sizes = (600, 200, 600)
     """Widths of the hidden layers, input to output. (The reference's ``[200, 600]`` means 600, 200, 600.)"""
     beta_fixed: bool = True
     """Set beta_0 to 1e-5."""
@@ -96,15 +96,11 @@ class DiffRec(Backbone):
         if self.training:
             x = functional.dropout(x, self.config.dropout)
         first = self.input_layer
-        if torch.is_grad_enabled() and first.weight.requires_grad:
+        if torch.is_grad_enabled() and is_trained(first.weight):
             self._joint.release()  # training needs the memory, and changes the weights
-        embedded = self.time(time_embedding(timestep, self.config.embedding, u))  # (B, E) or (1, E)
         # [x | e] W = x W_x + e W_e: avoids a copy of every row, and needs one product for a common step.
-        hidden = linear(x, first.weight, first.bias)  # (B, H)
-        hidden = hidden + linear(embedded, first.weight, first=self.num_items)
-        for layer in self.layers[1:]:
-            hidden = layer(torch.tanh(hidden))
-        return hidden
+        out: Tensor = self.output_layer(self._hidden(linear(x, first.weight, first.bias), timestep))
+        return out
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I) at a step of the training chain."""
@@ -134,7 +130,7 @@ class DiffRec(Backbone):
         state = u @ table if few is None else few.times(table)  # (B, H)
         hidden = state
         for k in reversed(range(chain.num_steps)):
-            hidden = self._hidden(state, int(chain.network_timestep(k)))  # (B, H)
+            hidden = self._hidden(state + first.bias, int(chain.network_timestep(k)))  # (B, H)
             if k:
                 state = chain.posterior_mean(torch.addmm(shift, hidden, joint), state, k)
         out: Tensor = last(hidden)
@@ -146,11 +142,10 @@ class DiffRec(Backbone):
         into = self.input_layer.weight[:, : self.num_items]  # (H, I)
         return into.t().contiguous(), (into @ last.weight).t().contiguous(), into @ last.bias
 
-    def _hidden(self, state: Tensor, timestep: int) -> Tensor:
-        """Return the last hidden units (B, H) of a step from its ``state`` (B, H), see ``denoise``."""
-        first = self.input_layer
-        embedded = self.time(time_embedding(timestep, self.config.embedding, state))  # (1, E)
-        hidden = state + linear(embedded, first.weight, first.bias, first=self.num_items)
+    def _hidden(self, state: Tensor, timestep: int | Tensor) -> Tensor:
+        """Return the last hidden units (B, H) of a step from u W_x' + b (B, H), its ``state``."""
+        embedded = self.time(time_embedding(timestep, self.config.embedding, state))  # (B, E) or (1, E)
+        hidden = state + linear(embedded, self.input_layer.weight, first=self.num_items)
         for layer in self.layers[1:-1]:
             hidden = layer(torch.tanh(hidden))
         return torch.tanh(hidden)
@@ -167,7 +162,7 @@ class DiffRec(Backbone):
     def _saves(self, rows: int, steps: int) -> bool:
         """Return whether W_x W saves products: it is kept, or costs less than it saves for ``rows`` rows."""
         first, last = self.input_layer.weight, self.output_layer.weight
-        if not (first.requires_grad or last.requires_grad):
+        if not (is_trained(first) or is_trained(last)):
             return True
         return rows * (steps - 1) * (first.shape[0] + last.shape[1]) > first.shape[0] * last.shape[1]
 

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from refit_env.backbones.graphs import Latest
+from refit_env.backbones.latest import Latest
 from refit_env.data.dataset import Dataset
 from refit_env.errors import DataError
 

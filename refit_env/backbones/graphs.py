@@ -5,19 +5,14 @@ Letters: R target nodes, C source nodes, n edges, D numbers of a message.
 
 from __future__ import annotations
 
-import itertools
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from torch.nn import Parameter
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -90,78 +85,6 @@ class Operator:
         """Return the sums (R, D) of ``messages`` (C, D) at the target nodes."""
         out: Tensor = _Product.apply(self.matrix, self.transposed, messages)  # type: ignore[no-untyped-call]
         return out
-
-
-class Latest(Generic[Result]):
-    """A cache of one result, valid until a tensor that it was computed from changes.
-
-    A copy is empty, because a copied module has other tensors.
-    """
-
-    def __init__(self) -> None:
-        """Create an empty cache."""
-        self._kept: tuple[tuple[Any, ...], Result] | None = None  # one object: threads may share the cache
-
-    def get(self, sources: Sequence[Tensor], make: Callable[[], Result], extra: Hashable = None) -> Result:
-        """Return the result for ``sources`` (compared by ``_identity``) and ``extra``, cached or computed.
-
-        While torch exports a model, whose tensors then have no values to compare, a cached result is valid.
-        """
-        kept = self._kept
-        if kept is not None and torch.compiler.is_exporting():
-            return kept[1]
-        key = (extra, *(_identity(source) for source in sources))
-        if kept is None or kept[0] != key:
-            self._kept = kept = key, make()
-        return kept[1]
-
-    def release(self) -> None:
-        """Free the result."""
-        self._kept = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Latest[Result]:
-        """Return an empty cache."""
-        return Latest()
-
-    def __reduce__(self) -> tuple[type[Latest[Result]], tuple[()]]:
-        """Pickle as an empty cache."""
-        return Latest, ()
-
-
-_HELD = "_refit_held"
-"""Attribute of a parameter: the number of the time in which it is held, see ``hold``."""
-_BEGUN = itertools.count()
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def _identity(source: Tensor) -> tuple[Hashable, ...]:
-    """Return a key that changes when a tensor is modified.
-
-    Torch's version counter does not count the steps of fused optimisers, so the key of a parameter that can
-    be trained also holds the sum of its bits.
-    """
-    if source.is_inference():  # no version: nothing can be kept
-        return (object(),)
-    seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
-    if not (isinstance(source, Parameter) and source.requires_grad):
-        return *seen, getattr(source, _HELD, None)
-    return *seen, int(source.detach().view(_BITS[source.element_size()]).sum(dtype=torch.int64))
-
-
-def hold(parameters: Iterable[Parameter], held: bool) -> None:
-    """Begin or end a time in which parameters are not trained and do not change.
-
-    What was computed of them before it, or within it, is not valid in another such time. Their versions stay,
-    so that a graph from before can still be differentiated after.
-
-    Args:
-        parameters: those that are trained before and after.
-        held: whether the time begins.
-    """
-    begun = next(_BEGUN) if held else None
-    for parameter in parameters:
-        setattr(parameter, _HELD, begun)
-        parameter.requires_grad_(not held)
 
 
 def count_edges(nodes: Tensor, count: int) -> Tensor:

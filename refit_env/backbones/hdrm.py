@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import time_embedding
-from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
+from refit_env.backbones.graphs import Operator, check_edges, count_edges
+from refit_env.backbones.latest import Latest
 from refit_env.backbones.lorentz import squared_distance, squared_distances
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.backbones.noise_schedule import LinearVariance

@@ -21,7 +21,7 @@ from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.linear import MOST_NEIGHBORS, LinearConfig, LinearDenoiser
 from refit_env.backbones.spectral import SpectralConfig, SpectralDenoiser
 from refit_env.data.dataset import Dataset
-from refit_env.settings import OneOf, PartialShare, Size
+from refit_env.settings import OneOf, PartialShare, Sizes
 
 BASES: dict[str, type[ClosedForm]] = {"linear": LinearDenoiser, "spectral": SpectralDenoiser}
 """Values of ``HybridConfig.base``."""
@@ -35,7 +35,7 @@ class HybridConfig(LinearConfig, SpectralConfig):
     """The closed form: ``linear`` or ``spectral``."""
     train_base: bool = False
     """Train the weights of the closed form, too."""
-    hidden: tuple[Size, ...] = (600,)
+    hidden: Sizes = (600,)
     """Widths of the network's hidden layers."""
     dropout: PartialShare = 0.5
     """Dropout of the network's input; the closed form has none."""

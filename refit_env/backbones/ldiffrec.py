@@ -26,7 +26,7 @@ from refit_env.backbones.whole_batch import whole_batch
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion
 from refit_env.item_factors import item_factors
-from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size
+from refit_env.settings import Known, Nonnegative, PartialShare, Share, Size, Sizes
 
 FACTORS = 64
 """Most factors of an item that are used to cluster it."""
@@ -38,7 +38,7 @@ class LDiffRecConfig(NoiseSchedule):
 
     latent: Size = 300
     """D, size of the latent vector."""
-    hidden: tuple[Size, ...] = (300,)
+    hidden: Sizes = (300,)
     """Widths of the denoiser's hidden layers."""
     clusters: Size = 2
     """C, number of item clusters, each with its own encoder."""

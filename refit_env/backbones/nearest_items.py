@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from refit_env.backbones.cooccurrence import Counting, Floats, nearest_items
-from refit_env.backbones.graphs import Latest
+from refit_env.backbones.latest import Latest
 from refit_env.utils.content_cache import CACHE
 
 SPARSE = 0.02

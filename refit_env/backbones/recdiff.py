@@ -19,7 +19,8 @@ from torch.nn import functional
 
 from refit_env.backbones.base import Backbone, Condition, Lookup, check_task
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
-from refit_env.backbones.graphs import Latest, Operator, check_edges, count_edges
+from refit_env.backbones.graphs import Operator, check_edges, count_edges
+from refit_env.backbones.latest import Latest, is_trained
 from refit_env.backbones.negatives import Negatives, pair_examples
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.data.dataset import Dataset
@@ -293,11 +294,12 @@ class RecDiff(Backbone):
         return (context.to(u0.dtype) + u0) @ self.score_table().T
 
     def score_table(self) -> Tensor:
-        """Return the items' vectors (I, D); cached while their weights are frozen."""
+        """Return the items' vectors (I, D); cached while their weights are frozen or held."""
         weights = list(self._graph_weights())
-        if any(weight.requires_grad for weight in weights):
+        if any(map(is_trained, weights)):
             return self._item_side()[0]
-        return self._item_vectors.get([*weights, self.interactions], lambda: self._item_side()[0])
+        with torch.no_grad():
+            return self._item_vectors.get([*weights, self.interactions], lambda: self._item_side()[0])
 
     def context_table(self, table: Tensor) -> Tensor:
         """Return ``table``, because ui_u and u_0 are added."""

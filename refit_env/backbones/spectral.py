@@ -35,7 +35,7 @@ from refit_env.backbones.closed_form import (
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.few_values import few_values
-from refit_env.backbones.graphs import Latest
+from refit_env.backbones.latest import Latest
 from refit_env.backbones.nearest_items import NearestItems, nearest_regressions
 from refit_env.data.dataset import Dataset
 from refit_env.diffusion import Diffusion

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from refit_env.backbones import Backbone, backbone_class, backbone_config
+from refit_env.backbones.latest import freeze
 from refit_env.data import Dataset
 from refit_env.data.identity import check_same_data
 from refit_env.data.rows import SparseRows
@@ -257,7 +258,7 @@ def load_score_model(config: ProblemConfig, dataset: Dataset) -> Backbone:
             f"environment needs a {backbone!r} of {dataset.num_items} ({dataset.name!r})"
         )
     check_same_data(model.trained_on, dataset, f"checkpoint {str(checkpoint)!r}")
-    return model.double().eval().requires_grad_(False)
+    return freeze(model.double().eval())
 
 
 def _scatter_rows(matrix: Any, users: npt.NDArray[np.int64], out: Tensor) -> None:

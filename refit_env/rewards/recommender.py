@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from refit_env.backbones.latest import freeze
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.context import RewardContext
@@ -55,7 +56,7 @@ class Recommender(ModelReward):
         super().__init__(context)
         policy = DiffusionPolicy.load(folder, other_data=context.other_data)
         policy.scorer(context.dataset)  # raises an error for another catalogue, task or data set
-        self.policy = policy.to(context.device).double().eval().requires_grad_(False)
+        self.policy = freeze(policy.to(context.device).double().eval())
         self.temperature = float(temperature)
         seen = context.dataset.showing(context.relevance.visible)
         self._shown = self.policy.backbone.shown(seen, context.device)

@@ -87,7 +87,7 @@ def test_a_thread_that_finds_the_disk_full_prints_no_traceback(capsys: pytest.Ca
     [
         (
             OSError(2, "No such file or directory", "/proc/x"),
-            "/proc/x: No such file or directory; not",
+            "/proc/x: No such file or directory; choose a path that is there, or",
         ),
         (
             OSError(13, "Permission denied", "/root/x"),

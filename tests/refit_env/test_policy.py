@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from refit_env.backbones import backbone_for, make_backbone
+from refit_env.backbones.latest import is_trained
 from refit_env.checkpoint import load_state, save_state
 from refit_env.data import synthesize
 from refit_env.data.rows import SparseRows
@@ -29,6 +30,13 @@ def policy(num_steps: int | None = 4, exploration_std: float = 0.05, items: int 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return DiffusionPolicy(make_backbone("diffrec", items, CONFIG), num_steps, exploration_std).eval()
+
+
+@torch.no_grad()
+def step_by_step(p: DiffusionPolicy, u: torch.Tensor) -> torch.Tensor:
+    for t in range(p.num_steps):
+        u = p.mean(u, t)
+    return u
 
 
 def test_a_share_of_the_posterior_leaves_the_floor_and_survives_saving(tmp_path: Path) -> None:
@@ -299,9 +307,32 @@ def test_an_evaluation_holds_the_weights_and_the_next_one_has_those_that_trainin
 def test_weights_are_held_until_the_end_of_the_block_also_after_an_error() -> None:
     p = policy()
     with pytest.raises(RuntimeError, match="stop"), p.held():
-        assert not any(parameter.requires_grad for parameter in p.parameters())
+        assert not any(map(is_trained, p.parameters()))
         raise RuntimeError("stop")
-    assert all(parameter.requires_grad for parameter in p.parameters())
+    assert all(map(is_trained, p.parameters()))
+
+
+def test_a_copy_of_a_held_policy_is_trained_and_scores_by_its_own_weights() -> None:
+    p, users, shown = policy(items=40), torch.arange(3), torch.rand(3, 40)
+    with p.held():
+        before = p.recommend_scores(users, shown)
+        twin = copy.deepcopy(p)
+    twin.scores(users, shown).sum().backward()
+    assert all(parameter.grad is not None for parameter in twin.parameters())
+    for parameter in twin.parameters():
+        parameter.data.add_(0.1)
+    expected = step_by_step(twin, shown)
+    torch.testing.assert_close(twin.recommend_scores(users, shown), expected)
+    assert not torch.allclose(before, expected)
+
+
+def test_frozen_weights_that_are_changed_score_by_what_they_are() -> None:
+    p, users, shown = policy(items=40), torch.arange(3), torch.rand(3, 40)
+    p.requires_grad_(False)
+    p.recommend_scores(users, shown)
+    for parameter in p.parameters():
+        parameter.data.mul_(1.5)  # torch counts no version
+    torch.testing.assert_close(p.recommend_scores(users, shown), step_by_step(p, shown))
 
 
 def test_a_policy_that_was_made_without_versions_scores() -> None:

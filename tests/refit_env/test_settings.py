@@ -18,7 +18,7 @@ class Example(Bounded):
     epochs: Annotated[int, Meta(ge=1, le=9)] = 3
     limit: Annotated[float, Meta(ge=0, description="0: no limit")] = 0.0
     share: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    widths: tuple[Annotated[int, Meta(ge=1)], ...] = (4,)
+    widths: Annotated[tuple[Annotated[int, Meta(ge=1)], ...], Meta(min_length=1)] = (4,)
     name: Annotated[str, OneOf(("mean", "sum"))] = "mean"
     steps: Annotated[str, Form(lambda text: None if text == "all" else "must be all")] = "all"
     flag: bool = False
@@ -43,6 +43,7 @@ class Example(Bounded):
         ({"share": 1.0}, "share must be > 0 and < 1, found 1.0"),
         ({"widths": (4, 0)}, "widths must be >= 1, found 0"),
         ({"widths": 4}, "widths must be a list, found 4"),
+        ({"widths": ()}, "widths must have at least one value, found none"),
         ({"name": "men"}, "name must be one of mean, sum; found 'men'. Did you mean 'mean'?"),
         ({"name": 3}, "name must be a text, found 3"),
         ({"origin": 3}, "origin must be one of here, there; found 3."),

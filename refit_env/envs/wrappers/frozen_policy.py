@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from refit_env.backbones.latest import freeze
 from refit_env.data.identity import check_same_data
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.policy import DiffusionPolicy
@@ -41,8 +42,7 @@ def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProble
 
 def _freeze(policy: DiffusionPolicy) -> DiffusionPolicy:
     """Set evaluation mode and no gradients."""
-    policy.eval().requires_grad_(False)
-    return policy
+    return freeze(policy.eval())
 
 
 def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
