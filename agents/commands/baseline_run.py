@@ -25,6 +25,33 @@ from refit_env.utils.text import shown
 def run(command: BaselineCommand) -> int:
     """Fit, evaluate and print; returns the exit code."""
     target = choose_target(command.env, command.data)
+    _check(command)
+    dataset = load_dataset(target.dataset)
+    if not command.names:
+        names = list(names_for(dataset))
+        if command.json:
+            print_json(names)
+        else:
+            say("\n".join(names))
+        return 0
+    device = resolve_device(command.device)
+    reports = [{"env": target.env_id} | _measured(command, dataset, name, device) for name in command.names]
+    if command.out is not None:
+        write_json(command.out, reports)
+    note_other_data(dataset)
+    if command.json:
+        print_json(reports)
+    else:
+        console().print(_table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} users)"))
+    return 0
+
+
+def _check(command: BaselineCommand) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        ValueError: naming them.
+    """
     if command.settings and len(command.names) != 1:
         raise ValueError(f"--settings are those of one baseline; {len(command.names)} are named")
     if command.out is not None and command.out.exists():
@@ -39,42 +66,21 @@ def run(command: BaselineCommand) -> int:
     twice = next((name for at, name in enumerate(command.names) if name in command.names[:at]), None)
     if twice is not None:
         raise ValueError(f"baseline {shown(twice)} is named twice; leave one out")
-    dataset = load_dataset(target.dataset)
-    if not command.names:
-        names = list(names_for(dataset))
-        if command.json:
-            print_json(names)
-        else:
-            say("\n".join(names))
-        return 0
-    device = resolve_device(command.device)
-    reports = []
-    for name in command.names:
-        settings = parse_options(command.settings, "settings")
-        searched: dict[str, Any] = {}
-        if command.tune is not None:
-            settings, searched = _tuned(command, dataset, name, device)
-        try:
-            _, report = evaluate_baseline(
-                dataset,
-                name,
-                settings,
-                command.seed,
-                command.split,
-                refit=command.refit,
-                device=device,
-            )
-        except SettingError as error:
-            raise SettingError("settings", str(error)) if error.setting in settings else error from error
-        reports.append({"env": target.env_id} | report | searched)
-    if command.out is not None:
-        write_json(command.out, reports)
-    note_other_data(dataset)
-    if command.json:
-        print_json(reports)
-    else:
-        console().print(_table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} users)"))
-    return 0
+
+
+def _measured(command: BaselineCommand, dataset: Dataset, name: str, device: torch.device) -> dict[str, Any]:
+    """Fit a baseline, with ``--tune`` after a search, and return its report."""
+    settings = parse_options(command.settings, "settings")
+    searched: dict[str, Any] = {}
+    if command.tune is not None:
+        settings, searched = _tuned(command, dataset, name, device)
+    try:
+        _, report = evaluate_baseline(
+            dataset, name, settings, command.seed, command.split, refit=command.refit, device=device
+        )
+    except SettingError as error:
+        raise SettingError("settings", str(error)) if error.setting in settings else error from error
+    return report | searched
 
 
 def _tuned(

@@ -16,6 +16,7 @@ from agents.runs.profiling import measure
 from agents.training.closed_form import fit_closed_form
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import evaluate, selecting_rule
+from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 
 
@@ -67,15 +68,8 @@ def fit_run(
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=policy.device).means())
             for split in ("valid", "test")
         }
-    rows = read_log(folder.path)
     rule = selecting_rule(select, dataset)
-    chosen = (f"chosen: trial {result.best_trial}", float(result.best_trial))
-    plot_curves(
-        [validation_panel(rows, rule, chosen, step_name="trial")],
-        folder.path / CURVE,
-        title=f"{dataset.name}: settings of {name}",
-        xlabel="trial",
-    )
+    _draw(folder, f"{dataset.name}: settings of {name}", rule, result.best_trial)
     report = means | {
         "training": {
             "trials": len(result.tried),
@@ -87,3 +81,11 @@ def fit_run(
     }
     folder.finish(report)
     return report
+
+
+def _draw(folder: RunFolder, title: str, rule: Rule, best: int) -> None:
+    """Draw validation over the trials, with the chosen one marked."""
+    panel = validation_panel(
+        read_log(folder.path), rule, (f"chosen: trial {best}", float(best)), step_name="trial"
+    )
+    plot_curves([panel], folder.path / CURVE, title=title, xlabel="trial")

@@ -167,45 +167,17 @@ def _draw(
     axis: Any, study: FrontStudy, points: Mapping[str, Sequence[Mapping[str, Mapping[str, float]]]], goal: str
 ) -> dict[str, Any]:
     """Draw one pair on a matplotlib ``Axes``; returns handles by the legend's names."""
-    handles, start = {}, points[BASE][0]["test"]
-    shown = [start]
+    handles: dict[str, Any] = {}
+    start = points[BASE][0]["test"]
     for method, own in points.items():
         x, y = ([point["test"][name] for point in own] for name in (goal, NDCG))
         near = [n for n in range(len(x)) if y[n] >= 0.97 * FLOOR * start[NDCG]]
         if not near or method in (BASE, TUNED.strip(" +")):
             continue
-        shown += [own[n]["test"] for n in near]
         x, y = [x[n] for n in near], [y[n] for n in near]
-        kind = method.removeprefix(TUNED).rpartition(ON_TOP)[2]
-        run = method.partition(ON_TOP)[0]
-        if method in study.supervised:
-            color = SUPERVISED_COLORS[list(study.supervised).index(method) % len(SUPERVISED_COLORS)]
-            (line,) = axis.plot(x, y, "--", marker=".", color=color, lw=1.6, ms=6, zorder=4)
-            handles[f"supervised {method}"] = line
-        elif method in study.runs:
-            color = COLORS[list(study.runs).index(method) % len(COLORS)]
-            (line,) = axis.plot(x, y, "-", marker=".", color=color, lw=1.6, ms=6, zorder=4)
-            handles[f"run {method}"] = line
-        elif run in study.runs:
-            color = COLORS[list(study.runs).index(run) % len(COLORS)]
-            dots = axis.scatter(
-                x, y, marker=MARKS.get(kind, "x"), s=14, color=color, alpha=0.45, lw=0, zorder=3
-            )
-            handles.setdefault("run, re-ranked", dots)
-        else:
-            tuned = method.startswith(TUNED)
-            color = "tab:blue" if tuned else "0.45"
-            (line,) = axis.plot(
-                x,
-                y,
-                ":" if tuned else "-",
-                marker=MARKS.get(kind, "x"),
-                color=color,
-                lw=0.9,
-                ms=4,
-                alpha=0.85,
-            )
-            handles[f"{kind}{' on tuned' if tuned else ''}"] = line
+        label, style = _style(study, method)
+        (line,) = axis.plot(x, y, **style)
+        handles.setdefault(label, line)
     (dot,) = axis.plot([start[goal]], [start[NDCG]], "k+", ms=11, mew=2, zorder=5)
     handles["start"] = dot
     axis.axhline(FLOOR * start[NDCG], color="0.8", lw=0.8)
@@ -215,3 +187,23 @@ def _draw(
     axis.tick_params(labelsize=7)
     axis.grid(alpha=0.2)
     return handles
+
+
+def _style(study: FrontStudy, method: str) -> tuple[str, dict[str, Any]]:
+    """Return the legend's name of a method, and how matplotlib draws its points."""
+    kind = method.removeprefix(TUNED).rpartition(ON_TOP)[2]
+    run, mark = method.partition(ON_TOP)[0], MARKS.get(kind, "x")
+    trained = {"marker": ".", "lw": 1.6, "ms": 6, "zorder": 4}
+    if method in study.supervised:
+        color = SUPERVISED_COLORS[list(study.supervised).index(method) % len(SUPERVISED_COLORS)]
+        return f"supervised {method}", trained | {"ls": "--", "color": color}
+    if run in study.runs:
+        color = COLORS[list(study.runs).index(run) % len(COLORS)]
+        if method == run:
+            return f"run {method}", trained | {"ls": "-", "color": color}
+        dots = {"ls": "", "marker": mark, "ms": 14**0.5, "mew": 0}
+        return "run, re-ranked", dots | {"color": color, "alpha": 0.45, "zorder": 3}
+    tuned = method.startswith(TUNED)
+    color, line = ("tab:blue", ":") if tuned else ("0.45", "-")
+    label = f"{kind}{' on tuned' if tuned else ''}"
+    return label, {"ls": line, "marker": mark, "color": color, "lw": 0.9, "ms": 4, "alpha": 0.85}

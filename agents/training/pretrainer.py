@@ -140,19 +140,20 @@ class Pretrainer(Resumable):
         examples = ranked_examples if self._by_chain else reconstruction_examples
         self._check_memory()
         self.examples = examples(backbone, self.dataset, self.config, self.device)
-        groups = backbone.parameter_groups(self.config.learning_rate)
-        for group in groups:
-            group["initial_lr"] = group["lr"]
-        self.optimizer = torch.optim.AdamW(
-            groups, self.config.learning_rate, weight_decay=self.config.weight_decay
-        )
+        self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(self.device).manual_seed(seed)
         longest = backbone.diffusion.num_steps
         steps = num_steps if self._by_chain and num_steps else self.config.eval_steps or longest
-        steps = min(steps, longest)
-        self._chain = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
+        self._chain = DiffusionPolicy(backbone, min(steps, longest), eta=eta).to(self.device)
         self.work = Work()
         self._begin()
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        """Return AdamW with the backbone's groups of weights, each with its own first step size."""
+        groups = self.backbone.parameter_groups(self.config.learning_rate)
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, self.config.learning_rate, weight_decay=self.config.weight_decay)
 
     def _check_memory(self) -> None:
         """Refuse a batch whose rows and weights alone do not fit into the free memory.
