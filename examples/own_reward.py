@@ -8,11 +8,12 @@ low-variance estimators support it. Letters: B users, I items, K list length.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
-from agents.algorithms.configs import ReinforceConfig
-from agents.algorithms.reinforce import Reinforce
+from agents import Reinforce, ReinforceConfig
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from refit_env.data import load_dataset
@@ -40,18 +41,12 @@ class RareHits(ListReward):
 def main(iterations: int = 40, epochs: int = 200) -> dict[str, dict[str, float]]:
     """Fine-tune with two rewards from the same pretrained weights, and return test metrics by reward."""
     data = load_dataset("synthetic")
-    pretrained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone.state_dict()
+    pretrained = pretrain(data, config=PretrainConfig(epochs=epochs), seed=0).backbone
     found: dict[str, dict[str, float]] = {}
     for reward in ("ndcg", "rare_hits"):
-        untrained = pretrain(data, config=PretrainConfig(epochs=0), seed=0).backbone
-        policy = DiffusionPolicy(untrained, num_steps=4)
-        policy.backbone.load_state_dict(pretrained)
-        agent = Reinforce(
-            policy,
-            "ReFiT-Synthetic-v0",
-            ReinforceConfig(iterations=iterations, eval_every=10),
-            env_kwargs={"reward": reward},
-        )
+        policy = DiffusionPolicy(copy.deepcopy(pretrained), num_steps=4)
+        config = ReinforceConfig(iterations=iterations, eval_every=10)
+        agent = Reinforce(policy, "ReFiT-Synthetic-v0", config, env_kwargs={"reward": reward})
         found.setdefault("pretrained", agent.evaluate("test").means())
         agent.learn()
         found[reward] = agent.evaluate("test").means()

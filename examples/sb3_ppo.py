@@ -34,6 +34,13 @@ from refit_env.data import load_dataset
 from refit_env.envs.wrappers.vector import GroupedUsers
 from refit_env.policy import DiffusionPolicy
 
+GROUP = 8
+"""Chains of each user; an advantage is a chain's reward minus the mean of the seven others."""
+
+LEARNING_RATE = 5e-5
+"""Learning rate of the actor, chosen on validation; with three times this, ML-1M degrades after ten
+updates."""
+
 
 def fine_tune(
     env_id: str, run: str, updates: int, num_envs: int, seed: int
@@ -58,14 +65,6 @@ def fine_tune(
     )
     callback = RankingEvalCallback(eval_freq=10 * 4 * num_envs)
     return model.learn(updates * 4 * num_envs, callback=callback), callback
-
-
-GROUP = 8
-"""Chains of each user; an advantage is a chain's reward minus the mean of the seven others."""
-
-LEARNING_RATE = 5e-5
-"""Learning rate of the actor, chosen on validation; with three times this, ML-1M degrades after ten
-updates."""
 
 
 def main(
