@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from agents.algorithms.reinforce import Reinforce
     from agents.algorithms.rwr import RewardWeighted
     from agents.training.closed_form import fit_closed_form
+    from agents.training.config import TrainerConfig
+    from agents.training.fine_tuner import FineTuner
     from agents.training.pretrain_config import PretrainConfig
     from agents.training.pretrainer import pretrain
 
@@ -43,6 +45,7 @@ _PLACES = {
     "DistillConfig": "algorithms.configs",
     "ESConfig": "algorithms.configs",
     "EvolutionStrategy": "algorithms.es",
+    "FineTuner": "training.fine_tuner",
     "GRPO": "algorithms.grpo",
     "GRPOConfig": "algorithms.configs",
     "PPO": "algorithms.ppo",
@@ -52,6 +55,7 @@ _PLACES = {
     "Reinforce": "algorithms.reinforce",
     "ReinforceConfig": "algorithms.configs",
     "RewardWeighted": "algorithms.rwr",
+    "TrainerConfig": "training.config",
     "fit_closed_form": "training.closed_form",
     "pretrain": "training.pretrainer",
     "register_algorithm": "algorithms.registry",
@@ -67,6 +71,7 @@ __all__ = [
     "DistillConfig",
     "ESConfig",
     "EvolutionStrategy",
+    "FineTuner",
     "GRPOConfig",
     "PPOConfig",
     "PretrainConfig",
@@ -74,6 +79,7 @@ __all__ = [
     "Reinforce",
     "ReinforceConfig",
     "RewardWeighted",
+    "TrainerConfig",
     "fit_closed_form",
     "pretrain",
     "register_algorithm",

@@ -28,8 +28,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
+from agents import PretrainConfig, pretrain
 from refit_env.backbones import Backbone
 from refit_env.data import Dataset
 from refit_env.data.rows import SparseRows

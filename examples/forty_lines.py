@@ -14,8 +14,7 @@ import gymnasium as gym
 import torch
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
+from agents import PretrainConfig, pretrain
 from refit_env.data import load_dataset
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy

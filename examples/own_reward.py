@@ -13,9 +13,7 @@ import copy
 import torch
 from torch import Tensor
 
-from agents import Reinforce, ReinforceConfig
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
+from agents import PretrainConfig, Reinforce, ReinforceConfig, pretrain
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards import ListReward, RewardContext, register_reward

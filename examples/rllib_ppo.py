@@ -30,8 +30,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
+from agents import PretrainConfig, pretrain
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy

@@ -21,6 +21,7 @@ import numpy as np
 from stable_baselines3 import PPO
 
 import refit_env  # noqa: F401  # registers the environments
+from agents import PretrainConfig, pretrain
 from agents.sb3 import (
     DiffusionActorCriticPolicy,
     LeaveOneOutRolloutBuffer,
@@ -28,8 +29,6 @@ from agents.sb3 import (
     evaluate_model,
     to_sb3_vec_env,
 )
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
 from refit_env.data import load_dataset
 from refit_env.envs.wrappers.vector import GroupedUsers
 from refit_env.policy import DiffusionPolicy

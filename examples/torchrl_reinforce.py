@@ -24,8 +24,7 @@ from torchrl.objectives import ReinforceLoss
 from torchrl.objectives.value import GAE
 
 import refit_env  # noqa: F401  # registers the environments
-from agents.training.pretrain_config import PretrainConfig
-from agents.training.pretrainer import pretrain
+from agents import PretrainConfig, pretrain
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
