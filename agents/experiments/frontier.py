@@ -52,6 +52,8 @@ class Run(Bounded):
     """Changes to the algorithm's settings."""
     reward_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Settings of the reward."""
+    usual: bool = True
+    """Whether environments that name no runs have it."""
 
     def config(self, changes: Mapping[str, Any]) -> TrainerConfig:
         """Return the settings, the environment's before the run's own."""
@@ -76,6 +78,12 @@ class FrontPlace(Bounded):
     """Of the reward."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the settings of the algorithms."""
+    runs: tuple[str, ...] = ()
+    """The runs and supervised baselines that it has; empty: the usual ones."""
+
+    def has(self, name: str, run: Run) -> bool:
+        """Return whether it has a run or supervised baseline."""
+        return name in self.runs if self.runs else run.usual
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class FrontStudy:
     supervised: Mapping[str, Run]
     """Fine-tunings without reinforcement learning, by name: their front is compared with that of the runs."""
     environments: Mapping[str, FrontPlace]
-    """By id; ``ID, all users`` are others on the same id."""
+    """By id; ``ID, for diversity`` is another one on the same id."""
     note: str = ""
     """What a reader must know besides."""
 
@@ -135,12 +143,16 @@ def read_front_study(path: Path) -> FrontStudy:
         )
     trained = [("runs", *one) for one in runs.items()] + [("supervised", *one) for one in supervised.items()]
     places = {}
+    known = [name for _, name, _ in trained]
     for env_id, body in mapping(found.get("environments"), f"{where}: environments").items():
         place = located(f"{where}: environments", lambda: _place(env_id, body, where))  # noqa: B023
         for kind, name, run in trained:
             located(f"{where}: {kind}, {name}", lambda: run.config(place.settings))  # noqa: B023
-            if run.start and run.start not in place.starts:
+            if place.has(name, run) and run.start and run.start not in place.starts:
                 raise DataError(f"{where}: {kind}, {name}: {unknown_name('start', run.start, place.starts)}")
+        for name in place.runs:
+            if name not in known:
+                raise DataError(f"{where}: environments, {env_id}, runs: {unknown_name('run', name, known)}")
         places[env_id] = place
     for kind, name, _ in trained:
         check_name(name, f"{where}: {kind}")
@@ -223,13 +235,14 @@ def plan_fronts(
         if name not in kinds:
             raise unknown_name(f"variant of {study.name}", name, kinds)
     wanted = kinds if not variants or FRONTS in variants else [k for k in kinds if k in variants]
-    places = _chosen(study, envs)
+    places, trained = _chosen(study, envs), {**study.runs, **study.supervised}
     chosen = study.seeds if seeds is None else tuple(range(study.seeds[0], study.seeds[0] + seeds))
     return [
         _cell(study, name, place, kind, seed, records, device)
         for seed in chosen
         for name, place in places.items()
         for kind in wanted
+        if kind not in trained or place.has(kind, trained[kind])
     ]
 
 
@@ -251,6 +264,10 @@ def _cell(
     """Return one cell."""
     folder = records.parent / CHECKPOINTS / study.name
     run = study.tuned if kind == TUNED else {**study.runs, **study.supervised}.get(kind)
+    runs, supervised = (
+        tuple(other for other, found in group.items() if place.has(other, found))
+        for group in (study.runs, study.supervised)
+    )
     job = FrontJob(
         place=name,
         env_id=env_of(name),
@@ -267,13 +284,13 @@ def _cell(
         agent=run.config(place.settings) if run else None,
         rerank=_rerank_of(study, kind),
         rerank_at=study.on_top_at if kind in study.runs else (),
-        runs=tuple(study.runs) if kind == FRONTS else (),
-        supervised=tuple(study.supervised) if kind == FRONTS else (),
+        runs=runs if kind == FRONTS else (),
+        supervised=supervised if kind == FRONTS else (),
         records=records,
         folder=folder,
         device=device,
     )
-    others = (POST_HOC, TUNED, *study.runs, *study.supervised)
+    others = (POST_HOC, TUNED, *runs, *supervised)
     needs = tuple(job.key(other) for other in others) if kind == FRONTS else ()
     decided = {  # settings as their class: a field that was added later counts as its default
         f.name: getattr(job, f.name)

@@ -63,7 +63,7 @@ def front_report(study: FrontStudy, records: Sequence[Record], command: str) -> 
         seeds = f"{len(own)} seeds" if len(own) > 1 else "1 seed"
         users = round(float(np.mean([record["users"] for record in own])))
         kind = "users who come later" if study.environments[place].later else "all users"
-        title = f"{place.partition(',')[0]}: areas of fronts with NDCG@20 ({users} {kind}, {seeds})"
+        title = f"{place}: areas of fronts with NDCG@20 ({users} {kind}, {seeds})"
         heads = ["goal", "best re-ranker", "its area", "each list", "all", "runs", "runs, re-ranked"]
         heads += ["supervised"] if "over_supervised" in above else []
         tables.append(

@@ -40,7 +40,8 @@ REWARD_OF = {
     "arp": "novelty",
     "aplt": "long_tail",
     "pop_rsp": "long_tail",
-    "ild": "diversity",
+    "ild": "marginal_diversity",
+    "calibration": "marginal_calibration",
 }
 """Metric -> the reward that makes it better."""
 SMOOTHING = 0.5

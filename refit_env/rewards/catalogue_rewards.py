@@ -63,7 +63,7 @@ class Calibration(Reward):
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Compare the groups of each list with those of its user."""
         own = self._taste[users]  # (B, G)
-        smooth = (1 - SMOOTHING) * self._groups[lists].mean(1) + SMOOTHING * own  # (B, G)
+        smooth = smoothed(self._groups[lists].mean(1), own)  # (B, G)
         ratio = torch.where(own > 0, own / smooth.clamp(min=1e-30), 1.0)
         value = -(own * ratio.log()).sum(1).float()  # (B,)
         return value, {"calibration": value}
@@ -131,3 +131,73 @@ class ExposureFairness(AllLists):
         there = self._candidates > 0
         less = torch.where(there, 1 - share / share[there].mean().clamp(min=1e-30), 0.0)  # (G,)
         return (self._groups @ less).float()
+
+
+class OwnList(AllLists):
+    """Base of list rewards that depend on the user's present list: what an item adds to it.
+
+    A reward that is no sum over the list becomes one at that list, so that estimators of low variance apply.
+    """
+
+    def lists_read(self, users: Tensor) -> Tensor:
+        """Return the users themselves, each once."""
+        read: Tensor = torch.unique(users)
+        return read
+
+
+class MarginalDiversity(OwnList):
+    """``marginal_diversity``: mean distance of the list's items to the others of the user's present list.
+
+    An item i gains the mean of 1 - cos(c_i, c_j) over the items j of that list, itself left out. For the
+    present list itself the sum is ``diversity`` with ``by="catalogue"``, the metric ``ild``; the derivative
+    is half of its.
+    The present list is a user-based nearest-neighbour recommender's until ``refresh`` replaces it by a
+    model's.
+    """
+
+    def __init__(self, context: RewardContext) -> None:
+        """No settings but the context's."""
+        super().__init__(context, rank_discount("flat", context.k), {"marginal_diversity": 1.0})
+        vectors = visible_catalogue(context).vectors
+        self._vectors = torch.from_numpy(vectors).double().to(context.device)  # (I, d)
+        self._squares = self._vectors.square().sum(1)  # (I,)
+
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """Return the mean distances (B, I)."""
+        own = self.lists[users]  # (B, K)
+        inside = torch.zeros(users.numel(), self.context.num_items, dtype=torch.float64, device=own.device)
+        inside.scatter_(1, own, 1.0)  # (B, I)
+        near = self._vectors[own].sum(1) @ self._vectors.T - inside * self._squares  # (B, I)
+        others = self.k - inside  # (B, I) number of the list's other items
+        distance = torch.where(others > 0, 1 - near / others.clamp(min=1), 0.0)
+        return {"marginal_diversity": distance.float()}
+
+
+class MarginalCalibration(OwnList):
+    """``marginal_calibration``: what the list's items add to the calibration of the user's present list.
+
+    With p the groups of the visible items and q~ those of the present list, smoothed as in ``calibration``,
+    an item i gains sum_g p(g|i) K p_g log(1 + (1 - a) / (K q~_g)): each group's part of the growth of
+    -KL(p || q~) where the list had one more item of the group. Groups that the list lacks gain most.
+    The present list is a user-based nearest-neighbour recommender's until ``refresh`` replaces it by a
+    model's.
+    """
+
+    def __init__(self, context: RewardContext) -> None:
+        """No settings but the context's."""
+        super().__init__(context, rank_discount("flat", context.k), {"marginal_calibration": 1.0})
+        catalogue = visible_catalogue(context)
+        self._groups = torch.from_numpy(catalogue.groups).double().to(context.device)  # (I, G)
+        self._taste = torch.from_numpy(catalogue.taste).double().to(context.device)  # (U, G)
+
+    def term_gains(self, users: Tensor) -> dict[str, Tensor]:
+        """Return the sums over the groups (B, I)."""
+        own = self._taste[users]  # (B, G)
+        smooth = smoothed(self._groups[self.lists[users]].mean(1), own).clamp(min=1e-30)  # (B, G)
+        more = self.k * own * torch.log1p((1 - SMOOTHING) / (self.k * smooth))  # (B, G)
+        return {"marginal_calibration": (more @ self._groups.T).float()}
+
+
+def smoothed(groups: Tensor, own: Tensor) -> Tensor:
+    """(B, G) q~ = (1 - a) q + a p, from q of the lists and p of the users, (B, G) each."""
+    return (1 - SMOOTHING) * groups + SMOOTHING * own

@@ -16,7 +16,14 @@ from refit_env.rewards.accuracy import Cosine, LogRank, Ndcg, Recall, Reciprocal
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.rewards.beyond_accuracy import Coverage, Diversity, LongTail, Novelty, UnbiasedHits
 from refit_env.rewards.callable_reward import CallableReward
-from refit_env.rewards.catalogue_rewards import AveragePrecision, Calibration, ExposureFairness, Serendipity
+from refit_env.rewards.catalogue_rewards import (
+    AveragePrecision,
+    Calibration,
+    ExposureFairness,
+    MarginalCalibration,
+    MarginalDiversity,
+    Serendipity,
+)
 from refit_env.rewards.class_settings import settings_of
 from refit_env.rewards.context import RewardContext
 from refit_env.rewards.dislikes import Dislikes
@@ -62,6 +69,8 @@ _REWARDS: dict[str, type[Reward]] = {
     "calibration": Calibration,
     "serendipity": Serendipity,
     "exposure_fairness": ExposureFairness,
+    "marginal_diversity": MarginalDiversity,
+    "marginal_calibration": MarginalCalibration,
     "learned": Learned,
     "llm_grade": LanguageModelGrade,
     "dislikes": Dislikes,

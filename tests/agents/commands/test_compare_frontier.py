@@ -133,6 +133,7 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
         ),
         ("l2: 50", "l3: 50", "v0, options: unknown LinearConfig field 'l3'"),
         ("popularity_penalty: 0.01", "l2: -1", "v0, starts, penalised: l2 must be "),
+        ("relevance: recent", "runs: [coverge]", "v0, runs: unknown run 'coverge'. Did you mean 'coverage'?"),
         ("ReFiT-Synthetic-v0", "ReFiT-Synthtic-v0", "Did you mean 'ReFiT-Synthetic-v0'?"),
     ],
 )
@@ -160,6 +161,22 @@ def test_the_shipped_study_is_read() -> None:
         for run in study.runs.values()
         for place in study.environments.values()
     )
+
+
+def test_a_place_has_the_runs_that_it_names_or_the_usual_ones(study: Path) -> None:
+    more = "  diverse: {reward: {marginal_diversity: 1}, usual: false}\nsupervised:"
+    place = "  ReFiT-Synthetic-v0, for diversity: {relevance: recent, runs: [diverse]}\n"
+    study.write_text(STUDY.replace("supervised:", more) + place)
+    found = plan_fronts(read_front_study(study), study.parent / "x.jsonl")
+    kinds = {name: [c.arguments[0].kind for c in found if c.arguments[0].place == name] for name in
+             ("ReFiT-Synthetic-v0", "ReFiT-Synthetic-v0, for diversity")}  # fmt: skip
+    assert list(kinds.values()) == [
+        ["post-hoc", "tuned", "coverage", "weighted", "fronts"],
+        ["post-hoc", "tuned", "diverse", "fronts"],
+    ]
+    compared = found[-1]
+    assert compared.settings["runs"] == ("diverse",) and "supervised" not in compared.settings
+    assert compared.needs == tuple(cell.key for cell in found[-4:-1])
 
 
 def test_a_setting_of_the_agent_that_was_added_later_counts_as_its_default(study: Path) -> None:

@@ -119,11 +119,15 @@ def test_mistakes_are_named(text: str, said: str, make_policy: Factory, small_da
     assert said in str(error.value)
 
 
-def test_a_reward_that_is_no_list_reward_needs_the_score_function(
-    make_policy: Factory, small_data: Dataset
+@pytest.mark.parametrize("text", ["ild@20 >= 1.1 * start", "calibration@20 <= 0.9 * start"])
+def test_diversity_and_calibration_are_constrained_with_the_default_estimator(
+    text: str, make_policy: Factory, small_data: Dataset
 ) -> None:
-    config = replace(SMALL, constraint=("ild@20 >= start",))
-    with pytest.raises(ValueError, match="Diversity is none: use estimator 'score'"):
-        coverage_agent(make_policy(), small_data, config)
-    agent = coverage_agent(make_policy(), small_data, replace(config, estimator="score", iterations=1))
-    assert "multiplier/ild@20" in agent.learn().history[-1]
+    metric = text.split()[0]
+    agent = coverage_agent(make_policy(), small_data, replace(SMALL, constraint=(text,), iterations=2))
+    assert agent.config.estimator == "pathwise"  # type: ignore[attr-defined]
+    row = agent.learn().history[-1]
+    assert (
+        row[f"multiplier/{metric}"] > 0
+        and row[f"reward/marginal_{'diversity' if 'ild' in text else 'calibration'}"] > 0
+    )

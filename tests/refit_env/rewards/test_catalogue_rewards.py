@@ -86,6 +86,49 @@ def test_exposure_fairness(make: Callable[..., Reward]) -> None:
     assert gains[1] == -1.0 and gains[5] == 1.0  # shares 2 m and 0: 1 - 2 and 1 - 0
 
 
+def test_what_an_item_adds_to_the_diversity_of_the_present_list(make: Callable[..., Reward]) -> None:
+    reward, near = make("marginal_diversity"), 1 - 1 / sqrt(2)
+    assert reward.uses_lists and reward.lists_read(USERS[[3, 1, 3]]).tolist() == [1, 3]  # type: ignore[union-attr]
+    reward.set_lists(LISTS)
+    check(reward, [1.0, 1.0, near, near, 0.0])  # of the present lists: their diversity
+    gains = reward.term_gains(USERS[:1])["marginal_diversity"][0]  # type: ignore[attr-defined]
+    # the list is 0 (a) and 2 (b): of 0 the other item is 2; 1 is a, thus far from 2 alone; 5 is far from both
+    assert gains.tolist() == pytest.approx([1.0, 0.5, 1.0, 0.5, near, 1.0])
+
+
+def test_what_an_item_adds_to_the_calibration_of_the_present_list(make: Callable[..., Reward]) -> None:
+    reward = make("marginal_calibration")
+    reward.set_lists(LISTS)
+    gains = reward.term_gains(USERS[[0, 4]])["marginal_calibration"]  # type: ignore[attr-defined]
+    # user 0: taste all a, list half a; user 4: taste all b, list all a
+    a, b = 2 * log(1 + 0.99 / (2 * 0.505)), 2 * log(1 + 0.99 / (2 * 0.01))
+    assert gains[0].tolist() == pytest.approx([a, a, 0.0, 0.0, a / 2, 0.0])
+    assert gains[1].tolist() == pytest.approx([0.0, 0.0, b, b, b / 2, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "whole", "kwargs"),
+    [("marginal_diversity", "diversity", {"by": "catalogue"}), ("marginal_calibration", "calibration", {})],
+)
+def test_an_exchange_that_gains_most_raises_the_whole_list(
+    name: str, whole: str, kwargs: dict[str, str], synthetic: Dataset
+) -> None:
+    relevance, users = make_relevance("train", synthetic), torch.arange(64)
+    scores = torch.rand(64, synthetic.num_items, generator=torch.Generator().manual_seed(0))
+    marginal, value = (
+        make_reward(name, synthetic, relevance),
+        make_reward(whole, synthetic, relevance, **kwargs),
+    )  # type: ignore[arg-type]
+    marginal.refresh(lambda some: scores[some % 64])
+    before = value(scores, users)
+    gains = marginal.term_gains(users)[name]  # type: ignore[attr-defined]
+    inside = torch.zeros_like(gains, dtype=torch.bool).scatter_(1, before.lists, True)
+    worst = gains.masked_fill(~inside, torch.inf).argmin(1, keepdim=True)
+    best = gains.masked_fill(inside, -torch.inf).argmax(1, keepdim=True)
+    lists = torch.where(before.lists == worst, best, before.lists)
+    assert bool((value(scores, users, lists).value > before.value).all())
+
+
 def test_diversity_by_categories_and_by_text(make: Callable[..., Reward]) -> None:
     near = 1 - 1 / sqrt(2)
     check(make("diversity", by="catalogue"), [1.0, 1.0, near, near, 0.0])
