@@ -78,10 +78,11 @@ HEADS = {
         "In Python: "
         "`agents.baselines.baseline(NAME)`, `names(task)`, `evaluate_baseline(DATA_OR_ID, NAME)`.\n"
         "[Leaderboards](../leaderboards/index.md) have their figures; "
-        "[your own baseline](../howto/own-baseline.md) is one class. "
-        "NICF and FCPO are not here and were not run: they are policies of other protocols (a session whose "
-        "ratings are shown one at a time; a time line under a limit on the exposure of popular items) and "
-        "give no scores of all items for a set.",
+        "[your own baseline](../howto/own-baseline.md) is one class.\n"
+        "`nicf` and `fcpo` are RL policies of other protocols (a session whose ratings are shown one at a\n"
+        "time; a time line under a limit on popular items), adapted to this one: they learn in sessions on\n"
+        "a user's own train items, and at test their Q or their mean action ranks all items. Their pages\n"
+        "list what differs.",
     ),
 }
 

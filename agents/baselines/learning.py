@@ -71,6 +71,13 @@ class Learner(nn.Module, ABC):
         """Return the weights that a pass trains."""
         return self.parameters()
 
+    def within_limits(self) -> bool:
+        """Return whether the weights meet the limits that the model has besides its loss, if it has some.
+
+        Early stopping keeps weights that do; where none did, those of the last epoch.
+        """
+        return True
+
 
 class Learned(Baseline):
     """A baseline that is trained by Adam until validation stops improving."""
@@ -135,6 +142,8 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
                 model.loss(ids, phase).backward()
                 optimizers[phase].step()
         if not len(data.valid) or (epoch % config.eval_every and epoch < config.epochs):
+            continue
+        if not model.within_limits():
             continue
         value = validated(model, data, metric, device)
         if value > best:
