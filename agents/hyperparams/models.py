@@ -154,9 +154,13 @@ def baseline_settings(env_id: str, name: str) -> dict[str, Any]:
         DataError: for a file that is wrong.
     """
     path = FOLDER / f"{entry(env_id).dataset}.yml"
+    return mapping(_baselines_in(path).get(name), f"{path}: {BASELINES}, {name}")
+
+
+@cache
+def _baselines_in(path: Path) -> Mapping[str, Any]:
     chosen = read_yaml(path).get(BASELINES) if path.exists() else None
-    found = mapping(chosen, f"{path}: {BASELINES}").get(name)
-    return mapping(found, f"{path}: {BASELINES}, {name}")
+    return mapping(chosen, f"{path}: {BASELINES}")
 
 
 def _is_backbone(name: str) -> bool:

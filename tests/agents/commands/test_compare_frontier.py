@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -153,14 +153,11 @@ def test_options_of_other_studies_are_refused(study: Path, capsys: pytest.Captur
     assert "unknown variant of tiny 'coverge'. Did you mean 'coverage'?" in capsys.readouterr().err
 
 
-def test_the_shipped_study_is_read() -> None:
+def test_the_shipped_study_is_read_and_its_cells_have_keys_of_their_own(tmp_path: Path) -> None:
     study = read_front_study(study_path("frontier"))
     assert len(study.environments) >= 3 and len(study.goals) >= 5
-    assert all(
-        asdict(run.config(place.settings))
-        for run in study.runs.values()
-        for place in study.environments.values()
-    )
+    cells = plan_fronts(study, tmp_path / "x.jsonl")
+    assert len({cell.key for cell in cells}) == len(cells) >= 3 * len(study.seeds) * len(study.runs)
 
 
 def test_a_place_has_the_runs_that_it_names_or_the_usual_ones(study: Path) -> None:
