@@ -100,12 +100,18 @@ def _once(call: Callable[[], Any], clock: Callable[[], float]) -> float:
     return clock() - begin
 
 
+def say_outcome(outcome: Outcome) -> None:
+    """Print which cell ended and its seconds, to the standard error; of one that failed, its error."""
+    took = f"{outcome.seconds:.0f} s"
+    say(f"{outcome.cell.key}: {f'{outcome.error} ({took})' if outcome.error else took}", stderr=True)
+
+
 def finish_cells(
     cells: Sequence[Cell],
     path: Path,
     *,
     redo: bool = False,
-    on_end: Callable[[Outcome], None] = lambda outcome: None,
+    on_end: Callable[[Outcome], None] = say_outcome,
 ) -> None:
     """Measure the cells that are not in the file of records, one after the other.
 
@@ -142,7 +148,9 @@ def finish_here(cells: Sequence[Cell], path: Path, *, redo: bool = False) -> Non
     except CellError as error:
         raise SystemExit(str(error)) from None
     for cell in missing:
-        do_cell(cell, path)
+        begin = time.perf_counter()
+        result = do_cell(cell, path)
+        say_outcome(Outcome(cell, result, "", time.perf_counter() - begin))
 
 
 def report(

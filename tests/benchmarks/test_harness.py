@@ -55,7 +55,7 @@ def test_a_report_is_a_table_and_a_file(harness: Any, tmp_path: Path, capsys: An
     assert "Speed" in shown and "ours" in shown and "Fast." in shown
 
 
-def test_cells_of_this_process_are_measured_once(harness: Any, tmp_path: Path) -> None:
+def test_cells_of_this_process_are_measured_once(harness: Any, tmp_path: Path, capsys: Any) -> None:
     from agents.experiments.records import Cell, read_records
 
     calls: list[int] = []
@@ -68,7 +68,7 @@ def test_cells_of_this_process_are_measured_once(harness: Any, tmp_path: Path) -
     cells = [Cell(f"mine_{seed}", work, (seed,), {"seed": seed}) for seed in range(2)]
     harness.finish_here(cells[:1], path)
     harness.finish_here(cells, path)
-    assert calls == [0, 1]
+    assert calls == [0, 1] and capsys.readouterr().err.splitlines() == ["mine_0: 0 s", "mine_1: 0 s"]
     assert {key: found["value"] for key, found in read_records(path).items()} == {"mine_0": 0, "mine_1": 1}
     changed = [Cell("mine_0", work, (5,), {"seed": 5})]
     with pytest.raises(SystemExit, match="mine_0 is stale, seed was 0, now 5"):
