@@ -30,6 +30,7 @@ from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.ranking import evaluated_users
+from refit_env.evaluation.selection import Rule
 from refit_env.rewards import make_relevance, make_reward
 from refit_env.settings import plain
 from refit_env.utils.user_code import places_in, sources_in
@@ -77,7 +78,7 @@ def run(command: Tune) -> int:
     note_other_data(dataset)
     metric = study.metric
     console().print(tried_table(report, metric, dataset.name))
-    console().print(test_table(report, metric))
+    console().print(test_table(report, study.rule))
     for line in report["verdict"]:
         say(line)
     say(f"{command.out}: the policy; trials.jsonl; settings.json, for pretrain and finetune --settings")
@@ -126,16 +127,21 @@ def tried_table(report: Mapping[str, Any], metric: str, name: str) -> Table:
     return table
 
 
-def test_table(report: Mapping[str, Any], metric: str) -> Table:
-    """The chosen policy on test beside its start and the best baseline."""
+def test_table(report: Mapping[str, Any], rule: Rule) -> Table:
+    """The chosen policy on test beside its start and the best baseline, by all metrics of the rule."""
     table = Table(title=f"Test ({report['users']} users)")
-    for column in ("", "name", metric, "ours less theirs, 95 % interval over users"):
+    for column in ("", "name", *rule.names, f"{rule.metric}: ours less theirs, 95 % interval over users"):
         table.add_column(column, justify="left" if column in ("", "name") else "right")
-    table.add_row("policy", report["chosen"]["name"], f"{report['test'][metric]:.4f}", "")
+
+    def values(row: Mapping[str, Any]) -> list[str]:
+        """The metrics of a row."""
+        return [f"{row['test'][name]:.4f}" for name in rule.names]
+
+    table.add_row("policy", report["chosen"]["name"], *values(report), "")
     for role, row in report["compared"].items():
-        found = row["paired_bootstrap"][metric]
+        found = row["paired_bootstrap"][rule.metric]
         interval = f"{found['mean_difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
-        table.add_row(role, row["name"], f"{row['test'][metric]:.4f}", interval)
+        table.add_row(role, row["name"], *values(row), interval)
     return table
 
 

@@ -13,6 +13,7 @@ from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import pretraining_of
 from refit_env.data.identity import DataIdentity
+from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate
 from refit_env.evaluation.statistics import Gain, paired_bootstrap
 from refit_env.policy import DiffusionPolicy
@@ -39,7 +40,7 @@ def outcome_of(study: Study) -> Outcome:
     test = ours["test"]
     report: dict[str, Any] = {
         "valid": best.valid,
-        "test": {name: float(value) for name, value in test.means().items()},
+        "test": _means(study, test),
         "users": len(test.users),
         "chosen": _row(best),
         "compared": {},
@@ -56,7 +57,7 @@ def outcome_of(study: Study) -> Outcome:
             theirs = _measured(study, trial)
             gain = Gain.of(*(found["valid"].per_user[study.metric] for found in (theirs, ours)))
             gains[role] = gain
-            row = _beside(study.metric, test, theirs["test"])
+            row = _beside(study, test, theirs["test"])
             report["compared"][role] = _row(trial) | row | {"valid_gain": asdict(gain)}
     tried = any(trial.stage == FINE_TUNING for trial in study.log.trials)
     report["verdict"] = verdict(best, start, floor, study.metric, gains, tried)
@@ -153,11 +154,19 @@ def _measured(study: Study, trial: Trial) -> dict[str, Evaluation]:
     return {split: evaluate(score, study.dataset, split, device=study.device) for split in ("valid", "test")}
 
 
-def _beside(metric: str, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
+def _beside(study: Study, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
     """Return a model's test metrics, and the interval of the policy's difference to it over users."""
-    difference = paired_bootstrap(theirs.per_user[metric], ours.per_user[metric])
-    means = {name: float(value) for name, value in theirs.means().items()}
-    return {"test": means, "paired_bootstrap": {metric: difference.to_json()}}
+    difference = paired_bootstrap(theirs.per_user[study.metric], ours.per_user[study.metric])
+    return {
+        "test": _means(study, theirs),
+        "paired_bootstrap": {study.metric: difference.to_json()},
+    }
+
+
+def _means(study: Study, found: Evaluation) -> dict[str, float]:
+    """Return test metrics, those of the rule that selects among them."""
+    means = means_of(found, study.dataset, "test", study.rule.names)
+    return {name: float(value) for name, value in means.items()}
 
 
 def fine_tuning_part(trial: Trial) -> FinetunePart:

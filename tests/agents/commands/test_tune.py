@@ -79,6 +79,17 @@ def chosen_of(log: TrialLog) -> Trial:
     return clear[-1] if clear else start_of(log)
 
 
+def test_the_table_has_the_metrics_of_the_rule(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = "ndcg@20 where coverage@20 >= 0.1 and novelty@20 >= 0.1"
+    assert main(words(own_data, tmp_path / "run", "--select", rule)) == 0
+    test = capsys.readouterr().out.partition("Test (")[2]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for found in (metrics["test"], metrics["compared"]["baseline"]["test"]):
+        assert all(f" {found[name]:.4f} " in test for name in ("ndcg@20", "coverage@20", "novelty@20"))
+
+
 def test_the_policy_is_the_best_of_what_was_tried(own_data: Path, home: Path) -> None:
     log, dataset = TrialLog(home / "whole"), load_dataset(str(own_data))
     policy = DiffusionPolicy.load(home / "whole")
