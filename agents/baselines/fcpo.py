@@ -5,8 +5,8 @@ an actor, gated recurrent units over the items' vectors and a network with a tan
 Gaussian over weights w in R^d; the item shown is the one with the largest w e_i that was not shown. Reward is
 1 for an item that the user has, and it then enters the state; cost is 1 for a popular item. The policy
 maximises the discounted reward so that the discounted cost stays under its limit, by the trust-region step of
-``agents.baselines.constrained`` and a line search; a critic gives the advantages of both (Ge et al., WSDM
-2021, arXiv 2101.03584; the popular items are the first fifth by train interactions, as there).
+``agents.baselines.constrained`` and a line search; a critic gives the generalised advantages of both (Ge et
+al., WSDM 2021, arXiv 2101.03584; the popular items are the first fifth by train interactions, as there).
 
 Deviations, for this suite's protocol: the factorisation is iALS, its items scaled to mean squared length 1
 and its users to length 1. A session knows a part of the user's train items and its rewards are the others
@@ -47,8 +47,6 @@ from refit_env.utils.least_squares import solve as least_squares
 
 State = tuple[Tensor, Tensor]
 """The last items (n, L), padded with I in front, and the users' vectors (n, d)."""
-DAMPING = 0.1
-"""Added to the diagonal of the Fisher matrix."""
 FIT = 12
 """Iterations of iALS."""
 
@@ -65,7 +63,7 @@ class FCPOConfig(LearningConfig):
     """Weight of every pair in iALS."""
     l2: Positive = 0.1
     """Weight of the squared embeddings in iALS."""
-    hidden: Size = 64
+    hidden: Size = 32
     """Size of the recurrent units and of the tanh layer, of actor and critic."""
     from_user: bool = True
     """Whether the mean of w is the network's output plus the user's vector; otherwise the output alone."""
@@ -75,15 +73,19 @@ class FCPOConfig(LearningConfig):
     """Share of the items that count as popular."""
     limit: Share = 0.8
     """Most share of a session's items, discounted, that may be popular."""
-    radius: Positive = 0.01
+    radius: Positive = 0.05
     """Trust region: most KL divergence of a step."""
+    damping: Positive = 10.0
+    """Number added to the Fisher matrix's diagonal, against the noise of directions of less curvature."""
     gamma: PartialShare = 0.99
     """Discount of later rewards and costs."""
+    trace: Share = 0.5
+    """lambda of the generalised advantage: 0 is one error of the critic, 1 the sum of a whole session."""
     latest: bool = True
     """Whether a session hides the latest items where they are sorted by time; otherwise random ones."""
     horizon: Annotated[int, Meta(ge=1, le=1000)] = 10
     """T."""
-    sessions: Size = 256
+    sessions: Size = 1024
     """B, sessions of an epoch, after which the policy makes one step."""
     fisher: Size = 512
     """States that the Fisher matrix is computed from."""
@@ -91,11 +93,11 @@ class FCPOConfig(LearningConfig):
     """Learning rate of Adam, of the critic."""
     batch: Size = 256
     """States in a training step of the critic."""
-    epochs: Annotated[int, Meta(ge=1, le=100_000)] = 200
+    epochs: Annotated[int, Meta(ge=1, le=100_000)] = 100
     """Most epochs, steps of the policy; without validation items, the exact number."""
     eval_every: Annotated[int, Meta(ge=1, le=100_000)] = 5
     """Epochs between validations."""
-    patience: Annotated[int, Meta(ge=1, le=100_000)] = 8
+    patience: Annotated[int, Meta(ge=1, le=100_000)] = 5
     """Validations without a better NDCG@20 after which training stops; the best weights are used."""
 
 
@@ -171,7 +173,10 @@ class ConstrainedPolicy(Learner):
         with torch.no_grad():
             self.state, actions, paid = self._run()
             self.returns = discounted(paid, self.config.gamma).flatten(0, 1)  # (n, 2)
-            gains = self.returns - self.critic(self.vectors[self.state[0]], self.state[1])  # (n, 2)
+            values = self.critic(self.vectors[self.state[0]], self.state[1]).view_as(paid)  # (T, B, 2)
+            later = torch.cat([values[1:], torch.zeros_like(values[:1])])
+            errors = paid + self.config.gamma * later - values
+            gains = discounted(errors, self.config.gamma * self.config.trace).flatten(0, 1)  # (n, 2)
             whole = float(discounted(torch.ones_like(paid), self.config.gamma)[0, 0, 1])
             cost = float(discounted(paid, self.config.gamma)[0, :, 1].mean())
         # The surrogate is a mean over states: both costs are divided by the number of steps.
@@ -226,7 +231,7 @@ class ConstrainedPolicy(Learner):
 
         def product(vector: Tensor) -> Tensor:
             made = torch.autograd.grad(slope @ vector, weights, retain_graph=True)
-            out: Tensor = parameters_to_vector(made) + DAMPING * vector
+            out: Tensor = parameters_to_vector(made) + self.config.damping * vector
             return out
 
         step, feasible = constrained_step(
