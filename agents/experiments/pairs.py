@@ -21,9 +21,9 @@ METRIC = "ndcg@20"
 Pair = tuple[str, str]
 """Keys of two variants: the second is subtracted from the first."""
 HOW = (
-    "Mean of NDCG@20 over users and the seeds that both have, the second less the first; 95 % interval by a "
-    "bootstrap over these seeds and, within each, over users; * marks those that exclude zero. One seed: "
-    "over users alone."
+    "Each cell is the mean of the first row's NDCG@20 less the second's, over users and over the seeds that "
+    "both have. In brackets is a 95 % interval, by a bootstrap over these seeds and, within each, over users "
+    "(with one seed: over users alone); * marks the intervals that exclude zero."
 )
 
 
@@ -51,7 +51,7 @@ def pairs_table(title: str, first: str, pairs: Sequence[Pair], groups: Sequence[
     )
     heads = (first, *(f"{titles[one]} less {titles[other]}" for one, other in shown))
     counts = [_count(head, [cells[p] for cells in known.values()]) for p, head in enumerate(heads[1:])]
-    return TextTable(title, heads, lines, note=f"{HOW} {'; '.join(counts)}.")
+    return TextTable(title, heads, lines, note="\n".join([HOW, "", *counts]))
 
 
 def _difference(rows: Mapping[str, Runs], pair: Pair) -> Interval | None:
@@ -84,4 +84,4 @@ def _count(head: str, cells: Sequence[Interval | None]) -> str:
     """In how many environments a pair's interval is above and below zero."""
     known = [cell for cell in cells if cell is not None]
     above, below = sum(cell.low > 0 for cell in known), sum(cell.high < 0 for cell in known)
-    return f"{head}: above zero in {above} of {len(known)}, below in {below}"
+    return f"- {head}: above zero on {above} of {counted(len(known), 'start')}, below on {below}."

@@ -35,8 +35,8 @@ def test_a_pair_is_compared_over_the_seeds_that_both_have() -> None:
     assert place == "ML100K, linear"
     assert better.startswith("+0.2000 [+0.1") and better.endswith("* (2 seeds)")
     assert worse.startswith("-0.2000 [-0.2") and worse.endswith("* (2 seeds)")
-    assert "ndcg less racs: above zero in 1 of 1, below in 0" in table.note
-    assert "racs less ndcg: above zero in 0 of 1, below in 1" in table.note
+    assert "ndcg less racs: above zero on 1 of 1 start, below on 0" in table.note
+    assert "racs less ndcg: above zero on 0 of 1 start, below on 1" in table.note
 
 
 def test_without_seeds_or_users_in_common_there_is_no_table() -> None:
