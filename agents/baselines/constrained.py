@@ -1,4 +1,4 @@
-"""The step of constrained policy optimisation: a trust region and a linear constraint, solved by the dual.
+"""Constrained policy optimisation: steps in a trust region under a linear constraint, solved by the dual.
 
 With g and b the gradients of reward and cost, H the Fisher matrix, c the cost beyond its limit and delta the
 trust region, the step x solves
@@ -11,18 +11,20 @@ of (r + lambda c) / s and 0. lambda minimises the dual, which is (q - r^2 / s) /
 Where no x meets both constraints, the step lowers the cost alone: x = -sqrt(2 delta / s) H^-1 b (Achiam et
 al., ICML 2017, arXiv 1705.10528, section 6). SciPy's conjugate gradients solve with H.
 
-Letters: P weights.
+Letters: P weights, n states, d size of an action.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator, cg
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 Product = Callable[[Tensor], Tensor]
 """H times a vector (P,)."""
@@ -30,6 +32,65 @@ SMALL = 1e-12
 """A square of a gradient, in units of H^-1, below which it counts as 0."""
 SHARE = 1e-6
 """Least share of q that counts as orthogonal to b, for gradients that are parallel."""
+
+
+def improve(
+    weights: Sequence[nn.Parameter],
+    policy: Callable[[Tensor | slice], Normal],
+    actions: Tensor,
+    gains: Tensor,
+    excess: float,
+    few: Tensor,
+    radius: float,
+    damping: float,
+) -> None:
+    """Make a step of a Gaussian policy, in place; none where the line search accepts none.
+
+    Args:
+        weights: the policy's.
+        policy: the distribution (m, d) of actions at some of the n states, by the weights as they are.
+        actions: (n, d) that were taken.
+        gains: (n, 2) advantages of reward and cost.
+        excess: c, the cost less its limit, as a mean over states.
+        few: (m,) states that the Fisher matrix is computed from.
+        radius: delta, the most KL divergence; the line search accepts half as much more.
+        damping: number that is added to the diagonal of the Fisher matrix.
+    """
+    before = parameters_to_vector(weights).detach().clone()  # (P,)
+    every = slice(None)
+    with torch.no_grad():
+        old, there = policy(every), policy(few)
+        known = old.log_prob(actions).sum(1)  # (n,)
+    reward, cost = (gains - gains.mean(0)).T  # (n,) each
+    reward = reward / (reward.std() + 1e-8)  # the cost keeps its unit, that of the limit
+
+    def surrogate(gain: Tensor) -> Tensor:
+        ratio = (policy(every).log_prob(actions).sum(1) - known).exp()  # (n,)
+        out: Tensor = (ratio * gain).mean()
+        return out
+
+    def flat(value: Tensor, again: bool = False) -> Tensor:
+        out: Tensor = parameters_to_vector(torch.autograd.grad(value, weights, create_graph=again))
+        return out
+
+    slope = flat(kl_divergence(there, policy(few)).sum(1).mean(), again=True)  # (P,)
+
+    def product(vector: Tensor) -> Tensor:
+        made = torch.autograd.grad(slope @ vector, weights, retain_graph=True)
+        out: Tensor = parameters_to_vector(made) + damping * vector
+        return out
+
+    step, feasible = constrained_step(flat(surrogate(reward)), flat(surrogate(cost)), excess, product, radius)
+
+    @torch.no_grad()
+    def accepts(share: float) -> bool:
+        vector_to_parameters(before + share * step, weights)
+        near = kl_divergence(old, policy(every)).sum(1).mean() <= 1.5 * radius
+        better = not feasible or surrogate(reward) > 0
+        return bool(near and better and surrogate(cost) <= max(-excess, 0.0))
+
+    if not line_search(accepts):
+        vector_to_parameters(before, weights)
 
 
 def constrained_step(

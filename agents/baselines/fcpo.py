@@ -31,12 +31,11 @@ import scipy.sparse as sp
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
-from torch.distributions import Normal, kl_divergence
+from torch.distributions import Normal
 from torch.nn import functional
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from agents.baselines.base import BaselineConfig
-from agents.baselines.constrained import constrained_step, line_search
+from agents.baselines.constrained import improve
 from agents.baselines.learning import Learned, Learner, LearningConfig
 from agents.baselines.matrices import known_sets
 from agents.baselines.sessions import TrainItems
@@ -181,7 +180,14 @@ class ConstrainedPolicy(Learner):
             cost = float(discounted(paid, self.config.gamma)[0, :, 1].mean())
         # The surrogate is a mean over states: both costs are divided by the number of steps.
         self.excess = (cost - self.config.limit * whole) / self.config.horizon
-        self.improve(self.state, actions, gains, self.excess)
+        weights, region = [*self.actor.parameters(), self.log_std], (self.config.radius, self.config.damping)
+        few = torch.randperm(len(actions), device=actions.device)[: self.config.fisher]
+        improve(weights, self._policy_at, actions, gains, self.excess, few, *region)
+
+    def _policy_at(self, states: Tensor | slice) -> Normal:
+        """Return the distribution of w at some of the epoch's states."""
+        recent, user = self.state
+        return self.policy((recent[states], user[states]))
 
     def _run(self) -> tuple[State, Tensor, Tensor]:
         """Return the states (n), the w (n, d), and reward and cost (T, B, 2) of new sessions."""
@@ -198,55 +204,6 @@ class ConstrainedPolicy(Learner):
             paid.append(torch.stack([hit, self.popular[item]], 1).float())
             recent = torch.where(hit[:, None], torch.cat([recent[:, 1:], item[:, None]], 1), recent)
         return (torch.cat(states), user.repeat(config.horizon, 1)), torch.cat(actions), torch.stack(paid)
-
-    def improve(self, state: State, actions: Tensor, gains: Tensor, excess: float) -> None:
-        """Make the step of the policy.
-
-        Args:
-            state: of the n steps.
-            actions: (n, d) the w.
-            gains: (n, 2) advantages of reward and cost.
-            excess: the cost less its limit, a mean over steps.
-        """
-        weights = [*self.actor.parameters(), self.log_std]
-        before = parameters_to_vector(weights).detach().clone()  # (P,)
-        with torch.no_grad():
-            old = self.policy(state)
-            known = old.log_prob(actions).sum(1)  # (n,)
-        reward, cost = (gains - gains.mean(0)).T  # (n,) each
-        reward = reward / (reward.std() + 1e-8)  # the cost keeps its unit, that of the limit
-        few = torch.randperm(len(actions), device=actions.device)[: self.config.fisher]
-        part, there = (state[0][few], state[1][few]), Normal(old.mean[few], old.stddev[few])
-
-        def surrogate(gain: Tensor) -> Tensor:
-            ratio = (self.policy(state).log_prob(actions).sum(1) - known).exp()  # (n,)
-            out: Tensor = (ratio * gain).mean()
-            return out
-
-        def flat(value: Tensor, again: bool = False) -> Tensor:
-            out: Tensor = parameters_to_vector(torch.autograd.grad(value, weights, create_graph=again))
-            return out
-
-        slope = flat(kl_divergence(there, self.policy(part)).sum(1).mean(), again=True)  # (P,)
-
-        def product(vector: Tensor) -> Tensor:
-            made = torch.autograd.grad(slope @ vector, weights, retain_graph=True)
-            out: Tensor = parameters_to_vector(made) + self.config.damping * vector
-            return out
-
-        step, feasible = constrained_step(
-            flat(surrogate(reward)), flat(surrogate(cost)), excess, product, self.config.radius
-        )
-
-        @torch.no_grad()
-        def accepts(share: float) -> bool:
-            vector_to_parameters(before + share * step, weights)
-            near = kl_divergence(old, self.policy(state)).sum(1).mean() <= 1.5 * self.config.radius
-            better = not feasible or surrogate(reward) > 0
-            return bool(near and better and surrogate(cost) <= max(-excess, 0.0))
-
-        if not line_search(accepts):
-            vector_to_parameters(before, weights)
 
     def within_limits(self) -> bool:
         """Return whether the cost of the epoch's sessions was at most 1 % above its limit."""

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Normal
 
 from agents.baselines import baseline, evaluate_baseline
-from agents.baselines.constrained import constrained_step, solve
+from agents.baselines.constrained import constrained_step, improve, solve
 from agents.baselines.learning import ready
 from agents.baselines.nicf import bellman
 from agents.baselines.sessions import Session, TrainItems
@@ -188,25 +189,42 @@ def test_conjugate_gradients_solve_a_system() -> None:
     torch.testing.assert_close(matrix @ solve(dense(matrix), right, 3), right)
 
 
-def test_a_step_of_fcpo_stays_in_the_trust_region_and_under_its_limit(small_data: Dataset) -> None:
-    model = built("fcpo", small_data, sessions=64, horizon=4, hidden=8, radius=0.01, std=0.3, limit=1.0)
+def test_steps_reach_the_constrained_optimum_of_a_known_problem() -> None:
+    """Reward -|a - (2, 2)|^2, cost a_1 of at most .5: the best mean is (2, .5)."""
+    mean = nn.Parameter(torch.tensor([0.0, 3.0]))
+
+    def policy(states: Tensor | slice) -> Normal:
+        return Normal(mean.expand(1000, 2)[states], 0.5)
+
     torch.manual_seed(0)
+    for _ in range(80):
+        old = policy(slice(None))
+        actions, before = old.sample(), mean.detach().clone()
+        gains = torch.stack([-(actions - 2.0).square().sum(1), actions[:, 1]], 1)
+        improve(
+            [mean], policy, actions, gains, float(gains[:, 1].mean() - 0.5), torch.arange(100), 0.02, 1e-3
+        )
+        assert float((mean.detach() - before).square().sum() / 0.5**2 / 2) <= 0.0301  # 1.5 times the radius
+    torch.testing.assert_close(mean.detach(), torch.tensor([2.0, 0.5]), atol=0.25, rtol=0)
+
+
+def test_fcpos_sessions_pay_for_hits_and_popular_items(small_data: Dataset) -> None:
+    model = built("fcpo", small_data, sessions=32, horizon=4, hidden=4, popular=0.5)
+    counts = np.bincount(small_data.train.items, minlength=small_data.num_items)
+    popular = model.popular.numpy()[:-1]
+    assert popular.sum() == round(0.5 * small_data.num_items) and not model.popular[-1]
+    assert counts[popular].min() >= counts[~popular].max()
     with torch.no_grad():
-        state, actions, _ = model._run()
-    old = model.policy(state)
-    gains = torch.stack([actions[:, 0], actions[:, 0]], 1).detach()  # reward and cost rise together
-    for excess, grows in ((-1.0, True), (0.0, False), (1.0, False)):
-        weights = {name: value.clone() for name, value in model.state_dict().items()}
-        model.improve(state, actions, gains, excess)
-        new = model.policy(state)
-        apart = torch.distributions.kl_divergence(old, new).sum(1).mean()
-        cost = (
-            (new.log_prob(actions) - old.log_prob(actions)).sum(1).exp() * (gains[:, 1] - gains[:, 1].mean())
-        ).mean()
-        assert apart <= 0.0151 and (cost > 1e-4 if grows else cost <= 1e-6), excess
-        if excess == 1.0:
-            assert cost < -1e-3  # out of reach: the step lowers the cost alone
-        model.load_state_dict(weights)
+        (recent, user), actions, paid = model._run()
+    assert paid.shape == (4, 32, 2) and recent.shape == (128, 5) and actions.shape == user.shape == (128, 4)
+    hits = paid[:-1, :, 0].flatten().bool()
+    moved = (recent[32:] != recent[:-32]).any(1)
+    assert (
+        (moved <= hits).all() and hits.any() and not hits.all()
+    )  # a hit enters the state, nothing else does
+    best = (actions[:32] @ model.vectors[:-1].T).argsort(1, descending=True)
+    newest = recent[32:64, -1][hits[:32]]
+    assert all(item in row[:20] for item, row in zip(newest, best[hits[:32]], strict=True))
 
 
 def test_fcpo_keeps_its_limit_on_popular_items(two_tastes: Dataset) -> None:
