@@ -43,7 +43,7 @@ def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
         for recipe in recipes_for(entry.name)
     ]
     return (
-        f"data set {entry.name!r} is not here: get {', or '.join(ways)} ({entry.licence}) and put it "
+        f"data set {entry.name!r} is not here: get {', or '.join(dict.fromkeys(ways))} ({entry.licence}) and put it "
         f"into {homes[0] / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
         f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
     )

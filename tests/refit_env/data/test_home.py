@@ -14,6 +14,7 @@ import pytest
 
 from refit_env.data import data_homes, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.catalog import CATALOG, Source
+from refit_env.data.download import how_to_get
 from refit_env.data.home import writable_home
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import RECIPES, NamedRecipe
@@ -116,6 +117,12 @@ def test_the_error_for_an_absent_set_says_what_to_do(homes: tuple[Path, Path]) -
     ) as caught:
         load_dataset("zhihu")
     assert "ZhihuRec-Dataset" in str(caught.value) and "DreamRec" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in CATALOG if name != "synthetic"])
+def test_the_error_for_an_absent_set_names_each_way_once(name: str, tmp_path: Path) -> None:
+    ways = how_to_get(CATALOG[name], [tmp_path]).partition(": get ")[2].partition(" (")[0].split(", or ")
+    assert len(ways) == len(set(ways))
 
 
 def test_wrong_names_and_folders(homes: tuple[Path, Path], tmp_path: Path) -> None:
