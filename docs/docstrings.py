@@ -13,7 +13,7 @@ from typing import Any
 SECTIONS = ("Args", "Returns", "Raises", "Yields", "Attributes", "Example", "Examples", "Note")
 """Google-style headings that become bold words."""
 ENTRIES = ("Args", "Raises", "Attributes")
-"""Those whose text is a list of names."""
+"""Sections whose text is a list of names."""
 
 
 def markdown(docstring: str) -> str:

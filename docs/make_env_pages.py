@@ -76,7 +76,7 @@ def facts(row: EnvEntry) -> str:
 
 
 def origin(row: EnvEntry) -> list[tuple[str, str]]:
-    """Where the data come from and how large they are."""
+    """Return the source of the data and its sizes."""
     if row.dataset is None:
         return [("data set", "yours: `data=FOLDER`, a folder in canonical form (`refit data prepare`)")]
     if row.dataset not in CATALOG:

@@ -17,7 +17,7 @@ import refit_env
 
 IMAGES = Path(__file__).resolve().parent / "images"
 USER = 19
-"""Of the embedded set: 15 items shown, 3 of 4 hidden ones in the list."""
+"""A user of the embedded set: 15 items shown, 3 of 4 hidden ones in the list."""
 
 
 def chain(user: int) -> np.ndarray:

@@ -175,7 +175,7 @@ def headline(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def headline_places(columns: Sequence[str]) -> list[int]:
-    """Where a table has NDCG@20, Recall@20 and NDCG's gain."""
+    """Return the places of NDCG@20, Recall@20 and NDCG's gain among the columns."""
     return [columns.index(name) for name in HEADLINE_COLUMNS[1:]]
 
 

@@ -66,7 +66,7 @@ class PolicyMeta(TypedDict):
     data_fingerprint: NotRequired[str | None]
     """Its fingerprint."""
     data_source: NotRequired[str]
-    """Where the data came from."""
+    """Source of the data."""
     weights: NotRequired[str]
     """SHA-256 of the weights (``weights_digest``)."""
 

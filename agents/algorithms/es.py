@@ -59,7 +59,7 @@ def centred(fitness: Tensor) -> Tensor:
 
 
 SHAPES = {"ranks": centred_ranks, "centred": centred}
-"""By name, for ``ESConfig.shaping``."""
+"""Name of ``ESConfig.shaping`` -> the function that shapes the rewards."""
 
 
 class EvolutionStrategy(FineTuner):

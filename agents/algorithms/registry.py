@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it needs PyTorch; the settings of an algorithm do not
 
 
 class Place(NamedTuple):
-    """Where an algorithm is defined, as ``module:class``."""
+    """The module and class that define an algorithm, and those of its settings."""
 
     algorithm: str
     settings: str
@@ -31,7 +31,7 @@ ALGORITHMS: dict[str, Place] = {
     "reinforce": Place("agents.algorithms.reinforce:Reinforce", "agents.algorithms.configs:ReinforceConfig"),
     "rwr": Place("agents.algorithms.rwr:RewardWeighted", "agents.algorithms.configs:RWRConfig"),
 }
-"""Those of this package, by name."""
+"""Name -> place of the algorithms of this package."""
 
 
 _REGISTERED: dict[str, type[FineTuner]] = {}
@@ -125,7 +125,7 @@ def presets(name: str) -> dict[str, TrainerConfig]:
 
 
 def _place(name: str) -> Place:
-    """Where the algorithm is defined."""
+    """Return the place that defines an algorithm."""
     if name not in ALGORITHMS:
         check_no_file("algorithm", name)
         raise unknown_name("algorithm", name, algorithm_names())

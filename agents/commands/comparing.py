@@ -221,7 +221,7 @@ class Progress:
 
 
 def _gain(result: Mapping[str, Any]) -> str:
-    """Of a model over its parent, with its interval over users."""
+    """Return the gain of a model over its parent, with its interval over users."""
     over = (result.get("over_parent") or {}).get("ndcg@20")
     if over is None:
         return ""

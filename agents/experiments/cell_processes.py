@@ -32,7 +32,7 @@ GRACE = 10.0
 
 
 class Engine(Protocol):
-    """Where cells run."""
+    """Runs cells, for example in processes of this machine."""
 
     def begin(self, cell: Cell, records: Path, command: str) -> Any:
         """Start a cell, which writes its record; returns what the other methods know it by."""

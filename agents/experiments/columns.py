@@ -11,7 +11,7 @@ from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
 """What records hold and tables show."""
 Entry = Mapping[str, Any]
-"""Of ``agents.experiments.summary.summarise``."""
+"""What ``agents.experiments.summary.summarise`` returns of one row."""
 ON_GPU = " G"
 """What marks seconds and memory that were measured on a GPU."""
 
@@ -105,7 +105,7 @@ COLUMNS: dict[str, Column] = {
     "fit seconds": Column("seconds", lambda found, split: _brief(found["seconds"]) + _mark(found)),
     "peak MiB": Column("peak MiB", lambda found, split: f"{found['peak_memory_mib']:.0f}" + _mark(found)),
 }
-"""By the name that a study's file has for it."""
+"""Name of a column in a study's file -> the column."""
 
 
 def counted(number: int, name: str) -> str:

@@ -75,7 +75,7 @@ class FrontPlace(Bounded):
     """Share of the users who come later, kept apart from all training; 0: all users are trained on and
     measured."""
     relevance: str = "holdout"
-    """Of the reward."""
+    """Which items the reward counts as relevant."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Changes to the settings of the algorithms."""
     runs: tuple[str, ...] = ()
@@ -93,9 +93,9 @@ class FrontStudy:
     name: str
     """Stem of its file."""
     title: str
-    """Of its report."""
+    """Title of its report."""
     seeds: tuple[int, ...]
-    """Of the users kept apart, of the hold-outs, of the noise."""
+    """Seeds of the users kept apart, the hold-outs and the noise."""
     goals: tuple[str, ...]
     """Metrics beyond accuracy, each a pair with NDCG@20."""
     rerank: Mapping[str, tuple[float, ...]]
@@ -107,7 +107,7 @@ class FrontStudy:
     tuned: Run
     """Fine-tuning for accuracy alone, the other start of the re-rankers."""
     runs: Mapping[str, Run]
-    """By name."""
+    """Name -> a fine-tuning by reinforcement learning."""
     supervised: Mapping[str, Run]
     """Fine-tunings without reinforcement learning, by name: their front is compared with that of the runs."""
     environments: Mapping[str, FrontPlace]

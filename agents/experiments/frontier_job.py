@@ -14,7 +14,7 @@ NDCG = "ndcg@20"
 
 @dataclass(frozen=True)
 class FrontJob:
-    """One cell."""
+    """One cell of the study of fronts."""
 
     place: str
     """The environment and its protocol."""
@@ -23,7 +23,7 @@ class FrontJob:
     kind: str
     """``post-hoc``, ``tuned``, ``fronts``, or the name of a run or supervised baseline."""
     seed: int
-    """Of the users kept apart, of the hold-outs, of the noise."""
+    """Seed of the users kept apart, the hold-outs and the noise."""
     goals: tuple[str, ...]
     """Metrics beyond accuracy."""
     backbone: str
@@ -33,29 +33,29 @@ class FrontJob:
     later: float
     """Share of the users who are kept apart."""
     relevance: str
-    """Of the reward."""
+    """Which items the reward counts as relevant."""
     reward: Mapping[str, float]
-    """Of a run."""
+    """Weights of a run's reward; empty for other kinds."""
     reward_kwargs: Mapping[str, Any]
-    """Of a run."""
+    """Settings of a run's reward."""
     agent: TrainerConfig | None
-    """Of a run."""
+    """Settings of a run's algorithm; None for other kinds."""
     rerank: Mapping[str, tuple[float, ...]]
     """Re-ranker -> strengths."""
     rerank_at: tuple[int, ...]
-    """Of a run: the iterations whose points are re-ranked, too."""
+    """The iterations of a run whose points are re-ranked, too."""
     runs: tuple[str, ...]
-    """Of ``fronts``: the runs."""
+    """The runs that ``fronts`` compares; empty for other kinds."""
     records: Path
     """File of the records."""
     folder: Path
     """Folder of the lists."""
     device: str
-    """Where it runs."""
+    """Device of the cell."""
     algorithm: str = "reinforce"
-    """Of a run or supervised baseline."""
+    """Name of the algorithm of a run or supervised baseline."""
     supervised: tuple[str, ...] = ()
-    """Of ``fronts``: the supervised baselines."""
+    """The supervised baselines that ``fronts`` compares; empty for other kinds."""
 
     def key(self, kind: str = "") -> str:
         """Return the key of this cell's record, or of another kind's of the same environment and seed."""

@@ -28,13 +28,13 @@ class Job:
     variant: Variant
     """How it comes about."""
     seed: int
-    """Of pretraining, of the users drawn and of the noise."""
+    """Seed of pretraining, of the users drawn and of the noise."""
     settings: Settings
-    """Of the variant."""
+    """Settings of the variant."""
     env: Mapping[str, Any]
     """What the environment is made with."""
     budget: Budget | None
-    """Of a fine-tuned variant."""
+    """Budget of a fine-tuned variant."""
     split: str
     """What is measured."""
     per_user: tuple[str, ...]
@@ -46,20 +46,20 @@ class Job:
     keeps: bool
     """Whether others begin from its weights."""
     device: str
-    """Where it is trained and evaluated."""
+    """Device of training and evaluation."""
 
     def key(self, variant: str = "") -> str:
-        """Of this cell's record, or of another variant's of the same model and seed."""
+        """Return the key of this cell's record, or of another variant's of the same model and seed."""
         return cell_key(self.env_id, self.model_name, variant or self.variant.key, self.seed)
 
     @property
     def checkpoint(self) -> Path:
-        """Where its policy is kept."""
+        """Folder that its policy is saved to."""
         return self.runs / self.key()
 
     @property
     def parent(self) -> Path:
-        """Where the policy is that it begins from."""
+        """Folder of the policy that it begins from."""
         return self.runs / self.key(self.variant.parent)
 
 

@@ -19,9 +19,9 @@ from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import PairedBootstrap, paired_bootstraps
 
 METRIC = "ndcg@20"
-"""By which rows are ordered."""
+"""The metric that orders the rows."""
 RESAMPLES = 2000
-"""Of the bootstrap of a row against the best one."""
+"""Number of resamples of the bootstrap that compares a row with the best one."""
 RACS = "racs"
 """The name of the method's own reward."""
 

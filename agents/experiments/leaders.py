@@ -18,7 +18,7 @@ COLUMN_NAMES = (
     "RL less its start, over seeds",
 )
 NONE = "-"
-"""Where there is no such row."""
+"""The cell of a table where there is no such row."""
 
 
 def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:

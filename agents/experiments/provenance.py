@@ -31,7 +31,7 @@ class Commit:
     """The code that measured."""
 
     id: str | None
-    """Of git; None where the code is no checkout (an installed package: see the version)."""
+    """Git's hash; None where the code is no checkout (an installed package: see the version)."""
     dirty: bool | None
     """Whether the code differed from the commit, files that git does not know included."""
 
@@ -50,7 +50,7 @@ class Data:
     """The data that a measurement was made on."""
 
     name: str
-    """Of the data set."""
+    """Name of the data set."""
     fingerprint: str
     """SHA-256 of its content (``Dataset.fingerprint``)."""
 
@@ -60,13 +60,13 @@ class Provenance:
     """Everything besides the settings that a repetition would have to match."""
 
     commit: Commit
-    """Of the code."""
+    """Commit of the code."""
     command: str
-    """That the user typed."""
+    """The command that the user typed."""
     data: Data | None
     """None where none is read from the data home."""
     versions: dict[str, str]
-    """Of Python, this package and its libraries."""
+    """Versions of Python, this package and its libraries."""
     machine: dict[str, Any]
     """Processor, cores, threads, load, GPU."""
 

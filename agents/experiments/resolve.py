@@ -28,7 +28,7 @@ from agents.training.pretrain_config import TARGETS, PretrainConfig
 from refit_env.errors import unknown_name
 
 Settings = PretrainConfig | TrainerConfig | SB3Settings | Mapping[str, Any] | None
-"""Of a variant; those of a baseline are a mapping, a reward model has none."""
+"""Settings of a variant: a baseline's are a mapping, a reward model has none."""
 Config = TypeVar("Config", PretrainConfig, TrainerConfig, SB3Settings)
 
 

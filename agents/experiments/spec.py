@@ -42,9 +42,9 @@ class Variant(Bounded):
     """The variant from whose weights it begins, and over which its gain is; empty for one that begins by
     itself."""
     algorithm: str = ""
-    """Of ``finetune``, ``sb3`` and ``baseline``: the name in its registry."""
+    """Name of the algorithm or baseline in its registry, for ``finetune``, ``sb3`` and ``baseline``."""
     preset: str = "default"
-    """Of ``finetune``: the named settings of the algorithm that it starts from."""
+    """The algorithm's named settings that ``finetune`` starts from."""
     target: Annotated[str, OneOf((*TARGETS, SAME_INFORMATION, RANKING))] = "train"
     """Of ``continue``: what is predicted (``PretrainConfig.target``), or one of the two names above."""
     work_of: str = ""
@@ -75,13 +75,13 @@ class Place:
     """What a study does on one environment."""
 
     models: Mapping[str, Model]
-    """By name."""
+    """Name -> model."""
     variants: tuple[Variant, ...]
     """In the order of the tables; a variant comes after those that it needs."""
     seeds: tuple[int, ...]
-    """Of pretraining, of the users drawn and of the noise."""
+    """Seeds of pretraining, of the users drawn and of the noise."""
     budget: Budget | None
-    """Of the fine-tuned variants; None leaves them their own number of iterations."""
+    """Budget of the fine-tuned variants; None: each has its own number of iterations."""
 
     def variant(self, key: str) -> Variant:
         """The variant of a key.
@@ -104,7 +104,7 @@ class Also:
     environment: str
     """The environment."""
     model: str
-    """Of the environment's."""
+    """One of the environment's models."""
     variants: Mapping[str, str]
     """Its variants, each with the title that it has here."""
 
@@ -143,8 +143,8 @@ class Table:
     first: str = "model"
     """Heading of the first column."""
     columns: tuple[str, ...] = ()
-    """Of ``rows`` and ``leaderboard``: names of ``agents.experiments.columns.COLUMNS``."""
+    """Columns of ``rows`` and ``leaderboard``: names of ``agents.experiments.columns.COLUMNS``."""
     each: bool = False
     """Whether each environment has a table of its own."""
     pairs: tuple[tuple[str, str], ...] = ()
-    """Of ``pairs``: keys of two variants each, of which the second is subtracted from the first."""
+    """Rows of ``pairs``: keys of two variants each, of which the second is subtracted from the first."""

@@ -32,21 +32,21 @@ class Study:
     path: Path
     """The file."""
     title: str
-    """Of its report."""
+    """Title of its report."""
     split: Annotated[str, OneOf(("test", "valid"))]
     """What is measured; a search is a study on ``valid`` and reads no test item."""
     variants: tuple[Variant, ...]
-    """Of every environment."""
+    """Variants that every environment has."""
     tables: tuple[Table, ...]
-    """Of its report."""
+    """Tables of its report."""
     environments: Mapping[str, Mapping[str, Any]]
     """Environment -> what differs there: ``models``, ``variants``, ``seeds``, ``budget``."""
     models: str | tuple[str, ...] = DEFAULT
     """``default``, ``all``, or names."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Where an environment states none of its own."""
+    """Seeds of an environment that states none of its own."""
     budget: Budget | None = None
-    """Where an environment states none of its own."""
+    """Budget of an environment that states none of its own."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """Fields of variants that environments add, where those leave them out."""
     per_user: tuple[str, ...] = ("ndcg@20", "recall@20")

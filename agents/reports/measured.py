@@ -19,7 +19,7 @@ from refit_env.policy import DiffusionPolicy
 GROUPS = 10
 """Groups of users by activity, and of items by popularity."""
 RESAMPLES = 2_000
-"""Of the intervals of groups."""
+"""Number of bootstrap resamples of the intervals of groups."""
 EQUAL = 1e-9
 """Gains within this are none."""
 

@@ -38,7 +38,7 @@ CURVES = "Means over seeds; bands are from the lowest seed to the highest."
 """What is said above the charts of levels and of curves."""
 START = "start"
 KINDS = ("re-ranking", "fine-tuning, re-ranked", "supervised", "fine-tuning", START)
-"""Of the points of a study of fronts; later ones are drawn over earlier ones."""
+"""Kinds of points of a study of fronts; later ones are drawn over earlier ones."""
 Record = Mapping[str, Any]
 Groups = dict[str, dict[str, list[Record]]]
 """Environment -> variant -> records in order of their seeds."""
@@ -326,7 +326,7 @@ def _table(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sources(records: Sequence[Record]) -> dict[str, Any]:
-    """Where the cells come from."""
+    """Return the commits, commands and data of the cells."""
     found = sources(records)
     rows: list[tuple[str, str]] = [("cells", str(len(records)))]
     rows += [("commit", f"{name} ({count} cells)") for name, count in found["commits"].items()]

@@ -43,7 +43,7 @@ LARGEST = 2**20
 PRETRAINING, FINE_TUNING = "pretrain", "resume"
 """Stems of the files that hold the state of a training."""
 STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
-"""Those files; gone from a finished run."""
+"""Files of the state of a training; a finished run has none."""
 KEEPING = (*STATES, POLICY, METRICS, TRIALS, CANDIDATES)
 """What a run that failed is kept for."""
 _PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")

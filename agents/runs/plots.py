@@ -14,7 +14,7 @@ from refit_env.utils.text import visible
 Series = tuple[Sequence[float], Sequence[float]]
 """x and y values of one line."""
 LEVEL_STYLES = ("--", ":", "-.")
-"""Of the horizontal lines, in turn."""
+"""Line styles of the horizontal lines, in turn."""
 
 
 @dataclass(frozen=True)

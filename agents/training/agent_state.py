@@ -306,7 +306,7 @@ class AgentState(TrainingUsers):
         super().check_model(part(tensors, "backbone."), where)
 
     def known_tensors(self) -> tuple[set[str], tuple[str, ...]]:
-        """Those of every training, and those that ``state_dict`` adds."""
+        """Return the names and prefixes of every training's tensors, and of those of ``state_dict``."""
         names, prefixes = super().known_tensors()
         return names | {"lists", "lists_made", "multipliers"}, (*prefixes, "reference.", "own.")
 

@@ -56,9 +56,9 @@ class FineTuneResult:
     seconds: float = 0.0
     """Wall-clock time of training in all sessions, validation not counted."""
     validation_seconds: float = 0.0
-    """That of validation."""
+    """Wall-clock time of validation in all sessions."""
     cost: Usage = field(default_factory=Usage)
-    """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
+    """Time of ``learn`` in all sessions, with everything in it, and its peaks of memory."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; the state is saved and can be resumed."""
 

@@ -53,11 +53,11 @@ class Gains:
     """k_P, k_I and k_D."""
 
     proportional: float
-    """Of the violation."""
+    """Gain of the violation."""
     integral: float
-    """Of its sum over validations."""
+    """Gain of the violation's sum over validations."""
     derivative: float
-    """Of its growth."""
+    """Gain of the violation's growth."""
 
 
 class Lagrangian:

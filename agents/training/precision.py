@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from refit_env.policy import DiffusionPolicy
 
 DTYPES: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16}
-"""By name, the format of products; None: that of the weights."""
+"""Name -> number format of the matrix products; None is the format of the weights."""
 assert set(DTYPES) == set(PRECISIONS)
 
 

@@ -61,11 +61,11 @@ class PretrainResult:
     seconds: float = 0.0
     """Wall-clock time of training in all sessions, validation not counted."""
     validation_seconds: float = 0.0
-    """That of validation."""
+    """Wall-clock time of validation in all sessions."""
     work: Work = field(default_factory=Work)
     """Rows through the denoiser in all sessions, validation not counted."""
     cost: Usage = field(default_factory=Usage)
-    """Of ``learn`` in all sessions: time with everything in it, and the peaks of memory."""
+    """Time of ``learn`` in all sessions, with everything in it, and its peaks of memory."""
     interrupted: bool = False
     """Whether Ctrl-C ended it; with a ``run_dir`` the state is saved and can be resumed."""
 

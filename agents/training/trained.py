@@ -38,4 +38,4 @@ class Trained:
     work: Work | None = None
     """Rows through the denoiser, validation not counted; None where it was not counted."""
     budget: Mapping[str, Any] | None = None
-    """Of a control: what it was allowed (``agents.experiments.budgets``)."""
+    """The budget of a control (``agents.experiments.budgets``); None for other models."""

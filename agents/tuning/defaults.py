@@ -45,7 +45,7 @@ class FineTuning:
     env: Mapping[str, Any]
     """``reward``, ``relevance`` and, if the reward has settings, ``reward_kwargs``."""
     agent: ReinforceConfig = field(default_factory=ReinforceConfig)
-    """Of REINFORCE."""
+    """Settings of REINFORCE."""
     why: str = ""
     """The reason, a clause."""
 
@@ -94,7 +94,7 @@ _ANNEALED = ReinforceConfig(
 )
 """For splits by time, where the hidden items are later than the visible ones."""
 _SHORT = replace(_ANNEALED, learning_rate=3e-5, exploration_std=0.02)
-"""Where that truth is little, so that long steps overfit it."""
+"""For splits by time with few hidden items, which long steps overfit."""
 _GENTLE = replace(_ANNEALED, learning_rate=1e-5, relevance_draws=32)
 """For random splits: many hold-outs and small learning rates."""
 _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)

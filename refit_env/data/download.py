@@ -38,12 +38,12 @@ def fetch(entry: Source, home: Path) -> Path:
 
 def how_to_get(entry: Source, homes: Sequence[Path]) -> str:
     """Return instructions: which files to fetch, from where, and into which folder (the first data home)."""
-    ways = [
+    ways = dict.fromkeys(  # several recipes may read the same file
         f"{recipe.files_in_words(entry.name)} from {recipe.page or entry.page}"
         for recipe in recipes_for(entry.name)
-    ]
+    )
     return (
-        f"data set {entry.name!r} is not here: get {', or '.join(dict.fromkeys(ways))} ({entry.licence}) and put it "
+        f"data set {entry.name!r} is not here: get {', or '.join(ways)} ({entry.licence}) and put it "
         f"into {homes[0] / 'raw' / entry.name}, or run 'refit data prepare {entry.name} --source FOLDER'. "
         f"Searched: {', '.join(map(str, homes))} (REFIT_DATA_HOME sets the first)."
     )

@@ -23,7 +23,7 @@ class DataIdentity:
     fingerprint: str | None
     """Fingerprint of the content; None for a model that was saved by a version without fingerprints."""
     source: str = ""
-    """Where the data came from."""
+    """Source of the data."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataIdentity:

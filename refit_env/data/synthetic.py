@@ -27,9 +27,9 @@ FINE = 2.0**30
 """Factor by which weights and draws are scaled before they are rounded to whole numbers."""
 DAY = 86_400.0
 LEAST_ITEMS = 18
-"""Of fewer, a third is not enough for an item of each user in each split."""
+"""Smallest number of items: with fewer, a user's third of them does not give each split an item."""
 TEST_MIDDLE = 0.9
-"""Where the middle of a row's test part is: the last fifth of the row."""
+"""Position of the middle of a row's test part, which is the last fifth of the row."""
 SETTINGS = "synthesize"
 """Field of ``Dataset.meta`` with the arguments of ``synthesize``."""
 EPOCH = 1_600_000_000.0

@@ -63,7 +63,7 @@ class ProblemConfig:
     checkpoint: str | Path | None = None
     """Folder of the pretrained model that scores u_0, where u is an embedding."""
     device: str = "cpu"
-    """Where batches live; of vector environments only."""
+    """Device of the batches; only vector environments use it."""
     other_data: bool = False
     """Whether models that score or act may have been trained on another data set."""
 

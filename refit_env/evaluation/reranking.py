@@ -223,7 +223,7 @@ RERANKERS: Mapping[str, Reranker] = {
     "cover": cover,
     "spread": spread,
 }
-"""By name."""
+"""Name -> the function that makes a re-ranker."""
 OVER_USERS = ("cover", "spread")
 """Those whose lists depend on the other users; ``cover`` needs all users at once."""
 _OPTIONS = {"strength": Nonnegative, "candidates": Size, "slots": Size}

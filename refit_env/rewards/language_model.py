@@ -40,7 +40,7 @@ TASK = (
 )
 """The task, before the cases; ``criterion`` is added to it."""
 Count = Annotated[int, Meta(ge=1, le=10_000)]
-"""Of requests, lists or items."""
+"""A number of requests, lists or items."""
 _ARRAY = re.compile(r"\[[^\[\]]*\]")
 
 

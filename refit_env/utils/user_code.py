@@ -41,7 +41,7 @@ class Source(TypedDict):
     file: str
     """Its absolute path."""
     sha256: str
-    """Of its content."""
+    """Hash of the file's content."""
 
 
 def is_place(name: str) -> bool:
