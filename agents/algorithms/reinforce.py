@@ -110,7 +110,7 @@ class Reinforce(FineTuner):
         steps = trained_steps(self.config.train_steps, self.policy.num_steps, self.user_generator)
         self.optimizer.zero_grad(set_to_none=True)
         outcomes = []
-        for some in self.own_parts(users):  # all of them, or a chunk of this process's share
+        for some in self.own_chunks(users):  # all of them, or a chunk of this process's share
             trained = self._trained_scores(some)  # how u_0 is scored, if that is trained, too
             rollout = self._roll_out(some, trained, steps)  # u_T .. u_0 and r(u_0)
             slopes = self._slopes(rollout, trained)  # d E[r] / d mean_t

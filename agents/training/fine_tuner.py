@@ -271,7 +271,7 @@ class FineTuner(AgentState):
                 "exploration_std", f"must be > 0: the policy's std is 0 at some step, so {consequence}"
             )
 
-    def own_parts(self, users: Tensor) -> Iterator[Tensor]:
+    def own_chunks(self, users: Tensor) -> Iterator[Tensor]:
         """Yield the users (b,) of this process's chunks of a batch (B,); the noise drawn next is theirs."""
         first = self.world.rank * self.chunks
         for part in self.noise.each([Part(first + n, self.parts) for n in range(self.chunks)]):
