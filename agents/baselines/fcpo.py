@@ -11,10 +11,11 @@ al., WSDM 2021, arXiv 2101.03584; the popular items are the first fifth by train
 Deviations, for this suite's protocol: the factorisation is iALS, its items scaled to mean squared length 1
 and its users to length 1. A session knows a part of the user's train items and its rewards are the others
 (``agents.baselines.sessions``); its user vector is solved from the known ones alone, since iALS's own knows
-the hidden ones, too. One item is shown at a step, and no action is random besides w. The mean is the
-network's output plus the user's vector, whose scores are those of iALS (``from_user``; False: the output
-alone, as in the paper). The critic is one network with two outputs, trained by Adam. At test the mean of w
-ranks all items.
+the hidden ones, too. One item is shown at a step, no action is random besides w, and the popular items stay
+the same. The mean is the network's output plus the user's vector, whose scores are those of iALS
+(``from_user``; False: the output alone, as in the paper). The critic is one network with two outputs, trained
+by Adam; the Fisher matrix has a larger diagonal. At test the mean of w ranks all items. Early stopping keeps
+weights under which the sessions met the limit, so the limit has a price in accuracy; 1 is no limit.
 
 Letters: B sessions (users, when scored), T steps of a session, n = B T, I items, L length of a window, d size
 of an embedding.

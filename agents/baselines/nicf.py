@@ -173,10 +173,10 @@ class SessionValues(Learner):
         actions, rewards = items[:, first:, None], liked[:, first:].float()  # (B, T, 1), (B, T)
         there = actions[:, :, 0] < self.num_items
         with torch.no_grad():
-            shown = torch.zeros(*values[:, 1:].shape[:2], self.num_items + 1, device=ids.device)
-            shown = shown.scatter(2, actions, 1.0).cumsum(1)[:, :, :-1] > 0  # (B, T, I) up to each step
-            last = torch.arange(rewards.shape[1], device=ids.device) == rewards.shape[1] - 1  # (T,)
-            closed = shown | self.known[drawn][:, None]
+            steps = torch.arange(rewards.shape[1], device=ids.device)  # (T,)
+            shown = actions.mT.where(steps <= steps[:, None], self.num_items)  # (B, T, T) up to each step
+            known = functional.pad(self.known[drawn], (0, 1))[:, None].repeat(1, len(steps), 1)
+            closed, last = known.scatter(2, shown, True)[:, :, :-1], steps == steps[-1]  # (B, T, I), (T,)
             target = bellman(rewards, values[:, 1:].detach(), closed, last, self.config.gamma)
         chosen = values[:, :-1].gather(2, actions.clamp(max=self.num_items - 1))[:, :, 0]
         return ((chosen - target).square() * there).sum() / there.sum().clamp(min=1)

@@ -54,6 +54,20 @@ def test_training_stops_and_keeps_the_best(small_data: Dataset) -> None:
     assert torch.equal(model.weight, untouched.weight)
 
 
+def test_weights_beyond_a_models_limits_are_not_kept(small_data: Dataset) -> None:
+    class Limited(Steps):
+        least = 0
+
+        def within_limits(self) -> bool:
+            return self.epoch >= self.least
+
+    config = LearningConfig(learning_rate=0.1, batch=2, epochs=8, eval_every=1, patience=2)
+    for least, best in ((5, 5), (9, 8)):  # the scores get worse from epoch 1 on; at 9 no weights are allowed
+        model = Limited(small_data, turn=0)
+        model.least = least
+        assert train(model, small_data, config, CPU) == best
+
+
 def test_an_epoch_uses_each_example_once(small_data: Dataset) -> None:
     model = Steps(small_data, turn=9)
     train(model, small_data, LearningConfig(batch=2, epochs=1), CPU)
