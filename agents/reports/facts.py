@@ -135,7 +135,9 @@ class Facts:
             name = nearest_metric("ndcg@20", test)
             value = test.get(name)
             return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
-        return gain_sentence(self.metrics)
+        names = [self.rule.metric] if self.chosen and self.rule.metric in self.metrics["after"] else []
+        names += [nearest_metric("ndcg@20", self.metrics["after"])]
+        return " ".join(gain_sentence(self.metrics, name) for name in dict.fromkeys(names))
 
     def choice(self) -> str:
         """The iteration that validation chose, and the gain there with an interval; empty if not known."""
@@ -171,31 +173,36 @@ def mix_in_words(mix: Mapping[str, float]) -> str:
     return words.strip()
 
 
-def gain_sentence(metrics: RunMetrics) -> str:
-    """The gain of a fine-tuning run in a sentence.
+def gain_sentence(metrics: RunMetrics, name: str) -> str:
+    """The gain of a fine-tuning run by a metric in a sentence.
 
     Example:
         >>> gain = {"mean_difference": 0.1, "low": 0.08, "high": 0.12, "confidence": 0.95}
         >>> found = {"before": {"ndcg@20": 0.3}, "after": {"ndcg@20": 0.4}, "users": 800}
-        >>> print(gain_sentence(found | {"paired_bootstrap": {"ndcg@20": gain}}))
+        >>> print(gain_sentence(found | {"paired_bootstrap": {"ndcg@20": gain}}, "ndcg@20"))
         Test NDCG@20 rose from 0.3000 to 0.4000 (+33.3 %; 95 % interval of the difference over 800 users:
         +0.0800 to +0.1200).
+        >>> found = {"before": {"coverage@20": 0.5}, "after": {"coverage@20": 0.6}, "paired_bootstrap": {}}
+        >>> gain_sentence(found, "coverage@20")
+        'Test coverage@20 rose from 0.5000 to 0.6000 (+20.0 %; of all lists together).'
     """
-    name = nearest_metric("ndcg@20", metrics["after"])
     before, after = metrics["before"].get(name), metrics["after"].get(name)
-    found = metrics["paired_bootstrap"][name]
+    found = metrics["paired_bootstrap"].get(name)
     if before is None or after is None:
         return f"{pretty(name)} was not a finite number."
-    low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
-    relative = f"{100 * (after / before - 1):+.1f} %; " if before else ""
-    users = f"{share:.0f} % interval of the difference over {metrics['users']} users"
-    interval = f"{relative}{users}: {low:+.4f} to {high:+.4f}"
     if after == before:
         return f"Validation chose the weights of the start: test {pretty(name)} stays {before:.4f}."
-    change = f"from {before:.4f} to {after:.4f}"
+    details = [f"{100 * (after / before - 1):+.1f} %"] if before else []
+    change, rose = f"from {before:.4f} to {after:.4f}", "rose" if after > before else "fell"
+    if found is None:
+        details.append("of all lists together")
+        return f"Test {pretty(name)} {rose} {change} ({'; '.join(details)})."
+    low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
+    users = f"{share:.0f} % interval of the difference over {metrics['users']} users"
+    interval = "; ".join([*details, f"{users}: {low:+.4f} to {high:+.4f}"])
     if low <= 0 <= high:
         return f"Test {pretty(name)} went {change}, which is within noise ({interval})."
-    return f"Test {pretty(name)} {'rose' if after > before else 'fell'} {change} ({interval})."
+    return f"Test {pretty(name)} {rose} {change} ({interval})."
 
 
 def gain_in_words(gain: Mapping[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from agents.cli import main
-from agents.reports.facts import command_of
+from agents.reports.facts import Facts, command_of
 from agents.runs.folder import RunFolder
 from refit_env.data import save_dataset, synthesize
 
@@ -108,6 +108,20 @@ def test_ids_and_names_that_hold_html_are_harmless(run: Path, tmp_path: Path) ->
     assert len(data["users"]) == 4
     assert all(name.startswith(EVIL) for name in data["items"])
     assert EVIL in page.text  # in the table of items, as text
+
+
+def test_the_sentence_begins_with_the_metric_that_selects(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["training"] |= {
+        "selected_on": "valid coverage@20 where ndcg@20 >= 0.9 * start",
+        "best_iteration": 2,
+    }
+    metrics["before"]["coverage@20"], metrics["after"]["coverage@20"] = 0.5, 0.6
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    first, ndcg = Facts.read(tmp_path / "run").sentence().split(". ", 1)
+    assert first == "Test coverage@20 rose from 0.5000 to 0.6000 (+20.0 %; of all lists together)"
+    assert ndcg == Facts.read(run).sentence() and ndcg.startswith("Test NDCG@20")
 
 
 def test_json_says_what_was_written(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
