@@ -23,7 +23,7 @@ from agents.hyperparams.yaml_files import check_name, listed, located, mapping, 
 from agents.training.config import TrainerConfig
 from refit_env.backbones import backbone_config
 from refit_env.errors import DataError, unknown_name
-from refit_env.evaluation.reranking import rerankers_for
+from refit_env.evaluation.reranking import RERANKERS, rerankers_for
 from refit_env.evaluation.selection import BEYOND
 from refit_env.registration import entry
 from refit_env.settings import Bounded, Nonnegative, check_setting
@@ -156,6 +156,8 @@ def read_front_study(path: Path) -> FrontStudy:
         places[env_id] = place
     for kind, name, _ in trained:
         check_name(name, f"{where}: {kind}")
+        if name in RERANKERS:
+            raise DataError(f"{where}: {kind}: {name} is a re-ranker: give the run another name")
     seeds = found.get("seeds", 5)
     return FrontStudy(
         path.stem,

@@ -133,6 +133,7 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
         ),
         ("l2: 50", "l3: 50", "v0, options: unknown LinearConfig field 'l3'"),
         ("popularity_penalty: 0.01", "l2: -1", "v0, starts, penalised: l2 must be "),
+        ("  coverage: {", "  mmr: {", "runs: mmr is a re-ranker: give the run another name"),
         ("relevance: recent", "runs: [coverge]", "v0, runs: unknown run 'coverge'. Did you mean 'coverage'?"),
         ("ReFiT-Synthetic-v0", "ReFiT-Synthtic-v0", "Did you mean 'ReFiT-Synthetic-v0'?"),
     ],
