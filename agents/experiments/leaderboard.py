@@ -14,7 +14,6 @@ from agents.experiments.spec import FINETUNE, SB3
 from agents.experiments.study import Study
 from agents.experiments.summary import Runs
 from agents.experiments.tables import TextTable, row_name
-from refit_env.errors import DataError
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import PairedBootstrap, paired_bootstraps
 
@@ -75,14 +74,12 @@ class Row:
         return (self.runs.records[0].get("settings") or {}).get(self.runs.variant) or {}
 
     def users(self) -> Any:
-        """The metric of each user (n,), averaged over seeds; None where a record holds no single users.
+        """The metric of each user (n,), averaged over the seeds that hold it; None where none does.
 
         Records of the same row with other numbers of users are no such record.
         """
-        try:
-            values = [values_of(record, METRIC) for record in self.runs.records]
-        except DataError:
-            return None
+        held = [record for record in self.runs.records if METRIC in (record.get("per_user") or {})]
+        values = [values_of(record, METRIC) for record in held]
         return np.mean(values, axis=0) if len({v.shape for v in values}) == 1 else None
 
 

@@ -83,6 +83,15 @@ def test_rows_without_values_of_single_users_have_no_difference() -> None:
     assert [bool(line[-1]) for line in table.rows] == [False, False, True]
 
 
+def test_a_row_is_paired_over_the_seeds_that_hold_single_users() -> None:
+    first, third = COIN[0] / 2, (COIN[1] + COIN[2]) / 2
+    mixed, whole = group("", "mixed", first, None, third), group("", "whole", first, third)
+    found = rows((HIGH, 0.5), (mixed, 0.3), (whole, 0.2))
+    assert np.allclose(found[1].users(), (first + third) / 2, atol=1e-4)
+    paired = over(found, found[0])
+    assert paired[1] == paired[2] is not None
+
+
 def test_the_verdict_is_made_from_the_numbers() -> None:
     text = verdict(rows((LOW, 0.25), (HIGH, 0.5)))
     assert text.startswith("First by its mean: diffrec: RL (NDCG@20 0.5000), of this project, with RL. ")
