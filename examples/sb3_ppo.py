@@ -44,7 +44,7 @@ updates."""
 def fine_tune(
     env_id: str, run: str, updates: int, num_envs: int, seed: int
 ) -> tuple[PPO, RankingEvalCallback]:
-    """Train PPO: an update is one step on chains of 4, each compared with its user's other chains."""
+    """Train PPO: an update is one gradient step on ``num_envs`` chains of four denoising steps."""
     envs = gym.make_vec(env_id, num_envs=num_envs, reward="ndcg", autoreset_mode="Disabled")
     model = PPO(
         DiffusionActorCriticPolicy,
