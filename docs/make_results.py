@@ -231,9 +231,14 @@ def anchor(title: str) -> str:
 
 
 def source(result: Mapping[str, Any]) -> list[str]:
-    """The command that made a result, and its remarks (``note``, one a line)."""
+    """The command that made a result, how a clone shows it, and its remarks (``note``, one a line)."""
     remarks = [f"- {line}" for line in str(result.get("note", "")).splitlines()]
-    return [f"Made by `{result['command']}`.", *(["\n".join(remarks)] if remarks else [])]
+    made = f"Made by `{result['command']}`."
+    if str(result["command"]).startswith("refit compare"):
+        made += (
+            " With `--finished --out benchmarks/results` a clone shows it from its records, and runs nothing."
+        )
+    return [made, *(["\n".join(remarks)] if remarks else [])]
 
 
 def marked(title: str) -> str:
