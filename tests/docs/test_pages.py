@@ -139,8 +139,8 @@ def test_studies_have_several_tables_and_a_figure(results: Any, tmp_path: Path) 
     assert "**On A**\n\n| who | figure |\n| --- | ---: |\n| ours | 2.0 |\n\n**On B**" in text
     assert "![Algorithms](../results/algorithms.png)" in text
     assert text.endswith(
-        "Made by `refit compare algorithms`. With `--finished --out benchmarks/results` a clone shows it from "
-        "its records, and runs nothing."
+        "Made by `refit compare algorithms`. With `--finished --out benchmarks/results` a clone shows it "
+        "from its records, and runs nothing."
     )
 
 
