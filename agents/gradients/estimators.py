@@ -174,8 +174,7 @@ def expected_slope(
     value, item = top(scores, discount.numel()) if first is None else first  # (N, K + 1)
     count = value.shape[1] - 1  # thresholds that an item can cross
     drop, held = drops(discount)[:count], gains.gather(1, item)  # (K,), (N, K + 1)
-    places = gains.nonzero()  # (n, 2)
-    if places.shape[0] > DENSE_SHARE * gains.numel():
+    if int(torch.count_nonzero(gains)) > DENSE_SHARE * gains.numel():
         out = _dense_slope(mean, value[:, :count], gains, held[:, :count], drop, std)
         return _of_listed(out, mean, value, item, held, drop, std)
     lost = drop * held[:, :count]  # (N, K) what an item costs the one at each rank
@@ -186,7 +185,7 @@ def expected_slope(
         down = _pushed_down(mean[:, some], value[:, :count], lost, std)  # (N, n)
         out = torch.zeros_like(mean).index_add_(1, some, down * weight)
     ranks = torch.nonzero(drop).flatten()  # (J,)
-    row, column = places.unbind(1)  # (n,)
+    row, column = gains.nonzero().unbind(1)  # (n,)
     density = _density(value[:, ranks][row], mean[row, column, None], std)  # (n, J)
     up = gains[row, column] * (density @ drop[ranks])  # (n,)
     if draws is None:

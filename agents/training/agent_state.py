@@ -163,10 +163,15 @@ class AgentState(TrainingUsers):
             ValueError: with what is needed and what is free.
         """
         vectors = 3 * self.policy.num_steps + 5
-        needed = 4 * self.env.num_envs * self.policy.backbone.dim * vectors
+        needed = self.largest_array * vectors
         needed += 4 * 4 * sum(weight.numel() for weight in self.policy.parameters())
         hint = " (--chunks divides it)" if self.divides_batches else ""
         check_memory(needed, self.device, f"a batch of {self.env.num_envs:,} episodes{hint}")
+
+    @property
+    def largest_array(self) -> int:
+        """Bytes of the vectors of a batch's episodes."""
+        return 4 * self.env.num_envs * self.policy.backbone.dim
 
     @property
     def chunks(self) -> int:

@@ -164,10 +164,19 @@ class Pretrainer(Resumable):
         Raises:
             ValueError: with what is needed and what is free.
         """
-        rows = min(self.config.users_per_batch, self.dataset.num_users)
         weights = sum(weight.numel() for weight in self.backbone.parameters())
-        what = f"a batch of {rows:,} rows of {self.backbone.dim:,} numbers (--users-per-batch)"
-        check_memory(4 * (4 * rows * self.backbone.dim + 4 * weights), self.device, what)
+        what = f"a batch of {self._rows:,} rows of {self.backbone.dim:,} numbers (--users-per-batch)"
+        check_memory(4 * self.largest_array + 16 * weights, self.device, what)
+
+    @property
+    def _rows(self) -> int:
+        """Rows of a batch."""
+        return min(self.config.users_per_batch, self.dataset.num_users)
+
+    @property
+    def largest_array(self) -> int:
+        """Bytes of a batch's rows."""
+        return 4 * self._rows * self.backbone.dim
 
     def learn(
         self,

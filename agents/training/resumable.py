@@ -44,6 +44,7 @@ from refit_env.checkpoint import load_state, save_state
 from refit_env.errors import CheckpointError
 from refit_env.evaluation.selection import UNMET, Rule
 from refit_env.utils.atomic_io import check_record
+from refit_env.utils.memory import arrays_kept
 
 
 class TrainingState(NamedTuple):
@@ -111,6 +112,11 @@ class Resumable(ABC):
     def generators(self) -> dict[str, torch.Generator]:
         """Sources of random numbers, by the names of their states."""
 
+    @property
+    @abstractmethod
+    def largest_array(self) -> int:
+        """Bytes of a batch's vectors, the arrays that training allocates again and again."""
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return what a state must share with this training besides the settings, JSON-plain."""
@@ -129,7 +135,7 @@ class Resumable(ABC):
             self.model.load_state_dict(self._reached)
             self._reached = None
         try:
-            with measure() as self._usage:
+            with arrays_kept(self.largest_array, self.device), measure() as self._usage:
                 yield
         finally:
             self._earlier, self._usage = self.spent(), Usage()

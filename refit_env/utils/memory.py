@@ -1,15 +1,26 @@
-"""Free memory of the machine or of a GPU, and a refusal of work that needs more."""
+"""Free memory of the machine or of a GPU, a refusal of work that needs more, and what the C library keeps."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/sys/fs/cgroup")
 """Limits of a container (version 2 of control groups)."""
+LARGEST_KEPT = 32 * 2**20
+"""Bytes of the largest array that glibc keeps when it is freed; larger ones go back to the kernel."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+"""Parameters of glibc's ``mallopt``."""
+_OWN_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def check_memory(needed: int, device: torch.device | str, what: str) -> None:
@@ -71,6 +82,41 @@ def _container() -> int | None:
         return max(0, limit - used + int(lines.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
+
+
+@contextmanager
+def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Return a context in which the memory of freed arrays is kept for the next ones.
+
+    glibc returns arrays above ``LARGEST_KEPT`` bytes to the kernel when they are freed, and the kernel clears
+    the memory of the next one page by page, which takes longer than to fill it once. Within the context they
+    are kept; at its end what is free goes back. Nothing changes where the arrays are smaller or on a GPU,
+    where the C library is another one, or where environment variables set its allocator.
+
+    Args:
+        largest: bytes of the arrays that are allocated again and again.
+        device: where they are.
+    """
+    libc = _glibc()
+    own = any(name in os.environ for name in _OWN_SETTINGS)
+    if libc is None or own or largest <= LARGEST_KEPT or torch.device(device).type != "cpu":
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, -1)  # never
+    try:
+        yield
+    finally:  # what glibc reaches by itself after large arrays were freed
+        libc.mallopt(_MMAP_MAX, 65_536)
+        libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
+        libc.malloc_trim(0)
+
+
+@cache
+def _glibc() -> Any:
+    """Return glibc; None where the C library is another one."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def _size(count: int) -> str:

@@ -1,12 +1,17 @@
-"""Free memory is read from the kernel and from the container's limit."""
+"""Free memory is read from the kernel and from the container's limit; glibc keeps what is freed for a time."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from refit_env.utils import memory
+from refit_env.utils.memory import LARGEST_KEPT
 
 
 @pytest.fixture
@@ -48,3 +53,48 @@ def test_the_refusal_names_both_sizes_and_nothing_is_refused_where_they_are_unkn
         memory.check_memory(6_718_000_000, "cuda", "a matrix")
     monkeypatch.setattr(memory, "free_memory", lambda device: None)
     memory.check_memory(10**18, "cpu", "a matrix")
+
+
+KEPT = """
+import os, torch
+from refit_env.utils.memory import LARGEST_KEPT, arrays_kept
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def use(size):  # allocates, fills and frees
+    torch.ones(size // 4)
+
+size = 4 * LARGEST_KEPT
+start = resident()
+use(size)
+freed = resident() - start
+with arrays_kept({largest}):
+    use(size)
+    kept = resident() - start
+print(freed < size / 2, kept > size / 2, resident() - start < size / 2)
+"""
+
+
+def kept(largest: int, **variables: str) -> str:
+    """Run ``KEPT`` in a process of its own: what was freed before, is kept within, and is freed after."""
+    code = KEPT.format(largest=largest)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+@pytest.mark.parametrize("case", ["large", "small", "own settings"])
+def test_the_memory_of_large_arrays_is_kept_within_the_block_alone(case: str) -> None:
+    largest = LARGEST_KEPT if case == "small" else LARGEST_KEPT + 1
+    variables = {"MALLOC_TRIM_THRESHOLD_": "100000"} if case == "own settings" else {}
+    assert kept(largest, **variables) == ("True True True" if case == "large" else "True False True")
+
+
+def test_without_glibc_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    with memory.arrays_kept(10**12):
+        pass
