@@ -82,14 +82,16 @@ class WeightGradients:
             x: (N, D) inputs.
             rows: (R,) the outputs; None for all.
         """
-        array, width = self._array(weight), x.shape[1]
+        array, end = self._array(weight), first + x.shape[1]
+        part = array[:, first:end]
         if weight not in self._written:
             self._written.add(weight)
-            if rows is None and width == array.shape[1]:
-                torch.mm(gradient.t(), x, out=array)
+            if rows is None:
+                array[:, :first].zero_()
+                array[:, end:].zero_()
+                part.addmm_(gradient.t(), x, beta=0)  # written, not read
                 return
             array.zero_()
-        part = array[:, first : first + width]
         if rows is None:
             part.addmm_(gradient.t(), x)
         else:

@@ -89,7 +89,7 @@ def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[No
     """Return a context in which the memory of freed arrays is kept for the next ones.
 
     glibc returns arrays above ``LARGEST_KEPT`` bytes to the kernel when they are freed, and the kernel clears
-    the memory of the next one page by page, which takes longer than to fill it once. Within the context they
+    the memory of the next one page by page, which is slower than filling it. Within the context they
     are kept; at its end what is free goes back. Nothing changes where the arrays are smaller or on a GPU,
     where the C library is another one, or where environment variables set its allocator.
 

@@ -1,4 +1,4 @@
-"""Free memory is read from the kernel and from the container's limit; glibc keeps what is freed for a time."""
+"""Free memory is read from the kernel and from the container's limit; glibc keeps freed arrays for a time."""
 
 from __future__ import annotations
 
