@@ -41,7 +41,8 @@ from agents.serving.messages import (
     ServerMetadata,
 )
 from agents.serving.served import Served, UnknownId
-from agents.serving.service import Service, TooMuch
+from agents.serving.service import Service, TooMuch, reason
+from agents.serving.shortage import Shortage
 
 ERRORS: dict[type[Exception], int] = {
     UnknownId: 404,
@@ -85,6 +86,7 @@ def create_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(Shortage(say))
         watching = asyncio.create_task(service.watching(say)) if service.watch else None
         yield
         if watching is not None:
@@ -273,7 +275,7 @@ async def reload(body: ReloadRequest, request: Request) -> ReloadReply:
     try:
         served = await service.reload(body.run)
     except (ValueError, OSError) as error:
-        raise HTTPException(409, f"the former model stays: {str(error)[:500]}") from error
+        raise HTTPException(409, f"the former model stays: {reason(error)}") from error
     return ReloadReply(run=served.run.name, weights=served.weights)
 
 

@@ -50,6 +50,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # balancers send it; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         began, status = self.service.clock(), 0
 
         async def counted(message: MutableMapping[str, Any]) -> None:

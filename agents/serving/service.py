@@ -17,6 +17,7 @@ from agents.serving.limits import Limits
 from agents.serving.ranker import Query, Ranked
 from agents.serving.served import Served
 from refit_env.utils.atomic_io import file_state
+from refit_env.utils.text import shown
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Upper ends of the histograms' buckets."""
@@ -24,6 +25,18 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 
 
 class TooMuch(ValueError):
     """A request is larger than a limit of the service."""
+
+
+def reason(error: ValueError | OSError) -> str:
+    """Return in one line why a run cannot be served.
+
+    Example:
+        >>> reason(OSError(36, "File name too long", "runs/" + 300 * "a")).endswith("...: File name too long")
+        True
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{shown(str(error.filename))}: {error.strerror}"
+    return str(error)[:500]
 
 
 class Gauges:
@@ -173,7 +186,7 @@ class Service:
                 model = await self.reload()
                 note(f"serving the new model {model.weights[:12]} of {self.run}")
             except (ValueError, OSError) as error:
-                note(f"the new model of {self.run} is not served, the former one is: {error}")
+                note(f"the new model of {self.run} is not served, the former one is: {reason(error)}")
 
     def clock(self) -> float:
         """Return the time in seconds, for durations."""
