@@ -87,6 +87,7 @@ def test_a_study_runs_goes_on_and_names_failures(
     assert "reinforce.budget.steps was 300, now 320" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("cells_run_here")
 def test_stale_cells_are_named_shown_and_made_again(
     study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

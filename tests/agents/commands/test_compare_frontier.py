@@ -49,6 +49,7 @@ def study(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("cells_run_here")
 def test_a_study_of_fronts_runs_and_draws(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = study.parent / "out"
     words = ["compare", str(study), "--workers", "1", "--out", str(out)]
