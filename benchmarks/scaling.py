@@ -14,7 +14,8 @@ users. Each cell is a process of its own: CPU seconds of one thread (other proce
 and the peak memory of the process. The exponent b of seconds ~ n^b is fitted by least squares of the
 logarithms to the sizes from 3,000 on (below, fixed costs prevail), with its 95 % interval. The last cells are
 a short run on 10^6 users and 10^6 items (``benchmarks.million``). ``--only million`` measures that alone,
-``--finished`` nothing: the table has the cells that are finished.
+``--finished`` nothing: the table has the cells that are finished. Finished cells are not measured again; an
+empty folder as ``--out`` measures all of them.
 
 Letters: n users or items, B users in a batch, I items.
 """
@@ -24,6 +25,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,8 +46,8 @@ from refit_env.backbones import backbone_for
 from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.neighbors import nearest_users
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.memory import arrays_kept
 
-CELLS = RESULTS / "scaling.jsonl"
 FIXED = 10_000
 """Items where users grow, users where items grow."""
 SIZES = (1_000, 3_000, 10_000, 17_000, 30_000, 55_000, 100_000)
@@ -67,10 +69,11 @@ def growth_cell(num_users: int, num_items: int) -> dict[str, Any]:
         trainer = Pretrainer(data, policy.backbone, PretrainConfig(), device="cpu")
         ids, batch = trainer.examples.ids, trainer.config.users_per_batch
         count = min(BATCHES, len(ids) // batch)
-        trainer._update(ids[:batch])
-        begin = time.process_time()
-        for n in range(count):
-            trainer._update(ids[n * batch : (n + 1) * batch])
+        with arrays_kept(trainer.largest_array):  # as ``learn`` does
+            trainer._update(ids[:batch])
+            begin = time.process_time()
+            for n in range(count):
+                trainer._update(ids[n * batch : (n + 1) * batch])
         out["epoch"] = (time.process_time() - begin) / (count * batch) * len(ids)
         del trainer
         out |= _tuning(data, policy)
@@ -95,14 +98,15 @@ def _tuning(data: Any, policy: DiffusionPolicy) -> dict[str, float]:
         policy, "ReFiT-Custom-v0", ReinforceConfig(users_per_batch=USERS), env_kwargs=goal, device="cpu"
     )
     everyone = torch.as_tensor(agent.env.problem.users)
-    agent.update(everyone[:USERS])
-    out = {"setup": time.process_time() - begin}
     seconds = []
-    for _ in range(REPEATS):
-        users = everyone[torch.randperm(everyone.numel())[:USERS]]
-        begin = time.process_time()
-        agent.update(users)
-        seconds.append(time.process_time() - begin)
+    with arrays_kept(agent.largest_array):  # as ``learn`` does
+        agent.update(everyone[:USERS])
+        out = {"setup": time.process_time() - begin}
+        for _ in range(REPEATS):
+            users = everyone[torch.randperm(everyone.numel())[:USERS]]
+            begin = time.process_time()
+            agent.update(users)
+            seconds.append(time.process_time() - begin)
     return out | {"iteration": min(seconds)}
 
 
@@ -204,16 +208,17 @@ def main() -> None:
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     parser.add_argument("--only", choices=("users", "items", "million"), help="measure one part")
     parser.add_argument("--finished", action="store_true", help="measure nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of scaling.jsonl and scaling.json")
     options = parser.parse_args()
     parts = {
         "users": [cell for cell in plan() if cell.arguments[1] == FIXED],
         "items": [cell for cell in plan() if cell.arguments[0] == FIXED],
         "million": million.cells(),
     }
-    cells = [*plan(), *parts["million"]]
+    cells, records = [*plan(), *parts["million"]], options.out / "scaling.jsonl"
     if not options.finished:
-        finish_cells(parts[options.only] if options.only else cells, CELLS, redo=options.redo)
-    read = {cell.key: read_cell(CELLS, cell) for cell in cells}
+        finish_cells(parts[options.only] if options.only else cells, records, redo=options.redo)
+    read = {cell.key: read_cell(records, cell) for cell in cells}
     found = {key: got for key, got in read.items() if got}
     missing = [key for key in read if key not in found]
     rows, details = tabulate(found)
@@ -229,6 +234,7 @@ def main() -> None:
         rows=rows,
         note=f"CPU seconds of one thread. Exponents from {FITTED_FROM:,} on (target {TARGET}): {fitted}."
         + (f" Not measured yet: {', '.join(missing)}." if missing else ""),
+        folder=options.out,
         provenance=sources(found.values()),
         **details,
     )

@@ -22,6 +22,7 @@ from refit_env.data.rows import SparseRows, without
 from refit_env.errors import unknown_name
 from refit_env.evaluation.metrics import coverage_at_k, gini, ndcg_of, recall_of, top_k
 from refit_env.evaluation.selection import ACCURACY, DISLIKES, Rule, parse_rule
+from refit_env.utils.memory import arrays_kept
 
 ScoreFunction = Callable[[Tensor], Tensor]
 """Users (B,) int64 -> scores (B, I) float."""
@@ -113,7 +114,7 @@ def evaluate(
     size = max(1, min(batch, SCORES // dataset.num_items))
     # What a model computes of its weights alone pays for several batches.
     held = getattr(score, "held", nullcontext) if len(chosen) > size else nullcontext
-    with held():
+    with held(), arrays_kept(4 * size * dataset.num_items, device):
         for ids in torch.split(torch.from_numpy(chosen).to(device), size):
             hidden = seen.mask(ids)
             ranked = _ranked(score(ids), hidden, max(ks))

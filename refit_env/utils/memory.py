@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,9 @@ LARGEST_KEPT = 32 * 2**20
 """Bytes of the largest array that glibc keeps when it is freed; larger ones go back to the kernel."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's ``mallopt``."""
+_keeping = 0
+"""Number of contexts of ``arrays_kept`` that are open."""
+_LOCK = threading.Lock()
 _OWN_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
 
 
@@ -89,9 +93,9 @@ def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[No
     """Return a context in which the memory of freed arrays is kept for the next ones.
 
     glibc returns arrays above ``LARGEST_KEPT`` bytes to the kernel when they are freed, and the kernel clears
-    the memory of the next one page by page, which is slower than filling it. Within the context they
-    are kept; at its end what is free goes back. Nothing changes where the arrays are smaller or on a GPU,
-    where the C library is another one, or where environment variables set its allocator.
+    the memory of the next one page by page, which is slower than filling it. Within the context they are
+    kept; at the end of the outermost one what is free goes back. Nothing changes where the arrays are smaller
+    or on a GPU, where the C library is another one, or where environment variables set its allocator.
 
     Args:
         largest: bytes of the arrays that are allocated again and again.
@@ -102,15 +106,21 @@ def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[No
     if libc is None or own or largest <= LARGEST_KEPT or torch.device(device).type != "cpu":
         yield
         return
-    libc.mallopt(_MMAP_MAX, 0)
-    libc.mallopt(_TRIM_THRESHOLD, -1)  # never
+    global _keeping
+    with _LOCK:
+        _keeping += 1
+        libc.mallopt(_MMAP_MAX, 0)
+        libc.mallopt(_TRIM_THRESHOLD, -1)  # never
     try:
         yield
-    finally:  # what glibc reaches by itself after large arrays were freed
-        libc.mallopt(_MMAP_MAX, 65_536)
-        libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
-        libc.mallopt(_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
-        libc.malloc_trim(0)
+    finally:
+        with _LOCK:
+            _keeping -= 1
+            if not _keeping:  # what glibc reaches by itself after large arrays were freed
+                libc.mallopt(_MMAP_MAX, 65_536)
+                libc.mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)
+                libc.mallopt(_TRIM_THRESHOLD, 2 * LARGEST_KEPT)
+                libc.malloc_trim(0)
 
 
 @cache

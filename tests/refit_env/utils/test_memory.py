@@ -71,7 +71,8 @@ start = resident()
 use(size)
 freed = resident() - start
 with arrays_kept({largest}):
-    use(size)
+    with arrays_kept({largest}):
+        use(size)
     kept = resident() - start
 print(freed < size / 2, kept > size / 2, resident() - start < size / 2)
 """
