@@ -104,7 +104,7 @@ def test_a_fine_tuning_within_the_noise_of_validation_is_not_chosen(
     own_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for errors, chosen in ((-1e9, "fine-tuned"), (1e9, "a closed form")):
-        monkeypatch.setattr("agents.tuning.choice.ERRORS", errors)
+        monkeypatch.setattr("refit_env.evaluation.statistics.ERRORS", errors)
         assert main(words(own_data, tmp_path / chosen)) == 0
         printed = capsys.readouterr().out
         assert f"The best policy is linear, {chosen}" in printed
@@ -117,7 +117,7 @@ def test_the_closed_form_is_the_one_that_the_search_of_settings_chose(
     """No gain exceeds the error here, so the first settings stay, although others have a higher value."""
     monkeypatch.setattr("agents.training.closed_form_search.Trials.error_of", lambda *settings: 1e9)
     monkeypatch.setattr("agents.training.closed_form_search.NEIGHBORHOOD", -1.0)  # no time for it
-    monkeypatch.setattr("agents.tuning.choice.ERRORS", 1e9)
+    monkeypatch.setattr("refit_env.evaluation.statistics.ERRORS", 1e9)
     assert main(words(own_data, tmp_path / "run")) == 0
     log, dataset = TrialLog(tmp_path / "run"), load_dataset(str(own_data))
     first, best = log.of(CLOSED_FORM)[0], log.best(CLOSED_FORM)
