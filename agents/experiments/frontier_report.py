@@ -42,7 +42,7 @@ DIFFERENCES = {
 }
 """Key of a record -> heading."""
 SUPERVISED_COLORS = ("tab:green", "tab:cyan")
-COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+COLORS = ("tab:red", "tab:orange", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "navy", "gold")
 MARKS = dict(zip(RERANKERS, "v^sDPo*", strict=True))
 
 
@@ -137,7 +137,8 @@ def draw_fronts(study: FrontStudy, records: Sequence[Record], path: Path) -> str
         points = mean_points([record for record in records if record["place"] == place])
         for axis, goal in zip(row, study.goals, strict=True):
             handles |= _draw(axis, study, points, goal)
-        row[0].set_ylabel(f"{place.removeprefix('ReFiT-')}\nNDCG@20 (test)", fontsize=9)
+        name = place.removeprefix("ReFiT-").replace(", ", ",\n")
+        row[0].set_ylabel(f"{name}\nNDCG@20 (test)", fontsize=9)
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=9, frameon=False
     )
