@@ -118,8 +118,9 @@ READING: Mapping[str, str] = {
     ),
     "alarms": (
         "A hit is an alarm in a run that lost more than 2 % of its best test NDCG@20 for good; a false "
-        "alarm is one in another run. A negative lead means that the alarm came after the loss: the "
-        "alarms say that a run went too far, and do not warn in advance."
+        "alarm is one in another run. 'Before the fall' counts the hits that came before that loss. A "
+        "negative lead means that the alarm came after the loss: the alarms say that a run went too far, "
+        "and do not warn in advance."
     ),
     "likelihood": (
         "Log-densities, in nats a dimension: higher is more likely. Compare each row with 'pretrained' "

@@ -22,16 +22,19 @@ from refit_env.utils.atomic_io import atomic_path
 
 Record = Mapping[str, Any]
 NOTE = (
-    "An area is what the points on a method's front of validation dominate on test, as a share of the box "
-    f"from {100 * FLOOR:.0f} to 100 % of the start's NDCG@20 and from the start's value of the goal to the "
-    "best of all points; above 1 it has a higher NDCG than the start. 'Best re-ranker' has the largest area "
-    "on validation, of those of the start and those of a model that was fine-tuned for NDCG alone ('tuned'); "
+    "An area is what the points on a method's front of validation dominate on test. It is a share of the box "
+    f"from {100 * FLOOR:.0f} to 100 % of the start's NDCG@20, and from the start's value of the goal to the "
+    "best of all points; it is above 1 where a point has a higher NDCG than the start. Each table has boxes "
+    "of its own.\n"
+    "'best re-ranker' has the largest area on validation, of those of the start and of a model that was "
+    "fine-tuned for NDCG alone ('tuned').\n"
     "'each list' is the front of all of these together, whose lists, like the policy's, do not depend on "
     "other users' lists; 'all' also has the greedy assignments over users, `spread` (online) and `cover`. "
-    "'supervised' are fine-tuned without reinforcement learning. "
-    "Differences: mean over seeds, 95 % interval by a bootstrap over seeds and, within each, over users "
-    "(Bayesian); * marks those above zero. Users who come later are in no training, and each seed draws "
-    "others; `cover` needs all of them at once and is left out there."
+    "'supervised' are fine-tuned without reinforcement learning.\n"
+    "Differences are means over seeds; the 95 % interval is from a bootstrap over seeds and, within each, "
+    "over users (Bayesian); * marks those above zero.\n"
+    "Users who come later are in no training, and each seed draws others; `cover` needs all of them at once "
+    "and is left out there."
 )
 DIFFERENCES = {
     "over_best": "runs less best",
