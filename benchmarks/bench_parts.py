@@ -30,6 +30,7 @@ from refit_env.backbones.base import Lookup
 from refit_env.data import Dataset
 from refit_env.evaluation.ranking import evaluate, evaluated_users
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.memory import arrays_kept
 
 ITERATION, EVALUATION, PRETRAINING, PER_EPOCH = 1.15, 20.0, 1.0, 1.0
 """Targets."""
@@ -216,8 +217,14 @@ def trainings(name: str, budget: Budget) -> dict[str, Any]:
     trainer = _trainer(data, default_policy(data))
     trainer.backbone.train()
     batches = trainer.examples.ids.split(trainer.config.users_per_batch)[:BATCHES]
+
+    def ours() -> None:
+        with arrays_kept(trainer.largest_array):  # as ``learn`` does
+            for ids in batches:
+                trainer._update(ids)
+
     contestants: dict[str, Callable[[], Any]] = {
-        "ours": lambda: [trainer._update(ids) for ids in batches],
+        "ours": ours,
         "plain": plain_epoch(data, torch.cat(batches).tolist(), len(batches[0])),
     }
     found = budget.best_of(contestants, begin)
