@@ -101,6 +101,13 @@ class Interactions:
         """(N,) the place of each interaction in its user's row; 0 is the first."""
         return np.arange(len(self), dtype=np.int64) - self.indptr[self.users]
 
+    def shuffled_places(self, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return ``places`` (N,) after a random permutation of each user's row; all are equally likely."""
+        order = np.lexsort((rng.random(len(self)), self.users))
+        place = np.empty(len(self), dtype=np.int64)
+        place[order] = self.places
+        return place
+
     def of(self, user: int) -> npt.NDArray[np.int32]:
         """Return the items (n_u,) of one user, oldest first where time is known."""
         return self.items[self.indptr[user] : self.indptr[user + 1]]

@@ -43,9 +43,7 @@ def random_per_user(
         test_share: share of the row, rounded.
         seed: seed of the random order.
     """
-    order = np.lexsort((np.random.default_rng(seed).random(len(rows)), rows.users))
-    place = np.empty(len(rows), dtype=np.int64)
-    place[order] = rows.places
+    place = rows.shuffled_places(np.random.default_rng(seed))
     return _by_place(rows, place, valid_share, test_share)
 
 

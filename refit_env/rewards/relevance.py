@@ -43,7 +43,7 @@ import scipy.sparse as sp
 from msgspec import Meta
 
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.data.interactions import SPLITS, Interactions
+from refit_env.data.interactions import SPLITS
 from refit_env.data.rows import without
 from refit_env.errors import unknown_name
 from refit_env.settings import PartialShare, Seed, check_setting
@@ -197,18 +197,10 @@ def _visible_part(mode: str, dataset: Dataset, fraction: float, seed: int) -> np
         )
     place = train.places  # (N,) 0 is the oldest
     if mode == "holdout":
-        place = _shuffled(train, np.random.default_rng(seed))
+        place = train.shuffled_places(np.random.default_rng(seed))
     counts = train.counts
     hide = np.minimum(np.maximum(1, np.round(fraction * counts)), np.maximum(counts - 1, 0))  # (U,)
     return np.asarray(place < (counts - hide)[train.users])
-
-
-def _shuffled(rows: Interactions, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """(N,) a random position in its user's row for each interaction; permutations are uniform."""
-    order = np.lexsort((rng.random(len(rows)), rows.users))
-    place = np.empty(len(rows), dtype=np.int64)
-    place[order] = rows.places
-    return place
 
 
 def common(parts: Sequence[npt.NDArray[np.int64] | None]) -> npt.NDArray[np.int64] | None:
