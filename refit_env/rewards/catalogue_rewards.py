@@ -1,5 +1,8 @@
 """Rewards by groups, vectors and popularity of the catalogue: calibration, exposure fairness, serendipity.
 
+Calibration and diversity of a list are no sums over its items. ``marginal_calibration`` and
+``marginal_diversity`` are: they reward an item by what it adds to the user's present list.
+
 They are the metrics of the same names in ``refit_env.evaluation.beyond_accuracy``, as rewards. Groups are the
 items' categories where the data set has them, else clusters of the visible interactions
 (``refit_env.evaluation.catalogue``). They are meant for mixes, ``{"ndcg": 1.0, "calibration": 0.1}``.
@@ -148,9 +151,9 @@ class OwnList(AllLists):
 class MarginalDiversity(OwnList):
     """``marginal_diversity``: mean distance of the list's items to the others of the user's present list.
 
-    An item i gains the mean of 1 - cos(c_i, c_j) over the items j of that list, itself left out. For the
-    present list itself the sum is ``diversity`` with ``by="catalogue"``, the metric ``ild``; the derivative
-    is half of its.
+    An item i gains the mean of 1 - cos(c_i, c_j) over the items j of that list, itself left out. The present
+    list itself has the reward ``diversity`` with ``by="catalogue"``, which is the metric ``ild``; an exchange
+    of one item changes that metric about twice as much as this reward.
     The present list is a user-based nearest-neighbour recommender's until ``refresh`` replaces it by a
     model's.
     """
