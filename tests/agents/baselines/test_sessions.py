@@ -110,6 +110,8 @@ def test_nicfs_loss_is_the_squared_error_of_the_stored_steps(few: Dataset) -> No
     torch.manual_seed(1)
     model.begin("all")
     items, liked = model.items[0], model.liked[0]  # 3 known at most, 2 shown
+    with torch.no_grad():
+        model.head[-1].bias[items[3]] += 1.0  # the first item would be the best again, were it open
     before, between = (model.values(items[None, :at], liked[None, :at], at)[0, 0] for at in (3, 4))
     open_ = ~model.known[0]
     open_[items[3]] = False
