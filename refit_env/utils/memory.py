@@ -19,6 +19,8 @@ CGROUP = Path("/sys/fs/cgroup")
 """Limits of a container (version 2 of control groups)."""
 LARGEST_KEPT = 32 * 2**20
 """Bytes of the largest array that glibc keeps when it is freed; larger ones go back to the kernel."""
+SPARE = 32
+"""Least number of arrays that must fit into the free memory before it is kept."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 """Parameters of glibc's ``mallopt``."""
 _keeping = 0
@@ -94,8 +96,10 @@ def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[No
 
     glibc returns arrays above ``LARGEST_KEPT`` bytes to the kernel when they are freed, and the kernel clears
     the memory of the next one page by page, which is slower than filling it. Within the context they are
-    kept; at the end of the outermost one what is free goes back. Nothing changes where the arrays are smaller
-    or on a GPU, where the C library is another one, or where environment variables set its allocator.
+    kept; at the end of the outermost one what is free goes back. Arrays of different sizes leave gaps, so
+    that the peak is higher. Nothing changes where the arrays are smaller or on a GPU, where fewer than
+    ``SPARE`` of them fit into the free memory, where the C library is another one, or where environment
+    variables set its allocator.
 
     Args:
         largest: bytes of the arrays that are allocated again and again.
@@ -103,7 +107,8 @@ def arrays_kept(largest: int, device: torch.device | str = "cpu") -> Iterator[No
     """
     libc = _glibc()
     own = any(name in os.environ for name in _OWN_SETTINGS)
-    if libc is None or own or largest <= LARGEST_KEPT or torch.device(device).type != "cpu":
+    small = largest <= LARGEST_KEPT or torch.device(device).type != "cpu"
+    if libc is None or own or small or (free_memory(device) or 0) < SPARE * largest:
         yield
         return
     global _keeping

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from refit_env.utils import memory
-from refit_env.utils.memory import LARGEST_KEPT
+from refit_env.utils.memory import LARGEST_KEPT, SPARE
 
 
 @pytest.fixture
@@ -57,7 +57,10 @@ def test_the_refusal_names_both_sizes_and_nothing_is_refused_where_they_are_unkn
 
 KEPT = """
 import os, torch
+from refit_env.utils import memory
 from refit_env.utils.memory import LARGEST_KEPT, arrays_kept
+
+memory.free_memory = lambda device: {free}
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -78,9 +81,9 @@ print(freed < size / 2, kept > size / 2, resident() - start < size / 2)
 """
 
 
-def kept(largest: int, **variables: str) -> str:
+def kept(largest: int, free: int | None, **variables: str) -> str:
     """Run ``KEPT`` in a process of its own: what was freed before, is kept within, and is freed after."""
-    code = KEPT.format(largest=largest)
+    code = KEPT.format(largest=largest, free=free)
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, check=True
     )
@@ -88,11 +91,21 @@ def kept(largest: int, **variables: str) -> str:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-@pytest.mark.parametrize("case", ["large", "small", "own settings"])
-def test_the_memory_of_large_arrays_is_kept_within_the_block_alone(case: str) -> None:
-    largest = LARGEST_KEPT if case == "small" else LARGEST_KEPT + 1
+@pytest.mark.parametrize(
+    ("case", "largest", "arrays"),
+    [
+        ("large", LARGEST_KEPT + 1, SPARE),
+        ("small", LARGEST_KEPT, SPARE),
+        ("little memory", LARGEST_KEPT + 1, SPARE - 1),
+        ("own settings", LARGEST_KEPT + 1, SPARE),
+    ],
+)
+def test_the_memory_of_large_arrays_is_kept_within_the_block_alone(
+    case: str, largest: int, arrays: int
+) -> None:
     variables = {"MALLOC_TRIM_THRESHOLD_": "100000"} if case == "own settings" else {}
-    assert kept(largest, **variables) == ("True True True" if case == "large" else "True False True")
+    found = kept(largest, arrays * largest, **variables)
+    assert found == ("True True True" if case == "large" else "True False True")
 
 
 def test_without_glibc_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
