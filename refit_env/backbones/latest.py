@@ -54,6 +54,8 @@ class Latest(Generic[Result]):
 
 _HELD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Held parameter -> the number of the time in which it is held, and how many hold it. Copies are not held."""
+_FROZEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Parameter of a module that ``freeze`` returned -> a number; not valid after it requires a gradient."""
 _BEGUN = itertools.count()
 _LOCK = threading.Lock()
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -70,10 +72,19 @@ def _identity(source: Tensor) -> tuple[Hashable, ...]:
     seen = (source.data_ptr(), source._version, source.dtype, source.device, source.shape)
     if not isinstance(source, Parameter):
         return seen
-    held = _HELD.get(source)
+    held = _held(source)
     if held is not None:
-        return *seen, "held", held[0]
+        return *seen, "held", held
     return *seen, int(source.detach().view(_BITS[source.element_size()]).sum(dtype=torch.int64))
+
+
+def _held(parameter: Tensor) -> int | None:
+    """Return the number of the time in which a parameter does not change; None if it may."""
+    if parameter.requires_grad:
+        _FROZEN.pop(parameter, None)
+    held: tuple[int, int] | None = _HELD.get(parameter)
+    frozen: int | None = _FROZEN.get(parameter)
+    return frozen if held is None else held[0]
 
 
 def hold(parameters: Iterable[Parameter]) -> None:
@@ -98,16 +109,18 @@ def release(parameters: Iterable[Parameter]) -> None:
 
 
 def freeze(module: Frozen) -> Frozen:
-    """Return a module whose weights do not change from now on.
+    """Return a module whose weights do not change unless they require a gradient again.
 
     Example:
         >>> any(is_trained(weight) for weight in freeze(torch.nn.Linear(1, 1)).parameters())
         False
     """
-    hold(module.parameters())
-    return module.requires_grad_(False)
+    module.requires_grad_(False)
+    for parameter in module.parameters():
+        _FROZEN[parameter] = next(_BEGUN)
+    return module
 
 
 def is_trained(parameter: Tensor) -> bool:
     """Return whether a parameter may change at the next step: it is neither frozen nor held."""
-    return parameter.requires_grad and parameter not in _HELD
+    return parameter.requires_grad and _held(parameter) is None

@@ -68,3 +68,7 @@ def test_what_was_computed_of_held_weights_is_valid_in_that_time_alone() -> None
     assert get() == get() == 3
     freeze(layer)
     assert get() == get() == 4
+    layer.requires_grad_(True)
+    assert all(map(is_trained, layer.parameters()))
+    layer.requires_grad_(False).weight.data.mul_(2.0)
+    assert get() == get() == 5
