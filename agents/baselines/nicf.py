@@ -16,7 +16,8 @@ are the others (``agents.baselines.sessions``), so that training knows states li
 items of a user, the last L of them. Q of that state ranks all items. A gradient step reads all steps of a
 session in one pass. Epsilon falls linearly; gamma is not annealed; max Q is clipped to what a session can
 pay. The defaults are for minutes on a processor: one block (there two), 20 steps (40), no dropout (.1), gamma
-.5 (.8), and 256 sessions in each of at most 300 epochs (50 in each of 3,000).
+.5 (.8), and 256 sessions in each of at most 300 epochs (50 in each of 3,000). On ML-100K 110 epochs, 560,000
+steps in 100 processor seconds, reach the level of popularity; the authors' code runs 6 million steps.
 
 Letters: B sessions in a batch (users, when scored), I items, L known items of a session, T its steps, S
 sessions in the memory, d size of an embedding.
