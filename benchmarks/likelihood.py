@@ -1,6 +1,6 @@
 """Does fine-tuning make held-out items more likely? Log-densities before and after, beside NDCG.
 
-    python -m benchmarks.likelihood [--only ml-1m_linear] [--seeds 3]
+    python -m benchmarks.likelihood [--only ml-1m_linear] [--seeds 3] [--finished] [--redo]
 
 The paper's summary says that REINFORCE raises the exact log-likelihood by 12.3 %. A density belongs to a
 vector and to a chain's noise, so this table names both:
@@ -300,10 +300,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--only", choices=list(MODELS), help="one model")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--finished", action="store_true", help="only tabulate the cells that are finished")
+    parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     options = parser.parse_args()
-    finish_cells(plan(options.seeds, options.only, options.device), CELLS)
+    if not options.finished:
+        finish_cells(plan(options.seeds, options.only, options.device), CELLS, redo=options.redo)
     every = plan(options.seeds, None, options.device)
-    found = {each.key: got for each in every if (got := read_cell(CELLS, each)) is not None}
+    found = {
+        each.key: got for each in every if (got := read_cell(CELLS, each, stale=options.finished)) is not None
+    }
     report(
         "likelihood",
         title="What fine-tuning does to the likelihood",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import likelihood
 from benchmarks.likelihood import DEVIATIONS, ROWS, measured, tabulate, vectors
 from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
@@ -60,3 +64,20 @@ def test_the_table_has_means_over_seeds(policy: DiffusionPolicy) -> None:
     del found["ml-1m_linear_0"]["rows"][ROWS[-1]]  # a record from before there was this row
     assert tabulate(found)[-1][1] == f"{two['ndcg']:.4f}" and tabulate(found)[-1][-1] == "1"
     assert tabulate(found)[:-1] == table[:-1]
+
+
+def test_finished_cells_are_tabulated_without_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"ndcg": 0.1, "fitted_std": 0.2, "test_fitted_effective": 1.0}
+    rows |= {f"{split}_{name}": 0.3 for split in ("train", "test") for name in ("exploration", "fitted")}
+    record = {"key": "ml-1m_linear_0", "settings": {}, "rows": dict.fromkeys(ROWS, rows), "work": 1.0}
+    (tmp_path / "likelihood.jsonl").write_text(json.dumps(record) + "\n")
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(likelihood, "CELLS", tmp_path / "likelihood.jsonl")
+    monkeypatch.setattr(likelihood, "finish_cells", None)  # nothing is measured
+    monkeypatch.setattr(likelihood, "report", lambda name, **given: shown.update(given))
+    monkeypatch.setattr("sys.argv", ["likelihood", "--finished"])
+    monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path))
+    likelihood.main()
+    assert [row[0] for row in shown["rows"]] == [f"ml-1m, linear: {name}" for name in ROWS]
