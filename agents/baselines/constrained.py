@@ -62,7 +62,8 @@ def improve(
         old, there = policy(every), policy(few)
         known = old.log_prob(actions).sum(1)  # (n,)
     reward, cost = (gains - gains.mean(0)).T  # (n,) each
-    reward = reward / (reward.std() + 1e-8)  # the cost keeps its unit, that of the limit
+    if len(reward) > 1:
+        reward = reward / (reward.std() + 1e-8)  # the cost keeps its unit, that of the limit
 
     def surrogate(gain: Tensor) -> Tensor:
         ratio = (policy(every).log_prob(actions).sum(1) - known).exp()  # (n,)

@@ -166,7 +166,8 @@ class ConstrainedPolicy(Learner):
         """Return the distribution of w, (n, d)."""
         recent, user = state
         mean = self.actor(self.vectors[recent], user) + (user if self.config.from_user else 0.0)
-        return Normal(mean, self.log_std.exp().expand_as(mean))
+        std = self.log_std.exp().expand_as(mean)
+        return Normal(mean, std, validate_args=False)  # the line search rejects a std of 0 or infinity
 
     def begin(self, phase: str) -> None:
         """Run the epoch's sessions, and make the step of the policy."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from refit_env.errors import ReturnedError
 from refit_env.rewards.base import Reward, RewardResult
 from refit_env.rewards.context import RewardContext
+from refit_env.utils.user_code import misfit
 
 
 class CallableReward(Reward):
@@ -22,10 +23,17 @@ class CallableReward(Reward):
     term_names = ("custom",)
 
     def __init__(self, context: RewardContext, function: Callable[[Tensor, Tensor], Any]) -> None:
-        """Wrap a function."""
+        """Wrap a function.
+
+        Raises:
+            ValueError: if it does not take scores and users.
+        """
         super().__init__(context)
         self.function = function
         self.name = str(getattr(function, "__name__", type(function).__name__))
+        fault = misfit(function, 2)
+        if fault is not None:
+            raise ValueError(f"reward {self.name!r} accepts {fault}, expected (scores, users)")
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Call the function.

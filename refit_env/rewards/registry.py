@@ -36,7 +36,7 @@ from refit_env.rewards.racs import Racs
 from refit_env.rewards.racs_ndcg import RacsNdcg
 from refit_env.rewards.recommender import Recommender
 from refit_env.rewards.relevance import Relevance
-from refit_env.rewards.user_code import user_reward
+from refit_env.rewards.user_code import check_arguments, user_reward
 from refit_env.settings import check_setting, type_fault
 from refit_env.utils.text import shown
 from refit_env.utils.user_code import check_no_file, is_place, same_file
@@ -132,6 +132,7 @@ def _check_class(name: str, cls: object) -> None:
     """Raise an error for a class that is not a reward."""
     if not (inspect.isclass(cls) and issubclass(cls, Reward)):
         raise TypeError(f"reward {name!r} must be a subclass of refit_env.rewards.Reward, got {cls!r}")
+    check_arguments(name, cls)
 
 
 def reward_names(
@@ -292,7 +293,13 @@ def _make(name: str, context: RewardContext, kwargs: Mapping[str, Any]) -> Rewar
             check_setting(key, value, allowed[key])
         if is_place(name) and not inspect.isclass(user_reward(name)):
             return CallableReward(context, user_reward(name))
-        made = reward_class(name)(context, **kwargs)
+        cls = reward_class(name)
+        for key, setting in settings_of(cls).items():
+            if setting.default is inspect.Parameter.empty and key not in kwargs:
+                raise SettingError(
+                    "reward_kwargs", f"must have {key!r}, which reward {name!r} has no default for"
+                )
+        made = cls(context, **kwargs)
         if not hasattr(made, "weights" if isinstance(made, ListReward) else "context"):
             raise ValueError(f"reward {name!r}: its constructor must call super().__init__(context, ...)")
         return made

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from refit_env.rewards.base import Reward
+from refit_env.rewards.base import ListReward, Reward
 from refit_env.utils.text import shown
-from refit_env.utils.user_code import object_at
+from refit_env.utils.user_code import misfit, object_at
 
 
 def user_reward(name: str) -> type[Reward] | Callable[..., Any]:
@@ -31,6 +31,7 @@ def user_reward(name: str) -> type[Reward] | Callable[..., Any]:
         missing = sorted(getattr(found, "__abstractmethods__", ()))
         if missing:
             raise ValueError(f"reward {name!r}: class {found.__name__} must define {', '.join(missing)}")
+        check_arguments(name, found)
         return found
     if not callable(found):
         raise ValueError(
@@ -38,6 +39,42 @@ def user_reward(name: str) -> type[Reward] | Callable[..., Any]:
         )
     made: Callable[..., Any] = found
     return made
+
+
+CALLED = {
+    "compute": 4,
+    "term_gains": 2,
+    "term_gains_at": 3,
+    "lists_read": 2,
+    "set_lists": 2,
+    "set_progress": 2,
+}
+"""Methods that a class may define -> number of their arguments, self among them."""
+
+
+def check_arguments(name: str, cls: type[Reward]) -> None:
+    """Refuse a class whose constructor or methods take other arguments than they are called with.
+
+    Raises:
+        ValueError: naming the reward, the method, its arguments and those that it should have.
+    """
+    for method, count in CALLED.items():
+        extended = getattr(ListReward, method)
+        fault = misfit(getattr(cls, method, extended), count)
+        if fault is not None:
+            expected = ", ".join(list(inspect.signature(extended).parameters)[:count])
+            raise ValueError(f"reward {name!r}: {method} accepts {fault}, expected ({expected})")
+    arguments = inspect.signature(cls.__init__).parameters.values()
+    if not any(one.kind is one.VAR_POSITIONAL for one in arguments):
+        by_place = [one for one in arguments if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+        if len(by_place) < 2:
+            found = ", ".join(one.name for one in arguments)
+            raise ValueError(f"reward {name!r}: __init__ accepts ({found}), expected (self, context, ...)")
+    if issubclass(cls, ListReward) and cls.__init__ is ListReward.__init__:
+        raise ValueError(
+            f"reward {name!r}: class {cls.__name__} must define __init__(self, context), which calls "
+            "super().__init__(context, discount, weights)"
+        )
 
 
 def _rewards_in(module: ModuleType) -> list[str]:

@@ -101,6 +101,27 @@ def _parts(kind: str, name: str) -> tuple[str, str]:
     return where, inner
 
 
+def misfit(function: Callable[..., Any], count: int) -> str | None:
+    """Return the arguments of a function that cannot be called with so many by place; None if it can.
+
+    Also None for a function of another language, whose arguments are not known.
+
+    Example:
+        >>> misfit(lambda scores, users, k: scores, 2), misfit(lambda scores, users, k=5: scores, 2)
+        ('(scores, users, k)', None)
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        bare = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+        return str(signature.replace(parameters=bare, return_annotation=signature.empty))
+    return None
+
+
 def classes_in(module: ModuleType, base: type) -> list[str]:
     """Return the names of the subclasses of ``base`` that a module defines, as ``object_at`` needs them."""
     own = [value for value in vars(module).values() if inspect.isclass(value)]

@@ -284,6 +284,17 @@ def test_users_with_one_item_or_none_and_few_items(
         assert scores.shape == (5, 6) and scores.isfinite().all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_fcpo_makes_no_step_to_a_policy_without_a_density(few: Dataset) -> None:
+    """A trust region without an end has steps to deviations of 0; a single state has no deviation."""
+    for settings in ({"radius": 1e9}, {"sessions": 1, "horizon": 1, "fisher": 1}):
+        model = built("fcpo", few, **({"sessions": 8, "hidden": 4, "limit": 1.0} | settings))
+        for _ in range(4):
+            model.begin("")
+            assert all(weight.isfinite().all() for weight in model.parameters())
+            assert (model.log_std.exp() > 0).all()
+
+
 def test_settings_out_of_bounds_are_refused_in_one_line() -> None:
     for name, field, value, message in (
         ("nicf", "gamma", 1.0, r"gamma must be >= 0 and < 1, found 1\.0"),

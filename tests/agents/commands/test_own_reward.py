@@ -239,6 +239,29 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
             "    def term_gains(self, users): return {'a': self.shown}",
             "AttributeError: 'own' object has no attribute 'shown'",
         ),
+        ("def own(scores): return scores", "reward 'own' accepts (scores), expected (scores, users)"),
+        ("def own(*, scores, users): return 0", "'own' accepts (*, scores, users), expected (scores, users)"),
+        (
+            "class own(Reward):\n    def compute(self, scores, users): return scores",
+            "compute accepts (self, scores, users), expected (self, scores, users, lists)",
+        ),
+        (
+            "class own(Gains):\n    def term_gains(self): return {}",
+            "reward 'my_reward.py:own': term_gains accepts (self), expected (self, users)",
+        ),
+        (
+            "class own(Gains):\n    def __init__(self): pass\n    def term_gains(self, users): return {}",
+            "reward 'my_reward.py:own': __init__ accepts (self), expected (self, context, ...)",
+        ),
+        (
+            "class own(ListReward):\n    def term_gains(self, users): return {}",
+            "class own must define __init__(self, context)",
+        ),
+        (
+            "class own(Gains):\n    def __init__(self, context, half): pass\n"
+            "    def term_gains(self, users): return {}",
+            "--reward-options must have 'half', which reward",
+        ),
     ],
 )
 def test_what_code_returns_is_checked_in_one_line(
