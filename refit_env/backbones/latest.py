@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from refit_env.utils.locks import fork_lock
 
 Result = TypeVar("Result")
 Frozen = TypeVar("Frozen", bound=Module)
@@ -57,7 +58,7 @@ _HELD: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _FROZEN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 """Parameter of a module that ``freeze`` returned -> a number; not valid after it requires a gradient."""
 _BEGUN = itertools.count()
-_LOCK = threading.Lock()
+_LOCK = fork_lock()
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

@@ -7,7 +7,6 @@ neighbours, item factors, linear models, policies and data sets that are compute
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -16,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 
+from refit_env.utils.locks import fork_lock
+
 Thing = TypeVar("Thing")
 
 CAPACITY = 24
 """Most results in the cache; the least recently used one is evicted."""
 LARGE = 2**30
 """Bytes of a large result: the cache holds one of them, and evicts it before another is computed."""
+_LOCK = fork_lock()
 
 
 class ContentCache:
@@ -32,7 +34,6 @@ class ContentCache:
         self.capacity = capacity
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._large: set[tuple[Any, ...]] = set()
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return the number of cached results."""
@@ -52,7 +53,7 @@ class ContentCache:
             The result, which all callers share: it must not be changed; an array is read-only.
         """
         key = (kind, *map(_key, parts))
-        with self._lock:
+        with _LOCK:
             if key in self._results:
                 self._results.move_to_end(key)
                 found: Thing = self._results[key]
@@ -64,7 +65,7 @@ class ContentCache:
         made = make()
         if isinstance(made, np.ndarray):
             made.setflags(write=False)
-        with self._lock:
+        with _LOCK:
             kept: Thing = self._results.setdefault(key, made)  # another thread may have computed it
             self._results.move_to_end(key)
             while len(self._results) > self.capacity:
@@ -73,7 +74,7 @@ class ContentCache:
 
     def clear(self) -> None:
         """Evict all results."""
-        with self._lock:
+        with _LOCK:
             self._results.clear()
             self._large.clear()
 
