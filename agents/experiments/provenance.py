@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ CODE = ("agents", "refit_env", "benchmarks", "pyproject.toml", ":!benchmarks/res
 """What must be unchanged for a commit to name the code."""
 STATED = "REFIT_COMMIT"
 """The environment variable that names the commit of a copy without git, such as one on another machine."""
+OUT = "--out"
+"""The option that names the folder of the records."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,19 @@ def _stated() -> str | None:
 def command_line() -> str:
     """The command that started this process, as a user would type it.
 
-    The program is named without its folder, so that a record holds no path but those of its options.
+    The program is named without its folder, and ``--out``, which decides no result, is left out, so that a
+    record holds no folder of the machine but those of other options.
     """
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = Path(sys.argv[0]).name
     if spec is not None and spec.name:
         program = "python -m " + spec.name.removesuffix(".__main__")
-    return " ".join([program, *sys.argv[1:]])
+    words = [
+        word
+        for before, word in pairwise([program, *sys.argv[1:]])
+        if OUT not in (before, word) and not word.startswith(f"{OUT}=")
+    ]
+    return " ".join([program, *words])
 
 
 def _git(folder: Path, *words: str) -> str | None:

@@ -213,8 +213,10 @@ def test_a_copy_without_git_states_the_commit_that_it_was_made_of(
 
 def test_the_command_line_is_what_was_typed_without_folders() -> None:
     code = "from agents.experiments.provenance import command_line; print(command_line())"
-    done = subprocess.run([sys.executable, "-c", code, "--seeds", "2"], capture_output=True, text=True)
-    assert done.stdout.strip() == "-c --seeds 2"
+    for out in (["--out", "/home/me/x"], ["--out=/home/me/x"], []):
+        command = [sys.executable, "-c", code, *out, "--seeds", "2"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.stdout.strip() == "-c --seeds 2"
     assert "/" not in command_line().split()[0]
 
 
