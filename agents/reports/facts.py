@@ -185,13 +185,18 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
         >>> found = {"before": {"coverage@20": 0.5}, "after": {"coverage@20": 0.6}, "paired_bootstrap": {}}
         >>> gain_sentence(found, "coverage@20")
         'Test coverage@20 rose from 0.5000 to 0.6000 (+20.0 %; of all lists together).'
+        >>> found = {"before": {"arp@9": 0.5, "ndcg@9": 0.3}, "after": {"arp@9": 0.5, "ndcg@9": 0.4}}
+        >>> gain_sentence(found | {"paired_bootstrap": {}}, "arp@9")
+        'Test arp@9 stays 0.5000.'
     """
     before, after = metrics["before"].get(name), metrics["after"].get(name)
     found = metrics["paired_bootstrap"].get(name)
     if before is None or after is None:
         return f"{pretty(name)} was not a finite number."
     if after == before:
-        return f"Validation chose the weights of the start: test {pretty(name)} stays {before:.4f}."
+        start = metrics["after"] == metrics["before"]  # else other weights have the same value of this metric
+        choice = "Validation chose the weights of the start: test" if start else "Test"
+        return f"{choice} {pretty(name)} stays {before:.4f}."
     details = [f"{100 * (after / before - 1):+.1f} %"] if before else []
     change, rose = f"from {before:.4f} to {after:.4f}", "rose" if after > before else "fell"
     if found is None:
