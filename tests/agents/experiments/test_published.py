@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ def test_every_record_is_a_cell_of_its_study(name: str) -> None:
     records = read_records(RESULTS / f"{name}.jsonl")
     cells = plan(read_study(study_path(name)), RESULTS / f"{name}.jsonl", large=True)
     assert records.keys() <= {cell.key for cell in cells}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json*")), ids=lambda path: path.name)
+def test_what_is_published_names_no_folder_of_a_machine(path: Path) -> None:
+    found = re.findall(r"(?:^|[\s\"=])(/(?:tmp|home|root|Users)/\S*)", path.read_text(encoding="utf-8"))
+    assert not found
 
 
 def test_the_records_that_state_their_data_are_what_would_be_measured_now(
