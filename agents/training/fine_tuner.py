@@ -233,6 +233,8 @@ class FineTuner(AgentState):
         Args:
             start: whether of the policy that training began with, else of the policy as it is now.
         """
+        if start and self._start_values is not None:
+            return self._start_values
         found = self.evaluate("valid", users=self._selection_users, start=start)
         return values_of(found, self.dataset, "valid", self.rule.metric)
 
