@@ -118,16 +118,16 @@ def constrained_step(
     """
     v, w = solve(product, gradient, steps), solve(product, cost_gradient, steps)  # (P,) H^-1 g, H^-1 b
     q, r, s = float(gradient @ v), float(gradient @ w), float(cost_gradient @ w)
+    free = v * math.sqrt(2 * radius / q) if q > SMALL else torch.zeros_like(v)  # without the constraint
     if s <= SMALL:  # no weight changes the cost
-        return (v * math.sqrt(2 * radius / q) if q > SMALL else torch.zeros_like(v)), excess <= 0
+        return free, excess <= 0
     room = 2 * radius - excess**2 / s
     if room < 0 < excess:
         return -math.sqrt(2 * radius / s) * w, False
+    if q <= SMALL and excess > 0:  # reward has no direction
+        return -excess / s * w, True
     if room < 0 or q <= SMALL:  # the whole trust region meets the constraint, or reward has no direction
-        nu, inverse = 0.0, math.sqrt(2 * radius / q) if q > SMALL else 0.0
-        if q <= SMALL and excess > 0:
-            return -excess / s * w, True
-        return inverse * v, True
+        return free, True
     weight = _dual(q, r, s, excess, radius, room)
     nu = max((r + weight * excess) / s, 0.0)
     return (v - nu * w) / weight, True

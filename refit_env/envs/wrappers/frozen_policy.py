@@ -33,16 +33,11 @@ def frozen_policy(policy: DiffusionPolicy | Path | str, problem: DenoisingProble
     if isinstance(policy, Path | str):
         frozen = _read(Path(policy), problem.device)
     elif isinstance(policy, DiffusionPolicy):
-        frozen = _freeze(copy.deepcopy(policy).to(problem.device))
+        frozen = freeze(copy.deepcopy(policy).to(problem.device).eval())
     else:
         raise ValueError(f"policy must be a DiffusionPolicy or the folder of a run, not {policy!r}")
     _check_fit(frozen, problem)
     return frozen
-
-
-def _freeze(policy: DiffusionPolicy) -> DiffusionPolicy:
-    """Set evaluation mode and no gradients."""
-    return freeze(policy.eval())
 
 
 def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
@@ -51,7 +46,7 @@ def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
     if not file.is_file():
         return DiffusionPolicy.load(folder)  # raises, and names what is missing
     parts = (file_state(file), device)
-    shared = CACHE.get("frozen policy", parts, lambda: _freeze(DiffusionPolicy.load(folder, device)))
+    shared = CACHE.get("frozen policy", parts, lambda: freeze(DiffusionPolicy.load(folder, device).eval()))
     return shared.respaced()  # its weights are shared; its chain, which can be set, is not
 
 
