@@ -13,7 +13,7 @@ from agents.runs.profiling import Usage
 from agents.training.fine_tuner import FineTuner
 from refit_env.data import Dataset
 from refit_env.evaluation.beyond_accuracy import means_of, values_of
-from refit_env.evaluation.ranking import Evaluation, nearest_metric
+from refit_env.evaluation.ranking import Evaluation, metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstrap, paired_bootstraps
 
@@ -31,16 +31,6 @@ def reported(means: Mapping[str, float]) -> dict[str, float]:
     names = dict.fromkeys(nearest_metric(name, means) for name in REPORTED)
     names |= dict.fromkeys(name for name in means if name.startswith("dislikes@"))
     return {name: float(means[name]) for name in names}
-
-
-def metric_name(name: str) -> str:
-    """A metric as papers write it.
-
-    Example:
-        >>> metric_name("ndcg@20"), metric_name("recall@10")
-        ('NDCG@20', 'Recall@10')
-    """
-    return name.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 
 def validation_panel(
@@ -64,9 +54,9 @@ def validation_panel(
     logged = {name.removeprefix("valid/") for row in rows for name in row if name.startswith("valid/")}
     names = [nearest_metric(name, logged) for name in ("ndcg@20", "recall@20")]
     names += [name for name in rule.names if name in logged and name not in names]
-    lines = {metric_name(name): column(rows, f"valid/{name}", step_name) for name in names}
+    lines = {metric_title(name): column(rows, f"valid/{name}", step_name) for name in names}
     first = column(rows, f"valid/{rule.metric}", step_name)[1]
-    levels = {f"start, {metric_name(rule.metric)}": first[0]} if start and first else {}
+    levels = {f"start, {metric_title(rule.metric)}": first[0]} if start and first else {}
     return Panel("validation", lines, "mean over users", levels, chosen)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refit_env.evaluation.ranking import metric_title
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 
 METRICS = ("recall@10", "recall@20", "ndcg@10", "ndcg@20")
@@ -27,15 +28,19 @@ class Column:
 
 
 def _metric(name: str) -> Column:
-    return Column(named(name), lambda found, split: plus_minus(found[split][name]))
+    return Column(metric_title(name), lambda found, split: plus_minus(found[split][name]))
 
 
 def _gain(name: str) -> Column:
-    return Column(f"{named(name)} gain, %", lambda found, split: percent(found.get("gain", {}).get(name)))
+    return Column(
+        f"{metric_title(name)} gain, %", lambda found, split: percent(found.get("gain", {}).get(name))
+    )
 
 
 def _difference(name: str) -> Column:
-    return Column(f"{named(name)} gain", lambda found, split: signed(found.get("difference", {}).get(name)))
+    return Column(
+        f"{metric_title(name)} gain", lambda found, split: signed(found.get("difference", {}).get(name))
+    )
 
 
 def _slice_level(name: str) -> Column:
@@ -44,16 +49,6 @@ def _slice_level(name: str) -> Column:
         return "" if level is None else plus_minus(level)
 
     return Column(f"{name}: Recall@20", cell)
-
-
-def named(metric: str) -> str:
-    """A metric as tables head it.
-
-    Example:
-        >>> named("ndcg@20")
-        'NDCG@20'
-    """
-    return metric.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 
 def _sure(found: Entry, split: str) -> str:

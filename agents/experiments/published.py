@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agents.experiments.columns import named
 from agents.experiments.spec import Published
 from agents.experiments.summary import Runs
 from agents.experiments.tables import TextTable
+from refit_env.evaluation.ranking import metric_title
 
 METRICS = ("recall@20", "ndcg@20")
 """What is compared."""
@@ -43,7 +43,7 @@ def published_table(
         lines.append((*cells, state, ": ".join(filter(None, (item.source, item.why)))))
     columns = [first]
     for metric in METRICS:
-        columns += [f"{named(metric)}, ours", "theirs", "difference, %"]
+        columns += [f"{metric_title(metric)}, ours", "theirs", "difference, %"]
     return TextTable(title, (*columns, f"within {100 * CLOSE:.0f} %", "whose; why"), tuple(lines))
 
 

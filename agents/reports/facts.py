@@ -15,7 +15,7 @@ from agents.runs.contents import RunConfig, RunMetrics
 from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
 from agents.runs.log import read_log
 from refit_env.errors import SettingError
-from refit_env.evaluation.ranking import nearest_metric
+from refit_env.evaluation.ranking import metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule, parse_rule
 from refit_env.settings import plain
 
@@ -134,7 +134,9 @@ class Facts:
             test = self.metrics.get("test", {})
             name = nearest_metric("ndcg@20", test)
             value = test.get(name)
-            return f"Test {pretty(name)} is {value:.4f}." if value is not None else "The run is finished."
+            return (
+                f"Test {metric_title(name)} is {value:.4f}." if value is not None else "The run is finished."
+            )
         names = [self.rule.metric] if self.chosen and self.rule.metric in self.metrics["after"] else []
         names += [nearest_metric("ndcg@20", self.metrics["after"])]
         return " ".join(gain_sentence(self.metrics, name) for name in dict.fromkeys(names))
@@ -144,7 +146,7 @@ class Facts:
         gain = self.metrics.get("training", {}).get("valid_gain")
         if gain is None or self.chosen is None:
             return ""
-        metric = pretty(self.rule.metric)
+        metric = metric_title(self.rule.metric)
         return f"Validation chose {self.step_name} {self.chosen:.0f} by {metric}. {gain_in_words(gain)}"
 
 
@@ -192,22 +194,22 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
     before, after = metrics["before"].get(name), metrics["after"].get(name)
     found = metrics["paired_bootstrap"].get(name)
     if before is None or after is None:
-        return f"{pretty(name)} was not a finite number."
+        return f"{metric_title(name)} was not a finite number."
     if after == before:
         start = metrics["after"] == metrics["before"]  # else other weights have the same value of this metric
         choice = "Validation chose the weights of the start: test" if start else "Test"
-        return f"{choice} {pretty(name)} stays {before:.4f}."
+        return f"{choice} {metric_title(name)} stays {before:.4f}."
     details = [f"{100 * (after / before - 1):+.1f} %"] if before else []
     change, rose = f"from {before:.4f} to {after:.4f}", "rose" if after > before else "fell"
     if found is None:
         details.append("of all lists together")
-        return f"Test {pretty(name)} {rose} {change} ({'; '.join(details)})."
+        return f"Test {metric_title(name)} {rose} {change} ({'; '.join(details)})."
     low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
     users = f"{share:.0f} % interval of the difference over {metrics['users']} users"
     interval = "; ".join([*details, f"{users}: {low:+.4f} to {high:+.4f}"])
     if low <= 0 <= high:
-        return f"Test {pretty(name)} went {change}, which is within noise ({interval})."
-    return f"Test {pretty(name)} {rose} {change} ({interval})."
+        return f"Test {metric_title(name)} went {change}, which is within noise ({interval})."
+    return f"Test {metric_title(name)} {rose} {change} ({interval})."
 
 
 def gain_in_words(gain: Mapping[str, Any] | None) -> str:
@@ -223,16 +225,6 @@ def gain_in_words(gain: Mapping[str, Any] | None) -> str:
     noise = ", within noise" if low <= 0 <= high else ""
     interval = f"95 % interval over {gain['num_users']} users: {low:+.4f} to {high:+.4f}"
     return f"Its gain over the start is {gain['mean_difference']:+.4f} ({interval}){noise}."
-
-
-def pretty(metric: str) -> str:
-    """A metric as papers write it.
-
-    Example:
-        >>> pretty("ndcg@20"), pretty("recall@10"), pretty("coverage@20")
-        ('NDCG@20', 'Recall@10', 'coverage@20')
-    """
-    return metric.replace("ndcg", "NDCG").replace("recall", "Recall")
 
 
 def command_of(config: RunConfig) -> str:

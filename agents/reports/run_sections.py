@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from agents.reports.explorer import Names
-from agents.reports.facts import Facts, command_of, identity, pretty
+from agents.reports.facts import Facts, command_of, identity
 from agents.reports.measured import (
     Measured,
     by_activity,
@@ -23,7 +23,7 @@ from agents.reports.measured import (
 from agents.reports.svg import Chart, Line, bar_chart, line_chart
 from agents.runs.plots import column
 from refit_env.evaluation.beyond_accuracy import beyond_accuracy
-from refit_env.evaluation.ranking import nearest_metric
+from refit_env.evaluation.ranking import metric_title, nearest_metric
 from refit_env.evaluation.selection import LESS_IS_BETTER
 
 BEFORE, AFTER = "before", "after"
@@ -106,7 +106,7 @@ def comparison_rows(facts: Facts) -> list[dict[str, Any]]:
             continue
         rows.append(
             {
-                "metric": pretty(name),
+                "metric": metric_title(name),
                 "before": f"{before:.4f}",
                 "after": f"{after:.4f}",
                 "gain": f"{100 * (after / before - 1):+.1f} %" if before else "-",
@@ -170,7 +170,7 @@ def _tiles(facts: Facts, measured: Measured | None) -> list[dict[str, str]]:
 def _test_rows(facts: Facts) -> list[tuple[str, str]]:
     """Test metrics of a run without a start."""
     found = facts.metrics.get("test", {})
-    return [(pretty(name), f"{value:.4f}") for name, value in found.items() if value is not None]
+    return [(metric_title(name), f"{value:.4f}") for name, value in found.items() if value is not None]
 
 
 def _line(facts: Facts, name: str, label: str, color: str) -> Line:
@@ -192,15 +192,15 @@ def _curves(facts: Facts) -> list[Chart | None]:
     shared: dict[str, Any] = {"xlabel": facts.step_name, "chosen": facts.chosen}
     charts = []
     for place, name in enumerate(dict.fromkeys(names)):
-        line = _line(facts, f"valid/{name}", f"validation {pretty(name)}", f"c{place + 1}")
+        line = _line(facts, f"valid/{name}", f"validation {metric_title(name)}", f"c{place + 1}")
         level = ("start", line.y[0]) if line.y and facts.config["command"] == "finetune" else None
-        title = f"Validation {pretty(name)}" + (", which selects" if name == rule.metric else "")
+        title = f"Validation {metric_title(name)}" + (", which selects" if name == rule.metric else "")
         charts.append(line_chart(title, [line], level=level, alarms=places if place == 0 else (), **shared))
     gain = _line(facts, "choice/gain", "gain", "c1")
     error = _line(facts, "choice/standard_error", "two standard errors", "c4")
     noise = Line(error.label, error.x, [2 * value for value in error.y], error.color)
     note = "Mean over the users that select. A gain below two standard errors is within noise."
-    title = f"Validation gain over the start, {pretty(rule.metric)}"
+    title = f"Validation gain over the start, {metric_title(rule.metric)}"
     charts.append(line_chart(title, [gain, noise], note=note, **shared))
     loss = _line(facts, "train/loss", "training loss", "c3")
     return [*charts, line_chart("Training loss", [loss], xlabel=facts.step_name, chosen=facts.chosen)]
@@ -235,7 +235,7 @@ def _monitors(facts: Facts) -> list[Chart | None]:
     kl = _line(facts, "policy/kl_to_pretrained", "KL to the start, per dimension", "c4")
     charts = [line_chart("Divergence from the start", [kl], **shared)]
     for names, title in ((coverage, "Coverage of the lists"), (gini, "Gini of the recommendations")):
-        lines = [_line(facts, name, pretty(name.removeprefix("valid/")), "c2") for name in names[-1:]]
+        lines = [_line(facts, name, metric_title(name.removeprefix("valid/")), "c2") for name in names[-1:]]
         level = ("start", lines[0].y[0]) if lines and lines[0].y else None
         charts.append(line_chart(title, lines, level=level, **shared))
     popularity = _line(facts, "monitor/popularity", "users who have the mean recommended item", "c5")
@@ -251,7 +251,7 @@ def _gains(measured: Measured) -> dict[str, Any]:
     edges, counts = histogram(measured.gain)
     names = [f"{(low + high) / 2:+.2f}" for low, high in pairwise(edges)]
     half = len(counts) // 2
-    metric = pretty(measured.metric)
+    metric = metric_title(measured.metric)
     up, same, down = counts_of_gains(measured)
     groups = by_activity(measured)
     cold = cold_users(measured)

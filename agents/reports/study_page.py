@@ -18,12 +18,12 @@ from agents.experiments.per_user import unpack
 from agents.experiments.provenance import sources
 from agents.experiments.records import read_records
 from agents.experiments.shipped import shipped
-from agents.reports.facts import pretty
 from agents.reports.measured import histogram
 from agents.reports.page import render
 from agents.reports.svg import Chart, Line, bar_chart, interval_chart, line_chart, scatter
 from agents.runs.folder import CONFIG, RunError
 from refit_env.errors import DataError
+from refit_env.evaluation.ranking import metric_title
 from refit_env.evaluation.statistics import mean_interval
 from refit_env.utils.atomic_io import read_json
 
@@ -178,7 +178,7 @@ def result_of(groups: Groups) -> str:
     if not words:
         return ""
     more = f", and {len(words) - 4} more" if len(words) > 4 else ""
-    return f"Highest mean {pretty(METRIC)}: {'; '.join(words[:4])}{more}."
+    return f"Highest mean {metric_title(METRIC)}: {'; '.join(words[:4])}{more}."
 
 
 def levels(groups: Groups) -> list[Chart]:
@@ -194,7 +194,7 @@ def levels(groups: Groups) -> list[Chart]:
         rows.sort(key=lambda row: -row[1])
         if len(rows) > 1:
             split = next(iter(variants.values()))[0]["split"]
-            chart = interval_chart(env, rows, xlabel=f"{split} {pretty(METRIC)}")
+            chart = interval_chart(env, rows, xlabel=f"{split} {metric_title(METRIC)}")
             out += [chart] if chart else []
     return out
 
@@ -216,7 +216,7 @@ def curves(groups: Groups) -> list[Chart]:
             lines.append(
                 Line(variant, steps, mean, f"c{(len(lines) + 1) % 6}", band if len(seeds) > 1 else None)
             )
-        chart = line_chart(f"{env}: validation {pretty(METRIC)}", lines, xlabel="environment steps")
+        chart = line_chart(f"{env}: validation {metric_title(METRIC)}", lines, xlabel="environment steps")
         out += [chart] if chart else []
     return out
 
@@ -240,7 +240,7 @@ def gains(groups: Groups) -> list[Chart]:
             f"{env}: {variant} over {parent}",
             [f"{(low + high) / 2:+.2f}" for low, high in pairwise(edges)],
             [("users", "c1", [float(count) for count in counts])],
-            xlabel=f"change of {pretty(METRIC)}, mean over seeds",
+            xlabel=f"change of {metric_title(METRIC)}, mean over seeds",
             ylabel="users",
             colors=["c4"] * half + ["c1"] * half,
             note="Without the users whose lists are as good as before.",

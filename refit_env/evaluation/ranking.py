@@ -202,6 +202,16 @@ def selecting_rule(text: str, dataset: Dataset, ks: Sequence[int] | None = None)
     return parse_rule(text).fitted("select", lengths, dataset.num_items, measured)
 
 
+def metric_title(metric: str) -> str:
+    """Return a metric's name as papers write it.
+
+    Example:
+        >>> metric_title("ndcg@20"), metric_title("recall@10"), metric_title("coverage@20")
+        ('NDCG@20', 'Recall@10', 'coverage@20')
+    """
+    return metric.replace("ndcg", "NDCG").replace("recall", "Recall")
+
+
 def nearest_metric(name: str, names: Iterable[str]) -> str:
     """Return the measured metric that replaces ``name`` where the catalogue is small.
 
