@@ -22,12 +22,11 @@ from agents.runs.log import RunLog, read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.processes import is_first, processes
 from agents.runs.profiling import measure
-from agents.training.closed_form import hybrid_settings, is_closed_form
+from agents.training.closed_form import BUILT_ON, base_settings, is_closed_form
 from agents.training.pretrainer import Pretrainer
 from agents.training.tensors import resolve_device
 from agents.training.world import world_of
 from refit_env.backbones import backbone_for
-from refit_env.backbones.hybrid import HybridDenoiser
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
@@ -68,7 +67,7 @@ def run(command: Pretrain) -> int:
         "weights": weights,
         "backbone_file": source_of("backbone", command.backbone or ""),
     }
-    if isinstance(policy.backbone, HybridDenoiser) and command.init is None:
+    if isinstance(policy.backbone, BUILT_ON) and command.init is None:
         begun["base"] = policy.backbone.base.config_dict()
     # After all that can be refused: a mistake leaves no run in the way.
     with RunFolder.create(
@@ -116,7 +115,7 @@ def _trainer(
 ) -> tuple[Pretrainer, DiffusionPolicy]:
     """The trainer, and the policy that will be saved; settings that do not fit are refused.
 
-    Of a new hybrid, ``base`` are the settings that validation chose; None chooses them here.
+    Of a new model on a closed form, ``base`` are the settings that validation chose; None chooses them here.
     """
     options = parse_options(command.backbone_options, "backbone_options")
     dataset = load_dataset(target.dataset)
@@ -125,9 +124,9 @@ def _trainer(
         name = command.backbone or target.spec.backbone
         usual = target.spec.num_steps
         try:
-            if name == HybridDenoiser.name:
+            if name in {one.name for one in BUILT_ON}:
                 usual = 1
-                options |= base or _base_settings(command, dataset, options)
+                options |= base or _base_settings(command, name, dataset, options)
             backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
         except SettingError as error:
             raise SettingError("backbone_options", str(error)) from error
@@ -150,11 +149,14 @@ def _trainer(
     return trainer, policy
 
 
-def _base_settings(command: Pretrain, dataset: Dataset, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a hybrid's closed form, chosen on validation, by the first process for all."""
+def _base_settings(
+    command: Pretrain, name: str, dataset: Dataset, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The settings of the closed form in a backbone, chosen on validation by the first process for all."""
     return world_of(resolve_device(command.device)).of_first(
-        lambda: hybrid_settings(
+        lambda: base_settings(
             dataset,
+            name,
             options,
             num_steps=command.num_steps or 1,
             select=command.training.select,

@@ -13,9 +13,13 @@ from agents.training.closed_form_search import OutOfTime, Trials, search_setting
 from agents.training.tensors import resolve_device
 from refit_env.backbones import backbone_class, backbone_config
 from refit_env.backbones.closed_form import ClosedForm
-from refit_env.backbones.hybrid import BASES, HybridConfig
+from refit_env.backbones.hybrid import BASES, HybridConfig, HybridDenoiser
+from refit_env.backbones.stacked import StackedConfig, StackedDenoiser
 from refit_env.data.dataset import Dataset
 from refit_env.evaluation.ranking import selecting_rule
+
+BUILT_ON = (HybridDenoiser, StackedDenoiser)
+"""Backbones that are a closed form and a network."""
 
 
 @dataclass
@@ -95,14 +99,21 @@ def fit_closed_form(
     return ClosedFormResult(backbone, trials.rows, value, trial + 1, time.perf_counter() - begin)
 
 
-def hybrid_settings(
-    dataset: Dataset, options: Mapping[str, Any], *, num_steps: int = 1, select: str, device: str
+def base_settings(
+    dataset: Dataset,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    num_steps: int = 1,
+    select: str,
+    device: str,
 ) -> dict[str, Any]:
-    """Return the settings of a hybrid's base: ``options``, and what validation chose of the others.
+    """Return the settings of a closed form within a backbone: ``options``, and what validation chose.
 
     Args:
         dataset: its train split is fitted, its valid split selects.
-        options: fields of ``HybridConfig``; those of the base are not searched.
+        name: of a class in ``BUILT_ON``.
+        options: fields of its configuration; those of the closed form are not searched.
         num_steps: T of the chain that validation runs.
         select: the rule by which validation chooses; its ``start`` is the first trial.
         device: where validation runs.
@@ -110,7 +121,7 @@ def hybrid_settings(
     Raises:
         ValueError: for a wrong option, an unknown metric, or data that the base does not support.
     """
-    config: HybridConfig = backbone_config("hybrid", dataset.name, options)
+    config: HybridConfig | StackedConfig = backbone_config(name, dataset.name, options)
     known = {f.name for f in fields(BASES[config.base].config_class)}
     given = {key: value for key, value in options.items() if key in known and (key, value) != ("l2", 0)}
     found = fit_closed_form(dataset, config.base, given, num_steps=num_steps, select=select, device=device)

@@ -92,6 +92,7 @@ def ranked_examples(
             f"found {config.target!r}",
         )
     relevance = make_relevance(config.target, dataset, fraction=config.fraction)
+    relevance = relevance.of_users(backbone.may_train_on(dataset, backbone.config))
     hidden = None if relevance.hidden is None else SparseRows(relevance.hidden, device).mask
     return RankedExamples(
         torch.as_tensor(relevance.users, device=device),

@@ -92,6 +92,20 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
     "hybrid": {"": PretrainConfig(eval_steps=1, select="ndcg@20")},
     "linear": {"": PretrainConfig(select="ndcg@20")},
     "spectral": {"": PretrainConfig(select="ndcg@20")},
+    "stacked": {
+        "": PretrainConfig(
+            objective="ranking",
+            target="train",
+            learning_rate=3e-3,
+            learning_rate_decay=0.8,
+            users_per_batch=64,
+            epochs=15,
+            eval_every=1,
+            patience=3,
+            eval_steps=1,
+            select="ndcg@20",
+        )
+    },
     "l-diffrec": {"": PretrainConfig(learning_rate=5e-4), "ml-1m": PretrainConfig()},
     "diff-poi": {
         "": PretrainConfig(

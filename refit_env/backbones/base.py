@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
@@ -106,6 +108,20 @@ class Backbone(nn.Module, ABC):
     def rows(cls, dataset: Dataset, config: Any) -> sp.csr_matrix:
         """Return the rows (U, I) for u_T where it is an interaction row; by default 1 for each train item."""
         return dataset.train.csr
+
+    @classmethod
+    def contexts(cls, dataset: Dataset, config: Any, device: torch.device | str) -> Lookup | None:
+        """Return the function users (B,) -> contexts (B, C) where u holds scores, known without weights.
+
+        Environments of a backbone without ``embedding`` use it; it must equal ``context``. The default is the
+        visible rows with ``shows_rows``, else None.
+        """
+        return SparseRows(cls.rows(dataset, config), device).dense if cls.shows_rows else None
+
+    @classmethod
+    def may_train_on(cls, dataset: Dataset, config: Any) -> npt.NDArray[np.bool_] | None:
+        """Return which users (U,) may start episodes and be training examples; None (the default): all."""
+        return None
 
     @abstractmethod
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
@@ -199,14 +215,20 @@ class Backbone(nn.Module, ABC):
         """Return the context of the network (B, C) float32, as environments return it; or None."""
         return shown if self.shows_rows else None
 
+    @classmethod
+    def context_bounds(cls, num_items: int, config: Any) -> tuple[float, float, int] | None:
+        """Return ``context_box`` where it is known without weights."""
+        return (0.0, 1.0, num_items) if cls.shows_rows else None
+
     def context_box(self) -> tuple[float, float, int] | None:
         """Return the lowest and highest value and the size C of a context; None without a context."""
-        return (0.0, 1.0, self.num_items) if self.shows_rows else None
+        return self.context_bounds(self.num_items, self.config)
 
     @property
     def context_size(self) -> int:
         """C, known without trained weights; 0 without a context."""
-        return self.num_items if self.shows_rows else 0
+        box = self.context_bounds(self.num_items, self.config)
+        return 0 if box is None else box[2]
 
     @property
     def condition_size(self) -> int:

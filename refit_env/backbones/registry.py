@@ -20,6 +20,7 @@ from refit_env.backbones import (
     linear,
     recdiff,
     spectral,
+    stacked,
     tdiffrec,
 )
 from refit_env.backbones.base import Backbone
@@ -67,6 +68,7 @@ _BACKBONES: dict[str, Registered] = {
         Registered(linear.LinearDenoiser, linear.PUBLISHED),
         Registered(recdiff.RecDiff, recdiff.PUBLISHED, "ciao"),
         Registered(spectral.SpectralDenoiser, spectral.PUBLISHED),
+        Registered(stacked.StackedDenoiser, stacked.PUBLISHED),
         Registered(tdiffrec.TDiffRec, tdiffrec.PUBLISHED, "ml-1m"),
     )
 }

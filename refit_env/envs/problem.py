@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from refit_env.backbones import Backbone, backbone_class, check_task
+from refit_env.backbones import Backbone, backbone_class, backbone_config, check_task
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
 from refit_env.envs.keys import files_of, frozen
@@ -272,6 +272,9 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     mode = config.relevance or _natural_relevance(dataset)
     with settings_in("relevance_kwargs", config.relevance_kwargs):
         relevance = make_relevance(mode, dataset, **relevance_settings(config))
+    kind = backbone_class(config.backbone)
+    own = backbone_config(config.backbone, dataset.name, config.backbone_options)
+    relevance = relevance.of_users(kind.may_train_on(dataset, own))
     with settings_in("reward_kwargs", config.reward_kwargs):
         k = min(config.k, dataset.num_items) if config.k == USUAL_K else config.k
         context = RewardContext(dataset, relevance, k, device, config.checkpoint, config.other_data)

@@ -108,8 +108,9 @@ class IdentityScorer(Scorer):
         """
         self.dim, self.diffusion = seen.num_items, settings.diffusion()
         self.backbone, self.device = backbone.name, device
-        self._shows_rows = backbone.shows_rows
         self._rows = backbone.rows(seen, settings)  # (U, I)
+        self._contexts = backbone.contexts(seen, settings, device)
+        self._box = backbone.context_bounds(self.dim, settings)
         self.bound = max(BOUND, BOUND - 1 + float(self._rows.max()))
 
     @cached_property
@@ -125,12 +126,12 @@ class IdentityScorer(Scorer):
             out.copy_(self._visible.dense(users))
 
     def context(self, users: Tensor) -> Tensor | None:
-        """Return the visible rows (B, I), for backbones that are conditioned on them."""
-        return self._visible.dense(users) if self._shows_rows else None
+        """See ``Scorer``."""
+        return None if self._contexts is None else self._contexts(users)
 
     def context_box(self) -> tuple[float, float, int] | None:
         """See ``Scorer``."""
-        return (0.0, 1.0, self.dim) if self._shows_rows else None
+        return self._box
 
     def scores(self, u0: Tensor, users: Tensor) -> Tensor:
         """Return the vectors themselves."""

@@ -33,7 +33,7 @@ Letters: U users, I items, n_u train items of a user.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from typing import Annotated
 
@@ -91,6 +91,10 @@ class Relevance:
         out = np.zeros(self.visible.shape[0], dtype=np.bool_)
         out[self.users] = True
         return out
+
+    def of_users(self, allowed: npt.NDArray[np.bool_] | None) -> Relevance:
+        """Return the relevance with the ``allowed`` (U,) of its ``users`` alone; itself for None."""
+        return self if allowed is None else replace(self, users=self.users[allowed[self.users]])
 
     def sources(self) -> npt.NDArray[np.int64]:
         """Return the source's users of ``users``: the same, or the sessions of the rows."""
