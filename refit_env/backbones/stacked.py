@@ -233,10 +233,11 @@ class StackedDenoiser(RowDenoiser):
         of_last = count.gather(1, last.clamp(max=self.num_items - 1)) * (last < self.num_items)  # (B, 1)
         different = (count > 0).sum(1, keepdim=True)
         shape = [total.log(), different / total, count.amax(1, keepdim=True) / total, of_last / total]
-        hidden = (
-            self.of_item(torch.stack(of_items, 2)) + self.of_history(torch.cat(shape, 1))[:, None]
-        )  # (B, I, H)
-        out: Tensor = self.output(hidden.relu())[:, :, 0]
+        of_history: Tensor = self.of_history(torch.cat(shape, 1))  # (B, H)
+        hidden: Tensor = self.of_item(
+            torch.stack(of_items, 2)
+        )  # (B, I, H), the largest array: changed in place
+        out: Tensor = self.output(hidden.add_(of_history[:, None]).relu_())[:, :, 0]
         return out
 
     def _visits(self, history: Tensor, decay: float, like: Tensor) -> Tensor:
