@@ -18,27 +18,32 @@ APART = -1
 
 
 def held_rows(data: RowDataset, share: float) -> npt.NDArray[np.bool_]:
-    """Return which rows (R,) are held apart: train rows that are to the others what test rows are to them.
+    """Return which rows (R,) are held apart: train rows that differ from the others as test rows do.
 
-    Of check-ins, whose test rows are later ones of the same users, the latest ``share`` of each user's train
-    rows; of sessions, whose test rows are of other sessions, all rows of a random ``share`` of the sessions.
-    They depend on the data alone.
+    In check-in sets, test rows are later rows of the same users; there it is the latest ``share`` of each
+    user's train rows. In sets of sessions, test rows are of other sessions; there it is all train rows of a
+    random ``share`` of the sessions. The draw is the same at each call.
+
+    Args:
+        data: its train rows are divided.
+        share: of the rows or sessions, 0 to 1.
 
     Example:
-        >>> from refit_env.data import load_dataset
-        >>> from refit_env.data.synthetic_checkins import checkins
-        >>> rows = checkins(seed=0).episodes
-        >>> round(held_rows(rows, 0.25).sum() / len(rows.rows_of("train")), 1)
-        0.2
+        >>> from refit_env.data import synthesize_checkins
+        >>> rows = synthesize_checkins(seed=0).episodes
+        >>> f"{held_rows(rows, 0.25).sum() / len(rows.rows_of('train')):.2f}"
+        '0.23'
     """
-    train = data.split_of == SPLITS.index("train")  # (R,)
+    train = (data.split_of == SPLITS.index("train")) & (
+        data.targets.counts > 0
+    )  # (R,) served rows: no target
     sessions = data.sessions
     out = np.zeros(train.size, np.bool_)
     if data.task == "sequential":
         chance = np.random.default_rng(0).random(int(sessions.max(initial=0)) + 1)
         out[train] = chance[sessions[train]] < share
         return out
-    rows = data.rows_of("train")  # sorted by session and position
+    rows = np.flatnonzero(train)  # sorted by session and position
     first = np.searchsorted(sessions[rows], sessions[rows])  # (n,) where each row's session begins
     count = np.searchsorted(sessions[rows], sessions[rows], side="right") - first
     out[rows] = np.arange(rows.size) - first >= np.ceil((1.0 - share) * count)
@@ -46,7 +51,7 @@ def held_rows(data: RowDataset, share: float) -> npt.NDArray[np.bool_]:
 
 
 def without_rows(data: RowDataset, held: npt.NDArray[np.bool_]) -> RowDataset:
-    """Return the data set whose train rows are those that are not ``held`` (R,); rows keep their numbers."""
+    """Return ``data`` with the train rows that are not ``held`` (R,); all rows keep their numbers."""
     return replace(
         data,
         targets=data.targets.select(~held[data.targets.users]),

@@ -7,9 +7,9 @@ hundred weights, the same for every item, that starts at zero. asinh changes no 
 denoiser has the lists of the linear one. It brings the scores of a list closer together, so that the usual
 noise of exploration reaches all of its places. Training changes g alone.
 
-The closed form knows its train rows by heart, so g would learn to trust it too much there. So a second copy
-of it is fitted without a share of the train rows (``refit_env.backbones.held_rows``). Episodes start from
-these rows alone, and there c is the copy's; everywhere else it is that of the whole fit. This is stacking
+The closed form overfits its train rows, so g would learn to trust it too much. Therefore a second copy of it
+is fitted without a share of the train rows (``refit_env.backbones.held_rows``). Training episodes start from
+this share alone, and there z is the copy's; everywhere else z is that of the whole fit. This is stacking
 (Wolpert, Neural Networks 1992), with a policy as the second level.
 
 Letters: B rows in a batch, R rows, L history length, I items (= D), F features of an item, G of a history,
@@ -39,11 +39,11 @@ from refit_env.data.sequences import LENGTHS
 from refit_env.settings import Size
 
 DECAYS = (0.2, 1.0)
-"""Powers by which visits count less the longer ago they are: nearly alike, and the latest most."""
+"""The b-th latest visit counts 1 / b^decay: nearly the same for all, and most for the latest."""
 ITEM, HISTORY = 4, 4
 """F without the popularity, and G."""
 UNIT = 0.2
-"""Unit of the scores, in which they stay within the bounds of an environment."""
+"""Factor of the scores; with it they stay within the bounds of an environment."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StackedConfig(LinearConfig):
     hidden: Size = 16
     """Width of the network's hidden layer."""
     popularity: bool = False
-    """Let the network know how popular an item is among the train rows."""
+    """Whether an input of the network is how popular an item is among the train rows."""
     history: Annotated[int, Meta(ge=1, le=1000)] = max(LENGTHS.values())
     """Most items of a history that are read; at most those of the data set's rows."""
 
@@ -70,15 +70,15 @@ class StackedConfig(LinearConfig):
 
 
 class StackedDenoiser(RowDenoiser):
-    """A closed form with a correction that training learns; for rows in order of time.
+    """A closed form with a correction that training learns; for sequential and check-in sets.
 
-    Its context is the history: item ids, oldest first, padded with I, and behind them 1 where the row is held
-    apart, else 0.
+    Its context is the history, item ids, oldest first, padded with I, and after them a mark: 1 where the row
+    is held apart, else 0.
 
     Attributes:
         base: the closed form, fitted to all train rows.
         apart: the closed form, fitted without the rows that are held apart.
-        popular: (2, I) popularity of each item among the rows of either.
+        popular: (2, I) log count of each item among the targets of ``base`` and of ``apart``, standardised.
     """
 
     name: ClassVar[str] = "stacked"
@@ -128,7 +128,7 @@ class StackedDenoiser(RowDenoiser):
         return stacked
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Let training change the network; the closed forms stay."""
+        """Set whether training changes the network; it never changes the closed forms."""
         super().requires_grad_(requires_grad)
         self.base.requires_grad_(False)
         self.apart.requires_grad_(False)
@@ -200,9 +200,8 @@ class StackedDenoiser(RowDenoiser):
 
     def _closed(self, u: Tensor, timestep: int | Tensor, apart: Tensor | None) -> Tensor:
         """Return the closed form's rows (B, I), where ``apart`` (B,) those of the copy."""
-        if (
-            apart is None or torch.compiler.is_exporting() or not bool(apart.any())
-        ):  # no exported row is apart
+        exporting = torch.compiler.is_exporting()  # no row of an exported model is held apart
+        if apart is None or exporting or not bool(apart.any()):
             whole: Tensor = self.base(u, timestep)
             return whole
         if bool(apart.all()):

@@ -51,6 +51,7 @@ def small_configs() -> dict[str, dict[str, Any]]:
         "hybrid": {"hidden": (8,), "num_steps": 5},
         "linear": {"num_steps": 5},
         "spectral": {"rank": 8, "num_steps": 5},
+        "stacked": {"hidden": 8, "num_steps": 5},
         "diff-poi": {"embedding": 8, "history": 6, "num_steps": 10, "chain_steps": 2},
     }
     assert set(configs) == set(backbone_names())

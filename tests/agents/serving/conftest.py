@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from refit_env.backbones import backbone_for
+from refit_env.backbones import backbone_class, backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset
 from refit_env.data.identity import DataIdentity
@@ -22,8 +22,8 @@ def policy_of(task_data: dict[str, Dataset], small_configs: dict[str, dict[str, 
     """A factory: a backbone's name -> an untrained policy (closed forms are fitted) and its data."""
 
     def make(name: str, num_steps: int = 2, **options: Any) -> tuple[DiffusionPolicy, Dataset]:
-        task = {"recdiff": "social", "dreamrec": "sequential", "diff-poi": "poi"}.get(name, "cf")
-        data = task_data[task]
+        tasks = backbone_class(name).tasks
+        data = task_data["cf" if "cf" in tasks else tasks[0]]
         backbone = backbone_for(data, name, {**small_configs[name], **options}, seed=0)
         if isinstance(backbone, ClosedForm):
             backbone.fit(data)
