@@ -171,7 +171,7 @@ class StackedDenoiser(RowDenoiser):
         """Return u_T and the context (B, I + L + 1) of histories, which are not held apart."""
         row = super().show(histories)  # (B, I)
         latest = latest_items(histories, self.num_items, self.config.history)  # (B, L)
-        return torch.cat([row, latest.to(row), row.new_zeros(len(row), 1)], 1)
+        return torch.cat([row, latest.to(row), row.new_zeros(row.shape[0], 1)], 1)
 
     def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
         """Return the weighted rows (B, I) of ``shown`` (B, I + L + 1)."""
