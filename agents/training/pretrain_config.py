@@ -96,12 +96,13 @@ _PUBLISHED: dict[str, dict[str, PretrainConfig]] = {
         "": PretrainConfig(
             objective="ranking",
             target="train",
-            learning_rate=3e-3,
-            learning_rate_decay=0.8,
+            temperature=0.15,
+            learning_rate=1e-2,
+            learning_rate_decay=0.5,
             users_per_batch=64,
-            epochs=15,
+            epochs=4,
             eval_every=1,
-            patience=3,
+            patience=2,
             eval_steps=1,
             select="ndcg@20",
         )

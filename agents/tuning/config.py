@@ -23,7 +23,8 @@ class StudySettings(Bounded):
     select: RuleText = "ndcg@20"
     """The rule by which validation selects: a metric, or one with conditions (``start``: the first trial)."""
     backbones: tuple[str, ...] = ()
-    """Backbones to start from; empty: ``linear`` and ``spectral``, as the catalogue's size allows."""
+    """Backbones to start from; empty: ``linear`` and ``spectral``, as the catalogue's size allows, and
+    networks that suit the data."""
     baselines: tuple[str, ...] = ()
     """Baselines to compare with; empty: those that are fitted quickly."""
     closed_share: Annotated[float, Meta(gt=0, lt=1)] = 0.3

@@ -14,6 +14,7 @@ from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
 from refit_env.backbones.closed_form import RowDenoiser
 from refit_env.backbones.linear import LARGEST
+from refit_env.backbones.stacked import StackedDenoiser
 
 MANY = 100_000
 """Train interactions above which fine-tuning on the latest of them uses longer steps."""
@@ -72,7 +73,8 @@ def backbones_for(facts: DataFacts) -> list[str]:
 
     ``linear`` is also tried where few users make its fit cheap, though its weights need gigabytes. Networks
     with item embeddings are tried on social and on sequential data of at most 150,000 train interactions;
-    DiffRec is not, because it is behind the closed forms (docs/howto/tune.md has the figures).
+    DiffRec is not, because it is behind the closed forms (docs/howto/tune.md has the figures). Where
+    ``linear`` is tried on rows, so is ``stacked``, the same with a trained correction.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -82,6 +84,8 @@ def backbones_for(facts: DataFacts) -> list[str]:
     """
     cheap = facts.form == "sets" and facts.users <= LINEAR and facts.items <= LARGEST
     closed = ["linear", "spectral"] if facts.items <= LINEAR or cheap else ["spectral"]
+    if facts.form == "rows" and "linear" in closed:
+        closed = [*closed, "stacked"]
     if facts.train > PRETRAINED:
         return closed
     if facts.form == "rows":
@@ -101,6 +105,8 @@ _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)
 """For a linear model as reward: differences of scores are small compared with noise of .05."""
 _ROWS = replace(_ANNEALED, learning_rate=1e-5)
 """For rows with a closed form."""
+_STACKED = replace(_ANNEALED, learning_rate=1e-2, iterations=160, eval_every=40)
+"""For rows with a closed form that a small network corrects."""
 _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, exploration_std=1.0)
 """For rows with item embeddings of a norm near 8."""
 
@@ -134,7 +140,8 @@ def default_finetuning(facts: DataFacts, backbone: str) -> FineTuning:
     if facts.form == "rows":
         env = {"reward": "log_rank" if kind.embedding else "ndcg", "relevance": "train"}
         why = "the next item of a row is its only relevant item"
-        return FineTuning(env, _EMBEDDED if kind.embedding else _ROWS, why)
+        plain = _STACKED if issubclass(kind, StackedDenoiser) else _ROWS
+        return FineTuning(env, _EMBEDDED if kind.embedding else plain, why)
     if facts.split == "time" and facts.ordered:
         why = "the split is by time, so the latest train items resemble the next ones"
         agent = _ANNEALED if facts.train > MANY else _SHORT

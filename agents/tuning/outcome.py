@@ -12,6 +12,8 @@ from agents.tuning.settings_file import FinetunePart
 from agents.tuning.study import Study
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import pretraining_of
+from refit_env.backbones import backbone_class
+from refit_env.backbones.stacked import StackedDenoiser
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import Evaluation, ScoreFunction, evaluate
@@ -98,6 +100,8 @@ def verdict(
     """
     kinds = {FINE_TUNING: "fine-tuned", NETWORK: "a network"}
     what = kinds.get(best.stage, "a closed form")
+    if best.stage == NETWORK and issubclass(backbone_class(best.name), StackedDenoiser):
+        what = "a closed form with a trained correction"
     lines = [f"The best policy is {best.name}, {what}: valid {metric} {best.value:.4f}."]
     if start is None and not tried:
         lines.append("No fine-tuning was tried: the time ended before. More --minutes give it some.")
@@ -185,10 +189,11 @@ def _settings(study: Study, best: Trial, start: Trial | None, floor: Trial | Non
     made = best if start is None else start
     closed = is_closed_form(made.name)
     training = {} if closed else asdict(pretraining_of(made.name, study.dataset))
+    training |= made.notes.get("training", {})
     pretrain: Mapping[str, Any] = {
         "backbone": made.name,
         "backbone_options": made.settings,
-        "num_steps": 1 if closed else study.num_steps,
+        "num_steps": study.steps_of(made.name),
         "training": training,
     }
     return {

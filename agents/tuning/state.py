@@ -22,7 +22,9 @@ from agents.tuning.inspection import DataFacts
 from agents.tuning.policies import TrialPolicies
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import Training
-from refit_env.backbones import backbone_for
+from refit_env.backbones import backbone_class, backbone_for, check_task
+from refit_env.backbones.closed_form import RowDenoiser
+from refit_env.backbones.stacked import StackedDenoiser
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
@@ -84,7 +86,10 @@ class StudyState:
         self.backbones = list(dict.fromkeys(settings.backbones or backbones_for(facts)))
         for name in self.backbones:
             try:
-                backbone_for(dataset, name, seed=settings.seed)
+                if issubclass(backbone_class(name), StackedDenoiser):  # its fits take their time in a trial
+                    check_task(StackedDenoiser, dataset)
+                else:
+                    backbone_for(dataset, name, seed=settings.seed)
             except ValueError as error:
                 raise SettingError("backbones", f"{name}: {error}") from error
         self.floor = floor_names(dataset, settings.baselines)
@@ -154,6 +159,10 @@ class StudyState:
         found = kept[-1] if kept else self.best_start()
         assert found is not None  # closed forms come first
         return found
+
+    def steps_of(self, name: str) -> int:
+        """Return T of the chain of a backbone: one step if it is, or is built on, a closed form."""
+        return 1 if issubclass(backbone_class(name), RowDenoiser) else self.num_steps
 
     def best_baseline(self) -> Trial | None:
         """Return the best trial of a baseline."""

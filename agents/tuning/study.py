@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
+
 from agents.training.closed_form import fit_closed_form, is_closed_form
 from agents.training.closed_form_search import TIMELESS
 from agents.tuning.fine_tunings import FineTunings
@@ -19,6 +21,9 @@ from agents.tuning.floor import as_term, search_baseline
 from agents.tuning.state import StudyState
 from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
 from agents.tuning.trying import pretrain_network
+from refit_env.backbones import Backbone, backbone_config, backbone_for
+from refit_env.backbones.linear import LinearDenoiser
+from refit_env.backbones.stacked import StackedDenoiser
 from refit_env.policy import DiffusionPolicy
 
 FIRST = 0.6
@@ -113,19 +118,58 @@ class Study(StudyState):
                 self.add(Trial(BASELINE, name, {}, 0.0, notes={"refused": str(error)}))
 
     def _networks(self) -> None:
-        """Pretrain the networks that were named."""
-        names = [name for name in self.backbones if not is_closed_form(name)]
-        for name in names:
-            if self.log.of(NETWORK, name) or self.left() <= 0:
+        """Pretrain the networks that were named; of one name the best stays on disk."""
+        waiting = [
+            (name, settings)
+            for name in self.backbones
+            if not is_closed_form(name)
+            for settings in self._to_train(name)
+        ]
+        for name, settings in waiting:
+            if self.left() <= 0:
+                return
+            begin, seconds = time.perf_counter(), self.left() / (2 * len(waiting))
+            try:
+                policy, notes = pretrain_network(
+                    self.dataset,
+                    self._built(name, settings),
+                    num_steps=self.steps_of(name),
+                    seed=self.settings.seed,
+                    device=self.device,
+                    seconds=seconds - (time.perf_counter() - begin),
+                )
+            except ValueError as error:  # the closed form with these settings refuses fewer rows, say
+                if not settings:
+                    raise
+                self.add(Trial(NETWORK, name, settings, 0.0, notes={"refused": str(error)}))
                 continue
-            policy, notes = pretrain_network(
-                self.dataset,
-                name,
-                num_steps=self.num_steps,
-                seed=self.settings.seed,
-                device=self.device,
-                seconds=self.left() / (2 * len(names)),
-            )
             valid = self.valid_of(self.policies.validated(policy))
             notes["candidate"] = self.policies.save(policy)
-            self.add(Trial(NETWORK, name, {}, self.score_of(valid), valid, notes=notes))
+            self.add(Trial(NETWORK, name, settings, self.score_of(valid), valid, notes=notes))
+            best = self.log.best(NETWORK, name=name)
+            for trial in self.log.of(NETWORK, name):
+                if trial is not best and not trial.refused:
+                    self.policies.delete(trial)
+
+    def _built(self, name: str, settings: Mapping[str, Any]) -> Backbone:
+        """Return an untrained network; the closed forms of ``stacked`` are fitted once."""
+        if name != StackedDenoiser.name:
+            return backbone_for(self.dataset, name, settings, seed=self.settings.seed)
+        known = self.log.best(NETWORK, name=name) or self.best_start(LinearDenoiser.name)
+        fitted = None if known is None else self.policies.of(known).backbone
+        assert fitted is None or isinstance(fitted, (LinearDenoiser, StackedDenoiser))
+        config = backbone_config(name, self.dataset.name, settings)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.settings.seed)
+            return StackedDenoiser.for_dataset(self.dataset, config, fitted)
+
+    def _to_train(self, name: str) -> list[dict[str, Any]]:
+        """Return the settings not tried yet; ``stacked`` has those of the best ``linear``."""
+        tried = [trial.settings for trial in self.log.of(NETWORK, name)]
+        if name != StackedDenoiser.name:
+            return [] if tried else [{}]
+        base = self.best_start(LinearDenoiser.name)
+        known = {key: value for row in tried for key, value in row.items() if key != "popularity"}
+        settings = known or ({} if base is None else base.settings)
+        done = {row["popularity"] for row in tried}
+        return [{**settings, "popularity": flag} for flag in (False, True) if flag not in done]

@@ -15,10 +15,11 @@ import torch
 from agents.algorithms.reinforce import Reinforce
 from agents.training.fine_tuner import FineTuner
 from agents.training.pretrain_config import PretrainConfig, published_training
-from agents.training.pretrainer import Pretrainer
+from agents.training.pretrainer import Pretrainer, has_ranking_loss
 from agents.tuning.defaults import FineTuning
-from refit_env.backbones import Backbone, backbone_class, backbone_for
+from refit_env.backbones import Backbone, backbone_class
 from refit_env.data.dataset import Dataset
+from refit_env.evaluation.ranking import evaluated_users
 from refit_env.policy import DiffusionPolicy
 
 MOST, LEAST = 480, 24
@@ -27,6 +28,8 @@ PROBE = 4
 """Iterations by which the time of one is measured."""
 VALIDATIONS = 13
 """Validations of a fine-tuning trial: at the start, eight during training, interpolations and the end."""
+UPDATE = 4.0
+"""Time of a row in an update by cross-entropy, in times of a row in a validation."""
 SLACK = 1.5
 """Share of its seconds after which a trial is stopped, if the machine is slower than measured."""
 
@@ -42,17 +45,34 @@ def pretraining_of(name: str, dataset: Dataset) -> PretrainConfig:
 
 
 def pretrain_network(
-    dataset: Dataset, name: str, *, num_steps: int, seed: int, device: torch.device, seconds: float
+    dataset: Dataset, backbone: Backbone, *, num_steps: int, seed: int, device: torch.device, seconds: float
 ) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """Pretrain a network until validation stops rising or time runs out.
+
+    Args:
+        dataset: the data set.
+        backbone: the network, untrained; it is trained in place.
+        num_steps: T of its chain.
+        seed: seed of its training.
+        device: device.
+        seconds: time limit. Training by cross-entropy ends within an epoch, after the work that fits; other
+            training after an epoch.
 
     Returns:
         The policy with the weights that validation selected, and notes.
     """
     begin = time.perf_counter()
-    backbone = backbone_for(dataset, name, seed=seed)
-    config = pretraining_of(name, dataset)
-    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device)
+    config = pretraining_of(backbone.name, dataset)
+    trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, num_steps=num_steps)
+    notes: dict[str, Any] = {}
+    if not has_ranking_loss(backbone) and config.objective == "ranking":
+        trainer.config = replace(config, epochs=0)
+        _stop_if(trainer.learn().interrupted)
+        row = trainer.validation_seconds / len(evaluated_users(dataset, "valid"))
+        left = seconds - (time.perf_counter() - begin) - trainer.validation_seconds
+        config = replace(config, max_work=round(max(left / (UPDATE * row), config.users_per_batch)))
+        trainer.config = config
+        notes["training"] = {"max_work": config.max_work}
     best, epochs = 0, config.epochs
     while trainer.epoch < epochs and time.perf_counter() - begin < seconds:
         before = trainer.epoch
@@ -63,7 +83,7 @@ def pretrain_network(
         if trainer.epoch == before:  # out of patience
             break
     policy = DiffusionPolicy(backbone, min(num_steps, backbone.diffusion.num_steps)).to(device).eval()
-    return policy, {"epochs": trainer.epoch, "best_epoch": best}
+    return policy, notes | {"epochs": trainer.epoch, "best_epoch": best}
 
 
 @dataclass(frozen=True)

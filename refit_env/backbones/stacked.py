@@ -111,8 +111,18 @@ class StackedDenoiser(RowDenoiser):
         self.requires_grad_(True)
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, config: StackedConfig | None = None) -> Self:
+    def for_dataset(
+        cls,
+        dataset: Dataset,
+        config: StackedConfig | None = None,
+        fitted: LinearDenoiser | StackedDenoiser | None = None,
+    ) -> Self:
         """Build a denoiser whose closed forms are fitted to the train rows of ``dataset``.
+
+        Args:
+            dataset: source of the rows.
+            config: settings; None uses the defaults.
+            fitted: a model of the same data; its closed forms are copied, if they have the same settings.
 
         Raises:
             ValueError: if the data set does not fit the backbone or a setting.
@@ -122,10 +132,25 @@ class StackedDenoiser(RowDenoiser):
         stacked = cls(dataset.num_items, config)
         part = without_rows(rows, held_rows(rows, stacked.config.held))
         for number, (closed, data) in enumerate(((stacked.base, rows), (stacked.apart, part))):
-            closed.fit(data)
+            known = stacked._same_fit(fitted)[number]
+            if known is None:
+                closed.fit(data)
+            else:
+                closed.load_state_dict(known.state_dict())
             count = np.log1p(np.bincount(data.targets.items, minlength=data.num_items))  # (I,)
             stacked.popular[number] = torch.as_tensor((count - count.mean()) / max(count.std(), 1e-6))
         return stacked
+
+    def _same_fit(
+        self, fitted: LinearDenoiser | StackedDenoiser | None
+    ) -> tuple[LinearDenoiser | None, LinearDenoiser | None]:
+        """Return the closed forms, of all rows and of a part, that ``fitted`` has with the same settings."""
+        config = self.config.base_config()
+        if isinstance(fitted, LinearDenoiser):
+            return (fitted if fitted.config == config else None), None
+        if fitted is None or fitted.config.base_config() != config:
+            return None, None
+        return fitted.base, fitted.apart if fitted.config.held == self.config.held else None
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether training changes the network; it never changes the closed forms."""

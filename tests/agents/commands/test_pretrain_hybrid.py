@@ -65,7 +65,7 @@ def test_a_resumed_run_keeps_the_chosen_settings(
     def search(*_: object, **__: object) -> None:
         raise AssertionError("the settings are chosen already")
 
-    monkeypatch.setattr("agents.commands.pretrain_run.hybrid_settings", search)
+    monkeypatch.setattr("agents.commands.pretrain_run.base_settings", search)
     resume = ["pretrain", "--resume", "--out", str(out), "--quiet", "--device", "cpu"]
     assert main([*resume, "--epochs", "2"]) == 0
     data = load_dataset("synthetic")

@@ -39,8 +39,9 @@ def test_a_closed_form_that_fits_the_catalogue() -> None:
         (replace(RANDOM, task="social", social=True), ["recdiff"]),
         (replace(RANDOM, task="social", social=False), []),
         (replace(RANDOM, task="social", social=True, train=PRETRAINED + 1), []),
-        (ROWS, ["dreamrec"]),
-        (replace(ROWS, task="poi"), []),
+        (ROWS, ["stacked", "dreamrec"]),
+        (replace(ROWS, train=PRETRAINED + 1), ["stacked"]),
+        (replace(ROWS, task="poi"), ["stacked"]),
     ],
 )
 def test_networks_are_tried_where_closed_forms_are_often_behind_them(
@@ -61,6 +62,7 @@ def test_networks_are_tried_where_closed_forms_are_often_behind_them(
         (replace(RANDOM, items=20_000, users=30_000), "diffrec", "gf_cf", "holdout"),
         (replace(RANDOM, items=20_000, users=3_000), "diffrec", "ease", "holdout"),  # solved by users
         (ROWS, "linear", "ndcg", "train"),
+        (ROWS, "stacked", "ndcg", "train"),
         (ROWS, "dreamrec", "log_rank", "train"),
     ],
 )
@@ -68,6 +70,16 @@ def test_reward_and_relevance_follow_from_the_data(
     facts: DataFacts, backbone: str, reward: str, relevance: str
 ) -> None:
     assert default_finetuning(facts, backbone).env == {"reward": reward, "relevance": relevance}
+
+
+def test_rows_of_a_catalogue_that_is_too_large_for_linear_are_not_stacked() -> None:
+    assert "stacked" not in backbones_for(replace(ROWS, items=LINEAR + 1))
+
+
+def test_a_small_network_uses_longer_steps_than_a_matrix() -> None:
+    small, matrix = (default_finetuning(ROWS, name).agent for name in ("stacked", "linear"))
+    assert (small.learning_rate, small.exploration_std, small.iterations) == (1e-2, 0.05, 160)
+    assert matrix.learning_rate < 1e-3
 
 
 def test_a_closed_form_on_a_random_split_uses_small_steps_and_many_hold_outs() -> None:
