@@ -130,7 +130,14 @@ class StackedDenoiser(RowDenoiser):
         check_task(cls, dataset)
         rows = _rows_of(dataset)
         stacked = cls(dataset.num_items, config)
-        part = without_rows(rows, held_rows(rows, stacked.config.held))
+        held = held_rows(rows, stacked.config.held)
+        part = without_rows(rows, held)
+        learn, fit = held.sum(), part.rows_of("train").size
+        if not learn or not fit:
+            raise ValueError(
+                f"backbone 'stacked': held={stacked.config.held:g} divides the rows of {dataset.name!r} "
+                f"into {learn} to train on and {fit} to fit, and needs both. Use another share, or 'linear'"
+            )
         for number, (closed, data) in enumerate(((stacked.base, rows), (stacked.apart, part))):
             known = stacked._same_fit(fitted)[number]
             if known is None:

@@ -93,8 +93,19 @@ class Relevance:
         return out
 
     def of_users(self, allowed: npt.NDArray[np.bool_] | None) -> Relevance:
-        """Return the relevance with the ``allowed`` (U,) of its ``users`` alone; itself for None."""
-        return self if allowed is None else replace(self, users=self.users[allowed[self.users]])
+        """Return the relevance with the ``allowed`` (U,) of its ``users`` alone; itself for None.
+
+        Raises:
+            ValueError: if none is left.
+        """
+        if allowed is None:
+            return self
+        users = self.users[allowed[self.users]]
+        if not users.size:
+            raise ValueError(
+                f"relevance {self.mode!r}: the backbone trains on none of its {self.users.size} users or rows"
+            )
+        return replace(self, users=users)
 
     def sources(self) -> npt.NDArray[np.int64]:
         """Return the source's users of ``users``: the same, or the sessions of the rows."""

@@ -25,8 +25,10 @@ from refit_env.data import (
     synthesize_checkins,
     synthesize_sessions,
 )
+from refit_env.data.interactions import SPLITS
 from refit_env.envs.problem import ProblemConfig, make_problem
 from refit_env.policy import DiffusionPolicy
+from refit_env.rewards.relevance import make_relevance
 
 SETS = {
     "sequential": synthesize_sessions(num_sessions=60, num_items=24),
@@ -268,3 +270,23 @@ def test_wrong_settings_are_refused(options: dict[str, Any], message: str) -> No
 def test_a_large_catalogue_is_refused() -> None:
     with pytest.raises(ValueError, match="25001 are more than 25000"):
         StackedDenoiser(25_001)
+
+
+def test_a_division_that_leaves_nothing_to_train_on_or_to_fit_is_refused() -> None:
+    data = synthesize_checkins(num_users=15, num_items=24, checkins=20)
+    rows = rows_of(data)
+    for held in (1e-6, 1 - 1e-6):
+        with pytest.raises(ValueError, match=f"held={held:g} divides the rows of 'synthetic"):
+            stacked_of(tiny(data), held=held)
+    with pytest.raises(ValueError, match="relevance 'train': the backbone trains on none of its"):
+        make_relevance("train", rows).of_users(np.zeros(rows.num_users, np.bool_))
+
+
+def tiny(data: Dataset) -> Dataset:
+    """The rows of the data set, one train row of each session alone."""
+    rows = rows_of(data)
+    train = np.flatnonzero(rows.split_of == SPLITS.index("train"))
+    later = np.setdiff1d(train, train[np.unique(rows.sessions[train], return_index=True)[1]])
+    held = np.zeros(rows.num_users, np.bool_)
+    held[later] = True
+    return without_rows(rows, held)
