@@ -71,7 +71,7 @@ ELSEWHERE = ("leaderboards", "published")
 """Results that ``docs/make_leaderboards.py`` writes pages of."""
 PARTS: Mapping[str, Sequence[str]] = {
     "Does fine-tuning pay?": (
-        *("fine-tuning", "ordered", "closed-forms", "backbones", "steps", "algorithms"),
+        *("fine-tuning", "ordered", "closed-forms", "stacked", "backbones", "steps", "algorithms"),
         "leave_one_set_out",
     ),
     "Which reward?": (
