@@ -8,7 +8,7 @@ import torch
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
 from agents.baselines import fit_baseline
-from agents.training.closed_form import fit_closed_form, hybrid_settings
+from agents.training.closed_form import base_settings, fit_closed_form
 from agents.training.closed_form_search import NEEDS, Trials, fitted_policy, search_settings
 from agents.tuning.floor import as_term
 from refit_env.backbones import backbone_class, backbone_for
@@ -71,10 +71,10 @@ def test_wrong_names_are_refused(data: Dataset) -> None:
 def test_the_settings_of_a_hybrid_are_those_of_its_base_alone(data: Dataset) -> None:
     given = {"recency": "none", "targets": "row", "score_power": 0.0, "rank": 8, "user_power": 0.5}
     options = {"base": "spectral", "hidden": (8,), **given}
-    found = hybrid_settings(data, options, select="ndcg@20", device="cpu")
+    found = base_settings(data, "hybrid", options, select="ndcg@20", device="cpu")
     assert found == fit_closed_form(data, "spectral", given, device="cpu").backbone.config_dict()
     unset = {**options, "l2": 0.0}  # 0 leaves l2 to the search
-    assert hybrid_settings(data, unset, select="ndcg@20", device="cpu") == found
+    assert base_settings(data, "hybrid", unset, select="ndcg@20", device="cpu") == found
 
 
 def test_one_update_of_reinforce_moves_the_network_of_a_hybrid_alone(data: Dataset) -> None:
