@@ -56,6 +56,7 @@ def reconstruction_examples(
         seen = dataset.showing(relevance.visible)
         part = SparseRows(backbone.rows(seen, settings), device)
     users = torch.nonzero(part.counts(torch.arange(dataset.num_users, device=device))).flatten()
+    users = _allowed(users, backbone, dataset)
     shown = part.dense
     return Examples(users, shown, shown if part is whole else whole.dense)
 
@@ -112,10 +113,16 @@ def next_item_examples(
     """
     if config.target != "train":
         raise ValueError(f"target={config.target!r}: in sequential data the next item is the target")
-    rows = torch.as_tensor(dataset.rows_of("train"), device=device)
+    rows = _allowed(torch.as_tensor(dataset.rows_of("train"), device=device), backbone, dataset)
     shown = backbone.shown(dataset, device)
     if not backbone.embedding:  # it predicts rows: of the next item alone
         return Examples(rows, shown, SparseRows(dataset.targets.csr, device).dense)
     items = torch.full((dataset.num_users,), -1, device=device)  # (R,)
     items[rows] = torch.as_tensor(dataset.targets.items, dtype=torch.int64, device=device)
     return Examples(rows, shown, lambda some: items[some])
+
+
+def _allowed(ids: Tensor, backbone: Backbone, dataset: Dataset) -> Tensor:
+    """Return those of ``ids`` (n,) that the backbone may train on."""
+    allowed = backbone.may_train_on(dataset, backbone.config)
+    return ids if allowed is None else ids[torch.as_tensor(allowed, device=ids.device)[ids]]

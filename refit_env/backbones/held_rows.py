@@ -34,9 +34,8 @@ def held_rows(data: RowDataset, share: float) -> npt.NDArray[np.bool_]:
         >>> f"{held_rows(rows, 0.25).sum() / len(rows.rows_of('train')):.2f}"
         '0.23'
     """
-    train = (data.split_of == SPLITS.index("train")) & (
-        data.targets.counts > 0
-    )  # (R,) served rows: no target
+    train = data.split_of == SPLITS.index("train")  # (R,)
+    train &= data.targets.counts > 0  # the rows of served data have no target
     sessions = data.sessions
     out = np.zeros(train.size, np.bool_)
     if data.task == "sequential":

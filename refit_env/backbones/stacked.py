@@ -138,8 +138,8 @@ class StackedDenoiser(RowDenoiser):
                 f"backbone 'stacked': held={stacked.config.held:g} divides the rows of {dataset.name!r} "
                 f"into {learn} to train on and {fit} to fit, and needs both. Use another share, or 'linear'"
             )
-        for number, (closed, data) in enumerate(((stacked.base, rows), (stacked.apart, part))):
-            known = stacked._same_fit(fitted)[number]
+        fits = (stacked.base, rows), (stacked.apart, part)
+        for number, ((closed, data), known) in enumerate(zip(fits, stacked._same_fit(fitted), strict=True)):
             if known is None:
                 closed.fit(data)
             else:
@@ -265,9 +265,8 @@ class StackedDenoiser(RowDenoiser):
         different = (count > 0).sum(1, keepdim=True)
         shape = [total.log(), different / total, count.amax(1, keepdim=True) / total, of_last / total]
         of_history: Tensor = self.of_history(torch.cat(shape, 1))  # (B, H)
-        hidden: Tensor = self.of_item(
-            torch.stack(of_items, 2)
-        )  # (B, I, H), the largest array: changed in place
+        inputs = torch.stack(of_items, 2)  # (B, I, F)
+        hidden: Tensor = self.of_item(inputs)  # (B, I, H), the largest array: changed in place
         out: Tensor = self.output(hidden.add_(of_history[:, None]).relu_())[:, :, 0]
         return out
 
@@ -284,12 +283,6 @@ class StackedDenoiser(RowDenoiser):
         return out
 
     # ------------------------------------------------------------------ training
-
-    def examples(self, dataset: Dataset, device: torch.device | str) -> tuple[Lookup, Lookup, Tensor]:
-        """Return the rows that are held apart, and the next item of each as a row (B, I)."""
-        rows = _rows_of(dataset)
-        ids = torch.as_tensor(np.flatnonzero(held_rows(rows, self.config.held)), device=device)
-        return self.shown(dataset, device), SparseRows(rows.targets.csr, device).dense, ids
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.

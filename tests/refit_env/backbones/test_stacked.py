@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 import refit_env  # noqa: F401  # registers the ids
+from agents.training.examples import next_item_examples
+from agents.training.pretrain_config import PretrainConfig
 from refit_env.backbones import Backbone, backbone_for
 from refit_env.backbones.held_rows import held_rows, without_rows
 from refit_env.backbones.linear import LinearDenoiser
@@ -212,7 +214,8 @@ def test_histories_are_shown_as_rows_that_are_not_held(task: str, history: int) 
 def test_gradients_reach_the_network_alone(task: str) -> None:
     data = SETS[task]
     stacked = stacked_of(data).requires_grad_(False).requires_grad_(True)  # as trainers do
-    shown, target, ids = stacked.examples(rows_of(data), "cpu")
+    found = next_item_examples(stacked, rows_of(data), PretrainConfig(), torch.device("cpu"))
+    shown, target, ids = found.shown, found.target, found.ids
     assert torch.equal(ids, halves(rows_of(data))[0]) and (target(ids).sum(1) == 1).all()
     optimizer = torch.optim.AdamW(stacked.parameters(), 0.1, weight_decay=0.1)
     before = {name: value.clone() for name, value in stacked.state_dict().items()}
