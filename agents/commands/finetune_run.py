@@ -147,7 +147,7 @@ def _agent(
     reward, items = agent.env.problem.reward_fn, agent.env.problem.num_items
     if pays_every_list_alike(reward, items):
         line = f"lists of {reward.k} hold all {items} items, so that the reward of every list is the same and"
-        say(f"{line} nothing can be learnt from it: pass a smaller --k", stderr=True)
+        say(f"{line} nothing can be learnt from it{': pass a smaller --k' * (items > 1)}", stderr=True)
     return agent
 
 

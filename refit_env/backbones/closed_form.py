@@ -225,7 +225,9 @@ class ClosedForm(RowDenoiser):
         filled = np.flatnonzero(np.diff(inputs.indptr))  # (R',)
         chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
         rows = torch.as_tensor(inputs[chosen].toarray(), dtype=torch.float32, device=device)  # (n, I)
-        spread = self.linear(rows, 0).std(1).mean() / self.factors(rows).std(1).mean().clamp(min=1e-30)
+        spread = torch.ones(())
+        if len(rows) and self.num_items > 1:  # else there is no deviation
+            spread = self.linear(rows, 0).std(1).mean() / self.factors(rows).std(1).mean().clamp(min=1e-30)
         factor = torch.as_tensor(popularity_factor(data, config.score_power), device=device)  # (I,)
         self.factors.gain.copy_(config.factorization * spread * factor)
 

@@ -194,7 +194,7 @@ class SpectralDenoiser(ClosedForm):
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return the space of the terms, values of rank, filter and normalisation, and the common space."""
-        largest = min(dataset.num_users, dataset.num_items) - 1
+        largest = max(1, min(dataset.num_users, dataset.num_items) - 1)
         ranks = tuple(rank for rank in (64, 32, 16, 8, 128, 256, 512, 1024) if rank <= largest) or (largest,)
         terms = terms_space(dataset.episodes)
         terms.pop("repeat", None)
@@ -225,15 +225,29 @@ def _filter(
 
     The latter is the ridge regression restricted to the leading directions: Q (S^2 + l2)^-1 S P' Y.
     """
-    start = np.random.default_rng(0).standard_normal(min(normal.shape))  # the same result in every process
-    left, values, right = CACHE.get(
-        "svd", (normal, rank), lambda: svds(normal, k=rank, v0=start)
-    )  # (R, r), (r,), (r, I)
+    left, values, right = CACHE.get("svd", (normal, rank), lambda: _leading(normal, rank))
     order = np.argsort(-values, kind="stable")
     left, values, right = left[:, order], values[order], right[order]
     if targets is None:
         return right.T, (values**2 / (values**2 + l2))[:, None] * right
     return right.T, (values / (values**2 + l2))[:, None] * np.asarray((targets.T @ left).T)
+
+
+def _leading(normal: sp.csr_matrix, rank: int) -> tuple[Floats, Floats, Floats]:
+    """Return the leading singular vectors and values (R, r), (r,), (r, I); of one row or item the only ones.
+
+    Example:
+        >>> [part.shape for part in _leading(sp.csr_matrix([[3.0, 0.0, 4.0]]), 0)]
+        [(1, 1), (1,), (1, 3)]
+    """
+    if min(normal.shape) == 1:
+        left, values, right = np.linalg.svd(normal.toarray(), full_matrices=False)
+        return left, values, right
+    if not normal.nnz:
+        return np.zeros((normal.shape[0], rank)), np.zeros(rank), np.zeros((rank, normal.shape[1]))
+    start = np.random.default_rng(0).standard_normal(min(normal.shape))  # the same result in every process
+    left, values, right = svds(normal, k=rank, v0=start)
+    return left, np.asarray(values, np.float64), right
 
 
 PUBLISHED: dict[str, SpectralConfig] = {"": SpectralConfig()}

@@ -224,7 +224,7 @@ class StackedDenoiser(RowDenoiser):
         """Return the clean rows (B, I) of ``u`` (B, I); without a context (B, L + 1) the closed form's."""
         apart = None if context is None else context[:, -1] > 0.5  # (B,)
         closed = self._closed(u, timestep, apart)  # (B, I)
-        spread = closed.std(1, keepdim=True).clamp(min=1e-9)  # (B, 1)
+        spread = closed.std(1, correction=min(1, self.num_items - 1), keepdim=True).clamp(min=1e-9)  # (B, 1)
         tamed = ((closed - closed.mean(1, keepdim=True)) / spread).asinh()  # (B, I)
         if context is None or apart is None:
             return UNIT * tamed

@@ -379,7 +379,10 @@ def as_rows(dataset: Dataset, length: int = 10, keep_empty: bool = False) -> Row
     events = Events.of([dataset.split(name) for name in SPLITS])
     rows = Rows.of_events(events, length, dataset.num_items, keep_empty)
     if not len(rows.targets[0]):
-        raise DataError(f"{dataset.name!r} has no train event with an earlier one: nothing to train on")
+        raise DataError(
+            f"{dataset.name!r} has no train event with an earlier one: nothing to train on; each row needs a "
+            "user or session with at least 2 train events"
+        )
     return RowDataset.of(dataset, rows)
 
 
