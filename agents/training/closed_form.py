@@ -12,6 +12,7 @@ import torch
 from agents.training.closed_form_search import OutOfTime, Trials, search_settings
 from agents.training.tensors import resolve_device
 from refit_env.backbones import backbone_class, backbone_config
+from refit_env.backbones.base import check_task
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.hybrid import BASES, HybridConfig, HybridDenoiser
 from refit_env.backbones.stacked import StackedConfig, StackedDenoiser
@@ -122,6 +123,9 @@ def base_settings(
         ValueError: for a wrong option, an unknown metric, or data that the base does not support.
     """
     config: HybridConfig | StackedConfig = backbone_config(name, dataset.name, options)
+    check_task(backbone_class(name), dataset)
+    if isinstance(config, StackedConfig):
+        StackedDenoiser.divided(dataset, config)  # refuses too few rows before the search
     known = {f.name for f in fields(BASES[config.base].config_class)}
     given = {key: value for key, value in options.items() if key in known and (key, value) != ("l2", 0)}
     found = fit_closed_form(dataset, config.base, given, num_steps=num_steps, select=select, device=device)

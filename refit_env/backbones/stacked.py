@@ -127,17 +127,8 @@ class StackedDenoiser(RowDenoiser):
         Raises:
             ValueError: if the data set does not fit the backbone or a setting.
         """
-        check_task(cls, dataset)
-        rows = _rows_of(dataset)
         stacked = cls(dataset.num_items, config)
-        held = held_rows(rows, stacked.config.held)
-        part = without_rows(rows, held)
-        learn, fit = held.sum(), part.rows_of("train").size
-        if not learn or not fit:
-            raise ValueError(
-                f"backbone 'stacked': held={stacked.config.held:g} divides the rows of {dataset.name!r} "
-                f"into {learn} to train on and {fit} to fit, and needs both. Use another share, or 'linear'"
-            )
+        rows, part = cls.divided(dataset, stacked.config)
         fits = (stacked.base, rows), (stacked.apart, part)
         for number, ((closed, data), known) in enumerate(zip(fits, stacked._same_fit(fitted), strict=True)):
             if known is None:
@@ -147,6 +138,27 @@ class StackedDenoiser(RowDenoiser):
             count = np.log1p(np.bincount(data.targets.items, minlength=data.num_items))  # (I,)
             stacked.popular[number] = torch.as_tensor((count - count.mean()) / max(count.std(), 1e-6))
         return stacked
+
+    @classmethod
+    def divided(cls, dataset: Dataset, config: StackedConfig) -> tuple[RowDataset, RowDataset]:
+        """Return all rows, to which ``base`` is fitted, and those without the ones held apart.
+
+        Raises:
+            ValueError: if the data set does not fit the backbone, or either part of its train rows is empty.
+        """
+        check_task(cls, dataset)
+        rows = _rows_of(dataset)
+        held = held_rows(rows, config.held)
+        part = without_rows(rows, held)
+        learn, fit = held.sum(), part.rows_of("train").size
+        if not learn or not fit:
+            many = "several sessions" if rows.task == "sequential" else "users with several"
+            raise ValueError(
+                f"backbone 'stacked' needs train rows of {many}, to train on some and to fit the others: "
+                f"held={config.held:g} divides the rows of {dataset.name!r} into {learn} and {fit}. Use "
+                "another share, or 'linear'"
+            )
+        return rows, part
 
     def _same_fit(
         self, fitted: LinearDenoiser | StackedDenoiser | None

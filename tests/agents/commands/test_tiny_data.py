@@ -67,3 +67,24 @@ def test_a_study_of_one_session_works(name: str, tmp_path: Path, monkeypatch: py
     data = str(saved(tmp_path / "data", "sequential", EVENTS[name]))
     few = ["--minutes", "0.02", "--baselines", "popularity"]
     assert main(["tune", "--data", data, "--out", str(tmp_path / "out"), *few, *QUIET]) == 0
+
+
+@pytest.mark.parametrize(
+    ("task", "message"), [("sequential", "needs train rows of several sessions"), ("cf", "'tiny' is cf")]
+)
+def test_stacked_is_refused_before_its_settings_are_searched(
+    task: str,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def search(*_: object, **__: object) -> None:
+        raise AssertionError("the data is refused first")
+
+    monkeypatch.setattr("agents.training.closed_form.fit_closed_form", search)
+    data = str(saved(tmp_path / "data", task, EVENTS["one user"]))
+    out = str(tmp_path / "out")
+    assert main(["pretrain", "--data", data, "--backbone", "stacked", "--out", out, *QUIET]) == 2
+    line = capsys.readouterr().err.strip()
+    assert is_clear(line) and message in line
