@@ -14,7 +14,7 @@ from torch import Tensor
 from refit_env.errors import ReturnedError
 from refit_env.rewards.base import Reward, RewardResult
 from refit_env.rewards.context import RewardContext
-from refit_env.utils.user_code import misfit
+from refit_env.utils.user_code import is_async, misfit
 
 
 class CallableReward(Reward):
@@ -26,7 +26,7 @@ class CallableReward(Reward):
         """Wrap a function.
 
         Raises:
-            ValueError: if it does not take scores and users.
+            ValueError: if it does not take scores and users, or must be awaited.
         """
         super().__init__(context)
         self.function = function
@@ -34,6 +34,8 @@ class CallableReward(Reward):
         fault = misfit(function, 2)
         if fault is not None:
             raise ValueError(f"reward {self.name!r} accepts {fault}, expected (scores, users)")
+        if is_async(function):
+            raise ValueError(f"reward {self.name!r} is an async function, expected one without async")
 
     def compute(self, scores: Tensor, users: Tensor, lists: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Call the function.

@@ -9,7 +9,7 @@ from typing import Any
 
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.utils.text import shown
-from refit_env.utils.user_code import misfit, object_at
+from refit_env.utils.user_code import is_async, misfit, object_at
 
 
 def user_reward(name: str) -> type[Reward] | Callable[..., Any]:
@@ -53,14 +53,17 @@ CALLED = {
 
 
 def check_arguments(name: str, cls: type[Reward]) -> None:
-    """Refuse a class whose constructor or methods take other arguments than they are called with.
+    """Refuse a class whose constructor or methods cannot be called as they are, or are async.
 
     Raises:
         ValueError: naming the reward, the method, its arguments and those that it should have.
     """
     for method, count in CALLED.items():
         extended = getattr(ListReward, method)
-        fault = misfit(getattr(cls, method, extended), count)
+        own = getattr(cls, method, extended)
+        if is_async(own):
+            raise ValueError(f"reward {name!r}: {method} is an async function, expected one without async")
+        fault = misfit(own, count)
         if fault is not None:
             expected = ", ".join(list(inspect.signature(extended).parameters)[:count])
             raise ValueError(f"reward {name!r}: {method} accepts {fault}, expected ({expected})")

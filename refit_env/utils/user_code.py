@@ -122,6 +122,19 @@ def misfit(function: Callable[..., Any], count: int) -> str | None:
     return None
 
 
+def is_async(function: Callable[..., Any]) -> bool:
+    """Return whether a call of a function returns no result, but something to await.
+
+    Example:
+        >>> async def own(scores, users): ...
+        >>> is_async(own), is_async(max)
+        (True, False)
+    """
+    called = getattr(type(function), "__call__", None)  # noqa: B004  # of an object
+    kinds = inspect.iscoroutinefunction, inspect.isasyncgenfunction
+    return any(kind(one) for kind in kinds for one in (function, called))
+
+
 def classes_in(module: ModuleType, base: type) -> list[str]:
     """Return the names of the subclasses of ``base`` that a module defines, as ``object_at`` needs them."""
     own = [value for value in vars(module).values() if inspect.isclass(value)]

@@ -239,6 +239,20 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
             "    def term_gains(self, users): return {'a': self.shown}",
             "AttributeError: 'own' object has no attribute 'shown'",
         ),
+        ("async def own(scores, users): return users", "reward 'own' is an async function"),
+        ("async def own(scores, users): yield users", "reward 'own' is an async function"),
+        (
+            "class Own:\n    async def __call__(self, scores, users): return users\nown = Own()",
+            "reward 'Own' is an async function",
+        ),
+        (
+            "class own(Reward):\n    async def compute(self, u, users, lists): return users, {}",
+            "reward 'my_reward.py:own': compute is an async function, expected one without async",
+        ),
+        (
+            "class own(Gains):\n    async def term_gains(self, users): return {}",
+            "reward 'my_reward.py:own': term_gains is an async function",
+        ),
         ("def own(scores): return scores", "reward 'own' accepts (scores), expected (scores, users)"),
         ("def own(*, scores, users): return 0", "'own' accepts (*, scores, users), expected (scores, users)"),
         (
