@@ -30,7 +30,7 @@ class ImplicitALSConfig(BaselineConfig):
     """d."""
     unobserved: Annotated[float, Meta(gt=0)] = 0.1
     """alpha0, the weight of every pair, observed or not, beside the 1 of an observed one."""
-    l2: Annotated[float, Meta(gt=0)] = 0.1
+    l2: Annotated[float, Meta(gt=0, le=1e12)] = 0.1
     """Weight of the squared embeddings."""
     frequency: Share = 1.0
     """nu: 0 regularises all equally, 1 in proportion to the interactions."""

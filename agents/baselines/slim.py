@@ -12,6 +12,7 @@ Letters: I items.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -26,6 +27,7 @@ from agents.baselines.base import Baseline, BaselineConfig, Scorer
 from agents.baselines.matrices import known_sets, product_scores, shown_rows
 from refit_env.data.dataset import Dataset
 from refit_env.settings import Nonnegative
+from refit_env.utils.least_squares import unsolvable
 
 LARGEST = 12_000
 """Most items: five float32 matrices of that size have 3 GB."""
@@ -37,9 +39,9 @@ class SlimConfig(BaselineConfig):
 
     l1: Nonnegative = 5.0
     """Factor of the absolute weights: larger values give sparser rows."""
-    l2: Annotated[float, Meta(gt=0)] = 200.0
+    l2: Annotated[float, Meta(gt=0, le=1e12)] = 200.0
     """Factor of the squared weights."""
-    rho: Annotated[float, Meta(gt=0)] = 2000.0
+    rho: Annotated[float, Meta(gt=0, le=1e12)] = 2000.0
     """Penalty of the difference of the two copies: it changes the speed of convergence, not the solution."""
     iterations: Annotated[int, Meta(ge=1, le=10_000)] = 50
     """Iterations of the method; the authors report that ten can be enough."""
@@ -67,11 +69,20 @@ class Slim(Baseline):
 def sparse_regression(
     rows: sp.csr_matrix, l1: float, l2: float, rho: float, iterations: int
 ) -> npt.NDArray[np.float32]:
-    """Return SLIM's weights (I, I) of the rows (U, I)."""
+    """Return SLIM's weights (I, I) of the rows (U, I).
+
+    Raises:
+        ValueError: if ``l2`` and ``rho`` are too small to invert the matrix in float32.
+    """
     gram = (rows.T @ rows).astype(np.float32).toarray()  # (I, I)
     system = gram.copy()
     system[np.diag_indices_from(system)] += l2 + rho
-    inverse = scipy.linalg.inv(system, overwrite_a=True, check_finite=False)  # (I, I) P
+    try:
+        with warnings.catch_warnings(category=scipy.linalg.LinAlgWarning, action="error"):
+            inverse = scipy.linalg.inv(system, overwrite_a=True, check_finite=False)  # (I, I) P
+    except (scipy.linalg.LinAlgError, scipy.linalg.LinAlgWarning) as error:
+        which = f"l2={l2:g} with rho={rho:g}"
+        raise ValueError(unsolvable(which, len(gram), torch.float32, 200.0)) from error
     diagonal = np.diag(inverse).copy()
     fixed = inverse @ gram  # (I, I)
     sparse, dual = np.zeros_like(gram), np.zeros_like(gram)  # C, Gamma

@@ -104,7 +104,7 @@ class ClosedFormConfig(LinearVariance):
     """With ``factorization``: size of an item's embedding."""
     unobserved: Annotated[float, Meta(gt=0)] = 0.1
     """With ``factorization``: weight of every pair, observed or not, beside the 1 of an observed one."""
-    factorization_l2: Annotated[float, Meta(gt=0)] = 0.1
+    factorization_l2: Annotated[float, Meta(gt=0, le=1e12)] = 0.1
     """With ``factorization``: weight of the squared embeddings."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less

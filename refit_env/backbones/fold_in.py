@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from refit_env.utils.content_cache import CACHE
-from refit_env.utils.least_squares import LeastSquares, alternate
+from refit_env.utils.least_squares import SINGULAR, LeastSquares, alternate, unsolvable
 
 CELLS = 2**22
 """Most numbers that the gathered embeddings of some rows may have."""
@@ -79,7 +79,11 @@ class FoldIn(nn.Module):
             yield rows, out
 
     def _folded(self, known: Tensor, values: Tensor) -> Tensor:
-        """Return the embeddings (b, d) of rows, by those (b, n, d) or (n, d) and values (b, n) of items."""
+        """Return the embeddings (b, d) of rows, by those (b, n, d) or (n, d) and values (b, n) of items.
+
+        Raises:
+            ValueError: if the ridge is too small to solve the systems in that precision.
+        """
         weighted = values.clamp(min=0)[:, :, None] * known  # (b, n, d)
         count = values.clamp(min=0).sum(1) + self.unobserved * len(self.items)  # (b,)
         eye = torch.eye(known.shape[-1], dtype=known.dtype, device=known.device)
@@ -88,7 +92,11 @@ class FoldIn(nn.Module):
         right = (values[:, :, None] * known).sum(1)[:, :, None]  # (b, d, 1)
         if torch.compiler.is_exporting():  # ONNX has no factorisation of matrices
             return conjugate_gradients(system, right)[:, :, 0]
-        return torch.cholesky_solve(right, torch.linalg.cholesky(system))[:, :, 0]
+        try:
+            factor = torch.linalg.cholesky(system)  # (b, d, d)
+        except SINGULAR as error:
+            raise ValueError(unsolvable("factorization_l2", known.shape[-1], known.dtype, 0.1)) from error
+        return torch.cholesky_solve(right, factor)[:, :, 0]
 
     def _scores(self, folded: Tensor) -> Tensor:
         """Return the scores (B, I) of embeddings (B, d)."""

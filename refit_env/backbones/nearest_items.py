@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from refit_env.backbones.cooccurrence import Counting, Floats, nearest_items
 from refit_env.backbones.latest import Latest
 from refit_env.utils.content_cache import CACHE
+from refit_env.utils.least_squares import SINGULAR, unsolvable
 
 SPARSE = 0.02
 """Share of a row's items above which the product with the nearest items is that of a sparse matrix."""
@@ -151,6 +152,9 @@ def _regressions(
             systems[place, :used, :used] = (chosen @ chosen.T).toarray()
             right[place, :used] = (chosen @ wanted[item].T).toarray()
         systems[:, np.arange(count), np.arange(count)] += l2
-        solved = torch.linalg.solve(torch.from_numpy(systems), torch.from_numpy(right))
+        try:
+            solved = torch.linalg.solve(torch.from_numpy(systems), torch.from_numpy(right))
+        except SINGULAR as error:
+            raise ValueError(unsolvable(f"regression_l2={l2:g}", count, torch.float32, 30.0)) from error
         values[first : items.stop] = solved[:, :, 0].numpy()
     return ids, values

@@ -20,6 +20,8 @@ from torch import Tensor
 
 CELLS = {"cpu": 2**20, "cuda": 2**24}
 """Numbers that the gathered embeddings of some rows may have, by device; few stay in the cache."""
+SINGULAR: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+"""The error of a system that cannot be solved."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ def alternate(
 
 
 def solve(rows: sp.csr_matrix, others: Tensor, problem: LeastSquares) -> Tensor:
-    """Return the least-squares embeddings (N, d) of ``rows`` (N, M), given those of the columns (M, d)."""
+    """Return the least-squares embeddings (N, d) of ``rows`` (N, M), given those of the columns (M, d).
+
+    Raises:
+        ValueError: if ``l2`` is too small to solve the systems in that precision.
+    """
     device, size = others.device, others.shape[1]
     counts = np.diff(rows.indptr)
     weights = problem.weights(counts, rows.shape[1])  # (N,)
@@ -89,9 +95,23 @@ def solve(rows: sp.csr_matrix, others: Tensor, problem: LeastSquares) -> Tensor:
         columns = _columns(rows, ids)  # (b, n)
         known = padded[torch.as_tensor(columns, device=device)]  # (b, n, d)
         system = common + known.transpose(1, 2) @ known + ridge[ids].to(device)[:, None, None] * eye
-        out[torch.as_tensor(ids, device=device)] = torch.linalg.solve(system, known.sum(1))
+        try:
+            out[torch.as_tensor(ids, device=device)] = torch.linalg.solve(system, known.sum(1))
+        except SINGULAR as error:
+            raise ValueError(unsolvable(f"l2={problem.l2:g}", size, others.dtype, 0.1)) from error
         first = last
     return out
+
+
+def unsolvable(which: str, size: int, dtype: torch.dtype, usual: float) -> str:
+    """Return the message for systems of ``size`` equations that rounding makes singular.
+
+    Example:
+        >>> unsolvable("l2=1e-30", 64, torch.float32, 0.1)
+        'l2=1e-30 is too small to solve systems of 64 equations in float32; use a larger one (default 0.1)'
+    """
+    systems = f"systems of {size} equations in {str(dtype).removeprefix('torch.')}"
+    return f"{which} is too small to solve {systems}; use a larger one (default {usual:g})"
 
 
 def _end(counts: np.ndarray, first: int, most: int) -> int:

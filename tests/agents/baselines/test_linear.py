@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from agents.baselines import baseline
@@ -112,3 +113,11 @@ def test_ials_reconstructs_what_it_saw(few: Dataset, table: np.ndarray) -> None:
 
 def test_popularity_counts(few: Dataset, table: np.ndarray) -> None:
     np.testing.assert_array_equal(scores_of("popularity", few), np.tile(table.sum(0), (5, 1)))
+
+
+def test_an_l2_that_rounding_removes_is_refused() -> None:
+    alike = sp.csr_matrix(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="l2=1e-30 is too small to solve systems of 2 equations"):
+        solve(alike, torch.ones(2, 2), LeastSquares(1.0, 1e-30))
+    with pytest.raises(ValueError, match="l2=1e-30 with rho=1e-30 is too small to solve systems of 2"):
+        sparse_regression(alike, 0.0, 1e-30, 1e-30, 1)

@@ -12,7 +12,9 @@ import torch
 from refit_env.backbones import backbone_for, fold_in
 from refit_env.backbones.carry_over import with_items
 from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.cooccurrence import Counting
 from refit_env.backbones.fold_in import FoldIn
+from refit_env.backbones.nearest_items import nearest_regressions
 from refit_env.data import Dataset, synthesize
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.least_squares import LeastSquares, solve
@@ -133,3 +135,13 @@ def test_a_policy_with_a_factorisation_is_saved_and_loaded(data: Dataset, tmp_pa
     users = torch.arange(10)
     loaded = DiffusionPolicy.load(tmp_path).eval()
     assert torch.equal(loaded.scorer(data)(users), policy.eval().scorer(data)(users))
+
+
+def test_an_l2_that_rounding_removes_is_refused(data: Dataset) -> None:
+    with pytest.raises(ValueError, match="factorization_l2 is too small to solve systems of 64 equations"):
+        backbone = backbone_for(data, "linear", {"factorization": 0.5, "factorization_l2": 1e-30})
+        assert isinstance(backbone, ClosedForm)
+        backbone.fit(data)
+    alike = sp.csr_matrix(np.ones((2, 3), np.float32))
+    with pytest.raises(ValueError, match="regression_l2=1e-30 is too small to solve systems of 2 equations"):
+        nearest_regressions(alike, None, 2, 1e-30, Counting(of_targets=True))
