@@ -206,7 +206,7 @@ class DiffusionPolicy(GaussianChain):
         state, meta = load_checkpoint(folder)
         policy = cls.restore(state, meta, f"{Path(folder) / POLICY}.safetensors").to(device).eval()
         if other_data:
-            policy.backbone.trained_on = None
+            policy.backbone.allow_other_data()
         return policy
 
     @classmethod

@@ -56,8 +56,11 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
         raise ValueError(
             "--new-data finds users and items by their ids, --other-data by number: leave one out"
         )
-    policy = DiffusionPolicy.load(run, other_data=command.other_data)
+    policy = DiffusionPolicy.load(run)
     dataset = load_dataset(target.dataset)
+    known = policy.backbone.trained_on
+    if command.other_data and known is not None and known.fingerprint != dataset.fingerprint:
+        policy.backbone.allow_other_data()
     if not command.new_data:
         check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", OTHER_DATA)
         return policy

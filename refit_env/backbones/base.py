@@ -123,6 +123,13 @@ class Backbone(nn.Module, ABC):
         """Return which users (U,) may start episodes and be training examples; None (the default): all."""
         return None
 
+    def allow_other_data(self) -> None:
+        """Allow the use with other data than that of the training, of the same users and items by number."""
+        self.trained_on = None
+
+    def check_can_learn(self) -> None:
+        """Raise a ``ValueError`` if training needs the data of the fit, and other data is allowed."""
+
     @abstractmethod
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean vectors.

@@ -77,6 +77,7 @@ class StackedDenoiser(RowDenoiser):
 
     Attributes:
         base: the closed form, fitted to all train rows.
+        other_data: whether it is used with other data than that of the fits; no row of it is held apart.
         apart: the closed form, fitted without the rows that are held apart.
         popular: (2, I) log count of each item among the targets of ``base`` and of ``apart``, standardised.
     """
@@ -87,6 +88,7 @@ class StackedDenoiser(RowDenoiser):
     tasks: ClassVar[tuple[str, ...]] = ("sequential", "poi")
     config: StackedConfig
     popular: Tensor
+    other_data: bool = False
 
     def __init__(self, num_items: int, config: StackedConfig | None = None) -> None:
         """Build unfitted closed forms and a network whose output is 0.
@@ -178,6 +180,22 @@ class StackedDenoiser(RowDenoiser):
         self.apart.requires_grad_(False)
         return self
 
+    def allow_other_data(self) -> None:
+        """Allow other data; its users are all ranked by the whole fit."""
+        super().allow_other_data()
+        self.other_data = True
+
+    def check_can_learn(self) -> None:
+        """Raise a ``ValueError`` where other data is allowed.
+
+        The rows that the copy was fitted without are those of the data set of the fit.
+        """
+        if self.other_data:
+            raise ValueError(
+                "backbone 'stacked' learns on rows that its copy was fitted without; other data has none: "
+                "train a new one on this data, or use the data of its fit, without other_data"
+            )
+
     # ------------------------------------------------------------------ what is shown
 
     @classmethod
@@ -234,7 +252,7 @@ class StackedDenoiser(RowDenoiser):
 
     def forward(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
         """Return the clean rows (B, I) of ``u`` (B, I); without a context (B, L + 1) the closed form's."""
-        apart = None if context is None else context[:, -1] > 0.5  # (B,)
+        apart = None if context is None else (context[:, -1] > 0.5) & (not self.other_data)  # (B,)
         closed = self._closed(u, timestep, apart)  # (B, I)
         spread = closed.std(1, correction=min(1, self.num_items - 1), keepdim=True).clamp(min=1e-9)  # (B, 1)
         tamed = ((closed - closed.mean(1, keepdim=True)) / spread).asinh()  # (B, I)

@@ -15,7 +15,7 @@ from agents.tuning.settings_file import read_settings, write_settings
 from agents.tuning.study import Study
 from agents.tuning.trials import FINE_TUNING, NETWORK, TrialLog
 from refit_env.backbones.stacked import StackedDenoiser
-from refit_env.data import Dataset, save_dataset
+from refit_env.data import Dataset, save_dataset, synthesize_sessions
 from refit_env.policy import DiffusionPolicy
 
 QUIET = ["--quiet", "--device", "cpu"]
@@ -103,3 +103,33 @@ def test_a_study_fine_tunes_it_and_its_settings_make_it_again(
     policy = DiffusionPolicy.load(tmp_path / "again")
     assert isinstance(policy.backbone, StackedDenoiser) and policy.num_steps == 1
     assert policy.backbone.config_dict() == {**policy.backbone.config_dict(), **best.settings}
+
+
+def test_on_other_data_it_ranks_by_the_whole_fit_and_is_not_trained(
+    rows: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = synthesize_sessions(seed=5, num_sessions=60, num_items=24)
+    save_dataset(other, tmp_path / "other")
+    policy = DiffusionPolicy.load(pretrained, other_data=True)
+    backbone = policy.backbone
+    assert isinstance(backbone, StackedDenoiser)
+    backbone.apart.weight.data.fill_(7.0)
+    held = backbone.may_train_on(other, backbone.config)
+    assert held is not None
+    users = torch.as_tensor(held).nonzero().flatten()
+    shown = backbone.shown(other, "cpu")(users)
+    assert shown[:, -1].any()
+    unmarked = shown.clone()
+    unmarked[:, -1] = 0
+    assert torch.equal(policy.recommend_scores(users, shown), policy.recommend_scores(users, unmarked))
+    words = ["--init", str(pretrained), "--data", str(tmp_path / "other"), "--other-data", *QUIET]
+    for command in ("pretrain", "finetune"):
+        capsys.readouterr()
+        assert main([command, *words, "--out", str(tmp_path / "no")]) == 2
+        assert "'stacked' learns on rows that its copy was fitted without" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    evaluated = ["evaluate", "--run", str(pretrained), "--data", str(tmp_path / "other"), "--other-data"]
+    assert main([*evaluated, "--reward", "ndcg"]) == 0
+    same = ["finetune", "--init", str(pretrained), "--data", str(rows), "--other-data", *QUIET]
+    few = ["--iterations", "1", "--eval-every", "1"]
+    assert main([*same, *few, "--out", str(tmp_path / "same")]) == 0
