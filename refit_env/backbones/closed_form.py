@@ -171,14 +171,15 @@ class RowDenoiser(Backbone):
         """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
 
         Args:
-            shown: (B, I) rows that are noised.
+            shown: (B, I) rows that are noised; with ``conditional``, the context (B, C) after them.
             target: (B, I) prediction targets.
             generator: random generator of the steps and the noise.
         """
-        steps, device = self.diffusion.num_steps, shown.device
-        k = torch.randint(steps, (shown.shape[0],), generator=generator, device=device)  # (B,)
-        noise = torch.randn(shown.shape, generator=generator, device=device)
-        out = self.predict_x0(self.diffusion.q_sample(shown, k, noise), k)  # (B, I)
+        row, context = shown[:, : self.num_items], shown[:, self.num_items :]
+        k = torch.randint(self.diffusion.num_steps, (len(row),), generator=generator, device=row.device)
+        noise = torch.randn(row.shape, generator=generator, device=row.device)
+        condition = self.encode(context) if self.conditional else None
+        out = self.predict_x0(self.diffusion.q_sample(row, k, noise), k, condition)  # (B, I)
         return (target - out).square().mean()
 
 

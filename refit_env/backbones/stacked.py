@@ -312,22 +312,6 @@ class StackedDenoiser(RowDenoiser):
         out: Tensor = self(u, timestep, None if condition is None else condition.value)
         return out
 
-    # ------------------------------------------------------------------ training
-
-    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
-
-        Args:
-            shown: (B, I + L + 1), of ``shown``.
-            target: (B, I) prediction targets.
-            generator: random generator of the steps and the noise.
-        """
-        row, context = shown[:, : self.num_items], shown[:, self.num_items :]
-        k = torch.randint(self.diffusion.num_steps, (len(row),), generator=generator, device=row.device)
-        noise = torch.randn(row.shape, generator=generator, device=row.device)
-        out = self.predict_x0(self.diffusion.q_sample(row, k, noise), k, Condition(context))  # (B, I)
-        return (target - out).square().mean()
-
 
 def _rows_of(dataset: Dataset) -> RowDataset:
     """Return the rows of a data set.
