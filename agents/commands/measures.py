@@ -12,7 +12,7 @@ from agents.runs.plots import Panel, column
 from agents.runs.profiling import Usage
 from agents.training.fine_tuner import FineTuner
 from refit_env.data import Dataset
-from refit_env.evaluation.beyond_accuracy import means_of, values_of
+from refit_env.evaluation.beyond_accuracy import measured
 from refit_env.evaluation.ranking import Evaluation, metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstrap, paired_bootstraps
@@ -79,22 +79,16 @@ def comparison(
     if list(before.users) != list(after.users):
         raise ValueError("before and after were evaluated on different users")
     wanted = list(dict.fromkeys([*reported(before.means()), *names]))
-    old, new = (
-        {n: float(v) for n, v in means_of(m, dataset, "test", wanted).items()} for m in (before, after)
-    )
-    per_user = {name: [values_of(m, dataset, "test", name) for m in (before, after)] for name in wanted}
-    known = {name: (one, two) for name, (one, two) in per_user.items() if one is not None and two is not None}
-    table = paired_bootstraps(
-        {name: one for name, (one, _) in known.items()},
-        {name: two for name, (_, two) in known.items()},
-        seed=seed,
-    )
+    found = [measured(one, dataset, "test", wanted) for one in (before, after)]
+    old, new = ({name: float(one.means[name]) for name in wanted} for one in found)
+    known = [name for name in wanted if name in found[0].per_user]
+    table = paired_bootstraps(*({name: one.per_user[name] for name in known} for one in found), seed=seed)
     return {
         "users": len(before.users),
-        "before": {name: old[name] for name in wanted},
-        "after": {name: new[name] for name in wanted},
+        "before": old,
+        "after": new,
         "relative_gain": {name: new[name] / old[name] - 1 if old[name] else math.nan for name in wanted},
-        "paired_bootstrap": {name: found.to_json() for name, found in table.items()},
+        "paired_bootstrap": {name: row.to_json() for name, row in table.items()},
     }
 
 

@@ -294,10 +294,8 @@ def beyond_names(evaluation: Evaluation) -> list[str]:
     return [f"{name}@{evaluation.lists.shape[1]}" for name in BEYOND]
 
 
-def means_of(
-    evaluation: Evaluation, dataset: Dataset, split: str, names: Iterable[str] = ()
-) -> dict[str, float]:
-    """Return ``evaluation.means()``, and further metrics beyond accuracy.
+def measured(evaluation: Evaluation, dataset: Dataset, split: str, names: Iterable[str] = ()) -> Beyond:
+    """Return all metrics of an evaluation, and further ones beyond accuracy, each computed once.
 
     Args:
         evaluation: result of ``refit_env.evaluation.ranking.evaluate``.
@@ -305,9 +303,19 @@ def means_of(
         split: the split of the evaluation.
         names: further metrics with their list length, for example of a rule that selects.
     """
-    means = evaluation.means()
-    wanted = [name.partition("@")[0] for name in names if name not in means]
-    return means | (beyond_accuracy(evaluation, dataset, split, wanted).means if wanted else {})
+    means, per_user = evaluation.means(), evaluation.per_user
+    kinds = dict.fromkeys(name.partition("@")[0] for name in names if name not in means)
+    if not kinds:
+        return Beyond(dict(per_user), means)
+    further = beyond_accuracy(evaluation, dataset, split, kinds)
+    return Beyond(per_user | further.per_user, means | further.means)
+
+
+def means_of(
+    evaluation: Evaluation, dataset: Dataset, split: str, names: Iterable[str] = ()
+) -> dict[str, float]:
+    """Return the means over users, or values of all lists together; arguments as of ``measured``."""
+    return measured(evaluation, dataset, split, names).means
 
 
 def values_of(evaluation: Evaluation, dataset: Dataset, split: str, name: str) -> Floats | None:
@@ -322,4 +330,4 @@ def values_of(evaluation: Evaluation, dataset: Dataset, split: str, name: str) -
     kind = name.partition("@")[0]
     if name in evaluation.per_user or kind not in OF_USERS:
         return evaluation.per_user.get(name)
-    return beyond_accuracy(evaluation, dataset, split, [kind]).per_user[name]
+    return measured(evaluation, dataset, split, [name]).per_user[name]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from agents.commands.options import parse_reward
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
 from refit_env.checkpoint import load_checkpoint, load_state, save_state
-from refit_env.data import load_dataset
-from refit_env.evaluation.ranking import evaluate
+from refit_env.data import Dataset, load_dataset
+from refit_env.evaluation import beyond_accuracy
+from refit_env.evaluation.ranking import Evaluation, evaluate
 from refit_env.policy import DiffusionPolicy
 from tests.fuzzing import generators, mutate_json
 
@@ -262,6 +264,25 @@ def test_comparison_needs_the_same_users(pretrained: Path) -> None:
     with pytest.raises(ValueError, match="different users"):
         comparison(everyone, half, dataset)
     assert set(comparison(everyone, everyone, dataset)["relative_gain"].values()) == {0.0}
+
+
+def test_comparison_measures_beyond_accuracy_once(pretrained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset("synthetic")
+    everyone = evaluate(DiffusionPolicy.load(pretrained).scorer(dataset), dataset)
+    names = ["novelty@20", "ild@20", "entropy@20", "coverage@20"]
+    kinds_measured: list[list[str]] = []
+
+    own = beyond_accuracy.beyond_accuracy
+
+    def counted(one: Evaluation, data: Dataset, split: str, kinds: Iterable[str]) -> beyond_accuracy.Beyond:
+        kinds_measured.append(list(kinds))
+        return own(one, data, split, kinds)
+
+    monkeypatch.setattr(beyond_accuracy, "beyond_accuracy", counted)
+    report = comparison(everyone, everyone, dataset, names)
+    assert kinds_measured == [["novelty", "ild", "entropy"]] * 2
+    assert {"novelty@20", "ild@20"} < set(report["paired_bootstrap"]) and "entropy@20" in report["after"]
+    assert not {"entropy@20", "coverage@20"} & set(report["paired_bootstrap"])
 
 
 def test_the_table_has_the_metrics_of_the_rule_and_the_choice_its_interval(
