@@ -77,9 +77,9 @@ class StackedDenoiser(RowDenoiser):
 
     Attributes:
         base: the closed form, fitted to all train rows.
-        other_data: whether it is used with other data than that of the fits; no row of it is held apart.
         apart: the closed form, fitted without the rows that are held apart.
         popular: (2, I) log count of each item among the targets of ``base`` and of ``apart``, standardised.
+        other_data: whether it is used with other data than that of the fits; no row of it is held apart.
     """
 
     name: ClassVar[str] = "stacked"
