@@ -105,8 +105,11 @@ _MODELLED = replace(_ANNEALED, exploration_std=0.01, relevance_draws=32)
 """For a linear model as reward: differences of scores are small compared with noise of .05."""
 _ROWS = replace(_ANNEALED, learning_rate=1e-5)
 """For rows with a closed form."""
-_STACKED = replace(_ANNEALED, learning_rate=1e-2, iterations=160, eval_every=40)
-"""For rows with a closed form that a small network corrects."""
+_STACKED = replace(
+    _ANNEALED, users_per_batch=64, iterations=640, eval_every=160, learning_rate=3e-2, exploration_std=0.1
+)
+"""For rows with a closed form that a small network corrects: its few weights need many steps, not large
+batches."""
 _EMBEDDED = replace(_ANNEALED, users_per_batch=512, learning_rate=2e-3, exploration_std=1.0)
 """For rows with item embeddings of a norm near 8."""
 
