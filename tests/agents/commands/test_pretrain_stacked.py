@@ -70,7 +70,7 @@ def test_it_is_evaluated_and_fine_tuned_by_default(
     config = RunFolder.open(out).config
     assert config["env_kwargs"]["reward"] == "ndcg" and config["env_kwargs"]["relevance"] == "train"
     agent = config["agent"]
-    assert (agent["learning_rate"], agent["exploration_std"], agent["users_per_batch"]) == (1e-2, 0.05, 256)
+    assert (agent["learning_rate"], agent["exploration_std"], agent["users_per_batch"]) == (2e-3, 0.02, 128)
     before, after = (DiffusionPolicy.load(run).backbone for run in (pretrained, out))
     assert isinstance(before, StackedDenoiser) and isinstance(after, StackedDenoiser)
     assert torch.equal(before.base.weight, after.base.weight)
