@@ -59,7 +59,7 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
     policy = DiffusionPolicy.load(run)
     dataset = load_dataset(target.dataset)
     known = policy.backbone.trained_on
-    if command.other_data and known is not None and known.fingerprint != dataset.fingerprint:
+    if command.other_data and known is not None and known.differs(dataset):
         policy.backbone.allow_other_data()
     if not command.new_data:
         check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", OTHER_DATA)

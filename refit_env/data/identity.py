@@ -39,6 +39,10 @@ class DataIdentity:
         listed = source if isinstance(source, list | tuple) else [source]
         return cls(dataset.name, dataset.fingerprint, ", ".join(str(part) for part in listed)[:200])
 
+    def differs(self, dataset: Dataset) -> bool:
+        """Return whether ``dataset`` is known to be another one."""
+        return self.fingerprint not in (None, dataset.fingerprint)
+
     def __str__(self) -> str:
         """Return name, short fingerprint and source."""
         digits = "unknown" if self.fingerprint is None else self.fingerprint[:SHORT]
@@ -61,7 +65,7 @@ def check_same_data(
     Raises:
         DataError: if the fingerprints differ; the message names both.
     """
-    if trained_on is None or trained_on.fingerprint in (None, dataset.fingerprint):
+    if trained_on is None or not trained_on.differs(dataset):
         return
     if advice is None:
         advice = (
