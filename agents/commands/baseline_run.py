@@ -42,7 +42,9 @@ def run(command: BaselineCommand) -> int:
     if command.json:
         print_json(reports)
     else:
-        console().print(_table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} users)"))
+        console().print(
+            _table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} {dataset.unit})")
+        )
     return 0
 
 

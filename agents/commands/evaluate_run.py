@@ -69,6 +69,7 @@ def run(command: Evaluate) -> int:
                 "dataset": dataset.name,
                 "split": command.split,
                 "users": len(result.users),
+                "unit": dataset.unit,
                 **({} if how is None else {"rerank": how}),
                 "metrics": {name: float(value) for name, value in metrics.items()},
                 "features": catalogue_of(dataset).source,
@@ -80,7 +81,7 @@ def run(command: Evaluate) -> int:
         )
         return 0
     by = "" if how is None else f", re-ranked by {how['name']}"
-    title = f"{folder.path}{by} on {dataset.name} ({command.split}, {len(result.users)} users)"
+    title = f"{folder.path}{by} on {dataset.name} ({command.split}, {len(result.users)} {dataset.unit})"
     table = Table("metric", title=title, min_width=48)
     table.add_column("value", justify="right")
     for name, value in metrics.items():

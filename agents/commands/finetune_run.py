@@ -38,11 +38,12 @@ from refit_env.rewards.base import ListReward, Reward
 from refit_env.settings import plain
 from refit_env.utils.user_code import absolute_place, places_in, source_of, sources_in
 
-REMEDIES = (
-    "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std, or another --relevance (recent "
-    "where the data has times, else holdout)"
-)
-"""What to try where validation never rose."""
+SMALLER = "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std"
+REMEDIES = {
+    "users": f"{SMALLER}, or another --relevance (recent where the data has times, else holdout)",
+    "rows": f"{SMALLER}, or another --reward",
+}
+"""What to try where validation never rose; relevance of rows is always the next item."""
 SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwargs", "agent")
 """Settings of ``config.json`` that TensorBoard shows beside the results."""
 
@@ -210,7 +211,7 @@ def _train(
     report = finetune_run(agent, folder, progress=shows_progress(command.quiet), pretraining=pretraining)
     if report is None:
         raise interrupted("finetune", command.out, "iteration", agent.saved)
-    outcome = outcome_of(report["training"])
+    outcome = outcome_of(report["training"], report["unit"])
     if command.json:
         print_json(
             {"run": str(folder.path), "env": folder.config["env"], "outcome": outcome, **folder.metrics}
@@ -224,8 +225,12 @@ def _train(
     return 0
 
 
-def outcome_of(training: Mapping[str, Any]) -> str:
+def outcome_of(training: Mapping[str, Any], unit: str = "users") -> str:
     """Which weights validation chose, in words; with advice where it chose those of the start.
+
+    Args:
+        training: the part of ``metrics.json``.
+        unit: what metrics are means over, ``users`` or ``rows``.
 
     Example:
         >>> training = {"iterations": 5, "best_iteration": 3, "best_value": 0.25}
@@ -240,14 +245,14 @@ def outcome_of(training: Mapping[str, Any]) -> str:
     if not training.get("rule_met", True):
         return (
             f"Nothing met the rule: in {last} iterations the conditions of {metric} never held. The run "
-            f"folder holds the weights of the start. Try {REMEDIES}, or weaker conditions."
+            f"folder holds the weights of the start. Try {REMEDIES[unit]}, or weaker conditions."
         )
     if best == 0:
         return (
             f"Validation never rose: in {last} iterations {metric} was never better than the start's "
-            f"{value}. The run folder holds the weights of the start. Try {REMEDIES}."
+            f"{value}. The run folder holds the weights of the start. Try {REMEDIES[unit]}."
         )
-    gain = gain_in_words(training.get("valid_gain"))
+    gain = gain_in_words(training.get("valid_gain"), unit)
     choice = f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
     return f"{choice} {gain}".strip()
 

@@ -85,6 +85,7 @@ def comparison(
     table = paired_bootstraps(*({name: one.per_user[name] for name in known} for one in found), seed=seed)
     return {
         "users": len(before.users),
+        "unit": dataset.unit,
         "before": old,
         "after": new,
         "relative_gain": {name: new[name] / old[name] - 1 if old[name] else math.nan for name in wanted},
@@ -106,8 +107,9 @@ def validation_gain(agent: FineTuner) -> dict[str, Any] | None:
 
 def comparison_table(report: Mapping[str, Any], title: str) -> Table:
     """The before/after table of one run, for the terminal."""
-    table = Table(title=f"{title} (test, {report['users']} users)")
-    for name in ("metric", "before", "after", "gain", "difference, 95 % interval over users"):
+    unit = report["unit"]
+    table = Table(title=f"{title} (test, {report['users']} {unit})")
+    for name in ("metric", "before", "after", "gain", f"difference, 95 % interval over {unit}"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, old in report["before"].items():
         new, found = report["after"][name], report["paired_bootstrap"].get(name)

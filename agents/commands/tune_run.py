@@ -129,8 +129,13 @@ def tried_table(report: Mapping[str, Any], metric: str, name: str) -> Table:
 
 def test_table(report: Mapping[str, Any], rule: Rule) -> Table:
     """The chosen policy on test beside its start and the best baseline, by all metrics of the rule."""
-    table = Table(title=f"Test ({report['users']} users)")
-    for column in ("", "name", *rule.names, f"{rule.metric}: ours less theirs, 95 % interval over users"):
+    table = Table(title=f"Test ({report['users']} {report['unit']})")
+    for column in (
+        "",
+        "name",
+        *rule.names,
+        f"{rule.metric}: ours less theirs, 95 % interval over {report['unit']}",
+    ):
         table.add_column(column, justify="left" if column in ("", "name") else "right")
 
     def values(row: Mapping[str, Any]) -> list[str]:

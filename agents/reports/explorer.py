@@ -127,7 +127,7 @@ def explorer(
     items = after.backbone.dim == after.backbone.num_items
     return {
         "metric": measured.metric.replace("ndcg", "NDCG"),
-        "sampled": sampled(len(sample.users), len(measured.after.users)),
+        "sampled": sampled(len(sample.users), len(measured.after.users), measured.dataset.unit),
         "order": OF_ITEMS if items else OF_DIMENSIONS,
         "historyTitle": "History, latest first" if dataset.time_ordered else "History",
         "steps": state_names(after.num_steps),
@@ -136,17 +136,17 @@ def explorer(
     }
 
 
-def sampled(count: int, total: int) -> str:
-    """Return a sentence on which of the evaluated users the explorer holds.
+def sampled(count: int, total: int, unit: str = "users") -> str:
+    """Return a sentence on which of the evaluated users or rows (``unit``) the explorer holds.
 
     Example:
         >>> sampled(9, 9)
         'All 9 evaluated users are here.'
     """
     if count >= total:
-        return f"All {total} evaluated users are here."
+        return f"All {total} evaluated {unit} are here."
     return (
-        f"The page holds {count} of {total} evaluated users: those with the largest gains and losses, the "
+        f"The page holds {count} of {total} evaluated {unit}: those with the largest gains and losses, the "
         "fewest and the most train items, and random ones; refit report --users ID adds others."
     )
 

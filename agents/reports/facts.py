@@ -141,13 +141,18 @@ class Facts:
         names += [nearest_metric("ndcg@20", self.metrics["after"])]
         return " ".join(gain_sentence(self.metrics, name) for name in dict.fromkeys(names))
 
+    @property
+    def unit(self) -> str:
+        """What the metrics are means over, ``users`` or ``rows``."""
+        return self.metrics.get("unit", "users")
+
     def choice(self) -> str:
         """The iteration that validation chose, and the gain there with an interval; empty if not known."""
         gain = self.metrics.get("training", {}).get("valid_gain")
         if gain is None or self.chosen is None:
             return ""
-        metric = metric_title(self.rule.metric)
-        return f"Validation chose {self.step_name} {self.chosen:.0f} by {metric}. {gain_in_words(gain)}"
+        choice = f"Validation chose {self.step_name} {self.chosen:.0f} by {metric_title(self.rule.metric)}."
+        return f"{choice} {gain_in_words(gain, self.unit)}"
 
 
 def file_name(name: str) -> str:
@@ -205,15 +210,19 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
         details.append("of all lists together")
         return f"Test {metric_title(name)} {rose} {change} ({'; '.join(details)})."
     low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
-    users = f"{share:.0f} % interval of the difference over {metrics['users']} users"
+    users = f"{share:.0f} % interval of the difference over {metrics['users']} {metrics.get('unit', 'users')}"
     interval = "; ".join([*details, f"{users}: {low:+.4f} to {high:+.4f}"])
     if low <= 0 <= high:
         return f"Test {metric_title(name)} went {change}, which is within noise ({interval})."
     return f"Test {metric_title(name)} {rose} {change} ({interval})."
 
 
-def gain_in_words(gain: Mapping[str, Any] | None) -> str:
+def gain_in_words(gain: Mapping[str, Any] | None, unit: str = "users") -> str:
     """Return a sentence on the gain of the chosen weights on validation; empty without one.
+
+    Args:
+        gain: the paired bootstrap, as JSON.
+        unit: what it is over, ``users`` or ``rows``.
 
     Example:
         >>> print(gain_in_words({"mean_difference": 0.001, "low": -0.002, "high": 0.004, "num_users": 900}))
@@ -223,7 +232,7 @@ def gain_in_words(gain: Mapping[str, Any] | None) -> str:
         return ""
     low, high = gain["low"], gain["high"]
     noise = ", within noise" if low <= 0 <= high else ""
-    interval = f"95 % interval over {gain['num_users']} users: {low:+.4f} to {high:+.4f}"
+    interval = f"95 % interval over {gain['num_users']} {unit}: {low:+.4f} to {high:+.4f}"
     return f"Its gain over the start is {gain['mean_difference']:+.4f} ({interval}){noise}."
 
 

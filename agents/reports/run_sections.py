@@ -78,6 +78,7 @@ def sections(parts: RunParts, number: int) -> dict[str, Any]:
         "sentence": facts.sentence(),
         "choice": facts.choice(),
         "finished": facts.finished,
+        "unit": facts.unit if measured is None else measured.dataset.unit,
         "notes": list(parts.notes),
         "tiles": _tiles(facts, measured),
         "table": comparison_rows(facts),
@@ -157,7 +158,7 @@ def _tiles(facts: Facts, measured: Measured | None) -> list[dict[str, str]]:
         total = up + same + down
         out.append(
             {
-                "name": "users who gain",
+                "name": f"{measured.dataset.unit} that gain",
                 "value": f"{up / total:.0%}",
                 "from": f"{same / total:.0%} unchanged, {down / total:.0%} lose",
                 "change": "",
@@ -251,6 +252,7 @@ def _gains(measured: Measured) -> dict[str, Any]:
     edges, counts = histogram(measured.gain)
     names = [f"{(low + high) / 2:+.2f}" for low, high in pairwise(edges)]
     half = len(counts) // 2
+    unit, shown = measured.dataset.unit, "history items" if measured.dataset.has_rows else "train items"
     metric = metric_title(measured.metric)
     up, same, down = counts_of_gains(measured)
     groups = by_activity(measured)
@@ -259,22 +261,22 @@ def _gains(measured: Measured) -> dict[str, Any]:
         "metric": metric,
         "counts": {"up": up, "same": same, "down": down},
         "histogram": bar_chart(
-            f"Users by change of {metric}",
+            f"{unit.capitalize()} by change of {metric}",
             names,
-            [("users", "c1", [float(count) for count in counts])],
+            [(unit, "c1", [float(count) for count in counts])],
             xlabel=f"change of {metric}",
-            ylabel="users",
+            ylabel=unit,
             colors=["c4"] * half + ["c1"] * half,
-            note=f"Without the {same} users whose {metric} is the same; the outer bars hold what is beyond.",
+            note=f"Without the {same} {unit} whose {metric} is the same; the outer bars hold what is beyond.",
         ),
         "activity": bar_chart(
             f"Change of {metric} by activity",
             [group.name for group in groups],
             [("mean change", "c1", [group.difference.mean_difference for group in groups])],
-            xlabel="train items of the users of a group",
+            xlabel=f"{shown} of the {unit} of a group",
             ylabel=f"change of {metric}",
             whiskers=[(group.difference.low, group.difference.high) for group in groups],
-            note="Ten groups of equally many users; lines are 95 % intervals over the users of a group.",
+            note=f"Ten groups of equally many {unit}; lines are 95 % intervals over the {unit} of a group.",
         ),
         "cold": None
         if cold is None
@@ -284,6 +286,7 @@ def _gains(measured: Measured) -> dict[str, Any]:
             "after": f"{cold.difference.after:.4f}",
             "interval": f"{cold.difference.low:+.4f} to {cold.difference.high:+.4f}",
         },
+        "shown": shown,
         "fewest": int(measured.counts.min()),
         "kinds": [(name, f"{old:.4f}", f"{new:.4f}") for name, old, new in by_item_kind(measured)],
     }

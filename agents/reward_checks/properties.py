@@ -41,7 +41,7 @@ class Check:
 
 
 def check_properties(reward: Reward, episodes: Episodes) -> list[Check]:
-    """Return the checks of shape, finiteness, inputs, determinism and independence of the batch.
+    """Return the checks of shape, finiteness, side effects, determinism and independence of the batch.
 
     Raises:
         TypeError, ValueError: what a user's function raises, or its wrapper of what it returned.
@@ -61,9 +61,8 @@ def check_properties(reward: Reward, episodes: Episodes) -> list[Check]:
     finite = int(torch.isfinite(value).sum())
     out = [Check("finite", finite == value.numel(), f"{finite} of {value.numel()} rewards are finite")]
     same = torch.equal(before, scores)
-    out.append(
-        Check("inputs", same, "the scores are as they were" if same else "it changes the scores in place")
-    )
+    found_scores = "the scores are as they were" if same else "it changes the scores in place"
+    out.append(Check("free of side effects", same, found_scores))
     again = reward(before.clone(), users).value
     out.append(_alike("deterministic", value, again, "two calls with the same scores differ by at most"))
     out.append(_alone(reward, before, users, value))

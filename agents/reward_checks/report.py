@@ -96,7 +96,8 @@ def _prefers(found: Mapping[str, float] | None) -> str:
     """A sentence on the correlation with held-out NDCG."""
     if found is None:
         return (
-            "Its relation to held-out items was not measured: it reads them, or no user of episodes has any."
+            "Its relation to held-out items was not measured: it reads them, or no episode has any (those of "
+            "sets in order of time belong to rows of their own)."
         )
     level = f"within users, correlation {found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
     if found["low"] > 0:

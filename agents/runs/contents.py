@@ -92,7 +92,9 @@ class RunMetrics(TypedDict, total=False):
     after: dict[str, float | None]
     """Fine-tuning: test metrics of the chosen model."""
     users: int
-    """Fine-tuning: number of evaluated users."""
+    """Fine-tuning: number of evaluated users, or rows."""
+    unit: str
+    """Fine-tuning: what ``users`` counts, ``users`` or ``rows``; earlier versions recorded none."""
     relative_gain: dict[str, float | None]
     """Fine-tuning: gain of ``after`` relative to ``before``."""
     paired_bootstrap: dict[str, dict[str, Any]]

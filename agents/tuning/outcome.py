@@ -44,6 +44,7 @@ def outcome_of(study: Study) -> Outcome:
         "valid": best.valid,
         "test": _means(study, test),
         "users": len(test.users),
+        "unit": study.dataset.unit,
         "chosen": _row(best),
         "compared": {},
         "tried": summary(study),

@@ -131,6 +131,11 @@ class Dataset:
         """
         return self.task in LENGTHS and (self.time_ordered or self.task == "sequential")
 
+    @property
+    def unit(self) -> str:
+        """What the mean of a metric is over: ``"rows"`` where the episodes are rows, else ``"users"``."""
+        return "rows" if self.has_rows else "users"
+
     @cached_property
     def served(self) -> Dataset:
         """The data set for a deployed model: all interactions are train items, none is held out.
@@ -268,6 +273,11 @@ class RowDataset(Dataset):
     def episodes(self) -> Dataset:
         """This data set itself: its users are rows."""
         return self
+
+    @cached_property
+    def users_by_id(self) -> IdMap:
+        """The source's ids of the users of the rows."""
+        return IdMap("user", self.num_users, self.user_ids, self.name, rows=True)
 
     @property
     def served(self) -> Dataset:

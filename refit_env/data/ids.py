@@ -86,6 +86,7 @@ class IdMap:
         ids: (n,) the source's ids by number, int64 or text; None where the data set stores none, so that the
             numbers themselves are the ids.
         where: the data set's name, for messages.
+        rows: whether the numbers are those of rows, of which a user may have several.
 
     Example:
         >>> users = IdMap("user", 2, np.array(["ann", "bob"], dtype=object), "shop")
@@ -97,9 +98,11 @@ class IdMap:
         ValueError: unknown user 'bop'. Did you mean 'bob'? 'shop' has 2 users, from 'ann' to 'bob'
     """
 
-    def __init__(self, kind: str, count: int, ids: npt.NDArray[Any] | None, where: str) -> None:
+    def __init__(
+        self, kind: str, count: int, ids: npt.NDArray[Any] | None, where: str, rows: bool = False
+    ) -> None:
         """Store the ids; the inverse map is built at its first use."""
-        self.kind, self.count, self.ids, self.where = kind, count, ids, where
+        self.kind, self.count, self.ids, self.where, self.rows = kind, count, ids, where, rows
 
     def __len__(self) -> int:
         """Return n."""
@@ -125,8 +128,8 @@ class IdMap:
     def named(self, number: int) -> str:
         """Format the user or item for messages and titles."""
         if self.ids is None:
-            return f"{self.kind} {number}"
-        return f"{self.kind} {shown(self.of(number))} (number {number})"
+            return f"{'row' if self.rows else self.kind} {number}"
+        return f"{self.kind} {shown(self.of(number))} ({'row' if self.rows else 'number'} {number})"
 
     def number(self, given: int | str) -> int:
         """Return the number of the source's id; text must equal the id, leading zeros included.
@@ -180,7 +183,7 @@ class IdMap:
         close = alike or get_close_matches(text, near[:_COMPARED], n=1)
         hint = f" Did you mean {shown(close[0])}?" if close else ""
         first, last = (shown(str(self.of(n))) for n in (0, self.count - 1))
-        total = f"{self.count:,} {self.kind}s, from {first} to {last}"
+        total = f"{len(self._numbers):,} {self.kind}s, from {first} to {last}"
         return f"unknown {self.kind} {shown(text)}.{hint} {self.where!r} has {total}"
 
 

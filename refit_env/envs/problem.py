@@ -184,10 +184,10 @@ class DenoisingProblem:
         Raises:
             ValueError: if it is out of range, or the user has no visible or no relevant item.
         """
-        count = self.dataset.num_users
+        count, unit = self.dataset.num_users, self.dataset.unit
         if isinstance(user, bool) or not isinstance(user, int | np.integer) or not 0 <= user < count:
             raise ValueError(
-                f"user {user!r} must be a whole number in 0..{count - 1}, the users of "
+                f"user {user!r} must be a whole number in 0..{count - 1}, the {unit} of "
                 f"{self.dataset.name!r}; the option 'user_id' accepts the source's id"
             )
         if not self.relevance.starts[user]:
@@ -196,7 +196,7 @@ class DenoisingProblem:
             why = "is reserved to select models" if selects else "has no visible or no relevant item"
             raise ValueError(
                 f"{self.dataset.users_by_id.named(int(user))} {why} under relevance {self.relevance.mode!r}; "
-                f"{len(self.users)} of {count} users start episodes (problem.users)"
+                f"{len(self.users)} of {count} {unit} start episodes (problem.users)"
             )
         return int(user)
 

@@ -62,7 +62,9 @@ def test_it_is_evaluated_and_fine_tuned_by_default(
     pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--run", str(pretrained), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)["metrics"]["ndcg@20"]
+    report = json.loads(capsys.readouterr().out)
+    assert report["unit"] == "rows"
+    found = report["metrics"]["ndcg@20"]
     assert found == pytest.approx(RunFolder.open(pretrained).metrics["test"]["ndcg@20"])
     out = tmp_path / "rl"
     few = ["--iterations", "2", "--eval-every", "1"]
@@ -75,6 +77,23 @@ def test_it_is_evaluated_and_fine_tuned_by_default(
     assert isinstance(before, StackedDenoiser) and isinstance(after, StackedDenoiser)
     assert torch.equal(before.base.weight, after.base.weight)
     assert main(["evaluate", "--run", str(out), "--json"]) == 0
+
+
+def test_messages_and_pages_count_rows_and_advise_what_rows_have(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "still"
+    few = ["--iterations", "1", "--eval-every", "1", "--learning-rate", "0"]
+    assert main(["finetune", "--init", str(pretrained), "--out", str(out), "--device", "cpu", *few]) == 0
+    said = capsys.readouterr().out
+    rows = RunFolder.open(out).metrics["users"]
+    assert f"(test, {rows} rows)" in said and "over rows" in said and "users" not in said
+    assert "Validation never rose" in said and "another --reward" in said and "--relevance" not in said
+    assert main(["report", str(out), "--out", str(tmp_path / "page"), "--explore", "3"]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert (
+        "paired bootstrap over rows" in page and "Gain by row" in page and "bootstrap over users" not in page
+    )
 
 
 def test_a_study_fine_tunes_it_and_its_settings_make_it_again(

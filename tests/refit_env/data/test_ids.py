@@ -165,6 +165,9 @@ def test_rows_have_the_id_of_their_session() -> None:
     shop = Dataset("shop", "sequential", pairs, none, none, time_ordered=True, user_ids=ids)
     rows = shop.episodes.users_by_id
     assert rows.take([0, 1, 2]).tolist() == ["ann", "ann", "bob"] and rows.number("bob") == 2
+    assert rows.named(1) == "user 'ann' (row 1)"
+    with pytest.raises(ValueError, match="'shop' has 2 users, from 'ann' to 'bob'"):
+        rows.number("zoe")
     with pytest.raises(ValueError, match=r"user 'ann' has 2 rows in 'shop'; choose one by number, 0, 1"):
         rows.number("ann")
 
