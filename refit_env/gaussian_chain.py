@@ -165,7 +165,10 @@ class GaussianChain(nn.Module):
     def _check_step(self, t: int | Tensor) -> None:
         """Raise a ValueError if t is one number outside 0..T-1; a tensor is not checked."""
         if not isinstance(t, Tensor) and not 0 <= t < self.num_steps:
-            raise ValueError(f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain")
+            raise ValueError(
+                f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain; its "
+                f"environment is made with num_steps={self.num_steps}"
+            )
 
     def encode(self, context: Context) -> Condition | None:
         """Return the encoding of a context for all steps of a chain, with the graph of its weights."""

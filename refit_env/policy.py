@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from refit_env.backbones.base import Lookup, check_task
-from refit_env.backbones.carry_over import carry_over
+from refit_env.backbones.carry_over import carry_over, for_later_data
 from refit_env.backbones.latest import hold, release
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
@@ -130,8 +130,7 @@ class DiffusionPolicy(GaussianChain):
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
                 f"the policy ranks {self.backbone.num_items} items{f' of {known.name!r}' if known else ''}, "
-                f"data set {dataset.name!r} has {dataset.num_items}; 'refit pretrain --init RUN --data NEW "
-                "--new-data' carries a model over to later data"
+                f"data set {dataset.name!r} has {dataset.num_items}; {for_later_data(self.backbone)}"
             )
         check_task(type(self.backbone), dataset)
         check_same_data(known, dataset, "the policy")

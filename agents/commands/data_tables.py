@@ -68,6 +68,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "users x items": f"{dataset.num_users:,} x {dataset.num_items:,}",
         "train / valid / test": " / ".join(f"{len(dataset.split(s)):,}" for s in SPLITS),
         "density": _density(dataset.num_users, dataset.num_items, total),
+        "repeats": _repeats(dataset, total),
         "train items a user": f"median {np.median(counts):.0f}, least {counts.min()}, most {counts.max()}",
         "most popular tenth of the items": f"{head:.0%} of the train interactions",
         "rows in order of time": "yes" if dataset.time_ordered else "no",
@@ -181,6 +182,14 @@ def _sizes(users: int, items: int, splits: list[int]) -> dict[str, Any]:
 def _counts(dataset: Dataset) -> list[int]:
     """Interactions of each split."""
     return [len(dataset.split(s)) for s in SPLITS]
+
+
+def _repeats(dataset: Dataset, total: int) -> str:
+    """The share of the interactions with an item that the user had before."""
+    parts = [dataset.split(s) for s in SPLITS]
+    pairs = np.concatenate([part.users.astype(np.int64) * dataset.num_items + part.items for part in parts])
+    again = total - np.unique(pairs).size
+    return f"{again / total:.0%} of the interactions: an item that the user had before" if again else "none"
 
 
 def _density(users: int, items: int, rows: int) -> str:

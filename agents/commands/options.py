@@ -67,11 +67,13 @@ class Command(Bounded):
 
 
 _NUMBER = r"[-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?"
+_POINT = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
+"""A number with a point, also one that JSON has no form for: ``.5``, ``5.``, ``+0.5``."""
 _SCHEDULE = re.compile(f"{_NUMBER}->{_NUMBER}")
 
 
 def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
-    """Read ``name=value`` words; values are JSON where they can be, else text.
+    """Read ``name=value`` words; values are JSON or numbers such as ``.5`` where they can be, else text.
 
     Args:
         words: the words.
@@ -83,6 +85,8 @@ def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
     Example:
         >>> parse_options(["alpha=0.3", "variant=neighbor_lists"], "reward_options")
         {'alpha': 0.3, 'variant': 'neighbor_lists'}
+        >>> parse_options(["alpha=.3", "beta=-2.", "code=007"], "reward_options")
+        {'alpha': 0.3, 'beta': -2.0, 'code': '007'}
     """
     options: dict[str, Any] = {}
     for word in words:
@@ -94,7 +98,7 @@ def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
         try:
             options[name] = json.loads(value)
         except (ValueError, RecursionError):  # no JSON, thousands of digits, or nested without end
-            options[name] = value
+            options[name] = float(value) if _POINT.fullmatch(value) else value
     return options
 
 

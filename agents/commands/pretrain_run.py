@@ -170,7 +170,7 @@ def _closed_form(command: Pretrain) -> str | None:
     if command.init is not None:
         return None
     name = command.backbone or _target(command).spec.backbone
-    if is_closed_form(name) and command.training.objective == "ranking":
+    if is_closed_form(name) and command.training.objective == "ranking" and not command.resume:
         raise SettingError(
             "objective",
             f"must be elbo where backbone {name!r} is fitted in closed form; --init RUN trains the model of "

@@ -52,10 +52,10 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
             continue
         option = _option(name)
         had = f"without {option}, not with" if was is None else f"with {option} {_short(was)}, not"
-        more = ", or a larger number" if name in MAY_GROW else ""
+        more = ", or pass a larger number" if name in MAY_GROW else ""
         raise RunError(
             f"{path} was begun {had} {_short(wanted)}; "
-            f"leave the option out: --resume uses what the run was begun with{more}"
+            f"leave the option out{more}: --resume uses what the run was begun with"
         )
     return grows
 

@@ -10,16 +10,20 @@ from agents.commands.target import Target
 from agents.console import say
 from agents.runs.contents import RunConfig
 from agents.runs.folder import RunError, RunFolder
+from refit_env.backbones.base import Backbone
 from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import load_dataset
 from refit_env.data.identity import check_same_data
 from refit_env.policy import DiffusionPolicy
 from refit_env.utils.user_code import SHORT
 
-OTHER_DATA = (
+NEW_DATA = (
     "Pass --new-data if it is later data, whose users and items have the same ids in the source: the model "
-    "is carried over to it; or --other-data if the numbers of users and items mean the same in both. The "
-    "model may have been trained on items that are held out in the other data"
+    "is carried over to it"
+)
+OTHER_DATA = (
+    "Pass --other-data if the numbers of users and items mean the same in both. The model may have been "
+    "trained on items that are held out in the other data"
 )
 """What to do where the data is not that of the model's training."""
 
@@ -62,12 +66,22 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
     if command.other_data and known is not None and known.differs(dataset):
         policy.backbone.allow_other_data()
     if not command.new_data:
-        check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", OTHER_DATA)
+        check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", _advice(policy.backbone))
+        policy.backbone.check_can_learn()
         return policy
     policy, changes = policy.carried_over(run, dataset, command.seed)
     if not command.quiet:
         say(f"{dataset.name}, compared with the data of {run}: {changes}", stderr=True)
     return policy
+
+
+def _advice(backbone: Backbone) -> str:
+    """The options that the model of a backbone can be trained with on other data, or what to do instead."""
+    ways = [NEW_DATA] if backbone.item_axes is not None else []
+    ways += [OTHER_DATA] if backbone.learns_on_other_data else []
+    if not ways:
+        return f"A model of backbone {backbone.name!r} is trained on its own data alone: leave out --init"
+    return ". ".join(ways)
 
 
 def check_weights_unchanged(path: Path, begun: RunConfig, folders: Iterable[str | Path]) -> None:

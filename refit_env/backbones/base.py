@@ -66,6 +66,7 @@ class Backbone(nn.Module, ABC):
         scores_by_context: whether ``scores`` needs the context.
         tasks: tasks of the data sets that it supports.
         start: default start of its chains in an environment.
+        learns_on_other_data: whether it can be trained on data other than that of its fit.
         num_items: I.
         dim: D.
         diffusion: the schedule of training, T steps.
@@ -80,6 +81,7 @@ class Backbone(nn.Module, ABC):
     scores_by_context: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...]] = ("cf", "social", "poi")
     start: ClassVar[str] = "history"
+    learns_on_other_data: ClassVar[bool] = True
 
     trained_on: DataIdentity | None = None
     num_items: int

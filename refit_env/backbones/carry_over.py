@@ -22,6 +22,13 @@ PAIRS = ("neighborhood", "regression")
 """Settings with which `spectral` has weights of pairs of items."""
 
 
+def for_later_data(backbone: Backbone) -> str:
+    """Return in words how the model of a backbone is had for later data."""
+    if backbone.item_axes is None:
+        return f"'refit pretrain --data NEW --backbone {backbone.name}' makes a model of later data"
+    return "'refit pretrain --init RUN --data NEW --new-data' carries the model over to later data"
+
+
 def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int = 0) -> tuple[Backbone, str]:
     """Return the backbone of a run for a data set with other users and items, and what changed.
 

@@ -86,6 +86,7 @@ class StackedDenoiser(RowDenoiser):
     config_class: ClassVar[type] = StackedConfig
     conditional: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("sequential", "poi")
+    learns_on_other_data: ClassVar[bool] = False
     config: StackedConfig
     popular: Tensor
     other_data: bool = False
@@ -156,9 +157,9 @@ class StackedDenoiser(RowDenoiser):
         if not learn or not fit:
             many = "several sessions" if rows.task == "sequential" else "users with several"
             raise ValueError(
-                f"backbone 'stacked' needs train rows of {many}, to train on some and to fit the others: "
-                f"held={config.held:g} divides the rows of {dataset.name!r} into {learn} and {fit}. Use "
-                "another share, or 'linear'"
+                f"backbone 'stacked' needs train rows of {many}, to train on some and to fit the others: of "
+                f"the {learn + fit} of {dataset.name!r} it trains on {learn} and fits {fit}. Use 'linear', "
+                f"or another share of rows to train on than {config.held:g} (backbone option 'held')"
             )
         return rows, part
 
@@ -193,7 +194,7 @@ class StackedDenoiser(RowDenoiser):
         if self.other_data:
             raise ValueError(
                 "backbone 'stacked' learns on rows that its copy was fitted without; other data has none: "
-                "train a new one on this data, or use the data of its fit, without other_data"
+                "train a new one on this data"
             )
 
     # ------------------------------------------------------------------ what is shown

@@ -153,8 +153,9 @@ def check(config: ProblemConfig) -> None:
     kind = backbone_class(config.backbone)
     if config.checkpoint is not None and not kind.embedding:
         raise ValueError(
-            f"checkpoint={str(config.checkpoint)!r}: backbone {config.backbone!r} needs none, "
-            "because its u_0 holds the scores"
+            f"checkpoint={str(config.checkpoint)!r}: the environment's backbone {config.backbone!r} needs "
+            "none, because its u_0 holds the scores. Leave it out, and name the backbone of the run: "
+            "backbone=NAME"
         )
     if config.start == "noise" and not kind.conditional:
         raise ValueError(

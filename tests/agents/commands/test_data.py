@@ -11,7 +11,7 @@ from agents.cli import main
 from agents.commands.data import DataInfo, DataList, DataPrepare, DataSynthesize
 from agents.commands.data_tables import describe
 from agents.commands.target import choose_target
-from refit_env.data import list_datasets, load_dataset, save_dataset, synthesize
+from refit_env.data import Dataset, Interactions, list_datasets, load_dataset, save_dataset, synthesize
 from refit_env.data.recipes import RECIPES
 
 CSV = "visitor,article,stars\n" + "".join(f"{n % 5},{n},{n % 5 + 1}\n" for n in range(100))
@@ -113,6 +113,10 @@ def test_a_set_of_ones_own_in_the_data_home_goes_by_its_name(
     with pytest.raises(ValueError, match="Did you mean 'shop'"):
         load_dataset("shopp")
     assert main(["data", "info", "shop"]) == 0 and "5 x 100" in capsys.readouterr().out
+    visits = Interactions.from_pairs([0, 0, 0, 1], [3, 3, 1, 3], num_users=2, num_items=5)
+    none = Interactions.from_pairs([], [], num_users=2, num_items=5)
+    assert describe(Dataset("cafes", "poi", visits, none, none, False))["repeats"].startswith("25% of")
+    assert describe(load_dataset("shop"))["repeats"] == "none"
     assert main(["data", "list"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("shop"))
     assert row.split()[:5] == ["shop", "cf", "5", "100", "100"] and row.split()[-2:] == ["no", "yes"]

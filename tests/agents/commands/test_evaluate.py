@@ -42,7 +42,7 @@ def test_mistakes(
     assert "no run folder" in capsys.readouterr().err
     assert main(["evaluate", "--run", str(pretrained), "--data", str(own_data)]) == 2
     err = capsys.readouterr().err  # another catalogue
-    assert "the policy ranks 400 items of 'synthetic', data set" in err and "--new-data' carries" in err
+    assert "the policy ranks 400 items of 'synthetic', data set" in err and "--new-data' carries the" in err
     (tmp_path / "config.json").write_text((pretrained / "config.json").read_text())
     (tmp_path / "policy.safetensors").write_bytes((pretrained / "policy.safetensors").read_bytes()[:1000])
     assert main(["evaluate", "--run", str(tmp_path)]) == 2

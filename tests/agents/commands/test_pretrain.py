@@ -209,7 +209,10 @@ def test_more_epochs_than_before_and_a_kill_before_the_first_checkpoint(
     assert not (run / "pretrain.safetensors").exists()
     resume = ["pretrain", "--resume", "--out", str(run), "--quiet", "--device", "cpu"]
     assert main([*resume, "--epochs", "1"]) == 2
-    assert "--epochs 2, not 1; leave the option out: --resume uses" in capsys.readouterr().err
+    assert (
+        "--epochs 2, not 1; leave the option out, or pass a larger number: --resume uses"
+        in capsys.readouterr().err
+    )
     assert main([*resume, "--epochs", "4"]) == 0
     whole, parts = load_checkpoint(pretrained)[0], load_checkpoint(run)[0]
     assert all(whole[name].equal(parts[name]) for name in whole)

@@ -19,6 +19,7 @@ from refit_env.data import Dataset, save_dataset, synthesize_sessions
 from refit_env.policy import DiffusionPolicy
 
 QUIET = ["--quiet", "--device", "cpu"]
+OTHER = ("--other-data", "--new-data", "other_data")
 GIVEN = ["recency=reciprocal", "decay=1.0", "neighborhood=0.5", "repeat=0.3", "hidden=4"]
 
 
@@ -41,7 +42,11 @@ def pretrained(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_ranks_by_default_and_a_resumed_run_equals_a_whole_one(
-    rows: Path, pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: Path,
+    pretrained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = RunFolder.open(pretrained).config
     assert config["pretrain"]["objective"] == "ranking" and config["base"]["neighborhood"] == 0.5
@@ -53,6 +58,8 @@ def test_it_ranks_by_default_and_a_resumed_run_equals_a_whole_one(
         raise AssertionError("the settings are chosen already")
 
     monkeypatch.setattr("agents.commands.pretrain_run.base_settings", search)
+    assert main(["pretrain", "--resume", "--out", str(out), *QUIET, "--backbone", "linear"]) == 2
+    assert "was begun with --backbone stacked, not linear" in " ".join(capsys.readouterr().err.split())
     assert main(["pretrain", "--resume", "--out", str(out), *QUIET, "--epochs", "2"]) == 0
     whole, resumed = (DiffusionPolicy.load(run).state_dict() for run in (pretrained, out))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
@@ -141,11 +148,17 @@ def test_on_other_data_it_ranks_by_the_whole_fit_and_is_not_trained(
     unmarked = shown.clone()
     unmarked[:, -1] = 0
     assert torch.equal(policy.recommend_scores(users, shown), policy.recommend_scores(users, unmarked))
-    words = ["--init", str(pretrained), "--data", str(tmp_path / "other"), "--other-data", *QUIET]
+    words = ["--init", str(pretrained), "--data", str(tmp_path / "other"), *QUIET]
     for command in ("pretrain", "finetune"):
-        capsys.readouterr()
-        assert main([command, *words, "--out", str(tmp_path / "no")]) == 2
-        assert "'stacked' learns on rows that its copy was fitted without" in capsys.readouterr().err
+        for more, message in (
+            (["--other-data"], "'stacked' learns on rows that its copy was fitted without"),
+            ([], "is trained on its own data alone: leave out --init"),
+            (["--new-data"], "Train 'stacked' on the new data without --init"),
+        ):
+            capsys.readouterr()
+            assert main([command, *words, *more, "--out", str(tmp_path / "no")]) == 2
+            err = " ".join(capsys.readouterr().err.split())
+            assert message in err and all(option in more or option not in err for option in OTHER), err
     assert not (tmp_path / "no").exists()
     evaluated = ["evaluate", "--run", str(pretrained), "--data", str(tmp_path / "other"), "--other-data"]
     assert main([*evaluated, "--reward", "ndcg"]) == 0
