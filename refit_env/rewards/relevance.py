@@ -47,6 +47,7 @@ from refit_env.data.interactions import SPLITS
 from refit_env.data.rows import without
 from refit_env.errors import unknown_name
 from refit_env.settings import PartialShare, Seed, check_setting
+from refit_env.utils.draws import drawn
 
 MODES = ("holdout", "none", "recent", "train", "validation")
 """Names for ``make_relevance``."""
@@ -146,7 +147,7 @@ def make_relevance(
         nothing = sp.csr_matrix(train.csr.shape, dtype=train.csr.dtype)
         visible, relevant, hidden = train.csr, nothing, train.csr
     elif mode == "validation":
-        apart = _selecting(np.arange(dataset.num_users), selection_share)  # (U,)
+        apart = drawn(np.arange(dataset.num_users), selection_share, "select")  # (U,)
         relevant = without(dataset.valid.select(~apart[dataset.valid.users]).csr, train.csr)
         visible, hidden, selecting = train.csr, train.csr, np.flatnonzero(apart)
     else:
@@ -162,13 +163,6 @@ def make_relevance(
             + _to_select(selecting)
         )
     return Relevance(mode, visible, relevant, hidden, users, fraction, seed, None, selection_share, selecting)
-
-
-def _selecting(ids: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
-    """(n,) whether the users ``ids`` (n,) select: drawn for each id, independent of the data."""
-    # The number of an id does not depend on how many ids there are.
-    chance = np.random.default_rng(0).random(int(ids.max(initial=0)) + 1)
-    return np.asarray(chance[ids] < share)
 
 
 def _to_select(selecting: npt.NDArray[np.int64] | None) -> str:
@@ -187,7 +181,7 @@ def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: flo
     relevant, selecting = rows.targets, None
     paid = rows.split_of == SPLITS.index("train" if mode == "train" else "valid")  # (R,)
     if mode == "validation":
-        apart = _selecting(rows.sessions, share)  # (R,)
+        apart = drawn(rows.sessions, share, "select")  # (R,)
         selecting, paid = np.flatnonzero(apart), paid & ~apart
         relevant = rows.valid.select(~apart[rows.valid.users])
     users = np.flatnonzero(paid).astype(np.int64)

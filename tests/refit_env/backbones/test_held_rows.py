@@ -36,6 +36,19 @@ def test_of_sessions_whole_ones_are_held() -> None:
     assert not set(rows.sessions[held]) & set(rows.sessions[train][~held[train]])
 
 
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
+def test_of_sessions_as_many_long_ones_are_held_as_of_the_others(share: float) -> None:
+    """At equal distances from the longest to the shortest: of each so many, one is held."""
+    rows = rows_of(SETS["sequential"])
+    train = rows.rows_of("train")
+    counts = np.bincount(rows.sessions[train])
+    held = np.bincount(rows.sessions[held_rows(rows, share)], minlength=counts.size) > 0
+    lengths = np.sort(counts[counts > 0])[::-1]
+    group = round(1 / share)
+    expected = lengths[group // 2 - (group % 2 == 0) :: group]  # the middle one of each group
+    assert np.array_equal(np.sort(counts[held])[::-1], expected)
+
+
 def test_of_checkins_the_latest_of_each_user_are_held() -> None:
     rows = rows_of(SETS["poi"])
     held, train = held_rows(rows, 0.25), rows.rows_of("train")
