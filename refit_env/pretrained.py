@@ -28,8 +28,8 @@ def load_policy(
         num_steps: T of the chain; None uses that of the run or of the id.
 
     Returns:
-        The policy in evaluation mode. Make its environment with ``backbone=policy.backbone.name`` and its
-        ``num_steps``.
+        The policy in evaluation mode. Make its environment with ``backbone=policy.backbone.name``,
+        ``backbone_options=policy.backbone.config_dict()`` and its ``num_steps``.
 
     Raises:
         ValueError: for an unknown id, with a did-you-mean, or an id without data.

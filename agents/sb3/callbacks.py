@@ -194,11 +194,13 @@ def evaluate_model(
         users: evaluate only these users; None evaluates all.
 
     Raises:
-        ValueError: if the model has no denoising environment.
+        ValueError: if the model has no denoising environment, or one of another backbone or other settings.
     """
     problem = denoising_problem(model.get_env())
-    policy = model.policy
-    device = policy.device if isinstance(policy, DiffusionActorCriticPolicy) else problem.device
+    policy, device = model.policy, problem.device
+    if isinstance(policy, DiffusionActorCriticPolicy):
+        check_actor(policy.actor, problem)
+        device = policy.device
     lengths = fitted_lengths(ks, problem.num_items)
     return evaluate(model_scorer(model), problem.dataset, split, ks=lengths, users=users, device=device)
 
@@ -250,10 +252,10 @@ def denoising_problems(envs: VecEnv) -> list[DenoisingProblem]:
 
 
 def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
-    """Raise an error for an actor whose backbone is not the environment's.
+    """Raise an error for an actor whose backbone is not the environment's, or has other settings of inputs.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming what to make the environment with.
     """
     mine, theirs = actor.backbone.name, problem.config.backbone
     if mine != theirs:
@@ -261,6 +263,7 @@ def check_actor(actor: DiffusionPolicy, problem: DenoisingProblem) -> None:
             f"the actor's backbone is {mine!r}, the environment's {theirs!r}: make the environment with "
             f"backbone={mine!r}, or use another run"
         )
+    problem.check_starts(actor.backbone)
 
 
 def _wrapped(envs: VecEnv | None) -> Any:

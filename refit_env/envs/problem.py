@@ -18,12 +18,14 @@ from refit_env.backbones import Backbone, backbone_class, backbone_config, check
 from refit_env.data import Dataset, RowDataset, load_dataset
 from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
 from refit_env.envs.keys import files_of, frozen
-from refit_env.envs.score_model import Scorer, make_scorer
+from refit_env.envs.score_model import IdentityScorer, Scorer, make_scorer
 from refit_env.rewards import Relevance, Reward, RewardContext, RewardResult, make_relevance
 from refit_env.rewards.registry import reward_in
 
 SHARED = 8
 """Problems that are cached for the next environment with the same arguments."""
+COMPARED = 256
+"""Users whose starting states are compared with those that a policy was made for."""
 
 
 @dataclass(eq=False)
@@ -177,6 +179,33 @@ class DenoisingProblem:
         """Draw one of ``users`` (B,) by each generator; ``random`` is ten times as fast as ``integers``."""
         places = np.array([generator.random() for generator in generators]) * len(self.users)  # (B,)
         return self.users[places.astype(np.int64)]
+
+    def check_starts(self, backbone: Backbone) -> None:
+        """Refuse the backbone of a policy that was made for other starting states or contexts.
+
+        What users are shown depends on settings of the backbone, such as the weights of a history. Those of
+        the environment are ``backbone_options``.
+
+        Raises:
+            ValueError: if a few users are shown something else by the settings of ``backbone``.
+        """
+        config = self.config
+        own = backbone_config(config.backbone, self.dataset.name, config.backbone_options)
+        if backbone.embedding or backbone.config == own:
+            return
+        wanted = IdentityScorer(type(backbone), self.seen, backbone.config, self.device)
+        users = torch.as_tensor(self.users[:COMPARED], device=self.device)  # (B,)
+        starts, contexts = [], []
+        for scorer in (self.scorer, wanted):
+            starts.append(torch.empty(users.numel(), self.dim, device=self.device))  # (B, D)
+            scorer.write_start(users, starts[-1])
+            context = scorer.context(users)
+            contexts.append(users[:0] if context is None else context)
+        if not (torch.equal(*starts) and torch.equal(*contexts)):
+            raise ValueError(
+                f"the environment shows users by other settings of {config.backbone!r} than the policy has: "
+                "make it with backbone_options=policy.backbone.config_dict()"
+            )
 
     def check_user(self, user: Any) -> int:
         """Return the number of a user that may start episodes.

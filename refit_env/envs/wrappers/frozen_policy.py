@@ -51,7 +51,7 @@ def _read(folder: Path, device: torch.device) -> DiffusionPolicy:
 
 
 def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
-    """Raise an error for a policy whose chain is not the environment's."""
+    """Raise an error for a policy whose chain is not the environment's, or that is shown something else."""
     data, backbone = problem.dataset.name, policy.backbone
     if backbone.num_items != problem.num_items:
         raise ValueError(
@@ -67,6 +67,7 @@ def _check_fit(policy: DiffusionPolicy, problem: DenoisingProblem) -> None:
         )
     if backbone.dim != problem.dim:
         raise ValueError(f"the policy diffuses {backbone.dim} numbers, the environment {problem.dim}")
+    problem.check_starts(backbone)
     if policy.num_steps != problem.num_steps:
         raise ValueError(
             f"the policy's chain has T={policy.num_steps} steps, the environment's {problem.num_steps}: "

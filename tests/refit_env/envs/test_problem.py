@@ -17,7 +17,7 @@ from torch import Tensor
 
 import refit_env  # noqa: F401  # registers the ids
 from refit_env.backbones import make_backbone
-from refit_env.data import synthesize
+from refit_env.data import synthesize, synthesize_sessions
 from refit_env.data.rows import SparseRows
 from refit_env.envs import problem as module
 from refit_env.envs.config import ProblemConfig
@@ -34,6 +34,24 @@ def test_histories_are_written_to_out() -> None:
     assert problem.initial_state(users, out=out) is out
     assert torch.equal(out, SparseRows(problem.relevance.visible).dense(users))
     assert torch.equal(problem.initial_state(users), out)
+
+
+@pytest.mark.parametrize("name", ["linear", "stacked"])
+def test_a_policy_of_other_settings_of_what_is_shown_is_refused(name: str) -> None:
+    data = synthesize_sessions(seed=5, num_sessions=60, num_items=24)
+    weighted = {"recency": "reciprocal", "decay": 1.5}
+    backbone = make_backbone(name, 24, weighted)
+    problem = make_problem(ProblemConfig(data, backbone=name, num_steps=1))
+    with pytest.raises(ValueError, match=r"make it with backbone_options=policy\.backbone\.config_dict"):
+        problem.check_starts(backbone)
+    options = backbone.config_dict()
+    make_problem(ProblemConfig(data, backbone=name, num_steps=1, backbone_options=options)).check_starts(
+        backbone
+    )
+    problem.check_starts(make_backbone(name, 24, {"l2": 7.0}))  # it changes no start
+    if name == "stacked":
+        with pytest.raises(ValueError, match="shows users by other settings of 'stacked'"):
+            problem.check_starts(make_backbone(name, 24, {"held": 0.1}))
 
 
 def test_noisy_starts_stay_within_the_bound() -> None:
