@@ -28,8 +28,8 @@ class Recommend(Command):
     """Print the items that a run's model ranks first for a user, or for the owner of a history.
 
     The model sees every interaction of the user, validation and test items included, and the list leaves all
-    of these items out. Ids are those of the data's source. ``--protocol`` prints the list that
-    ``refit evaluate`` measures instead. ``--all-users`` writes the lists of all users to a file.
+    of these items out (``--repeats`` allows them). Ids are those of the data's source. ``--protocol`` prints
+    the list that ``refit evaluate`` measures instead. ``--all-users`` writes a file of everyone's list.
     """
 
     work: ClassVar[str] = "agents.commands.recommend_run:run"
@@ -60,6 +60,9 @@ class Recommend(Command):
     """A file of item ids, a line each: the list holds none of them."""
     top: CountOption = None
     """Length of the list; if left out, 10, or all items that may be in it where they are fewer."""
+    repeats: Flag = False
+    """The list may hold items that the user has: what is visited or bought again. Only of sessions and visits
+    in order of time, of which ``refit evaluate`` measures such lists."""
     internal_ids: Flag = False
     """Users and items are the numbers that the data set gives them, from 0, in and out."""
     protocol: Flag = False

@@ -60,7 +60,9 @@ def write_all(command: Recommend) -> int:
     top = min(TOP, left) if command.top is None else command.top
     if not 1 <= top <= left:
         raise ValueError(f"--top {top} must lie in 1..{left}, the items that may be in a list")
-    task = Lists(top, tuple(hidden.tolist()), command.users_per_batch)
+    if command.repeats:
+        ranker.check_repeats()
+    task = Lists(top, tuple(hidden.tolist()), command.users_per_batch, command.repeats)
     if command.engine == "ray":
         batches = ray_lists(task, make, dataset, command.workers)
     else:

@@ -39,6 +39,10 @@ def run(command: Recommend) -> int:
         raise ValueError(
             "--protocol prints the measured list of a user of the data: pass --user, not --history"
         )
+    if command.repeats and command.protocol:
+        raise ValueError(
+            "--protocol prints the measured list, which --repeats does not change: leave one out"
+        )
     folder, dataset = data_of(command)
     users, items = ids_of(command, "user", dataset), ids_of(command, "item", dataset)
     user = _number(command, users)
@@ -48,13 +52,16 @@ def run(command: Recommend) -> int:
         deny=None if command.deny is None else items_in(command.deny, "--deny", items),
     )
     policy = policy_of(command, folder, command.device)
-    found = recommend(policy, dataset, user, command.top, protocol=command.protocol, choice=choice)
+    how = {"protocol": command.protocol, "repeats": command.repeats}
+    found = recommend(policy, dataset, user, command.top, **how, choice=choice)
     ranked = [{"item": items.of(row["item_number"]), **row} for row in found]
     if command.json:
         print_json({**_owner(user, users, choice, items), "items": ranked})
         return 0
     whose = HISTORY_OWNER if user is None else users.named(user)
     console().print(_table(command, ranked, f"{whose} of {dataset.name}"))
+    if dataset.has_rows and not (command.protocol or command.repeats):
+        say("Items of the history are left out. refit evaluate measures lists that may hold them: --repeats")
     if not (users.known or command.internal_ids):
         say(f"{dataset.name} keeps no ids of its source: users and items are its own numbers")
     return 0
@@ -116,6 +123,7 @@ def recommend(
     top: int | None = None,
     *,
     protocol: bool = False,
+    repeats: bool = False,
     choice: Choice = EVERYTHING,
 ) -> list[dict[str, Any]]:
     """Rank the catalogue for one user, or for the owner of a history, by the noise-free chain.
@@ -128,6 +136,7 @@ def recommend(
         protocol: the evaluated list (input: train items; left out: train and validation items; of data in
             order of time that of the user's last row, nothing left out) instead of the deployed one (input
             and left out: every interaction of the user).
+        repeats: whether the deployed list may hold the interactions; only of data in order of time.
         choice: the history of a person in no data set, and the items that may be in the list.
 
     Returns:
@@ -136,13 +145,14 @@ def recommend(
 
     Raises:
         ValueError: if no item is left, ``top`` is outside 1..items left, the user has no row under
-            ``protocol``, or the model ranks for the users that it was trained on alone.
+            ``protocol``, the data does not allow ``repeats``, or the model ranks for the users that it was
+            trained on alone.
     """
     whose = HISTORY_OWNER if user is None else dataset.users_by_id.named(user)
     score, known, marked = (
         _measured(policy, dataset, user)
         if protocol and user is not None
-        else _deployed(policy, dataset, user, choice.history)
+        else _deployed(policy, dataset, user, choice.history, repeats)
     )
     hidden = np.union1d(known, choice.hidden(dataset.num_items))  # (n,)
     left = dataset.num_items - hidden.size
@@ -152,7 +162,8 @@ def recommend(
             if known.size == dataset.num_items
             else "has every item that --allow and --deny leave"
         )
-        raise ValueError(f"{whose} {why}; none is left to recommend")
+        more = "; --repeats allows items of the history" if dataset.has_rows and known.size else ""
+        raise ValueError(f"{whose} {why}; none is left to recommend{more}")
     top = min(10, left) if top is None else top
     if not 1 <= top <= left:
         raise ValueError(f"--top {top} must lie in 1..{left}, the items that may be in the list of {whose}")
@@ -183,12 +194,15 @@ def _measured(policy: DiffusionPolicy, dataset: Dataset, user: int) -> Scored:
 
 
 def _deployed(
-    policy: DiffusionPolicy, dataset: Dataset, user: int | None, history: tuple[int, ...]
+    policy: DiffusionPolicy, dataset: Dataset, user: int | None, history: tuple[int, ...], repeats: bool
 ) -> Scored:
     """What is ranked for a user, or for the owner of a history, by everything that is known."""
     ranker = Ranker(policy, dataset)
+    if repeats:
+        ranker.check_repeats()
+    nothing = np.zeros(0, np.int64)
     if user is not None:
-        return lambda: ranker.scores([Query(user)])[0], ranker.known(user), {}
+        return lambda: ranker.scores([Query(user)])[0], nothing if repeats else ranker.known(user), {}
 
     def score() -> Tensor:
         try:
@@ -196,7 +210,7 @@ def _deployed(
         except NoHistory as error:
             raise ValueError(f"--history: {error}; pass --user") from error
 
-    return score, np.unique(np.array(history, dtype=np.int64)), {}
+    return score, nothing if repeats else np.unique(np.array(history, dtype=np.int64)), {}
 
 
 def _last_row(rows: RowDataset, dataset: Dataset, user: int) -> int:

@@ -201,12 +201,12 @@ async def recommend(body: RecommendRequest, request: Request, response: Response
     if (body.users is None) == (body.histories is None):
         raise HTTPException(422, "whose lists? Pass users or histories, one of the two")
     service.check("users or histories", len(body.users or body.histories or ()), service.limits.batch)
-    hidden = model.items(body.exclude)
+    more: dict[str, Any] = {"hidden": model.items(body.exclude), "repeats": _repeats(model, body.repeats)}
     if body.users is not None:
-        queries = [ranker.Query(model.user(one), hidden=hidden) for one in body.users]
+        queries = [ranker.Query(model.user(one), **more) for one in body.users]
     else:
         _needs_histories(model)
-        queries = [ranker.Query(history=model.items(one), hidden=hidden) for one in body.histories or ()]
+        queries = [ranker.Query(history=model.items(one), **more) for one in body.histories or ()]
     lists, spent = await service.rank(queries, body.top, model)
     _timed(response, spent)
     whose: list[Any] = list(body.users) if body.users is not None else [None] * len(lists)
@@ -221,13 +221,24 @@ async def explain(body: ExplainRequest, request: Request) -> ExplainReply:
     if (body.user is None) == (body.history is None):
         raise HTTPException(422, "whose list? Pass user or history, one of the two")
     service.check("items of a history", len(body.history or ()), service.limits.history)
+    repeats = _repeats(model, body.repeats)
     if body.user is not None:
-        query = ranker.Query(model.user(body.user))
+        query = ranker.Query(model.user(body.user), repeats=repeats)
     else:
         _needs_histories(model)
-        query = ranker.Query(history=model.items(body.history or ()))
+        query = ranker.Query(history=model.items(body.history or ()), repeats=repeats)
     found = await service.batcher.call(lambda: model.explain(query, body.top))
     return ExplainReply.model_validate(found)
+
+
+def _repeats(model: Served, wanted: bool) -> bool:
+    """Return ``wanted``, unless the data has no lists that repeat what a person has."""
+    if wanted:
+        try:
+            model.ranker.check_repeats()
+        except ranker.NoRepeats as error:
+            raise HTTPException(422, str(error)) from None
+    return wanted
 
 
 def _needs_histories(model: Served) -> None:

@@ -36,10 +36,13 @@ class Lists:
     """Items that no list holds."""
     batch: int = 256
     """B."""
+    repeats: bool = False
+    """Whether lists may hold items that the user has."""
 
     def of(self, ranker: Ranker, users: npt.NDArray[np.int64]) -> Numbers:
         """Return the lists of ``users`` (B,), a row for each user and rank."""
-        ranked = ranker.rank([Query(int(user), hidden=self.hidden) for user in users], self.top)
+        queries = [Query(int(user), hidden=self.hidden, repeats=self.repeats) for user in users]
+        ranked = ranker.rank(queries, self.top)
         lengths = [one.items.size for one in ranked]
         return {
             "user": np.repeat(users, lengths),

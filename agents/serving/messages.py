@@ -36,6 +36,8 @@ class RecommendRequest(Message):
     """Length of the lists; they are shorter where fewer items are left."""
     exclude: History = []
     """Further items that the lists leave out."""
+    repeats: bool = False
+    """Whether the lists may hold items that the person has; only of sessions and visits in order of time."""
 
 
 class ListedItem(BaseModel):
@@ -76,6 +78,8 @@ class ExplainRequest(Message):
     """Ids of items, oldest first."""
     top: Annotated[StrictInt, Field(ge=1, le=50)] = 10
     """Length of the lists."""
+    repeats: bool = False
+    """Whether the lists may hold items that the person has; only of sessions and visits in order of time."""
 
 
 class StepList(BaseModel):

@@ -36,6 +36,9 @@ class Query:
     """Items of a person who is in no data set, oldest first."""
     hidden: tuple[int, ...] = ()
     """Further items that the list leaves out."""
+    repeats: bool = False
+    """Whether the list may hold items that the person has, as the lists that evaluation measures of data in
+    order of time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,10 @@ class Ranked:
     """(K,) their scores."""
 
 
+class NoRepeats(ValueError):
+    """Lists of a set of items never hold an item that the person has."""
+
+
 class NoHistory(ValueError):
     """A model ranks for the users of its data alone."""
 
@@ -55,7 +62,8 @@ class NoHistory(ValueError):
 class Ranker:
     """A policy and a data set as a recommender: the deployed lists, by the noise-free chain.
 
-    The model reads every interaction of a user, held-out ones included, and the list leaves all of them out.
+    The model reads every interaction of a user, held-out ones included, and the list leaves all of them out,
+    unless the query says that it may repeat them.
 
     Attributes:
         policy: the recommender.
@@ -79,6 +87,18 @@ class Ranker:
         whole = sum((self.dataset.split(split).csr for split in SPLITS[1:]), self.dataset.train.csr)
         return SparseRows(sp.csr_matrix(whole), self.policy.device)
 
+    def check_repeats(self) -> None:
+        """Refuse lists with items that a person has where evaluation masks these items.
+
+        Raises:
+            NoRepeats: for a set of items.
+        """
+        if not self.dataset.has_rows:
+            raise NoRepeats(
+                f"lists of {self.dataset.name!r} cannot repeat what a person has: it is a set of items, "
+                "where these items are never relevant; sessions and visits in order of time can"
+            )
+
     def known(self, user: int) -> npt.NDArray[np.int64]:
         """Return the items (n,) that a user has, ascending."""
         held = [self.dataset.split(split).of(user) for split in SPLITS]
@@ -98,8 +118,11 @@ class Ranker:
 
         Raises:
             NoHistory: for a history, of a model that ranks for the users of its data alone.
+            NoRepeats: for a set of items, if a list may repeat them.
         """
         device, count = self.policy.device, self.dataset.num_items
+        if any(query.repeats for query in queries):
+            self.check_repeats()
         known = [place for place, query in enumerate(queries) if query.user is not None]
         others = [place for place, query in enumerate(queries) if query.user is None]
         hidden = torch.zeros(len(queries), count, dtype=torch.bool, device=device)
@@ -107,7 +130,8 @@ class Ranker:
         if known:
             users = torch.tensor([queries[place].user for place in known], device=device)
             parts.append(self._shown(users))
-            hidden[known] = self._known.mask(users)
+            once = torch.tensor([not queries[place].repeats for place in known], device=device)  # (B,)
+            hidden[known] = self._known.mask(users) & once[:, None]
         if others:
             histories = padded([queries[place].history for place in others], device)  # (B, n)
             latest = histories if self._length is None else latest_items(histories, count, self._length)
@@ -116,8 +140,9 @@ class Ranker:
             except ValueError as error:
                 raise NoHistory(str(error)) from error
         for place, query in enumerate(queries):
-            if query.history or query.hidden:
-                hidden[place, list(query.history + query.hidden)] = True
+            left_out = query.hidden if query.repeats else query.history + query.hidden
+            if left_out:
+                hidden[place, list(left_out)] = True
         order = torch.tensor(known + others, device=device).argsort()
         return (parts[0] if len(parts) == 1 else torch.cat(parts)[order]), hidden
 

@@ -95,7 +95,10 @@ class Served:
         """Return a person's list before and after fine-tuning, and after each step of the chain, for JSON."""
         chain = self.ranker.chain(query, top, STEPS)
         _, final, _ = chain[-1]
-        known = self.ranker.history(query.user).tolist() if query.user is not None else list(query.history)
+        if query.user is not None:
+            known = self.ranker.history(query.user).tolist()
+        else:
+            known = list(dict.fromkeys(query.history[::-1]))[::-1]  # each item once, at its latest place
         before = None if self.before is None else self.ranked(self.before.rank([query], top)[0])
         chosen = torch.from_numpy(final.items).to(self.ranker.policy.device)
         return {

@@ -122,6 +122,8 @@ def test_without_ids_of_the_source_the_numbers_are_the_ids(
         (["--user=800"], "must lie in 0..799"),
         (["--user=007"], "must lie in 0..799"),
         (["--user=007", "--internal-ids"], "--user '007' must lie in 0..799, the numbers of the users"),
+        (["--user=5", "--repeats"], "lists of 'synthetic' cannot repeat what a person has"),
+        (["--user=5", "--repeats", "--protocol"], "which --repeats does not change"),
         (["--user=5", "--top=0"], "--top must be >= 1 and"),
         (["--user=5", "--top=100000"], "the items that may be in the list of user 5"),
     ],
@@ -163,9 +165,13 @@ def test_in_order_of_time_the_input_is_the_end_of_the_whole_history(backbone: st
     plain = replace(data, train=timeless[0], valid=timeless[1], test=timeless[2])
     rows = replace(data, train=longer, valid=none, test=none).episodes
     score = policy.scorer(rows)
+    with pytest.raises(ValueError, match="none is left to recommend; --repeats allows items of the history"):
+        recommend(policy, plain, None, choice=Choice(history=tuple(range(data.num_items))))
     for user in (0, 3, data.num_users - 1):
         row = int(np.flatnonzero(rows.sessions == user)[-1])  # type: ignore[attr-defined]
         want = score(torch.tensor([row]))[0]
+        every = recommend(policy, plain, user, data.num_items, repeats=True)
+        assert {item["item_number"] for item in every} == set(range(data.num_items))
         found = recommend(policy, plain, user, data.num_items - len(known(data, user)))
         assert {item["item_number"] for item in found} == set(range(data.num_items)) - known(data, user)
         for item in found:

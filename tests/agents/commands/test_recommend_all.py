@@ -114,6 +114,7 @@ def test_batches_are_made_one_at_a_time(shop: Any, monkeypatch: pytest.MonkeyPat
         ),
         (["--out", "{0}", "--history", "7"], "leave --history out"),
         (["--out", "{0}", "--protocol"], "leave --protocol out"),
+        (["--out", "{0}", "--repeats"], "cannot repeat what a person has"),
         (["--out", "{0}", "--top", "51"], "--top 51 must lie in 1..50, the items that may be in a list"),
         (["--out", "{0}", "--users-per-batch", "0"], "--users-per-batch must be >= 1"),
     ],

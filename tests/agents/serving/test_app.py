@@ -58,6 +58,7 @@ def test_a_list_ends_where_no_item_is_left(connect: Connect) -> None:
         ({"histories": [["sku-1"]]}, 404, "unknown item 'sku-1': 'shop' has 50 items"),
         ({"users": ["user-07"], "exclude": ["x"]}, 404, "unknown item 'x'"),
         ({}, 422, "whose lists? Pass users or histories"),
+        ({"users": ["user-07"], "repeats": True}, 422, "lists of 'shop' cannot repeat what a person has"),
         ({"users": ["user-07"], "histories": [[]]}, 422, "whose lists?"),
         ({"users": []}, 422, "body.users: List should have at least 1 item"),
         ({"users": "user-07"}, 422, "body.users: Input should be a valid list"),

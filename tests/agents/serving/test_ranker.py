@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.serving.ranker import NoHistory, Query, Ranker
+from agents.serving.ranker import NoHistory, NoRepeats, Query, Ranker
 from refit_env.backbones import backbone_names
 
 KNOWN_USERS = ("recdiff",)
@@ -60,6 +60,25 @@ def test_a_batch_of_users_and_histories_is_ranked_like_each_alone(
         assert found.items.size == 6 and (np.diff(found.scores) <= 0).all()
         if query.user is not None:
             assert not {*found.items.tolist()} & {*ranker.known(query.user).tolist()}
+
+
+@pytest.mark.parametrize("name", ["stacked", "dreamrec", "diff-poi"])
+def test_lists_of_rows_may_repeat_what_a_person_has(name: str, policy_of: Callable[..., Any]) -> None:
+    policy, data = policy_of(name)
+    ranker = Ranker(policy, data)
+    history = tuple(map(int, ranker.history(3)))
+    queries = [Query(3), Query(3, repeats=True), Query(history=history, repeats=True, hidden=history[:1])]
+    scores, hidden = ranker.scores(queries)
+    assert hidden[0].sum() == len(history) and not hidden[1].any()
+    assert hidden[2].nonzero().flatten().tolist() == [history[0]]
+    _, again, _ = ranker.rank(queries, data.num_items)
+    assert {*again.items.tolist()} == {*range(data.num_items)}
+    np.testing.assert_allclose(again.scores, scores[1].sort(descending=True).values, atol=1e-5, rtol=1e-4)
+
+
+def test_a_list_of_a_set_of_items_repeats_nothing(policy_of: Callable[..., Any]) -> None:
+    with pytest.raises(NoRepeats, match="cannot repeat what a person has: it is a set of items"):
+        Ranker(*policy_of("diffrec")).rank([Query(3, repeats=True)], 5)
 
 
 def test_a_list_ends_where_no_item_is_left(policy_of: Callable[..., Any]) -> None:
