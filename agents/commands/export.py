@@ -17,8 +17,9 @@ from agents.commands.options import Command, EnvOption, Flag, FolderOption, pars
 class Export(Command):
     """Write a run's recommender as one graph: histories in, lists of the best items out.
 
-    The graph holds the noise-free chain, leaves the items of the history out, and returns the numbers of the
-    best items and their scores. An ONNX file is run by onnxruntime and compared with the policy first.
+    The graph holds the noise-free chain, leaves the items of the history out (``--repeats`` allows them), and
+    returns the numbers of the best items and their scores. An ONNX file is run by onnxruntime and compared
+    with the policy first.
     """
 
     work: ClassVar[str] = "agents.commands.export_run:run"
@@ -34,6 +35,8 @@ class Export(Command):
     inputs: Literal["ids", "rows"] = "ids"
     """``ids``: histories of item numbers, oldest first, padded with -1; ``rows``: a row with a number for
     each item, above 0 where the person has it."""
+    repeats: Flag = False
+    """The lists may hold items of the history; only of sessions and visits in order of time."""
     env: EnvOption = None
     """Environment id; if left out, that of the run."""
     data: FolderOption = None

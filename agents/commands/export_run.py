@@ -11,6 +11,7 @@ from agents.commands.loading import data_of, policy_of
 from agents.console import print_json, say
 from agents.serving.export import Description, ExportError, write_onnx, write_torch, write_triton
 from agents.serving.graph import RankingGraph
+from agents.serving.ranker import check_repeats
 from refit_env.checkpoint import weights_digest
 from refit_env.data.sequences import LENGTHS
 
@@ -39,11 +40,13 @@ def run(command: Export) -> int:
     policy.inputs(dataset)  # refuses other data
     if command.top > dataset.num_items:
         raise ExportError(f"--top {command.top} must lie in 1..{dataset.num_items}, the number of items")
+    if command.repeats:
+        check_repeats(dataset)
     length = LENGTHS[dataset.task] if dataset.has_rows else None
     rows = command.inputs == "rows"
     if rows and dataset.has_rows:
         raise ExportError(f"--inputs rows: {dataset.name!r} has histories in order of time; use --inputs ids")
-    graph = RankingGraph(policy, command.top, length, rows=rows)
+    graph = RankingGraph(policy, command.top, length, rows=rows, repeats=command.repeats)
     known = policy.backbone.trained_on
     about = Description(
         backbone=policy.backbone.name,
@@ -54,6 +57,7 @@ def run(command: Export) -> int:
         num_steps=policy.num_steps,
         top=command.top,
         inputs=command.inputs,
+        repeats=command.repeats,
     )
     WRITERS[command.format](graph, command.out, about)
     if command.json:

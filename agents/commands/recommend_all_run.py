@@ -9,7 +9,7 @@ from agents.commands.loading import data_of, policy_of
 from agents.commands.recommend import Recommend
 from agents.console import print_json, say, shows_progress
 from agents.serving.everyone import Columns, Lists, write_lists
-from agents.serving.ranker import Ranker
+from agents.serving.ranker import Ranker, check_repeats
 from agents.serving.ray_lists import ray_lists
 from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset
@@ -61,7 +61,7 @@ def write_all(command: Recommend) -> int:
     if not 1 <= top <= left:
         raise ValueError(f"--top {top} must lie in 1..{left}, the items that may be in a list")
     if command.repeats:
-        ranker.check_repeats()
+        check_repeats(dataset)
     task = Lists(top, tuple(hidden.tolist()), command.users_per_batch, command.repeats)
     if command.engine == "ray":
         batches = ray_lists(task, make, dataset, command.workers)

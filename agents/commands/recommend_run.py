@@ -16,7 +16,7 @@ from agents.commands.loading import data_of, policy_of
 from agents.commands.recommend import Recommend
 from agents.commands.recommend_all_run import write_all
 from agents.console import console, print_json, say
-from agents.serving.ranker import NoHistory, Query, Ranker, best
+from agents.serving.ranker import NoHistory, Query, Ranker, best, check_repeats
 from refit_env.data import Dataset, RowDataset
 from refit_env.data.ids import IdMap
 from refit_env.data.interactions import SPLITS
@@ -199,7 +199,7 @@ def _deployed(
     """What is ranked for a user, or for the owner of a history, by everything that is known."""
     ranker = Ranker(policy, dataset)
     if repeats:
-        ranker.check_repeats()
+        check_repeats(dataset)
     nothing = np.zeros(0, np.int64)
     if user is not None:
         return lambda: ranker.scores([Query(user)])[0], nothing if repeats else ranker.known(user), {}

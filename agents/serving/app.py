@@ -235,7 +235,7 @@ def _repeats(model: Served, wanted: bool) -> bool:
     """Return ``wanted``, unless the data has no lists that repeat what a person has."""
     if wanted:
         try:
-            model.ranker.check_repeats()
+            ranker.check_repeats(model.dataset)
         except ranker.NoRepeats as error:
             raise HTTPException(422, str(error)) from None
     return wanted

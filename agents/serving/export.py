@@ -59,6 +59,8 @@ class Description:
     """K."""
     inputs: str
     """``ids``: histories of item numbers; ``rows``: weighted rows."""
+    repeats: bool = False
+    """Whether lists may hold items of the history."""
 
     def as_text(self) -> dict[str, str]:
         """Return the fields as text, for metadata."""

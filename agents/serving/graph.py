@@ -18,17 +18,24 @@ NOTHING = -1
 
 
 class RankingGraph(nn.Module):
-    """The noise-free chain of a policy, with the items of the history masked, and the K best items.
+    """The noise-free chain of a policy, and the K best items; those of the history are masked.
 
     Attributes:
         policy: the recommender.
         top: K.
         length: latest items of a history that the model reads; None for all. All of them are masked.
         rows: whether the input is a weighted row (B, I) instead of a history.
+        repeats: whether the list may hold items of the history: nothing is masked.
     """
 
     def __init__(
-        self, policy: DiffusionPolicy, top: int, length: int | None = None, *, rows: bool = False
+        self,
+        policy: DiffusionPolicy,
+        top: int,
+        length: int | None = None,
+        *,
+        rows: bool = False,
+        repeats: bool = False,
     ) -> None:
         """Store the policy, in evaluation mode.
 
@@ -37,12 +44,14 @@ class RankingGraph(nn.Module):
             top: K.
             length: latest items of a history that the model reads; None for all.
             rows: whether the input is a weighted row (B, I).
+            repeats: whether nothing is masked.
 
         Raises:
             ValueError: if ``top`` is outside 1..I.
         """
         super().__init__()
-        self.policy, self.top, self.length, self.rows = policy.eval(), top, length, rows
+        self.policy, self.top, self.length = policy.eval(), top, length
+        self.rows, self.repeats = rows, repeats
         if not 1 <= top <= policy.backbone.num_items:
             raise ValueError(f"top={top} must lie in 1..{policy.backbone.num_items}, the number of items")
 
@@ -67,6 +76,8 @@ class RankingGraph(nn.Module):
             read = history if self.length is None else latest_items(history, count, self.length)
             shown = self.policy.backbone.show(read)
         users = torch.zeros(history.shape[0], dtype=torch.int64, device=history.device)
-        scores = self.policy.scores(users, shown).masked_fill(hidden, -math.inf)  # (B, I)
+        scores = self.policy.scores(users, shown)  # (B, I)
+        if not self.repeats:
+            scores = scores.masked_fill(hidden, -math.inf)
         score, item = scores.topk(self.top, dim=1)  # (B, K)
         return torch.where(score > -math.inf, item, NOTHING), score

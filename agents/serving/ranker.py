@@ -87,18 +87,6 @@ class Ranker:
         whole = sum((self.dataset.split(split).csr for split in SPLITS[1:]), self.dataset.train.csr)
         return SparseRows(sp.csr_matrix(whole), self.policy.device)
 
-    def check_repeats(self) -> None:
-        """Refuse lists with items that a person has where evaluation masks these items.
-
-        Raises:
-            NoRepeats: for a set of items.
-        """
-        if not self.dataset.has_rows:
-            raise NoRepeats(
-                f"lists of {self.dataset.name!r} cannot repeat what a person has: it is a set of items, "
-                "where these items are never relevant; sessions and visits in order of time can"
-            )
-
     def known(self, user: int) -> npt.NDArray[np.int64]:
         """Return the items (n,) that a user has, ascending."""
         held = [self.dataset.split(split).of(user) for split in SPLITS]
@@ -122,7 +110,7 @@ class Ranker:
         """
         device, count = self.policy.device, self.dataset.num_items
         if any(query.repeats for query in queries):
-            self.check_repeats()
+            check_repeats(self.dataset)
         known = [place for place, query in enumerate(queries) if query.user is not None]
         others = [place for place, query in enumerate(queries) if query.user is None]
         hidden = torch.zeros(len(queries), count, dtype=torch.bool, device=device)
@@ -192,6 +180,19 @@ class Ranker:
                 ranked = best(scores, hidden, top)[0]
                 out.append((t + 1, ranked, scores.masked_fill(hidden, -torch.inf)[0]))
         return out
+
+
+def check_repeats(dataset: Dataset) -> None:
+    """Refuse lists with items that a person has where evaluation masks these items.
+
+    Raises:
+        NoRepeats: for a set of items.
+    """
+    if not dataset.has_rows:
+        raise NoRepeats(
+            f"lists of {dataset.name!r} cannot repeat what a person has: it is a set of items, where these "
+            "items are never relevant; sessions and visits in order of time can"
+        )
 
 
 def padded(histories: Sequence[Sequence[int]], device: torch.device | str = "cpu") -> Tensor:

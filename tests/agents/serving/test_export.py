@@ -138,6 +138,16 @@ def test_every_term_of_a_closed_form_is_inside_the_graph(
 
 
 @onnx_extra
+def test_a_graph_may_repeat_what_a_history_holds(policy_of: Callable[..., Any]) -> None:
+    policy, data = policy_of("stacked")
+    items, scores = graph_of(policy, data, repeats=True)(torch.from_numpy(padded(HISTORIES[:2])))
+    ranker = Ranker(policy, data)
+    want = ranker.rank([Query(history=row, repeats=True) for row in HISTORIES[:2]], 6)
+    assert items.tolist() == [one.items.tolist() for one in want]
+    torch.testing.assert_close(scores, torch.from_numpy(np.stack([one.scores for one in want])))
+    assert graph_of(policy, data)(torch.from_numpy(padded(HISTORIES[:2])))[0].tolist() != items.tolist()
+
+
 def test_a_graph_of_rows_reads_rows(policy_of: Callable[..., Any], tmp_path: Path) -> None:
     import onnxruntime
 
@@ -336,6 +346,7 @@ def model_config() -> Any:
     [
         (["--top", "401"], "--top 401 must lie in 1..400, the number of items"),
         (["--top", "0"], "--top must be >= 1"),
+        (["--repeats"], "lists of 'synthetic' cannot repeat what a person has"),
         (["--data", "no-such-folder"], "--data no-such-folder: there is no such folder"),
     ],
 )
