@@ -125,7 +125,9 @@ class Facts:
     def sentence(self) -> str:
         """The result in a sentence."""
         if not self.finished:
-            done = int(self.rows[-1][self.step_name]) if self.rows else 0
+            if not self.rows:
+                return "This run is not finished: it has no log yet, and nothing was tested."
+            done = int(self.rows[-1][self.step_name])
             total = (self.config.get("agent") or self.config.get("pretrain") or {}).get(f"{self.step_name}s")
             of = "" if total is None else f" of {total}"
             where = f"{self.step_name} {done}{of}"

@@ -339,7 +339,10 @@ class Backbone(nn.Module, ABC):
         Raises:
             ValueError: if the backbone has no such layer, or does not define this property.
         """
-        raise ValueError(f"backbone {self.name!r} names no linear output layer")
+        raise ValueError(
+            f"backbone {self.name!r} names no linear output layer: what trains this layer alone, such as the "
+            "algorithm 'es', cannot be used"
+        )
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:  # most states hold no indices
         """Raise an error for tensors from a file that hold indices out of range.

@@ -26,7 +26,7 @@ from refit_env.backbones import (
 from refit_env.backbones.base import Backbone
 from refit_env.backbones.user_code import backbone_fault, user_backbone
 from refit_env.data.dataset import Dataset
-from refit_env.errors import did_you_mean, unknown_name
+from refit_env.errors import did_you_mean, unknown_name, unknown_setting
 from refit_env.utils.user_code import check_no_file, is_place, same_file
 
 SIZES = ("published", "small")
@@ -163,7 +163,7 @@ def make_backbone(name: str, num_items: int, config: Mapping[str, Any] | Any | N
     """
     cls = backbone_class(name)
     if not is_dataclass(config):
-        config = _from_mapping(cls.config_class, config or {})
+        config = _from_mapping(name, cls.config_class, config or {})
     if not isinstance(config, cls.config_class):
         raise ValueError(
             f"backbone {name!r} needs a {cls.config_class.__name__}, not a {type(config).__name__}"
@@ -215,7 +215,7 @@ def backbone_config(
         ValueError: for an unknown name, size or field, with a did-you-mean.
     """
     values = {**_plain(sized_config(name, dataset, size)), **(options or {})}
-    return _from_mapping(backbone_class(name).config_class, values)
+    return _from_mapping(name, backbone_class(name).config_class, values)
 
 
 def sized_config(backbone: str, dataset: str, size: str = "published") -> Any:
@@ -247,10 +247,10 @@ def _plain(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in fields(config)}
 
 
-def _from_mapping(cls: type, values: Mapping[str, Any]) -> Any:
-    """Build a configuration from JSON-plain values; lists become tuples."""
+def _from_mapping(name: str, cls: type, values: Mapping[str, Any]) -> Any:
+    """Build the configuration of a backbone from JSON-plain values; lists become tuples."""
     known = [f.name for f in fields(cls)]
     for key in values:
         if key not in known:
-            raise unknown_name(f"{cls.__name__} field", key, known)
-    return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+            raise unknown_setting(key, f"backbone {name!r}", known)
+    return cls(**{field: tuple(v) if isinstance(v, list) else v for field, v in values.items()})

@@ -132,7 +132,7 @@ def test_what_decides_a_cell_is_in_its_settings(study: Path) -> None:
             "coverage:",
             "coverage is among the runs and among the supervised: give one another name",
         ),
-        ("l2: 50", "l3: 50", "v0, options: unknown LinearConfig field 'l3'"),
+        ("l2: 50", "l3: 50", "v0, options: l3 is no setting of backbone 'linear'"),
         ("popularity_penalty: 0.01", "l2: -1", "v0, starts, penalised: l2 must be "),
         ("  coverage: {", "  mmr: {", "runs: mmr is a re-ranker: give the run another name"),
         ("relevance: recent", "runs: [coverge]", "v0, runs: unknown run 'coverge'. Did you mean 'coverage'?"),

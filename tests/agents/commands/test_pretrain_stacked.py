@@ -48,6 +48,8 @@ def test_it_ranks_by_default_and_a_resumed_run_equals_a_whole_one(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert main(words(rows, tmp_path / "no", "--backbone-options", "heldd=.3")) == 2
+    assert "--backbone-options heldd is no setting of backbone 'stacked'" in capsys.readouterr().err
     config = RunFolder.open(pretrained).config
     assert config["pretrain"]["objective"] == "ranking" and config["base"]["neighborhood"] == 0.5
     out = tmp_path / "resumed"

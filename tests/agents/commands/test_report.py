@@ -155,6 +155,7 @@ def test_an_unfinished_run_is_reported_as_such(run: Path, tmp_path: Path) -> Non
     assert "policy.safetensors yet" in text and "Denoising explorer" not in text
     (half / "log.csv").unlink()
     assert report(half, "--out", tmp_path / "page", "--overwrite") == 0
+    assert "not finished: it has no log yet" in Page(tmp_path / "page" / "report.html").text
 
 
 def test_a_start_that_is_gone_is_named_on_the_page(run: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
         (
             "v0:",
             "v0: {models: {x: {like: diffrec, options: {hiden: [8]}}}}",
-            "models, x, options: unknown DiffRecConfig field 'hiden'. Did you mean 'hidden'",
+            "models, x, options: hiden is no setting of backbone 'diffrec'. Did you mean 'hidden'",
         ),
         (
             "v0:",

@@ -46,7 +46,7 @@ def test_a_registered_backbone_is_known_with_its_configuration() -> None:
     assert backbone_for(data, "tiny", {"num_steps": 3}, seed=0).config == TinyConfig(num_steps=3)
     with pytest.raises(ValueError, match="Did you mean 'tiny'"):
         make_backbone("tinny", 20)
-    with pytest.raises(ValueError, match=r"unknown TinyConfig field 'hiden'\. Did you mean 'hidden'"):
+    with pytest.raises(ValueError, match=r"hiden is no setting of backbone 'tiny'\. Did you mean 'hidden'"):
         make_backbone("tiny", 20, {"hiden": 3})
     with pytest.raises(ValueError, match=r"backbone 'tiny' is registered already \(Tiny\)"):
         register_backbone("tiny")(Tiny)
