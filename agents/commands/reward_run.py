@@ -146,7 +146,8 @@ def _users(everyone: Any, tested: Any, command: RewardCheck) -> torch.Tensor:
 
 def _print(report: Mapping[str, Any]) -> None:
     """The report as tables and sentences."""
-    title = f"{report['reward']} on {report['env']}: {report['users']} users, {report['episodes']} lists"
+    unit = report["unit"]
+    title = f"{report['reward']} on {report['env']}: {report['users']} {unit}, {report['episodes']} lists"
     table = Table(title=title)
     table.add_column("what")
     table.add_column("found")
@@ -158,9 +159,9 @@ def _print(report: Mapping[str, Any]) -> None:
         "mean, std", f"{values['mean']:.4g}, {values['std']:.4g} (exploration {report['exploration_std']:g})"
     )
     table.add_row(
-        "within a user",
+        f"within a {unit[:-1]}",
         f"std {values['within_user_std']:.4g}, {values['within_share']:.0%} of the variance; "
-        f"{values['zero_variance_share']:.0%} of users without any",
+        f"{values['zero_variance_share']:.0%} of {unit} without any",
     )
     held = report["held_out"]
     text = "-" if held is None else f"{held['value']:+.3f} [{held['low']:+.3f}, {held['high']:+.3f}]"

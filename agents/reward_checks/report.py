@@ -51,6 +51,7 @@ def check_reward(episodes: Episodes, name: str, against: Sequence[str] = ()) -> 
         "relevance": problem.relevance.mode,
         "k": reward.k,
         "users": episodes.count,
+        "unit": problem.dataset.unit,
         "episodes": int(episodes.users.numel()),
         "list_reward": all(isinstance(part, ListReward) for part, _ in reward.parts()),
         "checks": [asdict(check) for check in checks],
@@ -76,9 +77,12 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
         out.append("Ready: no sum over the list, so estimator 'score' (more noise) or credit 'episode'.")
     flat = values["zero_variance_share"]
     if values["within_user_std"] == 0:
-        out.append("It never differs within a user: nothing can be learnt from it at this exploration.")
+        one = report["unit"][:-1]
+        out.append(f"It never differs within a {one}: nothing can be learnt from it at this exploration.")
     elif flat > FLAT:
-        out.append(f"For {flat:.0%} of users all episodes are rewarded alike: raise the exploration.")
+        out.append(
+            f"For {flat:.0%} of {report['unit']} all episodes are rewarded alike: raise the exploration."
+        )
     out.append(_prefers(report["held_out"]))
     near = [(name, gap) for name, gap in report["distances"].items() if gap is not None and gap < NEAR]
     if near:
