@@ -72,10 +72,14 @@ def study_records(path: Path) -> Path | None:
             without ``--out``.
 
     Raises:
-        RunError: if a folder holds those of several studies.
+        RunError: if a folder holds those of several studies, or the study that is named has none.
     """
     if str(path) in shipped() and not path.exists():
-        path = Path("runs") / f"compare-{path}"
+        name, path = path, Path("runs") / f"compare-{path}"
+        if not path.exists():
+            raise RunError(
+                f"study {str(name)!r} has no records: 'refit compare {name}' writes them to {path}"
+            )
     if path.suffix in (RECORDS, REPORT) and path.is_file():
         records = path.with_suffix(RECORDS)
         return records if records.exists() else None

@@ -111,6 +111,8 @@ def test_a_study_is_found_by_its_folder_its_file_or_its_name(
     monkeypatch.chdir(tmp_path)
     named = write(tmp_path / "runs" / "compare-algorithms", records)
     assert study_records(Path("algorithms")) == named.relative_to(tmp_path)
+    with pytest.raises(RunError, match="study 'racs' has no records: 'refit compare racs' writes them"):
+        study_records(Path("racs"))
     assert study_records(tmp_path) is None and study_records(tmp_path / "nowhere") is None
     (path.parent / "other.jsonl").write_text("")
     with pytest.raises(RunError, match=r"2 studies; name one: .*mine\.jsonl, .*other\.jsonl"):
