@@ -67,7 +67,7 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
         policy.backbone.allow_other_data()
     if not command.new_data:
         check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", _advice(policy.backbone))
-        policy.backbone.check_can_learn()
+        policy.backbone.check_can_learn(dataset)
         return policy
     policy, changes = policy.carried_over(run, dataset, command.seed)
     if not command.quiet:

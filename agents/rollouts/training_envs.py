@@ -127,7 +127,7 @@ def check_training_env(
         )
     problem = env.problem
     check_same_data(policy.backbone.trained_on, problem.dataset, "the policy")
-    policy.backbone.check_can_learn()
+    policy.backbone.check_can_learn(problem.dataset)
     if problem.num_steps != policy.num_steps:
         raise ValueError(f"the environment's T is {problem.num_steps}, the policy's {policy.num_steps}")
     if problem.dim != policy.backbone.dim:

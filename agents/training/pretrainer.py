@@ -120,7 +120,7 @@ class Pretrainer(Resumable):
             )
         check_task(type(backbone), dataset)
         check_same_data(backbone.trained_on, dataset, "the backbone")
-        backbone.check_can_learn()
+        backbone.check_can_learn(dataset)
         self._start = weights_digest(backbone.state_dict()) if backbone.trained_on is not None else ""
         backbone.trained_on = DataIdentity.of(dataset)
         evaluated_users(dataset, "valid")

@@ -129,8 +129,8 @@ class Backbone(nn.Module, ABC):
         """Allow the use with other data than that of the training, of the same users and items by number."""
         self.trained_on = None
 
-    def check_can_learn(self) -> None:
-        """Raise a ``ValueError`` if training needs the data of the fit, and other data is allowed."""
+    def check_can_learn(self, dataset: Dataset) -> None:
+        """Raise a ``ValueError`` if a part of the model was not fitted as training on this data needs it."""
 
     @abstractmethod
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:

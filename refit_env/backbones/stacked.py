@@ -138,8 +138,7 @@ class StackedDenoiser(RowDenoiser):
                 closed.fit(data)
             else:
                 closed.load_state_dict(known.state_dict())
-            count = np.log1p(np.bincount(data.targets.items, minlength=data.num_items))  # (I,)
-            stacked.popular[number] = torch.as_tensor((count - count.mean()) / max(count.std(), 1e-6))
+            stacked.popular[number] = _log_counts(data)
         return stacked
 
     @classmethod
@@ -186,15 +185,22 @@ class StackedDenoiser(RowDenoiser):
         super().allow_other_data()
         self.other_data = True
 
-    def check_can_learn(self) -> None:
-        """Raise a ``ValueError`` where other data is allowed.
+    def check_can_learn(self, dataset: Dataset) -> None:
+        """Raise a ``ValueError`` where the copy was not fitted without the rows that episodes start from.
 
-        The rows that the copy was fitted without are those of the data set of the fit.
+        With other data than that of the fit, there are no such rows. A model of an earlier version may hold
+        other rows apart: the targets that its copy counted are not those of now.
         """
         if self.other_data:
             raise ValueError(
                 "backbone 'stacked' learns on rows that its copy was fitted without; other data has none: "
                 "train a new one on this data"
+            )
+        counted = _log_counts(self.divided(dataset, self.config)[1])  # (I,)
+        if self.popular.any() and not torch.allclose(self.popular[1].cpu(), counted, atol=1e-3):
+            raise ValueError(
+                "backbone 'stacked' learns on rows that its copy was fitted without, and this model's copy "
+                "was fitted without other rows than an episode starts from now: train a new one on this data"
             )
 
     # ------------------------------------------------------------------ what is shown
@@ -312,6 +318,12 @@ class StackedDenoiser(RowDenoiser):
         """Predict the clean rows (B, I) from ``u`` (B, I)."""
         out: Tensor = self(u, timestep, None if condition is None else condition.value)
         return out
+
+
+def _log_counts(data: RowDataset) -> Tensor:
+    """Return the log counts (I,) float32 of the items among the train targets, standardised."""
+    count = np.log1p(np.bincount(data.targets.items, minlength=data.num_items))  # (I,)
+    return torch.as_tensor((count - count.mean()) / max(count.std(), 1e-6)).float()
 
 
 def _rows_of(dataset: Dataset) -> RowDataset:

@@ -229,6 +229,16 @@ def test_gradients_reach_the_network_alone(task: str) -> None:
 
 
 @both
+def test_a_copy_that_was_fitted_without_other_rows_is_not_trained(task: str) -> None:
+    """A model of an earlier version, whose rule held other rows apart, would learn on rows of its copy."""
+    stacked = stacked_of(SETS[task])
+    stacked.check_can_learn(SETS[task])
+    stacked.popular[1] = stacked.popular[0]  # as if the copy had been fitted to all rows
+    with pytest.raises(ValueError, match=r"copy was fitted without other rows .* train a new one"):
+        stacked.check_can_learn(SETS[task])
+
+
+@both
 def test_a_saved_policy_scores_the_same(task: str, tmp_path: Path) -> None:
     data = SETS[task]
     policy = DiffusionPolicy(trained(data), 2).eval()
