@@ -65,6 +65,8 @@ def comparison(
 ) -> dict[str, Any]:
     """Compare two models on the same users, for ``metrics.json``.
 
+    Of rows, those of one user or session are drawn together for the intervals.
+
     Args:
         before: of the pretrained model, on test.
         after: of the fine-tuned one.
@@ -82,7 +84,8 @@ def comparison(
     found = [measured(one, dataset, "test", wanted) for one in (before, after)]
     old, new = ({name: float(one.means[name]) for name in wanted} for one in found)
     known = [name for name in wanted if name in found[0].per_user]
-    table = paired_bootstraps(*({name: one.per_user[name] for name in known} for one in found), seed=seed)
+    values = ({name: one.per_user[name] for name in known} for one in found)
+    table = paired_bootstraps(*values, groups=dataset.episodes.groups_of(before.users), seed=seed)
     return {
         "users": len(before.users),
         "unit": dataset.unit,
@@ -102,7 +105,8 @@ def validation_gain(agent: FineTuner) -> dict[str, Any] | None:
     found = [agent.values_that_select(start=start) for start in (True, False)]
     if found[0] is None or found[1] is None:
         return None
-    return paired_bootstrap(found[0], found[1]).to_json()
+    groups = agent.dataset.episodes.groups_of(agent.users_that_select())
+    return paired_bootstrap(found[0], found[1], groups=groups).to_json()
 
 
 def comparison_table(report: Mapping[str, Any], title: str) -> Table:

@@ -30,7 +30,7 @@ from agents.training.precision import policies_in
 from agents.training.weight_interpolation import best_between
 from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of, values_of
-from refit_env.evaluation.ranking import Evaluation
+from refit_env.evaluation.ranking import Evaluation, evaluated_users
 from refit_env.evaluation.selection import UNMET
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
@@ -226,6 +226,10 @@ class FineTuner(AgentState):
         assert self._start_values is not None  # of the same metric
         gain = Gain.of(self._start_values, values)
         return {"choice/gain": gain.mean, "choice/standard_error": gain.error}
+
+    def users_that_select(self) -> npt.NDArray[np.int64]:
+        """Return the users (n,) whose validation items select, ascending."""
+        return evaluated_users(self.dataset, "valid", self._selection_users)
 
     def values_that_select(self, *, start: bool = False) -> npt.NDArray[np.float64] | None:
         """Return the metric that selects of each user that selects (n,); None if it is of all lists together.

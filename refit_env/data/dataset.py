@@ -136,6 +136,13 @@ class Dataset:
         """What the mean of a metric is over: ``"rows"`` where the episodes are rows, else ``"users"``."""
         return "rows" if self.has_rows else "users"
 
+    def groups_of(self, users: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return (n,) whose episodes are those of ``users`` (n,): of rows, the source's user or session.
+
+        Rows with one number are not independent of each other. Each user of a set is alone.
+        """
+        return np.asarray(users, np.int64)
+
     @cached_property
     def served(self) -> Dataset:
         """The data set for a deployed model: all interactions are train items, none is held out.
@@ -273,6 +280,10 @@ class RowDataset(Dataset):
     def episodes(self) -> Dataset:
         """This data set itself: its users are rows."""
         return self
+
+    def groups_of(self, users: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return (n,) the source's user or session of each of the rows ``users`` (n,)."""
+        return self.sessions[np.asarray(users, np.int64)]
 
     @cached_property
     def users_by_id(self) -> IdMap:

@@ -119,6 +119,7 @@ def paired_bootstrap(
     before: npt.ArrayLike,
     after: npt.ArrayLike,
     *,
+    groups: npt.ArrayLike | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -128,6 +129,7 @@ def paired_bootstrap(
     Args:
         before: (n,) one metric of each user before.
         after: (n,) the same metric of the same users, in the same order, after.
+        groups: (n,) int, users with one number are drawn together; None draws each alone.
         resamples: R.
         confidence: between 0 and 1.
         seed: seed of the resampling; the same seed gives the same interval.
@@ -141,7 +143,12 @@ def paired_bootstrap(
         (0.1, True)
     """
     table = paired_bootstraps(
-        {"metric": before}, {"metric": after}, resamples=resamples, confidence=confidence, seed=seed
+        {"metric": before},
+        {"metric": after},
+        groups=groups,
+        resamples=resamples,
+        confidence=confidence,
+        seed=seed,
     )
     return table["metric"]
 
@@ -150,15 +157,20 @@ def paired_bootstraps(
     before: Mapping[str, npt.ArrayLike],
     after: Mapping[str, npt.ArrayLike],
     *,
+    groups: npt.ArrayLike | None = None,
     resamples: int = 10_000,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, PairedBootstrap]:
     """Bootstrap several metrics of the same users with the same draws of users.
 
+    Rows of one person or session are not independent: with ``groups`` whole ones are drawn (the cluster
+    bootstrap; Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 3.8).
+
     Args:
         before: metric name -> (n,) values of each user.
         after: the same names and users.
+        groups: (n,) int, users with one number are drawn together; None draws each alone.
         resamples: R.
         confidence: between 0 and 1.
         seed: seed of the resampling.
@@ -178,7 +190,10 @@ def paired_bootstraps(
     if old.shape != new.shape:
         raise ValueError(f"before has {old.shape[0]} users, after has {new.shape[0]}")
     difference = new - old  # (n, M)
-    low, high = _percentiles(_bootstrap_means(difference, resamples, seed), confidence)  # (M,), (M,)
+    together = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]  # (n,)
+    if together is not None and together.shape != difference.shape[:1]:
+        raise ValueError(f"groups must hold one number per user, {len(old)}, found shape {together.shape}")
+    low, high = _percentiles(_bootstrap_means(difference, resamples, seed, together), confidence)  # (M,) each
     return {
         name: PairedBootstrap(
             mean_difference=float(difference[:, m].mean()),
@@ -319,18 +334,28 @@ def seeds_and_users_bootstrap(
     return Interval(float(table.mean()), float(low[0]), float(high[0]), len(table))
 
 
-def _bootstrap_means(values: FloatArray, resamples: int, seed: int) -> FloatArray:
-    """Return the means (R, M) of ``values`` (n, M) over users drawn with replacement."""
+def _bootstrap_means(
+    values: FloatArray, resamples: int, seed: int, groups: npt.NDArray[np.int64] | None = None
+) -> FloatArray:
+    """Return the means (R, M) of ``values`` (n, M) over users drawn with replacement.
+
+    With ``groups`` (n,), 0 to G - 1, whole groups are drawn, as many as there are.
+    """
     rng = np.random.default_rng(seed)
+    sizes = np.ones(len(values)) if groups is None else np.bincount(groups).astype(np.float64)  # (G,)
+    if groups is not None:
+        values = np.stack([np.bincount(groups, column) for column in values.T], axis=1)  # (G, M) sums
     n = values.shape[0]
+    alone = bool((sizes == 1).all())
     block = max(1, _CHUNK // n)
     columns = np.ascontiguousarray(values.T)  # (M, n): a gather from one short column stays in cache
     means = np.empty((resamples, values.shape[1]))  # (R, M)
     for start in range(0, resamples, block):
         stop = min(start + block, resamples)
         drawn = rng.integers(0, n, size=(stop - start, n), dtype=np.int32)  # (r, n)
+        count = n if alone else sizes[drawn].sum(axis=1)  # of users in each draw
         for m, column in enumerate(columns):
-            means[start:stop, m] = column[drawn].mean(axis=1)
+            means[start:stop, m] = column[drawn].sum(axis=1) / count
     return means
 
 

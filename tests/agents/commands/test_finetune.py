@@ -409,7 +409,7 @@ def test_of_all_settings_only_more_iterations_can_be_given(
     capsys.readouterr()
     for option, value, message in [
         ("--learning-rate", "0.5", "--learning-rate 0.0003, not 0.5"),
-        ("--iterations", "5", "--iterations 6, not 5; leave the option out: "),
+        ("--iterations", "5", "--iterations 6, not 5; leave the option out, or pass a larger number: "),
         ("--reward", "ndcg", "--reward racs, not ndcg"),
         ("--reward-options", "alpha=0.5", "--reward-options alpha 0.25, not 0.5"),
         ("--init", str(tmp_path), "--init"),
@@ -418,7 +418,7 @@ def test_of_all_settings_only_more_iterations_can_be_given(
     ]:
         assert main([*resume, option, *([value] if value else [])]) == 2, option
         assert message in (err := capsys.readouterr().err) and err.count("\n") == 1
-        assert ("begun with, or a larger number" in err) == (option == "--iterations")
+        assert ("leave the option out, or pass a larger number" in err) == (option == "--iterations")
     begun = (run / "resume.safetensors").read_bytes()
     tensors, meta = load_state(run / "resume")
     name = next(name for name in tensors if name.startswith("reference.backbone."))

@@ -78,6 +78,9 @@ def test_episodes_are_rows_where_a_user_has_many_and_users_elsewhere() -> None:
     assert data.episodes is data.episodes and data.episodes.episodes is data.episodes
     other = synthesize(num_users=20, num_items=30)
     assert other.episodes is other
+    rows = data.episodes
+    assert rows.groups_of([0, 1, 5]).tolist() == rows.sessions[[0, 1, 5]].tolist()
+    assert other.groups_of([4, 2]).tolist() == [4, 2]
 
 
 def test_sets_without_order_or_rows_are_refused() -> None:

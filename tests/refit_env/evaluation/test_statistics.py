@@ -62,6 +62,34 @@ def test_same_seed_same_interval_whatever_the_other_metrics() -> None:
     assert json.loads(json.dumps(table["a"].to_json()))["num_users"] == 50
 
 
+def test_copies_of_a_user_that_are_drawn_together_are_one_user() -> None:
+    rng = np.random.default_rng(0)
+    before, after = rng.random(40), rng.random(40)
+    once = paired_bootstrap(before, after, resamples=500)
+    alone = paired_bootstrap(before, after, groups=rng.permutation(40), resamples=500, seed=1)
+    thrice = paired_bootstrap(
+        np.repeat(before, 3), np.repeat(after, 3), groups=np.repeat(np.arange(40) * 7, 3), resamples=500
+    )
+    assert (thrice.mean_difference, thrice.low, thrice.high) == pytest.approx(
+        (once.mean_difference, once.low, once.high)
+    )
+    assert alone.low == pytest.approx(once.low, abs=0.03)
+
+
+def test_of_rows_that_depend_on_their_group_the_interval_covers_the_mean_only_with_groups() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(40), rng.integers(5, 15, 40))
+    covered = {True: 0, False: 0}
+    for _ in range(150):
+        values = rng.standard_normal(40)[groups] + 0.3 * rng.standard_normal(groups.size)
+        for together in covered:
+            found = paired_bootstrap(
+                np.zeros(groups.size), values, groups=groups if together else None, resamples=300
+            )
+            covered[together] += found.low <= 0 <= found.high
+    assert covered[True] >= 130 and covered[False] <= 90
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -81,6 +109,8 @@ def test_bad_settings_are_refused() -> None:
         paired_bootstrap([0.0], [1.0], confidence=95)
     with pytest.raises(ValueError, match="resamples"):
         paired_bootstrap([0.0], [1.0], resamples=0)
+    with pytest.raises(ValueError, match="one number per user"):
+        paired_bootstrap([0.0, 0.1], [1.0, 0.3], groups=[1])
     with pytest.raises(ValueError, match="metrics"):
         paired_bootstraps({"a": [0.0]}, {"b": [0.0]})
     with pytest.raises(ValueError, match="method"):
