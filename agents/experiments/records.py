@@ -148,8 +148,14 @@ def read_cell(records: Path, cell: Cell, *, stale: bool = False) -> dict[str, An
     return found
 
 
-def staleness(found: Mapping[str, Any], cell: Cell) -> list[str]:
-    """Why a record is not what would be measured now; empty where it is."""
+def staleness(found: Mapping[str, Any], cell: Cell, *, absent: bool = True) -> list[str]:
+    """Why a record is not what would be measured now; empty where it is.
+
+    Args:
+        found: the record.
+        cell: that it is of.
+        absent: whether data that is not here counts; it may be the record's, and cannot be measured on.
+    """
     old = found.get("settings")
     now = cell.settings
     changed = (
@@ -159,18 +165,18 @@ def staleness(found: Mapping[str, Any], cell: Cell) -> list[str]:
         changed = [*changed[:SAID], f"and {len(changed) - SAID} more settings"]
     if cell.data:
         made = provenance_of(found)
-        changed += _other_data(None if made is None else made.data, cell.data)
+        changed += _other_data(None if made is None else made.data, cell.data, absent)
     return changed
 
 
-def _other_data(old: Data | None, name: str) -> list[str]:
-    """Whether a record was made on the data set ``name`` as it now is in the data home."""
+def _other_data(old: Data | None, name: str, absent: bool) -> list[str]:
+    """Whether a record was made on the data set ``name`` as it now is in the data home, if it is there."""
     if old is None:
         return ["it does not record the fingerprint of its data"]
     try:
         new = data_of_name(name)
     except DataError as error:
-        return [f"its data cannot be compared: {error}"]
+        return [f"its data cannot be compared: {error}"] if absent else []
     if old == new or new is None:
         return []
     return [f"data was {old.name} {old.fingerprint[:12]}, now {new.name} {new.fingerprint[:12]}"]

@@ -80,6 +80,7 @@ def test_data_that_are_gone_cannot_be_compared(
 
     monkeypatch.setattr("agents.experiments.records.data_of_name", gone)
     assert staleness(record, CELL) == ["its data cannot be compared: there is no synthetic"]
+    assert staleness(record, CELL, absent=False) == []  # a clone shows it, and does not call it stale
 
 
 def test_a_record_from_before_provenance_is_stale(record: dict[str, Any]) -> None:
