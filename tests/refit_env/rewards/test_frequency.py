@@ -25,14 +25,18 @@ def visits(items: list[int]) -> Dataset:
 )
 def test_counts_of_the_history(decay: float, expected: list[float]) -> None:
     rows = visits([0, 1, 0, 2, 3, 3])  # rows: > 1, > 0, > 2, then > 3 of validation, after 0 1 0 2
-    reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=decay)
+    reward = make_reward(
+        "personal_frequency", rows, make_relevance("validation", rows, selection_share=0.0), k=2, decay=decay
+    )
     assert isinstance(reward, PersonalFrequency)
     assert reward.predict(torch.tensor([3])).tolist() == [pytest.approx(expected)]
 
 
 def test_the_reward_of_the_best_list_is_one_and_of_new_places_nothing() -> None:
     rows = visits([0, 1, 0, 2, 3, 3])
-    reward = make_reward("personal_frequency", rows, make_relevance("validation", rows), k=2, decay=1.0)
+    reward = make_reward(
+        "personal_frequency", rows, make_relevance("validation", rows, selection_share=0.0), k=2, decay=1.0
+    )
     scores = torch.tensor([[0.2, 0.0, 0.9, 0.1], [0.0, 0.0, 0.0, 1.0]])
     earned = reward(scores, torch.tensor([3, 3])).value
     assert earned[0] == pytest.approx(1.0) and 0.0 <= float(earned[1]) < 0.6
