@@ -147,7 +147,7 @@ def make_relevance(
         nothing = sp.csr_matrix(train.csr.shape, dtype=train.csr.dtype)
         visible, relevant, hidden = train.csr, nothing, train.csr
     elif mode == "validation":
-        apart = drawn(np.arange(dataset.num_users), selection_share, "select")  # (U,)
+        apart = drawn(np.arange(dataset.num_users), selection_share, "validation")  # (U,)
         relevant = without(dataset.valid.select(~apart[dataset.valid.users]).csr, train.csr)
         visible, hidden, selecting = train.csr, train.csr, np.flatnonzero(apart)
     else:
@@ -181,7 +181,7 @@ def _of_rows(mode: str, rows: RowDataset, fraction: float, seed: int, share: flo
     relevant, selecting = rows.targets, None
     paid = rows.split_of == SPLITS.index("train" if mode == "train" else "valid")  # (R,)
     if mode == "validation":
-        apart = drawn(rows.sessions, share, "select")  # (R,)
+        apart = drawn(rows.sessions, share, "validation")  # (R,)
         selecting, paid = np.flatnonzero(apart), paid & ~apart
         relevant = rows.valid.select(~apart[rows.valid.users])
     users = np.flatnonzero(paid).astype(np.int64)
