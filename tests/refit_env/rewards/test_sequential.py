@@ -42,7 +42,7 @@ def test_train_relevance_is_the_next_item_of_the_train_rows() -> None:
 
 
 def test_validation_relevance_has_validation_rows_only() -> None:
-    relevance = make_relevance("validation", DATA)
+    relevance = make_relevance("validation", DATA, selection_share=0.0)
     assert relevance.users.tolist() == [6, 7]
     assert relevance.relevant.toarray()[[6, 7]].argmax(1).tolist() == [1, 7]
     assert relevance.visible.nnz == 3
