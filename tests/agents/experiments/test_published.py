@@ -52,7 +52,7 @@ def test_the_records_that_state_their_data_are_what_would_be_measured_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Of the others the commands say that they are stale."""
-    monkeypatch.setattr("agents.experiments.records._other_data", lambda old, name: [])
+    monkeypatch.setattr("agents.experiments.records._other_data", lambda old, name, absent: [])
     records = read_records(RESULTS / "fine-tuning.jsonl")
     cells = plan(read_study(study_path("fine-tuning")), RESULTS / "fine-tuning.jsonl")
     stated = [cell for cell in cells if "provenance" in records.get(cell.key, {})]
