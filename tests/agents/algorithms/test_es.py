@@ -51,7 +51,7 @@ def test_estimate_matches_finite_differences_of_the_smoothed_fitness() -> None:
         users_per_batch=1, samples_per_user=4_000, rank=1, sigma=0.4, shaping="centred", learning_rate=0.0,
         basis="weights",
     )  # fmt: skip
-    learner = two_item_agent(EvolutionStrategy, config, steps=2, users=6)
+    learner = two_item_agent(EvolutionStrategy, config, steps=2, users=9)  # three of them are rewarded
     learner.subspace.right = 3.0 * torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
     learner.subspace.centre = torch.tensor([0.3])
     estimates = []
