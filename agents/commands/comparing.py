@@ -14,14 +14,7 @@ from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
 from agents.experiments.plan import plan
 from agents.experiments.ray_cells import ray_tasks
-from agents.experiments.records import (
-    Cell,
-    other_commits,
-    read_cell,
-    read_records,
-    staleness,
-    unfinished,
-)
+from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
 from agents.experiments.report import draw, find, report, write_report
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import FINETUNE
@@ -164,15 +157,11 @@ class Progress:
         """
         self._cells, self._records, self._total = cells, records, len(cells)
         self._redo, self._finished = redo, finished
-        known = read_records(records)
-        there = {cell.key for cell in cells} & known.keys()
-        if finished:
-            self._done = there
-            old = {c.key for c in cells if c.key in there and staleness(known[c.key], c, absent=False)}
-            self.stale = len(old)
-        else:
-            self._done = there - {cell.key for cell in unfinished(cells, records, redo=redo)}
-            self.stale = len(there) - len(self._done)
+        there = {cell.key for cell in cells} & read_records(records).keys()
+        unfit = unfinished(cells, records, redo=redo or finished, absent=not finished)
+        missing = {cell.key for cell in unfit}
+        self.stale = len(there & missing)
+        self._done = there if finished else there - missing
         say(f"{self._total} cells, {len(self._done)} finished already", stderr=True)
         if self.stale:
             what = "shown as recorded" if finished else "measured again"

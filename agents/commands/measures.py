@@ -85,7 +85,7 @@ def comparison(
     old, new = ({name: float(one.means[name]) for name in wanted} for one in found)
     known = [name for name in wanted if name in found[0].per_user]
     values = ({name: one.per_user[name] for name in known} for one in found)
-    table = paired_bootstraps(*values, groups=dataset.episodes.groups_of(before.users), seed=seed)
+    table = paired_bootstraps(*values, groups=dataset.groups_of(before.users), seed=seed)
     return {
         "users": len(before.users),
         "unit": dataset.unit,
@@ -105,7 +105,7 @@ def validation_gain(agent: FineTuner) -> dict[str, Any] | None:
     found = [agent.values_that_select(start=start) for start in (True, False)]
     if found[0] is None or found[1] is None:
         return None
-    groups = agent.dataset.episodes.groups_of(agent.users_that_select())
+    groups = agent.dataset.groups_of(agent.users_that_select())
     return paired_bootstrap(found[0], found[1], groups=groups).to_json()
 
 

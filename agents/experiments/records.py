@@ -127,13 +127,16 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def read_cell(records: Path, cell: Cell, *, stale: bool = False) -> dict[str, Any] | None:
+def read_cell(
+    records: Path, cell: Cell, *, stale: bool = False, absent: bool = True
+) -> dict[str, Any] | None:
     """The record of a cell; None where there is none.
 
     Args:
         records: the file.
         cell: which.
         stale: whether a stale record is returned, too.
+        absent: of ``staleness``.
 
     Raises:
         CellError: if it is stale; one line that says how, and what to do.
@@ -142,7 +145,7 @@ def read_cell(records: Path, cell: Cell, *, stale: bool = False) -> dict[str, An
     found = read_records(records).get(cell.key)
     if found is None:
         return None
-    changed = [] if stale else staleness(found, cell)
+    changed = [] if stale else staleness(found, cell, absent=absent)
     if changed:
         raise CellError(f"{records}: {cell.key} is stale, {'; '.join(changed)}. {REDO}.")
     return found
@@ -182,13 +185,16 @@ def _other_data(old: Data | None, name: str, absent: bool) -> list[str]:
     return [f"data was {old.name} {old.fingerprint[:12]}, now {new.name} {new.fingerprint[:12]}"]
 
 
-def unfinished(cells: Sequence[Cell], records: Path, *, redo: bool = False) -> list[Cell]:
+def unfinished(
+    cells: Sequence[Cell], records: Path, *, redo: bool = False, absent: bool = True
+) -> list[Cell]:
     """The cells that have no record yet.
 
     Args:
         cells: in question.
         records: the file.
         redo: count stale ones among them.
+        absent: of ``staleness``.
 
     Raises:
         CellError: naming stale records, a line each, unless they are to be measured again.
@@ -196,7 +202,7 @@ def unfinished(cells: Sequence[Cell], records: Path, *, redo: bool = False) -> l
     missing, wrong = [], []
     for cell in cells:
         try:
-            if read_cell(records, cell) is None:
+            if read_cell(records, cell, absent=absent) is None:
                 missing.append(cell)
         except CellError as error:
             missing.append(cell)

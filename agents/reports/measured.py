@@ -203,5 +203,5 @@ def _group(name: str, measured: Measured, users: npt.NDArray[np.int64]) -> Group
     """A group of the evaluated users, by their places."""
     assert measured.before is not None
     old, new = measured.before.per_user[measured.metric], measured.after.per_user[measured.metric]
-    groups = measured.dataset.episodes.groups_of(np.asarray(measured.after.users)[users])
+    groups = measured.dataset.groups_of(np.asarray(measured.after.users)[users])
     return Group(name, paired_bootstrap(old[users], new[users], groups=groups, resamples=RESAMPLES))

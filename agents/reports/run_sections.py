@@ -79,6 +79,7 @@ def sections(parts: RunParts, number: int) -> dict[str, Any]:
         "choice": facts.choice(),
         "finished": facts.finished,
         "unit": facts.unit if measured is None else measured.dataset.unit,
+        "together": facts.unit == "rows",  # earlier versions recorded no unit, and drew each row alone
         "notes": list(parts.notes),
         "tiles": _tiles(facts, measured),
         "table": comparison_rows(facts),

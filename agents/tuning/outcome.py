@@ -162,7 +162,7 @@ def _measured(study: Study, trial: Trial) -> dict[str, Evaluation]:
 def _beside(study: Study, ours: Evaluation, theirs: Evaluation) -> dict[str, Any]:
     """Return a model's test metrics, and the interval of the policy's difference to it over users."""
     values = (one.per_user[study.metric] for one in (theirs, ours))
-    difference = paired_bootstrap(*values, groups=study.dataset.episodes.groups_of(ours.users))
+    difference = paired_bootstrap(*values, groups=study.dataset.groups_of(ours.users))
     return {
         "test": _means(study, theirs),
         "paired_bootstrap": {study.metric: difference.to_json()},

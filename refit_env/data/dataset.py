@@ -141,7 +141,7 @@ class Dataset:
 
         Rows with one number are not independent of each other. Each user of a set is alone.
         """
-        return np.asarray(users, np.int64)
+        return self.episodes.groups_of(users) if self.has_rows else np.asarray(users, np.int64)
 
     @cached_property
     def served(self) -> Dataset:

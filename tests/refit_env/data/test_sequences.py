@@ -80,6 +80,7 @@ def test_episodes_are_rows_where_a_user_has_many_and_users_elsewhere() -> None:
     assert other.episodes is other
     rows = data.episodes
     assert rows.groups_of([0, 1, 5]).tolist() == rows.sessions[[0, 1, 5]].tolist()
+    assert data.groups_of([0, 1, 5]).tolist() == rows.sessions[[0, 1, 5]].tolist()
     assert other.groups_of([4, 2]).tolist() == [4, 2]
 
 
