@@ -10,7 +10,7 @@ from agents.commands.export import Export
 from agents.commands.loading import data_of, policy_of
 from agents.console import print_json, say
 from agents.serving.export import Description, ExportError, write_onnx, write_torch, write_triton
-from agents.serving.graph import RankingGraph
+from agents.serving.graph import RankingGraph, popularity
 from agents.serving.ranker import check_repeats
 from refit_env.checkpoint import weights_digest
 from refit_env.data.sequences import LENGTHS
@@ -46,7 +46,8 @@ def run(command: Export) -> int:
     rows = command.inputs == "rows"
     if rows and dataset.has_rows:
         raise ExportError(f"--inputs rows: {dataset.name!r} has histories in order of time; use --inputs ids")
-    graph = RankingGraph(policy, command.top, length, rows=rows, repeats=command.repeats)
+    more = {"rows": rows, "repeats": command.repeats}
+    graph = RankingGraph(policy, command.top, length, **more, popular=popularity(dataset))
     known = policy.backbone.trained_on
     about = Description(
         backbone=policy.backbone.name,

@@ -263,6 +263,7 @@ async def model(request: Request) -> ModelReply:
         steps=served.ranker.policy.num_steps,
         before=served.before is not None,
         histories=served.histories,
+        repeats=served.dataset.has_rows,
         example_users=[ids.of(number) for number in range(min(3, count))],
     )
 

@@ -7,14 +7,43 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from refit_env.backbones.row_weights import latest_items, places_in
+from refit_env.data import Dataset
+from refit_env.data.interactions import SPLITS
 from refit_env.policy import DiffusionPolicy
 
 NOTHING = -1
 """Padding of histories, and of lists with fewer than K items."""
+ROUNDING = 1e-5
+"""Share of the largest score by which scores differ from rounding alone."""
+
+
+def popular_where_alike(scores: Tensor, popular: Tensor) -> Tensor:
+    """Return scores (B, I) by which popular items come first in rows that score all items alike.
+
+    A closed form knows nothing of a person without items; without this the list would be by item number.
+
+    Args:
+        scores: (B, I).
+        popular: (I,) how popular each item is.
+
+    Example:
+        >>> popular_where_alike(torch.tensor([[0.0, 0.0], [2.0, 1.0]]), torch.tensor([0.3, 1.0])).tolist()
+        [[0.30000001192092896, 1.0], [2.0, 1.0]]
+    """
+    spread = scores.amax(1, keepdim=True) - scores.amin(1, keepdim=True)  # (B, 1)
+    alike = spread <= ROUNDING * scores.abs().amax(1, keepdim=True)  # (B, 1)
+    return torch.where(alike, popular.to(scores), scores)
+
+
+def popularity(dataset: Dataset) -> Tensor:
+    """Return how often each item was chosen (I,), in all splits, the most popular one 1."""
+    count = sum(np.bincount(dataset.split(split).items, minlength=dataset.num_items) for split in SPLITS)
+    return torch.as_tensor(count / max(np.max(count), 1), dtype=torch.float32)
 
 
 class RankingGraph(nn.Module):
@@ -26,7 +55,10 @@ class RankingGraph(nn.Module):
         length: latest items of a history that the model reads; None for all. All of them are masked.
         rows: whether the input is a weighted row (B, I) instead of a history.
         repeats: whether the list may hold items of the history: nothing is masked.
+        popular: (I,) how popular each item is: the order of a list where the model scores all items alike.
     """
+
+    popular: Tensor | None
 
     def __init__(
         self,
@@ -36,6 +68,7 @@ class RankingGraph(nn.Module):
         *,
         rows: bool = False,
         repeats: bool = False,
+        popular: Tensor | None = None,
     ) -> None:
         """Store the policy, in evaluation mode.
 
@@ -45,6 +78,7 @@ class RankingGraph(nn.Module):
             length: latest items of a history that the model reads; None for all.
             rows: whether the input is a weighted row (B, I).
             repeats: whether nothing is masked.
+            popular: (I,) how popular each item is; None leaves such a list to the scores.
 
         Raises:
             ValueError: if ``top`` is outside 1..I.
@@ -52,6 +86,7 @@ class RankingGraph(nn.Module):
         super().__init__()
         self.policy, self.top, self.length = policy.eval(), top, length
         self.rows, self.repeats = rows, repeats
+        self.register_buffer("popular", None if popular is None else popular.to(policy.device))
         if not 1 <= top <= policy.backbone.num_items:
             raise ValueError(f"top={top} must lie in 1..{policy.backbone.num_items}, the number of items")
 
@@ -77,6 +112,8 @@ class RankingGraph(nn.Module):
             shown = self.policy.backbone.show(read)
         users = torch.zeros(history.shape[0], dtype=torch.int64, device=history.device)
         scores = self.policy.scores(users, shown)  # (B, I)
+        if self.popular is not None:
+            scores = popular_where_alike(scores, self.popular)
         if not self.repeats:
             scores = scores.masked_fill(hidden, -math.inf)
         score, item = scores.topk(self.top, dim=1)  # (B, K)

@@ -135,6 +135,8 @@ class ModelReply(BaseModel):
     """Whether the model from which fine-tuning began is here, too."""
     histories: bool
     """Whether the model ranks for people who are in no data set."""
+    repeats: bool
+    """Whether lists may hold items that a person has: of sessions and visits in order of time."""
     example_users: list[Id]
     """Some users."""
 

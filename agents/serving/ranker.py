@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from agents.serving.graph import NOTHING
+from agents.serving.graph import NOTHING, popular_where_alike, popularity
 from refit_env.backbones.base import Lookup
 from refit_env.backbones.row_weights import latest_items
 from refit_env.data import Dataset
@@ -63,7 +63,8 @@ class Ranker:
     """A policy and a data set as a recommender: the deployed lists, by the noise-free chain.
 
     The model reads every interaction of a user, held-out ones included, and the list leaves all of them out,
-    unless the query says that it may repeat them.
+    unless the query says that it may repeat them. Where it scores all items alike, as a closed form does for
+    a person without items, the popular ones come first.
 
     Attributes:
         policy: the recommender.
@@ -86,6 +87,10 @@ class Ranker:
         """The items of each user, of all splits."""
         whole = sum((self.dataset.split(split).csr for split in SPLITS[1:]), self.dataset.train.csr)
         return SparseRows(sp.csr_matrix(whole), self.policy.device)
+
+    @cached_property
+    def _popular(self) -> Tensor:
+        return popularity(self.dataset).to(self.policy.device)
 
     def known(self, user: int) -> npt.NDArray[np.int64]:
         """Return the items (n,) that a user has, ascending."""
@@ -142,7 +147,7 @@ class Ranker:
         """
         shown, hidden = self.inputs(queries)
         users = torch.tensor([query.user or 0 for query in queries], device=self.policy.device)
-        return self.policy.recommend_scores(users, shown), hidden
+        return popular_where_alike(self.policy.recommend_scores(users, shown), self._popular), hidden
 
     def rank(self, queries: Sequence[Query], top: int) -> list[Ranked]:
         """Return the lists of at most ``top`` items.
@@ -176,7 +181,7 @@ class Ranker:
         for t in range(steps):
             u = self.policy.mean(u, t, condition)  # (1, D)
             if t + 1 in kept:
-                scores = backbone.scores(u, users, context)  # (1, I)
+                scores = popular_where_alike(backbone.scores(u, users, context), self._popular)  # (1, I)
                 ranked = best(scores, hidden, top)[0]
                 out.append((t + 1, ranked, scores.masked_fill(hidden, -torch.inf)[0]))
         return out

@@ -52,6 +52,7 @@ def test_what_the_page_reads(connect: Connect) -> None:
         50,
     )
     assert found["example_users"] == ["user-00", "user-01", "user-02"] and found["run"] == "tuned"
+    assert found["repeats"] is False  # the page offers no box for it
     items = client.get("/items", params={"q": "SKU-01", "limit": 5}).json()["items"]
     assert [row["item"] for row in items] == [f"sku-{n:03d}" for n in range(10, 15)]
     assert client.get("/items", params={"q": "no. 3<"}).json()["items"][0]["item"] == "sku-003"

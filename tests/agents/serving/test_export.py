@@ -22,7 +22,7 @@ from agents.serving.export import (
     write_onnx,
     write_torch,
 )
-from agents.serving.graph import NOTHING, RankingGraph
+from agents.serving.graph import NOTHING, RankingGraph, popularity
 from agents.serving.ranker import Query, Ranker
 from refit_env.backbones import backbone_names, make_backbone
 from refit_env.backbones.few_values import FEW_FROM
@@ -49,7 +49,8 @@ def padded(histories: list[tuple[int, ...]]) -> Any:
 
 
 def graph_of(policy: Any, data: Any, **options: Any) -> RankingGraph:
-    return RankingGraph(policy, 6, LENGTHS[data.task] if data.has_rows else None, **options)
+    length = LENGTHS[data.task] if data.has_rows else None
+    return RankingGraph(policy, 6, length, popular=popularity(data), **options)
 
 
 def wanted(policy: Any, data: Any, histories: list[tuple[int, ...]], top: int = 6) -> tuple[Any, Any]:

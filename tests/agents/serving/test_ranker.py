@@ -81,6 +81,19 @@ def test_a_list_of_a_set_of_items_repeats_nothing(policy_of: Callable[..., Any])
         Ranker(*policy_of("diffrec")).rank([Query(3, repeats=True)], 5)
 
 
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_a_person_without_items_has_the_popular_ones(name: str, policy_of: Callable[..., Any]) -> None:
+    policy, data = policy_of(name)
+    ranker = Ranker(policy, data)
+    (found,) = ranker.rank([Query()], 6)
+    count = np.zeros(data.num_items)
+    for split in ("train", "valid", "test"):
+        np.add.at(count, data.split(split).items, 1)
+    assert found.scores[0] == 1.0 and found.scores == pytest.approx(count[found.items] / count.max())
+    assert sorted(count[found.items]) == sorted(count)[-6:]
+    assert ranker.chain(Query(), 6, 1)[-1][1].items.tolist() == found.items.tolist()
+
+
 def test_a_list_ends_where_no_item_is_left(policy_of: Callable[..., Any]) -> None:
     ranker = Ranker(*policy_of("diffrec"))
     short, none = ranker.rank([Query(history=tuple(range(27))), Query(history=tuple(range(30)))], 10)
