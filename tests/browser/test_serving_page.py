@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from agents.cli import main
+from refit_env.data import save_dataset, synthesize_checkins
 from tests.browser.chromium import PATIENCE, Browser, find_chromium
 from tests.shops import write_shop
 
@@ -42,19 +44,9 @@ def serve(run: Path) -> Iterator[Callable[..., str]]:
     pytest.importorskip("fastapi", reason="the extra serve: pip install -e '.[serve]'")
     started = []
 
-    def start(*words: str) -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "agents",
-            "serve",
-            "--run",
-            str(run),
-            "--port",
-            "0",
-            "--device",
-            "cpu",
-        ]
+    def start(*words: str, folder: Path = run) -> str:
+        where = ["--run", str(folder), "--port", "0", "--device", "cpu"]
+        command = [sys.executable, "-m", "agents", "serve", *where]
         process = subprocess.Popen([*command, *words], stdout=subprocess.PIPE, text=True)
         started.append(process)
         assert process.stdout is not None
@@ -177,6 +169,29 @@ def test_items_are_picked_and_a_list_shown_by_the_keyboard_alone(browser: Browse
     assert browser.evaluate("document.getElementById('whose').textContent") == "A new person with 1 item"
     assert browser.evaluate("document.activeElement.id") == "whose"
     assert len(rows(browser, "after")) == 10 and browser.errors == []
+
+
+def test_a_box_allows_lists_that_repeat_where_the_data_does(
+    browser: Browser, address: str, serve: Callable[..., str], tmp_path: Path, pictures: Path
+) -> None:
+    opened(browser, address)
+    assert browser.evaluate("document.getElementById('repeats-part').hidden")
+    save_dataset(synthesize_checkins(seed=0), tmp_path / "visits")
+    settings = ["--backbone", "linear", "--backbone-options", "recency=reciprocal", "repeat=3.0"]
+    data = ["--data", str(tmp_path / "visits"), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["pretrain", *data, *settings]) == 0
+    opened(browser, serve(folder=tmp_path / "run"))
+    browser.evaluate("document.querySelector('#examples button').click()")
+    wait_for(browser, "!document.getElementById('result').hidden")
+    once, known = rows(browser, "after"), "document.getElementById('known').textContent"
+    assert "left out of the lists" in browser.evaluate(known)
+    browser.evaluate("document.getElementById('repeats').focus()")
+    press(browser, " ", " ")
+    wait_for(browser, f"{known}.includes('which the lists may hold')")
+    again = rows(browser, "after")
+    assert again != once and len(again) == len(once) == 10
+    assert any(row in browser.evaluate(known) for row in again) and browser.errors == []
+    picture(browser, pictures / "serving-repeats.png")
 
 
 def test_an_unknown_user_is_named_and_the_page_goes_on(browser: Browser, address: str) -> None:
