@@ -188,6 +188,7 @@ class Cells:
         return {
             "means": {split: result.means()[METRIC] for split, result in found.items()},
             "per_user": {split: result.per_user[METRIC].tolist() for split, result in found.items()},
+            "groups": self.dataset.groups_of(found["test"].users).tolist(),
         }
 
 
@@ -294,7 +295,8 @@ def _line(rows: Sequence[dict[str, Any]], rule: str | None) -> tuple[list[str], 
         gain = Gain.of(start["per_user"]["valid"], tuned["per_user"]["valid"])
         said = f"{rule} ({gain})"
         policy = tuned if gain.clear else start
-    found = paired_bootstrap(baseline["per_user"]["test"], policy["per_user"]["test"])
+    test = (row["per_user"]["test"] for row in (baseline, policy))
+    found = paired_bootstrap(*test, groups=baseline.get("groups"))  # older cells have none
     values = {
         "baseline": {"name": baseline["name"], **baseline["means"]},
         "closed_form": {"name": start["name"], **start["means"]},

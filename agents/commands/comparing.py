@@ -16,6 +16,7 @@ from agents.experiments.plan import plan
 from agents.experiments.ray_cells import ray_tasks
 from agents.experiments.records import Cell, other_commits, read_cell, read_records, unfinished
 from agents.experiments.report import draw, find, report, write_report
+from agents.experiments.row_groups import read_row_groups, write_row_groups
 from agents.experiments.shipped import study_path
 from agents.experiments.spec import FINETUNE
 from agents.experiments.study import Study, read_study, with_budget
@@ -105,7 +106,8 @@ def _report(
         if not rows:
             where = records.with_name(f"{name}.jsonl")
             say(f"rows of the study {name} are not shown: there is no {where}", stderr=True)
-    found = find(study, results, others, records)
+    write_row_groups(records.parent, [*results, *(record for rows in others.values() for record in rows)])
+    found = find(study, results, others, records, read_row_groups(records.parent))
     if not found.groups:
         raise ValueError(f"--finished: nothing is finished in {records}; leave it out to run the cells")
     content = report(found, typed(command))

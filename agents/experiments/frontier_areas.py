@@ -50,7 +50,8 @@ def compared(job: FrontJob, whole: Dataset, measured: npt.NDArray[np.int64] | No
     rows, lists = _of_others(job)
     users = evaluated_users(whole, "test", measured)
     start = rows[0]
-    weights = np.concatenate([np.ones((1, len(users))), user_weights(len(users), RESAMPLES, job.seed)])
+    drawn = user_weights(whole.groups_of(users), RESAMPLES, job.seed)
+    weights = np.concatenate([np.ones((1, len(users))), drawn])
     values = _weighted(job, whole, users, lists, weights)  # goal -> (P, R + 1)
     out: dict[str, Any] = {"start": {s: start[s] for s in ("valid", "test")}, "users": len(users)}
     return out | {"goals": {goal: _areas(job, goal, rows, values) for goal in job.goals}}

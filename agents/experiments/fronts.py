@@ -91,12 +91,19 @@ class Box:
         return area(x, self.sign * (goal - start[1]) / self.width)
 
 
-def user_weights(users: int, resamples: int, seed: int) -> Floats:
+def user_weights(groups: npt.ArrayLike, resamples: int, seed: int) -> Floats:
     """Return weights (R, n) of a Bayesian bootstrap (Rubin, 1981); each row has mean 1.
 
     Unlike a resampling with replacement, it keeps every user, so that the coverage of the lists stays.
+
+    Args:
+        groups: (n,) int, users with one number have one weight.
+        resamples: R.
+        seed: of the weights.
     """
-    weights = np.random.default_rng(seed).exponential(size=(resamples, users))
+    together = np.unique(np.asarray(groups), return_inverse=True)[1]  # (n,)
+    drawn = np.random.default_rng(seed).exponential(size=(resamples, int(together.max()) + 1))
+    weights = drawn[:, together]
     return np.asarray(weights / weights.mean(1, keepdims=True), np.float64)
 
 

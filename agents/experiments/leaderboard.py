@@ -10,9 +10,10 @@ import numpy as np
 
 from agents.experiments.columns import COLUMNS, Entry, counted, signed
 from agents.experiments.per_user import values_of
+from agents.experiments.row_groups import rows_note
 from agents.experiments.spec import FINETUNE, SB3
 from agents.experiments.study import Study
-from agents.experiments.summary import Runs
+from agents.experiments.summary import Runs, drawn_together
 from agents.experiments.tables import TextTable, row_name
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import PairedBootstrap, paired_bootstraps
@@ -95,7 +96,21 @@ def ranked(groups: Sequence[Runs], entries: Sequence[Entry], split: str) -> list
     return sorted(rows, key=lambda row: row.mean, reverse=True)
 
 
-def over(rows: Sequence[Row], best: Row) -> list[PairedBootstrap | None]:
+@dataclass(frozen=True)
+class Paired:
+    """Rows less another one, user by user."""
+
+    found: Sequence[PairedBootstrap | None]
+    """Of each row; None for the other one itself, and for rows without its users."""
+    together: bool
+    """Whether whole users or sessions were drawn, to which several rows of the data belong."""
+
+    def drawn(self) -> list[bool]:
+        """``together`` for each interval."""
+        return [self.together for one in self.found if one is not None]
+
+
+def over(rows: Sequence[Row], best: Row) -> Paired:
     """Bootstrap over users of each row's metric less that of ``best``.
 
     All rows share the draws of users. None for ``best`` itself, for rows that hold no single users, and for
@@ -105,9 +120,10 @@ def over(rows: Sequence[Row], best: Row) -> list[PairedBootstrap | None]:
     found = {} if start is None else {n: row.users() for n, row in enumerate(rows) if row is not best}
     after = {str(n): v for n, v in found.items() if v is not None and v.shape == start.shape}
     if not after:
-        return [None] * len(rows)
-    table = paired_bootstraps(dict.fromkeys(after, start), after, resamples=RESAMPLES)
-    return [table.get(str(n)) for n in range(len(rows))]
+        return Paired([None] * len(rows), together=False)
+    ids = drawn_together([best.runs, *(rows[int(n)].runs for n in after)])
+    table = paired_bootstraps(dict.fromkeys(after, start), after, groups=ids, resamples=RESAMPLES)
+    return Paired([table.get(str(n)) for n in range(len(rows))], ids is not None)
 
 
 def leaderboard_table(title: str, first: str, columns: Sequence[str], rows: Sequence[Row]) -> TextTable:
@@ -121,13 +137,15 @@ def leaderboard_table(title: str, first: str, columns: Sequence[str], rows: Sequ
     """
     chosen = [COLUMNS[name] for name in columns]
     best = next((row for row in rows if row.users() is not None), rows[0])
+    env, paired = rows[0].runs.env_id, over(rows, best)
     lines = [
         (row.name, *(column.cell(row.entry, row.split) for column in chosen), difference(found))
-        for row, found in zip(rows, over(rows, best), strict=True)
+        for row, found in zip(rows, paired.found, strict=True)
     ]
+    note = " ".join(filter(None, (verdict(rows), rows_note({env: paired.drawn()}))))
     against = "from the best" if best is rows[0] else f"from {best.name}"
     headings = (first, *(column.heading for column in chosen), f"{against}, paired 95 %")
-    return TextTable(title, headings, tuple(lines), env=rows[0].runs.env_id, note=verdict(rows))
+    return TextTable(title, headings, tuple(lines), env=env, note=note)
 
 
 def slices_table(title: str, first: str, rows: Sequence[Row]) -> TextTable:
@@ -160,7 +178,7 @@ def verdict(rows: Sequence[Row]) -> str:
     if other is None:
         side = "row of this project" if first.is_baseline else "baseline"
         return f"{text} No {side} is measured here yet."
-    found = over([other], first)[0]
+    found = over([other], first).found[0]
     place = next(n for n, row in enumerate(rows, 1) if row is other)
     side = "row of this project" if first.is_baseline else "baseline"
     text += f" The best {side}, {other.name} ({other.mean:.4f}), has place {place} of {len(rows)}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from agents.experiments.columns import COLUMNS, ON_GPU, signed
-from agents.experiments.leaderboard import METRIC, Row, difference, over
+from agents.experiments.leaderboard import METRIC, Paired, Row, difference, over
+from agents.experiments.row_groups import rows_note
 from agents.experiments.tables import TextTable
 
 COLUMN_NAMES = (
@@ -28,11 +29,20 @@ def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
         title: above it.
         boards: of each environment, the rows of ``ranked``.
     """
-    lines = tuple(_line(rows) for rows in boards)
-    return TextTable(title, COLUMN_NAMES, lines, note=_summary(boards, lines))
+    pairs = [_paired(rows) for rows in boards]
+    lines = tuple(map(_line, boards, pairs))
+    how = rows_note({rows[0].runs.env_id: pair.drawn() for rows, pair in zip(boards, pairs, strict=True)})
+    return TextTable(title, COLUMN_NAMES, lines, note=" ".join(filter(None, (_summary(boards, lines), how))))
 
 
-def _line(rows: Sequence[Row]) -> tuple[str, ...]:
+def _paired(rows: Sequence[Row]) -> Paired:
+    """The best row of this project less the best baseline, where there are both."""
+    baseline = _first(rows, lambda row: row.is_baseline)
+    ours = _first(rows, lambda row: not row.is_baseline)
+    return Paired([None], together=False) if baseline is None or ours is None else over([ours], baseline)
+
+
+def _line(rows: Sequence[Row], pair: Paired) -> tuple[str, ...]:
     """One environment."""
     env = rows[0].runs.env_id
     baseline, start, racs, best = (
@@ -44,8 +54,7 @@ def _line(rows: Sequence[Row]) -> tuple[str, ...]:
             lambda row: row.is_rl,
         )
     )
-    ours = _first(rows, lambda row: not row.is_baseline)
-    paired = NONE if baseline is None or ours is None else difference(over([ours], baseline)[0]) or NONE
+    paired = difference(pair.found[0]) or NONE
     gain = NONE if best is None else signed(best.entry.get("difference", {}).get(METRIC)) or NONE
     return (env, *(_cell(row) for row in (baseline, start, racs, best)), paired, gain)
 

@@ -1,4 +1,7 @@
-"""What a cell's record says of a model: metrics, slices, users, cost, curves, differences from its parent."""
+"""What a cell's record says of a model: metrics, slices, users, cost, curves, differences from its parent.
+
+Letters: n users.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from agents.experiments.columns import METRICS
 from agents.experiments.job import Job
-from agents.experiments.per_user import pack, paired
+from agents.experiments.per_user import over_users, pack
 from agents.experiments.records import read_records
 from agents.experiments.training import rewarded_validation
 from agents.runs.profiling import Usage
@@ -52,7 +58,8 @@ def measured(job: Job, trained: Trained, usage: Usage, dataset: Dataset) -> dict
     out |= {"reward_spread": trained.spread} if trained.spread else {}
     out |= {} if trained.budget is None else {"budget": dict(trained.budget)}
     if job.variant.parent:
-        out["over_parent"] = over_parent(job, out)
+        groups = dataset.groups_of(main.users) if dataset.has_rows else None  # (n,)
+        out["over_parent"] = over_parent(job, out, groups)
     return out
 
 
@@ -62,8 +69,15 @@ def means_of(evaluation: Evaluation) -> dict[str, float]:
     return {name: float(means[name]) for name in METRICS}
 
 
-def over_parent(job: Job, record: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def over_parent(
+    job: Job, record: Mapping[str, Any], groups: npt.NDArray[np.int64] | None = None
+) -> dict[str, dict[str, float]]:
     """Paired bootstrap over users of the cell's metrics less its parent's.
+
+    Args:
+        job: of the cell.
+        record: what it measured.
+        groups: (n,) of rows, the user or session of each: whole ones are drawn.
 
     Raises:
         DataError: if the parent's record is not there, or holds no values of single users.
@@ -73,12 +87,7 @@ def over_parent(job: Job, record: Mapping[str, Any]) -> dict[str, dict[str, floa
     if parent is None:
         raise DataError(f"{job.records}: there is no record of {key}, from which {job.key()} begins")
     after = dict(record) | {"key": job.key()}
-    return {name: difference(paired(parent, after, name).to_json()) for name in job.per_user}
-
-
-def difference(found: Mapping[str, Any]) -> dict[str, float]:
-    """What records keep of a paired bootstrap."""
-    return {name: found[name] for name in ("mean_difference", "low", "high")}
+    return {name: over_users(parent, after, name, groups) for name in job.per_user}
 
 
 def digest(checkpoint: Path) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from agents.experiments.columns import counted
 from agents.experiments.per_user import values_of
-from agents.experiments.summary import Runs
+from agents.experiments.row_groups import rows_note
+from agents.experiments.summary import Runs, drawn_together
 from agents.experiments.tables import TextTable
 from refit_env.errors import DataError
 from refit_env.evaluation.statistics import FloatArray, Interval, seeds_and_users_bootstrap
@@ -49,9 +50,15 @@ def pairs_table(title: str, first: str, pairs: Sequence[Pair], groups: Sequence[
         (", ".join(filter(None, (env.removeprefix("ReFiT-").removesuffix("-v0"), model))), *map(_cell, cells))
         for (env, model), cells in known.items()
     )
+    drawn: dict[str, list[bool]] = {}
+    for (env, _), rows in places.items():
+        for pair, cell in zip(shown, found[env, _], strict=True):
+            if cell is not None:
+                drawn.setdefault(env, []).append(drawn_together([rows[key] for key in pair]) is not None)
     heads = (first, *(f"{titles[one]} less {titles[other]}" for one, other in shown))
     counts = [_count(head, [cells[p] for cells in known.values()]) for p, head in enumerate(heads[1:])]
-    return TextTable(title, heads, lines, note="\n".join([HOW, "", *counts]))
+    how = " ".join(filter(None, (HOW, rows_note(drawn))))
+    return TextTable(title, heads, lines, note="\n".join([how, "", *counts]))
 
 
 def _difference(rows: Mapping[str, Runs], pair: Pair) -> Interval | None:
@@ -69,7 +76,7 @@ def _difference(rows: Mapping[str, Runs], pair: Pair) -> Interval | None:
     except (DataError, ValueError):  # a record without single users, or of others
         return None
     table: FloatArray = np.array(both)  # (S, n)
-    return seeds_and_users_bootstrap(table) if both else None
+    return seeds_and_users_bootstrap(table, groups=drawn_together([one, other])) if both else None
 
 
 def _cell(found: Interval | None) -> str:

@@ -22,6 +22,8 @@ LARGEST = 65_535
 """What a value of 1 is written as."""
 LARGEST_USERS = 10**8
 """Users of the largest record that is read."""
+_VALUES, _COUNTS = "<u2", "<u4"
+"""Numbers of packed values, and of packed counts."""
 
 
 def pack(values: npt.NDArray[np.float64]) -> str:
@@ -31,8 +33,7 @@ def pack(values: npt.NDArray[np.float64]) -> str:
         >>> unpack(pack(np.array([0.0, 0.5, 1.0]))).round(4).tolist()
         [0.0, 0.5, 1.0]
     """
-    counts = np.rint(np.clip(values, 0, 1) * LARGEST).astype("<u2")  # (n,)
-    return base64.b64encode(zlib.compress(counts.tobytes(), 9)).decode("ascii")
+    return pack_counts(np.rint(np.clip(values, 0, 1) * LARGEST), _VALUES)
 
 
 def unpack(text: str) -> npt.NDArray[np.float64]:
@@ -41,12 +42,36 @@ def unpack(text: str) -> npt.NDArray[np.float64]:
     Raises:
         ValueError: if the text is another one.
     """
+    return unpack_counts(text, _VALUES) / LARGEST
+
+
+def pack_counts(counts: npt.ArrayLike, kind: str = _COUNTS) -> str:
+    """Write (n,) whole numbers as text.
+
+    Args:
+        counts: from 0 to the largest one of ``kind``.
+        kind: how NumPy calls a number of the text.
+
+    Example:
+        >>> unpack_counts(pack_counts([3, 0, 70_000])).tolist()
+        [3, 0, 70000]
+    """
+    content = np.asarray(counts).astype(kind).tobytes()
+    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
+
+
+def unpack_counts(text: str, kind: str = _COUNTS) -> npt.NDArray[np.int64]:
+    """Read what ``pack_counts`` wrote: (n,) whole numbers.
+
+    Raises:
+        ValueError: if the text is another one.
+    """
     try:
-        unpacker = zlib.decompressobj()
-        content = unpacker.decompress(base64.b64decode(text, validate=True), 2 * LARGEST_USERS)
+        unpacker, size = zlib.decompressobj(), np.dtype(kind).itemsize
+        content = unpacker.decompress(base64.b64decode(text, validate=True), size * LARGEST_USERS)
         if not unpacker.eof:
             raise ValueError("they end too early, or are too many")
-        return np.frombuffer(content, "<u2").astype(np.float64) / LARGEST
+        return np.frombuffer(content, kind).astype(np.int64)
     except (zlib.error, TypeError, ValueError) as error:
         raise ValueError(f"no packed values: {error}") from None
 
@@ -63,8 +88,19 @@ def values_of(record: Mapping[str, Any], metric: str) -> npt.NDArray[np.float64]
     return unpack(text)
 
 
-def paired(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> PairedBootstrap:
+def paired(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    metric: str,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> PairedBootstrap:
     """Bootstrap over users of ``after - before``, of two records that measured the same users.
+
+    Args:
+        before: a record.
+        after: the other one.
+        metric: of both.
+        groups: (n,) users with one number are drawn together; None draws each alone.
 
     Raises:
         DataError: if one of them does not hold the metric, or they have other numbers of users.
@@ -72,4 +108,16 @@ def paired(before: Mapping[str, Any], after: Mapping[str, Any], metric: str) -> 
     old, new = values_of(before, metric), values_of(after, metric)
     if old.shape != new.shape:
         raise DataError(f"{before.get('key')} has {old.size} users, {after.get('key')} has {new.size}")
-    return paired_bootstrap(old, new)
+    return paired_bootstrap(old, new, groups=groups)
+
+
+def over_users(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    metric: str,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> dict[str, float]:
+    """What records keep of ``paired``: the difference, its interval and, with ``groups``, their number."""
+    found = paired(before, after, metric, groups)
+    out = {"mean_difference": found.mean_difference, "low": found.low, "high": found.high}
+    return out if groups is None else out | {"groups": len(np.unique(groups))}

@@ -19,6 +19,7 @@ from agents.experiments.leaders import leaders_table
 from agents.experiments.pairs import pairs_table
 from agents.experiments.provenance import provenance_of, sources
 from agents.experiments.published import published_table
+from agents.experiments.row_groups import RowGroups, rows_note
 from agents.experiments.spec import Table
 from agents.experiments.study import Study
 from agents.experiments.summary import Record, Runs, check_starts, grouped, summarise
@@ -33,6 +34,8 @@ MEANS = (
     "Weights chosen on validation (settings: agents/hyperparams); full ranking, seen items masked, means "
     "over users with relevant items."
 )
+OVER_USERS = {"users sure", "over users"}
+"""Columns of intervals over users."""
 COST = (
     "1000 rows: through the denoiser, forward and backward, at one step of a chain.\n"
     "Seconds are of training, and of validation where it was timed apart; one thread, one process a cell.\n"
@@ -58,7 +61,11 @@ class Found:
 
 
 def find(
-    study: Study, records: Sequence[Record], others: Mapping[str, Sequence[Record]], where: object = "records"
+    study: Study,
+    records: Sequence[Record],
+    others: Mapping[str, Sequence[Record]],
+    where: object = "records",
+    known: RowGroups | None = None,
 ) -> Found:
     """Sort records and work out their figures.
 
@@ -67,11 +74,14 @@ def find(
         records: of the study.
         others: study -> records of the rows that this one shows (``Study.also``).
         where: their file, for messages.
+        known: whose the rows are that they measured.
 
     Raises:
         DataError: if a record began from other weights than those of its parent's record.
     """
     groups = grouped(study, records, others)
+    if known is not None:
+        groups = [replace(runs, row_groups=known.of(runs.records)) for runs in groups]
     check_starts(groups, where)
     return Found(study, groups, summarise(groups, study.split))
 
@@ -146,8 +156,17 @@ def _tables(table: Table, found: Found) -> list[TextTable]:
         entries = [entry for entry in found.entries if env in (None, entry["env"])]
         title = table.title if env is None else _title(table.title, env, found.study)
         columns, split = table.columns, found.study.split
-        out.append(row_table(title, table.first, columns, entries, split, each=table.each))
+        made = row_table(title, table.first, columns, entries, split, each=table.each)
+        out.append(replace(made, note=_how_drawn(entries) if OVER_USERS & set(columns) else ""))
     return out
+
+
+def _how_drawn(entries: Sequence[Mapping[str, Any]]) -> str:
+    """How the intervals of rows over users draw."""
+    drawn: dict[str, list[bool]] = {}
+    for entry in entries:
+        drawn.setdefault(entry["env"], []).extend("groups" in one for one in entry.get("over_users", ()))
+    return rows_note(drawn)
 
 
 def _boards(table: Table, found: Found) -> list[TextTable]:

@@ -1,19 +1,21 @@
 """The figures behind the tables: over the seeds of one variant, gains taken seed by seed over its parent.
 
-Letters: S seeds.
+Letters: S seeds, n rows.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from agents.experiments.budgets import mean_work, units_of
 from agents.experiments.columns import METRICS
+from agents.experiments.per_user import over_users
+from agents.experiments.row_groups import Ids
 from agents.experiments.shipped import study_path
 from agents.experiments.study import Study, read_study
 from refit_env.errors import DataError
@@ -42,6 +44,15 @@ class Runs:
     """Key of the variant over which its gain is; empty for none."""
     records: tuple[Record, ...]
     """In order of their seeds."""
+    row_groups: Ids | None = field(default=None, compare=False)
+    """(n,) the user or session of each measured row; None where episodes are no rows, or it is not known."""
+
+
+def drawn_together(runs: Sequence[Runs]) -> Ids | None:
+    """Return whose the rows are that all of the runs measured (n,); None where one of them does not know."""
+    known = [one.row_groups for one in runs if one.row_groups is not None]
+    same = len(known) == len(runs) and all(np.array_equal(known[0], ids) for ids in known)
+    return known[0] if same else None
 
 
 def grouped(study: Study, records: Iterable[Record], others: Mapping[str, Iterable[Record]]) -> list[Runs]:
@@ -133,11 +144,11 @@ def summarise(groups: Sequence[Runs], split: str = "test") -> list[dict[str, Any
         over users puts NDCG@20 above the parent's), ``slices`` and ``slice_gain``, ``seconds``, ``work``,
         ``budget``, ``peak_memory_mib`` (of the device), ``device``, ``env_steps`` and ``best_at``.
     """
-    by_key = {(group.env_id, group.model, group.variant): group.records for group in groups}
-    return [_entry(g, by_key.get((g.env_id, g.model, g.parent), ()), split) for g in groups]
+    by_key = {(group.env_id, group.model, group.variant): group for group in groups}
+    return [_entry(g, by_key.get((g.env_id, g.model, g.parent)), split) for g in groups]
 
 
-def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
+def _entry(group: Runs, base: Runs | None, split: str) -> dict[str, Any]:
     runs = group.records
     out: dict[str, Any] = {"env": group.env_id, "task": entry(group.env_id).task, "model": group.model}
     out |= {"variant": group.variant, "title": group.title, "seeds": [int(run["seed"]) for run in runs]}
@@ -147,9 +158,9 @@ def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
     out["to_95"] = [steps_to(run.get("curve") or {}) for run in runs]
     spreads = [run["reward_spread"] for run in runs if run.get("reward_spread")]
     out["reward_spread"] = {n: float(np.mean([s[n] for s in spreads])) for n in spreads[0]} if spreads else {}
-    start = {run["seed"]: run for run in base}
+    start = {} if base is None else {run["seed"]: run for run in base.records}
     pairs = [(run, start[run["seed"]]) for run in runs if run["seed"] in start]
-    if not group.parent or not pairs:
+    if base is None or not pairs:
         return out
     out["gain"] = {m: relative([(a[split][m], b[split][m]) for a, b in pairs]) for m in METRICS}
     differences = {m: mean_interval([a[split][m] - b[split][m] for a, b in pairs]) for m in METRICS}
@@ -158,10 +169,25 @@ def _entry(group: Runs, base: Sequence[Record], split: str) -> dict[str, Any]:
         name: {m: relative([(_slice(a, name, m), _slice(b, name, m)) for a, b in pairs]) for m in SLICED}
         for name in SLICES
     }
-    over = [run["over_parent"]["ndcg@20"] for run in runs if "ndcg@20" in (run.get("over_parent") or {})]
+    ids = drawn_together([group, base])
+    over = [found for run in runs if (found := _over_users(run, start.get(run["seed"]), ids)) is not None]
     out["users_sure"] = sum(found["low"] > 0 for found in over)
     out["over_users"] = over
     return out
+
+
+def _over_users(run: Record, start: Record | None, ids: Ids | None) -> Mapping[str, float] | None:
+    """A record's NDCG@20 less its start's with its interval over users; None where it has none.
+
+    Older records of rows hold an interval that draws each row alone. It is worked out again where both hold
+    values of single rows, and ``ids`` (n,) states whose these are.
+    """
+    known: Mapping[str, float] | None = (run.get("over_parent") or {}).get("ndcg@20")
+    if known is None or start is None or ids is None:
+        return known
+    if not all("ndcg@20" in (record.get("per_user") or {}) for record in (run, start)):
+        return known
+    return over_users(start, run, "ndcg@20", ids)
 
 
 def steps_to(curve: Mapping[str, Sequence[float]], share: float = 0.95) -> float | None:

@@ -17,6 +17,7 @@ from agents.experiments.fronts import FLOOR, direction
 from agents.experiments.per_user import unpack
 from agents.experiments.provenance import sources
 from agents.experiments.records import read_records
+from agents.experiments.row_groups import FILE as ROW_GROUPS
 from agents.experiments.shipped import shipped
 from agents.reports.measured import histogram
 from agents.reports.page import render
@@ -85,7 +86,7 @@ def study_records(path: Path) -> Path | None:
         return records if records.exists() else None
     if not path.is_dir() or (path / CONFIG).exists():
         return None
-    found = sorted(path.glob(f"*{RECORDS}"))
+    found = sorted(one for one in path.glob(f"*{RECORDS}") if one.name != ROW_GROUPS)
     if len(found) > 1:
         names = ", ".join(str(one) for one in found[:8])
         raise RunError(f"{path} holds the records of {len(found)} studies; name one: {names}")

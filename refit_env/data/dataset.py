@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from refit_env.data.fingerprint import fingerprint
 from refit_env.data.ids import IdMap
 from refit_env.data.interactions import SPLITS, Interactions, joined
-from refit_env.data.sequences import LENGTHS, Events, Rows
+from refit_env.data.sequences import LENGTHS, Events, Rows, episodes_are_rows
 from refit_env.errors import DataError
 
 NAMES = ("title", "name")
@@ -129,7 +129,7 @@ class Dataset:
         This is true for a sequential set, and for a check-in set that is sorted by time. In a check-in set
         that is not sorted, a user has a set of places, as in the CF task.
         """
-        return self.task in LENGTHS and (self.time_ordered or self.task == "sequential")
+        return episodes_are_rows(self.task, self.time_ordered)
 
     @property
     def unit(self) -> str:

@@ -19,6 +19,16 @@ LENGTHS: dict[str, int] = {"sequential": 10, "poi": 50}
 because encoding the 300,000 rows of TKY would take too long."""
 
 
+def episodes_are_rows(task: str, time_ordered: bool) -> bool:
+    """Return whether the episodes of a data set are rows (``Dataset.has_rows``).
+
+    Args:
+        task: of the data set.
+        time_ordered: whether each user's interactions are sorted by time.
+    """
+    return task in LENGTHS and (time_ordered or task == "sequential")
+
+
 @dataclass(frozen=True, eq=False)
 class Events:
     """All events of a data set, sorted by user and time.

@@ -190,9 +190,7 @@ def paired_bootstraps(
     if old.shape != new.shape:
         raise ValueError(f"before has {old.shape[0]} users, after has {new.shape[0]}")
     difference = new - old  # (n, M)
-    together = None if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]  # (n,)
-    if together is not None and together.shape != difference.shape[:1]:
-        raise ValueError(f"groups must hold one number per user, {len(old)}, found shape {together.shape}")
+    together = _together(groups, len(difference))
     low, high = _percentiles(_bootstrap_means(difference, resamples, seed, together), confidence)  # (M,) each
     return {
         name: PairedBootstrap(
@@ -301,12 +299,18 @@ def stratified_bootstrap(
 
 
 def seeds_and_users_bootstrap(
-    differences: npt.ArrayLike, *, resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+    differences: npt.ArrayLike,
+    *,
+    groups: npt.ArrayLike | None = None,
+    resamples: int = 2_000,
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Return the mean of paired differences with an interval over seeds and, within each seed, over users.
 
     Args:
         differences: (S, n) a difference for each seed and user.
+        groups: (n,) int, users with one number are drawn together; None draws each alone.
         resamples: R.
         confidence: between 0 and 1.
         seed: seed of the resampling.
@@ -316,7 +320,7 @@ def seeds_and_users_bootstrap(
         seeds it is too narrow; with one it is over users alone.
 
     Raises:
-        ValueError: if the differences are no table of finite numbers.
+        ValueError: if the differences are no table of finite numbers, or the groups are of other users.
 
     Example:
         >>> found = seeds_and_users_bootstrap([[0.1, 0.3, 0.2], [0.2, 0.4, 0.3]])
@@ -327,11 +331,24 @@ def seeds_and_users_bootstrap(
     table = np.asarray(differences, dtype=np.float64)  # (S, n)
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(f"differences must be finite numbers (seeds, users), found shape {table.shape}")
-    each = [_bootstrap_means(row[:, None], resamples, seed + s)[:, 0] for s, row in enumerate(table)]
+    together = _together(groups, table.shape[1])
+    each = [
+        _bootstrap_means(row[:, None], resamples, seed + s, together)[:, 0] for s, row in enumerate(table)
+    ]
     picks = np.random.default_rng(seed).integers(0, len(table), size=(resamples, len(table)))  # (R, S)
     means = np.take_along_axis(np.stack(each, axis=1), picks, axis=1).mean(axis=1)  # (R,)
     low, high = _percentiles(means[:, None], confidence)
     return Interval(float(table.mean()), float(low[0]), float(high[0]), len(table))
+
+
+def _together(groups: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64] | None:
+    """Return the groups (n,) renumbered from 0; raise an error unless there is one number per user."""
+    if groups is None:
+        return None
+    found = np.unique(np.asarray(groups), return_inverse=True)[1]  # (n,)
+    if found.shape != (n,):
+        raise ValueError(f"groups must hold one number per user, {n}, found shape {found.shape}")
+    return np.asarray(found, np.int64)
 
 
 def _bootstrap_means(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from agents.cli import main
+from agents.experiments.provenance import data_of_name
 from agents.experiments.records import read_records
+from refit_env.data import save_dataset, synthesize_sessions
 
 ENV = "ReFiT-Synthetic-v0"
 STUDY = """# A study of seconds
@@ -165,3 +168,52 @@ def test_what_can_be_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'algorithms'?" in capsys.readouterr().err
     assert main(["compare", "none.yml"]) == 2
     assert "none.yml: there is no such file" in capsys.readouterr().err
+
+
+ROWS = """title: Rows
+seeds: 1
+variants:
+  popularity: {title: popularity, make: baseline, algorithm: popularity}
+  pretrained: {title: start, make: pretrain}
+  more: {title: + more, make: continue, parent: pretrained, settings: {epochs: 1}}
+environments:
+  ReFiT-Zhihu-v0:
+    models:
+      dreamrec: {options: {embedding: 8, num_steps: 5}, num_steps: 2, pretrain: {epochs: 1}}
+tables:
+  - {kind: leaderboard, title: "{env}", columns: [ndcg@20], each: true}
+  - {kind: rows, title: "On {env}", each: true, columns: [ndcg@20, users sure]}
+"""
+
+
+@pytest.mark.usefixtures("cells_run_here")
+def test_a_study_of_rows_keeps_whose_they_are_so_that_a_clone_without_data_draws_whole_sessions(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = replace(synthesize_sessions(num_sessions=200, num_items=30), name="zhihu")
+    save_dataset(data, tmp_path / "home" / "zhihu")
+    monkeypatch.setenv("REFIT_DATA_HOME", str(tmp_path / "home"))
+    data_of_name.cache_clear()
+    study.write_text(ROWS)
+    out = study.parent / "out"
+    assert main(words(study)) == 0
+    tables = json.loads((out / "tiny.json").read_text())["tables"]
+    assert all("Intervals over rows draw whole users or sessions" in table["note"] for table in tables)
+    (record,) = [r for r in read_records(out / "tiny.jsonl").values() if "over_parent" in r]
+    kept = (out / "row_groups.jsonl").read_text()
+    assert record["over_parent"]["ndcg@20"]["groups"] == json.loads(kept)["groups"] < record["users"]
+
+    shutil.rmtree(tmp_path / "home")
+    data_of_name.cache_clear()
+    assert main(words(study, "--finished")) == 0
+    assert json.loads((out / "tiny.json").read_text())["tables"] == tables
+    for other in ("", kept.replace(data.fingerprint, "0" * 64)):
+        (out / "row_groups.jsonl").write_text(other)
+        assert main(words(study, "--finished")) == 0
+        board, rows = json.loads((out / "tiny.json").read_text())["tables"]
+        assert (
+            "Intervals of Zhihu draw each row alone" in board["note"] and board["rows"] != tables[0]["rows"]
+        )
+        assert rows == tables[1]  # as its record holds it
+    data_of_name.cache_clear()
+    capsys.readouterr()

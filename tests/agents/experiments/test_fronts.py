@@ -71,11 +71,15 @@ def test_a_weight_counts_a_user_as_often() -> None:
 
 
 def test_weights_of_a_bayesian_bootstrap_have_its_moments() -> None:
-    weights = user_weights(50, 4000, seed=0)
+    weights = user_weights(np.arange(50), 4000, seed=0)
     assert weights.mean(1) == pytest.approx(np.ones(4000))
     values = np.arange(50.0)
     spread = (weights @ values / 50).std()
     assert spread == pytest.approx(values.std() / np.sqrt(51), rel=0.06)
+    together = user_weights(np.repeat([7, 3, 5], [4, 1, 2]), 100, seed=0)
+    assert together.mean(1) == pytest.approx(np.ones(100))
+    assert (together[:, :4] == together[:, :1]).all() and (together[:, 5] == together[:, 6]).all()
+    assert (together[:, 0] != together[:, 4]).all()
 
 
 def test_an_interval_over_seeds_and_users_is_wider_than_either() -> None:

@@ -76,7 +76,7 @@ def test_rows_are_ordered_by_their_means_with_their_differences_from_the_best() 
 def test_rows_without_values_of_single_users_have_no_difference() -> None:
     old, few = group("", "old", None), group("", "few", COIN[0][:9])
     found = rows((LOW, 0.3), (old, 0.2), (few, 0.1))
-    assert over(found, found[0]) == [None, None, None]
+    assert over(found, found[0]).found == [None, None, None]
     old_first = rows((old, 0.5), (LOW, 0.3), (HIGH, 0.2))
     table = leaderboard_table("Best", "model", (), old_first)
     assert table.columns[-1] == "from EASE, paired 95 %"
@@ -88,7 +88,7 @@ def test_a_row_is_paired_over_the_seeds_that_hold_single_users() -> None:
     mixed, whole = group("", "mixed", first, None, third), group("", "whole", first, third)
     found = rows((HIGH, 0.5), (mixed, 0.3), (whole, 0.2))
     assert np.allclose(found[1].users(), (first + third) / 2, atol=1e-4)
-    paired = over(found, found[0])
+    paired = over(found, found[0]).found
     assert paired[1] == paired[2] is not None
 
 

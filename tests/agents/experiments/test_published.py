@@ -12,6 +12,7 @@ import pytest
 from agents.experiments.plan import plan
 from agents.experiments.records import read_records, staleness
 from agents.experiments.report import find, report
+from agents.experiments.row_groups import read_row_groups
 from agents.experiments.shipped import VARIANTS, shipped_of, study_path
 from agents.experiments.study import read_study
 
@@ -23,7 +24,8 @@ PUBLISHED = [name for name in OF_VARIANTS if (RESULTS / f"{name}.json").exists()
 def made(name: str) -> dict[str, Any]:
     study = read_study(study_path(name))
     others = {also.study: list(read_records(RESULTS / f"{also.study}.jsonl").values()) for also in study.also}
-    return report(find(study, list(read_records(RESULTS / f"{name}.jsonl").values()), others), "")
+    records = list(read_records(RESULTS / f"{name}.jsonl").values())
+    return report(find(study, records, others, known=read_row_groups(RESULTS)), "")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

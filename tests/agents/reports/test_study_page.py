@@ -114,6 +114,8 @@ def test_a_study_is_found_by_its_folder_its_file_or_its_name(
     with pytest.raises(RunError, match="study 'racs' has no records: 'refit compare racs' writes them"):
         study_records(Path("racs"))
     assert study_records(tmp_path) is None and study_records(tmp_path / "nowhere") is None
+    (path.parent / "row_groups.jsonl").write_text("")  # whose the rows are: no study
+    assert study_records(path.parent) == path
     (path.parent / "other.jsonl").write_text("")
     with pytest.raises(RunError, match=r"2 studies; name one: .*mine\.jsonl, .*other\.jsonl"):
         study_records(path.parent)

@@ -151,6 +151,12 @@ def test_an_interval_over_seeds_and_users_holds_both_sources_of_noise() -> None:
     assert alike.high - alike.low < 1.2 * (alone.high - alone.low)
     assert apart.high - apart.low > 0.09  # seeds of -.05 and +.05
     assert apart.mean == pytest.approx(users.mean()) and apart.count == 2
+    groups = np.repeat(np.arange(100), 4)
+    each = rng.normal(0.0, 0.1, size=(2, 100))[:, groups]  # four rows of a group are alike
+    whole, rows = seeds_and_users_bootstrap(each, groups=groups), seeds_and_users_bootstrap(each)
+    assert whole.high - whole.low > 1.5 * (rows.high - rows.low) and whole.mean == rows.mean
+    with pytest.raises(ValueError, match="one number per user"):
+        seeds_and_users_bootstrap(each, groups=groups[1:])
     for wrong in ([], [0.1, 0.2], [[0.1, np.nan]]):
         with pytest.raises(ValueError, match="differences must be finite numbers"):
             seeds_and_users_bootstrap(wrong)
