@@ -11,10 +11,13 @@ from functools import cached_property
 from typing import Any, cast
 
 import gymnasium as gym
+import numpy as np
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
 from agents.rollouts.rollout import roll_out
+from refit_env.data import Dataset, RowDataset
 from refit_env.data.rows import SparseRows, without
 from refit_env.envs.problem import DenoisingProblem
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -57,20 +60,24 @@ class Episodes:
     def held_out_ndcg(self) -> tuple[Tensor, Tensor] | None:
         """NDCG@K (N,) of the lists on validation items, and (N,) whether the episode's user has any.
 
-        The lists are those of ``scores`` without train items. None where the reward reads validation items,
-        or no user has any.
+        The lists are those of ``scores`` without train items. Where episodes are rows, no item is left out,
+        and the validation items are those of all validation rows of the same user. None where the reward
+        reads validation items, or no user has any; those of sessions belong to other sessions.
         """
         problem = self.problem
         if problem.selecting is not None:
             return None
         data = problem.dataset
-        truth = SparseRows(without(data.valid.csr, data.masked("valid")), self.scores.device)
-        counts = truth.counts(self.users)  # (N,)
+        owners, device = self.users, self.scores.device  # (N,)
+        if isinstance(data, RowDataset):
+            owners = torch.as_tensor(data.groups_of(self.users.cpu().numpy()), device=device)  # (N,)
+        truth = SparseRows(_validation_items(data), device)
+        counts = truth.counts(owners)  # (N,)
         if not bool((counts > 0).any()):
             return None
-        hidden = SparseRows(data.masked("valid"), self.scores.device).mask(self.users)  # (N, I)
+        hidden = SparseRows(data.masked("valid"), device).mask(self.users)  # (N, I)
         lists = top_k(self.scores, problem.reward_fn.k, hidden)  # (N, K)
-        return ndcg_at_k(lists, truth.mask(self.users)), counts > 0
+        return ndcg_at_k(lists, truth.mask(owners)), counts > 0
 
     def with_reward(self, spec: RewardSpec, settings: Mapping[str, Any] | None = None) -> Reward:
         """Return another reward of the same problem, its table of lists set to the policy's where it has one.
@@ -84,6 +91,15 @@ class Episodes:
             problem.dataset, problem.relevance, k, device, config.checkpoint, config.other_data
         )
         return reward_in(context, spec, settings)
+
+
+def _validation_items(data: Dataset) -> sp.csr_matrix:
+    """Return the validation items that evaluation ranks (U, I); of rows, those of each source user (G, I)."""
+    if not isinstance(data, RowDataset):
+        return without(data.valid.csr, data.masked("valid"))
+    places = data.groups_of(data.valid.users), data.valid.items
+    shape = int(data.sessions.max(initial=-1)) + 1, data.num_items
+    return sp.csr_matrix((np.ones(len(data.valid), np.float32), places), shape)
 
 
 def make_env(

@@ -83,7 +83,7 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
         out.append(
             f"For {flat:.0%} of {report['unit']} all episodes are rewarded alike: raise the exploration."
         )
-    out.append(_prefers(report["held_out"]))
+    out.append(_prefers(report["held_out"], report["unit"]))
     near = [(name, gap) for name, gap in report["distances"].items() if gap is not None and gap < NEAR]
     if near:
         name, gap = near[0]
@@ -96,14 +96,14 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
     return out
 
 
-def _prefers(found: Mapping[str, float] | None) -> str:
+def _prefers(found: Mapping[str, float] | None, unit: str) -> str:
     """A sentence on the correlation with held-out NDCG."""
     if found is None:
         return (
             "Its relation to held-out items was not measured: it reads them, or no episode has any (those of "
-            "sets in order of time belong to rows of their own)."
+            "sessions belong to other sessions)."
         )
-    level = f"within users, correlation {found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
+    level = f"within {unit}, correlation {found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
     if found["low"] > 0:
         return f"It prefers lists with a higher held-out NDCG ({level})."
     if found["high"] < 0:

@@ -101,9 +101,8 @@ def test_messages_and_pages_count_rows_and_advise_what_rows_have(
     check = ["reward", "check", "recall", "--init", str(pretrained), "--users", "8", "--samples", "2"]
     assert main([*check, "--against", "ndcg", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
-    assert (
-        "8 rows" in said and "users" not in said and "belong to rows of their own" in " ".join(said.split())
-    )
+    words = " ".join(said.split())
+    assert "8 rows" in words and "users" not in words and "of sessions belong to other" in words
     assert main(["report", str(out), "--out", str(tmp_path / "page"), "--explore", "3"]) == 0
     page = (tmp_path / "page" / "report.html").read_text()
     assert (

@@ -14,6 +14,8 @@ from agents.reward_checks.episodes import SCALES, Episodes, make_env, run_episod
 from agents.reward_checks.properties import check_properties, spread
 from agents.reward_checks.relations import correlation, distance, distances, with_held_out
 from agents.reward_checks.report import check_reward
+from refit_env.backbones import backbone_for
+from refit_env.data import RowDataset, synthesize_checkins
 from refit_env.policy import DiffusionPolicy
 from refit_env.pretrained import load_policy
 
@@ -125,3 +127,24 @@ def test_the_variance_is_that_of_the_exploration(make: Callable[..., Episodes]) 
     assert found["within_user_std"] == pytest.approx(1.0) and found["zero_variance_share"] == 0.0
     report = check_reward(make(lambda scores, users: users.float()), "mine", ["ndcg"])
     assert any("never differs within a user" in line for line in report["verdict"])
+
+
+def test_of_visits_the_held_out_items_are_those_of_the_users_validation_rows() -> None:
+    data = synthesize_checkins(num_users=12, num_items=20, seed=0)
+    settings = {"data": data, "reward": "ndcg", "relevance": "train", "k": 5}
+    backbone = backbone_for(data, "linear", {"repeat": 1.0})
+    policy = DiffusionPolicy(backbone, num_steps=1)
+    env = make_env("ReFiT-NYC-v0", policy, 8, settings, torch.device("cpu"))
+    users = torch.as_tensor(env.problem.users[[0, 5, 9, -1]])
+    episodes = run_episodes(env, policy, users, 0.05, (1.0,), seed=0)
+    assert episodes.held_out_ndcg is not None
+    found, there = episodes.held_out_ndcg
+    rows = data.episodes
+    assert isinstance(rows, RowDataset) and bool(there.any())
+    best = episodes.scores.topk(5, dim=1).indices
+    for value, known, user, items in zip(found, there, episodes.users.tolist(), best.tolist(), strict=True):
+        later = set(data.valid.of(int(rows.sessions[user])).tolist())
+        assert bool(known) == bool(later)
+        gain = sum(1 / math.log2(place + 2) for place, item in enumerate(items) if item in later)
+        ideal = sum(1 / math.log2(place + 2) for place in range(min(5, len(later)))) or 1.0
+        assert float(value) == pytest.approx(gain / ideal, abs=1e-5)
