@@ -16,6 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from agents.baselines.base import Baseline, BaselineConfig, Scorer
+from agents.baselines.popularity import Popularity
 from refit_env.data.dataset import Dataset
 from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.settings import Nonnegative, Size
@@ -36,7 +37,8 @@ class LearningConfig(BaselineConfig):
     eval_every: Annotated[int, Meta(ge=1, le=100_000)] = 5
     """Epochs between validations."""
     patience: Annotated[int, Meta(ge=1, le=100_000)] = 3
-    """Validations without a better NDCG@20 after which training stops; the best weights are used."""
+    """Validations without a better NDCG@20 after which training stops; the best weights are used. A model
+    that was never better than popularity has not begun to learn and goes on, up to ``epochs``."""
 
 
 class Learner(nn.Module, ABC):
@@ -132,6 +134,8 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
         for phase in dict.fromkeys(model.phases)
     }
     metric = selecting_rule("ndcg@20", data).metric
+    popular = Popularity().fit_episodes(data, 0, device)
+    least = evaluate(popular, data, "valid", device=device).means()[metric] if len(data.valid) else 0.0
     best, best_epoch, kept, waited = float("-inf"), config.epochs, None, 0
     for epoch in range(1, config.epochs + 1):
         model.train()
@@ -149,7 +153,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
         if value > best:
             best, best_epoch, waited = value, epoch, 0
             kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        elif (waited := waited + 1) >= config.patience:
+        elif best > least and (waited := waited + 1) >= config.patience:
             break
     if kept is not None:
         model.load_state_dict(kept)

@@ -68,6 +68,18 @@ def test_weights_beyond_a_models_limits_are_not_kept(small_data: Dataset) -> Non
         assert train(model, small_data, config, CPU) == best
 
 
+def test_a_model_that_is_not_better_than_popularity_goes_on(small_data: Dataset) -> None:
+    class Late(Steps):
+        """Learns nothing until an epoch."""
+
+        def loss(self, ids: Tensor, phase: str) -> Tensor:
+            return super().loss(ids, phase) if self.epoch > 20 else 0.0 * self.weight.sum()
+
+    config = LearningConfig(learning_rate=0.1, batch=2, epochs=60, eval_every=1, patience=3)
+    model = Late(small_data, turn=25)
+    assert 20 < train(model, small_data, config, CPU) <= 25 and model.epoch < 60
+
+
 def test_an_epoch_uses_each_example_once(small_data: Dataset) -> None:
     model = Steps(small_data, turn=9)
     train(model, small_data, LearningConfig(batch=2, epochs=1), CPU)
