@@ -17,6 +17,7 @@ COLUMN_NAMES = (
     "with RL, best",
     "ours less baseline, paired 95 %",
     "RL less its start, over seeds",
+    "RL less ours without RL, paired 95 %",
 )
 NONE = "-"
 """The cell of a table where there is no such row."""
@@ -29,34 +30,48 @@ def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
         title: above it.
         boards: of each environment, the rows of ``ranked``.
     """
-    pairs = [_paired(rows) for rows in boards]
+    pairs = [_pairs(rows) for rows in boards]
     lines = tuple(map(_line, boards, pairs))
-    how = rows_note({rows[0].runs.env_id: pair.drawn() for rows, pair in zip(boards, pairs, strict=True)})
+    drawn = {
+        rows[0].runs.env_id: [one for pair in found for one in pair.drawn()]
+        for rows, found in zip(boards, pairs, strict=True)
+    }
+    how = rows_note(drawn)
     return TextTable(title, COLUMN_NAMES, lines, note=" ".join(filter(None, (_summary(boards, lines), how))))
 
 
-def _paired(rows: Sequence[Row]) -> Paired:
-    """The best row of this project less the best baseline, where there are both."""
-    baseline = _first(rows, lambda row: row.is_baseline)
-    ours = _first(rows, lambda row: not row.is_baseline)
-    return Paired([None], together=False) if baseline is None or ours is None else over([ours], baseline)
+def _pairs(rows: Sequence[Row]) -> tuple[Paired, Paired]:
+    """The best row of this project less the best baseline; its best with RL less its best without."""
+    return (
+        _less(_first(rows, lambda row: not row.is_baseline), _first(rows, lambda row: row.is_baseline)),
+        _less(_first(rows, lambda row: row.is_rl), _first(rows, _is_start)),
+    )
 
 
-def _line(rows: Sequence[Row], pair: Paired) -> tuple[str, ...]:
+def _less(one: Row | None, other: Row | None) -> Paired:
+    """The first row less the second, where there are both."""
+    return Paired([None], together=False) if one is None or other is None else over([one], other)
+
+
+def _is_start(row: Row) -> bool:
+    return not row.is_baseline and not row.is_rl
+
+
+def _line(rows: Sequence[Row], pairs: tuple[Paired, Paired]) -> tuple[str, ...]:
     """One environment."""
     env = rows[0].runs.env_id
     baseline, start, racs, best = (
         _first(rows, wanted)
         for wanted in (
             lambda row: row.is_baseline,
-            lambda row: not row.is_baseline and not row.is_rl,
+            _is_start,
             lambda row: row.is_racs,
             lambda row: row.is_rl,
         )
     )
-    paired = difference(pair.found[0]) or NONE
+    paired, own = (difference(pair.found[0]) or NONE for pair in pairs)
     gain = NONE if best is None else signed(best.entry.get("difference", {}).get(METRIC)) or NONE
-    return (env, *(_cell(row) for row in (baseline, start, racs, best)), paired, gain)
+    return (env, *(_cell(row) for row in (baseline, start, racs, best)), paired, gain, own)
 
 
 def _first(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> Row | None:
@@ -102,4 +117,10 @@ def _summary(boards: Sequence[Sequence[Row]], lines: Sequence[tuple[str, ...]]) 
         if found:
             names = ", ".join(line[0] for line in found)
             text += f"There RL has {what} over its start on {len(found)}: {names}. "
+    above = [line[0] for line in rl if line[7].startswith("+") and "*" in line[7]]
+    if rl:
+        text += (
+            "There RL is above the best row of this project without RL, by an interval over users, on "
+            f"{len(above)}{': ' if above else ''}{', '.join(above)}. "
+        )
     return f"{text}A gain is certain if its interval over seeds is above zero."

@@ -144,18 +144,24 @@ def test_the_summary_names_the_best_row_of_each_kind() -> None:
         "diffrec: RACS 0.3000 (3.0 s)",
         "diffrec: RL 0.5000 (3.0 s)",
     )
+    best, other = (COIN[0] + COIN[1]) / 4 + COIN[1] / 2, COIN[1]  # with and without RL
     assert line[5].startswith("+0.2") and line[6] == "-"
+    assert line[7].startswith(f"{np.mean(best - other):+.4f} [-0.0") and "*" not in line[7]
     note = leaders_table("Leaders", [board]).note
     assert note == (
         "Environments: 1. First by its mean is a row of this project on 1, a baseline on 0. "
         "Ours less the best baseline: the interval over users excludes zero on 1 of 1. "
         "A row with RL is first on 1. There RL has no certain gain over its start on 1: ReFiT-ML1M-v0. "
+        "There RL is above the best row of this project without RL, by an interval over users, on 0. "
         "A gain is certain if its interval over seeds is above zero."
     )
     one_side = rows((LOW, 0.25))  # no row of this project
     assert leaders_table("Leaders", [board, one_side]).note == note
     gain = {"ndcg@20": {"mean": 0.2, "low": 0.1, "high": 0.3, "excludes_zero": True}}
     sure = ranked([LOW, HIGH], [entry(LOW, 0.25), entry(HIGH, 0.5, difference=gain)], "test")
+    weak = group("diffrec", "pretrained", COIN[0] * 0.0, make="pretrain")
+    ahead = leaders_table("Leaders", [rows((LOW, 0.25), (HIGH, 0.5), (weak, 0.1))]).note
+    assert "without RL, by an interval over users, on 1: ReFiT-ML1M-v0. " in ahead
     both = leaders_table("Leaders", [board, sure]).note
     assert "There RL has a certain gain over its start on 1: ReFiT-ML1M-v0. There RL has no certain" in both
     unknown = rows((LOW, 0.25), (group("diffrec", "rl", None), 0.5))
