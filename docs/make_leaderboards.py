@@ -83,7 +83,12 @@ def index_page(boards: Mapping[str, Any], published: Mapping[str, Any]) -> str:
         if "env" in table:
             continue
         rows = [[linked(row[0]), *map(cell, row[1:])] for row in table["rows"]]
-        parts += [table["note"], CELLS, markdown_table(table["columns"], rows)]
+        parts += [table["note"], CELLS]
+        split = next(n for n, column in enumerate(table["columns"]) if " less " in column)
+        for places in (range(1, split), range(split, len(table["columns"]))):  # a page is not so wide
+            chosen = [0, *places]
+            lines = [[row[n] for n in chosen] for row in rows]
+            parts.append(markdown_table([table["columns"][n] for n in chosen], lines))
     rows = [[linked(env_id), *Fits(env_id, boards).counts()] for env_id in environments(boards)]
     parts += [COVERAGE, markdown_table(COVERED, rows)]
     parts += ["## How to read the tables", *source(boards), "## Beside published figures"]
