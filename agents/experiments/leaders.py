@@ -42,10 +42,8 @@ def leaders_table(title: str, boards: Sequence[Sequence[Row]]) -> TextTable:
 
 def _pairs(rows: Sequence[Row]) -> tuple[Paired, Paired]:
     """The best row of this project less the best baseline; its best with RL less its best without."""
-    return (
-        _less(_first(rows, lambda row: not row.is_baseline), _first(rows, lambda row: row.is_baseline)),
-        _less(_first(rows, lambda row: row.is_rl), _first(rows, _is_start)),
-    )
+    baseline, start, _, best = _best_of_each_kind(rows)
+    return _less(_first(rows, lambda row: not row.is_baseline), baseline), _less(best, start)
 
 
 def _less(one: Row | None, other: Row | None) -> Paired:
@@ -53,25 +51,24 @@ def _less(one: Row | None, other: Row | None) -> Paired:
     return Paired([None], together=False) if one is None or other is None else over([one], other)
 
 
-def _is_start(row: Row) -> bool:
-    return not row.is_baseline and not row.is_rl
+def _best_of_each_kind(rows: Sequence[Row]) -> tuple[Row | None, Row | None, Row | None, Row | None]:
+    """The best baseline; of this project the best row without RL, with RACS, and with RL."""
+    return (
+        _first(rows, lambda row: row.is_baseline),
+        _first(rows, lambda row: not row.is_baseline and not row.is_rl),
+        _first(rows, lambda row: row.is_racs),
+        _first(rows, lambda row: row.is_rl),
+    )
 
 
 def _line(rows: Sequence[Row], pairs: tuple[Paired, Paired]) -> tuple[str, ...]:
     """One environment."""
     env = rows[0].runs.env_id
-    baseline, start, racs, best = (
-        _first(rows, wanted)
-        for wanted in (
-            lambda row: row.is_baseline,
-            _is_start,
-            lambda row: row.is_racs,
-            lambda row: row.is_rl,
-        )
-    )
+    kinds = _best_of_each_kind(rows)
+    best = kinds[-1]
     paired, own = (difference(pair.found[0]) or NONE for pair in pairs)
     gain = NONE if best is None else signed(best.entry.get("difference", {}).get(METRIC)) or NONE
-    return (env, *(_cell(row) for row in (baseline, start, racs, best)), paired, gain, own)
+    return (env, *map(_cell, kinds), paired, gain, own)
 
 
 def _first(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> Row | None:
