@@ -93,6 +93,7 @@ MODELS = {
         "ReFiT-Zhihu-v0",
         "dreamrec",
         10,
+        options={"similarity": "distance"},
         pretrain={"learning_rate": 1e-3, "patience": 6},
         reward={"reward": "log_rank", "relevance": "train"},
         reinforce={

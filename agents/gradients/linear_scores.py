@@ -29,7 +29,8 @@ class TrainedScores:
 
     Attributes:
         table: (I, D) the slope of the scores in u_0.
-        context: (B, C) and (I, C), the users' contexts and the slope of the scores in them, if they have one.
+        context: (B, C) and (I, C), the users' contexts and the slope of the scores in them, if they have one;
+            a 1 for every user where the scores have an offset.
         start: (B, D) the users' u_T, if weights compute it.
     """
 
@@ -42,8 +43,10 @@ class TrainedScores:
         out = [(self.table, slope.table * scale)]
         if self.context is not None:
             context, table = self.context
-            each = slope.context.view(context.shape[0], group, -1).sum(1)  # (B, C)
-            out += [(context, each * scale), (table, slope.context_table * scale)]
+            if context.requires_grad:
+                each = slope.context.view(context.shape[0], group, -1).sum(1)  # (B, C)
+                out.append((context, each * scale))
+            out.append((table, slope.context_table * scale))
         return out
 
 

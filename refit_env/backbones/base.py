@@ -276,6 +276,14 @@ class Backbone(nn.Module, ABC):
         """Return the slope (I, D) of the scores in u_0 if they are affine in u_0, else None."""
         return None
 
+    def score_offset(self, table: Tensor) -> Tensor | None:
+        """Return what trained weights add to everyone's scores at any u_0, (I,); None where they add nothing.
+
+        Args:
+            table: (I, D) result of ``score_table``.
+        """
+        return None
+
     def context_table(self, table: Tensor) -> Tensor | None:
         """Return the slope (I, C) of the scores in the context, for backbones with ``scores_by_context``.
 

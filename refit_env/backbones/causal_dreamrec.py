@@ -191,7 +191,11 @@ class CausalDreamRec(DreamRec):
         k = self._steps(target, generator)[there]  # (n,)
         noise = self._noise(target, generator)[there]  # (n, D)
         x0 = self.predict_x0(noise, k, Condition(self._states(shown)[there]))  # (n, D)
-        return softmax_loss(x0, self.score_table(), target[there]) * _share_of_places(there)
+        table = self.score_table()  # (I, D)
+        if (offset := self.score_offset(table)) is not None:  # as one more coordinate
+            x0 = torch.cat([x0, x0.new_ones(len(x0), 1)], 1)  # (n, D + 1)
+            table = torch.cat([table, offset[:, None]], 1)  # (I, D + 1)
+        return softmax_loss(x0, table, target[there]) * _share_of_places(there)
 
     def _steps(self, target: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw training steps (B, L), whose first axis is that of the rows of a batch."""

@@ -23,6 +23,8 @@ from refit_env.settings import Bounded, OneOf, PartialShare, Share, Size, Steps
 
 PREDICTORS = ("linear", "mlp")
 """Names for ``DreamRecConfig.predictor``."""
+SIMILARITIES = ("inner-product", "distance")
+"""Names for ``DreamRecConfig.similarity``."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,10 @@ class DreamRecConfig(Bounded):
     predictor: Annotated[str, OneOf(PREDICTORS)] = "linear"
     """The denoiser on [u | history | step]: ``linear``, one layer (the published ``mlp1``), or ``mlp``, two
     with a GELU between (``mlp2``)."""
+    similarity: Annotated[str, OneOf(SIMILARITIES)] = "inner-product"
+    """How u_0 scores items: ``inner-product``, as published, or ``distance``: u_0 . e - |e|^2 / 2 for an item
+    with the embedding e, which ranks the nearest items first. The squared-error loss shortens the embeddings
+    of frequent items and hardly those of rare ones: inner products then rank rare items first."""
 
     def diffusion(self) -> Diffusion:
         """Return the training chain."""
@@ -184,12 +190,18 @@ class DreamRec(Backbone):
         return (1 + weight) * conditional - weight * unconditional
 
     def scores(self, u0: Tensor, users: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the scores (B, I): inner products with the items' embeddings, without the padding item."""
-        return u0 @ self.score_table().T
+        """Return the scores (B, I) by the items' embeddings, without the padding item."""
+        table = self.score_table()  # (I, D)
+        offset = self.score_offset(table)
+        return u0 @ table.T if offset is None else torch.addmm(offset, u0, table.T)
 
     def score_table(self) -> Tensor:
         """Return the items' embeddings (I, D), without the padding item."""
         return self.items.weight[: self.num_items]
+
+    def score_offset(self, table: Tensor) -> Tensor | None:
+        """Return -|e|^2 / 2 (I,) of the embeddings e where distances rank, else None."""
+        return table.square().sum(1) / -2 if self.config.similarity == "distance" else None
 
     def largest(self) -> float:
         """Return the largest absolute value in the items' embeddings."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.algorithms.configs import ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
-from agents.gradients.linear_scores import linear_parts
+from agents.gradients.linear_scores import TrainedScores, linear_parts
 from agents.gradients.sampled_pairs import Ends, linear_slope
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
@@ -165,11 +165,40 @@ def sessions() -> Dataset:
     return synthesize_sessions(num_sessions=400, num_items=40)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(sessions: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+def test_distances_have_their_derivative_in_the_embeddings() -> None:
+    gains, discount = CASES["several gains"]
+    count, step, (noise, weight) = 40_000, 0.05, grid()
+    u0, table = samples(count), TABLE.clone().requires_grad_()
+    offset = table.square().sum(1) / -2
+    trained = TrainedScores(table, (torch.ones(count, 1), offset[:, None]))
+    context = torch.ones(count, 1), offset[:, None].detach()
+    scores = (u0 @ table.T + offset).detach()
+    ends = Ends(u0, MEAN.expand_as(u0), scores, TABLE, STD, context)
+    draws = torch.Generator().manual_seed(1)
+    slope = linear_slope(ends, gains.expand(count, -1), discount, 2, draws, True)
+    tensors, derivatives = zip(*trained.slopes(slope, 1, 1 / count), strict=True)
+    torch.autograd.backward(tensors, derivatives)
+    assert table.grad is not None
+
+    def expected(table: Tensor) -> float:
+        scores = -(((MEAN.double() + noise)[:, None] - table.double()).square().sum(2)) / 2
+        return float((weight * rewards(scores, gains.double(), discount.double())).sum())
+
+    for item in range(len(TABLE)):
+        for axis_ in range(2):
+            shift = torch.zeros_like(TABLE)
+            shift[item, axis_] = step
+            slope_ = (expected(TABLE + shift) - expected(TABLE - shift)) / (2 * step)
+            assert float(table.grad[item, axis_]) == pytest.approx(slope_, abs=8e-3)
+
+
+@pytest.fixture(scope="module", params=["inner-product", "distance"])
+def checkpoint(
+    request: pytest.FixtureRequest, sessions: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A briefly pretrained model."""
     torch.manual_seed(0)
-    config = {"embedding": 16, "num_steps": 50, "guidance": 1.0}
+    config = {"embedding": 16, "num_steps": 50, "guidance": 1.0, "similarity": request.param}
     model = make_backbone("dreamrec", sessions.num_items, config)
     settings = PretrainConfig(epochs=3, users_per_batch=128, eval_steps=4, learning_rate=3e-3)
     trained = pretrain(sessions, model, settings, seed=0, device="cpu").backbone

@@ -14,6 +14,7 @@ from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import pretrain
 from refit_env.backbones import backbone_for, make_backbone
 from refit_env.backbones.causal_dreamrec import CausalDreamRec
+from refit_env.backbones.dreamrec import SIMILARITIES
 from refit_env.data import Dataset, Interactions, synthesize, synthesize_sessions
 from refit_env.errors import DataError, SettingError
 from refit_env.evaluation.ranking import evaluate
@@ -129,8 +130,9 @@ def test_data_without_an_order_is_refused(ordered: Dataset) -> None:
 # ---------------------------------------------------------------------- losses
 
 
-def test_the_ranking_loss_is_the_mean_over_places() -> None:
-    backbone = perturbed(model(guidance=1.0))
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_the_ranking_loss_is_the_mean_over_places(similarity: str) -> None:
+    backbone = perturbed(model(guidance=1.0, similarity=similarity))
     shown, target = histories([3, 1, 5], [7]), torch.tensor([[1, 5, 2, 0], [4, 0, 0, 0]])
     found = backbone.ranking_loss(shown, target, torch.Generator().manual_seed(1))
     drawn = torch.Generator().manual_seed(1)

@@ -122,6 +122,16 @@ def test_step_embedding_by_hand() -> None:
     assert torch.allclose(found, torch.tensor(expected, dtype=torch.float32), atol=1e-6)
 
 
+def test_distances_rank_the_nearest_items_first() -> None:
+    backbone, u0 = model(similarity="distance"), torch.randn(5, 8)
+    with torch.no_grad():
+        backbone.items.weight.mul_(torch.rand(ITEMS + 1, 1))  # norms differ, so that inner products would not
+    scores = backbone.scores(u0, torch.arange(5))
+    nearest = torch.cdist(u0, backbone.score_table()).square()  # (5, I)
+    torch.testing.assert_close(scores, (u0.square().sum(1, keepdim=True) - nearest) / 2)
+    assert not torch.equal(scores.argmax(1), model().scores(u0, torch.arange(5)).argmax(1))
+
+
 def test_the_padding_item_is_never_scored() -> None:
     backbone = model()
     with torch.no_grad():
