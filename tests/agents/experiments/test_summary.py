@@ -111,7 +111,7 @@ def test_tables_show_each_row_and_leave_empty_what_is_not_known(study: Study) ->
 
 def test_claims_are_shown_beside_their_controls(study: Study) -> None:
     runs = example() + [record("elbo", seed, 0.101) for seed in (0, 1, 2)]
-    for model in ("dreamrec", "dreamrec-ranking"):
+    for model in ("dreamrec", "dreamrec-distance", "dreamrec-ranking"):
         pair = (("pretrained", 0.1), ("reinforce", 0.2))
         rows = [record(variant, 0, value, env="ReFiT-Zhihu-v0", model=model) for variant, value in pair]
         for found in rows:
@@ -120,6 +120,7 @@ def test_claims_are_shown_beside_their_controls(study: Study) -> None:
     assert claims_table(entries(study, runs)).rows == (
         ("NDCG@20, standard CF", "+2.65", "1", "0", "+20.0", "+1.0"),
         ("NDCG@20, sequential", "up to +36.3", "1", "0", "+100.0", ""),  # of one seed nothing is sure
+        ("the same over DreamRec ranked by distance", "", "1", "0", "+100.0", ""),
         ("the same over DreamRec trained to rank", "", "1", "0", "+100.0", ""),
         ("Recall@20 of users with fewer than 5 items", "+8.5", "1", "0", "+100.0", ""),
     )
