@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.cells import cell_len
 from rich.table import Table
 
 from agents.console import console
@@ -21,6 +22,7 @@ from agents.experiments.columns import (
     plus_minus,
 )
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
+from refit_env.utils.text import visible
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,46 @@ class TextTable:
 
 
 def print_table(table: TextTable) -> None:
-    """Print a table; logs and pipes, which pass for 80 columns, get room for a wide one."""
+    """Print a table, whole: one that is too wide is continued below itself, with its first column again.
+
+    Logs and pipes, which pass for 80 columns, get room for 200.
+    """
     screen = console()
-    screen.width = max(screen.width, 200)
-    shown = Table(title=table.title)
-    for place, column in enumerate(table.columns):
-        shown.add_column(column, justify="left" if place == 0 else "right", no_wrap=True)
-    for row in table.rows:
-        shown.add_row(*row)
-    screen.print(shown)
+    room = screen.width if screen.is_terminal else max(screen.width, 200)
+    widths = [
+        max(cell_len(visible(line[place])) for line in (table.columns, *table.rows))
+        for place in range(len(table.columns))
+    ]
+    for number, places in enumerate(blocks(widths, room)):
+        shown = Table(title=table.title if number == 0 else f"{table.title}, continued")
+        for place in places:
+            shown.add_column(table.columns[place], justify="left" if place == 0 else "right", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*(row[place] for place in places))
+        screen.width = max(room, 1 + sum(widths[place] + 3 for place in places))
+        screen.print(shown)
     if table.note:
         screen.print(table.note, markup=False, highlight=False, soft_wrap=True)
+
+
+def blocks(widths: Sequence[int], room: int) -> list[list[int]]:
+    """Return the columns of each part of a table that is printed in parts; the first is in all.
+
+    Args:
+        widths: of the columns' longest cells; a line has three characters more for each, and one.
+        room: of a line. A part with two columns may be wider.
+
+    Example:
+        >>> blocks([4, 10, 10, 10], room=40)
+        [[0, 1, 2], [0, 3]]
+    """
+    parts: list[list[int]] = [[0]]
+    for place in range(1, len(widths)):
+        used = 1 + sum(widths[other] + 3 for other in parts[-1])
+        if len(parts[-1]) > 1 and used + widths[place] + 3 > room:
+            parts.append([0])
+        parts[-1].append(place)
+    return parts
 
 
 def row_table(

@@ -97,6 +97,18 @@ def test_tables_are_printed_whole_into_pipes(capsys: pytest.CaptureFixture[str])
     assert all(shown.count(name) == 2 for name in cells)  # heading and cell
 
 
+def test_a_table_that_is_too_wide_is_continued_below_with_its_first_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    headings = ("start", *(f"a long name of a column, number {n:02d}" for n in range(20)))
+    values = ("one start", *(f"+0.0048 [+0.0{n:03d}, +0.0050]" for n in range(20)))
+    print_table(TextTable("Pairs", headings, (values,)))
+    shown = capsys.readouterr().out
+    assert all(shown.count(cell) == 1 for cell in (*headings[1:], *values[1:])) and "\u2026" not in shown
+    assert shown.count("one start") == shown.count("Pairs") > 1
+    assert max(map(len, shown.splitlines())) <= 200
+
+
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are drawn."""
