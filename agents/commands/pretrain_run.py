@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from rich.table import Table
 from tqdm import tqdm
 
+from agents.baselines.popularity import Popularity
 from agents.commands.fitting import fit_run
 from agents.commands.measures import cost, reported, validation_panel
 from agents.commands.options import parse_options
@@ -16,7 +18,7 @@ from agents.commands.pretrain import Pretrain
 from agents.commands.resuming import check_begun_on, check_unchanged, interrupted
 from agents.commands.start import check_recorded, check_weights_unchanged, initial_policy, weights_of
 from agents.commands.target import Target, choose_target
-from agents.console import console, print_json, shows_progress
+from agents.console import console, print_json, say, shows_progress
 from agents.runs.folder import CONFIG, CURVE, RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import Panel, column, plot_curves
@@ -245,7 +247,30 @@ def _train(command: Pretrain, folder: RunFolder, trainer: Pretrainer, policy: Di
     report = pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
     if report is None:
         raise interrupted("pretrain", command.out, "epoch", trainer.saved)
-    return _report(command, folder, report, f"{folder.config['env']}, seed {command.seed}")
+    code = _report(command, folder, report, f"{folder.config['env']}, seed {command.seed}")
+    note = None if command.quiet else below_popularity(report["valid"], trainer.dataset)
+    if note is not None:
+        say(note, stderr=True)
+    return code
+
+
+def below_popularity(means: Mapping[str, float], dataset: Dataset) -> str | None:
+    """Return a line where a model ranks no better than popularity, else None.
+
+    Args:
+        means: its validation metrics.
+        dataset: that it was trained on.
+    """
+    popular = evaluate(Popularity().fit_episodes(dataset, 0, torch.device("cpu")), dataset, "valid").means()[
+        "ndcg@20"
+    ]
+    if not means["ndcg@20"] <= popular:  # also where there is nothing to measure, and both are NaN
+        return None
+    return (
+        f"note: valid ndcg@20 is {means['ndcg@20']:.4f}, that of the most popular items {popular:.4f}: this "
+        "model has not learned to rank. Other settings of training, or another --backbone, may; "
+        "`refit baseline` measures what others reach."
+    )
 
 
 def _report(command: Pretrain, folder: RunFolder, report: Mapping[str, Any], title: str) -> int:

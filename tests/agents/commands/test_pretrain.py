@@ -9,11 +9,13 @@ import pytest
 
 from agents.cli import main
 from agents.commands.pretrain import Pretrain, begun_command
+from agents.commands.pretrain_run import below_popularity
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
 from agents.training.pretrain_config import PretrainConfig
 from agents.training.pretrainer import Pretrainer
 from refit_env.checkpoint import load_checkpoint
+from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
 from tests.fuzzing import generators, mutate_json
 
@@ -117,6 +119,18 @@ def test_own_data(own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert config["env"] == "ReFiT-Custom-v0" and config["data"] == str(own_data)
     assert main(["evaluate", "--run", str(out), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dataset"]
+
+
+def test_a_model_that_ranks_worse_than_popularity_is_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["pretrain", *ENV, *SMALL[1:], "--epochs", "1", "--learning-rate"]
+    assert main([*words, "1e-9", "--out", str(tmp_path / "idle")]) == 0
+    err = capsys.readouterr().err
+    assert "note: valid ndcg@20 is 0." in err and "has not learned to rank" in err
+    dataset = load_dataset("synthetic")
+    assert below_popularity({"ndcg@20": 0.0}, dataset) is not None
+    assert below_popularity({"ndcg@20": 1.0}, dataset) is None
 
 
 @pytest.mark.parametrize(
