@@ -63,7 +63,7 @@ def print_table(table: TextTable) -> None:
         for place in range(len(table.columns))
     ]
     for number, places in enumerate(blocks(widths, room)):
-        shown = Table(title=table.title if number == 0 else f"{table.title}, continued")
+        shown = Table(title=table.title if number == 0 else "(continued)")
         for place in places:
             shown.add_column(table.columns[place], justify="left" if place == 0 else "right", no_wrap=True)
         for row in table.rows:
