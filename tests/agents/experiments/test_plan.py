@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agents.baselines.reward_models import EaseConfig
 from agents.experiments.plan import plan
 from agents.experiments.records import staleness
 from agents.experiments.shipped import study_path
@@ -66,7 +67,7 @@ def test_the_plan_goes_seed_by_seed(tiny: Study) -> None:
     study = read_study(study_path("backbones"))
     keys = [cell.key for cell in plan(study, RECORDS, env_ids=["ReFiT-Zhihu-v0", ENV])]
     seeds = [int(name.rsplit("seed", 1)[1]) for name in keys]
-    assert seeds == sorted(seeds) and sum(name.endswith("seed4") for name in keys) == 8  # Zhihu has five
+    assert seeds == sorted(seeds) and sum(name.endswith("seed4") for name in keys) == 11  # Zhihu has five
     assert [c.key for c in plan(tiny, RECORDS, variants=["pretrained"], seeds=2)] == [
         key("pretrained"), key("pretrained", 1),
     ]  # fmt: skip
@@ -160,7 +161,13 @@ def test_a_baseline_is_a_row_of_no_model_and_has_a_seed_where_it_draws(tiny: Stu
     assert [cell.key for cell in cells] == [
         f"{ENV}_ease_seed0", f"{ENV}_als_seed0", key("pretrained"), f"{ENV}_als_seed1", key("pretrained", 1),
     ]  # fmt: skip
-    assert cells[0].settings["ease"] == {"baseline": "ease", "settings": {"l2": 9.0}, "refit": False}
+    part = {"baseline": "ease", "settings": EaseConfig(l2=9.0), "refit": False}
+    assert cells[0].settings["ease"] == part
+    record = {"settings": plain(cells[1].settings)}  # all of its settings: another default is noticed
+    assert staleness(record, replace(cells[1], data="")) == []
+    record["settings"]["als"]["settings"]["l2"] = 0.5
+    (fault,) = staleness(record, replace(cells[1], data=""))
+    assert fault.startswith("als.settings.l2 was 0.5, now ")
     assert cells[1].settings["als"]["refit"] is True
     with pytest.raises(ValueError, match="Did you mean 'ease'"):
         plan(replace(tiny, variants=(replace(rows[0], algorithm="eas"),)), RECORDS)
