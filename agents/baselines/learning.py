@@ -16,7 +16,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from agents.baselines.base import Baseline, BaselineConfig, Scorer
-from agents.baselines.popularity import Popularity
+from agents.baselines.popularity import popular_on_validation
 from refit_env.data.dataset import Dataset
 from refit_env.evaluation.ranking import evaluate, selecting_rule
 from refit_env.settings import Nonnegative, Size
@@ -134,8 +134,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
         for phase in dict.fromkeys(model.phases)
     }
     metric = selecting_rule("ndcg@20", data).metric
-    popular = Popularity().fit_episodes(data, 0, device)
-    least = evaluate(popular, data, "valid", device=device).means()[metric] if len(data.valid) else 0.0
+    least = popular_on_validation(data, metric, device) if len(data.valid) else 0.0
     best, best_epoch, kept, waited = float("-inf"), config.epochs, None, 0
     for epoch in range(1, config.epochs + 1):
         model.train()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agents.baselines.base import ROWS, SETS, Baseline, Scorer
 from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.evaluation.ranking import evaluate
 
 
 class Popularity(Baseline):
@@ -31,3 +32,8 @@ class Popularity(Baseline):
             return counts.to(users.device).expand(users.numel(), -1).clone()
 
         return Scorer(score)
+
+
+def popular_on_validation(data: Dataset, metric: str, device: torch.device) -> float:
+    """Return the validation metric of the most popular items, which a model that has learned exceeds."""
+    return evaluate(Popularity().fit_episodes(data, 0, device), data, "valid", device=device).means()[metric]

@@ -10,7 +10,7 @@ import torch
 from rich.table import Table
 from tqdm import tqdm
 
-from agents.baselines.popularity import Popularity
+from agents.baselines.popularity import popular_on_validation
 from agents.commands.fitting import fit_run
 from agents.commands.measures import cost, reported, validation_panel
 from agents.commands.options import parse_options
@@ -261,9 +261,7 @@ def below_popularity(means: Mapping[str, float], dataset: Dataset) -> str | None
         means: its validation metrics.
         dataset: that it was trained on.
     """
-    popular = evaluate(Popularity().fit_episodes(dataset, 0, torch.device("cpu")), dataset, "valid").means()[
-        "ndcg@20"
-    ]
+    popular = popular_on_validation(dataset, "ndcg@20", torch.device("cpu"))
     if not means["ndcg@20"] <= popular:  # also where there is nothing to measure, and both are NaN
         return None
     return (

@@ -68,7 +68,7 @@ def print_table(table: TextTable) -> None:
             shown.add_column(table.columns[place], justify="left" if place == 0 else "right", no_wrap=True)
         for row in table.rows:
             shown.add_row(*(row[place] for place in places))
-        screen.width = max(room, 1 + sum(widths[place] + 3 for place in places))
+        screen.width = max(room, line_length(widths, places))
         screen.print(shown)
     if table.note:
         screen.print(table.note, markup=False, highlight=False, soft_wrap=True)
@@ -78,7 +78,7 @@ def blocks(widths: Sequence[int], room: int) -> list[list[int]]:
     """Return the columns of each part of a table that is printed in parts; the first is in all.
 
     Args:
-        widths: of the columns' longest cells; a line has three characters more for each, and one.
+        widths: of the columns' longest cells.
         room: of a line. A part with two columns may be wider.
 
     Example:
@@ -87,11 +87,15 @@ def blocks(widths: Sequence[int], room: int) -> list[list[int]]:
     """
     parts: list[list[int]] = [[0]]
     for place in range(1, len(widths)):
-        used = 1 + sum(widths[other] + 3 for other in parts[-1])
-        if len(parts[-1]) > 1 and used + widths[place] + 3 > room:
+        if len(parts[-1]) > 1 and line_length(widths, [*parts[-1], place]) > room:
             parts.append([0])
         parts[-1].append(place)
     return parts
+
+
+def line_length(widths: Sequence[int], places: Sequence[int]) -> int:
+    """Return the characters of a line with the columns ``places``: three more for each, and one."""
+    return 1 + sum(widths[place] + 3 for place in places)
 
 
 def row_table(
