@@ -6,14 +6,14 @@ Letters: B users in a batch, I items.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from agents.algorithms.registry import algorithm
-from agents.baselines import fit_baseline
+from agents.baselines import BaselineConfig, fit_baseline
 from agents.experiments.budgets import in_work, work_of
 from agents.experiments.job import Job
 from agents.experiments.measuring import measured
@@ -177,7 +177,7 @@ def _reward_model(job: Job, dataset: Dataset) -> Made:
 def _baseline(job: Job, dataset: Dataset) -> Made:
     """A recommender of ``agents.baselines``."""
     start, variant = time.perf_counter(), job.variant
-    settings = dict(job.settings) if isinstance(job.settings, dict) else {}
+    settings = asdict(_of(BaselineConfig, job))
     scorer, ranked = fit_baseline(
         dataset, variant.algorithm, settings, job.seed, refit=variant.refit, device=job.device
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from agents.baselines import baseline
-from agents.baselines.base import make_config
 from agents.experiments.job import CHECKPOINTS, Job
 from agents.experiments.making import run_job
 from agents.experiments.records import Cell
@@ -203,12 +202,8 @@ def decided_by(job: Job, place: Place) -> dict[str, Any]:
     row, variant = entry(job.env_id), job.variant
     out: dict[str, Any] = {"env": job.env_id, "variant": variant.key, "seed": job.seed, "split": job.split}
     if variant.make == BASELINE:
-        kind = baseline(variant.algorithm).config_class
-        assert isinstance(job.settings, Mapping)  # settings_of gives those that are no defaults
-        config = make_config(kind, variant.algorithm, job.settings)
-        return out | {
-            variant.key: {"baseline": variant.algorithm, "settings": config, "refit": variant.refit}
-        }
+        fit = {"baseline": variant.algorithm, "settings": job.settings, "refit": variant.refit}
+        return out | {variant.key: fit}
     model = job.model
     config = backbone_config(model.backbone, row.dataset or "", model.options, size=model.size)
     out |= {"model": job.model_name, "backbone": model.backbone, "config": config}

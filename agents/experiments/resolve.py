@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from agents.algorithms.registry import presets
 from agents.baselines import baseline
-from agents.baselines.base import make_config
+from agents.baselines.base import BaselineConfig, make_config
 from agents.experiments.spec import (
     BASELINE,
     CONTINUE,
@@ -27,8 +27,8 @@ from agents.training.config import TrainerConfig, named_settings
 from agents.training.pretrain_config import TARGETS, PretrainConfig
 from refit_env.errors import unknown_name
 
-Settings = PretrainConfig | TrainerConfig | SB3Settings | Mapping[str, Any] | None
-"""Settings of a variant: a baseline's are a mapping, a reward model has none."""
+Settings = PretrainConfig | TrainerConfig | SB3Settings | BaselineConfig | None
+"""Settings of a variant; a reward model has none."""
 Config = TypeVar("Config", PretrainConfig, TrainerConfig, SB3Settings)
 
 
@@ -62,8 +62,7 @@ def settings_of(variant: Variant, model: Model, place: Place) -> Settings:
             raise unknown_name("Stable-Baselines3 algorithm", variant.algorithm, known)
         return changed(known[variant.algorithm], changes, variant.key)
     if variant.make == BASELINE:
-        make_config(baseline(variant.algorithm).config_class, variant.algorithm, changes)  # refuses faults
-        return changes
+        return make_config(baseline(variant.algorithm).config_class, variant.algorithm, changes)
     assert variant.make == REWARD_MODEL
     return None
 

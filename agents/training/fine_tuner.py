@@ -224,7 +224,7 @@ class FineTuner(AgentState):
         if self._start_values is None:
             self._start_values = self.values_that_select(start=True) if self.done else values
         assert self._start_values is not None  # of the same metric
-        gain = Gain.of(self._start_values, values)
+        gain = Gain.of(self._start_values, values, groups=self.dataset.groups_of(found.users))
         return {"choice/gain": gain.mean, "choice/standard_error": gain.error}
 
     def users_that_select(self) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """The rule of choice: a more complex model must be better by more than the noise of validation.
 
-The noise is the standard error, over users, of the paired difference of their validation metric. A gain below
-two of them is often none, or a loss, on other items of the same users.
+The noise is the standard error, over users, of the paired difference of their validation metric; rows of one
+user or session count together. A gain below two of them is often none, or a loss, on other items of the same
+users.
 
 Letters: n users.
 """
@@ -19,11 +20,14 @@ from refit_env.evaluation.statistics import Gain
 Model = TypeVar("Model")
 
 
-def better_of(models: Sequence[tuple[Model, npt.NDArray[np.float64]]]) -> Model:
+def better_of(
+    models: Sequence[tuple[Model, npt.NDArray[np.float64]]], *, groups: npt.ArrayLike | None = None
+) -> Model:
     """Return the model that the rule chooses: the first, until a later one is clearly better.
 
     Args:
         models: model and its users' values (n,), the simplest model first.
+        groups: (n,) int, users with one number are not independent; None takes each alone.
 
     Example:
         >>> simple, other = np.array([0.2, 0.4, 0.3]), np.array([0.3, 0.3, 0.31])
@@ -32,6 +36,6 @@ def better_of(models: Sequence[tuple[Model, npt.NDArray[np.float64]]]) -> Model:
     """
     best, values = models[0]
     for model, found in models[1:]:
-        if Gain.of(values, found).clear:
+        if Gain.of(values, found, groups=groups).clear:
             best, values = model, found
     return best

@@ -107,7 +107,8 @@ class FineTunings:
         found, kept = self.study.policies.validated(policy), self.study.best()
         valid = self.study.valid_of(found)
         value = self.study.score_of(valid)
-        gain = Gain.of(self.study.policies.values(kept), found.per_user[self.study.metric])
+        before, after = self.study.policies.values(kept), found.per_user[self.study.metric]
+        gain = Gain.of(before, after, groups=self.study.policies.groups)
         notes |= {"gain": gain.mean, "standard_error": gain.error}
         better = gain.clear and value > UNMET
         if better:

@@ -58,7 +58,8 @@ def outcome_of(study: Study) -> Outcome:
     for role, trial in (("start", start), ("baseline", floor)):
         if trial is not None:
             theirs = _measured(study, trial)
-            gain = Gain.of(*(found["valid"].per_user[study.metric] for found in (theirs, ours)))
+            values = (found["valid"].per_user[study.metric] for found in (theirs, ours))
+            gain = Gain.of(*values, groups=study.policies.groups)
             gains[role] = gain
             row = _beside(study, test, theirs["test"])
             report["compared"][role] = _row(trial) | row | {"valid_gain": asdict(gain)}

@@ -151,7 +151,8 @@ class StudyState:
         found = [trial for name in self.backbones if (trial := self.best_start(name)) is not None]
         closed = sorted((trial for trial in found if trial.stage != NETWORK), key=lambda trial: -trial.value)
         found = closed[:1] + [trial for trial in found if trial.stage == NETWORK]
-        return better_of([(trial, self.policies.values(trial)) for trial in found]) if found else None
+        values = [(trial, self.policies.values(trial)) for trial in found]
+        return better_of(values, groups=self.policies.groups) if found else None
 
     def best(self) -> Trial:
         """Return the best trial whose result is a policy; the start if no fine-tuning is clearly better."""

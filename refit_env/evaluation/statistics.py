@@ -67,25 +67,38 @@ class Gain:
     mean: float
     """Mean over users."""
     error: float
-    """Its standard error; infinite for a single user."""
+    """Its standard error; infinite for a single user or group."""
 
     @classmethod
-    def of(cls, before: npt.ArrayLike, after: npt.ArrayLike) -> Gain:
+    def of(cls, before: npt.ArrayLike, after: npt.ArrayLike, *, groups: npt.ArrayLike | None = None) -> Gain:
         """Return the gain ``after - before`` of n users.
+
+        Rows of one person or session are not independent: with ``groups``, of which there are G, the error is
+        sqrt(G / (G - 1) sum over groups of (sum of their rows' deviations from the mean)^2) / n, which with
+        one row a group is the usual one (Cochran, Sampling Techniques, 1977, chapter 9A: the ratio to size).
 
         Args:
             before: (n,) a metric of each user by the simpler model.
             after: (n,) the metric by the other one, of the same users in the same order.
+            groups: (n,) int, users with one number are not independent; None takes each alone.
+
+        Raises:
+            ValueError: if ``groups`` are of other users.
 
         Example:
-            >>> gain = Gain.of([0.0, 0.5, 1.0, 0.5], [0.1, 0.7, 1.0, 0.7])
-            >>> print(gain, gain.clear)
+            >>> before, after = [0.0, 0.5, 1.0, 0.5], [0.1, 0.7, 1.0, 0.7]
+            >>> print(Gain.of(before, after), Gain.of(before, after).clear)
             +0.1250, standard error 0.0479 True
+            >>> print(Gain.of(before, after, groups=[0, 1, 0, 1]))
+            +0.1250, standard error 0.0750
         """
         difference = np.asarray(after, np.float64) - np.asarray(before, np.float64)  # (n,)
-        if difference.size < 2:
-            return cls(float(difference.mean()), float("inf"))
-        return cls(float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(difference.size)))
+        n, mean = difference.size, float(difference.mean())
+        together = _together(groups, n)
+        sums = difference - mean if together is None else np.bincount(together, difference - mean)  # (G,)
+        if sums.size < 2:
+            return cls(mean, float("inf"))
+        return cls(mean, float(np.sqrt(sums.size / (sums.size - 1) * (sums**2).sum()) / n))
 
     @property
     def clear(self) -> bool:

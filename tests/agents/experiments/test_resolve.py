@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from agents.algorithms.registry import ALGORITHMS, presets
+from agents.baselines import BaselineConfig
 from agents.experiments.resolve import changed, env_of, settings_of
 from agents.experiments.shipped import VARIANTS, shipped_of, study_path
 from agents.experiments.spec import Place, Variant
@@ -23,6 +24,8 @@ KINDS = {
     "continue": PretrainConfig,
     "finetune": TrainerConfig,
     "sb3": SB3Settings,
+    "baseline": BaselineConfig,
+    "reward_model": type(None),
 }
 ENV = "ReFiT-Synthetic-v0"
 
@@ -36,10 +39,7 @@ def test_every_variant_of_every_shipped_study_has_settings(name: str, env_id: st
     place = read_study(study_path(name)).place(env_id)
     for model in place.models.values():
         for variant in place.variants:
-            found = settings_of(variant, model, place)
-            assert isinstance(
-                found, KINDS.get(variant.make, type(None) if variant.make == "reward_model" else dict)
-            )
+            assert isinstance(settings_of(variant, model, place), KINDS[variant.make])
 
 
 def place_of(*variants: Variant, **model: Any) -> tuple[Model, Place]:

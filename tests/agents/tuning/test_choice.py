@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agents.tuning.choice import better_of
-from refit_env.evaluation.statistics import Gain
+from refit_env.evaluation.statistics import Gain, paired_bootstrap
 
 
 def test_the_error_is_that_of_the_paired_difference() -> None:
@@ -35,3 +35,41 @@ def test_a_later_model_is_compared_with_the_one_that_is_kept() -> None:
     noise = np.where(np.arange(50) % 2, 0.1, -0.1)
     models = [("a", base), ("b", base + noise + 0.001), ("c", base + 0.0005), ("d", base + noise + 0.003)]
     assert better_of(models) == "c"
+
+
+def test_rows_of_one_user_count_together() -> None:
+    draws = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 20)  # 100 users of 20 rows, whose gains are alike
+    before = draws.random(2000)
+    after = before + draws.normal(0, 1, 100)[groups] + draws.normal(0, 0.1, 2000)
+    alone, together = Gain.of(before, after), Gain.of(before, after, groups=groups)
+    sums = np.bincount(groups, after - before).reshape(100)
+    assert together.mean == alone.mean
+    assert together.error == pytest.approx(np.std(sums, ddof=1) / 10 / 20)  # of the 100 users' means
+    assert together.error > 4 * alone.error
+    each = Gain.of(before, after, groups=draws.permutation(2000))
+    assert each.error == pytest.approx(alone.error)
+
+
+def test_the_error_of_groups_of_unequal_size_is_that_of_the_bootstrap() -> None:
+    draws = np.random.default_rng(1)
+    groups = np.repeat(np.arange(300), draws.integers(1, 9, 300))
+    after = draws.normal(0, 1, 300)[groups] + draws.normal(0.2, 1, groups.size)
+    found = Gain.of(np.zeros(groups.size), after, groups=groups)
+    drawn = paired_bootstrap(np.zeros(groups.size), after, groups=groups, resamples=4000)
+    assert (drawn.high - drawn.low) / 2 / 1.96 == pytest.approx(found.error, rel=0.1)
+
+
+def test_one_group_decides_nothing_and_groups_are_of_the_same_users() -> None:
+    assert Gain.of([0.1, 0.2], [0.9, 0.9], groups=[3, 3]).error == float("inf")
+    with pytest.raises(ValueError, match="groups must hold one number per user, 2"):
+        Gain.of([0.1, 0.2], [0.9, 0.9], groups=[3])
+
+
+def test_a_model_that_gains_for_one_user_alone_is_not_clearly_better() -> None:
+    groups = np.repeat(np.arange(4), 50)
+    base = np.full(200, 0.5)
+    noise = np.where(np.arange(200) % 2, 0.01, -0.01)
+    other = base + noise + np.where(groups == 0, 0.2, 0.0)
+    assert better_of([("a", base), ("b", other)]) == "b"
+    assert better_of([("a", base), ("b", other)], groups=groups) == "a"
