@@ -46,16 +46,14 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
         RunError: naming the first option that differs.
     """
     grows = False
-    for name, was, wanted in _differences({**begun}, json.loads(json.dumps(now))):
+    for name, was, wanted in differences({**begun}, json.loads(json.dumps(now))):
         if name in MAY_GROW and isinstance(was, int) and was < wanted:
             grows = True
             continue
-        option = _option(name)
-        had = f"without {option}, not with" if was is None else f"with {option} {_short(was)}, not"
         more = ", or pass a larger number" if name in MAY_GROW else ""
         raise RunError(
-            f"{path} was begun {had} {_short(wanted)}; "
-            f"leave the option out{more}: --resume uses what the run was begun with"
+            f"{path} was begun {change_of(name, was, wanted)}; leave the option out{more}: --resume uses "
+            "what the run was begun with"
         )
     return grows
 
@@ -175,7 +173,7 @@ def interrupted(command: str, out: Path, unit: str, saved: int | None) -> Keyboa
     return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
 
 
-def _differences(
+def differences(
     was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """Dotted name, former and present value of each setting that differs.
@@ -190,7 +188,7 @@ def _differences(
         if name in ("reward_kwargs", "relevance_kwargs"):  # left out, it has no settings
             had, wanted = had or {}, wanted or {}
         if isinstance(had, Mapping) and isinstance(wanted, Mapping):
-            yield from _differences(had, wanted, f"{prefix}{name}.")
+            yield from differences(had, wanted, f"{prefix}{name}.")
         elif had != wanted and not _same_path(name, had, wanted):
             yield f"{prefix}{name}", had, wanted
 
@@ -200,6 +198,21 @@ def _same_path(name: str, one: Any, other: Any) -> bool:
     if name not in ("init", "data", "checkpoint") or not (isinstance(one, str) and isinstance(other, str)):
         return False
     return Path(one).resolve() == Path(other).resolve()
+
+
+def change_of(name: str, was: Any, wanted: Any) -> str:
+    """A changed setting in words.
+
+    Example:
+        >>> change_of("seed", 0, 1), change_of("tune.reward", None, "racs")
+        ('with --seed 0, not 1', 'without --reward, not with racs')
+        >>> change_of("tune.reward", "racs", None)
+        'with --reward racs, not without'
+    """
+    option = _option(name)
+    if was is None:
+        return f"without {option}, not with {_short(wanted)}"
+    return f"with {option} {_short(was)}, not {'without' if wanted is None else _short(wanted)}"
 
 
 def _option(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from agents.baselines.tuning import load_optuna
 from agents.commands.measures import cost
 from agents.commands.options import RewardText
-from agents.commands.resuming import check_begun_on, check_sources
+from agents.commands.resuming import change_of, check_begun_on, check_sources, differences
 from agents.commands.target import TRIED, choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
@@ -48,7 +48,7 @@ def run(command: Tune) -> int:
         "env": target.env_id,
         "data": target.data,
         "seed": command.study.seed,
-        "tune": plain(command.study) | ({"reward": command.reward} if command.reward else {}),
+        "tune": plain(command.study) | {"reward": command.reward},
     }
     for spec in rewards.values():
         settings["reward_files"] = sources_in("reward", spec)
@@ -164,9 +164,9 @@ def _folder(command: Tune, settings: Mapping[str, Any], dataset: Dataset) -> Run
     check_sources(
         command.out, "reward", folder.config.get("reward_files") or {}, settings.get("reward_files")
     )
-    for name, was, now in _differences({**folder.config}, json.loads(json.dumps(settings))):
+    for name, was, now in differences({**folder.config}, json.loads(json.dumps(settings))):
         raise RunError(
-            f"{command.out} was begun with --{name} {was}, not {now}: continue it with the same command, "
+            f"{command.out} was begun {change_of(name, was, now)}: continue it with the same command, "
             "choose another --out, or pass --overwrite to begin again"
         )
     return RunFolder.resume(command.out)
@@ -213,12 +213,3 @@ def _report(trial: Trial) -> None:
         f"{trial.stage} {trial.name}: valid {trial.value:.4f}{at} ({trial.seconds:.0f} s) {words}",
         stderr=True,
     )
-
-
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Name, former and present value of each setting that differs, as options are spelt."""
-    for name, value in now.items():
-        if isinstance(value, Mapping):
-            yield from _differences(was.get(name, {}), value)
-        elif was.get(name) != value:
-            yield name.replace("_", "-"), was.get(name), value

@@ -145,9 +145,12 @@ def test_it_goes_on_after_ctrl_c_with_the_same_command(
         err = capsys.readouterr().err
         assert f"{at} trials are saved" in err and "go on with the same command" in err
     assert main(words(own_data, out, "--seed", "1")) == 2
-    assert "was begun with --seed 0, not 1" in capsys.readouterr().err
+    assert "was begun with --seed 0, not 1: continue it" in capsys.readouterr().err
+    assert main(words(own_data, out, "--reward", "racs")) == 2
+    assert "was begun without --reward, not with racs: continue it" in capsys.readouterr().err
     assert main(["evaluate", "--run", str(out)]) == 2  # no policy yet
-    assert main(words(own_data, out)) == 0
+    monkeypatch.chdir(own_data.parent)
+    assert main(words(Path(own_data.name), out)) == 0  # the same folder, named from elsewhere
     whole, parts = TrialLog(home / "whole").trials, TrialLog(out).trials
     assert [(t.stage, t.name, t.settings, t.value) for t in parts] == [
         (t.stage, t.name, t.settings, t.value) for t in whole
