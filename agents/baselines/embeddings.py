@@ -30,6 +30,9 @@ class EmbeddingConfig(LearningConfig):
     """Weight of half the squared embeddings of a pair and its negative."""
     batch: Size = 2048
     """Pairs in a training step."""
+    by_user: bool = False
+    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items, as
+    the code of NGCF and LightGCN draws them; else each interaction is taken once."""
 
 
 class EmbeddingModel(Learner):
@@ -51,6 +54,7 @@ class EmbeddingModel(Learner):
         )
         self._rows = data.train.csr
         self._negatives: Negatives | None = None
+        self._by_user: tuple[Tensor, Tensor, Tensor] | None = None
         self._scored: tuple[Tensor, Tensor] | None = None
 
     pairs: Tensor
@@ -59,6 +63,19 @@ class EmbeddingModel(Learner):
     def num_examples(self) -> int:
         """N, the interactions."""
         return int(self.pairs.shape[1])
+
+    def examples(self, device: torch.device) -> Tensor:
+        """Draw the pairs of a pass (N,): each once, or those of users who are all drawn alike."""
+        if not self.config.by_user:
+            return super().examples(device)
+        if self._by_user is None:
+            order = self.pairs[0].argsort(stable=True)  # (N,) pairs by user
+            _, counts = self.pairs[0][order].unique_consecutive(return_counts=True)  # of users with items
+            self._by_user = order, counts.cumsum(0) - counts, counts
+        order, first, counts = self._by_user
+        users = torch.randint(counts.numel(), order.shape, device=device)  # (N,)
+        nth = (torch.rand(order.shape, dtype=torch.float64, device=device) * counts[users]).long()  # (N,)
+        return order[first[users] + nth]
 
     def negatives(self, users: Tensor) -> Tensor:
         """Draw an item (B,) that each of ``users`` (B,) does not have."""

@@ -63,6 +63,10 @@ class Learner(nn.Module, ABC):
     def scores(self, users: Tensor) -> Tensor:
         """Scores (B, I) for ``users`` (B,), in evaluation mode, after ``prepare``."""
 
+    def examples(self, device: torch.device) -> Tensor:
+        """Draw the examples of a pass (N,) int64: each once, in random order."""
+        return torch.randperm(self.num_examples, device=device)
+
     def begin(self, phase: str) -> None:
         """Prepare a pass."""
 
@@ -140,7 +144,7 @@ def train(model: Learner, data: Dataset, config: LearningConfig, device: torch.d
         model.train()
         for phase in model.phases:
             model.begin(phase)
-            for ids in torch.randperm(model.num_examples, device=device).split(config.batch):
+            for ids in model.examples(device).split(config.batch):
                 optimizers[phase].zero_grad(set_to_none=True)
                 model.loss(ids, phase).backward()
                 optimizers[phase].step()

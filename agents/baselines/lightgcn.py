@@ -29,6 +29,9 @@ class LightGCNConfig(EmbeddingConfig):
 
     layers: Annotated[int, Meta(ge=1, le=10)] = 3
     """L."""
+    by_user: bool = True
+    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items, as
+    the authors' code draws them; else each interaction is taken once."""
 
 
 class LightGraph(EmbeddingModel):

@@ -29,6 +29,9 @@ class FactorsConfig(EmbeddingConfig):
 
     l2: Nonnegative = 1e-2
     """Weight of half the squared embeddings of a pair and its negative."""
+    by_user: bool = True
+    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items; else
+    each interaction is taken once."""
 
 
 class Factors(EmbeddingModel):

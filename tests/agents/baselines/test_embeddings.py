@@ -200,3 +200,30 @@ def test_mhcn_mixes_its_channels_with_the_graph_of_interactions(few: Dataset, ad
     users = mixed(sums) + (simple + functional.normalize(graph @ q, dim=1)) / 2
     items = q + functional.normalize(graph.T @ first, dim=1)
     close(model.embed(), torch.cat([users, items]))
+
+
+@pytest.mark.parametrize("name", ["mf-bpr", "lightgcn", "ngcf"])
+def test_pairs_by_user_take_all_users_alike(name: str, few: Dataset) -> None:
+    model = built(name, few)
+    assert model.config.by_user  # as the code of the authors does
+    counts = np.diff(few.train.csr.indptr)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = torch.cat([model.examples(torch.device("cpu")) for _ in range(4000)])
+    users, items = (side.numpy() for side in model.pairs[:, drawn])
+    assert drawn.numel() == 4000 * model.num_examples
+    table = np.zeros((few.num_users, few.num_items))
+    np.add.at(table, (users, items), 1 / drawn.numel())
+    wanted = few.train.csr.toarray() > 0
+    expected = wanted / np.maximum(counts, 1)[:, None] / np.count_nonzero(counts)
+    assert not table[~wanted].any()  # interactions alone
+    np.testing.assert_allclose(table, expected, atol=0.01)  # of some 1 / 12; its standard error is about .002
+
+
+@pytest.mark.parametrize("name", ["sgl", "xsimgcl", "simplex", "lightgcn"])
+def test_else_an_epoch_takes_each_interaction_once(name: str, few: Dataset) -> None:
+    model = built(name, few, by_user=False)
+    if name != "lightgcn":
+        assert not built(name, few).config.by_user
+    drawn = model.examples(torch.device("cpu"))
+    assert drawn.sort().values.tolist() == list(range(model.num_examples))
