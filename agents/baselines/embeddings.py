@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +32,8 @@ class EmbeddingConfig(LearningConfig):
     """Weight of half the squared embeddings of a pair and its negative."""
     batch: Size = 2048
     """Pairs in a training step."""
+    initial_std: Annotated[float, Meta(gt=0, le=10)] = 0.1
+    """Standard deviation of the embeddings that training begins with; .1 is that of LightGCN's code."""
     by_user: bool = False
     """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items, as
     the code of NGCF and LightGCN draws them; else each interaction is taken once."""
@@ -42,13 +46,13 @@ class EmbeddingModel(Learner):
     """
 
     def __init__(self, data: Dataset, config: EmbeddingConfig) -> None:
-        """Initialise the embeddings with N(0, 0.1^2), as LightGCN's code does."""
+        """Initialise the embeddings with N(0, initial_std^2)."""
         super().__init__()
         self.config = config
         self.users = nn.Embedding(data.num_users, config.embedding)
         self.items = nn.Embedding(data.num_items, config.embedding)
         for table in (self.users, self.items):
-            nn.init.normal_(table.weight, std=0.1)
+            nn.init.normal_(table.weight, std=config.initial_std)
         self.register_buffer(
             "pairs", tensor_of(np.stack([data.train.users, data.train.items])), persistent=False
         )

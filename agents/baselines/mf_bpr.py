@@ -12,8 +12,9 @@ Letters: U users, I items, d size of an embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+from msgspec import Meta
 from torch import Tensor
 
 from agents.baselines.base import BaselineConfig
@@ -29,9 +30,11 @@ class FactorsConfig(EmbeddingConfig):
 
     l2: Nonnegative = 1e-2
     """Weight of half the squared embeddings of a pair and its negative."""
+    initial_std: Annotated[float, Meta(gt=0, le=10)] = 0.01
+    """Standard deviation of the embeddings that training begins with."""
     by_user: bool = True
-    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items; else
-    each interaction is taken once."""
+    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items;
+    else each interaction is taken once."""
 
 
 class Factors(EmbeddingModel):
