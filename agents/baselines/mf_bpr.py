@@ -4,10 +4,10 @@ The score is w_u h_i; the loss -log sigmoid(w_u h_i - w_u h_j) + l2 / 2 (|w_u|^2
 interaction (u, i) and an item j that the user does not have (Rendle et al., UAI 2009, arXiv 1205.2618). Adam
 replaces plain stochastic gradient descent.
 
-A step draws users, all alike, and then an item of each, as the code of NGCF and LightGCN does (``by_user``); the
-paper draws interactions. The first embeddings are small (``initial_std``), because no graph smooths them.
-Validation NDCG@20 on Gowalla (every tenth user) after 8 epochs is .0731; with interactions .0648; with .1, the
-first deviation of LightGCN's code, .0405. ML-100K is dense: there interactions have .2174 and users .2154.
+A step draws users, all alike, and then an item of each, as the code of NGCF and LightGCN does (``by_user``);
+the paper draws interactions. The first embeddings are small (``initial_std``), because no graph smooths them.
+Validation NDCG@20 on Gowalla (every tenth user) after 8 epochs is .0731; with interactions .0648; with a
+first deviation of .1, as in LightGCN's code, .0405. ML-100K is dense: interactions have .2174, users .2154.
 
 Letters: U users, I items, d size of an embedding.
 """
