@@ -36,9 +36,6 @@ class SGLConfig(LightGCNConfig):
     """Weight of the contrast beside BPR."""
     temperature: Annotated[float, Meta(gt=0)] = 0.2
     """Temperature of the contrast."""
-    by_user: bool = False
-    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items;
-    else each interaction is taken once, as in SELFRec's code."""
 
 
 class ContrastedGraphs(LightGraph):

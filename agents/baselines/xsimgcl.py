@@ -41,9 +41,6 @@ class XSimGCLConfig(LightGCNConfig):
     """The layer that the mean is contrasted with."""
     temperature: Annotated[float, Meta(gt=0)] = 0.15
     """Temperature of the contrast."""
-    by_user: bool = False
-    """Whether the pairs of an epoch are drawn by user, all users alike, and then one of the user's items;
-    else each interaction is taken once, as in SELFRec's code."""
 
     def check_together(self) -> None:
         """Raise an error for a contrast with a layer that does not exist."""

@@ -204,8 +204,7 @@ def test_mhcn_mixes_its_channels_with_the_graph_of_interactions(few: Dataset, ad
 
 @pytest.mark.parametrize("name", ["mf-bpr", "lightgcn", "ngcf"])
 def test_pairs_by_user_take_all_users_alike(name: str, few: Dataset) -> None:
-    model = built(name, few)
-    assert model.config.by_user  # as the code of the authors does
+    model = built(name, few, by_user=True)
     counts = np.diff(few.train.csr.indptr)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -220,10 +219,8 @@ def test_pairs_by_user_take_all_users_alike(name: str, few: Dataset) -> None:
     np.testing.assert_allclose(table, expected, atol=0.01)  # of some 1 / 12; its standard error is about .002
 
 
-@pytest.mark.parametrize("name", ["sgl", "xsimgcl", "simplex", "lightgcn"])
+@pytest.mark.parametrize("name", ["sgl", "xsimgcl", "simplex", "lightgcn", "mf-bpr"])
 def test_else_an_epoch_takes_each_interaction_once(name: str, few: Dataset) -> None:
     model = built(name, few, by_user=False)
-    if name != "lightgcn":
-        assert not built(name, few).config.by_user
     drawn = model.examples(torch.device("cpu"))
     assert drawn.sort().values.tolist() == list(range(model.num_examples))
