@@ -11,10 +11,9 @@ embedding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
 from agents.baselines.base import ROWS, BaselineConfig
@@ -33,8 +32,6 @@ class FPMCConfig(LearningConfig):
     """Size d of each of the four tables."""
     l2: Nonnegative = 1e-4
     """Weight of half the squared embeddings of a row, its target and its negative."""
-    initial_std: Annotated[float, Meta(gt=0, le=10)] = 0.1
-    """Standard deviation of the embeddings that training begins with."""
     batch: Size = 2048
     """Rows in a training step."""
 
@@ -43,7 +40,7 @@ class Factors(Learner):
     """The four tables."""
 
     def __init__(self, data: Dataset, config: FPMCConfig) -> None:
-        """Initialise the tables with N(0, initial_std^2), and read the last item of each row."""
+        """Initialise the tables with N(0, 0.1^2), and read the last item of each row."""
         super().__init__()
         self.config, self.num_items = config, data.num_items
         known = TrainingHistories.of(data, 1)
@@ -58,9 +55,9 @@ class Factors(Learner):
         self.lasts = nn.Embedding(data.num_items + 1, size, padding_idx=data.num_items)
         self.items = nn.Embedding(data.num_items, 2 * size)  # h and b side by side
         with torch.no_grad():
-            self.users.weight[:-1].normal_(std=config.initial_std)
-            self.lasts.weight[:-1].normal_(std=config.initial_std)
-            self.items.weight.normal_(std=config.initial_std)
+            self.users.weight[:-1].normal_(std=0.1)
+            self.lasts.weight[:-1].normal_(std=0.1)
+            self.items.weight.normal_(std=0.1)
 
     rows: Tensor
     shown: Tensor
