@@ -23,7 +23,7 @@ from agents.experiments.records import append_record, read_records
 from refit_env.data.catalog import CATALOG
 from refit_env.data.sequences import LENGTHS, episodes_are_rows
 from refit_env.errors import DataError
-from refit_env.evaluation.ranking import evaluated_users
+from refit_env.evaluation.ranking import evaluated_groups
 from refit_env.registration import entry
 
 FILE = "row_groups.jsonl"
@@ -162,7 +162,7 @@ def _lengths(data: Data, split: str) -> Ids | None:
     dataset = load_dataset(data.name) if here == data else None
     if dataset is None or not dataset.has_rows:
         return None
-    ids = dataset.groups_of(evaluated_users(dataset, split))  # (n,)
+    ids = evaluated_groups(dataset, split)  # (n,)
     starts = np.flatnonzero(np.diff(ids, prepend=ids[0] - 1))  # (G,)
     if len(starts) != len(np.unique(ids)):
         raise ValueError(f"{data.name}, {split}: rows of one user or session are not consecutive")

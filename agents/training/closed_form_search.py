@@ -8,7 +8,6 @@ searched alone before their sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +20,7 @@ from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.beyond_accuracy import means_of
-from refit_env.evaluation.ranking import evaluate, evaluated_users
+from refit_env.evaluation.ranking import evaluate, evaluated_groups
 from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
@@ -204,11 +203,6 @@ class Trials:
         self._per_user: list[tuple[dict[str, Any], npt.NDArray[np.float64] | None]] = []
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
-    @cached_property
-    def groups(self) -> npt.NDArray[np.int64]:
-        """The groups (n,) of the users of validation: rows with one number are not independent."""
-        return self.dataset.groups_of(evaluated_users(self.dataset.episodes, "valid"))
-
     def known(self, settings: dict[str, Any]) -> bool:
         """Return whether ``settings`` were tried before."""
         return self._row_of(settings) is not None
@@ -232,7 +226,7 @@ class Trials:
         values, others = self._values(settings), self._values(other)  # (n,) each
         if values is None or others is None:
             return 0.0
-        return Gain.of(others, values, groups=self.groups).error
+        return Gain.of(others, values, groups=evaluated_groups(self.dataset, "valid")).error
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the score of a row of ``rows``; the start of a rule's conditions is the first one."""

@@ -18,7 +18,7 @@ from agents.runs.folder import CANDIDATES
 from agents.training.closed_form_search import fitted_policy
 from agents.tuning.trials import CLOSED_FORM, Trial, TrialLog
 from refit_env.data.dataset import Dataset
-from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_users
+from refit_env.evaluation.ranking import Evaluation, evaluate, evaluated_groups
 from refit_env.policy import DiffusionPolicy
 
 
@@ -83,7 +83,7 @@ class TrialPolicies:
     @cached_property
     def groups(self) -> npt.NDArray[np.int64]:
         """The groups (n,) of the users of validation: rows with one number are not independent."""
-        return self.dataset.groups_of(evaluated_users(self.dataset.episodes, "valid"))
+        return evaluated_groups(self.dataset, "valid")
 
     def values(self, trial: Trial) -> npt.NDArray[np.float64]:
         """Return the validation metric of each user (n,) by the policy of a trial."""

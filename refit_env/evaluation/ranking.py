@@ -156,6 +156,17 @@ def evaluated_users(
     return found
 
 
+def evaluated_groups(dataset: Dataset, split: str) -> npt.NDArray[np.int64]:
+    """Return the groups (n,) of ``evaluated_users``: rows with one number are not independent.
+
+    Example:
+        >>> from refit_env.data import synthesize
+        >>> evaluated_groups(synthesize(), "valid")[:3]  # of a set, each user alone
+        array([0, 1, 2])
+    """
+    return dataset.groups_of(evaluated_users(dataset, split))
+
+
 def list_lengths(dataset: Dataset) -> tuple[int, ...]:
     """Return the default list lengths of an evaluation, ascending.
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from agents.training.closed_form_search import Trials
 from agents.tuning.choice import better_of
+from refit_env.data import synthesize_checkins
+from refit_env.evaluation.ranking import evaluate, evaluated_groups
+from refit_env.evaluation.selection import parse_rule
 from refit_env.evaluation.statistics import Gain, paired_bootstrap
 
 
@@ -73,3 +78,19 @@ def test_a_model_that_gains_for_one_user_alone_is_not_clearly_better() -> None:
     other = base + noise + np.where(groups == 0, 0.2, 0.0)
     assert better_of([("a", base), ("b", other)]) == "b"
     assert better_of([("a", base), ("b", other)], groups=groups) == "a"
+
+
+def test_settings_of_a_closed_form_on_rows_are_compared_with_whole_users() -> None:
+    data = synthesize_checkins(num_users=40, num_items=24, checkins=30)
+    trials = Trials(data, "linear", 1, parse_rule("ndcg@20"), torch.device("cpu"), None, [])
+    one, other = {"l2": 1.0}, {"l2": 300.0}
+    before, after = (
+        evaluate(trials.policy_of(settings).scorer(data.episodes), data.episodes, "valid")
+        for settings in (other, one)
+    )
+    values = before.per_user["ndcg@20"], after.per_user["ndcg@20"]
+    groups = evaluated_groups(data, "valid")
+    assert np.unique(groups).size < groups.size  # users with several rows
+    found = trials.error_of(one, other)
+    assert found == pytest.approx(Gain.of(*values, groups=groups).error)
+    assert found != pytest.approx(Gain.of(*values).error, rel=0.01)
