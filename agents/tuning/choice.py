@@ -27,7 +27,7 @@ def better_of(
 
     Args:
         models: model and its users' values (n,), the simplest model first.
-        groups: (n,) int, users with one number are not independent; None takes each alone.
+        groups: (n,) int, users with one number are not independent; None counts each alone.
 
     Example:
         >>> simple, other = np.array([0.2, 0.4, 0.3]), np.array([0.3, 0.3, 0.31])

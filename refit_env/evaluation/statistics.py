@@ -80,7 +80,7 @@ class Gain:
         Args:
             before: (n,) a metric of each user by the simpler model.
             after: (n,) the metric by the other one, of the same users in the same order.
-            groups: (n,) int, users with one number are not independent; None takes each alone.
+            groups: (n,) int, users with one number are not independent; None counts each alone.
 
         Raises:
             ValueError: if ``groups`` are of other users.

@@ -203,7 +203,7 @@ def test_mhcn_mixes_its_channels_with_the_graph_of_interactions(few: Dataset, ad
 
 
 @pytest.mark.parametrize("name", ["mf-bpr", "lightgcn", "ngcf"])
-def test_pairs_by_user_take_all_users_alike(name: str, few: Dataset) -> None:
+def test_pairs_by_user_are_of_all_users_alike(name: str, few: Dataset) -> None:
     model = built(name, few, by_user=True)
     counts = np.diff(few.train.csr.indptr)
     with torch.random.fork_rng():
@@ -220,7 +220,7 @@ def test_pairs_by_user_take_all_users_alike(name: str, few: Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgl", "xsimgcl", "simplex", "lightgcn", "mf-bpr"])
-def test_else_an_epoch_takes_each_interaction_once(name: str, few: Dataset) -> None:
+def test_else_an_epoch_has_each_interaction_once(name: str, few: Dataset) -> None:
     model = built(name, few, by_user=False)
     drawn = model.examples(torch.device("cpu"))
     assert drawn.sort().values.tolist() == list(range(model.num_examples))
