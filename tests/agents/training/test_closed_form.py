@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ from agents.training.closed_form import base_settings, fit_closed_form
 from agents.training.closed_form_search import NEEDS, Trials, fitted_policy, search_settings
 from agents.tuning.floor import as_term
 from refit_env.backbones import backbone_class, backbone_for
-from refit_env.data import Dataset, synthesize
-from refit_env.evaluation.ranking import evaluate, selecting_rule
+from refit_env.data import Dataset, synthesize, synthesize_checkins
+from refit_env.evaluation.ranking import evaluate, evaluated_groups, selecting_rule
+from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
 
 
@@ -242,3 +244,19 @@ def test_settings_of_a_term_are_tried_with_the_term_alone_and_the_neighbourhood_
             assert not settings["factorization"] and not settings["regression"]
         elif not settings["factorization"]:
             assert (settings["embedding"], settings["unobserved"]) == (64, 0.1)
+
+
+def test_settings_of_a_closed_form_on_rows_are_compared_with_whole_users() -> None:
+    data = synthesize_checkins(num_users=40, num_items=24, checkins=30)
+    trials = Trials(data, "linear", 1, selecting_rule("ndcg@20", data), torch.device("cpu"), None, [])
+    one, other = {"l2": 1.0}, {"l2": 300.0}
+    before, after = (
+        evaluate(trials.policy_of(settings).scorer(data.episodes), data.episodes, "valid")
+        for settings in (other, one)
+    )
+    values = before.per_user["ndcg@20"], after.per_user["ndcg@20"]
+    groups = evaluated_groups(data, "valid")
+    assert np.unique(groups).size < groups.size  # users with several rows
+    found = trials.error_of(one, other)
+    assert found == pytest.approx(Gain.of(*values, groups=groups).error)
+    assert found != pytest.approx(Gain.of(*values).error, rel=0.01)

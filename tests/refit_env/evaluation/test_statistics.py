@@ -7,6 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from refit_env.evaluation.statistics import (
+    Gain,
     interquartile_mean,
     mean_interval,
     paired_bootstrap,
@@ -160,3 +161,32 @@ def test_an_interval_over_seeds_and_users_holds_both_sources_of_noise() -> None:
     for wrong in ([], [0.1, 0.2], [[0.1, np.nan]]):
         with pytest.raises(ValueError, match="differences must be finite numbers"):
             seeds_and_users_bootstrap(wrong)
+
+
+def test_rows_of_one_user_count_together() -> None:
+    draws = np.random.default_rng(0)
+    groups = np.repeat(np.arange(100), 20)  # 100 users of 20 rows, whose gains are alike
+    before = draws.random(2000)
+    after = before + draws.normal(0, 1, 100)[groups] + draws.normal(0, 0.1, 2000)
+    alone, together = Gain.of(before, after), Gain.of(before, after, groups=groups)
+    sums = np.bincount(groups, after - before).reshape(100)
+    assert together.mean == alone.mean
+    assert together.error == pytest.approx(np.std(sums, ddof=1) / 10 / 20)  # of the 100 users' means
+    assert together.error > 4 * alone.error
+    each = Gain.of(before, after, groups=draws.permutation(2000))
+    assert each.error == pytest.approx(alone.error)
+
+
+def test_the_error_of_groups_of_unequal_size_is_that_of_the_bootstrap() -> None:
+    draws = np.random.default_rng(1)
+    groups = np.repeat(np.arange(300), draws.integers(1, 9, 300))
+    after = draws.normal(0, 1, 300)[groups] + draws.normal(0.2, 1, groups.size)
+    found = Gain.of(np.zeros(groups.size), after, groups=groups)
+    drawn = paired_bootstrap(np.zeros(groups.size), after, groups=groups, resamples=4000)
+    assert (drawn.high - drawn.low) / 2 / 1.96 == pytest.approx(found.error, rel=0.1)
+
+
+def test_one_group_decides_nothing_and_groups_are_of_the_same_users() -> None:
+    assert Gain.of([0.1, 0.2], [0.9, 0.9], groups=[3, 3]).error == float("inf")
+    with pytest.raises(ValueError, match="groups must hold one number per user, 2"):
+        Gain.of([0.1, 0.2], [0.9, 0.9], groups=[3])
