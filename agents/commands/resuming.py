@@ -46,7 +46,7 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
         RunError: naming the first option that differs.
     """
     grows = False
-    for name, was, wanted in differences({**begun}, json.loads(json.dumps(now))):
+    for name, was, wanted in changed_since(begun, now):
         if name in MAY_GROW and isinstance(was, int) and was < wanted:
             grows = True
             continue
@@ -173,14 +173,29 @@ def interrupted(command: str, out: Path, unit: str, saved: int | None) -> Keyboa
     return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
 
 
-def differences(
+def changed_since(begun: RunConfig, now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, former and present value of each setting that is not as a run was begun with.
+
+    Args:
+        begun: its ``config.json``.
+        now: the settings of the command that continues it.
+
+    Example:
+        >>> begun, now = {"tune": {"trials": 3}}, {"tune": {"trials": 3, "reward": "racs"}}
+        >>> list(changed_since(begun, now))
+        [('tune.reward', None, 'racs')]
+    """
+    return _differences({**begun}, json.loads(json.dumps(now)))
+
+
+def _differences(
     was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
     """Dotted name, former and present value of each setting that differs.
 
     A setting of a class that the run does not know came with a later version, and is at its default.
     """
-    free = prefix.split(".")[0] in ("env_kwargs", "backbone")  # what is left out there was not given
+    free = prefix.split(".")[0] in ("env_kwargs", "backbone", "tune")  # what is left out there was not given
     for name in {**(was if free else {}), **now}:
         if name not in was and not free:
             continue
@@ -188,7 +203,7 @@ def differences(
         if name in ("reward_kwargs", "relevance_kwargs"):  # left out, it has no settings
             had, wanted = had or {}, wanted or {}
         if isinstance(had, Mapping) and isinstance(wanted, Mapping):
-            yield from differences(had, wanted, f"{prefix}{name}.")
+            yield from _differences(had, wanted, f"{prefix}{name}.")
         elif had != wanted and not _same_path(name, had, wanted):
             yield f"{prefix}{name}", had, wanted
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from rich.table import Table
 from agents.baselines.tuning import load_optuna
 from agents.commands.measures import cost
 from agents.commands.options import RewardText
-from agents.commands.resuming import change_of, check_begun_on, check_sources, differences
+from agents.commands.resuming import change_of, changed_since, check_begun_on, check_sources
 from agents.commands.target import TRIED, choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
@@ -164,7 +163,7 @@ def _folder(command: Tune, settings: Mapping[str, Any], dataset: Dataset) -> Run
     check_sources(
         command.out, "reward", folder.config.get("reward_files") or {}, settings.get("reward_files")
     )
-    for name, was, now in differences({**folder.config}, json.loads(json.dumps(settings))):
+    for name, was, now in changed_since(folder.config, settings):
         raise RunError(
             f"{command.out} was begun {change_of(name, was, now)}: continue it with the same command, "
             "choose another --out, or pass --overwrite to begin again"

@@ -8,6 +8,7 @@ searched alone before their sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -203,6 +204,11 @@ class Trials:
         self._per_user: list[tuple[dict[str, Any], npt.NDArray[np.float64] | None]] = []
         self._best: tuple[float, dict[str, Any], DiffusionPolicy] | None = None
 
+    @cached_property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """The groups (n,) of the users of validation: rows with one number are not independent."""
+        return evaluated_groups(self.dataset, "valid")
+
     def known(self, settings: dict[str, Any]) -> bool:
         """Return whether ``settings`` were tried before."""
         return self._row_of(settings) is not None
@@ -226,7 +232,7 @@ class Trials:
         values, others = self._values(settings), self._values(other)  # (n,) each
         if values is None or others is None:
             return 0.0
-        return Gain.of(others, values, groups=evaluated_groups(self.dataset, "valid")).error
+        return Gain.of(others, values, groups=self.groups).error
 
     def score(self, row: Mapping[str, Any]) -> float:
         """Return the score of a row of ``rows``; the start of a rule's conditions is the first one."""
