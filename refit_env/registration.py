@@ -62,7 +62,7 @@ TABLE: tuple[EnvEntry, ...] = (
     EnvEntry("ReFiT-ML1M-v0", "ml-1m", relevance="recent"),
     EnvEntry("ReFiT-Yelp2018-v0", "yelp2018"),
     EnvEntry("ReFiT-Anime-v0", "anime"),
-    EnvEntry("ReFiT-Gowalla-v0", "gowalla"),
+    EnvEntry("ReFiT-Gowalla-v0", "gowalla", relevance="recent"),
     EnvEntry("ReFiT-YooChoose-v0", "yoochoose", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-KuaiRec-v0", "kuairec", "sequential", "dreamrec", num_steps=10, relevance="train"),
     EnvEntry("ReFiT-Zhihu-v0", "zhihu", "sequential", "dreamrec", num_steps=10, relevance="train"),

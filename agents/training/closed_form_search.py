@@ -28,7 +28,12 @@ from refit_env.policy import DiffusionPolicy
 
 SHARE = "neighborhood"
 """The share of the neighbourhood in the sum."""
-OF_NEIGHBORHOOD = ("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of")
+OF_NEAR = ("reach", "gap_power")
+"""Settings of the neighbourhood that counts near items."""
+OF_NEIGHBORHOOD = (
+    *("count_power", "row_power", "balance", "pairs", "shrink", "neighbors", "nearest_of"),
+    *OF_NEAR,
+)
 """Settings of the neighbourhood alone."""
 OF_SCORES = ("friends", "regression", "factorization", "score_power")
 """Settings that the regression and the neighbourhood do not share: the latter is searched without them."""
@@ -43,6 +48,7 @@ NEEDS = {
     "regressors": ("regression", bool),
     **dict.fromkeys(("factorization_l2", "unobserved", "embedding"), ("factorization", bool)),
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
+    **dict.fromkeys(OF_NEAR, ("pairs", "near")),
 }
 """Settings that have an effect only with a value of another one, or with any but 0."""
 FACTORIZATION, FACTORIZATION_L2 = "factorization", "factorization_l2"

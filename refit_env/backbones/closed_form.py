@@ -22,7 +22,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
-from refit_env.backbones.cooccurrence import Counting, item_sets
+from refit_env.backbones.cooccurrence import Counting, item_sets, near_pairs
 from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
@@ -44,7 +44,7 @@ TARGETS = ("row", "future")
 """Values of ``ClosedFormConfig.targets``."""
 REPEATS = ("latest", "sum")
 """Values of ``ClosedFormConfig.repeats``."""
-PAIRS = ("targets", "sets")
+PAIRS = ("targets", "sets", "near")
 """Values of ``ClosedFormConfig.pairs``."""
 SAMPLE = 500
 """Train rows by which scores of the factorisation and of the other terms are brought to the same units."""
@@ -85,7 +85,13 @@ class ClosedFormConfig(LinearVariance):
     or a Markov chain."""
     pairs: Annotated[str, OneOf(PAIRS)] = "targets"
     """Which co-occurrences: ``targets``, of the regression's inputs and targets; ``sets``, of any two items
-    of a user or session."""
+    of a user or session; ``near``, of two items that are near each other in a row, which must be sorted by
+    time. Sequential and check-in sets have no ``near``: their inputs are histories, and ``recency`` weights
+    them by the distance from the target."""
+    reach: Annotated[int, Meta(ge=1, le=1000)] = 40
+    """With ``pairs="near"``: places between two items that are counted."""
+    gap_power: Annotated[float, Meta(ge=0, le=4)] = 0.5
+    """With ``pairs="near"``: two items g places from each other count g^-gap_power."""
     nearest_of: Annotated[str, OneOf(("input", "target"))] = "input"
     """Whose ``neighbors`` largest co-occurrences are kept: of each ``input`` item, as RP3beta, or of each
     ``target`` item, as item-kNN."""
@@ -281,8 +287,20 @@ class ClosedForm(RowDenoiser):
             data: the episodes.
             inputs: (R, I), of ``training_pairs``.
             targets: (R, I), of ``training_pairs``.
+
+        Raises:
+            ValueError: for ``near`` if the rows are not sorted by time, or are histories.
         """
-        return (item_sets(data), None) if self.config.pairs == "sets" else (inputs, targets)
+        config = self.config
+        if config.pairs == "near":
+            if isinstance(data, RowDataset) or not data.time_ordered:
+                why = "has histories for rows" if isinstance(data, RowDataset) else "is not sorted by time"
+                raise ValueError(
+                    f"pairs='near' counts items that are near each other in a user's row; {data.name!r} {why}. "
+                    "Use pairs='targets' or pairs='sets'"
+                )
+            return near_pairs(data.train, config.reach, config.gap_power)
+        return (item_sets(data), None) if config.pairs == "sets" else (inputs, targets)
 
     def counting(self) -> Counting:
         """Return how the pairs of the co-occurrences are counted."""
@@ -371,8 +389,10 @@ def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     out |= {"neighborhood": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)}
     if rows:
         out |= {"count_power": (1.0, 0.4, 0.7, 1.5), "row_power": (0.0, 0.5, 1.0)}
-        out |= {"balance": (0.0, 0.2, 0.5, 0.75), "pairs": PAIRS}
+        out |= {"balance": (0.0, 0.2, 0.5, 0.75), "pairs": ("targets", "sets")}
     else:  # near the random walk RP3beta
         out |= {"count_power": (1.5, 1.0, 0.7, 0.4, 0.0), "row_power": (0.5, 0.0, 1.0)}
         out |= {"balance": (0.35, 0.2, 0.5, 0.0, 0.75)}
+    if not rows and dataset.time_ordered:
+        out |= {"pairs": PAIRS, "reach": (40, 10, 100), "gap_power": (0.5, 0.0, 1.0)}
     return out | {"shrink": (10.0, 0.0, 1.0, 100.0, 1000.0)}

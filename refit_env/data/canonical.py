@@ -74,6 +74,7 @@ class Info(msgspec.Struct):
     num_valid: Count | None = None
     num_test: Count | None = None
     time_ordered: bool | None = None
+    mixed_validation: bool | None = None
     social_edges: Count | None = None
     sha256: dict[str, Digest] = {}
     preparation: Preparation | None = None
@@ -122,7 +123,11 @@ def load_canonical(folder: Path | str) -> Dataset:
     social = read_social(folder / SOCIAL, num_users)
     ids = read_source_ids(folder / USER_IDS, num_users), read_source_ids(folder / ITEM_IDS, num_items)
     features = read_item_features(folder / ITEMS, num_items)
+    mixed = known.mixed_validation
+    if mixed is None:  # as the published split of this name, unless the folder was prepared here
+        mixed = entry is not None and entry.mixed_validation and known.time_ordered is None
     data = Dataset(name, task, train, valid, test, ordered, social, info, *ids, features)
+    data = replace(data, mixed_validation=mixed)
     if (folder / DISLIKES).is_file():
         data = replace(data, dislikes=_read_dislikes(folder / DISLIKES, data, rows))
     check_dataset(data, str(path))

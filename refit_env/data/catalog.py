@@ -21,6 +21,8 @@ class Source:
             no recipe produces a published set. ``refit_env.data.coverage`` has published and measured counts.
         url: direct download, where the official host offers one; needs ``sha256``.
         sha256: checksum of the download.
+        mixed_validation: whether the published validation items are a random part of rows that are sorted by
+            time.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Source:
     counts: tuple[int, int, int] | None = None
     url: str | None = None
     sha256: str | None = None
+    mixed_validation: bool = False
 
 
 _MOVIELENS = "GroupLens: research use, no redistribution without permission"
@@ -70,8 +73,9 @@ _SOURCES = (
         "cf",
         "https://github.com/gusye1234/LightGCN-PyTorch",
         "SNAP Gowalla: no licence stated, research",
-        time_ordered=False,
+        time_ordered=True,  # an author: github.com/xiangwang1223/neural_graph_collaborative_filtering/issues/19
         counts=(29_858, 40_981, 1_027_370),
+        mixed_validation=True,
     ),
     Source(
         "anime",

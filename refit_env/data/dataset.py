@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from refit_env.data.fingerprint import fingerprint
 from refit_env.data.ids import IdMap
-from refit_env.data.interactions import SPLITS, Interactions, joined
+from refit_env.data.interactions import SPLITS, Interactions, joined, spread
 from refit_env.data.sequences import LENGTHS, Events, Rows, episodes_are_rows
 from refit_env.errors import DataError
 
@@ -44,6 +44,8 @@ class Dataset:
         origin: fingerprint of the data set from which this one was derived, else None.
         dislikes: items that users rated low, by split (train, valid, test), else None. They are no
             interactions; models do not read them, the reward ``dislikes`` and ``dislikes@K`` do.
+        mixed_validation: whether the validation items are a random part of rows that are sorted by time, so
+            that nobody knows their places among the train items.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Dataset:
     item_features: Mapping[str, npt.NDArray[Any]] | None = None
     origin: str | None = None
     dislikes: tuple[Interactions, Interactions, Interactions] | None = None
+    mixed_validation: bool = False
 
     def __repr__(self) -> str:
         """Return name, task and counts, without the arrays."""
@@ -152,7 +155,7 @@ class Dataset:
         """
         if self.has_rows:
             return next_rows(self, LENGTHS[self.task])
-        known = joined(joined(self.train, self.valid), self.test)
+        known = joined(self._with_validation(self.valid), self.test)
         none = Interactions.from_pairs([], [], self.num_users, self.num_items)
         return replace(self, train=known.by_time(), valid=none, test=none, origin=self.fingerprint)
 
@@ -223,9 +226,11 @@ class Dataset:
         )
 
     def learning_validation_of(self, users: npt.NDArray[np.int64]) -> Dataset:
-        """Return this data set with the validation items of ``users`` (n,) appended to their train items.
+        """Return this data set with the validation items of ``users`` (n,) among their train items.
 
         A supervised model that is trained on it has the information that a reward on those items contains.
+        The items are last in their row, unless times say otherwise; with ``mixed_validation`` they stand
+        evenly among the train items.
 
         Example:
             >>> train = Interactions.from_pairs([0, 1], [2, 1], num_users=2, num_items=3)
@@ -236,8 +241,13 @@ class Dataset:
             (array([2, 0], dtype=int32), array([], dtype=int32), array([0], dtype=int32))
         """
         moved = np.isin(self.valid.users, users)  # (N,)
-        more = joined(self.train, self.valid.select(moved))
+        more = self._with_validation(self.valid.select(moved))
         return replace(self, train=more, valid=self.valid.select(~moved), origin=self.fingerprint)
+
+    def _with_validation(self, valid: Interactions) -> Interactions:
+        """Return the train items and ``valid`` in one row a user, in the order of time as far as it is known."""
+        join = spread if self.mixed_validation and self.train.timestamps is None else joined
+        return join(self.train, valid).by_time()
 
 
 @dataclass(frozen=True, eq=False, repr=False)

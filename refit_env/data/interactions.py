@@ -177,6 +177,28 @@ def joined(first: Interactions, then: Interactions) -> Interactions:
     )
 
 
+def spread(first: Interactions, then: Interactions) -> Interactions:
+    """Merge the rows of each user: ``first`` in its order, and ``then`` at even distances in between.
+
+    Example:
+        >>> rows = Interactions.from_pairs([0, 0, 0, 0], [4, 1, 3, 0], num_users=1, num_items=5)
+        >>> spread(rows, Interactions.from_pairs([0], [2], num_users=1, num_items=5)).of(0)
+        array([4, 1, 2, 3, 0], dtype=int32)
+    """
+    both = joined(first, then)
+    parts = first, then
+    users = np.concatenate([part.users for part in parts])
+    middle = np.concatenate([(part.places + 0.5) / part.counts[part.users] for part in parts])  # 0..1 of a row
+    place = middle[np.argsort(users, kind="stable")]  # of the rows of ``both``
+    order = np.lexsort((place, both.users))  # stable: at equal places ``first`` comes first
+    return replace(
+        both,
+        items=both.items[order],
+        timestamps=None if both.timestamps is None else both.timestamps[order],
+        ratings=None if both.ratings is None else both.ratings[order],
+    )
+
+
 def _concatenated(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
     """Return the parts as one array; None where one of them is unknown."""
     known = [part for part in parts if part is not None]

@@ -30,6 +30,7 @@ from refit_env.data.filters import (
 from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.limits import check_count
 from refit_env.data.messages import spelled
+from refit_env.data.readers.file_lookup import named
 from refit_env.data.readers.formats import guess_format, read_rows
 from refit_env.data.readers.header_tables import ReadOptions
 from refit_env.data.recipe import Recipe
@@ -82,8 +83,13 @@ def prepare(
         data = _from_files(stored, source, chosen, about)
     else:
         about = {"name": chosen.name, "paper": chosen.paper}
-        data = _from_files(stored, chosen.source_in(name, source), chosen.recipe, about)
+        ordered = chosen.recipe.time_ordered or name in chosen.ordered
+        steps = replace(chosen.recipe, time_ordered=ordered)
+        data = _from_files(stored, chosen.source_in(name, source), steps, about)
         if known is not None:
+            folder = source if source.is_dir() else source.parent
+            published = known.mixed_validation and named(folder, ["valid.txt"]) is not None
+            data = replace(data, mixed_validation=published)
             page = {"source": [chosen.page or known.page], "licence": known.licence}
             data = replace(data, meta={**data.meta, **page})
             if name in chosen.exact:
@@ -290,7 +296,10 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
             )
         train, valid, test = (interactions(rows.split == s) for s in range(len(SPLITS)))
         if len(valid) == 0 and len(train):
-            train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
+            if recipe.time_ordered:
+                train, valid, _ = by_time(train, recipe.valid_share, 0.0)
+            else:
+                train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
         return train, valid, test
     everything = interactions(np.arange(len(rows)))
     ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")

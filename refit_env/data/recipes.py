@@ -23,6 +23,7 @@ class NamedRecipe:
         exact: the data sets for which the result must have the counts of the catalogue.
         note: what was inferred, or differs from the paper.
         page: web page with the files; empty where it is the data set's own page.
+        ordered: the data sets whose files have rows that are sorted by time.
     """
 
     name: str
@@ -32,6 +33,7 @@ class NamedRecipe:
     exact: tuple[str, ...] = ()
     note: str = ""
     page: str = ""
+    ordered: tuple[str, ...] = ()
 
     def found_in(self, dataset: str, source: Path) -> bool:
         """Return whether a folder has all files for a data set, or whether a file is one of them."""
@@ -104,7 +106,9 @@ _RECIPES = (
         {"yelp2018": ("train.txt", "test.txt"), "gowalla": ("train.txt", "test.txt")},
         Recipe(format="lightgcn", split="published", valid_share=0.1),
         exact=("yelp2018", "gowalla"),
-        note="a random tenth of each train row is validation where there is no valid.txt",
+        note="where there is no valid.txt, a random tenth of each train row is validation; of Gowalla, whose rows "
+        "are sorted by time, the latest tenth",
+        ordered=("gowalla",),
     ),
     NamedRecipe(
         "anime-cf",

@@ -200,6 +200,7 @@ def _info(dataset: Dataset, columns: list[str], sums: dict[str, str]) -> dict[st
         "num_valid": len(dataset.valid),
         "num_test": len(dataset.test),
         "time_ordered": dataset.time_ordered,
+        "mixed_validation": dataset.mixed_validation,
         "columns": columns,
         "social_edges": None if dataset.social is None else len(dataset.social),
         "sha256": sums,

@@ -144,7 +144,9 @@ def latest_as_validation(dataset: Dataset, share: float = 0.125) -> Dataset:
         **dataset.meta,
         "derived_from": {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": note},
     }
-    return replace(dataset, name=f"{dataset.name}-latest", train=train, valid=valid, meta=meta)
+    return replace(
+        dataset, name=f"{dataset.name}-latest", train=train, valid=valid, meta=meta, mixed_validation=False
+    )
 
 
 def _by_place(

@@ -68,5 +68,5 @@ def test_the_error_for_an_unknown_id_names_the_nearest() -> None:
 
 def test_defaults_follow_how_the_sets_were_split() -> None:
     recent = {row.env_id for row in TABLE if row.relevance == "recent"}
-    assert recent == {"ReFiT-Synthetic-v0", "ReFiT-ML1M-v0"}
+    assert recent == {"ReFiT-Synthetic-v0", "ReFiT-ML1M-v0", "ReFiT-Gowalla-v0"}
     assert entry("ReFiT-Custom-v0").relevance is None

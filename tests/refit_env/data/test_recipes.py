@@ -360,6 +360,25 @@ def test_an_exact_recipe_refuses_other_counts(write: Write, monkeypatch: pytest.
     assert data.meta["preparation"]["name"] == "lightgcn"
 
 
+@pytest.mark.parametrize("name", ["gowalla", "yelp2018"])
+def test_validation_of_a_published_split_is_the_latest_part_where_rows_have_an_order(
+    name: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An author of the split says that the rows are in order of time; Yelp2018's here are sorted by item."""
+    monkeypatch.setitem(CATALOG, name, dataclasses.replace(CATALOG[name], counts=None))
+    items = np.random.default_rng(0).permutation(40)
+    write("raw/train.txt", "0 " + " ".join(map(str, items[:30])) + "\n")
+    path = write("raw/test.txt", "0 " + " ".join(map(str, items[30:])) + "\n")
+    recipe = dataclasses.replace(RECIPES["lightgcn"], exact=())
+    data = prepare(name, path.parent, recipe)
+    known, held = data.train.of(0).tolist(), data.valid.of(0).tolist()
+    assert data.time_ordered == (name == "gowalla") and not data.mixed_validation
+    assert (known + held == items[:30].tolist()) == (name == "gowalla")
+    write("raw/valid.txt", "0 40\n")
+    data = prepare(name, path.parent, recipe)
+    assert data.valid.of(0).tolist() == [40] and data.mixed_validation == (name == "gowalla")
+
+
 def test_the_documentation_names_every_recipe_and_format() -> None:
     text = DOCS.read_text(encoding="utf-8")
     for recipe in RECIPES.values():
