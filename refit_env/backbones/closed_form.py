@@ -296,8 +296,8 @@ class ClosedForm(RowDenoiser):
             if isinstance(data, RowDataset) or not data.time_ordered:
                 why = "has histories for rows" if isinstance(data, RowDataset) else "is not sorted by time"
                 raise ValueError(
-                    f"pairs='near' counts items that are near each other in a user's row; {data.name!r} {why}. "
-                    "Use pairs='targets' or pairs='sets'"
+                    "pairs='near' counts items that are near each other in a user's row; "
+                    f"{data.name!r} {why}. Use pairs='targets' or pairs='sets'"
                 )
             return near_pairs(data.train, config.reach, config.gap_power)
         return (item_sets(data), None) if config.pairs == "sets" else (inputs, targets)

@@ -73,7 +73,8 @@ _SOURCES = (
         "cf",
         "https://github.com/gusye1234/LightGCN-PyTorch",
         "SNAP Gowalla: no licence stated, research",
-        time_ordered=True,  # an author: github.com/xiangwang1223/neural_graph_collaborative_filtering/issues/19
+        # An author of the split: github.com/xiangwang1223/neural_graph_collaborative_filtering/issues/19
+        time_ordered=True,
         counts=(29_858, 40_981, 1_027_370),
         mixed_validation=True,
     ),

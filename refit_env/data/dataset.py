@@ -245,7 +245,7 @@ class Dataset:
         return replace(self, train=more, valid=self.valid.select(~moved), origin=self.fingerprint)
 
     def _with_validation(self, valid: Interactions) -> Interactions:
-        """Return the train items and ``valid`` in one row a user, in the order of time as far as it is known."""
+        """Return the train items and ``valid`` in one row a user, in order as far as it is known."""
         join = spread if self.mixed_validation and self.train.timestamps is None else joined
         return join(self.train, valid).by_time()
 

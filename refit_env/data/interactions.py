@@ -188,7 +188,9 @@ def spread(first: Interactions, then: Interactions) -> Interactions:
     both = joined(first, then)
     parts = first, then
     users = np.concatenate([part.users for part in parts])
-    middle = np.concatenate([(part.places + 0.5) / part.counts[part.users] for part in parts])  # 0..1 of a row
+    middle = np.concatenate(
+        [(part.places + 0.5) / part.counts[part.users] for part in parts]
+    )  # 0..1 of a row
     place = middle[np.argsort(users, kind="stable")]  # of the rows of ``both``
     order = np.lexsort((place, both.users))  # stable: at equal places ``first`` comes first
     return replace(

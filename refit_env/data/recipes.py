@@ -106,8 +106,8 @@ _RECIPES = (
         {"yelp2018": ("train.txt", "test.txt"), "gowalla": ("train.txt", "test.txt")},
         Recipe(format="lightgcn", split="published", valid_share=0.1),
         exact=("yelp2018", "gowalla"),
-        note="where there is no valid.txt, a random tenth of each train row is validation; of Gowalla, whose rows "
-        "are sorted by time, the latest tenth",
+        note="where there is no valid.txt, a random tenth of each train row is validation; of Gowalla, whose "
+        "rows are sorted by time, the latest tenth",
         ordered=("gowalla",),
     ),
     NamedRecipe(
