@@ -74,6 +74,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "rows in order of time": "yes" if dataset.time_ordered else "no",
         "social edges": "none" if dataset.social is None else f"{len(dataset.social):,}",
     }
+    if dataset.mixed_validation:
+        facts["validation items"] = "a random part of these rows, not the latest"
     if dataset.dislikes is not None:
         facts["dislikes, train / valid / test"] = " / ".join(f"{len(part):,}" for part in dataset.dislikes)
     kept = [ids.kind + "s" for ids in (dataset.users_by_id, dataset.items_by_id) if ids.known]

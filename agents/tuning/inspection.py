@@ -92,13 +92,18 @@ def inspect_data(dataset: Dataset) -> DataFacts:
 def split_of(dataset: Dataset) -> tuple[Split, str]:
     """Return whether a data set was split by time or at random, and how this was determined.
 
-    The sources are times if known, then the record of ``refit data prepare``, then the table of environments.
-    Without these, rows that are sorted by time are assumed to be split by time.
+    The sources are times if known, then ``Dataset.mixed_validation``, then the record of ``refit data
+    prepare``, then the table of environments. Without these, rows that are sorted by time are assumed to be split by time.
     """
     share = later_share(dataset)
     if share is not None:
         found: Split = "time" if share >= LATER else "random"
         return found, f"validation is later than train for {share:.0%} of the users"
+    if dataset.mixed_validation:
+        return (
+            "random",
+            "of rows sorted by time; refit data resplit makes their latest items validation items",
+        )
     noted = _noted(dataset.meta)
     if noted is not None:
         return noted, "as prepared"

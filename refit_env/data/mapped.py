@@ -45,6 +45,7 @@ class MappedInfo(msgspec.Struct):
     columns: dict[str, list[str]]
     """Split -> names of its columns."""
     meta: dict[str, Any] = {}
+    mixed_validation: bool = False
 
 
 def is_mapped(folder: Path) -> bool:
@@ -150,6 +151,7 @@ class _Writer:
             self._digest.hexdigest(),
             columns,
             {name: value for name, value in first.meta.items() if name not in ("sha256", "columns")},
+            first.mixed_validation,
         )
 
     def _arrow(self, split: str, file: str, kinds: dict[str, type[np.generic]]) -> None:
@@ -187,7 +189,10 @@ def load_mapped(folder: Path | str) -> Dataset:
             raise DataError(f"{folder / INFO}: {name} is {count}, expected 1..{LARGEST_COUNT}")
     train, valid, test = (_split(folder, split, info) for split in SPLITS)
     meta = info.meta | {"mapped": str(folder)}
-    return Dataset(info.name, "cf", train, valid, test, info.time_ordered, meta=meta, origin=info.fingerprint)
+    mixed, own = info.mixed_validation, info.fingerprint
+    return Dataset(
+        info.name, "cf", train, valid, test, info.time_ordered, meta=meta, origin=own, mixed_validation=mixed
+    )
 
 
 def _split(folder: Path, split: str, info: MappedInfo) -> Interactions:

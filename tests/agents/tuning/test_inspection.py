@@ -60,6 +60,10 @@ def test_the_table_of_environments_knows_published_sets() -> None:
     data = without_times(timed("time"), name="anime")
     assert split_of(data) == ("random", "as ReFiT-Anime-v0 states")
     assert split_of(replace(data, name="ml-1m"))[0] == "time"
+    split, why = split_of(replace(data, name="gowalla", mixed_validation=True))
+    assert (
+        split == "random" and "refit data resplit" in why
+    )  # its test items are later, its validation is not
 
 
 def test_facts_in_words() -> None:
