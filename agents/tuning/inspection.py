@@ -93,7 +93,8 @@ def split_of(dataset: Dataset) -> tuple[Split, str]:
     """Return whether a data set was split by time or at random, and how this was determined.
 
     The sources are times if known, then ``Dataset.mixed_validation``, then the record of ``refit data
-    prepare``, then the table of environments. Without these, rows that are sorted by time are assumed to be split by time.
+    prepare``, then the table of environments. Without these, rows that are sorted by time are assumed to be
+    split by time.
     """
     share = later_share(dataset)
     if share is not None:
