@@ -22,7 +22,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
-from refit_env.backbones.cooccurrence import Counting, item_sets, near_pairs
+from refit_env.backbones.cooccurrence import MOST_NEAR, Counting, item_sets, near_count, near_pairs
 from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
@@ -393,6 +393,8 @@ def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     else:  # near the random walk RP3beta
         out |= {"count_power": (1.5, 1.0, 0.7, 0.4, 0.0), "row_power": (0.5, 0.0, 1.0)}
         out |= {"balance": (0.35, 0.2, 0.5, 0.0, 0.75)}
-    if not rows and dataset.time_ordered:
-        out |= {"pairs": PAIRS, "reach": (40, 10, 100), "gap_power": (0.5, 0.0, 1.0)}
+    near = not rows and dataset.time_ordered
+    reaches = [reach for reach in (40, 10, 100) if near and near_count(dataset.train, reach) <= MOST_NEAR]
+    if reaches:
+        out |= {"pairs": PAIRS, "reach": tuple(reaches), "gap_power": (0.5, 0.0, 1.0)}
     return out | {"shrink": (10.0, 0.0, 1.0, 100.0, 1000.0)}

@@ -28,6 +28,8 @@ BLOCK = 1000
 """Items whose co-occurrences are in memory at a time."""
 KEPT = 5000
 """Most items of a catalogue whose counts are cached: a search of the other settings counts once."""
+MOST_NEAR = 50_000_000
+"""Most pairs of near items that are counted: 2 GB of memory."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
         reach: places between two items that are counted.
         power: a neighbour g places before or after weighs g^-power.
 
+    Raises:
+        ValueError: if there are more than ``MOST_NEAR`` pairs.
+
     Example:
         >>> rows = Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3)
         >>> near, own = near_pairs(rows, reach=2, power=1.0)
@@ -188,9 +193,13 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
                [1. , 0.5, 0. ]], dtype=float32)
     """
     size, shape = len(train), (len(train), train.num_items)
-    place = train.places
-    before = np.minimum(place, reach)  # (N,)
-    after = np.minimum(train.counts[train.users] - 1 - place, reach)  # (N,)
+    before, after = _sides(train, reach)
+    pairs = near_count(train, reach)
+    if pairs > MOST_NEAR:
+        raise ValueError(
+            f"pairs='near' with reach={reach} counts {pairs:,} pairs of items; at most {MOST_NEAR:,} fit in "
+            "memory. Use a smaller reach, or pairs='sets'"
+        )
     ends = np.concatenate([[0], np.cumsum(before + after)])  # (N + 1,)
     event = np.repeat(np.arange(size, dtype=np.int32), before + after)  # (pairs,) as the next ones
     offset = (np.arange(ends[-1]) - (ends[:-1] + before)[event]).astype(np.int32)
@@ -199,3 +208,20 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
     near = sp.csr_matrix((weight, train.items[event + offset], ends), shape=shape)
     own = sp.csr_matrix((np.ones(size, np.float32), train.items, np.arange(size + 1)), shape=shape)
     return near, own
+
+
+def near_count(train: Interactions, reach: int) -> int:
+    """Return the number of pairs that ``near_pairs`` counts, without counting them one by one.
+
+    Example:
+        >>> near_count(Interactions.from_pairs([0, 0, 0], [2, 0, 1], num_users=1, num_items=3), reach=1)
+        4
+    """
+    before, after = _sides(train, reach)
+    return int(before.sum() + after.sum())
+
+
+def _sides(train: Interactions, reach: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the numbers of neighbours (N,) before and after each interaction."""
+    place = train.places
+    return np.minimum(place, reach), np.minimum(train.counts[train.users] - 1 - place, reach)

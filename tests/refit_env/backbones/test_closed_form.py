@@ -14,7 +14,7 @@ import refit_env  # noqa: F401  # registers the ids
 from refit_env.backbones import backbone_class, backbone_for, linear, make_backbone
 from refit_env.backbones import nearest_items as item_pairs
 from refit_env.backbones.closed_form import ClosedForm, train_counts
-from refit_env.backbones.cooccurrence import Counting, cooccurrences, near_pairs, nearest_items
+from refit_env.backbones.cooccurrence import Counting, cooccurrences
 from refit_env.backbones.few_values import FEW_FROM
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.row_weights import reciprocal_weights, rising_weights
@@ -208,63 +208,6 @@ def test_the_regression_on_all_items_is_that_of_linear(data: Dataset) -> None:
     got = backbone.predict_x0(torch.eye(25), 0).detach()
     expected = fitted(data, "linear").state_dict()["weight"][0]
     torch.testing.assert_close(got / got.norm(), expected / expected.norm(), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("of_targets", [False, True])
-def test_the_nearest_items_are_the_largest_values_and_no_item_is_there_twice(of_targets: bool) -> None:
-    rows = synthesize(num_users=12, num_items=30).train.csr
-    counting = Counting(shrink=1.0, balance=0.3, row_power=0.5, count_power=0.8)
-    pairs = cooccurrences(rows, None, counting)
-    counting = replace(counting, of_targets=of_targets)
-    np.testing.assert_array_equal(cooccurrences(rows, None, counting), pairs)
-    pairs = pairs.T if of_targets else pairs
-    ids, values = nearest_items(rows, None, 25, counting)
-    assert (pairs == 0).sum(1).max() > 5  # fewer than 25 co-occurrences: some values are 0
-    for item in range(30):
-        assert len(set(ids[item])) == 25 and (values[item] == pairs[item, ids[item]]).all()
-        np.testing.assert_allclose(values[item], np.sort(pairs[item])[::-1][:25])
-    fewer = cooccurrences(rows, None, counting, nearest=3)
-    fewer = fewer.T if of_targets else fewer
-    np.testing.assert_allclose(np.sort(fewer, 1)[:, ::-1][:, :3], np.sort(pairs, 1)[:, ::-1][:, :3])
-    assert ((fewer > 0).sum(1) <= 3).all()
-
-
-@pytest.mark.parametrize(("reach", "power"), [(1, 1.0), (3, 0.5), (1000, 0.0)])
-def test_near_items_count_by_their_distance_in_the_row(data: Dataset, reach: int, power: float) -> None:
-    expected = np.zeros((25, 25))
-    for user in range(data.num_users):
-        row = data.train.of(user)
-        for i, first in enumerate(row):
-            for j, second in enumerate(row):
-                if 1 <= abs(i - j) <= reach:
-                    expected[first, second] += abs(i - j) ** -power
-    near, own = near_pairs(data.train, reach, power)
-    np.testing.assert_allclose((near.T @ own).toarray(), expected, rtol=1e-4)
-    options = {"neighborhood": 1.0, "pairs": "near", "reach": reach, "gap_power": power, "balance": 0.0}
-    got = fitted(data, "linear", shrink=2.0, **options).state_dict()["weight"][0].double().numpy()
-    expected = expected / (expected.sum(1)[:, None] + 2.0)
-    np.testing.assert_allclose(got / np.linalg.norm(got), expected / np.linalg.norm(expected), atol=1e-5)
-
-
-def test_near_items_need_rows_of_items_in_order_of_time(data: Dataset, sessions: Dataset) -> None:
-    for bad, why in (
-        (replace(data, time_ordered=False), "is not sorted by time"),
-        (sessions, "has histories for rows"),
-    ):
-        backbone = backbone_for(bad, "spectral", {"neighborhood": 1.0, "pairs": "near"})
-        with pytest.raises(ValueError, match=f"pairs='near' .*{why}. Use pairs='targets' or pairs='sets'"):
-            backbone.fit(bad)
-    none = Interactions.from_pairs([], [], num_users=2, num_items=3)
-    assert [part.shape for part in near_pairs(none, 3, 1.0)] == [(0, 3), (0, 3)]
-
-
-def test_near_items_are_searched_where_rows_of_items_have_an_order(data: Dataset, sessions: Dataset) -> None:
-    for name in NAMES:
-        kind = backbone_class(name)
-        assert issubclass(kind, ClosedForm)
-        assert "near" in kind.search_space(data)["pairs"]
-        assert "near" not in kind.search_space(sessions)["pairs"]
-        assert "pairs" not in kind.search_space(replace(data, time_ordered=False))
 
 
 @pytest.mark.parametrize("pairs", ["targets", "sets"])
