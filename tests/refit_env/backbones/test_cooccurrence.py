@@ -95,7 +95,8 @@ def test_too_many_near_items_are_refused_and_not_searched(
     near_pairs(data.train, 3, 1.0)
     with pytest.raises(ValueError, match=r"reach=4 counts [\d,]+ pairs of items; at most [\d,]+ fit"):
         near_pairs(data.train, 4, 1.0)
-    monkeypatch.setattr(closed_form, "MOST_NEAR", near_count(data.train, 10))
-    assert LinearDenoiser.search_space(data)["reach"] == (10,)
+    long = Interactions.from_pairs(np.zeros(25), np.arange(25), data.num_users, data.num_items)
+    monkeypatch.setattr(closed_form, "MOST_NEAR", near_count(long, 10))
+    assert LinearDenoiser.search_space(replace(data, train=long))["reach"] == (10,)
     monkeypatch.setattr(closed_form, "MOST_NEAR", 0)
     assert "pairs" not in LinearDenoiser.search_space(data)
