@@ -229,8 +229,8 @@ class Dataset:
         """Return this data set with the validation items of ``users`` (n,) among their train items.
 
         A supervised model that is trained on it has the information that a reward on those items contains.
-        The items are last in their row, unless times say otherwise; with ``mixed_validation`` they stand
-        evenly among the train items.
+        The items are last in their row, unless times say otherwise; with ``mixed_validation`` they are
+        at even distances among the train items.
 
         Example:
             >>> train = Interactions.from_pairs([0, 1], [2, 1], num_users=2, num_items=3)

@@ -35,7 +35,7 @@ def shop(times: bool, mixed: bool) -> Dataset:
     return Dataset("shop", "cf", train, valid, test, time_ordered=True, mixed_validation=mixed)
 
 
-def test_learned_validation_items_stand_where_their_times_put_them() -> None:
+def test_learned_validation_items_are_where_their_times_put_them() -> None:
     for mixed in (False, True):
         data = shop(times=True, mixed=mixed)
         assert data.learning_validation_of(np.array([0, 1])).train.of(0).tolist() == [0, 1, 2, 3, 4, 5]
