@@ -191,12 +191,18 @@ def test_a_file_that_ranks_otherwise_is_not_written(
 
 
 @pytest.mark.parametrize(
-    "name", ["diffrec", *(pytest.param(name, marks=pytest.mark.slow) for name in ("diff-poi", "dreamrec"))]
+    ("name", "options"),
+    [
+        ("diffrec", {}),
+        pytest.param("diff-poi", {}, marks=pytest.mark.slow),
+        pytest.param("dreamrec", {}, marks=pytest.mark.slow),
+        pytest.param("dreamrec", {"similarity": "distance"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_torch_program_ranks_like_the_policy(
-    name: str, policy_of: Callable[..., Any], tmp_path: Path
+    name: str, options: dict[str, str], policy_of: Callable[..., Any], tmp_path: Path
 ) -> None:
-    policy, data = policy_of(name)
+    policy, data = policy_of(name, **options)
     write_torch(graph_of(policy, data), tmp_path / "m.pt2", ABOUT)
     extra = {"refit.json": ""}
     program = torch.export.load(str(tmp_path / "m.pt2"), extra_files=extra)
