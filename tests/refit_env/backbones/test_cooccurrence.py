@@ -11,19 +11,10 @@ from refit_env.backbones import backbone_class, backbone_for, closed_form, coocc
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.cooccurrence import Counting, cooccurrences, near_count, near_pairs, nearest_items
 from refit_env.backbones.linear import LinearDenoiser
-from refit_env.data import Dataset, Interactions, synthesize, synthesize_sessions
+from refit_env.data import Interactions, synthesize, synthesize_sessions
 
 NAMES = ["linear", "spectral"]
-
-
-@pytest.fixture(scope="module")
-def data() -> Dataset:
-    return synthesize(num_users=60, num_items=25)
-
-
-@pytest.fixture(scope="module")
-def sessions() -> Dataset:
-    return synthesize_sessions()
+USERS, SESSIONS = synthesize(num_users=60, num_items=25), synthesize_sessions()
 
 
 @pytest.mark.parametrize("of_targets", [False, True])
@@ -46,29 +37,29 @@ def test_the_nearest_items_are_the_largest_values_and_no_item_is_there_twice(of_
 
 
 @pytest.mark.parametrize(("reach", "power"), [(1, 1.0), (3, 0.5), (1000, 0.0)])
-def test_near_items_count_by_their_distance_in_the_row(data: Dataset, reach: int, power: float) -> None:
+def test_near_items_count_by_their_distance_in_the_row(reach: int, power: float) -> None:
     expected = np.zeros((25, 25))
-    for user in range(data.num_users):
-        row = data.train.of(user)
+    for user in range(USERS.num_users):
+        row = USERS.train.of(user)
         for i, first in enumerate(row):
             for j, second in enumerate(row):
                 if 1 <= abs(i - j) <= reach:
                     expected[first, second] += abs(i - j) ** -power
-    near, own = near_pairs(data.train, reach, power)
+    near, own = near_pairs(USERS.train, reach, power)
     np.testing.assert_allclose((near.T @ own).toarray(), expected, rtol=1e-4)
     alone = {"neighborhood": 1.0, "pairs": "near", "balance": 0.0, "shrink": 2.0}
-    backbone = backbone_for(data, "linear", {**alone, "reach": reach, "gap_power": power})
+    backbone = backbone_for(USERS, "linear", {**alone, "reach": reach, "gap_power": power})
     assert isinstance(backbone, ClosedForm)
-    backbone.fit(data)
+    backbone.fit(USERS)
     got = backbone.state_dict()["weight"][0].double().numpy()
     expected = expected / (expected.sum(1)[:, None] + 2.0)
     np.testing.assert_allclose(got / np.linalg.norm(got), expected / np.linalg.norm(expected), atol=1e-5)
 
 
-def test_near_items_need_rows_of_items_in_order_of_time(data: Dataset, sessions: Dataset) -> None:
+def test_near_items_need_rows_of_items_in_order_of_time() -> None:
     for bad, why in (
-        (replace(data, time_ordered=False), "is not sorted by time"),
-        (sessions, "has histories for rows"),
+        (replace(USERS, time_ordered=False), "is not sorted by time"),
+        (SESSIONS, "has histories for rows"),
     ):
         backbone = backbone_for(bad, "spectral", {"neighborhood": 1.0, "pairs": "near"})
         with pytest.raises(ValueError, match=f"pairs='near' .*{why}. Use pairs='targets' or pairs='sets'"):
@@ -77,26 +68,24 @@ def test_near_items_need_rows_of_items_in_order_of_time(data: Dataset, sessions:
     assert [part.shape for part in near_pairs(none, 3, 1.0)] == [(0, 3), (0, 3)]
 
 
-def test_near_items_are_searched_where_rows_of_items_have_an_order(data: Dataset, sessions: Dataset) -> None:
+def test_near_items_are_searched_where_rows_of_items_have_an_order() -> None:
     for name in NAMES:
         kind = backbone_class(name)
         assert issubclass(kind, ClosedForm)
-        assert "near" in kind.search_space(data)["pairs"]
-        assert "near" not in kind.search_space(sessions)["pairs"]
-        assert "pairs" not in kind.search_space(replace(data, time_ordered=False))
+        assert "near" in kind.search_space(USERS)["pairs"]
+        assert "near" not in kind.search_space(SESSIONS)["pairs"]
+        assert "pairs" not in kind.search_space(replace(USERS, time_ordered=False))
 
 
-def test_too_many_near_items_are_refused_and_not_searched(
-    data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_near_items_are_refused_and_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     for reach in (1, 7, 1000):
-        assert near_count(data.train, reach) == near_pairs(data.train, reach, 1.0)[0].nnz
-    monkeypatch.setattr(cooccurrence, "MOST_NEAR", near_count(data.train, 3))
-    near_pairs(data.train, 3, 1.0)
+        assert near_count(USERS.train, reach) == near_pairs(USERS.train, reach, 1.0)[0].nnz
+    monkeypatch.setattr(cooccurrence, "MOST_NEAR", near_count(USERS.train, 3))
+    near_pairs(USERS.train, 3, 1.0)
     with pytest.raises(ValueError, match=r"reach=4 counts [\d,]+ pairs of items; at most [\d,]+ fit"):
-        near_pairs(data.train, 4, 1.0)
-    long = Interactions.from_pairs(np.zeros(25), np.arange(25), data.num_users, data.num_items)
+        near_pairs(USERS.train, 4, 1.0)
+    long = Interactions.from_pairs(np.zeros(25), np.arange(25), USERS.num_users, USERS.num_items)
     monkeypatch.setattr(closed_form, "MOST_NEAR", near_count(long, 10))
-    assert LinearDenoiser.search_space(replace(data, train=long))["reach"] == (10,)
+    assert LinearDenoiser.search_space(replace(USERS, train=long))["reach"] == (10,)
     monkeypatch.setattr(closed_form, "MOST_NEAR", 0)
-    assert "pairs" not in LinearDenoiser.search_space(data)
+    assert "pairs" not in LinearDenoiser.search_space(USERS)
