@@ -46,6 +46,7 @@ class MappedInfo(msgspec.Struct):
     """Split -> names of its columns."""
     meta: dict[str, Any] = {}
     mixed_validation: bool = False
+    """``Dataset.mixed_validation``."""
 
 
 def is_mapped(folder: Path) -> bool:

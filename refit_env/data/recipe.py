@@ -103,7 +103,7 @@ class Recipe(Bounded):
     ``quantile`` (per user, at quantiles of the user's times), ``sessions`` (whole users, the latest last)."""
     valid_share: PartialShare = 0.1
     """Validation share of a user's rows, of the times or of the sessions; of the train rows where published
-    files have no validation part."""
+    files have no validation part: the latest ones with ``time_ordered``, else random ones."""
     test_share: PartialShare = 0.2
     """Test share, likewise."""
     seed: Seed = 0
