@@ -149,7 +149,7 @@ def _of_parts(
         if late or (len(found) > 1 and trials.value(settings) <= found[-1][0]):
             continue
         near = SettingsSearch(trials.value, alone, lambda: over(NEIGHBORHOOD), known=trials.known)
-        near.run(first)
+        near.run(first, NEEDS)
         found.append((near.value, near.chosen))
     if len(found) > 1:
         both = regression | {name: found[-1][1][name] for name in own}
