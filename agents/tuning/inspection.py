@@ -101,10 +101,7 @@ def split_of(dataset: Dataset) -> tuple[Split, str]:
         found: Split = "time" if share >= LATER else "random"
         return found, f"validation is later than train for {share:.0%} of the users"
     if dataset.mixed_validation:
-        return (
-            "random",
-            "of rows sorted by time; refit data resplit makes their latest items validation items",
-        )
+        return "random", "of rows sorted by time; refit data resplit makes the latest ones validation items"
     noted = _noted(dataset.meta)
     if noted is not None:
         return noted, "as prepared"

@@ -194,14 +194,15 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
     """
     size, shape = len(train), (len(train), train.num_items)
     before, after = _sides(train, reach)
-    pairs = near_count(train, reach)
+    neighbours = before + after  # (N,)
+    pairs = int(neighbours.sum())
     if pairs > MOST_NEAR:
         raise ValueError(
             f"pairs='near' with reach={reach} counts {pairs:,} pairs of items; at most {MOST_NEAR:,} fit in "
             "memory. Use a smaller reach, or pairs='sets'"
         )
-    ends = np.concatenate([[0], np.cumsum(before + after)])  # (N + 1,)
-    event = np.repeat(np.arange(size, dtype=np.int32), before + after)  # (pairs,) as the next ones
+    ends = np.concatenate([[0], np.cumsum(neighbours)])  # (N + 1,)
+    event = np.repeat(np.arange(size, dtype=np.int32), neighbours)  # (pairs,) as the next ones
     offset = (np.arange(ends[-1]) - (ends[:-1] + before)[event]).astype(np.int32)
     offset[offset >= 0] += 1  # an interaction is not its own neighbour
     weight = np.abs(offset).astype(np.float32) ** np.float32(-power)

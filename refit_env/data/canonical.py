@@ -126,8 +126,9 @@ def load_canonical(folder: Path | str) -> Dataset:
     mixed = known.mixed_validation
     if mixed is None:  # as the published split of this name, unless the folder was prepared here
         mixed = entry is not None and entry.mixed_validation and known.time_ordered is None
-    data = Dataset(name, task, train, valid, test, ordered, social, info, *ids, features)
-    data = replace(data, mixed_validation=mixed)
+    data = Dataset(
+        name, task, train, valid, test, ordered, social, info, *ids, features, mixed_validation=mixed
+    )
     if (folder / DISLIKES).is_file():
         data = replace(data, dislikes=_read_dislikes(folder / DISLIKES, data, rows))
     check_dataset(data, str(path))

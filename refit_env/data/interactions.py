@@ -144,11 +144,15 @@ class Interactions:
         """Return the interactions sorted by time within each user; unchanged where no times are known."""
         if self.timestamps is None:
             return self
-        order = np.lexsort((self.timestamps, self.users))  # stable: equal times keep their order
+        return self.sorted_by(self.timestamps)
+
+    def sorted_by(self, key: npt.NDArray[np.float64]) -> Interactions:
+        """Return each user's row sorted by ``key`` (N,); equal values keep their order."""
+        order = np.lexsort((key, self.users))
         return replace(
             self,
             items=self.items[order],
-            timestamps=self.timestamps[order],
+            timestamps=None if self.timestamps is None else self.timestamps[order],
             ratings=None if self.ratings is None else self.ratings[order],
         )
 
@@ -186,19 +190,11 @@ def spread(first: Interactions, then: Interactions) -> Interactions:
         array([4, 1, 2, 3, 0], dtype=int32)
     """
     both = joined(first, then)
-    parts = first, then
-    users = np.concatenate([part.users for part in parts])
-    middle = np.concatenate(
-        [(part.places + 0.5) / part.counts[part.users] for part in parts]
-    )  # 0..1 of a row
-    place = middle[np.argsort(users, kind="stable")]  # of the rows of ``both``
-    order = np.lexsort((place, both.users))  # stable: at equal places ``first`` comes first
-    return replace(
-        both,
-        items=both.items[order],
-        timestamps=None if both.timestamps is None else both.timestamps[order],
-        ratings=None if both.ratings is None else both.ratings[order],
-    )
+    own, place = first.counts[both.users], both.places  # (N,) each
+    behind = place - own  # place among the items of ``then``, from 0 on
+    rest = np.maximum(then.counts[both.users], 1)
+    # Middles of equal parts of 0..1; at equal ones ``first`` comes first.
+    return both.sorted_by(np.where(behind < 0, (place + 0.5) / np.maximum(own, 1), (behind + 0.5) / rest))
 
 
 def _concatenated(parts: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:

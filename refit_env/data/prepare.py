@@ -30,7 +30,6 @@ from refit_env.data.filters import (
 from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.limits import check_count
 from refit_env.data.messages import spelled
-from refit_env.data.readers.file_lookup import named
 from refit_env.data.readers.formats import guess_format, read_rows
 from refit_env.data.readers.header_tables import ReadOptions
 from refit_env.data.recipe import Recipe
@@ -83,13 +82,12 @@ def prepare(
         data = _from_files(stored, source, chosen, about)
     else:
         about = {"name": chosen.name, "paper": chosen.paper}
-        ordered = chosen.recipe.time_ordered or name in chosen.ordered
+        as_published = known if name in chosen.exact else None
+        ordered = chosen.recipe.time_ordered or (as_published is not None and as_published.time_ordered)
         steps = replace(chosen.recipe, time_ordered=ordered)
-        data = _from_files(stored, chosen.source_in(name, source), steps, about)
+        mixed = as_published is not None and as_published.mixed_validation
+        data = _from_files(stored, chosen.source_in(name, source), steps, about, mixed=mixed)
         if known is not None:
-            folder = source if source.is_dir() else source.parent
-            published = known.mixed_validation and named(folder, ["valid.txt"]) is not None
-            data = replace(data, mixed_validation=published)
             page = {"source": [chosen.page or known.page], "licence": known.licence}
             data = replace(data, meta={**data.meta, **page})
             if name in chosen.exact:
@@ -112,8 +110,18 @@ def _chosen_recipe(name: str, source: Path, recipe: Recipe | NamedRecipe | None)
     return found
 
 
-def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any]) -> Dataset:
-    """Read, filter, number, split and check; ``about`` is stored with the recipe."""
+def _from_files(
+    name: str, source: Path, recipe: Recipe, about: Mapping[str, Any], *, mixed: bool = False
+) -> Dataset:
+    """Read, filter, number, split and check.
+
+    Args:
+        name: of the result.
+        source: the files.
+        recipe: the steps.
+        about: stored with the recipe.
+        mixed: whether a validation part of the files is a random part of rows that are sorted by time.
+    """
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, low, steps, notes = _filtered(source, recipe)
     if not about:  # a named recipe is a paper's own choice
@@ -139,6 +147,7 @@ def _from_files(name: str, source: Path, recipe: Recipe, about: Mapping[str, Any
         item_ids=numbered.item_ids,
         item_features=_features(rows),
         dislikes=dislikes,
+        mixed_validation=mixed and rows.split is not None and SPLITS.index("valid") in rows.split,
     )
     check_dataset(data, str(source))
     return data

@@ -20,10 +20,10 @@ class NamedRecipe:
         paper: the paper with this preprocessing.
         files: data set -> the official files, by their usual names; ``a|b`` means either file.
         recipe: the steps.
-        exact: the data sets for which the result must have the counts of the catalogue.
+        exact: the data sets whose published files these are: the result must have the counts of the
+            catalogue, and rows are sorted by time where it says so.
         note: what was inferred, or differs from the paper.
         page: web page with the files; empty where it is the data set's own page.
-        ordered: the data sets whose files have rows that are sorted by time.
     """
 
     name: str
@@ -33,7 +33,6 @@ class NamedRecipe:
     exact: tuple[str, ...] = ()
     note: str = ""
     page: str = ""
-    ordered: tuple[str, ...] = ()
 
     def found_in(self, dataset: str, source: Path) -> bool:
         """Return whether a folder has all files for a data set, or whether a file is one of them."""
@@ -108,7 +107,6 @@ _RECIPES = (
         exact=("yelp2018", "gowalla"),
         note="where there is no valid.txt, a random tenth of each train row is validation; of Gowalla, whose "
         "rows are sorted by time, the latest tenth",
-        ordered=("gowalla",),
     ),
     NamedRecipe(
         "anime-cf",

@@ -61,9 +61,8 @@ def test_the_table_of_environments_knows_published_sets() -> None:
     assert split_of(data) == ("random", "as ReFiT-Anime-v0 states")
     assert split_of(replace(data, name="ml-1m"))[0] == "time"
     split, why = split_of(replace(data, name="gowalla", mixed_validation=True))
-    assert (
-        split == "random" and "refit data resplit" in why
-    )  # its test items are later, its validation is not
+    # Its test items are later than its train items, its validation items are not.
+    assert split == "random" and "refit data resplit" in why
 
 
 def test_facts_in_words() -> None:

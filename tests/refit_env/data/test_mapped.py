@@ -40,7 +40,9 @@ def test_ranges_of_users_are_loaded_as_the_whole_data_set(
     found = load_mapped(folder)
     assert same(found, data)
     assert (found.name, found.num_items, found.time_ordered) == (data.name, data.num_items, True)
-    assert found.mixed_validation == data.mixed_validation
+    assert not found.mixed_validation
+    mixed = ranges(replace(data, mixed_validation=True), *ends)
+    assert load_mapped(write_mapped(mixed, tmp_path / "mixed")).mixed_validation
     assert sorted(path.suffix for path in folder.iterdir()) == [".arrow"] * 6 + [".json"]
     assert load_dataset(folder).train.items.base is not None  # a name of the command line loads it, too
 

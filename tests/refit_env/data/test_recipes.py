@@ -369,7 +369,7 @@ def test_validation_of_a_published_split_is_the_latest_part_where_rows_have_an_o
     items = np.random.default_rng(0).permutation(40)
     write("raw/train.txt", "0 " + " ".join(map(str, items[:30])) + "\n")
     path = write("raw/test.txt", "0 " + " ".join(map(str, items[30:])) + "\n")
-    recipe = dataclasses.replace(RECIPES["lightgcn"], exact=())
+    recipe = RECIPES["lightgcn"]
     data = prepare(name, path.parent, recipe)
     known, held = data.train.of(0).tolist(), data.valid.of(0).tolist()
     assert data.time_ordered == (name == "gowalla") and not data.mixed_validation
