@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.processes import is_first, processes
 from agents.runs.profiling import measure
 from agents.training.closed_form import BUILT_ON, base_settings, is_closed_form
+from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.pretrainer import Pretrainer
 from agents.training.tensors import resolve_device
 from agents.training.world import world_of
@@ -172,13 +173,30 @@ def _closed_form(command: Pretrain) -> str | None:
     if command.init is not None:
         return None
     name = command.backbone or _target(command).spec.backbone
-    if is_closed_form(name) and command.training.objective == "ranking" and not command.resume:
+    if not is_closed_form(name):
+        return None
+    if not command.resume:
+        _check_fitted(command.training, name)
+    return name
+
+
+def _check_fitted(training: PretrainConfig, name: str) -> None:
+    """Refuse settings of training for a backbone that is fitted in closed form: they would change nothing.
+
+    Raises:
+        SettingError: naming the first of them; the rule that selects is none of them.
+    """
+    further = "--init RUN trains the model of such a run further"
+    if training.objective == "ranking":
         raise SettingError(
-            "objective",
-            f"must be elbo where backbone {name!r} is fitted in closed form; --init RUN trains the model of "
-            "such a run to rank",
+            "objective", f"must be elbo where backbone {name!r} is fitted in closed form; {further}"
         )
-    return name if is_closed_form(name) else None
+    usual = published_training(name, "")
+    for setting in (field.name for field in fields(PretrainConfig) if field.name != "select"):
+        if getattr(training, setting) != getattr(usual, setting):
+            raise SettingError(
+                setting, f"has no effect where backbone {name!r} is fitted in closed form: leave it out; {further}"
+            )
 
 
 def _begin_fit(command: Pretrain, name: str) -> int:

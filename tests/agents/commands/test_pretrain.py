@@ -155,6 +155,11 @@ def test_a_model_that_ranks_worse_than_popularity_is_called_so(
             [*ENV, "--objective", "ranking", "--backbone", "linear", "--relevance", "recent"],
             "--objective must be elbo where backbone 'linear' is fitted in closed form; --init RUN",
         ),
+        (
+            [*ENV, "--backbone", "linear", "--target", "recent"],
+            "--target has no effect where backbone 'linear' is fitted in closed form: leave it out; --init RUN",
+        ),
+        ([*ENV, "--backbone", "spectral", "--epochs", "3"], "--epochs has no effect where backbone 'spectral'"),
         ([*ENV, "--eta", "2"], "--eta must be >= 0 and <= 1, found 2.0"),
     ],
 )
