@@ -75,6 +75,43 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> ValueError:
     )
 
 
+class UnknownArgument(SettingError, TypeError):
+    """A keyword argument that a constructor does not have.
+
+    It is a ``TypeError``, too, with the words of Python's own: libraries try arguments such as TorchRL's
+    ``frameskip``, and leave out those that are refused so.
+    """
+
+    def __init__(self, setting: str, fault: str = "") -> None:
+        """Store both; ``gym.make`` makes the error again, from its message alone."""
+        super().__init__(setting, fault)
+
+    def __str__(self) -> str:
+        """Return the name, then the fault.
+
+        Example:
+            >>> str(UnknownArgument("a message"))
+            'a message'
+        """
+        return super().__str__().rstrip()
+
+
+def unknown_argument(name: str, of: str, known: Iterable[str]) -> UnknownArgument:
+    """Build the error for a keyword argument that a constructor does not have.
+
+    Args:
+        name: what was passed.
+        of: what has no such argument.
+        known: the arguments that it has.
+
+    Example:
+        >>> print(unknown_argument("rewrd", "it", ["reward"]))
+        rewrd is no setting of it (unexpected keyword argument 'rewrd'). Did you mean 'reward'? Known: reward.
+    """
+    found = unknown_setting(name, f"{of} (unexpected keyword argument {name!r})", known)
+    return UnknownArgument(found.setting, found.fault)
+
+
 def unknown_setting(name: str, of: str, known: Iterable[str]) -> SettingError:
     """Build the error for a setting that something does not have.
 

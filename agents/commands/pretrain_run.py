@@ -195,7 +195,8 @@ def _check_fitted(training: PretrainConfig, name: str) -> None:
     for setting in (field.name for field in fields(PretrainConfig) if field.name != "select"):
         if getattr(training, setting) != getattr(usual, setting):
             raise SettingError(
-                setting, f"has no effect where backbone {name!r} is fitted in closed form: leave it out; {further}"
+                setting,
+                f"has no effect where backbone {name!r} is fitted in closed form: leave it out; {further}",
             )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from refit_env.backbones import backbone_class
-from refit_env.errors import SettingError, unknown_name, unknown_setting
+from refit_env.errors import SettingError, unknown_argument, unknown_name, unknown_setting
 from refit_env.rewards import make_relevance
 from refit_env.rewards.registry import RewardSpec
 from refit_env.utils.user_code import absolute_place
@@ -85,7 +85,7 @@ def read_config(
         without: fields that the environment does not have.
 
     Raises:
-        SettingError: for a name that is no argument, with a did-you-mean.
+        UnknownArgument: for a name that is no argument, with a did-you-mean.
 
     Example:
         >>> read_config(ProblemConfig, "synthetic", {"k": 10}).k
@@ -93,7 +93,7 @@ def read_config(
         >>> read_config(ProblemConfig, "synthetic", {"rewrad": "ndcg"})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        refit_env.errors.SettingError: rewrad is no setting of the environment. Did you mean 'reward'? ...
+        refit_env.errors.UnknownArgument: rewrad is no setting of the environment ... 'reward'? ...
     """
     known = [field.name for field in fields(ProblemConfig) if field.name not in without]
     for name in settings:
@@ -105,7 +105,7 @@ def read_config(
                 )
             own = inspect.signature(constructor).parameters
             named = [p.name for p in own.values() if p.kind == p.KEYWORD_ONLY]
-            raise unknown_setting(name, "the environment", {*known, *named})
+            raise unknown_argument(name, "the environment", {*known, *named})
     return ProblemConfig(data=data, **settings)
 
 

@@ -157,9 +157,12 @@ def test_a_model_that_ranks_worse_than_popularity_is_called_so(
         ),
         (
             [*ENV, "--backbone", "linear", "--target", "recent"],
-            "--target has no effect where backbone 'linear' is fitted in closed form: leave it out; --init RUN",
+            "--target has no effect where backbone 'linear' is fitted in closed form: leave it out",
         ),
-        ([*ENV, "--backbone", "spectral", "--epochs", "3"], "--epochs has no effect where backbone 'spectral'"),
+        (
+            [*ENV, "--backbone", "spectral", "--epochs", "3"],
+            "--epochs has no effect where backbone 'spectral'",
+        ),
         ([*ENV, "--eta", "2"], "--eta must be >= 0 and <= 1, found 2.0"),
     ],
 )

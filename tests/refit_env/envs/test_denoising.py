@@ -311,13 +311,27 @@ def test_actions_of_other_types_are_accepted(synthetic: Any) -> None:
         ({"relevance_kwargs": {"fraction": 1.5}}, "relevance_kwargs fraction must be > 0 and < 1"),
         ({"render_mode": "human"}, "render_mode='human'"),
         ({"backend": "torch"}, "argument 'backend' is one of the vector environment: gym.make_vec"),
-        ({"rewrad": "ndcg"}, "rewrad is no setting of the environment. Did you mean 'reward'?"),
-        ({"render_mod": "ansi"}, "render_mod is no setting of the environment. Did you mean 'render_mode'?"),
+        (
+            {"rewrad": "ndcg"},
+            "(unexpected keyword argument 'rewrad'). Did you mean 'reward'?",
+        ),
+        (
+            {"render_mod": "ansi"},
+            "(unexpected keyword argument 'render_mod'). Did you mean 'render_mode'?",
+        ),
     ],
 )
 def test_the_error_for_a_wrong_argument_states_the_right_one(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DenoisingEnv(**({"data": "synthetic"} | kwargs))
+
+
+def test_an_unknown_argument_is_a_type_error_by_id() -> None:
+    """TorchRL passes ``frameskip`` to every environment, and leaves it out where it reads these words."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'frameskip'") as raised:
+        gym.make("ReFiT-Synthetic-v0", frameskip=1)
+    assert isinstance(raised.value, ValueError)
+    assert "\n" not in str(raised.value)
 
 
 def test_the_page_lists_every_argument_with_its_default() -> None:

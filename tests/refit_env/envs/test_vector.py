@@ -334,10 +334,13 @@ def test_batched_spaces_hold_what_is_returned(synthetic: Any) -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"bakend": "torch"}, r"bakend is no setting of the environment\. Did you mean 'backend'"),
+        (
+            {"bakend": "torch"},
+            r"bakend is no setting of the environment \(.*\)\. Did you mean 'backend'",
+        ),
         (
             {"reward_kwarg": {}},
-            r"reward_kwarg is no setting of the environment\. Did you mean 'reward_kwargs'",
+            r"reward_kwarg is no setting of the environment \(.*\)\. Did you mean 'reward_kwargs'",
         ),
         ({"backend": "torhc"}, r"unknown backend 'torhc'\. Did you mean 'torch'"),
         ({"device": "cuda"}, "needs backend='torch'"),
