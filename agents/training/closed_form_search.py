@@ -8,7 +8,7 @@ searched alone before their sum.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -57,6 +57,8 @@ TIMELESS = {"recency": "none", "targets": "row"}
 """Settings without the order of time: those of EASE and of the graph filters."""
 REGRESSION, NEIGHBORHOOD = 0.4, 0.7
 """Shares of the time after which the searches of the regression and of the neighbourhood end."""
+LATER = 0.3
+"""The same of the neighbourhood in a later call, whose starts were searched by others."""
 
 OutOfTime = Callable[[float], bool]
 """Returns whether a share of the time has passed."""
@@ -70,6 +72,9 @@ def search_settings(
 ) -> dict[str, Any]:
     """Return the settings that validation chooses.
 
+    A call with trials of an earlier one and with ``starts`` begins with these starts: what the earlier one
+    left of the regression and of the neighbourhood alone is not searched.
+
     Args:
         trials: fits and validates.
         options: settings that are not searched.
@@ -78,30 +83,42 @@ def search_settings(
             its search begins, too.
     """
     over = out_of_time if out_of_time is not None else lambda share: False
+    later = bool(starts and trials.rows)
     space = dict(cast("type[ClosedForm]", backbone_class(trials.name)).search_space(trials.dataset))
     space |= _begun_without_time(trials, options, space, over)
-    start = dict(options)
+    start, fixed = dict(options), dict(options)
     if SHARE in space and SHARE not in options:
         near = [settings for settings in starts if FACTORIZATION_L2 not in settings]
-        start = _of_parts(trials, options, space, over, near)
+        start = _of_parts(trials, options, space, over, near, later=later)
         space = {
             name: (start[name], *values) for name, values in space.items() if name not in OF_NEIGHBORHOOD
         }
         space[SHARE] = tuple(share for share in space[SHARE] if bool(share) == bool(start[SHARE]))
-        options = {name: start[name] for name in OF_NEIGHBORHOOD if name in start} | dict(options)
-    search = SettingsSearch(trials.value, options, lambda: over(1.0), trials.error_of, trials.known)
-    search.run(space, NEEDS)
+        fixed = {name: start[name] for name in OF_NEIGHBORHOOD if name in start} | fixed
     # With other settings of its own no share of the factorisation may help.
     tries = [
-        {**settings, FACTORIZATION: share} | dict(options)
+        {**settings, FACTORIZATION: share} | fixed
         for settings in starts
         if FACTORIZATION_L2 in settings
         for share in space.get(FACTORIZATION, ())
         if share and FACTORIZATION not in options
     ]
-    if any([search.try_settings(changes) for changes in tries]):
-        search.run(space, NEEDS)
-    return search.chosen
+    search = SettingsSearch(trials.value, fixed, partial(over, 1.0), trials.error_of, trials.known)
+    search.run(space, NEEDS, tries)
+    return _unless_clearly_worse(trials, search.chosen, options)
+
+
+def _unless_clearly_worse(
+    trials: Trials, chosen: dict[str, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the chosen settings, or the best that were tried where these are better by more than the error.
+
+    A search that time ended may not have come back to what an earlier one had found.
+    """
+    tried = [row["settings"] for row in trials.rows if options.items() <= row["settings"].items()]
+    best = max(tried, key=trials.value, default=chosen)
+    gain = trials.value(best) - trials.value(chosen)
+    return dict(best) if gain > 0 and gain > trials.error_of(best, chosen) else chosen
 
 
 def _begun_without_time(
@@ -128,15 +145,21 @@ def _of_parts(
     space: Mapping[str, tuple[Any, ...]],
     over: OutOfTime,
     starts: Sequence[Mapping[str, Any]],
+    *,
+    later: bool,
 ) -> dict[str, Any]:
-    """Search the regression and the neighbourhood alone; return the settings of the best sum."""
+    """Search the regression and the neighbourhood alone; return the settings of the best sum.
+
+    In a ``later`` call the regression is that of the trials that are known.
+    """
     own = {name: values for name, values in space.items() if name in OF_NEIGHBORHOOD and name not in options}
     fixed = {*own, SHARE, *COSTLY}
     rest = {name: values for name, values in space.items() if name not in fixed}
     given = (
         {name: values[0] for name, values in space.items() if name in fixed} | dict(options) | {SHARE: 0.0}
     )
-    search = SettingsSearch(trials.value, given, lambda: over(REGRESSION), trials.error_of, trials.known)
+    until = 0.0 if later else REGRESSION
+    search = SettingsSearch(trials.value, given, partial(over, until), trials.error_of, trials.known)
     search.run(rest, NEEDS)
     regression = search.chosen
     alone = {name: value for name, value in regression.items() if name not in own}
@@ -148,7 +171,8 @@ def _of_parts(
         late = over(NEIGHBORHOOD) and not trials.known(settings)
         if late or (len(found) > 1 and trials.value(settings) <= found[-1][0]):
             continue
-        near = SettingsSearch(trials.value, alone, lambda: over(NEIGHBORHOOD), known=trials.known)
+        until = NEIGHBORHOOD if not later else LATER if start else 0.0
+        near = SettingsSearch(trials.value, alone, partial(over, until), known=trials.known)
         near.run(first, NEEDS)
         found.append((near.value, near.chosen))
     if len(found) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 ROUNDS = 3
@@ -52,6 +52,7 @@ class SettingsSearch:
         self,
         space: Mapping[str, tuple[Any, ...]],
         needs: Mapping[str, tuple[str, Any]] | None = None,
+        first: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         """Search.
 
@@ -61,6 +62,7 @@ class SettingsSearch:
             space: values of each setting; the first is where the search begins.
             needs: by setting, the other setting and the value, or a condition on its value, without which it
                 has no effect; it then keeps its first value.
+            first: changes of several settings at once that are tried before the settings one by one.
 
         Example:
             >>> search = SettingsSearch(lambda s: -abs(s["l2"] - 30))
@@ -71,6 +73,8 @@ class SettingsSearch:
         self._space = {name: values for name, values in space.items() if name not in self._given}
         self._needs = dict(needs or {})
         self.try_settings({name: values[0] for name, values in self._space.items()})
+        for changes in first:
+            self.try_settings(changes)
         for _ in range(ROUNDS):
             before = self.value
             for name, values in self._space.items():

@@ -27,9 +27,9 @@ class StudySettings(Bounded):
     networks that suit the data."""
     baselines: tuple[str, ...] = ()
     """Baselines to compare with; empty: those that are fitted quickly."""
-    closed_share: Annotated[float, Meta(gt=0, lt=1)] = 0.3
+    closed_share: Annotated[float, Meta(gt=0, lt=1)] = 0.45
     """Share of the time for closed forms."""
-    floor_share: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+    floor_share: Annotated[float, Meta(gt=0, lt=1)] = 0.2
     """Share of the time for baselines."""
     trial_share: Annotated[float, Meta(gt=0, le=1)] = 0.2
     """Share of the fine-tuning time for a single fine-tuning."""

@@ -168,6 +168,45 @@ def test_a_factorisation_is_tried_with_the_settings_of_a_baseline() -> None:
     assert search_settings(trials, {"embedding": 64}, starts=[own])["factorization"] == 0.0
 
 
+class Valued(Trials):
+    """Trials with a value that a test computes, and a count of those that are new."""
+
+    new = 0
+
+    def value(self, settings: dict[str, object]) -> float:
+        known = self._row_of(settings)
+        if known is None:
+            self.new += 1
+            known = {"settings": settings, "valid/ndcg@20": self.of(settings)}
+            self.rows.append(known)
+        return float(known["valid/ndcg@20"])
+
+    def of(self, settings: dict[str, object]) -> float:
+        good = 1.0 + (settings["shrink"] == 0.0) + (settings["neighbors"] == 7)
+        return float(settings["neighborhood"]) * good + 0.1 * (settings["l2"] == 2000.0)  # type: ignore[arg-type]
+
+    def error_of(self, settings: dict[str, object], other: dict[str, object]) -> float:
+        return 0.0
+
+
+def test_a_later_call_begins_with_the_settings_of_baselines_and_keeps_what_was_found() -> None:
+    small = synthesize(num_users=40, num_items=30)
+    given = {"targets": "row", "recency": "none"}
+    rule = selecting_rule("ndcg@20", small)
+    trials = Valued(small, "linear", 1, rule, torch.device("cpu"), None, [])
+    first = search_settings(trials, given, lambda share: trials.new >= 10 * share)
+    assert trials.new <= 11 and first["shrink"] != 0.0
+    start = as_term("rp3beta", {"alpha": 1.0, "beta": 0.6, "neighbors": 7})
+    assert start is not None
+    again = Valued(small, "linear", 1, rule, torch.device("cpu"), None, trials.rows)
+    found = search_settings(again, given, lambda share: again.new >= 10 * share, [start])
+    assert again.rows[len(trials.rows)]["settings"]["neighbors"] == 7  # before anything else that is new
+    assert (found["neighbors"], found["shrink"], found["neighborhood"]) == (7, 0.0, 1.0)
+    late = Valued(small, "linear", 1, rule, torch.device("cpu"), None, again.rows)
+    worse = {**start, "shrink": 1000.0, "neighbors": 3}
+    assert search_settings(late, given, lambda share: True, [worse]) == found
+
+
 @pytest.mark.parametrize("name", ["linear", "spectral"])
 def test_settings_of_a_baseline_do_not_replace_given_options(data: Dataset, name: str) -> None:
     given = {"neighbors": 7, "recency": "none", "targets": "row", "score_power": 0.0}
