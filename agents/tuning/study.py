@@ -43,9 +43,13 @@ class Study(StudyState):
         FineTunings(self).run()
 
     def _terms(self) -> list[dict[str, Any]]:
-        """Return the settings of the best baselines that closed forms contain, as those of their terms."""
-        best = [self.log.best(BASELINE, name=name) for name in self.floor]
-        found = [as_term(trial.name, trial.settings) for trial in best if trial is not None]
+        """Return the settings of the best baselines that closed forms contain, as those of their terms.
+
+        Those of the baseline that validation ranks first come first: time may end before the others.
+        """
+        best = [trial for name in self.floor if (trial := self.log.best(BASELINE, name=name)) is not None]
+        best.sort(key=lambda trial: trial.value, reverse=True)
+        found = [as_term(trial.name, trial.settings) for trial in best]
         return [settings for settings in found if settings is not None]
 
     def _closed_forms(self, until: float, starts: Sequence[Mapping[str, Any]] = ()) -> None:

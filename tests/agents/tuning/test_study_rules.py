@@ -64,6 +64,9 @@ def test_closed_forms_begin_from_the_best_baselines_and_a_continued_study_from_w
         assert wanted is not None
         near = wanted | {"neighborhood": 1.0}
         assert any({name: settings[name] for name in near} == near for settings in tried), name
+    both = [trial for name in ("rp3beta", "item-knn") if (trial := made.log.best(BASELINE, name=name))]
+    ranked = sorted(both, key=lambda trial: -trial.value)
+    assert made._terms() == [as_term(trial.name, trial.settings) for trial in ranked]  # time may end
     again = of(1e-9)
     assert len(again.log.trials) == len(made.log.trials)
     assert {settings["recency"] for settings in tried} > {"none"}  # a split by time
