@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from agents.commands.export import Export
-from agents.commands.loading import data_of, policy_of
+from agents.commands.loading import check_replaceable, data_of, policy_of
 from agents.console import print_json, say
 from agents.serving.export import Description, ExportError, write_onnx, write_torch, write_triton
 from agents.serving.graph import RankingGraph, popularity
@@ -29,6 +29,7 @@ def run(command: Export) -> int:
     """Export and print; returns the exit code."""
     if command.format != "triton" and command.out.exists() and not command.overwrite:
         raise ExportError(f"--out {command.out} exists already; choose another file, or pass --overwrite")
+    check_replaceable(command.out)
     usual = ENDINGS.get(command.out.suffix)
     if usual is not None and usual != command.format:
         raise ExportError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.commands.target import choose_target
-from agents.runs.folder import RunFolder
+from agents.runs.folder import CONFIG, DATASET, IDS, METRICS, POLICY, POLICY_META, RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.backbones.latest import freeze
 from refit_env.checkpoint import weights_digest
@@ -48,6 +48,20 @@ def data_of(command: OfRun) -> tuple[RunFolder, Dataset]:
     """
     folder = RunFolder.open(command.run_dir)
     return folder, load_dataset(choose_target(command.env, command.data, fallback=folder.config).dataset)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse an output that would replace a file of a data set or of a run.
+
+    Raises:
+        ValueError: naming it.
+    """
+    kept = {CONFIG, POLICY, POLICY_META, IDS, METRICS}
+    for beside, names, what in ((DATASET, {out.name}, "data set"), (CONFIG, kept, "run")):
+        if out.name in names and out.exists() and (out.parent / beside).exists():
+            raise ValueError(
+                f"--out {out} is a file of a {what}, which is never replaced: choose another file"
+            )
 
 
 def policy_of(command: OfRun, folder: RunFolder, device: str) -> DiffusionPolicy:

@@ -30,10 +30,11 @@ from agents.training.pretrainer import Pretrainer
 from agents.training.tensors import resolve_device
 from agents.training.world import world_of
 from refit_env.backbones import backbone_for
+from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.errors import SettingError
-from refit_env.evaluation.ranking import evaluate, evaluated_users
+from refit_env.evaluation.ranking import evaluate, evaluated_users, nearest_metric, selecting_rule
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.settings import plain
@@ -205,9 +206,14 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     target = _target(command)
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
-    backbone_for(
-        dataset, name, parse_options(command.backbone_options, "backbone_options"), size=command.size
-    )  # refuses what is wrong
+    resolve_device(command.device)
+    selecting_rule(command.training.select, dataset)
+    options = parse_options(command.backbone_options, "backbone_options")
+    backbone = backbone_for(dataset, name, options, size=command.size)
+    assert isinstance(backbone, ClosedForm)
+    backbone.check_can_fit(
+        dataset
+    )  # after all that can be refused: a mistake leaves an earlier run as it was
     begun = {
         "dataset": asdict(DataIdentity.of(dataset)),
         "weights": {},
@@ -280,11 +286,12 @@ def below_popularity(means: Mapping[str, float], dataset: Dataset) -> str | None
         means: its validation metrics.
         dataset: that it was trained on.
     """
-    popular = popular_on_validation(dataset, "ndcg@20", torch.device("cpu"))
-    if not means["ndcg@20"] <= popular:  # also where there is nothing to measure, and both are NaN
+    metric = nearest_metric("ndcg@20", means)
+    popular = popular_on_validation(dataset, metric, torch.device("cpu"))
+    if not means[metric] <= popular:  # also where there is nothing to measure, and both are NaN
         return None
     return (
-        f"note: valid ndcg@20 is {means['ndcg@20']:.4f}, that of the most popular items {popular:.4f}: this "
+        f"note: valid {metric} is {means[metric]:.4f}, that of the most popular items {popular:.4f}: this "
         "model has not learned to rank. Other settings of training, or another --backbone, may; "
         "`refit baseline` measures what others reach."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agents.commands.item_choice import Choice, ids_of, items_in
-from agents.commands.loading import data_of, policy_of
+from agents.commands.loading import check_replaceable, data_of, policy_of
 from agents.commands.recommend import Recommend
 from agents.console import print_json, say, shows_progress
 from agents.serving.everyone import Columns, Lists, write_lists
@@ -47,6 +47,7 @@ def write_all(command: Recommend) -> int:
             raise ValueError(f"--all-users writes the lists of all users; leave {option} out")
     if command.out.exists() and not command.overwrite:
         raise ValueError(f"--out {command.out} exists already; choose another file, or pass --overwrite")
+    check_replaceable(command.out)
     make = MakeRanker(command)
     ranker = make()
     dataset = ranker.dataset

@@ -17,6 +17,7 @@ from agents.reward_checks.episodes import SCALES, Episodes, make_env, run_episod
 from agents.reward_checks.report import check_reward
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
+from refit_env.data import load_dataset
 from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.pretrained import load_policy
@@ -103,7 +104,9 @@ def _policy(command: RewardCheck, device: torch.device) -> tuple[DiffusionPolicy
     if command.init is not None:
         folder = RunFolder.open(command.init)
         target = choose_target(command.env, command.data, fallback=folder.config)
-        return DiffusionPolicy.load(folder.path, device), target
+        policy = DiffusionPolicy.load(folder.path, device)
+        policy.inputs(load_dataset(target.dataset))  # refuses other data
+        return policy, target
     target = choose_target(command.env, command.data, fallback={"env": DEFAULT_ENV})
     return load_policy(target.env_id, data=target.data, num_steps=1).to(device), target
 

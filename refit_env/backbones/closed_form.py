@@ -278,6 +278,16 @@ class ClosedForm(RowDenoiser):
             targets.append(sp.diags(scale) @ future.csr)
         return sp.csr_matrix(sp.vstack(inputs)), sp.csr_matrix(sp.vstack(targets))
 
+    def check_can_fit(self, dataset: Dataset) -> None:
+        """Refuse data that a setting needs more of: the order of time, or social edges.
+
+        Raises:
+            ValueError: naming the setting.
+        """
+        self.rows(dataset, self.config)
+        inputs, targets = self.training_pairs(dataset.episodes)
+        self.counted_pairs(dataset.episodes, inputs, targets)
+
     def counted_pairs(
         self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
     ) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:

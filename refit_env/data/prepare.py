@@ -311,6 +311,11 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
                 train, valid, _ = random_per_user(train, recipe.valid_share, 0.0, recipe.seed)
         return train, valid, test
     everything = interactions(np.arange(len(rows)))
+    if recipe.split == "random" and recipe.time_ordered and rows.timestamps is None:
+        raise DataError(
+            f"{source}: {_split_option(recipe)} would lose the places of the held-out items: the rows are "
+            f"sorted by time ({spelled('time_ordered', 'True')}), without times; use time or leave-one-out"
+        )
     ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")
     if recipe.split != "random" and not ordered:
         raise DataError(

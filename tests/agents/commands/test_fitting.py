@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,23 @@ def test_a_wrong_option_makes_no_folder(tmp_path: Path, capsys: pytest.CaptureFi
     assert main([*FIT, str(tmp_path / "x"), "--backbone-options", "oldst=0.5"]) == 2
     assert "Did you mean 'oldest'" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--select", "ndcg@99"], "found 'ndcg@99'"),
+        (["--device", "gpu"], "gpu"),
+        (["--backbone-options", "friends=1"], "has no social edges"),
+    ],
+)
+def test_a_mistake_beside_overwrite_leaves_the_run(
+    fitted: Path, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(fitted, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    assert main([*FIT, str(run), "--overwrite", *words]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before

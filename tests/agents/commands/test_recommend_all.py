@@ -147,3 +147,17 @@ def test_ray_that_is_missing_is_named(
     message = "--engine ray needs ray, which is not installed: pip install 'refit-env[ray]'"
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_files_of_the_run_and_of_its_data_are_never_replaced(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = shop
+    data, weights = run.parent / "data" / "interactions.parquet", run / "policy.safetensors"
+    before = data.read_bytes(), weights.read_bytes()
+    lists = ["recommend", "--run", str(run), "--all-users", "--overwrite", "--out", str(data)]
+    assert main(lists) == 2
+    assert f"--out {data} is a file of a data set, which is never replaced" in capsys.readouterr().err
+    assert main(["export", "--run", str(run), "--format", "torch", "--overwrite", "--out", str(weights)]) == 2
+    assert f"--out {weights} is a file of a run" in capsys.readouterr().err
+    assert (data.read_bytes(), weights.read_bytes()) == before

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agents.cli import main
+from refit_env.data import save_dataset, synthesize
 from refit_env.rewards import registry, reward_names
 
 TEXT = """
@@ -118,3 +120,16 @@ def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[
     assert main(["reward", "check", *words, *FEW]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
+
+
+def test_a_model_of_other_data_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, items in (("other", 24), ("own", 25)):
+        save_dataset(replace(synthesize(num_users=30, num_items=items), name=name), tmp_path / name)
+    words = ["--backbone", "linear", "--quiet", "--device", "cpu", "--out", "run"]
+    assert main(["pretrain", "--data", str(tmp_path / "own"), *words]) == 0
+    words = ["reward", "check", "ndcg", "--init", "run", "--data", str(tmp_path / "other")]
+    assert main([*words, *FEW]) == 2
+    err = capsys.readouterr().err
+    assert "the policy ranks 25 items" in err and err.count("\n") == 1

@@ -116,3 +116,9 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_made(
             in capsys.readouterr().err
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_on_few_items_is_compared_with_popularity(tmp_path: Path) -> None:
+    data = catalogue(tmp_path / "data", 6)
+    words = ["pretrain", "--data", str(data), "--backbone", "diffrec", "--out", str(tmp_path / "run")]
+    assert main([*words, *(word for word in TRAIN if word != "--quiet")]) == 0

@@ -229,3 +229,13 @@ def test_two_processes_prepare_the_same_set_at_once(
     )  # the second process waited, and used the first one's result
     assert len(load_dataset(tmp_path / "shop").train) == 70_000
     assert not [path for path in (tmp_path / "shop").iterdir() if path.name.startswith(".")]
+
+
+def test_a_random_split_of_rows_in_order_needs_times(tmp_path: Path) -> None:
+    """Else the held-out items would have no place among the others, and count as the newest."""
+    path = tmp_path / "ordered.csv"
+    path.write_text("user,item\n" + "".join(f"{n // 9},{n % 9}\n" for n in range(45)))
+    with pytest.raises(DataError, match="would lose the places of the held-out items"):
+        prepare("shop", path, Recipe(time_ordered=True, split="random"), tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
+    assert prepare("shop", path, Recipe(time_ordered=True, split="time"), tmp_path / "shop").time_ordered
