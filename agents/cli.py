@@ -24,6 +24,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from importlib import import_module, metadata
+from itertools import pairwise
 
 from agents.runs.processes import is_first, processes
 from agents.training.interrupt import INTERRUPTED, signals_interrupt
@@ -62,6 +63,10 @@ REMEDIES = {
 """What helps where the system refuses a file, by the number of its error."""
 
 
+PLACES = ("--data", "--init", "--out", "--run", "--settings", "--source")
+"""Options of files and folders."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``refit``.
 
@@ -95,9 +100,30 @@ def _failed_thread(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
+def refuse_empty(words: Sequence[str]) -> None:
+    """Refuse an empty path or name: as a path it would be the current folder.
+
+    Raises:
+        ValueError: naming the option.
+
+    Example:
+        >>> refuse_empty(["--out", "", "--seed", "1"])
+        Traceback (most recent call last):
+            ...
+        ValueError: --out is empty: name a file or a folder (a variable of the shell may not be set)
+    """
+    empty = [option for option, value in pairwise(words) if value == ""]
+    for option in empty + [word[:-1] for word in words if word.endswith("=")]:
+        if option in PLACES:
+            raise ValueError(
+                f"{option} is empty: name a file or a folder (a variable of the shell may not be set)"
+            )
+
+
 def _reported(words: Sequence[str]) -> int:
     """Run a command and print what went wrong; the exit code."""
     try:
+        refuse_empty(words[1:])
         return run_command(words[0], words[1:])
     except KeyboardInterrupt as stop:
         from agents.console import say  # slow to import, as the next

@@ -83,6 +83,11 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
             here = [name for name, at in list_datasets().items() if at is not None]
             close = did_you_mean(data, here)
             hint += f".{close}" if close else ""
+            if Path(data).is_file():
+                raise ValueError(
+                    f"--data {data} is a file: `refit data prepare NAME --source {data}` makes a set of it, "
+                    "for --data NAME"
+                )
             raise ValueError(
                 f"--data {data}: there is no such folder, nor such a set in the data homes{hint}"
             )

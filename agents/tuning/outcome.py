@@ -97,6 +97,8 @@ def verdict(
         ...     print(line)
         Validation does not decide: the best baseline, ease, has 0.2600.
         The policy has -0.0100, standard error 0.0200: use the baseline, whose mean is higher.
+        >>> verdict(policy, None, ease, "ndcg@20", {"baseline": Gain(0.0, 0.0)})[3]
+        'The policy has the same mean: use either.'
         >>> verdict(policy, None, None, "ndcg@20", {}, tried=False)[1]
         'No fine-tuning was tried: the time ended before. More --minutes give it some.'
     """
@@ -120,9 +122,12 @@ def verdict(
     elif gain.clear:
         lines.append(f"The best baseline is behind the policy, {beside}")
     else:
-        higher = "the policy" if gain.mean >= 0 else "the baseline"
+        higher = "the policy" if gain.mean > 0 else "the baseline"
         lines.append(f"Validation does not decide: the best baseline, {floor.name}, has {floor.value:.4f}.")
-        lines.append(f"The policy has {gain}: use {higher}, whose mean is higher.")
+        if gain.mean:
+            lines.append(f"The policy has {gain}: use {higher}, whose mean is higher.")
+        else:
+            lines.append("The policy has the same mean: use either.")
     return lines
 
 

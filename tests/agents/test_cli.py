@@ -3,10 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from agents import cli
+from agents.cli import main
 
 
 def refit(*words: str) -> subprocess.CompletedProcess[str]:
@@ -119,3 +121,22 @@ def test_commands_that_are_not_divided_refuse_several_processes(
     assert err.startswith(
         "refit: error: refit evaluate is not divided among processes, pretrain, finetune are"
     )
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="]])
+def test_an_empty_folder_is_not_the_current_one(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "--env", "ReFiT-Synthetic-v0", "--backbone", "linear", *words]) == 2
+    assert "--out is empty: name a file or a folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_as_data_is_told_how_to_become_a_data_set(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "shop.csv"
+    table.write_text("user,item\n1,2\n")
+    assert main(["pretrain", "--data", str(table), "--out", str(tmp_path / "run")]) == 2
+    assert f"--data {table} is a file: `refit data prepare NAME --source" in capsys.readouterr().err
