@@ -145,8 +145,30 @@ def latest_as_validation(dataset: Dataset, share: float = 0.125) -> Dataset:
         "derived_from": {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": note},
     }
     return replace(
-        dataset, name=f"{dataset.name}-latest", train=train, valid=valid, meta=meta, mixed_validation=False
+        dataset,
+        name=f"{dataset.name}-latest",
+        train=train,
+        valid=valid,
+        meta=meta,
+        mixed_validation=False,
+        dislikes=_later_dislikes(dataset, valid),
     )
+
+
+def _later_dislikes(dataset: Dataset, valid: Interactions) -> Parts | None:
+    """Return the dislikes with the train ones from each user's first item of ``valid`` on as validation.
+
+    The published validation dislikes are left out; without times no train dislike is validation.
+    """
+    if dataset.dislikes is None:
+        return None
+    train, _, test = dataset.dislikes
+    late = np.zeros(len(train), bool)
+    if train.timestamps is not None and valid.timestamps is not None:
+        first = np.full(dataset.num_users, np.inf)
+        np.minimum.at(first, valid.users, valid.timestamps)
+        late = train.timestamps >= first[train.users]
+    return train.select(~late), train.select(late), test
 
 
 def _by_place(

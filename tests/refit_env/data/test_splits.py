@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refit_env.data import Interactions, synthesize
+from refit_env.data import Dataset, Interactions, synthesize
 from refit_env.data.splits import Parts, by_quantile, by_session, latest_as_validation
 
 logs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 8), st.integers(0, 50)), min_size=1, max_size=40)
@@ -82,6 +82,21 @@ def test_the_latest_train_items_become_the_validation_split() -> None:
         assert [*known, *derived.valid.of(user)] == row.tolist()
     assert derived.test is data.test and derived.name == "synthetic-latest"
     assert derived.meta["derived_from"]["fingerprint"] == data.fingerprint != derived.fingerprint
+
+
+@pytest.mark.parametrize("timed", [True, False])
+def test_dislikes_of_the_new_validation_time_are_validation(timed: bool) -> None:
+    """Two users: the first one's latest train item is of time 40, the second one's of time 4."""
+    log = [(0, 0, 10), (0, 1, 20), (0, 2, 30), (0, 3, 40), (1, 4, 1), (1, 5, 2), (1, 6, 3), (1, 7, 4)]
+    none, low = interactions([(0, 8, 60)]), [(0, 4, 39), (0, 5, 40), (0, 6, 45), (1, 0, 3), (1, 1, 9)]
+    dislikes = interactions(low, timed), interactions([(0, 7, 50)], timed), interactions([(1, 2, 99)], timed)
+    data = Dataset("low", "cf", interactions(log), none, none, time_ordered=True, dislikes=dislikes)
+    derived = latest_as_validation(data, 0.25)
+    assert derived.valid.items.tolist() == [3, 7]
+    assert derived.dislikes is not None
+    pairs = [sorted(all_rows((part,))) for part in derived.dislikes]
+    late = [(0, 5), (0, 6), (1, 1)] if timed else []
+    assert pairs == [sorted({(u, i) for u, i, _ in low} - set(late)), late, [(1, 2)]]
 
 
 def test_a_row_keeps_a_train_item_and_wrong_calls_are_refused() -> None:
