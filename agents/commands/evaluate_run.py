@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, cast
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agents.commands.evaluate import Evaluate
+from agents.commands.finetune import RewardChoice
 from agents.commands.options import parse_options
 from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say
@@ -50,6 +52,8 @@ def run(command: Evaluate) -> int:
     folder = RunFolder.open(command.run_dir)
     if command.goal.reward is not None:
         reward_named(command.goal.reward)
+    elif changed := [f.name for f in fields(RewardChoice) if getattr(command.goal, f.name) != f.default]:
+        raise SettingError(changed[0], "needs --reward NAME, the reward whose mean to measure")
     target = choose_target(command.env, command.data, fallback=folder.config)
     device = resolve_device(command.device)
     policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)

@@ -133,7 +133,7 @@ def test_an_empty_folder_is_not_the_current_one(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_as_data_is_told_how_to_become_a_data_set(
+def test_the_error_for_a_file_as_data_states_how_it_becomes_a_data_set(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "shop.csv"

@@ -74,9 +74,12 @@ def test_lists_are_re_ranked(pretrained: Path, capsys: pytest.CaptureFixture[str
             "--rerank-options k is no setting of re-ranker 'mmr'",
         ),
         (["--rerank-options", "strength=1"], "--rerank-options needs --rerank NAME"),
+        (["--k", "5"], "--k needs --reward NAME"),
+        (["--relevance", "recent"], "--relevance needs --reward NAME"),
+        (["--reward-options", "alpha=1"], "--reward-options needs --reward NAME"),
     ],
 )
-def test_a_wrong_re_ranker_is_one_line(
+def test_a_wrong_re_ranker_or_an_option_without_its_name_is_one_line(
     words: list[str], said: str, pretrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--run", str(pretrained), *words]) == 2
