@@ -206,14 +206,13 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     target = _target(command)
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
+    # All that can be refused comes before the folder: a mistake leaves an earlier run as it was.
     resolve_device(command.device)
     selecting_rule(command.training.select, dataset)
     options = parse_options(command.backbone_options, "backbone_options")
     backbone = backbone_for(dataset, name, options, size=command.size)
     assert isinstance(backbone, ClosedForm)
-    backbone.check_can_fit(
-        dataset
-    )  # after all that can be refused: a mistake leaves an earlier run as it was
+    backbone.check_can_fit(dataset)
     begun = {
         "dataset": asdict(DataIdentity.of(dataset)),
         "weights": {},

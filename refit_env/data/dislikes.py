@@ -98,12 +98,7 @@ def split_dislikes(where: Path, rows: RawRows, parts: Parts, recipe: Recipe) -> 
             f"{where}: {both} need timestamps, which place dislikes before or after the test items; a random "
             "split needs none"
         )
-    first = []
-    for part in parts[1:]:
-        begin = np.full(train.num_users, np.inf)  # (U,)
-        if part.timestamps is not None:
-            np.minimum.at(begin, part.users, part.timestamps)
-        first.append(begin[everything.users])
+    first = [part.first_times()[everything.users] for part in parts[1:]]  # (N,) each
     later = everything.timestamps >= first[1]  # (N,)
     split = np.where(later, 2, np.where(everything.timestamps >= first[0], 1, 0))
     return everything.select(split == 0), everything.select(split == 1), everything.select(split == 2)

@@ -146,6 +146,13 @@ class Interactions:
             return self
         return self.sorted_by(self.timestamps)
 
+    def first_times(self) -> npt.NDArray[np.float64]:
+        """Return the time of each user's first interaction (U,); inf without one, or without times."""
+        first = np.full(self.num_users, np.inf)
+        if self.timestamps is not None:
+            np.minimum.at(first, self.users, self.timestamps)
+        return first
+
     def sorted_by(self, key: npt.NDArray[np.float64]) -> Interactions:
         """Return each user's row sorted by ``key`` (N,); equal values keep their order."""
         order = np.lexsort((key, self.users))

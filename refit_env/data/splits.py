@@ -163,11 +163,8 @@ def _later_dislikes(dataset: Dataset, valid: Interactions) -> Parts | None:
     if dataset.dislikes is None:
         return None
     train, _, test = dataset.dislikes
-    late = np.zeros(len(train), bool)
-    if train.timestamps is not None and valid.timestamps is not None:
-        first = np.full(dataset.num_users, np.inf)
-        np.minimum.at(first, valid.users, valid.timestamps)
-        late = train.timestamps >= first[train.users]
+    times = -np.inf if train.timestamps is None else train.timestamps
+    late = times >= valid.first_times()[train.users]  # (N,)
     return train.select(~late), train.select(late), test
 
 
