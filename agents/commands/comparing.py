@@ -22,6 +22,8 @@ from agents.experiments.spec import FINETUNE
 from agents.experiments.study import Study, read_study, with_budget
 from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
+from refit_env.data.home import check_available
+from refit_env.errors import DataError
 from refit_env.rewards import short_name
 from refit_env.utils.user_code import absolute_place, is_place
 
@@ -64,6 +66,8 @@ def run(command: Compare) -> int:
 def records_of(command: Compare, name: str) -> Path:
     """The file of a study's records; a whole path where other machines read it, too."""
     out = Path("runs") / f"compare-{name}" if command.out is None else command.out
+    if out.is_file():
+        raise ValueError(f"--out {out} is a file; the records need a folder")
     return (out.resolve() if command.engine == "ray" else out) / f"{name}.jsonl"
 
 
@@ -172,19 +176,34 @@ class Progress:
             say(others, stderr=True)
 
     def run(self, command: Compare) -> dict[str, str]:
-        """Run what is missing, if anything is to run; the errors of the cells that failed, by key."""
+        """Run what is missing, if anything is to run; the errors of the cells that failed, by key.
+
+        Cells whose data are not on this machine fail at once, without a process, where they would run on it.
+        """
         if self._finished:
             return {}
+        lost = {} if command.engine == "ray" else self._without_data()
         gpu = str(resolve_device(command.device)) != "cpu"
         with ray_tasks(command.workers, gpu=gpu) if command.engine == "ray" else nullcontext() as engine:
-            return run_cells(
-                self._cells,
+            return lost | run_cells(
+                [cell for cell in self._cells if cell.key not in lost],
                 self._records,
                 workers=command.workers,
                 on_end=self.print_outcome,
                 redo=self._redo,
                 engine=engine,
             )
+
+    def _without_data(self) -> dict[str, str]:
+        """What is wrong with the data of the cells that are to run, by key; one line for each data set."""
+        waiting = [cell for cell in self._cells if cell.key not in self._done]
+        out: dict[str, str] = {}
+        for name in dict.fromkeys(cell.data for cell in waiting):
+            try:
+                check_available(name)
+            except DataError as error:
+                out |= {cell.key: str(error) for cell in waiting if cell.data == name}
+        return out
 
     def stale_note(self) -> str:
         """A line of a table's note on the stale cells that it shows; empty where there are none."""
@@ -215,9 +234,11 @@ class Progress:
         )
 
     def end(self, failed: Mapping[str, str]) -> int:
-        """Name the cells that failed; the exit code."""
-        for key, error in failed.items():
-            say(f"failed: {key}: {error}", stderr=True)
+        """Name the cells that failed, a line for each error; the exit code."""
+        for error in dict.fromkeys(failed.values()):
+            first, *others = [key for key, its in failed.items() if its == error]
+            more = f" and {len(others)} more" if others else ""
+            say(f"failed: {first}{more}: {error}", stderr=True)
         if failed:
             say(f"{len(failed)} of {self._total} cells failed; run the command again to retry", stderr=True)
         return 1 if failed else 0

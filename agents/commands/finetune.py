@@ -25,6 +25,7 @@ from agents.commands.options import (
     ProcessesOption,
     absolute_places,
     as_words,
+    merged_words,
     named,
     parse,
     parse_options,
@@ -195,12 +196,13 @@ def begun_command(out: Path, named: Collection[str] = ()) -> Finetune:
     )
 
 
-def with_settings(path: Path, named: Collection[str] = ()) -> Finetune:
+def with_settings(path: Path, named: Collection[str] = (), reward: str | None = None) -> Finetune:
     """The command of a settings file.
 
     Args:
         path: the file.
         named: places of code that the command line names.
+        reward: the one that the command line names; of another one, the file's options say nothing.
 
     Raises:
         RunError: if there is no such file, it is damaged, it has no fine-tuning, or it names code that the
@@ -209,17 +211,18 @@ def with_settings(path: Path, named: Collection[str] = ()) -> Finetune:
     part = read_settings(path)["finetune"]
     if part is None:
         raise RunError(f"{path}: no fine-tuning was better than its start there; leave out --settings")
-    reward, where = part["reward"], f"{path}: finetune.agent"
-    for place in places_in(reward):
+    own, where = part["reward"], f"{path}: finetune.agent"
+    for place in places_in(own):
         if absolute_place(place) not in map(absolute_place, named):
             raise RunError(
                 f"{path} names the reward {place}, a file whose code would be run: pass it with --reward, too"
             )
-    reward = reward_words(reward)
+    other = reward is not None and absolute_places(parse_reward(reward)) != absolute_places(own)
+    options = () if other else as_words(part["reward_kwargs"])
     return Finetune(
         out=tyro.MISSING,
         settings=path,
-        goal=RewardChoice(reward, part["relevance"], reward_options=as_words(part["reward_kwargs"])),
+        goal=RewardChoice(reward_words(own), part["relevance"], reward_options=options),
         algorithm=part["algorithm"],
         agent=check_record(part["agent"], settings_class(part["algorithm"]), where, error=RunError),
     )
@@ -228,11 +231,8 @@ def with_settings(path: Path, named: Collection[str] = ()) -> Finetune:
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--algorithm", default=None)
-    chooser.add_argument("--preset", default=None)
-    for option in ("--settings", "--env", "--data", "--init", "--reward", "--goal.reward"):
-        chooser.add_argument(option, default=None)
-    chooser.add_argument("--out", default=None)
+    for option in ("algorithm", "preset", "settings", "env", "data", "init", "reward", "goal.reward", "out"):
+        chooser.add_argument(f"--{option}", nargs="?")  # without its value: the parser of all options says so
     chooser.add_argument("--resume", action="store_true")
     chosen = chooser.parse_known_args(list(words))[0]
     of_data: FineTuning | None = None
@@ -244,7 +244,7 @@ def main(words: Sequence[str]) -> int:
     elif chosen.settings is not None:
         if chosen.algorithm is not None or chosen.preset is not None:
             raise ValueError("--settings states the algorithm, too: leave out --algorithm, --preset")
-        default = with_settings(Path(chosen.settings), code)
+        default = with_settings(Path(chosen.settings), code, reward)
     elif of_data := _of_data(chosen, words):
         goal = RewardChoice(of_data.env["reward"], of_data.env["relevance"])
         default = Finetune(out=tyro.MISSING, goal=goal, preset=DATA, agent=of_data.agent)
@@ -254,6 +254,7 @@ def main(words: Sequence[str]) -> int:
         agent = named_settings(presets(name), preset, f"preset of {name}")
         default = Finetune(out=tyro.MISSING, algorithm=name, preset=preset, agent=agent)
     command: Finetune = parse(Finetune, words, "refit finetune", default)
+    command = replace(command, goal=_beside(default.goal, command.goal))
     if again:
         command = replace(command, resume=True, overwrite=False)
     if command.processes > 1 and processes() == 1:
@@ -261,6 +262,15 @@ def main(words: Sequence[str]) -> int:
     if of_data is not None and not command.quiet:
         say(f"reward {command.goal.reward}, relevance {command.goal.relevance}: {of_data.why}", stderr=True)
     return command.run()
+
+
+def _beside(default: RewardChoice, typed: RewardChoice) -> RewardChoice:
+    """The reward, whose typed options are beside those of the default."""
+    return replace(
+        typed,
+        reward_options=merged_words(default.reward_options, typed.reward_options),
+        relevance_options=merged_words(default.relevance_options, typed.relevance_options),
+    )
 
 
 def _of_data(chosen: argparse.Namespace, words: Sequence[str]) -> FineTuning | None:

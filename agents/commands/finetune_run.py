@@ -30,7 +30,6 @@ from agents.training.kl import compared_chains
 from refit_env.checkpoint import weights_digest
 from refit_env.data import load_dataset
 from refit_env.data.identity import DataIdentity
-from refit_env.errors import SettingError
 from refit_env.evaluation.ranking import evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
@@ -136,14 +135,7 @@ def _agent(
 ) -> FineTuner:
     """The agent; settings that do not fit are refused here."""
     kwargs = settings["env_kwargs"]
-    try:
-        agent = make_agent(
-            policy, target, command.agent, kwargs, command.seed, command.device, command.algorithm
-        )
-    except SettingError as error:
-        options = {"reward_kwargs": "reward_options", "relevance_kwargs": "relevance_options"}
-        typed = options.get(error.setting, error.setting)
-        raise SettingError(typed, error.fault) from error
+    agent = make_agent(policy, target, command.agent, kwargs, command.seed, command.device, command.algorithm)
     evaluated_users(agent.dataset, "test")
     reward, items = agent.env.problem.reward_fn, agent.env.problem.num_items
     if pays_every_list_alike(reward, items):

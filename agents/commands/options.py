@@ -27,8 +27,10 @@ from refit_env.settings import Bounded, unchecked
 from refit_env.utils.text import acts, shown, visible
 from refit_env.utils.user_code import absolute_place
 
-ALIASES = {"relevance": "target"}
+ALIASES = {"relevance": "target", **dict.fromkeys(("rows", "algorithms", "rewards"), "variants")}
 """Option -> the setting that it names, where they differ."""
+OPTIONS = {"reward_kwargs": "reward_options", "relevance_kwargs": "relevance_options"}
+"""Argument of an environment -> the option that states it."""
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """A switch without its ``--no-`` twin."""
 EnvOption = Annotated[str | None, tyro.conf.arg(metavar="ID")]
@@ -100,6 +102,25 @@ def parse_options(words: Sequence[str], of: str) -> dict[str, Any]:
         except (ValueError, RecursionError):  # no JSON, thousands of digits, or nested without end
             options[name] = float(value) if _POINT.fullmatch(value) else value
     return options
+
+
+def merged_words(default: Sequence[str], typed: Sequence[str]) -> tuple[str, ...]:
+    """``name=value`` words of a default and those that were typed, which say otherwise by name.
+
+    Args:
+        default: words of a file or of an earlier command.
+        typed: words of the command line; those of no such form are kept, to be refused by ``parse_options``.
+
+    Example:
+        >>> merged_words(["rank=64", "l2=100.0"], ["l2=5"])
+        ('rank=64', 'l2=5')
+        >>> merged_words(["rank=64"], ["rank=64"])
+        ('rank=64',)
+    """
+    if tuple(typed) == tuple(default):  # the option was left out
+        return tuple(typed)
+    changed = {word.partition("=")[0] for word in typed}
+    return (*(word for word in default if word.partition("=")[0] not in changed), *typed)
 
 
 def named(words: Sequence[str], *options: str) -> bool:
@@ -197,8 +218,29 @@ def parse(command: Any, words: Sequence[str], prog: str, default: Any = None) ->
     no_color = bool(os.environ.get("NO_COLOR"))
     with unchecked(), _plain_output(no_color or any(acts(word) for word in words)):
         made = _read(command, words, prog, given)
+    refuse_repeated(made, words)
     check_all(made, words)
     return made
+
+
+def refuse_repeated(command: Any, words: Sequence[str]) -> None:
+    """Refuse an option of several values that is given twice: the parser forgets the values of the first.
+
+    Args:
+        command: what was made of the words.
+        words: the words.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    typed = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for field in fields(command):
+        value = getattr(command, field.name)
+        if is_dataclass(value):
+            refuse_repeated(value, words)
+        option = "--" + field.name.replace("_", "-")
+        if isinstance(value, tuple) and typed.count(option) > 1:
+            raise ValueError(f"{option} is given twice: give it once, followed by all its values")
 
 
 def _read(command: Any, words: Sequence[str], prog: str, given: Mapping[str, Any]) -> Any:
@@ -261,7 +303,7 @@ def as_typed(error: SettingError, words: Sequence[str]) -> ValueError:
         >>> print(as_typed(SettingError("epochs", "must be >= 1, found 0"), ["--training.epochs=0"]))
         --training.epochs must be >= 1, found 0
     """
-    wanted = error.setting
+    wanted = OPTIONS.get(error.setting, error.setting)
     typed = [word.partition("=")[0] for word in words if word.startswith("--")]
     names = [ALIASES.get(name, name) for name in (word[2:].replace("-", "_") for word in typed)]
     exact = [word for word, name in zip(typed, names, strict=True) if name == wanted]

@@ -21,6 +21,7 @@ from agents.commands.options import (
     NameOption,
     ProcessesOption,
     as_words,
+    merged_words,
     named,
     parse,
 )
@@ -139,13 +140,16 @@ def begun_command(out: Path, named: Collection[str] = ()) -> Pretrain:
     )
 
 
-def with_settings(command: Pretrain, path: Path, named: Collection[str] = ()) -> Pretrain:
+def with_settings(
+    command: Pretrain, path: Path, named: Collection[str] = (), backbone: str | None = None
+) -> Pretrain:
     """The command with what a settings file says of pretraining.
 
     Args:
         command: the command.
         path: the file.
         named: places of code that the command line names.
+        backbone: the one that the command line names; of another one, the file's options say nothing.
 
     Raises:
         RunError: if there is no such file, it is damaged, or it names code that the command line does not.
@@ -157,12 +161,13 @@ def with_settings(command: Pretrain, path: Path, named: Collection[str] = ()) ->
                 f"{path} names the backbone {place}, a file whose code would be run: pass it with "
                 "--backbone, too"
             )
+    other = backbone is not None and absolute_place(backbone) != absolute_place(part["backbone"])
     training = {**asdict(command.training), **part["training"]}
     return replace(
         command,
         settings=path,
         backbone=part["backbone"],
-        backbone_options=as_words(part["backbone_options"]),
+        backbone_options=() if other else as_words(part["backbone_options"]),
         num_steps=part["num_steps"],
         training=check_record(training, PretrainConfig, f"{path}: pretrain.training", error=RunError),
     )
@@ -171,21 +176,18 @@ def with_settings(command: Pretrain, path: Path, named: Collection[str] = ()) ->
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name; training defaults to the published settings."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--env", default="")
-    chooser.add_argument("--backbone", default="")
-    chooser.add_argument("--out", default=None)
+    for option in ("--env", "--backbone", "--out", "--settings", "--data"):
+        chooser.add_argument(option, nargs="?")  # without its value: the parser of all options says so
     chooser.add_argument("--resume", action="store_true")
-    chooser.add_argument("--settings", default=None)
-    chooser.add_argument("--data", default=None)
     found = chooser.parse_known_args(list(words))[0]
     again = restarted(found.out)
     if (found.resume or again) and found.out is not None:
-        begun = begun_command(Path(found.out), places_in(found.backbone))
-        resumed: Pretrain = parse(Pretrain, words, "refit pretrain", begun)
+        begun = begun_command(Path(found.out), places_in(found.backbone or ""))
+        resumed = _read(words, begun)
         return _run(replace(resumed, resume=True, overwrite=False) if again else resumed, words)
     row = next((entry(env_id) for env_id in env_ids() if env_id == found.env), None)  # others: tyro says so
     chosen: Chosen | None = None
-    if found.data is not None and found.env in ("", "ReFiT-Custom-v0") and not named(words):
+    if found.data is not None and found.env in (None, "ReFiT-Custom-v0") and not named(words):
         from agents.commands.data_defaults import backbone_of_data  # it reads the data, help does not
 
         chosen = backbone_of_data(words, found.data)
@@ -194,9 +196,15 @@ def main(words: Sequence[str]) -> int:
     training = published_training(name, (row.dataset if row is not None else None) or "")
     default = Pretrain(out=tyro.MISSING, training=training, backbone=chosen.value if chosen else None)
     if found.settings is not None:
-        default = with_settings(default, Path(found.settings), places_in(found.backbone))
-    command: Pretrain = parse(Pretrain, words, "refit pretrain", default)
-    return _run(command, words, chosen)
+        places = places_in(found.backbone or "")
+        default = with_settings(default, Path(found.settings), places, found.backbone)
+    return _run(_read(words, default), words, chosen)
+
+
+def _read(words: Sequence[str], default: Pretrain) -> Pretrain:
+    """Make the command; what it changes of the backbone is beside what the default says of it."""
+    read: Pretrain = parse(Pretrain, words, "refit pretrain", default)
+    return replace(read, backbone_options=merged_words(default.backbone_options, read.backbone_options))
 
 
 def _run(command: Pretrain, words: Sequence[str], chosen: Chosen | None = None) -> int:

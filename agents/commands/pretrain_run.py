@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -127,13 +128,11 @@ def _trainer(
     if command.init is None:
         name = command.backbone or target.spec.backbone
         usual = target.spec.num_steps
-        try:
+        with of_backbone_options():
             if name in {one.name for one in BUILT_ON}:
                 usual = 1
                 options |= base or _base_settings(command, name, dataset, options)
             backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
-        except SettingError as error:
-            raise SettingError("backbone_options", str(error)) from error
         usual = min(usual, backbone.diffusion.num_steps)
         steps = usual if command.num_steps is None else command.num_steps
         policy = DiffusionPolicy(backbone, steps, eta=1.0 if command.eta is None else command.eta)
@@ -151,6 +150,15 @@ def _trainer(
         eta=policy.diffusion.eta,
     )
     return trainer, policy
+
+
+@contextmanager
+def of_backbone_options() -> Iterator[None]:
+    """Within, a wrong setting is one of ``--backbone-options``."""
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError("backbone_options", str(error)) from error
 
 
 def _base_settings(
@@ -210,7 +218,8 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     resolve_device(command.device)
     selecting_rule(command.training.select, dataset)
     options = parse_options(command.backbone_options, "backbone_options")
-    backbone = backbone_for(dataset, name, options, size=command.size)
+    with of_backbone_options():
+        backbone = backbone_for(dataset, name, options, size=command.size)
     assert isinstance(backbone, ClosedForm)
     backbone.check_can_fit(dataset)
     begun = {
@@ -227,17 +236,20 @@ def _begin_fit(command: Pretrain, name: str) -> int:
 def _fit(command: Pretrain, folder: RunFolder, name: str) -> int:
     """Fit a closed form, report, and return the exit code."""
     target = _target(command)
-    report = fit_run(
-        folder,
-        load_dataset(target.dataset),
-        name,
-        parse_options(command.backbone_options, "backbone_options"),
-        num_steps=1 if command.num_steps is None else command.num_steps,
-        eta=1.0 if command.eta is None else command.eta,
-        select=command.training.select,
-        device=command.device,
-        progress=shows_progress(command.quiet),
-    )
+    try:
+        report = fit_run(
+            folder,
+            load_dataset(target.dataset),
+            name,
+            parse_options(command.backbone_options, "backbone_options"),
+            num_steps=1 if command.num_steps is None else command.num_steps,
+            eta=1.0 if command.eta is None else command.eta,
+            select=command.training.select,
+            device=command.device,
+            progress=shows_progress(command.quiet),
+        )
+    except KeyboardInterrupt as stop:
+        raise interrupted("pretrain", command.out, "trial", None) from stop
     return _report(command, folder, report, f"{target.env_id}, {name} in closed form")
 
 

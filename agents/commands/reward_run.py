@@ -120,17 +120,11 @@ def _episodes(
 ) -> Episodes:
     """Episodes of some users, drawn from those with held-out items where enough have any."""
     kwargs = target.env_kwargs() | dict(env_kwargs) | scorer_kwargs(policy, command.init, target)
-    try:
-        probe = make_env(target.env_id, policy, 1, kwargs, device)
-        users = _users(probe.problem.users, probe.problem.dataset.valid.users, command)
-        kwargs = {name: value for name, value in kwargs.items() if name != "reward_kwargs"}
-        kwargs["reward"] = (
-            "novelty"  # the episodes do not depend on it; the reward is called where it is checked
-        )
-        env = make_env(target.env_id, policy, users.numel() * command.samples, kwargs, device)
-    except SettingError as error:
-        typed = {"reward_kwargs": "reward_options"}.get(error.setting, error.setting)
-        raise SettingError(typed, error.fault) from error
+    probe = make_env(target.env_id, policy, 1, kwargs, device)
+    users = _users(probe.problem.users, probe.problem.dataset.valid.users, command)
+    kwargs = {name: value for name, value in kwargs.items() if name != "reward_kwargs"}
+    kwargs["reward"] = "novelty"  # the episodes do not depend on it; the reward is called where it is checked
+    env = make_env(target.env_id, policy, users.numel() * command.samples, kwargs, device)
     problem = probe.problem
     if problem.reward_fn.uses_lists:
         problem.reward_fn.refresh(policy.scorer(problem.dataset))

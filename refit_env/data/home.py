@@ -142,15 +142,29 @@ def writable_home() -> Path:
     )
 
 
+def check_available(name: str) -> None:
+    """Check that a data set of the catalogue is in a data home, or can be made; nothing is read.
+
+    Args:
+        name: of the catalogue; other names are not checked.
+
+    Raises:
+        DataError: if its files are missing; the message names which to get, from where, and where to put
+            them.
+    """
+    entry = CATALOG.get(name)
+    if entry is not None and find_dataset(name) is None and find_raw(entry) is None and entry.url is None:
+        raise DataError(how_to_get(entry, data_homes()))
+
+
 def _find(name: str) -> Path:
     """Return the canonical folder of a known name; if missing, download or prepare it under a lock."""
     found = find_dataset(name)
     if found is not None:
         return found
+    check_available(name)
     entry = CATALOG[name]
     raw = find_raw(entry)
-    if raw is None and entry.url is None:
-        raise DataError(how_to_get(entry, data_homes()))
     home = writable_home()
     folder = home / name
     with lock_of(folder, "prepare"):

@@ -129,6 +129,7 @@ def test_tables_of_nothing_are_refused(study: Path, capsys: pytest.CaptureFixtur
             ["--variants", "reinforc"],
             "--variants 'reinforc' is no variant of tiny. Did you mean 'reinforce'?",
         ),
+        (["--rows", "reinforc"], "--rows 'reinforc' is no variant of tiny. Did you mean 'reinforce'?"),
         (["--models", "difrec"], "--models 'difrec' is no model of tiny. Did you mean 'diffrec'?"),
         (["--env", "ReFiT-Synthetik-v0"], "--env ReFiT-Synthetik-v0: unknown"),
         (["--env", "ReFiT-Synthetik-v0"], "Did you mean 'ReFiT-Synthetic-v0'?"),
@@ -144,6 +145,27 @@ def test_mistakes(more: list[str], message: str, study: Path, capsys: pytest.Cap
     said = capsys.readouterr().err
     assert message in said and len(said.strip().splitlines()) == 1
     assert not (study.parent / "out").exists()
+
+
+def test_a_file_cannot_hold_the_records(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (study.parent / "out").write_text("mine")
+    assert main(words(study)) == 2
+    assert f"--out {study.parent / 'out'} is a file" in capsys.readouterr().err
+    assert (study.parent / "out").read_text() == "mine"
+
+
+def test_cells_whose_data_are_not_here_start_no_process(
+    study: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFIT_DATA_HOME", str(study.parent / "empty"))
+    monkeypatch.setattr("refit_env.data.home.cache_folder", lambda: study.parent / "empty")
+    study.write_text(STUDY.replace("  ReFiT-Synthetic-v0:", "  ReFiT-Anime-v0:"))
+    monkeypatch.setattr("agents.experiments.cells.Processes.begin", None)  # nothing may run
+    assert main(words(study)) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    first = "failed: ReFiT-Anime-v0_diffrec_pretrained_seed0 and 3 more: data set 'anime' is not here: get"
+    assert [line for line in lines if line.startswith("failed")] == [line for line in lines if first in line]
+    assert lines[-1] == "4 of 4 cells failed; run the command again to retry"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -40,6 +40,10 @@ def test_mistakes(
 ) -> None:
     assert main(["evaluate", "--run", str(tmp_path / "gone")]) == 2
     assert "no run folder" in capsys.readouterr().err
+    words = ["--reward", "racs", "--reward-options", "alpha=7"]
+    assert main(["evaluate", "--run", str(pretrained), *words]) == 2
+    err = capsys.readouterr().err
+    assert "error: --reward-options alpha of reward 'racs' must be >= 0" in err and err.count("\n") == 1
     assert main(["evaluate", "--run", str(pretrained), "--data", str(own_data)]) == 2
     err = capsys.readouterr().err  # another catalogue
     assert "the policy ranks 400 items of 'synthetic', data set" in err and "--new-data' carries the" in err

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from agents.cli import main
+from agents.commands.options import as_words
+from agents.commands.pretrain import Pretrain, with_settings
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
+from agents.tuning.settings_file import write_settings
 from refit_env.policy import DiffusionPolicy
 
 FIT = [
@@ -95,3 +98,43 @@ def test_a_mistake_beside_overwrite_leaves_the_run(
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["reach=0"], "--backbone-options reach must be >= 1 and <= 1000, found 0"),
+        (["num_steps=0"], "--backbone-options num_steps must be >= 1"),
+        (["l2=1", "--backbone-options", "oldest=0.5"], "--backbone-options is given twice"),
+    ],
+)
+def test_a_wrong_value_is_said_of_the_option_that_holds_it(
+    options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FIT, str(tmp_path / "x"), "--backbone-options", *options]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_names_the_command_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agents.commands.fitting.fit_closed_form", stopped)
+    assert main([*FIT, str(tmp_path / "x")]) == 130
+    assert f"go on with: refit pretrain --resume --out {tmp_path / 'x'}" in capsys.readouterr().err
+
+
+def test_an_option_changes_one_of_those_in_a_settings_file(tmp_path: Path) -> None:
+    fixed = {"l2": 50.0, "recency": "none", "score_power": 0.0, "oldest": 0.5, "targets": "row"}
+    part = {"backbone": "linear", "backbone_options": fixed, "num_steps": None, "training": {}}
+    file = tmp_path / "settings.json"
+    write_settings(file, {"dataset": {}, "pretrain": part, "finetune": None, "baseline": None})
+    words = ["pretrain", "--env", "ReFiT-Synthetic-v0", "--settings", str(file), "--quiet", "--device", "cpu"]
+    assert main([*words, "--out", str(tmp_path / "one"), "--backbone-options", "l2=70"]) == 0
+    assert RunFolder(tmp_path / "one").config["backbone"] == fixed | {"l2": 70, "name": "linear"}
+    default = Pretrain(out=tmp_path)
+    assert with_settings(default, file, backbone="linear").backbone_options == as_words(fixed)
+    assert with_settings(default, file, backbone="spectral").backbone_options == ()  # the file says nothing

@@ -83,7 +83,8 @@ def test_resuming_gives_the_run_that_was_not_stopped(
     assert not RunFolder(tmp_path / "run").finished()
     assert main([*words, "--resume", "--learning-rate", "0.5"]) == 2
     assert "was begun with --learning-rate 0.001, not 0.5; leave the option out" in capsys.readouterr().err
-    assert main([*words, "--resume", "--backbone-options", "hidden=[16]", "num_steps=10"]) == 2
+    out = ["--out", str(tmp_path / "run")]
+    assert main(["pretrain", "--resume", *out, "--backbone-options", "hidden=[16]"]) == 2
     assert "--backbone-options hidden [32], not [16]" in capsys.readouterr().err
     assert main(["pretrain", "--resume", "--out", str(tmp_path / "run"), "--quiet", "--device", "cpu"]) == 0
     whole, _ = load_checkpoint(pretrained)

@@ -190,6 +190,16 @@ def test_its_settings_file_makes_the_same_model_again(
     assert RunFolder(tmp_path / "rl").config["env_kwargs"]["reward"] == best.settings["reward"]
     assert main([*tuned, "--overwrite", "--iterations", "2"]) == 0  # an option changes a single setting
     assert RunFolder(tmp_path / "rl").config["agent"]["iterations"] == 2
+    write_settings(
+        tmp_path / "settings.json",
+        settings | {"finetune": settings["finetune"] | {"reward": "racs", "reward_kwargs": {"alpha": 0.4}}},
+    )
+    more = ["--overwrite", "--iterations", "1", "--reward-options", "neighbors=5"]
+    assert main([*tuned, *more]) == 0  # and one option of the reward, beside the file's
+    kwargs = RunFolder(tmp_path / "rl").config["env_kwargs"]
+    assert kwargs["reward"] == "racs" and kwargs["reward_kwargs"] == {"alpha": 0.4, "neighbors": 5}
+    assert main([*tuned, *more[:3], "--reward", "ndcg"]) == 0  # of another reward the file's say nothing
+    assert "reward_kwargs" not in RunFolder(tmp_path / "rl").config["env_kwargs"]
     assert main([*tuned, "--overwrite", "--preset", "paper"]) == 2
     assert "leave out --algorithm, --preset" in capsys.readouterr().err
     write_settings(tmp_path / "settings.json", {**settings, "finetune": None})
