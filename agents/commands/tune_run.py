@@ -23,7 +23,7 @@ from agents.training.tensors import resolve_device
 from agents.tuning.defaults import default_backbone, default_finetuning
 from agents.tuning.inspection import inspect_data
 from agents.tuning.outcome import outcome_of
-from agents.tuning.settings_file import write_settings
+from agents.tuning.settings_file import read_settings, write_settings
 from agents.tuning.study import Study
 from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
@@ -80,7 +80,9 @@ def run(command: Tune) -> int:
     console().print(test_table(report, study.rule))
     for line in report["verdict"]:
         say(line)
-    say(f"{command.out}: the policy; trials.jsonl; settings.json, for pretrain and finetune --settings")
+    tuned = read_settings(command.out / SETTINGS)["finetune"] is not None
+    uses = "pretrain and finetune" if tuned else "pretrain"
+    say(f"{command.out}: the policy; trials.jsonl; {SETTINGS}, for {uses} --settings")
     return 0
 
 

@@ -22,7 +22,14 @@ from msgspec import Meta
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, Condition
-from refit_env.backbones.cooccurrence import MOST_NEAR, Counting, item_sets, near_count, near_pairs
+from refit_env.backbones.cooccurrence import (
+    MOST_NEAR,
+    Counting,
+    check_near,
+    item_sets,
+    near_count,
+    near_pairs,
+)
 from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
@@ -285,8 +292,20 @@ class ClosedForm(RowDenoiser):
             ValueError: naming the setting.
         """
         self.rows(dataset, self.config)
-        inputs, targets = self.training_pairs(dataset.episodes)
-        self.counted_pairs(dataset.episodes, inputs, targets)
+        self.training_pairs(dataset.episodes)
+        self._check_near(dataset.episodes)
+
+    def _check_near(self, data: Dataset) -> None:
+        """Refuse ``pairs="near"`` where rows have no order, or too many items are near each other."""
+        if self.config.pairs != "near":
+            return
+        if isinstance(data, RowDataset) or not data.time_ordered:
+            why = "has histories for rows" if isinstance(data, RowDataset) else "is not sorted by time"
+            raise ValueError(
+                "pairs='near' counts items that are near each other in a user's row; "
+                f"{data.name!r} {why}. Use pairs='targets' or pairs='sets'"
+            )
+        check_near(data.train, self.config.reach)
 
     def counted_pairs(
         self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
@@ -299,16 +318,11 @@ class ClosedForm(RowDenoiser):
             targets: (R, I), of ``training_pairs``.
 
         Raises:
-            ValueError: for ``near`` if the rows are not sorted by time, or are histories.
+            ValueError: for ``near`` if rows are not sorted by time, are histories, or hold too many pairs.
         """
         config = self.config
+        self._check_near(data)
         if config.pairs == "near":
-            if isinstance(data, RowDataset) or not data.time_ordered:
-                why = "has histories for rows" if isinstance(data, RowDataset) else "is not sorted by time"
-                raise ValueError(
-                    "pairs='near' counts items that are near each other in a user's row; "
-                    f"{data.name!r} {why}. Use pairs='targets' or pairs='sets'"
-                )
             return near_pairs(data.train, config.reach, config.gap_power)
         return (item_sets(data), None) if config.pairs == "sets" else (inputs, targets)
 

@@ -192,15 +192,10 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
                [1. , 0. , 0.5],
                [1. , 0.5, 0. ]], dtype=float32)
     """
+    check_near(train, reach)
     size, shape = len(train), (len(train), train.num_items)
     before, after = _sides(train, reach)
     neighbours = before + after  # (N,)
-    pairs = int(neighbours.sum())
-    if pairs > MOST_NEAR:
-        raise ValueError(
-            f"pairs='near' with reach={reach} counts {pairs:,} pairs of items; at most {MOST_NEAR:,} fit in "
-            "memory. Use a smaller reach, or pairs='sets'"
-        )
     ends = np.concatenate([[0], np.cumsum(neighbours)])  # (N + 1,)
     event = np.repeat(np.arange(size, dtype=np.int32), neighbours)  # (pairs,) as the next ones
     offset = (np.arange(ends[-1]) - (ends[:-1] + before)[event]).astype(np.int32)
@@ -209,6 +204,19 @@ def near_pairs(train: Interactions, reach: int, power: float) -> tuple[sp.csr_ma
     near = sp.csr_matrix((weight, train.items[event + offset], ends), shape=shape)
     own = sp.csr_matrix((np.ones(size, np.float32), train.items, np.arange(size + 1)), shape=shape)
     return near, own
+
+
+def check_near(train: Interactions, reach: int) -> None:
+    """Check that the pairs of ``near_pairs`` fit in memory.
+
+    Raises:
+        ValueError: if there are more than ``MOST_NEAR``.
+    """
+    if (pairs := near_count(train, reach)) > MOST_NEAR:
+        raise ValueError(
+            f"pairs='near' with reach={reach} counts {pairs:,} pairs of items; at most {MOST_NEAR:,} fit in "
+            "memory. Use a smaller reach, or pairs='sets'"
+        )
 
 
 def near_count(train: Interactions, reach: int) -> int:

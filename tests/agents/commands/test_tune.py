@@ -59,6 +59,8 @@ def test_what_it_leaves(own_data: Path, home: Path, capsys: pytest.CaptureFixtur
         "config.json", "policy.safetensors", "policy.json", "ids.json", "metrics.json",
         "trials.jsonl", "settings.json",
     }  # fmt: skip
+    uses = "pretrain and finetune" if read_settings(out / "settings.json")["finetune"] else "pretrain"
+    assert f"settings.json, for {uses} --settings" in printed
     log = TrialLog(out)
     assert {trial.name for trial in log.of(BASELINE)} == {"popularity", "ease"}
     assert len(log.of(FINE_TUNING)) == TUNINGS and len(log.of(CLOSED_FORM)) > 5
