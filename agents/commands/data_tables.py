@@ -15,6 +15,7 @@ from refit_env.data.canonical import read_info
 from refit_env.data.catalog import CATALOG, Source
 from refit_env.data.coverage import PUBLISHED, differs, measured, share
 from refit_env.data.home import find_raw
+from refit_env.data.identity import SHORT
 from refit_env.data.interactions import SPLITS
 from refit_env.data.recipes import RECIPES, recipes_for
 from refit_env.errors import DataError
@@ -91,6 +92,10 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     prepared = dataset.meta.get("preparation") or {}
     if "name" in prepared:
         facts["recipe"] = f"{prepared['name']}: {prepared.get('paper', '')}"
+    origin = dataset.meta.get("derived_from") or {}
+    if origin:
+        name, digits, by = (str(origin.get(key, "")) for key in ("name", "fingerprint", "by"))
+        facts["made from"] = f"{name} (fingerprint {digits[:SHORT]}): {by}"[:LONGEST_FACT]
     known = ("split", "source", "licence", "note", "duplicates_merged")
     others = {key.replace("_", " "): dataset.meta[key] for key in known if key in dataset.meta}
     for name, value in others.items():

@@ -63,6 +63,14 @@ class Preparation(msgspec.Struct):
     notes: list[str] = []
 
 
+class Origin(msgspec.Struct):
+    """The data set from which another one was made, in ``dataset.json``; every field may be missing."""
+
+    name: str = ""
+    fingerprint: str = ""
+    by: str = ""
+
+
 class Info(msgspec.Struct):
     """The fields of ``dataset.json`` that are used, with their types; other fields are not changed."""
 
@@ -78,6 +86,7 @@ class Info(msgspec.Struct):
     social_edges: Count | None = None
     sha256: dict[str, Digest] = {}
     preparation: Preparation | None = None
+    derived_from: Origin | None = None
     split: str = ""
     source: str | list[str] = ""
     licence: str = ""

@@ -5,7 +5,9 @@ Letters: U users, N interactions, n_u interactions of a user.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,34 +127,50 @@ def latest_as_validation(dataset: Dataset, share: float = 0.125) -> Dataset:
     Where the published validation items are not the ones that follow the train items (in DiffRec's ML-1M the
     test items are), this split chooses settings for the nearest future. The published validation items are
     left out; the test split is unchanged, and so is the published data set, on which a model with the chosen
-    settings is trained and tested.
+    settings is trained and tested. ``meta`` states the new split (``valid_share`` of the train items);
+    ``meta["derived_from"]`` names the published data set and has its recipe.
 
     Args:
         dataset: users and their interactions, each row sorted by time.
         share: of each user's train items, rounded; a row keeps at least one train item.
 
     Raises:
-        ValueError: if the rows are not sorted by time, or the share is not above 0 and below 1.
+        ValueError: if the rows are not sorted by time, their times are all equal, or the share is not above 0
+            and below 1.
     """
     if not dataset.time_ordered:
         raise ValueError(f"the rows of {dataset.name!r} are not sorted by time: none of them is the latest")
+    times = dataset.train.timestamps
+    if times is not None and times.size and times.min() == times.max():
+        raise ValueError(f"the train times of {dataset.name!r} are all equal: none of the rows is the latest")
     if not 0 < share < 1:
         raise ValueError(f"{spelled('valid_share', f'{share:g}', f'{share:g}')} must be above 0 and below 1")
     train, valid, _ = _by_place(dataset.train, dataset.train.places, share, 0.0)
-    note = f"the latest {share:g} of each user's train items as validation"
-    meta = {
-        **dataset.meta,
-        "derived_from": {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": note},
-    }
     return replace(
         dataset,
         name=f"{dataset.name}-latest",
         train=train,
         valid=valid,
-        meta=meta,
+        meta=_later_meta(dataset, share),
         mixed_validation=False,
         dislikes=_later_dislikes(dataset, valid),
     )
+
+
+def _later_meta(dataset: Dataset, share: float) -> dict[str, Any]:
+    """Return the facts of a data set with the new split; ``derived_from`` keeps the old one."""
+    done = dataset.meta.get("preparation") or {}
+    recipe = done.get("recipe")
+    recipe = dict(recipe) if isinstance(recipe, Mapping) else {}
+    by = f"the latest {share:g} of each user's train items as validation"
+    before = dataset.meta.get("split")
+    origin = {"name": dataset.name, "fingerprint": dataset.fingerprint, "by": by, "recipe": recipe}
+    return {
+        **dataset.meta,
+        "split": f"{by}; test as in {dataset.name}" + (f" ({before})" if before else ""),
+        "preparation": {**done, "recipe": {**recipe, "split": "time", "valid_share": share}},
+        "derived_from": origin,
+    }
 
 
 def _later_dislikes(dataset: Dataset, valid: Interactions) -> Parts | None:

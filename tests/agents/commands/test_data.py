@@ -178,6 +178,13 @@ def test_resplit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, written = load_dataset("synthetic"), load_dataset(out)
     assert facts["train"] + facts["valid"] == len(whole.train) == len(written.train) + len(written.valid)
     assert written.meta["derived_from"]["name"] == "synthetic" and written.time_ordered
+    assert main(["data", "info", out, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["facts"]
+    assert shown["made from"] == (
+        f"synthetic (fingerprint {whole.fingerprint[:12]}): the latest 0.2 of each user's train items as "
+        "validation"
+    )
+    assert shown["split"].startswith("the latest 0.2 of each user's train items")
     assert main(["data", "resplit", "synthetic", "--out", out]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["data", "resplit", "synthetic", "--out", out, "--overwrite", "--valid-share", "0"]) == 2

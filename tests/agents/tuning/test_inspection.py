@@ -10,7 +10,7 @@ import pytest
 from agents.tuning.inspection import inspect_data, split_of
 from refit_env.data import Dataset, synthesize
 from refit_env.data.interactions import Interactions
-from refit_env.data.splits import by_time, random_per_user
+from refit_env.data.splits import by_time, latest_as_validation, random_per_user
 
 
 def timed(split: str) -> Dataset:
@@ -54,6 +54,12 @@ def test_without_times_what_was_noted_decides(noted: str | None, ordered: bool, 
     meta = {} if noted is None else {"preparation": {"recipe": {"split": noted}}}
     data = without_times(timed("random"), meta=meta, time_ordered=ordered)
     assert split_of(data)[0] == expected
+
+
+def test_after_a_resplit_the_new_split_is_the_noted_one() -> None:
+    data = without_times(timed("random"), meta={"preparation": {"recipe": {"split": "random"}}})
+    assert split_of(data)[0] == "random"
+    assert split_of(latest_as_validation(data)) == ("time", "as prepared")
 
 
 def test_the_table_of_environments_knows_published_sets() -> None:

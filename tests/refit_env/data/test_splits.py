@@ -84,6 +84,17 @@ def test_the_latest_train_items_become_the_validation_split() -> None:
     assert derived.meta["derived_from"]["fingerprint"] == data.fingerprint != derived.fingerprint
 
 
+def test_the_record_states_the_new_split_and_keeps_the_old_one() -> None:
+    recipe = {"format": "csv", "split": "random", "valid_share": 0.1}
+    meta = {"split": "random per user, 7:1:2", "preparation": {"rows": {"read": 9}, "recipe": recipe}}
+    derived = latest_as_validation(replace(synthesize(num_users=30, num_items=40), meta=meta), 0.25)
+    by = "the latest 0.25 of each user's train items as validation"
+    assert derived.meta["split"] == f"{by}; test as in synthetic (random per user, 7:1:2)"
+    now = {"format": "csv", "split": "time", "valid_share": 0.25}
+    assert derived.meta["preparation"] == {"rows": {"read": 9}, "recipe": now}
+    assert derived.meta["derived_from"]["recipe"] == recipe == meta["preparation"]["recipe"]  # type: ignore[index]
+
+
 @pytest.mark.parametrize("timed", [True, False])
 def test_dislikes_of_the_new_validation_time_are_validation(timed: bool) -> None:
     """Two users: the first one's latest train item is of time 40, the second one's of time 4."""
@@ -102,6 +113,9 @@ def test_dislikes_of_the_new_validation_time_are_validation(timed: bool) -> None
 def test_a_row_keeps_a_train_item_and_wrong_calls_are_refused() -> None:
     data = synthesize(num_users=30, num_items=40)
     assert latest_as_validation(data, 0.999).train.counts.min() == 1
+    train = replace(data.train, timestamps=np.full(len(data.train), 5.0))
+    with pytest.raises(ValueError, match="train times of 'synthetic' are all equal"):
+        latest_as_validation(replace(data, train=train))
     with pytest.raises(ValueError, match="not sorted by time"):
         latest_as_validation(replace(data, time_ordered=False))
     with pytest.raises(ValueError, match="above 0 and below 1"):
