@@ -37,6 +37,7 @@ class RawRows:
         dropped: number of rows that the reader dropped, by reason.
         unix: whether the timestamps are the file's numbers, not yet converted to seconds.
         unread_ratings: whether the files have a column of ratings that was not read.
+        unread_split: whether the files have a column of splits that was not read.
         shape: (U, I) where the files state it, else None.
         user_names: (U,) readable ids, by the number in ``users``, where a filter created the users; else
             None.
@@ -52,6 +53,7 @@ class RawRows:
     dropped: Mapping[str, int] = field(default_factory=dict)
     unix: bool = False
     unread_ratings: bool = False
+    unread_split: bool = False
     shape: tuple[int, int] | None = None
     user_names: npt.NDArray[Any] | None = None
 

@@ -125,7 +125,7 @@ def _from_files(
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, low, steps, notes = _filtered(source, recipe)
     if not about:  # a named recipe is a paper's own choice
-        notes = (*notes, *_unfiltered(rows, recipe))
+        notes = (*notes, *_unfiltered(rows, recipe), *_unsplit(rows, recipe))
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     parts = _split(source, numbered, recipe)
@@ -196,6 +196,7 @@ def _filtered(source: Path, recipe: Recipe) -> tuple[RawRows, RawRows | None, St
         token_ids=recipe.token_ids,
         drop_blank=recipe.drop_blank,
         ratings=recipe.least_rating is not None,
+        splits=recipe.split == "published",
         num_users=recipe.num_users,
         num_items=recipe.num_items,
     )
@@ -234,6 +235,14 @@ def _unfiltered(rows: RawRows, recipe: Recipe) -> tuple[str, ...]:
         return ()
     option = spelled("min_rating", "4", "4")
     return (f"ratings are not used: rows with low ratings are interactions, too; {option} keeps those >= 4",)
+
+
+def _unsplit(rows: RawRows, recipe: Recipe) -> tuple[str, ...]:
+    """Return a note for the report if the files are split and the recipe splits anew."""
+    if recipe.split == "published" or (rows.split is None and not rows.unread_split):
+        return ()
+    published = spelled("split", repr("published"), "published")
+    return (f"the split of the files is not used: {_split_option(recipe)} splits anew; {published} uses it",)
 
 
 def _check_counts(entry: Source, data: Dataset, source: Path) -> None:

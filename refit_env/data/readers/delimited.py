@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,11 @@ def first_value(path: Path, layout: Layout, name: str) -> str:
 
 
 def line_of(path: Path, layout: Layout, row: int) -> int:
-    """Return the number (from 1) of the line that holds a row (from 0); blank lines are not rows."""
-    return next(number for n, (number, _) in enumerate(_lines(path, layout)) if n == row)
+    """Return the number (from 1) of the line that holds a row (from 0); blank and dropped lines are not."""
+    kept = (
+        n for n, fields in _lines(path, layout) if not layout.drop_blank or not _has_blank(fields, layout)
+    )
+    return next(islice(kept, row, None))
 
 
 def read_header(path: Path, separator: str) -> list[str]:

@@ -16,7 +16,7 @@ from refit_env.data.filters import RawRows
 from refit_env.data.interactions import SPLITS
 from refit_env.data.limits import MOST_COLUMNS
 from refit_env.data.messages import listed, spelled
-from refit_env.data.readers.delimited import Layout, first_value, read_counting, read_header
+from refit_env.data.readers.delimited import Layout, first_value, line_of, read_counting, read_header
 from refit_env.data.readers.field_parsing import Kind, parse_number
 from refit_env.data.recipe import separator_fault, separator_of
 from refit_env.errors import DataError, unknown_name
@@ -39,6 +39,8 @@ class ReadOptions:
     """Whether rows with an empty field that is used are dropped, and counted."""
     ratings: bool = False
     """Whether ratings are used; if not, they are read only where ``columns`` names them."""
+    splits: bool = True
+    """Whether a column of splits is used; if not, it is read only where ``columns`` names it."""
     num_users: int | None = None
     """Numeric ids must be below it; None allows any."""
     num_items: int | None = None
@@ -95,8 +97,9 @@ def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
         kinds = zip(layout.names, layout.kinds, strict=True)
         layout = replace(layout, kinds=tuple("date" if n == "timestamp" else k for n, k in kinds))
     columns, dropped = read_counting(path, layout)
-    rows = as_rows(_with_splits(path, columns), unix=timed and not dated)
-    rows = replace(rows, unread_ratings="rating" in layout.names and "rating" not in columns)
+    rows = as_rows(_with_splits(path, layout, columns), unix=timed and not dated)
+    unread = {name: name in layout.names and name not in columns for name in ("rating", "split")}
+    rows = replace(rows, unread_ratings=unread["rating"], unread_split=unread["split"])
     return replace(rows, dropped={"blanks": dropped}) if options.drop_blank else rows
 
 
@@ -170,7 +173,9 @@ def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: s
         raise DataError(f"{path} line 1: a column name appears twice: {listed(header)}")
     roles = _roles(path, header, options)
     names = tuple(roles.get(name, f"column {name}") for name in header)
-    kinds: dict[str, Kind] = {"timestamp": "number", "split": "token"}
+    kinds: dict[str, Kind] = {"timestamp": "number"}
+    if options.splits or "split" in options.columns:
+        kinds["split"] = "token"
     if options.ratings or "rating" in options.columns:
         kinds["rating"] = "number"
     kinds["user"] = kinds["item"] = "token" if options.token_ids else "id"
@@ -188,7 +193,7 @@ def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: s
 
 
 def _with_splits(
-    path: Path, columns: dict[str, npt.NDArray[np.generic]]
+    path: Path, layout: Layout, columns: dict[str, npt.NDArray[np.generic]]
 ) -> dict[str, npt.NDArray[np.generic]]:
     """Convert a column of split names or numbers to 0, 1, 2."""
     if "split" not in columns:
@@ -201,7 +206,8 @@ def _with_splits(
     words = [str(word).strip().lower() for word in columns["split"]]
     wrong = next((n for n, word in enumerate(words) if word not in known), None)
     if wrong is not None:
-        raise DataError(f"{path} row {wrong}: split is {shown(words[wrong])}, expected train, valid or test")
+        line, word = line_of(path, layout, wrong), shown(words[wrong])
+        raise DataError(f"{path} line {line}: split is {word}, expected train, valid or test")
     return columns | {"split": np.array([known[word] for word in words], dtype=np.int8)}
 
 

@@ -61,6 +61,37 @@ def test_ratings_that_no_option_uses_are_reported(write: Write) -> None:
         assert "notes" not in prepare("shop", path, recipe).meta["preparation"]
 
 
+def split_rows(word: str) -> str:
+    """Write thirty rows after a blank line, the seventh row of the split ``word``."""
+    words = {6: word} | {n: ("train", "valid", "test")[n % 3] for n in range(30) if n != 6}
+    return "user,item,split\n\n" + "".join(f"{n % 2},{n},{words[n]}\n" for n in range(30))
+
+
+def test_a_split_column_that_no_option_uses_is_reported(write: Write) -> None:
+    path = write("log.csv", split_rows("later"))
+    with as_options():
+        notes = prepare("shop", path).meta["preparation"]["notes"]
+    unused = "the split of the files is not used: --split random splits anew; --split published uses it"
+    assert notes == [unused]
+    named = prepare("shop", write("log.csv", split_rows("val")), Recipe(columns={"split": "split"}))
+    assert "split='published' uses it" in named.meta["preparation"]["notes"][0]
+    assert "notes" not in prepare("shop", path, Recipe(ignore=("split",))).meta["preparation"]
+    used = prepare("shop", write("log.csv", split_rows("val")), Recipe(split="published"))
+    assert "notes" not in used.meta["preparation"] and len(used.valid) == 11
+    write("train.txt", "".join(f"{u} {' '.join(map(str, range(20)))}\n" for u in range(3)))
+    lists = write("test.txt", "0 20\n1 20\n2 20\n").parent
+    assert "split of the files" in prepare("shop", lists, Recipe("lightgcn")).meta["preparation"]["notes"][0]
+
+
+def test_a_faulty_split_is_named_by_its_line(write: Write) -> None:
+    path = write("log.csv", split_rows("later"))
+    with pytest.raises(DataError, match=r"log\.csv line 9: split is 'later', expected train, valid or test"):
+        prepare("shop", path, Recipe(split="published"))
+    dropped = write("log.csv", split_rows("later").replace("\n0,2,", "\n0,,"))
+    with pytest.raises(DataError, match=r"log\.csv line 9: split is 'later'"):
+        prepare("shop", dropped, Recipe(split="published", drop_blank=True))
+
+
 def test_a_column_can_be_ignored(write: Write) -> None:
     path = write("log.csv", "user,item,time,ts\n1,2,,soon\n2,3,1500000000,\n")
     with pytest.raises(DataError, match=r"line 2: timestamp is empty; drop_blank=True drops .*, ignore"):
