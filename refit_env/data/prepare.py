@@ -128,6 +128,7 @@ def _from_files(
         notes = (*notes, *_unfiltered(rows, recipe), *_unsplit(rows, recipe))
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
+    notes = (*notes, *_equal_times(source, rows, recipe))
     parts = _split(source, numbered, recipe)
     _check_parts(source, parts, recipe)
     dislikes = None
@@ -340,6 +341,33 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
         "leave-one-out": lambda: leave_one_out(everything),
     }
     return ways[recipe.split]()
+
+
+def _equal_times(source: Path, rows: RawRows, recipe: Recipe) -> tuple[str, ...]:
+    """Return a note for the report on users whose times are all equal, which a split by time cannot order.
+
+    Raises:
+        DataError: for a split by time if the times of all rows are equal.
+    """
+    ordered = recipe.time_ordered and recipe.split != "quantile"  # then equal times are in order, too
+    if recipe.split in ("published", "random") or rows.timestamps is None or ordered:
+        return ()
+    of_users = pd.Series(rows.timestamps).groupby(rows.users)
+    first, last = of_users.min(), of_users.max()  # (U,)
+    whole = recipe.split == "sessions"  # by the sessions' first times alone
+    if first.min() == (first if whole else last).max():
+        what = f"all {first.size:,} sessions begin at" if whole else f"all {len(rows):,} rows have"
+        option = spelled("split", repr("random"), "random")
+        raise DataError(
+            f"{source}: {_split_option(recipe)} needs different times, but {what} the same one; use {option}"
+        )
+    several = of_users.size() > 1  # (U,)
+    equal = int(((first == last) & several).sum())
+    if whole or not equal:
+        return ()
+    share = f"{equal:,} of {int(several.sum()):,} users with several rows ({equal / several.sum():.1%})"
+    so = "all of them are test" if recipe.split == "quantile" else "they are split in the order of the file"
+    return (f"the times of {share} are all equal: {so}",)
 
 
 def _check_parts(source: Path, parts: Parts, recipe: Recipe) -> None:

@@ -239,3 +239,32 @@ def test_a_random_split_of_rows_in_order_needs_times(tmp_path: Path) -> None:
         prepare("shop", path, Recipe(time_ordered=True, split="random"), tmp_path / "shop")
     assert not (tmp_path / "shop").exists()
     assert prepare("shop", path, Recipe(time_ordered=True, split="time"), tmp_path / "shop").time_ordered
+
+
+def equal_times(users: int, equal: int) -> str:
+    """Write ten rows of each user; the times of the first ``equal`` users do not differ."""
+    rows = ((u, i) for u in range(users) for i in range(10))
+    return CSV + "".join(f"{u},{i},5,{START + u + (0 if u < equal else 60 * i)}\n" for u, i in rows)
+
+
+@pytest.mark.parametrize("split", ["time", "leave-one-out", "quantile", "sessions"])
+def test_a_split_by_time_of_equal_times_is_refused(split: str, write: Write) -> None:
+    path = write("log.csv", CSV + "".join(f"{n // 10},{n % 10},5,{START}\n" for n in range(100)))
+    what = "all 10 sessions begin at" if split == "sessions" else "all 100 rows have"
+    with pytest.raises(
+        DataError, match=f"log.csv: split='{split}' needs different times, but {what} the same"
+    ):
+        prepare("shop", path, Recipe(split=split))
+    assert len(prepare("shop", path, Recipe(split="random")).train) == 70
+    stated = prepare("shop", path, Recipe(split="time", time_ordered=True))
+    assert stated.test.of(0).tolist() == [8, 9]
+
+
+@pytest.mark.parametrize(
+    "split, end", [("time", "they are split in the order of the file"), ("quantile", "all of them are test")]
+)
+def test_users_whose_times_are_all_equal_are_reported(split: str, end: str, write: Write) -> None:
+    recipe = Recipe(split=split, task="poi", ignore=("rating",))
+    notes = prepare("shop", write("log.csv", equal_times(8, 2)), recipe).meta["preparation"]["notes"]
+    assert notes == [f"the times of 2 of 8 users with several rows (25.0%) are all equal: {end}"]
+    assert "notes" not in prepare("shop", write("log.csv", equal_times(8, 0)), recipe).meta["preparation"]
