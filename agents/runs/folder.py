@@ -31,6 +31,7 @@ from filelock import FileLock, Timeout
 
 from agents.runs.contents import RunConfig, RunMetrics, with_present_names
 from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, write_json
+from refit_env.utils.folders import release
 
 CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
 IDS = "ids.json"
@@ -174,9 +175,7 @@ class RunFolder:
         """Release the lock, so that other processes can use the run; closing twice is harmless."""
         if self._lock is not None:
             lock, self._lock = self._lock, None
-            if os.name == "posix":  # while it is held: whoever waits for it sees that it is gone
-                (self.path / LOCK).unlink(missing_ok=True)
-            lock.release()
+            release(lock)
 
     def __enter__(self) -> RunFolder:
         """Return the folder."""

@@ -17,7 +17,7 @@ from refit_env.data.synthetic import synthesize
 from refit_env.errors import DataError, unknown_name
 from refit_env.utils.atomic_io import file_state
 from refit_env.utils.content_cache import CACHE
-from refit_env.utils.folders import cache_folder, lock_of, restore
+from refit_env.utils.folders import cache_folder, held, lock_of, restore
 
 HOME_VARIABLE = "REFIT_DATA_HOME"
 
@@ -167,7 +167,7 @@ def _find(name: str) -> Path:
     raw = find_raw(entry)
     home = writable_home()
     folder = home / name
-    with lock_of(folder, "prepare"):
+    with held(lock_of(folder, "prepare")):
         if is_canonical(folder):  # another process prepared it while this one waited
             return folder
         from refit_env.data.prepare import prepare

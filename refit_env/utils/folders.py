@@ -13,11 +13,11 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, UnixFileLock
 
 _EXCHANGE = 2
 """The flag of ``renameat2`` and of ``renamex_np`` that exchanges two names."""
@@ -54,6 +54,31 @@ def lock_of(folder: Path | str, purpose: str) -> FileLock:
     return FileLock(str(place / f"{digest}.{purpose}.lock"))
 
 
+def release(lock: FileLock) -> None:
+    """Release a lock and remove its file.
+
+    The file is removed while the lock is held: a process that waits for it then finds that it holds the lock
+    of a removed file, and makes the file anew (filelock >= 3.30). On Windows filelock removes it.
+
+    Args:
+        lock: acquired once, by this process.
+    """
+    if isinstance(lock, UnixFileLock):
+        with suppress(OSError):
+            os.unlink(lock.lock_file)
+    lock.release()
+
+
+@contextmanager
+def held(lock: FileLock) -> Iterator[None]:
+    """Acquire a lock for the block; after it the lock file is removed."""
+    lock.acquire()
+    try:
+        yield
+    finally:
+        release(lock)
+
+
 @contextmanager
 def atomic_folder(target: Path | str) -> Iterator[Path]:
     """Yield an empty folder beside ``target``; it replaces the target if the block ends without an error.
@@ -63,7 +88,7 @@ def atomic_folder(target: Path | str) -> Iterator[Path]:
     """
     target = Path(target).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with lock_of(target, "write"):
+    with held(lock_of(target, "write")):
         restore(target)
         remove_leftovers(target)
         new = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))

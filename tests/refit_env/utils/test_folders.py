@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from refit_env.utils import folders
-from refit_env.utils.folders import atomic_folder, exchange, lock_of, restore
+from refit_env.utils.folders import atomic_folder, exchange, held, lock_of, restore
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +114,37 @@ def test_locks_are_in_the_cache(tmp_path: Path, cache: Path) -> None:
         assert lock.lock_file != lock_of(tmp_path / "shop", "prepare").lock_file
     assert lock_of(tmp_path / "x" / ".." / "shop", "write").lock_file == lock.lock_file
     assert Path(lock.lock_file).parent == cache / ".locks" and os.listdir(tmp_path) == ["cache"]
+
+
+def test_a_released_lock_leaves_no_file(tmp_path: Path, cache: Path) -> None:
+    for name in ("shop", "shop", "other"):
+        with atomic_folder(tmp_path / name) as folder:
+            assert len(os.listdir(cache / ".locks")) == 1
+            fill(folder, "new")
+    assert os.listdir(cache / ".locks") == []
+
+
+def count_up(target: str, cache: str, times: int) -> None:
+    """Add one to a number in a file, under the lock of a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("platformdirs.user_cache_dir", lambda _: cache)
+        for _ in range(times):
+            with held(lock_of(target, "count")):
+                number = Path(target).read_text()
+                time.sleep(0.0005)
+                Path(target).write_text(str(int(number) + 1))
+
+
+def test_one_process_at_a_time_holds_a_lock_whose_file_is_removed(tmp_path: Path, cache: Path) -> None:
+    target = tmp_path / "number"
+    target.write_text("0")
+    make = multiprocessing.get_context("spawn").Process
+    workers = [make(target=count_up, args=(str(target), str(cache), 40)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert target.read_text() == "120" and os.listdir(cache / ".locks") == []
 
 
 def test_without_a_cache_locks_are_in_the_temporary_folder(
