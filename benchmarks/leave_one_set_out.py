@@ -35,6 +35,7 @@ from agents.tuning.inspection import DataFacts, inspect_data
 from agents.tuning.trying import Training
 from benchmarks.harness import report
 from refit_env.data import Dataset, load_dataset
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.evaluation.ranking import ScoreFunction, evaluate
 from refit_env.evaluation.statistics import Gain, paired_bootstrap
 from refit_env.policy import DiffusionPolicy
@@ -311,7 +312,7 @@ def _line(rows: Sequence[dict[str, Any]], rule: str | None) -> tuple[list[str], 
         f"{start['means']['test']:.4f}",
         said,
         f"{policy['means']['test']:.4f}",
-        f"{found.mean_difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]",
+        f"{found.mean_difference:+.4f} [{ends_in_words(found.low, found.high, ', ')}]",
     ]
     return cells, values
 

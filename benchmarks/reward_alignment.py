@@ -36,7 +36,7 @@ from agents.gradients.estimators import rao_blackwell
 from agents.gradients.rank_thresholds import list_parts
 from agents.reward_checks.episodes import SCALES, make_env, run_episodes
 from agents.reward_checks.properties import spread
-from agents.reward_checks.relations import with_held_out
+from agents.reward_checks.relations import correlation_in_words, with_held_out
 from agents.rollouts.rollout import Graph, roll_out
 from agents.training.closed_form_search import fitted_policy
 from benchmarks.harness import RESULTS
@@ -233,7 +233,7 @@ def _cells(record: Mapping[str, Any]) -> list[str]:
     half = 3.182 * cosines.std(ddof=1) / math.sqrt(cosines.size) if cosines.size == BATCHES else math.nan
     level = f"{cosines.mean():+.3f} ± {half:.3f}" if cosines.size else "-"
     held, varied = record["correlation"], record["spread"]
-    text = "-" if held is None else f"{held['value']:+.3f} [{held['low']:+.3f}, {held['high']:+.3f}]"
+    text = "-" if held is None else correlation_in_words(held)
     return [record["title"], level, text, f"{varied['within_user_std']:.4f}" if varied else "-"]
 
 

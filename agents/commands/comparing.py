@@ -24,6 +24,7 @@ from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
 from refit_env.data.home import check_available
 from refit_env.errors import DataError
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.rewards import short_name
 from refit_env.utils.user_code import absolute_place, is_place
 
@@ -249,7 +250,7 @@ def _gain(result: Mapping[str, Any]) -> str:
     over = (result.get("over_parent") or {}).get("ndcg@20")
     if over is None:
         return ""
-    return f" ({over['mean_difference']:+.4f}, users {over['low']:+.4f} to {over['high']:+.4f})"
+    return f" ({over['mean_difference']:+.4f}, users {ends_in_words(over['low'], over['high'])})"
 
 
 def show(report: Mapping[str, Any], path: Path, *, json: bool) -> None:

@@ -13,6 +13,7 @@ from agents.runs.profiling import Usage
 from agents.training.fine_tuner import FineTuner
 from refit_env.data import Dataset
 from refit_env.evaluation.beyond_accuracy import measured
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.evaluation.ranking import Evaluation, metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule
 from refit_env.evaluation.statistics import paired_bootstrap, paired_bootstraps
@@ -117,9 +118,8 @@ def comparison_table(report: Mapping[str, Any], title: str) -> Table:
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, old in report["before"].items():
         new, found = report["after"][name], report["paired_bootstrap"].get(name)
-        interval = (
-            "of all lists together" if found is None else f"[{found['low']:+.4f}, {found['high']:+.4f}]"
-        )
+        ends = None if found is None else ends_in_words(found["low"], found["high"], ", ")
+        interval = "of all lists together" if ends is None else f"[{ends}]"
         gain = percent(report["relative_gain"][name])
         table.add_row(name, f"{old:.4f}", f"{new:.4f}", gain, f"{new - old:+.4f} {interval}")
     return table

@@ -14,6 +14,7 @@ from agents.commands.reward import RewardCheck, RewardList
 from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say
 from agents.reward_checks.episodes import SCALES, Episodes, make_env, run_episodes
+from agents.reward_checks.relations import correlation_in_words
 from agents.reward_checks.report import check_reward
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
@@ -161,7 +162,7 @@ def _print(report: Mapping[str, Any]) -> None:
         f"{values['zero_variance_share']:.0%} of {unit} without any",
     )
     held = report["held_out"]
-    text = "-" if held is None else f"{held['value']:+.3f} [{held['low']:+.3f}, {held['high']:+.3f}]"
+    text = "-" if held is None else correlation_in_words(held)
     table.add_row("correlation with held-out NDCG", text)
     console().print(table)
     gaps = Table(title="Distance to known rewards (0: the same preferences; 0.71: unrelated; 1: opposite)")

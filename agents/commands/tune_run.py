@@ -28,6 +28,7 @@ from agents.tuning.study import Study
 from agents.tuning.trials import Trial
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.evaluation.ranking import evaluated_users
 from refit_env.evaluation.selection import Rule
 from refit_env.rewards import make_relevance, make_reward
@@ -146,7 +147,7 @@ def test_table(report: Mapping[str, Any], rule: Rule) -> Table:
     table.add_row("policy", report["chosen"]["name"], *values(report), "")
     for role, row in report["compared"].items():
         found = row["paired_bootstrap"][rule.metric]
-        interval = f"{found['mean_difference']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]"
+        interval = f"{found['mean_difference']:+.4f} [{ends_in_words(found['low'], found['high'], ', ')}]"
         table.add_row(role, row["name"], *values(row), interval)
     return table
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.evaluation.ranking import metric_title
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 
@@ -57,7 +58,7 @@ def _sure(found: Entry, split: str) -> str:
 
 def _over_users(found: Entry, split: str) -> str:
     over = found.get("over_users") or []
-    return f"{over[0]['low']:+.4f} to {over[0]['high']:+.4f}" if over else ""
+    return ends_in_words(over[0]["low"], over[0]["high"]) if over else ""
 
 
 def _cold_users(found: Entry, split: str) -> str:

@@ -15,6 +15,7 @@ from agents.experiments.spec import FINETUNE, SB3
 from agents.experiments.study import Study
 from agents.experiments.summary import Runs, drawn_together
 from agents.experiments.tables import TextTable, row_name
+from refit_env.evaluation.intervals import ends_in_words, is_known
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import PairedBootstrap, paired_bootstraps
 
@@ -184,8 +185,10 @@ def verdict(rows: Sequence[Row]) -> str:
     text += f" The best {side}, {other.name} ({other.mean:.4f}), has place {place} of {len(rows)}"
     if found is None:
         return f"{text}; no interval, since one of the two has no record of single users."
+    if not is_known(found.low, found.high):
+        return f"{text}: {found.mean_difference:+.4f}; no interval, since all is of one user or session."
     sure = "does not contain" if found.excludes_zero else "contains"
-    return f"{text}: {found.mean_difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}], which {sure} zero."
+    return f"{text}: {difference(found).removesuffix(' *')}, which {sure} zero."
 
 
 def gain_of_rl(rows: Sequence[Row]) -> str:
@@ -222,7 +225,7 @@ def difference(found: PairedBootstrap | None) -> str:
     if found is None:
         return ""
     star = " *" if found.excludes_zero else ""
-    return f"{found.mean_difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{star}"
+    return f"{found.mean_difference:+.4f} [{ends_in_words(found.low, found.high, ', ')}]{star}"
 
 
 def _whose(row: Row) -> str:

@@ -71,7 +71,7 @@ def means_of(evaluation: Evaluation) -> dict[str, float]:
 
 def over_parent(
     job: Job, record: Mapping[str, Any], groups: npt.NDArray[np.int64] | None = None
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Paired bootstrap over users of the cell's metrics less its parent's.
 
     Args:

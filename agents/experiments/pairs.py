@@ -15,6 +15,7 @@ from agents.experiments.row_groups import rows_note
 from agents.experiments.summary import Runs, drawn_together
 from agents.experiments.tables import TextTable
 from refit_env.errors import DataError
+from refit_env.evaluation.intervals import ends_in_words, side_of_zero
 from refit_env.evaluation.statistics import FloatArray, Interval, seeds_and_users_bootstrap
 
 METRIC = "ndcg@20"
@@ -83,12 +84,14 @@ def _cell(found: Interval | None) -> str:
     """A difference with its interval and its number of seeds."""
     if found is None:
         return ""
-    star = " *" if found.low > 0 or found.high < 0 else ""
-    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{star} ({counted(found.count, 'seed')})"
+    star = " *" if side_of_zero(found.low, found.high) else ""
+    ends = ends_in_words(found.low, found.high, ", ")
+    return f"{found.mean:+.4f} [{ends}]{star} ({counted(found.count, 'seed')})"
 
 
 def _count(head: str, cells: Sequence[Interval | None]) -> str:
     """In how many environments a pair's interval is above and below zero."""
     known = [cell for cell in cells if cell is not None]
-    above, below = sum(cell.low > 0 for cell in known), sum(cell.high < 0 for cell in known)
+    sides = [side_of_zero(cell.low, cell.high) for cell in known]
+    above, below = sides.count(1), sides.count(-1)
     return f"- {head}: above zero on {above} of {counted(len(known), 'start')}, below on {below}."

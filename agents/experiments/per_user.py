@@ -116,8 +116,12 @@ def over_users(
     after: Mapping[str, Any],
     metric: str,
     groups: npt.NDArray[np.int64] | None = None,
-) -> dict[str, float]:
-    """What records keep of ``paired``: the difference, its interval and, with ``groups``, their number."""
+) -> dict[str, float | None]:
+    """What records keep of ``paired``: the difference, its interval and, with ``groups``, their number.
+
+    The ends are None where the interval is not known, of a single user or group.
+    """
     found = paired(before, after, metric, groups)
-    out = {"mean_difference": found.mean_difference, "low": found.low, "high": found.high}
+    whole = found.to_json()
+    out = {name: whole[name] for name in ("mean_difference", "low", "high")}
     return out if groups is None else out | {"groups": len(np.unique(groups))}

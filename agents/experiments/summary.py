@@ -5,7 +5,6 @@ Letters: S seeds, n rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ from agents.experiments.row_groups import Ids
 from agents.experiments.shipped import study_path
 from agents.experiments.study import Study, read_study
 from refit_env.errors import DataError
+from refit_env.evaluation.intervals import side_of_zero
 from refit_env.evaluation.slices import COLD, POPULAR, TAIL
 from refit_env.evaluation.statistics import Interval, mean_interval
 from refit_env.registration import entry
@@ -171,18 +171,18 @@ def _entry(group: Runs, base: Runs | None, split: str) -> dict[str, Any]:
     }
     ids = drawn_together([group, base])
     over = [found for run in runs if (found := _over_users(run, start.get(run["seed"]), ids)) is not None]
-    out["users_sure"] = sum(found["low"] > 0 for found in over)
+    out["users_sure"] = sum(side_of_zero(found["low"], found["high"]) > 0 for found in over)
     out["over_users"] = over
     return out
 
 
-def _over_users(run: Record, start: Record | None, ids: Ids | None) -> Mapping[str, float] | None:
+def _over_users(run: Record, start: Record | None, ids: Ids | None) -> Mapping[str, float | None] | None:
     """A record's NDCG@20 less its start's with its interval over users; None where it has none.
 
     Older records of rows hold an interval that draws each row alone. It is worked out again where both hold
     values of single rows, and ``ids`` (n,) states whose these are.
     """
-    known: Mapping[str, float] | None = (run.get("over_parent") or {}).get("ndcg@20")
+    known: Mapping[str, float | None] | None = (run.get("over_parent") or {}).get("ndcg@20")
     if known is None or start is None or ids is None:
         return known
     if not all("ndcg@20" in (record.get("per_user") or {}) for record in (run, start)):
@@ -268,8 +268,7 @@ def relative(pairs: Sequence[tuple[float | None, float | None]]) -> dict[str, An
 
 def _with_zero(interval: Interval) -> dict[str, Any]:
     """An interval, and whether it excludes zero."""
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return interval.to_json() | {"excludes_zero": known and (interval.low > 0 or interval.high < 0)}
+    return interval.to_json() | {"excludes_zero": side_of_zero(interval.low, interval.high) != 0}
 
 
 def _over(values: Sequence[float | None]) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from agents.runs.contents import RunConfig, RunMetrics
 from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
 from agents.runs.log import read_log
 from refit_env.errors import SettingError
+from refit_env.evaluation.intervals import ends_in_words, is_known, side_of_zero
 from refit_env.evaluation.ranking import metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule, parse_rule
 from refit_env.settings import plain
@@ -22,6 +23,8 @@ from refit_env.settings import plain
 FINE_TUNING, PRETRAINING = "finetune", "pretrain"
 FLAGS = ("new_data", "other_data")
 """Settings of ``config.json`` that are switches."""
+ALONE = "one user or session: no interval"
+"""Text of an interval that is not known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,6 +200,9 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
         >>> found = {"before": {"arp@9": 0.5, "ndcg@9": 0.3}, "after": {"arp@9": 0.5, "ndcg@9": 0.4}}
         >>> gain_sentence(found | {"paired_bootstrap": {}}, "arp@9")
         'Test arp@9 stays 0.5000.'
+        >>> found = {"before": {"ndcg@9": 0.25}, "after": {"ndcg@9": 0.5}, "users": 1}
+        >>> gain_sentence(found | {"paired_bootstrap": {"ndcg@9": {"low": None, "high": None}}}, "ndcg@9")
+        'Test NDCG@9 went from 0.2500 to 0.5000 (+100.0 %; one user or session: no interval).'
     """
     before, after = metrics["before"].get(name), metrics["after"].get(name)
     found = metrics["paired_bootstrap"].get(name)
@@ -213,8 +219,10 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
         return f"Test {metric_title(name)} {rose} {change} ({'; '.join(details)})."
     low, high, share = found["low"], found["high"], 100 * found.get("confidence", 0.95)
     users = f"{share:.0f} % interval of the difference over {metrics['users']} {metrics.get('unit', 'users')}"
-    interval = "; ".join([*details, f"{users}: {low:+.4f} to {high:+.4f}"])
-    if low <= 0 <= high:
+    if not is_known(low, high):
+        return f"Test {metric_title(name)} went {change} ({'; '.join([*details, ALONE])})."
+    interval = "; ".join([*details, f"{users}: {ends_in_words(low, high)}"])
+    if not side_of_zero(low, high):
         return f"Test {metric_title(name)} went {change}, which is within noise ({interval})."
     return f"Test {metric_title(name)} {rose} {change} ({interval})."
 
@@ -233,8 +241,10 @@ def gain_in_words(gain: Mapping[str, Any] | None, unit: str = "users") -> str:
     if gain is None:
         return ""
     low, high = gain["low"], gain["high"]
-    noise = ", within noise" if low <= 0 <= high else ""
-    interval = f"95 % interval over {gain['num_users']} {unit}: {low:+.4f} to {high:+.4f}"
+    if not is_known(low, high):
+        return f"Its gain over the start is {gain['mean_difference']:+.4f} ({ALONE})."
+    noise = "" if side_of_zero(low, high) else ", within noise"
+    interval = f"95 % interval over {gain['num_users']} {unit}: {ends_in_words(low, high)}"
     return f"Its gain over the start is {gain['mean_difference']:+.4f} ({interval}){noise}."
 
 

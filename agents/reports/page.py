@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from agents.reports.facts import FINE_TUNING, Facts
-from agents.reports.run_sections import RunParts, comparison_rows, sections
+from agents.reports.run_sections import ENDS, RunParts, comparison_rows, sections
 from agents.reports.svg import Line, interval_chart, line_chart
 from agents.runs.plots import column
 from refit_env.evaluation.ranking import nearest_metric
@@ -100,7 +101,8 @@ def overview(runs: Sequence[RunParts]) -> dict[str, Any]:
         found = facts.metrics.get("paired_bootstrap", {})
         if found:
             one = found[nearest_metric("ndcg@20", found)]
-            gains.append((facts.name, one["mean_difference"], one["low"], one["high"]))
+            low, high = (math.nan if one[end] is None else one[end] for end in ENDS)
+            gains.append((facts.name, one["mean_difference"], low, high))
     charts = [
         interval_chart("Gain of each run over its start", gains, xlabel="change of test NDCG@20", zero=True),
         line_chart("Validation NDCG", lines),

@@ -23,10 +23,14 @@ from agents.reports.measured import (
 from agents.reports.svg import Chart, Line, bar_chart, line_chart
 from agents.runs.plots import column
 from refit_env.evaluation.beyond_accuracy import beyond_accuracy
+from refit_env.evaluation.intervals import ends_in_words, is_known, side_of_zero
 from refit_env.evaluation.ranking import metric_title, nearest_metric
 from refit_env.evaluation.selection import LESS_IS_BETTER
 
 BEFORE, AFTER = "before", "after"
+ENDS = ("low", "high")
+SURE = {1: "up", -1: "down", 0: ""}
+"""``side_of_zero`` of an interval -> its class on the page."""
 BEYOND_NAMES = {
     "arp": "ARP, train interactions of an item",
     "aplt": "APLT, share of long-tail items",
@@ -100,12 +104,19 @@ def sections(parts: RunParts, number: int) -> dict[str, Any]:
 def comparison_rows(facts: Facts) -> list[dict[str, Any]]:
     """Return the rows of the table before and after, with the ends of the intervals as shares of a bar."""
     found = facts.metrics.get("paired_bootstrap", {})
-    reach = max((abs(end) for one in found.values() for end in (one["low"], one["high"])), default=0) or 1.0
+    all_ends = [one[end] for one in found.values() if is_known(one["low"], one["high"]) for end in ENDS]
+    reach = max(map(abs, [*all_ends, *(one["mean_difference"] for one in found.values())]), default=0) or 1.0
+
+    def place(value: float) -> float:
+        return round(50 + 50 * value / reach, 2)
+
     rows = []
     for name, one in found.items():
         before, after = facts.metrics["before"].get(name), facts.metrics["after"].get(name)
         if before is None or after is None:
             continue
+        known = is_known(one["low"], one["high"])
+        low, high = (one[end] if known else one["mean_difference"] for end in ENDS)
         rows.append(
             {
                 "metric": metric_title(name),
@@ -113,11 +124,11 @@ def comparison_rows(facts: Facts) -> list[dict[str, Any]]:
                 "after": f"{after:.4f}",
                 "gain": f"{100 * (after / before - 1):+.1f} %" if before else "-",
                 "difference": f"{one['mean_difference']:+.4f}",
-                "interval": f"{one['low']:+.4f} to {one['high']:+.4f}",
-                "sure": "up" if one["low"] > 0 else "down" if one["high"] < 0 else "",
-                "low": round(50 + 50 * one["low"] / reach, 2),
-                "high": round(50 + 50 * one["high"] / reach, 2),
-                "middle": round(50 + 50 * one["mean_difference"] / reach, 2),
+                "interval": ends_in_words(one["low"], one["high"]),
+                "sure": SURE[side_of_zero(one["low"], one["high"])],
+                "low": place(low),
+                "high": place(high),
+                "middle": place(one["mean_difference"]),
             }
         )
     return rows
@@ -285,7 +296,7 @@ def _gains(measured: Measured) -> dict[str, Any]:
             "users": cold.difference.num_users,
             "before": f"{cold.difference.before:.4f}",
             "after": f"{cold.difference.after:.4f}",
-            "interval": f"{cold.difference.low:+.4f} to {cold.difference.high:+.4f}",
+            "interval": ends_in_words(cold.difference.low, cold.difference.high),
         },
         "shown": shown,
         "fewest": int(measured.counts.min()),

@@ -27,6 +27,7 @@ from agents.reports.svg_axes import (
     text_at,
     ticks,
 )
+from refit_env.evaluation.intervals import is_known
 
 MOST_POINTS = 120
 """Points of a line that are drawn; longer lines are thinned."""
@@ -245,11 +246,12 @@ def interval_chart(
     for at, (name, value, start, end) in enumerate(rows):
         y = TOP + ROW * (at + 0.5)
         parts.append(text_at(left - 10, y + 4, name if len(name) < 26 else f"{name[:24]}...", "end"))
-        if math.isfinite(start) and math.isfinite(end):
+        if is_known(start, end):
             parts.append(line_at("span c1", (x(start), x(end)), (y, y)))
         parts.append(dot_at("c1", x(value), y, f"{name}: {value:.4f}"))
     parts.append(text_at((left + WIDTH - RIGHT) / 2, bottom + 34, xlabel, kind="label"))
-    words = "; ".join(f"{name}: {value:.4g} ({start:.4g} to {end:.4g})" for name, value, start, end in rows)
+    spans = [f" ({start:.4g} to {end:.4g})" if is_known(start, end) else "" for _, _, start, end in rows]
+    words = "; ".join(f"{row[0]}: {row[1]:.4g}{span}" for row, span in zip(rows, spans, strict=True))
     text = f"Points with intervals, {xlabel}. {words}."
     return Chart(title, _svg(title, text, parts, bottom + 42), note=note)
 

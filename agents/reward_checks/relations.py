@@ -19,6 +19,7 @@ from torch import Tensor
 
 from agents.reward_checks.episodes import Episodes
 from refit_env.data import RowDataset
+from refit_env.evaluation.intervals import ends_in_words
 from refit_env.rewards import reward_class, reward_names
 from refit_env.rewards.linear_models import ModelReward
 
@@ -32,16 +33,20 @@ def centred(rows: Tensor) -> npt.NDArray[np.float64]:
     return np.asarray(out - out.mean(1, keepdims=True))
 
 
-def correlation(one: Tensor, other: Tensor, seed: int = 0) -> dict[str, float] | None:
+def correlation(
+    one: Tensor, other: Tensor, seed: int = 0, independent: int | None = None
+) -> dict[str, float | None] | None:
     """Return the correlation of two values within users, with a bootstrap interval over users.
 
     Args:
         one: (B, P) values of each user's episodes.
         other: (B, P) other values of them.
         seed: of the bootstrap.
+        independent: number of independent users among the B; None for all.
 
     Returns:
-        ``value``, ``low`` and ``high`` (95 %); None where one of the two never differs within a user.
+        ``value``, ``low`` and ``high`` (95 %; None with fewer than two independent users); None where one of
+        the two never differs within a user.
 
     Example:
         >>> import torch
@@ -54,6 +59,8 @@ def correlation(one: Tensor, other: Tensor, seed: int = 0) -> dict[str, float] |
     whole = _rho(sums.sum(1))
     if whole is None:
         return None
+    if (a.shape[0] if independent is None else independent) < 2:
+        return {"value": whole, "low": None, "high": None}
     draws = np.random.default_rng(seed).integers(a.shape[0], size=(RESAMPLES, a.shape[0]))
     found = [rho for n in range(RESAMPLES) if (rho := _rho(sums[:, draws[n]].sum(1))) is not None]
     low, high = np.quantile(found, [0.025, 0.975])
@@ -68,14 +75,28 @@ def _rho(sums: npt.NDArray[np.float64]) -> float | None:
     return max(-1.0, min(1.0, product / math.sqrt(one * other)))
 
 
-def with_held_out(value: Tensor, episodes: Episodes) -> dict[str, float] | None:
+def correlation_in_words(found: Mapping[str, float | None], digits: int = 3) -> str:
+    """Format a correlation and its interval.
+
+    Example:
+        >>> correlation_in_words({"value": 0.5, "low": 0.25, "high": 0.75}, 2)
+        '+0.50 [+0.25, +0.75]'
+        >>> correlation_in_words({"value": 0.5, "low": None, "high": None})
+        '+0.500 [-]'
+    """
+    return f"{found['value']:+.{digits}f} [{ends_in_words(found['low'], found['high'], ', ', digits)}]"
+
+
+def with_held_out(value: Tensor, episodes: Episodes) -> dict[str, float | None] | None:
     """Return the correlation of a reward (N,) with NDCG@K on validation items; None where there are none."""
     found = episodes.held_out_ndcg
     if found is None:
         return None
     ndcg, there = found
     rows = episodes.by_user(there).all(1)  # (B,)
-    return correlation(episodes.by_user(value)[rows], episodes.by_user(ndcg)[rows])
+    users = episodes.by_user(episodes.users)[rows, 0]  # (B,)
+    independent = np.unique(episodes.problem.dataset.groups_of(users.cpu().numpy())).size
+    return correlation(episodes.by_user(value)[rows], episodes.by_user(ndcg)[rows], independent=independent)
 
 
 def distance(rho: float) -> float:

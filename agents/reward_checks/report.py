@@ -13,7 +13,8 @@ from agents.reward_checks.properties import (
     seconds_per_thousand,
     spread,
 )
-from agents.reward_checks.relations import distances, known_rewards, with_held_out
+from agents.reward_checks.relations import correlation_in_words, distances, known_rewards, with_held_out
+from refit_env.evaluation.intervals import is_known, side_of_zero
 from refit_env.rewards import reward_class, reward_names
 from refit_env.rewards.base import ListReward
 
@@ -96,16 +97,19 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
     return out
 
 
-def _prefers(found: Mapping[str, float] | None, unit: str) -> str:
+def _prefers(found: Mapping[str, float | None] | None, unit: str) -> str:
     """A sentence on the correlation with held-out NDCG."""
     if found is None:
         return (
             "Its relation to held-out items was not measured: it reads them, or no episode has any (those of "
             "sessions belong to other sessions)."
         )
-    level = f"within {unit}, correlation {found['value']:+.2f} [{found['low']:+.2f}, {found['high']:+.2f}]"
-    if found["low"] > 0:
+    low, high = found["low"], found["high"]
+    level = f"within {unit}, correlation {correlation_in_words(found, 2)}"
+    if not is_known(low, high):
+        return f"Its relation to held-out NDCG is not certain: no interval, of one user or session ({level})."
+    if side_of_zero(low, high) > 0:
         return f"It prefers lists with a higher held-out NDCG ({level})."
-    if found["high"] < 0:
+    if side_of_zero(low, high) < 0:
         return f"It prefers lists with a lower held-out NDCG ({level}): alone it will make the lists worse."
     return f"No relation to held-out NDCG was seen ({level})."

@@ -5,6 +5,7 @@ An agent is a subclass with one method, ``update(users)``: one iteration of its 
 
 from __future__ import annotations
 
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -219,12 +220,14 @@ class FineTuner(AgentState):
     def _gain(self, found: Evaluation) -> dict[str, float]:
         """Return the gain over the start by the metric that selects, and its standard error over users."""
         values = values_of(found, self.dataset, "valid", self.rule.metric)
-        if values is None or values.size < 2:
+        if values is None or not values.size:
             return {}
         if self._start_values is None:
             self._start_values = self.values_that_select(start=True) if self.done else values
         assert self._start_values is not None  # of the same metric
         gain = Gain.of(self._start_values, values, groups=self.dataset.groups_of(found.users))
+        if not math.isfinite(gain.error):  # a single user or group
+            return {}
         return {"choice/gain": gain.mean, "choice/standard_error": gain.error}
 
     def users_that_select(self) -> npt.NDArray[np.int64]:

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
+from refit_env.evaluation.intervals import side_of_zero
+
 FloatArray = npt.NDArray[np.float64]
 
 ERRORS = 2.0
@@ -31,9 +33,9 @@ class PairedBootstrap:
     mean_difference: float
     """Mean over users of ``after - before``."""
     low: float
-    """Lower end of the interval of the mean difference."""
+    """Lower end of the interval of the mean difference; minus infinity for a single user or group."""
     high: float
-    """Upper end of the interval of the mean difference."""
+    """Upper end of the interval of the mean difference; infinity for a single user or group."""
     before: float
     """Mean over users before."""
     after: float
@@ -53,11 +55,11 @@ class PairedBootstrap:
     @property
     def excludes_zero(self) -> bool:
         """Whether the interval does not contain zero."""
-        return self.low > 0.0 or self.high < 0.0
+        return side_of_zero(self.low, self.high) != 0
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
+        """Return the fields as plain JSON values; an infinite end is null."""
+        return _plain(self)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,14 @@ class Gain:
         return self.mean > ERRORS * self.error
 
     def __str__(self) -> str:
-        """Format: ``+0.0012, standard error 0.0004``."""
+        """Format: ``+0.0012, standard error 0.0004``.
+
+        Example:
+            >>> print(Gain.of([0.25], [0.5]))
+            +0.2500, no standard error (fewer than two independent users)
+        """
+        if not np.isfinite(self.error):
+            return f"{self.mean:+.4f}, no standard error (fewer than two independent users)"
         return f"{self.mean:+.4f}, standard error {self.error:.4f}"
 
 
@@ -125,7 +134,7 @@ class Interval:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values; an infinite end is null."""
-        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
+        return _plain(self)
 
 
 def paired_bootstrap(
@@ -189,7 +198,8 @@ def paired_bootstraps(
         seed: seed of the resampling.
 
     Returns:
-        One result per metric. Because the draws are shared, M metrics cost little more than one.
+        One result per metric. Because the draws are shared, M metrics cost little more than one. The interval
+        of a single user or group is infinite.
 
     Raises:
         ValueError: if names or shapes differ, or a value is NaN or infinite.
@@ -204,7 +214,11 @@ def paired_bootstraps(
         raise ValueError(f"before has {old.shape[0]} users, after has {new.shape[0]}")
     difference = new - old  # (n, M)
     together = _together(groups, len(difference))
-    low, high = _percentiles(_bootstrap_means(difference, resamples, seed, together), confidence)  # (M,) each
+    if _independent(difference, together) < 2:
+        low, high = np.full(len(names), -np.inf), np.full(len(names), np.inf)
+    else:
+        means = _bootstrap_means(difference, resamples, seed, together)  # (R, M)
+        low, high = _percentiles(means, confidence)  # (M,) each
     return {
         name: PairedBootstrap(
             mean_difference=float(difference[:, m].mean()),
@@ -330,7 +344,7 @@ def seeds_and_users_bootstrap(
 
     Returns:
         The mean and the percentile interval of resampled seeds, each with users of its own draw. With few
-        seeds it is too narrow; with one it is over users alone.
+        seeds it is too narrow; with one it is over users alone. With a single user or group it is infinite.
 
     Raises:
         ValueError: if the differences are no table of finite numbers, or the groups are of other users.
@@ -345,6 +359,8 @@ def seeds_and_users_bootstrap(
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise ValueError(f"differences must be finite numbers (seeds, users), found shape {table.shape}")
     together = _together(groups, table.shape[1])
+    if _independent(table.T, together) < 2:
+        return Interval(float(table.mean()), float("-inf"), float("inf"), len(table))
     each = [
         _bootstrap_means(row[:, None], resamples, seed + s, together)[:, 0] for s, row in enumerate(table)
     ]
@@ -352,6 +368,16 @@ def seeds_and_users_bootstrap(
     means = np.take_along_axis(np.stack(each, axis=1), picks, axis=1).mean(axis=1)  # (R,)
     low, high = _percentiles(means[:, None], confidence)
     return Interval(float(table.mean()), float(low[0]), float(high[0]), len(table))
+
+
+def _plain(found: PairedBootstrap | Interval) -> dict[str, Any]:
+    """Return the fields; those that are not finite are None."""
+    return {name: value if np.isfinite(value) else None for name, value in asdict(found).items()}
+
+
+def _independent(values: FloatArray, together: npt.NDArray[np.int64] | None) -> int:
+    """Return the number of users of ``values`` (n, M), or of their groups (n,) if there are any."""
+    return len(values) if together is None else int(together.max()) + 1
 
 
 def _together(groups: npt.ArrayLike | None, n: int) -> npt.NDArray[np.int64] | None:

@@ -61,12 +61,16 @@ def test_every_backbone_works_or_the_data_is_named(
 
 
 @pytest.mark.parametrize("name", ["one user", "one user, one item"])
-def test_a_study_of_one_session_works(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_of_one_session_works(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
     monkeypatch.setattr(Study, "left", lambda self: 0.0)
     data = str(saved(tmp_path / "data", "sequential", EVENTS[name]))
     few = ["--minutes", "0.02", "--baselines", "popularity"]
     assert main(["tune", "--data", data, "--out", str(tmp_path / "out"), *few, *QUIET]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "[-]" in text and "standard error inf" not in text
 
 
 @pytest.mark.parametrize(

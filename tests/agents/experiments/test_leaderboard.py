@@ -103,6 +103,13 @@ def test_the_verdict_is_made_from_the_numbers() -> None:
     assert verdict(rows((LOW, 0.25))).endswith("a baseline. No row of this project is measured here yet.")
 
 
+def test_the_verdict_of_a_single_user_is_not_certain() -> None:
+    few = group("", "ease", np.array([0.25])), group("diffrec", "rl", np.array([0.5]))
+    found = rows((few[0], 0.25), (few[1], 0.5))
+    assert verdict(found).endswith(": -0.2500; no interval, since all is of one user or session.")
+    assert leaderboard_table("Best", "model", (), found).rows[1][-1] == "-0.2500 [-]"
+
+
 def test_the_gain_of_rl_over_its_own_start_is_stated() -> None:
     def said(mean: float, sure: bool) -> str:
         gain = {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "excludes_zero": sure}

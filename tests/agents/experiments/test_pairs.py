@@ -39,6 +39,13 @@ def test_a_pair_is_compared_over_the_seeds_that_both_have() -> None:
     assert "racs less ndcg: above zero on 0 of 1 start, below on 1" in table.note
 
 
+def test_a_single_user_has_no_interval() -> None:
+    one, other = runs("ndcg", {0: [0.5], 1: [0.5]}), runs("racs", {0: [0.25], 1: [0.25]})
+    table = pairs_table("Pairs", "start", [("ndcg", "racs")], [one, other])
+    assert table is not None and table.rows[0][1] == "+0.2500 [-] (2 seeds)"
+    assert "above zero on 0 of 1 start, below on 0" in table.note
+
+
 def test_without_seeds_or_users_in_common_there_is_no_table() -> None:
     ndcg = runs("ndcg", {0: [0.5, 0.7]})
     for other in (runs("racs", {1: [0.4, 0.5]}), runs("racs", {0: [0.4, 0.5, 0.6]})):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.experiments.per_user import LARGEST, pack, paired, unpack
+from agents.experiments.per_user import LARGEST, over_users, pack, paired, unpack
 from refit_env.errors import DataError
 from refit_env.evaluation.statistics import paired_bootstrap
 
@@ -29,6 +29,11 @@ def test_values_come_back_to_the_precision_that_is_stated() -> None:
 def test_other_texts_are_refused(text: Any) -> None:
     with pytest.raises(ValueError, match="no packed values"):
         unpack(text)
+
+
+def test_records_of_a_single_user_keep_no_interval() -> None:
+    found = over_users(record("a", [0]), record("b", [1]), "ndcg@20")
+    assert found == {"mean_difference": 1.0, "low": None, "high": None}
 
 
 def test_records_are_compared_over_their_users() -> None:

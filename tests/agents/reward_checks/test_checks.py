@@ -29,11 +29,11 @@ def policy() -> DiffusionPolicy:
 
 @pytest.fixture
 def make(policy: DiffusionPolicy) -> Callable[..., Episodes]:
-    def episodes(reward: Any, **kwargs: Any) -> Episodes:
+    def episodes(reward: Any, users: int = 24, **kwargs: Any) -> Episodes:
         env_kwargs = {"reward": reward, "k": 10, **kwargs}
-        env = make_env("ReFiT-Synthetic-v0", policy, 24 * 3, env_kwargs, torch.device("cpu"))
-        users = torch.as_tensor(env.problem.users[:24])
-        return run_episodes(env, policy, users, 0.05, SCALES, seed=0)
+        env = make_env("ReFiT-Synthetic-v0", policy, users * 3, env_kwargs, torch.device("cpu"))
+        chosen = torch.as_tensor(env.problem.users[:users])
+        return run_episodes(env, policy, chosen, 0.05, SCALES, seed=0)
 
     return episodes
 
@@ -89,9 +89,20 @@ def test_the_correlation_is_within_users() -> None:
     rows = torch.tensor([[0.0, 1.0, 2.0], [50.0, 51.0, 53.0]])
     other = torch.tensor([[9.0, 8.0, 7.0], [1.0, 0.0, -2.0]])  # falls within users, across them it rises
     found = correlation(rows, other)
-    assert found is not None and found["value"] == pytest.approx(-1.0) and found["high"] < -0.99
+    assert found is not None and found["value"] == pytest.approx(-1.0)
+    assert found["high"] is not None and found["high"] < -0.99
     assert correlation(rows, torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]])) is None
     assert distance(0.0) == pytest.approx(math.sqrt(0.5))
+
+
+def test_the_correlation_of_one_user_or_session_is_not_certain(make: Callable[..., Episodes]) -> None:
+    rows = torch.tensor([[0.0, 1.0, 2.0], [5.0, 6.0, 8.0]])
+    for found in (correlation(rows[:1], rows[:1]), correlation(rows, rows, independent=1)):
+        assert found == {"value": pytest.approx(1.0), "low": None, "high": None}
+    report = check_reward(make("ndcg", users=1), "mine", ["ndcg"])
+    assert report["held_out"]["low"] is None
+    assert any("is not certain: no interval, of one user" in line for line in report["verdict"])
+    assert not any("held-out NDCG (" in line and "It prefers" in line for line in report["verdict"])
 
 
 def test_the_distance_ignores_shifts_of_users_and_scale(make: Callable[..., Episodes]) -> None:
@@ -111,7 +122,7 @@ def test_held_out_ndcg_correlates_with_itself_alone(make: Callable[..., Episodes
     itself = with_held_out(episodes.held_out_ndcg[0], episodes)
     assert itself is not None and itself["value"] == pytest.approx(1.0)
     worse = with_held_out(-episodes.held_out_ndcg[0], episodes)
-    assert worse is not None and worse["high"] < -0.99
+    assert worse is not None and worse["high"] is not None and worse["high"] < -0.99
     assert make("ndcg", relevance="validation").held_out_ndcg is None  # the reward reads those items
 
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from agents.tuning.choice import better_of
+from agents.tuning.outcome import verdict
+from agents.tuning.trials import Trial
 from refit_env.evaluation.statistics import Gain
 
 
@@ -28,6 +30,16 @@ def test_a_gain_is_clear_above_two_standard_errors(mean: float, clear: bool) -> 
 def test_equal_models_and_a_single_user_show_no_clear_gain() -> None:
     assert not Gain.of([0.1, 0.2], [0.1, 0.2]).clear
     assert not Gain.of([0.1], [0.9]).clear
+
+
+def test_the_verdict_of_a_single_user_says_that_there_is_no_standard_error() -> None:
+    policy, ease = Trial("closed form", "linear", {}, 0.5), Trial("baseline", "ease", {}, 0.25)
+    lines = verdict(policy, None, ease, "ndcg@20", {"baseline": Gain.of([0.25], [0.5])})
+    assert lines[2:] == [
+        "Validation does not decide: the best baseline, ease, has 0.2500.",
+        "The policy has +0.2500, no standard error (fewer than two independent users): use the policy, whose "
+        "mean is higher.",
+    ]
 
 
 def test_a_later_model_is_compared_with_the_one_that_is_kept() -> None:

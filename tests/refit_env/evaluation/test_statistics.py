@@ -186,6 +186,22 @@ def test_the_error_of_groups_of_unequal_size_is_that_of_the_bootstrap() -> None:
     assert (drawn.high - drawn.low) / 2 / 1.96 == pytest.approx(found.error, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "groups"), [([0.1], [0.9], None), ([0.1, 0.2, 0.3], [0.9, 0.9, 0.9], [3, 3, 3])]
+)
+def test_a_single_user_or_group_has_no_interval(
+    before: list[float], after: list[float], groups: list[int] | None
+) -> None:
+    found = paired_bootstrap(before, after, groups=groups)
+    assert (found.low, found.high) == (float("-inf"), float("inf")) and not found.excludes_zero
+    whole = found.to_json()
+    assert whole["low"] is whole["high"] is None
+    assert whole["mean_difference"] == pytest.approx(np.mean(after) - np.mean(before))
+    seeds = np.array([after, after]) - before
+    several = seeds_and_users_bootstrap(seeds, groups=groups)
+    assert (several.low, several.high) == (float("-inf"), float("inf")) and several.count == 2
+
+
 def test_one_group_decides_nothing_and_groups_are_of_the_same_users() -> None:
     assert Gain.of([0.1, 0.2], [0.9, 0.9], groups=[3, 3]).error == float("inf")
     with pytest.raises(ValueError, match="groups must hold one number per user, 2"):
