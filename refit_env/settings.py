@@ -147,6 +147,10 @@ def type_fault(hint: Any, value: Any, notes: tuple[Any, ...] = ()) -> str | None
         if not value and any(isinstance(note, Meta) and note.min_length for note in notes):
             return "must have at least one value, found none"
         return next((f for f in (type_fault(parts[0], one, notes) for one in value) if f is not None), None)
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        right = isinstance(value, Mapping)
+        return None if right else f"must be a mapping such as {{'name': value}}, found {shown(value)}"
     if origin is Literal:
         return OneOf(parts).fault(value)
     if hint is bool:

@@ -6,25 +6,37 @@ Letters: B episodes, I items, K list length, T steps.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from refit_env.backbones import backbone_class
 from refit_env.errors import SettingError, unknown_argument, unknown_name, unknown_setting
 from refit_env.rewards import make_relevance
 from refit_env.rewards.registry import RewardSpec
+from refit_env.settings import check_setting, field_types
+from refit_env.utils.text import shown
 from refit_env.utils.user_code import absolute_place
 
 STARTS = ("history", "diffused", "noise")
 """Names for ``start``."""
 USUAL_K = 20
 """K unless an argument sets another."""
+TYPED = (
+    "backbone",
+    "backbone_options",
+    "relevance",
+    "start",
+    "reward_kwargs",
+    "relevance_kwargs",
+    "other_data",
+)
+"""Fields of ``ProblemConfig`` of which only the type is checked here."""
 VECTOR_ONLY = ("num_envs", "backend", "device", "autoreset_mode")
 """Arguments of the vector environment alone."""
 
@@ -57,7 +69,7 @@ class ProblemConfig:
     """Settings of the reward, for example ``{"alpha": 0.3}``."""
     relevance_kwargs: Mapping[str, Any] | None = None
     """Settings of the relevance: ``fraction``, ``seed``, ``selection_share``."""
-    bound: float | None = None
+    bound: Annotated[float, Meta(ge=1, description="finite; histories hold ones")] | None = None
     """Limit of the spaces; noisy starting states are clipped to it. None: five standard deviations beyond the
     data."""
     checkpoint: str | Path | None = None
@@ -144,10 +156,12 @@ def check(config: ProblemConfig) -> None:
         raise ValueError(
             "no data set: pass data=FOLDER (canonical form, see 'refit data prepare') or a known name"
         )
-    if config.bound is not None and not (math.isfinite(config.bound) and config.bound >= 1):
-        raise ValueError(
-            f"bound={config.bound} must be finite (as Stable-Baselines3 needs) and >= 1 (histories hold ones)"
-        )
+    types = field_types(ProblemConfig)
+    for name in TYPED:
+        check_setting(name, getattr(config, name), types[name])
+    check_setting("bound", config.bound, types["bound"])
+    if not isinstance(config.checkpoint, str | Path | None):
+        raise SettingError("checkpoint", f"must be a folder, found {shown(config.checkpoint)}")
     if config.start is not None and config.start not in STARTS:
         raise unknown_name("start", config.start, STARTS)
     kind = backbone_class(config.backbone)

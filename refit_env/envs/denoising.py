@@ -22,6 +22,7 @@ from refit_env.envs.problem import DenoisingProblem, make_problem
 from refit_env.envs.render import Renderer
 from refit_env.envs.surroundings import check_maker, check_single_wrappers
 from refit_env.errors import unknown_name
+from refit_env.settings import check_setting
 
 FloatArray = npt.NDArray[np.float32]
 Observation = dict[str, FloatArray]
@@ -159,6 +160,7 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
             DataError: if the data set is missing or breaks a rule.
         """
         config = read_config(type(self), data, settings, without=["device"])
+        check_setting("source_ids", source_ids, bool)
         check_maker(config.num_steps)
         self.problem = make_problem(config)
         observation_space, action_space = make_spaces(self.problem)

@@ -302,7 +302,8 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     with settings_in("relevance_kwargs", config.relevance_kwargs):
         relevance = make_relevance(mode, dataset, **relevance_settings(config))
     kind = backbone_class(config.backbone)
-    own = backbone_config(config.backbone, dataset.name, config.backbone_options)
+    with settings_in("backbone_options", config.backbone_options):
+        own = backbone_config(config.backbone, dataset.name, config.backbone_options)
     relevance = relevance.of_users(kind.may_train_on(dataset, own))
     with settings_in("reward_kwargs", config.reward_kwargs):
         k = min(config.k, dataset.num_items) if config.k == USUAL_K else config.k

@@ -19,6 +19,7 @@ from gymnasium.wrappers.vector import (
     VectorizeTransformReward,
 )
 
+from refit_env.settings import check_setting
 from refit_env.utils.callers import argument_of_caller, running_objects
 
 ARRAYS_ONLY = (DictInfoToList, NormalizeReward, RecordEpisodeStatistics)
@@ -38,8 +39,9 @@ def check_limit(limit: int | None, num_steps: int) -> None:
         num_steps: T.
 
     Raises:
-        ValueError: naming both.
+        ValueError: naming both; for a limit that is no whole number, naming it.
     """
+    check_setting("max_episode_steps", limit, int | None)
     if limit is not None and limit != -1 and limit < num_steps:
         raise ValueError(
             f"max_episode_steps={limit}: a chain ends by itself after T={num_steps} steps, with its only "

@@ -38,6 +38,7 @@ from refit_env.envs.rngs import Generators
 from refit_env.envs.surroundings import check_limit, check_tensor_wrappers
 from refit_env.envs.vector_options import check_arguments, read_mask, read_users, resolve_autoreset
 from refit_env.errors import unknown_name
+from refit_env.settings import check_setting
 
 
 class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
@@ -135,6 +136,7 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """
         config = read_config(type(self), data, settings)
         check_arguments(num_envs, backend, config.device)
+        check_setting("source_ids", source_ids, bool)
         check_render_mode(render_mode)
         check_limit(max_episode_steps, config.num_steps)
         self.autoreset_mode = resolve_autoreset(autoreset_mode)

@@ -20,11 +20,11 @@ from refit_env.errors import unknown_name
 from refit_env.utils.devices import usable_device
 
 
-def check_arguments(num_envs: Any, backend: str, device: str) -> None:
+def check_arguments(num_envs: Any, backend: Any, device: str) -> None:
     """Raise an error for wrong values of the arguments that only vector environments have."""
     if isinstance(num_envs, bool) or not isinstance(num_envs, int | np.integer) or num_envs < 1:
         raise ValueError(f"num_envs={num_envs!r} must be a whole number >= 1")
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if backend == "numpy" and str(device).partition(":")[0] != "cpu":
         raise ValueError(f"device={device!r} needs backend='torch': NumPy arrays are on the CPU")

@@ -235,8 +235,7 @@ def make_reward(
     Raises:
         ValueError: for an unknown name (with a did-you-mean).
         SettingError: for a setting that no part has or that is out of its bounds, naming it; for a mix
-            whose weights are not numbers or all 0, naming ``reward``.
-        TypeError: for a value that is not a reward.
+            whose weights are not numbers or all 0, and for a value that is not a reward, naming ``reward``.
 
     Example:
         >>> from refit_env.data import load_dataset
@@ -270,16 +269,13 @@ def reward_in(context: RewardContext, spec: RewardSpec, settings: Mapping[str, A
 
 
 def _own(function: Any, context: RewardContext) -> Reward:
-    """Convert a user's function to a reward; raise TypeError for any other value."""
+    """Convert a user's function to a reward; raise SettingError for any other value."""
     if inspect.isclass(function):
-        raise TypeError(
-            f"reward {function.__name__} is a class: pass its name in register_reward, or a function"
-        )
+        fault = f"is the class {function.__name__}: pass its name in register_reward, or a function"
+        raise SettingError("reward", fault)
     if not callable(function):
-        raise TypeError(
-            f"reward {shown(function)} must be a name, a function (scores, users), or a mapping of those to "
-            "weights"
-        )
+        kinds = "a name, a function (scores, users), or a mapping of those to weights"
+        raise SettingError("reward", f"must be {kinds}, found {shown(function)}")
     return CallableReward(context, function)
 
 

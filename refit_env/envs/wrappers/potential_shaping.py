@@ -14,6 +14,9 @@ import torch
 from gymnasium.utils import RecordConstructorArgs
 
 from refit_env.envs.wrappers.state_tracker import problem_of
+from refit_env.errors import SettingError
+from refit_env.settings import Share, check_setting
+from refit_env.utils.text import shown
 
 Potential = Callable[[dict[str, Any], int], float]
 """Observation and user -> a number."""
@@ -67,12 +70,18 @@ class PotentialShaping(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Wrap an environment; see the class.
 
         Raises:
-            ValueError: for a discount outside 0..1, or an environment without a denoising chain.
+            SettingError: for a potential that is no function, a scale that is not finite, or a discount
+                outside 0..1.
+            ValueError: for an environment without a denoising chain.
         """
+        if potential is not None and not callable(potential):
+            raise SettingError(
+                "potential", f"must be a function of (observation, user), or None; found {shown(potential)}"
+            )
+        check_setting("scale", scale, float)
+        check_setting("discount", discount, Share)
         RecordConstructorArgs.__init__(self, potential=potential, scale=scale, discount=discount)
         gym.Wrapper.__init__(self, env)
-        if not 0 <= discount <= 1:
-            raise ValueError(f"discount={discount} must lie in 0..1")
         self._problem = problem_of(env, type(self), vector=False)
         self._potential, self._scale, self._discount = potential, scale, discount
         self._user, self._before = 0, 0.0

@@ -9,6 +9,7 @@ import pickle
 import re
 import warnings
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from refit_env.data import synthesize
 from refit_env.envs import DenoisingEnv
 from refit_env.envs.config import ProblemConfig
 from refit_env.envs.denoising import as_numbers
+from refit_env.errors import SettingError
 
 ALLOWED_WARNINGS = (
     # both checkers, of every Box that is not [-1, 1]: ours holds the vectors of the chain themselves
@@ -296,8 +298,8 @@ def test_actions_of_other_types_are_accepted(synthetic: Any) -> None:
         ({"num_steps": 2.5}, "num_steps=2.5"),
         ({"num_steps": True}, "num_steps=True"),
         ({"num_steps": 10_000}, "num_steps=10000"),
-        ({"bound": float("inf")}, "bound=inf"),
-        ({"bound": 0.5}, "bound=0.5"),
+        ({"bound": float("inf")}, "bound must be a number >= 1 (finite; histories hold ones), found inf"),
+        ({"bound": 0.5}, "bound must be >= 1 (finite; histories hold ones), found 0.5"),
         ({"k": 0}, "k must be >= 1, found 0"),
         (
             {"reward_kwargs": {"alfa": 0.3}},
@@ -324,6 +326,41 @@ def test_actions_of_other_types_are_accepted(synthetic: Any) -> None:
 def test_the_error_for_a_wrong_argument_states_the_right_one(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         DenoisingEnv(**({"data": "synthetic"} | kwargs))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("reward_kwargs", 5, "must be a mapping such as {'name': value}, found 5"),
+        ("relevance_kwargs", ["seed"], "must be a mapping such as {'name': value}, found a list"),
+        ("backbone_options", 5, "must be a mapping such as {'name': value}, found 5"),
+        (
+            "backbone_options",
+            {"drop": 1},
+            "drop is no setting of backbone 'diffrec'. Did you mean 'dropout'?",
+        ),
+        ("bound", "a", "must be a number >= 1 (finite; histories hold ones), found 'a'"),
+        ("bound", True, "must be a number >= 1 (finite; histories hold ones), found True"),
+        ("backbone", 5, "must be a text, found 5"),
+        ("relevance", 5, "must be a text, found 5"),
+        ("start", 5, "must be a text, found 5"),
+        ("checkpoint", 5, "must be a folder, found 5"),
+        ("other_data", "no", "must be true or false, found 'no'"),
+        ("source_ids", "no", "must be true or false, found 'no'"),
+        (
+            "reward",
+            5,
+            "must be a name, a function (scores, users), or a mapping of those to weights, found 5",
+        ),
+        ("max_episode_steps", "a", "must be a whole number, found 'a'"),
+    ],
+)
+def test_an_argument_of_a_wrong_type_is_named(name: str, value: Any, fault: str) -> None:
+    makers: list[Any] = [gym.make, partial(gym.make_vec, vectorization_mode="vector_entry_point")]
+    for make in makers:
+        with pytest.raises(SettingError) as caught:
+            make("ReFiT-Synthetic-v0", **{name: value})
+        assert str(caught.value).startswith(f"{name} {fault}") and "\n" not in str(caught.value)
 
 
 def test_an_unknown_argument_is_a_type_error_by_id() -> None:

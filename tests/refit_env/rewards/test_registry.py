@@ -112,10 +112,12 @@ def test_mistakes_are_named(
 
 def test_what_is_no_reward_is_refused(make: Callable[..., Reward]) -> None:
     for spec in (3, {3: 1.0}):
-        with pytest.raises(TypeError, match=r"reward 3 must be a name, a function .* or a mapping"):
+        with pytest.raises(
+            SettingError, match=r"reward must be a name, a function .* or a mapping .* found 3"
+        ):
             make(spec)
     for kind in (Racs, {Racs: 1.0}):
-        with pytest.raises(TypeError, match="reward Racs is a class: pass its name"):
+        with pytest.raises(SettingError, match="reward is the class Racs: pass its name"):
             make(kind)
 
 

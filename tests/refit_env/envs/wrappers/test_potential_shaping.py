@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import gymnasium as gym
@@ -10,6 +11,7 @@ import pytest
 
 import refit_env  # noqa: F401  # registers the ids
 from refit_env.envs.wrappers import PotentialShaping
+from refit_env.errors import SettingError
 
 
 def returns(
@@ -50,5 +52,18 @@ def test_the_unshaped_reward_is_in_the_info() -> None:
         observation, reward, terminated, _, info = shaped.step(observation["u"])
     assert terminated and info["unshaped"] == pytest.approx(info["ndcg"], abs=1e-6)
     assert reward == pytest.approx(0.0, abs=1e-6)  # u did not change, so that the last step improved nothing
-    with pytest.raises(ValueError, match=r"discount=2 must lie in 0\.\.1"):
-        PotentialShaping(gym.make("ReFiT-Synthetic-v0"), discount=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("discount", 2, "discount must be >= 0 and <= 1, found 2"),
+        ("discount", float("nan"), "discount must be a number >= 0 and <= 1, found nan"),
+        ("scale", float("nan"), "scale must be a number, found nan"),
+        ("scale", "a", "scale must be a number, found 'a'"),
+        ("potential", 5, "potential must be a function of (observation, user), or None; found 5"),
+    ],
+)
+def test_wrong_arguments_are_named(name: str, value: Any, fault: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(fault)):
+        PotentialShaping(gym.make("ReFiT-Synthetic-v0"), **{name: value})
