@@ -1,6 +1,6 @@
 """Gold against proxy: does a reward that an agent maximises stay a good one?
 
-    python -m benchmarks.over_optimisation [--seeds 2] [--redo]
+    python -m benchmarks.over_optimisation [--seeds 3] [--redo]
 
 On ReFiT-Synthetic-v0 each user's true taste is known (reward ``refit_env.rewards.gold:Gold``). Each optimiser
 maximises each proxy for far longer than validation would allow; proxy and gold are measured at every
@@ -325,7 +325,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--finished", action="store_true", help="only tabulate the cells that are finished")
     parser.add_argument("--redo", action="store_true", help="measure stale cells again")
     options = parser.parse_args()
