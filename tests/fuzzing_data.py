@@ -147,7 +147,7 @@ def text_cases() -> dict[str, Case]:
 
     csv = table('{u},{i},{r},{t},"a, b"\n', "user,item,rating,timestamp,note\n")
     inter = table("{u}\t{i}\t{r}\t{t}\n", "user_id:token\titem_id:token\trating:float\ttimestamp:float\n")
-    clicks = table("{u},2017-07-14T02:{i:02d}:00.000Z,{i},0\n")
+    clicks = table("{u},2017-07-14T0{u}:{i:02d}:00.000Z,{i},0\n")
     watched = "user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio\n"
     shown = ",".join(f"{i}|{start}|{start + i}" for i in range(12))
     venues = table("{u}\tv{i}\tc\tCafe\t35.{i}\t139.{i}\t540\tTue Apr 03 18:{i:02d}:09 +0000 2012\n")
