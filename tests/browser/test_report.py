@@ -46,7 +46,9 @@ def test_it_opens_without_errors_and_fits(browser: Browser, page: str, width: in
     feature = {"name": "prefers-color-scheme", "value": scheme}
     browser.call("Emulation.setEmulatedMedia", features=[feature])
     assert browser.open(page, width) == []
-    assert browser.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    assert (
+        browser.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+    )
     assert browser.evaluate("document.title") != "taken" and browser.evaluate("document.images.length") == 0
     outside = """[...document.querySelectorAll('.chart svg')].filter(svg =>
         svg.getBoundingClientRect().width < 250 || svg.getBoundingClientRect().height < 100).length"""

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 FACTS = """({
-    overflow: document.documentElement.scrollWidth - window.innerWidth,
+    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
     links: [...document.querySelectorAll('a[href]')].map(link => link.href),
     images: [...document.images].filter(image => !image.naturalWidth).map(image => image.src),
     title: document.title,
