@@ -150,6 +150,9 @@ def _recipe(command: DataPrepare) -> Recipe:
     wrong = [word for word in command.columns if "=" not in word]
     if wrong:
         raise ValueError(f"--columns {wrong[0]!r} should read ROLE=NAME, for example user=user_id")
+    roles = [word.partition("=")[0] for word in command.columns]
+    if again := [role for role in roles if roles.count(role) > 1]:
+        raise ValueError(f"--columns: {again[0]} is given twice; leave one of them out")
     return Recipe(
         format=command.format,
         columns=dict(word.split("=", 1) for word in command.columns),

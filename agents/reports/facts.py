@@ -200,6 +200,11 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
         >>> found = {"before": {"arp@9": 0.5, "ndcg@9": 0.3}, "after": {"arp@9": 0.5, "ndcg@9": 0.4}}
         >>> gain_sentence(found | {"paired_bootstrap": {}}, "arp@9")
         'Test arp@9 stays 0.5000.'
+        >>> found = {"before": {"ndcg@9": 1.0}, "after": {"ndcg@9": 1.0}, "paired_bootstrap": {}}
+        >>> gain_sentence(found | {"training": {"best_iteration": 5}}, "ndcg@9")
+        'Test NDCG@9 stays 1.0000.'
+        >>> gain_sentence(found | {"training": {"best_iteration": 0}}, "ndcg@9")
+        'Validation chose the weights of the start: test NDCG@9 stays 1.0000.'
         >>> found = {"before": {"ndcg@9": 0.25}, "after": {"ndcg@9": 0.5}, "users": 1}
         >>> gain_sentence(found | {"paired_bootstrap": {"ndcg@9": {"low": None, "high": None}}}, "ndcg@9")
         'Test NDCG@9 went from 0.2500 to 0.5000 (+100.0 %; one user or session: no interval).'
@@ -209,7 +214,8 @@ def gain_sentence(metrics: RunMetrics, name: str) -> str:
     if before is None or after is None:
         return f"{metric_title(name)} was not a finite number."
     if after == before:
-        start = metrics["after"] == metrics["before"]  # else other weights have the same value of this metric
+        chosen = (metrics.get("training") or {}).get("best_iteration", 0)
+        start = not chosen and metrics["after"] == metrics["before"]  # else other weights have the same value
         choice = "Validation chose the weights of the start: test" if start else "Test"
         return f"{choice} {metric_title(name)} stays {before:.4f}."
     details = [f"{100 * (after / before - 1):+.1f} %"] if before else []

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from agents.runs.folder import LOG, TENSORBOARD
+from refit_env.errors import DataError
 from refit_env.utils.atomic_io import atomic_path, errors_name
+from refit_env.utils.text import shown
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -205,19 +207,45 @@ def read_log(folder: str | os.PathLike[str]) -> list[dict[str, float]]:
 
     Raises:
         FileNotFoundError: if the folder has no log.
+        DataError: if the log is damaged.
     """
     rows = _read_rows(Path(folder) / LOG)
     return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Whole rows of a log: a row without its line end, or with other than the header's fields, is dropped."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    """Whole rows of a log: a row without its line end, or with other than the header's fields, is dropped.
+
+    Raises:
+        DataError: for a file that is no text, or a field that is no number; the message names both.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is damaged: a log is a table of numbers as text") from None
     table = list(csv.reader(line for line in lines if line.endswith("\n")))
     if not table:
         return []
     header = table[0]
-    return [dict(zip(header, row, strict=True)) for row in table[1:] if len(row) == len(header)]
+    out = []
+    for number, row in enumerate(table[1:], start=2):
+        if len(row) != len(header):
+            continue
+        out.append(dict(zip(header, row, strict=True)))
+        wrong = next((name for name, field in out[-1].items() if field and not _is_number(field)), None)
+        if wrong is not None:
+            found = shown(out[-1][wrong])
+            raise DataError(f"{path} line {number}: {wrong} is {found}, expected a number")
+    return out
+
+
+def _is_number(field: str) -> bool:
+    """Whether a field of a log is a number."""
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _csv_line(fields: Sequence[str]) -> str:

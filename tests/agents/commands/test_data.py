@@ -132,6 +132,7 @@ def test_mistakes_are_one_line(ratings: Path, capsys: pytest.CaptureFixture[str]
     for more, message in (
         ([], "which column is the user?"),
         (["--columns", "visitor"], "should read ROLE=NAME"),
+        (["--columns", "user=visitor", "user=article"], "--columns: user is given twice"),
         (["--format", "cvs"], "Did you mean 'csv'"),
         (["--columns", "user=visitor", "item=article", "--split", "time"], "needs timestamps"),
     ):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from agents.runs.log import RunLog, log_result, read_log
+from refit_env.errors import DataError
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
@@ -143,3 +144,14 @@ def test_a_result_is_read_back_from_the_events(tmp_path: Path) -> None:
     content = events.summary_metadata["_hparams_/experiment"].plugin_data.content
     metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
     assert [metric.name.tag for metric in metrics] == ["after/ndcg@20"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff\xfe\n", "is damaged"), (b"iteration,reward\n1,0.5\n2,abc\n", "line 3: reward is 'abc'")],
+)
+def test_a_damaged_log_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"log\.csv") as error:
+        read_log(tmp_path)
+    assert message in str(error.value)
