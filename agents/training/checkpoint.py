@@ -24,6 +24,11 @@ Count = Annotated[int, Meta(ge=0)]
 History = list[dict[str, float | None]]
 """Scalars of each iteration; null where one was not finite."""
 Seconds = Annotated[float, Meta(ge=0)]
+PLANNED = (
+    "the step sizes (--anneal-lr, which the preset data has) or a reward's weights are planned over all "
+    "iterations, whose number cannot change then: leave --iterations out"
+)
+"""Why a number of iterations is fixed."""
 
 
 class Progress(TypedDict):
@@ -94,8 +99,9 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> 
     saved = json.loads(json.dumps(dict(saved)))  # tuples become lists in a file, and not in memory
     for name, mine in json.loads(json.dumps(dict(now))).items():
         if name in saved and saved[name] != mine:
+            why = f"; {PLANNED}" if name == "iterations" else ""
             raise CheckpointError(
-                f"{where}: saved with {name}={_short(saved[name])}, this one has {_short(mine)}"
+                f"{where}: saved with {name}={_short(saved[name])}, this one has {_short(mine)}{why}"
             )
 
 
