@@ -232,20 +232,13 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         if len(row) != len(header):
             continue
         out.append(dict(zip(header, row, strict=True)))
-        wrong = next((name for name, field in out[-1].items() if field and not _is_number(field)), None)
-        if wrong is not None:
-            found = shown(out[-1][wrong])
-            raise DataError(f"{path} line {number}: {wrong} is {found}, expected a number")
+        for name, field in out[-1].items():
+            try:
+                float(field or 0)  # an empty field is one that was not logged
+            except ValueError:
+                where = f"{path} line {number}: {name}"
+                raise DataError(f"{where} is {shown(field)}, expected a number") from None
     return out
-
-
-def _is_number(field: str) -> bool:
-    """Whether a field of a log is a number."""
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
 
 
 def _csv_line(fields: Sequence[str]) -> str:
