@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage statistics
 import gymnasium as gym
 import ray
 import torch
+import tyro
 from ray import tune
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
@@ -230,4 +231,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

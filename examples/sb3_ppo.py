@@ -1,8 +1,8 @@
 """Fine-tunes a diffusion recommender with Stable-Baselines3's PPO; the main lines are in ``fine_tune``.
 
-    python examples/sb3_ppo.py                              # the embedded data set, pretrained first
+    python examples/sb3_ppo.py                                         # the embedded data set
     refit pretrain --env ReFiT-ML1M-v0 --out runs/elbo
-    python examples/sb3_ppo.py ReFiT-ML1M-v0 runs/elbo      # your run
+    python examples/sb3_ppo.py --env-id ReFiT-ML1M-v0 --run runs/elbo  # your run
 
 It prints the test NDCG@20 before and after 50 updates, of the weights that validation selected and of the
 last weights, and checks that a loaded model equals the saved one. SB3's ``PPO.load`` can unpickle objects,
@@ -11,13 +11,13 @@ which runs code of the file: load only files that you trust.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import tyro
 from stable_baselines3 import PPO
 
 import refit_env  # noqa: F401  # registers the environments
@@ -74,7 +74,16 @@ def main(
     epochs: int = 200,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Fine-tune, and return the test NDCG@20 ``before``, ``after`` (selected weights) and ``last``."""
+    """Fine-tune, and return the test NDCG@20 ``before``, ``after`` (selected weights) and ``last``.
+
+    Args:
+        env_id: the environment.
+        run: run folder of ``refit pretrain``; without it, DiffRec is pretrained first.
+        updates: number of PPO updates.
+        num_envs: chains of an update.
+        epochs: most epochs of the pretraining.
+        seed: seed of the pretraining and of PPO.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         if run is None:
             run = str(Path(scratch) / "elbo")
@@ -98,5 +107,4 @@ def main(
 
 
 if __name__ == "__main__":
-    arguments: dict[str, Any] = dict(zip(("env_id", "run"), sys.argv[1:], strict=False))
-    main(**arguments)
+    tyro.cli(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+import tyro
 from tensordict.nn import InteractionType, TensorDictModule
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
@@ -177,4 +178,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main)

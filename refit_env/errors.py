@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -35,6 +36,32 @@ class SettingError(ValueError):
             'epochs must be >= 1, found 0'
         """
         return f"{self.setting} {self.fault}"
+
+
+@contextmanager
+def settings_in(argument: str, among: Container[str] | None = None) -> Iterator[None]:
+    """Return a context in which an error of a setting also names the argument that holds it.
+
+    Args:
+        argument: for example ``reward_kwargs``.
+        among: settings that it holds; errors of others stay as they are. None: it holds all.
+
+    Raises:
+        SettingError: of the argument.
+
+    Example:
+        >>> with settings_in("reward_kwargs"):
+        ...     raise SettingError("alpha", "must be >= 0, found -1")
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.SettingError: reward_kwargs alpha must be >= 0, found -1
+    """
+    try:
+        yield
+    except SettingError as error:
+        if among is not None and error.setting not in among:
+            raise
+        raise SettingError(argument, str(error)) from error
 
 
 class MissingExtraError(ValueError, ImportError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral
 from typing import Any, Literal, Self
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from refit_env.backbones.base import Backbone, Condition, Context
 from refit_env.errors import SettingError
+from refit_env.settings import check_setting
+from refit_env.utils.text import shown
 
 Reduction = Literal["mean", "sum"]
 
@@ -75,6 +78,7 @@ class GaussianChain(nn.Module):
         self.backbone = backbone
         own = backbone.diffusion.num_steps
         steps = own if num_steps is None else num_steps
+        check_setting("num_steps", steps, int)
         if not 1 <= steps <= own:
             raise SettingError(
                 "num_steps",
@@ -162,9 +166,9 @@ class GaussianChain(nn.Module):
         self._check_step(t)
         return self.num_steps - 1 - t
 
-    def _check_step(self, t: int | Tensor) -> None:
-        """Raise a ValueError if t is one number outside 0..T-1; a tensor is not checked."""
-        if not isinstance(t, Tensor) and not 0 <= t < self.num_steps:
+    def _check_step(self, t: Any) -> None:
+        """Raise a ValueError if t is one number outside 0..T-1, or no number; a tensor is not checked."""
+        if not isinstance(t, Tensor) and not (isinstance(t, Integral) and 0 <= int(t) < self.num_steps):
             raise ValueError(
                 f"t={t} must lie in 0..{self.num_steps - 1}, the steps of this policy's chain; its "
                 f"environment is made with num_steps={self.num_steps}"
@@ -184,13 +188,24 @@ class GaussianChain(nn.Module):
 
         Returns:
             (B, D); at t = T-1 it is the network's x0 prediction itself.
+
+        Raises:
+            ValueError: if u is no tensor of vectors of size D.
         """
+        self._check_vectors(u)
         k = self.timestep(t)
         with self._products(u.device):
             condition = self.encode(context)  # (B, H) or None
             x0 = self.backbone.predict_x0(u, self.diffusion.network_timestep(k), condition)  # (B, D)
         x0 = x0.to(u.dtype)
         return self.diffusion.posterior_mean(x0, u, k)  # (B, D)
+
+    def _check_vectors(self, u: Any) -> None:
+        """Raise a ValueError if u is no tensor (B, D)."""
+        if isinstance(u, Tensor) and u.dim() == 2 and u.shape[1] == self.backbone.dim:
+            return
+        found = f"a tensor {tuple(u.shape)}" if isinstance(u, Tensor) else shown(u)
+        raise ValueError(f"u must be a tensor (B, {self.backbone.dim}), the current vectors; found {found}")
 
     def _products(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return a context in which matrix products are computed in ``product_dtype``."""
@@ -240,6 +255,10 @@ class GaussianChain(nn.Module):
         """
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
+        if action.shape != u.shape:
+            raise ValueError(
+                f"action has the shape {tuple(action.shape)}, u has {tuple(u.shape)}: they must agree"
+            )
         std = self.step_std(t)  # () or (B, 1)
         if bool((std <= 0).any()):
             raise ValueError("the policy is deterministic at this step (std 0): set an exploration_std > 0")

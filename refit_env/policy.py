@@ -26,6 +26,7 @@ from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.data.known_ids import IDS, KnownIds
 from refit_env.errors import CheckpointError
 from refit_env.gaussian_chain import GaussianChain, Reduction
+from refit_env.utils.text import shown as as_text
 
 __all__ = ["DiffusionPolicy", "Reduction", "Scorer"]
 
@@ -50,7 +51,7 @@ class DiffusionPolicy(GaussianChain):
             (D,) or (B, D) float32, the mean of the next vector.
 
         Raises:
-            ValueError: if an episode has ended, or has more steps than the policy.
+            ValueError: if an episode has ended, has more steps than the policy, or is of another size.
 
         Example:
             >>> import gymnasium as gym, refit_env
@@ -59,6 +60,7 @@ class DiffusionPolicy(GaussianChain):
             >>> policy.act(observation).shape
             (400,)
         """
+        self._check_observation(observation)
         seen = {
             name: torch.as_tensor(np.asarray(value), dtype=torch.float32, device=self.device)
             for name, value in observation.items()
@@ -73,6 +75,17 @@ class DiffusionPolicy(GaussianChain):
         step: int | Tensor = first if first == last else t
         action: npt.NDArray[np.float32] = self.mean(u, step, context).cpu().numpy()  # (B, D)
         return action[0] if single else action
+
+    def _check_observation(self, observation: Any) -> None:
+        """Raise a ValueError if it has no 'u' and 't', or vectors of another size."""
+        if not isinstance(observation, Mapping) or not {"u", "t"} <= set(observation):
+            found = as_text(observation)
+            raise ValueError(f"an observation has 'u' and 't', as gym.make returns it; found {found}")
+        if np.shape(observation["u"])[-1:] != (self.backbone.dim,):
+            raise ValueError(
+                f"the observation's u has the shape {np.shape(observation['u'])}; this policy's vectors have "
+                f"{self.backbone.dim} numbers"
+            )
 
     def scores(self, users: Tensor, shown: Tensor) -> Tensor:
         """(B, I) scores by the noise-free chain, with their whole graph.
@@ -136,7 +149,7 @@ class DiffusionPolicy(GaussianChain):
         check_same_data(known, dataset, "the policy")
         return self.backbone.shown(dataset, self.device)
 
-    def save(self, folder: Path | str, dataset: Dataset | None = None) -> None:
+    def save(self, folder: Path | str, dataset: Dataset | None = None, *, overwrite: bool = False) -> None:
         """Write ``policy.safetensors`` and ``policy.json`` into ``folder``, atomically.
 
         With ``dataset`` also ``ids.json``, the source's ids of its users and items.
@@ -144,7 +157,21 @@ class DiffusionPolicy(GaussianChain):
         Args:
             folder: created if missing.
             dataset: data set of the training; None keeps the known one (``backbone.trained_on``).
+            overwrite: whether a policy in the folder may be replaced.
+
+        Raises:
+            CheckpointError: if the folder holds a policy, which must not be replaced.
         """
+        if Path(folder).is_file():
+            raise CheckpointError(f"{folder} is a file; a policy needs a folder")
+        there = [
+            name for name in (f"{POLICY}.safetensors", f"{POLICY}.json") if (Path(folder) / name).exists()
+        ]
+        if there and not overwrite:
+            raise CheckpointError(
+                f"{folder} holds a policy already ({', '.join(there)}): choose another folder, or pass "
+                "overwrite=True"
+            )
         trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)
         (Path(folder) / IDS).unlink(missing_ok=True)
         save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))

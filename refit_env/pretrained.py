@@ -12,6 +12,7 @@ from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.policy import DiffusionPolicy
 from refit_env.registration import entry
+from refit_env.settings import check_kind
 
 
 def load_policy(
@@ -40,6 +41,7 @@ def load_policy(
         >>> policy.backbone.name, policy.num_steps
         ('linear', 1)
     """
+    check_kind("source", source, str, Path)
     if isinstance(source, Path) or Path(source).is_dir():
         return DiffusionPolicy.load(source).respaced(num_steps)
     row = entry(source)

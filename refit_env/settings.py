@@ -186,6 +186,28 @@ def check_setting(name: str, value: Any, hint: Any) -> None:
         raise SettingError(name, fault)
 
 
+def check_kind(name: str, value: Any, *kinds: type) -> None:
+    """Raise an error for a value of another class.
+
+    Args:
+        name: name of the argument.
+        value: its value.
+        kinds: the classes that it may have.
+
+    Raises:
+        SettingError: naming the argument, the classes and what was found.
+
+    Example:
+        >>> check_kind("env_kwargs", 3, dict)
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.SettingError: env_kwargs must be a dict, found 3
+    """
+    if not isinstance(value, kinds):
+        known = ["None" if kind is type(None) else f"a {kind.__name__}" for kind in kinds]
+        raise SettingError(name, f"must be {' or '.join(known)}, found {shown(value)}")
+
+
 def check_heads(heads: int, embedding: int) -> None:
     """Raise an error where the heads of an attention do not divide the size of the embeddings.
 

@@ -145,7 +145,7 @@ class DataResplit(Command):
     """A name of ``refit data list``, or a folder in canonical form."""
     out: Path
     """Folder to write."""
-    valid_share: PartialShare = 0.125
+    valid_share: Annotated[float, Meta(gt=0, lt=1)] = 0.125
     """Share of each user's train items that becomes validation."""
     overwrite: Flag = False
     """Replace the data set that is there."""

@@ -93,6 +93,8 @@ def run(command: Evaluate) -> int:
     for name, value in ({} if paid is None else paid["terms"] | {"total": paid["mean"]}).items():
         table.add_row(f"reward {name}", f"{value:.4f}")
     console().print(table)
+    if paid is not None and paid["scheduled"]:
+        say("reward: weights that follow a schedule have the values of the end of a training")
     say(f"ild, calibration, rsp: {catalogue_of(dataset).source}")
     return 0
 
@@ -109,6 +111,7 @@ def mean_reward(
     problem = cast("DenoisingVectorEnv", gym.make_vec(target.env_id, num_envs=1, **kwargs)).problem
     score, reward = policy.scorer(problem.seen), problem.reward_fn
     reward.refresh(score)
+    reward.set_progress(1.0)
     rows: dict[str, list[Tensor]] = {name: [] for name in ("mean", *reward.term_names)}
     for users in torch.split(torch.as_tensor(problem.users, device=device), BATCH):
         found = reward(score(users), users)
@@ -119,6 +122,7 @@ def mean_reward(
         "reward": command.goal.reward,
         "relevance": problem.relevance.mode,
         "k": reward.k,
+        "scheduled": reward.scheduled,
         "users": len(problem.users),
         "mean": means["mean"],
         "terms": {name: means[name] for name in reward.term_names},

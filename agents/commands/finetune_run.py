@@ -37,12 +37,6 @@ from refit_env.rewards.base import ListReward, Reward
 from refit_env.settings import plain
 from refit_env.utils.user_code import absolute_place, places_in, source_of, sources_in
 
-SMALLER = "a smaller --learning-rate, --anneal-lr, a smaller --exploration-std"
-REMEDIES = {
-    "users": f"{SMALLER}, or another --relevance (recent where the data has times, else holdout)",
-    "rows": f"{SMALLER}, or another --reward",
-}
-"""What to try where validation never rose; relevance of rows is always the next item."""
 SETTINGS = ("env", "seed", "algorithm", "preset", "num_steps", "eta", "env_kwargs", "agent")
 """Settings of ``config.json`` that TensorBoard shows beside the results."""
 
@@ -203,7 +197,7 @@ def _train(
     report = finetune_run(agent, folder, progress=shows_progress(command.quiet), pretraining=pretraining)
     if report is None:
         raise interrupted("finetune", command.out, "iteration", agent.saved)
-    outcome = outcome_of(report["training"], report["unit"])
+    outcome = outcome_of(report["training"], report["unit"], folder.config)
     if command.json:
         print_json(
             {"run": str(folder.path), "env": folder.config["env"], "outcome": outcome, **folder.metrics}
@@ -217,12 +211,15 @@ def _train(
     return 0
 
 
-def outcome_of(training: Mapping[str, Any], unit: str = "users") -> str:
+def outcome_of(
+    training: Mapping[str, Any], unit: str = "users", config: Mapping[str, Any] | None = None
+) -> str:
     """Which weights validation chose, in words; with advice where it chose those of the start.
 
     Args:
         training: the part of ``metrics.json``.
         unit: what metrics are means over, ``users`` or ``rows``.
+        config: ``config.json``: what the run has already is not advised.
 
     Example:
         >>> training = {"iterations": 5, "best_iteration": 3, "best_value": 0.25}
@@ -234,19 +231,43 @@ def outcome_of(training: Mapping[str, Any], unit: str = "users") -> str:
     """
     best, last = training["best_iteration"], training["iterations"]
     metric, value = training["selected_on"], f"{training['best_value']:.4f}"
+    if not last:
+        return "No iteration was run: the run folder holds the weights of the start."
     if not training.get("rule_met", True):
         return (
             f"Nothing met the rule: in {last} iterations the conditions of {metric} never held. The run "
-            f"folder holds the weights of the start. Try {REMEDIES[unit]}, or weaker conditions."
+            f"folder holds the weights of the start. Try {_remedies(unit, config or {})}, or weaker "
+            "conditions."
         )
     if best == 0:
         return (
             f"Validation never rose: in {last} iterations {metric} was never better than the start's "
-            f"{value}. The run folder holds the weights of the start. Try {REMEDIES[unit]}."
+            f"{value}. The run folder holds the weights of the start. Try {_remedies(unit, config or {})}."
         )
     gain = gain_in_words(training.get("valid_gain"), unit)
     choice = f"Iteration {best} of {last} has the best {metric}, {value}: the run folder holds its weights."
     return f"{choice} {gain}".strip()
+
+
+def _remedies(unit: str, config: Mapping[str, Any]) -> str:
+    """What to try where validation never rose, and what the run of ``config`` does not have already.
+
+    Example:
+        >>> print(_remedies("rows", {"agent": {"anneal_lr": True}}))
+        a smaller --learning-rate, a smaller --exploration-std, or another --reward
+    """
+    annealed = config.get("agent", {}).get("anneal_lr", False)
+    now = config.get("env_kwargs", {}).get("relevance")
+    others = [
+        f"{name} where {condition}"
+        for name, condition in (("recent", "the data has times"), ("holdout", "it has none"))
+        if name != now
+    ]
+    last = (
+        "--reward" if unit == "rows" else f"--relevance ({', '.join(others)})"
+    )  # of rows it is the next item
+    steps = "a smaller --learning-rate" + ("" if annealed else ", --anneal-lr")
+    return f"{steps}, a smaller --exploration-std, or another {last}"
 
 
 def make_agent(
@@ -282,7 +303,7 @@ def finetune_run(
     Returns:
         The content of ``metrics.json``, or None if Ctrl-C ended training (its state is saved).
     """
-    result = agent.learn(folder.path, progress=progress)
+    result = agent.learn(folder.path, progress=progress, overwrite=True)
     dataset = agent.dataset
     draw_curve(folder, f"{dataset.name}: {agent.name}", agent.rule, result)
     if result.interrupted:
@@ -290,7 +311,7 @@ def finetune_run(
     with measure() as evaluation:
         before = agent.evaluate("test", start=True)
     after = agent.evaluate("test")
-    agent.policy.save(folder.path, dataset)
+    agent.policy.save(folder.path, dataset, overwrite=True)
     names = (*agent.rule.names, *agent.lagrangian.names)
     report = comparison(before, after, dataset, names) | {
         "training": {

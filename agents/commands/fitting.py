@@ -62,7 +62,7 @@ def fit_run(
             dataset, name, options, num_steps=num_steps, select=select, device=device, callback=note
         )
     policy = DiffusionPolicy(result.backbone, num_steps, eta=eta)
-    policy.to(next(result.backbone.parameters()).device).save(folder.path, dataset)
+    policy.to(next(result.backbone.parameters()).device).save(folder.path, dataset, overwrite=True)
     with measure() as evaluation:
         means = {
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=policy.device).means())

@@ -49,7 +49,7 @@ def run(command: Import) -> int:
         "dataset": asdict(DataIdentity.of(dataset)),
     }
     with RunFolder.create(command.out, "import", settings, overwrite=command.overwrite) as folder:
-        policy.save(folder.path, dataset)
+        policy.save(folder.path, dataset, overwrite=True)
         with measure() as evaluation:
             means = {
                 split: evaluate(policy.scorer(dataset), dataset, split, device=device).means()

@@ -16,7 +16,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 import tyro
 from msgspec import Meta
@@ -269,7 +269,13 @@ def _read(command: Any, words: Sequence[str], prog: str, given: Mapping[str, Any
         os.environ.pop("COLUMNS")
         if columns is not None:
             os.environ["COLUMNS"] = columns
-    raise ValueError(refusal(visible(box.getvalue()), prog))
+    raise ValueError(refusal(visible(box.getvalue()), " ".join([prog, *_subcommand(command, words)])))
+
+
+def _subcommand(command: Any, words: Sequence[str]) -> list[str]:
+    """Return the subcommand that the words begin with, in a list that is empty if there is none."""
+    names = [getattr(note, "name", None) for each in get_args(command) for note in get_args(each)[1:]]
+    return [word for word in words[:1] if word in names]
 
 
 def check_all(command: Any, words: Sequence[str]) -> None:

@@ -162,6 +162,11 @@ def with_settings(
                 "--backbone, too"
             )
     other = backbone is not None and absolute_place(backbone) != absolute_place(part["backbone"])
+    if other and part["backbone_options"]:
+        say(
+            f"{path}: its backbone options are for {part['backbone']}, not for {backbone}: they are left out",
+            stderr=True,
+        )
     training = {**asdict(command.training), **part["training"]}
     return replace(
         command,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -34,7 +33,7 @@ from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
-from refit_env.errors import SettingError
+from refit_env.errors import SettingError, settings_in
 from refit_env.evaluation.ranking import evaluate, evaluated_users, nearest_metric, selecting_rule
 from refit_env.evaluation.selection import Rule
 from refit_env.policy import DiffusionPolicy
@@ -128,7 +127,7 @@ def _trainer(
     if command.init is None:
         name = command.backbone or target.spec.backbone
         usual = target.spec.num_steps
-        with of_backbone_options():
+        with settings_in("backbone_options"):
             if name in {one.name for one in BUILT_ON}:
                 usual = 1
                 options |= base or _base_settings(command, name, dataset, options)
@@ -150,15 +149,6 @@ def _trainer(
         eta=policy.diffusion.eta,
     )
     return trainer, policy
-
-
-@contextmanager
-def of_backbone_options() -> Iterator[None]:
-    """Within, a wrong setting is one of ``--backbone-options``."""
-    try:
-        yield
-    except SettingError as error:
-        raise SettingError("backbone_options", str(error)) from error
 
 
 def _base_settings(
@@ -218,7 +208,7 @@ def _begin_fit(command: Pretrain, name: str) -> int:
     resolve_device(command.device)
     selecting_rule(command.training.select, dataset)
     options = parse_options(command.backbone_options, "backbone_options")
-    with of_backbone_options():
+    with settings_in("backbone_options"):
         backbone = backbone_for(dataset, name, options, size=command.size)
     assert isinstance(backbone, ClosedForm)
     backbone.check_can_fit(dataset)
@@ -344,10 +334,10 @@ def pretrain_run(
             log.write(epoch, scalars)
             bar.update(epoch - bar.n)
 
-        result = trainer.learn(folder.path, note)
+        result = trainer.learn(folder.path, note, overwrite=True)
     if result.interrupted:
         return None
-    policy.to(trainer.device).save(folder.path, dataset)
+    policy.to(trainer.device).save(folder.path, dataset, overwrite=True)
     with measure() as evaluation:
         means = {
             split: reported(evaluate(policy.scorer(dataset), dataset, split, device=trainer.device).means())

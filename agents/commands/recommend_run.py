@@ -33,7 +33,11 @@ def run(command: Recommend) -> int:
         return write_all(command)
     if command.out is not None or command.overwrite:
         raise ValueError("--out and --overwrite belong to --all-users: one user's list is printed")
-    if (command.user is None) == (not command.history):
+    if command.user is not None and command.history:
+        raise ValueError(
+            "--user and --history each name the person whose list is printed: leave one of them out"
+        )
+    if command.user is None and not command.history:
         raise ValueError("whose list? Pass --user ID, or --history ITEM ... for a person in no data set")
     if command.history and command.protocol:
         raise ValueError(

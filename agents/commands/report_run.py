@@ -29,6 +29,7 @@ def run(command: Report) -> int:
     """Write the page; returns the exit code."""
     if not command.sources:
         raise ValueError("what to report? Name run folders, or the folder of a study of refit compare")
+    _check_sources(command)
     _check_out(command)
     studies = [records for path in command.sources if (records := study_records(path)) is not None]
     if studies:
@@ -81,6 +82,17 @@ def _of_study(command: Report, records: Path) -> int:
         say(sentence)
     say(f"{path} ({size / 1e6:.2f} MB)")
     return 0
+
+
+def _check_sources(command: Report) -> None:
+    """Refuse a run that is named twice.
+
+    Raises:
+        ValueError: naming it.
+    """
+    paths = [source.resolve() for source in command.sources]
+    if again := [str(source) for n, source in enumerate(command.sources) if paths[n] in paths[:n]]:
+        raise ValueError(f"{again[0]} is named twice: leave one of them out")
 
 
 def _check_out(command: Report) -> None:

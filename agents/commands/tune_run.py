@@ -189,7 +189,7 @@ def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:
     """Measure on test, and write what the folder holds."""
     with measure() as evaluation:
         outcome = outcome_of(study)
-    outcome.policy.save(folder.path, study.dataset)
+    outcome.policy.save(folder.path, study.dataset, overwrite=True)
     write_settings(folder.path / SETTINGS, outcome.settings)
     tuning = Usage(study.log.seconds, evaluation.peak_memory_mib)
     report = outcome.report | {"cost": cost(tuning=tuning, evaluation=evaluation)}

@@ -57,7 +57,7 @@ def run_job(job: Job) -> dict[str, Any]:
     with measure() as usage:
         trained, policy, ranked = makers[job.variant.make](job, dataset)
     if job.keeps and policy is not None:
-        policy.save(job.checkpoint, dataset)
+        policy.save(job.checkpoint, dataset, overwrite=True)
     return measured(job, trained, usage, ranked)
 
 

@@ -78,19 +78,22 @@ def verdict(report: Mapping[str, Any], checks: Sequence[Check]) -> list[str]:
         out.append("Ready: no sum over the list, so estimator 'score' (more noise) or credit 'episode'.")
     flat = values["zero_variance_share"]
     if values["within_user_std"] == 0:
-        one = report["unit"][:-1]
-        out.append(f"It never differs within a {one}: nothing can be learnt from it at this exploration.")
+        where = "for any list that was tried" if values["std"] == 0 else f"within a {report['unit'][:-1]}"
+        out.append(f"It never differs {where}: nothing can be learnt from it at this exploration.")
     elif flat > FLAT:
         out.append(
             f"For {flat:.0%} of {report['unit']} all episodes are rewarded alike: raise the exploration."
         )
-    out.append(_prefers(report["held_out"], report["unit"]))
+    if values["within_user_std"] > 0:
+        out.append(_prefers(report["held_out"], report["unit"]))
     near = [(name, gap) for name, gap in report["distances"].items() if gap is not None and gap < NEAR]
-    if near:
+    if report["users"] < 2:
+        out.append(f"With one of the {report['unit']} no likeness to a known reward is certain.")
+    elif near:
         name, gap = near[0]
         how = "It prefers nearly the same lists as" if gap < ALIKE else "The nearest known reward is"
         out.append(f"{how} {name!r} (distance {gap:.2f}).")
-    elif report["distances"]:
+    elif values["within_user_std"] > 0 and report["distances"]:
         out.append("No known reward is near: what it prefers is its own.")
     if report["seconds_per_1000"] > SLOW:
         out.append(f"It is slow: {report['seconds_per_1000']:.1f} s for 1,000 episodes.")

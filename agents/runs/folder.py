@@ -12,6 +12,7 @@ file                 holds
 ``trials.jsonl``     of ``refit tune``: what was tried, a line each
 ``settings.json``    of ``refit tune``: what ``pretrain`` and ``finetune`` take by ``--settings``
 ``candidates``       of ``refit tune``, until it ends: policies that it may still need
+``.earlier``         the run that ``--overwrite`` replaces, until the new one has something to keep
 ``.lock``            there while a process works on the run
 ===================  =========================================================================
 """
@@ -37,6 +38,7 @@ CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.sa
 IDS = "ids.json"
 LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
 TRIALS, SETTINGS, CANDIDATES = "trials.jsonl", "settings.json", "candidates"
+EARLIER = ".earlier"
 DATASET = "dataset.json"
 """What a folder with a data set holds."""
 LARGEST = 2**20
@@ -47,6 +49,9 @@ STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
 """Files of the state of a training; a finished run has none."""
 KEEPING = (*STATES, POLICY, METRICS, TRIALS, CANDIDATES)
 """What a run that failed is kept for."""
+_RUN_FILES = (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS)
+"""The files of a run but ``config.json``."""
+_RUN_FOLDERS = (TENSORBOARD, CANDIDATES)
 _PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
 
 
@@ -86,8 +91,8 @@ class RunFolder:
             path: the folder; an empty one or none.
             command: what makes the run, for example ``"finetune"``.
             settings: JSON-plain settings of the command, enough to repeat it.
-            overwrite: whether an earlier run in the folder is deleted. Only the files of a run are;
-                others stay.
+            overwrite: whether an earlier run in the folder is replaced: only the files of a run, and only
+                when the new one has something to keep. One that ends before gives the earlier one back.
             needs: folders that the run reads, by the option that names them: none of them may be ``path``.
 
         Raises:
@@ -118,7 +123,7 @@ class RunFolder:
                         f"{run.path} holds a run already ({run.describe()}). "
                         "Choose another folder with --out, or pass --overwrite to replace it."
                     )
-                run.clear()
+                run._set_earlier_aside()
             elif others := run.others():
                 raise RunError(
                     f"{run.path} holds {', '.join(others)}, which a run would replace, and no {CONFIG} "
@@ -127,6 +132,7 @@ class RunFolder:
             run.write_config(command, settings)
             run._begun = True
         except BaseException:
+            run._settle()
             run.close()
             raise
         return run
@@ -182,11 +188,16 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Close it, whatever happened; a run that failed before there was anything to resume is removed."""
+        """Close it, whatever happened; a run that failed before there was anything to resume is removed.
+
+        The run that it was to replace is there again then, also after Ctrl-C.
+        """
         failed = kind is not None and not issubclass(kind, KeyboardInterrupt)
-        nothing = failed and self._begun and not any((self.path / name).exists() for name in KEEPING)
+        nothing = failed and self._begun and not self._keeps_something()
         if nothing:
             self.clear()
+        if self._lock is not None:
+            self._settle()
         self.close()
         if nothing and self._made and not any(self.path.iterdir()):
             self.path.rmdir()
@@ -197,9 +208,7 @@ class RunFolder:
 
     def others(self) -> list[str]:
         """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
-        files = (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS)
-        names = (*files, TENSORBOARD, CANDIDATES)
-        return [name for name in names if (self.path / name).exists()]
+        return [name for name in (*_RUN_FILES, *_RUN_FOLDERS) if (self.path / name).exists()]
 
     def finished(self) -> bool:
         """Return whether the run came to its end."""
@@ -277,15 +286,53 @@ class RunFolder:
         shutil.rmtree(self.path / CANDIDATES, ignore_errors=True)
         for name in STATES:
             (self.path / name).unlink(missing_ok=True)
+        self._settle()
         self.close()
 
     def clear(self) -> None:
         """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
-        for name in (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS):
+        for name in _RUN_FILES:
             (self.path / name).unlink(missing_ok=True)
-        for name in (TENSORBOARD, CANDIDATES):
+        for name in _RUN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / CONFIG).unlink(missing_ok=True)
+
+    def _keeps_something(self) -> bool:
+        """Return whether the run has something to resume or to use."""
+        return any((self.path / name).exists() for name in KEEPING)
+
+    @property
+    def _earlier(self) -> RunFolder:
+        """The run that this one replaces, if there is one."""
+        return RunFolder(self.path / EARLIER)
+
+    def _set_earlier_aside(self) -> None:
+        """Move the run of the folder aside, ``config.json`` last: without it, the move was not whole."""
+        self._earlier.path.mkdir()
+        self._move(self.path, self._earlier.path, (*_RUN_FILES, *_RUN_FOLDERS, CONFIG))
+
+    def _settle(self) -> None:
+        """Delete the run set aside if the new one has something to keep, else put it back.
+
+        It holds wherever a process was killed: a run is set aside with its ``config.json`` last, put back
+        with it first, and deleted with it last.
+        """
+        earlier = self._earlier
+        if not earlier.path.is_dir():
+            return
+        if earlier.exists() and self._keeps_something():
+            earlier.clear()
+        else:
+            if earlier.exists():
+                self.clear()
+            self._move(earlier.path, self.path, (CONFIG, *_RUN_FILES, *_RUN_FOLDERS))
+        earlier.path.rmdir()
+
+    @staticmethod
+    def _move(source: Path, target: Path, names: Sequence[str]) -> None:
+        for name in names:
+            if (source / name).exists():
+                (source / name).replace(target / name)
 
     def _acquire(self) -> None:
         """Take the lock, and delete what a process that was killed left half written."""
@@ -300,6 +347,22 @@ class RunFolder:
         self._lock = lock
         for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE):
             remove_temporaries(self.path / name)
+        self._settle()
+
+
+def check_no_run(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which a training would replace the files of a run.
+
+    Raises:
+        RunError: naming them.
+    """
+    if Path(path).is_file():
+        raise RunError(f"{path} is a file; a run needs a folder")
+    if found := RunFolder(path).others():
+        raise RunError(
+            f"{path} holds {', '.join(found)} of a run, which would be replaced: choose another folder, or "
+            "pass overwrite=True"
+        )
 
 
 def made_with() -> dict[str, str]:

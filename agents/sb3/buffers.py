@@ -21,6 +21,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from torch import Tensor
 
 from agents.gradients.advantages import leave_one_out
+from refit_env.settings import check_setting
 
 Bools = npt.NDArray[np.bool_]
 
@@ -71,6 +72,7 @@ class LeaveOneOut(RolloutBuffer):
             raise ValueError(f"observations are a {kind}: pass rollout_buffer_class={other.__name__}")
         if gamma != 1.0:
             raise ValueError(f"gamma={gamma} must be 1: all steps of a chain share one advantage")
+        check_setting("group_size", group_size, int)
         if group_size < 2 or n_envs % group_size:
             raise ValueError(
                 f"rollout_buffer_kwargs group_size={group_size} must be at least 2 and divide the "

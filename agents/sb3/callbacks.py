@@ -32,6 +32,7 @@ from refit_env.evaluation.ranking import (
 )
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.base import refresh_all
+from refit_env.settings import check_setting
 
 BEST = "best_model"
 """Stem of the best model's file, the same as in SB3's ``EvalCallback``."""
@@ -86,6 +87,7 @@ class RankingEvalCallback(BaseCallback):
             ValueError: if ``eval_freq`` is below 1.
         """
         super().__init__(verbose)
+        check_setting("eval_freq", eval_freq, int)
         if eval_freq < 1:
             raise ValueError(f"eval_freq={eval_freq} must be at least 1 environment step")
         self.eval_freq, self.split, self.select, self.ks = eval_freq, split, select, tuple(ks)

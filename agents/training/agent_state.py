@@ -33,6 +33,7 @@ from refit_env.errors import CheckpointError, SettingError
 from refit_env.evaluation.ranking import Evaluation, evaluate, selecting_rule
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.registry import RewardSpec
+from refit_env.settings import Seed, check_kind, check_setting
 from refit_env.utils.memory import check_memory
 from refit_env.utils.user_code import in_words, sources_in
 
@@ -54,6 +55,11 @@ class AgentState(TrainingUsers):
     config_class: ClassVar[type[TrainerConfig]] = TrainerConfig
     maximize: ClassVar[bool] = False
     """Whether ``update`` computes the gradient of an objective to maximise, instead of a loss."""
+
+    fixed_because: ClassVar[Mapping[str, str]] = {
+        "iterations": "the step sizes (--anneal-lr, which the preset data has) or a reward's weights are "
+        "planned over all iterations, whose number cannot change then: leave --iterations out"
+    }
 
     divides_batches: ClassVar[bool] = False
     """Whether ``update`` can be divided among processes and into chunks."""
@@ -83,6 +89,11 @@ class AgentState(TrainingUsers):
             ValueError: if the environment does not fit the policy or the configuration; for a wrong setting.
             ValueError: if the settings need another kind of reward than the environment's.
         """
+        check_kind("policy", policy, DiffusionPolicy)
+        check_kind("env", env, str, DenoisingVectorEnv)
+        check_kind("config", config, self.config_class, type(None))
+        check_kind("env_kwargs", env_kwargs, Mapping, type(None))
+        check_setting("seed", seed, Seed)
         self.config = config if config is not None else self.config_class()
         reward = (env_kwargs or {}).get("reward") if isinstance(env, str) else env.problem.config.reward
         self.config = self.adapted(self.config, reward, fixed_batch=not isinstance(env, str))

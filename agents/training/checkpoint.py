@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
@@ -24,11 +25,7 @@ Count = Annotated[int, Meta(ge=0)]
 History = list[dict[str, float | None]]
 """Scalars of each iteration; null where one was not finite."""
 Seconds = Annotated[float, Meta(ge=0)]
-PLANNED = (
-    "the step sizes (--anneal-lr, which the preset data has) or a reward's weights are planned over all "
-    "iterations, whose number cannot change then: leave --iterations out"
-)
-"""Why a number of iterations is fixed."""
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Progress(TypedDict):
@@ -90,8 +87,16 @@ def policy_of(folder: Path | str) -> DiffusionPolicy | None:
     return DiffusionPolicy.restore(part(tensors, "reference.backbone."), meta["policy"], where)
 
 
-def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> None:
+def check_same(
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, reasons: Mapping[str, str] = NONE
+) -> None:
     """Refuse settings that are not those of a saved state; what only one of the two has is no difference.
+
+    Args:
+        saved: those of the state.
+        now: those of the training.
+        where: the state's file.
+        reasons: setting -> why it cannot change, where that needs to be said.
 
     Raises:
         CheckpointError: naming the first setting that differs.
@@ -99,7 +104,7 @@ def check_same(saved: Mapping[str, Any], now: Mapping[str, Any], where: str) -> 
     saved = json.loads(json.dumps(dict(saved)))  # tuples become lists in a file, and not in memory
     for name, mine in json.loads(json.dumps(dict(now))).items():
         if name in saved and saved[name] != mine:
-            why = f"; {PLANNED}" if name == "iterations" else ""
+            why = f"; {reasons[name]}" if name in reasons else ""
             raise CheckpointError(
                 f"{where}: saved with {name}={_short(saved[name])}, this one has {_short(mine)}{why}"
             )

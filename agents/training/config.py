@@ -138,17 +138,16 @@ class TrainerConfig(Bounded):
 Config = TypeVar("Config", bound=TrainerConfig)
 
 
-def named_settings(presets: Mapping[str, Config], name: str, kind: str = "preset") -> Config:
+def named_settings(presets: Mapping[str, Config], name: str) -> Config:
     """Return the settings called ``name``.
 
     Args:
         presets: settings by name.
         name: which of them.
-        kind: what the error calls them.
 
     Raises:
         ValueError: if there are none of that name, with a did-you-mean.
     """
     if name not in presets:
-        raise unknown_name(kind, name, presets)
+        raise unknown_name("preset", name, presets)
     return presets[name]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, SupportsFloat
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from agents.gradients.episodes import Rollout, Slopes
 from agents.rollouts.parts import Part
 from agents.rollouts.rollout import Graph, Noise, roll_out
+from agents.runs.folder import check_no_run
 from agents.runs.log import RunLog
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
@@ -29,12 +31,13 @@ from agents.training.interrupt import deferred_interrupt
 from agents.training.monitors import monitored, trends
 from agents.training.precision import policies_in
 from agents.training.weight_interpolation import best_between
-from refit_env.errors import SettingError
+from refit_env.errors import ReturnedError, SettingError
 from refit_env.evaluation.beyond_accuracy import means_of, values_of
 from refit_env.evaluation.ranking import Evaluation, evaluated_users
 from refit_env.evaluation.selection import UNMET
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.text import shown
 
 
 @dataclass
@@ -88,6 +91,7 @@ class FineTuner(AgentState):
         *,
         callback: Callable[[FineTuner, dict[str, float]], None] | None = None,
         progress: bool = False,
+        overwrite: bool = False,
     ) -> FineTuneResult:
         """Train until the configured iterations are done; call again after a resume to continue.
 
@@ -95,6 +99,7 @@ class FineTuner(AgentState):
             run_dir: where ``log.csv``, ``tb/`` and the resume state go; None writes nothing.
             callback: called after each iteration with the agent and its scalars.
             progress: show a progress bar.
+            overwrite: whether a training that begins may replace the files of a run in ``run_dir``.
 
         Returns:
             The policy with the best validation weights, and the history. Ctrl-C ends the loop after the
@@ -102,9 +107,12 @@ class FineTuner(AgentState):
             iterations are done, another call returns the same again.
 
         Raises:
+            RunError: if the folder holds a run that a training that begins would replace.
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
         """
         folder = None if run_dir is None or self.world.rank else Path(run_dir)
+        if folder is not None and not self.history and not overwrite:
+            check_no_run(folder)
         with self._session():
             interrupted = self._iterate(folder, callback, progress)
             result = self._chosen(interrupted)
@@ -181,7 +189,7 @@ class FineTuner(AgentState):
         both = self.policy, self.reference
         cached = self.refresh_cache(users)
         with counted(*(p.backbone for p in both)) as work, policies_in(self.config.precision, *both):
-            scalars = self.update(users) | cached
+            scalars = self._returned_scalars(users) | cached
         scalars |= (work * self.world.size).scalars()
         self.done += 1
         scalars["seconds/update"] = time.perf_counter() - begin
@@ -189,6 +197,24 @@ class FineTuner(AgentState):
         if self._validates_now():
             scalars |= self._validate()
         return scalars
+
+    def _returned_scalars(self, users: Tensor) -> dict[str, float]:
+        """Return what ``update`` returned for users (B,).
+
+        Raises:
+            ReturnedError: if it is no mapping of names to numbers.
+        """
+        found: Any = self.update(users)
+        own = f"{type(self).__name__}.update"
+        if not isinstance(found, Mapping):
+            raise ReturnedError(f"{own} returned {shown(found)}, expected numbers by name")
+        for name, value in found.items():
+            number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, SupportsFloat)
+            if not isinstance(name, str) or not number:
+                raise ReturnedError(
+                    f"{own} returned {shown(value)} for {shown(name)}, expected a number by name"
+                )
+        return {name: float(value) for name, value in found.items()}
 
     def _record(self, scalars: dict[str, float], log: RunLog | None) -> None:
         self.history.append({"iteration": float(self.iteration)} | scalars)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from agents.gradients.listwise import listwise
-from agents.runs.folder import PRETRAINING
+from agents.runs.folder import PRETRAINING, check_no_run
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
 from agents.training.checkpoint import PretrainMeta
@@ -183,6 +183,8 @@ class Pretrainer(Resumable):
         self,
         run_dir: Path | str | None = None,
         callback: Callable[[int, dict[str, float]], None] | None = None,
+        *,
+        overwrite: bool = False,
     ) -> PretrainResult:
         """Train until validation stops rising, or epochs or work run out.
 
@@ -190,6 +192,7 @@ class Pretrainer(Resumable):
             run_dir: where the resume state goes after each validation; None writes none. Of several
                 processes the first one writes it.
             callback: called after each epoch with its number and scalars.
+            overwrite: whether a training that begins may replace the files of a run in ``run_dir``.
 
         Returns:
             The backbone with the best validation weights, and the history. Ctrl-C ends training after the
@@ -197,8 +200,11 @@ class Pretrainer(Resumable):
             saved last stays. The result then says ``interrupted``.
 
         Raises:
+            RunError: if the folder holds a run that a training that begins would replace.
             RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
+        if run_dir is not None and not self.history and not overwrite:
+            check_no_run(run_dir)
         with self._session():
             self.backbone.requires_grad_(True)
             interrupted = self._run(run_dir, callback)
@@ -357,6 +363,7 @@ def pretrain(
     device: str | torch.device = "auto",
     run_dir: Path | str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     callback: Callable[[int, dict[str, float]], None] | None = None,
     num_steps: int | None = None,
     eta: float = 1.0,
@@ -372,11 +379,13 @@ def pretrain(
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
         run_dir: where the resume state goes.
         resume: continue from the state in ``run_dir``.
+        overwrite: whether a training that begins may replace the files of a run in ``run_dir``.
         callback: called after each epoch.
         num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
     Raises:
+        RunError: if ``run_dir`` holds a run that a training that begins would replace.
         KeyboardInterrupt: after Ctrl-C, stating what is saved: half a training is no result.
 
     Example:
@@ -393,7 +402,7 @@ def pretrain(
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, **chain)
     if resume and run_dir is not None:
         trainer.load(run_dir)
-    result = trainer.learn(run_dir, callback)
+    result = trainer.learn(run_dir, callback, overwrite=overwrite)
     if result.interrupted:
         raise KeyboardInterrupt(_kept(trainer, run_dir))
     return result

@@ -78,6 +78,8 @@ class Resumable(ABC):
     """Prefix of the model's tensors."""
     meta_class: ClassVar[type[Progress]]
     """Type of ``TrainingState.meta``."""
+    fixed_because: ClassVar[Mapping[str, str]] = {}
+    """Setting -> why it cannot change where it is none of ``free_settings``."""
 
     config: Any
     seed: int
@@ -249,7 +251,7 @@ class Resumable(ABC):
             else:
                 check_same(meta, {name: own}, where)
         config = {k: v for k, v in asdict(self.config).items() if k not in self.free_settings()}
-        check_same(meta["config"], config, where)
+        check_same(meta["config"], config, where, self.fixed_because)
         done, unit = meta[self.unit], self.unit
         if done > self._limit():
             raise CheckpointError(

@@ -64,7 +64,7 @@ class TrialPolicies:
     def save(self, policy: DiffusionPolicy) -> int:
         """Store the policy of the trial that is under way; returns its number, for the trial's notes."""
         number = len(self.log.trials)
-        policy.save(self.path(number), self.dataset)
+        policy.save(self.path(number), self.dataset, overwrite=True)
         return number
 
     def delete(self, trial: Trial) -> None:

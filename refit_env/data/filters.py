@@ -38,6 +38,7 @@ class RawRows:
         unix: whether the timestamps are the file's numbers, not yet converted to seconds.
         unread_ratings: whether the files have a column of ratings that was not read.
         unread_split: whether the files have a column of splits that was not read.
+        notes: what the reader has to say about the files, a line each.
         shape: (U, I) where the files state it, else None.
         user_names: (U,) readable ids, by the number in ``users``, where a filter created the users; else
             None.
@@ -54,6 +55,7 @@ class RawRows:
     unix: bool = False
     unread_ratings: bool = False
     unread_split: bool = False
+    notes: tuple[str, ...] = ()
     shape: tuple[int, int] | None = None
     user_names: npt.NDArray[Any] | None = None
 

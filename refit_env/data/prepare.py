@@ -125,7 +125,7 @@ def _from_files(
     recipe = replace(recipe, format=recipe.format or guess_format(source))
     rows, low, steps, notes = _filtered(source, recipe)
     if not about:  # a named recipe is a paper's own choice
-        notes = (*notes, *_unfiltered(rows, recipe), *_unsplit(rows, recipe))
+        notes = (*rows.notes, *notes, *_unfiltered(rows, recipe), *_unsplit(rows, recipe))
     numbered = _number(source, rows, recipe)
     rows = numbered.rows
     notes = (*notes, *_equal_times(source, rows, recipe))
@@ -328,10 +328,9 @@ def _split(source: Path, numbered: _Numbered, recipe: Recipe) -> Parts:
         )
     ordered = rows.timestamps is not None or (recipe.time_ordered and recipe.split != "quantile")
     if recipe.split != "random" and not ordered:
-        raise DataError(
-            f"{source}: {_split_option(recipe)} needs timestamps, or rows sorted by time "
-            f"({spelled('time_ordered', 'True')})"
-        )
+        places = recipe.split != "quantile"  # of the times themselves
+        order = f", or rows sorted by time ({spelled('time_ordered', 'True')})" if places else ""
+        raise DataError(f"{source}: {_split_option(recipe)} needs timestamps{order}")
     valid_share, test_share = recipe.valid_share, recipe.test_share
     ways: dict[str, Callable[[], Parts]] = {
         "random": lambda: random_per_user(everything, valid_share, test_share, recipe.seed),

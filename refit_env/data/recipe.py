@@ -116,6 +116,13 @@ class Recipe(Bounded):
     def check_together(self) -> None:
         """Raise an error for shares that leave nothing to train on, or dislikes that are interactions."""
         self._check_dislikes()
+        if self.split == "sessions" and self.task in ("cf", "social"):
+            kept = spelled("task", repr(self.task), self.task)
+            raise SettingError(
+                "split",
+                f"sessions holds out whole users, of whose items {kept} would know none: it needs "
+                f"{spelled('task', repr('sequential'), 'sequential')}",
+            )
         own_splits = self.split not in ("published", "leave-one-out")
         if own_splits and self.valid_share + self.test_share >= 1:
             valid = f"{self.valid_share:g}"

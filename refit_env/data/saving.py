@@ -30,11 +30,13 @@ from refit_env.data.messages import spelled
 from refit_env.errors import DataError
 from refit_env.utils.atomic_io import errors_name, write_json
 from refit_env.utils.folders import atomic_folder
+from refit_env.utils.text import shown
 
 FILES = (*TABLES, INFO)
 """All files that a canonical folder may hold."""
 
-_NAME = re.compile(r"\w[\w .+-]{0,99}")
+LONGEST_NAME = 100
+_NAME = re.compile(r"\w[\w .+-]*")
 _RESERVED = ("raw", "synthetic")
 
 
@@ -50,6 +52,11 @@ def check_name(name: str) -> None:
             ...
         refit_env.errors.DataError: 'x/y' cannot name a data set; use letters and digits, then also . _ + -
     """
+    if len(name) > LONGEST_NAME:
+        raise DataError(
+            f"{shown(name)} cannot name a data set; it has {len(name)} characters, at most {LONGEST_NAME} "
+            "are allowed"
+        )
     if not _NAME.fullmatch(name):
         raise DataError(f"{name[:40]!r} cannot name a data set; use letters and digits, then also . _ + -")
     if _folded(name) in _RESERVED:

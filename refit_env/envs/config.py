@@ -6,8 +6,7 @@ Letters: B episodes, I items, K list length, T steps.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,25 +118,6 @@ def read_config(
             named = [p.name for p in own.values() if p.kind == p.KEYWORD_ONLY]
             raise unknown_argument(name, "the environment", {*known, *named})
     return ProblemConfig(data=data, **settings)
-
-
-@contextmanager
-def settings_in(argument: str, given: Mapping[str, Any] | None) -> Iterator[None]:
-    """Return a context in which an error of a setting also names the argument that holds it.
-
-    Args:
-        argument: for example ``reward_kwargs``.
-        given: what it holds.
-
-    Raises:
-        SettingError: of the argument.
-    """
-    try:
-        yield
-    except SettingError as error:
-        if error.setting not in (given or {}):
-            raise
-        raise SettingError(argument, str(error)) from error
 
 
 def relevance_settings(config: ProblemConfig) -> dict[str, Any]:

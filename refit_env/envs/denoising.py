@@ -242,6 +242,8 @@ class DenoisingEnv(gym.Env[Observation, FloatArray]):
                 "render() without render_mode: pass render_mode='ansi' or 'rgb_array' to gym.make"
             )
             return None
+        if self._user < 0:
+            raise ResetNeeded("reset the environment before its chain is rendered")
         return self._renderer.text() if self.render_mode == "ansi" else self._renderer.picture()
 
     def _user_info(self) -> dict[str, Any]:

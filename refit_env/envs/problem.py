@@ -16,9 +16,10 @@ from torch import Tensor
 
 from refit_env.backbones import Backbone, backbone_class, backbone_config, check_task
 from refit_env.data import Dataset, RowDataset, load_dataset
-from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings, settings_in
+from refit_env.envs.config import USUAL_K, ProblemConfig, check, relevance_settings
 from refit_env.envs.keys import files_of, frozen
 from refit_env.envs.score_model import IdentityScorer, Scorer, make_scorer
+from refit_env.errors import settings_in
 from refit_env.rewards import Relevance, Reward, RewardContext, RewardResult, make_relevance
 from refit_env.rewards.registry import reward_in
 
@@ -299,13 +300,13 @@ def _new_problem(config: ProblemConfig, whole: Dataset) -> DenoisingProblem:
     check_task(backbone_class(config.backbone), whole)
     dataset, device = whole.episodes, torch.device(config.device)
     mode = config.relevance or _natural_relevance(dataset)
-    with settings_in("relevance_kwargs", config.relevance_kwargs):
+    with settings_in("relevance_kwargs", config.relevance_kwargs or ()):
         relevance = make_relevance(mode, dataset, **relevance_settings(config))
     kind = backbone_class(config.backbone)
-    with settings_in("backbone_options", config.backbone_options):
+    with settings_in("backbone_options", config.backbone_options or ()):
         own = backbone_config(config.backbone, dataset.name, config.backbone_options)
     relevance = relevance.of_users(kind.may_train_on(dataset, own))
-    with settings_in("reward_kwargs", config.reward_kwargs):
+    with settings_in("reward_kwargs", config.reward_kwargs or ()):
         k = min(config.k, dataset.num_items) if config.k == USUAL_K else config.k
         context = RewardContext(dataset, relevance, k, device, config.checkpoint, config.other_data)
         reward = reward_in(context, config.reward, config.reward_kwargs)

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import seeding
 
+from refit_env.utils.text import shown
+
 Ints = npt.NDArray[np.int64]
 
 
@@ -51,8 +53,10 @@ class Generators:
             where: the places.
 
         Raises:
-            ValueError: if there are not N seeds.
+            ValueError: if there are not N seeds, or one is no whole number.
         """
+        if isinstance(seed, str | bytes | float):
+            raise ValueError(f"seed must be a whole number or a sequence of them, found {shown(seed)}")
         seeds = [seed + i for i in range(self._count)] if isinstance(seed, int | np.integer) else list(seed)
         if len(seeds) != self._count:
             raise ValueError(f"seed: {len(seeds)} seeds for num_envs={self._count}")

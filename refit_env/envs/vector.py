@@ -337,4 +337,6 @@ class DenoisingVectorEnv(VectorEnv[Any, Any, Any]):
         """Return a tuple with each sub-environment's text or picture; None without a render mode."""
         if not self._renderers:
             return None
+        if bool((self._users < 0).any()):
+            raise ResetNeeded("reset the environments before their chains are rendered")
         return tuple(r.text() if self.render_mode == "ansi" else r.picture() for r in self._renderers)

@@ -156,11 +156,16 @@ def entropy(lists: Lists) -> float:
 
 
 def personalization(lists: Lists) -> float:
-    """Mean over pairs of users of 1 - (items that both lists hold) / K, as in torch-geometric."""
+    """Mean over pairs of users of 1 - (items that both lists hold) / K, as in torch-geometric.
+
+    It is NaN, unknown, of a single user.
+    """
     n, k = lists.items.shape
+    if n < 2:
+        return float("nan")
     counts = lists.counts.astype(np.float64)  # (I,)
     common = (counts * (counts - 1)).sum() / 2  # summed over the pairs of users
-    return float(1 - common / max(k * n * (n - 1) / 2, 1))
+    return float(1 - common / (k * n * (n - 1) / 2))
 
 
 def rsp(lists: Lists) -> float:

@@ -56,8 +56,8 @@ class Mix(Reward):
     """A weighted sum of rewards, for example ``{"racs": 1.0, "coverage": 0.1}``.
 
     A weight ``"0->0.5"`` rises linearly from 0 to 0.5 over the training of an agent; elsewhere it has its
-    first value. Its terms are the parts' values by name, and the terms of a part with several, for example
-    ``racs/n_k``.
+    first value, and in ``refit evaluate`` its last. Its terms are the parts' values by name, and the terms of
+    a part with several, for example ``racs/n_k``.
     """
 
     def __init__(self, context: RewardContext, rewards: Mapping[str, tuple[Reward, float | Ramp]]) -> None:

@@ -320,7 +320,8 @@ def _make_mix(spec: Mapping[Any, float | str], context: RewardContext, kwargs: M
         for value in (weight,) if ramp is None else ramp:
             fault = type_fault(Weight, value)
             if fault is not None:
-                raise SettingError("reward", f"weight of {name!r} {fault}")
+                hint = ", or a schedule such as '0->0.5'" if isinstance(weight, str) else ""
+                raise SettingError("reward", f"weight of {name!r} {fault}{hint}")
         own = {key: value for key, value in kwargs.items() if key in _settings(part)}
         made = _make(part, context, own) if isinstance(part, str) else _own(part, context)
         parts[name] = made, float(weight) if ramp is None else ramp

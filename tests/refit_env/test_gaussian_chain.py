@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,19 @@ def test_a_rebuilt_chain_keeps_every_setting_that_is_not_named() -> None:
 def test_impossible_chains_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"num_steps must lie in 1..6, .* found {steps}"):
         chain(steps)
+
+
+@pytest.mark.parametrize("u", [torch.zeros(3), torch.zeros(2, 3), np.zeros((2, 12))])
+def test_vectors_of_another_size_are_refused(u: Any) -> None:
+    with pytest.raises(ValueError, match=r"u must be a tensor \(B, 12\), the current vectors; found a"):
+        chain().sample(u, 0)
+    with pytest.raises(ValueError, match=r"action has the shape \(2, 3\), u has \(2, 12\)"):
+        chain().log_prob(torch.zeros(2, 3), torch.zeros(2, 12), 0)
+    step: Any = "first"
+    with pytest.raises(ValueError, match=r"t=first must lie in 0\.\.3"):
+        chain().mean(torch.zeros(2, 12), step)
+    with pytest.raises(ValueError, match="num_steps must be a whole number, found 'x'"):
+        chain("x")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("std", [-0.1, math.nan, math.inf])

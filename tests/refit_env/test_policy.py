@@ -89,6 +89,19 @@ def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> No
         policy().scorer(data)
 
 
+def test_a_policy_is_replaced_only_if_asked(tmp_path: Path) -> None:
+    policy(exploration_std=0.07).save(tmp_path)
+    (tmp_path / "ids.json").write_text("{}")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(
+        ValueError, match=r"holds a policy already \(policy\.safetensors, policy\.json\).*overwri"
+    ):
+        policy(exploration_std=0.5).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    policy(exploration_std=0.5).save(tmp_path, overwrite=True)
+    assert DiffusionPolicy.load(tmp_path).exploration_std == 0.5 and not (tmp_path / "ids.json").exists()
+
+
 def test_a_loaded_policy_equals_the_saved_one(tmp_path: Path) -> None:
     p = policy(num_steps=3, exploration_std=0.07)
     p.save(tmp_path)

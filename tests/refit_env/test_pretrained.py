@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -67,3 +68,22 @@ def test_own_data_and_what_is_refused(tmp_path: Path) -> None:
         refit_env.load_policy("ReFiT-ML1m-v0")
     with pytest.raises(CheckpointError):
         refit_env.load_policy(tmp_path)
+    wrong: Any = 3
+    with pytest.raises(ValueError, match="source must be a str or a Path, found 3"):
+        refit_env.load_policy(wrong)
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (3, "an observation has 'u' and 't', as gym.make returns it; found 3"),
+        ({"u": np.zeros(400)}, "an observation has 'u' and 't'"),
+        (
+            {"u": np.zeros(3), "t": np.zeros(1)},
+            r"u has the shape \(3,\); this policy's vectors have 400 numbers",
+        ),
+    ],
+)
+def test_an_observation_of_something_else_is_refused(observation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refit_env.load_policy("ReFiT-Synthetic-v0").act(observation)

@@ -28,6 +28,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -141,7 +142,8 @@ def _ratings_dat(source: Path, options: ReadOptions) -> RawRows:
 def _csv(source: Path, options: ReadOptions) -> RawRows:
     usual = [f"{name}.{end}" for end in ("csv", "tsv") for name in ("ratings", "rating", "interactions")]
     ending = ".csv" if source.is_file() or with_ending(source, ".csv") else ".tsv"
-    return read_csv(one_file(source, usual, ending), options)
+    path = one_file(source, usual, ending)
+    return _naming(source, path, read_csv(path, options))
 
 
 def _recbole(source: Path, options: ReadOptions) -> RawRows:
@@ -153,7 +155,14 @@ def _recbole(source: Path, options: ReadOptions) -> RawRows:
             split: only(source, p, f"*.{split}.inter") for split, p in zip(SPLITS, parts, strict=True) if p
         }
         return _join(found, lambda path: read_inter(path, options), options)
-    return read_inter(only(source, with_ending(source, ".inter"), "*.inter"), options)
+    path = only(source, with_ending(source, ".inter"), "*.inter")
+    return _naming(source, path, read_inter(path, options))
+
+
+def _naming(source: Path, path: Path, rows: RawRows) -> RawRows:
+    """Return the rows with a note on which file of a folder was read."""
+    note = () if source.is_file() else (f"of the folder, {path.name} was read",)
+    return replace(rows, notes=(*note, *rows.notes))
 
 
 def _diffrec(source: Path, options: ReadOptions) -> RawRows:

@@ -55,6 +55,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "split": ("split",),
 }
 """Role -> its usual column names, as ``_usual`` writes them, for roles that ``columns`` does not name."""
+MISSING = ("", "null", "nan", "none", "na", "n/a", "nil", "undefined", "unknown", "<na>", "\\n")
+"""Ids of any text that may stand for a missing one, in lower case."""
 
 
 def _usual(name: str) -> str:
@@ -74,7 +76,8 @@ def read_csv(path: Path, options: ReadOptions) -> RawRows:
         raise DataError(f"{spelled('separator')} {fault}")
     separator = _separator(path, options) if stated is None else separator_of(stated)
     header = read_header(path, separator)
-    return _read_named(path, replace(_named(path, header, options, separator), quoted=True), options)
+    layout = replace(_named(path, header, options, separator), quoted=True)
+    return _read_named(path, layout, header, options)
 
 
 def read_inter(path: Path, options: ReadOptions) -> RawRows:
@@ -86,10 +89,38 @@ def read_inter(path: Path, options: ReadOptions) -> RawRows:
             f"{path} line 1: {shown(untyped[0])} has no type; RecBole's headers have the form 'user_id:token'"
         )
     bare = [name.partition(":")[0] for name in header]
-    return _read_named(path, _named(path, bare, options, "\t"), options)
+    return _read_named(path, _named(path, bare, options, "\t"), bare, options)
 
 
-def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
+def _passed_over(header: Sequence[str], layout: Layout, options: ReadOptions) -> tuple[str, ...]:
+    """Return a note for each column that is read by its usual name although another one fits, too."""
+    notes = []
+    for column, role, kind in zip(header, layout.names, layout.kinds, strict=True):
+        others = [name for name in _fitting(header, role, options) if name != column]
+        if others and kind != "skip" and role not in options.columns:
+            other = spelled("columns", f"{{{role!r}: {others[0]!r}}}", f"{role}={others[0]}")
+            named = " and ".join(map(shown, (column, *others)))
+            notes.append(
+                f"the columns {named} may each be the {role}: {shown(column)} is read; {other} changes it"
+            )
+    return tuple(notes)
+
+
+def _maybe_missing(rows: RawRows) -> tuple[str, ...]:
+    """Return a note for each user and item whose id may stand for a missing one."""
+    notes = []
+    for role, ids in (("user", rows.users), ("item", rows.items)):
+        names, counts = np.unique(ids.astype(str), return_counts=True)
+        notes += [
+            f"{'1 row has' if count == 1 else f'{count:,} rows have'} the {role} {shown(str(name))}: if that "
+            f"stands for a missing id, remove {'it' if count == 1 else 'them'}"
+            for name, count in zip(names, counts, strict=True)
+            if name.strip().lower() in MISSING
+        ]
+    return tuple(notes)
+
+
+def _read_named(path: Path, layout: Layout, header: Sequence[str], options: ReadOptions) -> RawRows:
     """Read the rows of a file whose columns are known."""
     timed = "timestamp" in layout.names
     dated = timed and not _is_number(first_value(path, layout, "timestamp"))
@@ -99,7 +130,8 @@ def _read_named(path: Path, layout: Layout, options: ReadOptions) -> RawRows:
     columns, dropped = read_counting(path, layout)
     rows = as_rows(_with_splits(path, layout, columns), unix=timed and not dated)
     unread = {name: name in layout.names and name not in columns for name in ("rating", "split")}
-    rows = replace(rows, unread_ratings=unread["rating"], unread_split=unread["split"])
+    notes = (*_passed_over(header, layout, options), *(_maybe_missing(rows) if options.token_ids else ()))
+    rows = replace(rows, unread_ratings=unread["rating"], unread_split=unread["split"], notes=notes)
     return replace(rows, dropped={"blanks": dropped}) if options.drop_blank else rows
 
 
@@ -154,7 +186,7 @@ def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str,
     for role, usual in ROLES.items():
         if role in chosen:
             continue
-        fitting = [n for n in header if _usual(n) in usual and n not in out and n not in options.ignore]
+        fitting = [name for name in _fitting(header, role, options) if name not in out]
         if fitting:
             out[min(fitting, key=lambda name: usual.index(_usual(name)))] = role
     for role in ("user", "item"):
@@ -165,6 +197,13 @@ def _roles(path: Path, header: Sequence[str], options: ReadOptions) -> dict[str,
                 + ("" if len(header) > 1 else f", or {spelled('separator')} the character between columns")
             )
     return out
+
+
+def _fitting(header: Sequence[str], role: str, options: ReadOptions) -> list[str]:
+    """Return the columns with a usual name of a role, but those that are ignored or named for another one."""
+    usual = ROLES.get(role, ())  # none of a column without a role
+    passed = (*options.ignore, *(name for other, name in options.columns.items() if other != role))
+    return [name for name in header if _usual(name) in usual and name not in passed]
 
 
 def _named(path: Path, header: Sequence[str], options: ReadOptions, separator: str) -> Layout:

@@ -5,6 +5,7 @@ Letters: D size of the diffused vector, T steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, SupportsFloat
 
@@ -14,7 +15,7 @@ import torch
 from gymnasium.utils import RecordConstructorArgs
 
 from refit_env.envs.wrappers.state_tracker import problem_of
-from refit_env.errors import SettingError
+from refit_env.errors import ReturnedError, SettingError
 from refit_env.settings import Share, check_setting
 from refit_env.utils.text import shown
 
@@ -106,7 +107,10 @@ class PotentialShaping(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _of(self, observation: dict[str, Any]) -> float:
         """The scaled potential of a state."""
         if self._potential is not None:
-            return self._scale * float(self._potential(observation, self._user))
+            found: Any = self._potential(observation, self._user)
+            if not isinstance(found, SupportsFloat) or not math.isfinite(found):
+                raise ReturnedError(f"the potential returned {shown(found)}, expected a finite number")
+            return self._scale * float(found)
         u = torch.from_numpy(np.asarray(observation["u"], dtype=np.float32))[None]  # (1, D)
         value = self._problem.score(u, torch.tensor([self._user])).value
         return self._scale * float(value)

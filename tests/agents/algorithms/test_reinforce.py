@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from agents.algorithms.configs import ESTIMATORS, ReinforceConfig
 from agents.algorithms.reinforce import Reinforce
@@ -234,6 +236,43 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     assert len(log) == 1 + 1 + 6  # header, the untouched model, six iterations
 
 
+def test_a_training_replaces_a_run_only_if_asked(
+    make_policy: Factory, small_data: Dataset, tmp_path: Path
+) -> None:
+    agent(make_policy(), small_data).learn(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"holds resume\.safetensors, log\.csv, tb of a run.*overwrite=True"):
+        agent(make_policy(), small_data).learn(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    second = agent(make_policy(), small_data)
+    second.learn(tmp_path, overwrite=True)
+    second.learn(tmp_path)  # its own
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "update returned None, expected numbers by name"),
+        (0.5, "update returned 0.5, expected numbers by name"),
+        ({"loss": "low"}, "update returned 'low' for 'loss', expected a number by name"),
+        ({"loss": torch.zeros(2)}, "update returned a Tensor for 'loss', expected a number by name"),
+        ({1: 0.5}, "update returned 0.5 for"),
+    ],
+)
+def test_what_an_update_returns_is_checked(
+    found: Any, message: str, make_policy: Factory, small_data: Dataset
+) -> None:
+    class Own(Reinforce):
+        """Returns something else than numbers by name."""
+
+        def update(self, users: Tensor) -> dict[str, float]:
+            return found  # type: ignore[no-any-return]
+
+    learner = agent_on(Own, make_policy(), small_data, SMALL)
+    with pytest.raises(ValueError, match=f"Own.{re.escape(message)}"):
+        learner.learn()
+
+
 def test_resume_refuses_another_configuration(
     make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
@@ -374,6 +413,24 @@ def test_wrong_settings_are_refused_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         agent(make_policy(), small_data, replace(SMALL, **change))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"policy": 3}, "policy must be a DiffusionPolicy, found 3"),
+        ({"env": 3}, "env must be a str or a DenoisingVectorEnv, found 3"),
+        ({"config": {"iterations": 3}}, "config must be a ReinforceConfig or None, found a dict"),
+        ({"env_kwargs": "reward"}, "env_kwargs must be a Mapping or None, found 'reward'"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    arguments: dict[str, Any], message: str, make_policy: Factory
+) -> None:
+    given = {"policy": make_policy(), "env": "ReFiT-Synthetic-v0", "device": "cpu"} | arguments
+    with pytest.raises(ValueError, match=message):
+        Reinforce(**given)
 
 
 def test_misfits_are_refused_before_training(make_policy: Factory, small_data: Dataset) -> None:

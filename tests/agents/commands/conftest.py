@@ -8,6 +8,7 @@ import pytest
 from agents.cli import main
 from agents.experiments.cell_processes import Processes, attempt
 from agents.experiments.records import Cell
+from tests.agents.commands.fine_tuning import words
 
 QUICK = ["--quiet", "--device", "cpu", "--epochs", "4", "--backbone-options", "hidden=[32]", "num_steps=10"]
 
@@ -17,6 +18,14 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of a small model, shared by all tests, which must not change it."""
     out = tmp_path_factory.mktemp("runs") / "elbo"
     assert main(["pretrain", "--env", "ReFiT-Synthetic-v0", "--out", str(out), *QUICK]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tuned(pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of its fine-tuning, which tests must not change either."""
+    out = tmp_path_factory.mktemp("runs") / "rl"
+    assert main(words(pretrained, out, "--env", "ReFiT-Synthetic-v0", "--reward", "racs")) == 0
     return out
 
 

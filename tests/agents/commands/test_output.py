@@ -15,6 +15,7 @@ from agents.commands.demo_run import sentence
 from agents.commands.finetune_run import outcome_of
 from agents.commands.options import Command
 from agents.console import console, shows_progress
+from agents.runs.folder import RunFolder
 from refit_env.settings import field_types
 
 SYNTHETIC = ["--env", "ReFiT-Synthetic-v0"]
@@ -44,7 +45,7 @@ def test_pretrain_finetune_and_evaluate_print_their_report(
     report = parsed(["finetune", "--init", str(base), "--out", str(tuned), *SHORT], capsys)
     written = json.loads((tuned / "metrics.json").read_text())
     assert {name: report[name] for name in written} == written
-    assert report["outcome"] == outcome_of(written["training"])
+    assert report["outcome"] == outcome_of(written["training"], "users", RunFolder(tuned).config)
     report = parsed(["evaluate", "--run", str(tuned)], capsys)
     assert report["metrics"]["ndcg@20"] == pytest.approx(written["after"]["ndcg@20"])
 

@@ -13,7 +13,7 @@ import pytest
 
 from agents import Reinforce, ReinforceConfig
 from agents.cli import main
-from agents.runs.folder import CONFIG, METRICS, RunFolder
+from agents.runs.folder import CONFIG, RunFolder
 from agents.training.fine_tuner import FineTuner
 from agents.tuning.study import Study
 from refit_env import load_policy
@@ -288,12 +288,16 @@ def test_what_code_returns_is_checked_in_one_line(
     assert message in capsys.readouterr().err.splitlines()[-1] and not Path("run").exists()
 
 
-def test_a_reward_that_fails_replaces_no_run(pretrained: Path, file: Path) -> None:
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_reward_that_fails_replaces_no_run(calls: int, pretrained: Path, file: Path) -> None:
     assert main(words(pretrained, "my_reward.py:gap")) == 0
-    before = (Path("run") / METRICS).read_bytes()
-    file.write_text("def gap(scores, users):\n    return scores.gap()\n")
-    assert main(words(pretrained, "my_reward.py:gap", "--overwrite")) == 2
-    assert (Path("run") / METRICS).read_bytes() == before
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    file.write_text(
+        f"calls = []\ndef gap(scores, users):\n    calls.append(1)\n"
+        f"    return scores[:, 0] if len(calls) <= {calls} else scores.gap()\n"
+    )
+    assert main(words(pretrained, "my_reward.py:gap", "--overwrite", "--eval-every", "4")) == 2
+    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,8 @@ def test_the_correlation_of_one_user_or_session_is_not_certain(make: Callable[..
     report = check_reward(make("ndcg", users=1), "mine", ["ndcg"])
     assert report["held_out"]["low"] is None
     assert any("is not certain: no interval, of one user" in line for line in report["verdict"])
-    assert not any("held-out NDCG (" in line and "It prefers" in line for line in report["verdict"])
+    assert not any("It prefers" in line or "nearest" in line for line in report["verdict"])
+    assert "With one of the users no likeness to a known reward is certain." in report["verdict"]
 
 
 def test_the_distance_ignores_shifts_of_users_and_scale(make: Callable[..., Episodes]) -> None:
@@ -138,6 +139,10 @@ def test_the_variance_is_that_of_the_exploration(make: Callable[..., Episodes]) 
     assert found["within_user_std"] == pytest.approx(1.0) and found["zero_variance_share"] == 0.0
     report = check_reward(make(lambda scores, users: users.float()), "mine", ["ndcg"])
     assert any("never differs within a user" in line for line in report["verdict"])
+    report = check_reward(make(lambda scores, users: torch.ones(len(users))), "mine")
+    assert report["verdict"][1:] == [
+        "It never differs for any list that was tried: nothing can be learnt from it at this exploration."
+    ]
 
 
 def test_of_visits_the_held_out_items_are_those_of_the_users_validation_rows() -> None:

@@ -79,9 +79,69 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
         RunError, match=r"holds a run already .pretrain of ReFiT-Synthetic-v0, seed 3, finished"
     ):
         RunFolder.create(tmp_path, "pretrain", SETTINGS)
-    RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True)
-    names = sorted(p.name for p in tmp_path.iterdir() if p.name != ".lock")
+    run = RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True)
+    names = sorted(p.name for p in tmp_path.iterdir() if not p.name.startswith("."))
     assert names == ["config.json", "notes.txt"]  # others' files stay
+    run.finish({})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.json", "notes.txt"]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [None, "log.csv", "tb"])
+def test_a_run_that_failed_before_it_had_a_state_gives_the_replaced_one_back(
+    there: str | None, error: type[BaseException], tmp_path: Path
+) -> None:
+    finished(tmp_path)
+    before = content(tmp_path)
+    with pytest.raises(error), RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True) as run:
+        if there is not None:
+            (run.path / there).mkdir() if there == "tb" else (run.path / there).write_text("new")
+        raise error
+    assert content(tmp_path) == before
+
+
+def test_a_run_that_failed_with_a_state_replaces_the_other(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with (
+        pytest.raises(ValueError, match="late"),
+        RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True),
+    ):
+        (tmp_path / "resume.safetensors").write_text("new")
+        raise ValueError("late")
+    assert sorted(content(tmp_path)) == ["config.json", "resume.safetensors"]
+    assert RunFolder(tmp_path).config["command"] == "finetune"
+
+
+@pytest.mark.parametrize("stop", range(14))
+def test_a_process_killed_at_any_move_loses_no_run(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file was moved last when a process was killed: the next one finds the earlier run whole."""
+    finished(tmp_path)
+    before, moved, move = content(tmp_path), [], Path.replace
+
+    def killed_after(source: Path, target: Path) -> Path:
+        if len(moved) == stop:
+            raise SystemExit
+        moved.append(source.name)
+        return move(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed_after)
+        with pytest.raises(SystemExit):
+            run = RunFolder(tmp_path)
+            run._set_earlier_aside()
+            run.write_config("finetune", SETTINGS)
+            (tmp_path / "log.csv").write_text("new")
+            run._settle()
+            raise SystemExit
+    with pytest.raises(RunError, match=r"holds a run already .pretrain of .*, finished"):
+        RunFolder.create(tmp_path, "pretrain", SETTINGS)
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "log.csv", "curve.png", "policy.json", "tb"])
@@ -108,15 +168,16 @@ def test_a_run_that_failed_is_kept_if_it_can_be_resumed(
 def test_a_run_that_failed_again_is_kept_and_so_is_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     RunFolder.create(tmp_path, "finetune", SETTINGS).close()
+    before = content(tmp_path)
     with pytest.raises(ValueError, match="again"), RunFolder.resume(tmp_path):
         raise ValueError("again")
-    assert RunFolder(tmp_path).exists()
+    assert content(tmp_path) == before
     with (
         pytest.raises(ValueError, match="anew"),
         RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True),
     ):
         raise ValueError("anew")
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert content(tmp_path) == before
 
 
 def test_a_missing_run_names_what_is_missing(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_wrong_settings_are_refused_at_construction() -> None:
     for wrong in (3, 1, 0):
         with pytest.raises(ValueError, match=rf"group_size={wrong} must be at least 2 and divide the 4"):
             rollout(settings={"group_size": wrong})
+    with pytest.raises(ValueError, match="group_size must be a whole number, found 'x'"):
+        rollout(settings={"group_size": "x"})
     box: Any = BOX
     with pytest.raises(ValueError, match="are a Box: pass rollout_buffer_class=LeaveOneOutFlatRolloutBuffer"):
         LeaveOneOutRolloutBuffer(2, box, BOX, gamma=1.0, n_envs=4, group_size=2)

@@ -212,6 +212,9 @@ def test_clipping_is_logged(make_model: Any, make_envs: MakeEnvs) -> None:
 def test_wrong_use_is_refused(make_model: Any, make_envs: MakeEnvs, make_policy: Any) -> None:
     with pytest.raises(ValueError, match="eval_freq=0 must be at least 1"):
         RankingEvalCallback(0)
+    often: Any = "often"
+    with pytest.raises(ValueError, match="eval_freq must be a whole number, found 'often'"):
+        RankingEvalCallback(often)
     with pytest.raises(ValueError, match=r"select must name metrics among .*ndcg@10.* found 'ndcg@7'"):
         make_model().learn(12, callback=RankingEvalCallback(12, select="ndcg@7"))
     model = make_model()

@@ -72,6 +72,15 @@ def test_the_start_is_kept_and_named_if_nothing_meets_the_rule(
     assert said.startswith("Nothing met the rule: in 2 iterations the conditions of valid coverage@20 where")
 
 
+def test_what_a_run_has_already_is_not_advised() -> None:
+    kept = {"iterations": 4, "best_iteration": 0, "best_value": 0.25, "selected_on": "valid ndcg@20"}
+    said = outcome_of(kept)
+    assert "--anneal-lr" in said and "(recent where the data has times, holdout where it has none)" in said
+    said = outcome_of(kept, "users", {"agent": {"anneal_lr": True}, "env_kwargs": {"relevance": "recent"}})
+    assert "--anneal-lr" not in said and said.endswith("or another --relevance (holdout where it has none).")
+    assert outcome_of(kept | {"iterations": 0}).startswith("No iteration was run")
+
+
 def test_a_resumed_run_selects_as_an_unbroken_one(
     check_resume: Callable[[Callable[[DiffusionPolicy], Any]], None], small_data: Dataset
 ) -> None:

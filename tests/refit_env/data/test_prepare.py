@@ -254,7 +254,7 @@ def test_a_split_by_time_of_equal_times_is_refused(split: str, write: Write) -> 
     with pytest.raises(
         DataError, match=f"log.csv: split='{split}' needs different times, but {what} the same"
     ):
-        prepare("shop", path, Recipe(split=split))
+        prepare("shop", path, Recipe(split=split, task="sequential" if split == "sessions" else "cf"))
     assert len(prepare("shop", path, Recipe(split="random")).train) == 70
     stated = prepare("shop", path, Recipe(split="time", time_ordered=True))
     assert stated.test.of(0).tolist() == [8, 9]
@@ -268,3 +268,16 @@ def test_users_whose_times_are_all_equal_are_reported(split: str, end: str, writ
     notes = prepare("shop", write("log.csv", equal_times(8, 2)), recipe).meta["preparation"]["notes"]
     assert notes == [f"the times of 2 of 8 users with several rows (25.0%) are all equal: {end}"]
     assert "notes" not in prepare("shop", write("log.csv", equal_times(8, 0)), recipe).meta["preparation"]
+
+
+def test_whole_users_are_held_out_only_of_sessions() -> None:
+    with pytest.raises(
+        ValueError, match="split sessions holds out whole users, of whose items task='cf' would"
+    ):
+        Recipe(split="sessions")
+
+
+def test_the_file_of_a_folder_that_was_read_is_named(write: Write) -> None:
+    path = write("log.csv", equal_times(8, 0))
+    assert prepare("shop", path.parent).meta["preparation"]["notes"][0] == "of the folder, log.csv was read"
+    assert "was read" not in prepare("shop", path).meta["preparation"]["notes"][0]

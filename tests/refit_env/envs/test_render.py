@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.wrappers import RecordVideo
 
 from refit_env.data import synthesize
@@ -29,6 +30,13 @@ def test_pictures_and_texts_of_every_id(case: Any) -> None:
         else:
             assert first.shape == last.shape == (450, 800, 3) and first.dtype == np.uint8
             assert not np.array_equal(first, last)
+
+
+def test_a_chain_is_not_rendered_before_it_began() -> None:
+    single = gym.make("ReFiT-Synthetic-v0", render_mode="ansi").unwrapped
+    for env in (single, gym.make_vec("ReFiT-Synthetic-v0", 2, render_mode="ansi")):
+        with pytest.raises(ResetNeeded, match="reset the environment"):
+            env.render()
 
 
 @pytest.mark.parametrize("kwargs", [{"relevance": "train"}, {"num_steps": 40}, {"k": 3}, {"k": 100}])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from refit_env.data.messages import as_options
 from refit_env.data.prepare import prepare
 from refit_env.data.readers.formats import FORMATS, guess_format, read_rows
-from refit_env.data.readers.header_tables import ReadOptions
+from refit_env.data.readers.header_tables import ReadOptions, read_csv
 from refit_env.data.recipe import Recipe
 from refit_env.errors import DataError
 
@@ -39,6 +40,43 @@ def test_a_faulty_rating_that_is_not_used_is_ignored(blank: str, write: Write) -
 def test_usual_names_may_have_spaces_hyphens_and_capitals(header: str, write: Write) -> None:
     rows = read_rows(write("log.csv", f"{header}\n1,2,2020-01-02\n"), "csv")
     assert rows.users.tolist() == [1] and rows.items.tolist() == [2] and rows.timestamps is not None
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "notes"),
+    [
+        (
+            "user,user_id,item",
+            {},
+            ["the columns 'user' and 'user_id' may each be the user: 'user' is read; --colu"],
+        ),
+        ("user_id,item,time,user", {}, ["the columns 'user' and 'user_id' may each be"]),
+        (
+            "user,item,ts,date",
+            {},
+            ["'ts' and 'date' may each be the timestamp: 'ts' is read; --columns timestamp=d"],
+        ),
+        ("user,user_id,item", {"columns": {"user": "user_id"}}, []),
+        ("user,user_id,item", {"ignore": ("user",)}, []),
+        ("user,item,rating,stars", {}, []),  # neither is read
+        ("user,item,rating,stars", {"ratings": True}, ["may each be the rating: 'rating' is read"]),
+    ],
+)
+def test_a_column_that_was_passed_over_is_reported(
+    header: str, options: dict[str, Any], notes: list[str], write: Write
+) -> None:
+    path = write("log.csv", f"{header}\n" + ",".join(str(n + 1) for n in range(header.count(",") + 1)) + "\n")
+    with as_options():
+        found = read_csv(path, ReadOptions(**options)).notes
+    assert len(found) == len(notes) and all(part in note for part, note in zip(notes, found, strict=True))
+
+
+def test_ids_that_may_stand_for_missing_ones_are_reported(write: Write) -> None:
+    path = write("log.csv", "user,item\nann,1\nNULL,2\nNULL,nan\nNolan,nana\n")
+    assert read_csv(path, ReadOptions(token_ids=True)).notes == (
+        "2 rows have the user 'NULL': if that stands for a missing id, remove them",
+        "1 row has the item 'nan': if that stands for a missing id, remove it",
+    )
 
 
 def test_a_column_without_a_name_is_listed_as_empty_quotes(write: Write) -> None:

@@ -67,3 +67,10 @@ def test_the_unshaped_reward_is_in_the_info() -> None:
 def test_wrong_arguments_are_named(name: str, value: Any, fault: str) -> None:
     with pytest.raises(SettingError, match=re.escape(fault)):
         PotentialShaping(gym.make("ReFiT-Synthetic-v0"), **{name: value})
+
+
+@pytest.mark.parametrize("value", [None, "high", float("nan"), float("inf")])
+def test_a_potential_that_is_no_number_is_refused(value: Any) -> None:
+    env = PotentialShaping(gym.make("ReFiT-Synthetic-v0"), potential=lambda observation, user: value)
+    with pytest.raises(ValueError, match=f"the potential returned {value!r}, expected a finite number"):
+        env.reset(seed=0)
