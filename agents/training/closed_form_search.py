@@ -35,7 +35,7 @@ OF_NEIGHBORHOOD = (
     *OF_NEAR,
 )
 """Settings of the neighbourhood alone."""
-OF_SCORES = ("friends", "regression", "factorization", "score_power")
+OF_SCORES = ("friends", "regression", "factorization", "places", "score_power")
 """Settings that the regression and the neighbourhood do not share: the latter is searched without them."""
 COSTLY = ("item_power", "user_power")
 """Settings whose values need another singular value decomposition, which are searched last."""
@@ -46,6 +46,7 @@ NEEDS = {
     "window": ("targets", "future"),
     "regression_l2": ("regression", bool),
     "regressors": ("regression", bool),
+    "places_scale": ("places", bool),
     **dict.fromkeys(("factorization_l2", "unobserved", "embedding"), ("factorization", bool)),
     **dict.fromkeys(OF_NEIGHBORHOOD, (SHARE, bool)),
     **dict.fromkeys(OF_NEAR, ("pairs", "near")),

@@ -31,6 +31,9 @@ from refit_env.backbones.cooccurrence import (
     near_pairs,
 )
 from refit_env.backbones.fold_in import FoldIn
+from refit_env.backbones.geography import coordinates_of, has_coordinates
+from refit_env.backbones.nearby_visits import LARGEST as MOST_PLACES
+from refit_env.backbones.nearby_visits import NearbyVisits
 from refit_env.backbones.noise_schedule import LinearVariance
 from refit_env.backbones.row_weights import (
     Weigh,
@@ -119,6 +122,11 @@ class ClosedFormConfig(LinearVariance):
     """With ``factorization``: weight of every pair, observed or not, beside the 1 of an observed one."""
     factorization_l2: Annotated[float, Meta(gt=0, le=1e12)] = 0.1
     """With ``factorization``: weight of the squared embeddings."""
+    places: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """Weight of the visits near each item, in units of equal standard deviations; the items need the columns
+    ``lat`` and ``lon``."""
+    places_scale: Annotated[float, Meta(gt=0, le=1e4)] = 0.3
+    """With ``places``: kilometres over which nearness falls to 1 / e."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
     popular items are recommended more."""
@@ -201,6 +209,7 @@ class ClosedForm(RowDenoiser):
 
     Attributes:
         factors: the matrix factorisation, with ``config.factorization``.
+        nearby: the visits near each item, with ``config.places``.
     """
 
     def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
@@ -208,22 +217,22 @@ class ClosedForm(RowDenoiser):
         super().__init__(num_items, config)
         size = config.embedding, config.unobserved
         self.factors = FoldIn(num_items, *size) if config.factorization else None
+        self.nearby = NearbyVisits(num_items, config.places_scale) if config.places else None
 
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """Return the clean rows (B, I) of ``u`` (B, I)."""
-        linear = self.linear(u, timestep)  # (B, I)
-        if self.factors is None:
-            return linear
-        folded: Tensor = self.factors(u)  # (B, I)
-        return (1.0 - self.config.factorization) * linear + folded
+        out = self.linear(u, timestep)  # (B, I)
+        if self.factors is not None:
+            out = (1.0 - self.config.factorization) * out + self.factors(u)
+        return out if self.nearby is None else out + self.nearby(u)
 
     @abstractmethod
     def linear(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """Return the clean rows (B, I) of ``u`` (B, I) without the factorisation."""
 
     @torch.no_grad()
-    def fit_factors(self, data: Dataset, inputs: sp.csr_matrix) -> None:
-        """Compute the factorisation, if there is one, in units of the other terms, which are fitted.
+    def fit_scores(self, data: Dataset, inputs: sp.csr_matrix) -> None:
+        """Compute the terms that are not linear, in units of the linear ones, which are fitted.
 
         The units are those in which both have the same standard deviation over the items, in the mean over
         train rows.
@@ -231,19 +240,39 @@ class ClosedForm(RowDenoiser):
         Args:
             data: the episodes.
             inputs: (R, I), of ``training_pairs``.
+
+        Raises:
+            ValueError: for ``places`` where the items have no coordinates.
         """
-        if self.factors is None:
-            return
-        config, device = self.config, self.factors.items.device
-        self.factors.fit(item_sets(data), config.factorization_l2)
+        config = self.config
+        if self.factors is not None:
+            self.factors.fit(item_sets(data), config.factorization_l2)
+            self._to_units(self.factors, config.factorization, data, inputs)
+        if self.nearby is not None:
+            self._check_places(data)
+            self.nearby.fit(coordinates_of(data), train_counts(data))
+            self._to_units(self.nearby, config.places, data, inputs)
+
+    def _to_units(
+        self, term: FoldIn | NearbyVisits, share: float, data: Dataset, inputs: sp.csr_matrix
+    ) -> None:
+        """Set the gains of a term, so that it has ``share`` of the linear terms' standard deviation."""
+        device = term.gain.device
         filled = np.flatnonzero(np.diff(inputs.indptr))  # (R',)
         chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
         rows = torch.as_tensor(inputs[chosen].toarray(), dtype=torch.float32, device=device)  # (n, I)
         spread = torch.ones(())
         if len(rows) and self.num_items > 1:  # else there is no deviation
-            spread = self.linear(rows, 0).std(1).mean() / self.factors(rows).std(1).mean().clamp(min=1e-30)
-        factor = torch.as_tensor(popularity_factor(data, config.score_power), device=device)  # (I,)
-        self.factors.gain.copy_(config.factorization * spread * factor)
+            spread = self.linear(rows, 0).std(1).mean() / term(rows).std(1).mean().clamp(min=1e-30)
+        factor = torch.as_tensor(popularity_factor(data, self.config.score_power), device=device)  # (I,)
+        term.gain.copy_(share * spread * factor)
+
+    @property
+    def score_axes(self) -> dict[str, tuple[int, ...]]:
+        """The axes of items in the terms that are not linear."""
+        factors = () if self.factors is None else ("factors.items", "factors.gain")
+        nearby = () if self.nearby is None else ("nearby.points", "nearby.everyone", "nearby.gain")
+        return dict.fromkeys((*factors, *nearby), (0,))
 
     def training_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
         """Return what the closed form is fitted to.
@@ -293,7 +322,16 @@ class ClosedForm(RowDenoiser):
         """
         self.rows(dataset, self.config)
         self.training_pairs(dataset.episodes)
+        self._check_places(dataset)
         self._check_near(dataset.episodes)
+
+    def _check_places(self, data: Dataset) -> None:
+        """Refuse ``places`` where the items have no coordinates."""
+        if self.config.places and not has_coordinates(data):
+            raise ValueError(
+                f"places={self.config.places:g} scores items near those of the row; the items of "
+                f"{data.name!r} have no columns 'lat' and 'lon'. Use places=0"
+            )
 
     def _check_near(self, data: Dataset) -> None:
         """Refuse ``pairs="near"`` where rows have no order, or too many items are near each other."""
@@ -395,11 +433,13 @@ def common_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
 
 
 def last_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
-    """Return the part of a search space that comes last: the factorisation, the division by popularity."""
+    """Return the part of a search space that comes last: the terms that are not linear, and popularity."""
     out: dict[str, tuple[Any, ...]] = {}
     if not isinstance(dataset, RowDataset):
         out = {"factorization": (0.0, 0.2, 0.4, 0.6, 0.8), "factorization_l2": (0.1, 0.3, 0.03)}
         out |= {"unobserved": (0.1, 0.03, 0.3, 0.01), "embedding": (64, 32, 16, 128)}
+    if has_coordinates(dataset) and dataset.num_items <= MOST_PLACES:
+        out |= {"places": (0.0, 0.3, 0.1, 1.0, 0.03), "places_scale": (0.3, 1.0, 0.1, 3.0, 10.0)}
     return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
 
 

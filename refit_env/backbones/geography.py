@@ -23,6 +23,11 @@ EARTH_KM = 6371.0088
 """Mean radius of the Earth."""
 
 
+def has_coordinates(dataset: Dataset) -> bool:
+    """Return whether the items have the columns ``lat`` and ``lon``."""
+    return {"lat", "lon"} <= set(dataset.item_features or ())
+
+
 def coordinates_of(dataset: Dataset) -> Tensor:
     """Return latitude and longitude (I, 2) float32 in degrees; NaN where unknown.
 
@@ -30,7 +35,7 @@ def coordinates_of(dataset: Dataset) -> Tensor:
         DataError: if the data set has no coordinates.
     """
     known = dataset.item_features or {}
-    if "lat" not in known or "lon" not in known:
+    if not has_coordinates(dataset):
         raise DataError(
             f"{dataset.name!r} has no coordinates: items.parquet needs the columns 'lat' and 'lon' for the "
             "graph of nearby places. Backbones 'dreamrec' and 'diffrec' do not need them"

@@ -6,7 +6,8 @@ E |x - (sqrt(abar_k) x + sqrt(1 - abar_k) eps) W_k|^2 + l2 |W_k|^2.
 
 Two further matrices may be added, each in units in which it has the norm of W: the normalised co-occurrences
 of items (``neighborhood``) and the identity (``repeat``), with which what a user had before ranks high again;
-so may the scores of a matrix factorisation into which the row is folded (``factorization``).
+so may the scores of a matrix factorisation into which the row is folded (``factorization``), and the visits
+near each item (``places``).
 
 Letters: B users in a batch, I items (= D), R train rows, S = 1 matrix or T of them.
 """
@@ -144,7 +145,7 @@ class LinearDenoiser(ClosedForm):
         if self.bias is not None:
             counts = torch.as_tensor(train_counts(data)).log()  # (I,)
             self.bias.copy_(-self.config.popularity_penalty * counts)
-        self.fit_factors(data, inputs)
+        self.fit_scores(data, inputs)
 
     def _add_terms(
         self, weight: Tensor, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None
@@ -164,7 +165,7 @@ class LinearDenoiser(ClosedForm):
     def item_axes(self) -> dict[str, tuple[int, ...]]:
         """Rows and columns of each matrix; the numbers of b; the items' embeddings and their factors."""
         out: dict[str, tuple[int, ...]] = {"weight": (1, 2)} | ({} if self.bias is None else {"bias": (0,)})
-        return out | ({} if self.factors is None else {"factors.items": (0,), "factors.gain": (0,)})
+        return out | self.score_axes
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:

@@ -5,7 +5,8 @@ X~ = P S Q' is their truncated singular value decomposition. Then A = D_I^-b Q, 
 Wiener filter S^2 / (S^2 + l2) of a ridge regression restricted to the leading directions. The normalised
 co-occurrences of each item with its nearest ones may be added, as in GF-CF (``neighborhood``), and so may the
 ridge regression of each item on its nearest ones (``regression``), each in units in which it has the norm of
-the filter, and the scores of a matrix factorisation into which the row is folded (``factorization``).
+the filter, the scores of a matrix factorisation into which the row is folded (``factorization``), and the
+visits near each item (``places``).
 
 Letters: B users in a batch, I items (= D), U users, r rank.
 """
@@ -32,9 +33,11 @@ from refit_env.backbones.closed_form import (
     last_space,
     popularity_factor,
     terms_space,
+    train_counts,
 )
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.few_values import few_values
+from refit_env.backbones.geography import coordinates_of
 from refit_env.backbones.latest import Latest
 from refit_env.backbones.nearest_items import NearestItems, nearest_regressions
 from refit_env.data.dataset import Dataset
@@ -115,9 +118,9 @@ class SpectralDenoiser(ClosedForm):
         """Return u_0 (B, I) of the noise-free chain, with one product of the items' size instead of 2 T.
 
         A step's mean is a u + z B with a number a and z (B, r), if the one before is; at the last step a = 0.
-        None with nearest items or a factorisation, which the directions do not contain.
+        None with nearest items, a factorisation or nearby visits, which the directions do not contain.
         """
-        if self.factors is not None or any(self._pairs()):
+        if self.factors is not None or self.nearby is not None or any(self._pairs()):
             return None
         first = self._directions(u)  # (B, r)
         again = self._again.get([self.into, self.out], lambda: self.out @ self.into)  # (r, r)
@@ -158,7 +161,7 @@ class SpectralDenoiser(ClosedForm):
             size = ((self.into.T @ self.into) * (self.out @ self.out.T)).sum().clamp(min=0).sqrt()  # of A B
             self.out.mul_((1.0 - config.neighborhood) * (1.0 - config.regression))
             self._add_pairs(data, inputs, targets, float(size))
-        self.fit_factors(data, inputs)
+        self.fit_scores(data, inputs)
 
     def _add_pairs(
         self, data: Dataset, inputs: sp.csr_matrix, targets: sp.csr_matrix | None, size: float
@@ -180,8 +183,7 @@ class SpectralDenoiser(ClosedForm):
         """The items' factors of all matrices; None with nearest items, whose ids belong to one data set."""
         if any(self._pairs()):
             return None
-        embedded = {} if self.factors is None else {"factors.items": (0,), "factors.gain": (0,)}
-        return {"into": (0,), "out": (1,), **embedded}
+        return {"into": (0,), "out": (1,), **self.score_axes}
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
@@ -190,6 +192,8 @@ class SpectralDenoiser(ClosedForm):
         self.out.zero_()
         if self.factors is not None:
             self.factors.items.zero_()
+        if self.nearby is not None:
+            self.nearby.fit(coordinates_of(dataset), train_counts(dataset.episodes))
 
     @classmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:

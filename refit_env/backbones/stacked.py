@@ -2,6 +2,8 @@
 
 x0_hat(u, k)_i = UNIT (asinh(z_i) + g(asinh(z_i), visits of i in the history, the history's shape)),
 
+and, with ``places``, how dense the visits near i are: those of the latest one alone, and of all of the history,
+
 where z is the result of the ``linear`` denoiser, standardised over the items, and g is a network of a few
 hundred weights, the same for every item, that starts at zero. asinh changes no order: untrained, the stacked
 denoiser has the lists of the linear one. It brings the scores of a list closer together, so that the usual
@@ -40,8 +42,8 @@ from refit_env.settings import Size
 
 DECAYS = (0.2, 1.0)
 """The b-th latest visit counts 1 / b^decay: nearly the same for all, and most for the latest."""
-ITEM, HISTORY = 4, 4
-"""F without the popularity, and G."""
+ITEM, NEARBY, HISTORY = 4, 2, 4
+"""F without the popularity and the visits near an item, the number of these, and G."""
 UNIT = 0.2
 """Factor of the scores; with it they stay within the bounds of an environment."""
 
@@ -106,7 +108,8 @@ class StackedDenoiser(RowDenoiser):
         self.base = LinearDenoiser(num_items, config.base_config())
         self.apart = LinearDenoiser(num_items, config.base_config())
         self.register_buffer("popular", torch.zeros(2, num_items))
-        self.of_item = nn.Linear(ITEM + config.popularity, config.hidden)
+        features = ITEM + config.popularity + (NEARBY if config.places else 0)
+        self.of_item = nn.Linear(features, config.hidden)
         self.of_history = nn.Linear(HISTORY, config.hidden, bias=False)
         self.output = nn.Linear(config.hidden, 1)
         nn.init.zeros_(self.output.weight)
@@ -298,6 +301,9 @@ class StackedDenoiser(RowDenoiser):
         if self.config.popularity:
             of_items.append(self.popular.to(tamed.dtype)[apart.long()])
         last = latest_items(history, self.num_items, 1)  # (B, 1)
+        if self.base.nearby is not None:
+            latest = history_rows(last, self.num_items, None, "latest").to(tamed)  # (B, I)
+            of_items += [self.base.nearby.density(latest), self.base.nearby.density(count)]
         of_last = count.gather(1, last.clamp(max=self.num_items - 1)) * (last < self.num_items)  # (B, 1)
         different = (count > 0).sum(1, keepdim=True)
         shape = [total.log(), different / total, count.amax(1, keepdim=True) / total, of_last / total]

@@ -189,7 +189,9 @@ def test_resplit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "resplit", "synthetic", "--out", out]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["data", "resplit", "synthetic", "--out", out, "--overwrite", "--valid-share", "0"]) == 2
-    assert "--valid-share 0 must be above 0 and below 1" in capsys.readouterr().err
+    assert "--valid-share must be > 0 and < 1, found 0" in capsys.readouterr().err
+    assert main(["data", "resplit", "synthetic", "--out", out, "--overwrite", "--valid-share", "2"]) == 2
+    assert "--valid-share must be > 0 and < 1, found 2" in capsys.readouterr().err
     words = ["data", "resplit", out, "--out", f"{out}/../latest", "--overwrite"]
     assert main(words) == 2  # the copy would replace what it is made of
     assert "is the data set that is copied; name another folder" in capsys.readouterr().err

@@ -132,7 +132,7 @@ def test_own_data_end_to_end(own_data: Path, tmp_path: Path, capsys: pytest.Capt
         (["--relevance", "recnt"], "Did you mean 'recent'?"),
         (["--preset", "papper"], "Did you mean 'paper'?"),
         (["--algorithm", "reinforc"], "Did you mean 'reinforce'?"),
-        (["--algorithm", "grpo", "--preset", "paper"], "unknown preset of grpo 'paper'. Known: default."),
+        (["--algorithm", "grpo", "--preset", "paper"], "of grpo 'paper'. Known: data, default."),
         (["--estimator", "scor"], "Did you mean 'score'?"),
         (["--reward-options", "alhpa=1"],
          "--reward-options alhpa is no setting of reward 'racs'. Did you mean 'alpha'? Known: alpha"),

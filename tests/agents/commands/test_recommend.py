@@ -299,7 +299,7 @@ def test_a_wrong_list_is_named(
     ("words", "message"),
     [
         ([], "whose list? Pass --user ID, or --history ITEM"),
-        (["--user", "user-07", "--history", "0000000003"], "whose list?"),
+        (["--user", "user-07", "--history", "0000000003"], "--user and --history each name the person"),
         (["--history", "000000003"], "--history: unknown item '000000003'. Did you mean '0000000003'?"),
         (["--history", "0000000003", "--protocol"], "pass --user, not --history"),
     ],

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from refit_env.backbones import backbone_class, backbone_for
@@ -24,6 +26,9 @@ def policy_of(task_data: dict[str, Dataset], small_configs: dict[str, dict[str, 
     def make(name: str, num_steps: int = 2, **options: Any) -> tuple[DiffusionPolicy, Dataset]:
         tasks = backbone_class(name).tasks
         data = task_data["cf" if "cf" in tasks else tasks[0]]
+        if "places" in options:
+            rng = np.random.default_rng(0)
+            data = replace(data, item_features={key: rng.random(data.num_items) for key in ("lat", "lon")})
         backbone = backbone_for(data, name, {**small_configs[name], **options}, seed=0)
         if isinstance(backbone, ClosedForm):
             backbone.fit(data)

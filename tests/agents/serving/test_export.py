@@ -126,6 +126,7 @@ def test_every_term_of_a_closed_form_is_inside_the_graph(
 
     terms = {"factorization": 0.6, "neighborhood": 0.5, "neighbors": 5}
     terms |= {"regression": 0.5, "regressors": 4} if name == "spectral" else {"repeat": 0.5}
+    terms |= {"places": 0.5}
     policy, data = policy_of(name, **terms)
     write_onnx(graph_of(policy, data), tmp_path / "m.onnx", ABOUT)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
