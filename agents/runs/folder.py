@@ -358,11 +358,19 @@ def check_no_run(path: str | os.PathLike[str]) -> None:
     """
     if Path(path).is_file():
         raise RunError(f"{path} is a file; a run needs a folder")
-    if found := RunFolder(path).others():
+    found = RunFolder(path).others()
+    if set(found) <= {LOG, TENSORBOARD} and _rows(Path(path) / LOG) == 0:
+        return  # a training that ended before its first validation
+    if found:
         raise RunError(
             f"{path} holds {', '.join(found)} of a run, which would be replaced: choose another folder, or "
             "pass overwrite=True"
         )
+
+
+def _rows(log: Path) -> int:
+    """Return the number of rows of a log, without its header."""
+    return max(log.read_bytes().count(b"\n") - 1, 0) if log.is_file() else 0
 
 
 def made_with() -> dict[str, str]:

@@ -89,7 +89,7 @@ def test_scores_do_not_depend_on_the_batch_and_leave_training_mode_alone() -> No
         policy().scorer(data)
 
 
-def test_a_policy_is_replaced_only_if_asked(tmp_path: Path) -> None:
+def test_a_policy_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     policy(exploration_std=0.07).save(tmp_path)
     (tmp_path / "ids.json").write_text("{}")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -56,7 +56,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 }
 """Role -> its usual column names, as ``_usual`` writes them, for roles that ``columns`` does not name."""
 MISSING = ("", "null", "nan", "none", "na", "n/a", "nil", "undefined", "unknown", "<na>", "\\n")
-"""Ids of any text that may stand for a missing one, in lower case."""
+"""Ids of any text that may mean a missing one, in lower case."""
 
 
 def _usual(name: str) -> str:
@@ -107,13 +107,13 @@ def _passed_over(header: Sequence[str], layout: Layout, options: ReadOptions) ->
 
 
 def _maybe_missing(rows: RawRows) -> tuple[str, ...]:
-    """Return a note for each user and item whose id may stand for a missing one."""
+    """Return a note for each user and item whose id may mean a missing one."""
     notes = []
     for role, ids in (("user", rows.users), ("item", rows.items)):
         names, counts = np.unique(ids.astype(str), return_counts=True)
         notes += [
             f"{'1 row has' if count == 1 else f'{count:,} rows have'} the {role} {shown(str(name))}: if that "
-            f"stands for a missing id, remove {'it' if count == 1 else 'them'}"
+            f"means a missing id, remove {'it' if count == 1 else 'them'}"
             for name, count in zip(names, counts, strict=True)
             if name.strip().lower() in MISSING
         ]

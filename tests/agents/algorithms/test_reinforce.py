@@ -236,7 +236,7 @@ def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(
     assert len(log) == 1 + 1 + 6  # header, the untouched model, six iterations
 
 
-def test_a_training_replaces_a_run_only_if_asked(
+def test_a_training_replaces_a_run_only_with_overwrite(
     make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
     agent(make_policy(), small_data).learn(tmp_path)

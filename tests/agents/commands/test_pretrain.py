@@ -58,7 +58,7 @@ def test_going_on_keeps_the_chain_of_the_run_that_it_starts_from(pretrained: Pat
     own = {"num_steps": 3, "exploration_std": 0.02, "posterior_share": 0.5, "eta": 0.25}
     start = tmp_path / "start"
     shutil.copytree(pretrained, start)
-    DiffusionPolicy(DiffusionPolicy.load(start).backbone, **own).save(start)
+    DiffusionPolicy(DiffusionPolicy.load(start).backbone, **own).save(start, overwrite=True)
     words = ["pretrain", "--quiet", "--device", "cpu", "--init", str(start), "--epochs", "1", "--out"]
     assert main([*words, str(tmp_path / "same")]) == 0
     assert DiffusionPolicy.load(tmp_path / "same").chain == own

@@ -71,11 +71,11 @@ def test_a_column_that_was_passed_over_is_reported(
     assert len(found) == len(notes) and all(part in note for part, note in zip(notes, found, strict=True))
 
 
-def test_ids_that_may_stand_for_missing_ones_are_reported(write: Write) -> None:
+def test_ids_that_may_mean_missing_ones_are_reported(write: Write) -> None:
     path = write("log.csv", "user,item\nann,1\nNULL,2\nNULL,nan\nNolan,nana\n")
     assert read_csv(path, ReadOptions(token_ids=True)).notes == (
-        "2 rows have the user 'NULL': if that stands for a missing id, remove them",
-        "1 row has the item 'nan': if that stands for a missing id, remove it",
+        "2 rows have the user 'NULL': if that means a missing id, remove them",
+        "1 row has the item 'nan': if that means a missing id, remove it",
     )
 
 
