@@ -2,12 +2,11 @@
 
 x0_hat(u, k)_i = UNIT (asinh(z_i) + g(asinh(z_i), visits of i in the history, the history's shape)),
 
-and, with ``places``, how dense the visits near i are: those of the latest one alone, and of all of the history,
-
 where z is the result of the ``linear`` denoiser, standardised over the items, and g is a network of a few
 hundred weights, the same for every item, that starts at zero. asinh changes no order: untrained, the stacked
 denoiser has the lists of the linear one. It brings the scores of a list closer together, so that the usual
-noise of exploration reaches all of its places. Training changes g alone.
+noise of exploration reaches all of its places. Training changes g alone. With ``places`` g also reads how
+dense visits are near i (``refit_env.backbones.nearby_visits``): the latest one alone, and the whole history.
 
 The closed form overfits its train rows, so g would learn to trust it too much. Therefore a second copy of it
 is fitted without a share of the train rows (``refit_env.backbones.held_rows``). Training episodes start from

@@ -98,10 +98,12 @@ def test_rows_of_check_ins_have_them_too() -> None:
         assert not torch.allclose(found(row, 0), rest(row, 0))
 
 
-def test_the_space_has_them_where_items_have_coordinates(data: Dataset) -> None:
+def test_the_space_of_rows_has_them_where_items_have_coordinates(data: Dataset) -> None:
+    rows = located(synthesize_checkins(num_users=12, num_items=20, seed=0))
     for name in ("linear", "spectral"):
-        space = backbone_class(name).search_space(data)  # type: ignore[attr-defined]
+        space = backbone_class(name).search_space(rows)  # type: ignore[attr-defined]
         assert space["places"][0] == 0.0 and len(space["places_scale"]) > 1
+        assert "places" not in backbone_class(name).search_space(data)  # type: ignore[attr-defined]
         assert "places" not in backbone_class(name).search_space(synthesize(num_users=60, num_items=25))  # type: ignore[attr-defined]
 
 
