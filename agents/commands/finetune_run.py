@@ -196,7 +196,7 @@ def _train(
     """Train, report, and return the exit code."""
     report = finetune_run(agent, folder, progress=shows_progress(command.quiet), pretraining=pretraining)
     if report is None:
-        raise interrupted("finetune", command.out, "iteration", agent.saved)
+        raise interrupted("finetune", command.out, "iteration", agent.saved, replaces=folder.replaces())
     outcome = outcome_of(report["training"], report["unit"], folder.config)
     if command.json:
         print_json(
@@ -263,9 +263,8 @@ def _remedies(unit: str, config: Mapping[str, Any]) -> str:
         for name, condition in (("recent", "the data has times"), ("holdout", "it has none"))
         if name != now
     ]
-    last = (
-        "--reward" if unit == "rows" else f"--relevance ({', '.join(others)})"
-    )  # of rows it is the next item
+    # The relevance of rows is always the next item.
+    last = "--reward" if unit == "rows" else f"--relevance ({', '.join(others)})"
     steps = "a smaller --learning-rate" + ("" if annealed else ", --anneal-lr")
     return f"{steps}, a smaller --exploration-std, or another {last}"
 

@@ -154,7 +154,9 @@ def begun_settings(out: Path, command: str) -> RunConfig:
     return config
 
 
-def interrupted(command: str, out: Path, unit: str, saved: int | None) -> KeyboardInterrupt:
+def interrupted(
+    command: str, out: Path, unit: str, saved: int | None, *, replaces: bool = False
+) -> KeyboardInterrupt:
     """The end of a command by Ctrl-C, with what is saved and how to continue.
 
     Args:
@@ -162,13 +164,18 @@ def interrupted(command: str, out: Path, unit: str, saved: int | None) -> Keyboa
         out: the run folder.
         unit: what ``saved`` counts.
         saved: of the last state that was saved; None if there is none.
+        replaces: whether it was to replace an earlier run, which is kept until a state is saved.
 
     Example:
         >>> print(interrupted("pretrain", Path("runs/a"), "epoch", 3))
         epoch 3 is saved; go on with: refit pretrain --resume --out runs/a
         >>> print(interrupted("finetune", Path("my runs/a"), "iteration", None))
         nothing was saved yet; go on with: refit finetune --resume --out 'my runs/a'
+        >>> print(interrupted("finetune", Path("runs/a"), "iteration", None, replaces=True))
+        nothing was saved yet: runs/a holds the earlier run, as it was
     """
+    if saved is None and replaces:
+        return KeyboardInterrupt(f"nothing was saved yet: {out} holds the earlier run, as it was")
     kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
     return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
 

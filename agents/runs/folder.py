@@ -210,6 +210,10 @@ class RunFolder:
         """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
         return [name for name in (*_RUN_FILES, *_RUN_FOLDERS) if (self.path / name).exists()]
 
+    def replaces(self) -> bool:
+        """Return whether an earlier run is kept, which this one replaces when it has something to keep."""
+        return self._earlier.path.is_dir()
+
     def finished(self) -> bool:
         """Return whether the run came to its end."""
         return (self.path / METRICS).exists()

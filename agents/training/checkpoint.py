@@ -25,7 +25,7 @@ Count = Annotated[int, Meta(ge=0)]
 History = list[dict[str, float | None]]
 """Scalars of each iteration; null where one was not finite."""
 Seconds = Annotated[float, Meta(ge=0)]
-NONE: Mapping[str, str] = MappingProxyType({})
+_NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 class Progress(TypedDict):
@@ -88,7 +88,7 @@ def policy_of(folder: Path | str) -> DiffusionPolicy | None:
 
 
 def check_same(
-    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, reasons: Mapping[str, str] = NONE
+    saved: Mapping[str, Any], now: Mapping[str, Any], where: str, reasons: Mapping[str, str] = _NO_REASONS
 ) -> None:
     """Refuse settings that are not those of a saved state; what only one of the two has is no difference.
 

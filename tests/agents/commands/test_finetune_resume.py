@@ -83,6 +83,21 @@ def test_a_kill_before_the_first_checkpoint_can_be_resumed(
     assert same(run, tuned)
 
 
+def test_ctrl_c_before_the_first_checkpoint_leaves_the_run_that_was_to_be_replaced(
+    pretrained: Path,
+    tuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tuned, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    interrupt(monkeypatch, words(pretrained, run, *GOAL, "--overwrite"), before=1)
+    assert f"nothing was saved yet: {run} holds the earlier run, as it was" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_of_all_settings_only_more_iterations_can_be_given(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
