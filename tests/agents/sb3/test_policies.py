@@ -319,7 +319,8 @@ def test_another_network_in_the_folder_is_detected(
     settings = {"run": str(run_folder)}
     make_model(PPO, make_envs(), settings)
     other = {"backbone": "diffrec", "num_items": 40, "backbone_config": {"hidden": [8], "num_steps": 5}}
-    make_model(PPO, make_envs(), other | {"num_steps": 3}).policy.actor.save(run_folder)  # type: ignore[operator, union-attr]
+    actor: Any = make_model(PPO, make_envs(), other | {"num_steps": 3}).policy.actor
+    actor.save(run_folder, overwrite=True)
     with pytest.raises(CheckpointError, match="holds another network since"):
         make_model(PPO, make_envs(), settings).learn(24)
 

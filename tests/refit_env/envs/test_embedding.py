@@ -157,7 +157,7 @@ def test_a_rewritten_checkpoint_is_read_again(kwargs: dict[str, Any], tmp_path: 
     stamp = file.stat().st_mtime_ns
     with torch.no_grad():
         policy.backbone.items.weight.mul_(2.0)  # type: ignore[union-attr,operator]
-    policy.save(tmp_path)
+    policy.save(tmp_path, overwrite=True)
     os.utime(file, ns=(stamp + 10**9, stamp + 10**9))
     assert make_problem(config) is not first
     u0 = torch.ones(1, 64)

@@ -197,7 +197,7 @@ def test_a_rewritten_checkpoint_is_read_again(tmp_path: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             policy = DiffusionPolicy(make_backbone("diffrec", 400, {"hidden": (8,), "num_steps": 4}))
-        policy.save(tmp_path)
+        policy.save(tmp_path, overwrite=True)
 
     def paid() -> list[float]:
         kwargs = {"checkpoint": str(tmp_path)}
