@@ -26,6 +26,7 @@ from agents.tuning.settings_file import write_settings
 from refit_env import env_ids
 from refit_env.rewards import registry
 from tests.own_backbone import registry_restored
+from tests.parsing import parsed
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"api", "_build"}
@@ -139,7 +140,7 @@ def test_block_runs_as_pasted(
 
 @pytest.mark.parametrize("block", params([block for block in PASTED if block not in RUN]))
 def test_block_that_needs_more_compiles_and_its_imports_resolve(block: Block) -> None:
-    for node in ast.walk(ast.parse(block.text, block.place)):
+    for node in ast.walk(parsed(block.text, block.place)):
         if isinstance(node, ast.Import):
             for name in node.names:
                 import_module(name.name)

@@ -67,7 +67,7 @@ def test_environments_share_the_weights_of_a_folder_until_they_change(
     assert first.backbone is other.backbone and not first.training
     first.set_exploration(0.7)  # the chain is each wrapper's own
     assert float(other.std.max()) < 0.7
-    make_policy(seed=1).save(tmp_path)
+    make_policy(seed=1).save(tmp_path, overwrite=True)
     second = ResidualAction(make(), tmp_path).action_map.policy
     weights = [next(p.backbone.parameters()) for p in (first, second)]
     assert not weights[0].equal(weights[1])
