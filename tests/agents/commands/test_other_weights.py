@@ -23,7 +23,7 @@ def replaced(pretrained: Path, tmp_path: Path) -> Path:
     policy = DiffusionPolicy.load(run)
     with torch.no_grad():
         next(policy.backbone.parameters()).mul_(1.01)
-    policy.save(run)
+    policy.save(run, overwrite=True)
     return run
 
 

@@ -102,7 +102,7 @@ def test_messages_and_pages_count_rows_and_advise_what_rows_have(
     assert main([*check, "--against", "ndcg", "--device", "cpu"]) == 0
     said = capsys.readouterr().out
     words = " ".join(said.split())
-    assert "8 rows" in words and "users" not in words and "of sessions belong to other" in words
+    assert "8 rows" in words and "users" not in words and "never differs" in words
     assert main(["report", str(out), "--out", str(tmp_path / "page"), "--explore", "3"]) == 0
     page = (tmp_path / "page" / "report.html").read_text()
     assert (
