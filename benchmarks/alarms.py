@@ -35,7 +35,7 @@ from refit_env.pretrained import load_policy
 from refit_env.registration import entry
 
 CELLS = RESULTS / "alarms.jsonl"
-ENVS = ("ReFiT-Synthetic-v0", "ReFiT-ML100K-v0")
+ENVS = ("ReFiT-Synthetic-v0",)
 STARTS = ("linear", "diffrec")
 PROXIES: dict[str, dict[str, Any]] = {
     "racs, recent": {"reward": "racs", "relevance": "recent"},
