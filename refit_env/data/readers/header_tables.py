@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from refit_env.data.filters import RawRows
 from refit_env.data.interactions import SPLITS
@@ -110,13 +111,13 @@ def _maybe_missing(rows: RawRows) -> tuple[str, ...]:
     """Return a note for each user and item whose id may mean a missing one."""
     notes = []
     for role, ids in (("user", rows.users), ("item", rows.items)):
-        names, counts = np.unique(ids.astype(str), return_counts=True)
-        notes += [
-            f"{'1 row has' if count == 1 else f'{count:,} rows have'} the {role} {shown(str(name))}: if that "
-            f"means a missing id, remove {'it' if count == 1 else 'them'}"
-            for name, count in zip(names, counts, strict=True)
-            if name.strip().lower() in MISSING
-        ]
+        for name in pd.unique(ids):
+            if str(name).strip().lower() in MISSING:
+                count = int((ids == name).sum())
+                has, them = ("1 row has", "it") if count == 1 else (f"{count:,} rows have", "them")
+                notes.append(
+                    f"{has} the {role} {shown(str(name))}: if that means a missing id, remove {them}"
+                )
     return tuple(notes)
 
 
