@@ -11,6 +11,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 EXAMPLES = int(os.environ.get("REFIT_FUZZ_EXAMPLES", "200"))
@@ -80,6 +81,27 @@ def mutate_json(content: bytes, rng: random.Random) -> bytes:
             (rng.choice(NOT_JSON), text.replace(": ", ": " + rng.choice(NOT_JSON), 1), words)
         ).encode()
     return json.dumps(mutate_value(json.loads(content), rng)).encode()
+
+
+def outcomes_of_damage(content: bytes, file: Path, read: Callable[[], object]) -> set[str]:
+    """Return how damaged JSON files are read: ``"refused"`` in a short message, or ``"read"``.
+
+    Args:
+        content: the JSON of a whole file.
+        file: where the damaged ones are written.
+        read: reads the file.
+    """
+    outcomes = set()
+    for rng in generators():
+        file.write_bytes(mutate_json(content, rng))
+        try:
+            read()
+        except ValueError as error:
+            assert len(str(error)) < 1000
+            outcomes.add("refused")
+        else:
+            outcomes.add("read")
+    return outcomes
 
 
 def mutate_safetensors(content: bytes, rng: random.Random) -> bytes:

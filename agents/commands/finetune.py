@@ -36,9 +36,8 @@ from agents.commands.resuming import begun_settings, check_code, restarted
 from agents.console import say
 from agents.runs.folder import CONFIG, RunError
 from agents.runs.processes import launch, processes
-from agents.training.config import TrainerConfig
+from agents.training.config import TrainerConfig, named_settings
 from agents.tuning.settings_file import read_settings
-from refit_env.errors import unknown_name
 from refit_env.settings import Bounded, Seed
 from refit_env.utils.atomic_io import check_record
 from refit_env.utils.user_code import absolute_place, places_in
@@ -252,9 +251,7 @@ def main(words: Sequence[str]) -> int:
     else:
         name, preset = chosen.algorithm or "reinforce", chosen.preset or "default"
         preset = "default" if preset == DATA else preset  # the data or the model could not be read
-        if preset not in (known := presets(name)):
-            raise unknown_name(f"preset of {name}", preset, (*known, DATA))
-        agent = known[preset]
+        agent = named_settings(presets(name), preset, f"preset of {name}", (DATA,))
         default = Finetune(out=tyro.MISSING, algorithm=name, preset=preset, agent=agent)
     command: Finetune = parse(Finetune, words, "refit finetune", default)
     command = replace(command, goal=_beside(default.goal, command.goal))

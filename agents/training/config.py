@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Self, TypeVar
 
@@ -138,16 +138,20 @@ class TrainerConfig(Bounded):
 Config = TypeVar("Config", bound=TrainerConfig)
 
 
-def named_settings(presets: Mapping[str, Config], name: str) -> Config:
+def named_settings(
+    presets: Mapping[str, Config], name: str, kind: str = "preset", others: Iterable[str] = ()
+) -> Config:
     """Return the settings called ``name``.
 
     Args:
         presets: settings by name.
         name: which of them.
+        kind: what the error calls them.
+        others: names that the error lists, too.
 
     Raises:
         ValueError: if there are none of that name, with a did-you-mean.
     """
     if name not in presets:
-        raise unknown_name("preset", name, presets)
+        raise unknown_name(kind, name, (*presets, *others))
     return presets[name]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from refit_env.backbones.few_values import few_values
+from refit_env.backbones import products
 from refit_env.backbones.geography import EARTH_KM
 from refit_env.backbones.latest import Latest
 
@@ -75,9 +75,7 @@ class NearbyVisits(nn.Module):
     def _near(self, row: Tensor) -> Tensor:
         """Return the sums (B, I) of the visits near each place."""
         kernel = self._kernel.get([self.points], self._nearness).to(row.dtype)  # (I, I)
-        whole = torch.compiler.is_exporting() or (row.requires_grad and torch.is_grad_enabled())
-        few = None if whole else few_values(row)
-        return row @ kernel if few is None else few.times(kernel)
+        return products.linear(row, kernel)  # K is its own transpose
 
     def _nearness(self) -> Tensor:
         """Return K (I, I)."""

@@ -26,6 +26,7 @@ from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
 from refit_env.rewards.beyond_accuracy import Coverage
 from tests.agents.algorithms.two_items import agent_on, check_slopes, expected, two_item_agent
+from tests.files import content_of
 
 Factory = Callable[..., DiffusionPolicy]
 SMALL = ReinforceConfig(iterations=4, users_per_batch=8, samples_per_user=2, eval_every=2, learning_rate=1e-3)
@@ -240,10 +241,10 @@ def test_a_training_replaces_a_run_only_with_overwrite(
     make_policy: Factory, small_data: Dataset, tmp_path: Path
 ) -> None:
     agent(make_policy(), small_data).learn(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = content_of(tmp_path)
     with pytest.raises(ValueError, match=r"holds resume\.safetensors, log\.csv, tb of a run.*overwrite=True"):
         agent(make_policy(), small_data).learn(tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert content_of(tmp_path) == before
     second = agent(make_policy(), small_data)
     second.learn(tmp_path, overwrite=True)
     second.learn(tmp_path)  # its own

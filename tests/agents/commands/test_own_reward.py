@@ -19,6 +19,7 @@ from agents.tuning.study import Study
 from refit_env import load_policy
 from refit_env.errors import CheckpointError
 from refit_env.utils import user_code
+from tests.files import content_of
 
 TEXT = """
 import torch
@@ -291,13 +292,13 @@ def test_what_code_returns_is_checked_in_one_line(
 @pytest.mark.parametrize("calls", [0, 2])
 def test_a_reward_that_fails_replaces_no_run(calls: int, pretrained: Path, file: Path) -> None:
     assert main(words(pretrained, "my_reward.py:gap")) == 0
-    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    before = content_of(Path("run"))
     file.write_text(
         f"calls = []\ndef gap(scores, users):\n    calls.append(1)\n"
         f"    return scores[:, 0] if len(calls) <= {calls} else scores.gap()\n"
     )
     assert main(words(pretrained, "my_reward.py:gap", "--overwrite", "--eval-every", "4")) == 2
-    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    assert content_of(Path("run")) == before
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from agents.training.pretrainer import Pretrainer
 from refit_env.checkpoint import load_checkpoint
 from refit_env.data import load_dataset
 from refit_env.policy import DiffusionPolicy
-from tests.fuzzing import generators, mutate_json
+from tests.fuzzing import outcomes_of_damage
 
 ENV = ["--env", "ReFiT-Synthetic-v0"]
 SMALL = ["--quiet", "--device", "cpu", "--backbone-options", "hidden=[32]", "num_steps=10"]
@@ -251,15 +251,9 @@ def test_a_run_of_another_command_is_named(pretrained: Path, capsys: pytest.Capt
 
 @pytest.mark.fuzz
 def test_what_a_damaged_config_begins_is_refused_or_known(pretrained: Path, tmp_path: Path) -> None:
-    content, outcomes = (pretrained / "config.json").read_bytes(), set()
-    for rng in generators():
-        (tmp_path / "config.json").write_bytes(mutate_json(content, rng))
-        try:
-            command = begun_command(tmp_path)
-        except ValueError as error:
-            assert len(str(error)) < 1000
-            outcomes.add("refused")
-        else:
-            assert isinstance(command.training, PretrainConfig)
-            outcomes.add("read")
-    assert outcomes == {"refused", "read"}
+    def read() -> None:
+        command = begun_command(tmp_path)
+        assert isinstance(command.training, PretrainConfig)
+
+    damaged = ((pretrained / "config.json").read_bytes(), tmp_path / "config.json")
+    assert outcomes_of_damage(*damaged, read) == {"refused", "read"}

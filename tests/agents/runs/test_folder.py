@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.runs.folder import RunError, RunFolder
+from tests.files import content_of
 from tests.fuzzing import generators, mutate_json
 
 SETTINGS = {"env": "ReFiT-Synthetic-v0", "seed": 3}
@@ -86,22 +87,18 @@ def test_a_run_is_not_overwritten_by_accident(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "metrics.json", "notes.txt"]
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("there", [None, "log.csv", "tb"])
 def test_a_run_that_failed_before_it_had_a_state_gives_the_replaced_one_back(
     there: str | None, error: type[BaseException], tmp_path: Path
 ) -> None:
     finished(tmp_path)
-    before = content(tmp_path)
+    before = content_of(tmp_path)
     with pytest.raises(error), RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True) as run:
         if there is not None:
             (run.path / there).mkdir() if there == "tb" else (run.path / there).write_text("new")
         raise error
-    assert content(tmp_path) == before
+    assert content_of(tmp_path) == before
 
 
 def test_a_run_that_failed_with_a_state_replaces_the_other(tmp_path: Path) -> None:
@@ -112,7 +109,7 @@ def test_a_run_that_failed_with_a_state_replaces_the_other(tmp_path: Path) -> No
     ):
         (tmp_path / "resume.safetensors").write_text("new")
         raise ValueError("late")
-    assert sorted(content(tmp_path)) == ["config.json", "resume.safetensors"]
+    assert sorted(content_of(tmp_path)) == ["config.json", "resume.safetensors"]
     assert RunFolder(tmp_path).config["command"] == "finetune"
 
 
@@ -122,7 +119,7 @@ def test_a_process_killed_at_any_move_loses_no_run(
 ) -> None:
     """Whichever file was moved last when a process was killed: the next one finds the earlier run whole."""
     finished(tmp_path)
-    before, moved, move = content(tmp_path), [], Path.replace
+    before, moved, move = content_of(tmp_path), [], Path.replace
 
     def killed_after(source: Path, target: Path) -> Path:
         if len(moved) == stop:
@@ -141,7 +138,7 @@ def test_a_process_killed_at_any_move_loses_no_run(
             raise SystemExit
     with pytest.raises(RunError, match=r"holds a run already .pretrain of .*, finished"):
         RunFolder.create(tmp_path, "pretrain", SETTINGS)
-    assert content(tmp_path) == before
+    assert content_of(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "log.csv", "curve.png", "policy.json", "tb"])
@@ -168,16 +165,16 @@ def test_a_run_that_failed_is_kept_if_it_can_be_resumed(
 def test_a_run_that_failed_again_is_kept_and_so_is_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     RunFolder.create(tmp_path, "finetune", SETTINGS).close()
-    before = content(tmp_path)
+    before = content_of(tmp_path)
     with pytest.raises(ValueError, match="again"), RunFolder.resume(tmp_path):
         raise ValueError("again")
-    assert content(tmp_path) == before
+    assert content_of(tmp_path) == before
     with (
         pytest.raises(ValueError, match="anew"),
         RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True),
     ):
         raise ValueError("anew")
-    assert content(tmp_path) == before
+    assert content_of(tmp_path) == before
 
 
 def test_a_missing_run_names_what_is_missing(tmp_path: Path) -> None:
