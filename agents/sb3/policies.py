@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
@@ -98,7 +99,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         Raises:
             CheckpointError: if the run folder holds no policy, or another backbone than named.
             ValueError: if no actor is named, or the spaces have another number of items or another T, or are
-                not those of a chain.
+                not those of a chain, or the algorithm is off-policy (SAC, TD3, TQC).
         """
         if use_sde:
             raise ValueError("use_sde=True: a diffusion policy has its own noise, pass use_sde=False")
@@ -120,6 +121,12 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
 
     def _build(self, lr_schedule: Callable[[float], float]) -> None:
         """Build the networks and the optimiser; called by SB3's constructor."""
+        for algorithm in running_objects(OffPolicyAlgorithm, "_setup_model")[:1]:
+            raise ValueError(
+                f"{type(self).__name__} has no critic of actions, which {type(algorithm).__name__} needs: it "
+                "is for PPO, A2C and TRPO. Use SB3's own policy ('MultiInputPolicy') with low-rank residual "
+                "actions: see docs/howto/stable-baselines3.md"
+            )
         self._check_stack("_setup_model")
         self.actor, self._weights_missing = make_actor(self.actor_settings)
         self.actor.eval()

@@ -145,3 +145,18 @@ def test_the_diffusion_policy_does_not_act_there(
             PPO(
                 DiffusionActorCriticPolicy, to_sb3_vec_env(env), n_steps=3, batch_size=12, policy_kwargs=actor
             )
+
+
+@pytest.mark.parametrize("cls", [SAC, TD3, TQC])
+def test_an_off_policy_algorithm_refuses_the_diffusion_policy(
+    cls: Any, run_folder: Path, small_data: Dataset
+) -> None:
+    envs = to_sb3_vec_env(DenoisingVectorEnv(small_data, num_envs=4, num_steps=3))
+    message = f"critic of actions, which {cls.__name__} needs: it is for PPO, A2C and TRPO"
+    with pytest.raises(ValueError, match=message):
+        cls(
+            DiffusionActorCriticPolicy,
+            envs,
+            policy_kwargs={"actor": {"run": str(run_folder)}},
+            buffer_size=100,
+        )
