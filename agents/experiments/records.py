@@ -25,6 +25,7 @@ from agents.runs.contents import with_present_names
 from refit_env.errors import DataError
 from refit_env.settings import plain
 from refit_env.utils.atomic_io import errors_name, file_state, parse_record
+from refit_env.utils.record_faults import in_words
 
 REDO = "--redo measures it again"
 """What can be done about a stale cell."""
@@ -95,7 +96,7 @@ def _records_in(path: Path, state: object) -> dict[str, dict[str, Any]]:
         try:
             provenance_of(record)
         except msgspec.ValidationError as error:
-            raise DataError(f"{where}: provenance: {error}") from None
+            raise DataError(f"{where}: provenance: {in_words(str(error))}") from None
         found[record["key"]] = record
     return found
 

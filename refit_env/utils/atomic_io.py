@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from refit_env.errors import DataError
+from refit_env.utils.record_faults import in_words
 
 Record = TypeVar("Record")
 LARGEST_JSON = 64 * 2**20
@@ -171,12 +172,12 @@ def parse_record(
         >>> parse_record('{"num_users": 0}', dict[str, str], "dataset.json")
         Traceback (most recent call last):
             ...
-        refit_env.errors.DataError: dataset.json: expected `str`, got `int` - at `$[...]`
+        refit_env.errors.DataError: dataset.json: a value must be text, found a whole number
     """
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as problem:
-        raise error(_explained(where, problem)) from None
+        raise error(f"{where}: {in_words(str(problem))}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not a JSON file ({problem})") from None
     except RecursionError:
@@ -195,14 +196,6 @@ def check_record(
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as problem:
-        raise error(_explained(where, problem)) from None
+        raise error(f"{where}: {in_words(str(problem))}") from None
     except RecursionError:
         raise error(f"{where}: nested too deeply") from None
-
-
-def _explained(where: str, problem: msgspec.ValidationError) -> str:
-    """Return the message for content of another type."""
-    text = str(problem)
-    if len(text) > 200:  # msgspec's message contains a wrong name of any length
-        text = f"{text[:120]} ... {text[-60:]}"
-    return f"{where}: {text[:1].lower()}{text[1:]}"

@@ -256,12 +256,12 @@ def test_a_run_never_replaces_what_it_reads(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[]", r"config\.json: expected `object`, got `array`"),
-        ("3", r"config\.json: expected `object`, got `int`"),
-        ("{}", r"config\.json: object missing required field `command`"),
-        ("null", r"config\.json: expected `object`, got `null`"),
-        ('{"command": "pretrain", "env": 3}', r"expected `str`, got `int` - at `\$\.env`"),
-        ('{"command": "pretrain", "env": "x", "seed": "1"}', r"expected `int`, got `str` - at `\$\.seed`"),
+        ("[]", r"config\.json: must be an object {...}, found a list"),
+        ("3", r"config\.json: must be an object {...}, found a whole number"),
+        ("{}", r"config\.json: command is missing"),
+        ("null", r"config\.json: must be an object {...}, found null"),
+        ('{"command": "pretrain", "env": 3}', r"env must be text, found a whole number"),
+        ('{"command": "pretrain", "env": "x", "seed": "1"}', r"seed must be a whole number, found text"),
         ("[" * 100_000, r"config\.json: "),
         ("\x00", r"config\.json: not a JSON file"),
     ],
@@ -278,7 +278,10 @@ def test_a_damaged_config_is_named(content: str, message: str, tmp_path: Path) -
 
 def test_damaged_metrics_are_named(tmp_path: Path) -> None:
     run = finished(tmp_path)
-    for content, message in [("null", "got `null`"), ('{"cost": {"pretraining": 3}}', "expected `object`")]:
+    for content, message in [
+        ("null", "found null"),
+        ('{"cost": {"pretraining": 3}}', "must be an object {...}"),
+    ]:
         (tmp_path / "metrics.json").write_text(content)
         with pytest.raises(RunError, match=rf"metrics\.json: .*{message}"):
             _ = run.metrics

@@ -67,25 +67,25 @@ def test_a_yelp_without_friendships(write: Write) -> None:
 GOOD = review("ann-1", "cafe")
 BAD: list[tuple[str | bytes, str | bytes, str]] = [
     (GOOD + GOOD[:-20], "", r"review\.json line 2: not a JSON file .*truncated"),
-    (GOOD + "[1]\n", "", r"review\.json line 2: expected `object`, got `array`"),
+    (GOOD + "[1]\n", "", r"review\.json line 2: must be an object {...}, found a list"),
     (GOOD + '{"x":' * 100_000, "", r"review\.json line 2: .*nested too deeply"),
-    (GOOD + "\n" + review("", "cafe"), "", r"line 3: expected `str` of length >= 1 - at `\$\.user_id`"),
-    (review("x" * 1001, "cafe"), "", r"line 1: expected `str` of length <= 1000 - at `\$\.user_id`"),
+    (GOOD + "\n" + review("", "cafe"), "", r"line 3: user_id must be text of length >= 1"),
+    (review("x" * 1001, "cafe"), "", r"line 1: user_id must be text of length <= 1000"),
     (GOOD.replace("ann-1", "\\ud800"), "", r"line 1: not a JSON file"),
-    (review("ann-1", 7), "", r"line 1: expected `str`, got `int` - at `\$\.business_id`"),  # type: ignore[arg-type]
-    (review("ann-1", "cafe", "5"), "", r"line 1: expected `float`, got `str` - at `\$\.stars`"),
-    (review("ann-1", "cafe", 5.5), "", r"line 1: expected `float` <= 5.* - at `\$\.stars`"),
-    (review("ann-1", "cafe", True), "", r"line 1: .*`\$\.stars`"),
+    (review("ann-1", 7), "", r"line 1: business_id must be text, found a whole number"),  # type: ignore[arg-type]
+    (review("ann-1", "cafe", "5"), "", r"line 1: stars must be a number, found text"),
+    (review("ann-1", "cafe", 5.5), "", r"line 1: stars must be a number <= 5.*"),
+    (review("ann-1", "cafe", True), "", r"line 1: stars must be a number"),
     (review("ann-1", "cafe", float("nan")), "", r"line 1: not a JSON file"),
     (review("ann-1", "cafe", date="9 March"), "", r"line 1: 'date' should be a date"),
-    (review("ann-1", "cafe", date=None), "", r"line 1: expected `str`, got `null` - at `\$\.date`"),
+    (review("ann-1", "cafe", date=None), "", r"line 1: date must be text, found null"),
     (
         GOOD,
         user("ann-1", "None") + user("bob", None),
-        r"user\.json line 2: expected `str \| array`, got `null`",
+        r"user\.json line 2: friends must be text or a list, found null",
     ),
-    (GOOD, user("ann-1", [1]), r"user\.json line 1: expected `str`, got `int` - at `\$\.friends"),
-    (GOOD, '{"friends": "None"}\n', r"user\.json line 1: object missing required field `user_id`"),
+    (GOOD, user("ann-1", [1]), r"user\.json line 1: friends.* must be text, found a whole number"),
+    (GOOD, '{"friends": "None"}\n', r"user\.json line 1: user_id is missing"),
     (
         GOOD.encode() + b'{"user_id": "\xff"}\n',
         "",
