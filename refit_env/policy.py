@@ -21,14 +21,19 @@ from refit_env.backbones.carry_over import carry_over, for_later_data
 from refit_env.backbones.latest import hold, release
 from refit_env.backbones.restore import restore_backbone
 from refit_env.checkpoint import POLICY, PolicyMeta, load_checkpoint, save_checkpoint
+from refit_env.data.canonical import INFO
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.data.known_ids import IDS, KnownIds
-from refit_env.errors import CheckpointError
+from refit_env.errors import CheckpointError, SettingError
 from refit_env.gaussian_chain import GaussianChain, Reduction
+from refit_env.settings import check_kind
 from refit_env.utils.text import shown as as_text
 
 __all__ = ["DiffusionPolicy", "Reduction", "Scorer"]
+
+RUN_CONFIG = "config.json"
+"""What the folder of a run holds, finished or not (``agents.runs.folder``)."""
 
 
 class DiffusionPolicy(GaussianChain):
@@ -160,16 +165,23 @@ class DiffusionPolicy(GaussianChain):
             overwrite: whether a policy in the folder may be replaced.
 
         Raises:
-            CheckpointError: if the folder holds a policy, which must not be replaced.
+            CheckpointError: if the folder holds files that must not be replaced, or those of a run.
+            SettingError: if the folder has no name, or ``overwrite`` is no bool.
         """
+        check_kind("folder", folder, str, Path)
+        check_kind("overwrite", overwrite, bool)
+        if not str(folder):
+            raise SettingError("folder", "must name a folder, found ''; the present one is '.'")
         if Path(folder).is_file():
             raise CheckpointError(f"{folder} is a file; a policy needs a folder")
-        there = [
-            name for name in (f"{POLICY}.safetensors", f"{POLICY}.json") if (Path(folder) / name).exists()
-        ]
+        if (Path(folder) / INFO).exists():
+            raise CheckpointError(f"{folder} is a data set's folder ({INFO}): choose another folder")
+        files = (f"{POLICY}.safetensors", f"{POLICY}.json", IDS, RUN_CONFIG)
+        there = [name for name in files if (Path(folder) / name).exists()]
         if there and not overwrite:
+            what = "a policy" if there[0].startswith(POLICY) else "a file of a run"
             raise CheckpointError(
-                f"{folder} holds a policy already ({', '.join(there)}): choose another folder, or pass "
+                f"{folder} holds {what} already ({', '.join(there)}): choose another folder, or pass "
                 "overwrite=True"
             )
         trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)

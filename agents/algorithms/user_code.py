@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agents.training.config import TrainerConfig
-from refit_env.utils.user_code import OF_FILES, absolute_place, classes_in, object_at
+from refit_env.utils.user_code import OF_FILES, absolute_place, classes_in, methods_fault, object_at
 
 if TYPE_CHECKING:
     from agents.training.fine_tuner import FineTuner
@@ -55,6 +55,9 @@ def check_algorithm(cls: Any, what: str, *, needs_name: bool = True) -> None:
         raise ValueError(f"{what}: class {cls.__name__} must define {', '.join(missing)}")
     if needs_name and not isinstance(getattr(cls, "name", None), str):
         raise ValueError(f"{what}: class {cls.__name__} must have a name, a text: name = 'my-agent'")
+    fault = methods_fault(cls, FineTuner, {"update": 2})
+    if fault is not None:
+        raise ValueError(f"{what}: {fault}")
     settings: Any = cls.config_class
     if not (inspect.isclass(settings) and issubclass(settings, TrainerConfig) and is_dataclass(settings)):
         raise ValueError(

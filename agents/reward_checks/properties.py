@@ -46,26 +46,24 @@ def check_properties(reward: Reward, episodes: Episodes) -> list[Check]:
     Raises:
         TypeError, ValueError: what a user's function raises, or its wrapper of what it returned.
     """
-    scores, users = episodes.scores, episodes.users
-    before = scores.clone()
-    first = reward(scores, users)
-    value = first.value
+    scores, users = episodes.scores.clone(), episodes.users.clone()
+    before, whose = episodes.scores, episodes.users
+    value = reward(scores, users).value
     if tuple(value.shape) != tuple(users.shape):
         raise ValueError(
             f"it returned shape {tuple(value.shape)}, expected {tuple(users.shape)}: one number an episode"
         )
-    wrong = [name for name, term in first.terms.items() if tuple(term.shape) != tuple(users.shape)]
-    if wrong:
-        found = tuple(first.terms[wrong[0]].shape)
-        raise ValueError(f"its term {wrong[0]!r} has shape {found}, expected {tuple(users.shape)}")
     finite = int(torch.isfinite(value).sum())
     out = [Check("finite", finite == value.numel(), f"{finite} of {value.numel()} rewards are finite")]
-    same = torch.equal(before, scores)
-    found_scores = "the scores are as they were" if same else "it changes the scores in place"
-    out.append(Check("free of side effects", same, found_scores))
-    again = reward(before.clone(), users).value
+    pairs = {"the scores": (before, scores), "the users": (whose, users)}
+    changed = [name for name, (one, other) in pairs.items() if not torch.equal(one, other)]
+    side_effects = (
+        f"it changes {' and '.join(changed)} in place" if changed else "scores and users are as they were"
+    )
+    out.append(Check("free of side effects", not changed, side_effects))
+    again = reward(before.clone(), whose.clone()).value
     out.append(_alike("deterministic", value, again, "two calls with the same scores differ by at most"))
-    out.append(_alone(reward, before, users, value))
+    out.append(_alone(reward, before, whose, value))
     return out
 
 
@@ -74,7 +72,9 @@ def _alone(reward: Reward, scores: Tensor, users: Tensor, value: Tensor) -> Chec
     order = torch.arange(users.numel() - 1, -1, -1, device=users.device)
     turned = reward(scores[order], users[order]).value[order]
     places = torch.linspace(0, users.numel() - 1, min(ALONE, users.numel()), device=users.device).long()
-    single = torch.cat([reward(scores[n : n + 1], users[n : n + 1]).value for n in places.tolist()])
+    single = torch.cat(
+        [reward(scores[n : n + 1].clone(), users[n : n + 1].clone()).value for n in places.tolist()]
+    )
     whole = torch.cat([value, value[places]])
     others = torch.cat([turned, single])
     return _alike(
@@ -94,8 +94,9 @@ def seconds_per_thousand(reward: Reward, episodes: Episodes, calls: int = 3) -> 
     """Return the seconds that 1,000 episodes take: of the fastest of several calls."""
     found = []
     for _ in range(calls):
+        scores, users = episodes.scores.clone(), episodes.users.clone()
         begin = time.perf_counter()
-        value = reward(episodes.scores, episodes.users).value
+        value = reward(scores, users).value
         float(value[0])  # waits for a GPU
         found.append(time.perf_counter() - begin)
     return min(found) * 1000 / episodes.users.numel()

@@ -59,6 +59,10 @@ class RunError(ValueError):
     """A run folder is missing, incomplete, or holds another run than expected."""
 
 
+class RunInUseError(RunError):
+    """Another process works on a run."""
+
+
 class RunFolder:
     """One run on disk.
 
@@ -108,15 +112,16 @@ class RunFolder:
                     f"--out {run.path} is the folder of {option}, which the run reads and would replace: "
                     "choose another --out"
                 )
-        if (run.path / DATASET).exists():
-            raise RunError(
-                f"{run.path} is a data set's folder ({DATASET}), where a run's files would be in its way: "
-                "choose another folder with --out"
-            )
+        check_no_data_set(run.path)
         run._made = not run.path.exists()
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
         try:
+            if run._is_of_another_program():
+                raise RunError(
+                    f"{run.path} holds a {CONFIG} that is of no run (it names no command): choose another "
+                    "folder with --out"
+                )
             if run.exists():
                 if not overwrite:
                     raise RunError(
@@ -168,14 +173,31 @@ class RunFolder:
         run = cls(path)
         if not run.path.is_dir():
             raise RunError(f"no run folder {str(run.path)!r}" + _neighbours(run.path))
+        run.recover()
         missing = [name for name in needs if not (run.path / name).exists()]
         if missing:
             there = [p.name for p in run.path.iterdir() if not p.name.startswith(".")]
             raise RunError(
                 f"{run.path} is no finished run: {', '.join(missing)} missing. "
                 f"It holds: {', '.join(sorted(there)[:20]) or 'nothing'}."
+                + (f" The run that it is to replace is in {run._earlier.path}." if run.replaces() else "")
             )
         return run
+
+    def recover(self) -> None:
+        """Finish what a killed process left: a run that was set aside is put back, or deleted if replaced.
+
+        Nothing happens while another process works on the folder, or where it may not be written to.
+
+        Raises:
+            RunError: if it holds a policy of no run beside the run that was set aside.
+        """
+        if self.replaces() and os.access(self.path, os.W_OK):
+            try:
+                self._acquire()
+            except RunInUseError:
+                return
+            self.close()
 
     def close(self) -> None:
         """Release the lock, so that other processes can use the run; closing twice is harmless."""
@@ -205,6 +227,17 @@ class RunFolder:
     def exists(self) -> bool:
         """Return whether the folder holds a run, finished or not."""
         return (self.path / CONFIG).exists()
+
+    def _is_of_another_program(self) -> bool:
+        """Return whether ``config.json`` names no command, and no file is there that only a run has."""
+        if any((self.path / name).exists() for name in (*STATES, POLICY, TRIALS)):
+            return False
+        try:
+            return "command" not in read_record(
+                self.path / CONFIG, dict[str, Any], error=RunError, limit=LARGEST
+            )
+        except RunError:
+            return False
 
     def others(self) -> list[str]:
         """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
@@ -312,25 +345,38 @@ class RunFolder:
 
     def _set_earlier_aside(self) -> None:
         """Move the run of the folder aside, ``config.json`` last: without it, the move was not whole."""
-        self._earlier.path.mkdir()
+        place = self._earlier.path
+        if place.is_dir():
+            found = ", ".join(sorted(file.name for file in place.iterdir())[:20])
+            raise RunError(
+                f"{place} holds {found}, which is of no run, and --overwrite keeps the earlier run there: "
+                "move it elsewhere, or choose another folder with --out"
+            )
+        place.mkdir()
         self._move(self.path, self._earlier.path, (*_RUN_FILES, *_RUN_FOLDERS, CONFIG))
 
     def _settle(self) -> None:
         """Delete the run set aside if the new one has something to keep, else put it back.
 
         It holds wherever a process was killed: a run is set aside with its ``config.json`` last, put back
-        with it first, and deleted with it last.
+        with it first, and deleted with it last. Files that are of no run stay where they are.
         """
         earlier = self._earlier
         if not earlier.path.is_dir():
             return
         if earlier.exists() and self._keeps_something():
+            if not self.exists():
+                raise RunError(
+                    f"{self.path} holds files of a run without {CONFIG}, and {earlier.path} the run that was "
+                    "there before: move one of them to another folder"
+                )
             earlier.clear()
         else:
             if earlier.exists():
                 self.clear()
             self._move(earlier.path, self.path, (CONFIG, *_RUN_FILES, *_RUN_FOLDERS))
-        earlier.path.rmdir()
+        if not any(earlier.path.iterdir()):
+            earlier.path.rmdir()
 
     @staticmethod
     def _move(source: Path, target: Path, names: Sequence[str]) -> None:
@@ -344,27 +390,34 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(
+            raise RunInUseError(
                 f"another process works on the run in {self.path} now: wait until it ends, or choose another "
                 "folder"
             ) from None
         self._lock = lock
         for name in (CONFIG, METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE):
             remove_temporaries(self.path / name)
-        self._settle()
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
 
 
 def check_no_run(path: str | os.PathLike[str]) -> None:
-    """Refuse a folder in which a training would replace the files of a run.
+    """Refuse a folder in which a training would replace the files of a run, or that is a data set's.
 
     Raises:
         RunError: naming them.
     """
     if Path(path).is_file():
         raise RunError(f"{path} is a file; a run needs a folder")
-    found = RunFolder(path).others()
-    if set(found) <= {LOG, TENSORBOARD} and _rows(Path(path) / LOG) == 0:
-        return  # a training that ended before its first validation
+    run = RunFolder(path)
+    run.recover()
+    check_no_data_set(run.path)
+    found = run.others() + [CONFIG] * run.exists()
+    if set(found) <= {LOG, TENSORBOARD} and _is_empty(run.path / LOG):
+        return
     if found:
         raise RunError(
             f"{path} holds {', '.join(found)} of a run, which would be replaced: choose another folder, or "
@@ -372,9 +425,25 @@ def check_no_run(path: str | os.PathLike[str]) -> None:
         )
 
 
-def _rows(log: Path) -> int:
-    """Return the number of rows of a log, without its header."""
-    return max(log.read_bytes().count(b"\n") - 1, 0) if log.is_file() else 0
+def check_no_data_set(path: Path) -> None:
+    """Refuse the folder of a data set, where the files of a run would be in the way.
+
+    Raises:
+        RunError: naming it.
+    """
+    if (path / DATASET).exists():
+        raise RunError(
+            f"{path} is a data set's folder ({DATASET}), where a run's files would be in its way: "
+            "choose another folder"
+        )
+
+
+def _is_empty(log: Path) -> bool:
+    """Return whether a file is the log of a training that ended before its first iteration or epoch."""
+    if not log.is_file() or log.stat().st_size > LARGEST:
+        return False
+    steps = [line.split(b",")[0] for line in log.read_bytes().splitlines()]
+    return steps[:1] in ([b"iteration"], [b"epoch"]) and set(steps[1:]) <= {b"0"}
 
 
 def made_with() -> dict[str, str]:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ from refit_env.evaluation.ranking import Evaluation, evaluated_users
 from refit_env.evaluation.selection import UNMET
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import check_kind
 from refit_env.utils.text import shown
 
 
@@ -107,10 +108,12 @@ class FineTuner(AgentState):
             iterations are done, another call returns the same again.
 
         Raises:
-            RunError: if the folder holds a run that a training that begins would replace.
+            RunError: if the folder holds a run that a training that begins would replace, or is a data set's.
+            SettingError: if ``overwrite`` is no bool.
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
         """
         folder = None if run_dir is None or self.world.rank else Path(run_dir)
+        check_kind("overwrite", overwrite, bool)
         if folder is not None and not self.history and not overwrite:
             check_no_run(folder)
         with self._session():
@@ -144,8 +147,9 @@ class FineTuner(AgentState):
                     bar.update()
         except KeyboardInterrupt:
             interrupted = True
-            # A second Ctrl-C may come anywhere: within an update, or before the first validation ended.
-            if folder is not None and self.history and not self._unfinished:
+            # A second Ctrl-C may come anywhere: within an update, or before the first iteration ended,
+            # which leaves nothing to keep.
+            if folder is not None and self.done and not self._unfinished:
                 self.save(folder)
         finally:
             bar.close()
@@ -208,13 +212,22 @@ class FineTuner(AgentState):
         own = f"{type(self).__name__}.update"
         if not isinstance(found, Mapping):
             raise ReturnedError(f"{own} returned {shown(found)}, expected numbers by name")
+        numbers = {}
         for name, value in found.items():
-            number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, SupportsFloat)
-            if not isinstance(name, str) or not number:
+            try:
+                number = None if isinstance(value, str | bytes) else float(value)
+            except (TypeError, ValueError, RuntimeError):  # the last one is of tensors
+                number = None
+            if not isinstance(name, str) or number is None:
                 raise ReturnedError(
                     f"{own} returned {shown(value)} for {shown(name)}, expected a number by name"
                 )
-        return {name: float(value) for name, value in found.items()}
+            if name == "iteration":
+                raise ReturnedError(
+                    f"{own} returned {shown(value)} for 'iteration', which is the log's own name"
+                )
+            numbers[name] = number
+        return numbers
 
     def _record(self, scalars: dict[str, float], log: RunLog | None) -> None:
         self.history.append({"iteration": float(self.iteration)} | scalars)

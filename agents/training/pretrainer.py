@@ -43,6 +43,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
+from refit_env.settings import check_kind
 from refit_env.utils.memory import check_memory
 
 
@@ -200,9 +201,11 @@ class Pretrainer(Resumable):
             saved last stays. The result then says ``interrupted``.
 
         Raises:
-            RunError: if the folder holds a run that a training that begins would replace.
+            RunError: if the folder holds a run that a training that begins would replace, or is a data set's.
+            SettingError: if ``overwrite`` is no bool.
             RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
+        check_kind("overwrite", overwrite, bool)
         if run_dir is not None and not self.history and not overwrite:
             check_no_run(run_dir)
         with self._session():
@@ -232,8 +235,9 @@ class Pretrainer(Resumable):
                     if run_dir is not None and self._validates_now():
                         self.save(run_dir)
         except KeyboardInterrupt:
-            # A second Ctrl-C may come anywhere: within an epoch, or before the first validation ended.
-            if run_dir is not None and self.history and not self._unfinished:
+            # A second Ctrl-C may come anywhere: within an epoch, or before the first epoch ended,
+            # which leaves nothing to keep.
+            if run_dir is not None and self.done and not self._unfinished:
                 self.save(run_dir)
             return True
         return False

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from refit_env.backbones.base import Backbone
-from refit_env.utils.user_code import absolute_place, classes_in, object_at, source_of
+from refit_env.utils.user_code import absolute_place, classes_in, methods_fault, object_at, source_of
 
 OWN = __name__.partition(".")[0] + "."
 """How the names of this package's modules begin."""
@@ -40,6 +40,9 @@ def backbone_fault(cls: Any) -> str | None:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         return f"must define {', '.join(missing)}"
+    fault = methods_fault(cls, Backbone, {"predict_x0": 3, "elbo_loss": 3})
+    if fault is not None:
+        return f"has methods that cannot be called: {fault}"
     config = getattr(cls, "config_class", None)
     if not (inspect.isclass(config) and is_dataclass(config)):
         return f"must have a config_class that is a dataclass, got {config!r}"

@@ -28,6 +28,7 @@ from refit_env.data.dataset import Dataset
 from refit_env.data.interactions import SPLITS, Interactions
 from refit_env.data.messages import spelled
 from refit_env.errors import DataError
+from refit_env.settings import check_kind
 from refit_env.utils.atomic_io import errors_name, write_json
 from refit_env.utils.folders import atomic_folder
 from refit_env.utils.text import shown
@@ -95,7 +96,9 @@ def check_free(folder: Path | str, overwrite: bool) -> None:
     Raises:
         DataError: if it is a file, holds other files than a data set's, or holds a data set that must not be
             replaced.
+        SettingError: if ``overwrite`` is no bool.
     """
+    check_kind("overwrite", overwrite, bool)
     folder = Path(folder)
     _check_neighbours(folder)
     if not folder.exists():

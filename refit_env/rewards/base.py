@@ -313,7 +313,18 @@ def _checked_pair(name: str, found: Any, users: Tensor) -> tuple[Tensor, dict[st
             f"{name}: compute returned rewards of shape {tuple(value.shape)}, expected {tuple(users.shape)}: "
             "one number for each episode"
         )
-    return value, terms
+    if not isinstance(terms, Mapping):
+        raise ReturnedError(
+            f"{name}: compute returned {shown(terms)} for the terms, expected tensors by name"
+        )
+    for term, part in terms.items():
+        if not (isinstance(part, Tensor) and part.shape == users.shape):
+            what = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else shown(part)
+            raise ReturnedError(
+                f"{name}: compute returned {what} for the term {shown(term)}, expected a tensor of shape "
+                f"{tuple(users.shape)}: one number for each episode"
+            )
+    return value, dict(terms)
 
 
 def weighted_sum(parts: list[tuple[float, Tensor]]) -> Tensor:

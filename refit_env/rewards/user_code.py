@@ -9,7 +9,7 @@ from typing import Any
 
 from refit_env.rewards.base import ListReward, Reward
 from refit_env.utils.text import shown
-from refit_env.utils.user_code import is_async, misfit, object_at
+from refit_env.utils.user_code import methods_fault, object_at
 
 
 def user_reward(name: str) -> type[Reward] | Callable[..., Any]:
@@ -58,15 +58,9 @@ def check_arguments(name: str, cls: type[Reward]) -> None:
     Raises:
         ValueError: naming the reward, the method, its arguments and those that it should have.
     """
-    for method, count in CALLED.items():
-        extended = getattr(ListReward, method)
-        own = getattr(cls, method, extended)
-        if is_async(own):
-            raise ValueError(f"reward {name!r}: {method} is an async function, expected one without async")
-        fault = misfit(own, count)
-        if fault is not None:
-            expected = ", ".join(list(inspect.signature(extended).parameters)[:count])
-            raise ValueError(f"reward {name!r}: {method} accepts {fault}, expected ({expected})")
+    fault = methods_fault(cls, ListReward, CALLED)
+    if fault is not None:
+        raise ValueError(f"reward {name!r}: {fault}")
     arguments = inspect.signature(cls.__init__).parameters.values()
     if not any(one.kind is one.VAR_POSITIONAL for one in arguments):
         by_place = [one for one in arguments if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]

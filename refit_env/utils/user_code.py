@@ -135,6 +135,34 @@ def is_async(function: Callable[..., Any]) -> bool:
     return any(kind(one) for kind in kinds for one in (function, called))
 
 
+def methods_fault(cls: type, base: type, called: Mapping[str, int]) -> str | None:
+    """Return what is wrong with the methods of a user's class, which are called by place; None if nothing is.
+
+    Args:
+        cls: the class.
+        base: the class that states the arguments of each method.
+        called: method -> number of its arguments, self among them. Those that ``cls`` lacks are left out.
+
+    Example:
+        >>> class Base:
+        ...     def update(self, users): ...
+        >>> class Own(Base):
+        ...     def update(self): ...
+        >>> methods_fault(Own, Base, {"update": 2})
+        'update accepts (self), expected (self, users)'
+    """
+    for method, count in called.items():
+        stated = getattr(base, method)
+        own = getattr(cls, method, stated)
+        if is_async(own):
+            return f"{method} is an async function, expected one without async"
+        fault = misfit(own, count)
+        if fault is not None:
+            expected = ", ".join(list(inspect.signature(stated).parameters)[:count])
+            return f"{method} accepts {fault}, expected ({expected})"
+    return None
+
+
 def classes_in(module: ModuleType, base: type) -> list[str]:
     """Return the names of the subclasses of ``base`` that a module defines, as ``object_at`` needs them."""
     own = [value for value in vars(module).values() if inspect.isclass(value)]

@@ -94,12 +94,40 @@ def test_a_policy_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "ids.json").write_text("{}")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(
-        ValueError, match=r"holds a policy already \(policy\.safetensors, policy\.json\).*overwri"
+        ValueError, match=r"holds a policy already \(policy\.safetensors, policy\.json, ids\.json\).*overwri"
     ):
         policy(exploration_std=0.5).save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     policy(exploration_std=0.5).save(tmp_path, overwrite=True)
     assert DiffusionPolicy.load(tmp_path).exploration_std == 0.5 and not (tmp_path / "ids.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "always"),
+    [
+        ("ids.json", r"holds a file of a run already \(ids\.json\).*overwrite=True", False),
+        ("config.json", r"holds a file of a run already \(config\.json\).*overwrite=True", False),
+        ("dataset.json", r"is a data set's folder \(dataset\.json\): choose another folder", True),
+    ],
+)
+def test_a_policy_is_not_saved_among_files_of_others(
+    name: str, message: str, always: bool, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("mine")
+    for overwrite in (False, True)[: 1 + always]:
+        with pytest.raises(CheckpointError, match=message):
+            policy().save(tmp_path, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_where_a_policy_is_saved_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="folder must name a folder, found ''"):
+        policy().save("")
+    with pytest.raises(ValueError, match="overwrite must be a bool, found 'no'"):
+        policy().save("here", overwrite="no")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loaded_policy_equals_the_saved_one(tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ def test_settings_of_a_file_reach_another_process(folder: Path) -> None:
         ),
         (
             "from agents.training.fine_tuner import FineTuner\n"
+            "class Agent(FineTuner):\n    name = 'a'\n    def update(self): ...\n",
+            "my_agent.py:Agent",
+            "update accepts (self), expected (self, users)",
+        ),
+        (
+            "from agents.training.fine_tuner import FineTuner\n"
             "class Agent(FineTuner):\n    def update(self, users): ...\n",
             "my_agent.py:Agent",
             "class Agent must have a name, a text: name = 'my-agent'",

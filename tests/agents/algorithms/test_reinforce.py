@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -258,6 +259,10 @@ def test_a_training_replaces_a_run_only_with_overwrite(
         ({"loss": "low"}, "update returned 'low' for 'loss', expected a number by name"),
         ({"loss": torch.zeros(2)}, "update returned a Tensor for 'loss', expected a number by name"),
         ({1: 0.5}, "update returned 0.5 for"),
+        ({"loss": np.ones(3)}, "for 'loss', expected a number by name"),
+        ({"loss": np.array(["x"])}, "for 'loss', expected a number by name"),
+        ({"loss": torch.tensor(1j)}, "for 'loss', expected a number by name"),
+        ({"iteration": 5.0}, "update returned 5.0 for 'iteration', which is the log's own name"),
     ],
 )
 def test_what_an_update_returns_is_checked(
@@ -270,7 +275,7 @@ def test_what_an_update_returns_is_checked(
             return found  # type: ignore[no-any-return]
 
     learner = agent_on(Own, make_policy(), small_data, SMALL)
-    with pytest.raises(ValueError, match=f"Own.{re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"Own.*{re.escape(message)}"):
         learner.learn()
 
 

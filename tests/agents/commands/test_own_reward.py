@@ -226,6 +226,21 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
         ),
         (
             "class own(Reward):\n    term_names = ('a',)\n"
+            "    def compute(self, u, users, *more): return users.float(), {'a': 'text'}",
+            "own: compute returned 'text' for the term 'a', expected a tensor of shape",
+        ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n"
+            "    def compute(self, u, users, *more): return users.float(), {'a': u}",
+            "for the term 'a', expected a tensor of shape",
+        ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n"
+            "    def compute(self, u, users, *more): return users.float(), None",
+            "own: compute returned None for the terms, expected tensors by name",
+        ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n"
             "    def compute(self, u, users, *more): return users / users - 1, {'a': users}",
             "own: compute returned nan for user 0; every number must be finite",
         ),

@@ -52,6 +52,11 @@ def greedy(scores: Tensor, users: Tensor) -> Tensor:
     return scores.sub_(0.5).amax(1)
 
 
+def forgetful(scores: Tensor, users: Tensor) -> Tensor:
+    users.zero_()
+    return scores.amax(1)
+
+
 @pytest.mark.parametrize(
     ("reward", "failed"),
     [
@@ -61,13 +66,16 @@ def greedy(scores: Tensor, users: Tensor) -> Tensor:
         (noisy, {"deterministic", "batch independent"}),
         (of_batch, {"batch independent"}),
         (greedy, {"free of side effects"}),
+        (forgetful, {"free of side effects"}),
     ],
 )
 def test_what_is_not_well_formed_is_found(
     reward: Any, failed: set[str], make: Callable[..., Episodes]
 ) -> None:
     episodes = make(reward)
+    users = episodes.users.clone()
     found = check_properties(episodes.problem.reward_fn, episodes)
+    assert torch.equal(episodes.users, users)
     names = [check.name for check in found]
     assert names == ["finite", "free of side effects", "deterministic", "batch independent"]
     assert {check.name for check in found if not check.passed} == failed

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import RunError, RunFolder
+from agents.runs.folder import RunError, RunFolder, check_no_run
 from tests.files import content_of
 from tests.fuzzing import generators, mutate_json
 
@@ -308,3 +310,88 @@ def test_damaged_records_are_refused_or_read(tmp_path: Path) -> None:
                 outcomes.add((name, "read"))
         assert run.describe()
     assert len(outcomes) == 4
+
+
+def set_aside_and_killed(folder: Path) -> dict[str, bytes]:
+    """Leave what ``finetune --overwrite`` leaves when it is killed before its first state."""
+    finished(folder)
+    before = content_of(folder)
+    run = RunFolder(folder)
+    run._set_earlier_aside()
+    run.write_config("finetune", SETTINGS)
+    return before
+
+
+@pytest.mark.parametrize("reader", [RunFolder.open, RunFolder.resume, check_no_run])
+def test_a_reader_gives_back_what_a_killed_process_set_aside(
+    reader: Callable[[Path], object], tmp_path: Path
+) -> None:
+    before = set_aside_and_killed(tmp_path)
+    with suppress(RunError):  # finished, or not to be replaced
+        reader(tmp_path)
+    assert content_of(tmp_path) == before
+
+
+def test_a_run_that_is_set_aside_now_is_named_and_stays_there(tmp_path: Path) -> None:
+    finished(tmp_path)
+    with RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True):
+        before = content_of(tmp_path)
+        with pytest.raises(
+            RunError, match=r"no finished run: .*The run that it is to replace is in .*earlier"
+        ):
+            RunFolder.open(tmp_path)
+        assert content_of(tmp_path) == before
+
+
+def test_a_policy_beside_a_run_set_aside_replaces_nothing(tmp_path: Path) -> None:
+    set_aside_and_killed(tmp_path)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "policy.json").write_text("mine")
+    (tmp_path / "policy.safetensors").write_text("mine")
+    before = content_of(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="move one of them to another folder"):
+            RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=overwrite)
+    assert content_of(tmp_path) == before
+
+
+def test_what_is_in_the_place_of_a_run_set_aside_is_not_touched(tmp_path: Path) -> None:
+    finished(tmp_path)
+    (tmp_path / ".earlier").mkdir()
+    (tmp_path / ".earlier" / "notes.txt").write_text("mine")
+    before = content_of(tmp_path)
+    with pytest.raises(RunError, match=r"\.earlier holds notes\.txt, which is of no run.*move it elsewhere"):
+        RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True)
+    assert content_of(tmp_path) == before
+
+
+def test_the_configuration_of_another_program_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"my": "app"}')
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match=r"holds a config\.json that is of no run"):
+            RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=overwrite)
+    assert (tmp_path / "config.json").read_text() == '{"my": "app"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("log.csv", "day,price", r"holds log\.csv of a run"),
+        ("log.csv", "iteration,reward\n0,0.5\n1,0.6\n", r"holds log\.csv of a run"),
+        ("tb/events.out.tfevents.1", "mine", "holds tb of a run"),
+        ("config.json", "{}", r"holds config\.json of a run"),
+        ("dataset.json", "{}", r"is a data set's folder"),
+    ],
+)
+def test_a_training_replaces_no_file_of_others(name: str, content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(RunError, match=message):
+        check_no_run(tmp_path)
+
+
+def test_the_log_of_a_training_that_did_not_begin_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "tb").mkdir()
+    for content in ("iteration\n", "epoch,valid/ndcg@20\n0,0.25\n"):
+        (tmp_path / "log.csv").write_text(content)
+        check_no_run(tmp_path)

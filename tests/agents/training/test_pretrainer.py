@@ -111,9 +111,15 @@ def test_half_a_pretraining_in_one_call_is_no_result(
     small_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(epoch: int, scalars: dict[str, float]) -> None:
-        raise KeyboardInterrupt
+        if epoch == last:
+            raise KeyboardInterrupt
 
-    wanted = f"epoch 0 is saved in {re.escape(str(tmp_path))}; resume=True continues"
+    last = 0
+    with pytest.raises(KeyboardInterrupt, match="ended before its first state was saved"):
+        pretrain(small_data, config=SMALL, device="cpu", run_dir=tmp_path, callback=stop)
+    assert not list(tmp_path.iterdir())
+    last = 1
+    wanted = f"epoch 1 is saved in {re.escape(str(tmp_path))}; resume=True continues"
     with pytest.raises(KeyboardInterrupt, match=wanted):
         pretrain(small_data, config=SMALL, device="cpu", run_dir=tmp_path, callback=stop)
     with pytest.raises(KeyboardInterrupt, match="without run_dir nothing is saved"):

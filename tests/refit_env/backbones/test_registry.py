@@ -79,6 +79,7 @@ class Flat:
     [
         (dict, "must be a subclass of refit_env.backbones.Backbone"),
         (type("A", (Tiny,), {"config_class": Needs}), "config_class that is a dataclass"),
+        (type("C", (Tiny,), {"predict_x0": lambda self, u: u}), r"predict_x0 accepts \(self, u\), expected"),
         (type("B", (Tiny,), {"config_class": Missing}), "needs a default for hidden"),
         (type("C", (Tiny,), {"config_class": Flat}), r"needs a method diffusion\(\)"),
     ],
