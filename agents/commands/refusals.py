@@ -58,7 +58,7 @@ def _message(first: Sequence[str], rest: Sequence[str]) -> str:
         option, _, fault = head.removeprefix("Error parsing ").partition(": ")
         for pattern, plain in _NUMBERS:
             fault = pattern.sub(plain, fault)
-        return f"{option}: {fault};"
+        return f"{option}: {_no_kind(fault.rstrip('.'))};"
     if match := re.match(r"invalid choice (.*) for argument '(.*)'\. Expected one of \((.*)\)", head):
         known = [word.strip(" '") for word in match[3].split(",")]
         near = did_you_mean(match[1].strip("'"), known)
@@ -68,6 +68,20 @@ def _message(first: Sequence[str], rest: Sequence[str]) -> str:
     if match := re.match(r"Missing value for argument \W*(--[\w.-]+)", head):
         return f"{match[1]} needs a value;"
     return " ".join(line.strip() for line in first).rstrip(".") + ";"
+
+
+def _no_kind(fault: str) -> str:
+    """Return the fault of an option that may have several kinds of values, in plain words.
+
+    Example:
+        >>> _no_kind("no type matching {None}|INT could be instantiated from ['abc']")
+        "'abc' is no whole number"
+    """
+    if match := re.match(r"no type matching (.*) could be instantiated from \[(.*)\]", fault):
+        words = {"INT": "whole number", "FLOAT": "number"}
+        kinds = [words.get(kind, kind.strip("{}")) for kind in match[1].split("|") if kind != "{None}"]
+        return f"{match[2]} is no {' or '.join(kinds)}"
+    return re.sub(r"Could not find valid parse for arguments: \[(.*)\]", r"\1 cannot be read", fault)
 
 
 def _missing(lines: Sequence[str]) -> str:

@@ -253,7 +253,7 @@ def choose_recipe(dataset: str, source: Path, name: str | None = None) -> NamedR
     for recipe in known:
         if recipe.found_in(dataset, source):
             return recipe
-    if source.is_file() and len(known) == 1:
+    if source.is_file() and len(known) == 1 and len(known[0].files[dataset]) == 1:
         return known[0]  # a renamed file
     wanted = "; ".join(f"{recipe.name}: {recipe.files_in_words(dataset)}" for recipe in known)
     raise DataError(f"{source}: no official files of {dataset} there; its recipes read {wanted}")

@@ -28,6 +28,22 @@ _DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _STAMP = rf"(?:{_DAYS}) ({'|'.join(_MONTHS)}) ([0-9]{{2}}) ([0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}}) %s ([0-9]{{4}})"
 _STAMP_UTC, _STAMP_ANY = _STAMP % r"\+0000", re.compile(_STAMP % "([+-])([0-9]{2})([0-9]{2})")
+MISSING = (
+    "",
+    "null",
+    "nan",
+    "nat",
+    "none",
+    "na",
+    "n/a",
+    "#n/a",
+    "nil",
+    "undefined",
+    "unknown",
+    "<na>",
+    "\\n",
+)
+"""Texts that may mean a missing value, in lower case."""
 
 
 def parse_field(text: str, kind: Kind) -> Any:
@@ -86,7 +102,8 @@ def parse_number(text: str) -> float:
         (4.5, -1000.0)
     """
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a number")
+        missing = "; a missing value is an empty field" if text.strip().lower() in MISSING else ""
+        raise ValueError(f"{text[:40]!r} is not a number{missing}")
     value = float(text)
     if not np.isfinite(value):
         raise ValueError(f"{text[:40]!r} is too large")

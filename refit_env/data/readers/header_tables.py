@@ -18,7 +18,7 @@ from refit_env.data.interactions import SPLITS
 from refit_env.data.limits import MOST_COLUMNS
 from refit_env.data.messages import listed, spelled
 from refit_env.data.readers.delimited import Layout, first_value, line_of, read_counting, read_header
-from refit_env.data.readers.field_parsing import Kind, parse_number
+from refit_env.data.readers.field_parsing import MISSING, Kind, parse_number
 from refit_env.data.recipe import separator_fault, separator_of
 from refit_env.errors import DataError, unknown_name
 from refit_env.utils.text import shown
@@ -56,8 +56,6 @@ ROLES: dict[str, tuple[str, ...]] = {
     "split": ("split",),
 }
 """Role -> its usual column names, as ``_usual`` writes them, for roles that ``columns`` does not name."""
-MISSING = ("", "null", "nan", "none", "na", "n/a", "nil", "undefined", "unknown", "<na>", "\\n")
-"""Ids of any text that may mean a missing one, in lower case."""
 
 
 def _usual(name: str) -> str:

@@ -27,6 +27,7 @@ from agents.cli import main
         ("finetune --out x --init", "--init needs a value;"),
         ("finetune --algorithm --out x", "--algorithm needs a value;"),
         ("finetune --out x --iterations abc", "--iterations: 'abc' is no whole number;"),
+        ("compare frontier --steps abc", "--steps: 'abc' is no whole number;"),
         ("tune --out x --minutes five", "--minutes: 'five' is no number;"),
         ("data", "a subcommand is missing, one of list, info, prepare"),
         ("data prepar x", "unknown subcommand 'prepar'. Did you mean 'prepare'? Known: list, info, prepare"),

@@ -104,6 +104,10 @@ def test_the_recipe_is_chosen_by_the_files_that_are_there(write: Write, tmp_path
         DataError, match=r"no official files of epinions there; its recipes read tang: rating\.mat"
     ):
         choose_recipe("epinions", path.parent)
+    with pytest.raises(
+        DataError, match=r"no official files of ml-1m there; its recipes read diffrec: train_list"
+    ):
+        choose_recipe("ml-1m", path)  # it needs three
     with pytest.raises(DataError, match="there is no such file or folder"):
         choose_recipe("epinions", tmp_path / "nowhere")
 

@@ -108,7 +108,7 @@ BAD_LINES = [
     ("u.data", "1\t2\t3\t4\n-1\t2\t3\t4\n", r"line 2: user '-1' is negative"),
     ("u.data", "1\t2\t3\t4\n\n1\t2.5\t3\t4\n", r"line 3: item '2\.5' is not a whole number"),
     ("u.data", "1\tx\t3\t4\n", r"line 1: item 'x' is not a whole number"),
-    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is not a number"),
+    ("u.data", "1\t2\tnan\t4\n", r"line 1: rating 'nan' is not a number; a missing value is an empty field"),
     ("u.data", "1\t2\t\t4\n", r"line 1: rating is empty"),
     ("u.data", "1\t2\t3\tinf\n", r"line 1: timestamp 'inf' is not a number"),
     ("u.data", "1\t99999999999999999999\t3\t4\n", r"line 1: item .* does not fit 64 bits"),
