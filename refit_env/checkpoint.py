@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -71,7 +71,9 @@ class PolicyMeta(TypedDict):
     """SHA-256 of the weights (``weights_digest``)."""
 
 
-def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+def save_state(
+    stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], retired: Sequence[Path] = ()
+) -> Path:
     """Write ``<stem>.safetensors`` with the JSON-plain ``meta`` in its header.
 
     The file is renamed into place: a process that is killed leaves the previous complete state.
@@ -80,6 +82,8 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
         stem: path without the ending.
         tensors: tensors by name; they may share memory and be on any device.
         meta: JSON-plain; infinities and NaN become null.
+        retired: files of the former state, which are deleted when the new one is written, just before it
+            replaces the former one.
 
     Returns:
         The file's path.
@@ -97,6 +101,8 @@ def save_state(stem: Path | str, tensors: Mapping[str, Tensor], meta: Mapping[st
             number = re.search(r"os error ([0-9]+)", str(error))
             code = int(number[1]) if number else errno.EIO
             raise OSError(code, os.strerror(code)) from error
+        for file in retired:
+            file.unlink(missing_ok=True)
     return path
 
 
@@ -166,18 +172,30 @@ def check_tensors(
             raise CheckpointError(f"{where}: {name!r} holds NaN or infinity")
 
 
-def save_checkpoint(folder: Path | str, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path | str, state: Mapping[str, Tensor], meta: Mapping[str, Any], retired: Sequence[Path] = ()
+) -> None:
     """Write ``policy.safetensors``, and a readable copy of its meta, ``policy.json``.
 
     The digest of the weights becomes part of the meta, so that weights of another training are noticed.
     The meta in the safetensors header is the one that is used. ``load_checkpoint`` refuses a ``policy.json``
     that differs from it. A process that is killed between the two files leaves no ``policy.json``.
+
+    Args:
+        folder: created if missing.
+        state: the weights.
+        meta: what they belong to.
+        retired: files of the former policy, see ``save_state``.
+
+    Raises:
+        OSError: naming the file, if it cannot be written; a former policy is there as it was, if it is the
+            file of the weights.
     """
     folder = Path(folder)
     meta = {**meta, "weights": weights_digest(state)}
-    (folder / f"{POLICY}.json").unlink(missing_ok=True)
-    save_state(folder / POLICY, state, meta)
-    write_json(folder / f"{POLICY}.json", finite(meta))
+    copy = folder / f"{POLICY}.json"
+    save_state(folder / POLICY, state, meta, (copy, *retired))
+    write_json(copy, finite(meta))
 
 
 def load_checkpoint(folder: Path | str) -> tuple[dict[str, Tensor], PolicyMeta]:

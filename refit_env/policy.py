@@ -185,8 +185,8 @@ class DiffusionPolicy(GaussianChain):
                 "overwrite=True"
             )
         trained_on = self.backbone.trained_on if dataset is None else DataIdentity.of(dataset)
-        (Path(folder) / IDS).unlink(missing_ok=True)
-        save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on))
+        retired = (Path(folder) / IDS,)
+        save_checkpoint(folder, self.backbone.state_dict(), self.describe(trained_on), retired)
         if dataset is not None:
             KnownIds.of(dataset).save(folder, dataset.fingerprint)
 

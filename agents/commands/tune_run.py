@@ -25,7 +25,7 @@ from agents.tuning.inspection import inspect_data
 from agents.tuning.outcome import outcome_of
 from agents.tuning.settings_file import read_settings, write_settings
 from agents.tuning.study import Study
-from agents.tuning.trials import Trial
+from agents.tuning.trials import Trial, TrialLog
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.evaluation.intervals import ends_in_words
@@ -179,9 +179,13 @@ def _try(study: Study) -> None:
     try:
         study.run()
     except KeyboardInterrupt as stop:
-        count = len(study.log.trials)
-        kept = f"{count} trials are saved" if count else "no trial has ended yet"
         where = shlex.quote(str(study.folder))
+        count = len(TrialLog(study.folder).trials)  # a trial may have been written just before
+        if not count and RunFolder(study.folder).replaces():
+            raise KeyboardInterrupt(
+                f"no trial has ended yet: {study.folder} holds the earlier run, as it was"
+            ) from stop
+        kept = f"{count} trials are saved" if count else "no trial has ended yet"
         raise KeyboardInterrupt(f"{kept} in {where}; go on with the same command") from stop
 
 

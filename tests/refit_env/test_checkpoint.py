@@ -122,17 +122,20 @@ def test_the_readable_copy_must_equal_the_meta(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_of_the_system_that_names_the_file(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     save_state(tmp_path / "state", {"w": torch.ones(3)}, {})
-    before = (tmp_path / "state.safetensors").read_bytes()
+    before, former = (tmp_path / "state.safetensors").read_bytes(), tmp_path / "former.json"
+    former.write_text("{}")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
         with pytest.raises(OSError, match=r"File too large: .*state\.safetensors") as refused:
-            save_state(tmp_path / "state", {"w": torch.zeros(3000)}, {})
+            save_state(tmp_path / "state", {"w": torch.zeros(3000)}, {}, [former])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert refused.value.errno == errno.EFBIG
-    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["former.json", "state.safetensors"]
     assert (tmp_path / "state.safetensors").read_bytes() == before
+    save_state(tmp_path / "state", {"w": torch.zeros(3)}, {}, [former])
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
 def test_a_file_of_an_earlier_version_may_hold_infinity(tmp_path: Path) -> None:

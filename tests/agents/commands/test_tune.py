@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from refit_env.checkpoint import load_checkpoint
 from refit_env.data import load_dataset, save_dataset, synthesize_social
 from refit_env.evaluation.ranking import evaluate
 from refit_env.policy import DiffusionPolicy
+from tests.files import content_of
 
 pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 
@@ -127,6 +129,37 @@ def test_the_closed_form_is_the_one_that_the_search_of_settings_chose(
     assert start_of(log) == first
     policy = DiffusionPolicy.load(tmp_path / "run")
     assert evaluate(policy.scorer(dataset), dataset, "valid").means()["ndcg@20"] == pytest.approx(first.value)
+
+
+def test_ctrl_c_before_the_first_trial_leaves_the_run_that_was_to_be_replaced(
+    own_data: Path,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, add = tmp_path / "run", TrialLog.add
+    shutil.copytree(home / "whole", out)
+    before = content_of(out)
+
+    def stop(self: TrialLog, trial: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialLog, "add", stop)
+        assert main(words(own_data, out, "--overwrite")) == 130
+    assert f"no trial has ended yet: {out} holds the earlier run, as it was" in capsys.readouterr().err
+    assert content_of(out) == before
+
+    def late(self: TrialLog, trial: Any) -> None:
+        add(self, trial)
+        self.trials.pop()
+        raise KeyboardInterrupt  # it is written, and not yet known
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrialLog, "add", late)
+        assert main(words(own_data, out, "--overwrite")) == 130
+    assert "1 trials are saved" in capsys.readouterr().err and not (out / "metrics.json").exists()
 
 
 def test_it_goes_on_after_ctrl_c_with_the_same_command(
