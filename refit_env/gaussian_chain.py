@@ -202,10 +202,15 @@ class GaussianChain(nn.Module):
 
     def _check_vectors(self, u: Any) -> None:
         """Raise a ValueError if u is no tensor (B, D)."""
-        if isinstance(u, Tensor) and u.dim() == 2 and u.shape[1] == self.backbone.dim:
-            return
-        found = f"a tensor {tuple(u.shape)}" if isinstance(u, Tensor) else shown(u)
-        raise ValueError(f"u must be a tensor (B, {self.backbone.dim}), the current vectors; found {found}")
+        if not (isinstance(u, Tensor) and u.dim() == 2 and u.shape[1] == self.backbone.dim):
+            found = f"a tensor {tuple(u.shape)}" if isinstance(u, Tensor) else shown(u)
+            raise ValueError(
+                f"u must be a tensor (B, {self.backbone.dim}), the current vectors; found {found}"
+            )
+        if not u.is_floating_point():
+            raise ValueError(
+                f"u must be of floating-point numbers; found {str(u.dtype).removeprefix('torch.')}"
+            )
 
     def _products(self, device: torch.device) -> AbstractContextManager[Any]:
         """Return a context in which matrix products are computed in ``product_dtype``."""
@@ -255,6 +260,9 @@ class GaussianChain(nn.Module):
         """
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction={reduction!r} must be 'mean' or 'sum'")
+        self._check_vectors(u)
+        if not isinstance(action, Tensor):
+            raise ValueError(f"action must be a tensor (B, {self.backbone.dim}); found {shown(action)}")
         if action.shape != u.shape:
             raise ValueError(
                 f"action has the shape {tuple(action.shape)}, u has {tuple(u.shape)}: they must agree"

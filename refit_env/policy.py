@@ -66,10 +66,14 @@ class DiffusionPolicy(GaussianChain):
             (400,)
         """
         self._check_observation(observation)
-        seen = {
-            name: torch.as_tensor(np.asarray(value), dtype=torch.float32, device=self.device)
-            for name, value in observation.items()
-        }
+        seen = {}
+        for name, value in observation.items():
+            try:
+                seen[name] = torch.as_tensor(np.asarray(value), dtype=torch.float32, device=self.device)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"the observation's {name} must be numbers, found {as_text(value)}"
+                ) from error
         single = seen["u"].dim() == 1
         u, t = seen["u"].view(-1, self.backbone.dim), seen["t"].view(-1).long()  # (B, D), (B,)
         history = seen.get("history")
@@ -144,6 +148,7 @@ class DiffusionPolicy(GaussianChain):
             ValueError: if the data set has another number of items than the policy, or another task.
             DataError: if it is another data set than the policy was trained on.
         """
+        check_kind("dataset", dataset, Dataset)
         known = self.backbone.trained_on
         if dataset.num_items != self.backbone.num_items:
             raise ValueError(
@@ -169,6 +174,7 @@ class DiffusionPolicy(GaussianChain):
             SettingError: if the folder has no name, or ``overwrite`` is no bool.
         """
         check_kind("folder", folder, str, Path)
+        check_kind("dataset", dataset, Dataset, type(None))
         check_kind("overwrite", overwrite, bool)
         if not str(folder):
             raise SettingError("folder", "must name a folder, found ''; the present one is '.'")

@@ -204,8 +204,15 @@ def check_kind(name: str, value: Any, *kinds: type) -> None:
         refit_env.errors.SettingError: env_kwargs must be a dict, found 3
     """
     if not isinstance(value, kinds):
-        known = ["None" if kind is type(None) else f"a {kind.__name__}" for kind in kinds]
+        known = [_with_article(kind) for kind in kinds]
         raise SettingError(name, f"must be {' or '.join(known)}, found {shown(value)}")
+
+
+def _with_article(kind: type) -> str:
+    """Return the name of a class for a message, such as ``an int``."""
+    if kind is type(None):
+        return "None"
+    return f"{'an' if kind.__name__[0].lower() in 'aeiou' else 'a'} {kind.__name__}"
 
 
 def check_heads(heads: int, embedding: int) -> None:

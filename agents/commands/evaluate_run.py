@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import fields
 from typing import Any, cast
 
@@ -112,18 +113,19 @@ def mean_reward(
     score, reward = policy.scorer(problem.seen), problem.reward_fn
     reward.refresh(score)
     reward.set_progress(1.0)
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("mean", *reward.term_names)}
+    rows: defaultdict[str, list[Tensor]] = defaultdict(list)
+    values: list[Tensor] = []
     for users in torch.split(torch.as_tensor(problem.users, device=device), BATCH):
         found = reward(score(users), users)
-        for name, value in ({"mean": found.value} | found.terms).items():
-            rows[name].append(value.double())
-    means = {name: float(torch.cat(values).mean()) for name, values in rows.items()}
+        values.append(found.value.double())
+        for name, term in found.terms.items():
+            rows[name].append(term.double())
     return {
         "reward": command.goal.reward,
         "relevance": problem.relevance.mode,
         "k": reward.k,
         "scheduled": reward.scheduled,
         "users": len(problem.users),
-        "mean": means["mean"],
-        "terms": {name: means[name] for name in reward.term_names},
+        "mean": float(torch.cat(values).mean()),
+        "terms": {name: float(torch.cat(terms).mean()) for name, terms in rows.items()},
     }

@@ -136,7 +136,7 @@ class Finetune(Command):
     """Continue the interrupted run in ``--out`` with the options that it was begun with; only
     ``--iterations`` can be raised."""
     overwrite: Flag = False
-    """Replace the run in ``--out``."""
+    """Replace the run in ``--out``; a finished one is kept until the new one is finished."""
     quiet: Flag = False
     """Show no progress bar and no table."""
     json: Flag = False

@@ -42,7 +42,7 @@ class Import(Command):
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     overwrite: Flag = False
-    """Replace the run in ``--out``."""
+    """Replace the run in ``--out``; a finished one is kept until the new one is finished."""
     quiet: Flag = False
     """Show no table."""
     json: Flag = False

@@ -94,7 +94,7 @@ class Pretrain(Command):
     """Continue the interrupted run in ``--out`` with the options that it was begun with; only ``--epochs``
     can be raised."""
     overwrite: Flag = False
-    """Replace the run in ``--out``."""
+    """Replace the run in ``--out``; a finished one is kept until the new one is finished."""
     quiet: Flag = False
     """Show no progress bar and no table."""
     json: Flag = False

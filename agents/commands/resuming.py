@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from agents.console import say
 from agents.runs.contents import RunConfig
-from agents.runs.folder import CONFIG, RunError, RunFolder
+from agents.runs.folder import CONFIG, EARLIER, RunError, RunFolder
 from agents.runs.processes import restarts
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.utils.user_code import SHORT, Source, absolute_place, in_words, places_in, source_of
@@ -164,7 +164,7 @@ def interrupted(
         out: the run folder.
         unit: what ``saved`` counts.
         saved: of the last state that was saved; None if there is none.
-        replaces: whether it was to replace an earlier run, which is kept until a state is saved.
+        replaces: whether it is to replace an earlier run, which is put back if nothing is saved.
 
     Example:
         >>> print(interrupted("pretrain", Path("runs/a"), "epoch", 3))
@@ -177,7 +177,12 @@ def interrupted(
     if saved is None and replaces:
         return KeyboardInterrupt(f"nothing was saved yet: {out} holds the earlier run, as it was")
     kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
-    return KeyboardInterrupt(f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}")
+    earlier = (
+        f"; {out / EARLIER} keeps the finished run until then" if RunFolder(out / EARLIER).finished() else ""
+    )
+    return KeyboardInterrupt(
+        f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}{earlier}"
+    )
 
 
 def changed_since(begun: RunConfig, now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

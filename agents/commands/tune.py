@@ -38,7 +38,7 @@ class Tune(Command):
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     overwrite: Flag = False
-    """Replace the run in ``--out``."""
+    """Replace the run in ``--out``; a finished one is kept until the new one is finished."""
     quiet: Flag = False
     """Print no line for each trial."""
     json: Flag = False

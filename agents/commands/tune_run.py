@@ -70,7 +70,7 @@ def run(command: Tune) -> int:
         study.open(folder.path)
         for line in plan(study):
             say(line, stderr=command.json)
-        _try(study)
+        _try(study, "the same command" + ", without --overwrite" * command.overwrite)
         report = _finish(study, folder)
     if command.json:
         print_json(report)
@@ -174,8 +174,8 @@ def _folder(command: Tune, settings: Mapping[str, Any], dataset: Dataset) -> Run
     return RunFolder.resume(command.out)
 
 
-def _try(study: Study) -> None:
-    """Run the study; Ctrl-C says how to go on."""
+def _try(study: Study, again: str) -> None:
+    """Run the study; Ctrl-C says how to go on: by ``again``."""
     try:
         study.run()
     except KeyboardInterrupt as stop:
@@ -186,7 +186,7 @@ def _try(study: Study) -> None:
                 f"no trial has ended yet: {study.folder} holds the earlier run, as it was"
             ) from stop
         kept = f"{count} trials are saved" if count else "no trial has ended yet"
-        raise KeyboardInterrupt(f"{kept} in {where}; go on with the same command") from stop
+        raise KeyboardInterrupt(f"{kept} in {where}; go on with {again}") from stop
 
 
 def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:

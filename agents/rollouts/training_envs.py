@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import gymnasium as gym
 import torch
+from gymnasium.envs.registration import load_env_creator
 
 from refit_env.data.identity import check_same_data
 from refit_env.envs.vector import DenoisingVectorEnv
@@ -28,6 +29,20 @@ class BatchSettings(Protocol):
     @property
     def relevance_draws(self) -> int:
         """Hold-outs that iterations take in turns."""
+
+
+def check_id(env_id: str) -> None:
+    """Refuse an environment of another suite; a user's own id of a denoising environment passes.
+
+    Raises:
+        SettingError: naming it.
+    """
+    place = gym.spec(env_id).vector_entry_point
+    made = load_env_creator(place) if isinstance(place, str) else place
+    if made is None or (isinstance(made, type) and not issubclass(made, DenoisingVectorEnv)):
+        raise SettingError(
+            "env", f"must be a denoising environment, such as 'ReFiT-ML1M-v0'; found {env_id!r}"
+        )
 
 
 def make_training_envs(
@@ -54,6 +69,7 @@ def make_training_envs(
     Raises:
         ValueError: for several ``relevance_draws`` under a relevance that draws none.
     """
+    check_id(env_id)
     kwargs = dict(env_kwargs or {})
     if not policy.backbone.embedding:  # u_T depends on its settings
         kwargs.setdefault("backbone", policy.backbone.name)

@@ -12,7 +12,7 @@ file                 holds
 ``trials.jsonl``     of ``refit tune``: what was tried, a line each
 ``settings.json``    of ``refit tune``: what ``pretrain`` and ``finetune`` take by ``--settings``
 ``candidates``       of ``refit tune``, until it ends: policies that it may still need
-``.earlier``         the run that ``--overwrite`` replaces, until the new one has something to keep
+``.earlier``         the finished run that ``--overwrite`` replaces, until the new one is finished, too
 ``.lock``            there while a process works on the run
 ===================  =========================================================================
 """
@@ -95,8 +95,9 @@ class RunFolder:
             path: the folder; an empty one or none.
             command: what makes the run, for example ``"finetune"``.
             settings: JSON-plain settings of the command, enough to repeat it.
-            overwrite: whether an earlier run in the folder is replaced: only the files of a run, and only
-                when the new one has something to keep. One that ends before gives the earlier one back.
+            overwrite: whether an earlier run in the folder is replaced: only the files of a run; a finished
+                one when the new one is finished, another one when the new one has something to keep. A run
+                that ends with nothing to keep gives the earlier one back.
             needs: folders that the run reads, by the option that names them: none of them may be ``path``.
 
         Raises:
@@ -244,7 +245,7 @@ class RunFolder:
         return [name for name in (*_RUN_FILES, *_RUN_FOLDERS) if (self.path / name).exists()]
 
     def replaces(self) -> bool:
-        """Return whether an earlier run is kept, which this one replaces when it has something to keep."""
+        """Return whether an earlier run is kept, which this one is to replace."""
         return self._earlier.path.is_dir()
 
     def finished(self) -> bool:
@@ -344,8 +345,14 @@ class RunFolder:
         return RunFolder(self.path / EARLIER)
 
     def _set_earlier_aside(self) -> None:
-        """Move the run of the folder aside, ``config.json`` last: without it, the move was not whole."""
+        """Move the run of the folder aside, ``config.json`` last: without it, the move was not whole.
+
+        Where a finished one is aside already, it stays there, and the run of the folder is deleted.
+        """
         place = self._earlier.path
+        if self._earlier.exists():
+            self.clear()
+            return
         if place.is_dir():
             found = ", ".join(sorted(file.name for file in place.iterdir())[:20])
             raise RunError(
@@ -356,7 +363,7 @@ class RunFolder:
         self._move(self.path, self._earlier.path, (*_RUN_FILES, *_RUN_FOLDERS, CONFIG))
 
     def _settle(self) -> None:
-        """Delete the run set aside if the new one has something to keep, else put it back.
+        """Delete the run set aside if the new one replaces it, put it back if that has nothing to keep.
 
         It holds wherever a process was killed: a run is set aside with its ``config.json`` last, put back
         with it first, and deleted with it last. Files that are of no run stay where they are.
@@ -370,6 +377,8 @@ class RunFolder:
                     f"{self.path} holds files of a run without {CONFIG}, and {earlier.path} the run that was "
                     "there before: move one of them to another folder"
                 )
+            if earlier.finished() and not self.finished():
+                return
             earlier.clear()
         else:
             if earlier.exists():

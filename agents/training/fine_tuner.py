@@ -114,6 +114,8 @@ class FineTuner(AgentState):
         """
         folder = None if run_dir is None or self.world.rank else Path(run_dir)
         check_kind("overwrite", overwrite, bool)
+        if callback is not None and not callable(callback):
+            raise SettingError("callback", f"must be a function, found {shown(callback)}")
         if folder is not None and not self.history and not overwrite:
             check_no_run(folder)
         with self._session():

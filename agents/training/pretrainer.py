@@ -43,7 +43,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
-from refit_env.settings import check_kind
+from refit_env.settings import Seed, Steps, check_kind, check_setting
 from refit_env.utils.memory import check_memory
 
 
@@ -112,6 +112,13 @@ class Pretrainer(Resumable):
             ValueError: for an unknown ``select`` or device, or a backbone of another catalogue or task.
             DataError: if the backbone was trained on another data set.
         """
+        check_kind("dataset", dataset, Dataset)
+        check_kind("backbone", backbone, Backbone)
+        check_kind("config", config, PretrainConfig, type(None))
+        check_kind("eta", eta, float, int)
+        check_setting("seed", seed, Seed)
+        if num_steps is not None:
+            check_setting("num_steps", num_steps, Steps)
         config = config if config is not None else PretrainConfig()
         self.rule = selecting_rule(config.select, dataset)
         self.config = replace(config, select=str(self.rule))
@@ -398,6 +405,9 @@ def pretrain(
         >>> result.history[-1]["epoch"]
         1.0
     """
+    check_kind("dataset", dataset, Dataset)
+    check_kind("backbone", backbone, str, Backbone)
+    check_setting("seed", seed, Seed)
     if isinstance(backbone, str):
         backbone = backbone_for(dataset, backbone, seed=seed)
     if config is None:

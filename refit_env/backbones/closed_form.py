@@ -125,7 +125,7 @@ class ClosedFormConfig(LinearVariance):
     places: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """Weight of the visits near each item, in units of equal standard deviations; the items need the columns
     ``lat`` and ``lon``."""
-    places_scale: Annotated[float, Meta(gt=0, le=1e4)] = 0.3
+    places_scale: Annotated[float, Meta(ge=1e-3, le=1e4)] = 0.3
     """With ``places``: kilometres over which nearness falls to 1 / e."""
     score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
     """An item's scores are divided by (its train count / the mean count) to this power: above 0, less

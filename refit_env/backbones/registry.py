@@ -27,6 +27,7 @@ from refit_env.backbones.base import Backbone
 from refit_env.backbones.user_code import backbone_fault, user_backbone
 from refit_env.data.dataset import Dataset
 from refit_env.errors import did_you_mean, unknown_name, unknown_setting
+from refit_env.settings import check_kind
 from refit_env.utils.user_code import check_no_file, is_place, same_file
 
 SIZES = ("published", "small")
@@ -191,6 +192,7 @@ def backbone_for(
     Raises:
         ValueError: for an unknown name, size or field, with a did-you-mean, or a data set of another task.
     """
+    check_kind("dataset", dataset, Dataset)
     cls = backbone_class(name)
     config = backbone_config(name, dataset.name, options, size=size)
     if seed is None:

@@ -90,7 +90,8 @@ def read_item_features(path: Path, num_items: int) -> dict[str, npt.NDArray[Any]
         )
     for name, limit in _LIMITS.items():
         if name in columns:
-            columns[name] = _finite(path, name, columns[name])
+            unknown = "; leave out the columns lat and lon where an item has none"
+            columns[name] = _finite(path, name, columns[name], unknown)
             if (wrong := np.abs(columns[name]) > limit).any():
                 row = int(np.flatnonzero(wrong)[0])
                 raise DataError(
@@ -217,11 +218,11 @@ def _ids(path: Path, name: str, values: npt.NDArray[Any], count: int) -> npt.NDA
     return values.astype(np.int64)
 
 
-def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _finite(path: Path, name: str, values: npt.NDArray[Any], hint: str = "") -> npt.NDArray[np.float64]:
     """Return the values as float64; raise an error unless they are finite numbers."""
     if values.dtype.kind not in "iuf":
         raise DataError(f"{path}: column {name!r} is {_kind(values)}, expected numbers")
     if (wrong := ~np.isfinite(values)).any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number")
+        raise DataError(f"{path} row {row}: {name} is {values[row]}, expected a finite number{hint}")
     return values.astype(np.float64)

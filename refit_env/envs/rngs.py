@@ -6,6 +6,7 @@ Letters: N sub-environments, n of them that a call selects.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,6 +59,8 @@ class Generators:
         if isinstance(seed, str | bytes | float):
             raise ValueError(f"seed must be a whole number or a sequence of them, found {shown(seed)}")
         seeds = [seed + i for i in range(self._count)] if isinstance(seed, int | np.integer) else list(seed)
+        numbers: Sequence[Any] = seeds
+        seeds = [int(one) if isinstance(one, np.integer) else one for one in numbers]
         if len(seeds) != self._count:
             raise ValueError(f"seed: {len(seeds)} seeds for num_envs={self._count}")
         if not self._made and where.size < self._count:

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_a_policy_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     policy(exploration_std=0.5).save(tmp_path, overwrite=True)
     assert DiffusionPolicy.load(tmp_path).exploration_std == 0.5 and not (tmp_path / "ids.json").exists()
+
+
+def test_tensors_and_data_of_another_kind_are_refused() -> None:
+    p, rows, wrong = policy(), torch.zeros(2, 12), "x"
+    calls: list[tuple[Callable[[], object], str]] = [
+        (lambda: p.log_prob(None, rows, 0), r"action must be a tensor \(B, 12\); found None"),  # type: ignore[arg-type]
+        (lambda: p.log_prob(rows, [1], 0), r"u must be a tensor \(B, 12\), .* found a list"),  # type: ignore[arg-type]
+        (lambda: p.mean(rows.long(), 0), "u must be of floating-point numbers; found int64"),
+        (lambda: p.scorer(wrong), "dataset must be a Dataset, found 'x'"),  # type: ignore[arg-type]
+        (lambda: p.save("nowhere", wrong), "dataset must be a Dataset or None, found 'x'"),  # type: ignore[arg-type]
+    ]
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize(

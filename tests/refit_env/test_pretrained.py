@@ -78,6 +78,7 @@ def test_own_data_and_what_is_refused(tmp_path: Path) -> None:
     [
         (3, "an observation has 'u' and 't', as gym.make returns it; found 3"),
         ({"u": np.zeros(400)}, "an observation has 'u' and 't'"),
+        ({"u": np.zeros(400), "t": "a"}, "the observation's t must be numbers, found 'a'"),
         (
             {"u": np.zeros(3), "t": np.zeros(1)},
             r"u has the shape \(3,\); this policy's vectors have 400 numbers",

@@ -425,6 +425,7 @@ def test_wrong_settings_are_refused_before_training(
     ("arguments", "message"),
     [
         ({"policy": 3}, "policy must be a DiffusionPolicy, found 3"),
+        ({"env": "CartPole-v1"}, "env must be a denoising environment, .* found 'CartPole-v1'"),
         ({"env": 3}, "env must be a str or a DenoisingVectorEnv, found 3"),
         ({"config": {"iterations": 3}}, "config must be a ReinforceConfig or None, found a dict"),
         ({"env_kwargs": "reward"}, "env_kwargs must be a Mapping or None, found 'reward'"),

@@ -411,3 +411,16 @@ def test_tune_tries_it_and_a_settings_file_does_not_run_it_silently(
     assert main(["finetune", "--settings", "settings.json", "--init", "x", "--out", "run"]) == 2
     err = capsys.readouterr().err
     assert f"names the reward {file}:FreshHits" in err and "pass it with --reward" in err
+
+
+def test_evaluate_states_the_terms_that_a_reward_returns(
+    pretrained: Path, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``term_names`` is for rewards with weights; one that computes its terms needs none."""
+    file.write_text(
+        TEXT + "class Spread(Reward):\n"
+        "    def compute(self, scores, users, lists): return scores.std(1), {'spread': scores.std(1)}\n"
+    )
+    assert main(["evaluate", "--run", str(pretrained), "--reward", "my_reward.py:Spread", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["reward"]
+    assert found["terms"] == {"spread": pytest.approx(found["mean"])} and found["mean"] > 0

@@ -159,7 +159,9 @@ def test_ctrl_c_before_the_first_trial_leaves_the_run_that_was_to_be_replaced(
     with monkeypatch.context() as patch:
         patch.setattr(TrialLog, "add", late)
         assert main(words(own_data, out, "--overwrite")) == 130
-    assert "1 trials are saved" in capsys.readouterr().err and not (out / "metrics.json").exists()
+    err = capsys.readouterr().err
+    assert "1 trials are saved" in err and "go on with the same command, without --overwrite" in err
+    assert not (out / "metrics.json").exists() and content_of(out / ".earlier") == before
 
 
 def test_it_goes_on_after_ctrl_c_with_the_same_command(

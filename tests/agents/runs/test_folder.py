@@ -103,16 +103,43 @@ def test_a_run_that_failed_before_it_had_a_state_gives_the_replaced_one_back(
     assert content_of(tmp_path) == before
 
 
-def test_a_run_that_failed_with_a_state_replaces_the_other(tmp_path: Path) -> None:
-    finished(tmp_path)
+def failed_with_a_state(folder: Path) -> None:
     with (
         pytest.raises(ValueError, match="late"),
-        RunFolder.create(tmp_path, "finetune", SETTINGS, overwrite=True),
+        RunFolder.create(folder, "finetune", SETTINGS, overwrite=True),
     ):
-        (tmp_path / "resume.safetensors").write_text("new")
+        (folder / "resume.safetensors").write_text("new")
         raise ValueError("late")
-    assert sorted(content_of(tmp_path)) == ["config.json", "resume.safetensors"]
+
+
+def test_a_run_that_failed_with_a_state_keeps_the_finished_one_until_it_is_finished(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = {f".earlier/{name}": content for name, content in content_of(tmp_path).items()}
+    failed_with_a_state(tmp_path)
+    mine = ["config.json", "resume.safetensors"]
+    assert content_of(tmp_path).items() >= before.items()
+    assert sorted(content_of(tmp_path).keys() - before.keys()) == mine
+    failed_with_a_state(tmp_path)  # a second one
+    assert content_of(tmp_path).items() >= before.items()
+    with RunFolder.resume(tmp_path) as run:
+        run.finish({})
+    assert sorted(content_of(tmp_path)) == ["config.json", "metrics.json"]
     assert RunFolder(tmp_path).config["command"] == "finetune"
+
+
+def test_what_replaces_a_failed_run_and_ends_with_nothing_gives_the_finished_one_back(tmp_path: Path) -> None:
+    finished(tmp_path)
+    before = content_of(tmp_path)
+    failed_with_a_state(tmp_path)
+    with pytest.raises(ValueError, match="early"), RunFolder.create(tmp_path, "x", SETTINGS, overwrite=True):
+        raise ValueError("early")
+    assert content_of(tmp_path) == before
+
+
+def test_a_run_that_has_a_state_replaces_one_that_is_not_finished(tmp_path: Path) -> None:
+    failed_with_a_state(tmp_path)
+    failed_with_a_state(tmp_path)
+    assert sorted(content_of(tmp_path)) == ["config.json", "resume.safetensors"]
 
 
 @pytest.mark.parametrize("stop", range(14))

@@ -107,6 +107,26 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_state_stays(
     assert trainer(small_data).load(tmp_path).epoch == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "synthetic"}, "dataset must be a Dataset, found 'synthetic'"),
+        ({"backbone": 3}, "backbone must be a str or a Backbone, found 3"),
+        ({"config": {"epochs": 1}}, "config must be a PretrainConfig or None, found a dict"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"num_steps": "3"}, "num_steps must be a whole number"),
+        ({"eta": "a"}, "eta must be a float or an int, found 'a'"),
+        ({"overwrite": "no"}, "overwrite must be a bool, found 'no'"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    arguments: dict[str, Any], message: str, small_data: Dataset
+) -> None:
+    given = {"dataset": small_data, "backbone": "linear", "config": SMALL, "device": "cpu"} | arguments
+    with pytest.raises(ValueError, match=message):
+        pretrain(**given)
+
+
 def test_half_a_pretraining_in_one_call_is_no_result(
     small_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -412,3 +412,10 @@ def test_steps_without_running_chains_are_refused(synthetic: Any) -> None:
     envs.reset(options={"reset_mask": np.array([True, False])})
     with pytest.raises(gym.error.ResetNeeded, match="sub-environment 1"):
         envs.step(actions)
+
+
+def test_seeds_in_an_array_are_those_in_a_list() -> None:
+    made = [DenoisingVectorEnv("synthetic", num_envs=3, num_steps=2) for _ in range(2)]
+    (one, _), (other, _) = made[0].reset(seed=[1, 2, 3]), made[1].reset(seed=np.array([1, 2, 3]))  # type: ignore[arg-type]
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
