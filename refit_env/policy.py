@@ -32,8 +32,8 @@ from refit_env.utils.text import shown as as_text
 
 __all__ = ["DiffusionPolicy", "Reduction", "Scorer"]
 
-RUN_CONFIG = "config.json"
-"""What the folder of a run holds, finished or not (``agents.runs.folder``)."""
+OF_RUNS = ("config.json", ".earlier")
+"""What the folder of a run holds, finished or set aside (``agents.runs.folder``)."""
 
 
 class DiffusionPolicy(GaussianChain):
@@ -182,7 +182,7 @@ class DiffusionPolicy(GaussianChain):
             raise CheckpointError(f"{folder} is a file; a policy needs a folder")
         if (Path(folder) / INFO).exists():
             raise CheckpointError(f"{folder} is a data set's folder ({INFO}): choose another folder")
-        files = (f"{POLICY}.safetensors", f"{POLICY}.json", IDS, RUN_CONFIG)
+        files = (f"{POLICY}.safetensors", f"{POLICY}.json", IDS, *OF_RUNS)
         there = [name for name in files if (Path(folder) / name).exists()]
         if there and not overwrite:
             what = "a policy" if there[0].startswith(POLICY) else "a file of a run"

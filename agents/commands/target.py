@@ -93,7 +93,11 @@ def choose_target(env: str | None, data: Path | None, fallback: Mapping[str, Any
             )
         return Target(CUSTOM_ENV, str(folder.resolve()))
     if env is None and fallback is not None:
-        return Target(str(fallback["env"]), fallback.get("data"))
+        try:
+            known = entry(str(fallback["env"]))
+        except ValueError as error:
+            raise ValueError(f"the run's config.json: env: {error}") from error
+        return Target(known.env_id, fallback.get("data"))
     if env is None:
         raise ValueError("say which environment: --env ID (for example ReFiT-Synthetic-v0) or --data FOLDER")
     target = Target(entry(env).env_id, None)

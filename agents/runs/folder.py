@@ -49,6 +49,8 @@ STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
 """Files of the state of a training; a finished run has none."""
 KEEPING = (*STATES, POLICY, METRICS, TRIALS, CANDIDATES)
 """What a run that failed is kept for."""
+OF_FINE_TUNING = ("before", "after", "users", "paired_bootstrap")
+"""What ``metrics.json`` of a fine-tuning holds, all of it."""
 _RUN_FILES = (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS)
 """The files of a run but ``config.json``."""
 _RUN_FOLDERS = (TENSORBOARD, CANDIDATES)
@@ -306,7 +308,11 @@ class RunFolder:
         Raises:
             RunError: if it is damaged; the message names the field.
         """
-        return read_record(self.path / METRICS, RunMetrics, error=RunError, limit=LARGEST)
+        found = read_record(self.path / METRICS, RunMetrics, error=RunError, limit=LARGEST)
+        missing = [name for name in OF_FINE_TUNING if name not in found]
+        if 0 < len(missing) < len(OF_FINE_TUNING):
+            raise RunError(f"{self.path / METRICS}: {missing[0]} is missing")
+        return found
 
     def write_config(self, command: str, settings: Mapping[str, Any]) -> None:
         """Write ``config.json``."""

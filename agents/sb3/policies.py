@@ -74,6 +74,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: Mapping[str, Any] | None = None,
         use_sde: bool = False,
+        n_critics: int | None = None,
     ) -> None:
         """Build actor and critic, and check them against each other and the spaces.
 
@@ -95,6 +96,7 @@ class DiffusionActorCriticPolicy(ActorCriticPolicy):
                 log-probability are a thousand times smaller, so that the weights would not change.
             optimizer_kwargs: further arguments of the optimiser.
             use_sde: must be False: the diffusion policy has its own noise.
+            n_critics: unused: DDPG passes it, which is refused as other off-policy algorithms are.
 
         Raises:
             CheckpointError: if the run folder holds no policy, or another backbone than named.

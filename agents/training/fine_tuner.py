@@ -218,7 +218,7 @@ class FineTuner(AgentState):
         for name, value in found.items():
             try:
                 number = None if isinstance(value, str | bytes) else float(value)
-            except (TypeError, ValueError, RuntimeError):  # the last one is of tensors
+            except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is of tensors
                 number = None
             if not isinstance(name, str) or number is None:
                 raise ReturnedError(

@@ -40,7 +40,7 @@ def backbone_fault(cls: Any) -> str | None:
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         return f"must define {', '.join(missing)}"
-    fault = methods_fault(cls, Backbone, {"predict_x0": 3, "elbo_loss": 3})
+    fault = methods_fault(cls, Backbone, {"predict_x0": 4, "elbo_loss": 4})
     if fault is not None:
         return f"has methods that cannot be called: {fault}"
     config = getattr(cls, "config_class", None)

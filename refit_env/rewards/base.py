@@ -135,8 +135,10 @@ class Reward(ABC):
         """
         value, terms = _checked_pair(type(self).__name__, self.compute(scores, users, lists), users)
         if self.is_own:
-            for episode in torch.nonzero(~torch.isfinite(value))[:1, 0].tolist():
-                self._refuse("compute", value[episode], users[episode])
+            parts = [("", value), *((f", term {name!r}", term) for name, term in terms.items())]
+            for what, part in parts:
+                for episode in torch.nonzero(~torch.isfinite(part))[:1, 0].tolist():
+                    self._refuse("compute", part[episode], users[episode], what)
         return value, terms
 
     @property

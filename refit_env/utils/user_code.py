@@ -150,15 +150,21 @@ def methods_fault(cls: type, base: type, called: Mapping[str, int]) -> str | Non
         ...     def update(self): ...
         >>> methods_fault(Own, Base, {"update": 2})
         'update accepts (self), expected (self, users)'
+        >>> class Static(Base):
+        ...     @staticmethod
+        ...     def update(self, users): ...
+        >>> methods_fault(Static, Base, {"update": 2})
+        'update accepts (self, users), expected (users)'
     """
     for method, count in called.items():
         stated = getattr(base, method)
         own = getattr(cls, method, stated)
         if is_async(own):
             return f"{method} is an async function, expected one without async"
-        fault = misfit(own, count)
+        bound = isinstance(inspect.getattr_static(cls, method, None), staticmethod | classmethod)
+        fault = misfit(own, count - bound)
         if fault is not None:
-            expected = ", ".join(list(inspect.signature(stated).parameters)[:count])
+            expected = ", ".join(list(inspect.signature(stated).parameters)[bound:count])
             return f"{method} accepts {fault}, expected ({expected})"
     return None
 

@@ -122,6 +122,7 @@ def test_tensors_and_data_of_another_kind_are_refused() -> None:
     [
         ("ids.json", r"holds a file of a run already \(ids\.json\).*overwrite=True", False),
         ("config.json", r"holds a file of a run already \(config\.json\).*overwrite=True", False),
+        (".earlier", r"holds a file of a run already \(\.earlier\).*overwrite=True", False),
         ("dataset.json", r"is a data set's folder \(dataset\.json\): choose another folder", True),
     ],
 )

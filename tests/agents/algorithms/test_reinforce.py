@@ -261,6 +261,7 @@ def test_a_training_replaces_a_run_only_with_overwrite(
         ({1: 0.5}, "update returned 0.5 for"),
         ({"loss": np.ones(3)}, "for 'loss', expected a number by name"),
         ({"loss": np.array(["x"])}, "for 'loss', expected a number by name"),
+        ({"loss": 10**400}, "for 'loss', expected a number by name"),
         ({"loss": torch.tensor(1j)}, "for 'loss', expected a number by name"),
         ({"iteration": 5.0}, "update returned 5.0 for 'iteration', which is the log's own name"),
     ],

@@ -236,6 +236,15 @@ def test_an_error_in_the_file_is_one_line_with_its_place(
         ),
         (
             "class own(Reward):\n    term_names = ('a',)\n"
+            "    def compute(self, u, users, *more): return users.float(), {'a': users / 0}",
+            "own: compute returned nan for user 0, term 'a'; every number must be finite",
+        ),
+        (
+            "class own(Reward):\n    @staticmethod\n    def compute(self, u, users, lists): return u",
+            "compute accepts (self, u, users, lists), expected (scores, users, lists)",
+        ),
+        (
+            "class own(Reward):\n    term_names = ('a',)\n"
             "    def compute(self, u, users, *more): return users.float(), None",
             "own: compute returned None for the terms, expected tensors by name",
         ),

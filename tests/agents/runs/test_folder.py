@@ -422,3 +422,14 @@ def test_the_log_of_a_training_that_did_not_begin_is_replaced(tmp_path: Path) ->
     for content in ("iteration\n", "epoch,valid/ndcg@20\n0,0.25\n"):
         (tmp_path / "log.csv").write_text(content)
         check_no_run(tmp_path)
+
+
+def test_the_metrics_of_a_fine_tuning_are_whole(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    whole = {"before": {"ndcg@20": 0.1}, "after": {"ndcg@20": 0.2}, "users": 3, "paired_bootstrap": {}}
+    (tmp_path / "metrics.json").write_text(json.dumps(whole))
+    assert run.metrics["users"] == 3
+    for name in whole:
+        (tmp_path / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(RunError, match=rf"metrics\.json: {name} is missing"):
+            _ = run.metrics

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gymnasium.vector import VectorEnv
 from sb3_contrib import TQC
-from stable_baselines3 import PPO, SAC, TD3
+from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from agents.sb3 import (
@@ -147,7 +147,7 @@ def test_the_diffusion_policy_does_not_act_there(
             )
 
 
-@pytest.mark.parametrize("cls", [SAC, TD3, TQC])
+@pytest.mark.parametrize("cls", [SAC, TD3, DDPG, TQC])
 def test_an_off_policy_algorithm_refuses_the_diffusion_policy(
     cls: Any, run_folder: Path, small_data: Dataset
 ) -> None:
