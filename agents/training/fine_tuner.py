@@ -217,7 +217,8 @@ class FineTuner(AgentState):
         numbers = {}
         for name, value in found.items():
             try:
-                number = None if isinstance(value, str | bytes) else float(value)
+                plain = value.detach() if isinstance(value, Tensor) else value
+                number = None if isinstance(plain, str | bytes | bytearray) else float(plain)
             except (TypeError, ValueError, OverflowError, RuntimeError):  # the last one is of tensors
                 number = None
             if not isinstance(name, str) or number is None:
