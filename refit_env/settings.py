@@ -208,6 +208,22 @@ def check_kind(name: str, value: Any, *kinds: type) -> None:
         raise SettingError(name, f"must be {' or '.join(known)}, found {shown(value)}")
 
 
+def check_callback(callback: object) -> None:
+    """Raise an error for a callback that cannot be called; None is none.
+
+    Raises:
+        SettingError: saying what was found.
+
+    Example:
+        >>> check_callback(3)
+        Traceback (most recent call last):
+            ...
+        refit_env.errors.SettingError: callback must be a function or None, found 3
+    """
+    if callback is not None and not callable(callback):
+        raise SettingError("callback", f"must be a function or None, found {shown(callback)}")
+
+
 def _with_article(kind: type) -> str:
     """Return the name of a class for a message, such as ``an int``."""
     if kind is type(None):

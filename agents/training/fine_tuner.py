@@ -37,7 +37,7 @@ from refit_env.evaluation.ranking import Evaluation, evaluated_users
 from refit_env.evaluation.selection import UNMET
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
-from refit_env.settings import check_kind
+from refit_env.settings import check_callback, check_kind
 from refit_env.utils.text import shown
 
 
@@ -114,8 +114,7 @@ class FineTuner(AgentState):
         """
         folder = None if run_dir is None or self.world.rank else Path(run_dir)
         check_kind("overwrite", overwrite, bool)
-        if callback is not None and not callable(callback):
-            raise SettingError("callback", f"must be a function, found {shown(callback)}")
+        check_callback(callback)
         if folder is not None and not self.history and not overwrite:
             check_no_run(folder)
         with self._session():

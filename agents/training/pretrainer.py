@@ -43,7 +43,7 @@ from refit_env.errors import SettingError
 from refit_env.evaluation.beyond_accuracy import means_of
 from refit_env.evaluation.ranking import evaluate, evaluated_users, selecting_rule
 from refit_env.policy import DiffusionPolicy
-from refit_env.settings import Seed, Steps, check_kind, check_setting
+from refit_env.settings import Seed, Steps, check_callback, check_kind, check_setting
 from refit_env.utils.memory import check_memory
 
 
@@ -213,6 +213,7 @@ class Pretrainer(Resumable):
             RuntimeError: if an epoch was cut short by a second Ctrl-C, and no state was loaded since.
         """
         check_kind("overwrite", overwrite, bool)
+        check_callback(callback)
         if run_dir is not None and not self.history and not overwrite:
             check_no_run(run_dir)
         with self._session():

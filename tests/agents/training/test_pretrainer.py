@@ -116,6 +116,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_state_stays(
         ({"seed": "a"}, "seed must be a whole number"),
         ({"num_steps": "3"}, "num_steps must be a whole number"),
         ({"eta": "a"}, "eta must be a float or an int, found 'a'"),
+        ({"callback": 3}, "callback must be a function or None, found 3"),
         ({"overwrite": "no"}, "overwrite must be a bool, found 'no'"),
     ],
 )
