@@ -27,12 +27,10 @@ from torch.nn.functional import embedding_bag
 from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
-    common_space,
-    last_space,
     popularity_factor,
-    terms_space,
     train_counts,
 )
+from refit_env.backbones.closed_form_spaces import common_space, last_space, terms_space
 from refit_env.backbones.cooccurrence import cooccurrences
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.utils.content_cache import CACHE

@@ -29,12 +29,10 @@ from refit_env.backbones import products
 from refit_env.backbones.closed_form import (
     ClosedForm,
     ClosedFormConfig,
-    common_space,
-    last_space,
     popularity_factor,
-    terms_space,
     train_counts,
 )
+from refit_env.backbones.closed_form_spaces import common_space, last_space, terms_space
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.few_values import few_values
 from refit_env.backbones.geography import coordinates_of

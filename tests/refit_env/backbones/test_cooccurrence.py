@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from refit_env.backbones import backbone_class, backbone_for, closed_form, cooccurrence
+from refit_env.backbones import backbone_class, backbone_for, closed_form_spaces, cooccurrence
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.backbones.cooccurrence import Counting, cooccurrences, near_count, near_pairs, nearest_items
 from refit_env.backbones.linear import LinearDenoiser
@@ -85,7 +85,7 @@ def test_too_many_near_items_are_refused_and_not_searched(monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"reach=4 counts [\d,]+ pairs of items; at most [\d,]+ fit"):
         near_pairs(USERS.train, 4, 1.0)
     long = Interactions.from_pairs(np.zeros(25), np.arange(25), USERS.num_users, USERS.num_items)
-    monkeypatch.setattr(closed_form, "MOST_NEAR", near_count(long, 10))
+    monkeypatch.setattr(closed_form_spaces, "MOST_NEAR", near_count(long, 10))
     assert LinearDenoiser.search_space(replace(USERS, train=long))["reach"] == (10,)
-    monkeypatch.setattr(closed_form, "MOST_NEAR", 0)
+    monkeypatch.setattr(closed_form_spaces, "MOST_NEAR", 0)
     assert "pairs" not in LinearDenoiser.search_space(USERS)
