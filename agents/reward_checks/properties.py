@@ -55,10 +55,10 @@ def check_properties(reward: Reward, episodes: Episodes) -> list[Check]:
         )
     finite = int(torch.isfinite(value).sum())
     out = [Check("finite", finite == value.numel(), f"{finite} of {value.numel()} rewards are finite")]
-    pairs = {"the scores": (before, scores), "the users": (whose, users)}
+    pairs = {"scores": (before, scores), "users": (whose, users)}
     changed = [name for name, (one, other) in pairs.items() if not torch.equal(one, other)]
     side_effects = (
-        f"it changes {' and '.join(changed)} in place" if changed else "scores and users are as they were"
+        f"it changes {' and '.join(changed)} in place" if changed else "its arguments are as they were"
     )
     out.append(Check("free of side effects", not changed, side_effects))
     again = reward(before.clone(), whose.clone()).value

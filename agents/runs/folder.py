@@ -310,7 +310,7 @@ class RunFolder:
         """
         found = read_record(self.path / METRICS, RunMetrics, error=RunError, limit=LARGEST)
         missing = [name for name in OF_FINE_TUNING if name not in found]
-        if 0 < len(missing) < len(OF_FINE_TUNING):
+        if missing and ("before" in found or "after" in found):
             raise RunError(f"{self.path / METRICS}: {missing[0]} is missing")
         return found
 

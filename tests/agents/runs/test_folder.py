@@ -433,3 +433,5 @@ def test_the_metrics_of_a_fine_tuning_are_whole(tmp_path: Path) -> None:
         (tmp_path / "metrics.json").write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
         with pytest.raises(RunError, match=rf"metrics\.json: {name} is missing"):
             _ = run.metrics
+    (tmp_path / "metrics.json").write_text('{"users": 3, "paired_bootstrap": {}}')  # as of a study
+    assert run.metrics["users"] == 3
