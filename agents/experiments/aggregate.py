@@ -35,6 +35,19 @@ def by_variant(groups: Sequence[Runs]) -> dict[str, dict[str, Sequence[Record]]]
     return out
 
 
+def by_start(groups: Sequence[Runs]) -> dict[str, dict[str, Sequence[Record]]]:
+    """The records of each start by variant: of each environment, and of each model where it has several."""
+    models: dict[str, set[str]] = {}
+    for group in groups:
+        models.setdefault(group.env_id, set()).add(group.model)
+    out: dict[str, dict[str, Sequence[Record]]] = {}
+    for group in groups:
+        several = len(models[group.env_id]) > 1
+        start = f"{group.env_id}, {group.model}" if several else group.env_id
+        out.setdefault(start, {})[group.variant] = group.records
+    return out
+
+
 def without_gains(results: Results, metric: str = "ndcg@20") -> list[str]:
     """The environments in which a pretrained model's metric is 0, so that there are no relative gains."""
     return [

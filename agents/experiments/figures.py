@@ -1,4 +1,4 @@
-"""Learning curves of a study: one panel an environment, a line an algorithm, the band of its seeds."""
+"""Learning curves of a study: one panel a start, a line a variant, the band of its seeds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw_learning_curves(
     algorithm that falls does not flatten all others.
 
     Args:
-        results: of ``by_variant``.
+        results: of ``by_start``.
         titles: variant -> what the legend calls it, in the order of the legend.
         path: the file; replaced at once.
         metric: of validation.
@@ -85,7 +85,7 @@ def _has_curve(runs: Sequence[Mapping[str, Any]], name: str) -> bool:
 def _draw_panel(
     axis: Any, env: str, rows: Mapping[str, Sequence[Mapping[str, Any]]], name: str, order: Sequence[str]
 ) -> dict[str, Any]:
-    """Draw one environment on a matplotlib ``Axes``; returns a handle a row for the legend."""
+    """Draw one start on a matplotlib ``Axes``; returns a handle a row for the legend."""
     handles, tops = {}, []
     for place, key in enumerate(order):
         if key not in rows or not all("valid" in run for run in rows[key]):

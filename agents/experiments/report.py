@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agents.experiments.aggregate import by_variant, over_environments
+from agents.experiments.aggregate import by_start, by_variant, over_environments
 from agents.experiments.budgets import budget_note
 from agents.experiments.choice import choices, in_words
 from agents.experiments.claims import claims_table
@@ -109,9 +109,7 @@ def draw(found: Found, path: Path) -> str | None:
     """Draw the learning curves of a study that has them; the file's name, or None where there are none."""
     titles = {group.variant: group.title for group in found.groups}
     try:
-        return (
-            draw_learning_curves(by_variant(found.groups), titles, path).name if found.study.figure else None
-        )
+        return draw_learning_curves(by_start(found.groups), titles, path).name if found.study.figure else None
     except ValueError:  # nothing but pretrained models is finished yet
         return None
 

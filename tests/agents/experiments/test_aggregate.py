@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from agents.experiments.aggregate import (
+    by_start,
     by_variant,
     gain_tables,
     improvement,
@@ -36,6 +37,16 @@ def table(values: dict[str, dict[str, list[float]]]) -> Any:
         for row, runs in rows.items()
     ]
     return by_variant(groups)
+
+
+def test_each_start_has_its_records() -> None:
+    """Of an environment with one model its id names the start."""
+    groups = [
+        Runs(env, model, "racs", "RACS", "none", (result(0, value),))
+        for env, model, value in (("E", "linear", 0.1), ("E", "diffrec", 0.2), ("F", "diffrec", 0.3))
+    ]
+    found = {name: rows["racs"][0]["test"]["ndcg@20"] for name, rows in by_start(groups).items()}
+    assert found == {"E, linear": 0.1, "E, diffrec": 0.2, "F": 0.3}
 
 
 TITLES = [
