@@ -196,7 +196,7 @@ def _train(
     """Train, report, and return the exit code."""
     report = finetune_run(agent, folder, progress=shows_progress(command.quiet), pretraining=pretraining)
     if report is None:
-        raise interrupted("finetune", command.out, "iteration", agent.saved, replaces=folder.replaces())
+        raise interrupted("finetune", command.out, "iteration", agent.saved)
     outcome = outcome_of(report["training"], report["unit"], folder.config)
     if command.json:
         print_json(

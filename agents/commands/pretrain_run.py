@@ -239,7 +239,7 @@ def _fit(command: Pretrain, folder: RunFolder, name: str) -> int:
             progress=shows_progress(command.quiet),
         )
     except KeyboardInterrupt as stop:
-        raise interrupted("pretrain", command.out, "trial", None, replaces=folder.replaces()) from stop
+        raise interrupted("pretrain", command.out, "trial", None) from stop
     return _report(command, folder, report, f"{target.env_id}, {name} in closed form")
 
 
@@ -272,7 +272,7 @@ def _train(command: Pretrain, folder: RunFolder, trainer: Pretrainer, policy: Di
     """Train, report, and return the exit code."""
     report = pretrain_run(trainer, folder, policy, progress=shows_progress(command.quiet))
     if report is None:
-        raise interrupted("pretrain", command.out, "epoch", trainer.saved, replaces=folder.replaces())
+        raise interrupted("pretrain", command.out, "epoch", trainer.saved)
     code = _report(command, folder, report, f"{folder.config['env']}, seed {command.seed}")
     note = None if command.quiet else below_popularity(report["valid"], trainer.dataset)
     if note is not None:

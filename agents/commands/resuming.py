@@ -154,9 +154,7 @@ def begun_settings(out: Path, command: str) -> RunConfig:
     return config
 
 
-def interrupted(
-    command: str, out: Path, unit: str, saved: int | None, *, replaces: bool = False
-) -> KeyboardInterrupt:
+def interrupted(command: str, out: Path, unit: str, saved: int | None) -> KeyboardInterrupt:
     """The end of a command by Ctrl-C, with what is saved and how to continue.
 
     Args:
@@ -164,18 +162,15 @@ def interrupted(
         out: the run folder.
         unit: what ``saved`` counts.
         saved: of the last state that was saved; None if there is none.
-        replaces: whether it is to replace an earlier run, which is put back if nothing is saved.
 
     Example:
         >>> print(interrupted("pretrain", Path("runs/a"), "epoch", 3))
         epoch 3 is saved; go on with: refit pretrain --resume --out runs/a
         >>> print(interrupted("finetune", Path("my runs/a"), "iteration", None))
         nothing was saved yet; go on with: refit finetune --resume --out 'my runs/a'
-        >>> print(interrupted("finetune", Path("runs/a"), "iteration", None, replaces=True))
-        nothing was saved yet: runs/a holds the earlier run, as it was
     """
-    if saved is None and replaces:
-        return KeyboardInterrupt(f"nothing was saved yet: {out} holds the earlier run, as it was")
+    if saved is None and (stays := earlier_stays(out)):
+        return KeyboardInterrupt(f"nothing was saved yet: {stays}")
     kept = "nothing was saved yet" if saved is None else f"{unit} {saved} is saved"
     earlier = (
         f"; {out / EARLIER} keeps the finished run until then" if RunFolder(out / EARLIER).finished() else ""
@@ -183,6 +178,11 @@ def interrupted(
     return KeyboardInterrupt(
         f"{kept}; go on with: refit {command} --resume --out {shlex.quote(str(out))}{earlier}"
     )
+
+
+def earlier_stays(out: Path) -> str | None:
+    """Return that a folder holds its earlier run, if a run with nothing to keep was to replace one there."""
+    return f"{out} holds the earlier run, as it was" if RunFolder(out).replaces() else None
 
 
 def changed_since(begun: RunConfig, now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

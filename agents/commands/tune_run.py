@@ -13,7 +13,7 @@ from rich.table import Table
 from agents.baselines.tuning import load_optuna
 from agents.commands.measures import cost
 from agents.commands.options import RewardText
-from agents.commands.resuming import change_of, changed_since, check_begun_on, check_sources
+from agents.commands.resuming import change_of, changed_since, check_begun_on, check_sources, earlier_stays
 from agents.commands.target import TRIED, choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
@@ -181,10 +181,8 @@ def _try(study: Study, again: str) -> None:
     except KeyboardInterrupt as stop:
         where = shlex.quote(str(study.folder))
         count = len(TrialLog(study.folder).trials)  # a trial may have been written just before
-        if not count and RunFolder(study.folder).replaces():
-            raise KeyboardInterrupt(
-                f"no trial has ended yet: {study.folder} holds the earlier run, as it was"
-            ) from stop
+        if not count and (stays := earlier_stays(study.folder)):
+            raise KeyboardInterrupt(f"no trial has ended yet: {stays}") from stop
         kept = f"{count} trials are saved" if count else "no trial has ended yet"
         raise KeyboardInterrupt(f"{kept} in {where}; go on with {again}") from stop
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import RunError, RunFolder, check_no_run
+from agents.runs.folder import CONFIG, EARLIER, RunError, RunFolder, check_no_run
+from refit_env.policy import OF_RUNS
 from tests.files import content_of
 from tests.fuzzing import generators, mutate_json
 
@@ -435,3 +436,8 @@ def test_the_metrics_of_a_fine_tuning_are_whole(tmp_path: Path) -> None:
             _ = run.metrics
     (tmp_path / "metrics.json").write_text('{"users": 3, "paired_bootstrap": {}}')  # as of a study
     assert run.metrics["users"] == 3
+
+
+def test_a_policy_knows_the_folders_of_runs_by_their_files() -> None:
+    """``refit_env`` does not import ``agents``: it names the two files itself."""
+    assert (CONFIG, EARLIER) == OF_RUNS
