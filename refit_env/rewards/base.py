@@ -136,9 +136,11 @@ class Reward(ABC):
         value, terms = _checked_pair(type(self).__name__, self.compute(scores, users, lists), users)
         if self.is_own:
             parts = [("", value), *((f", term {name!r}", term) for name, term in terms.items())]
-            for what, part in parts:
-                for episode in torch.nonzero(~torch.isfinite(part))[:1, 0].tolist():
-                    self._refuse("compute", part[episode], users[episode], what)
+            # (1 + terms, B)
+            finite = torch.stack([torch.isfinite(part).to(value.device) for _, part in parts])
+            for place, episode in torch.nonzero(~finite)[:1].tolist():
+                what, part = parts[place]
+                self._refuse("compute", part[episode], users[episode], what)
         return value, terms
 
     @property

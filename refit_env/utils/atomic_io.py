@@ -177,7 +177,7 @@ def parse_record(
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as problem:
-        raise error(f"{where}: {in_words(str(problem))}") from None
+        raise error(f"{where}: {in_words(str(problem), kind)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise error(f"{where}: not a JSON file ({problem})") from None
     except RecursionError:
@@ -196,6 +196,6 @@ def check_record(
     try:
         return msgspec.convert(value, type=kind)
     except msgspec.ValidationError as problem:
-        raise error(f"{where}: {in_words(str(problem))}") from None
+        raise error(f"{where}: {in_words(str(problem), kind)}") from None
     except RecursionError:
         raise error(f"{where}: nested too deeply") from None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import msgspec
 
 KINDS = {
     "str": "text",
@@ -22,12 +25,13 @@ _PLACE = re.compile(r" - at (?P<key>`key` in )?`\$(?P<path>[^`]*)`$")
 _LONGEST = 200
 
 
-def in_words(message: str) -> str:
+def in_words(message: str, kind: Any = None) -> str:
     """Return what is wrong with which field, and what would be right.
 
     Args:
         message: text of a ``msgspec.ValidationError``. It holds names of fields, and no values but those
             of a set, such as a task.
+        kind: the type that was expected, if known: it states the values of a set.
 
     Returns:
         One line; a message of an unknown form is returned as it is, a very long one without its middle.
@@ -60,7 +64,18 @@ def in_words(message: str) -> str:
         if expected["found"]:
             words += f", found {KINDS.get(expected['found'], expected['found'])}"
     elif enum := _VALUE.fullmatch(rest):
-        words = f"{path} {enum[1]} is not one of its values".lstrip()
+        known = _values(kind, path)
+        words = f"{path} {enum[1]} is not {f'one of {known}' if known else 'known'}".lstrip()
     else:
         words = f"{path}: {rest[:1].lower()}{rest[1:]}".removeprefix(": ")
     return words if len(words) <= _LONGEST else f"{words[:120]} ... {words[-60:]}"
+
+
+def _values(kind: Any, path: str) -> str:
+    """Return the values that the field of a type may have; empty if the type states none."""
+    there = None if kind is None else msgspec.inspect.type_info(kind)
+    for name in path.split(".") if path else ():
+        fields = {field.name: field.type for field in getattr(there, "fields", ())}
+        there = fields.get(name)
+    values = there.values if isinstance(there, msgspec.inspect.LiteralType) else ()
+    return ", ".join(map(str, values))
