@@ -33,7 +33,7 @@ from refit_env.utils.text import shown as as_text
 __all__ = ["DiffusionPolicy", "Reduction", "Scorer"]
 
 OF_RUNS = ("config.json", ".earlier")
-"""What the folder of a run holds, finished or set aside (``agents.runs.folder``)."""
+"""What the folder of a run holds, finished or set aside (``agents.runs.files``)."""
 
 
 class DiffusionPolicy(GaussianChain):

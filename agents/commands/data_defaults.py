@@ -13,7 +13,8 @@ from typing import Any
 
 from agents.commands.options import named
 from agents.commands.target import choose_target
-from agents.runs.folder import POLICY_META, RunError, RunFolder
+from agents.runs.files import POLICY_META, RunError
+from agents.runs.folder import RunFolder
 from agents.training.pretrain_config import PretrainConfig
 from agents.tuning.defaults import Chosen, FineTuning, default_backbone, default_finetuning
 from agents.tuning.inspection import inspect_data

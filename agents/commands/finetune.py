@@ -34,7 +34,7 @@ from agents.commands.options import (
 )
 from agents.commands.resuming import begun_settings, check_code, restarted
 from agents.console import say
-from agents.runs.folder import CONFIG, RunError
+from agents.runs.files import CONFIG, RunError
 from agents.runs.processes import launch, processes
 from agents.training.config import TrainerConfig, named_settings
 from agents.tuning.settings_file import read_settings

@@ -18,7 +18,8 @@ from agents.console import console, print_json, say, shows_progress
 from agents.reports.facts import gain_in_words
 from agents.runs.alarms import alarms
 from agents.runs.contents import RunConfig
-from agents.runs.folder import CONFIG, CURVE, RunError, RunFolder
+from agents.runs.files import CONFIG, CURVE, RunError
+from agents.runs.folder import RunFolder
 from agents.runs.log import log_result, read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.processes import is_first

@@ -9,7 +9,8 @@ from typing import Any
 from tqdm import tqdm
 
 from agents.commands.measures import cost, reported, validation_panel
-from agents.runs.folder import CURVE, RunFolder
+from agents.runs.files import CURVE
+from agents.runs.folder import RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import plot_curves
 from agents.runs.profiling import measure

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.commands.target import choose_target
-from agents.runs.folder import CONFIG, DATASET, IDS, METRICS, POLICY, POLICY_META, RunFolder
+from agents.runs.files import CONFIG, DATASET, IDS, METRICS, POLICY, POLICY_META
+from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.backbones.latest import freeze
 from refit_env.checkpoint import weights_digest

@@ -19,7 +19,8 @@ from agents.commands.resuming import check_begun_on, check_unchanged, interrupte
 from agents.commands.start import check_recorded, check_weights_unchanged, initial_policy, weights_of
 from agents.commands.target import Target, choose_target
 from agents.console import console, print_json, say, shows_progress
-from agents.runs.folder import CONFIG, CURVE, RunFolder
+from agents.runs.files import CONFIG, CURVE
+from agents.runs.folder import RunFolder
 from agents.runs.log import RunLog, read_log
 from agents.runs.plots import Panel, column, plot_curves
 from agents.runs.processes import is_first, processes

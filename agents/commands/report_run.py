@@ -15,7 +15,8 @@ from agents.reports.measured import measure_lists
 from agents.reports.page import LARGEST, PAGE, run_page, write_page
 from agents.reports.run_sections import RunParts
 from agents.reports.study_page import read_study_files, study_page, study_records
-from agents.runs.folder import POLICY, RunFolder
+from agents.runs.files import POLICY
+from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset, load_dataset

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from agents.console import say
 from agents.runs.contents import RunConfig
-from agents.runs.folder import CONFIG, EARLIER, RunError, RunFolder
+from agents.runs.files import CONFIG, EARLIER, RunError
+from agents.runs.folder import RunFolder
 from agents.runs.processes import restarts
 from refit_env.data.identity import DataIdentity, check_same_data
 from refit_env.utils.user_code import SHORT, Source, absolute_place, in_words, places_in, source_of

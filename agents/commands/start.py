@@ -9,7 +9,8 @@ from typing import Protocol
 from agents.commands.target import Target
 from agents.console import say
 from agents.runs.contents import RunConfig
-from agents.runs.folder import RunError, RunFolder
+from agents.runs.files import RunError
+from agents.runs.folder import RunFolder
 from refit_env.backbones.base import Backbone
 from refit_env.checkpoint import load_checkpoint, weights_digest
 from refit_env.data import load_dataset

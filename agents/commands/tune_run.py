@@ -17,7 +17,8 @@ from agents.commands.resuming import change_of, changed_since, check_begun_on, c
 from agents.commands.target import TRIED, choose_target, note_other_data, reward_named
 from agents.commands.tune import Tune
 from agents.console import console, print_json, say
-from agents.runs.folder import SETTINGS, RunError, RunFolder
+from agents.runs.files import SETTINGS, RunError
+from agents.runs.folder import RunFolder
 from agents.runs.profiling import Usage, measure
 from agents.training.tensors import resolve_device
 from agents.tuning.defaults import default_backbone, default_finetuning

@@ -16,7 +16,7 @@ from agents.experiments.spec import BASELINE, CONTINUE, FINETUNE, PRETRAIN, SB3,
 from agents.experiments.study import Study
 from agents.experiments.training import sees_validation
 from agents.hyperparams.models import FOLDER, Model, baseline_settings
-from agents.runs.folder import POLICY
+from agents.runs.files import POLICY
 from refit_env.backbones import backbone_config
 from refit_env.errors import DataError, SettingError, did_you_mean
 from refit_env.registration import entry

@@ -16,8 +16,7 @@ from typing import Any
 
 import msgspec
 
-from agents.runs.folder import made_with
-from agents.runs.hardware import machine, machine_of
+from agents.runs.hardware import machine, machine_of, made_with
 
 SOURCE = Path(__file__).resolve().parents[2]
 """The folder that holds the two packages."""

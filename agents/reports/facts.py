@@ -12,7 +12,8 @@ from typing import Any
 from agents.algorithms.registry import ALGORITHMS, settings_class
 from agents.runs.alarms import Alarm, alarms
 from agents.runs.contents import RunConfig, RunMetrics
-from agents.runs.folder import CONFIG, LOG, RunError, RunFolder
+from agents.runs.files import CONFIG, LOG, RunError
+from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
 from refit_env.errors import SettingError
 from refit_env.evaluation.intervals import ends_in_words, is_known, side_of_zero

@@ -22,7 +22,7 @@ from agents.experiments.shipped import shipped
 from agents.reports.measured import histogram
 from agents.reports.page import render
 from agents.reports.svg import Chart, Line, bar_chart, interval_chart, line_chart, scatter
-from agents.runs.folder import CONFIG, RunError
+from agents.runs.files import CONFIG, RunError
 from refit_env.errors import DataError
 from refit_env.evaluation.ranking import metric_title
 from refit_env.evaluation.statistics import mean_interval

@@ -1,68 +1,42 @@
-"""The run folder: what a training command leaves behind, and how the others find it.
-
-===================  =========================================================================
-file                 holds
-===================  =========================================================================
-``config.json``      the command with all its settings, the seed, versions and the machine
-``policy.*``         the weights (``.safetensors``) and what they belong to (``.json``)
-``ids.json``         the source's ids of the users and items that the model was trained on
-``metrics.json``     the result; written last, so it exists only if the run ended
-``log.csv``, ``tb``  scalars of every iteration, as a table and as TensorBoard events
-``curve.png``        a picture of the log
-``trials.jsonl``     of ``refit tune``: what was tried, a line each
-``settings.json``    of ``refit tune``: what ``pretrain`` and ``finetune`` take by ``--settings``
-``candidates``       of ``refit tune``, until it ends: policies that it may still need
-``.earlier``         the finished run that ``--overwrite`` replaces, until the new one is finished, too
-``.lock``            there while a process works on the run
-===================  =========================================================================
-"""
+"""The run folder: what a training command leaves behind, and how the others find it."""
 
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
 from filelock import FileLock, Timeout
 
 from agents.runs.contents import RunConfig, RunMetrics, with_present_names
+from agents.runs.files import (
+    CANDIDATES,
+    CONFIG,
+    CURVE,
+    EARLIER,
+    IDS,
+    KEEPING,
+    LARGEST,
+    LOCK,
+    LOG,
+    METRICS,
+    OF_FINE_TUNING,
+    POLICY,
+    POLICY_META,
+    RUN_FILES,
+    RUN_FOLDERS,
+    STATES,
+    TENSORBOARD,
+    RunError,
+    RunInUseError,
+)
+from agents.runs.hardware import made_with
+from agents.runs.ownership import check_no_data_set, files_of_a_run, is_empty_log, is_of_another_program
 from refit_env.utils.atomic_io import finite, read_record, remove_temporaries, write_json
 from refit_env.utils.folders import release
-
-CONFIG, METRICS, POLICY, POLICY_META = "config.json", "metrics.json", "policy.safetensors", "policy.json"
-IDS = "ids.json"
-LOG, TENSORBOARD, CURVE, LOCK = "log.csv", "tb", "curve.png", ".lock"
-TRIALS, SETTINGS, CANDIDATES = "trials.jsonl", "settings.json", "candidates"
-EARLIER = ".earlier"
-DATASET = "dataset.json"
-"""What a folder with a data set holds."""
-LARGEST = 2**20
-"""Bytes of the largest ``config.json`` or ``metrics.json`` that is read."""
-PRETRAINING, FINE_TUNING = "pretrain", "resume"
-"""Stems of the files that hold the state of a training."""
-STATES = tuple(f"{stem}.safetensors" for stem in (PRETRAINING, FINE_TUNING))
-"""Files of the state of a training; a finished run has none."""
-KEEPING = (*STATES, POLICY, METRICS, TRIALS, CANDIDATES)
-"""What a run that failed is kept for."""
-OF_FINE_TUNING = ("before", "after", "users", "paired_bootstrap")
-"""What ``metrics.json`` of a fine-tuning holds, all of it."""
-_RUN_FILES = (METRICS, *STATES, POLICY, POLICY_META, IDS, LOG, CURVE, TRIALS, SETTINGS)
-"""The files of a run but ``config.json``."""
-_RUN_FOLDERS = (TENSORBOARD, CANDIDATES)
-_PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
-
-
-class RunError(ValueError):
-    """A run folder is missing, incomplete, or holds another run than expected."""
-
-
-class RunInUseError(RunError):
-    """Another process works on a run."""
 
 
 class RunFolder:
@@ -120,7 +94,7 @@ class RunFolder:
         run.path.mkdir(parents=True, exist_ok=True)
         run._acquire()
         try:
-            if run._is_of_another_program():
+            if is_of_another_program(run.path):
                 raise RunError(
                     f"{run.path} holds a {CONFIG} that is of no run (it names no command): choose another "
                     "folder with --out"
@@ -132,7 +106,7 @@ class RunFolder:
                         "Choose another folder with --out, or pass --overwrite to replace it."
                     )
                 run._set_earlier_aside()
-            elif others := run.others():
+            elif others := files_of_a_run(run.path):
                 raise RunError(
                     f"{run.path} holds {', '.join(others)}, which a run would replace, and no {CONFIG} "
                     "of a run: choose another folder with --out"
@@ -231,21 +205,6 @@ class RunFolder:
         """Return whether the folder holds a run, finished or not."""
         return (self.path / CONFIG).exists()
 
-    def _is_of_another_program(self) -> bool:
-        """Return whether ``config.json`` names no command, and no file is there that only a run has."""
-        if any((self.path / name).exists() for name in (*STATES, POLICY, TRIALS)):
-            return False
-        try:
-            return "command" not in read_record(
-                self.path / CONFIG, dict[str, Any], error=RunError, limit=LARGEST
-            )
-        except RunError:
-            return False
-
-    def others(self) -> list[str]:
-        """What in a folder without ``config.json``, thus without a run, has the names of a run's files."""
-        return [name for name in (*_RUN_FILES, *_RUN_FOLDERS) if (self.path / name).exists()]
-
     def replaces(self) -> bool:
         """Return whether an earlier run is kept, which this one is to replace."""
         return self._earlier.path.is_dir()
@@ -335,9 +294,9 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the files of a run and nothing else, ``config.json`` last: half-cleared, it is still one."""
-        for name in _RUN_FILES:
+        for name in RUN_FILES:
             (self.path / name).unlink(missing_ok=True)
-        for name in _RUN_FOLDERS:
+        for name in RUN_FOLDERS:
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / CONFIG).unlink(missing_ok=True)
 
@@ -366,7 +325,7 @@ class RunFolder:
                 "move it elsewhere, or choose another folder with --out"
             )
         place.mkdir()
-        self._move(self.path, self._earlier.path, (*_RUN_FILES, *_RUN_FOLDERS, CONFIG))
+        self._move(self.path, self._earlier.path, (*RUN_FILES, *RUN_FOLDERS, CONFIG))
 
     def _settle(self) -> None:
         """Delete the run set aside if the new one replaces it, put it back if that has nothing to keep.
@@ -389,7 +348,7 @@ class RunFolder:
         else:
             if earlier.exists():
                 self.clear()
-            self._move(earlier.path, self.path, (CONFIG, *_RUN_FILES, *_RUN_FOLDERS))
+            self._move(earlier.path, self.path, (CONFIG, *RUN_FILES, *RUN_FOLDERS))
         if not any(earlier.path.iterdir()):
             earlier.path.rmdir()
 
@@ -430,50 +389,14 @@ def check_no_run(path: str | os.PathLike[str]) -> None:
     run = RunFolder(path)
     run.recover()
     check_no_data_set(run.path)
-    found = run.others() + [CONFIG] * run.exists()
-    if set(found) <= {LOG, TENSORBOARD} and _is_empty(run.path / LOG):
+    found = files_of_a_run(run.path) + [CONFIG] * run.exists()
+    if set(found) <= {LOG, TENSORBOARD} and is_empty_log(run.path / LOG):
         return
     if found:
         raise RunError(
             f"{path} holds {', '.join(found)} of a run, which would be replaced: choose another folder, or "
             "pass overwrite=True"
         )
-
-
-def check_no_data_set(path: Path) -> None:
-    """Refuse the folder of a data set, where the files of a run would be in the way.
-
-    Raises:
-        RunError: naming it.
-    """
-    if (path / DATASET).exists():
-        raise RunError(
-            f"{path} is a data set's folder ({DATASET}), where a run's files would be in its way: "
-            "choose another folder"
-        )
-
-
-def _is_empty(log: Path) -> bool:
-    """Return whether a file is the log of a training that ended before its first iteration or epoch."""
-    if not log.is_file() or log.stat().st_size > LARGEST:
-        return False
-    steps = [line.split(b",")[0] for line in log.read_bytes().splitlines()]
-    return steps[:1] in ([b"iteration"], [b"epoch"]) and set(steps[1:]) <= {b"0"}
-
-
-def made_with() -> dict[str, str]:
-    """Return the versions and machine for ``config.json``."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:  # a source tree on the path, not installed
-            versions[package] = "unknown"
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-    } | versions
 
 
 def _neighbours(path: Path) -> str:

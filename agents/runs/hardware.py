@@ -1,4 +1,4 @@
-"""The hardware of a measurement."""
+"""The hardware and the versions of a measurement."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+_PACKAGES = ("refit-env", "torch", "gymnasium", "numpy", "scipy", "pandas", "stable-baselines3")
+"""What a measurement depends on."""
 
 
 def machine() -> dict[str, Any]:
@@ -32,6 +36,21 @@ def machine_of(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     found: Mapping[str, Any] = (record.get("provenance") or record).get("machine") or {}
     return found
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions and machine for ``config.json``."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a source tree on the path, not installed
+            versions[package] = "unknown"
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+    } | versions
 
 
 def _processor() -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from agents.runs.folder import LOG, TENSORBOARD
+from agents.runs.files import LOG, TENSORBOARD
 from refit_env.errors import DataError
 from refit_env.utils.atomic_io import atomic_path, errors_name
 from refit_env.utils.text import shown

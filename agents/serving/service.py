@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from agents.runs.folder import METRICS, POLICY
+from agents.runs.files import METRICS, POLICY
 from agents.serving.batching import Batcher, Spent
 from agents.serving.limits import Limits
 from agents.serving.ranker import Query, Ranked

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.rollouts.parts import PartDraws
 from agents.rollouts.training_envs import check_training_env
-from agents.runs.folder import FINE_TUNING
+from agents.runs.files import FINE_TUNING
 from agents.training.checkpoint import TrainingMeta
 from agents.training.config import TrainerConfig
 from agents.training.lagrangian import Constrained, Lagrangian

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from msgspec import Meta
 from torch import Tensor
 
-from agents.runs.folder import FINE_TUNING
+from agents.runs.files import FINE_TUNING
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, work_in
 from agents.training.tensors import part

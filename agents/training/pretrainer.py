@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from agents.gradients.listwise import listwise
-from agents.runs.folder import PRETRAINING, check_no_run
+from agents.runs.files import PRETRAINING
+from agents.runs.folder import check_no_run
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
 from agents.training.checkpoint import PretrainMeta

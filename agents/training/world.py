@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from agents.runs.folder import RunError
+from agents.runs.files import RunError
 from agents.runs.processes import NEEDED, processes, restarts
 from refit_env.errors import MissingExtraError
 

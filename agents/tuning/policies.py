@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from agents.runs.folder import CANDIDATES
+from agents.runs.files import CANDIDATES
 from agents.training.closed_form_search import fitted_policy
 from agents.tuning.trials import CLOSED_FORM, Trial, TrialLog
 from refit_env.data.dataset import Dataset

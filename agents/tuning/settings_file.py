@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from agents.runs.contents import with_present_names
-from agents.runs.folder import LARGEST, RunError
+from agents.runs.files import LARGEST, RunError
 from refit_env.utils.atomic_io import finite, read_record, write_json
 
 

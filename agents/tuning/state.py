@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from agents.runs.folder import RunError
+from agents.runs.files import RunError
 from agents.tuning.choice import better_of
 from agents.tuning.config import StudySettings
 from agents.tuning.defaults import backbones_for

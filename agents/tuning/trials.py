@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from agents.runs.folder import TRIALS
+from agents.runs.files import TRIALS
 from refit_env.utils.atomic_io import atomic_path, errors_name, finite, parse_record
 
 BASELINE, CLOSED_FORM, NETWORK, FINE_TUNING = "baseline", "closed form", "pretraining", "fine-tuning"

@@ -13,7 +13,8 @@ import pytest
 
 from agents import Reinforce, ReinforceConfig
 from agents.cli import main
-from agents.runs.folder import CONFIG, RunFolder
+from agents.runs.files import CONFIG
+from agents.runs.folder import RunFolder
 from agents.training.fine_tuner import FineTuner
 from agents.tuning.study import Study
 from refit_env import load_policy

@@ -25,7 +25,7 @@ from agents.experiments.records import (
     read_records,
     staleness,
 )
-from agents.runs.folder import made_with
+from agents.runs.hardware import made_with
 from refit_env.data import load_dataset
 from refit_env.errors import DataError
 

@@ -21,7 +21,7 @@ from agents.reports.study_page import (
     study_page,
     study_records,
 )
-from agents.runs.folder import RunError
+from agents.runs.files import RunError
 from refit_env.errors import DataError
 
 EVIL = "</script><b>study"

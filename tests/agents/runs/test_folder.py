@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import CONFIG, EARLIER, RunError, RunFolder, check_no_run
+from agents.runs.files import CONFIG, EARLIER, RunError
+from agents.runs.folder import RunFolder, check_no_run
 from refit_env.policy import OF_RUNS
 from tests.files import content_of
 from tests.fuzzing import generators, mutate_json

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.runs.folder import RunError
+from agents.runs.files import RunError
 from agents.tuning.trials import BASELINE, CLOSED_FORM, Trial, TrialLog
 
 ONE = Trial(CLOSED_FORM, "linear", {"l2": 5.0, "recency": "none"}, 0.25, {"ndcg@20": 0.25}, 1.5)
