@@ -51,7 +51,9 @@ COVERED = (
 SEEDS = 3
 """Seeds of a row that counts as measured."""
 
-READ = "[How to read the tables](index.md#how-to-read-the-tables): what the columns mean."
+READ = """- [How to read the tables](index.md#how-to-read-the-tables): what the columns mean.
+- [What a closed form leaves to gain](../concepts/recommenders.md#what-a-closed-form-leaves-to-gain): why
+  fine-tuning adds much on some data and nothing on others."""
 CLOSED = "closed form"
 """How titles end of the rows of this project that draw no random numbers."""
 NO_SEARCH = "none"

@@ -202,9 +202,12 @@ def gain_of_rl(rows: Sequence[Row]) -> str:
     if best is None or found is None:
         return ""
     text = f"With RL {best.name} is the best; over its own start it has {signed(found)} NDCG@20"
+    kept = sum(record.get("best_at") == 0 for record in best.runs.records)
+    seeds = f"with {kept} of {counted(len(best.runs.records), 'seed')} validation kept the start"
+    why = f" ({seeds})" if kept else ""
     if not found["excludes_zero"]:
-        return f"{text}: no change that is certain."
-    return f"{text}: a {'gain' if found['mean'] > 0 else 'loss'}."
+        return f"{text}: no change that is certain{why}."
+    return f"{text}: a {'gain' if found['mean'] > 0 else 'loss'}{why}."
 
 
 def missing(study: Study, env_id: str, rows: Sequence[Row]) -> str:

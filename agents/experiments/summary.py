@@ -46,6 +46,12 @@ class Runs:
     """In order of their seeds."""
     row_groups: Ids | None = field(default=None, compare=False)
     """(n,) the user or session of each measured row; None where episodes are no rows, or it is not known."""
+    study: str = ""
+    """The study that measured them, where another one shows them."""
+
+    def of(self, variant: str) -> tuple[str, str, str, str]:
+        """Return what tells the rows of a variant of this study, environment and model from all others."""
+        return self.study, self.env_id, self.model, variant
 
 
 def drawn_together(runs: Sequence[Runs]) -> Ids | None:
@@ -95,7 +101,7 @@ def _shown(
         runs = [r for r in records if (r["env"], r["model"], r["variant"]) == named]
         if runs:
             ordered = tuple(sorted(runs, key=lambda run: int(run["seed"])))
-            out.append(Runs(env_id, model, key, title, parents[key], ordered))
+            out.append(Runs(env_id, model, key, title, parents[key], ordered, study=study))
     return out
 
 
@@ -116,13 +122,10 @@ def check_starts(groups: Sequence[Runs], where: object) -> None:
     Raises:
         DataError: naming the record.
     """
-    weights = {(g.env_id, g.model, g.variant, r["seed"]): r.get("weights") for g in groups for r in g.records}
+    weights = {(*g.of(g.variant), r["seed"]): r.get("weights") for g in groups for r in g.records}
     for group in groups:
         for run in group.records:
-            own, parent = (
-                run.get("start"),
-                weights.get((group.env_id, group.model, group.parent, run["seed"])),
-            )
+            own, parent = run.get("start"), weights.get((*group.of(group.parent), run["seed"]))
             if own is not None and parent is not None and own != parent:
                 raise DataError(
                     f"{where}: {run['key']} began from another checkpoint than that of {group.parent!r}; "
@@ -144,8 +147,8 @@ def summarise(groups: Sequence[Runs], split: str = "test") -> list[dict[str, Any
         over users puts NDCG@20 above the parent's), ``slices`` and ``slice_gain``, ``seconds``, ``work``,
         ``budget``, ``peak_memory_mib`` (of the device), ``device``, ``env_steps`` and ``best_at``.
     """
-    by_key = {(group.env_id, group.model, group.variant): group for group in groups}
-    return [_entry(g, by_key.get((g.env_id, g.model, g.parent)), split) for g in groups]
+    found = {group.of(group.variant): group for group in groups}
+    return [_entry(group, found.get(group.of(group.parent)), split) for group in groups]
 
 
 def _entry(group: Runs, base: Runs | None, split: str) -> dict[str, Any]:

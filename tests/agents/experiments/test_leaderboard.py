@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,11 @@ def test_the_gain_of_rl_over_its_own_start_is_stated() -> None:
     )
     assert said(-0.02, True).endswith(": a loss.") and said(0.0, False).endswith("no change that is certain.")
     assert gain_of_rl(rows((LOW, 0.25))) == "" == gain_of_rl(rows((HIGH, 0.5)))
+    records = tuple({**record, "best_at": place} for place, record in enumerate(HIGH.records))
+    gain = {"mean": 0.0, "low": -0.01, "high": 0.01, "excludes_zero": False}
+    kept = replace(HIGH, records=records)
+    made = ranked([LOW, kept], [entry(LOW, 0.2), entry(kept, 0.1, difference={"ndcg@20": gain})], "test")
+    assert gain_of_rl(made).endswith("certain (with 1 of 2 seeds validation kept the start).")
 
 
 def test_what_is_not_measured_is_named() -> None:

@@ -173,6 +173,18 @@ def test_rows_of_another_study_are_shown_under_this_one_s_titles(study: Study) -
     assert "other studies" not in note(find(replace(study, also=(also,)), kin, {}))
 
 
+def test_two_studies_of_a_model_do_not_share_their_starts(study: Study) -> None:
+    titles = {"pretrained": "start", "reinforce": "+ RL"}
+    also, others = [], {}
+    for name, value in (("fine-tuning", 0.1), ("backbones", 0.2)):
+        also.append(Also(name, "ReFiT-ML1M-v0", "diffrec", titles))
+        start = record("pretrained", 0, value, weights=name)
+        others[name] = [start, record("reinforce", 0, 0.5, start=name)]
+    found = find(replace(study, also=tuple(also)), [], others).entries
+    gains = [e["difference"]["ndcg@20"]["mean"] for e in found if "difference" in e]
+    assert gains == pytest.approx([0.4, 0.3])
+
+
 def test_older_records_are_counted_by_environment(study: Study) -> None:
     assert "6 of 6 cells are older records, which hold" in note(find(study, example(), {}))
 
