@@ -22,7 +22,7 @@ class Import(Command):
     work: ClassVar[str] = "agents.commands.importing_run:run"
 
     file: tyro.conf.Positional[Path]
-    """The file: of ``torch.save(model.state_dict(), FILE)``."""
+    """The file: of ``torch.save(model.state_dict(), FILE)``, or the whole model, as DiffRec saves it."""
     origin: Annotated[Literal["diffrec"], tyro.conf.arg(name="from")]
     """Whose code trained it: ``diffrec``, the code of DiffRec's authors."""
     out: Path
