@@ -12,6 +12,7 @@ import tyro
 from agents.commands.options import (
     Command,
     CountOption,
+    FileOption,
     Flag,
     FolderOption,
     NameOption,
@@ -46,6 +47,9 @@ class Compare(Command):
     reward_file: NameOption = None
     """One's own reward as one more variant, ``my_reward.py:FreshHits`` or ``package.module:name``: it has all
     settings of the study's first fine-tuned variant but the reward, and is called by its name."""
+    settings: FileOption = None
+    """What ``refit tune`` chose (its settings.json) as one more model, ``tuned``, of the environments of
+    ``--env``; ``--models tuned`` leaves the others out."""
     seeds: RepeatsOption = None
     """How many runs of each, from the study's first seed; each environment's own number if left out."""
     steps: CountOption = None

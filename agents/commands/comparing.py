@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.commands.compare import Compare
+from agents.commands.comparing_settings import with_tuned
 from agents.commands.target import note_other_sets, reward_named
 from agents.console import print_json, say
 from agents.experiments.cells import Outcome, run_cells
@@ -41,6 +42,7 @@ def run(command: Compare) -> int:
     study = read_study(study_path(command.study))
     study = study if command.steps is None else with_budget(study, command.steps)
     study = study if command.reward_file is None else with_reward(study, command.reward_file)
+    study = study if command.settings is None else with_tuned(study, command.settings, command.env)
     device = "cpu" if command.finished else str(resolve_device(command.device))
     records = records_of(command, study.name)
     cells = plan(
@@ -127,6 +129,7 @@ def typed(command: Compare) -> str:
     """The words that make a report again."""
     words = ["refit compare", command.study]
     words += ["--env", *dict.fromkeys(command.env)] if command.env else []
+    words += ["--settings", str(command.settings)] if command.settings is not None else []
     words += ["--models", command.models] if command.models else []
     words += ["--variants", command.variants] if command.variants else []
     words += ["--reward-file", command.reward_file] if command.reward_file else []

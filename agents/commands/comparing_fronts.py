@@ -25,6 +25,7 @@ def run_fronts(command: Compare) -> int:
         ("models", command.models),
         ("steps", command.steps),
         ("reward_file", command.reward_file),
+        ("settings", command.settings),
     ):
         if given:
             raise SettingError(option, f"is not for {study.name}: its runs are named by --variants")
