@@ -50,7 +50,7 @@ class Runs:
     """The study that measured them, where another one shows them."""
 
     def of(self, variant: str) -> tuple[str, str, str, str]:
-        """Return what tells the rows of a variant of this study, environment and model from all others."""
+        """Return what no row has in common with those of another variant, study, environment or model."""
         return self.study, self.env_id, self.model, variant
 
 

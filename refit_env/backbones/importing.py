@@ -4,7 +4,7 @@ A file of ``torch.save`` is a pickle, which can execute code. Here PyTorch's own
 (``weights_only``) reads it, from a file whose sizes were checked before, and no tensor is used before its
 name, shape and type are those of the network. DiffRec's code saves whole models: in place of each object of
 their classes the reader makes one that only keeps what the file states of it, so none of their code is
-looked up or run.
+imported or run.
 
 Letters: I items, E size of the time embedding.
 """
@@ -61,7 +61,7 @@ class Read:
 
 
 class _Stated:
-    """An object of a class that is not looked up: what the file states of it."""
+    """An object of a class that is not imported: what the file states of it."""
 
     def __new__(cls, *_: Any) -> Self:
         """Return an object that states nothing yet, whatever the class was called with."""
