@@ -44,7 +44,7 @@ def with_tuned(study: Study, path: Path, env_ids: Sequence[str]) -> Study:
     tuned = found["finetune"]
     code = places_in(found["pretrain"]["backbone"]) + (places_in(tuned["reward"]) if tuned else [])
     if code:
-        raise RunError(f"{path} names {code[0]}, a file whose code would be run; compare accepts shipped names")
+        raise RunError(f"{path} names {code[0]}, a file whose code would be run; shipped names are accepted")
     environments = dict(study.environments)
     for env_id in dict.fromkeys(env_ids):
         known = study.place(env_id).models

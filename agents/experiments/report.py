@@ -213,7 +213,8 @@ def _other_rows(found: Found) -> str:
         if (also.environment, also.model) in shown:
             studies.setdefault(also.study, {}).setdefault(also.model, []).append(also.environment)
     whose = "; ".join(
-        f"{study}: " + ", ".join(f"{model} on {', '.join(envs)}" for model, envs in models.items())
+        f"{study}: "
+        + ", ".join(f"{model or 'baselines'} on {', '.join(envs)}" for model, envs in models.items())
         for study, models in studies.items()
     )
     return f"These rows are those of other studies (one measurement, one figure). {whose}." if whose else ""

@@ -171,6 +171,11 @@ def test_rows_of_another_study_are_shown_under_this_one_s_titles(study: Study) -
     remarks = [line for line in note(found).splitlines() if "of other studies" in line]
     assert len(remarks) == 1 and remarks[0].endswith(" fine-tuning: diffrec on ReFiT-ML1M-v0.")
     assert "other studies" not in note(find(replace(study, also=(also,)), kin, {}))
+    known = Also("leaderboards", "ReFiT-ML1M-v0", "", {"ease": "EASE"})
+    floor = {"leaderboards": [record("ease", 0, 0.2, model="")]}
+    assert "leaderboards: baselines on ReFiT-ML1M-v0." in note(
+        find(replace(study, also=(known,)), kin, floor)
+    )
 
 
 def test_two_studies_of_a_model_do_not_share_their_starts(study: Study) -> None:
