@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from agents.console import say
 from agents.experiments.study import Study
 from agents.hyperparams.models import make_model
 from agents.runs.files import RunError
@@ -51,6 +52,8 @@ def with_tuned(study: Study, path: Path, env_ids: Sequence[str]) -> Study:
         if TUNED in known:
             raise ValueError(f"--settings {path}: {study.name} has a model {TUNED!r} of {env_id} already")
         row, body = entry(env_id), _model(found, env_id)
+        if (chosen := found["dataset"].get("name")) != row.dataset:
+            say(f"{path}: chosen on the data set {chosen!r}; {env_id} has {row.dataset!r}", stderr=True)
         make_model(TUNED, body, str(path), row.dataset or "", row.backbone)
         own = dict(environments.get(env_id) or {})
         stated = own.get("models", study.models)

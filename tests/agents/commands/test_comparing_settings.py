@@ -79,9 +79,15 @@ def test_the_tuned_model_is_run_beside_those_of_the_study(
     assert "tuned: REINFORCE" in shown and "diffrec" not in shown
 
 
-def test_without_a_fine_tuning_the_defaults_for_the_data_are_run(tmp_path: Path) -> None:
-    study = read_study(study_path("rewards"))
-    found = with_tuned(study, settings_file(tmp_path, finetune=None), [ENV]).place(ENV).models["tuned"]
+def test_without_a_fine_tuning_the_defaults_for_the_data_are_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, path = read_study(study_path("rewards")), settings_file(tmp_path, finetune=None)
+    found = with_tuned(study, path, [ENV]).place(ENV).models["tuned"]
+    assert capsys.readouterr().err == ""
+    path.write_text(path.read_text().replace('"synthetic"', '"shop"'))
+    with_tuned(study, path, [ENV])
+    assert f"chosen on the data set 'shop'; {ENV} has 'synthetic'" in capsys.readouterr().err
     usual = default_finetuning(inspect_data(load_dataset("synthetic")), "linear")
     assert found.env == usual.env and found.relevance_draws == usual.agent.relevance_draws
     assert found.variants["reinforce"]["learning_rate"] == usual.agent.learning_rate
