@@ -18,25 +18,9 @@ from agents.tuning.defaults import default_finetuning
 from agents.tuning.inspection import inspect_data
 from refit_env.data import load_dataset
 from refit_env.errors import DataError
+from tests.tiny_study import STUDY
 
 ENV = "ReFiT-Synthetic-v0"
-STUDY = """
-title: Tiny
-seeds: 1
-variants:
-  pretrained: {title: no training, make: pretrain}
-  reinforce: {title: REINFORCE, make: finetune, parent: pretrained, algorithm: reinforce}
-environments:
-  ReFiT-Synthetic-v0:
-    models:
-      diffrec:
-        options: {hidden: [16], num_steps: 5}
-        pretrain: {epochs: 1}
-        env: {reward: ndcg, relevance: recent}
-        variants: {reinforce: {users_per_batch: 16, iterations: 2}}
-tables:
-  - {kind: rows, title: Rows, columns: [ndcg@20, seeds]}
-"""
 PRETRAIN = {"backbone": "linear", "backbone_options": {"l2": 7.0}, "num_steps": 1, "training": {}}
 FINETUNE = {
     "reward": "racs",
@@ -61,7 +45,7 @@ def test_the_tuned_model_is_run_beside_those_of_the_study(
 ) -> None:
     study, out = tmp_path / "tiny.yml", tmp_path / "out"
     study.write_text(STUDY)
-    chosen = ["--settings", str(settings_file(tmp_path)), "--env", ENV]
+    chosen = ["--settings", str(settings_file(tmp_path)), "--env", ENV, "--seeds", "1"]
     assert main(["compare", str(study), *chosen, "--out", str(out), "--workers", "1"]) == 0
     found = read_records(out / "tiny.jsonl")
     assert {(record["model"], record["variant"]) for record in found.values()} == {
@@ -76,7 +60,7 @@ def test_the_tuned_model_is_run_beside_those_of_the_study(
     capsys.readouterr()
     assert main(["compare", str(study), *chosen, "--models", "tuned", "--finished", "--out", str(out)]) == 0
     shown = capsys.readouterr().out
-    assert "tuned: REINFORCE" in shown and "diffrec" not in shown
+    assert "tuned" in shown and "diffrec" not in shown
 
 
 def test_without_a_fine_tuning_the_defaults_for_the_data_are_run(

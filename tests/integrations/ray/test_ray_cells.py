@@ -13,6 +13,7 @@ from agents.cli import main
 from agents.experiments.cells import run_cells
 from agents.experiments.ray_cells import ray_tasks
 from agents.experiments.records import Cell, read_records
+from tests.tiny_study import STUDY
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own are many
 
@@ -43,27 +44,6 @@ def test_cells_fail_alone_wait_for_their_needs_and_have_one_thread(tmp_path: Pat
     assert "JSONDecodeError" in failed["broken"] and failed["lost"] == "needs broken, which failed"
     assert "Crashed" in failed["killed"] or "died" in failed["killed"]
     assert "Traceback" in cells[1].error_path(records).read_text()
-
-
-STUDY = """# A study of seconds
-title: Tiny
-seeds: 2
-budget: {steps: 300, validations: 2}
-variants:
-  pretrained: {title: no training, make: pretrain}
-  reinforce: {title: REINFORCE, make: finetune, parent: pretrained, algorithm: reinforce}
-environments:
-  ReFiT-Synthetic-v0:
-    models:
-      diffrec:
-        options: {hidden: [16], num_steps: 5}
-        pretrain: {epochs: 1}
-        env: {reward: ndcg, relevance: recent}
-        variants:
-          reinforce: {users_per_batch: 16}
-tables:
-  - {kind: rows, title: "On {env}", each: true, columns: [ndcg@20, ndcg@20 gain, steps]}
-"""
 
 
 def test_a_study_has_the_records_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
