@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -61,7 +62,7 @@ def run(command: Tune) -> int:
         command.study,
         num_steps=target.spec.num_steps,
         device=resolve_device(command.device),
-        report=None if command.quiet else _report,
+        report=None if command.quiet else TrialLines(),
         rewards=rewards,
     )
     for spec in rewards.values():
@@ -200,21 +201,36 @@ def _finish(study: Study, folder: RunFolder) -> dict[str, Any]:
     return report
 
 
-def _report(trial: Trial) -> None:
-    """A line for a trial that ended."""
-    notes = trial.notes
-    if trial.refused:
-        say(f"{trial.stage} {trial.name}: refused: {notes['refused']}", stderr=True)
-        return
-    at = ""
-    if "best_iteration" in notes:
-        at = f", iteration {notes['best_iteration']} of {notes['iterations']}, share {notes['share']:g}"
-    shown = {**trial.settings, **notes.get("params", {})}
-    shown = {key: value for key, value in shown.items() if key not in ("agent", "start")}
-    words = " ".join(
-        f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in shown.items()
-    )
-    say(
-        f"{trial.stage} {trial.name}: valid {trial.value:.4f}{at} ({trial.seconds:.0f} s) {words}",
-        stderr=True,
-    )
+class TrialLines:
+    """Prints a line for each trial that ended.
+
+    Of its settings the line has those that differ from the best trial before of the same stage and model; the
+    first such trial has all. ``trials.jsonl`` has all settings of each.
+    """
+
+    def __init__(self) -> None:
+        """No trial has ended yet."""
+        self._best: dict[tuple[str, str], tuple[float, dict[str, Any]]] = {}
+
+    def __call__(self, trial: Trial) -> None:
+        """Print the line of a trial."""
+        if trial.refused:
+            say(f"{trial.stage} {trial.name}: refused: {trial.notes['refused']}", stderr=True)
+            return
+        if not self._best:
+            say("of each trial below: the settings that differ from the best one before it", stderr=True)
+        notes, at = trial.notes, ""
+        if "best_iteration" in notes:
+            at = f", iteration {notes['best_iteration']} of {notes['iterations']}, share {notes['share']:g}"
+        settings = {**trial.settings, **notes.get("params", {})}
+        shown = {key: value for key, value in settings.items() if key not in ("agent", "start")}
+        value, best = self._best.get((trial.stage, trial.name), (-math.inf, {}))
+        words = [
+            f"{key}={one:.3g}" if isinstance(one, float) else f"{key}={one}"
+            for key, one in shown.items()
+            if key not in best or best[key] != one
+        ]
+        line = f"{trial.stage} {trial.name}: valid {trial.value:.4f}{at} ({trial.seconds:.0f} s)"
+        say(" ".join([line, *words]), stderr=True)
+        if trial.value > value:
+            self._best[trial.stage, trial.name] = trial.value, shown

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agents.cli import main
+from agents.commands.tune_run import TrialLines
 from agents.runs.folder import RunFolder
 from agents.tuning import fine_tunings, trying
 from agents.tuning.defaults import FineTuning
@@ -316,3 +317,26 @@ def test_mistakes_leave_no_run(
     assert main(["tune", "--data", str(own_data), "--out", str(tmp_path / "run"), *more]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_line_of_a_trial_has_the_settings_that_differ_from_the_best_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines = TrialLines()
+    for stage, value, settings in (
+        (CLOSED_FORM, 0.2, {"l2": 500.0, "recency": "none"}),
+        (CLOSED_FORM, 0.1, {"l2": 1000.0, "recency": "none"}),
+        (CLOSED_FORM, 0.3, {"l2": 200.0, "recency": "none"}),
+        (BASELINE, 0.1, {"l2": 200.0}),
+        (CLOSED_FORM, 0.3, {"l2": 200.0, "recency": "share"}),
+    ):
+        lines(Trial(stage, "linear", settings, value, seconds=1.0))
+    found = capsys.readouterr().err.splitlines()
+    assert found[0] == "of each trial below: the settings that differ from the best one before it"
+    assert found[1:] == [
+        "closed form linear: valid 0.2000 (1 s) l2=500 recency=none",
+        "closed form linear: valid 0.1000 (1 s) l2=1e+03",
+        "closed form linear: valid 0.3000 (1 s) l2=200",
+        "baseline linear: valid 0.1000 (1 s) l2=200",
+        "closed form linear: valid 0.3000 (1 s) recency=share",
+    ]
