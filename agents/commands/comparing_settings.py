@@ -51,10 +51,12 @@ def with_tuned(study: Study, path: Path, env_ids: Sequence[str]) -> Study:
         known = study.place(env_id).models
         if TUNED in known:
             raise ValueError(f"--settings {path}: {study.name} has a model {TUNED!r} of {env_id} already")
-        row, body = entry(env_id), _model(found, env_id)
-        if (chosen := found["dataset"].get("name")) != row.dataset:
-            say(f"{path}: chosen on the data set {chosen!r}; {env_id} has {row.dataset!r}", stderr=True)
-        make_model(TUNED, body, str(path), row.dataset or "", row.backbone)
+        row = entry(env_id)
+        dataset = row.dataset or ""
+        body = _model(found, dataset)
+        if (chosen := found["dataset"].get("name")) != dataset:
+            say(f"{path}: chosen on the data set {chosen!r}; {env_id} has {dataset!r}", stderr=True)
+        make_model(TUNED, body, str(path), dataset, row.backbone)
         own = dict(environments.get(env_id) or {})
         stated = own.get("models", study.models)
         models = stated if isinstance(stated, Mapping) else {name: {"like": name} for name in known}
@@ -62,11 +64,11 @@ def with_tuned(study: Study, path: Path, env_ids: Sequence[str]) -> Study:
     return replace(study, environments=environments)
 
 
-def _model(found: SettingsFile, env_id: str) -> dict[str, Any]:
+def _model(found: SettingsFile, dataset: str) -> dict[str, Any]:
     """The model's entry, as a file of models has it."""
     start, tuned = found["pretrain"], found["finetune"]
     if tuned is None:
-        usual = default_finetuning(inspect_data(load_dataset(entry(env_id).dataset or "")), start["backbone"])
+        usual = default_finetuning(inspect_data(load_dataset(dataset)), start["backbone"])
         env, agent = dict(usual.env), asdict(usual.agent)
     else:
         env = {name: tuned[name] for name in ("reward", "relevance", "reward_kwargs")}

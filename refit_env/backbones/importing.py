@@ -63,9 +63,13 @@ class Read:
 class _Stated:
     """An object of a class that is not imported: what the file states of it."""
 
+    state: dict[str, Any]
+
     def __new__(cls, *_: Any) -> Self:
         """Return an object that states nothing yet, whatever the class was called with."""
-        return super().__new__(cls)
+        made = super().__new__(cls)
+        made.state = {}
+        return made
 
     def __setstate__(self, state: Any) -> None:
         """Keep the state."""
@@ -73,7 +77,7 @@ class _Stated:
 
     def part(self, name: str) -> dict[str, Any]:
         """Return a dictionary of the state; an empty one if there is none."""
-        found = self.__dict__.get("state", {}).get(name)
+        found = self.state.get(name)
         return found if isinstance(found, dict) else {}
 
 
@@ -101,7 +105,7 @@ def read_weights(path: Path | str) -> Read:
         raise CheckpointError(f"{path}: {size} bytes; at most {LARGEST_FILE} are read")
     found, normalize = _load(path), None
     if isinstance(found, _Stated):
-        stated = found.__dict__.get("state", {}).get("norm")
+        stated = found.state.get("norm")
         found, normalize = _flat(found, path), stated if isinstance(stated, bool) else None
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path}: holds a {type(found).__name__}, expected a state dict: {_EXPECTED}")
