@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("agents.commands.finetune", "fine-tune a pretrained recommender by reinforcement learning"),
     "import": ("agents.commands.importing", "make a run folder of a model that was trained elsewhere"),
     "evaluate": ("agents.commands.evaluate", "rank all items for every user, and measure the lists"),
+    "refit": ("agents.commands.refit", "fit a run's model again, to the validation items, too"),
     "baseline": ("agents.commands.baseline", "fit and measure recommenders that are no diffusion models"),
     "tune": ("agents.commands.tune", "find the best recommender for a data set within given minutes"),
     "reward": ("agents.commands.reward", "list the rewards; measure one before any training"),

@@ -67,6 +67,8 @@ class PolicyMeta(TypedDict):
     """Its fingerprint."""
     data_source: NotRequired[str]
     """Source of the data."""
+    validation_learned: NotRequired[bool]
+    """Whether the weights were fitted to the validation items, too; false if absent."""
     weights: NotRequired[str]
     """SHA-256 of the weights (``weights_digest``)."""
 

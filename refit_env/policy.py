@@ -230,6 +230,7 @@ class DiffusionPolicy(GaussianChain):
             "dataset": known.name,
             "data_fingerprint": known.fingerprint,
             "data_source": known.source,
+            **({"validation_learned": True} if known.validation else {}),
         }
 
     @classmethod
@@ -267,7 +268,10 @@ class DiffusionPolicy(GaussianChain):
         """
         backbone = restore_backbone(state, meta, where)
         name, source = meta.get("dataset", ""), meta.get("data_source", "")
-        backbone.trained_on = DataIdentity(name, meta.get("data_fingerprint"), source) if name else None
+        known = DataIdentity(
+            name, meta.get("data_fingerprint"), source, meta.get("validation_learned", False)
+        )
+        backbone.trained_on = known if name else None
         try:
             later = {name: meta[name] for name in ("eta", "posterior_share") if name in meta}  # old files
             policy = cls(backbone, meta["num_steps"], meta["exploration_std"], **later)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from agents.baselines.base import Scorer, make_config
@@ -53,7 +52,7 @@ def fit_baseline(
         return kind(config).fit(dataset, seed, device), dataset
     if kind.chooses:
         config = replace(config, **kind(config).fit(dataset, seed, device).chosen)
-    joined = dataset.learning_validation_of(np.arange(dataset.num_users))
+    joined = dataset.learning_validation()
     return kind(config).fit(joined, seed, device), joined
 
 

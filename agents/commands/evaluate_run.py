@@ -13,6 +13,7 @@ from torch import Tensor
 
 from agents.commands.evaluate import Evaluate
 from agents.commands.finetune import RewardChoice
+from agents.commands.loading import learned_data
 from agents.commands.options import parse_options
 from agents.commands.target import Target, choose_target, note_other_data, reward_named, scorer_kwargs
 from agents.console import console, print_json, say
@@ -60,7 +61,9 @@ def run(command: Evaluate) -> int:
     policy = DiffusionPolicy.load(folder.path, device, other_data=command.other_data)
     if not command.other_weights:
         folder.check_weights(weights_digest(policy.backbone.state_dict()))
-    dataset = load_dataset(target.dataset)
+    dataset = learned_data(folder, load_dataset(target.dataset))
+    if dataset.validation_learned and command.split == "valid":
+        raise ValueError(f"--split valid: the model in {folder.path} was fitted to the validation items, too")
     score, how = _scores(command, policy, dataset)
     result = evaluate(score, dataset, command.split, device=device)
     metrics = means_of(result, dataset, command.split, beyond_names(result))

@@ -48,7 +48,15 @@ def data_of(command: OfRun) -> tuple[RunFolder, Dataset]:
         DataError: if the data cannot be read.
     """
     folder = RunFolder.open(command.run_dir)
-    return folder, load_dataset(choose_target(command.env, command.data, fallback=folder.config).dataset)
+    target = choose_target(command.env, command.data, fallback=folder.config)
+    return folder, learned_data(folder, load_dataset(target.dataset))
+
+
+def learned_data(folder: RunFolder, dataset: Dataset) -> Dataset:
+    """Return a data set with its validation items among the train items, if the run's model learned them."""
+    known = folder.config.get("dataset") or {}
+    same = known.get("validation") and known.get("fingerprint") == dataset.fingerprint
+    return dataset.learning_validation() if same else dataset
 
 
 def check_replaceable(out: Path) -> None:

@@ -122,25 +122,37 @@ def _trainer(
 
     Of a new model on a closed form, ``base`` are the settings that validation chose; None chooses them here.
     """
-    options = parse_options(command.backbone_options, "backbone_options")
     dataset = load_dataset(target.dataset)
     evaluated_users(dataset, "test")
     if command.init is None:
-        name = command.backbone or target.spec.backbone
-        usual = target.spec.num_steps
-        with settings_in("backbone_options"):
-            if name in {one.name for one in BUILT_ON}:
-                usual = 1
-                options |= base or _base_settings(command, name, dataset, options)
-            backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
-        usual = min(usual, backbone.diffusion.num_steps)
-        steps = usual if command.num_steps is None else command.num_steps
-        policy = DiffusionPolicy(backbone, steps, eta=1.0 if command.eta is None else command.eta)
-    elif options or command.backbone:
+        policy = new_policy(command, target, dataset, base)
+    elif command.backbone_options or command.backbone:
         raise ValueError("--backbone and --backbone-options cannot change the trained model of --init")
     else:
         policy = initial_policy(command, command.init, target).respaced(command.num_steps, command.eta)
-    trainer = Pretrainer(
+    return trainer_of(command, dataset, policy), policy
+
+
+def new_policy(
+    command: Pretrain, target: Target, dataset: Dataset, base: Mapping[str, Any] | None = None
+) -> DiffusionPolicy:
+    """The untrained policy of a command without ``--init``; ``base`` as in ``_trainer``."""
+    options = parse_options(command.backbone_options, "backbone_options")
+    name = command.backbone or target.spec.backbone
+    usual = target.spec.num_steps
+    with settings_in("backbone_options"):
+        if name in {one.name for one in BUILT_ON}:
+            usual = 1
+            options |= base or _base_settings(command, name, dataset, options)
+        backbone = backbone_for(dataset, name, options, size=command.size, seed=command.seed)
+    usual = min(usual, backbone.diffusion.num_steps)
+    steps = usual if command.num_steps is None else command.num_steps
+    return DiffusionPolicy(backbone, steps, eta=1.0 if command.eta is None else command.eta)
+
+
+def trainer_of(command: Pretrain, dataset: Dataset, policy: DiffusionPolicy) -> Pretrainer:
+    """The trainer of a policy; settings that do not fit are refused."""
+    return Pretrainer(
         dataset,
         policy.backbone,
         command.training,
@@ -149,7 +161,6 @@ def _trainer(
         num_steps=policy.num_steps,
         eta=policy.diffusion.eta,
     )
-    return trainer, policy
 
 
 def _base_settings(

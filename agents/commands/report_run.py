@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agents.commands.loading import learned_data
 from agents.commands.report import Report
 from agents.commands.target import choose_target
 from agents.console import print_json, say
@@ -141,6 +142,7 @@ def _dataset(facts: Facts) -> Dataset:
     hint = "pass --without-data for a report from the run folder alone"
     try:
         dataset = load_dataset(choose_target(None, None, facts.config).dataset)
+        dataset = learned_data(RunFolder(facts.path), dataset)
         known: Mapping[str, Any] = facts.config.get("dataset") or {}
         identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
         check_data(identity, dataset, f"the run {facts.path}", f"Put the former data back, or {hint}")

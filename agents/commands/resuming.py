@@ -59,15 +59,24 @@ def check_unchanged(path: Path, begun: RunConfig, now: Mapping[str, Any]) -> boo
     return grows
 
 
-def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset) -> None:
+ANOTHER = "A resumed run needs the data that it was begun on; begin another one with another --out"
+"""What to do where the data is not that of the run that is resumed."""
+
+
+def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset, advice: str = ANOTHER) -> None:
     """Refuse another data set than a run was begun on.
+
+    Args:
+        path: the run's folder.
+        begun: its ``config.json``.
+        dataset: the data set.
+        advice: what to do.
 
     Raises:
         DataError: naming both.
     """
     known = begun.get("dataset") or {}
     identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
-    advice = "A resumed run needs the data that it was begun on; begin another one with another --out"
     check_same_data(identity, dataset, f"the run {path}", advice)
 
 

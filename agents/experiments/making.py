@@ -9,7 +9,6 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from agents.algorithms.registry import algorithm
@@ -74,7 +73,7 @@ def _pretrain(job: Job, dataset: Dataset) -> Made:
                 f"{job.variant.key}: refit is for baselines and closed forms, not for "
                 f"{model.backbone!r}, whose training validation stops"
             )
-        dataset = dataset.learning_validation_of(np.arange(dataset.num_users))
+        dataset = dataset.learning_validation()
     policy, result = pretrained(
         job.env_id,
         config,

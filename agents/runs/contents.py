@@ -27,12 +27,12 @@ class RunConfig(TypedDict):
     """The content of ``config.json``: the settings of the command."""
 
     command: str
-    """``pretrain``, ``finetune``, ``import`` or ``tune``."""
+    """``pretrain``, ``finetune``, ``import``, ``tune`` or ``refit``."""
     env: str
     """Environment id."""
     data: NotRequired[str | None]
     """Folder of one's own data set."""
-    dataset: NotRequired[dict[str, str | None]]
+    dataset: NotRequired[dict[str, Any]]
     """Name, fingerprint and source of the data set (``DataIdentity``)."""
     seed: NotRequired[int]
     """Seed of everything random."""
@@ -103,5 +103,9 @@ class RunMetrics(TypedDict, total=False):
     """Length of the training, and the choice of the weights."""
     cost: dict[str, dict[str, float]]
     """Seconds and peak memory of each part."""
+    chosen: dict[str, Any]
+    """Tuning: the trial that validation chose."""
+    compared: dict[str, Any]
+    """Tuning: its start and the best baseline; fitting again: the former model beside it."""
     weights: str
     """sha256 of the weights that the run ended with."""

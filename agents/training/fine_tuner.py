@@ -93,14 +93,20 @@ class FineTuner(AgentState):
         callback: Callable[[FineTuner, dict[str, float]], None] | None = None,
         progress: bool = False,
         overwrite: bool = False,
+        until: int | None = None,
     ) -> FineTuneResult:
         """Train until the configured iterations are done; call again after a resume to continue.
+
+        On a data set whose validation items are learned (``Dataset.learning_validation``) none are left to
+        select by, and the last weights are kept.
 
         Args:
             run_dir: where ``log.csv``, ``tb/`` and the resume state go; None writes nothing.
             callback: called after each iteration with the agent and its scalars.
             progress: show a progress bar.
             overwrite: whether a training that begins may replace the files of a run in ``run_dir``.
+            until: iteration after which to stop; None: all that are configured. Step sizes that fall are
+                planned for all.
 
         Returns:
             The policy with the best validation weights, and the history. Ctrl-C ends the loop after the
@@ -118,7 +124,7 @@ class FineTuner(AgentState):
         if folder is not None and not self.history and not overwrite:
             check_no_run(folder)
         with self._session():
-            interrupted = self._iterate(folder, callback, progress)
+            interrupted = self._iterate(folder, callback, progress, until)
             result = self._chosen(interrupted)
         result.cost = self._earlier
         return result
@@ -128,16 +134,18 @@ class FineTuner(AgentState):
         folder: Path | None,
         callback: Callable[[FineTuner, dict[str, float]], None] | None,
         progress: bool,
+        until: int | None,
     ) -> bool:
         """Iterate; returns whether Ctrl-C ended it."""
         log = None if folder is None else RunLog(folder, resume_after=self.iteration or None)
-        bar = tqdm(total=self.config.iterations, initial=self.iteration, disable=not progress, desc=self.name)
+        last = self.config.iterations if until is None else min(until, self.config.iterations)
+        bar = tqdm(total=last, initial=self.iteration, disable=not progress, desc=self.name)
         interrupted = False
         try:
             with deferred_interrupt() as interrupted_now:
                 if self.iteration == 0:
                     self._record(self._validate(), log)
-                while self.iteration < self.config.iterations and not self._out_of_patience():
+                while self.iteration < last and not self._out_of_patience():
                     if self.world.any(interrupted_now()):
                         raise KeyboardInterrupt
                     self._record(self._step(), log)
@@ -161,9 +169,10 @@ class FineTuner(AgentState):
     def _chosen(self, interrupted: bool) -> FineTuneResult:
         """Put the chosen weights into the policy, and keep the last ones."""
         begin = time.perf_counter()
+        self._keep_last()
         self._set_aside()
         (value, at), share, state = self._best, 1.0, self._best_state
-        if self.config.blends and not interrupted:
+        if self.config.blends and self.selects and not interrupted:
             found = best_between(self.policy, self.reference, self.config.blends, self._value)
             if found[0] > value:
                 (value, share, state), at = found, self.iteration
@@ -174,7 +183,7 @@ class FineTuner(AgentState):
             self.history,
             best_iteration=at,
             best_value=self._selected(value),
-            rule_met=value > UNMET,
+            rule_met=value > UNMET or not self.selects,
             share=share,
             seconds=self.seconds,
             validation_seconds=validation,
@@ -243,6 +252,8 @@ class FineTuner(AgentState):
         self.optimizer.zero_grad(set_to_none=True)
         self.gradients.release()
         self.refresh_lists()
+        if not self.selects:
+            return {}
         means, monitors = self.world.of_first(self._measured)
         out = {f"valid/{k}": v for k, v in means.items()} | self._keep_if_best(means) | monitors
         out |= self.adapt_multipliers(means, self._start_means(means))

@@ -132,8 +132,9 @@ class Pretrainer(Resumable):
         backbone.check_can_learn(dataset)
         self._start = weights_digest(backbone.state_dict()) if backbone.trained_on is not None else ""
         backbone.trained_on = DataIdentity.of(dataset)
-        evaluated_users(dataset, "valid")
         self.dataset = dataset.episodes
+        if self.selects:
+            evaluated_users(dataset, "valid")
         self.device = resolve_device(device)
         check_precision(self.config.precision, self.device)
         self.world = world_of(self.device)
@@ -197,6 +198,9 @@ class Pretrainer(Resumable):
     ) -> PretrainResult:
         """Train until validation stops rising, or epochs or work run out.
 
+        On a data set whose validation items are learned (``Dataset.learning_validation``) none are left to
+        select by: all epochs are run, and the last weights are kept.
+
         Args:
             run_dir: where the resume state goes after each validation; None writes none. Of several
                 processes the first one writes it.
@@ -220,6 +224,7 @@ class Pretrainer(Resumable):
         with self._session():
             self.backbone.requires_grad_(True)
             interrupted = self._run(run_dir, callback)
+        self._keep_last()
         self._set_aside()
         self.backbone.load_state_dict(self._best_state)
         self.backbone.eval().freeze_scores()
@@ -304,6 +309,8 @@ class Pretrainer(Resumable):
         return loss_of(shown, target, self.generator)
 
     def _validate(self) -> dict[str, float]:
+        if not self.selects:
+            return {}
         begin = time.perf_counter()
         means = self.world.of_first(self._means)
         out = {f"valid/{name}": mean for name, mean in means.items()} | self._keep_if_best(means)
@@ -336,6 +343,11 @@ class Pretrainer(Resumable):
     def epoch(self) -> int:
         """Epochs done."""
         return self.done
+
+    @property
+    def selects(self) -> bool:
+        """Whether validation items select."""
+        return not self.dataset.validation_learned
 
     @property
     def model(self) -> Backbone:

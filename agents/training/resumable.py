@@ -119,6 +119,11 @@ class Resumable(ABC):
     def largest_array(self) -> int:
         """Bytes of a batch's vectors, the arrays that training allocates again and again."""
 
+    @property
+    @abstractmethod
+    def selects(self) -> bool:
+        """Whether validation items select the weights; where they are learned, the last ones are kept."""
+
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return what a state must share with this training besides the settings, JSON-plain."""
@@ -172,7 +177,13 @@ class Resumable(ABC):
         """Return the rule's metric for a score; the start's where nothing met the conditions."""
         if score > UNMET:
             return self.rule.sign * score
-        return self.history[0][f"valid/{self.rule.metric}"] if self.history else math.nan
+        return self.history[0].get(f"valid/{self.rule.metric}", math.nan) if self.history else math.nan
+
+    def _keep_last(self) -> None:
+        """Keep the weights of now, where no validation items select."""
+        if not self.selects:
+            self._best = (-math.inf, self.done)
+            self._best_state = copy.deepcopy(self.model.state_dict())
 
     def _limit(self) -> int:
         """Return the limit of ``done``."""
@@ -183,7 +194,8 @@ class Resumable(ABC):
 
     def _out_of_patience(self) -> bool:
         every, patience = int(self.config.eval_every), int(self.config.patience)
-        return 0 < patience <= (self.done - self._best[1]) // every  # validations without a gain
+        waited = (self.done - self._best[1]) // every  # validations without a gain
+        return self.selects and 0 < patience <= waited
 
     def spent(self) -> Usage:
         """Return the cost of ``learn`` in all sessions until now."""

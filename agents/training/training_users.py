@@ -61,6 +61,11 @@ class TrainingUsers(Resumable):
         """The data set that validation and test evaluate: that of the first range where there are ranges."""
         return self.envs[0].problem.dataset
 
+    @property
+    def selects(self) -> bool:
+        """Whether validation items select."""
+        return not self.dataset.validation_learned
+
     def _make_envs(self, env: str | DenoisingVectorEnv, env_kwargs: Mapping[str, Any] | None) -> None:
         """Make the environments, or take the one that is given."""
         self.ranges = None
@@ -131,7 +136,10 @@ class TrainingUsers(Resumable):
         self._train_users, self._selection_users = self._split_users()
         self._draws = self.env, UserDraws(self.config.draw_users, self.env.problem)
         self._check_ranges()
-        evaluated_users(self.dataset, "valid", self._selection_users)
+        if self.selects:
+            evaluated_users(self.dataset, "valid", self._selection_users)
+        elif self.lagrangian.conditions:
+            raise SettingError("constraints", "needs validation items, and here they are train items")
         self._lists = self._start_values = None
         self._cache = self._list_cache()
 
@@ -166,7 +174,7 @@ class TrainingUsers(Resumable):
                 "raise relevance_kwargs={'selection_share': ...} (0.5 is usual)"
             )
         users = torch.as_tensor(problem.users, dtype=torch.int64)
-        if self.config.validation_users:
+        if self.config.validation_users and self.selects:
             known = evaluated_users(problem.dataset, "valid", selecting)
             count = min(self.config.validation_users, known.size)
             selecting = np.sort(np.random.default_rng(self.seed).choice(known, count, replace=False))

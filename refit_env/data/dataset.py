@@ -46,6 +46,8 @@ class Dataset:
             interactions; models do not read them, the reward ``dislikes`` and ``dislikes@K`` do.
         mixed_validation: whether the validation items are a random part of rows that are sorted by time, so
             that nobody knows their places among the train items.
+        validation_learned: whether the validation items are train items, and none is left in ``valid``: of
+            ``learning_validation``.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Dataset:
     origin: str | None = None
     dislikes: tuple[Interactions, Interactions, Interactions] | None = None
     mixed_validation: bool = False
+    validation_learned: bool = False
 
     def __repr__(self) -> str:
         """Return name, task and counts, without the arrays."""
@@ -242,7 +245,24 @@ class Dataset:
         """
         moved = np.isin(self.valid.users, users)  # (N,)
         more = self._with_validation(self.valid.select(moved))
-        return replace(self, train=more, valid=self.valid.select(~moved), origin=self.fingerprint)
+        left = self.valid.select(~moved)
+        learned = self.validation_learned or (len(self.valid) > 0 and not len(left))
+        return replace(self, train=more, valid=left, origin=self.fingerprint, validation_learned=learned)
+
+    def learning_validation(self) -> Dataset:
+        """Return this data set with all validation items among the train items.
+
+        What is fitted to it is measured on test, and nothing is left to choose by. See
+        ``learning_validation_of``.
+
+        Example:
+            >>> from refit_env.data import load_dataset
+            >>> data = load_dataset("synthetic")
+            >>> whole = data.learning_validation()
+            >>> len(whole.train) == len(data.train) + len(data.valid), len(whole.valid)
+            (True, 0)
+        """
+        return self.learning_validation_of(np.arange(self.num_users))
 
     def _with_validation(self, valid: Interactions) -> Interactions:
         """Return the train items and ``valid`` in one row a user, in order as far as it is known."""
@@ -367,6 +387,7 @@ class RowDataset(Dataset):
             item_ids=source.item_ids,
             item_features=source.item_features,
             origin=source.fingerprint,
+            validation_learned=source.validation_learned,
             targets=train,
             history=rows.histories.items,
             lengths=rows.histories.lengths,

@@ -24,6 +24,8 @@ class DataIdentity:
     """Fingerprint of the content; None for a model that was saved by a version without fingerprints."""
     source: str = ""
     """Source of the data."""
+    validation: bool = False
+    """Whether the model was fitted to the validation items, too (``refit refit``)."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> DataIdentity:
@@ -37,7 +39,8 @@ class DataIdentity:
         """
         source = dataset.meta.get("source", "")
         listed = source if isinstance(source, list | tuple) else [source]
-        return cls(dataset.name, dataset.fingerprint, ", ".join(str(part) for part in listed)[:200])
+        text = ", ".join(str(part) for part in listed)[:200]
+        return cls(dataset.name, dataset.fingerprint, text, dataset.validation_learned)
 
     def differs(self, dataset: Dataset) -> bool:
         """Return whether ``dataset`` is known to be another one."""
@@ -52,7 +55,7 @@ class DataIdentity:
 def check_same_data(
     trained_on: DataIdentity | None, dataset: Dataset, what: str, advice: str | None = None
 ) -> None:
-    """Raise an error if a data set is not the one that a model was trained on.
+    """Raise an error if a data set is not the one that a model was trained on, with the same train items.
 
     A model without an identity passes: it was made in memory, or saved by an earlier version.
 
@@ -63,9 +66,18 @@ def check_same_data(
         advice: how to correct it, for the message; None names the ways to allow another data set.
 
     Raises:
-        DataError: if the fingerprints differ; the message names both.
+        DataError: if the fingerprints differ (the message names both), or the model was fitted to validation
+            items that are none of the data set's train items.
     """
-    if trained_on is None or not trained_on.differs(dataset):
+    if trained_on is None:
+        return
+    if trained_on.validation and not dataset.validation_learned and not trained_on.differs(dataset):
+        raise DataError(
+            f"{what} was fitted to the validation items of {dataset.name!r}, too, so that none is left to "
+            "choose by. Use the run that it was made from; in Python `dataset.learning_validation()` has "
+            "these items in its train split, to measure the model on test"
+        )
+    if not trained_on.differs(dataset):
         return
     if advice is None:
         advice = (

@@ -114,6 +114,17 @@ def test_a_fine_tuning_within_the_noise_of_validation_is_not_chosen(
         printed = capsys.readouterr().out
         assert f"The best policy is linear, {chosen}" in printed
         assert ("No fine-tuning was better than its start by more" in printed) == (errors > 0)
+    made = {name: tmp_path / name for name in ("start", "rl", "of the study", "of the runs")}
+    again = ["--data", str(own_data), "--settings", str(tmp_path / "fine-tuned" / "settings.json"), *QUIET]
+    assert main(["pretrain", *again, "--out", str(made["start"])]) == 0
+    assert main(["finetune", *again, "--init", str(made["start"]), "--out", str(made["rl"])]) == 0
+    for run, out in ((tmp_path / "fine-tuned", "of the study"), (made["rl"], "of the runs")):
+        assert main(["refit", "--run", str(run), "--out", str(made[out]), *QUIET]) == 0
+    one, other = (load_checkpoint(made[out])[0] for out in ("of the study", "of the runs"))
+    assert all(one[name].equal(value) for name, value in other.items())
+    assert not one["weight"].equal(load_checkpoint(tmp_path / "fine-tuned")[0]["weight"])
+    closed = tmp_path / "a closed form"
+    assert main(["refit", "--run", str(closed), "--out", str(tmp_path / "closed"), *QUIET]) == 0
 
 
 def test_the_closed_form_is_the_one_that_the_search_of_settings_chose(
@@ -288,6 +299,7 @@ def test_a_network_with_embeddings_is_fine_tuned(tmp_path: Path, monkeypatch: py
     assert [trial.notes.get("refused") for trial in tried] == [None] * TUNINGS
     assert all("checkpoint" not in trial.settings for trial in tried)
     assert main(["evaluate", "--run", str(tmp_path / "run"), "--json"]) == 0
+    assert main(["refit", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "all"), *QUIET]) == 0
 
 
 def test_it_prints_json_and_nothing_else(
