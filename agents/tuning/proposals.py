@@ -54,7 +54,7 @@ def _finished(
     more: Sequence[str],
 ) -> Any:
     """Return a trial of an earlier session as an Optuna trial."""
-    drawn = as_drawn(params)
+    drawn = as_drawn(params, facts)
     fixed = optuna.trial.FixedTrial(drawn)
     suggest(fixed, facts, starts, more)
     return optuna.trial.create_trial(params=drawn, distributions=fixed.distributions, value=value)

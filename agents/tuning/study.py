@@ -20,7 +20,7 @@ from agents.tuning.fine_tunings import FineTunings
 from agents.tuning.floor import as_term, search_baseline
 from agents.tuning.state import StudyState
 from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
-from agents.tuning.trying import pretrain_network
+from agents.tuning.trying import pretrain_network, pretrainings_of
 from refit_env.backbones import Backbone, backbone_config, backbone_for
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.stacked import StackedDenoiser
@@ -124,12 +124,12 @@ class Study(StudyState):
     def _networks(self) -> None:
         """Pretrain the networks that were named; of one name the best stays on disk."""
         waiting = [
-            (name, settings)
+            (name, settings, training)
             for name in self.backbones
             if not is_closed_form(name)
-            for settings in self._to_train(name)
+            for settings, training in self._to_train(name)
         ]
-        for name, settings in waiting:
+        for name, settings, training in waiting:
             if self.left() <= 0:
                 return
             begin, seconds = time.perf_counter(), self.left() / (2 * len(waiting))
@@ -141,6 +141,7 @@ class Study(StudyState):
                     seed=self.settings.seed,
                     device=self.device,
                     seconds=seconds - (time.perf_counter() - begin),
+                    training=training,
                 )
             except ValueError as error:  # the closed form with these settings refuses fewer rows, say
                 if not settings:
@@ -167,13 +168,17 @@ class Study(StudyState):
             torch.manual_seed(self.settings.seed)
             return StackedDenoiser.for_dataset(self.dataset, config, fitted)
 
-    def _to_train(self, name: str) -> list[dict[str, Any]]:
-        """Return the settings not tried yet; ``stacked`` has those of the best ``linear``."""
-        tried = [trial.settings for trial in self.log.of(NETWORK, name)]
+    def _to_train(self, name: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """Return the settings not tried yet, and what their training differs in.
+
+        ``stacked`` has the settings of the best ``linear``; the training of other networks varies.
+        """
+        trials = self.log.of(NETWORK, name)
         if name != StackedDenoiser.name:
-            return [] if tried else [{}]
+            return [({}, training) for training in pretrainings_of(name, self.dataset)[len(trials) :]]
+        tried = [trial.settings for trial in trials]
         base = self.best_start(LinearDenoiser.name)
         known = {key: value for row in tried for key, value in row.items() if key != "popularity"}
         settings = known or ({} if base is None else base.settings)
         done = {row["popularity"] for row in tried}
-        return [{**settings, "popularity": flag} for flag in (False, True) if flag not in done]
+        return [({**settings, "popularity": flag}, {}) for flag in (False, True) if flag not in done]

@@ -30,6 +30,8 @@ VALIDATIONS = 13
 """Validations of a fine-tuning trial: at the start, eight during training, interpolations and the end."""
 UPDATE = 4.0
 """Time of a row in an update by cross-entropy, in times of a row in a validation."""
+SMALLER = 0.3
+"""Factor of the learning rate in the second pretraining of a network."""
 SLACK = 1.5
 """Share of its seconds after which a trial is stopped, if the machine is slower than measured."""
 
@@ -44,8 +46,20 @@ def pretraining_of(name: str, dataset: Dataset) -> PretrainConfig:
     return config
 
 
+def pretrainings_of(name: str, dataset: Dataset) -> list[dict[str, Any]]:
+    """Return what pretrainings of a network differ in: the first in nothing, the second has smaller steps."""
+    return [{}, {"learning_rate": pretraining_of(name, dataset).learning_rate * SMALLER}]
+
+
 def pretrain_network(
-    dataset: Dataset, backbone: Backbone, *, num_steps: int, seed: int, device: torch.device, seconds: float
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    num_steps: int,
+    seed: int,
+    device: torch.device,
+    seconds: float,
+    training: Mapping[str, Any] | None = None,
 ) -> tuple[DiffusionPolicy, dict[str, Any]]:
     """Pretrain a network until validation stops rising or time runs out.
 
@@ -57,14 +71,15 @@ def pretrain_network(
         device: device.
         seconds: time limit. Training by cross-entropy ends within an epoch, after the work that fits; other
             training after an epoch.
+        training: settings other than those of ``pretraining_of``.
 
     Returns:
         The policy with the weights that validation selected, and notes.
     """
     begin = time.perf_counter()
-    config = pretraining_of(backbone.name, dataset)
+    config = replace(pretraining_of(backbone.name, dataset), **(training or {}))
     trainer = Pretrainer(dataset, backbone, config, seed=seed, device=device, num_steps=num_steps)
-    notes: dict[str, Any] = {}
+    notes: dict[str, Any] = {"training": dict(training)} if training else {}
     if not has_ranking_loss(backbone) and config.objective == "ranking":
         trainer.config = replace(config, epochs=0)
         _stop_if(trainer.learn().interrupted)
@@ -72,7 +87,7 @@ def pretrain_network(
         left = seconds - (time.perf_counter() - begin) - trainer.validation_seconds
         config = replace(config, max_work=round(max(left / (UPDATE * row), config.users_per_batch)))
         trainer.config = config
-        notes["training"] = {"max_work": config.max_work}
+        notes["training"] = {**(training or {}), "max_work": config.max_work}
     best, epochs = 0, config.epochs
     while trainer.epoch < epochs and time.perf_counter() - begin < seconds:
         before = trainer.epoch

@@ -18,7 +18,7 @@ from agents.tuning.defaults import FineTuning
 from agents.tuning.outcome import fine_tuning_part
 from agents.tuning.settings_file import read_settings, write_settings
 from agents.tuning.study import Study
-from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, Trial, TrialLog
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import Training
 from refit_env.checkpoint import load_checkpoint
 from refit_env.data import load_dataset, save_dataset, synthesize_social
@@ -295,6 +295,13 @@ def test_a_network_with_embeddings_is_fine_tuned(tmp_path: Path, monkeypatch: py
         *QUIET,
     ]
     assert main(["tune", *options, "--out", str(tmp_path / "run")]) == 0
+    rate = usual("recdiff", data).learning_rate
+    smaller = pytest.approx(0.3 * rate)
+    first, second = TrialLog(tmp_path / "run").of(NETWORK)  # the published step size, and a smaller one
+    assert "training" not in first.notes and second.notes["training"] == {"learning_rate": smaller}
+    best = max(first, second, key=lambda trial: trial.value)
+    part = read_settings(tmp_path / "run" / "settings.json")["pretrain"]["training"]
+    assert part["learning_rate"] == (rate if best is first else smaller)
     tried = TrialLog(tmp_path / "run").of(FINE_TUNING)
     assert [trial.notes.get("refused") for trial in tried] == [None] * TUNINGS
     assert all("checkpoint" not in trial.settings for trial in tried)
