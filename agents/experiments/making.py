@@ -29,6 +29,7 @@ from agents.experiments.training import (
 from agents.hyperparams.sb3 import SB3Settings
 from agents.reward_checks.properties import reward_spread
 from agents.runs.profiling import measure
+from agents.runs.work import Work
 from agents.training.closed_form import is_closed_form
 from agents.training.config import TrainerConfig
 from agents.training.pretrain_config import PretrainConfig
@@ -65,16 +66,30 @@ Made = tuple[Trained, DiffusionPolicy | None, Dataset]
 
 
 def _pretrain(job: Job, dataset: Dataset) -> Made:
-    """Train a backbone from scratch; with ``refit``, fit a closed form to train and validation items."""
+    """Train a backbone from scratch; with ``refit``, to train and validation items.
+
+    A network is then trained on the train items first, and again for as many epochs as validation chose.
+    """
     model, config = job.model, _of(PretrainConfig, job)
-    if job.variant.refit:
-        if not is_closed_form(model.backbone):
-            raise ValueError(
-                f"{job.variant.key}: refit is for baselines and closed forms, not for "
-                f"{model.backbone!r}, whose training validation stops"
-            )
-        dataset = dataset.learning_validation()
-    policy, result = pretrained(
+    if not job.variant.refit:
+        policy, result = _from_scratch(job, config, dataset)
+        return _by_loss(policy, result, dataset), policy, dataset
+    joined, seconds, work = dataset.learning_validation(), 0.0, Work()
+    if not is_closed_form(model.backbone):
+        _, chosen = _from_scratch(job, config, dataset)
+        config = replace(config, epochs=chosen.best_epoch)
+        seconds, work = chosen.seconds, chosen.work
+    policy, result = _from_scratch(job, config, joined)
+    result = replace(result, seconds=seconds + result.seconds, work=work + result.work)
+    return _by_loss(policy, result, joined), policy, joined
+
+
+def _from_scratch(
+    job: Job, config: PretrainConfig, dataset: Dataset
+) -> tuple[DiffusionPolicy, PretrainResult]:
+    """The job's model, trained on a data set."""
+    model = job.model
+    return pretrained(
         job.env_id,
         config,
         job.seed,
@@ -85,7 +100,6 @@ def _pretrain(job: Job, dataset: Dataset) -> Made:
         device=job.device,
         dataset=dataset,
     )
-    return _by_loss(policy, result, dataset), policy, dataset
 
 
 def _continue(job: Job, dataset: Dataset) -> Made:

@@ -60,8 +60,7 @@ class Variant(Bounded):
     of_reward_models: bool = False
     """Whether it is left out where no model is the reward."""
     refit: bool = False
-    """Of ``baseline``, and of ``pretrain`` of a closed form: fit again to train and validation items once
-    validation has chosen."""
+    """Of ``baseline`` and ``pretrain``: fitted to train and validation items when validation has chosen."""
     usual: bool = True
     """Whether it is run where no variants are named."""
 

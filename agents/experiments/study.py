@@ -205,7 +205,7 @@ def _variants_there(value: Any, study: Study, where: str) -> tuple[Variant, ...]
         if not variant.parent and variant.make not in (PRETRAIN, BASELINE):
             raise DataError(f"{where}, {variant.key}: parent must name the variant that it begins from")
         if variant.refit and (variant.make not in (BASELINE, PRETRAIN) or study.split == "valid"):
-            what = "refit is for baselines and closed forms that are measured on test"
+            what = "refit is for baselines and pretraining that are measured on test"
             raise DataError(f"{where}, {variant.key}: {what}")
         before.add(variant.key)
     return variants

@@ -214,7 +214,7 @@ def test_a_parent_without_values_of_single_users_is_named(finished: Path, tiny: 
         do_cell(cell, finished)
 
 
-def test_a_closed_form_is_refitted_to_train_and_validation_items_and_a_network_is_not(
+def test_a_model_is_refitted_to_train_and_validation_items(
     tiny: Study, tmp_path: Path, run: Callable[..., Any]
 ) -> None:
     start = Variant("start", "start", "pretrain")
@@ -225,10 +225,16 @@ def test_a_closed_form_is_refitted_to_train_and_validation_items_and_a_network_i
     first, refitted = found(records, "start"), found(records, "refitted")
     assert refitted["settings"]["refitted"]["refit"] and "refit" not in first["settings"]["start"]
     dataset = load_dataset("synthetic")
-    joined = dataset.learning_validation_of(np.arange(dataset.num_users))
+    joined = dataset.learning_validation()
     policy = fitted_policy(joined, "linear", {"l2": 20.0}, 4, torch.device("cpu"))
     wanted = evaluate(policy.scorer(joined), joined, "test").means()
     assert refitted["test"]["ndcg@20"] == pytest.approx(wanted["ndcg@20"], abs=1e-4)
     assert refitted["test"] != first["test"] and "valid" not in refitted
-    with pytest.raises(Exception, match="refit is for baselines and closed forms, not for 'diffrec'"):
-        run(replace(tiny, variants=(again,)), tmp_path / "other.jsonl", env_ids=[ENV])
+    network = replace(
+        with_model(tiny, pretrain={"epochs": 4, "learning_rate": 0.05}), variants=(start, again)
+    )
+    run(network, tmp_path / "network.jsonl", env_ids=[ENV])
+    first, refitted = (found(tmp_path / "network.jsonl", name) for name in ("start", "refitted"))
+    assert refitted["settings"]["refitted"]["refit"] is True
+    assert refitted["cost"]["work"]["units"] > first["cost"]["work"]["units"]  # validation chose first
+    assert refitted["test"] != first["test"] and "valid" not in refitted

@@ -84,7 +84,7 @@ def test_a_study_is_what_its_file_states(write: Callable[[str], Path]) -> None:
         (
             "algorithm: reinforce",
             "algorithm: reinforce, refit: true",
-            "refit is for baselines and closed forms",
+            "refit is for baselines and pretraining",
         ),
         ("v0:", "v0: {models: {x: {like: difrec}}}", "x, like: unknown model of .* Did you mean 'diffrec'"),
         ("v0:", "v0: {models: {x: {like: [diffrec]}}}", "x, like: must be the name of a model; found a list"),
