@@ -18,6 +18,7 @@ from agents.algorithms.registry import algorithm
 from agents.commands import finetune, pretrain
 from agents.commands.pretrain_run import new_policy, trainer_of
 from agents.commands.resuming import check_code
+from agents.commands.start import check_weights_unchanged
 from agents.commands.target import Target
 from agents.runs.contents import RunConfig
 from agents.runs.files import CONFIG, METRICS, POLICY, SETTINGS, RunError
@@ -58,13 +59,18 @@ class Again:
         """Refuse a run that cannot be repeated, or that began from such a one.
 
         Raises:
-            RunError: naming it and the reason.
+            RunError: naming it and the reason; also if its start is gone, or another one by now.
         """
         config = RunFolder.open(path, needs=(CONFIG, POLICY, METRICS)).config
         _check_repeatable(path, config)
         init = config.get("init")
-        if init is not None:
+        if init is None:
+            return
+        try:
             self.check(Path(init))
+            check_weights_unchanged(path, config, [init])
+        except RunError as error:
+            raise RunError(f"{path} cannot be fitted again: it began from {init}, and {error}") from error
 
     def policy_of(self, path: Path) -> DiffusionPolicy:
         """Make the model of a run again that ``check`` passed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,24 @@ def test_runs_that_cannot_be_repeated(
         assert again(run, tmp_path / "out") == 2
         assert f"{run} cannot be fitted again: {reason}" in " ".join(capsys.readouterr().err.split())
         assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_is_gone_or_another_one_by_now_is_refused(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, rl, out = tmp_path / "start", tmp_path / "rl", tmp_path / "out"
+    shutil.copytree(network, start)
+    assert main(words(start, rl, "--reward", "ndcg", "--relevance", "holdout")) == 0
+    more = ["--backbone", "diffrec", "--backbone-options", "hidden=[16]", "num_steps=5", "--epochs", "1"]
+    data = RunFolder(network).config["data"]
+    assert main(["pretrain", "--data", str(data), "--out", str(start), *more, "--overwrite", *QUIET]) == 0
+    assert again(rl, out) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{rl} cannot be fitted again: it began from {start}, and {rl} was begun with the model" in said
+    shutil.rmtree(start)
+    assert again(rl, out) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"it began from {start}, and no run folder '{start}'" in said and not out.exists()
 
 
 def test_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
