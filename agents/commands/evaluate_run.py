@@ -67,7 +67,7 @@ def run(command: Evaluate) -> int:
     score, how = _scores(command, policy, dataset)
     result = evaluate(score, dataset, command.split, device=device)
     metrics = means_of(result, dataset, command.split, beyond_names(result))
-    paid = None if command.goal.reward is None else mean_reward(command, target, policy, device)
+    paid = None if command.goal.reward is None else mean_reward(command, target, policy, dataset)
     note_other_data(dataset)
     if command.json:
         print_json(
@@ -104,10 +104,12 @@ def run(command: Evaluate) -> int:
 
 
 def mean_reward(
-    command: Evaluate, target: Target, policy: DiffusionPolicy, device: torch.device
+    command: Evaluate, target: Target, policy: DiffusionPolicy, dataset: Dataset
 ) -> dict[str, Any]:
     """The mean reward of the noise-free chains of all users of episodes, its terms, and what it is of."""
-    kwargs = target.env_kwargs() | command.goal.env_kwargs() | scorer_kwargs(policy, command.run_dir, target)
+    device = policy.device
+    data = {"data": dataset} if dataset.validation_learned else target.env_kwargs()
+    kwargs = data | command.goal.env_kwargs() | scorer_kwargs(policy, command.run_dir, target)
     if not policy.backbone.embedding:
         kwargs |= {"backbone": policy.backbone.name, "backbone_options": policy.backbone.config_dict()}
     kwargs |= {"num_steps": policy.num_steps, "other_data": command.other_data}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,6 +111,9 @@ def _start(command: Finetune, state: DiffusionPolicy | None) -> tuple[DiffusionP
 def _settings(command: Finetune, policy: DiffusionPolicy, target: Target) -> dict[str, Any]:
     """The settings of the run for its ``config.json``."""
     env_kwargs = command.goal.env_kwargs() | scorer_kwargs(policy, command.init, target)
+    options = env_kwargs.get("reward_kwargs", {})
+    if isinstance(options.get("checkpoint"), str):  # it is read again, perhaps from elsewhere
+        options["checkpoint"] = str(Path(options["checkpoint"]).resolve())
     return {
         "env": target.env_id,
         "data": target.data,

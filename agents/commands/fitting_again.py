@@ -1,7 +1,8 @@
 """A run's model, made again on a data set whose validation items are learned, too.
 
-What validation chose in the run is taken from its folder: the settings of a closed form, the epoch of a
-network, the iteration of a fine-tuning. The model that a run began from is made again in the same way.
+What validation chose in the run is read from its folder: the settings of a closed form, the epoch of a
+network, the iteration of a fine-tuning and the place between its start and there. The model that a run began
+from is made again in the same way. All is read and checked before anything is trained.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import torch
+from msgspec import Meta
 
 from agents.algorithms.registry import algorithm
 from agents.commands import finetune, pretrain
 from agents.commands.pretrain_run import new_policy, trainer_of
-from agents.commands.resuming import check_code
+from agents.commands.resuming import check_code, checkpoints_in
 from agents.commands.start import check_weights_unchanged
 from agents.commands.target import Target
 from agents.runs.contents import RunConfig
@@ -27,23 +29,233 @@ from agents.training.closed_form import is_closed_form
 from agents.training.closed_form_search import fitted_policy
 from agents.training.config import TrainerConfig
 from agents.training.weight_interpolation import between
-from agents.tuning.trials import CLOSED_FORM, FINE_TUNING, NETWORK, Trial, TrialLog
+from agents.tuning.trials import CLOSED_FORM, FINE_TUNING, Trial, TrialLog
+from refit_env.backbones import backbone_config
 from refit_env.data import Dataset
+from refit_env.errors import SettingError
 from refit_env.policy import DiffusionPolicy
+from refit_env.utils.atomic_io import check_record
+
+Step = Annotated[int, Meta(ge=0)]
+"""An epoch or an iteration; 0 is the start."""
+Share = Annotated[float, Meta(gt=0, le=1)]
+
+
+class _Fitted(TypedDict):
+    """``training`` of a closed form in ``metrics.json``."""
+
+    settings: dict[str, Any]
+
+
+class _Trained(TypedDict):
+    """``training`` of a network."""
+
+    best_epoch: Step
+    epochs: Step
+
+
+class _FineTuned(TypedDict):
+    """``training`` of a fine-tuning, or the notes of a trial of one."""
+
+    best_iteration: Step
+    iterations: Step
+    share: NotRequired[Share]
+
+
+class _Row(TypedDict):
+    """A trial in ``metrics.json`` of a study."""
+
+    stage: str
+    name: str
+    settings: dict[str, Any]
+    valid: dict[str, float | None]
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """What validation chose in a training."""
+class ClosedForm:
+    """How a closed form is made."""
 
-    step: int
-    """The epoch or the iteration; 0 is the start."""
+    name: str
+    """The backbone."""
+    settings: Mapping[str, Any]
+    """The chosen ones."""
+    num_steps: int = 1
+    """T."""
+    eta: float | None = None
+    """Of the steps back."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a network is trained."""
+
+    command: pretrain.Pretrain
+    """With its settings."""
+    epochs: int
+    """The chosen one."""
+    base: Mapping[str, Any] | None = None
+    """Settings of the closed form in it."""
+    start: Recipe | None = None
+    """The trained model that it begins from; None begins with new weights."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How a model is fine-tuned."""
+
+    start: Recipe
+    """What it begins from."""
+    algorithm: str
+    """Name, or place of a user's class."""
+    settings: TrainerConfig
+    """Of the algorithm."""
+    env: Mapping[str, Any]
+    """Keywords of the environment."""
+    seed: int
+    """Of users and noise."""
+    iterations: int
+    """The chosen one."""
     share: float = 1.0
     """Position of the weights between those of the start (0) and those of the iteration (1)."""
+    num_steps: int | None = None
+    """T; None keeps the start's."""
+    eta: float | None = None
+    """Of the steps back; None keeps the start's."""
+
+
+Recipe = ClosedForm | Network | FineTuned
+"""How the model of a run is made."""
+
+
+class Reading:
+    """Reads how the model of a run was made; refuses a run whose model cannot be made again.
+
+    Attributes:
+        needs: the folders that were read.
+    """
+
+    def __init__(self, target: Target, dataset: Dataset) -> None:
+        """Prepare.
+
+        Args:
+            target: the environment of the run.
+            dataset: its data.
+        """
+        self.target, self.dataset = target, dataset
+        self.needs: list[Path] = []
+
+    def recipe(self, path: Path) -> Recipe:
+        """Return how the model of a finished run was made.
+
+        Raises:
+            RunError: if it cannot be made again, or a file of its folder is damaged, naming it.
+        """
+        folder = RunFolder.open(path, needs=(CONFIG, POLICY, METRICS))
+        config = folder.config
+        if path.resolve() in self.needs:
+            raise RunError(f"{path / CONFIG}: init: the run began from itself")
+        self.needs.append(path.resolve())
+        _check_repeatable(path, config)
+        training = folder.metrics.get("training")
+        if config["command"] == "pretrain":
+            return self._pretraining(path, config, training)
+        if config["command"] == "finetune":
+            return self._fine_tuning(path, config, training)
+        return self._study(path, config)
+
+    def _start(self, path: Path, config: RunConfig, init: Path) -> Recipe:
+        """How the model that a run began from was made.
+
+        Raises:
+            RunError: also if it, or a model that the reward reads, is gone or another one by now.
+        """
+        try:
+            found = self.recipe(init)
+            read = checkpoints_in(config.get("env_kwargs") or {}).values()
+            check_weights_unchanged(path, config, [init, *read])
+            self.needs += [Path(folder).resolve() for folder in read]
+        except ValueError as error:
+            raise RunError(f"{path} cannot be fitted again: it began from {init}, and {error}") from error
+        begun = (RunFolder(init).config.get("dataset") or {}).get("fingerprint")
+        if begun not in (None, self.dataset.fingerprint):
+            raise RunError(f"{path} cannot be fitted again: it began from {init}, a model of other data")
+        return found
+
+    def _pretraining(self, path: Path, config: RunConfig, training: Any) -> Recipe:
+        """How a pretrained model was made."""
+        command, where = pretrain.begun_command(path), f"{path / METRICS}: training"
+        name = command.backbone or self.target.spec.backbone
+        if command.init is None and is_closed_form(name):
+            found = check_record(training, _Fitted, where, error=RunError)["settings"]
+            return ClosedForm(name, self._checked(name, found, where), command.num_steps or 1, command.eta)
+        chosen = check_record(training, _Trained, where, error=RunError)
+        _check_within(where, "best_epoch", chosen["best_epoch"], "epochs", chosen["epochs"])
+        start = None if command.init is None else self._start(path, config, command.init)
+        return Network(command, chosen["best_epoch"], config.get("base"), start)
+
+    def _fine_tuning(self, path: Path, config: RunConfig, training: Any) -> Recipe:
+        """How a fine-tuned model was made."""
+        command = finetune.begun_command(path)
+        if command.init is None:
+            raise RunError(f"{path / CONFIG}: init is missing")
+        chosen = _chosen(training, f"{path / METRICS}: training")
+        return FineTuned(
+            self._start(path, config, command.init),
+            command.algorithm,
+            _unconstrained(path, command.agent),
+            config.get("env_kwargs") or {},
+            command.seed,
+            chosen["best_iteration"],
+            chosen.get("share", 1.0),
+            command.num_steps,
+            command.eta,
+        )
+
+    def _study(self, path: Path, config: RunConfig) -> Recipe:
+        """How the policy that a study of ``refit tune`` chose was made."""
+        check_code(path, config, ())
+        metrics, log = RunFolder(path).metrics, TrialLog(path, error=RunError)
+        best = _trial(log, metrics.get("chosen"), f"{path / METRICS}: chosen")
+        if best.stage != FINE_TUNING:
+            return self._trial_recipe(path, config, best)
+        compared = metrics.get("compared") or {}
+        start = _trial(log, compared.get("start"), f"{path / METRICS}: compared, start")
+        command = finetune.with_settings(path / SETTINGS, named=config.get("reward_files") or {})
+        chosen = _chosen(best.notes, f"{log.path}: notes")
+        return FineTuned(
+            self._trial_recipe(path, config, start),
+            command.algorithm,
+            _unconstrained(path, command.agent),
+            command.goal.env_kwargs(),
+            config.get("seed", 0),
+            chosen["best_iteration"],
+            chosen.get("share", 1.0),
+        )
+
+    def _trial_recipe(self, path: Path, config: RunConfig, trial: Trial) -> Recipe:
+        """How the closed form or the network of a trial was made."""
+        if trial.stage == CLOSED_FORM:
+            return ClosedForm(trial.name, self._checked(trial.name, trial.settings, f"{path}: {trial.name}"))
+        command = pretrain.Pretrain(out=path, seed=config.get("seed", 0))
+        command = pretrain.with_settings(command, path / SETTINGS)
+        chosen = check_record(trial.notes, _Trained, f"{path}: notes of {trial.name}", error=RunError)
+        return Network(command, chosen["best_epoch"], trial.settings)
+
+    def _checked(self, name: str, settings: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the settings of a closed form, which a damaged file may not hold.
+
+        Raises:
+            RunError: naming the file and the setting.
+        """
+        try:
+            backbone_config(name, self.dataset.name, settings)
+        except SettingError as error:
+            raise RunError(f"{where}: {error.setting} {error.fault}") from error
+        return settings
 
 
 class Again:
-    """Makes the models of runs again on one data set."""
+    """Makes models by recipes, on one data set."""
 
     def __init__(self, target: Target, dataset: Dataset, device: torch.device) -> None:
         """Prepare.
@@ -55,116 +267,58 @@ class Again:
         """
         self.target, self.dataset, self.device = target, dataset, device
 
-    def check(self, path: Path) -> None:
-        """Refuse a run that cannot be repeated, or that began from such a one.
+    def make(self, recipe: Recipe) -> DiffusionPolicy:
+        """Make a model.
 
         Raises:
-            RunError: naming it and the reason; also if its start is gone, or another one by now.
+            KeyboardInterrupt: after Ctrl-C: half a training is no result.
         """
-        config = RunFolder.open(path, needs=(CONFIG, POLICY, METRICS)).config
-        _check_repeatable(path, config)
-        init = config.get("init")
-        if init is None:
-            return
-        try:
-            self.check(Path(init))
-            check_weights_unchanged(path, config, [init])
-        except RunError as error:
-            raise RunError(f"{path} cannot be fitted again: it began from {init}, and {error}") from error
+        if isinstance(recipe, ClosedForm):
+            found = recipe.name, recipe.settings, recipe.num_steps
+            return fitted_policy(self.dataset, *found, self.device).respaced(None, recipe.eta)
+        if isinstance(recipe, Network):
+            return self._trained(recipe)
+        return self._fine_tuned(recipe)
 
-    def policy_of(self, path: Path) -> DiffusionPolicy:
-        """Make the model of a run again that ``check`` passed."""
-        config = RunFolder(path).config
-        makers = {"pretrain": self._pretrained, "finetune": self._fine_tuned, "tune": self._tuned}
-        return makers[config["command"]](path, config).to(self.device).eval()
-
-    def _pretrained(self, path: Path, config: RunConfig) -> DiffusionPolicy:
-        """The model of a pretraining."""
-        command = replace(pretrain.begun_command(path), device=str(self.device))
-        training = RunFolder(path).metrics["training"]
-        name = command.backbone or self.target.spec.backbone
-        if command.init is None and is_closed_form(name):
-            return self._closed(name, training["settings"], command.num_steps or 1, command.eta)
-        if command.init is None:
-            policy = new_policy(command, self.target, self.dataset, config.get("base"))
-        else:
-            policy = self.policy_of(command.init).respaced(command.num_steps, command.eta)
-        return self._trained(command, policy, Chosen(training["best_epoch"]))
-
-    def _closed(
-        self, name: str, settings: Mapping[str, Any], num_steps: int, eta: float | None
-    ) -> DiffusionPolicy:
-        """A closed form with the chosen settings."""
-        policy = fitted_policy(self.dataset, name, settings, num_steps, self.device)
-        return policy.respaced(None, eta)
-
-    def _trained(
-        self, command: pretrain.Pretrain, policy: DiffusionPolicy, chosen: Chosen
-    ) -> DiffusionPolicy:
+    def _trained(self, recipe: Network) -> DiffusionPolicy:
         """A network after the chosen number of epochs."""
-        command = replace(command, training=replace(command.training, epochs=chosen.step))
-        trainer_of(command, self.dataset, policy).learn()
-        return policy
+        training = replace(recipe.command.training, epochs=recipe.epochs)
+        command = replace(recipe.command, training=training, device=str(self.device))
+        if recipe.start is None:
+            policy = new_policy(command, self.target, self.dataset, recipe.base)
+        else:
+            policy = self.make(recipe.start).respaced(command.num_steps, command.eta)
+        if trainer_of(command, self.dataset, policy).learn().interrupted:
+            raise KeyboardInterrupt
+        return policy.to(self.device).eval()
 
-    def _fine_tuned(self, path: Path, config: RunConfig) -> DiffusionPolicy:
-        """The model of a fine-tuning."""
-        command = finetune.begun_command(path)
-        assert command.init is not None, path
-        start = self.policy_of(command.init).respaced(command.num_steps, command.eta)
-        training = RunFolder(path).metrics["training"]
-        chosen = Chosen(training["best_iteration"], training.get("share", 1.0))
-        kwargs = config.get("env_kwargs", {})
-        return self._tuned_by(command.algorithm, command.agent, start, kwargs, command.seed, chosen)
-
-    def _tuned_by(
-        self,
-        name: str,
-        settings: TrainerConfig,
-        start: DiffusionPolicy,
-        env_kwargs: Mapping[str, Any],
-        seed: int,
-        chosen: Chosen,
-    ) -> DiffusionPolicy:
+    def _fine_tuned(self, recipe: FineTuned) -> DiffusionPolicy:
         """A policy after the chosen number of iterations, at the chosen place between these and the start."""
-        if not chosen.step:
+        start = self.make(recipe.start).respaced(recipe.num_steps, recipe.eta).to(self.device).eval()
+        if not recipe.iterations:
             return start
-        kwargs = {"backbone": start.backbone.name, **env_kwargs, "data": self.dataset}
+        kwargs = {"backbone": start.backbone.name, **recipe.env, "data": self.dataset}
+        kwargs.pop("other_data", None)
         with TemporaryDirectory(prefix="refit-") as folder:
             if start.backbone.embedding:  # the environment scores by the start, which is another one here
                 start.save(folder, self.dataset, overwrite=True)
                 kwargs["checkpoint"] = folder
-            agent = algorithm(name)(
-                start, self.target.env_id, settings, env_kwargs=kwargs, seed=seed, device=self.device
+            agent = algorithm(recipe.algorithm)(
+                start,
+                self.target.env_id,
+                recipe.settings,
+                env_kwargs=kwargs,
+                seed=recipe.seed,
+                device=self.device,
             )
-            policy = agent.learn(until=chosen.step).policy
-        if chosen.share < 1:
+            result = agent.learn(until=recipe.iterations)
+        if result.interrupted:
+            raise KeyboardInterrupt
+        policy = result.policy
+        if recipe.share < 1:
             end = {key: value.clone() for key, value in policy.state_dict().items()}
-            policy.load_state_dict(between(agent.reference, end, chosen.share))
+            policy.load_state_dict(between(agent.reference, end, recipe.share))
         return policy
-
-    def _tuned(self, path: Path, config: RunConfig) -> DiffusionPolicy:
-        """The policy that a study of ``refit tune`` chose."""
-        code = config.get("reward_files") or {}
-        check_code(path, config, ())
-        log, rows = TrialLog(path, error=RunError), RunFolder(path).metrics
-        best = _trial(log, rows["chosen"], path)
-        if best.stage != FINE_TUNING:
-            return self._start_of(path, config, best)
-        policy = self._start_of(path, config, _trial(log, rows["compared"]["start"], path))
-        command = finetune.with_settings(path / SETTINGS, named=code)
-        chosen = Chosen(best.notes["best_iteration"], best.notes["share"])
-        kwargs = command.goal.env_kwargs()
-        seed = config.get("seed", 0)
-        return self._tuned_by(command.algorithm, command.agent, policy, kwargs, seed, chosen)
-
-    def _start_of(self, path: Path, config: RunConfig, trial: Trial) -> DiffusionPolicy:
-        """The closed form or the network of a trial."""
-        if trial.stage == CLOSED_FORM:
-            return self._closed(trial.name, trial.settings, 1, None)
-        command = pretrain.Pretrain(out=path, seed=config.get("seed", 0), device=str(self.device))
-        command = pretrain.with_settings(command, path / SETTINGS)
-        policy = new_policy(command, self.target, self.dataset, trial.settings)
-        return self._trained(command, policy, Chosen(trial.notes["best_epoch"]))
 
 
 def _check_repeatable(path: Path, config: RunConfig) -> None:
@@ -174,13 +328,14 @@ def _check_repeatable(path: Path, config: RunConfig) -> None:
         RunError: with the reason.
     """
     command, kwargs = config["command"], config.get("env_kwargs") or {}
-    rewarded = {kwargs.get("relevance"), (kwargs.get("reward_kwargs") or {}).get("neighbor_relevance")}
+    options = kwargs.get("reward_kwargs")
+    neighbors = options.get("neighbor_relevance") if isinstance(options, Mapping) else None
     reasons = {
         "its model was trained elsewhere, and how is not known": command == "import",
         "it was fitted to the validation items already": command == "refit",
         "it carried a model over to later data": config.get("new_data", False),
-        "it began from a model of other data": config.get("other_data", False) or kwargs.get("other_data"),
-        "its reward counts validation items, which are train items then": "validation" in rewarded,
+        "its reward counts validation items, which are train items then": "validation"
+        in (kwargs.get("relevance"), neighbors),
         f"its command is {command!r}": command not in ("pretrain", "finetune", "tune", "import", "refit"),
     }
     for reason, holds in reasons.items():
@@ -188,14 +343,50 @@ def _check_repeatable(path: Path, config: RunConfig) -> None:
             raise RunError(f"{path} cannot be fitted again: {reason}")
 
 
-def _trial(log: TrialLog, row: Mapping[str, Any], path: Path) -> Trial:
-    """The trial of a study that a row of its ``metrics.json`` is of.
+def _unconstrained(path: Path, settings: TrainerConfig) -> TrainerConfig:
+    """Return the settings of a fine-tuning without constraints.
 
     Raises:
-        RunError: if there is none.
+        RunError: if it has some: their multipliers follow validation.
     """
-    stages = {CLOSED_FORM, NETWORK, FINE_TUNING} & {row["stage"]}
+    if settings.constraint:
+        raise RunError(
+            f"{path} cannot be fitted again: its --constraint is measured on validation items, which are "
+            "train items then"
+        )
+    return settings
+
+
+def _chosen(training: Any, where: str) -> _FineTuned:
+    """Return the choice of a fine-tuning.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    found = check_record(training, _FineTuned, where, error=RunError)
+    _check_within(where, "best_iteration", found["best_iteration"], "iterations", found["iterations"])
+    return found
+
+
+def _check_within(where: str, name: str, value: int, limit: str, most: int) -> None:
+    """Refuse a choice after the last step.
+
+    Raises:
+        RunError: naming both.
+    """
+    if value > most:
+        raise RunError(f"{where}: {name} must be at most {limit}, {most}, found {value}")
+
+
+def _trial(log: TrialLog, row: Any, where: str) -> Trial:
+    """Return the trial of a study that a row of its ``metrics.json`` is of.
+
+    Raises:
+        RunError: if there is none, or the row is damaged.
+    """
+    found = check_record(row, _Row, where, error=RunError)
+    wanted = found["stage"], found["name"], found["settings"], found["valid"]
     for trial in log.trials:
-        if trial.stage in stages and trial.name == row["name"] and trial.settings == row["settings"]:
+        if (trial.stage, trial.name, trial.settings, trial.valid) == wanted:
             return trial
-    raise RunError(f"{log.path} does not hold the trial that {path / METRICS} names: {row['name']}")
+    raise RunError(f"{log.path} does not hold the trial that {where} names: {found['name']}")

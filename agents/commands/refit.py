@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from agents.commands.options import Command, Flag, parse
+from agents.commands.options import Command, Flag, FolderOption, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class Refit(Command):
     """Run folder of ``pretrain``, ``finetune`` or ``tune``."""
     out: Path
     """Run folder to write, for ``evaluate``, ``recommend``, ``export`` and ``serve``."""
+    data: FolderOption = None
+    """The folder of own data, where it is elsewhere by now; if left out, that of the run."""
     device: str = "auto"
     """``auto`` (a GPU if there is one), ``cpu``, ``cuda`` ..."""
     overwrite: Flag = False

@@ -43,7 +43,7 @@ def refusal(box: str, prog: str) -> str:
         prog = (
             line.partition("refit ")[2].removesuffix("--help").strip() or prog if "--help" in line else prog
         )
-    prog = prog if prog.startswith("refit") else f"refit {prog}"
+    prog = prog if prog.startswith("refit ") else f"refit {prog}"
     return f"{_message(first, rest)} `{prog} --help` shows all"
 
 

@@ -131,7 +131,7 @@ def code_in(begun: RunConfig) -> dict[str, dict[str, Source | None]]:
     """The places of code in a run's ``config.json``, by kind, with the file that each was at its begin."""
     files = begun.get("reward_files") or {}
     algorithms = places_in(begun.get("algorithm"))
-    rewards = places_in((begun.get("env_kwargs") or {}).get("reward"))
+    rewards = [*places_in((begun.get("env_kwargs") or {}).get("reward")), *files]  # a study names no other
     backbones = places_in((begun.get("backbone") or {}).get("name"))
     return {
         "backbone": {name: begun.get("backbone_file") for name in backbones},

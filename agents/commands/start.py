@@ -66,10 +66,13 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
     known = policy.backbone.trained_on
     if command.other_data and known is not None and known.differs(dataset):
         policy.backbone.allow_other_data()
+    what = f"the model in {run}"
     if not command.new_data:
-        check_same_data(policy.backbone.trained_on, dataset, f"the model in {run}", _advice(policy.backbone))
+        check_same_data(policy.backbone.trained_on, dataset, what, _advice(policy.backbone))
         policy.backbone.check_can_learn(dataset)
         return policy
+    if known is not None and not known.differs(dataset):
+        check_same_data(known, dataset, what)  # it may have learned the validation items
     policy, changes = policy.carried_over(run, dataset, command.seed)
     if not command.quiet:
         say(f"{dataset.name}, compared with the data of {run}: {changes}", stderr=True)

@@ -222,7 +222,7 @@ class TrialLines:
         notes, at = trial.notes, ""
         if "best_iteration" in notes:
             at = f", iteration {notes['best_iteration']} of {notes['iterations']}, share {notes['share']:g}"
-        settings = {**trial.settings, **notes.get("params", {})}
+        settings = {**trial.settings, **notes.get("training", {}), **notes.get("params", {})}
         shown = {key: value for key, value in settings.items() if key not in ("agent", "start")}
         value, best = self._best.get((trial.stage, trial.name), (-math.inf, {}))
         words = [

@@ -21,7 +21,7 @@ from refit_env.evaluation.ranking import metric_title, nearest_metric
 from refit_env.evaluation.selection import Rule, parse_rule
 from refit_env.settings import plain
 
-FINE_TUNING, PRETRAINING = "finetune", "pretrain"
+FINE_TUNING, PRETRAINING, REFIT = "finetune", "pretrain", "refit"
 FLAGS = ("new_data", "other_data")
 """Settings of ``config.json`` that are switches."""
 ALONE = "one user or session: no interval"
@@ -101,6 +101,8 @@ class Facts:
         """How validation chose the weights."""
         training = self.metrics.get("training", {})
         settings: Mapping[str, Any] = self.config.get("agent") or self.config.get("pretrain") or {}
+        if self.config["command"] == REFIT:
+            return f"nothing: what {self.config.get('run')} chose was kept"
         return str(
             training.get("selected_on")
             or f"valid {settings.get('select', settings.get('select_on', 'ndcg@20'))}"
@@ -140,8 +142,12 @@ class Facts:
             test = self.metrics.get("test", {})
             name = nearest_metric("ndcg@20", test)
             value = test.get(name)
+            refit = self.config["command"] == REFIT
+            learned = " The model learned the validation items, too." if refit else ""
             return (
-                f"Test {metric_title(name)} is {value:.4f}." if value is not None else "The run is finished."
+                f"Test {metric_title(name)} is {value:.4f}.{learned}"
+                if value is not None
+                else "The run is finished."
             )
         names = [self.rule.metric] if self.chosen and self.rule.metric in self.metrics["after"] else []
         names += [nearest_metric("ndcg@20", self.metrics["after"])]
@@ -263,6 +269,8 @@ def command_of(config: RunConfig) -> str:
     """
     command = config["command"]
     words = [f"refit {command}"]
+    if command == REFIT:
+        return " ".join([*words, "--run", shlex.quote(str(config.get("run")))])
     if config.get("data"):
         words += ["--data", str(config["data"])]
     elif config.get("env"):

@@ -366,6 +366,7 @@ def _settings(facts: Facts) -> list[tuple[str, str]]:
         ("data set", data.get("name")),
         ("data fingerprint (sha256)", data.get("fingerprint")),
         ("start", config.get("init")),
+        ("made from", config.get("run")),
         ("seed", config.get("seed")),
         ("selected on", facts.selected_on),
         ("weights (sha256)", facts.metrics.get("weights")),

@@ -38,6 +38,8 @@ class RunConfig(TypedDict):
     """Seed of everything random."""
     init: NotRequired[str | None]
     """Run folder of the model that training began with."""
+    run: NotRequired[str]
+    """Fitting again: folder of the run whose choices were kept."""
     other_data: NotRequired[bool]
     """Pretraining: whether the model of ``init`` may have been trained on other data."""
     new_data: NotRequired[bool]

@@ -54,6 +54,7 @@ class RunFolder:
         self.path = Path(path)
         self._lock: FileLock | None = None
         self._begun = self._made = False  # the run, the folder: by this object
+        self._resumable = True
 
     @classmethod
     def create(
@@ -64,6 +65,7 @@ class RunFolder:
         *,
         overwrite: bool = False,
         needs: Mapping[str, str | os.PathLike[str]] | None = None,
+        resumable: bool = True,
     ) -> RunFolder:
         """Begin a run: make the folder, lock it and write ``config.json``.
 
@@ -75,12 +77,14 @@ class RunFolder:
                 one when the new one is finished, another one when the new one has something to keep. A run
                 that ends with nothing to keep gives the earlier one back.
             needs: folders that the run reads, by the option that names them: none of them may be ``path``.
+            resumable: whether what was begun stays after Ctrl-C, to be resumed.
 
         Raises:
             RunError: if the folder holds a run or a data set already, or files that the run would replace,
                 another process works on it, the run would replace what it reads, or the path is a file.
         """
         run = cls(path)
+        run._resumable = resumable
         if run.path.exists() and not run.path.is_dir():
             raise RunError(f"{run.path} is a file; a run needs a folder")
         for option, other in (needs or {}).items():
@@ -191,7 +195,7 @@ class RunFolder:
 
         The run that it was to replace is there again then, also after Ctrl-C.
         """
-        failed = kind is not None and not issubclass(kind, KeyboardInterrupt)
+        failed = kind is not None and not (self._resumable and issubclass(kind, KeyboardInterrupt))
         nothing = failed and self._begun and not self._keeps_something()
         if nothing:
             self.clear()

@@ -15,6 +15,8 @@ from refit_env.settings import Bounded, Form, OneOf, Share
 
 Batch = Annotated[int, Meta(ge=1, le=10**9)]
 """Rows of a batch; at most the rows of the data."""
+Iterations = Annotated[int, Meta(ge=0, le=10**7)]
+"""Number of updates."""
 Passes = Annotated[int, Meta(ge=1, le=100_000)]
 """Passes over a batch."""
 Rate = Annotated[float, Meta(ge=0, le=1000)]
@@ -55,7 +57,7 @@ TrainSteps = Annotated[str, Form(train_steps_fault)]
 class TrainerConfig(Bounded):
     """The settings of every fine-tuning agent."""
 
-    iterations: Annotated[int, Meta(ge=0, le=10**7)] = 300
+    iterations: Iterations = 300
     """Updates of the weights."""
     users_per_batch: Batch = 128
     """Users in a batch."""

@@ -27,6 +27,7 @@ from agents.runs.log import RunLog
 from agents.runs.profiling import Usage
 from agents.runs.work import Work, counted, work_in
 from agents.training.agent_state import AgentState
+from agents.training.config import Iterations
 from agents.training.interrupt import deferred_interrupt
 from agents.training.monitors import monitored, trends
 from agents.training.precision import policies_in
@@ -37,7 +38,7 @@ from refit_env.evaluation.ranking import Evaluation, evaluated_users
 from refit_env.evaluation.selection import UNMET
 from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
-from refit_env.settings import check_callback, check_kind
+from refit_env.settings import check_callback, check_kind, check_setting
 from refit_env.utils.text import shown
 
 
@@ -115,11 +116,13 @@ class FineTuner(AgentState):
 
         Raises:
             RunError: if the folder holds a run that a training that begins would replace, or is a data set's.
-            SettingError: if ``overwrite`` is no bool.
+            SettingError: if ``overwrite`` is no bool, or ``until`` no number of iterations.
             RuntimeError: if an update was cut short by a second Ctrl-C, and no state was loaded since.
         """
         folder = None if run_dir is None or self.world.rank else Path(run_dir)
         check_kind("overwrite", overwrite, bool)
+        if until is not None:
+            check_setting("until", until, Iterations)
         check_callback(callback)
         if folder is not None and not self.history and not overwrite:
             check_no_run(folder)

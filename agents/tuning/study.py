@@ -19,7 +19,7 @@ from agents.training.closed_form_search import TIMELESS
 from agents.tuning.fine_tunings import FineTunings
 from agents.tuning.floor import as_term, search_baseline
 from agents.tuning.state import StudyState
-from agents.tuning.trials import BASELINE, CLOSED_FORM, NETWORK, Trial
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import pretrain_network, pretrainings_of
 from refit_env.backbones import Backbone, backbone_config, backbone_for
 from refit_env.backbones.linear import LinearDenoiser
@@ -122,7 +122,12 @@ class Study(StudyState):
                 self.add(Trial(BASELINE, name, {}, 0.0, notes={"refused": str(error)}))
 
     def _networks(self) -> None:
-        """Pretrain the networks that were named; of one name the best stays on disk."""
+        """Pretrain the networks that were named; of one name the best stays on disk.
+
+        After the first fine-tuning none is pretrained: it could take the place of the fine-tuning's start.
+        """
+        if self.log.of(FINE_TUNING):
+            return
         waiting = [
             (name, settings, training)
             for name in self.backbones

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,16 @@ def network(own_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def closed(own_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A closed form; tests must not change it."""
+    out = tmp_path_factory.mktemp("refit") / "linear"
+    fixed = ["--backbone-options", "recency=none", "score_power=0", "targets=row"]
+    words = ["pretrain", "--data", str(own_data), "--backbone", "linear", *fixed, "--out", str(out), *QUIET]
+    assert main(words) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
 def fitted(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its model, fitted again; tests must not change it."""
     out = tmp_path_factory.mktemp("refit") / "again"
@@ -71,18 +83,17 @@ def tuned_network(network: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def test_a_closed_form_is_fitted_with_the_chosen_settings(own_data: Path, tmp_path: Path) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
-    fixed = ["--backbone-options", "recency=none", "score_power=0", "targets=row"]
-    words = ["pretrain", "--data", str(own_data), "--backbone", "linear", *fixed, "--out", str(run), *QUIET]
-    assert main(words) == 0
-    assert again(run, out) == 0
-    chosen = RunFolder(run).metrics["training"]["settings"]
+def test_a_closed_form_is_fitted_with_the_chosen_settings(
+    own_data: Path, closed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert again(closed, out) == 0
+    chosen = RunFolder(closed).metrics["training"]["settings"]
     wanted = fitted_policy(
         other_validation(load_dataset(str(own_data))), "linear", chosen, 1, torch.device("cpu")
     )
     assert weights(out)["weight"].equal(wanted.backbone.state_dict()["weight"])
-    assert not weights(out)["weight"].equal(weights(run)["weight"])
+    assert not weights(out)["weight"].equal(weights(closed)["weight"])
 
 
 def test_a_network_is_trained_for_the_chosen_epochs(own_data: Path, network: Path, fitted: Path) -> None:
@@ -152,7 +163,13 @@ def test_what_it_leaves(tuned_network: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["evaluate", "--run", str(out), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["metrics"]
     assert {name: measured[name] for name in printed["test"]} == pytest.approx(printed["test"], abs=1e-12)
+    assert main(["evaluate", "--run", str(out), "--reward", "racs", "--relevance", "holdout"]) == 0
     assert main(["report", str(out), "--out", str(tmp_path / "page")]) == 0
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert (
+        "The model learned the validation items, too." in page
+        and f"refit refit --run {tuned_network}" in page
+    )
     assert main(["refit", "--run", str(tuned_network), "--out", str(out)]) == 2
     assert "holds a run already (refit of ReFiT-Custom-v0" in " ".join(capsys.readouterr().err.split())
 
@@ -164,6 +181,8 @@ def test_what_it_leaves(tuned_network: Path, tmp_path: Path, capsys: pytest.Capt
         (["finetune", "--init", "OUT", "--out", "NEW"], "none is left to choose by"),
         (["pretrain", "--init", "OUT", "--out", "NEW"], "none is left to choose by"),
         (["reward", "check", "ndcg", "--init", "OUT"], "none is left to choose by"),
+        (["finetune", "--init", "OUT", "--out", "NEW", "--new-data"], "none is left to choose by"),
+        (["refit", "--run", "RUN"], "`refit refit --help` shows all"),
         (["refit", "--run", "OUT", "--out", "NEW"], "it was fitted to the validation items already"),
         (["refit", "--run", "RUN", "--out", "RUN"], "is the folder of --run, which the run reads"),
         (["refit", "--run", "NONE", "--out", "NEW"], "no run folder"),
@@ -184,6 +203,118 @@ def test_refusals(
     assert content_of(fitted) == before and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("kind", ["network", "tuned_network"])
+def test_ctrl_c_leaves_what_was_there(
+    kind: str,
+    overwrite: bool,
+    request: pytest.FixtureRequest,
+    fitted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, run = tmp_path / "out", request.getfixturevalue(kind)
+    if overwrite:
+        shutil.copytree(fitted, out)
+    before = content_of(out) if overwrite else {}
+    step = Pretrainer._step if kind == "network" else Reinforce.update
+
+    def stop(self: Any, *given: Any) -> Any:
+        if self.done == 1:
+            os.kill(os.getpid(), signal.SIGINT)  # the epoch or iteration under way is finished first
+        return step(self, *given)
+
+    monkeypatch.setattr(*((Pretrainer, "_step") if kind == "network" else (Reinforce, "update")), stop)
+    assert again(run, out, *["--overwrite"] * overwrite) == 130
+    assert "interrupted: nothing is kept; the same command begins anew" in capsys.readouterr().err
+    assert content_of(out) == before if overwrite else not out.exists()
+
+
+def change(run: Path, file: str, part: str, **values: Any) -> None:
+    """Change fields of a part of a JSON file of a run; None deletes one."""
+    content = json.loads((run / file).read_text())
+    where = content[part] if part else content
+    where.update(values)
+    for name in [name for name, value in values.items() if value is None]:
+        del where[name]
+    (run / file).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "change_of", "message"),
+    [
+        ("rl", ("metrics.json", "", {"training": None}), "metrics.json: training"),
+        ("rl", ("metrics.json", "training", {"best_iteration": None}), "best_iteration"),
+        ("rl", ("metrics.json", "training", {"best_iteration": "8"}), "best_iteration"),
+        ("rl", ("metrics.json", "training", {"best_iteration": -3}), "best_iteration"),
+        (
+            "rl",
+            ("metrics.json", "training", {"best_iteration": 10**6}),
+            "must be at most iterations, 8, found",
+        ),
+        ("rl", ("metrics.json", "training", {"share": "all"}), "share"),
+        ("rl", ("config.json", "", {"init": None}), "config.json: init is missing"),
+        ("rl", ("config.json", "env_kwargs", {"reward_kwargs": [1]}), "reward_kwargs"),
+        ("elbo", ("metrics.json", "training", {"best_epoch": None}), "best_epoch"),
+        ("elbo", ("metrics.json", "training", {"best_epoch": 10**6}), "must be at most epochs"),
+        ("linear", ("metrics.json", "training", {"settings": None}), "settings"),
+        ("linear", ("metrics.json", "training", {"settings": "x"}), "settings"),
+        (
+            "linear",
+            ("metrics.json", "training", {"settings": {"nonsense": 1}}),
+            "metrics.json: training: nonsense",
+        ),
+    ],
+)
+def test_damaged_folders_are_named(
+    kind: str,
+    change_of: tuple[str, str, dict[str, Any]],
+    message: str,
+    network: Path,
+    tuned_network: Path,
+    closed: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree({"rl": tuned_network, "elbo": network, "linear": closed}[kind], run)
+    change(run, *change_of[:2], **change_of[2])
+    capsys.readouterr()
+    assert again(run, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert str(run) in said.replace("\n", "") and message in " ".join(said.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_began_from_itself_is_refused(
+    tuned_network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tuned_network, run)
+    change(run, "config.json", "", init=str(run))
+    assert again(run, tmp_path / "out") == 2
+    assert "config.json: init: the run began from itself" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_start_is_not_replaced(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start, rl = tmp_path / "start", tmp_path / "rl"
+    shutil.copytree(network, start)
+    assert main(words(start, rl, "--reward", "ndcg", "--relevance", "holdout", "--iterations", "1")) == 0
+    before = content_of(start)
+    assert again(rl, start, "--overwrite") == 2
+    assert "is the folder of a model that --run needs" in " ".join(capsys.readouterr().err.split())
+    assert content_of(start) == before
+
+
+def test_data_that_moved_is_named_by_an_option(own_data: Path, network: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(network, run)
+    change(run, "config.json", "", data="/gone")
+    assert again(run, tmp_path / "out") == 2
+    assert again(run, tmp_path / "out", "--data", str(own_data)) == 0
+
+
 def test_runs_that_cannot_be_repeated(
     own_data: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,7 +323,11 @@ def test_runs_that_cannot_be_repeated(
     save_dataset(synthesize(seed=3, num_users=60, num_items=50), later)
     more = ["--data", str(later), "--new-data", "--epochs", "1"]
     assert main(["pretrain", "--init", str(network), "--out", str(moved), *more, *QUIET]) == 0
+    limited = tmp_path / "limited"
+    more = ["--reward", "ndcg", "--relevance", "holdout", "--constraint", "coverage@20 >= 0.1"]
+    assert main(words(network, limited, *more)) == 0
     reasons = {rl: "its reward counts validation items", moved: "it carried a model over to later data"}
+    reasons |= {limited: "its --constraint is measured on validation items"}
     for run, reason in reasons.items():
         assert again(run, tmp_path / "out") == 2
         assert f"{run} cannot be fitted again: {reason}" in " ".join(capsys.readouterr().err.split())
@@ -225,4 +360,4 @@ def test_other_data_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(words) == 0
     save_dataset(synthesize(seed=1, num_users=40, num_items=30), folder, overwrite=True)
     assert again(run, tmp_path / "out") == 2
-    assert "Put the former data back to fit its model again" in " ".join(capsys.readouterr().err.split())
+    assert "Fit its model again on the data that it was made on" in " ".join(capsys.readouterr().err.split())

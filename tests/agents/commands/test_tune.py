@@ -13,6 +13,7 @@ import pytest
 from agents.cli import main
 from agents.commands.tune_run import TrialLines
 from agents.runs.folder import RunFolder
+from agents.training.pretrainer import Pretrainer
 from agents.tuning import fine_tunings, trying
 from agents.tuning.defaults import FineTuning
 from agents.tuning.outcome import fine_tuning_part
@@ -282,7 +283,7 @@ def test_what_refuses_the_data_is_noted_and_the_rest_is_tried(
 
 def test_a_network_with_embeddings_is_fine_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = trying.pretraining_of
-    monkeypatch.setattr(trying, "pretraining_of", lambda *of: replace(usual(*of), epochs=2))
+    monkeypatch.setattr(trying, "pretraining_of", lambda *of: replace(usual(*of), epochs=3, eval_every=1))
     data = synthesize_social(num_users=60, num_items=40)
     save_dataset(data, tmp_path / "data")
     options = [
@@ -306,7 +307,34 @@ def test_a_network_with_embeddings_is_fine_tuned(tmp_path: Path, monkeypatch: py
     assert [trial.notes.get("refused") for trial in tried] == [None] * TUNINGS
     assert all("checkpoint" not in trial.settings for trial in tried)
     assert main(["evaluate", "--run", str(tmp_path / "run"), "--json"]) == 0
+    epochs = trained_for(monkeypatch)
     assert main(["refit", "--run", str(tmp_path / "run"), "--out", str(tmp_path / "all"), *QUIET]) == 0
+    assert epochs == [best.notes["best_epoch"]]  # of the chosen pretraining: the other has the same settings
+
+
+def trained_for(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs of each pretraining from now on."""
+    learn, epochs = Pretrainer.learn, list[int]()
+
+    def count(self: Pretrainer, *given: Any, **more: Any) -> Any:
+        epochs.append(self.config.epochs)
+        return learn(self, *given, **more)
+
+    monkeypatch.setattr(Pretrainer, "learn", count)
+    return epochs
+
+
+def test_changed_code_of_a_reward_is_not_run_again(
+    own_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, run = tmp_path / "mine.py", tmp_path / "run"
+    code.write_text("from refit_env.rewards import reward_class\n\n\nclass Mine(reward_class('ndcg')): ...\n")
+    assert main(words(own_data, run, "--reward", f"{code}:Mine")) == 0
+    code.write_text(code.read_text() + "\nprint('CHANGED')\n")
+    capsys.readouterr()
+    assert main(["refit", "--run", str(run), "--out", str(tmp_path / "all")]) == 2
+    printed = capsys.readouterr()
+    assert str(code) in printed.err.replace("\n", "") and "CHANGED" not in printed.out
 
 
 def test_it_prints_json_and_nothing_else(
