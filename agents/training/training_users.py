@@ -139,7 +139,7 @@ class TrainingUsers(Resumable):
         if self.selects:
             evaluated_users(self.dataset, "valid", self._selection_users)
         elif self.lagrangian.conditions:
-            raise SettingError("constraints", "needs validation items, and here they are train items")
+            raise SettingError("constraint", "needs validation items, and here they are train items")
         self._lists = self._start_values = None
         self._cache = self._list_cache()
 
