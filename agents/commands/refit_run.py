@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from agents.commands.fitting_again import Again, Reading, Recipe
+from agents.commands.fitting_again import Again
 from agents.commands.measures import comparison, comparison_table, cost
+from agents.commands.recipes import Reading, Recipe
 from agents.commands.refit import Refit
 from agents.commands.resuming import check_begun_on
 from agents.commands.start import check_recorded, weights_of
@@ -34,13 +34,13 @@ def run(command: Refit) -> int:
     recipe = reading.recipe(command.run_dir)
     weights = weights_of([command.run_dir])
     check_recorded(weights)
-    joined = dataset.learning_validation()
+    again = Again(target, dataset.learning_validation(), device)
     settings: dict[str, Any] = {
         "env": target.env_id,
         "data": target.data,
         "seed": config.get("seed", 0),
         "run": str(command.run_dir.resolve()),
-        "dataset": asdict(DataIdentity.of(joined)),
+        "dataset": asdict(DataIdentity.of(again.dataset)),
         "weights": weights,
     }
     needs = {f"a model that --run needs, {path}": path for path in reading.needs[1:]}
@@ -53,7 +53,7 @@ def run(command: Refit) -> int:
         resumable=False,
     ) as folder:
         try:
-            report = _report(command, folder, Again(target, joined, device).make, recipe, dataset)
+            report = _report(command, folder, again, recipe, dataset)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("nothing is kept; the same command begins anew") from None
     if command.json:
@@ -69,16 +69,12 @@ def run(command: Refit) -> int:
 
 
 def _report(
-    command: Refit,
-    folder: RunFolder,
-    make: Callable[[Recipe], DiffusionPolicy],
-    recipe: Recipe,
-    dataset: Dataset,
+    command: Refit, folder: RunFolder, again: Again, recipe: Recipe, dataset: Dataset
 ) -> dict[str, Any]:
     """Make, save and measure the model; returns the content of ``metrics.json``."""
+    joined = again.dataset
     with measure() as fitting:
-        policy = make(recipe)
-    joined = dataset.learning_validation()
+        policy = again.make(recipe)
     policy.save(folder.path, joined, overwrite=True)
     chosen = DiffusionPolicy.load(command.run_dir, policy.device)
     with measure() as evaluation:
