@@ -201,7 +201,11 @@ async def recommend(body: RecommendRequest, request: Request, response: Response
     if (body.users is None) == (body.histories is None):
         raise HTTPException(422, "whose lists? Pass users or histories, one of the two")
     service.check("users or histories", len(body.users or body.histories or ()), service.limits.batch)
-    more: dict[str, Any] = {"hidden": model.items(body.exclude), "repeats": _repeats(model, body.repeats)}
+    more: dict[str, Any] = {
+        "hidden": model.items(body.exclude),
+        "only": None if body.only is None else model.items(body.only),
+        "repeats": _repeats(model, body.repeats),
+    }
     if body.users is not None:
         queries = [ranker.Query(model.user(one), **more) for one in body.users]
     else:

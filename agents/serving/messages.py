@@ -36,6 +36,8 @@ class RecommendRequest(Message):
     """Length of the lists; they are shorter where fewer items are left."""
     exclude: History = []
     """Further items that the lists leave out."""
+    only: Annotated[list[Id], Field(min_length=1, max_length=MOST_ITEMS)] | None = None
+    """The items that the lists are made of; null: all."""
     repeats: bool = False
     """Whether the lists may hold items that the person has; only of sessions and visits in order of time."""
 

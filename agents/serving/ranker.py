@@ -36,6 +36,8 @@ class Query:
     """Items of a person who is in no data set, oldest first."""
     hidden: tuple[int, ...] = ()
     """Further items that the list leaves out."""
+    only: tuple[int, ...] | None = None
+    """The items that the list is made of; None: all."""
     repeats: bool = False
     """Whether the list may hold items that the person has, as the lists that evaluation measures of data in
     order of time."""
@@ -136,6 +138,11 @@ class Ranker:
             left_out = query.hidden if query.repeats else query.history + query.hidden
             if left_out:
                 hidden[place, list(left_out)] = True
+        for only in {query.only for query in queries if query.only is not None}:
+            places = [place for place, query in enumerate(queries) if query.only == only]
+            others_hidden = torch.ones(count, dtype=torch.bool, device=device)
+            others_hidden[list(only)] = False
+            hidden[places] |= others_hidden
         order = torch.tensor(known + others, device=device).argsort()
         return (parts[0] if len(parts) == 1 else torch.cat(parts)[order]), hidden
 

@@ -38,6 +38,16 @@ def test_lists_of_people_in_no_data_set(connect: Connect) -> None:
         assert not {row["item"] for row in one["items"]} & {*history, "sku-000"}
 
 
+def test_lists_of_some_items_alone(connect: Connect) -> None:
+    """``only`` keeps the order of the whole list; what the person has, or ``exclude`` names, stays out."""
+    client = connect(limits=Limits(batch=4, history=50, top=50))
+    body: dict[str, Any] = {"histories": [["sku-004", "sku-009"]], "top": 50}
+    whole = [row["item"] for row in client.post("/recommend", json=body).json()["lists"][0]["items"]]
+    only = ["sku-031", "sku-004", "sku-002", "sku-031", "sku-017"]
+    some = client.post("/recommend", json=body | {"only": only, "exclude": ["sku-017"]}).json()["lists"][0]
+    assert [row["item"] for row in some["items"]] == [one for one in whole if one in {"sku-031", "sku-002"}]
+
+
 def test_a_list_ends_where_no_item_is_left(connect: Connect) -> None:
     client = connect(limits=Limits(batch=4, history=50, top=50))
     everything = [f"sku-{n:03d}" for n in range(50)]
@@ -57,6 +67,8 @@ def test_a_list_ends_where_no_item_is_left(connect: Connect) -> None:
         ),
         ({"histories": [["sku-1"]]}, 404, "unknown item 'sku-1': 'shop' has 50 items"),
         ({"users": ["user-07"], "exclude": ["x"]}, 404, "unknown item 'x'"),
+        ({"users": ["user-07"], "only": ["sku-001", "x"]}, 404, "unknown item 'x'"),
+        ({"users": ["user-07"], "only": []}, 422, "body.only: List should have at least 1 item"),
         ({}, 422, "whose lists? Pass users or histories"),
         ({"users": ["user-07"], "repeats": True}, 422, "lists of 'shop' cannot repeat what a person has"),
         ({"users": ["user-07"], "histories": [[]]}, 422, "whose lists?"),

@@ -49,7 +49,8 @@ def test_a_batch_of_users_and_histories_is_ranked_like_each_alone(
 ) -> None:
     policy, data = policy_of(name)
     ranker = Ranker(policy, data)
-    queries = [Query(3), Query(0, hidden=(1, 2)), Query(7)]
+    some = tuple(range(0, data.num_items, 2))
+    queries = [Query(3), Query(0, hidden=(1, 2)), Query(7), Query(7, only=some), Query(8, only=some)]
     if name not in KNOWN_USERS:
         queries[1:1] = [Query(history=(5, 2, 9)), Query(), Query(history=(4,), hidden=(0,))]
     together = ranker.rank(queries, 6)
@@ -58,6 +59,7 @@ def test_a_batch_of_users_and_histories_is_ranked_like_each_alone(
         np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5, rtol=1e-4)
         assert not {*found.items.tolist()} & {*query.history, *query.hidden}
         assert found.items.size == 6 and (np.diff(found.scores) <= 0).all()
+        assert query.only is None or {*found.items.tolist()} <= {*query.only}
         if query.user is not None:
             assert not {*found.items.tolist()} & {*ranker.known(query.user).tolist()}
 
