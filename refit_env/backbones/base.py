@@ -67,6 +67,7 @@ class Backbone(nn.Module, ABC):
         tasks: tasks of the data sets that it supports.
         start: default start of its chains in an environment.
         learns_on_other_data: whether it can be trained on data other than that of its fit.
+        fitted_again: beginnings of the names of the weights that are fitted to new data, not carried over.
         num_items: I.
         dim: D.
         diffusion: the schedule of training, T steps.
@@ -82,6 +83,7 @@ class Backbone(nn.Module, ABC):
     tasks: ClassVar[tuple[str, ...]] = ("cf", "social", "poi")
     start: ClassVar[str] = "history"
     learns_on_other_data: ClassVar[bool] = True
+    fitted_again: ClassVar[tuple[str, ...]] = ()
 
     trained_on: DataIdentity | None = None
     num_items: int
@@ -307,6 +309,9 @@ class Backbone(nn.Module, ABC):
 
     def start_new_items(self, dataset: Dataset) -> None:
         """Set the weights of items that no former weights exist for; by default they stay the initial ones.
+
+        Weights of item pairs (``NearestItems``) are carried over where both items are known; those with a new
+        item are what this method sets.
 
         Args:
             dataset: the data with the new items.

@@ -13,13 +13,11 @@ import torch
 from torch import Tensor
 
 from refit_env.backbones.base import Backbone, check_task
+from refit_env.backbones.nearest_items import NearestItems
 from refit_env.backbones.registry import backbone_class, backbone_for, backbone_names
 from refit_env.data.dataset import Dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.data.known_ids import KnownIds
-
-PAIRS = ("neighborhood", "regression")
-"""Settings with which `spectral` has weights of pairs of items."""
 
 
 def for_later_data(backbone: Backbone) -> str:
@@ -33,7 +31,8 @@ def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int 
     """Return the backbone of a run for a data set with other users and items, and what changed.
 
     Items are found by their source's ids. Weights of known items are carried over, those of items that are
-    gone are left out, and new items start as the backbone says (``Backbone.start_new_items``).
+    gone are left out, and new items start as the backbone says (``Backbone.start_new_items``). What a
+    backbone fits in closed form alone (``Backbone.fitted_again``) is fitted to the new data.
 
     Args:
         backbone: of the run, as it was loaded.
@@ -47,18 +46,9 @@ def carry_over(backbone: Backbone, run: Path | str, dataset: Dataset, seed: int 
     """
     if backbone.item_axes is None:
         able = [name for name in backbone_names() if backbone_class(name).item_axes is not Backbone.item_axes]
-        what = f"backbone {backbone.name!r}"
-        if backbone.name in able:  # with these settings
-            shares = {name: getattr(backbone.config, name) for name in PAIRS}
-            found = ", ".join(f"{name}={share:g}" for name, share in shares.items() if share)
-            raise ValueError(
-                f"{what} with {found} cannot be carried over to other items: its pairs of items are "
-                "those of one data set. Fit it on the new data without --init, by the same options or by "
-                "--settings of refit tune"
-            )
         raise ValueError(
-            f"{what} cannot be carried over to other items; those that can are {', '.join(able)}. Train "
-            f"{backbone.name!r} on the new data without --init"
+            f"backbone {backbone.name!r} cannot be carried over to other items; those that can are "
+            f"{', '.join(able)}. Train {backbone.name!r} on the new data without --init"
         )
     check_task(type(backbone), dataset)
     identity = backbone.trained_on
@@ -88,10 +78,16 @@ def with_items(
     to, by = np.flatnonzero(known), former[known]
     sizes = backbone.num_items, dataset.num_items
     axes = backbone.item_axes or {}
+    pairs = {name: part for name, part in backbone.named_modules() if isinstance(part, NearestItems)}
+    others = (*backbone.fitted_again, *(f"{name}." for name in pairs))
     state = fresh.state_dict()
     for name, old in backbone.state_dict().items():
-        _copy(state[name], old, axes.get(name, ()), to, by, sizes, name)
+        if not name.startswith(others):
+            _copy(state[name], old, axes.get(name, ()), to, by, sizes, name)
     fresh.load_state_dict(state)
+    for name, part in fresh.named_modules():
+        if isinstance(part, NearestItems) and not name.startswith(backbone.fitted_again):
+            part.carry_over(pairs[name], former)
     fresh.trained_on = DataIdentity.of(dataset)
     fresh.freeze_scores()
     return fresh.eval()
@@ -113,9 +109,10 @@ def _copy(
     extra = {axis: old.shape[axis] - sizes[0] for axis in axes}
     wanted = [sizes[1] + extra[axis] if axis in extra else size for axis, size in enumerate(old.shape)]
     if list(new.shape) != wanted:
+        what = f"{sizes[1]} items do" if axes else "the new data does"
         raise ValueError(
-            f"{sizes[1]} items do not fit this model, whose {name!r} has the shape {list(old.shape)}: train "
-            "it on the new data without --init"
+            f"{what} not fit this model, whose {name!r} has the shape {list(old.shape)}: train it on the new "
+            "data without --init"
         )
     values = old.to(new)
     places: list[Tensor] = [torch.arange(size) for size in new.shape]

@@ -207,6 +207,11 @@ class DreamRec(Backbone):
         """Return the largest absolute value in the items' embeddings."""
         return float(self.items.weight.detach().abs().max())
 
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """The rows of the embeddings, after which that of the padding comes."""
+        return {"items.weight": (0,)}
+
     def freeze_scores(self) -> None:
         """Freeze the item embeddings, for the encoder and the scores."""
         self.items.requires_grad_(False)

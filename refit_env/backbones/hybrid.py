@@ -101,6 +101,18 @@ class HybridDenoiser(RowDenoiser):
         self.base.requires_grad_(requires_grad and self.config.train_base)
         return self
 
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """Those of the base and of the network."""
+        parts = (("base", self.base), ("network", self.network))
+        return {
+            f"{part}.{name}": axes for part, each in parts for name, axes in (each.item_axes or {}).items()
+        }
+
+    def start_new_items(self, dataset: Dataset) -> None:
+        """Start them in the base as it does, and in the network by its initial weights, with the output 0."""
+        self.base.start_new_items(dataset)
+
     def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
         """Return the clean rows (B, I) of ``u`` (B, I)."""
         closed: Tensor = self.base(u, timestep)  # (B, I)

@@ -85,6 +85,29 @@ class NearestItems(nn.Module):
         self.ids.copy_(torch.as_tensor(ids))
         self.values.copy_(torch.as_tensor(scaled))
 
+    def carry_over(self, other: NearestItems, former: npt.NDArray[np.int64]) -> None:
+        """Replace the weights of pairs of known items by those of another catalogue.
+
+        An item keeps the n pairs with the largest absolute weights, of these and of its pairs with new items.
+
+        Args:
+            other: the weights of the other catalogue, of I' items.
+            former: (I,) the number of each item in the other catalogue, -1 for a new one.
+        """
+        known = former >= 0  # (I,)
+        now = np.full(len(other.ids), -1)  # (I',) number of each former item
+        now[former[known]] = np.flatnonzero(known)
+        ids, values = self.ids.cpu().numpy(), self.values.detach().cpu().numpy()  # (I, n) each
+        ids_before = now[other.ids.cpu().numpy()[former]]  # (I, n')
+        values_before = other.values.detach().cpu().numpy()[former]  # (I, n')
+        values_before = np.where(known[:, None] & (ids_before >= 0), values_before, 0.0)
+        values = np.where(known[:, None] & known[ids], 0.0, values)
+        both = np.append(values, values_before, 1)  # (I, n + n')
+        kept = np.argsort(-np.abs(both), 1, kind="stable")[:, : ids.shape[1]]  # (I, n)
+        whole = np.append(ids, ids_before.clip(0), 1)
+        self.ids.copy_(torch.as_tensor(np.take_along_axis(whole, kept, 1)))
+        self.values.copy_(torch.as_tensor(np.take_along_axis(both, kept, 1)))
+
     def check_ids(self, ids: Tensor, name: str) -> None:
         """Raise a ValueError for ids (I, n) out of range; ``name`` is that of the tensor."""
         if bool(((ids < 0) | (ids >= len(self.ids))).any()):

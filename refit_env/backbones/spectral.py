@@ -177,15 +177,18 @@ class SpectralDenoiser(ClosedForm):
             self.regressed.set_weights(*found, factor, size * config.regression)
 
     @property
-    def item_axes(self) -> dict[str, tuple[int, ...]] | None:
-        """The items' factors of all matrices; None with nearest items, whose ids belong to one data set."""
-        if any(self._pairs()):
-            return None
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """The items' factors of all matrices."""
         return {"into": (0,), "out": (1,), **self.score_axes}
 
     @torch.no_grad()
     def start_new_items(self, dataset: Dataset) -> None:
-        """Set all factors to 0: the directions of another decomposition are not those of the known items."""
+        """Set all factors to 0: the directions of another decomposition are not those of the known items.
+
+        Weights of item pairs are those of the closed form on ``dataset``.
+        """
+        if any(self._pairs()):
+            self.fit(dataset)
         self.into.zero_()
         self.out.zero_()
         if self.factors is not None:

@@ -88,6 +88,7 @@ class StackedDenoiser(RowDenoiser):
     conditional: ClassVar[bool] = True
     tasks: ClassVar[tuple[str, ...]] = ("sequential", "poi")
     learns_on_other_data: ClassVar[bool] = False
+    fitted_again: ClassVar[tuple[str, ...]] = ("base.", "apart.", "popular")
     config: StackedConfig
     popular: Tensor
     other_data: bool = False
@@ -181,6 +182,11 @@ class StackedDenoiser(RowDenoiser):
         self.base.requires_grad_(False)
         self.apart.requires_grad_(False)
         return self
+
+    @property
+    def item_axes(self) -> dict[str, tuple[int, ...]]:
+        """None: the network is the same for every item, and the closed forms are fitted to new data."""
+        return {}
 
     def allow_other_data(self) -> None:
         """Allow other data; its users are all ranked by the whole fit."""

@@ -19,7 +19,7 @@ from refit_env.data import Dataset, save_dataset, synthesize_sessions
 from refit_env.policy import DiffusionPolicy
 
 QUIET = ["--quiet", "--device", "cpu"]
-OTHER = ("--other-data", "--new-data", "other_data")
+OTHER = ("--other-data", "other_data")
 GIVEN = ["recency=reciprocal", "decay=1.0", "neighborhood=0.5", "repeat=0.3", "hidden=4"]
 
 
@@ -138,7 +138,7 @@ def test_a_study_fine_tunes_it_and_its_settings_make_it_again(
     assert policy.backbone.config_dict() == {**policy.backbone.config_dict(), **best.settings}
 
 
-def test_on_other_data_it_ranks_by_the_whole_fit_and_is_not_trained(
+def test_on_other_data_it_ranks_by_the_whole_fit_and_is_trained_where_that_is_later_data(
     rows: Path, pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = synthesize_sessions(seed=5, num_sessions=60, num_items=24)
@@ -159,14 +159,18 @@ def test_on_other_data_it_ranks_by_the_whole_fit_and_is_not_trained(
     for command in ("pretrain", "finetune"):
         for more, message in (
             (["--other-data"], "'stacked' learns on rows that its copy was fitted without"),
-            ([], "is trained on its own data alone: leave out --init"),
-            (["--new-data"], "Train 'stacked' on the new data without --init"),
+            ([], "Pass --new-data if it is later data"),
         ):
             capsys.readouterr()
             assert main([command, *words, *more, "--out", str(tmp_path / "no")]) == 2
             err = " ".join(capsys.readouterr().err.split())
             assert message in err and all(option in more or option not in err for option in OTHER), err
     assert not (tmp_path / "no").exists()
+    for command in ("pretrain", "finetune"):  # its closed forms are fitted to the new data, and it is trained
+        few = ["--epochs", "1"] if command == "pretrain" else ["--iterations", "1", "--eval-every", "1"]
+        assert main([command, *words, "--new-data", *few, "--out", str(tmp_path / command)]) == 0
+        carried = DiffusionPolicy.load(tmp_path / command).backbone
+        assert isinstance(carried, StackedDenoiser) and not carried.base.weight.equal(backbone.base.weight)
     evaluated = ["evaluate", "--run", str(pretrained), "--data", str(tmp_path / "other"), "--other-data"]
     assert main([*evaluated, "--reward", "ndcg"]) == 0
     same = ["finetune", "--init", str(pretrained), "--data", str(rows), "--other-data", *QUIET]

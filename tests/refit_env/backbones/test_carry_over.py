@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,18 @@ import torch
 
 from refit_env.backbones import Backbone, backbone_for, make_backbone
 from refit_env.backbones.carry_over import with_items
-from refit_env.data import Dataset, synthesize
+from refit_env.backbones.nearest_items import NearestItems
+from refit_env.data import Dataset, synthesize, synthesize_sessions
 from refit_env.errors import CheckpointError
 from refit_env.policy import DiffusionPolicy
 
 SMALL = {"hidden": (8, 6), "num_steps": 3}
-OPTIONS = {"diffrec": SMALL, "t-diffrec": SMALL, "linear": {"l2": 10.0}, "spectral": {"rank": 6}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "diffrec": SMALL,
+    "t-diffrec": SMALL,
+    "linear": {"l2": 10.0},
+    "spectral": {"rank": 6},
+}
 FIRST, SECOND = 30, 36
 
 
@@ -93,10 +100,9 @@ def test_a_policy_finds_the_items_by_the_file_in_its_folder(
 
 
 def test_what_cannot_be_carried_over_is_refused(weeks: tuple[Dataset, Dataset], tmp_path: Path) -> None:
-    other = DiffusionPolicy(make_backbone("dreamrec", FIRST))
-    with pytest.raises(
-        ValueError, match=r"'dreamrec' cannot .* diffrec, linear, spectral, t-diffrec\. Train"
-    ):
+    other = DiffusionPolicy(make_backbone("recdiff", FIRST, {"num_users": 40, "num_interactions": 9}))
+    able = "causal-dreamrec, diffrec, dreamrec, hybrid, linear, spectral, stacked, t-diffrec"
+    with pytest.raises(ValueError, match=rf"'recdiff' cannot .* {able}\. Train"):
         other.carried_over(tmp_path, weeks[1])
     with pytest.raises(CheckpointError, match=r"ids\.json: there is no such file"):
         DiffusionPolicy(trained("linear", weeks[0])).carried_over(tmp_path, weeks[1])
@@ -106,13 +112,92 @@ def test_what_cannot_be_carried_over_is_refused(weeks: tuple[Dataset, Dataset], 
         with_items(wide, small, np.arange(24))
 
 
-@pytest.mark.parametrize("share", ["neighborhood", "regression"])
-def test_nearest_items_are_not_carried_over_and_the_message_says_what_to_do(
-    weeks: tuple[Dataset, Dataset], tmp_path: Path, share: str
+PAIRS = {"rank": 6, "neighbors": 4, "regressors": 4}
+
+
+@pytest.mark.parametrize("options", [{"neighborhood": 0.5}, {"neighborhood": 0.5, "nearest_of": "target"}])
+def test_pairs_of_known_items_are_carried_over_and_those_of_new_ones_are_fitted(
+    weeks: tuple[Dataset, Dataset], options: dict[str, Any]
 ) -> None:
-    options = {"rank": 6, share: 0.5, "neighbors": 4, "regressors": 4}
-    policy = DiffusionPolicy(backbone_for(weeks[0], "spectral", options, seed=3), 1)
-    policy.save(tmp_path, weeks[0])
-    wanted = rf"'spectral' with {share}=0\.5 cannot be .* Fit it on the new data without --init"
-    with pytest.raises(ValueError, match=wanted):
-        policy.carried_over(tmp_path, weeks[1])
+    backbone = backbone_for(weeks[0], "spectral", PAIRS | {"regression": 0.5} | options)
+    fitted = backbone_for(weeks[1], "spectral", PAIRS | {"regression": 0.5} | options)
+    backbone.fit(weeks[0])  # type: ignore[operator]  # of the closed forms
+    fitted.fit(weeks[1])  # type: ignore[operator]
+    places = former(weeks)
+    carried = with_items(backbone, weeks[1], places)
+    for name in ("near", "regressed"):
+        before, after, fresh = (pair_matrix(one, name) for one in (backbone, carried, fitted))
+        known = places >= 0
+        both = np.outer(known, known)
+        wanted = np.where(both, before[np.ix_(places, places)], fresh)
+        stored = after != 0
+        assert stored[both].any() and stored[~both].any()
+        np.testing.assert_allclose(after[stored], wanted[stored], rtol=1e-6)
+        # What is left out is no larger than what is kept of the same item.
+        left = np.where(stored, 0, np.abs(wanted)).max(1)
+        assert (left <= np.where(stored, np.abs(wanted), np.inf).min(1) + 1e-9).all()
+        assert ((stored.sum(1) == 4) | (left == 0)).all()
+    carried.check_state(carried.state_dict())
+
+
+def pair_matrix(backbone: Backbone, name: str) -> npt.NDArray[np.float32]:
+    """The weights of item pairs, (I, I), an item's own ones in its row."""
+    part = backbone.get_submodule(name)
+    assert isinstance(part, NearestItems)
+    out = np.zeros((len(part.ids), len(part.ids)), np.float32)
+    np.add.at(out, (np.arange(len(out))[:, None], part.ids.numpy()), part.values.detach().numpy())
+    return out
+
+
+def test_a_catalogue_smaller_than_the_neighbourhood_is_carried_over(weeks: tuple[Dataset, Dataset]) -> None:
+    """As many pairs as there are items: all known pairs have their former weights."""
+    backbone = backbone_for(weeks[0], "spectral", {"rank": 6, "neighborhood": 0.5, "neighbors": 100})
+    backbone.fit(weeks[0])  # type: ignore[operator]
+    places = former(weeks)
+    known = np.flatnonzero(places >= 0)
+    after = pair_matrix(with_items(backbone, weeks[1], places), "near")
+    before = pair_matrix(backbone, "near")
+    np.testing.assert_allclose(
+        after[np.ix_(known, known)], before[np.ix_(places[known], places[known])], rtol=1e-6
+    )
+
+
+def test_the_network_of_a_hybrid_is_carried_over_with_its_base(weeks: tuple[Dataset, Dataset]) -> None:
+    options = {"base": "spectral", "hidden": (8,), "num_steps": 3, "rank": 6}
+    places = former(weeks)
+    backbone = backbone_for(weeks[0], "hybrid", options, seed=3).eval()
+    with torch.no_grad():
+        for weight in backbone.get_submodule("network").parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    carried = with_items(backbone, weeks[1], places)
+    known = np.flatnonzero(places >= 0)
+    before, after = torch.zeros(2, FIRST), torch.zeros(2, SECOND)
+    before[:, places[known]] = after[:, known] = torch.rand(2, len(known))
+    torch.testing.assert_close(
+        carried.predict_x0(after, 1)[:, known], backbone.predict_x0(before, 1)[:, places[known]]
+    )
+
+
+@pytest.mark.parametrize("name", ["dreamrec", "causal-dreamrec", "stacked"])
+def test_models_of_sessions_are_carried_over(name: str) -> None:
+    first = replace(synthesize_sessions(num_sessions=60, num_items=20), item_ids=np.arange(20))
+    second = synthesize_sessions(seed=1, num_sessions=60, num_items=24)
+    second = replace(second, item_ids=np.arange(4, 28)[::-1].copy())
+    places = np.array([n if n < 20 else -1 for n in range(27, 3, -1)])
+    backbone = backbone_for(first, name, seed=3).eval()
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    carried = with_items(backbone, second, places)
+    old, new = backbone.state_dict(), carried.state_dict()
+    if name == "stacked":  # its closed forms are those of the new data
+        fresh = backbone_for(second, name).state_dict()
+        again = {key for key in new if key.startswith(("base", "apart", "popular"))}
+        assert again and all(new[key].equal(fresh[key]) for key in again)
+        assert all(new[key].equal(old[key]) for key in new if key not in again)
+        carried.check_can_learn(second)
+    else:
+        known = np.flatnonzero(places >= 0)
+        assert new["items.weight"][known].equal(old["items.weight"][places[known]])
+        assert new["items.weight"][24].equal(old["items.weight"][20])  # the padding
+        assert all(new[key].equal(old[key]) for key in new if key != "items.weight")

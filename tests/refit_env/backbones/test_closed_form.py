@@ -158,7 +158,7 @@ def test_spectral_adds_the_nearest_items_as_linear_adds_all(
     torch.testing.assert_close(dense, backbone.predict_x0(u, 0), atol=1e-6, rtol=0)
     backbone.predict_x0(u, 0)[0].sum().backward()
     sparse = backbone.near.values.grad
-    assert sparse is not None and backbone.item_axes is None
+    assert sparse is not None
     backbone.near.values.grad = None
     monkeypatch.setattr(item_pairs, "SPARSE", 0.0)
     backbone.predict_x0(u, 0)[0].sum().backward()
@@ -192,7 +192,7 @@ def test_spectral_adds_each_items_regression_on_its_nearest_ones(data: Dataset, 
     assert isinstance(backbone, SpectralDenoiser) and backbone.regressed is not None
     backbone.predict_x0(u, 0)[0].sum().backward()
     assert backbone.regressed.values.grad is not None and backbone.regressed.values.grad.any()
-    assert backbone.item_axes is None and backbone.denoise(u, backbone.diffusion) is None
+    assert backbone.denoise(u, backbone.diffusion) is None
     state = backbone.state_dict()
     state["regressed.ids"][0, 0] = -1
     with pytest.raises(ValueError, match=r"regressed\.ids holds ids outside 0\.\.24"):
