@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.commands.target import choose_target
+from agents.runs.contents import data_identity
 from agents.runs.files import CONFIG, DATASET, IDS, METRICS, POLICY, POLICY_META
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
@@ -54,9 +55,9 @@ def data_of(command: OfRun) -> tuple[RunFolder, Dataset]:
 
 def learned_data(folder: RunFolder, dataset: Dataset) -> Dataset:
     """Return a data set with its validation items among the train items, if the run's model learned them."""
-    known = folder.config.get("dataset") or {}
-    same = known.get("validation") and known.get("fingerprint") == dataset.fingerprint
-    return dataset.learning_validation() if same else dataset
+    identity = data_identity(folder.config)
+    same = identity.fingerprint == dataset.fingerprint
+    return dataset.learning_validation() if identity.validation and same else dataset
 
 
 def check_replaceable(out: Path) -> None:

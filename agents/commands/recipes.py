@@ -17,7 +17,7 @@ from agents.commands import finetune, pretrain
 from agents.commands.resuming import check_code, checkpoints_in
 from agents.commands.start import check_weights_unchanged
 from agents.commands.target import Target
-from agents.runs.contents import RunConfig
+from agents.runs.contents import RunConfig, data_identity
 from agents.runs.files import CONFIG, METRICS, POLICY, SETTINGS, RunError
 from agents.runs.folder import RunFolder
 from agents.training.closed_form import is_closed_form
@@ -168,8 +168,7 @@ class Reading:
             self.needs += [Path(folder).resolve() for folder in read]
         except ValueError as error:
             raise RunError(f"{path} cannot be fitted again: it began from {init}, and {error}") from error
-        begun = (RunFolder(init).config.get("dataset") or {}).get("fingerprint")
-        if begun not in (None, self.dataset.fingerprint):
+        if data_identity(RunFolder(init).config).differs(self.dataset):
             raise RunError(f"{path} cannot be fitted again: it began from {init}, a model of other data")
         return found
 

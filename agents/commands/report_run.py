@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from agents.reports.measured import measure_lists
 from agents.reports.page import LARGEST, PAGE, run_page, write_page
 from agents.reports.run_sections import RunParts
 from agents.reports.study_page import read_study_files, study_page, study_records
+from agents.runs.contents import data_identity
 from agents.runs.files import POLICY
 from agents.runs.folder import RunFolder
 from agents.training.tensors import resolve_device
 from refit_env.checkpoint import weights_digest
 from refit_env.data import Dataset, load_dataset
-from refit_env.data.identity import DataIdentity
 from refit_env.data.identity import check_same_data as check_data
 from refit_env.errors import CheckpointError, DataError
 from refit_env.policy import DiffusionPolicy
@@ -143,8 +143,7 @@ def _dataset(facts: Facts) -> Dataset:
     try:
         dataset = load_dataset(choose_target(None, None, facts.config).dataset)
         dataset = learned_data(RunFolder(facts.path), dataset)
-        known: Mapping[str, Any] = facts.config.get("dataset") or {}
-        identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
+        identity = data_identity(facts.config)
         check_data(identity, dataset, f"the run {facts.path}", f"Put the former data back, or {hint}")
     except DataError as error:
         text = str(error)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.console import say
-from agents.runs.contents import RunConfig
+from agents.runs.contents import RunConfig, data_identity
 from agents.runs.files import CONFIG, EARLIER, RunError
 from agents.runs.folder import RunFolder
 from agents.runs.processes import restarts
-from refit_env.data.identity import DataIdentity, check_same_data
+from refit_env.data.identity import check_same_data
 from refit_env.utils.user_code import SHORT, Source, absolute_place, in_words, places_in, source_of
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset, advice: str =
     Raises:
         DataError: naming both.
     """
-    known = begun.get("dataset") or {}
-    identity = DataIdentity(known.get("name") or "", known.get("fingerprint"), known.get("source") or "")
-    check_same_data(identity, dataset, f"the run {path}", advice)
+    check_same_data(data_identity(begun), dataset, f"the run {path}", advice)
 
 
 def check_code(path: Path, begun: RunConfig, named: Collection[str]) -> None:

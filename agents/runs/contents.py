@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
+from refit_env.data.identity import DataIdentity
 from refit_env.utils.user_code import Source
 
 RENAMED = {"select_on": "select"}
@@ -80,6 +81,18 @@ class RunConfig(TypedDict):
     """Tuning: what the study may spend, and what it tries."""
     made_with: NotRequired[dict[str, str]]
     """Versions and machine."""
+
+
+def data_identity(config: Mapping[str, Any]) -> DataIdentity:
+    """Return the identity of the data in a ``config.json``; earlier versions recorded less of it.
+
+    Example:
+        >>> data_identity({"dataset": {"name": "shop"}}).fingerprint is None
+        True
+    """
+    known = config.get("dataset") or {}
+    name, source = known.get("name") or "", known.get("source") or ""
+    return DataIdentity(name, known.get("fingerprint"), source, bool(known.get("validation")))
 
 
 class RunMetrics(TypedDict, total=False):
