@@ -50,7 +50,7 @@ class NearestItems(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         """Return the sums (B, I) of the weights of the items in ``u`` (B, I), each times its value in u."""
         if torch.compiler.is_exporting():  # sums of few items depend on the data
-            matrix = torch.zeros(u.shape[1], u.shape[1]).scatter(1, self.ids, self.values)
+            matrix = torch.zeros(u.shape[1], u.shape[1]).scatter_add(1, self.ids, self.values)
             return u @ (matrix.T if self.of_targets else matrix)
         if int(u.count_nonzero()) > SPARSE * u.numel():
             return self._by_all(u)

@@ -117,7 +117,7 @@ PAIRS = {"rank": 6, "neighbors": 4, "regressors": 4}
 
 @pytest.mark.parametrize("options", [{"neighborhood": 0.5}, {"neighborhood": 0.5, "nearest_of": "target"}])
 def test_pairs_of_known_items_are_carried_over_and_those_of_new_ones_are_fitted(
-    weeks: tuple[Dataset, Dataset], options: dict[str, Any]
+    weeks: tuple[Dataset, Dataset], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = backbone_for(weeks[0], "spectral", PAIRS | {"regression": 0.5} | options)
     fitted = backbone_for(weeks[1], "spectral", PAIRS | {"regression": 0.5} | options)
@@ -138,6 +138,10 @@ def test_pairs_of_known_items_are_carried_over_and_those_of_new_ones_are_fitted(
         assert (left <= np.where(stored, np.abs(wanted), np.inf).min(1) + 1e-9).all()
         assert ((stored.sum(1) == 4) | (left == 0)).all()
     carried.check_state(carried.state_dict())
+    row = torch.rand(3, SECOND)
+    wanted_scores = carried.predict_x0(row, 0)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)  # by a matrix of all pairs
+    torch.testing.assert_close(carried.predict_x0(row, 0), wanted_scores)
 
 
 def pair_matrix(backbone: Backbone, name: str) -> npt.NDArray[np.float32]:
