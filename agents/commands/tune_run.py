@@ -124,10 +124,9 @@ def tried_table(report: Mapping[str, Any], metric: str, name: str) -> Table:
     table = Table(title=f"{name}: what was tried (best valid {metric} of each)", caption=caption)
     for column in ("stage", "name", "trials", "seconds", f"valid {metric}"):
         table.add_column(column, justify="left" if column in ("stage", "name") else "right")
-    for row in sorted(report["tried"], key=lambda row: -row["best"]):
-        table.add_row(
-            row["stage"], row["name"], str(row["trials"]), f"{row['seconds']:.0f}", f"{row['best']:.4f}"
-        )
+    for row in sorted(report["tried"], key=lambda row: (row["best"] is None, -(row["best"] or 0.0))):
+        best = "refused" if row["best"] is None else f"{row['best']:.4f}"
+        table.add_row(row["stage"], row["name"], str(row["trials"]), f"{row['seconds']:.0f}", best)
     return table
 
 

@@ -132,21 +132,24 @@ def verdict(
 
 
 def summary(study: Study) -> list[dict[str, Any]]:
-    """Return a row for each stage and name: number of trials, their seconds, and the best one."""
+    """Return a row for each stage and name: number of trials, their seconds, and the best one.
+
+    Where all trials were refused, ``best`` is None.
+    """
     rows: dict[tuple[str, str], list[Trial]] = {}
     for trial in study.log.trials:
         rows.setdefault((trial.stage, trial.name), []).append(trial)
-    return [
-        {
-            "stage": stage,
-            "name": name,
-            "trials": len(trials),
-            "seconds": round(sum(trial.seconds for trial in trials), 1),
-            "best": max(trial.value for trial in trials),
-            "settings": max(trials, key=lambda trial: trial.value).settings,
-        }
-        for (stage, name), trials in rows.items()
-    ]
+    out = []
+    for (stage, name), trials in rows.items():
+        best = study.log.best(stage, name=name)
+        seconds = round(sum(trial.seconds for trial in trials), 1)
+        found = (
+            {"best": None, "settings": {}}
+            if best is None
+            else {"best": best.value, "settings": best.settings}
+        )
+        out.append({"stage": stage, "name": name, "trials": len(trials), "seconds": seconds, **found})
+    return out
 
 
 def _row(trial: Trial) -> dict[str, Any]:

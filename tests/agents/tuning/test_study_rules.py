@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from agents.commands.tune_run import tried_table
 from agents.tuning.config import StudySettings
 from agents.tuning.fine_tunings import FineTunings
 from agents.tuning.floor import as_term
 from agents.tuning.inspection import inspect_data
+from agents.tuning.outcome import summary
 from agents.tuning.study import Study
-from agents.tuning.trials import BASELINE, CLOSED_FORM
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, Trial
+from agents.tuning.trying import Pace, Training
 from refit_env.data import Dataset
 from refit_env.errors import SettingError
 from refit_env.evaluation.selection import UNMET
@@ -83,3 +87,38 @@ def test_weights_of_time_are_not_tried_on_a_random_split(small_data: Dataset, tm
     made.run()
     tried = [trial.settings for trial in made.log.of(CLOSED_FORM)]
     assert {(settings["recency"], settings["targets"]) for settings in tried} == {("none", "row")}
+
+
+def test_a_baseline_that_was_refused_has_no_value_in_the_table(small_data: Dataset, tmp_path: Path) -> None:
+    made = study(small_data, "ndcg@20", tmp_path)
+    made.add(Trial(BASELINE, "slim", {}, 0.0, notes={"refused": "too many items"}))
+    made.add(Trial(BASELINE, "ease", {}, 0.0))
+    made.add(Trial(BASELINE, "ease", {"l2": 3.0}, 0.2))
+    rows = summary(made)
+    assert [(row["name"], row["best"], row["settings"]) for row in rows] == [
+        ("slim", None, {}),
+        ("ease", 0.2, {"l2": 3.0}),
+    ]
+    table = tried_table({"tried": rows}, "ndcg@20", "shop")
+    assert [list(column.cells) for column in table.columns][1::3] == [["ease", "slim"], ["0.2000", "refused"]]
+
+
+@pytest.mark.parametrize(("update", "wanted"), [(1.0, 200.0), (10.0, 1000.0)])
+def test_a_fine_tuning_too_slow_for_its_share_of_the_time_has_all_of_it(
+    small_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, update: float, wanted: float
+) -> None:
+    """Of 1000 seconds one has 200; the least iterations, 24, need 240 where one needs 10."""
+    left, given = [1000.0], []
+
+    def fine_tune(self: Training, policy: Any, chosen: Any, seconds: float) -> dict[str, Any]:
+        given.append(seconds)
+        left[0] = 0.0
+        return {"iterations": 1, "best_iteration": 0, "share": 1.0}
+
+    made = study(small_data, "ndcg@20", tmp_path)
+    made._closed_forms(0.4)
+    monkeypatch.setattr(Study, "left", lambda self: left[0])
+    monkeypatch.setattr(Training, "pace", lambda *args: Pace(update, 0.0))
+    monkeypatch.setattr(Training, "fine_tune", fine_tune)
+    FineTunings(made).run()
+    assert given == pytest.approx([wanted], abs=10.0) and len(made.log.of(FINE_TUNING)) == 1
