@@ -19,9 +19,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 import torch
 from msgspec import Meta
-from torch import Tensor
+from torch import Tensor, nn
 
-from refit_env.backbones.base import Backbone, Condition
+from refit_env.backbones.base import Backbone, Condition, Lookup
 from refit_env.backbones.cooccurrence import Counting, check_near, item_sets, near_pairs
 from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.geography import coordinates_of, has_coordinates
@@ -38,6 +38,7 @@ from refit_env.backbones.row_weights import (
     split_rows,
 )
 from refit_env.data.dataset import Dataset, RowDataset
+from refit_env.data.rows import SparseRows
 from refit_env.settings import Nonnegative, OneOf, Share, Size
 
 RECENCY = ("none", "rising", "reciprocal")
@@ -69,8 +70,8 @@ class ClosedFormConfig(LinearVariance):
     """Weight in u_T of an item that is several times in a history: ``latest``, of its latest position;
     ``sum``, of all its positions."""
     friends: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    """Factor of the mean of the friends' rows, which is added to u_T; the fit is to the own rows alone. Needs
-    social edges."""
+    """Weight of the items that a user's friends have, in units of equal standard deviations; needs social
+    edges. They are the context of the denoiser, see ``friends_rows``."""
     targets: Annotated[str, OneOf(TARGETS)] = "row"
     """What the regression predicts. ``row``: each item from the others of its row, as EASE. ``future``: from
     the items before a point of the row, those after it; the rows must be sorted by time. Sequential and
@@ -143,31 +144,50 @@ class RowDenoiser(Backbone):
 
     @classmethod
     def rows(cls, dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
-        """Return the rows (U, I) for u_T: the train rows, weighted by ``config``, and those of friends.
+        """Return the rows (U, I) for u_T: the train rows, weighted by ``config``.
 
         Raises:
             ValueError: if the weights depend on time and the rows are not sorted by time, or if there are no
                 social edges for ``config.friends``.
         """
-        own = weighted_rows(dataset, config)
+        if config.friends:
+            _social(dataset, config)
+        return weighted_rows(dataset, config)
+
+    @classmethod
+    def contexts(cls, dataset: Dataset, config: Any, device: torch.device | str) -> Lookup | None:
+        """Return the function users (B,) -> the friends' items (B, I); None without ``config.friends``."""
         if not config.friends:
-            return own
-        if dataset.social is None:
-            raise ValueError(
-                f"friends={config.friends:g} adds the rows of a user's friends; {dataset.name!r} has no "
-                "social edges. Use friends=0"
-            )
-        return sp.csr_matrix(own + config.friends * friends_rows(dataset.train, dataset.social))
+            return None
+        return SparseRows(friends_rows(dataset.train, _social(dataset, config)), device).dense
+
+    @classmethod
+    def context_bounds(cls, num_items: int, config: Any) -> tuple[float, float, int] | None:
+        """Return the bounds and the number of the friends' items; None without ``config.friends``."""
+        return (0.0, 1.0, num_items) if config.friends else None
+
+    def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
+        """Return the function users (B,) -> u_T (B, I), with the context (B, I) beside it if there is one."""
+        own, context = super().shown(dataset, device), self.contexts(dataset, self.config, device)
+        return own if context is None else lambda users: torch.cat([own(users), context(users)], 1)
+
+    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
+        """Return the rows (B, I) of ``shown``."""
+        return shown[:, : self.num_items]
+
+    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
+        """Return the context (B, C) of ``shown``, if there is one."""
+        return shown[:, self.num_items :] if self.context_size else None
 
     def show(self, histories: Tensor) -> Tensor:
         """Return rows (B, I) of histories, weighted by ``config.recency`` and ``config.repeats``.
 
         Raises:
-            ValueError: for a model that adds the rows of friends, which a history does not hold.
+            ValueError: for a model with the items of friends, which a history does not hold.
         """
         config = self.config
         if config.friends:
-            raise ValueError(f"friends={config.friends:g} needs the rows of friends; a history has none")
+            raise ValueError(f"friends={config.friends:g} needs the items of friends; a history has none")
         weigh: dict[str, Weigh | None] = {
             "none": None,
             "rising": lambda place, count: rising(place, count, config.oldest, 1.0),
@@ -177,21 +197,24 @@ class RowDenoiser(Backbone):
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I)."""
-        out: Tensor = self(u, timestep)  # called as a module: the work of training is counted there
+        context = None if condition is None else condition.value
+        out: Tensor = self(u, timestep, context)  # called as a module: the work of training is counted there
         return out
 
     def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
 
+        The items of friends have no part in it: rows are denoised, not completed.
+
         Args:
-            shown: (B, I) rows that are noised; with ``conditional``, the context (B, C) after them.
+            shown: (B, I) rows that are noised; the context (B, C) after them, if there is one.
             target: (B, I) prediction targets.
             generator: random generator of the steps and the noise.
         """
         row, context = shown[:, : self.num_items], shown[:, self.num_items :]
         k = torch.randint(self.diffusion.num_steps, (len(row),), generator=generator, device=row.device)
         noise = torch.randn(row.shape, generator=generator, device=row.device)
-        condition = self.encode(context) if self.conditional else None
+        condition = self.encode(context) if context.shape[1] else None
         out = self.predict_x0(self.diffusion.q_sample(row, k, noise), k, condition)  # (B, I)
         return (target - out).square().mean()
 
@@ -202,6 +225,7 @@ class ClosedForm(RowDenoiser):
     Attributes:
         factors: the matrix factorisation, with ``config.factorization``.
         nearby: the visits near each item, with ``config.places``.
+        by_friends: (I,) factors of the items of friends, with ``config.friends``.
     """
 
     def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
@@ -210,13 +234,16 @@ class ClosedForm(RowDenoiser):
         size = config.embedding, config.unobserved
         self.factors = FoldIn(num_items, *size) if config.factorization else None
         self.nearby = NearbyVisits(num_items, config.places_scale) if config.places else None
+        self.by_friends = nn.Parameter(torch.zeros(num_items)) if config.friends else None
 
-    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """Return the clean rows (B, I) of ``u`` (B, I)."""
+    def forward(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I), with the friends' items (B, I) for a context."""
         out = self.linear(u, timestep)  # (B, I)
         if self.factors is not None:
             out = (1.0 - self.config.factorization) * out + self.factors(u)
-        return out if self.nearby is None else out + self.nearby(u)
+        if self.nearby is not None:
+            out = out + self.nearby(u)
+        return out if self.by_friends is None or context is None else out + self.by_friends * context
 
     @abstractmethod
     def linear(self, u: Tensor, timestep: int | Tensor) -> Tensor:
@@ -244,27 +271,35 @@ class ClosedForm(RowDenoiser):
             self._check_places(data)
             self.nearby.fit(coordinates_of(data), train_counts(data))
             self._to_units(self.nearby, config.places, data, inputs)
+        if self.by_friends is not None:
+            theirs = friends_rows(data.train, _social(data, config))  # (U, I)
+            device, spread = self.by_friends.device, torch.ones(())
+            rows, others = _sample(inputs, device), _sample(theirs, device)  # others: of users with friends
+            if len(rows) and len(others) and self.num_items > 1:
+                spread = self(rows, 0).std(1).mean() / others.std(1).mean()
+            self.by_friends.copy_(config.friends * spread * self._popularity(data, device))
 
     def _to_units(
         self, term: FoldIn | NearbyVisits, share: float, data: Dataset, inputs: sp.csr_matrix
     ) -> None:
         """Set the gains of a term, so that it has ``share`` of the linear terms' standard deviation."""
-        device = term.gain.device
-        filled = np.flatnonzero(np.diff(inputs.indptr))  # (R',)
-        chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
-        rows = torch.as_tensor(inputs[chosen].toarray(), dtype=torch.float32, device=device)  # (n, I)
+        rows = _sample(inputs, term.gain.device)  # (n, I)
         spread = torch.ones(())
         if len(rows) and self.num_items > 1:  # else there is no deviation
             spread = self.linear(rows, 0).std(1).mean() / term(rows).std(1).mean().clamp(min=1e-30)
-        factor = torch.as_tensor(popularity_factor(data, self.config.score_power), device=device)  # (I,)
-        term.gain.copy_(share * spread * factor)
+        term.gain.copy_(share * spread * self._popularity(data, term.gain.device))
+
+    def _popularity(self, data: Dataset, device: torch.device) -> Tensor:
+        """Return the factors (I,) of scores by ``config.score_power``."""
+        return torch.as_tensor(popularity_factor(data, self.config.score_power), device=device)
 
     @property
     def score_axes(self) -> dict[str, tuple[int, ...]]:
         """The axes of items in the terms that are not linear."""
         factors = () if self.factors is None else ("factors.items", "factors.gain")
         nearby = () if self.nearby is None else ("nearby.points", "nearby.everyone", "nearby.gain")
-        return dict.fromkeys((*factors, *nearby), (0,))
+        by_friends = () if self.by_friends is None else ("by_friends",)
+        return dict.fromkeys((*factors, *nearby, *by_friends), (0,))
 
     def training_pairs(self, dataset: Dataset) -> tuple[sp.csr_matrix, sp.csr_matrix | None]:
         """Return what the closed form is fitted to.
@@ -374,6 +409,27 @@ class ClosedForm(RowDenoiser):
     @abstractmethod
     def search_space(cls, dataset: Dataset) -> Mapping[str, tuple[Any, ...]]:
         """Return field -> values from which validation chooses; the search starts at the first ones."""
+
+
+def _social(dataset: Dataset, config: ClosedFormConfig) -> npt.NDArray[np.int32]:
+    """Return the social edges (S, 2) that ``config.friends`` needs.
+
+    Raises:
+        ValueError: if the data set has none, or its users are sessions or visits.
+    """
+    if dataset.social is None or dataset.has_rows or isinstance(dataset, RowDataset):
+        raise ValueError(
+            f"friends={config.friends:g} adds the items of a user's friends; {dataset.name!r} has no social "
+            "edges. Use friends=0"
+        )
+    return dataset.social
+
+
+def _sample(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
+    """Return at most SAMPLE rows (n, I) float32 that are not empty, evenly spaced."""
+    filled = np.flatnonzero(np.diff(matrix.indptr))  # (R',)
+    chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
+    return torch.as_tensor(matrix[chosen].toarray(), dtype=torch.float32, device=device)
 
 
 def weighted_rows(dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:

@@ -113,9 +113,9 @@ class HybridDenoiser(RowDenoiser):
         """Start them in the base as it does, and in the network by its initial weights, with the output 0."""
         self.base.start_new_items(dataset)
 
-    def forward(self, u: Tensor, timestep: int | Tensor) -> Tensor:
-        """Return the clean rows (B, I) of ``u`` (B, I)."""
-        closed: Tensor = self.base(u, timestep)  # (B, I)
+    def forward(self, u: Tensor, timestep: int | Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the clean rows (B, I) of ``u`` (B, I), with the context (B, C) of the base."""
+        closed: Tensor = self.base(u, timestep, context)  # (B, I)
         learned: Tensor = self.network(u, timestep)  # (B, I)
         return closed + learned
 

@@ -59,8 +59,8 @@ class LinearConfig(ClosedFormConfig):
     neighbors: Annotated[int, Meta(ge=1, le=MOST_NEIGHBORS)] = MOST_NEIGHBORS
     """With ``neighborhood``: number of an item's largest co-occurrences that are added."""
     repeat: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    """Factor of the identity in the sum. The lists of sequential and check-in sets may hold items of the
-    history; in other sets it has an effect with ``friends`` alone."""
+    """Factor of the identity in the sum, for sequential and check-in sets, whose lists may hold items of the
+    history; it has no effect in others."""
 
 
 class LinearDenoiser(ClosedForm):

@@ -141,7 +141,9 @@ def split_rows(train: Interactions, start: float, end: float) -> tuple[Interacti
 
 
 def friends_rows(train: Interactions, social: npt.NDArray[np.int32]) -> sp.csr_matrix:
-    """Return the mean of the friends' train rows of each user (U, I); 0 for a user without friends.
+    """Return how many friends of each user have an item (U, I), each row divided by its Euclidean norm.
+
+    A user without friends has a row of 0.
 
     Args:
         train: the interactions.
@@ -149,14 +151,15 @@ def friends_rows(train: Interactions, social: npt.NDArray[np.int32]) -> sp.csr_m
 
     Example:
         >>> rows = Interactions.from_pairs([0, 1, 2, 2], [0, 1, 1, 2], num_users=3, num_items=3)
-        >>> friends_rows(rows, np.array([[0, 1], [0, 2]], np.int32)).toarray()[0]
-        array([0. , 1. , 0.5], dtype=float32)
+        >>> friends_rows(rows, np.array([[0, 1], [0, 2]], np.int32)).toarray()[0].round(3)
+        array([0.   , 0.894, 0.447], dtype=float32)
     """
     count = train.num_users
     ties = sp.csr_matrix((np.ones(len(social), np.float32), social.T), (count, count))
     ties.data[:] = 1.0  # a pair that is listed twice
-    degrees = np.maximum(np.asarray(ties.sum(1)).ravel(), 1.0)  # (U,)
-    return sp.csr_matrix(sp.diags(1.0 / degrees) @ ties @ train.csr, dtype=np.float32)
+    visits = sp.csr_matrix(ties @ train.csr, dtype=np.float64)  # (U, I)
+    norm = np.sqrt(np.asarray(visits.multiply(visits).sum(1)).ravel())  # (U,)
+    return sp.csr_matrix(sp.diags(1.0 / np.maximum(norm, 1e-30)) @ visits, dtype=np.float32)
 
 
 def _weighted(train: Interactions, weight: npt.NDArray[np.float64], repeats: str) -> sp.csr_matrix:

@@ -116,9 +116,10 @@ class SpectralDenoiser(ClosedForm):
         """Return u_0 (B, I) of the noise-free chain, with one product of the items' size instead of 2 T.
 
         A step's mean is a u + z B with a number a and z (B, r), if the one before is; at the last step a = 0.
-        None with nearest items, a factorisation or nearby visits, which the directions do not contain.
+        None with other terms, which the directions do not contain.
         """
-        if self.factors is not None or self.nearby is not None or any(self._pairs()):
+        others = self.factors, self.nearby, self.by_friends
+        if any(self._pairs()) or any(term is not None for term in others):
             return None
         first = self._directions(u)  # (B, r)
         again = self._again.get([self.into, self.out], lambda: self.out @ self.into)  # (r, r)
@@ -187,7 +188,7 @@ class SpectralDenoiser(ClosedForm):
 
         Weights of item pairs are those of the closed form on ``dataset``.
         """
-        if any(self._pairs()):
+        if self.by_friends is not None or any(self._pairs()):
             self.fit(dataset)
         self.into.zero_()
         self.out.zero_()

@@ -14,6 +14,7 @@ from agents.commands.pretrain import Pretrain, with_settings
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
 from agents.tuning.settings_file import write_settings
+from refit_env.data import save_dataset, synthesize_social
 from refit_env.policy import DiffusionPolicy
 
 FIT = [
@@ -62,6 +63,33 @@ def test_fine_tuning_begins_from_it_with_its_rows(fitted: Path, tmp_path: Path) 
     assert main([*words, "--reward", "ndcg", "--iterations", "4", "--eval-every", "4"]) == 0
     before, start = RunFolder.open(tmp_path / "rl").metrics["before"], RunFolder.open(fitted).metrics["test"]
     assert before == start
+
+
+@pytest.mark.parametrize("name", ["linear", "spectral", "hybrid"])
+def test_the_items_of_friends_are_fine_tuned_with_the_rest(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_dataset(synthesize_social(num_users=60, num_items=40), tmp_path / "data")
+    words = ["--data", str(tmp_path / "data"), "--quiet", "--device", "cpu"]
+    start, tuned, kept = tmp_path / "start", tmp_path / "rl", ["--learning-rate", "1e-3", "--eval-every", "1"]
+    few = ["--epochs", "1"] if name == "hybrid" else []
+    options = ["--backbone-options", "friends=0.3", *(["train_base=true"] if name == "hybrid" else [])]
+    assert main(["pretrain", "--backbone", name, *options, *few, *words, "--out", str(start)]) == 0
+    ways: tuple[tuple[str, ...], ...] = (("--reward", "ndcg"), ("--reward", "racs"))
+    for place, reward in enumerate(ways):
+        out = tmp_path / f"rl{place}"
+        more = [*reward, "--iterations", "3", "--users-per-batch", "16", *kept]
+        assert main(["finetune", "--init", str(start), *more, *words, "--out", str(out)]) == 0
+    ranked = ["pretrain", "--init", str(start), "--objective", "ranking", "--target", "holdout"]
+    ranked += ["--epochs", "1"]
+    assert main([*ranked, *words, "--out", str(tuned)]) == 0
+    capsys.readouterr()
+    for run in (start, tmp_path / "rl0", tuned):
+        assert main(["evaluate", "--run", str(run), "--json"]) == 0
+        assert main(["recommend", "--run", str(run), "--user", "3", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["recommend", "--run", str(start), "--history", "1", "2"]) == 2
+    assert "needs the items of friends; a history has none" in capsys.readouterr().err
 
 
 def test_a_fit_that_was_killed_begins_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

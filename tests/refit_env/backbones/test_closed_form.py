@@ -244,17 +244,61 @@ def test_a_history_alone_gives_the_row_of_a_session(sessions: Dataset, repeats: 
     torch.testing.assert_close(backbone.show(histories), rows, atol=1e-6, rtol=0)
 
 
-def test_friends_rows_are_added_to_the_input_and_not_to_the_fit(data: Dataset) -> None:
-    social = replace(data, task="social", social=np.array([[0, 1], [0, 2], [3, 0]], np.int32))
-    backbone = fitted(social, "linear", friends=2.0)
-    assert torch.equal(backbone.weight, fitted(data, "linear").weight)  # type: ignore[arg-type]
+@pytest.mark.parametrize("name", NAMES)
+def test_items_of_friends_are_a_context_that_scores_higher(data: Dataset, name: str) -> None:
+    social = replace(data, task="social", social=np.array([[0, 1], [0, 2], [3, 0], [3, 0]], np.int32))
+    options = {"factorization": 0.5, "embedding": 4, "score_power": 0.2}
+    plain, backbone = fitted(data, name, **options), fitted(social, name, friends=0.3, **options)
+    state = backbone.state_dict()
+    assert state.keys() - plain.state_dict().keys() == {"by_friends"}
+    assert all(value.equal(state[key]) for key, value in plain.state_dict().items())
+    users = torch.tensor([0, 1, 3])
+    shown = backbone.shown(social, "cpu")(users)
     x = data.train.csr.toarray()
-    got = backbone.shown(social, "cpu")(torch.tensor([0, 1, 3]))
-    np.testing.assert_allclose(got, [x[0] + x[1] + x[2], x[1], x[3] + 2 * x[0]], atol=1e-6)
-    with pytest.raises(ValueError, match="friends=2 needs the rows of friends"):
+    theirs = np.stack([x[1] + x[2], 0 * x[0], x[0]])
+    theirs = theirs / np.maximum(np.linalg.norm(theirs, axis=1, keepdims=True), 1)
+    u, context = backbone.initial_state(users, shown), backbone.context(users, shown)
+    assert (
+        context is not None and backbone.context_size == 25 and backbone.context_bounds(25, backbone.config)
+    )
+    np.testing.assert_allclose(u, x[[0, 1, 3]])
+    np.testing.assert_allclose(context, theirs, atol=1e-6)
+    contexts = backbone.contexts(social, backbone.config, "cpu")
+    assert contexts is not None and contexts(users).equal(context)
+    with torch.no_grad():
+        more = backbone.predict_x0(u, 0, backbone.encode(context)) - backbone.predict_x0(u, 0)
+        assert (more != 0).equal(context != 0)
+        # In the mean over users the items of friends have .3 of the standard deviation of the other scores.
+        rows = torch.as_tensor(data.train.csr.toarray(), dtype=torch.float32)
+        spread = plain.predict_x0(rows, 0).std(1).mean()
+    counts = x.sum(0)
+    popular = torch.as_tensor((counts / counts.mean()) ** -0.2)
+    others = torch.as_tensor(theirs[[0, 2]]).float().std(1).mean()
+    torch.testing.assert_close(
+        more, (0.3 * spread / others * popular * context).float(), rtol=1e-4, atol=1e-6
+    )
+    policy = DiffusionPolicy(backbone, 1).eval()
+    with torch.no_grad():
+        scores = backbone.predict_x0(u, 0, backbone.encode(context))
+    torch.testing.assert_close(policy.recommend_scores(users, shown), scores)
+    hybrid = backbone_for(social, "hybrid", {**OPTIONS[name], **options, "friends": 0.3, "base": name}).eval()
+    torch.testing.assert_close(hybrid.predict_x0(u, 0, hybrid.encode(context)), scores)
+
+
+def test_items_of_friends_need_friends(data: Dataset, sessions: Dataset) -> None:
+    social = replace(data, task="social", social=np.array([[0, 1]], np.int32))
+    backbone = fitted(social, "linear", friends=2.0)
+    with pytest.raises(ValueError, match="friends=2 needs the items of friends"):
         backbone.show(torch.tensor([[1, 2]]))
-    with pytest.raises(ValueError, match=r"friends=2 adds .* has no social edges. Use friends=0"):
-        backbone.shown(data, "cpu")
+    refusal = r"friends=2 adds .* has no social edges. Use friends=0"
+    for other in (data, sessions):
+        with pytest.raises(ValueError, match=refusal):
+            fitted(other, "linear", friends=2.0)
+        with pytest.raises(ValueError, match=refusal):
+            make_backbone("linear", other.num_items, {"friends": 2.0}).shown(other.episodes, "cpu")
+    with pytest.raises(ValueError, match=refusal):
+        backbone_for(sessions, "stacked", {"friends": 2.0})
+    assert "friends" in backbone.search_space(social) and "friends" not in backbone.search_space(data)
 
 
 def test_spectral_regresses_the_future_too(data: Dataset) -> None:

@@ -99,6 +99,24 @@ def test_a_policy_is_evaluated_as_the_environment_scores(kwargs: dict[str, Any],
     assert torch.allclose(other, (0.5 * table.sum(1)).expand(60, -1), atol=1e-4)
 
 
+def test_a_closed_form_reads_the_items_of_friends(social: Dataset) -> None:
+    """The environment shows them as a context; without their weights it needs no checkpoint."""
+    options: dict[str, Any] = {"data": social, "backbone": "linear", "backbone_options": {"friends": 0.5}}
+    with pytest.warns(UserWarning, match="symmetric and normalized"):
+        check_env(gym.make("ReFiT-Custom-v0", disable_env_checker=True, **options).unwrapped)
+    env = gym.make("ReFiT-Custom-v0", reward="ndcg", relevance="holdout", **options)
+    observation, _ = env.reset(seed=0, options={"user": 4})
+    assert env.observation_space.contains(observation)
+    problem = make_problem(ProblemConfig(**options, relevance="train"))
+    assert isinstance(social.social, np.ndarray)
+    friends = social.social[social.social[:, 0] == 4, 1]
+    visits = social.train.csr[np.unique(friends)].toarray().sum(0)
+    context = problem.context(torch.tensor([4]))
+    assert context is not None
+    np.testing.assert_allclose(context[0], visits / np.linalg.norm(visits), atol=1e-6)
+    assert np.array_equal(problem.initial_state(torch.tensor([4]))[0], social.train.csr[4].toarray()[0])
+
+
 def test_ties_survive_the_canonical_form(
     social: Dataset, tmp_path: Path, checkpoints: Callable[[str, Dataset], str]
 ) -> None:
