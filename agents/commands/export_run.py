@@ -62,6 +62,11 @@ def run(command: Export) -> int:
         repeats=command.repeats,
     )
     WRITERS[command.format](graph, command.out, about)
+    if getattr(policy.backbone.config, "friends", 0):
+        say(
+            "note: the lists are those of people without friends, whose items a history does not hold",
+            stderr=True,
+        )
     if command.json:
         print_json({"file": str(command.out), "format": command.format, **asdict(about)})
         return 0

@@ -248,7 +248,8 @@ def example(graph: RankingGraph) -> Tensor:
     count = graph.policy.backbone.num_items
     numbers = [[0, 1, 2, 3], [count - 1, count // 2, NOTHING, NOTHING], [NOTHING] * 4]
     history = torch.tensor([[item if item < count else NOTHING for item in row] for row in numbers])
-    return graph.policy.backbone.show(history) if graph.rows else history
+    backbone = graph.policy.backbone
+    return backbone.show(history)[:, : backbone.num_items] if graph.rows else history
 
 
 def _program(graph: RankingGraph) -> torch.export.ExportedProgram:

@@ -176,24 +176,22 @@ class RowDenoiser(Backbone):
         return shown[:, : self.num_items]
 
     def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
-        """Return the context (B, C) of ``shown``, if there is one."""
-        return shown[:, self.num_items :] if self.context_size else None
+        """Return the context (B, C) of ``shown``, if there is one; rows alone are those without friends."""
+        return shown[:, self.num_items :] if shown.shape[1] > self.num_items else None
 
     def show(self, histories: Tensor) -> Tensor:
         """Return rows (B, I) of histories, weighted by ``config.recency`` and ``config.repeats``.
 
-        Raises:
-            ValueError: for a model with the items of friends, which a history does not hold.
+        With ``config.friends`` the context (B, I) of people without friends is beside them.
         """
         config = self.config
-        if config.friends:
-            raise ValueError(f"friends={config.friends:g} needs the items of friends; a history has none")
         weigh: dict[str, Weigh | None] = {
             "none": None,
             "rising": lambda place, count: rising(place, count, config.oldest, 1.0),
             "reciprocal": lambda place, count: reciprocal(place, count, config.decay),
         }
-        return history_rows(histories, self.num_items, weigh[config.recency], config.repeats)
+        rows = history_rows(histories, self.num_items, weigh[config.recency], config.repeats)
+        return torch.cat([rows, torch.zeros_like(rows)], 1) if config.friends else rows
 
     def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
         """Predict the clean rows (B, I) from ``u`` (B, I)."""

@@ -288,8 +288,8 @@ def test_items_of_friends_are_a_context_that_scores_higher(data: Dataset, name: 
 def test_items_of_friends_need_friends(data: Dataset, sessions: Dataset) -> None:
     social = replace(data, task="social", social=np.array([[0, 1]], np.int32))
     backbone = fitted(social, "linear", friends=2.0)
-    with pytest.raises(ValueError, match="friends=2 needs the items of friends"):
-        backbone.show(torch.tensor([[1, 2]]))
+    alone = backbone.show(torch.tensor([[1, 2]]))  # a person in no data set has no friends
+    assert alone.nonzero().tolist() == [[0, 1], [0, 2]] and alone.shape == (1, 50)
     refusal = r"friends=2 adds .* has no social edges. Use friends=0"
     for other in (data, sessions):
         with pytest.raises(ValueError, match=refusal):
