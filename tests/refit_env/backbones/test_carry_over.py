@@ -205,3 +205,18 @@ def test_models_of_sessions_are_carried_over(name: str) -> None:
         assert new["items.weight"][known].equal(old["items.weight"][places[known]])
         assert new["items.weight"][24].equal(old["items.weight"][20])  # the padding
         assert all(new[key].equal(old[key]) for key in new if key != "items.weight")
+
+
+@pytest.mark.parametrize("name", ["linear", "spectral"])
+def test_factors_of_friends_items_are_carried_over(weeks: tuple[Dataset, Dataset], name: str) -> None:
+    ties = np.array([[0, 1], [1, 0], [2, 5]], np.int32)
+    one, two = (replace(week, task="social", social=ties) for week in weeks)
+    options = OPTIONS[name] | {"friends": 0.5, "score_power": 0.3}
+    backbone, fresh = (backbone_for(week, name, options) for week in (one, two))
+    backbone.fit(one)  # type: ignore[operator]  # of the closed forms
+    fresh.fit(two)  # type: ignore[operator]
+    places = former(weeks)
+    known = places >= 0
+    now = with_items(backbone, two, places).state_dict()["by_friends"]
+    assert now[known].equal(backbone.state_dict()["by_friends"][places[known]])
+    assert now[~known].equal(fresh.state_dict()["by_friends"][~known]) and now.all()
