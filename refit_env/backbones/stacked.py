@@ -185,7 +185,7 @@ class StackedDenoiser(RowDenoiser):
 
     @property
     def item_axes(self) -> dict[str, tuple[int, ...]]:
-        """None: the network is the same for every item, and the closed forms are fitted to new data."""
+        """Nothing: the network is the same for every item, and the closed forms are fitted to new data."""
         return {}
 
     def allow_other_data(self) -> None:
