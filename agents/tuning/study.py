@@ -24,6 +24,7 @@ from agents.tuning.trying import pretrain_network, pretrainings_of
 from refit_env.backbones import Backbone, backbone_config, backbone_for
 from refit_env.backbones.linear import LinearDenoiser
 from refit_env.backbones.stacked import StackedDenoiser
+from refit_env.evaluation.statistics import Gain
 from refit_env.policy import DiffusionPolicy
 
 FIRST = 0.6
@@ -137,6 +138,8 @@ class Study(StudyState):
         for name, settings, training in waiting:
             if self.left() <= 0:
                 return
+            if training and self._far_behind(name):
+                continue
             begin, seconds = time.perf_counter(), self.left() / (2 * len(waiting))
             try:
                 policy, notes = pretrain_network(
@@ -160,6 +163,16 @@ class Study(StudyState):
             for trial in self.log.of(NETWORK, name):
                 if trial is not best and not trial.refused:
                     self.policies.delete(trial)
+
+    def _far_behind(self, name: str) -> bool:
+        """Return whether the best policy of a network is worse than a closed form by two standard errors."""
+        known = self.log.best(NETWORK, name=name)
+        closed = [trial for one in self._chosen if (trial := self.best_start(one)) is not None]
+        if known is None or not closed:
+            return False
+        best = max(closed, key=lambda trial: trial.value)
+        values = (self.policies.values(trial) for trial in (known, best))
+        return Gain.of(*values, groups=self.policies.groups).clear
 
     def _built(self, name: str, settings: Mapping[str, Any]) -> Backbone:
         """Return an untrained network; the closed forms of ``stacked`` are fitted once."""

@@ -44,14 +44,14 @@ def last_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
         out |= {"unobserved": (0.1, 0.03, 0.3, 0.01), "embedding": (64, 32, 16, 128)}
     elif has_coordinates(dataset) and dataset.num_items <= MOST_PLACES:
         out |= {"places": (0.0, 0.3, 0.1, 1.0, 0.03), "places_scale": (0.3, 1.0, 0.1, 3.0, 10.0)}
-    if dataset.social is not None and not isinstance(dataset, RowDataset):
-        out["friends"] = (0.0, 0.1, 0.2, 0.05, 0.4)
     return out | {"score_power": (0.0, 0.1, 0.2, -0.1)}
 
 
 def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     """Return the search space of the terms beside the solution; with other values it is not solved again."""
     rows, out = isinstance(dataset, RowDataset), dict[str, tuple[Any, ...]]()
+    if dataset.social is not None and not rows:  # early: it adds as much to all other terms
+        out["friends"] = (0.0, 0.1, 0.2, 0.05, 0.4)
     if rows:
         out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     out |= {"neighborhood": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)}

@@ -6,19 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from agents.commands.tune_run import tried_table
+from agents.tuning import trying
 from agents.tuning.config import StudySettings
 from agents.tuning.fine_tunings import FineTunings
 from agents.tuning.floor import as_term
 from agents.tuning.inspection import inspect_data
 from agents.tuning.outcome import summary
 from agents.tuning.study import Study
-from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, Trial
+from agents.tuning.trials import BASELINE, CLOSED_FORM, FINE_TUNING, NETWORK, Trial
 from agents.tuning.trying import Pace, Training
-from refit_env.data import Dataset
+from refit_env.data import Dataset, synthesize_social
 from refit_env.errors import SettingError
 from refit_env.evaluation.selection import UNMET
 
@@ -101,6 +103,30 @@ def test_a_baseline_that_was_refused_has_no_value_in_the_table(small_data: Datas
     ]
     table = tried_table({"tried": rows}, "ndcg@20", "shop")
     assert [list(column.cells) for column in table.columns][1::3] == [["ease", "slim"], ["0.2000", "refused"]]
+
+
+@pytest.mark.parametrize(("behind", "trials"), [(0.1, 1), (0.0, 2)])
+def test_a_network_clearly_behind_a_closed_form_is_trained_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behind: float, trials: int
+) -> None:
+    """The second training, with smaller steps, could not reach the closed form."""
+    usual = trying.pretraining_of
+    monkeypatch.setattr(trying, "pretraining_of", lambda *of: replace(usual(*of), epochs=1, eval_every=1))
+    data = synthesize_social(num_users=60, num_items=40)
+    settings = StudySettings(minutes=100.0, backbones=("linear", "recdiff"), baselines=("popularity",))
+    facts, device = inspect_data(data), torch.device("cpu")
+    made = Study(data, facts, "ReFiT-Custom-v0", {"data": data}, settings, device=device)
+    made.open(tmp_path)
+    made._closed_forms(1e-9)
+    count = made.policies.values(made.log.of(CLOSED_FORM)[0]).size
+    noise = np.random.default_rng(0).normal(0.0, 0.01, count)
+    monkeypatch.setattr(
+        made.policies,
+        "values",
+        lambda trial: 0.3 - behind + noise if trial.stage == NETWORK else 0.3 + 0 * noise,
+    )
+    made._networks()
+    assert len(made.log.of(NETWORK)) == trials
 
 
 @pytest.mark.parametrize(("update", "wanted"), [(1.0, 200.0), (10.0, 1000.0)])
