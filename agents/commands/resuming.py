@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ def check_begun_on(path: Path, begun: RunConfig, dataset: Dataset, advice: str =
     Raises:
         DataError: naming both.
     """
-    check_same_data(data_identity(begun), dataset, f"the run {path}", advice)
+    identity = replace(data_identity(begun), validation=False)  # the data alone
+    check_same_data(identity, dataset, f"the run {path}", advice)
 
 
 def check_code(path: Path, begun: RunConfig, named: Collection[str]) -> None:
