@@ -51,7 +51,7 @@ def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     """Return the search space of the terms beside the solution; with other values it is not solved again."""
     rows, out = isinstance(dataset, RowDataset), dict[str, tuple[Any, ...]]()
     if dataset.social is not None and not rows:  # early: it adds as much to all other terms
-        out["friends"] = (0.0, 0.1, 0.2, 0.05, 0.4)
+        out["friends"] = (0.0, 0.1, 0.2, 0.4)
     if rows:
         out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)
     out |= {"neighborhood": (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)}
