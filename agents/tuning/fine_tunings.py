@@ -69,9 +69,10 @@ class FineTunings:
             probe = self._settings_of(params, MOST)
             self._pace[name] = self._training.pace(self._copy(name), self._scored(probe, name))
         seconds -= time.perf_counter() - begin
-        if not self._pace[name].iterations(seconds):  # too slow for a part of the time: all that is left
-            seconds = self.study.left()
         iterations = self._pace[name].iterations(seconds)
+        if not iterations:  # too slow for a part of the time: all that is left
+            seconds = self.study.left()
+            iterations = self._pace[name].iterations(seconds)
         if not iterations:
             return False
         chosen = self._settings_of(params, iterations)

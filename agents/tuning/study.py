@@ -167,10 +167,9 @@ class Study(StudyState):
     def _far_behind(self, name: str) -> bool:
         """Return whether the best policy of a network is worse than a closed form by two standard errors."""
         known = self.log.best(NETWORK, name=name)
-        closed = [trial for one in self._chosen if (trial := self.best_start(one)) is not None]
-        if known is None or not closed:
+        best = max(self._chosen.values(), key=lambda trial: trial.value, default=None)
+        if known is None or best is None:
             return False
-        best = max(closed, key=lambda trial: trial.value)
         values = (self.policies.values(trial) for trial in (known, best))
         return Gain.of(*values, groups=self.policies.groups).clear
 
