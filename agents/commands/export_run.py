@@ -62,11 +62,8 @@ def run(command: Export) -> int:
         repeats=command.repeats,
     )
     WRITERS[command.format](graph, command.out, about)
-    if getattr(policy.backbone.config, "friends", 0):
-        say(
-            "note: the lists are those of people without friends, whose items a history does not hold",
-            stderr=True,
-        )
+    if missing := policy.backbone.beside_history:
+        say(f"note: the lists are those of people without {missing}: a history holds none", stderr=True)
     if command.json:
         print_json({"file": str(command.out), "format": command.format, **asdict(about)})
         return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.algorithms.registry import ALGORITHMS, settings_class
 from agents.runs.alarms import Alarm, alarms
-from agents.runs.contents import RunConfig, RunMetrics
+from agents.runs.contents import RunConfig, RunMetrics, data_identity
 from agents.runs.files import CONFIG, LOG, RunError
 from agents.runs.folder import RunFolder
 from agents.runs.log import read_log
@@ -358,8 +358,8 @@ def check_same_data(runs: Sequence[Facts]) -> None:
 
 def identity(facts: Facts) -> tuple[str, str]:
     """Name and fingerprint of a run's data; the environment's id where they are not recorded."""
-    data = facts.config.get("dataset") or {}
-    return str(data.get("name") or facts.config["env"]), str(data.get("fingerprint") or "")
+    data = data_identity(facts.config)
+    return data.name or facts.config["env"], data.fingerprint or ""
 
 
 def describe(data: tuple[str, str]) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 from agents.algorithms.configs import ReinforceConfig
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
-from refit_env.backbones.closed_form import RowDenoiser
 from refit_env.backbones.linear import LARGEST
+from refit_env.backbones.row_denoiser import RowDenoiser
 from refit_env.backbones.stacked import StackedDenoiser
 
 MANY = 100_000

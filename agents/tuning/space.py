@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from agents.tuning.defaults import FineTuning, default_finetuning, linear_reward
 from agents.tuning.inspection import DataFacts
 from refit_env.backbones import backbone_class
-from refit_env.backbones.closed_form import RowDenoiser
+from refit_env.backbones.row_denoiser import RowDenoiser
 from refit_env.rewards import reward_names
 
 LEAST_STD, MOST_STD = 0.005, 0.3

@@ -23,7 +23,7 @@ from agents.tuning.policies import TrialPolicies
 from agents.tuning.trials import BASELINE, FINE_TUNING, NETWORK, Trial, TrialLog
 from agents.tuning.trying import Training
 from refit_env.backbones import backbone_class, backbone_for, check_task
-from refit_env.backbones.closed_form import RowDenoiser
+from refit_env.backbones.row_denoiser import RowDenoiser
 from refit_env.backbones.stacked import StackedDenoiser
 from refit_env.data.dataset import Dataset
 from refit_env.errors import SettingError

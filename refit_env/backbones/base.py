@@ -242,6 +242,11 @@ class Backbone(nn.Module, ABC):
         return 0 if box is None else box[2]
 
     @property
+    def beside_history(self) -> str:
+        """What it reads of a user that no history holds, in a word; "" for nothing."""
+        return ""
+
+    @property
     def condition_size(self) -> int:
         """H, the size of an encoded context; by default C."""
         return self.context_size

@@ -1,4 +1,4 @@
-"""The base of closed-form denoisers: weighted rows, a fit without gradient steps, a search space.
+"""The base of closed-form denoisers: a fit without gradient steps, and a search space.
 
 The best linear denoiser of an interaction row is a ridge regression, which has a closed form. Such a backbone
 is a diffusion recommender like the others: it has a schedule, chains and gradients, and fine-tuning trains
@@ -11,210 +11,26 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse as sp
 import torch
-from msgspec import Meta
 from torch import Tensor, nn
 
-from refit_env.backbones.base import Backbone, Condition, Lookup
+from refit_env.backbones.closed_form_config import ClosedFormConfig
 from refit_env.backbones.cooccurrence import Counting, check_near, item_sets, near_pairs
 from refit_env.backbones.fold_in import FoldIn
 from refit_env.backbones.geography import coordinates_of, has_coordinates
 from refit_env.backbones.nearby_visits import NearbyVisits
-from refit_env.backbones.noise_schedule import LinearVariance
-from refit_env.backbones.row_weights import (
-    Weigh,
-    friends_rows,
-    history_rows,
-    reciprocal,
-    reciprocal_weights,
-    rising,
-    rising_weights,
-    split_rows,
-)
+from refit_env.backbones.row_denoiser import RowDenoiser, social_edges, weighted_rows
+from refit_env.backbones.row_weights import friends_rows, split_rows
 from refit_env.data.dataset import Dataset, RowDataset
-from refit_env.data.rows import SparseRows
-from refit_env.settings import Nonnegative, OneOf, Share, Size
 
-RECENCY = ("none", "rising", "reciprocal")
-"""Names for ``ClosedFormConfig.recency``."""
-TARGETS = ("row", "future")
-"""Values of ``ClosedFormConfig.targets``."""
-REPEATS = ("latest", "sum")
-"""Values of ``ClosedFormConfig.repeats``."""
-PAIRS = ("targets", "sets", "near")
-"""Values of ``ClosedFormConfig.pairs``."""
 SAMPLE = 500
 """Train rows by which scores of the factorisation and of the other terms are brought to the same units."""
-
-
-@dataclass(frozen=True)
-class ClosedFormConfig(LinearVariance):
-    """Settings of rows, scores and schedule of every closed-form denoiser."""
-
-    l2: Annotated[float, Meta(gt=0)] = 500.0
-    """Factor of the squared weights in the ridge regression: the assumed variance of the noise."""
-    recency: Annotated[str, OneOf(RECENCY)] = "none"
-    """Weights of a user's items in u_T: ``none``, ones; ``rising``, from ``oldest`` to 1 in order of time, as
-    in T-DiffRec; ``reciprocal``, 1 / b for the b-th latest."""
-    oldest: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """With ``rising``: weight of the oldest item in u_T."""
-    decay: Annotated[float, Meta(gt=0, le=4)] = 1.0
-    """With ``reciprocal``: the power of 1 / b."""
-    repeats: Annotated[str, OneOf(REPEATS)] = "latest"
-    """Weight in u_T of an item that is several times in a history: ``latest``, of its latest position;
-    ``sum``, of all its positions."""
-    friends: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    """Weight of the items that a user's friends have, in units of equal standard deviations; needs social
-    edges. They are the context of the denoiser, see ``friends_rows``."""
-    targets: Annotated[str, OneOf(TARGETS)] = "row"
-    """What the regression predicts. ``row``: each item from the others of its row, as EASE. ``future``: from
-    the items before a point of the row, those after it; the rows must be sorted by time. Sequential and
-    check-in sets have their own target, the next item, and ignore this."""
-    cuts: Annotated[int, Meta(ge=1, le=50)] = 5
-    """With ``future``: points in each row, evenly spaced from its middle on."""
-    window: Annotated[float, Meta(gt=0, le=1)] = 1.0
-    """With ``future``: the share of the row after a point that is predicted."""
-    pair_power: Share = 0.0
-    """With ``future``: the error at a point is divided by (items to predict)^pair_power, so that long rows
-    do not outweigh short ones."""
-    neighborhood: Share = 0.0
-    """Share of the normalised co-occurrences in the sum, the rest is the regression: 1 is item-kNN, RP3beta
-    or a Markov chain."""
-    pairs: Annotated[str, OneOf(PAIRS)] = "targets"
-    """Which co-occurrences: ``targets``, of the regression's inputs and targets; ``sets``, of any two items
-    of a user or session; ``near``, of two items that are near each other in a row, which must be sorted by
-    time. Sequential and check-in sets have no ``near``: their inputs are histories, and ``recency`` weights
-    them by the distance from the target."""
-    reach: Annotated[int, Meta(ge=1, le=1000)] = 40
-    """With ``pairs="near"``: places between two items that are counted."""
-    gap_power: Annotated[float, Meta(ge=0, le=4)] = 0.5
-    """With ``pairs="near"``: two items g places from each other count g^-gap_power."""
-    nearest_of: Annotated[str, OneOf(("input", "target"))] = "input"
-    """Whose ``neighbors`` largest co-occurrences are kept: of each ``input`` item, as RP3beta, or of each
-    ``target`` item, as item-kNN."""
-    shrink: Nonnegative = 10.0
-    """Added to the denominator of a co-occurrence: those of rare items count less."""
-    balance: Share = 0.5
-    """Share of the target item in the exponents of the counts in that denominator; the input has the rest."""
-    count_power: Annotated[float, Meta(ge=0, le=5)] = 1.0
-    """Sum of both exponents: 0 divides by no count, above 1 popular items count less."""
-    row_power: Annotated[float, Meta(ge=0, le=5)] = 0.0
-    """An input row counts (its sum)^-row_power in the co-occurrences: long rows count less."""
-    factorization: Share = 0.0
-    """Share of a matrix factorisation in the sum, iALS, into which each row is folded; the rest are the other
-    terms."""
-    embedding: Size = 64
-    """With ``factorization``: size of an item's embedding."""
-    unobserved: Annotated[float, Meta(gt=0)] = 0.1
-    """With ``factorization``: weight of every pair, observed or not, beside the 1 of an observed one."""
-    factorization_l2: Annotated[float, Meta(gt=0, le=1e12)] = 0.1
-    """With ``factorization``: weight of the squared embeddings."""
-    places: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    """Weight of the visits near each item, in units of equal standard deviations; the items need the columns
-    ``lat`` and ``lon``."""
-    places_scale: Annotated[float, Meta(ge=1e-3, le=1e4)] = 0.3
-    """With ``places``: kilometres over which nearness falls to 1 / e."""
-    score_power: Annotated[float, Meta(ge=-2, le=2)] = 0.0
-    """An item's scores are divided by (its train count / the mean count) to this power: above 0, less
-    popular items are recommended more."""
-
-
-class RowDenoiser(Backbone):
-    """A denoiser of weighted rows; a closed form computes all its weights, or those from which it starts.
-
-    Attributes:
-        config: its settings, which determine the fit.
-    """
-
-    tasks: ClassVar[tuple[str, ...]] = ("cf", "sequential", "social", "poi")
-    config: ClosedFormConfig
-
-    def __init__(self, num_items: int, config: ClosedFormConfig) -> None:
-        """Store the settings; subclasses create the weights."""
-        super().__init__()
-        self.config = config
-        self.num_items = self.dim = num_items
-        self.diffusion = config.diffusion()
-
-    @classmethod
-    def rows(cls, dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
-        """Return the rows (U, I) for u_T: the train rows, weighted by ``config``.
-
-        Raises:
-            ValueError: if the weights depend on time and the rows are not sorted by time, or if there are no
-                social edges for ``config.friends``.
-        """
-        if config.friends:
-            _social(dataset, config)
-        return weighted_rows(dataset, config)
-
-    @classmethod
-    def contexts(cls, dataset: Dataset, config: Any, device: torch.device | str) -> Lookup | None:
-        """Return the function users (B,) -> the friends' items (B, I); None without ``config.friends``."""
-        if not config.friends:
-            return None
-        return SparseRows(friends_rows(dataset.train, _social(dataset, config)), device).dense
-
-    @classmethod
-    def context_bounds(cls, num_items: int, config: Any) -> tuple[float, float, int] | None:
-        """Return the bounds and the number of the friends' items; None without ``config.friends``."""
-        return (0.0, 1.0, num_items) if config.friends else None
-
-    def shown(self, dataset: Dataset, device: torch.device | str) -> Lookup:
-        """Return the function users (B,) -> u_T (B, I), with the context (B, I) beside it if there is one."""
-        own, context = super().shown(dataset, device), self.contexts(dataset, self.config, device)
-        return own if context is None else lambda users: torch.cat([own(users), context(users)], 1)
-
-    def initial_state(self, users: Tensor, shown: Tensor) -> Tensor:
-        """Return the rows (B, I) of ``shown``."""
-        return shown[:, : self.num_items]
-
-    def context(self, users: Tensor, shown: Tensor) -> Tensor | None:
-        """Return the context (B, C) of ``shown``, if there is one; rows alone are those without friends."""
-        return shown[:, self.num_items :] if shown.shape[1] > self.num_items else None
-
-    def show(self, histories: Tensor) -> Tensor:
-        """Return rows (B, I) of histories, weighted by ``config.recency`` and ``config.repeats``.
-
-        With ``config.friends`` the context (B, I) of people without friends is beside them.
-        """
-        config = self.config
-        weigh: dict[str, Weigh | None] = {
-            "none": None,
-            "rising": lambda place, count: rising(place, count, config.oldest, 1.0),
-            "reciprocal": lambda place, count: reciprocal(place, count, config.decay),
-        }
-        rows = history_rows(histories, self.num_items, weigh[config.recency], config.repeats)
-        return torch.cat([rows, torch.zeros_like(rows)], 1) if config.friends else rows
-
-    def predict_x0(self, u: Tensor, timestep: int | Tensor, condition: Condition | None = None) -> Tensor:
-        """Predict the clean rows (B, I) from ``u`` (B, I)."""
-        context = None if condition is None else condition.value
-        out: Tensor = self(u, timestep, context)  # called as a module: the work of training is counted there
-        return out
-
-    def elbo_loss(self, shown: Tensor, target: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean squared error of the denoised rows at uniformly drawn steps, a scalar.
-
-        The items of friends have no part in it: rows are denoised, not completed.
-
-        Args:
-            shown: (B, I) rows that are noised; the context (B, C) after them, if there is one.
-            target: (B, I) prediction targets.
-            generator: random generator of the steps and the noise.
-        """
-        row, context = shown[:, : self.num_items], shown[:, self.num_items :]
-        k = torch.randint(self.diffusion.num_steps, (len(row),), generator=generator, device=row.device)
-        noise = torch.randn(row.shape, generator=generator, device=row.device)
-        condition = self.encode(context) if context.shape[1] else None
-        out = self.predict_x0(self.diffusion.q_sample(row, k, noise), k, condition)  # (B, I)
-        return (target - out).square().mean()
 
 
 class ClosedForm(RowDenoiser):
@@ -270,7 +86,7 @@ class ClosedForm(RowDenoiser):
             self.nearby.fit(coordinates_of(data), train_counts(data))
             self._to_units(self.nearby, config.places, data, inputs)
         if self.by_friends is not None:
-            theirs = friends_rows(data.train, _social(data, config))  # (U, I)
+            theirs = friends_rows(data.train, social_edges(data, config))  # (U, I)
             device, spread = self.by_friends.device, torch.ones(())
             rows, others = _sample(inputs, device), _sample(theirs, device)  # others: of users with friends
             if len(rows) and len(others) and self.num_items > 1:
@@ -409,43 +225,11 @@ class ClosedForm(RowDenoiser):
         """Return field -> values from which validation chooses; the search starts at the first ones."""
 
 
-def _social(dataset: Dataset, config: ClosedFormConfig) -> npt.NDArray[np.int32]:
-    """Return the social edges (S, 2) that ``config.friends`` needs.
-
-    Raises:
-        ValueError: if the data set has none, or its users are sessions or visits.
-    """
-    if dataset.social is None or dataset.has_rows or isinstance(dataset, RowDataset):
-        raise ValueError(
-            f"friends={config.friends:g} adds the items of a user's friends; {dataset.name!r} has no social "
-            "edges. Use friends=0"
-        )
-    return dataset.social
-
-
 def _sample(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
     """Return at most SAMPLE rows (n, I) float32 that are not empty, evenly spaced."""
     filled = np.flatnonzero(np.diff(matrix.indptr))  # (R',)
     chosen = filled[np.linspace(0, len(filled) - 1, min(len(filled), SAMPLE)).astype(np.int64)]
     return torch.as_tensor(matrix[chosen].toarray(), dtype=torch.float32, device=device)
-
-
-def weighted_rows(dataset: Dataset, config: ClosedFormConfig) -> sp.csr_matrix:
-    """Return the train rows (U, I), weighted by ``config.recency`` and ``config.repeats``.
-
-    Raises:
-        ValueError: if the weights depend on time and the rows are not sorted by time.
-    """
-    if config.recency == "none":
-        return reciprocal_weights(dataset.train, 0.0, config.repeats)
-    if not dataset.time_ordered:
-        raise ValueError(
-            f"recency={config.recency!r} weights items by their time; the rows of {dataset.name!r} are "
-            "not sorted by time. Use recency='none'"
-        )
-    if config.recency == "reciprocal":
-        return reciprocal_weights(dataset.train, config.decay, config.repeats)
-    return rising_weights(dataset.train, config.oldest, 1.0, config.repeats)
 
 
 def popularity_factor(dataset: Dataset, power: float) -> npt.NDArray[np.float64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refit_env.backbones.closed_form import PAIRS, REPEATS
+from refit_env.backbones.closed_form_config import PAIRS, REPEATS
 from refit_env.backbones.cooccurrence import MOST_NEAR, near_count
 from refit_env.backbones.geography import has_coordinates
 from refit_env.backbones.nearby_visits import LARGEST as MOST_PLACES

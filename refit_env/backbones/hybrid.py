@@ -16,9 +16,11 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from refit_env.backbones.base import check_task
-from refit_env.backbones.closed_form import ClosedForm, ClosedFormConfig, RowDenoiser
+from refit_env.backbones.closed_form import ClosedForm
+from refit_env.backbones.closed_form_config import ClosedFormConfig
 from refit_env.backbones.diffrec import DiffRec, DiffRecConfig
 from refit_env.backbones.linear import MOST_NEIGHBORS, LinearConfig, LinearDenoiser
+from refit_env.backbones.row_denoiser import RowDenoiser
 from refit_env.backbones.spectral import SpectralConfig, SpectralDenoiser
 from refit_env.data.dataset import Dataset
 from refit_env.settings import OneOf, PartialShare, Sizes

@@ -24,12 +24,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
-from refit_env.backbones.closed_form import (
-    ClosedForm,
-    ClosedFormConfig,
-    popularity_factor,
-    train_counts,
-)
+from refit_env.backbones.closed_form import ClosedForm, popularity_factor, train_counts
+from refit_env.backbones.closed_form_config import ClosedFormConfig
 from refit_env.backbones.closed_form_spaces import common_space, last_space, terms_space
 from refit_env.backbones.cooccurrence import cooccurrences
 from refit_env.data.dataset import Dataset, RowDataset

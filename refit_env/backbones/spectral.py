@@ -26,12 +26,8 @@ from scipy.sparse.linalg import svds
 from torch import Tensor, nn
 
 from refit_env.backbones import products
-from refit_env.backbones.closed_form import (
-    ClosedForm,
-    ClosedFormConfig,
-    popularity_factor,
-    train_counts,
-)
+from refit_env.backbones.closed_form import ClosedForm, popularity_factor, train_counts
+from refit_env.backbones.closed_form_config import ClosedFormConfig
 from refit_env.backbones.closed_form_spaces import common_space, last_space, terms_space
 from refit_env.backbones.cooccurrence import nearest_items
 from refit_env.backbones.few_values import few_values

@@ -30,9 +30,9 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from refit_env.backbones.base import Condition, Lookup, check_task
-from refit_env.backbones.closed_form import RowDenoiser
 from refit_env.backbones.held_rows import held_rows, without_rows
 from refit_env.backbones.linear import LinearConfig, LinearDenoiser
+from refit_env.backbones.row_denoiser import RowDenoiser
 from refit_env.backbones.row_weights import history_rows, latest_items, reciprocal
 from refit_env.data.dataset import Dataset, RowDataset
 from refit_env.data.rows import SparseRows
