@@ -15,7 +15,7 @@ from agents.commands.options import named
 from agents.commands.target import choose_target
 from agents.runs.files import POLICY_META, RunError
 from agents.runs.folder import RunFolder
-from agents.training.pretrain_config import PretrainConfig
+from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.tuning.defaults import Chosen, FineTuning, default_backbone, default_finetuning
 from agents.tuning.inspection import inspect_data
 from refit_env.data import load_dataset
@@ -44,6 +44,31 @@ def backbone_of_data(words: Sequence[str], data: str | None) -> Chosen | None:
         return None
 
 
+def training_of_model(init: str) -> PretrainConfig | None:
+    """How ``refit pretrain --init`` trains without options: as its backbone was, on the model's data set.
+
+    Args:
+        init: what ``--init`` said.
+
+    Returns:
+        The settings; None where the model cannot be read.
+    """
+    try:
+        return published_training(*model_of(Path(init)))
+    except (ValueError, OSError):
+        return None
+
+
+def model_of(run: Path) -> tuple[str, str]:
+    """Return the names of the backbone and of the data set of a run's model.
+
+    Raises:
+        RunError: if there is no model, or its file is damaged.
+    """
+    meta = read_record(run / POLICY_META, dict[str, Any], error=RunError)
+    return str(meta.get("backbone")), str(meta.get("dataset") or "")
+
+
 def finetuning_of_data(env: str | None, data: str | None, init: str | None) -> FineTuning | None:
     """How ``refit finetune`` trains where neither reward nor algorithm is named.
 
@@ -58,7 +83,7 @@ def finetuning_of_data(env: str | None, data: str | None, init: str | None) -> F
     try:
         run = RunFolder.open(init or "")
         target = choose_target(env, None if data is None else Path(data), fallback=run.config)
-        backbone = read_record(run.path / POLICY_META, dict[str, Any], error=RunError).get("backbone")
-        return default_finetuning(inspect_data(load_dataset(target.dataset)), str(backbone))
+        backbone, _ = model_of(run.path)
+        return default_finetuning(inspect_data(load_dataset(target.dataset)), backbone)
     except (ValueError, OSError):
         return None

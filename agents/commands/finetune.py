@@ -126,7 +126,7 @@ class Finetune(Command):
     """Allow a data set other than the one that the model was trained on."""
     new_data: Flag = False
     """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
-    those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
+    those of the next week. Not for ``cf-diff``, ``diff-poi``, ``hdrm``, ``l-diffrec`` and ``recdiff``."""
     processes: ProcessesOption = 1
     """Processes of this machine among which every batch is divided (REINFORCE; the extra ``distributed``):
     one for each GPU, or for each core. ``torchrun`` starts them on several machines."""

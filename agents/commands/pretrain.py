@@ -84,7 +84,7 @@ class Pretrain(Command):
     """Allow a data set other than the one that the model of ``--init`` was trained on."""
     new_data: Flag = False
     """Carry the model of ``--init`` over to data with other users and items, found by their source's ids:
-    those of the next week. For ``diffrec``, ``t-diffrec``, ``linear`` and ``spectral``."""
+    those of the next week. Not for ``cf-diff``, ``diff-poi``, ``hdrm``, ``l-diffrec`` and ``recdiff``."""
     processes: ProcessesOption = 1
     """Processes of this machine among which every batch is divided (the extra ``distributed``): one for each
     GPU, or for each core. ``torchrun`` starts them on several machines."""
@@ -181,7 +181,7 @@ def with_settings(
 def main(words: Sequence[str]) -> int:
     """Run the command with the words that follow its name; training defaults to the published settings."""
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for option in ("--env", "--backbone", "--out", "--settings", "--data"):
+    for option in ("--env", "--backbone", "--out", "--settings", "--data", "--init"):
         chooser.add_argument(option, nargs="?")  # without its value: the parser of all options says so
     chooser.add_argument("--resume", action="store_true")
     found = chooser.parse_known_args(list(words))[0]
@@ -199,6 +199,10 @@ def main(words: Sequence[str]) -> int:
     name = found.backbone or (row.backbone if row is not None else "")
     name = name if chosen is None else chosen.value
     training = published_training(name, (row.dataset if row is not None else None) or "")
+    if found.init is not None:
+        from agents.commands.data_defaults import training_of_model
+
+        training = training_of_model(found.init) or training
     default = Pretrain(out=tyro.MISSING, training=training, backbone=chosen.value if chosen else None)
     if found.settings is not None:
         places = places_in(found.backbone or "")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from agents.commands.learned_before import learned_before
 from agents.commands.target import Target
 from agents.console import say
 from agents.runs.contents import RunConfig
@@ -76,6 +77,9 @@ def initial_policy(command: Start, run: Path, target: Target) -> DiffusionPolicy
     policy, changes = policy.carried_over(run, dataset, command.seed)
     if not command.quiet:
         say(f"{dataset.name}, compared with the data of {run}: {changes}", stderr=True)
+        note = learned_before(run, known, dataset)
+        if note is not None:
+            say(note, stderr=True)
     return policy
 
 

@@ -55,8 +55,8 @@ class PretrainConfig(Bounded):
     temperature: Annotated[float, Meta(gt=0, le=1e6)] = 0.05
     """Divisor of the chain's scores in the cross-entropy of objective ``ranking``."""
     eval_steps: Annotated[int, Meta(ge=0, le=100_000, description="0: the whole chain")] = 4
-    """Length of the respaced chain that validation runs (0: the whole chain); for objective ``ranking``,
-    ``refit pretrain`` runs the chain of the saved policy instead."""
+    """Length of the respaced chain that validation runs (0: the whole chain), at most that of the saved
+    policy; objective ``ranking`` runs the latter."""
     precision: Annotated[str, OneOf(PRECISIONS)] = "fp32"
     """Number format of the network's products in training; ``bf16`` needs a CPU with AVX512-BF16 or a GPU
     that has it."""

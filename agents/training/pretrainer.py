@@ -106,7 +106,8 @@ class Pretrainer(Resumable):
             config: settings.
             seed: of the batches, the steps and the noise; dropout too.
             device: ``"auto"``, ``"cpu"``, ``"cuda"`` ...
-            num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
+            num_steps: T of the policy that will be saved. Objective ``ranking`` runs its chain, and
+                validation runs none that is longer; None uses ``eval_steps``.
             eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
         Raises:
@@ -153,11 +154,17 @@ class Pretrainer(Resumable):
         self.examples = examples(backbone, self.dataset, self.config, self.device)
         self.optimizer = self._make_optimizer()
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        longest = backbone.diffusion.num_steps
-        steps = num_steps if self._by_chain and num_steps else self.config.eval_steps or longest
-        self._chain = DiffusionPolicy(backbone, min(steps, longest), eta=eta).to(self.device)
+        steps = self._chain_length(num_steps)
+        self._chain = DiffusionPolicy(backbone, steps, eta=eta).to(self.device)
         self.work = Work()
         self._begin()
+
+    def _chain_length(self, num_steps: int | None) -> int:
+        """Return the steps of the chain that validation runs, and training to rank."""
+        longest, steps = self.backbone.diffusion.num_steps, self.config.eval_steps
+        if num_steps is None or (steps == 0 and not self._by_chain):
+            return min(steps or longest, longest)
+        return min(num_steps, longest) if self._by_chain else min(steps, num_steps, longest)
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         """Return AdamW with the backbone's groups of weights, each with its own first step size."""
@@ -406,7 +413,7 @@ def pretrain(
         resume: continue from the state in ``run_dir``.
         overwrite: whether a training that begins may replace the files of a run in ``run_dir``.
         callback: called after each epoch.
-        num_steps: T of the chain that objective ``ranking`` runs; None uses ``eval_steps``.
+        num_steps: T of the policy that will be saved, see ``Pretrainer``; None uses ``eval_steps``.
         eta: of the chain that validation runs, see ``DiffusionPolicy``.
 
     Raises:

@@ -144,7 +144,7 @@ class KnownIds:
 
     def changes(self, dataset: Dataset) -> str:
         """Return in one line how many users and items of ``dataset`` are new, known and gone."""
-        now = KnownIds.of(dataset)
+        now = KnownIds.of(dataset.episodes)  # of rows, the users who have one
         users = (
             "not known" if None in (self.users, now.users) else Counts.of(self.users or [], now.users or [])
         )
