@@ -102,7 +102,7 @@ class Baseline(ABC):
         if form not in cls.forms and not (cls.ordered and data.time_ordered):
             need = "rows sorted by time" if ROWS in cls.forms else "users with sets of items"
             return f"needs {need}; {data.name!r} has none"
-        if cls.needs == "social" and data.social is None:
+        if cls.needs == "social" and not data.has_friends:
             return f"needs social edges; {data.name!r} has none"
         if cls.needs == "coordinates" and not {"lat", "lon"} <= set(data.item_features or {}):
             return f"needs the items' coordinates ('lat' and 'lon'); {data.name!r} has none"

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from agents.baselines import evaluate_baseline, names_for
 from agents.baselines.tuning import Trial, TuningConfig, tune_baseline
 from agents.commands.baseline import BaselineCommand
 from agents.commands.options import parse_options
 from agents.commands.target import choose_target, note_other_data
-from agents.console import console, print_json, say
+from agents.console import print_json, say
+from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
 from refit_env.errors import SettingError
@@ -42,7 +42,7 @@ def run(command: BaselineCommand) -> int:
     if command.json:
         print_json(reports)
     else:
-        console().print(
+        print_table(
             _table(reports, f"{dataset.name} ({command.split}, {reports[0]['users']} {dataset.unit})")
         )
     return 0
@@ -106,13 +106,16 @@ def _tuned(
     return record.best.settings, {"tuning": found | {metric: record.best.valid[metric]}}
 
 
-def _table(reports: Sequence[dict[str, Any]], title: str) -> Table:
+def _table(reports: Sequence[dict[str, Any]], title: str) -> TextTable:
     """A row for each baseline, the best NDCG first."""
     metrics = [name for name in reports[0]["metrics"] if name.startswith(("recall@", "ndcg@"))]
-    table = Table("baseline", title=title)
-    for name in [*metrics, "seconds"]:
-        table.add_column(name, justify="right")
-    for report in sorted(reports, key=lambda report: -report["metrics"][metrics[-1]]):
-        values = [f"{report['metrics'][name]:.4f}" for name in metrics]
-        table.add_row(report["baseline"], *values, f"{report['cost']['fit']['seconds']:.1f}")
-    return table
+    best_first = sorted(reports, key=lambda report: -report["metrics"][metrics[-1]])
+    rows = [
+        (
+            report["baseline"],
+            *(f"{report['metrics'][name]:.4f}" for name in metrics),
+            f"{report['cost']['fit']['seconds']:.1f}",
+        )
+        for report in best_first
+    ]
+    return TextTable(title, ("baseline", *metrics, "seconds"), tuple(rows))

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 from msgspec import Meta
 
-from agents.commands.options import Command, Flag, FolderOption, NameOption, parse
+from agents.commands.options import Command, FileOption, Flag, FolderOption, NameOption, parse
 from refit_env.data.recipe import Core, Rating, Separator
 from refit_env.errors import SettingError
 from refit_env.settings import PartialShare, Seed
@@ -61,6 +61,9 @@ class DataPrepare(Command):
     """Folder to write; if left out, ``<data home>/<name>``."""
     overwrite: Flag = False
     """Replace the data set that is there."""
+    social: FileOption = None
+    """Table of friends, such as ``user,friend``: a header, then two users a line, the second is a friend of
+    the first. The task becomes ``social``."""
     recipe: NameOption = None
     """A paper's preprocessing by name, such as ``dreamrec-yoochoose``, ``recdiff`` or ``diff-poi``."""
     format: NameOption = None

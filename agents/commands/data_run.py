@@ -129,7 +129,14 @@ def _prepared(command: DataPrepare) -> tuple[Path, Dataset]:
         unit = named.recipe.time_unit if command.time_unit is None else command.time_unit
         recipe = replace(named, recipe=replace(named.recipe, time_unit=unit))
     return folder, prepare(
-        command.name, command.source, recipe, folder, stored=stored, overwrite=command.overwrite, meta=meta
+        command.name,
+        command.source,
+        recipe,
+        folder,
+        stored=stored,
+        overwrite=command.overwrite,
+        social=command.social,
+        meta=meta,
     )
 
 

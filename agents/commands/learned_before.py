@@ -45,8 +45,8 @@ def learned_before(run: Path, known: DataIdentity | None, dataset: Dataset) -> s
     if not parts:
         return None
     return (
-        f"note: the model of {run} has learned {' and '.join(parts)} of {dataset.name!r}: figures on them are "
-        "too high. Compare models on items that came later than the data of both"
+        f"note: the model of {run} has learned {' and '.join(parts)} of {dataset.name!r}: figures on them "
+        "are too high. Compare models on items that came later than the data of both"
     )
 
 

@@ -85,7 +85,7 @@ def inspect_data(dataset: Dataset) -> DataFacts:
         timed=dataset.train.timestamps is not None,
         split=split,
         source=source,
-        social=dataset.social is not None,
+        social=dataset.has_friends,
     )
 
 

@@ -50,7 +50,7 @@ def last_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
 def terms_space(dataset: Dataset) -> dict[str, tuple[Any, ...]]:
     """Return the search space of the terms beside the solution; with other values it is not solved again."""
     rows, out = isinstance(dataset, RowDataset), dict[str, tuple[Any, ...]]()
-    if dataset.social is not None and not rows:  # early: it adds as much to all other terms
+    if dataset.has_friends and not rows:  # early: it adds as much to all other terms
         out["friends"] = (0.0, 0.1, 0.2, 0.4)
     if rows:
         out["repeat"] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0)

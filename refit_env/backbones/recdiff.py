@@ -396,7 +396,7 @@ def both_directions(dataset: Dataset) -> npt.NDArray[np.int64]:
     Raises:
         DataError: if there are none, or a tie has an unknown user.
     """
-    if dataset.social is None or not len(dataset.social):
+    if dataset.social is None or not dataset.has_friends:
         raise DataError(
             f"data set {dataset.name!r} has no social ties, which backbone 'recdiff' needs: social.parquet "
             "must hold pairs of users"

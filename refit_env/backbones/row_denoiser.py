@@ -149,7 +149,8 @@ def social_edges(dataset: Dataset, config: ClosedFormConfig) -> npt.NDArray[np.i
     Raises:
         ValueError: if the data set has none, or its users are sessions or visits.
     """
-    if dataset.social is None or dataset.has_rows or isinstance(dataset, RowDataset):
+    rows = dataset.has_rows or isinstance(dataset, RowDataset)
+    if dataset.social is None or not dataset.has_friends or rows:
         raise ValueError(
             f"friends={config.friends:g} adds the items of a user's friends; {dataset.name!r} has no social "
             "edges. Use friends=0"

@@ -138,6 +138,11 @@ class Dataset:
         return episodes_are_rows(self.task, self.time_ordered)
 
     @property
+    def has_friends(self) -> bool:
+        """Whether there is at least one social edge."""
+        return self.social is not None and len(self.social) > 0
+
+    @property
     def unit(self) -> str:
         """What the mean of a metric is over: ``"rows"`` where the episodes are rows, else ``"users"``."""
         return "rows" if self.has_rows else "users"

@@ -32,6 +32,7 @@ from refit_env.data.limits import check_count
 from refit_env.data.messages import spelled
 from refit_env.data.readers.formats import guess_format, read_rows
 from refit_env.data.readers.header_tables import ReadOptions
+from refit_env.data.readers.social_pairs import read_social
 from refit_env.data.recipe import Recipe
 from refit_env.data.recipes import NamedRecipe, choose_recipe
 from refit_env.data.saving import check_free, check_name, check_own_name, save_dataset
@@ -47,6 +48,7 @@ def prepare(
     *,
     stored: str | None = None,
     overwrite: bool = False,
+    social: Path | str | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Read official files and prepare a data set from them.
@@ -59,6 +61,8 @@ def prepare(
         out: canonical folder to write, by one process at a time; None only returns the data set.
         stored: name of the stored data set; None uses ``name``.
         overwrite: whether to replace a data set in ``out``.
+        social: a table of friends, with a header: its first two columns are users of ``source``. The task
+            ``cf`` becomes ``social``. Named recipes have none.
         meta: further fields for ``dataset.json``.
 
     Returns:
@@ -79,7 +83,9 @@ def prepare(
     chosen = _chosen_recipe(name, source, recipe)
     about: dict[str, Any] = {}
     if isinstance(chosen, Recipe):
-        data = _from_files(stored, source, chosen, about)
+        data = _from_files(stored, source, chosen, about, social=None if social is None else Path(social))
+    elif social is not None:
+        raise DataError(f"recipe {chosen.name} reads its own social edges, if any: leave out {social}")
     else:
         about = {"name": chosen.name, "paper": chosen.paper}
         as_published = known if name in chosen.exact else None
@@ -111,7 +117,13 @@ def _chosen_recipe(name: str, source: Path, recipe: Recipe | NamedRecipe | None)
 
 
 def _from_files(
-    name: str, source: Path, recipe: Recipe, about: Mapping[str, Any], *, mixed: bool = False
+    name: str,
+    source: Path,
+    recipe: Recipe,
+    about: Mapping[str, Any],
+    *,
+    mixed: bool = False,
+    social: Path | None = None,
 ) -> Dataset:
     """Read, filter, number, split and check.
 
@@ -121,9 +133,20 @@ def _from_files(
         recipe: the steps.
         about: stored with the recipe.
         mixed: whether a validation part of the files is a random part of rows that are sorted by time.
+        social: a table of friends.
     """
     recipe = replace(recipe, format=recipe.format or guess_format(source))
+    if social is not None:
+        recipe = _with_friends(recipe, social)
     rows, low, steps, notes = _filtered(source, recipe)
+    if social is not None:
+        edges, note = read_social(social, rows)
+        rows, notes = replace(rows, social=edges), (*notes, note)
+    elif recipe.task == "social" and (rows.social is None or not len(rows.social)):
+        friends = spelled("social", "PATH", "FILE")
+        raise DataError(
+            f"{source}: the task social needs pairs of friends, and it has none; {friends} adds them"
+        )
     if not about:  # a named recipe is a paper's own choice
         notes = (*rows.notes, *notes, *_unfiltered(rows, recipe), *_unsplit(rows, recipe))
     numbered = _number(source, rows, recipe)
@@ -152,6 +175,19 @@ def _from_files(
     )
     check_dataset(data, str(source))
     return data
+
+
+def _with_friends(recipe: Recipe, social: Path) -> Recipe:
+    """Return the recipe for data with friends, which are sets of items.
+
+    Raises:
+        DataError: for another task, or for sessions, which have no friends.
+    """
+    if recipe.task not in ("cf", "social") or recipe.session:
+        other = spelled("task", repr(recipe.task), recipe.task)
+        other = spelled("session", repr(recipe.session), recipe.session) if recipe.session else other
+        raise DataError(f"{social}: friends are for sets of items (task social), not for {other}")
+    return replace(recipe, task="social")
 
 
 class Steps:
