@@ -178,9 +178,11 @@ def _begun(path: Path, record: TuningRecord) -> TuningRecord:
     for field in ("baseline", "fingerprint", "seed", "metric", "space"):
         ours, theirs = msgspec.to_builtins(getattr(record, field)), getattr(found, field)
         if ours != theirs:
-            raise DataError(
-                f"{path} holds a search with another {field} ({theirs!r}, now {ours!r}): name another file"
-            )
+            if field == "fingerprint":
+                what = f"on other data, {found.dataset!r}"
+            else:
+                what = f"with another {field} ({theirs!r}, now {ours!r})"
+            raise DataError(f"{path} holds a search {what}: name another folder")
     return found
 
 

@@ -199,10 +199,10 @@ def synthesize_set(command: DataSynthesize) -> int:
 def resplit_set(command: DataResplit) -> int:
     """Split again, write, and print the counts; returns the exit code."""
     with as_options():
-        check_free(command.out, command.overwrite)
         source = named_folder(command.name)
         if source is not None and source.resolve() == command.out.resolve():
             raise ValueError(f"--out {command.out} is the data set that is copied; name another folder")
+        check_free(command.out, command.overwrite)
         dataset = latest_as_validation(load_dataset(command.name), command.valid_share)
         if not len(dataset.valid):
             raise ValueError(

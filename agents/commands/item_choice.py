@@ -63,7 +63,7 @@ def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
                 out.add(items.number(line.strip()))
             except ValueError as error:
                 raise ValueError(f"{option} {path} line {number}: {error}") from None
-    if not out:
+    if not out and option != "--deny":  # nothing to leave out is a day like others
         raise ValueError(f"{option} {path}: holds no item; expected one item id a line")
     return frozenset(out)
 

@@ -30,7 +30,7 @@ from agents.console import say
 from agents.runs.files import CONFIG, RunError
 from agents.runs.processes import launch, processes
 from agents.training.pretrain_config import PretrainConfig, published_training
-from agents.tuning.settings_file import read_settings
+from agents.tuning.settings_file import PretrainPart, read_settings
 from refit_env.registration import entry, env_ids
 from refit_env.settings import Seed
 from refit_env.utils.atomic_io import check_record
@@ -141,7 +141,12 @@ def begun_command(out: Path, named: Collection[str] = ()) -> Pretrain:
 
 
 def with_settings(
-    command: Pretrain, path: Path, named: Collection[str] = (), backbone: str | None = None
+    command: Pretrain,
+    path: Path,
+    named: Collection[str] = (),
+    backbone: str | None = None,
+    *,
+    trained: bool = False,
 ) -> Pretrain:
     """The command with what a settings file says of pretraining.
 
@@ -150,32 +155,53 @@ def with_settings(
         path: the file.
         named: places of code that the command line names.
         backbone: the one that the command line names; of another one, the file's options say nothing.
+        trained: whether a trained model is trained further, of which the file's backbone says nothing.
 
     Raises:
         RunError: if there is no such file, it is damaged, or it names code that the command line does not.
     """
     part = read_settings(path)["pretrain"]
+    where = f"{path}: pretrain.training"
+    training = check_record(
+        {**asdict(command.training), **part["training"]}, PretrainConfig, where, error=RunError
+    )
+    command = replace(command, settings=path, training=training)
+    if trained:
+        say(f"{path}: its backbone is left out, --init has one", stderr=True)
+        return command
     for place in places_in(part["backbone"]):
         if absolute_place(place) not in map(absolute_place, named):
             raise RunError(
                 f"{path} names the backbone {place}, a file whose code would be run: pass it with "
                 "--backbone, too"
             )
+    _check_backbone(part, path)
     other = backbone is not None and absolute_place(backbone) != absolute_place(part["backbone"])
     if other and part["backbone_options"]:
         say(
             f"{path}: its backbone options are for {part['backbone']}, not for {backbone}: they are left out",
             stderr=True,
         )
-    training = {**asdict(command.training), **part["training"]}
     return replace(
         command,
-        settings=path,
         backbone=part["backbone"],
         backbone_options=() if other else as_words(part["backbone_options"]),
         num_steps=part["num_steps"],
-        training=check_record(training, PretrainConfig, f"{path}: pretrain.training", error=RunError),
     )
+
+
+def _check_backbone(part: PretrainPart, path: Path) -> None:
+    """Refuse a backbone of a settings file that is unknown, or options that it does not have.
+
+    Raises:
+        RunError: naming the file and the field.
+    """
+    from refit_env.backbones.registry import backbone_config  # it needs torch, help does not
+
+    try:
+        backbone_config(part["backbone"], "", part["backbone_options"])
+    except ValueError as error:
+        raise RunError(f"{path}: pretrain: {error}") from None
 
 
 def main(words: Sequence[str]) -> int:
@@ -206,7 +232,9 @@ def main(words: Sequence[str]) -> int:
     default = Pretrain(out=tyro.MISSING, training=training, backbone=chosen.value if chosen else None)
     if found.settings is not None:
         places = places_in(found.backbone or "")
-        default = with_settings(default, Path(found.settings), places, found.backbone)
+        default = with_settings(
+            default, Path(found.settings), places, found.backbone, trained=found.init is not None
+        )
     return _run(_read(words, default), words, chosen)
 
 

@@ -30,6 +30,7 @@ from agents.training.pretrain_config import PretrainConfig, published_training
 from agents.training.pretrainer import Pretrainer
 from agents.training.tensors import resolve_device
 from agents.training.world import world_of
+from agents.tuning.settings_file import chosen_elsewhere
 from refit_env.backbones import backbone_for
 from refit_env.backbones.closed_form import ClosedForm
 from refit_env.data import Dataset, load_dataset
@@ -97,6 +98,15 @@ def _target(command: Pretrain) -> Target:
     return choose_target(command.env, command.data, fallback=fallback)
 
 
+def _dataset(command: Pretrain, target: Target) -> Dataset:
+    """The data; a line says where settings from a file were chosen on other data."""
+    dataset = load_dataset(target.dataset)
+    note = None if command.settings is None or command.resume else chosen_elsewhere(command.settings, dataset)
+    if note is not None and not command.quiet and is_first():
+        say(note, stderr=True)
+    return dataset
+
+
 def _settings(command: Pretrain, target: Target) -> dict[str, Any]:
     """The settings of the run for its ``config.json``."""
     options, name = parse_options(command.backbone_options, "backbone_options"), command.backbone
@@ -122,7 +132,7 @@ def _trainer(
 
     Of a new model on a closed form, ``base`` are the settings that validation chose; None chooses them here.
     """
-    dataset = load_dataset(target.dataset)
+    dataset = _dataset(command, target)
     evaluated_users(dataset, "test")
     if command.init is None:
         policy = new_policy(command, target, dataset, base)
@@ -214,7 +224,7 @@ def _check_fitted(training: PretrainConfig, name: str) -> None:
 def _begin_fit(command: Pretrain, name: str) -> int:
     """Fit a closed form in a new run folder, and return the exit code."""
     target = _target(command)
-    dataset = load_dataset(target.dataset)
+    dataset = _dataset(command, target)
     evaluated_users(dataset, "test")
     # All that can be refused comes before the folder: a mistake leaves an earlier run as it was.
     resolve_device(command.device)

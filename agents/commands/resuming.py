@@ -264,5 +264,9 @@ def _option(name: str) -> str:
 
 def _short(value: Any) -> str:
     """A value for a message, of bounded length."""
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        value = " ".join(value)
+    elif isinstance(value, float):
+        value = f"{value:g}"
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from agents.runs.contents import with_present_names
 from agents.runs.files import LARGEST, RunError
 from refit_env.utils.atomic_io import finite, read_record, write_json
+
+if TYPE_CHECKING:
+    from refit_env.data import Dataset
 
 
 class PretrainPart(TypedDict):
@@ -74,3 +77,11 @@ def read_settings(path: Path) -> SettingsFile:
     """
     found: SettingsFile = with_present_names(read_record(path, SettingsFile, error=RunError, limit=LARGEST))
     return found
+
+
+def chosen_elsewhere(path: Path, dataset: Dataset) -> str | None:
+    """Return a note where the settings of a file were chosen on another data set, else None."""
+    known = read_settings(path)["dataset"]
+    if known.get("fingerprint") in (None, dataset.fingerprint):
+        return None
+    return f"{path}: chosen on the data set {known.get('name')!r}; this one is {dataset.name!r}"

@@ -358,8 +358,8 @@ class Backbone(nn.Module, ABC):
             ValueError: if the backbone has no such layer, or does not define this property.
         """
         raise ValueError(
-            f"backbone {self.name!r} names no linear output layer: what trains this layer alone, such as the "
-            "algorithm 'es', cannot be used"
+            f"backbone {self.name!r} names no linear output layer, which is all that some algorithms train, "
+            "such as 'es': use another one, such as 'reinforce'"
         )
 
     def check_state(self, state: Mapping[str, Tensor]) -> None:  # most states hold no indices

@@ -191,6 +191,8 @@ def import_diffrec(path: Path | str, dataset: Dataset, options: Mapping[str, Any
     renamed = {f"layers.{n}.{part}": f"{name}.{part}" for n, name in enumerate(layers) for part in PARTS}
     renamed |= {f"time.{part}": f"emb_layer.{part}" for part in PARTS}
     for ours, theirs in renamed.items():
+        if not state[theirs].isfinite().all():
+            raise CheckpointError(f"{path}: {theirs!r} holds NaN or infinity")
         if state[theirs].shape != expected[ours].shape:
             raise CheckpointError(
                 f"{path}: {theirs!r} is {list(state[theirs].shape)[:8]}, expected "
