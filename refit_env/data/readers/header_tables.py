@@ -119,6 +119,20 @@ def _maybe_missing(rows: RawRows) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _with_odd_ends(rows: RawRows) -> tuple[str, ...]:
+    """Return a note for users and for items where ids have spaces at an end, or characters without a sign."""
+    notes = []
+    for role, ids in (("user", rows.users), ("item", rows.items)):
+        names = map(str, pd.unique(ids))
+        odd = [name for name in names if name != name.strip() or not name.isprintable()]
+        if odd:
+            notes.append(
+                f"{len(odd):,} {role} ids have spaces at an end, or characters that are not shown, as "
+                f"{odd[0][:40]!r}: each is an id of its own"
+            )
+    return tuple(notes)
+
+
 def _read_named(path: Path, layout: Layout, header: Sequence[str], options: ReadOptions) -> RawRows:
     """Read the rows of a file whose columns are known."""
     timed = "timestamp" in layout.names
@@ -129,7 +143,9 @@ def _read_named(path: Path, layout: Layout, header: Sequence[str], options: Read
     columns, dropped = read_counting(path, layout)
     rows = as_rows(_with_splits(path, layout, columns), unix=timed and not dated)
     unread = {name: name in layout.names and name not in columns for name in ("rating", "split")}
-    notes = (*_passed_over(header, layout, options), *(_maybe_missing(rows) if options.token_ids else ()))
+    notes = _passed_over(header, layout, options)
+    if options.token_ids:
+        notes = (*notes, *_maybe_missing(rows), *_with_odd_ends(rows))
     rows = replace(rows, unread_ratings=unread["rating"], unread_split=unread["split"], notes=notes)
     return replace(rows, dropped={"blanks": dropped}) if options.drop_blank else rows
 

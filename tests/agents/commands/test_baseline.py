@@ -7,7 +7,7 @@ import pytest
 
 from agents.baselines import evaluate_baseline, names_for
 from agents.cli import main
-from refit_env.data import load_dataset
+from refit_env.data import load_dataset, save_dataset, synthesize_sessions
 
 ENV = ["--env", "ReFiT-Synthetic-v0"]
 
@@ -71,3 +71,10 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["baseline", *words]) == 2
         err = capsys.readouterr().err
         assert line in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_no_figure_is_cut_where_there_are_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_dataset(synthesize_sessions(num_sessions=60), tmp_path / "rows")
+    assert main(["baseline", "popularity", "--data", str(tmp_path / "rows")]) == 0
+    out = capsys.readouterr().out
+    assert "…" not in out and "ndcg@20" in out and "recall@20" in out

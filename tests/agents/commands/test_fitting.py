@@ -169,3 +169,39 @@ def test_an_option_changes_one_of_those_in_a_settings_file(tmp_path: Path) -> No
     default = Pretrain(out=tmp_path)
     assert with_settings(default, file, backbone="linear").backbone_options == as_words(fixed)
     assert with_settings(default, file, backbone="spectral").backbone_options == ()  # the file says nothing
+
+
+def test_more_training_is_measured_by_the_chain_that_is_saved(fitted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "more"
+    words = ["pretrain", "--init", str(fitted), "--quiet", "--device", "cpu", "--epochs", "2"]
+    assert main([*words, "--out", str(out)]) == 0
+    run = RunFolder.open(out)
+    start = RunFolder.open(fitted).metrics["valid"]["ndcg@20"]
+    assert read_log(out)[0]["valid/ndcg@20"] == pytest.approx(start, abs=1e-6)
+    assert run.metrics["valid"]["ndcg@20"] >= start - 1e-6
+    assert run.config["pretrain"]["select"] == "ndcg@20"  # the backbone's own default
+
+
+def test_a_settings_file_is_named_in_what_is_wrong_with_it(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "chosen.json"
+    part = {"backbone": "linear", "backbone_options": {}, "num_steps": 1, "training": {}}
+    content = {"dataset": {"name": "shop", "fingerprint": "0" * 64}, "finetune": None, "baseline": None}
+    env = ["--env", "ReFiT-Synthetic-v0", "--device", "cpu", "--settings", str(path)]
+    for wrong in (
+        {"backbone_options": {"l2": "abc"}},
+        {"backbone": "linexr"},
+        {"backbone_options": {"l": 1}},
+    ):
+        write_settings(path, {**content, "pretrain": {**part, **wrong}})
+        assert main(["pretrain", *env, "--out", str(tmp_path / "x")]) == 2
+        err = capsys.readouterr().err
+        assert f"{path}: pretrain: " in err and "--backbone" not in err and err.count("\n") == 1
+    write_settings(path, {**content, "pretrain": {**part, "backbone_options": {"l2": 50.0}}})
+    few = ["--backbone-options", "recency=none", "score_power=0"]
+    assert main(["pretrain", *env, *few, "--out", str(tmp_path / "fit")]) == 0
+    assert f"{path}: chosen on the data set 'shop'; this one is 'synthetic'" in capsys.readouterr().err
+    more = ["--init", str(fitted), "--epochs", "0", "--out", str(tmp_path / "more")]
+    assert main(["pretrain", *env, *more]) == 0
+    assert f"{path}: its backbone is left out, --init has one" in capsys.readouterr().err

@@ -322,3 +322,24 @@ def test_published_training_of_the_social_sets() -> None:
     assert (ciao.learning_rate, ciao.users_per_batch) == (5e-3, 2048)
     assert (yelp.learning_rate, yelp.users_per_batch) == (1e-3, 4096)
     assert ciao.learning_rate_decay == yelp.learning_rate_decay == 0.985
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "eval_steps", "objective", "length"),
+    [
+        (None, 3, "elbo", 3),
+        (None, 0, "elbo", 5),
+        (1, 3, "elbo", 1),
+        (4, 3, "elbo", 3),
+        (1, 0, "elbo", 5),
+        (9, 9, "elbo", 5),
+        (2, 3, "ranking", 2),
+        (None, 3, "ranking", 3),
+    ],
+)
+def test_validation_runs_no_longer_chain_than_the_policy(
+    num_steps: int | None, eval_steps: int, objective: str, length: int, small_data: Dataset
+) -> None:
+    target = "holdout" if objective == "ranking" else "train"
+    config = replace(SMALL, eval_steps=eval_steps, objective=objective, target=target)
+    assert trainer(small_data, config, num_steps=num_steps)._chain.num_steps == length
