@@ -16,6 +16,7 @@ from refit_env.data.filters import RawRows
 from refit_env.data.limits import MOST_COLUMNS
 from refit_env.data.messages import listed, spelled
 from refit_env.data.readers.delimited import Layout, read_delimited, read_header
+from refit_env.data.readers.field_parsing import Kind
 from refit_env.errors import DataError
 from refit_env.utils.text import shown
 
@@ -50,9 +51,11 @@ def read_social(path: Path, rows: RawRows) -> tuple[npt.NDArray[Any], str]:
     if known.issuperset(header[: len(ENDS)]):
         pair = " and ".join(map(shown, header[: len(ENDS)]))
         raise DataError(f"{path} line 1: {pair} are users; the first line must name the columns: user,friend")
+    kinds: list[Kind] = ["token" if text else "id"] * len(ENDS)
+    kinds += ["skip"] * (len(header) - len(ENDS))
     layout = Layout(
         (*ENDS, *(f"column {name}" for name in header[len(ENDS) :])),
-        (*[("token" if text else "id")] * len(ENDS), *["skip"] * (len(header) - len(ENDS))),
+        tuple(kinds),
         separator,
         header=1,
         pattern=separator.join(header),
