@@ -48,7 +48,7 @@ def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
 
     Raises:
         ValueError: naming the option, the file and the line, for an unknown id (with a did-you-mean), a file
-            without items, or one that is no text or cannot be read.
+            without items for ``--allow``, or one that is no text or cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -280,7 +280,6 @@ def test_a_list_holds_what_is_allowed_and_nothing_that_is_denied(
             b"0000000003\n000000003\n",
             "--deny {0} line 2: unknown item '000000003'. Did you mean '0000000003'?",
         ),
-        (b"\n \n", "--deny {0}: holds no item"),
         (b"\xff\xfe\x00", "--deny {0}: is no text in UTF-8"),
         (None, "--deny {0}: No such file or directory"),
     ],
@@ -293,6 +292,20 @@ def test_a_wrong_list_is_named(
         file.write_bytes(content)
     assert main(["recommend", "--run", str(shop[0]), "--user", "user-07", "--deny", str(file)]) == 2
     assert message.format(file) in capsys.readouterr().err
+
+
+def test_an_empty_list_denies_nothing_and_allows_nothing(
+    shop: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "none.txt"
+    file.write_text("\n \n")
+    words = ["recommend", "--run", str(shop[0]), "--user", "user-07", "--json"]
+    assert main(words) == 0
+    whole = capsys.readouterr().out
+    assert main([*words, "--deny", str(file)]) == 0
+    assert capsys.readouterr().out == whole
+    assert main([*words, "--allow", str(file)]) == 2
+    assert f"--allow {file}: holds no item" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
