@@ -82,6 +82,8 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True):
     metric: str
     space: dict[str, Any]
     trials: list[Trial] = []
+    fixed: dict[str, Any] = {}
+    """Settings of all trials, which are not searched."""
 
     @property
     def start(self) -> dict[str, float]:
@@ -114,6 +116,7 @@ def tune_baseline(
     config: TuningConfig | None = None,
     *,
     space: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     device: torch.device | str = "cpu",
     callback: Callable[[Trial], None] | None = None,
 ) -> TuningRecord:
@@ -125,6 +128,7 @@ def tune_baseline(
         path: JSON file of the trials; an existing search is continued.
         config: the budget.
         space: field -> values or range, as in ``spaces.yml``; None uses that file's.
+        fixed: settings of all trials, such as a smaller number of epochs; they are not searched.
         device: of the fits.
         callback: called after each trial.
 
@@ -142,16 +146,19 @@ def tune_baseline(
         raise ValueError(f"baseline {name!r} {fault}")
     optuna = load_optuna()
     plain = _space_of(name) if space is None else dict(space)
+    kept = dict(fixed or {})
+    plain = {field: values for field, values in plain.items() if field not in kept}
     searched = msgspec.convert(plain, Space)
     rule = selecting_rule(config.select, dataset)
-    record = TuningRecord(name, dataset.name, dataset.fingerprint, config.seed, str(rule), plain)
-    defaults = asdict(make_config(kind.config_class, name, {}))
+    known = name, dataset.name, dataset.fingerprint, config.seed, str(rule), plain
+    record = TuningRecord(*known, fixed=kept)
+    defaults = asdict(make_config(kind.config_class, name, kept))
     for field in searched:
         make_config(kind.config_class, name, {field: defaults.get(field)})  # refuses an unknown one
     record = _begun(Path(path), record)
     most = config.trials if searched else 1
     while len(record.trials) < most and record.minutes < config.minutes:
-        settings = _next(optuna, searched, defaults, record.trials, config.seed)
+        settings = kept | _next(optuna, searched, defaults, record.trials, config.seed)
         record.trials.append(_tried(dataset, name, settings, config.seed, rule, device, record.start))
         write_json(path, msgspec.to_builtins(record))
         if callback is not None:
@@ -175,7 +182,7 @@ def _begun(path: Path, record: TuningRecord) -> TuningRecord:
         path.parent.mkdir(parents=True, exist_ok=True)
         return record
     found = read_record(path, TuningRecord, error=DataError, limit=LARGEST)
-    for field in ("baseline", "fingerprint", "seed", "metric", "space"):
+    for field in ("baseline", "fingerprint", "seed", "metric", "fixed", "space"):
         ours, theirs = msgspec.to_builtins(getattr(record, field)), getattr(found, field)
         if ours != theirs:
             if field == "fingerprint":

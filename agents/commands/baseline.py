@@ -31,7 +31,8 @@ class BaselineCommand(Command):
     data: FolderOption = None
     """Own data instead of ``--env``: a folder in canonical form, or its name in ``refit data list``."""
     settings: tuple[str, ...] = ()
-    """Changes to the settings of the baseline, for example ``l2=500``; for one baseline."""
+    """Changes to the settings of the baseline, for example ``l2=500``; for one baseline. ``--tune`` searches
+    the others."""
     seed: Seed = 0
     """Seed of the baseline's random numbers."""
     split: Literal["valid", "test"] = "test"

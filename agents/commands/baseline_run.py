@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from agents.console import print_json, say
 from agents.experiments.tables import TextTable, print_table
 from agents.training.tensors import resolve_device
 from refit_env.data import Dataset, load_dataset
-from refit_env.errors import SettingError
+from refit_env.errors import SettingError, settings_in
 from refit_env.evaluation.ranking import selecting_rule
 from refit_env.utils.atomic_io import write_json
 from refit_env.utils.text import shown
@@ -61,8 +61,6 @@ def _check(command: BaselineCommand) -> None:
     for option, value in (("trials", command.trials), ("minutes", command.minutes)):
         if value is not None and command.tune is None:
             raise SettingError(option, f"{value} is the budget of a search: pass --tune FOLDER, too")
-    if command.settings and command.tune is not None:
-        raise ValueError("--settings fixes what --tune searches: leave one out")
     if command.tune is not None and command.tune.is_file():
         raise ValueError(f"--tune {command.tune} is a file; a search needs a folder")
     twice = next((name for at, name in enumerate(command.names) if name in command.names[:at]), None)
@@ -75,7 +73,7 @@ def _measured(command: BaselineCommand, dataset: Dataset, name: str, device: tor
     settings = parse_options(command.settings, "settings")
     searched: dict[str, Any] = {}
     if command.tune is not None:
-        settings, searched = _tuned(command, dataset, name, device)
+        settings, searched = _tuned(command, dataset, name, settings, device)
     try:
         _, report = evaluate_baseline(
             dataset, name, settings, command.seed, command.split, refit=command.refit, device=device
@@ -86,9 +84,9 @@ def _measured(command: BaselineCommand, dataset: Dataset, name: str, device: tor
 
 
 def _tuned(
-    command: BaselineCommand, dataset: Dataset, name: str, device: torch.device
+    command: BaselineCommand, dataset: Dataset, name: str, fixed: Mapping[str, Any], device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings that validation chose, and the report's entry about the search."""
+    """The settings that validation chose beside the fixed ones, and the report's entry about the search."""
     assert command.tune is not None
     usual = TuningConfig()
     config = TuningConfig(command.trials or usual.trials, command.minutes or usual.minutes, seed=command.seed)
@@ -99,9 +97,16 @@ def _tuned(
         value = trial.error if trial.value is None else f"{trial.valid[metric]:.4f}"
         say(f"{name} {trial.settings or 'defaults'}: {value}", stderr=True)
 
-    record = tune_baseline(
-        dataset, name, path, config, device=device, callback=None if command.json else report_trial
-    )
+    with settings_in("settings", fixed):
+        record = tune_baseline(
+            dataset,
+            name,
+            path,
+            config,
+            fixed=fixed,
+            device=device,
+            callback=None if command.json else report_trial,
+        )
     found = {"file": str(path), "trials": len(record.trials), "minutes": record.minutes}
     return record.best.settings, {"tuning": found | {metric: record.best.valid[metric]}}
 

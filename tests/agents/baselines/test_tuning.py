@@ -99,11 +99,11 @@ def test_the_file_of_another_search_is_left_alone(
     tune_baseline(small_data, "popularity", path, QUICK)
     before = path.read_bytes()
     for data, name, config, word in (
-        (task_data["cf"], "popularity", QUICK, "fingerprint"),
-        (small_data, "ease", QUICK, "baseline"),
-        (small_data, "popularity", TuningConfig(seed=4), "seed"),
+        (task_data["cf"], "popularity", QUICK, "on other data, 'synthetic'"),
+        (small_data, "ease", QUICK, "with another baseline"),
+        (small_data, "popularity", TuningConfig(seed=4), "with another seed"),
     ):
-        with pytest.raises(DataError, match=rf"a.json holds a search with another {word}"):
+        with pytest.raises(DataError, match=rf"a.json holds a search {word}"):
             tune_baseline(data, name, path, config)
     path.write_bytes(before[:-9])
     with pytest.raises(DataError, match=r"a\.json"):
@@ -129,3 +129,16 @@ def test_a_record_is_plain_json(small_data: Dataset, tmp_path: Path) -> None:
     assert msgspec.convert(read, TuningRecord) == record
     assert read["space"] == {"l2": {"between": [1.0, 5000.0], "log": True}}
     assert read["fingerprint"] == small_data.fingerprint and read["metric"] == "ndcg@20"
+
+
+def test_fixed_settings_are_those_of_all_trials(small_data: Dataset, tmp_path: Path) -> None:
+    path, config = tmp_path / "knn.json", TuningConfig(trials=4)
+    record = tune_baseline(small_data, "item-knn", path, config, fixed={"shrink": 7.0})
+    assert record.trials[0].settings == {"shrink": 7.0} and "shrink" not in record.space
+    assert all(trial.settings["shrink"] == 7.0 for trial in record.trials)
+    assert len({str(trial.settings) for trial in record.trials}) == 4
+    assert tune_baseline(small_data, "item-knn", path, config, fixed={"shrink": 7.0}) == record
+    with pytest.raises(DataError, match="another fixed"):
+        tune_baseline(small_data, "item-knn", path, config, fixed={"shrink": 8.0})
+    with pytest.raises(DataError, match="another fixed"):
+        tune_baseline(small_data, "item-knn", path, config)

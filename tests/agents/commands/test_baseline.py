@@ -57,7 +57,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         (["eas", *ENV], "unknown baseline 'eas'. Did you mean 'ease'?"),
         (["item-knn", *ENV, "--settings", "shrnk=1"], "'item-knn' 'shrnk'. Did you mean 'shrink'?"),
         (["ease", "slim", *ENV, "--settings", "l2=1"], "--settings are those of one baseline; 2 are named"),
-        (["ease", *ENV, "--settings", "l2=1", "--tune", "x"], "--settings fixes what --tune searches"),
+        (["ease", *ENV, "--settings", "l2=-1", "--tune", "x"], "--settings l2 must be"),
         (["ease", *ENV, "--settings", "l2=-5"], "error: --settings l2 must be > 0, found -5"),
         (["ease", *ENV, "--tune", __file__], f"--tune {__file__} is a file; a search needs a folder"),
         (["ease", "slim", "ease", *ENV], "baseline 'ease' is named twice"),
