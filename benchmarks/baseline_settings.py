@@ -153,7 +153,8 @@ def _about(record: TuningRecord) -> str:
     trials = f"{count} trial{'' if count == 1 else 's'}, {record.minutes:.1f} min"
     if count == 1:
         return f"{trials}, {record.metric} {best:.4f}"
-    return f"{trials}, {record.metric} {best:.4f} (defaults {'refused' if first is None else f'{first:.4f}'})"
+    begun = f"the defaults but for {', '.join(record.fixed)}" if record.fixed else "defaults"
+    return f"{trials}, {record.metric} {best:.4f} ({begun} {'refused' if first is None else f'{first:.4f}'})"
 
 
 def _comment(line: str) -> tuple[str, str] | None:

@@ -58,9 +58,10 @@ CLOSED = "closed form"
 """How titles end of the rows of this project that draw no random numbers."""
 NO_SEARCH = "none"
 """In place of a number of trials."""
-SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first, in so many
-processor minutes, and validation chooses. `none`: not searched; these settings, or the defaults, were
-measured as they are, so a search might lift the row; one trial is no search."""
+SETTINGS = """Settings of the baselines. A search fits so many settings, the defaults first (but for
+settings that all its fits share, such as few epochs), in so many processor minutes, and validation
+chooses. `none`: not searched; these settings, or the defaults, were measured as they are, so a search
+might lift the row; one trial is no search."""
 
 
 def pages() -> dict[str, str]:
