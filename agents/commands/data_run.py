@@ -118,9 +118,9 @@ def _prepared(command: DataPrepare) -> tuple[Path, Dataset]:
         )
     folder = command.out if command.out is not None else writable_home() / stored
     check_free(folder, command.overwrite)
-    meta = (
-        None if named is not None and command.name in CATALOG else {"source": [command.source.resolve().name]}
-    )
+    files = [command.source, *([] if command.social is None else [command.social])]
+    names = {"source": [path.resolve().name for path in files]}
+    meta = None if named is not None and command.name in CATALOG else names
     recipe: Recipe | NamedRecipe
     if named is None:
         recipe = _recipe(command)

@@ -99,5 +99,7 @@ def test_misfits_are_refused(
         with pytest.raises(ValueError, match=f"basis '{basis}' needs .* use basis 'weights'"):
             output_subspace(policy, problem, 2, basis)
     monkeypatch.delattr(cls, "output_layer")
-    with pytest.raises(ValueError, match=r"'diffrec' names no linear output layer, .* such as 'es': use another"):
+    with pytest.raises(
+        ValueError, match=r"'diffrec' names no linear output layer, .* such as 'es': use another"
+    ):
         output_subspace(policy, problem, 2)

@@ -291,7 +291,8 @@ def test_items_of_friends_need_friends(data: Dataset, sessions: Dataset) -> None
     alone = backbone.show(torch.tensor([[1, 2]]))  # a person in no data set has no friends
     assert alone.nonzero().tolist() == [[0, 1], [0, 2]] and alone.shape == (1, 50)
     refusal = r"friends=2 adds .* has no social edges. Use friends=0"
-    for other in (data, sessions):
+    nobody = replace(social, social=np.zeros((0, 2), np.int32))
+    for other in (data, sessions, nobody):
         with pytest.raises(ValueError, match=refusal):
             fitted(other, "linear", friends=2.0)
         with pytest.raises(ValueError, match=refusal):
