@@ -43,12 +43,12 @@ EVERYTHING = Choice()
 """No history; every item may be in the list."""
 
 
-def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
+def items_in(path: Path, option: str, items: IdMap, *, may_be_empty: bool = False) -> frozenset[int]:
     """Read the numbers of the items that a file lists, one id a line; blank lines are skipped.
 
     Raises:
         ValueError: naming the option, the file and the line, for an unknown id (with a did-you-mean), a file
-            without items for ``--allow``, or one that is no text or cannot be read.
+            without items unless it ``may_be_empty``, or one that is no text or cannot be read.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -63,7 +63,7 @@ def items_in(path: Path, option: str, items: IdMap) -> frozenset[int]:
                 out.add(items.number(line.strip()))
             except ValueError as error:
                 raise ValueError(f"{option} {path} line {number}: {error}") from None
-    if not out and option != "--deny":  # nothing to leave out is a day like others
+    if not out and not may_be_empty:
         raise ValueError(f"{option} {path}: holds no item; expected one item id a line")
     return frozenset(out)
 

@@ -15,9 +15,10 @@ from agents.runs.folder import RunFolder
 from refit_env.data import Dataset, load_dataset
 from refit_env.data.identity import DataIdentity
 from refit_env.data.interactions import Interactions
-from refit_env.data.known_ids import KnownIds
+from refit_env.data.known_ids import KnownIds, former_numbers
 
 SPLITS = {"valid": "validation", "test": "test"}
+"""What is held out, and its name."""
 
 
 def learned_before(run: Path, known: DataIdentity | None, dataset: Dataset) -> str | None:
@@ -71,8 +72,8 @@ def learned_counts(former: Dataset, dataset: Dataset, *, validation: bool) -> di
         True
     """
     ids, now = KnownIds.of(former), KnownIds.of(dataset)
-    items = _numbers(ids.items, now.items)  # (I,)
-    users = _numbers(ids.users or [], now.users or [])  # (U,)
+    items = former_numbers(ids.items, now.items)  # (I,)
+    users = former_numbers(ids.users or [], now.users or [])  # (U,)
     own = np.arange(former.num_users), np.arange(former.num_items)
     learned = _keys(former.train, *own, former.num_items)  # (M,)
     if validation:
@@ -92,12 +93,6 @@ def _former(run: Path, known: DataIdentity | None) -> Dataset | None:
     if former.has_rows or known is None or known.fingerprint != former.fingerprint:
         return None
     return former
-
-
-def _numbers(former: list[str], now: list[str]) -> npt.NDArray[np.int64]:
-    """Return the former number of each id (n,), -1 for a new one."""
-    places = {name: number for number, name in enumerate(former)}
-    return np.array([places.get(name, -1) for name in now], np.int64)
 
 
 def _keys(

@@ -54,7 +54,7 @@ def write_all(command: Recommend) -> int:
     items = ids_of(command, "item", dataset)
     choice = Choice(
         allow=None if command.allow is None else items_in(command.allow, "--allow", items),
-        deny=None if command.deny is None else items_in(command.deny, "--deny", items),
+        deny=None if command.deny is None else items_in(command.deny, "--deny", items, may_be_empty=True),
     )
     hidden = choice.hidden(dataset.num_items)
     left = dataset.num_items - hidden.size

@@ -53,7 +53,7 @@ def run(command: Recommend) -> int:
     choice = Choice(
         history=_history(command, items),
         allow=None if command.allow is None else items_in(command.allow, "--allow", items),
-        deny=None if command.deny is None else items_in(command.deny, "--deny", items),
+        deny=None if command.deny is None else items_in(command.deny, "--deny", items, may_be_empty=True),
     )
     policy = policy_of(command, folder, command.device)
     how = {"protocol": command.protocol, "repeats": command.repeats}

@@ -37,6 +37,17 @@ class IdsFile(TypedDict):
     """The same of the users; null where the rows of the data do not name them."""
 
 
+def former_numbers(former: Sequence[str], now: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Return the former number of each id (n,), -1 for a new one.
+
+    Example:
+        >>> former_numbers(["a", "b"], ["b", "c"]).tolist()
+        [1, -1]
+    """
+    places = {name: number for number, name in enumerate(former)}
+    return np.array([places.get(name, -1) for name in now], np.int64)
+
+
 @dataclass(frozen=True)
 class Counts:
     """How many ids are in the new data alone, in both, and in the former data alone."""
@@ -131,9 +142,8 @@ class KnownIds:
             >>> KnownIds(["7", "2", "gone"], None).numbers_in(data)[:9].tolist()
             [-1, -1, 1, -1, -1, -1, -1, 0, -1]
         """
-        places = {name: number for number, name in enumerate(self.items)}
         ids = KnownIds.of(dataset).items
-        numbers = np.array([places.get(name, -1) for name in ids], np.int64)  # (I,)
+        numbers = former_numbers(self.items, ids)  # (I,)
         if not (numbers >= 0).any():
             raise DataError(
                 f"the model knows no item of {dataset.name!r}: the first ids there are "

@@ -15,7 +15,7 @@ from refit_env.data.identity import DataIdentity
 
 
 def swapped(data: Dataset) -> Dataset:
-    """The same data in reversed numbers, of which validation and train change places."""
+    """The same data, whose users and items have the reversed numbers."""
     items, users = np.arange(data.num_items)[::-1], np.arange(data.num_users)[::-1]
 
     def part(split: str) -> object:
